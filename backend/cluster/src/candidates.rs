@@ -1,0 +1,206 @@
+//! What could serve a target, and the rule for which of it may.
+
+use std::fmt;
+use std::future::pending;
+use std::net::IpAddr;
+
+use kubevpn_target::Host;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::LookupError;
+
+/// What a host and port turned out to be.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Pods that serve it, or would if they were ready.
+    Pods(Candidates),
+    /// The API server itself, to be dialled as the kubeconfig does.
+    ApiServer,
+    /// Nothing of this cluster: whether it may be reached, and how, is for a policy to say.
+    Outside(Outside),
+}
+
+/// A host that no object of the cluster answers for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The host to reach; for an ExternalName the one it points to.
+    pub host: Host,
+    /// What in the cluster named this host, e.g. `service default/external`; `None` when the client did.
+    /// A policy must not let a cluster send us to our own loopback or link.
+    pub learned_from: Option<String>,
+}
+
+/// Everything that could serve one target, ready or not.
+#[derive(Clone, Debug)]
+pub struct Candidates {
+    /// What was asked for, in words fit for messages: `service default/web port 80`.
+    pub asked: String,
+    /// The Pods, each once.
+    pub endpoints: Vec<Endpoint>,
+    /// Endpoints that are not Pods: they exist and cannot be dialled.
+    pub strays: Vec<Stray>,
+    freshness: Freshness,
+}
+
+/// One Pod and the port to dial on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub pod: PodRef,
+    pub port: u16,
+    pub readiness: Readiness,
+    /// The Pod's addresses as far as they were seen, for explanations; nobody dials them.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Which Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    /// Tells a StatefulSet's Pod from its successor of the same name; `None` where it was not said.
+    pub uid: Option<String>,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Whether an endpoint may be given new connections; better ones order first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Readiness {
+    /// Ready, or published whether ready or not.
+    Ready,
+    /// On its way out and still serving: used when nothing is ready, as kube-proxy does.
+    ServingTerminating,
+    /// On its way out and no longer serving.
+    Terminating,
+    /// Not ready.
+    NotReady,
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::ServingTerminating => "terminating, still serving",
+            Self::Terminating => "terminating",
+            Self::NotReady => "not ready",
+        })
+    }
+}
+
+/// An endpoint that is not a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stray {
+    /// Its address as the slice has it: an IP, or a host name in an FQDN slice.
+    pub address: String,
+    pub port: u16,
+    pub readiness: Readiness,
+    /// Why it cannot be dialled.
+    pub reason: String,
+}
+
+impl Candidates {
+    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns.
+    pub fn new(asked: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            asked: asked.into(),
+            endpoints,
+            strays: Vec::new(),
+            freshness: Freshness::default(),
+        }
+    }
+
+    /// The endpoints that may be given a new connection: the ready ones; when there are none, those that
+    /// still serve while they terminate.
+    ///
+    /// Errors: `NotReady`, or `Unreachable` when only endpoints that are not Pods could serve.
+    pub fn usable(&self) -> Result<Vec<&Endpoint>, LookupError> {
+        for wanted in [Readiness::Ready, Readiness::ServingTerminating] {
+            let found: Vec<_> = self.with(wanted).collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            if let Some(stray) = self.strays.iter().find(|s| s.readiness == wanted) {
+                return Err(LookupError::NotAPod {
+                    asked: self.asked.clone(),
+                    address: stray.address.clone(),
+                    reason: stray.reason.clone(),
+                });
+            }
+        }
+        Err(LookupError::NotReady {
+            asked: self.asked.clone(),
+            census: self.census(),
+        })
+    }
+
+    fn with(&self, readiness: Readiness) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints
+            .iter()
+            .filter(move |e| e.readiness == readiness)
+    }
+
+    /// How many endpoints there are and what is wrong with them: `2 exist: 1 not ready, 1 terminating`.
+    fn census(&self) -> String {
+        use Readiness as R;
+        let readiness = || {
+            let pods = self.endpoints.iter().map(|e| e.readiness);
+            pods.chain(self.strays.iter().map(|s| s.readiness))
+        };
+        let total = readiness().count();
+        if total == 0 {
+            return "none exists".into();
+        }
+        let parts: Vec<_> = [R::Ready, R::ServingTerminating, R::NotReady, R::Terminating]
+            .into_iter()
+            .map(|r| (r, readiness().filter(|x| *x == r).count()))
+            .filter(|(_, n)| *n > 0)
+            .map(|(r, n)| format!("{n} {r}"))
+            .collect();
+        let verb = if total == 1 { "exists" } else { "exist" };
+        format!("{total} {verb}: {}", parts.join(", "))
+    }
+
+    /// Waits until the objects behind these candidates may have changed; look up again then.
+    ///
+    /// It may return without a change, and returns at once when there was one since the lookup.
+    /// Cancellation: nothing is lost by dropping the future.
+    pub async fn changed(&self) {
+        self.freshness.clone().changed().await;
+    }
+}
+
+/// What would tell that an answer is out of date.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Freshness {
+    /// Counts the changes of everything watched, marked as seen before the answer was read.
+    pub(crate) changes: Option<watch::Receiver<u64>>,
+    /// When the answer is too old to trust, where something is not watched.
+    pub(crate) stale_at: Option<Instant>,
+}
+
+impl Freshness {
+    async fn changed(mut self) {
+        let change = async {
+            match &mut self.changes {
+                // A sender that is gone means nothing is kept any more: the answer is stale.
+                Some(changes) => drop(changes.changed().await),
+                None => pending().await,
+            }
+        };
+        let stale = async {
+            match self.stale_at {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = change => {}
+            () = stale => {}
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Why a host and port led nowhere.
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use kubevpn_target::{ConnectError, Refusal};
+
+use crate::PodRef;
+
+/// Why a lookup found nothing to dial. Cheap to clone: one answer serves everyone who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LookupError {
+    /// No object answers the name, and it can only be one of this cluster's.
+    #[error("nothing in the cluster is named {name}: {tried}")]
+    NameNotFound { name: String, tried: String },
+    /// The Service has no TCP port of that number; `ports` lists those it has.
+    #[error("service {service} has no TCP port {port}, {ports}")]
+    NoSuchPort {
+        service: String,
+        port: u16,
+        ports: String,
+    },
+    /// Endpoints exist or not, none may be used.
+    #[error("{asked} has no ready endpoint: {census}")]
+    NotReady { asked: String, census: String },
+    /// What is ready is not a Pod.
+    #[error("{asked} is served by {address}, which port-forward cannot reach: {reason}")]
+    NotAPod {
+        asked: String,
+        address: String,
+        reason: String,
+    },
+    /// Several Pods have this address, and none of them alone is meant.
+    #[error(
+        "{ip} is the node address of {}, none of which declares TCP port {port}: dial one as <pod-name>.<namespace>.pod",
+        list(pods)
+    )]
+    AmbiguousAddress {
+        ip: IpAddr,
+        port: u16,
+        pods: Vec<PodRef>,
+    },
+    /// ExternalName Services point at each other, or further than we follow.
+    #[error("service {service} is an ExternalName that leads nowhere: {reason}")]
+    ExternalName { service: String, reason: String },
+    /// The access rules do not let us see whether the name exists.
+    #[error("{sentence}")]
+    Forbidden {
+        sentence: String,
+        #[source]
+        source: Arc<ConnectError>,
+    },
+    /// The API server did not answer the question.
+    #[error("{0}")]
+    Api(Arc<ConnectError>),
+}
+
+fn list(pods: &[PodRef]) -> String {
+    const SHOWN: usize = 4;
+    let mut names: Vec<_> = pods.iter().take(SHOWN).map(PodRef::to_string).collect();
+    if pods.len() > SHOWN {
+        names.push(format!("{} more", pods.len() - SHOWN));
+    }
+    format!("pods {}", names.join(", "))
+}
+
+impl LookupError {
+    /// The class every frontend knows.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::NameNotFound { .. } => Refusal::NameNotFound,
+            Self::NoSuchPort { .. } => Refusal::NoSuchPort,
+            Self::NotReady { .. } => Refusal::NotReady,
+            Self::NotAPod { .. } | Self::AmbiguousAddress { .. } | Self::ExternalName { .. } => {
+                Refusal::Unreachable
+            }
+            Self::Forbidden { .. } => Refusal::Forbidden,
+            Self::Api(error) => error.refusal(),
+        }
+    }
+}
+
+impl From<LookupError> for ConnectError {
+    fn from(error: LookupError) -> Self {
+        match error {
+            LookupError::Api(shared) => Arc::try_unwrap(shared).unwrap_or_else(|shared| {
+                let ours = Self::new(shared.refusal(), shared.to_string());
+                match shared.source() {
+                    Some(_) => ours.with_source(CauseOf(shared)),
+                    None => ours,
+                }
+            }),
+            error => {
+                let ours = Self::new(error.refusal(), error.to_string());
+                match error {
+                    LookupError::Forbidden { source, .. } => ours.with_source(source),
+                    _ => ours,
+                }
+            }
+        }
+    }
+}
+
+/// The cause of a shared error, without the error itself: its sentence is said already.
+#[derive(Debug)]
+struct CauseOf(Arc<ConnectError>);
+
+impl fmt::Display for CauseOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .source()
+            .map_or(Ok(()), |cause| fmt::Display::fmt(cause, f))
+    }
+}
+
+impl Error for CauseOf {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()?.source()
+    }
+}
