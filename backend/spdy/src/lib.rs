@@ -1,1 +1,19 @@
+//! SPDY/3.1 as Kubernetes speaks it: many byte streams over one upgraded connection.
 
+mod config;
+mod driver;
+mod error;
+mod frame;
+mod handle;
+mod incoming;
+mod stream;
+
+pub use self::{
+    config::Config,
+    driver::{Driver, client, server},
+    error::{OpenError, SessionError, StreamError},
+    frame::{GoAwayStatus, HeaderError, Headers, ResetStatus, StreamId, WireError},
+    handle::{Cork, Session, Stalled, Stats},
+    incoming::{Incoming, Request},
+    stream::Stream,
+};

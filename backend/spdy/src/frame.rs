@@ -1,0 +1,142 @@
+//! The wire format: bytes to frames and back, nothing remembered in between.
+//!
+//! A frame starts with 8 bytes ([`Head`]); one file per frame type has the rest, and its rule from
+//! the draft as a comment where there is one to check. [`decode`] leaves two things to the caller:
+//! the payload of DATA and the body of unknown control frames follow their head in the input and
+//! need not be there yet; header blocks stay compressed, since only the session knows the zlib
+//! stream they continue ([`header_block`]).
+#![deny(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod data;
+mod dictionary;
+mod error;
+mod goaway;
+mod head;
+mod header_block;
+mod headers;
+mod ids;
+mod ping;
+mod rst_stream;
+mod settings;
+mod syn_reply;
+mod syn_stream;
+mod window_update;
+
+pub(crate) use self::{
+    data::Data,
+    goaway::GoAway,
+    head::{HEAD_LEN, Head},
+    header_block::{Deflater, Inflater, MAX_HEADER_BLOCK},
+    headers::HeadersFrame,
+    ping::Ping,
+    rst_stream::RstStream,
+    settings::{Setting, Settings},
+    syn_reply::SynReply,
+    syn_stream::SynStream,
+    window_update::WindowUpdate,
+};
+pub use self::{
+    error::WireError,
+    header_block::{HeaderError, Headers},
+    ids::{GoAwayStatus, ResetStatus, StreamId},
+};
+
+/// The largest body of a control frame that is taken, in bytes. The draft asks for 8 KiB at least.
+pub(crate) const MAX_CONTROL: u32 = 64 * 1024;
+
+/// One frame, header blocks still compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Frame<'a> {
+    /// The head alone: `len` bytes of payload follow.
+    Data(Data),
+    SynStream(SynStream<'a>),
+    SynReply(SynReply<'a>),
+    RstStream(RstStream),
+    Settings(Settings<'a>),
+    Ping(Ping),
+    GoAway(GoAway),
+    Headers(HeadersFrame<'a>),
+    WindowUpdate(WindowUpdate),
+    /// A control frame of a type we do not know: `len` bytes follow, to be skipped.
+    Unknown {
+        kind: u16,
+        len: u32,
+    },
+}
+
+/// The frame at the start of `input`, and how many bytes of it that used; `None` if more bytes are
+/// needed to tell.
+pub(crate) fn decode(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, WireError> {
+    let Some((head, rest)) = Head::decode(input)? else {
+        return Ok(None);
+    };
+    let (kind, flags, len) = match head {
+        Head::Data { stream, flags, len } => {
+            return Ok(Some((
+                Frame::Data(Data::decode(stream, flags, len)?),
+                HEAD_LEN,
+            )));
+        }
+        Head::Control { kind, flags, len } => (kind, flags, len),
+    };
+    // What the head alone can show wrong is said before the body is waited for.
+    match kind {
+        SynStream::KIND => at_least(len, SynStream::MIN_LEN, "SYN_STREAM")?,
+        SynReply::KIND => at_least(len, SynReply::MIN_LEN, "SYN_REPLY")?,
+        RstStream::KIND => exactly(len, RstStream::LEN, "RST_STREAM")?,
+        Settings::KIND => at_least(len, Settings::MIN_LEN, "SETTINGS")?,
+        Ping::KIND => exactly(len, Ping::LEN, "PING")?,
+        GoAway::KIND => exactly(len, GoAway::LEN, "GOAWAY")?,
+        HeadersFrame::KIND => at_least(len, HeadersFrame::MIN_LEN, "HEADERS")?,
+        WindowUpdate::KIND => exactly(len, WindowUpdate::LEN, "WINDOW_UPDATE")?,
+        _ => return Ok(Some((Frame::Unknown { kind, len }, HEAD_LEN))),
+    }
+    let Some(body) = rest.get(..len as usize) else {
+        return Ok(None);
+    };
+    let frame = match kind {
+        SynStream::KIND => Frame::SynStream(SynStream::decode(flags, body)?),
+        SynReply::KIND => Frame::SynReply(SynReply::decode(flags, body)?),
+        RstStream::KIND => Frame::RstStream(RstStream::decode(body)?),
+        Settings::KIND => Frame::Settings(Settings::decode(body)?),
+        Ping::KIND => Frame::Ping(Ping::decode(body)?),
+        GoAway::KIND => Frame::GoAway(GoAway::decode(body)?),
+        HeadersFrame::KIND => Frame::Headers(HeadersFrame::decode(flags, body)?),
+        _ => Frame::WindowUpdate(WindowUpdate::decode(body)?),
+    };
+    Ok(Some((frame, HEAD_LEN + body.len())))
+}
+
+fn exactly(length: u32, want: u32, frame: &'static str) -> Result<(), WireError> {
+    if length == want {
+        Ok(())
+    } else {
+        Err(WireError::Length { frame, length })
+    }
+}
+
+fn at_least(length: u32, min: u32, frame: &'static str) -> Result<(), WireError> {
+    if (min..=MAX_CONTROL).contains(&length) {
+        Ok(())
+    } else {
+        Err(WireError::Length { frame, length })
+    }
+}
+
+/// Takes a number off the front of a frame's body.
+fn take_u32(body: &mut &[u8], frame: &'static str) -> Result<u32, WireError> {
+    let Some((number, rest)) = body.split_first_chunk() else {
+        return Err(WireError::Truncated { frame });
+    };
+    *body = rest;
+    Ok(u32::from_be_bytes(*number))
+}
+
+/// Takes a stream id, whose top bit is reserved and not looked at, off the front of a body.
+fn take_id(body: &mut &[u8], frame: &'static str) -> Result<StreamId, WireError> {
+    let id = take_u32(body, frame)? & StreamId::MAX;
+    StreamId::new(id).ok_or(WireError::ZeroStreamId { frame })
+}
+
+#[cfg(test)]
+mod tests;

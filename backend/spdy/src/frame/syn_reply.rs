@@ -1,0 +1,36 @@
+//! SYN_REPLY: accepts a stream.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{Head, StreamId, WireError, take_id};
+
+/// The stream id, then the header block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SynReply<'a> {
+    pub(crate) stream: StreamId,
+    /// The accepting side sends nothing else.
+    pub(crate) fin: bool,
+    /// The compressed header block.
+    pub(crate) block: &'a [u8],
+}
+
+impl<'a> SynReply<'a> {
+    pub(super) const KIND: u16 = 2;
+    pub(super) const MIN_LEN: u32 = 4;
+    const FIN: u8 = 0x01;
+
+    pub(super) fn decode(flags: u8, mut body: &'a [u8]) -> Result<Self, WireError> {
+        Ok(Self {
+            stream: take_id(&mut body, "SYN_REPLY")?,
+            fin: flags & Self::FIN != 0,
+            block: body,
+        })
+    }
+
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        let flags = if self.fin { Self::FIN } else { 0 };
+        Head::put_control(Self::KIND, flags, 4 + self.block.len(), out);
+        out.put_u32(self.stream.get());
+        out.put_slice(self.block);
+    }
+}
