@@ -1,1 +1,24 @@
-fn main() {}
+//! The `kubevpn` command. One file per subcommand in `cli/`; exit codes in `exit.rs`.
+
+mod cli;
+mod exit;
+mod proxy;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse();
+    telemetry::init(args.verbose);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(args.run()),
+        Err(error) => Err(exit::Failure::Other(error.into())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

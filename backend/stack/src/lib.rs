@@ -1,1 +1,43 @@
+//! The policy between a [`Target`](kubevpn_target::Target) and a stream to a Pod: one tower layer per step.
+//!
+//! It holds no protocol: names are the business of `kubevpn-cluster`, streams of `kubevpn-portforward`.
+//!
+//! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
+//! [`Candidates`](kubevpn_cluster::Candidates)) → [`OnlyReady`] → [`Failover`] (candidates to
+//! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the
+//! [`Forwarder`](kubevpn_portforward::Forwarder). Each layer is public: leave one out, or add your own.
+//!
+//! ```no_run
+//! use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig, Settings, stack};
+//! use kubevpn_target::{Connect, Origin, Target};
+//!
+//! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let cluster = Cluster::new(client.clone(), ClusterSettings::default());
+//! let forwarder = Forwarder::new(client, ForwarderConfig::default());
+//! let connect = stack(cluster, forwarder, Settings::default());
+//! let stream = connect.connect(Target::parse("web.shop:80", Origin::default())?).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Readiness follows tower's second legal form: every layer is ready at once and waits for the one below inside its
+//! call, on a clone of its own.
 
+mod deadline;
+mod failover;
+mod held;
+mod pick;
+mod ready;
+mod resolve;
+mod stack;
+
+pub use kubevpn_cluster::{Cluster, Domain, Settings as ClusterSettings};
+pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder};
+
+pub use self::deadline::{Deadline, DeadlineLayer};
+pub use self::failover::{Failover, FailoverLayer};
+pub use self::held::Held;
+pub use self::pick::{Balance, Slot};
+pub use self::ready::{OnlyReady, OnlyReadyLayer};
+pub use self::resolve::{Resolve, ResolveLayer};
+pub use self::stack::{Settings, Stack, stack};

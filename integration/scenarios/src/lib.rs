@@ -1,1 +1,42 @@
+//! Each behaviour of `kubevpn proxy-out` once, run against any [`Cluster`].
+//!
+//! A scenario drives the built program with a kubeconfig file and real sockets, so that the simulation and a real
+//! cluster are used in the very same way: what the simulation claims, the real one confirms. [`all`] is the list;
+//! `integration/tests/{sim,real}.rs` run it. A new behaviour is a function in the file of its subject and a line in
+//! that file's `list`.
 
+mod client;
+mod cluster;
+mod proxy;
+mod scenarios;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+pub use self::client::{Curl, Socks};
+pub use self::cluster::Cluster;
+pub use self::proxy::{Proxy, run_to_end};
+
+/// What a scenario is given.
+#[derive(Clone)]
+pub struct Context {
+    /// Where it runs.
+    pub cluster: Arc<dyn Cluster>,
+    /// The program under test.
+    pub kubevpn: PathBuf,
+}
+
+/// One behaviour.
+pub struct Scenario {
+    /// As listed by the test runner: `subject::behaviour`.
+    pub name: &'static str,
+    /// Fails with what was expected and what came instead.
+    pub run: fn(Context) -> BoxFuture<'static, anyhow::Result<()>>,
+}
+
+/// Every scenario there is.
+pub fn all() -> Vec<Scenario> {
+    scenarios::all()
+}

@@ -1,0 +1,350 @@
+//! From the endpoints that could serve a connection to the stream of the one that does.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use kubevpn_cluster::{Candidates, Endpoint};
+use kubevpn_portforward::{ForwardError, PodPort};
+use kubevpn_target::{BoxError, ConnectError, Refusal, Stream, classify};
+use tower::ServiceExt as _;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::held::Held;
+use crate::pick::{Balance, Slot};
+
+/// Makes [`Failover`]s that share one [`Balance`].
+#[derive(Clone, Debug)]
+pub struct FailoverLayer {
+    balance: Balance,
+    attempt: Duration,
+}
+
+impl FailoverLayer {
+    /// While there are others to try, one attempt may take this long.
+    pub fn new(attempt: Duration) -> Self {
+        Self {
+            balance: Balance::default(),
+            attempt,
+        }
+    }
+}
+
+impl<S> Layer<S> for FailoverLayer {
+    type Service = Failover<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Failover {
+            inner,
+            balance: self.balance.clone(),
+            attempt: self.attempt,
+        }
+    }
+}
+
+/// Dials the least used endpoint, and the next when that fails before a byte was exchanged.
+///
+/// Always ready; the inner service is waited for inside the call. A failure that another Pod would share (the API
+/// server is away, the rules forbid port-forwards) is passed on at once. How long all attempts may take together
+/// is not decided here: put a [`Deadline`](crate::Deadline) outside.
+#[derive(Clone, Debug)]
+pub struct Failover<S> {
+    inner: S,
+    balance: Balance,
+    attempt: Duration,
+}
+
+impl<S> Service<Candidates> for Failover<S>
+where
+    S: Service<PodPort> + Clone + Send + 'static,
+    S::Response: Stream,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    type Response = Held<S::Response, Slot>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, candidates: Candidates) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.dial(candidates).await })
+    }
+}
+
+impl<S> Failover<S>
+where
+    S: Service<PodPort> + Clone + Send + 'static,
+    S::Response: Stream,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    async fn dial(self, candidates: Candidates) -> Result<Held<S::Response, Slot>, ConnectError> {
+        let Candidates {
+            asked,
+            mut endpoints,
+            ..
+        } = candidates;
+        let mut failed = 0;
+        while let Some((endpoint, slot)) = self.balance.take(&mut endpoints) {
+            let to = pod_port(&endpoint);
+            tracing::debug!(%to, others = endpoints.len(), "dialing");
+            let dial = self.inner.clone().oneshot(to.clone());
+            let result = if endpoints.is_empty() {
+                dial.await.map_err(|e| classify_dial(e.into()))
+            } else {
+                match tokio::time::timeout(self.attempt, dial).await {
+                    Ok(result) => result.map_err(|e| classify_dial(e.into())),
+                    Err(_) => Err(ConnectError::new(
+                        Refusal::TimedOut,
+                        format!(
+                            "{to} did not answer within {} s, try again",
+                            self.attempt.as_secs()
+                        ),
+                    )),
+                }
+            };
+            match result {
+                Ok(stream) => {
+                    slot.succeeded();
+                    return Ok(Held::new(stream, slot));
+                }
+                Err(error) if !endpoints.is_empty() && another_may_do_better(&error) => {
+                    tracing::debug!(%to, %error, "dial failed, trying another endpoint");
+                    slot.failed();
+                    failed += 1;
+                }
+                Err(error) => {
+                    slot.failed();
+                    return Err(summary(&asked, failed + 1, error));
+                }
+            }
+        }
+        Err(ConnectError::new(
+            Refusal::NotReady,
+            format!("{asked} has no endpoint to dial"),
+        ))
+    }
+}
+
+fn pod_port(endpoint: &Endpoint) -> PodPort {
+    PodPort {
+        namespace: endpoint.pod.namespace.clone(),
+        pod: endpoint.pod.name.clone(),
+        uid: endpoint.pod.uid.clone(),
+        port: endpoint.port,
+    }
+}
+
+fn classify_dial(error: BoxError) -> ConnectError {
+    match error.downcast::<ForwardError>() {
+        Ok(error) => ConnectError::from(*error),
+        Err(error) => classify(error),
+    }
+}
+
+fn another_may_do_better(error: &ConnectError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = cause {
+        if let Some(error) = e.downcast_ref::<ForwardError>() {
+            return error.retryable();
+        }
+        cause = e.source();
+    }
+    match error.refusal() {
+        Refusal::NameNotFound
+        | Refusal::NoSuchPort
+        | Refusal::NotReady
+        | Refusal::Refused
+        | Refusal::Unreachable
+        | Refusal::TimedOut
+        | Refusal::Internal => true,
+        Refusal::ClusterAway
+        | Refusal::Forbidden
+        | Refusal::Denied
+        | Refusal::Overloaded
+        | Refusal::Unauthenticated => false,
+    }
+}
+
+/// A Pod that is gone is not a name that is not found, where the name was a Service's.
+fn summary(asked: &str, tried: usize, error: ConnectError) -> ConnectError {
+    if tried == 1 {
+        return error;
+    }
+    let sentence =
+        format!("{asked}: none of {tried} endpoints could be reached, the last one: {error}");
+    ConnectError::new(error.refusal(), sentence).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
+    use kubevpn_cluster::{PodRef, Readiness};
+    use tokio::io::DuplexStream;
+    use tower::service_fn;
+
+    use super::*;
+
+    fn candidates(pods: &[&str]) -> Candidates {
+        let endpoint = |name: &&str| Endpoint {
+            pod: PodRef {
+                namespace: "shop".into(),
+                name: (*name).into(),
+                uid: None,
+            },
+            port: 80,
+            readiness: Readiness::Ready,
+            addresses: Vec::new(),
+        };
+        Candidates::new(
+            "service shop/web port 80",
+            pods.iter().map(endpoint).collect(),
+        )
+    }
+
+    /// A leaf that answers each Pod's dials as told, and counts them.
+    #[derive(Clone, Default)]
+    struct Leaf {
+        dials: Arc<Mutex<HashMap<String, usize>>>,
+        refuses: Arc<Mutex<HashMap<String, Refusal>>>,
+        hangs: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Leaf {
+        fn service(
+            &self,
+        ) -> impl Service<PodPort, Response = DuplexStream, Error = BoxError, Future: Send>
+        + Clone
+        + Send
+        + 'static
+        + use<> {
+            let leaf = self.clone();
+            service_fn(move |to: PodPort| {
+                let leaf = leaf.clone();
+                async move {
+                    *leaf
+                        .dials
+                        .lock()
+                        .unwrap()
+                        .entry(to.pod.clone())
+                        .or_default() += 1;
+                    if leaf.hangs.lock().unwrap().contains(&to.pod) {
+                        std::future::pending::<()>().await;
+                    }
+                    match leaf.refuses.lock().unwrap().get(&to.pod) {
+                        Some(refusal) => {
+                            Err(ConnectError::new(*refusal, format!("{to} said no")).into())
+                        }
+                        None => Ok(tokio::io::duplex(1).0),
+                    }
+                }
+            })
+        }
+
+        fn dials(&self, pod: &str) -> usize {
+            self.dials.lock().unwrap().get(pod).copied().unwrap_or(0)
+        }
+    }
+
+    fn layer() -> FailoverLayer {
+        FailoverLayer::new(Duration::from_secs(10))
+    }
+
+    #[tokio::test]
+    async fn replicas_are_used_evenly_under_uneven_lifetimes() {
+        let leaf = Leaf::default();
+        let dial = layer().layer(leaf.service());
+        let pods = ["a", "b", "c"];
+        let mut long = Vec::new();
+        for n in 0..30 {
+            let stream = dial.clone().oneshot(candidates(&pods)).await.unwrap();
+            // Every third lives on, the others end at once.
+            if n % 3 == 0 {
+                long.push(stream);
+            }
+        }
+        let open = |pod: &str| leaf.dials(pod);
+        assert_eq!(pods.iter().map(|p| open(p)).sum::<usize>(), 30);
+        assert!(
+            pods.iter().all(|p| open(p) >= 8),
+            "{:?}",
+            leaf.dials.lock().unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_failed_dial_takes_the_next_and_avoids_the_first_for_a_while() {
+        let leaf = Leaf::default();
+        leaf.refuses
+            .lock()
+            .unwrap()
+            .insert("a".into(), Refusal::Refused);
+        let dial = layer().layer(leaf.service());
+        for _ in 0..4 {
+            dial.clone().oneshot(candidates(&["a", "b"])).await.unwrap();
+        }
+        assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_gives_way() {
+        let leaf = Leaf::default();
+        leaf.hangs.lock().unwrap().push("a".into());
+        let dial = layer().layer(leaf.service());
+        for _ in 0..2 {
+            dial.clone().oneshot(candidates(&["a", "b"])).await.unwrap();
+        }
+        assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn what_another_pod_would_share_is_said_at_once() {
+        for refusal in Refusal::ALL {
+            let leaf = Leaf::default();
+            for pod in ["a", "b"] {
+                leaf.refuses.lock().unwrap().insert(pod.into(), refusal);
+            }
+            let error = layer()
+                .layer(leaf.service())
+                .oneshot(candidates(&["a", "b"]))
+                .await
+                .unwrap_err();
+            assert_eq!(error.refusal(), refusal);
+            let dials = leaf.dials("a") + leaf.dials("b");
+            let shared = [
+                Refusal::ClusterAway,
+                Refusal::Forbidden,
+                Refusal::Denied,
+                Refusal::Overloaded,
+                Refusal::Unauthenticated,
+            ];
+            assert_eq!(
+                dials,
+                if shared.contains(&refusal) { 1 } else { 2 },
+                "{refusal}"
+            );
+            assert!(
+                dials == 1 || error.to_string().contains("none of 2 endpoints"),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn no_endpoint_is_a_refusal_and_not_a_panic() {
+        let error = layer()
+            .layer(Leaf::default().service())
+            .oneshot(candidates(&[]))
+            .await
+            .unwrap_err();
+        assert_eq!(error.refusal(), Refusal::NotReady);
+    }
+}

@@ -1,0 +1,50 @@
+//! The command line: a file per subcommand.
+
+mod completion;
+#[cfg(feature = "demo")]
+mod demo;
+mod kube;
+mod proxy_out;
+mod version;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::exit::Failure;
+
+/// Reach the Services and Pods of a Kubernetes cluster from this machine, over nothing but the Kubernetes API
+#[derive(Debug, Parser)]
+#[command(name = "kubevpn", version, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Say more in the log on stderr: -v about us, -vv about the libraries too (RUST_LOG overrides)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    ProxyOut(proxy_out::ProxyOut),
+    #[cfg(feature = "demo")]
+    Demo(demo::Demo),
+    Completion(completion::Completion),
+    Version(version::Version),
+}
+
+impl Args {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::ProxyOut(command) => command.run().await,
+            #[cfg(feature = "demo")]
+            Command::Demo(command) => command.run().await,
+            Command::Completion(command) => {
+                command.run();
+                Ok(())
+            }
+            Command::Version(command) => {
+                command.run();
+                Ok(())
+            }
+        }
+    }
+}

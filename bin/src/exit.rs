@@ -1,0 +1,115 @@
+//! How a command fails: the exit code of each kind of failure, and what is said about it.
+//!
+//! The numbers follow the families of the Go kubevpn, so that scripts keep working.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use kubevpn_client::KubeconfigError;
+use kubevpn_target::{ConnectError, Refusal};
+
+/// Why a command ended without success. clap itself ends with 2 on words it does not know.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The kubeconfig cannot be used.
+    Kubeconfig(KubeconfigError),
+    /// A value we understand and do not accept.
+    Value(String),
+    /// A listener could not be had because something else has the address.
+    AddressInUse { flag: &'static str, address: String },
+    /// A listener could not be had for another reason.
+    Listen { flag: &'static str, address: String, source: std::io::Error },
+    /// The cluster, or something in it, could not be reached.
+    Refused(ConnectError),
+    /// Ctrl-C.
+    Interrupted,
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+impl Failure {
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Kubeconfig(_) => 20,
+            Self::Value(_) => 23,
+            Self::AddressInUse { .. } => 53,
+            Self::Listen { .. } | Self::Other(_) => 1,
+            Self::Refused(error) => refusal(error.refusal()),
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// Says it on stderr, causes and all, and gives the code for `main`.
+    #[expect(clippy::print_stderr, reason = "the one place where a command's failure is said")]
+    pub(crate) fn report(&self) -> ExitCode {
+        if !matches!(self, Self::Interrupted) {
+            eprintln!("error: {self}");
+            let mut cause = std::error::Error::source(self);
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+fn refusal(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::NameNotFound | Refusal::NoSuchPort => 50,
+        Refusal::NotReady | Refusal::Refused | Refusal::Unreachable | Refusal::Overloaded => 1,
+        Refusal::ClusterAway => 40,
+        Refusal::Forbidden | Refusal::Denied => 31,
+        Refusal::Unauthenticated => 32,
+        Refusal::TimedOut => 42,
+        Refusal::Internal => 90,
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kubeconfig(error) => error.fmt(f),
+            Self::Value(sentence) => f.write_str(sentence),
+            Self::AddressInUse { flag, address } => {
+                write!(f, "{address} is already in use: end what listens there, or pick another address with {flag}")
+            }
+            Self::Listen { flag, address, .. } => {
+                write!(f, "cannot listen on {address}: pick another address with {flag}")
+            }
+            Self::Refused(error) => error.fmt(f),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Kubeconfig(error) => error.source(),
+            Self::Listen { source, .. } => Some(source),
+            Self::Refused(error) => error.source(),
+            Self::Other(error) => error.source(),
+            Self::Value(_) | Self::AddressInUse { .. } | Self::Interrupted => None,
+        }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<KubeconfigError> for Failure {
+    fn from(error: KubeconfigError) -> Self {
+        Self::Kubeconfig(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}

@@ -1,0 +1,133 @@
+//! The program under test, as a process.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+/// Long enough for any machine; reached only when something hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `kubevpn proxy-out`; killed when dropped.
+pub struct Proxy {
+    /// Where SOCKS5 is spoken.
+    pub socks: SocketAddr,
+    child: Child,
+    log: watch::Receiver<String>,
+}
+
+impl Proxy {
+    /// Starts it with a kubeconfig on a free port, and waits until it says that it listens.
+    pub async fn start(kubevpn: &Path, kubeconfig: &Path) -> anyhow::Result<Self> {
+        Self::start_with(kubevpn, kubeconfig, &[]).await
+    }
+
+    /// The same with more words on the command line.
+    pub async fn start_with(kubevpn: &Path, kubeconfig: &Path, more: &[&str]) -> anyhow::Result<Self> {
+        let mut command = Command::new(kubevpn);
+        command.args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"]).arg(kubeconfig).args(more);
+        Self::spawn(command).await
+    }
+
+    /// Starts any command that prints where its SOCKS5 listener is.
+    pub async fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().context("starting the program")?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let stderr = child.stderr.take().context("stderr is piped")?;
+        let (log, received) = watch::channel(String::new());
+        let lines = log.clone();
+        tokio::spawn(async move {
+            let mut stderr = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = stderr.next_line().await {
+                lines.send_modify(|log| {
+                    log.push_str(&line);
+                    log.push('\n');
+                });
+            }
+        });
+        let mut stdout = BufReader::new(stdout).lines();
+        let found = tokio::time::timeout(PATIENCE, async {
+            while let Some(line) = stdout.next_line().await? {
+                log.send_modify(|log| {
+                    log.push_str(&line);
+                    log.push('\n');
+                });
+                if let Some(address) = line.strip_prefix("SOCKS5 proxy listening on ") {
+                    return Ok(Some(address.parse::<SocketAddr>().context("the printed address")?));
+                }
+            }
+            anyhow::Ok(None)
+        })
+        .await;
+        let Ok(found) = found else {
+            bail!("nothing was printed about a listener; the log so far:\n{}", *received.borrow());
+        };
+        let Some(socks) = found? else {
+            let status = child.wait().await?;
+            bail!("ended with {status} before it listened; the log:\n{}", *received.borrow());
+        };
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = stdout.next_line().await {
+                log.send_modify(|log| {
+                    log.push_str(&line);
+                    log.push('\n');
+                });
+            }
+        });
+        Ok(Self { socks, child, log: received })
+    }
+
+    /// All it has written so far, stdout and stderr.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until what it has written holds all of these.
+    pub async fn logged(&mut self, words: &[&str]) -> anyhow::Result<()> {
+        let waited = tokio::time::timeout(
+            PATIENCE,
+            self.log.wait_for(|log| log.lines().any(|line| words.iter().all(|word| line.contains(word)))),
+        )
+        .await
+        .is_ok_and(|r| r.is_ok());
+        anyhow::ensure!(waited, "no line with {words:?} in the log:\n{}", self.log());
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the process has ended")
+    }
+
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> anyhow::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
+    }
+
+    /// Sends a signal by name and waits for the end.
+    pub async fn stop(mut self, signal: &str) -> anyhow::Result<ExitStatus> {
+        let pid = self.pid()?.to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await?;
+        anyhow::ensure!(sent.success(), "kill -s {signal} {pid} failed");
+        Ok(tokio::time::timeout(PATIENCE, self.child.wait()).await.context("it does not end")??)
+    }
+}
+
+/// Runs the program to its end, which must come soon, without input.
+pub async fn run_to_end<I, S>(kubevpn: &Path, args: I, environment: &[(&str, &str)]) -> anyhow::Result<Output>
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = Command::new(kubevpn);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command.env_remove("KUBECONFIG").envs(environment.iter().copied());
+    tokio::time::timeout(PATIENCE, command.output()).await.context("it does not end")?.context("starting the program")
+}

@@ -1,0 +1,106 @@
+//! What is stated twice agrees.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn metadata() -> serde_json::Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_crate_table_of_the_architecture_page_is_the_workspace() {
+    let page = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let in_page: BTreeSet<(String, String)> = page
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('`');
+            let name = cells.next()?;
+            let folder = cells.nth(1)?;
+            Some((name.to_owned(), folder.to_owned()))
+        })
+        .collect();
+    let root = root();
+    let in_workspace: BTreeSet<(String, String)> = metadata()["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+            let folder = manifest.parent().unwrap().strip_prefix(&root).unwrap();
+            (package["name"].as_str().unwrap().to_owned(), folder.to_str().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(in_page, in_workspace);
+}
+
+/// The edges between our own crates; what is not here is not allowed. Dev-dependencies are free.
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: &[(&str, &[&str])] = &[
+        ("kubevpn-target", &[]),
+        ("kubevpn-conn", &["kubevpn-target"]),
+        ("kubevpn-socks5", &["kubevpn-conn", "kubevpn-target"]),
+        ("kubevpn-client", &["kubevpn-target"]),
+        ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
+        ("kubevpn-spdy", &[]),
+        ("kubevpn-portforward", &["kubevpn-client", "kubevpn-spdy", "kubevpn-target"]),
+        ("kubevpn-stack", &["kubevpn-cluster", "kubevpn-portforward", "kubevpn-target"]),
+        (
+            "kubevpn",
+            &[
+                "kubevpn-client",
+                "kubevpn-conn",
+                "kubevpn-sim",
+                "kubevpn-socks5",
+                "kubevpn-stack",
+                "kubevpn-target",
+            ],
+        ),
+        ("kubevpn-sim", &["kubevpn-spdy"]),
+        ("kubevpn-scenarios", &[]),
+        ("lab", &[]),
+    ];
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap();
+    let ours: BTreeSet<&str> = packages.iter().map(|p| p["name"].as_str().unwrap()).collect();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let allowed = allowed.iter().find(|(n, _)| *n == name);
+        let allowed = allowed.unwrap_or_else(|| panic!("{name} is not in this list: which edges may it have?")).1;
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let to = dependency["name"].as_str().unwrap();
+            let dev = dependency["kind"] == "dev";
+            assert!(dev || !ours.contains(to) || allowed.contains(&to), "{name} must not depend on {to}");
+        }
+    }
+}
+
+/// `cargo build -p kubevpn-socks5` brings no Kubernetes and no HTTP along.
+#[test]
+fn the_socks5_frontend_stands_alone() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--package", "kubevpn-socks5", "--edges", "normal", "--prefix", "none"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree = String::from_utf8(output.stdout).unwrap();
+    assert!(tree.contains("kubevpn-target"), "{tree}");
+    let strangers = ["kube", "k8s", "hyper", "kubevpn-client", "kubevpn-cluster", "kubevpn-portforward", "kubevpn-stack"];
+    for line in tree.lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        let stranger = strangers.iter().find(|s| name == **s || name.starts_with(&format!("{s}-")));
+        assert_eq!(stranger, None, "{tree}");
+    }
+}
