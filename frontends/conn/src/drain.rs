@@ -1,0 +1,160 @@
+//! The orderly end: stop accepting, let connections finish for a while, then cut.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Runs the connections of a process and brings them to their end. Clones are the same drain.
+///
+/// ```
+/// use std::time::Duration;
+/// use kubevpn_conn::{Drain, Drained};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let drain = Drain::new();
+/// drain.spawn(async { /* a connection that comes to its end */ });
+/// drain.spawn(std::future::pending()); // and one that does not
+/// let drained = drain.drain(Duration::from_millis(20)).await;
+/// assert_eq!(drained, Drained { finished: 1, cut: 1 });
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Drain {
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Drain {
+    /// A drain with nothing in it.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs a connection until it ends or is cut; being cut is being dropped.
+    pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+
+    /// How many connections are running.
+    pub fn open(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Tells accept loops, and connections between two requests, to stop.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for [`stop`](Self::stop); returns at once when it has been called.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Stops, waits up to `limit` for the connections to end, and cuts those that have not. When this
+    /// returns, none is left. Dropping the future leaves what runs running.
+    pub async fn drain(&self, limit: Duration) -> Drained {
+        self.stop();
+        self.tasks.close();
+        let open = self.tasks.len();
+        let in_time = tokio::time::timeout(limit, self.tasks.wait()).await;
+        let cut = if in_time.is_ok() { 0 } else { self.tasks.len() };
+        // Also when all have ended: one that was being accepted a moment ago may still be started.
+        self.cut.cancel();
+        self.tasks.wait().await;
+        Drained {
+            finished: open.saturating_sub(cut),
+            cut,
+        }
+    }
+}
+
+/// What became of the connections that were open when the drain began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Came to their own end.
+    pub finished: usize,
+    /// Had to be cut.
+    pub cut: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_no_longer_than_needed() {
+        let drain = Drain::new();
+        let (end, ended) = oneshot::channel::<()>();
+        drain.spawn(async {
+            let _ = ended.await;
+        });
+        let started = Instant::now();
+        tokio::spawn({
+            let drain = drain.clone();
+            async move {
+                drain.stopping().await;
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                let _ = end.send(());
+            }
+        });
+        let drained = drain.drain(Duration::from_secs(60)).await;
+        assert_eq!(
+            drained,
+            Drained {
+                finished: 1,
+                cut: 0
+            }
+        );
+        assert_eq!(started.elapsed(), Duration::from_secs(3));
+        assert_eq!(drain.open(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cuts_what_does_not_end() {
+        struct Held(Option<oneshot::Sender<()>>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                let _ = self.0.take().unwrap().send(());
+            }
+        }
+        let drain = Drain::new();
+        let (freed, was_freed) = oneshot::channel();
+        let held = Held(Some(freed));
+        drain.spawn(async move {
+            let _held = held;
+            std::future::pending().await
+        });
+        let started = Instant::now();
+        let drained = drain.drain(Duration::from_secs(5)).await;
+        assert_eq!(
+            drained,
+            Drained {
+                finished: 0,
+                cut: 1
+            }
+        );
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+        was_freed.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_started_after_the_end_does_not_live() {
+        let drain = Drain::new();
+        drain.drain(Duration::ZERO).await;
+        drain.spawn(std::future::pending());
+        drain.tasks.wait().await;
+    }
+}

@@ -1,0 +1,205 @@
+//! How many connections there may be, in all and per client.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many connections a [`Gate`] lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// At once, over all listeners that share the gate. A client beyond it waits.
+    pub total: usize,
+    /// At once from one IP address; `None` for no limit. A connection beyond it is closed. Clients without
+    /// an address (Unix sockets) are not counted.
+    pub per_client: Option<usize>,
+}
+
+impl Default for Limits {
+    /// 8192 in all, which is below what a default of 20,000 descriptors allows at two each; no limit per
+    /// client, since all of a machine's own programs have one address.
+    fn default() -> Self {
+        Self {
+            total: 8192,
+            per_client: None,
+        }
+    }
+}
+
+/// Counts connections against [`Limits`]. Clones are the same gate; listeners may share one.
+///
+/// ```
+/// use kubevpn_conn::{Gate, Limits};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let gate = Gate::new(Limits { total: 10, per_client: Some(1) });
+/// let client = Some([192, 0, 2, 7].into());
+/// let first = gate.enter(client).await;
+/// assert!(first.is_some());
+/// assert!(gate.enter(client).await.is_none());
+/// drop(first);
+/// assert!(gate.enter(client).await.is_some());
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limits: Limits,
+    slots: Arc<Semaphore>,
+    clients: Mutex<HashMap<IpAddr, usize>>,
+}
+
+impl Gate {
+    /// A gate nobody has passed yet. A total of 0 would let nobody pass ever and is taken as 1.
+    pub fn new(limits: Limits) -> Self {
+        let total = limits.total.clamp(1, Semaphore::MAX_PERMITS);
+        Self(Arc::new(Inner {
+            limits: Limits { total, ..limits },
+            slots: Arc::new(Semaphore::new(total)),
+            clients: Mutex::default(),
+        }))
+    }
+
+    /// Waits for a free place; `None` at once when this client has all of its own.
+    ///
+    /// Cancellation: dropping the future takes no place.
+    pub async fn enter(&self, client: Option<IpAddr>) -> Option<Permit> {
+        let counted = match (client, self.0.limits.per_client) {
+            (Some(ip), Some(limit)) => Some(self.count(ip.to_canonical(), limit)?),
+            _ => None,
+        };
+        let slots = &self.0.slots;
+        let slot = match Arc::clone(slots).try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                tracing::warn!(
+                    limit = self.0.limits.total,
+                    "as many connections are open as the limit allows: new clients wait until one ends"
+                );
+                Arc::clone(slots).acquire_owned().await.ok()?
+            }
+        };
+        Some(Permit {
+            _counted: counted,
+            _slot: slot,
+        })
+    }
+
+    /// How many hold a permit now.
+    pub fn open(&self) -> usize {
+        self.0.limits.total - self.0.slots.available_permits()
+    }
+
+    fn count(&self, ip: IpAddr, limit: usize) -> Option<Counted> {
+        let mut clients = self
+            .0
+            .clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let open = clients.entry(ip).or_insert(0);
+        if *open >= limit {
+            tracing::debug!(client.ip = %ip, limit, "the client has as many connections open as its limit allows");
+            return None;
+        }
+        *open += 1;
+        Some(Counted {
+            ip,
+            gate: self.clone(),
+        })
+    }
+}
+
+/// The right to be open. Hold it for the connection's whole life.
+#[derive(Debug)]
+pub struct Permit {
+    _counted: Option<Counted>,
+    _slot: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+struct Counted {
+    ip: IpAddr,
+    gate: Gate,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let clients = &self.gate.0.clients;
+        let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut open) = clients.entry(self.ip) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(total: usize, per_client: Option<usize>) -> Gate {
+        Gate::new(Limits { total, per_client })
+    }
+
+    #[tokio::test]
+    async fn the_total_makes_wait() {
+        let gate = gate(1, None);
+        let first = gate.enter(None).await;
+        let second = tokio::spawn({
+            let gate = gate.clone();
+            async move { gate.enter(None).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        assert_eq!(gate.open(), 1);
+        drop(first);
+        assert!(second.await.unwrap());
+        assert_eq!(gate.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn each_client_has_its_own_count() {
+        let gate = gate(10, Some(2));
+        let [a, b] = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| Some(IpAddr::from(ip)));
+        let mapped = Some("::ffff:10.0.0.1".parse().unwrap());
+        let held = [
+            gate.enter(a).await,
+            gate.enter(mapped).await,
+            gate.enter(b).await,
+        ];
+        assert!(held.iter().all(Option::is_some));
+        assert!(gate.enter(a).await.is_none());
+        assert!(gate.enter(b).await.is_some());
+        assert!(gate.enter(None).await.is_some());
+        drop(held);
+        assert!(gate.0.clients.lock().unwrap().is_empty());
+        assert_eq!(gate.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn giving_up_the_wait_leaves_no_trace() {
+        let gate = gate(1, Some(5));
+        let held = gate.enter(None).await;
+        let mut waiting = Box::pin(gate.enter(Some([10, 0, 0, 1].into())));
+        assert!(futures_poll(&mut waiting).await.is_none());
+        drop(waiting);
+        assert!(gate.0.clients.lock().unwrap().is_empty());
+        drop(held);
+        assert_eq!(gate.open(), 0);
+    }
+
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        tokio::select! { biased; out = future => Some(out), () = std::future::ready(()) => None }
+    }
+
+    #[tokio::test]
+    async fn a_total_of_nothing_is_one() {
+        assert!(gate(0, None).enter(None).await.is_some());
+    }
+}

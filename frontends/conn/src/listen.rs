@@ -1,0 +1,326 @@
+//! Listening, and the accept loop.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::{Addr, ClientIo, Drain, Gate, Permit};
+
+#[cfg(unix)]
+mod unix;
+
+/// Connections the kernel keeps waiting for us.
+const BACKLOG: i32 = 1024;
+
+/// A bound address clients connect to.
+///
+/// ```
+/// use std::time::Duration;
+/// use kubevpn_conn::{Drain, Gate, Limits, Listener};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listener = Listener::bind(&"127.0.0.1:0".parse()?).await?;
+/// let addr = listener.addr().to_string(); // the real port
+/// let (gate, drain) = (Gate::new(Limits::default()), Drain::new());
+/// let accepting = tokio::spawn(listener.serve(gate, drain.clone(), |mut client| async move {
+///     let _ = client.write_all(b"hello").await;
+/// }));
+///
+/// let mut hello = String::new();
+/// tokio::net::TcpStream::connect(addr).await?.read_to_string(&mut hello).await?;
+/// assert_eq!(hello, "hello");
+/// drain.drain(Duration::from_secs(1)).await;
+/// accepting.await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Listener {
+    addr: Addr,
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(unix::Socket),
+}
+
+impl Listener {
+    /// Binds and listens. A Unix socket is made for its owner alone (mode 0600) and removed on drop; a
+    /// socket file that nobody answers on any more is replaced, anything else in its place is left alone.
+    pub async fn bind(addr: &Addr) -> Result<Self, BindError> {
+        let failed = |source| BindError {
+            addr: addr.clone(),
+            source,
+        };
+        let (addr, socket) = match addr {
+            Addr::Tcp(at) => {
+                let listener = bind_tcp(*at).map_err(failed)?;
+                let real = listener.local_addr().map_err(failed)?;
+                (Addr::Tcp(real), Socket::Tcp(listener))
+            }
+            #[cfg(unix)]
+            Addr::Unix(path) => {
+                let socket = unix::Socket::bind(path).await.map_err(failed)?;
+                (addr.clone(), Socket::Unix(socket))
+            }
+            #[cfg(not(unix))]
+            Addr::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
+        };
+        Ok(Self { addr, socket })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn addr(&self) -> &Addr {
+        &self.addr
+    }
+
+    /// Accepts clients and runs `connection` on each in `drain`, until the drain stops it; then closes.
+    ///
+    /// A client the gate has no place for waits; one that has all of its own is closed. An error of
+    /// accepting never ends the loop: when the system is out of descriptors or memory it waits and tries
+    /// again.
+    pub async fn serve<F, Fut>(mut self, gate: Gate, drain: Drain, connection: F)
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        accept_loop(&mut self, &gate, &drain, connection).await;
+    }
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // On Unix: a port is free again at once after a restart. On Windows the option means stealing it.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG as u32)
+}
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr}")]
+pub struct BindError {
+    /// The address.
+    pub addr: Addr,
+    /// What the system said; its kind is `AddrInUse` when another program listens there.
+    #[source]
+    pub source: io::Error,
+}
+
+// === the accept loop ===
+
+trait Accept {
+    async fn accept(&mut self) -> io::Result<Io>;
+}
+
+impl Accept for Listener {
+    async fn accept(&mut self) -> io::Result<Io> {
+        match &self.socket {
+            Socket::Tcp(listener) => Ok(Io::Tcp(listener.accept().await?.0)),
+            #[cfg(unix)]
+            Socket::Unix(listener) => Ok(Io::Unix(listener.accept().await?)),
+        }
+    }
+}
+
+async fn accept_loop<A, F, Fut>(listener: &mut A, gate: &Gate, drain: &Drain, connection: F)
+where
+    A: Accept,
+    F: Fn(Client) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mut patience = Backoff::default();
+    let accepting = async {
+        loop {
+            let io = match listener.accept().await {
+                Ok(io) => io,
+                Err(error) => {
+                    patience.wait(&error).await;
+                    continue;
+                }
+            };
+            patience = Backoff::default();
+            let mut client = Client::new(io);
+            // Waiting here leaves further clients to the kernel's queue.
+            if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
+                client.permit = Some(permit);
+                drain.spawn(connection(client));
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = drain.stopping() => {}
+        () = accepting => {}
+    }
+}
+
+/// Waits longer with each failure in a row, and says so once.
+#[derive(Default)]
+struct Backoff(u32);
+
+impl Backoff {
+    async fn wait(&mut self, error: &io::Error) {
+        use io::ErrorKind as K;
+        // The client's doing, between its connecting and our accepting: the next one is fine.
+        if matches!(
+            error.kind(),
+            K::ConnectionAborted | K::ConnectionReset | K::Interrupted
+        ) {
+            tracing::debug!(%error, "a client was gone before it was accepted");
+            return;
+        }
+        if self.0 == 0 {
+            tracing::warn!(%error, "cannot accept connections for now; if this lasts, raise the limit on open files (ulimit -n)");
+        }
+        tokio::time::sleep(Duration::from_millis(10 << self.0.min(7))).await;
+        self.0 = self.0.saturating_add(1);
+    }
+}
+
+// === impl Client ===
+
+/// An accepted connection. Holds its permit for as long as it lives, wherever it is handed on to.
+#[derive(Debug)]
+pub struct Client {
+    io: Io,
+    peer: Option<SocketAddr>,
+    permit: Option<Permit>,
+}
+
+#[derive(Debug)]
+enum Io {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+}
+
+impl Client {
+    fn new(io: Io) -> Self {
+        let peer = match &io {
+            Io::Tcp(stream) => {
+                tune(stream);
+                stream.peer_addr().ok()
+            }
+            #[cfg(unix)]
+            Io::Unix(_) => None,
+        };
+        Self {
+            io,
+            peer,
+            permit: None,
+        }
+    }
+}
+
+/// Settings that make a connection quick and, where the client is on another machine, let us notice in
+/// about two minutes that the machine is gone.
+fn tune(stream: &TcpStream) {
+    // Each fails only on a connection that has ended, and reading it will say so.
+    let _ = stream.set_nodelay(true);
+    let local = |addr: io::Result<SocketAddr>| addr.is_ok_and(|a| is_local(a.ip()));
+    if !local(stream.peer_addr()) {
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(15));
+        let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+impl From<TcpStream> for Client {
+    /// A connection accepted elsewhere, without a permit.
+    fn from(stream: TcpStream) -> Self {
+        Self::new(Io::Tcp(stream))
+    }
+}
+
+macro_rules! each {
+    ($self:expr, $io:ident => $do:expr) => {
+        match &mut $self.get_mut().io {
+            Io::Tcp($io) => $do,
+            #[cfg(unix)]
+            Io::Unix($io) => $do,
+        }
+    };
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+impl ClientIo for Client {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    fn broken(&self) -> Option<io::Error> {
+        match &self.io {
+            Io::Tcp(io) => io.broken(),
+            #[cfg(unix)]
+            Io::Unix(io) => io.broken(),
+        }
+    }
+
+    fn reset_on_drop(&mut self) {
+        match &mut self.io {
+            Io::Tcp(io) => io.reset_on_drop(),
+            #[cfg(unix)]
+            Io::Unix(io) => io.reset_on_drop(),
+        }
+    }
+}

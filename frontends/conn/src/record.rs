@@ -1,0 +1,194 @@
+//! The one line that tells how a connection went.
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kubevpn_target::{ConnectError, Fault, Frontend, Refusal, Target, Via};
+use tokio::time::Instant;
+use tracing::Level;
+
+use crate::{End, Relayed};
+
+/// Bytes of a connection, readable while they flow.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes taken from the client and given to the target.
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken from the target and given to the client.
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_up(&self, n: u64) {
+        self.up.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_down(&self, n: u64) {
+        self.down.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// The access record of one connection (for HTTP: of one request), written once, when it ends.
+///
+/// An event of the tracing target `access` outside every span, with the fields `id`, `frontend`,
+/// `client.addr`, `target`, `via`, `up` and `down` in bytes, `seconds`, `end`, `refusal`, `error`. Level
+/// `WARN` where the cluster, the way to it or this program is at fault, so that somebody should act; `DEBUG`
+/// for a connection that was opened and never used; `INFO` for the rest.
+///
+/// `end` is one of `eof`, `client`, `upstream` (that side broke), `idle`, `refused` (see `refusal`),
+/// `rejected` (the handshake), `gone` (while dialing), `unused`, `cut`, `panicked`. A record that is dropped
+/// before its end is known was `cut`.
+///
+/// ```
+/// use kubevpn_conn::Record;
+/// use kubevpn_target::{ConnectError, Frontend, Origin, Refusal, Target};
+/// let mut record = Record::start(Frontend::Socks5, None);
+/// record.target(&Target::parse("web:81", Origin::default()).unwrap());
+/// record.refused(&ConnectError::new(Refusal::NoSuchPort, "service shop/web has no TCP port 81"));
+/// ```
+#[derive(Debug)]
+pub struct Record {
+    id: u64,
+    frontend: Frontend,
+    client: Option<SocketAddr>,
+    target: Option<Target>,
+    via: Option<Via>,
+    started: Instant,
+    traffic: Arc<Traffic>,
+    written: bool,
+}
+
+impl Record {
+    /// Begins the record of a connection and gives it the next number of this process.
+    pub fn start(frontend: Frontend, client: Option<SocketAddr>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            frontend,
+            client,
+            target: None,
+            via: None,
+            started: Instant::now(),
+            traffic: Arc::default(),
+            written: false,
+        }
+    }
+
+    /// The connection's number, for spans.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The counters that end up in the record; give them to the relay.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
+    }
+
+    /// What the client asked for.
+    pub fn target(&mut self, target: &Target) {
+        self.target = Some(target.clone());
+    }
+
+    /// Where its stream went.
+    pub fn via(&mut self, via: Via) {
+        self.via = Some(via);
+    }
+
+    /// The relay has ended.
+    pub fn relayed(mut self, relayed: &Relayed) {
+        let error = match &relayed.end {
+            End::Failed { error, .. } => Some(chain(error)),
+            End::Eof | End::Idle => None,
+        };
+        self.write(Level::INFO, relayed.end.as_str(), None, error.as_deref());
+    }
+
+    /// No stream was opened.
+    pub fn refused(mut self, error: &ConnectError) {
+        let refusal = error.refusal();
+        let level = match refusal.fault() {
+            Fault::Client => Level::INFO,
+            Fault::Cluster | Fault::Network | Fault::Us => Level::WARN,
+        };
+        self.write(level, "refused", Some(refusal), Some(&chain(error)));
+    }
+
+    /// The client's handshake came to nothing.
+    pub fn rejected(mut self, error: &(dyn Error + 'static)) {
+        self.write(Level::INFO, "rejected", None, Some(&chain(error)));
+    }
+
+    /// The client left while its target was being dialled, or the answer sent.
+    pub fn gone(mut self, error: &(dyn Error + 'static)) {
+        self.write(Level::INFO, "gone", None, Some(&chain(error)));
+    }
+
+    /// The client came and went without a byte, as port scans and health checks do.
+    pub fn unused(mut self) {
+        self.write(Level::DEBUG, "unused", None, None);
+    }
+
+    fn write(&mut self, level: Level, end: &str, refusal: Option<Refusal>, error: Option<&str>) {
+        self.written = true;
+        macro_rules! event {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "access",
+                    parent: None,
+                    $level,
+                    id = self.id,
+                    frontend = self.frontend.as_str(),
+                    client.addr = self.client.map(tracing::field::display),
+                    target = self.target.as_ref().map(tracing::field::display),
+                    via = self.via.as_ref().map(tracing::field::display),
+                    up = self.traffic.up(),
+                    down = self.traffic.down(),
+                    seconds = self.started.elapsed().as_secs_f64(),
+                    end,
+                    refusal = refusal.map(Refusal::as_str),
+                    error,
+                )
+            };
+        }
+        match level {
+            Level::WARN => event!(Level::WARN),
+            Level::DEBUG => event!(Level::DEBUG),
+            _ => event!(Level::INFO),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.written {
+            return;
+        }
+        if std::thread::panicking() {
+            self.write(Level::WARN, "panicked", None, None);
+        } else {
+            self.write(Level::INFO, "cut", None, None);
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _: fmt::Result = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}

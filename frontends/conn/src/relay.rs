@@ -1,0 +1,268 @@
+//! The two directions of a connection that is through.
+//!
+//! ```text
+//!   client ──read──▶ [up]   ──write──▶ upstream
+//!   client ◀─write── [down] ◀──read─── upstream
+//!
+//!   each direction:   Open ──end of file──▶ Ended ──all written──▶ Closing ──shut down──▶ Done
+//! ```
+//!
+//! A direction knows nothing of the other. Their meeting points are here: when the whole is over, whose
+//! error it was, who is asked whether it is still there.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep};
+
+use self::direction::{At, Direction};
+use crate::wait::poll_broken;
+use crate::{ClientIo, Traffic};
+
+mod buffer;
+mod direction;
+
+/// How a relay behaves. The default has no idle limit.
+#[derive(Clone, Debug, Default)]
+pub struct RelayOptions {
+    /// Ends a connection on which no byte moved for this long.
+    pub idle: Option<Duration>,
+    /// Counts along while bytes flow; [`Record::traffic`](crate::Record::traffic) has them.
+    pub traffic: Arc<Traffic>,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub struct Relayed {
+    /// Bytes taken from the client and written to the upstream.
+    pub up: u64,
+    /// Bytes taken from the upstream and written to the client.
+    pub down: u64,
+    /// Why it is over.
+    pub end: End,
+}
+
+/// Why a relay is over.
+#[derive(Debug)]
+pub enum End {
+    /// Both sides ended their stream, and each got all the other had sent.
+    Eof,
+    /// One side broke.
+    Failed {
+        /// Which.
+        side: Side,
+        /// How.
+        error: io::Error,
+    },
+    /// The idle limit.
+    Idle,
+}
+
+impl End {
+    /// The name in logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Eof => "eof",
+            Self::Failed { side, .. } => side.as_str(),
+            Self::Idle => "idle",
+        }
+    }
+}
+
+/// A side of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Who connected to us.
+    Client,
+    /// Where we connected to.
+    Upstream,
+}
+
+impl Side {
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+/// Carries bytes both ways until both ways are at their end.
+///
+/// - Each direction ends on its own: an end of file is passed on at once, by shutting down the other
+///   side's writing direction, and the opposite direction goes on.
+/// - An upstream whose shutdown takes long holds nothing up: when the upstream's own end of file has been
+///   delivered, the relay is over whether or not that shutdown is.
+/// - An error on one side ends both at once. What had been read by then is offered to the other side once,
+///   without waiting. An error of a shutdown after both ends of file is none.
+/// - A client that is reset ends it at once, if it is being read or written; one that is neither,
+///   because the upstream takes no more or the client has sent its end of file, within a second
+///   ([`ClientIo::broken`]).
+/// - Unless it ends with [`End::Eof`], the client's connection is reset and not closed in order, so that a
+///   truncated answer cannot pass for a whole one. The same when the future is dropped.
+///
+/// Memory: a direction holds a buffer only while it has bytes that cannot be written yet; 16 KiB at first,
+/// up to 256 KiB under traffic. An idle connection holds none.
+///
+/// Cancellation: dropping the future drops both streams.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use kubevpn_conn::{End, RelayOptions, relay};
+/// let (app, client) = tokio::io::duplex(64);
+/// let (upstream, server) = tokio::io::duplex(64);
+/// drop((app, server));
+/// let relayed = relay(client, upstream, RelayOptions::default()).await;
+/// assert!(matches!(relayed.end, End::Eof));
+/// # }
+/// ```
+pub async fn relay<C, U>(client: C, upstream: U, options: RelayOptions) -> Relayed
+where
+    C: ClientIo,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let RelayOptions { idle, traffic } = options;
+    let mut relay = Relay {
+        client,
+        upstream,
+        up: Direction::default(),
+        down: Direction::default(),
+        traffic,
+        counted: (0, 0),
+        idle: idle.map(Idle::new),
+        check: None,
+        reset_client: true,
+    };
+    let end = poll_fn(|cx| relay.poll(cx)).await;
+    relay.reset_client = !matches!(end, End::Eof);
+    Relayed {
+        up: relay.up.written,
+        down: relay.down.written,
+        end,
+    }
+}
+
+struct Relay<C: ClientIo, U> {
+    client: C,
+    upstream: U,
+    up: Direction,
+    down: Direction,
+    traffic: Arc<Traffic>,
+    /// What of `up.written` and `down.written` is in `traffic` already.
+    counted: (u64, u64),
+    idle: Option<Idle>,
+    /// Runs while the client is not being read.
+    check: Option<Pin<Box<Sleep>>>,
+    reset_client: bool,
+}
+
+impl<C: ClientIo, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let up = self.up.poll(cx, &mut self.client, &mut self.upstream);
+        let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
+        self.count();
+
+        // The client first: when it is gone, what the upstream says to that does not matter.
+        let failed = match (up, down) {
+            (Poll::Ready(Err((At::Read, error))), _) => Some((Side::Client, error)),
+            (_, Poll::Ready(Err((At::Write, error)))) => Some((Side::Client, error)),
+            (Poll::Ready(Err((At::Write, error))), _) => Some((Side::Upstream, error)),
+            (_, Poll::Ready(Err((At::Read, error)))) => Some((Side::Upstream, error)),
+            _ => None,
+        };
+        if let Some((side, error)) = failed {
+            return Poll::Ready(if self.both_delivered() {
+                End::Eof
+            } else {
+                End::Failed { side, error }
+            });
+        }
+        if self.down.is_done() && self.up.is_delivered() {
+            return Poll::Ready(End::Eof);
+        }
+
+        if self.up.is_reading() {
+            // A timer that is running may run out: cheaper than stopping it, in an upload that blocks
+            // and goes on a thousand times a second.
+        } else if let Poll::Ready(error) = poll_broken(cx, &self.client, &mut self.check) {
+            return Poll::Ready(End::Failed {
+                side: Side::Client,
+                error,
+            });
+        }
+        if let Some(idle) = &mut self.idle {
+            let moved = self.up.written + self.up.read + self.down.written + self.down.read;
+            ready!(idle.poll(cx, moved));
+            return Poll::Ready(End::Idle);
+        }
+        Poll::Pending
+    }
+
+    /// Both sides have sent their end of file and neither lacks a byte of the other's.
+    fn both_delivered(&self) -> bool {
+        self.up.is_delivered() && self.down.is_delivered()
+    }
+
+    fn count(&mut self) {
+        let now = (self.up.written, self.down.written);
+        if now.0 != self.counted.0 {
+            self.traffic.add_up(now.0 - self.counted.0);
+        }
+        if now.1 != self.counted.1 {
+            self.traffic.add_down(now.1 - self.counted.1);
+        }
+        self.counted = now;
+    }
+}
+
+impl<C: ClientIo, U> Drop for Relay<C, U> {
+    fn drop(&mut self) {
+        if self.reset_client {
+            self.client.reset_on_drop();
+        }
+    }
+}
+
+/// The idle limit. Its timer is not moved with every byte: when it runs out, it looks when the last one was.
+struct Idle {
+    limit: Duration,
+    moved: u64,
+    moved_at: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            moved: 0,
+            moved_at: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(limit)),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
+        if self.moved != moved {
+            self.moved = moved;
+            self.moved_at = Instant::now();
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let deadline = self.moved_at + self.limit;
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! One direction: reads from one side, writes to the other, passes the end on.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::buffer::{Buffer, Size};
+
+/// After so many rounds in one poll the other direction, and other tasks, get their turn. Streams of tokio
+/// see to that themselves; others may not.
+const ROUNDS: usize = 8;
+/// So many reads fill one buffer at most, lest a reader of single bytes delays the first.
+const READS: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Direction {
+    state: State,
+    held: Option<Held>,
+    size: Size,
+    /// An error of the reader, kept until what came before it was offered to the writer.
+    broken: Option<io::Error>,
+    /// The last read found nothing, so its waker is with the reader.
+    reading: bool,
+    /// Something was written since the last flush.
+    dirty: bool,
+    pub(super) read: u64,
+    pub(super) written: u64,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// The reader may have more.
+    #[default]
+    Open,
+    /// The reader has ended; there may be bytes to write.
+    Ended,
+    /// All is written and flushed, the shutdown is not through.
+    Closing,
+    Done,
+}
+
+/// A buffer and the bytes in it that have not been written.
+struct Held {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+}
+
+/// Where an error came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Read,
+    Write,
+}
+
+type Failed = (At, io::Error);
+
+impl Direction {
+    /// Nothing more to do.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// The reader has ended and the writer has every byte, if perhaps not yet the end.
+    pub(super) fn is_delivered(&self) -> bool {
+        matches!(self.state, State::Closing | State::Done)
+    }
+
+    /// The reader will wake us when it has something, be it an error.
+    pub(super) fn is_reading(&self) -> bool {
+        self.state == State::Open && self.reading
+    }
+
+    pub(super) fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for _ in 0..ROUNDS {
+            let written = self.write(cx, writer)?;
+            if self.state == State::Open {
+                self.fill(cx, reader);
+                // A writer that has just said it takes no more is not asked again.
+                if written.is_ready() {
+                    let _ = self.write(cx, writer)?;
+                }
+            }
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err((At::Read, error)));
+            }
+            if self.held.is_some() {
+                return Poll::Pending;
+            }
+            match self.state {
+                State::Open if self.reading => {
+                    let _ = self.flush(cx, writer)?;
+                    return Poll::Pending;
+                }
+                State::Open => {}
+                State::Ended => {
+                    ready!(self.flush(cx, writer))?;
+                    self.state = State::Closing;
+                }
+                State::Closing => {
+                    let shutdown = Pin::new(&mut *writer).poll_shutdown(cx);
+                    ready!(shutdown).map_err(|e| (At::Write, e))?;
+                    self.state = State::Done;
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads until nothing is there, the buffer is full, or the reader has ended.
+    fn fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R) {
+        self.reading = false;
+        let mut held = self.held.take().unwrap_or_else(|| Held {
+            buffer: Buffer::take(self.size),
+            start: 0,
+            end: 0,
+        });
+        for _ in 0..READS {
+            let room = &mut held.buffer[held.end..];
+            if room.is_empty() {
+                self.size = self.size.larger();
+                break;
+            }
+            let mut room = ReadBuf::new(room);
+            match Pin::new(&mut *reader).poll_read(cx, &mut room) {
+                Poll::Ready(Ok(())) if room.filled().is_empty() => {
+                    self.state = State::Ended;
+                    break;
+                }
+                Poll::Ready(Ok(())) => {
+                    let n = room.filled().len();
+                    held.end += n;
+                    self.read += n as u64;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.broken = Some(error);
+                    break;
+                }
+                Poll::Pending => {
+                    self.reading = true;
+                    if held.end < held.buffer.len() / 8 {
+                        self.size = self.size.smaller();
+                    }
+                    break;
+                }
+            }
+        }
+        if held.start < held.end {
+            self.held = Some(held);
+        }
+    }
+
+    /// Writes what is held; gives the buffer back when that is all written.
+    fn write<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        while let Some(held) = &mut self.held {
+            let bytes = &held.buffer[held.start..held.end];
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, bytes));
+            let n = match written {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                other => other,
+            };
+            let n = n.map_err(|e| (At::Write, e))?;
+            held.start += n;
+            self.written += n as u64;
+            self.dirty = true;
+            if held.start >= held.end {
+                self.held = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn flush<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<Result<(), Failed>> {
+        if self.dirty {
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(|e| (At::Write, e))?;
+            self.dirty = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
