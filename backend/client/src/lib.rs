@@ -1,1 +1,42 @@
+//! How kubevpn reaches the API server: kubectl's kubeconfig rules in, a [`kube::Client`] out.
+//!
+//! It refuses to know what is asked of the API server: no resource, no port-forward protocol. It does not
+//! renew credentials beyond what kube does, and reads neither the process environment nor flags itself:
+//! both are handed in.
+//!
+//! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,
+//! overrides, proxy) → [`Loaded`] → [`build`] (`client.rs`) → [`kube::Client`].
+//! The path of a request: base URL, headers and credentials (`client.rs`; `login.rs` where a plugin makes
+//! them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
+//! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`error.rs`).
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
+//!
+//! let loaded = load(&KubeconfigArgs::default(), &Env::of_process())?;
+//! let client = build(loaded.config, &Options::new("kubevpn/0.1.0"))?;
+//! println!("{} runs {}", loaded.server, client.apiserver_version().await?.git_version);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Sources: kubernetes.io "Organizing Cluster Access Using kubeconfig Files" for merging, RFC 7540 and
+//! RFC 9110 section 7.8 for HTTP/2 and upgrades, RFC 9110 section 9.3.6 and RFC 1928 for the proxies.
 
+mod action;
+mod client;
+mod connector;
+mod error;
+mod kubeconfig;
+mod login;
+mod proxy;
+mod transport;
+
+pub use self::action::Action;
+pub use self::client::{Options, build};
+pub use self::connector::ReachError;
+pub use self::error::{ClientError, classify_api, classify_status};
+pub use self::kubeconfig::{Env, KubeconfigArgs, KubeconfigError, Loaded, Names, load};
+pub use self::login::{PluginError, PluginFailure};
+pub use self::proxy::ProxyError;

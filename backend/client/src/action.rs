@@ -1,0 +1,62 @@
+//! What was asked of the API server, for the sentences about it.
+
+use std::fmt;
+
+/// One thing asked of the API server, in the words of its access rules.
+///
+/// ```
+/// use kubevpn_client::Action;
+/// let action = Action {
+///     verb: "list",
+///     resource: "endpointslices",
+///     api_group: "discovery.k8s.io",
+///     namespace: Some("shop"),
+///     name: None,
+/// };
+/// assert_eq!(action.to_string(), "list endpointslices.discovery.k8s.io in namespace shop");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action<'a> {
+    /// `get`, `list`, `watch`, `create` …
+    pub verb: &'a str,
+    /// The resource in the plural, with its subresource: `services`, `pods/portforward`.
+    pub resource: &'a str,
+    /// The API group; empty for the core group.
+    pub api_group: &'a str,
+    /// The namespace; `None` for all of them, or for a resource that has none.
+    pub namespace: Option<&'a str>,
+    /// The one object, where only one was asked for.
+    pub name: Option<&'a str>,
+}
+
+impl Action<'_> {
+    /// What an administrator has to grant for it.
+    pub(crate) fn grant(&self) -> String {
+        let role = match self.namespace {
+            Some(_) => "Role",
+            None => "ClusterRole",
+        };
+        format!(
+            "a {role} with apiGroups [{:?}], resources [{:?}], verbs [{:?}]",
+            self.api_group, self.resource, self.verb
+        )
+    }
+}
+
+/// `list services in namespace shop`, `get services web in namespace shop`, `list pods in all namespaces`.
+impl fmt::Display for Action<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)?;
+        if !self.api_group.is_empty() {
+            write!(f, ".{}", self.api_group)?;
+        }
+        if let Some(name) = self.name {
+            write!(f, " {name}")?;
+        }
+        match (self.namespace, self.name) {
+            (Some(namespace), _) => write!(f, " in namespace {namespace}"),
+            (None, Some(_)) => Ok(()),
+            (None, None) => f.write_str(" in all namespaces"),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! One TCP connection to the API server, perhaps through a proxy, with TLS on top.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::rt::TokioIo;
+use kubevpn_target::BoxError;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tower::Service;
+use tower::util::MapErr;
+
+use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
+
+/// Idle time before TCP probes the connection, and between probes: shorter than the 4 minutes after which
+/// the more forgetful NATs drop a mapping. Four lost probes end it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_RETRIES: u32 = 4;
+
+/// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
+type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// What carries HTTP to the API server.
+pub(crate) type Conn = MaybeHttpsStream<Raw>;
+
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Why no connection to the API server could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReachError {
+    /// Name lookup, TCP, proxy and TLS together took longer than the connect timeout.
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+    /// The host of the API server, or of the proxy, has no address.
+    #[error("the host name cannot be resolved")]
+    Lookup(#[source] io::Error),
+    /// The proxy itself cannot be reached.
+    #[error("the proxy {proxy} cannot be reached")]
+    ProxyAway {
+        /// The proxy's URL, without credentials.
+        proxy: String,
+        /// What failed.
+        #[source]
+        source: BoxError,
+    },
+    /// The proxy wants other credentials, or any.
+    #[error("the proxy {proxy} asks for a user and a password it accepts")]
+    ProxyLogin {
+        /// The proxy's URL, without credentials.
+        proxy: String,
+    },
+    /// The proxy does not connect us on.
+    #[error("the proxy {proxy} does not connect to the API server ({reason})")]
+    ProxyRefused {
+        /// The proxy's URL, without credentials.
+        proxy: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// Makes connections; cheap to clone. TLS sessions are resumed across all connectors made from clones of
+/// one [`ClientConfig`], as these share its session store.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    https: HttpsConnector<Reach>,
+    within: Duration,
+}
+
+impl Connector {
+    /// For plain calls: HTTP/2 where the server speaks it (ALPN), else HTTP/1.1.
+    pub(crate) fn negotiating(
+        reach: Reach,
+        tls: &ClientConfig,
+        name: Option<&ServerName<'static>>,
+    ) -> Self {
+        Self::new(reach, tls, name, true)
+    }
+
+    /// For upgrades, which only HTTP/1.1 has (RFC 9113 section 8.6).
+    pub(crate) fn http1(
+        reach: Reach,
+        tls: &ClientConfig,
+        name: Option<&ServerName<'static>>,
+    ) -> Self {
+        Self::new(reach, tls, name, false)
+    }
+
+    fn new(
+        reach: Reach,
+        tls: &ClientConfig,
+        name: Option<&ServerName<'static>>,
+        http2: bool,
+    ) -> Self {
+        let within = reach.within;
+        let mut builder = HttpsConnectorBuilder::new()
+            .with_tls_config(tls.clone())
+            .https_or_http();
+        if let Some(name) = name {
+            let fixed = hyper_rustls::FixedServerNameResolver::new(name.clone());
+            builder = builder.with_server_name_resolver(fixed);
+        }
+        let https = if http2 {
+            builder.enable_http1().enable_http2().wrap_connector(reach)
+        } else {
+            builder.enable_http1().wrap_connector(reach)
+        };
+        Self { https, within }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Conn;
+    type Error = BoxError;
+    type Future = Connecting<Conn>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(cx)
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let within = self.within;
+        let connecting = self.https.call(server);
+        Box::pin(async move {
+            match tokio::time::timeout(within, connecting).await {
+                Ok(connected) => connected,
+                Err(_) => Err(ReachError::TimedOut(within).into()),
+            }
+        })
+    }
+}
+
+/// The way to the API server below its TLS.
+#[derive(Clone)]
+pub(crate) struct Reach {
+    way: Way,
+    within: Duration,
+    /// The proxy for errors, without credentials; empty if there is none.
+    proxy: Arc<str>,
+}
+
+type Proxied = HttpsConnector<Tcp>;
+
+#[derive(Clone)]
+enum Way {
+    Direct(Tcp),
+    Tunnel(Tunnel<Proxied>),
+    Socks(SocksV5<Tcp>),
+}
+
+impl Reach {
+    /// `tls` is for an `https` proxy: as with kubectl, whom we trust to be the API server we trust to be
+    /// its proxy. `within` bounds a connection from name lookup to the end of the TLS handshake.
+    pub(crate) fn new(proxy: Option<&Proxy>, tls: &ClientConfig, within: Duration) -> Self {
+        let tcp = tcp(within);
+        let way = match proxy {
+            None => Way::Direct(tcp),
+            Some(proxy) => match proxy.kind {
+                Kind::Tunnel => Way::Tunnel(tunnel(proxy, tls, tcp)),
+                Kind::Socks5 => Way::Socks(socks(proxy, tcp)),
+            },
+        };
+        Self {
+            way,
+            within,
+            proxy: proxy.map(Proxy::to_string).unwrap_or_default().into(),
+        }
+    }
+}
+
+fn tunnel(proxy: &Proxy, tls: &ClientConfig, tcp: Tcp) -> Tunnel<Proxied> {
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    let tunnel = Tunnel::new(proxy.uri.clone(), https);
+    match &proxy.login {
+        Login::Basic(value) => tunnel.with_auth(value.clone()),
+        _ => tunnel,
+    }
+}
+
+fn socks(proxy: &Proxy, tcp: Tcp) -> SocksV5<Tcp> {
+    let socks = SocksV5::new(proxy.uri.clone(), tcp);
+    match &proxy.login {
+        Login::Password(user, password) => socks.with_auth(user.clone(), password.clone()),
+        _ => socks,
+    }
+}
+
+impl Service<Uri> for Reach {
+    type Response = Raw;
+    type Error = BoxError;
+    type Future = Connecting<Raw>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // None of the ways below ever pushes back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let proxy = self.proxy.clone();
+        // hyper-util's proxies take a missing port for 443, whatever the scheme.
+        let server = with_port(&server, default_port(&server)).unwrap_or(server);
+        match &mut self.way {
+            Way::Direct(tcp) => {
+                let connecting = tcp.call(server);
+                Box::pin(async { Ok(MaybeHttpsStream::Http(connecting.await?)) })
+            }
+            Way::Tunnel(tunnel) => {
+                let connecting = tunnel.call(server);
+                Box::pin(async move { connecting.await.map_err(|e| tunnel_failed(e, &proxy)) })
+            }
+            Way::Socks(socks) => {
+                let connecting = socks.call(server);
+                Box::pin(async move {
+                    match connecting.await {
+                        Ok(tcp) => Ok(MaybeHttpsStream::Http(tcp)),
+                        Err(e) => Err(socks_failed(e, &proxy)),
+                    }
+                })
+            }
+        }
+    }
+}
+
+// hyper-util does not export the names of its proxies' errors; their variants can be had through the
+// services' associated types.
+type TunnelError = <Tunnel<Proxied> as Service<Uri>>::Error;
+type SocksError = <SocksV5<Tcp> as Service<Uri>>::Error;
+
+fn tunnel_failed(error: TunnelError, proxy: &str) -> BoxError {
+    let proxy = proxy.to_owned();
+    let reached = match error {
+        TunnelError::ConnectFailed(source) => ReachError::ProxyAway { proxy, source },
+        TunnelError::Io(source) => ReachError::ProxyAway {
+            proxy,
+            source: source.into(),
+        },
+        TunnelError::ProxyAuthRequired => ReachError::ProxyLogin { proxy },
+        other => ReachError::ProxyRefused {
+            proxy,
+            reason: other.to_string(),
+        },
+    };
+    reached.into()
+}
+
+fn socks_failed(error: SocksError, proxy: &str) -> BoxError {
+    let proxy = proxy.to_owned();
+    let reached = match error {
+        SocksError::Inner(source) => ReachError::ProxyAway {
+            proxy,
+            source: source.into(),
+        },
+        SocksError::Io(source) => ReachError::ProxyAway {
+            proxy,
+            source: source.into(),
+        },
+        other => ReachError::ProxyRefused {
+            proxy,
+            reason: other.to_string(),
+        },
+    };
+    reached.into()
+}
+
+/// TCP with happy eyeballs.
+type Tcp = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> ReachError>>;
+
+fn tcp(within: Duration) -> Tcp {
+    let mut tcp = HttpConnector::new_with_resolver(MapErr::new(
+        GaiResolver::new(),
+        ReachError::Lookup as fn(io::Error) -> ReachError,
+    ));
+    tcp.enforce_http(false);
+    // An upgrade is many small writes: with Nagle's algorithm each new connection waits 40 ms for the
+    // other side's delayed acknowledgement.
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    // Shared out among the addresses of a name, so that a dead one leaves time for the next.
+    tcp.set_connect_timeout(Some(within));
+    tcp
+}

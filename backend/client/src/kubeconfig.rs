@@ -1,0 +1,164 @@
+//! kubectl's rules: which cluster, as whom, in which namespace, through which proxy.
+
+mod env;
+mod error;
+mod files;
+mod incluster;
+mod select;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use kube::Config;
+use secrecy::SecretString;
+
+pub use self::env::Env;
+pub use self::error::{KubeconfigError, Names};
+use self::files::Files;
+use crate::client::server_name;
+use crate::proxy::{self, Proxy};
+
+/// kubectl's flags about the kubeconfig. All left out is the ordinary case.
+#[derive(Clone, Debug, Default)]
+pub struct KubeconfigArgs {
+    /// `--kubeconfig`: this file and no other; a leading `~` is the home directory.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--context`, instead of the current one.
+    pub context: Option<String>,
+    /// `--cluster`, instead of the context's.
+    pub cluster: Option<String>,
+    /// `--user`, instead of the context's.
+    pub user: Option<String>,
+    /// `--namespace`, instead of the context's.
+    pub namespace: Option<String>,
+    /// `--server`, instead of the cluster's.
+    pub server: Option<String>,
+    /// `--token`, instead of all of the user's credentials but a client certificate.
+    pub token: Option<SecretString>,
+    /// `--as`: the user to act as.
+    pub impersonate: Option<String>,
+    /// `--as-group`, any number of times.
+    pub impersonate_groups: Vec<String>,
+    /// `--certificate-authority`, instead of the cluster's.
+    pub certificate_authority: Option<PathBuf>,
+    /// `--insecure-skip-tls-verify`.
+    pub insecure_skip_tls_verify: bool,
+    /// `--tls-server-name`: the name to check the certificate against.
+    pub tls_server_name: Option<String>,
+    /// `--request-timeout`: how long one call may take; `None` or zero for the default.
+    pub request_timeout: Option<Duration>,
+}
+
+/// What the flags, the files and the environment come to.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// For [`build`](crate::build); its proxy URL may hold a password.
+    pub config: Config,
+    /// The namespace short names are looked up in.
+    pub namespace: String,
+    /// The context; `None` within a cluster, or with `--server` alone.
+    pub context: Option<String>,
+    /// The cluster's entry, where there is one.
+    pub cluster: Option<String>,
+    /// The user's entry, where there is one.
+    pub user: Option<String>,
+    /// The API server's URL with its port, as messages name it.
+    pub server: String,
+    /// The files that were read, the first of which wins.
+    pub files: Vec<PathBuf>,
+}
+
+/// Loads the configuration as kubectl does.
+///
+/// `--kubeconfig`, else the files of `KUBECONFIG` merged, else `~/.kube/config`; without any of these,
+/// within a Pod, its service account. Reads files and looks for the credential plugin, runs and sends
+/// nothing. None of kube's own loading is used but the parsing of a file: it reads the process
+/// environment, takes a missing file of the list for an error, and holds `NO_PROXY` against the proxy.
+///
+/// ```
+/// use kubevpn_client::{Env, KubeconfigArgs, KubeconfigError, load};
+/// let env = Env::of([("KUBECONFIG", "/nowhere/at/all")]);
+/// let error = load(&KubeconfigArgs::default(), &env).unwrap_err();
+/// assert!(matches!(error, KubeconfigError::NoneFound { .. }));
+/// ```
+pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError> {
+    if args.impersonate.is_none() && !args.impersonate_groups.is_empty() {
+        return Err(KubeconfigError::GroupsWithoutUser);
+    }
+    let files = Files::read(args.kubeconfig.as_deref(), env)?;
+    let mut loaded = if files.is_empty() && args.server.is_none() {
+        match incluster::load(env)? {
+            Some(loaded) if args.context.is_none() && args.kubeconfig.is_none() => loaded,
+            _ => return Err(files.none_found()),
+        }
+    } else {
+        select::select(files, args, env)?
+    };
+    loaded.server = server_name(&loaded.config);
+    if let Some(namespace) = &args.namespace {
+        loaded.namespace.clone_from(namespace);
+    }
+    let config = &mut loaded.config;
+    config.default_namespace.clone_from(&loaded.namespace);
+    if let Some(token) = &args.token {
+        let user = &mut config.auth_info;
+        user.token = Some(token.clone());
+        (user.token_file, user.username, user.password) = (None, None, None);
+        (user.exec, user.auth_provider) = (None, None);
+    }
+    if args.impersonate.is_some() {
+        config.auth_info.impersonate.clone_from(&args.impersonate);
+        let groups = &args.impersonate_groups;
+        config.auth_info.impersonate_groups = (!groups.is_empty()).then(|| groups.clone());
+    }
+    config.read_timeout = args.request_timeout.filter(|t| !t.is_zero());
+    if config.proxy_url.is_none() {
+        config.proxy_url = proxy_of_env(&config.cluster_url, env)?;
+    }
+    if let Some(exec) = &mut config.auth_info.exec {
+        env.settle_plugin(exec, loaded.user.as_deref())?;
+    }
+    Ok(loaded)
+}
+
+/// `HTTPS_PROXY` or `HTTP_PROXY`, by the server's scheme, unless `NO_PROXY` names the server.
+///
+/// A server on loopback is never behind a proxy: so says Go, and with it kubectl.
+fn proxy_of_env(server: &Uri, env: &Env) -> Result<Option<Uri>, KubeconfigError> {
+    let (upper, lower) = match server.scheme_str() {
+        Some("http") => ("HTTP_PROXY", "http_proxy"),
+        _ => ("HTTPS_PROXY", "https_proxy"),
+    };
+    let Some((name, url)) = env.first_of([upper, lower]) else {
+        return Ok(None);
+    };
+    let no_proxy = env.first_of(["NO_PROXY", "no_proxy"]);
+    let no_proxy = no_proxy.as_ref().map_or("", |(_, list)| list);
+    if on_loopback(server) || proxy::bypassed(no_proxy, server) {
+        return Ok(None);
+    }
+    proxy_url(&url, name).map(Some)
+}
+
+/// Checks a proxy's URL, and adds the scheme it may lack. `from` says where it stands.
+fn proxy_url(text: &str, from: &str) -> Result<Uri, KubeconfigError> {
+    let bad = |source| KubeconfigError::Proxy {
+        from: from.to_owned(),
+        source,
+    };
+    Proxy::parse(text).map_err(bad)?;
+    let with_scheme = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("http://{text}"),
+    };
+    let parsed = with_scheme.parse();
+    parsed.map_err(|_| bad(proxy::ProxyError::NotAUrl))
+}
+
+fn on_loopback(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}

@@ -1,0 +1,115 @@
+//! What is read of the process environment, handed in.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use kube::config::{ExecConfig, ExecInteractiveMode};
+
+use super::error::KubeconfigError;
+use crate::login::{PluginError, PluginFailure};
+
+/// The environment [`load`](crate::load) works in.
+///
+/// Read are `KUBECONFIG`, `HOME` (`USERPROFILE` on Windows), `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (and
+/// their lower-case forms), `PATH`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT` and
+/// `POD_NAMESPACE`. Two things read the process's own environment whatever is said here: a credential
+/// plugin inherits it, and the trust store of the system (used for a cluster without a certificate
+/// authority) heeds `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+#[derive(Clone, Debug)]
+pub struct Env {
+    vars: HashMap<OsString, OsString>,
+    /// Whether somebody can answer a credential plugin's questions.
+    pub terminal: bool,
+    /// Where a Pod finds its service account.
+    pub service_account: PathBuf,
+}
+
+impl Env {
+    /// The environment of this process, and its terminal.
+    pub fn of_process() -> Self {
+        Self {
+            terminal: std::io::stdin().is_terminal(),
+            ..Self::of(std::env::vars_os())
+        }
+    }
+
+    /// These variables and no others, without a terminal.
+    pub fn of<K: Into<OsString>, V: Into<OsString>>(
+        vars: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        Self {
+            vars: vars
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+            terminal: false,
+            service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+        }
+    }
+
+    /// The variable, unless it is empty.
+    pub(super) fn var_os(&self, name: &str) -> Option<&OsString> {
+        self.vars
+            .get(std::ffi::OsStr::new(name))
+            .filter(|v| !v.is_empty())
+    }
+
+    pub(super) fn var(&self, name: &str) -> Option<String> {
+        self.var_os(name).map(|v| v.to_string_lossy().into_owned())
+    }
+
+    /// The first of the variables that is set and not empty, with its name.
+    pub(super) fn first_of(&self, names: [&'static str; 2]) -> Option<(&'static str, String)> {
+        names
+            .into_iter()
+            .find_map(|name| Some((name, self.var(name)?)))
+    }
+
+    pub(super) fn home(&self) -> Option<PathBuf> {
+        let home = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+        self.var_os(home).map(PathBuf::from)
+    }
+
+    /// `~/x` in the home directory; everything else as it is.
+    pub(super) fn expand(&self, path: &Path) -> PathBuf {
+        match (path.strip_prefix("~"), self.home()) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => path.to_owned(),
+        }
+    }
+
+    /// Looks for the plugin's program, and lets it ask questions only where there is a terminal: without
+    /// one its standard error is captured, and can be part of the message when it fails.
+    pub(super) fn settle_plugin(
+        &self,
+        exec: &mut ExecConfig,
+        user: Option<&str>,
+    ) -> Result<(), KubeconfigError> {
+        if !self.terminal && exec.interactive_mode != Some(ExecInteractiveMode::Always) {
+            exec.interactive_mode = Some(ExecInteractiveMode::Never);
+        }
+        let command = Path::new(exec.command.as_deref().unwrap_or_default());
+        if self.has_program(command) {
+            return Ok(());
+        }
+        Err(KubeconfigError::Plugin {
+            user: user.unwrap_or_default().to_owned(),
+            source: PluginError::new(exec, PluginFailure::Missing),
+        })
+    }
+
+    fn has_program(&self, command: &Path) -> bool {
+        if cfg!(windows) {
+            // Which of PATHEXT's endings it has is found out when it is run.
+            return true;
+        }
+        if command.components().count() > 1 || command.is_absolute() {
+            return command.is_file();
+        }
+        let path = self.var_os("PATH").cloned().unwrap_or_default();
+        !command.as_os_str().is_empty()
+            && std::env::split_paths(&path).any(|dir| dir.join(command).is_file())
+    }
+}

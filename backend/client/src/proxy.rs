@@ -1,0 +1,211 @@
+//! Which proxy stands before the API server, and who we are to it.
+
+use std::fmt;
+
+use http::{HeaderValue, Uri};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+
+/// A proxy to reach the API server through.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    pub(crate) kind: Kind,
+    /// `scheme://host:port/`: the port is always there, user and password never.
+    pub(crate) uri: Uri,
+    pub(crate) login: Login,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// HTTP CONNECT, spoken in the clear (`http`) or over TLS (`https`).
+    Tunnel,
+    /// SOCKS5. The proxy resolves the name for `socks5` too, as it does with kubectl and kube.
+    Socks5,
+}
+
+/// What the proxy wants to know us by, percent-decoded.
+#[derive(Clone)]
+pub(crate) enum Login {
+    None,
+    /// The value of `Proxy-Authorization`.
+    Basic(HeaderValue),
+    Password(String, String),
+}
+
+/// Why a proxy's URL cannot be used. The texts never hold the URL: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// Not `http`, `https`, `socks5` or `socks5h`.
+    #[error("proxies of the kind {0:?} are not supported: use http, https, socks5 or socks5h")]
+    Scheme(String),
+    /// No URL with a host; a password may need percent-encoding.
+    #[error(
+        "the proxy is no URL such as http://host:3128 (percent-encode special characters of a password)"
+    )]
+    NotAUrl,
+    /// SOCKS5 sends each in one length-prefixed field (RFC 1929).
+    #[error("user and password of a SOCKS5 proxy have 255 bytes each at most")]
+    LoginTooLong,
+}
+
+impl Proxy {
+    /// Reads a proxy's URL. Without a scheme it is `http`, as for kubectl and curl.
+    pub(crate) fn parse(text: &str) -> Result<Self, ProxyError> {
+        let scheme = match text.split_once("://") {
+            Some((scheme, _)) => scheme.to_ascii_lowercase(),
+            None => "http".to_owned(),
+        };
+        let (kind, default_port) = match scheme.as_str() {
+            "http" => (Kind::Tunnel, 80),
+            "https" => (Kind::Tunnel, 443),
+            "socks5" | "socks5h" => (Kind::Socks5, 1080),
+            _ => return Err(ProxyError::Scheme(scheme.chars().take(20).collect())),
+        };
+        let read = intercept(text).ok_or(ProxyError::NotAUrl)?;
+        let uri = with_port(read.uri(), default_port).ok_or(ProxyError::NotAUrl)?;
+        let login = match (read.basic_auth(), read.raw_auth()) {
+            (Some(value), _) => Login::Basic(value.clone()),
+            (None, Some((user, password))) if user.len() > 255 || password.len() > 255 => {
+                return Err(ProxyError::LoginTooLong);
+            }
+            (None, Some((user, password))) => Login::Password(user.to_owned(), password.to_owned()),
+            (None, None) => Login::None,
+        };
+        Ok(Self { kind, uri, login })
+    }
+}
+
+/// The URL without user and password, fit for logs.
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let authority = self.uri.authority().map_or("", |a| a.as_str());
+        write!(f, "{scheme}://{authority}")
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether `NO_PROXY` says to reach `server` directly.
+///
+/// As Go reads it, which is what kubectl does: hosts and all their subdomains, addresses, networks, `*`
+/// for everything, each perhaps with a port. (kube 5.0 holds the list against the *proxy's* host.)
+pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
+    let port = server.port_u16().unwrap_or_else(|| default_port(server));
+    let mut hosts = Vec::new();
+    for entry in no_proxy.split(',').map(str::trim) {
+        let entry = entry.strip_prefix("*.").unwrap_or(entry);
+        match entry.rsplit_once(':') {
+            _ if entry == "*" => return true,
+            // More colons make it an IPv6 address, unless that stands in brackets.
+            Some((host, at)) if !host.contains(':') || host.ends_with(']') => {
+                if at.parse() == Ok(port) {
+                    hosts.push(host.trim_start_matches('[').trim_end_matches(']'));
+                }
+            }
+            _ => hosts.push(entry),
+        }
+    }
+    let matcher = Matcher::builder()
+        .all("http://unused")
+        .no(hosts.join(","))
+        .build();
+    matcher.intercept(server).is_none()
+}
+
+pub(crate) fn default_port(uri: &Uri) -> u16 {
+    if uri.scheme_str() == Some("http") {
+        80
+    } else {
+        443
+    }
+}
+
+/// The same URI with its port written out.
+pub(crate) fn with_port(uri: &Uri, default: u16) -> Option<Uri> {
+    let port = uri.port_u16().unwrap_or(default);
+    let mut parts = uri.clone().into_parts();
+    parts.authority = Some(format!("{}:{port}", uri.host()?).parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
+/// hyper-util's reading of a proxy URL: scheme, user, password and escapes.
+fn intercept(text: &str) -> Option<Intercept> {
+    Matcher::builder()
+        .all(text)
+        .build()
+        .intercept(&Uri::from_static("https://any.invalid"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind() {
+        let of = |text: &str| Proxy::parse(text).map(|p| (p.kind, p.to_string()));
+        for (text, kind, shown) in [
+            ("http://p:3128", Kind::Tunnel, "http://p:3128"),
+            ("http://p", Kind::Tunnel, "http://p:80"),
+            ("p:3128", Kind::Tunnel, "http://p:3128"),
+            ("HTTPS://p/", Kind::Tunnel, "https://p:443"),
+            ("socks5://p", Kind::Socks5, "socks5://p:1080"),
+            ("socks5h://[::1]:9", Kind::Socks5, "socks5h://[::1]:9"),
+            ("http://u:s3cret@p:1", Kind::Tunnel, "http://p:1"),
+        ] {
+            assert_eq!(of(text), Ok((kind, shown.to_owned())), "{text}");
+        }
+        assert_eq!(of("ftp://p"), Err(ProxyError::Scheme("ftp".into())));
+        assert_eq!(of("socks4://p"), Err(ProxyError::Scheme("socks4".into())));
+        assert_eq!(of("http://u:a b@p"), Err(ProxyError::NotAUrl));
+        assert_eq!(of("http://"), Err(ProxyError::NotAUrl));
+        let long = format!("socks5://u:{}@p", "x".repeat(256));
+        assert_eq!(of(&long), Err(ProxyError::LoginTooLong));
+    }
+
+    #[test]
+    fn logins_are_decoded_and_never_shown() {
+        let http = Proxy::parse("http://user:pa%40ss%3A@p:1").unwrap();
+        let Login::Basic(value) = &http.login else {
+            panic!("{http:?}")
+        };
+        assert_eq!(value, "Basic dXNlcjpwYUBzczo=");
+        assert!(value.is_sensitive());
+        let socks = Proxy::parse("socks5h://user:pa%40ss@p").unwrap();
+        assert!(matches!(&socks.login, Login::Password(u, p) if u == "user" && p == "pa@ss"));
+        assert!(!format!("{http:?}{socks:?}{http}{socks}").contains("pa"));
+    }
+
+    #[test]
+    fn no_proxy_as_go_reads_it() {
+        let yes = |list: &str, url: &'static str| {
+            assert!(bypassed(list, &Uri::from_static(url)), "{list} {url}");
+        };
+        let no = |list: &str, url: &'static str| {
+            assert!(!bypassed(list, &Uri::from_static(url)), "{list} {url}");
+        };
+        yes("*", "https://10.0.0.1:6443");
+        yes("x, *", "https://api.corp");
+        yes("api.corp", "https://api.corp:6443");
+        yes("corp", "https://api.corp:6443");
+        yes(".corp", "https://api.corp");
+        yes("*.corp", "https://api.corp");
+        yes("API.Corp:6443", "https://api.corp:6443");
+        yes("api.corp:443", "https://api.corp");
+        yes("10.0.0.1", "https://10.0.0.1");
+        yes("10.0.0.0/8,", "https://10.9.8.7:6443");
+        yes("10.0.0.1:6443", "https://10.0.0.1:6443");
+        yes("fd00::/8", "https://[fd00::1]:6443");
+        yes("[fd00::1]:6443", "https://[fd00::1]:6443");
+        no("", "https://api.corp");
+        no("api.corp:443", "https://api.corp:6443");
+        no("pi.corp", "https://api.corp");
+        no("10.0.0.0/8", "https://11.0.0.1");
+        no("[fd00::1]:1", "https://[fd00::1]:6443");
+        // The proxy's own host is not what the list is about.
+        no("proxy.corp", "https://api.other");
+    }
+}

@@ -1,0 +1,207 @@
+//! Requests on connections: calls share HTTP/2 connections, each upgrade gets an HTTP/1.1 one.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response, header};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Bytes;
+use hyper_util::client::legacy::{Builder, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::Body;
+use kube::client::retry::RetryPolicy;
+use kubevpn_target::BoxError;
+use tower::retry::Retry;
+use tower::{Service, ServiceExt};
+
+use crate::client::Options;
+use crate::connector::Connector;
+use crate::error::ClientError;
+
+/// How many requests one connection carries at a time before the next is opened. API servers and the
+/// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for
+/// calls beside long watches.
+const STREAMS_PER_CONNECTION: usize = 64;
+
+/// An unused connection is closed after this time, before most middleboxes forget it.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What is read of the API server.
+pub(crate) type Received = UnsyncBoxBody<Bytes, BoxError>;
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> + Send>>;
+
+/// Sends each request the way it needs. Always ready.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    calls: Retry<RetryPolicy, Calls>,
+    upgrades: Client<Connector, Body>,
+    server: Arc<str>,
+    /// How long a call may take until its response's head is there.
+    answer: Duration,
+}
+
+impl Transport {
+    /// `calls` makes connections for plain calls, `upgrades` for upgrades.
+    pub(crate) fn new(
+        calls: Connector,
+        upgrades: Connector,
+        server: Arc<str>,
+        retry: RetryPolicy,
+        options: &Options,
+    ) -> Self {
+        let mut shared = builder();
+        shared
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(options.ping_interval)
+            .http2_keep_alive_timeout(options.ping_timeout)
+            // So that the call after a laptop's sleep does not find the connection dead.
+            .http2_keep_alive_while_idle(true);
+        // An idle HTTP/1.1 connection is not probed: what is left of a refused upgrade may be dead by the
+        // time of the next one.
+        let upgrades = builder().pool_max_idle_per_host(0).build(upgrades);
+        Self {
+            calls: Retry::new(retry, Calls::new(shared, calls)),
+            upgrades,
+            server,
+            answer: options.answer_timeout,
+        }
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE);
+    builder
+}
+
+fn received<B>(body: B) -> Received
+where
+    B: BodyExt<Data = Bytes, Error = hyper::Error> + Send + 'static,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+impl Service<Request<Body>> for Transport {
+    type Response = Response<Received>;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let Self {
+            calls,
+            upgrades,
+            server,
+            answer,
+        } = self.clone();
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        Box::pin(async move {
+            let upgrade = request.headers().contains_key(header::UPGRADE);
+            let answered = if upgrade {
+                // Never retried, and timed by the caller: an upgrade is one step of its dial.
+                let upgraded = upgrades.request(request).await;
+                upgraded.map(|r| r.map(received)).map_err(Into::into)
+            } else {
+                match tokio::time::timeout(answer, calls.oneshot(request)).await {
+                    Ok(answered) => answered,
+                    Err(_) => {
+                        let server = server.clone();
+                        return Err(ClientError::NoAnswer {
+                            server,
+                            after: answer,
+                        }
+                        .into());
+                    }
+                }
+            };
+            match answered {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    tracing::debug!(%method, path, upgrade, status, "answered");
+                    Ok(response)
+                }
+                Err(source) => {
+                    tracing::debug!(%method, path, upgrade, error = %source, "not answered");
+                    Err(ClientError::Transport { server, source }.into())
+                }
+            }
+        })
+    }
+}
+
+/// Plain calls over as few connections as their streams fit on.
+///
+/// hyper-util's client keeps one HTTP/2 connection per server and queues what the server has no stream
+/// for: behind 100 watches a call would wait for ever. So there is a client per
+/// [`STREAMS_PER_CONNECTION`] requests in flight, the first with room takes the next.
+#[derive(Clone)]
+struct Calls {
+    builder: Builder,
+    connector: Connector,
+    lanes: Arc<Mutex<Vec<Lane>>>,
+}
+
+struct Lane {
+    client: Client<Connector, Body>,
+    /// A clone lives as long as a request or the body of its response.
+    streams: Arc<()>,
+}
+
+impl Calls {
+    fn new(builder: Builder, connector: Connector) -> Self {
+        Self {
+            builder,
+            connector,
+            lanes: Arc::default(),
+        }
+    }
+
+    fn lane(&self) -> (Client<Connector, Body>, Arc<()>) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = lanes
+            .iter()
+            .find(|lane| Arc::strong_count(&lane.streams) <= STREAMS_PER_CONNECTION);
+        if let Some(lane) = free {
+            return (lane.client.clone(), lane.streams.clone());
+        }
+        let lane = Lane {
+            client: self.builder.build(self.connector.clone()),
+            streams: Arc::new(()),
+        };
+        let taken = (lane.client.clone(), lane.streams.clone());
+        lanes.push(lane);
+        taken
+    }
+}
+
+impl Service<Request<Body>> for Calls {
+    type Response = Response<Received>;
+    type Error = BoxError;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let (client, stream) = self.lane();
+        Box::pin(async move {
+            let response = client.request(request).await?;
+            Ok(response.map(|body| {
+                received(body.map_frame(move |frame| {
+                    let _until_dropped = &stream;
+                    frame
+                }))
+            }))
+        })
+    }
+}
