@@ -1,0 +1,58 @@
+//! What `integration/fuzz` runs: plain functions over bytes, so that a test can replay a corpus.
+
+use bytes::BytesMut;
+use kubevpn_conn::Credentials;
+use kubevpn_target::{Origin, Target};
+
+use crate::session::{HandshakeError, MAX_INPUT, Session};
+
+/// Feeds `data` to a session, whole and byte by byte, with a password asked for and without.
+///
+/// Panics when the way the bytes were cut changes the outcome, or when a session waits for more input
+/// than it may hold.
+///
+/// ```
+/// kubevpn_socks5::fuzzing::socks5_handshake(b"\x05\x01\x00\x05\x01\x00\x01\x7f\0\0\x01\0\x50");
+/// ```
+pub fn socks5_handshake(data: &[u8]) {
+    let credentials = Credentials::new("user", "pass").ok();
+    for credentials in [None, credentials.as_ref()] {
+        let whole = run(credentials, data, data.len());
+        assert_eq!(whole, run(credentials, data, 1), "cut into single bytes");
+        assert_eq!(whole, run(credentials, data, 7), "cut into pieces of seven");
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    result: Result<Option<Target>, HandshakeError>,
+    sent: Vec<u8>,
+    /// What of the data is payload, or not yet a message.
+    left: usize,
+}
+
+fn run(credentials: Option<&Credentials>, data: &[u8], piece: usize) -> Outcome {
+    let mut session = Session::new(credentials, Origin::default());
+    let mut input = BytesMut::new();
+    let mut sent = Vec::new();
+    let mut result = Ok(None);
+    let mut fed = 0;
+    for piece in data.chunks(piece.max(1)) {
+        input.extend_from_slice(piece);
+        fed += piece.len();
+        result = session.receive(&mut input, &mut sent);
+        if !matches!(result, Ok(None)) {
+            break;
+        }
+        assert!(input.len() < MAX_INPUT, "waits for more than it may hold");
+    }
+    let left = match result {
+        Ok(_) => data.len() - fed + input.len(),
+        // What follows an error is nobody's.
+        Err(_) => 0,
+    };
+    if matches!(result, Ok(Some(_))) {
+        session.answer(Ok(()), &mut sent);
+    }
+    Outcome { result, sent, left }
+}

@@ -1,0 +1,287 @@
+//! One client connection from its first byte to its last.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kubevpn_conn::{
+    ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, RelayOptions, Relayed, Rewind, relay,
+    reply_and_close, while_connected,
+};
+use kubevpn_target::{Connect, ConnectError, Frontend, Origin, Stream, Target};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use tracing::Instrument;
+
+use crate::session::{HandshakeError, MAX_INPUT, Session};
+
+/// What a user of the frontend can choose.
+///
+/// ```
+/// use kubevpn_socks5::Settings;
+/// assert!(Settings::default().credentials.is_none());
+/// assert_eq!(Settings::default().handshake_timeout.as_secs(), 10);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Asked of every client (RFC 1929); `None` lets everybody in.
+    pub credentials: Option<Credentials>,
+    /// From the accepted connection to the complete request. Dialing is not counted.
+    pub handshake_timeout: Duration,
+    /// Ends a connection on which no byte moved for this long; `None` for never.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            credentials: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            idle_timeout: None,
+        }
+    }
+}
+
+/// Serves one client: handshake, one dial through `connect`, answer, relay. Writes one access record
+/// ([`kubevpn_conn::Record`]).
+///
+/// `connect` is any `tower_service::Service<Target>` that answers with a [`Stream`]; give each connection
+/// a clone. It is called once, when the request is complete, and the client hears of success when it
+/// has answered. A client whose connection breaks meanwhile cancels the dial; one that has only ended its
+/// own writing does not.
+///
+/// Cancellation: dropping the future drops both streams; the client's connection is reset if it was relayed.
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use kubevpn_socks5::{Settings, serve_connection};
+/// use kubevpn_target::Target;
+/// use tokio::net::{TcpListener, TcpStream};
+///
+/// # async fn run() -> std::io::Result<()> {
+/// let dialer = tower::service_fn(|target: Target| TcpStream::connect(target.to_string()));
+/// let settings = Arc::new(Settings::default());
+/// let listener = TcpListener::bind("127.0.0.1:1080").await?;
+/// loop {
+///     let (client, _) = listener.accept().await?;
+///     let (dialer, settings) = (dialer.clone(), Arc::clone(&settings));
+///     tokio::spawn(async move { serve_connection(client, dialer, &settings).await });
+/// }
+/// # }
+/// ```
+pub async fn serve_connection<C, S>(
+    client: C,
+    connect: S,
+    settings: &Settings,
+) -> Result<Relayed, ServeError>
+where
+    C: ClientIo,
+    S: Connect,
+{
+    let origin = Origin {
+        frontend: Frontend::Socks5,
+        peer: client.peer(),
+    };
+    let mut record = Record::start(origin.frontend, origin.peer);
+    let span = tracing::info_span!(
+        "conn",
+        id = record.id(),
+        client.addr = origin.peer.map(tracing::field::display),
+        frontend = origin.frontend.as_str(),
+    );
+    async {
+        let served = serve(client, connect, settings, origin, &mut record).await;
+        match &served {
+            Ok(relayed) => record.relayed(relayed),
+            Err(ServeError::Refused(error)) => record.refused(error),
+            Err(ServeError::Unused) => record.unused(),
+            Err(ServeError::Gone(error)) => record.gone(error),
+            Err(error) => record.rejected(error),
+        }
+        served
+    }
+    .instrument(span)
+    .await
+}
+
+async fn serve<C, S>(
+    mut client: C,
+    connect: S,
+    settings: &Settings,
+    origin: Origin,
+    record: &mut Record,
+) -> Result<Relayed, ServeError>
+where
+    C: ClientIo,
+    S: Connect,
+{
+    let mut session = Session::new(settings.credentials.as_ref(), origin);
+    let mut input = BytesMut::new();
+    let limit = settings.handshake_timeout;
+
+    let asked = timeout(limit, handshake(&mut client, &mut session, &mut input)).await;
+    let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(limit)))) {
+        Ok(target) => target,
+        Err(Failed { error, last_words }) => {
+            if !last_words.is_empty() {
+                farewell(client, &last_words).await;
+            }
+            return Err(error);
+        }
+    };
+    record.target(&target);
+    tracing::debug!(%target, "dialing");
+
+    let mut answer = Vec::new();
+    // In a box, so that the memory of dialing is not held for the life of the connection.
+    let dial = Box::pin(connect.connect(target));
+    let upstream = match while_connected(&mut client, &mut input, dial).await {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(error)) => {
+            session.answer(Err(error.refusal()), &mut answer);
+            farewell(client, &answer).await;
+            return Err(ServeError::Refused(error));
+        }
+        Err(error) => return Err(ServeError::Gone(error)),
+    };
+    record.via(upstream.via());
+    session.answer(Ok(()), &mut answer);
+    timeout(limit, send(&mut client, &answer))
+        .await
+        .map_err(|_| ServeError::Gone(io::ErrorKind::TimedOut.into()))?
+        .map_err(ServeError::Gone)?;
+
+    let early = if input.is_empty() {
+        Bytes::new()
+    } else {
+        input.freeze()
+    };
+    let options = RelayOptions {
+        idle: settings.idle_timeout,
+        traffic: record.traffic(),
+    };
+    Ok(relay(Rewind::new(client, early), upstream, options).await)
+}
+
+/// A handshake that failed, and what the client is told of it.
+struct Failed {
+    error: ServeError,
+    last_words: Vec<u8>,
+}
+
+impl Failed {
+    fn with(error: ServeError) -> Self {
+        Self {
+            error,
+            last_words: Vec::new(),
+        }
+    }
+}
+
+async fn handshake<C: ClientIo>(
+    client: &mut C,
+    session: &mut Session<'_>,
+    input: &mut BytesMut,
+) -> Result<Target, Failed> {
+    let gone = |error| Failed::with(ServeError::Gone(error));
+    let mut begun = false;
+    let mut out = Vec::new();
+    loop {
+        let received = match session.receive(input, &mut out) {
+            Ok(received) => received,
+            Err(error) => {
+                return Err(Failed {
+                    error: error.into(),
+                    last_words: out,
+                });
+            }
+        };
+        send(client, &out).await.map_err(gone)?;
+        out.clear();
+        if let Some(target) = received {
+            return Ok(target);
+        }
+        let room = MAX_INPUT.saturating_sub(input.len());
+        if client
+            .read_buf(&mut (&mut *input).limit(room))
+            .await
+            .map_err(gone)?
+            == 0
+        {
+            return Err(Failed::with(if begun {
+                ServeError::Truncated
+            } else {
+                ServeError::Unused
+            }));
+        }
+        begun = true;
+    }
+}
+
+async fn send<C: ClientIo>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    client.write_all(bytes).await?;
+    client.flush().await
+}
+
+/// The answer of a connection that ends with it. Whether it arrives changes nothing any more.
+async fn farewell<C: ClientIo>(client: C, bytes: &[u8]) {
+    if let Err(error) = reply_and_close(client, bytes).await {
+        tracing::debug!(%error, "the client did not wait for its answer");
+    }
+}
+
+/// Why a connection never came to be relayed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The client said something that cannot be served, and was told so.
+    Handshake(HandshakeError),
+    /// The handshake was not complete within this time.
+    Slow(Duration),
+    /// The client ended in the middle of its handshake.
+    Truncated,
+    /// The client ended without a byte.
+    Unused,
+    /// The client's connection broke before its answer was sent.
+    Gone(io::Error),
+    /// The backend opened no stream, and the client got the reply that says so.
+    Refused(ConnectError),
+}
+
+impl From<HandshakeError> for ServeError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handshake(error) => error.fmt(f),
+            Self::Slow(limit) => write!(f, "no complete SOCKS handshake within {limit:?}"),
+            Self::Truncated => f.write_str("the client ended in the middle of its SOCKS handshake"),
+            Self::Unused => f.write_str("the client ended without a byte"),
+            Self::Gone(_) => f.write_str("the client's connection broke before it was answered"),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // Their own text is shown above, so the chain goes on behind it.
+            Self::Handshake(error) => error.source(),
+            Self::Refused(error) => error.source(),
+            Self::Gone(error) => Some(error),
+            Self::Slow(_) | Self::Truncated | Self::Unused => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

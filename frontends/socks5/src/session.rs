@@ -1,0 +1,307 @@
+//! The handshake without I/O: bytes in; bytes and a [`Target`] out.
+//!
+//! ```text
+//!                    ┌── method 2 ──▶ Auth ── right ──┐
+//!   Opening ── 05 ───┤                                ├──▶ Request ──┐
+//!      │             └── method 0 ────────────────────┘              ├──▶ Asked ──answer──▶ Over
+//!      └────── 04 (SOCKS4, 4A) ──────────────────────────────────────┘
+//!
+//!   every state ── anything else ──▶ Over, with the reply that says why
+//! ```
+
+use std::fmt;
+
+use bytes::{Buf, BytesMut};
+use kubevpn_conn::Credentials;
+use kubevpn_target::{Origin, Refusal, Target, TargetError};
+
+use crate::refusal;
+use crate::wire::auth::{self, Auth};
+use crate::wire::greeting::{self, Greeting, method};
+use crate::wire::reply::Reply;
+use crate::wire::request::{Command, Request};
+use crate::wire::{WireError, http, socks4};
+
+/// The longest message is one of SOCKS4 with its two texts; nothing needs more than this at once.
+pub(crate) const MAX_INPUT: usize = 1024;
+
+pub(crate) struct Session<'a> {
+    credentials: Option<&'a Credentials>,
+    origin: Origin,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Opening,
+    Auth,
+    Request,
+    Asked(Version),
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Four,
+    Five,
+}
+
+/// What a message led to: perhaps a target, and how many bytes it had.
+type Step = Option<(Option<Target>, usize)>;
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(credentials: Option<&'a Credentials>, origin: Origin) -> Self {
+        Self {
+            credentials,
+            origin,
+            state: State::Opening,
+        }
+    }
+
+    /// Takes whole messages from the front of `input` and appends to `out` what has to be sent.
+    ///
+    /// `None` means more input is needed. With a target, what is left in `input` is the client's payload. After
+    /// an error the session is over; `out` may hold a last reply.
+    pub(crate) fn receive(
+        &mut self,
+        input: &mut BytesMut,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Target>, HandshakeError> {
+        loop {
+            let step = self
+                .step(input, out)
+                .inspect_err(|_| self.state = State::Over);
+            let Some((target, read)) = step? else {
+                return Ok(None);
+            };
+            input.advance(read);
+            if target.is_some() {
+                return Ok(target);
+            }
+        }
+    }
+
+    /// Appends what the client is told about the target it asked for. Does so once.
+    pub(crate) fn answer(&mut self, dialled: Result<(), Refusal>, out: &mut Vec<u8>) {
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Asked(Version::Five) => {
+                dialled
+                    .map_or_else(refusal::reply, |()| Reply::Succeeded)
+                    .encode(out);
+            }
+            State::Asked(Version::Four) => socks4::encode_reply(dialled.is_ok(), out),
+            State::Opening | State::Auth | State::Request | State::Over => {}
+        }
+    }
+
+    fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        match (self.state, input.first()) {
+            (_, None) | (State::Asked(_) | State::Over, _) => Ok(None),
+            (State::Opening, Some(&greeting::VERSION)) => self.greeting(input, out),
+            (State::Opening, Some(&socks4::VERSION)) => self.socks4(input, out),
+            (State::Opening, Some(&first)) => match http::sniff(input) {
+                None => Ok(None),
+                Some(true) => {
+                    out.extend(http::ANSWER.as_bytes());
+                    Err(HandshakeError::Http)
+                }
+                Some(false) => Err(HandshakeError::NotSocks(first)),
+            },
+            (State::Auth, _) => self.auth(input, out),
+            (State::Request, _) => self.request(input, out),
+        }
+    }
+
+    fn greeting(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let decoded = Greeting::decode(input).map_err(HandshakeError::malformed)?;
+        let Some((Greeting { methods }, read)) = decoded else {
+            return Ok(None);
+        };
+        let (wanted, next) = match self.credentials {
+            Some(_) => (method::PASSWORD, State::Auth),
+            None => (method::NONE, State::Request),
+        };
+        if !methods.contains(&wanted) {
+            greeting::encode_selection(method::NO_ACCEPTABLE, out);
+            return Err(HandshakeError::NoMethod {
+                password: self.credentials.is_some(),
+            });
+        }
+        greeting::encode_selection(wanted, out);
+        self.state = next;
+        Ok(Some((None, read)))
+    }
+
+    fn auth(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let decoded = Auth::decode(input).map_err(|e| {
+            auth::encode_status(false, out);
+            HandshakeError::malformed(e)
+        })?;
+        let Some((Auth { user, password }, read)) = decoded else {
+            return Ok(None);
+        };
+        let right = self.credentials.is_some_and(|c| c.check(user, password));
+        auth::encode_status(right, out);
+        if !right {
+            return Err(HandshakeError::WrongPassword);
+        }
+        self.state = State::Request;
+        Ok(Some((None, read)))
+    }
+
+    fn request(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let decoded = Request::decode(input).map_err(|e| match e {
+            WireError::AddressType(t) => (
+                Reply::AddressTypeNotSupported,
+                HandshakeError::AddressType(t),
+            ),
+            other => (Reply::GeneralFailure, HandshakeError::malformed(other)),
+        });
+        let target = decoded.and_then(|decoded| {
+            let Some((request, read)) = decoded else {
+                return Ok(None);
+            };
+            if request.command != Command::CONNECT {
+                let error = HandshakeError::Command(request.command.0);
+                return Err((Reply::CommandNotSupported, error));
+            }
+            let target = self
+                .target(request)
+                .map_err(|e| (Reply::GeneralFailure, e))?;
+            Ok(Some((Some(target), read)))
+        });
+        match target {
+            Ok(None) => Ok(None),
+            Ok(asked) => {
+                self.state = State::Asked(Version::Five);
+                Ok(asked)
+            }
+            Err((reply, error)) => {
+                reply.encode(out);
+                Err(error)
+            }
+        }
+    }
+
+    fn socks4(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+        let target = match socks4::decode(input) {
+            Ok(None) => return Ok(None),
+            Ok(Some((request, read))) => {
+                if self.credentials.is_some() {
+                    Err(HandshakeError::Socks4HasNoPassword)
+                } else if request.command != Command::CONNECT {
+                    Err(HandshakeError::Command(request.command.0))
+                } else {
+                    self.target(request).map(|target| (target, read))
+                }
+            }
+            Err(error) => Err(HandshakeError::malformed(error)),
+        };
+        match target {
+            Ok((target, read)) => {
+                self.state = State::Asked(Version::Four);
+                Ok(Some((Some(target), read)))
+            }
+            Err(error) => {
+                socks4::encode_reply(false, out);
+                Err(error)
+            }
+        }
+    }
+
+    fn target(&self, request: Request<'_>) -> Result<Target, HandshakeError> {
+        request
+            .address
+            .host()
+            .and_then(|host| Target::new(host, request.port, self.origin))
+            .map_err(HandshakeError::Target)
+    }
+}
+
+/// Why a handshake came to nothing: the client's doing, in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The first byte belongs to neither SOCKS nor HTTP.
+    NotSocks(u8),
+    /// An HTTP request.
+    Http,
+    /// No offered method is the one we take: with `password` the one of RFC 1929, else none at all.
+    NoMethod {
+        /// Whether this proxy asks for a password.
+        password: bool,
+    },
+    /// User name or password are not the ones.
+    WrongPassword,
+    /// SOCKS4 on a proxy that asks for a password.
+    Socks4HasNoPassword,
+    /// A command other than CONNECT.
+    Command(u8),
+    /// An address type that is none of RFC 1928's.
+    AddressType(u8),
+    /// A host or port nobody can connect to.
+    Target(TargetError),
+    /// A message has another version byte than it should.
+    Version(u8),
+    /// A text of a SOCKS4 request has no end within 255 bytes.
+    Unterminated,
+}
+
+impl HandshakeError {
+    fn malformed(error: WireError) -> Self {
+        match error {
+            WireError::Version(v) => Self::Version(v),
+            WireError::AddressType(t) => Self::AddressType(t),
+            WireError::Unterminated => Self::Unterminated,
+        }
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // A TLS handshake record.
+            Self::NotSocks(0x16) => {
+                f.write_str("the client speaks TLS to the SOCKS port: set it to a plain socks5h:// proxy")
+            }
+            Self::NotSocks(b) => write!(
+                f,
+                "the client speaks no SOCKS, its first byte is {b:#04x}: set it to a socks5h:// proxy"
+            ),
+            Self::Http => f.write_str(
+                "the client speaks HTTP to the SOCKS port: set it to a socks5h:// proxy, or use --listen-http",
+            ),
+            Self::NoMethod { password: true } => f.write_str(
+                "the client offers no user name and password, which this proxy asks for",
+            ),
+            Self::NoMethod { password: false } => f.write_str(
+                "the client insists on authentication, which this proxy does not ask for: leave its user name and password empty",
+            ),
+            Self::WrongPassword => f.write_str("the user name or the password is wrong"),
+            Self::Socks4HasNoPassword => f.write_str(
+                "the client speaks SOCKS4, which has no password, and this proxy asks for one: set it to SOCKS5",
+            ),
+            Self::Command(code) => write!(
+                f,
+                "the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone",
+                Command(*code)
+            ),
+            Self::AddressType(t) => write!(f, "the address type {t:#04x} is none of SOCKS5's"),
+            Self::Target(_) => f.write_str("the client asks for what nobody can connect to"),
+            Self::Version(v) => write!(f, "a message of the handshake has the version {v:#04x}"),
+            Self::Unterminated => f.write_str("a text of the SOCKS4 request has no end within 255 bytes"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Target(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

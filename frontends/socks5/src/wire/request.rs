@@ -1,0 +1,70 @@
+//! RFC 1928 section 4: what a client wants.
+
+use std::fmt;
+
+use super::addr::Address;
+use super::greeting::VERSION;
+use super::{Decoded, Reader, WireError};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request<'a> {
+    pub(crate) command: Command,
+    pub(crate) address: Address<'a>,
+    pub(crate) port: u16,
+}
+
+/// A command, known or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Command(pub(crate) u8);
+
+impl Command {
+    pub(crate) const CONNECT: Self = Self(1);
+    pub(crate) const BIND: Self = Self(2);
+    pub(crate) const UDP_ASSOCIATE: Self = Self(3);
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::CONNECT => f.write_str("CONNECT"),
+            Self::BIND => f.write_str("BIND"),
+            Self::UDP_ASSOCIATE => f.write_str("UDP ASSOCIATE"),
+            Self(other) => write!(f, "{other:#04x}"),
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// `VER CMD RSV ATYP ADDR PORT`
+    pub(crate) fn decode(input: &'a [u8]) -> Decoded<Self> {
+        let mut reader = Reader::new(input);
+        match reader.byte() {
+            None => return Ok(None),
+            Some(VERSION) => {}
+            Some(other) => return Err(WireError::Version(other)),
+        }
+        // RSV should be 0; what clients put there changes nothing, so it is not looked at.
+        let Some([command, _reserved]) = reader.array() else {
+            return Ok(None);
+        };
+        let Some((address, n)) = Address::decode(reader.rest)? else {
+            return Ok(None);
+        };
+        let port = reader.bytes(n).and_then(|_| reader.port());
+        Ok(port.map(|port| {
+            let request = Self {
+                command: Command(command),
+                address,
+                port,
+            };
+            (request, reader.read())
+        }))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend([VERSION, self.command.0, 0]);
+        self.address.encode(out);
+        out.extend(self.port.to_be_bytes());
+    }
+}
