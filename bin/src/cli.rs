@@ -13,7 +13,12 @@ use crate::exit::Failure;
 
 /// Reach the Services and Pods of a Kubernetes cluster from this machine, over nothing but the Kubernetes API
 #[derive(Debug, Parser)]
-#[command(name = "kubevpn", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "kubevpn",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Args {
     /// Say more in the log on stderr: -v about us, -vv about the libraries too (RUST_LOG overrides)
     #[arg(short, long, global = true, action = ArgAction::Count)]

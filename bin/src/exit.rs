@@ -18,7 +18,11 @@ pub(crate) enum Failure {
     /// A listener could not be had because something else has the address.
     AddressInUse { flag: &'static str, address: String },
     /// A listener could not be had for another reason.
-    Listen { flag: &'static str, address: String, source: std::io::Error },
+    Listen {
+        flag: &'static str,
+        address: String,
+        source: std::io::Error,
+    },
     /// The cluster, or something in it, could not be reached.
     Refused(ConnectError),
     /// Ctrl-C.
@@ -40,7 +44,10 @@ impl Failure {
     }
 
     /// Says it on stderr, causes and all, and gives the code for `main`.
-    #[expect(clippy::print_stderr, reason = "the one place where a command's failure is said")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the one place where a command's failure is said"
+    )]
     pub(crate) fn report(&self) -> ExitCode {
         if !matches!(self, Self::Interrupted) {
             eprintln!("error: {self}");
@@ -72,10 +79,16 @@ impl fmt::Display for Failure {
             Self::Kubeconfig(error) => error.fmt(f),
             Self::Value(sentence) => f.write_str(sentence),
             Self::AddressInUse { flag, address } => {
-                write!(f, "{address} is already in use: end what listens there, or pick another address with {flag}")
+                write!(
+                    f,
+                    "{address} is already in use: end what listens there, or pick another address with {flag}"
+                )
             }
             Self::Listen { flag, address, .. } => {
-                write!(f, "cannot listen on {address}: pick another address with {flag}")
+                write!(
+                    f,
+                    "cannot listen on {address}: pick another address with {flag}"
+                )
             }
             Self::Refused(error) => error.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),

@@ -12,7 +12,9 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let args = cli::Args::parse();
     telemetry::init(args.verbose);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(args.run()),
         Err(error) => Err(exit::Failure::Other(error.into())),

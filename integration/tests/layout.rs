@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn metadata() -> serde_json::Value {
@@ -14,7 +17,11 @@ fn metadata() -> serde_json::Value {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -38,7 +45,10 @@ fn the_crate_table_of_the_architecture_page_is_the_workspace() {
         .map(|package| {
             let manifest = Path::new(package["manifest_path"].as_str().unwrap());
             let folder = manifest.parent().unwrap().strip_prefix(&root).unwrap();
-            (package["name"].as_str().unwrap().to_owned(), folder.to_str().unwrap().to_owned())
+            (
+                package["name"].as_str().unwrap().to_owned(),
+                folder.to_str().unwrap().to_owned(),
+            )
         })
         .collect();
     assert_eq!(in_page, in_workspace);
@@ -54,8 +64,14 @@ fn dependencies_point_one_way() {
         ("kubevpn-client", &["kubevpn-target"]),
         ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
         ("kubevpn-spdy", &[]),
-        ("kubevpn-portforward", &["kubevpn-client", "kubevpn-spdy", "kubevpn-target"]),
-        ("kubevpn-stack", &["kubevpn-cluster", "kubevpn-portforward", "kubevpn-target"]),
+        (
+            "kubevpn-portforward",
+            &["kubevpn-client", "kubevpn-spdy", "kubevpn-target"],
+        ),
+        (
+            "kubevpn-stack",
+            &["kubevpn-cluster", "kubevpn-portforward", "kubevpn-target"],
+        ),
         (
             "kubevpn",
             &[
@@ -73,15 +89,23 @@ fn dependencies_point_one_way() {
     ];
     let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap();
-    let ours: BTreeSet<&str> = packages.iter().map(|p| p["name"].as_str().unwrap()).collect();
+    let ours: BTreeSet<&str> = packages
+        .iter()
+        .map(|p| p["name"].as_str().unwrap())
+        .collect();
     for package in packages {
         let name = package["name"].as_str().unwrap();
         let allowed = allowed.iter().find(|(n, _)| *n == name);
-        let allowed = allowed.unwrap_or_else(|| panic!("{name} is not in this list: which edges may it have?")).1;
+        let allowed = allowed
+            .unwrap_or_else(|| panic!("{name} is not in this list: which edges may it have?"))
+            .1;
         for dependency in package["dependencies"].as_array().unwrap() {
             let to = dependency["name"].as_str().unwrap();
             let dev = dependency["kind"] == "dev";
-            assert!(dev || !ours.contains(to) || allowed.contains(&to), "{name} must not depend on {to}");
+            assert!(
+                dev || !ours.contains(to) || allowed.contains(&to),
+                "{name} must not depend on {to}"
+            );
         }
     }
 }
@@ -90,17 +114,40 @@ fn dependencies_point_one_way() {
 #[test]
 fn the_socks5_frontend_stands_alone() {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--package", "kubevpn-socks5", "--edges", "normal", "--prefix", "none"])
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            "kubevpn-socks5",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let tree = String::from_utf8(output.stdout).unwrap();
     assert!(tree.contains("kubevpn-target"), "{tree}");
-    let strangers = ["kube", "k8s", "hyper", "kubevpn-client", "kubevpn-cluster", "kubevpn-portforward", "kubevpn-stack"];
+    let strangers = [
+        "kube",
+        "k8s",
+        "hyper",
+        "kubevpn-client",
+        "kubevpn-cluster",
+        "kubevpn-portforward",
+        "kubevpn-stack",
+    ];
     for line in tree.lines() {
         let name = line.split(' ').next().unwrap_or_default();
-        let stranger = strangers.iter().find(|s| name == **s || name.starts_with(&format!("{s}-")));
+        let stranger = strangers
+            .iter()
+            .find(|s| name == **s || name.starts_with(&format!("{s}-")));
         assert_eq!(stranger, None, "{tree}");
     }
 }

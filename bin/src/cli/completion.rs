@@ -12,6 +12,11 @@ pub(crate) struct Completion {
 
 impl Completion {
     pub(crate) fn run(self) {
-        clap_complete::generate(self.shell, &mut super::Args::command(), "kubevpn", &mut std::io::stdout());
+        clap_complete::generate(
+            self.shell,
+            &mut super::Args::command(),
+            "kubevpn",
+            &mut std::io::stdout(),
+        );
     }
 }

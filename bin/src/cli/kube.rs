@@ -1,6 +1,7 @@
 //! kubectl's flags for choosing a cluster.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ArgAction;
 use kubevpn_client::KubeconfigArgs;
@@ -33,6 +34,21 @@ pub(crate) struct KubeArgs {
     /// Address of the API server instead of the kubeconfig's
     #[arg(short, long, value_name = "URL")]
     server: Option<String>,
+    /// Bearer token for the API server
+    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// File of certificates that vouch for the API server
+    #[arg(long, value_name = "FILE")]
+    certificate_authority: Option<PathBuf>,
+    /// Do not check the API server's certificate: whoever is on the way can read and change everything
+    #[arg(long)]
+    insecure_skip_tls_verify: bool,
+    /// Name to expect in the API server's certificate
+    #[arg(long, value_name = "NAME")]
+    tls_server_name: Option<String>,
+    /// How long a call to the API server may take, e.g. 10s [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    request_timeout: Option<Duration>,
 }
 
 impl From<KubeArgs> for KubeconfigArgs {
@@ -46,7 +62,11 @@ impl From<KubeArgs> for KubeconfigArgs {
             impersonate: args.impersonate,
             impersonate_groups: args.impersonate_groups,
             server: args.server,
-            ..Self::default()
+            token: args.token.map(Into::into),
+            certificate_authority: args.certificate_authority,
+            insecure_skip_tls_verify: args.insecure_skip_tls_verify,
+            tls_server_name: args.tls_server_name,
+            request_timeout: args.request_timeout,
         }
     }
 }

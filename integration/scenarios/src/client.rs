@@ -30,12 +30,32 @@ impl Curl {
     /// curl with these words; silent but for errors, and without this machine's proxy settings.
     pub async fn run(args: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new("curl");
-        command.args(["--disable", "--silent", "--show-error", "--fail-with-body", "--max-time", "60"]).args(args);
-        for variable in ["http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"] {
+        command
+            .args([
+                "--disable",
+                "--silent",
+                "--show-error",
+                "--fail-with-body",
+                "--max-time",
+                "60",
+            ])
+            .args(args);
+        for variable in [
+            "http_proxy",
+            "https_proxy",
+            "HTTPS_PROXY",
+            "all_proxy",
+            "ALL_PROXY",
+            "no_proxy",
+            "NO_PROXY",
+        ] {
             command.env_remove(variable);
         }
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.context("starting curl: is it installed?")?;
+        let output = command
+            .output()
+            .await
+            .context("starting curl: is it installed?")?;
         Ok(Self {
             code: output.status.code().unwrap_or(-1),
             body: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -45,7 +65,12 @@ impl Curl {
 
     /// The JSON answer of one of the sample Services.
     pub fn json(&self) -> anyhow::Result<serde_json::Value> {
-        anyhow::ensure!(self.code == 0, "curl ended with {}: {}", self.code, self.message);
+        anyhow::ensure!(
+            self.code == 0,
+            "curl ended with {}: {}",
+            self.code,
+            self.message
+        );
         serde_json::from_str(&self.body).with_context(|| format!("not JSON: {}", self.body))
     }
 
@@ -74,7 +99,12 @@ impl Socks {
     }
 
     /// Sends greeting, request and `early` in one write, without waiting for anything.
-    pub async fn send_early(proxy: SocketAddr, host: &str, port: u16, early: &[u8]) -> anyhow::Result<TcpStream> {
+    pub async fn send_early(
+        proxy: SocketAddr,
+        host: &str,
+        port: u16,
+        early: &[u8],
+    ) -> anyhow::Result<TcpStream> {
         let mut stream = TcpStream::connect(proxy).await?;
         let mut bytes = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(host.len())?];
         bytes.extend_from_slice(host.as_bytes());
@@ -87,7 +117,9 @@ impl Socks {
     /// Reads both answers; anything but success is an error with the reply code.
     pub async fn read_replies(stream: &mut TcpStream) -> anyhow::Result<()> {
         let mut answer = [0; 12];
-        tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.context("no SOCKS reply")??;
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer))
+            .await
+            .context("no SOCKS reply")??;
         if answer[..2] != [5, 0] || answer[2] != 5 {
             bail!("not an answer of SOCKS5: {answer:?}");
         }
@@ -100,7 +132,9 @@ impl Socks {
     /// Reads to the end; what came, and whether it ended well is in the error.
     pub async fn read_all(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
         let mut all = Vec::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all)).await.context("no end of stream")??;
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all))
+            .await
+            .context("no end of stream")??;
         Ok(all)
     }
 }

@@ -36,21 +36,48 @@ pub(crate) async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {
 }
 
 /// The ClusterIPs of a Service.
-pub(crate) async fn cluster_ips(client: &kube::Client, namespace: &str, name: &str) -> anyhow::Result<Vec<String>> {
-    let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?;
-    service.spec.and_then(|s| s.cluster_ips).context("the Service has no ClusterIP")
+pub(crate) async fn cluster_ips(
+    client: &kube::Client,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Vec<String>> {
+    let service = Api::<Service>::namespaced(client.clone(), namespace)
+        .get(name)
+        .await?;
+    service
+        .spec
+        .and_then(|s| s.cluster_ips)
+        .context("the Service has no ClusterIP")
 }
 
 /// The running Pods with this `app` label.
-pub(crate) async fn pods(client: &kube::Client, namespace: &str, app: &str) -> anyhow::Result<Vec<Pod>> {
+pub(crate) async fn pods(
+    client: &kube::Client,
+    namespace: &str,
+    app: &str,
+) -> anyhow::Result<Vec<Pod>> {
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    let list = pods.list(&kube::api::ListParams::default().labels(&format!("app={app}"))).await?;
-    Ok(list.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+    let list = pods
+        .list(&kube::api::ListParams::default().labels(&format!("app={app}")))
+        .await?;
+    Ok(list
+        .items
+        .into_iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .collect())
 }
 
 /// The addresses of the running Pods with this `app` label.
-pub(crate) async fn pod_ips(client: &kube::Client, namespace: &str, app: &str) -> anyhow::Result<Vec<String>> {
-    let ips = pods(client, namespace, app).await?.into_iter().filter_map(|pod| pod.status?.pod_ip).collect::<Vec<_>>();
+pub(crate) async fn pod_ips(
+    client: &kube::Client,
+    namespace: &str,
+    app: &str,
+) -> anyhow::Result<Vec<String>> {
+    let ips = pods(client, namespace, app)
+        .await?
+        .into_iter()
+        .filter_map(|pod| pod.status?.pod_ip)
+        .collect::<Vec<_>>();
     anyhow::ensure!(!ips.is_empty(), "no Pod with app={app} has an address");
     Ok(ips)
 }

@@ -13,7 +13,7 @@ mod scenarios;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 
 pub use self::client::{Curl, Socks};
 pub use self::cluster::Cluster;
@@ -33,7 +33,7 @@ pub struct Scenario {
     /// As listed by the test runner: `subject::behaviour`.
     pub name: &'static str,
     /// Fails with what was expected and what came instead.
-    pub run: fn(Context) -> BoxFuture<'static, anyhow::Result<()>>,
+    pub run: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
 }
 
 /// Every scenario there is.

@@ -29,15 +29,26 @@ impl Proxy {
     }
 
     /// The same with more words on the command line.
-    pub async fn start_with(kubevpn: &Path, kubeconfig: &Path, more: &[&str]) -> anyhow::Result<Self> {
+    pub async fn start_with(
+        kubevpn: &Path,
+        kubeconfig: &Path,
+        more: &[&str],
+    ) -> anyhow::Result<Self> {
         let mut command = Command::new(kubevpn);
-        command.args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"]).arg(kubeconfig).args(more);
+        command
+            .args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(more);
         Self::spawn(command).await
     }
 
     /// Starts any command that prints where its SOCKS5 listener is.
     pub async fn spawn(mut command: Command) -> anyhow::Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().context("starting the program")?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let stderr = child.stderr.take().context("stderr is piped")?;
@@ -60,18 +71,28 @@ impl Proxy {
                     log.push('\n');
                 });
                 if let Some(address) = line.strip_prefix("SOCKS5 proxy listening on ") {
-                    return Ok(Some(address.parse::<SocketAddr>().context("the printed address")?));
+                    return Ok(Some(
+                        address
+                            .parse::<SocketAddr>()
+                            .context("the printed address")?,
+                    ));
                 }
             }
             anyhow::Ok(None)
         })
         .await;
         let Ok(found) = found else {
-            bail!("nothing was printed about a listener; the log so far:\n{}", *received.borrow());
+            bail!(
+                "nothing was printed about a listener; the log so far:\n{}",
+                *received.borrow()
+            );
         };
         let Some(socks) = found? else {
             let status = child.wait().await?;
-            bail!("ended with {status} before it listened; the log:\n{}", *received.borrow());
+            bail!(
+                "ended with {status} before it listened; the log:\n{}",
+                *received.borrow()
+            );
         };
         tokio::spawn(async move {
             while let Ok(Some(line)) = stdout.next_line().await {
@@ -81,7 +102,11 @@ impl Proxy {
                 });
             }
         });
-        Ok(Self { socks, child, log: received })
+        Ok(Self {
+            socks,
+            child,
+            log: received,
+        })
     }
 
     /// All it has written so far, stdout and stderr.
@@ -93,7 +118,10 @@ impl Proxy {
     pub async fn logged(&mut self, words: &[&str]) -> anyhow::Result<()> {
         let waited = tokio::time::timeout(
             PATIENCE,
-            self.log.wait_for(|log| log.lines().any(|line| words.iter().all(|word| line.contains(word)))),
+            self.log.wait_for(|log| {
+                log.lines()
+                    .any(|line| words.iter().all(|word| line.contains(word)))
+            }),
         )
         .await
         .is_ok_and(|r| r.is_ok());
@@ -114,20 +142,34 @@ impl Proxy {
     /// Sends a signal by name and waits for the end.
     pub async fn stop(mut self, signal: &str) -> anyhow::Result<ExitStatus> {
         let pid = self.pid()?.to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status().await?;
+        let sent = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .await?;
         anyhow::ensure!(sent.success(), "kill -s {signal} {pid} failed");
-        Ok(tokio::time::timeout(PATIENCE, self.child.wait()).await.context("it does not end")??)
+        Ok(tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .context("it does not end")??)
     }
 }
 
 /// Runs the program to its end, which must come soon, without input.
-pub async fn run_to_end<I, S>(kubevpn: &Path, args: I, environment: &[(&str, &str)]) -> anyhow::Result<Output>
+pub async fn run_to_end<I, S>(
+    kubevpn: &Path,
+    args: I,
+    environment: &[(&str, &str)],
+) -> anyhow::Result<Output>
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
     let mut command = Command::new(kubevpn);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-    command.env_remove("KUBECONFIG").envs(environment.iter().copied());
-    tokio::time::timeout(PATIENCE, command.output()).await.context("it does not end")?.context("starting the program")
+    command
+        .env_remove("KUBECONFIG")
+        .envs(environment.iter().copied());
+    tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .context("it does not end")?
+        .context("starting the program")
 }

@@ -10,11 +10,22 @@ use crate::Scenario;
 /// `scenario!(f)` is a [`Scenario`] named after its file and function.
 macro_rules! scenario {
     ($subject:literal, $f:ident) => {
-        crate::Scenario { name: concat!($subject, "::", stringify!($f)), run: |context| Box::pin($f(context)) }
+        crate::Scenario {
+            name: concat!($subject, "::", stringify!($f)),
+            run: |context| Box::pin($f(context)),
+        }
     };
 }
 use scenario;
 
 pub(crate) fn all() -> Vec<Scenario> {
-    [names::list(), refusals::list(), streams::list(), life::list()].into_iter().flatten().collect()
+    [
+        names::list(),
+        refusals::list(),
+        streams::list(),
+        life::list(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -15,7 +15,11 @@ pub(super) fn list() -> Vec<Scenario> {
 }
 
 /// Until `enough` says so; what was seen last is in the error.
-async fn settles(what: &str, mut now: impl AsyncFnMut() -> anyhow::Result<usize>, limit: usize) -> anyhow::Result<()> {
+async fn settles(
+    what: &str,
+    mut now: impl AsyncFnMut() -> anyhow::Result<usize>,
+    limit: usize,
+) -> anyhow::Result<()> {
     let mut seen = usize::MAX;
     let settled = tokio::time::timeout(PATIENCE, async {
         loop {
@@ -52,18 +56,32 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
     // What is kept on purpose (sessions, caches) is there after a first round.
     let at_node = cx.cluster.forwards_at_node().await?;
     round(100).await?;
-    settles("connections at the node", async || cx.cluster.forwards_at_node().await, at_node).await?;
+    settles(
+        "connections at the node",
+        async || cx.cluster.forwards_at_node().await,
+        at_node,
+    )
+    .await?;
     let descriptors = proxy.descriptors()?;
     round(1000).await?;
-    settles("connections at the node", async || cx.cluster.forwards_at_node().await, at_node).await?;
+    settles(
+        "connections at the node",
+        async || cx.cluster.forwards_at_node().await,
+        at_node,
+    )
+    .await?;
     settles("descriptors", async || proxy.descriptors(), descriptors).await?;
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .json()?;
     Ok(())
 }
 
 async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
     let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .json()?;
     cx.cluster.stop_api().await?;
     // A Service not asked for before, so that no answer of earlier helps.
     let away = Curl::get(proxy.socks, "http://reviews/").await;
@@ -71,7 +89,9 @@ async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
     away?.refused_with(3)?;
     proxy.logged(&["cluster_away"]).await?;
     Curl::get(proxy.socks, "http://reviews/").await?.json()?;
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .json()?;
     Ok(())
 }
 
@@ -82,9 +102,15 @@ async fn it_ends_when_told(cx: Context) -> anyhow::Result<()> {
         let socks = proxy.socks;
         let mut open = Socks::connect(socks, "multi", 7007).await?;
         let ended = proxy.stop(signal).await?;
-        anyhow::ensure!(ended.code() == Some(code), "after {signal} it ended with {ended}");
+        anyhow::ensure!(
+            ended.code() == Some(code),
+            "after {signal} it ended with {ended}"
+        );
         let _cut = Socks::read_all(&mut open).await;
-        anyhow::ensure!(tokio::net::TcpStream::connect(socks).await.is_err(), "something still listens on {socks}");
+        anyhow::ensure!(
+            tokio::net::TcpStream::connect(socks).await.is_err(),
+            "something still listens on {socks}"
+        );
     }
     Ok(())
 }

@@ -22,23 +22,34 @@ async fn each_has_its_reply_and_one_sentence(cx: Context) -> anyhow::Result<()> 
         ("http://productpage:81/", 5, &["productpage", "81", "9080"]),
         ("http://multi:53/", 5, &["multi", "53", "UDP"]),
         ("http://no-such-service/", 4, &["no-such-service"]),
-        ("http://productpage.no-such-namespace.svc/", 4, &["no-such-namespace"]),
+        (
+            "http://productpage.no-such-namespace.svc/",
+            4,
+            &["no-such-namespace"],
+        ),
         ("http://example.com/", 2, &["example.com", "outside"]),
         ("http://198.51.100.7/", 2, &["198.51.100.7"]),
         ("http://manual/", 3, &["manual", "198.51.100.55"]),
     ] {
-        Curl::get(proxy.socks, url).await?.refused_with(reply).map_err(|e| e.context(url))?;
+        Curl::get(proxy.socks, url)
+            .await?
+            .refused_with(reply)
+            .map_err(|e| e.context(url))?;
         proxy.logged(words).await?;
     }
     // It still serves.
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .json()?;
     Ok(())
 }
 
 async fn nothing_listens_on_the_pod_port(cx: Context) -> anyhow::Result<()> {
     let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
     for _ in 0..3 {
-        Curl::get(proxy.socks, "http://multi:9999/").await?.refused_with(5)?;
+        Curl::get(proxy.socks, "http://multi:9999/")
+            .await?
+            .refused_with(5)?;
     }
     proxy.logged(&["multi", "9999", "refused"]).await?;
     Curl::get(proxy.socks, "http://multi/").await?.json()?;
@@ -47,29 +58,51 @@ async fn nothing_listens_on_the_pod_port(cx: Context) -> anyhow::Result<()> {
 
 async fn a_user_without_rights(cx: Context) -> anyhow::Result<()> {
     let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.viewer_kubeconfig()).await?;
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.refused_with(2)?;
-    proxy.logged(&["get", "services", "namespace", "default"]).await
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .refused_with(2)?;
+    proxy
+        .logged(&["get", "services", "namespace", "default"])
+        .await
 }
 
 async fn credentials_that_are_not_accepted(cx: Context) -> anyhow::Result<()> {
     let mut config = kube::config::Kubeconfig::read_from(cx.cluster.kubeconfig())?;
     for user in &mut config.auth_infos {
-        user.auth_info = Some(serde_json::from_value(serde_json::json!({ "token": "revoked" }))?);
+        user.auth_info = Some(serde_json::from_value(
+            serde_json::json!({ "token": "revoked" }),
+        )?);
     }
     let file = tempfile::NamedTempFile::new()?;
     serde_json::to_writer(&file, &config)?;
     let path = file.path().to_str().unwrap_or_default();
     let ended = run_to_end(
         &cx.kubevpn,
-        ["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig", path],
+        [
+            "proxy-out",
+            "--listen-socks",
+            "127.0.0.1:0",
+            "--kubeconfig",
+            path,
+        ],
         &[],
     )
     .await?;
     let said = String::from_utf8_lossy(&ended.stderr);
-    anyhow::ensure!(ended.status.code() == Some(32), "ended with {}: {said}", ended.status);
-    anyhow::ensure!(said.contains("credentials"), "does not say what was wrong: {said}");
+    anyhow::ensure!(
+        ended.status.code() == Some(32),
+        "ended with {}: {said}",
+        ended.status
+    );
+    anyhow::ensure!(
+        said.contains("credentials"),
+        "does not say what was wrong: {said}"
+    );
     // Nobody who holds such a client is in the way of one who does not.
-    client(&cx.cluster.kubeconfig()).await?.apiserver_version().await?;
+    client(&cx.cluster.kubeconfig())
+        .await?
+        .apiserver_version()
+        .await?;
     Ok(())
 }
 
@@ -77,14 +110,22 @@ async fn nonsense_on_the_socks_port_disturbs_nobody(cx: Context) -> anyhow::Resu
     use tokio::io::AsyncWriteExt as _;
     let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
     let mut held = Vec::new();
-    for bytes in [&b"\xff\xfe\xfd garbage"[..], b"GET / HTTP/1.1\r\n\r\n", b"\x05\x01", b"\x05\x01\x00\x05\x01\x00\x03\xff"] {
+    for bytes in [
+        &b"\xff\xfe\xfd garbage"[..],
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x05\x01",
+        b"\x05\x01\x00\x05\x01\x00\x03\xff",
+    ] {
         let mut stream = tokio::net::TcpStream::connect(proxy.socks).await?;
         stream.write_all(bytes).await?;
         held.push(stream);
     }
     let http = Socks::read_all(&mut held[1]).await?;
     let http = String::from_utf8_lossy(&http);
-    anyhow::ensure!(http.starts_with("HTTP/1.1 4") && http.contains("SOCKS"), "HTTP was answered with {http:?}");
+    anyhow::ensure!(
+        http.starts_with("HTTP/1.1 4") && http.contains("SOCKS"),
+        "HTTP was answered with {http:?}"
+    );
     // Port 0 and a name that cannot be one never reach the backend.
     for (host, port) in [("productpage", 0), ("a..b", 80), ("sp ace", 80)] {
         let error = match Socks::connect(proxy.socks, host, port).await {
@@ -94,6 +135,8 @@ async fn nonsense_on_the_socks_port_disturbs_nobody(cx: Context) -> anyhow::Resu
         anyhow::ensure!(error == "SOCKS5 reply 1", "{host}:{port}: {error}");
     }
     proxy.logged(&["port 0"]).await?;
-    Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+    Curl::get(proxy.socks, "http://productpage:9080/")
+        .await?
+        .json()?;
     Ok(())
 }

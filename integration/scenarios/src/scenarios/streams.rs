@@ -24,9 +24,18 @@ fn get(path: &str) -> Vec<u8> {
 
 /// The body of an answer with a Content-Length, checked against it.
 fn body(answer: &[u8]) -> anyhow::Result<&[u8]> {
-    let head = answer.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4);
-    let Some(head) = head else { anyhow::bail!("no head in {} bytes", answer.len()) };
-    anyhow::ensure!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer[..head]));
+    let head = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .map(|at| at + 4);
+    let Some(head) = head else {
+        anyhow::bail!("no head in {} bytes", answer.len())
+    };
+    anyhow::ensure!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer[..head])
+    );
     Ok(&answer[head..])
 }
 
@@ -42,7 +51,11 @@ async fn a_slow_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<
     stream.write_all(&get("/slow?ms=3000")).await?;
     stream.shutdown().await?;
     let answer = Socks::read_all(&mut stream).await?;
-    anyhow::ensure!(body(&answer)? == b"slept 3000\n", "{}", String::from_utf8_lossy(&answer));
+    anyhow::ensure!(
+        body(&answer)? == b"slept 3000\n",
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
     Ok(())
 }
 
@@ -50,12 +63,17 @@ async fn a_long_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<
     const LENGTH: usize = 300_000_000;
     let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
     let mut stream = Socks::connect(proxy.socks, "productpage", 9080).await?;
-    stream.write_all(&get(&format!("/bytes?n={LENGTH}"))).await?;
+    stream
+        .write_all(&get(&format!("/bytes?n={LENGTH}")))
+        .await?;
     stream.shutdown().await?;
     let answer = Socks::read_all(&mut stream).await?;
     let body = body(&answer)?;
     anyhow::ensure!(body.len() == LENGTH, "{} of {LENGTH} bytes", body.len());
-    let wrong = body.iter().enumerate().position(|(at, &byte)| byte != pattern(at));
+    let wrong = body
+        .iter()
+        .enumerate()
+        .position(|(at, &byte)| byte != pattern(at));
     anyhow::ensure!(wrong.is_none(), "the byte at {wrong:?} is wrong");
     Ok(())
 }
@@ -85,8 +103,20 @@ async fn an_upload_is_whole(cx: Context) -> anyhow::Result<()> {
     file.as_file().set_len(50_000_000)?;
     let path = file.path().display().to_string();
     let socks = format!("socks5h://{}", proxy.socks);
-    let sunk = Curl::run(&["--proxy", &socks, "--upload-file", &path, "http://productpage:9080/sink"]).await?;
-    anyhow::ensure!(sunk.body.trim() == "50000000", "{} {}", sunk.body, sunk.message);
+    let sunk = Curl::run(&[
+        "--proxy",
+        &socks,
+        "--upload-file",
+        &path,
+        "http://productpage:9080/sink",
+    ])
+    .await?;
+    anyhow::ensure!(
+        sunk.body.trim() == "50000000",
+        "{} {}",
+        sunk.body,
+        sunk.message
+    );
     Ok(())
 }
 
@@ -100,7 +130,10 @@ async fn many_at_once(cx: Context) -> anyhow::Result<()> {
             stream.write_all(&get(&format!("/{n}"))).await?;
             let answer = Socks::read_all(&mut stream).await?;
             let answer: serde_json::Value = serde_json::from_slice(body(&answer)?)?;
-            anyhow::ensure!(answer["path"] == format!("/{n}"), "asked for /{n}: {answer}");
+            anyhow::ensure!(
+                answer["path"] == format!("/{n}"),
+                "asked for /{n}: {answer}"
+            );
             Ok(answer["hostname"].as_str().unwrap_or_default().to_owned())
         });
     }
@@ -108,7 +141,10 @@ async fn many_at_once(cx: Context) -> anyhow::Result<()> {
     while let Some(done) = clients.join_next().await {
         *hosts.entry(done??).or_default() += 1;
     }
-    anyhow::ensure!(hosts.len() == 2 && hosts.values().all(|&n| n >= 30), "replicas used unevenly: {hosts:?}");
+    anyhow::ensure!(
+        hosts.len() == 2 && hosts.values().all(|&n| n >= 30),
+        "replicas used unevenly: {hosts:?}"
+    );
     Ok(())
 }
 
@@ -138,7 +174,9 @@ async fn a_reader_that_stops_stalls_nobody(cx: Context) -> anyhow::Result<()> {
         stalled.push(stream);
     }
     for _ in 0..50 {
-        Curl::get(proxy.socks, "http://productpage:9080/").await?.json()?;
+        Curl::get(proxy.socks, "http://productpage:9080/")
+            .await?
+            .json()?;
     }
     Ok(())
 }

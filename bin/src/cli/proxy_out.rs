@@ -1,0 +1,60 @@
+//! `kubevpn proxy-out`.
+
+use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
+use kubevpn_stack::{ClusterSettings, Domain};
+
+use super::kube::KubeArgs;
+use crate::exit::Failure;
+use crate::proxy::{self, ListenArgs};
+
+/// Expose cluster workloads through a local outbound proxy
+///
+/// Programs that use the proxy reach Services and Pods by cluster name or IP, over nothing but the Kubernetes
+/// API's port-forward: no root, no routes, nothing installed in the cluster.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # a proxy for the current context
+  kubevpn proxy-out
+  curl --proxy socks5h://127.0.0.1:1080 http://productpage.default.svc.cluster.local:9080
+
+  # another context, another port
+  kubevpn proxy-out --context staging -n shop --listen-socks 127.0.0.1:1081")]
+pub(crate) struct ProxyOut {
+    #[command(flatten)]
+    listen: ListenArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
+    /// DNS domain of the cluster
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        default_value = "cluster.local",
+        help_heading = "Cluster"
+    )]
+    cluster_domain: String,
+}
+
+impl ProxyOut {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let domain = Domain::new(&self.cluster_domain)
+            .map_err(|error| Failure::Value(format!("--cluster-domain: {error}")))?;
+        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let listener = self.listen.bind().await?;
+        tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
+        let client = build(loaded.config, &Options::new(user_agent()))
+            .map_err(|e| Failure::Other(e.into()))?;
+        proxy::check(&client).await?;
+        let settings = ClusterSettings {
+            namespace: loaded.namespace,
+            domain,
+            ..ClusterSettings::default()
+        };
+        proxy::serve(listener, proxy::connect(client, settings)).await
+    }
+}
+
+/// What requests to the API server carry.
+pub(crate) fn user_agent() -> String {
+    format!("kubevpn/{}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,222 @@
+//! The command line: what it says, and the exit code it ends with, when it cannot do what was asked.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use kubevpn_scenarios::{Proxy, run_to_end};
+use kubevpn_sim::Sim;
+
+fn kubevpn() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_kubevpn"))
+}
+
+struct Ended {
+    code: Option<i32>,
+    said: String,
+}
+
+async fn run(args: &[&str], environment: &[(&str, &str)]) -> Ended {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = run_to_end(kubevpn(), args, environment).await.unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&stdout),
+        String::from_utf8_lossy(&stderr)
+    );
+    Ended {
+        code: status.code(),
+        said,
+    }
+}
+
+impl Ended {
+    /// This exit code, and all of these words.
+    fn with(self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.said);
+        for word in words {
+            assert!(
+                self.said.contains(word),
+                "{word:?} is missing from:\n{}",
+                self.said
+            );
+        }
+        assert!(!self.said.contains("panicked"), "{}", self.said);
+    }
+}
+
+const FREE: [&str; 3] = ["proxy-out", "--listen-socks", "127.0.0.1:0"];
+
+async fn proxy_out(args: &[&str], environment: &[(&str, &str)]) -> Ended {
+    run(&[&FREE[..], args].concat(), environment).await
+}
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn kubeconfigs_that_cannot_be_used() {
+    let files = Files::new();
+    let home = [("HOME", files.0.path().to_str().unwrap())];
+    proxy_out(&["--kubeconfig", "/nonexistent/config"], &home)
+        .await
+        .with(20, &["/nonexistent/config"]);
+    let broken = files.write("broken", "apiVersion: v1\nclusters: [unclosed");
+    proxy_out(&["--kubeconfig", &broken], &home)
+        .await
+        .with(20, &[&broken]);
+    let empty = files.write("empty", "");
+    proxy_out(&["--kubeconfig", &empty], &home)
+        .await
+        .with(20, &[&empty]);
+    let contexts = files.write(
+        "contexts",
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+         contexts: [{name: a, context: {cluster: a, user: a}}]\n\
+         clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\nusers: [{name: a, user: {}}]\n",
+    );
+    proxy_out(&["--kubeconfig", &contexts, "--context", "prod"], &home)
+        .await
+        .with(20, &["prod", "a"]);
+    proxy_out(&["--kubeconfig", &contexts, "--cluster", "nope"], &home)
+        .await
+        .with(20, &["nope"]);
+    proxy_out(&["--kubeconfig", &contexts, "--user", "nope"], &home)
+        .await
+        .with(20, &["nope"]);
+    proxy_out(&[], &home).await.with(20, &["kubeconfig"]);
+    // The same by the environment.
+    let list = format!("{contexts}:/nonexistent/other");
+    proxy_out(&[], &[("KUBECONFIG", &*list)])
+        .await
+        .with(40, &["127.0.0.1:1"]);
+}
+
+#[tokio::test]
+async fn api_servers_that_cannot_be_used() {
+    let files = Files::new();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let config = |server: &str, ca: &str| {
+        files.write(
+            "config",
+            &format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+                 contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+                 clusters: [{{name: a, cluster: {{server: '{server}'{ca}}}}}]\nusers: [{{name: a, user: {{}}}}]\n"
+            ),
+        )
+    };
+    let away = config(&format!("https://{nobody}"), "");
+    proxy_out(&["--kubeconfig", &away], &[])
+        .await
+        .with(40, &[&nobody.to_string()]);
+    // A certificate of nobody we trust.
+    let sim = Sim::builder().start().await.unwrap();
+    let untrusted = config(sim.server_url(), "");
+    proxy_out(&["--kubeconfig", &untrusted], &[])
+        .await
+        .with(40, &["certificate"]);
+}
+
+#[tokio::test]
+async fn listen_addresses_that_cannot_be_used() {
+    let sim = Sim::builder().start().await.unwrap();
+    let files = Files::new();
+    let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+    let listen = async |addr: &str| {
+        run(
+            &[
+                "proxy-out",
+                "--kubeconfig",
+                kubeconfig.to_str().unwrap(),
+                "--listen-socks",
+                addr,
+            ],
+            &[],
+        )
+        .await
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    listen(&addr)
+        .await
+        .with(53, &[&addr, "already in use", "--listen-socks"]);
+    listen("").await.with(23, &["--listen-socks"]);
+    listen("localhost")
+        .await
+        .with(23, &["--listen-socks", "port"]);
+    listen("example.com:1080")
+        .await
+        .with(23, &["--listen-socks", "IP address"]);
+    listen("0.0.0.0:0")
+        .await
+        .with(23, &["--listen-socks", "--allow-unauthenticated"]);
+}
+
+#[tokio::test]
+async fn words_it_does_not_know() {
+    run(&["proxy-out", "--listen-sock", "x"], &[])
+        .await
+        .with(2, &["--listen-socks"]);
+    run(&["proxyout"], &[]).await.with(2, &["proxy-out"]);
+    run(&[], &[]).await.with(2, &["proxy-out", "demo"]);
+}
+
+#[tokio::test]
+async fn what_it_prints_when_asked() {
+    run(&["version"], &[]).await.with(0, &["kubevpn 0."]);
+    run(&["--version"], &[]).await.with(0, &["kubevpn 0."]);
+    run(&["--help"], &[])
+        .await
+        .with(0, &["proxy-out", "demo", "completion"]);
+    run(&["proxy-out", "--help"], &[])
+        .await
+        .with(0, &["--listen-socks", "--context", "Examples:"]);
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        run(&["completion", shell], &[])
+            .await
+            .with(0, &["kubevpn", "listen-socks"]);
+    }
+}
+
+/// Requests to the API server say who asks.
+#[tokio::test]
+async fn requests_carry_the_user_agent() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let files = Files::new();
+    let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+    let proxy = Proxy::start(kubevpn(), &kubeconfig).await.unwrap();
+    let answer = kubevpn_scenarios::Curl::get(proxy.socks, "http://reviews/")
+        .await
+        .unwrap();
+    assert_eq!(answer.json().unwrap()["service"], "reviews");
+    let requests = sim.requests();
+    assert!(
+        requests.iter().any(|r| r.subresource == "portforward"),
+        "{requests:?}"
+    );
+    for request in requests {
+        assert_eq!(
+            request.user_agent,
+            format!("kubevpn/{}", env!("CARGO_PKG_VERSION")),
+            "{request:?}"
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! The commands of the pages under `docs/` do what the pages say, as a reader would paste them.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use kubevpn_sim::Sim;
+
+fn page(name: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    std::fs::read_to_string(root.join(name)).unwrap()
+}
+
+/// The `sh` blocks of a page, in order, as one script.
+fn script(page: &str) -> String {
+    let mut script = String::from("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n");
+    let mut inside = false;
+    for line in page.lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            line if inside => {
+                script.push_str(line);
+                script.push('\n');
+                // A proxy in the background: go on when it listens, as a reader would.
+                if line.ends_with('&') {
+                    script.push_str(
+                        "until grep -q 'listening on' \"$OUT\"; do kill -0 $!; sleep 0.05; done\n",
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    script
+}
+
+/// Runs a page's commands against a cluster in memory, with port 1080 moved to a free one.
+fn run(name: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let sim = runtime.block_on(Sim::builder().sample().start()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = sim.write_kubeconfig(dir.path()).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let script = script(&page(name)).replace("127.0.0.1:1080", &format!("127.0.0.1:{port}"));
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_kubevpn"));
+    let path = format!(
+        "{}:{}",
+        program.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let out = dir.path().join("out");
+    let file = std::fs::File::create(&out).unwrap();
+    let status = Command::new("bash")
+        .args(["-c", &script])
+        .env("PATH", path)
+        .env("KUBECONFIG", kubeconfig)
+        .env("OUT", &out)
+        .stdin(Stdio::null())
+        .stderr(file.try_clone().unwrap())
+        .stdout(file)
+        .status()
+        .unwrap();
+    let said = std::fs::read_to_string(&out).unwrap();
+    assert!(status.success(), "{name} ended with {status}:\n{said}");
+    said
+}
+
+#[test]
+fn proxy_out() {
+    let said = run("docs/proxy-out.md");
+    assert_eq!(
+        said.matches(r#""service":"productpage""#).count(),
+        3,
+        "{said}"
+    );
+    assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
+}
+
+/// The second README command: everything the demo prints works when pasted.
+#[test]
+fn what_the_demo_prints_works_when_pasted() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_kubevpn"));
+        demo.args(["demo", "--listen-socks", "127.0.0.1:0"])
+            .env_remove("KUBECONFIG");
+        let mut proxy = kubevpn_scenarios::Proxy::spawn(demo).await.unwrap();
+        proxy.logged(&["Proxy scope"]).await.unwrap();
+        let lines: Vec<String> = proxy
+            .log()
+            .lines()
+            .filter(|l| l.starts_with("  curl "))
+            .map(str::to_owned)
+            .collect();
+        assert!(lines.len() >= 5, "{}", proxy.log());
+        for line in lines {
+            let refusal = line.contains("notready") || line.contains(":81");
+            let output = tokio::process::Command::new("bash")
+                .args(["-c", &line])
+                .output()
+                .await
+                .unwrap();
+            let code = output.status.code();
+            assert_eq!(
+                code,
+                Some(if refusal { 97 } else { 0 }),
+                "{line}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    });
+}

@@ -1,0 +1,67 @@
+//! The same scenarios on the real cluster that `cargo run -p lab -- up` boots.
+//!
+//! Without `KUBEVPN_LAB` in the environment they are listed as ignored; with it a cluster that is not there is a
+//! failure. One at a time: some stop the API server.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+use kubevpn_scenarios::Cluster;
+use lab::{Daemon, Lab, Signal};
+use libtest_mimic::Arguments;
+
+/// Scenarios that only the simulation can run, with the reason.
+const SKIPS: &[(&str, &str)] = &[];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    if std::env::var_os("KUBEVPN_LAB").is_none() {
+        println!("needs the real cluster: cargo run -p lab -- up, then set KUBEVPN_LAB=1");
+        arguments.list = true;
+    }
+    arguments.test_threads = Some(1);
+    common::run(
+        arguments,
+        || Box::pin(async { Ok(Arc::new(Real(Lab::attach().await?)) as _) }),
+        SKIPS,
+    )
+}
+
+struct Real(Lab);
+
+impl Cluster for Real {
+    fn kubeconfig(&self) -> PathBuf {
+        self.0.kubeconfig()
+    }
+
+    fn viewer_kubeconfig(&self) -> PathBuf {
+        self.0.viewer_kubeconfig()
+    }
+
+    fn stop_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async { self.0.stop(Daemon::ApiServer, Signal::Kill).await })
+    }
+
+    fn start_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        Box::pin(async { self.0.resume(Daemon::ApiServer).await })
+    }
+
+    fn forwards_at_node(&self) -> BoxFuture<'_, anyhow::Result<usize>> {
+        Box::pin(async { containerd_descriptors(&self.0) })
+    }
+}
+
+/// containerd holds some four descriptors for each connection it forwards.
+fn containerd_descriptors(lab: &Lab) -> anyhow::Result<usize> {
+    let pid = lab
+        .status()?
+        .into_iter()
+        .find_map(|(daemon, pid)| pid.filter(|_| daemon == Daemon::Containerd));
+    let pid = pid.context("containerd is not running")?;
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}

@@ -1,0 +1,69 @@
+//! Every scenario on the cluster in memory, each on one of its own.
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use kubevpn_scenarios::Cluster;
+use kubevpn_sim::{Sim, User};
+use libtest_mimic::Arguments;
+
+/// Scenarios that only a real cluster can run, with the reason.
+const SKIPS: &[(&str, &str)] = &[];
+
+fn main() -> ExitCode {
+    common::run(
+        Arguments::from_args(),
+        || Box::pin(async { Ok(Arc::new(InMemory::start().await?) as _) }),
+        SKIPS,
+    )
+}
+
+struct InMemory {
+    sim: Sim,
+    dir: tempfile::TempDir,
+}
+
+impl InMemory {
+    async fn start() -> anyhow::Result<Self> {
+        let sim = Sim::builder()
+            .sample()
+            .user(User::new("viewer", "viewer-token"))
+            .start()
+            .await?;
+        let dir = tempfile::tempdir()?;
+        std::fs::write(dir.path().join("kubeconfig"), sim.kubeconfig_yaml())?;
+        std::fs::write(
+            dir.path().join("viewer"),
+            sim.kubeconfig_yaml_for("viewer-token"),
+        )?;
+        Ok(Self { sim, dir })
+    }
+}
+
+impl Cluster for InMemory {
+    fn kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("kubeconfig")
+    }
+
+    fn viewer_kubeconfig(&self) -> PathBuf {
+        self.dir.path().join("viewer")
+    }
+
+    fn stop_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.sim.faults().go_away();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn start_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+        self.sim.faults().come_back();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn forwards_at_node(&self) -> BoxFuture<'_, anyhow::Result<usize>> {
+        Box::pin(async { Ok(self.sim.sessions().iter().map(|session| session.open).sum()) })
+    }
+}
