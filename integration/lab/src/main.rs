@@ -1,1 +1,219 @@
-fn main() {}
+//! `cargo run -p lab -- up`: the lab's command line. All it does is in the library.
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line: results go to standard output, progress to standard error"
+)]
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use lab::{AuditMark, Daemon, Extent, Lab, Signal};
+use tokio::time::Instant;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+/// A real Kubernetes on this machine, for tests. Needs root, Debian 12 and, to build it, Go.
+#[derive(Parser)]
+#[command(
+    name = "lab",
+    version,
+    after_help = "\
+Environment:
+  KUBEVPN_LAB_DIR       the cluster's state and logs  [default: ${TMPDIR:-/tmp}/kubevpn-lab]
+  KUBEVPN_LAB_CACHE     built programs                [default: ${XDG_CACHE_HOME:-~/.cache}/kubevpn-lab]
+  KUBEVPN_LAB_INSTANCE  0 to 7, one for each lab that runs at the same time [default: 0]
+  RUST_LOG              what to report on standard error [default: info]"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring the cluster up, or what is missing of it; prints the KUBECONFIG to use
+    Up {
+        /// etcd, API server and controller manager only: objects, but no pod runs
+        #[arg(long)]
+        control_plane_only: bool,
+    },
+    /// End it, and forget all but its logs
+    Down,
+    /// Which daemons run; exit code 1 unless the whole cluster does
+    Status,
+    /// 17 claims about a running cluster, one line each; exit code 1 if one fails
+    Check,
+    /// Build what `up` needs, and stop there
+    Build,
+    /// Print the path of a kubeconfig: the administrator's, or that of a user without rights
+    Kubeconfig {
+        /// A user without rights
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+    },
+    /// kubectl as administrator
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run a command inside the node
+    NodeSh {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    /// End the API server, and start it again
+    RestartApiserver {
+        /// Seconds between the two
+        #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+        down_for: u64,
+        /// TERM lets it serve the connections it has for up to 6 seconds
+        #[arg(long, value_enum, default_value_t = Signal::Kill)]
+        signal: Signal,
+    },
+    /// Start one daemon
+    Start { daemon: Daemon },
+    /// End one daemon
+    Stop {
+        daemon: Daemon,
+        #[arg(long, value_enum, default_value_t = Signal::Term)]
+        signal: Signal,
+    },
+    /// Send one daemon a signal: STOP makes a black hole of it, CONT ends that
+    Signal {
+        daemon: Daemon,
+        #[arg(value_enum)]
+        signal: Signal,
+    },
+    /// Add fake pods, each behind a Service of its own (kwok)
+    Fill { pods: u32 },
+    /// What clients asked the API server for
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Ask for a port-forward in every way a client might, and print the answers
+    Upgrades { pod: Option<String> },
+}
+
+#[derive(Subcommand)]
+enum Audit {
+    /// Print a mark that means now
+    Mark,
+    /// Requests since a mark, counted by verb, resource, answer and client
+    Count {
+        #[arg(long, value_name = "MARK")]
+        since: AuditMark,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")))
+        .with_timer(Elapsed(Instant::now()))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let done = match Lab::from_env() {
+        Ok(lab) => run(args.command, &lab).await,
+        Err(error) => Err(error),
+    };
+    done.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Seconds since the start, in front of each line: what took how long.
+struct Elapsed(Instant);
+
+impl FormatTime for Elapsed {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        write!(w, "{:6.1}s", self.0.elapsed().as_secs_f64())
+    }
+}
+
+async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
+    match command {
+        Command::Up { control_plane_only } => {
+            lab.up(if control_plane_only {
+                Extent::ControlPlane
+            } else {
+                Extent::Full
+            })
+            .await?;
+            println!("export KUBECONFIG={}", lab.kubeconfig().display());
+        }
+        Command::Down => lab.down().await?,
+        Command::Status => {
+            let mut whole = true;
+            for (daemon, pid) in lab.status()? {
+                let extra = matches!(daemon, Daemon::Kwok | Daemon::KwokEcho);
+                whole &= extra || pid.is_some();
+                match pid {
+                    Some(pid) => println!("{:24} {pid}", daemon.name()),
+                    None if extra => {}
+                    None => println!("{:24} down", daemon.name()),
+                }
+            }
+            return Ok(ExitCode::from(u8::from(!whole)));
+        }
+        Command::Check => {
+            let claims = lab
+                .check(|claim| match &claim.contradiction {
+                    None => println!("ok    {}", claim.what),
+                    Some(contradiction) => println!("FAIL  {}: {contradiction}", claim.what),
+                })
+                .await?;
+            let failed = claims
+                .iter()
+                .filter(|claim| claim.contradiction.is_some())
+                .count();
+            println!("{} claims hold, {failed} do not", claims.len() - failed);
+            return Ok(ExitCode::from(u8::from(failed > 0)));
+        }
+        Command::Build => lab.build().await?,
+        Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),
+        Command::Kubeconfig { user: Some(name) } => {
+            println!("{}", lab.user(&name).await?.display())
+        }
+        Command::Kubectl { args } => print!("{}", lab.kubectl(&borrowed(&args)).await?),
+        Command::NodeSh { command } => print!("{}", lab.node_sh(&borrowed(&command)).await?),
+        Command::RestartApiserver { down_for, signal } => {
+            lab.restart_apiserver(Duration::from_secs(down_for), signal)
+                .await?;
+        }
+        Command::Start { daemon } => lab.resume(daemon).await?,
+        Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
+        Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
+        Command::Fill { pods } => lab.fill(pods).await?,
+        Command::Audit(Audit::Mark) => println!("{}", lab.audit_mark()?),
+        Command::Audit(Audit::Count { since }) => {
+            for (what, n) in lab.audit_counts(&since).await? {
+                println!("{n:6} {what}");
+            }
+        }
+        Command::Upgrades { pod } => {
+            for answer in lab.upgrades(pod.as_deref()).await? {
+                println!(
+                    "* {}: `{}` {}",
+                    answer.question,
+                    answer.status,
+                    answer.headers.join("; ")
+                );
+                if !answer.rest.is_empty() {
+                    println!("  then: {}", answer.rest.escape_ascii());
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn borrowed(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}

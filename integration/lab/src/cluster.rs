@@ -1,0 +1,488 @@
+//! One cluster: what starts it, ends it, and asks after it.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tracing::info;
+
+use crate::binaries::lock;
+use crate::command::{FOR_UP, command, last_lines, output, require, search_path};
+use crate::daemon::Daemon;
+use crate::node::enter_flags;
+use crate::process::{self, Process, Signal, until};
+use crate::settings::{NODE, Settings};
+
+/// How much of a cluster to bring up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// etcd, API server and controller manager: objects, but no pod ever runs.
+    ControlPlane,
+    /// All of it, with the sample workload ready.
+    Full,
+}
+
+/// A cluster of this machine, up or not. Cheap to make; two of one directory are the same cluster.
+#[derive(Debug)]
+pub struct Lab {
+    pub(crate) settings: Settings,
+}
+
+impl Lab {
+    /// The one that the environment names: `KUBEVPN_LAB_DIR`, `KUBEVPN_LAB_CACHE`, `KUBEVPN_LAB_INSTANCE`.
+    ///
+    /// # Errors
+    /// A value that cannot be, by name.
+    pub fn from_env() -> Result<Self> {
+        Ok(Self {
+            settings: Settings::from_env()?,
+        })
+    }
+
+    /// The same, if it is up.
+    ///
+    /// # Errors
+    /// The command that brings it up, if it is not.
+    pub async fn attach() -> Result<Self> {
+        let lab = Self::from_env()?;
+        let up = lab.is_alive(Daemon::ApiServer)?
+            && lab.kubectl(&["get", "--raw", "/readyz"]).await.is_ok();
+        ensure!(
+            up,
+            "no cluster is up in {}: cargo run -p lab -- up",
+            lab.dir().display()
+        );
+        Ok(lab)
+    }
+
+    /// Where its state is; `log/` in there outlives it.
+    pub fn dir(&self) -> &Path {
+        self.settings.state()
+    }
+
+    /// The administrator's.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.settings.path("kubeconfig").into()
+    }
+
+    /// That of the user `viewer` (group `viewers`), who has no rights until a test grants some.
+    pub fn viewer_kubeconfig(&self) -> PathBuf {
+        self.settings.path("pki/viewer.kubeconfig").into()
+    }
+
+    /// A kubeconfig for one more user without rights, in no group but `system:authenticated`. Asking again
+    /// gives the same one.
+    ///
+    /// # Errors
+    /// A name that is not a DNS label; a cluster that was never up.
+    pub async fn user(&self, name: &str) -> Result<PathBuf> {
+        let label = !name.is_empty()
+            && name.len() <= 63
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        ensure!(
+            label,
+            "{name:?} is no user name: lower-case letters, digits and dashes, please"
+        );
+        output(&mut self.hyperkube(&[
+            "user",
+            &self.settings.path("pki"),
+            name,
+            &self.settings.api_url(),
+        ]))
+        .await?;
+        Ok(self
+            .settings
+            .path(&format!("pki/users/{name}.kubeconfig"))
+            .into())
+    }
+
+    /// kubectl as administrator; its standard output.
+    ///
+    /// # Errors
+    /// What kubectl said, if it fails or takes more than five minutes.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        output(&mut self.kubectl_command(args)).await
+    }
+
+    pub(crate) fn kubectl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.settings.path("bin/kubectl"));
+        command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig())
+            .args(args);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// A command in the node's namespaces, and its standard output: what a pod's node looks like from inside.
+    ///
+    /// # Errors
+    /// No node; what the command said, if it fails or takes more than five minutes.
+    pub async fn node_sh(&self, args: &[&str]) -> Result<String> {
+        output(self.enter([])?.args(args)).await
+    }
+
+    /// Brings it up, or the part of it that is not. Everything is ready when this returns.
+    ///
+    /// # Errors
+    /// What is missing on the machine; the last words of the daemon that did not come up.
+    pub async fn up(&self, extent: Extent) -> Result<()> {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "only root can make namespaces, links and routes: run this as root"
+        );
+        require(&FOR_UP)?;
+        let _lock = self.lock().await?;
+        if Daemon::ALL
+            .iter()
+            .all(|daemon| !self.is_alive(*daemon).unwrap_or(false))
+        {
+            self.forget()?; // a machine that went down with its cluster left state of no use
+        }
+        for dir in ["bin", "log", "run", "node"] {
+            fs::create_dir_all(self.settings.path(dir))?;
+        }
+        self.build().await?;
+        self.control_plane().await?;
+        if extent == Extent::Full {
+            self.start(Daemon::Scheduler).await?;
+            self.start_node().await?;
+            self.workload().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all of it and forgets its state, but for `log/`. Only processes that were written down are
+    /// ended, and of those only the ones with the start times that were written down.
+    ///
+    /// # Errors
+    /// A process that does not end.
+    pub async fn down(&self) -> Result<()> {
+        let _lock = self.lock().await?;
+        for daemon in [Daemon::Kwok, Daemon::KwokEcho] {
+            self.end(daemon, Signal::Kill).await?;
+        }
+        self.remove_node().await?;
+        for daemon in [
+            Daemon::Scheduler,
+            Daemon::ControllerManager,
+            Daemon::ApiServer,
+            Daemon::Etcd,
+        ] {
+            self.end(daemon, Signal::Kill).await?;
+        }
+        let (nets, metric) = self.settings.fence();
+        for net in nets {
+            // Not there, if `up` never came that far.
+            let _ = output(command("ip")?.args([
+                "route",
+                "del",
+                "unreachable",
+                &net,
+                "metric",
+                &metric,
+            ]))
+            .await;
+        }
+        self.forget()
+    }
+
+    /// Every daemon, with its pid if it lives.
+    ///
+    /// # Errors
+    /// A record of processes that cannot be read.
+    pub fn status(&self) -> Result<Vec<(Daemon, Option<u32>)>> {
+        Daemon::ALL
+            .iter()
+            .map(|daemon| {
+                let first = self.written(*daemon)?.first().copied();
+                Ok((
+                    *daemon,
+                    first.filter(Process::is_alive).map(|process| process.pid()),
+                ))
+            })
+            .collect()
+    }
+
+    /// Ends one daemon and waits until it is gone; what ignores the signal is killed after 6 seconds.
+    ///
+    /// # Errors
+    /// One that does not end.
+    pub async fn stop(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+        let _lock = self.lock().await?;
+        self.end(daemon, signal).await
+    }
+
+    /// Starts one daemon, unless it runs, and waits until it is ready.
+    ///
+    /// # Errors
+    /// Its last words, if it ends at once.
+    pub async fn resume(&self, daemon: Daemon) -> Result<()> {
+        let _lock = self.lock().await?;
+        match daemon {
+            Daemon::Node | Daemon::Containerd | Daemon::Kubelet => self.start_node().await,
+            daemon => self.start(daemon).await,
+        }
+    }
+
+    /// Sends a signal and waits for nothing: [`Signal::Stop`] makes a black hole of a daemon.
+    ///
+    /// # Errors
+    /// A daemon that is not running.
+    pub fn signal(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+        let written = self.written(daemon)?;
+        let (first, waiting) = written
+            .split_first()
+            .with_context(|| format!("{} was never started", daemon.name()))?;
+        first.signal(signal).with_context(|| daemon.name())?;
+        if signal == Signal::Cont {
+            for process in waiting {
+                process.signal(signal)?; // it stopped with the daemon it waits for
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the API server, leaves it down for a while, and starts it again. With [`Signal::Term`] it
+    /// refuses new connections at once but serves those it has until it is killed after 6 seconds.
+    ///
+    /// # Errors
+    /// An API server that does not come back.
+    pub async fn restart_apiserver(&self, down_for: Duration, signal: Signal) -> Result<()> {
+        let _lock = self.lock().await?;
+        self.end(Daemon::ApiServer, signal).await?;
+        info!("API server down");
+        tokio::time::sleep(down_for).await;
+        self.start(Daemon::ApiServer).await?;
+        info!("API server back");
+        // Left alone these come back too, but their watches back off for up to a minute.
+        for daemon in [Daemon::ControllerManager, Daemon::Scheduler] {
+            if self.is_alive(daemon)? {
+                self.end(daemon, Signal::Kill).await?;
+                self.start(daemon).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn control_plane(&self) -> Result<()> {
+        let s = &self.settings;
+        let (nets, metric) = s.fence();
+        for net in nets {
+            output(command("ip")?.args([
+                "route",
+                "replace",
+                "unreachable",
+                &net,
+                "metric",
+                &metric,
+            ]))
+            .await?;
+        }
+        let (pki, node_ip) = (s.path("pki"), s.node_ip());
+        let node_url = format!("https://{node_ip}:{}", s.api_port());
+        output(&mut self.hyperkube(&[
+            "pki",
+            &pki,
+            &s.api_url(),
+            &node_url,
+            NODE,
+            &node_ip,
+            &s.host_ip(),
+        ]))
+        .await?;
+        fs::copy(s.path("pki/admin.kubeconfig"), self.kubeconfig())?;
+        fs::write(s.path("audit.yaml"), self.render("config/audit.yaml")?)?;
+        self.start(Daemon::Etcd).await?;
+        self.start(Daemon::ApiServer).await?;
+        info!("API server ready");
+        self.start(Daemon::ControllerManager).await // ends at once if it starts before the API server is ready
+    }
+
+    /// Starts a daemon, unless it runs, and waits until it answers, if it is one that must.
+    pub(crate) async fn start(&self, daemon: Daemon) -> Result<()> {
+        if self.is_alive(daemon)? {
+            return Ok(());
+        }
+        let node = self.node()?;
+        let mut line = daemon.command_line(&self.settings, node)?;
+        if daemon.in_node() {
+            let init = node.context("the node is not up: cargo run -p lab -- up")?;
+            line.splice(
+                0..0,
+                std::iter::once("nsenter".to_owned()).chain(enter_flags(init)),
+            );
+        }
+        let started = self.spawn(daemon, line)?;
+        if daemon.in_node() {
+            // nsenter only waits for it: a pid namespace is entered by a child.
+            let inner =
+                self.alive_until(daemon, Duration::from_secs(10), "its start", async || {
+                    Ok(Process::child(started.pid()))
+                });
+            process::write(&self.pid_file(daemon), &[inner.await?, started])?;
+        }
+        match daemon {
+            Daemon::ApiServer => {
+                self.alive_until(daemon, Duration::from_secs(90), "its port", async || {
+                    Ok(TcpStream::connect(("127.0.0.1", self.settings.api_port()))
+                        .await
+                        .ok())
+                })
+                .await?;
+                self.alive_until(daemon, Duration::from_secs(90), "/readyz", async || {
+                    Ok(self.kubectl(&["get", "--raw", "/readyz"]).await.ok())
+                })
+                .await?;
+            }
+            Daemon::Containerd => {
+                self.alive_until(daemon, Duration::from_secs(30), "its answer", async || {
+                    Ok(output(&mut self.enter(["ctr", "version"])?).await.ok())
+                })
+                .await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Runs a command line as a daemon: its own session, its own log, nothing of our environment.
+    pub(crate) fn spawn(&self, daemon: Daemon, line: Vec<String>) -> Result<Process> {
+        let log = self.log_file(daemon);
+        let open = || File::options().create(true).append(true).open(&log);
+        // It becomes the program without a fork: the pid stays the same.
+        let mut command = command("setsid")?;
+        command
+            .args(&line)
+            .kill_on_drop(false)
+            .current_dir("/")
+            .env_clear();
+        command.env(
+            "PATH",
+            if daemon.in_node() {
+                self.node_path()
+            } else {
+                search_path()
+            },
+        );
+        command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", line.join(" ")))?;
+        let started = child.id().and_then(Process::find);
+        let started = started
+            .with_context(|| format!("{} ended at once; see {}", daemon.name(), log.display()))?;
+        process::write(&self.pid_file(daemon), &[started])?;
+        Ok(started)
+    }
+
+    pub(crate) async fn end(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+        process::end(&self.pid_file(daemon), signal).await
+    }
+
+    /// Asks until the answer is `Some`, or the daemon is dead: then its last words are the error.
+    pub(crate) async fn alive_until<T>(
+        &self,
+        daemon: Daemon,
+        limit: Duration,
+        what: &str,
+        mut ask: impl AsyncFnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
+        let what = format!(
+            "{} ({what}); see {}",
+            daemon.name(),
+            self.log_file(daemon).display()
+        );
+        until(limit, &what, async || {
+            let answer = ask().await?;
+            if answer.is_none() && !self.written(daemon)?.iter().any(Process::is_alive) {
+                let log = fs::read(self.log_file(daemon)).unwrap_or_default();
+                bail!(
+                    "{} ended:\n{}",
+                    daemon.name(),
+                    last_lines(&String::from_utf8_lossy(&log), 10)
+                );
+            }
+            Ok(answer)
+        })
+        .await
+    }
+
+    pub(crate) fn is_alive(&self, daemon: Daemon) -> Result<bool> {
+        match daemon {
+            Daemon::Node => Ok(self.node()?.is_some()),
+            daemon => Ok(self.written(daemon)?.first().is_some_and(Process::is_alive)),
+        }
+    }
+
+    /// The daemon, and what only waits for it.
+    pub(crate) fn written(&self, daemon: Daemon) -> Result<Vec<Process>> {
+        process::read(&self.pid_file(daemon))
+    }
+
+    pub(crate) fn pid_file(&self, daemon: Daemon) -> PathBuf {
+        self.settings
+            .path(&format!("run/{}.pid", daemon.name()))
+            .into()
+    }
+
+    fn log_file(&self, daemon: Daemon) -> PathBuf {
+        self.settings
+            .path(&format!("log/{}.log", daemon.name()))
+            .into()
+    }
+
+    /// A file of `cluster/`, with this cluster's addresses and directories in it.
+    pub(crate) fn render(&self, source: &str) -> Result<String> {
+        let s = &self.settings;
+        let file = s.source(source);
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let packages = self.packages();
+        let values = [
+            ("@STATE@", s.state().display().to_string()),
+            ("@PACKAGES@", packages.display().to_string()),
+            ("@NODE_IP@", s.node_ip()),
+            ("@API_PORT@", s.api_port().to_string()),
+            ("@DNS_IP@", s.dns_ip()),
+            ("@POD_NET@", s.pod_net()),
+            ("@ECHO_PORT@", (s.kwok_port() + 1).to_string()),
+        ];
+        Ok(values
+            .into_iter()
+            .fold(text, |text, (name, value)| text.replace(name, &value)))
+    }
+
+    /// One `up`, `down` or restart at a time, whoever asks.
+    async fn lock(&self) -> Result<File> {
+        fs::create_dir_all(self.dir())
+            .with_context(|| format!("cannot make {}", self.dir().display()))?;
+        lock(self.settings.path("lock").into()).await
+    }
+
+    fn forget(&self) -> Result<()> {
+        for name in ["bin", "etcd", "node", "pki", "run"] {
+            match fs::remove_dir_all(self.settings.path(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove {}", self.settings.path(name)));
+                }
+                _ => {}
+            }
+        }
+        for name in ["kubeconfig", "audit.yaml", "kwok.yaml", "kwok-stages.yaml"] {
+            match fs::remove_file(self.settings.path(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

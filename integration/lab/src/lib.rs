@@ -1,0 +1,48 @@
+//! A real Kubernetes on this machine: etcd, the control plane, containerd, a kubelet and pods.
+//!
+//! The simulation claims how an API server behaves; this is where the claims are confirmed. It boots in
+//! seconds, needs root and no image registry, and leaves nothing behind. It is no tool for anything but
+//! tests: no limits, no persistence, one node, and credentials for the asking.
+//!
+//! One `up` through the modules: `settings` says where things are, `binaries` builds them from
+//! `cluster/`, `cluster` starts what `daemon` lists (every flag is there), `node` makes the namespaces
+//! that containerd and the kubelet live in, `process` writes down what was started, and `workload` fills
+//! the cluster. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
+//! `upgrades` asks for a port-forward in every way a client might.
+//!
+//! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
+//! what must not go wrong: which process may be ended, what is already running, what is waited for.
+//!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! let lab = lab::Lab::attach().await?; // fails, with the command to run, unless `lab up` was run
+//! let before = lab.audit_mark()?;
+//! // … whatever uses lab.kubeconfig() …
+//! let upgrades = lab.audit_since(&before).await?;
+//! let upgrades = upgrades.iter().filter(|e| e.subresource == "portforward").count();
+//! assert!(upgrades <= 8);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Sources: the components' own reference, <https://kubernetes.io/docs/reference/command-line-tools-reference/>,
+//! and `cluster/README.md` for what was learned on the way.
+
+mod audit;
+mod binaries;
+mod check;
+mod cluster;
+mod command;
+mod daemon;
+mod node;
+mod process;
+mod settings;
+mod upgrades;
+mod workload;
+
+pub use self::audit::{AuditEvent, AuditMark};
+pub use self::check::Claim;
+pub use self::cluster::{Extent, Lab};
+pub use self::daemon::Daemon;
+pub use self::process::Signal;
+pub use self::upgrades::Answer;
