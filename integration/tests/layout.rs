@@ -86,6 +86,7 @@ fn dependencies_point_one_way() {
         ("kubevpn-sim", &["kubevpn-spdy"]),
         ("kubevpn-scenarios", &[]),
         ("lab", &[]),
+        ("kubevpn-benches", &["lab"]),
     ];
     let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap();

@@ -1,0 +1,129 @@
+//! Ours beside the peers, on the real cluster, in one run.
+//!
+//!     cargo run -p lab -- up
+//!     cargo build --release -p kubevpn -p kubevpn-benches
+//!     target/release/kubevpn-benches --report docs/performance.md --raw docs/performance/rounds.json
+//!
+//! Every round runs every workload on every subject, in an order that is rotated from round to round, so that what
+//! the machine does meanwhile hits all of them alike. The report gives medians and the ratio to the better of
+//! kubectl's two transports. A peer of your own: `--peer 'NAME=COMMAND {port}'`, a command that forwards
+//! 127.0.0.1:{port} to port 80 of the Service `reviews`.
+//!
+//! `load.rs` is what the clients do, `subject.rs` what they go through, `report.rs` what is said about it.
+
+mod forwarder;
+mod load;
+mod report;
+mod subject;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use lab::Lab;
+
+use crate::load::{Sizes, Workload};
+use crate::report::Round;
+use crate::subject::Kind;
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many times everything is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The program under test [default: `kubevpn` beside this one]
+    #[arg(long)]
+    kubevpn: Option<PathBuf>,
+    /// Another subject: NAME=COMMAND, with {port} where the local port goes
+    #[arg(long = "peer", value_name = "NAME=COMMAND")]
+    peers: Vec<String>,
+    /// Only these workloads
+    #[arg(long = "only", value_name = "WORKLOAD")]
+    only: Vec<String>,
+    /// Small loads: seconds instead of minutes, for trying the bench itself
+    #[arg(long)]
+    quick: bool,
+    /// Where the report goes [default: stdout]
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Where every single measurement goes, as JSON
+    #[arg(long)]
+    raw: Option<PathBuf>,
+    /// Be the kube-rs forwarder on this port instead: 0 is no TCP_NODELAY, 1 is with it
+    #[arg(long, value_name = "PORT", requires = "nodelay", hide = true)]
+    kube_rs_forward: Option<u16>,
+    #[arg(long, hide = true)]
+    nodelay: Option<u8>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if let Some(port) = args.kube_rs_forward {
+        return forwarder::run(port, args.nodelay == Some(1)).await;
+    }
+    let lab = Lab::attach().await?;
+    let me = std::env::current_exe()?;
+    let kubevpn = match args.kubevpn {
+        Some(path) => path,
+        None => me.with_file_name("kubevpn"),
+    };
+    anyhow::ensure!(
+        kubevpn.exists(),
+        "{} is missing: cargo build --release -p kubevpn",
+        kubevpn.display()
+    );
+
+    let mut kinds = vec![
+        Kind::Ours(kubevpn),
+        Kind::Kubectl { websocket: false },
+        Kind::Kubectl { websocket: true },
+        Kind::KubeRs { nodelay: false },
+        Kind::KubeRs { nodelay: true },
+    ];
+    for peer in &args.peers {
+        let (name, command) = peer.split_once('=').context("--peer takes NAME=COMMAND")?;
+        kinds.push(Kind::Command {
+            name: name.into(),
+            command: command.into(),
+        });
+    }
+    let sizes = if args.quick {
+        Sizes::QUICK
+    } else {
+        Sizes::FULL
+    };
+    let workloads: Vec<Workload> = Workload::ALL
+        .into_iter()
+        .filter(|w| args.only.is_empty() || args.only.iter().any(|name| name == w.name()))
+        .collect();
+    anyhow::ensure!(
+        !workloads.is_empty(),
+        "no such workload; there are: {}",
+        Workload::names()
+    );
+
+    let mut rounds = Vec::new();
+    for round in 0..args.rounds {
+        for workload in &workloads {
+            for turn in 0..kinds.len() {
+                let kind = &kinds[(turn + round) % kinds.len()];
+                let measured = workload.run(kind, &lab, sizes).await;
+                let entry = Round::new(round, workload, kind, measured);
+                report::progress(&entry);
+                rounds.push(entry);
+            }
+        }
+    }
+    if let Some(path) = &args.raw {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, serde_json::to_string_pretty(&rounds)? + "\n")?;
+    }
+    let text = report::render(&rounds, args.rounds)?;
+    match &args.report {
+        Some(path) => report::insert(path, &text),
+        None => report::print(&text),
+    }
+}

@@ -1,0 +1,223 @@
+//! What the clients go through: ours, kubectl, a kube-rs forwarder, or any command.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lab::Lab;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// Which program, and how it is run.
+#[derive(Clone, Debug)]
+pub(crate) enum Kind {
+    Ours(PathBuf),
+    Kubectl { websocket: bool },
+    KubeRs { nodelay: bool },
+    Command { name: String, command: String },
+}
+
+impl Kind {
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Ours(_) => "ours (SOCKS5)".into(),
+            Self::Kubectl { websocket: false } => "kubectl, SPDY".into(),
+            Self::Kubectl { websocket: true } => "kubectl, WebSocket".into(),
+            Self::KubeRs { nodelay: false } => "kube-rs".into(),
+            Self::KubeRs { nodelay: true } => "kube-rs, TCP_NODELAY".into(),
+            Self::Command { name, .. } => name.clone(),
+        }
+    }
+}
+
+/// A running subject. Killed when dropped.
+pub(crate) struct Subject {
+    child: Child,
+    way: Way,
+}
+
+/// How a client gets to a port of the Service.
+enum Way {
+    Socks(SocketAddr),
+    /// Local ports for the Service's port 80 and for the ports that only `multi` has.
+    Forwards(Vec<(Port, SocketAddr)>),
+}
+
+/// Where the load goes. All of them have one Pod behind them, so that nobody gains by spreading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// HTTP of `reviews`.
+    Http,
+    /// `multi`: takes a byte and resets.
+    Reset,
+    /// `multi`: nothing listens.
+    Nothing,
+    /// `multi`: echo.
+    Echo,
+}
+
+impl Port {
+    fn target(self) -> (&'static str, u16) {
+        match self {
+            Self::Http => ("reviews.default.svc.cluster.local", 80),
+            Self::Reset => ("multi.default.svc.cluster.local", 7666),
+            Self::Nothing => ("multi.default.svc.cluster.local", 9999),
+            Self::Echo => ("multi.default.svc.cluster.local", 7007),
+        }
+    }
+}
+
+async fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
+}
+
+impl Subject {
+    pub(crate) async fn start(kind: &Kind, lab: &Lab) -> anyhow::Result<Self> {
+        Self::start_for(kind, lab, &[Port::Http]).await
+    }
+
+    /// The same with forwards for these ports, where the kind needs one for each.
+    pub(crate) async fn start_for(kind: &Kind, lab: &Lab, ports: &[Port]) -> anyhow::Result<Self> {
+        let kubeconfig = lab.kubeconfig();
+        let spawn = |mut command: Command| {
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .kill_on_drop(true);
+            command
+                .env("KUBECONFIG", &kubeconfig)
+                .spawn()
+                .context("starting the subject")
+        };
+        let (child, way) = match kind {
+            Kind::Ours(path) => {
+                let mut command = Command::new(path);
+                command
+                    .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
+                    .env("RUST_LOG", "warn");
+                let mut child = spawn(command)?;
+                let line = line_with(&mut child, "SOCKS5 proxy listening on ").await?;
+                let socks = line.rsplit(' ').next().unwrap_or_default().parse()?;
+                (child, Way::Socks(socks))
+            }
+            Kind::Kubectl { websocket } => {
+                let mut forwards = Vec::new();
+                let mut words = Vec::new();
+                for port in ports {
+                    let local = free_port().await?;
+                    words.push(format!("{local}:{}", port.target().1));
+                    forwards.push((*port, SocketAddr::from(([127, 0, 0, 1], local))));
+                }
+                let service = if ports.contains(&Port::Http) {
+                    "svc/reviews"
+                } else {
+                    "svc/multi"
+                };
+                let mut command = Command::new(lab.dir().join("bin/kubectl"));
+                command
+                    .args(["port-forward", service])
+                    .args(words)
+                    .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string());
+                let mut child = spawn(command)?;
+                line_with(&mut child, "Forwarding from 127.0.0.1").await?;
+                (child, Way::Forwards(forwards))
+            }
+            Kind::KubeRs { nodelay } => {
+                let local = free_port().await?;
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args([
+                    "--kube-rs-forward",
+                    &local.to_string(),
+                    "--nodelay",
+                    if *nodelay { "1" } else { "0" },
+                ]);
+                let mut child = spawn(command)?;
+                line_with(&mut child, "Forwarding from").await?;
+                (
+                    child,
+                    Way::Forwards(vec![(Port::Http, ([127, 0, 0, 1], local).into())]),
+                )
+            }
+            Kind::Command { command: words, .. } => {
+                let local = free_port().await?;
+                let mut command = Command::new("sh");
+                command.args([
+                    "-c",
+                    &format!("exec {}", words.replace("{port}", &local.to_string())),
+                ]);
+                let child = spawn(command)?;
+                let addr = SocketAddr::from(([127, 0, 0, 1], local));
+                tokio::time::timeout(Duration::from_secs(30), async {
+                    while TcpStream::connect(addr).await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                })
+                .await
+                .context("the peer does not listen")?;
+                (child, Way::Forwards(vec![(Port::Http, addr)]))
+            }
+        };
+        Ok(Self { child, way })
+    }
+
+    /// A connection to the port: for ours with the SOCKS5 handshake, which is part of what is measured.
+    pub(crate) async fn connect(&self, port: Port) -> anyhow::Result<TcpStream> {
+        match &self.way {
+            Way::Socks(proxy) => {
+                let mut stream = TcpStream::connect(proxy).await?;
+                stream.set_nodelay(true)?;
+                let (host, port) = port.target();
+                let mut request = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(host.len())?];
+                request.extend_from_slice(host.as_bytes());
+                request.extend_from_slice(&port.to_be_bytes());
+                stream.write_all(&request[..3]).await?;
+                let mut answer = [0; 10];
+                stream.read_exact(&mut answer[..2]).await?;
+                stream.write_all(&request[3..]).await?;
+                stream.read_exact(&mut answer).await?;
+                anyhow::ensure!(answer[1] == 0, "SOCKS5 reply {}", answer[1]);
+                Ok(stream)
+            }
+            Way::Forwards(forwards) => {
+                let found = forwards.iter().find(|(p, _)| *p == port);
+                let (_, addr) = found.context("not forwarded by this subject")?;
+                let stream = TcpStream::connect(addr).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+        }
+    }
+
+    /// Resident memory of the subject's process, in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let pid = self.child.id().context("the subject has ended")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+}
+
+async fn line_with(child: &mut Child, words: &str) -> anyhow::Result<String> {
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    let mut lines = BufReader::new(stdout).lines();
+    let found = tokio::time::timeout(Duration::from_secs(60), async {
+        while let Some(line) = lines.next_line().await? {
+            if line.contains(words) {
+                return Ok(line);
+            }
+        }
+        bail!("the subject ended before it said {words:?}");
+    })
+    .await;
+    // What else it prints must not fill the pipe.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    found.with_context(|| format!("the subject never said {words:?}"))?
+}
