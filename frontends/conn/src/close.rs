@@ -45,3 +45,64 @@ pub async fn reply_and_close<C: ClientIo>(mut client: C, reply: &[u8]) -> io::Re
     };
     timeout(PATIENCE, farewell).await.unwrap_or(Ok(()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
+
+    use crate::mock::mock;
+
+    #[tokio::test]
+    async fn a_client_that_is_still_sending_gets_the_reply_and_no_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut app = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (client, _) = listener.accept().await.unwrap();
+        // What the proxy never reads otherwise.
+        app.write_all(&[b'x'; 100_000]).await.unwrap();
+        let refused = tokio::spawn(reply_and_close(client, b"no, thank you"));
+        let mut reply = String::new();
+        app.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(reply, "no, thank you");
+        app.write_all(b"so be it").await.unwrap();
+        app.shutdown().await.unwrap();
+        refused.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stays_is_left_after_a_while() {
+        for takes_it in [true, false] {
+            let (client, control) = mock();
+            if !takes_it {
+                control.room(0);
+            }
+            let started = Instant::now();
+            reply_and_close(client, b"no").await.unwrap();
+            // The clock ticks in milliseconds.
+            assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
+            assert_eq!(control.shutdown_asked(), takes_it);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_keeps_sending_is_left_after_a_bound() {
+        let (client, control) = mock();
+        for _ in 0..100 {
+            control.give(vec![0; 4096]);
+        }
+        reply_and_close(client, b"no").await.unwrap();
+        assert_eq!(control.written(), b"no");
+        assert!(!control.all_read());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_gone_is_an_error() {
+        let (client, control) = mock();
+        control.fail_read(io::ErrorKind::ConnectionReset);
+        let error = reply_and_close(client, b"no").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}

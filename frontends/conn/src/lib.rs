@@ -42,6 +42,8 @@ mod drain;
 mod io;
 mod limits;
 mod listen;
+#[cfg(test)]
+mod mock;
 mod record;
 mod relay;
 mod rewind;

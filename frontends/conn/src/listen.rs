@@ -324,3 +324,6 @@ impl ClientIo for Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,81 @@ pub(crate) fn poll_broken<C: ClientIo>(
         timer.as_mut().reset(tokio::time::Instant::now() + CHECK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::io::ErrorKind;
+
+    use tokio::sync::oneshot;
+    use tokio::time::Instant;
+
+    use crate::mock::{mock, settle};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_gives_the_work_up_at_once() {
+        let (mut client, control) = mock();
+        control.give("early");
+        control.fail_read(ErrorKind::ConnectionReset);
+        let (held, given_up) = oneshot::channel::<()>();
+        let work = async move {
+            let _held = held;
+            pending::<()>().await;
+        };
+        let mut early = BytesMut::from("more ");
+        let gone = while_connected(&mut client, &mut early, work).await;
+        assert_eq!(gone.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(given_up.await.is_err(), "the work was dropped");
+        assert_eq!(early, "more early");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_of_file_is_no_reason_to_give_up() {
+        let (mut client, control) = mock();
+        control.give("all");
+        control.end();
+        let work = tokio::time::sleep(Duration::from_secs(3600));
+        let mut early = BytesMut::new();
+        while_connected(&mut client, &mut early, work)
+            .await
+            .unwrap();
+        assert_eq!(early, "all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_after_the_end_of_file_is_noticed_within_a_second() {
+        let (mut client, control) = mock();
+        control.end();
+        let waiting = tokio::spawn(async move {
+            let mut early = BytesMut::new();
+            while_connected(&mut client, &mut early, pending::<()>()).await
+        });
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        control.break_quietly(ErrorKind::ConnectionReset);
+        let broken = Instant::now();
+        let error = waiting.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(broken.elapsed() <= CHECK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_read_than_the_limit() {
+        let (mut client, control) = mock();
+        control.give(vec![b'x'; EARLY]);
+        control.give("beyond");
+        let (done, work) = oneshot::channel();
+        let waiting = tokio::spawn(async move {
+            let mut early = BytesMut::new();
+            while_connected(&mut client, &mut early, work)
+                .await
+                .unwrap()
+                .unwrap();
+            early
+        });
+        settle().await;
+        done.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap().len(), EARLY);
+        assert!(!control.all_read());
+    }
+}

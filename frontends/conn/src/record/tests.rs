@@ -1,0 +1,164 @@
+use super::*;
+use std::io;
+use std::sync::Mutex;
+
+use kubevpn_target::Origin;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::Side;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// What is logged while `body` runs, inside a span that must not show.
+fn logged(body: impl FnOnce()) -> String {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_ansi(false)
+        .without_time()
+        .with_writer(log.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info_span!("surrounding").in_scope(body);
+    });
+    let bytes = log.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn record() -> Record {
+    Record::start(Frontend::Socks5, Some(([127, 0, 0, 1], 4711).into()))
+}
+
+fn relayed(end: End) -> Relayed {
+    Relayed {
+        up: 0,
+        down: 0,
+        end,
+    }
+}
+
+#[test]
+fn one_line_with_everything() {
+    let line = logged(|| {
+        let mut record = record();
+        let origin = Origin::default();
+        record.target(&Target::parse("web.shop:80", origin).unwrap());
+        record.via(Via {
+            to: "shop/web-0:8080".into(),
+            transport: "spdy",
+        });
+        record.traffic().add_up(3);
+        record.traffic().add_down(4);
+        record.relayed(&relayed(End::Eof));
+    });
+    assert_eq!(line.lines().count(), 1, "{line}");
+    for part in [
+        " INFO access: ",
+        " id=",
+        " frontend=\"socks5\"",
+        " client.addr=127.0.0.1:4711",
+        " target=web.shop:80",
+        " via=shop/web-0:8080 (spdy)",
+        " up=3 down=4 ",
+        " seconds=",
+        " end=\"eof\"",
+    ] {
+        assert!(format!(" {line}").contains(part), "{part} is not in {line}");
+    }
+    assert!(
+        !line.contains("surrounding") && !line.contains("error"),
+        "{line}"
+    );
+}
+
+#[test]
+fn levels_tell_who_should_act() {
+    let refused = |refusal| {
+        logged(|| {
+            let cause = io::Error::other("the cause");
+            record().refused(&ConnectError::new(refusal, "the sentence").with_source(cause));
+        })
+    };
+    for refusal in Refusal::ALL {
+        let line = refused(refusal);
+        let level = match refusal {
+            Refusal::NameNotFound | Refusal::NoSuchPort | Refusal::Denied => " INFO ",
+            _ => " WARN ",
+        };
+        assert!(
+            line.starts_with(level.trim_start()) || line.starts_with(level),
+            "{line}"
+        );
+        assert!(line.contains(&format!("refusal=\"{refusal}\"")), "{line}");
+        assert!(line.contains("end=\"refused\""), "{line}");
+        assert!(line.contains("error=\"the sentence: the cause\""), "{line}");
+    }
+}
+
+#[test]
+fn every_end_has_its_word() {
+    let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+    let failed = |side| End::Failed {
+        side,
+        error: reset(),
+    };
+    type Finish = Box<dyn FnOnce(Record)>;
+    let ends: [(&str, &str, Finish); 8] = [
+        ("INFO", "idle", Box::new(|r| r.relayed(&relayed(End::Idle)))),
+        (
+            "INFO",
+            "client",
+            Box::new(|r| r.relayed(&relayed(failed(Side::Client)))),
+        ),
+        (
+            "INFO",
+            "upstream",
+            Box::new(|r| r.relayed(&relayed(failed(Side::Upstream)))),
+        ),
+        ("INFO", "rejected", Box::new(|r| r.rejected(&reset()))),
+        ("INFO", "gone", Box::new(|r| r.gone(&reset()))),
+        ("DEBUG", "unused", Box::new(Record::unused)),
+        ("INFO", "cut", Box::new(drop)),
+        (
+            "WARN",
+            "panicked",
+            Box::new(|record| {
+                let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let _record = record;
+                    std::panic::resume_unwind(Box::new("a bug"));
+                }));
+                assert!(unwound.is_err());
+            }),
+        ),
+    ];
+    for (level, end, finish) in ends {
+        let line = logged(|| finish(record()));
+        assert_eq!(line.lines().count(), 1, "{end}: {line}");
+        assert!(line.trim_start().starts_with(level), "{end}: {line}");
+        assert!(line.contains(&format!("end=\"{end}\"")), "{end}: {line}");
+    }
+}
+
+#[test]
+fn numbers_are_distinct() {
+    assert_ne!(record().id(), record().id());
+}
