@@ -6,16 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use tokio::net::TcpStream;
+use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
 use tracing::info;
 
 use crate::binaries::lock;
-use crate::command::{FOR_UP, command, last_lines, output, require, search_path};
+use crate::command::{FOR_UP, command, output, require};
 use crate::daemon::Daemon;
-use crate::node::enter_flags;
-use crate::process::{self, Process, Signal, until};
+use crate::process::{Process, Signal};
 use crate::settings::{NODE, Settings};
 
 /// How much of a cluster to bring up.
@@ -111,7 +109,8 @@ impl Lab {
         output(&mut self.kubectl_command(args)).await
     }
 
-    pub(crate) fn kubectl_command(&self, args: &[&str]) -> Command {
+    /// The same, to be run some other way: a port-forward that goes on until the handle is dropped.
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.settings.path("bin/kubectl"));
         command
             .arg("--kubeconfig")
@@ -121,12 +120,23 @@ impl Lab {
         command
     }
 
-    /// A command in the node's namespaces, and its standard output: what a pod's node looks like from inside.
+    /// A command in the node's namespaces, and its standard output: containerd's descriptors and threads,
+    /// a pod's connections, whatever can be counted from inside.
     ///
     /// # Errors
     /// No node; what the command said, if it fails or takes more than five minutes.
     pub async fn node_sh(&self, args: &[&str]) -> Result<String> {
-        output(self.enter([])?.args(args)).await
+        output(&mut self.node_command(args)?).await
+    }
+
+    /// The same, to be run some other way.
+    ///
+    /// # Errors
+    /// No node.
+    pub fn node_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.enter([])?;
+        command.args(args);
+        Ok(command)
     }
 
     /// Brings it up, or the part of it that is not. Everything is ready when this returns.
@@ -152,7 +162,7 @@ impl Lab {
         self.build().await?;
         self.control_plane().await?;
         if extent == Extent::Full {
-            self.start(Daemon::Scheduler).await?;
+            self.ensure_started(Daemon::Scheduler).await?;
             self.start_node().await?;
             self.workload().await?;
         }
@@ -224,11 +234,11 @@ impl Lab {
     ///
     /// # Errors
     /// Its last words, if it ends at once.
-    pub async fn resume(&self, daemon: Daemon) -> Result<()> {
+    pub async fn start(&self, daemon: Daemon) -> Result<()> {
         let _lock = self.lock().await?;
         match daemon {
             Daemon::Node | Daemon::Containerd | Daemon::Kubelet => self.start_node().await,
-            daemon => self.start(daemon).await,
+            daemon => self.ensure_started(daemon).await,
         }
     }
 
@@ -260,13 +270,13 @@ impl Lab {
         self.end(Daemon::ApiServer, signal).await?;
         info!("API server down");
         tokio::time::sleep(down_for).await;
-        self.start(Daemon::ApiServer).await?;
+        self.ensure_started(Daemon::ApiServer).await?;
         info!("API server back");
         // Left alone these come back too, but their watches back off for up to a minute.
         for daemon in [Daemon::ControllerManager, Daemon::Scheduler] {
             if self.is_alive(daemon)? {
                 self.end(daemon, Signal::Kill).await?;
-                self.start(daemon).await?;
+                self.ensure_started(daemon).await?;
             }
         }
         Ok(())
@@ -300,143 +310,10 @@ impl Lab {
         .await?;
         fs::copy(s.path("pki/admin.kubeconfig"), self.kubeconfig())?;
         fs::write(s.path("audit.yaml"), self.render("config/audit.yaml")?)?;
-        self.start(Daemon::Etcd).await?;
-        self.start(Daemon::ApiServer).await?;
+        self.ensure_started(Daemon::Etcd).await?;
+        self.ensure_started(Daemon::ApiServer).await?;
         info!("API server ready");
-        self.start(Daemon::ControllerManager).await // ends at once if it starts before the API server is ready
-    }
-
-    /// Starts a daemon, unless it runs, and waits until it answers, if it is one that must.
-    pub(crate) async fn start(&self, daemon: Daemon) -> Result<()> {
-        if self.is_alive(daemon)? {
-            return Ok(());
-        }
-        let node = self.node()?;
-        let mut line = daemon.command_line(&self.settings, node)?;
-        if daemon.in_node() {
-            let init = node.context("the node is not up: cargo run -p lab -- up")?;
-            line.splice(
-                0..0,
-                std::iter::once("nsenter".to_owned()).chain(enter_flags(init)),
-            );
-        }
-        let started = self.spawn(daemon, line)?;
-        if daemon.in_node() {
-            // nsenter only waits for it: a pid namespace is entered by a child.
-            let inner =
-                self.alive_until(daemon, Duration::from_secs(10), "its start", async || {
-                    Ok(Process::child(started.pid()))
-                });
-            process::write(&self.pid_file(daemon), &[inner.await?, started])?;
-        }
-        match daemon {
-            Daemon::ApiServer => {
-                self.alive_until(daemon, Duration::from_secs(90), "its port", async || {
-                    Ok(TcpStream::connect(("127.0.0.1", self.settings.api_port()))
-                        .await
-                        .ok())
-                })
-                .await?;
-                self.alive_until(daemon, Duration::from_secs(90), "/readyz", async || {
-                    Ok(self.kubectl(&["get", "--raw", "/readyz"]).await.ok())
-                })
-                .await?;
-            }
-            Daemon::Containerd => {
-                self.alive_until(daemon, Duration::from_secs(30), "its answer", async || {
-                    Ok(output(&mut self.enter(["ctr", "version"])?).await.ok())
-                })
-                .await?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Runs a command line as a daemon: its own session, its own log, nothing of our environment.
-    pub(crate) fn spawn(&self, daemon: Daemon, line: Vec<String>) -> Result<Process> {
-        let log = self.log_file(daemon);
-        let open = || File::options().create(true).append(true).open(&log);
-        // It becomes the program without a fork: the pid stays the same.
-        let mut command = command("setsid")?;
-        command
-            .args(&line)
-            .kill_on_drop(false)
-            .current_dir("/")
-            .env_clear();
-        command.env(
-            "PATH",
-            if daemon.in_node() {
-                self.node_path()
-            } else {
-                search_path()
-            },
-        );
-        command.stdin(Stdio::null()).stdout(open()?).stderr(open()?);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot run {}", line.join(" ")))?;
-        let started = child.id().and_then(Process::find);
-        let started = started
-            .with_context(|| format!("{} ended at once; see {}", daemon.name(), log.display()))?;
-        process::write(&self.pid_file(daemon), &[started])?;
-        Ok(started)
-    }
-
-    pub(crate) async fn end(&self, daemon: Daemon, signal: Signal) -> Result<()> {
-        process::end(&self.pid_file(daemon), signal).await
-    }
-
-    /// Asks until the answer is `Some`, or the daemon is dead: then its last words are the error.
-    pub(crate) async fn alive_until<T>(
-        &self,
-        daemon: Daemon,
-        limit: Duration,
-        what: &str,
-        mut ask: impl AsyncFnMut() -> Result<Option<T>>,
-    ) -> Result<T> {
-        let what = format!(
-            "{} ({what}); see {}",
-            daemon.name(),
-            self.log_file(daemon).display()
-        );
-        until(limit, &what, async || {
-            let answer = ask().await?;
-            if answer.is_none() && !self.written(daemon)?.iter().any(Process::is_alive) {
-                let log = fs::read(self.log_file(daemon)).unwrap_or_default();
-                bail!(
-                    "{} ended:\n{}",
-                    daemon.name(),
-                    last_lines(&String::from_utf8_lossy(&log), 10)
-                );
-            }
-            Ok(answer)
-        })
-        .await
-    }
-
-    pub(crate) fn is_alive(&self, daemon: Daemon) -> Result<bool> {
-        match daemon {
-            Daemon::Node => Ok(self.node()?.is_some()),
-            daemon => Ok(self.written(daemon)?.first().is_some_and(Process::is_alive)),
-        }
-    }
-
-    /// The daemon, and what only waits for it.
-    pub(crate) fn written(&self, daemon: Daemon) -> Result<Vec<Process>> {
-        process::read(&self.pid_file(daemon))
-    }
-
-    pub(crate) fn pid_file(&self, daemon: Daemon) -> PathBuf {
-        self.settings
-            .path(&format!("run/{}.pid", daemon.name()))
-            .into()
-    }
-
-    fn log_file(&self, daemon: Daemon) -> PathBuf {
-        self.settings
-            .path(&format!("log/{}.log", daemon.name()))
-            .into()
+        self.ensure_started(Daemon::ControllerManager).await // ends at once if it starts before the API server is ready
     }
 
     /// A file of `cluster/`, with this cluster's addresses and directories in it.

@@ -5,9 +5,9 @@
 //! tests: no limits, no persistence, one node, and credentials for the asking.
 //!
 //! One `up` through the modules: `settings` says where things are, `binaries` builds them from
-//! `cluster/`, `cluster` starts what `daemon` lists (every flag is there), `node` makes the namespaces
-//! that containerd and the kubelet live in, `process` writes down what was started, and `workload` fills
-//! the cluster. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
+//! `cluster/`, `cluster` has `supervise` start what `daemon` lists (every flag is there), `node` makes the
+//! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
+//! `workload` fills the cluster. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
 //! `upgrades` asks for a port-forward in every way a client might.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
@@ -37,6 +37,7 @@ mod daemon;
 mod node;
 mod process;
 mod settings;
+mod supervise;
 mod upgrades;
 mod workload;
 

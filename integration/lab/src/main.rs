@@ -5,7 +5,7 @@
 )]
 
 use std::io::IsTerminal as _;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -181,13 +181,17 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Kubeconfig { user: Some(name) } => {
             println!("{}", lab.user(&name).await?.display())
         }
-        Command::Kubectl { args } => print!("{}", lab.kubectl(&borrowed(&args)).await?),
-        Command::NodeSh { command } => print!("{}", lab.node_sh(&borrowed(&command)).await?),
+        Command::Kubectl { args } => {
+            return pass_through(lab.kubectl_command(&borrowed(&args))).await;
+        }
+        Command::NodeSh { command } => {
+            return pass_through(lab.node_command(&borrowed(&command))?).await;
+        }
         Command::RestartApiserver { down_for, signal } => {
             lab.restart_apiserver(Duration::from_secs(down_for), signal)
                 .await?;
         }
-        Command::Start { daemon } => lab.resume(daemon).await?,
+        Command::Start { daemon } => lab.start(daemon).await?,
         Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
         Command::Fill { pods } => lab.fill(pods).await?,
@@ -212,6 +216,17 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// With our own terminal, and its exit code for ours.
+async fn pass_through(mut command: tokio::process::Command) -> Result<ExitCode> {
+    let status = command.stdin(Stdio::inherit()).status().await?;
+    Ok(ExitCode::from(
+        status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1),
+    ))
 }
 
 fn borrowed(args: &[String]) -> Vec<&str> {

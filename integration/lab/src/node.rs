@@ -81,8 +81,8 @@ impl Lab {
             self.render("config/cni.conflist")?,
         )?;
         fs::write(s.path("node/resolv.conf"), "search cluster.local\n")?;
-        self.start(Daemon::Relay).await?;
-        self.start(Daemon::Containerd).await?;
+        self.ensure_started(Daemon::Relay).await?;
+        self.ensure_started(Daemon::Containerd).await?;
         for image in self.images()? {
             output(
                 self.enter(["ctr", "--namespace", "k8s.io", "images", "import"])?
@@ -91,7 +91,7 @@ impl Lab {
             .await?;
         }
         info!("containerd ready, images in");
-        self.start(Daemon::Kubelet).await
+        self.ensure_started(Daemon::Kubelet).await
     }
 
     async fn make_node(&self) -> Result<()> {

@@ -70,8 +70,8 @@ impl Lab {
             self.settings.path("kwok.yaml"),
             self.render("config/kwok.yaml")?,
         )?;
-        self.start(Daemon::KwokEcho).await?;
-        self.start(Daemon::Kwok).await?;
+        self.ensure_started(Daemon::KwokEcho).await?;
+        self.ensure_started(Daemon::Kwok).await?;
         let nodes = pods / 200 + 1;
         let kubeconfig = self.settings.path("pki/kwok.kubeconfig");
         output(&mut self.hyperkube(&["fill", &kubeconfig, &nodes.to_string(), &pods.to_string()]))
