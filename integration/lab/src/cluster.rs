@@ -234,7 +234,7 @@ impl Lab {
     ///
     /// # Errors
     /// Its last words, if it ends at once.
-    pub async fn start(&self, daemon: Daemon) -> Result<()> {
+    pub async fn resume(&self, daemon: Daemon) -> Result<()> {
         let _lock = self.lock().await?;
         match daemon {
             Daemon::Node | Daemon::Containerd | Daemon::Kubelet => self.start_node().await,

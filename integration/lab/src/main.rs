@@ -191,7 +191,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             lab.restart_apiserver(Duration::from_secs(down_for), signal)
                 .await?;
         }
-        Command::Start { daemon } => lab.start(daemon).await?,
+        Command::Start { daemon } => lab.resume(daemon).await?,
         Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
         Command::Fill { pods } => lab.fill(pods).await?,
