@@ -40,7 +40,9 @@ pub struct Candidates {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that are not Pods: they exist and cannot be dialled.
     pub strays: Vec<Stray>,
-    freshness: Freshness,
+    /// Why there is neither, where more is known than that.
+    pub(crate) none_because: Option<String>,
+    pub(crate) freshness: Freshness,
 }
 
 /// One Pod and the port to dial on it.
@@ -110,6 +112,7 @@ impl Candidates {
             asked: asked.into(),
             endpoints,
             strays: Vec::new(),
+            none_because: None,
             freshness: Freshness::default(),
         }
     }
@@ -153,7 +156,8 @@ impl Candidates {
         };
         let total = readiness().count();
         if total == 0 {
-            return "none exists".into();
+            let known = self.none_because.as_deref();
+            return known.unwrap_or("none exists").into();
         }
         let parts: Vec<_> = [R::Ready, R::ServingTerminating, R::NotReady, R::Terminating]
             .into_iter()

@@ -14,8 +14,8 @@ use crate::PodRef;
 #[non_exhaustive]
 pub enum LookupError {
     /// No object answers the name, and it can only be one of this cluster's.
-    #[error("nothing in the cluster is named {name}: {tried}")]
-    NameNotFound { name: String, tried: String },
+    #[error("nothing in the cluster is named {name}: {because}")]
+    NameNotFound { name: String, because: String },
     /// The Service has no TCP port of that number; `ports` lists those it has.
     #[error("service {service} has no TCP port {port}, {ports}")]
     NoSuchPort {
@@ -50,8 +50,8 @@ pub enum LookupError {
     #[error("{sentence}")]
     Forbidden {
         sentence: String,
-        #[source]
-        source: Arc<ConnectError>,
+        /// The call that was refused; its words are in the sentence.
+        call: Arc<ConnectError>,
     },
     /// The API server did not answer the question.
     #[error("{0}")]
@@ -85,22 +85,21 @@ impl LookupError {
 
 impl From<LookupError> for ConnectError {
     fn from(error: LookupError) -> Self {
+        let ours = Self::new(error.refusal(), error.to_string());
         match error {
-            LookupError::Api(shared) => Arc::try_unwrap(shared).unwrap_or_else(|shared| {
-                let ours = Self::new(shared.refusal(), shared.to_string());
-                match shared.source() {
-                    Some(_) => ours.with_source(CauseOf(shared)),
-                    None => ours,
-                }
-            }),
-            error => {
-                let ours = Self::new(error.refusal(), error.to_string());
-                match error {
-                    LookupError::Forbidden { source, .. } => ours.with_source(source),
-                    _ => ours,
-                }
+            LookupError::Forbidden { call, .. } | LookupError::Api(call)
+                if call.source().is_some() =>
+            {
+                ours.with_source(CauseOf(call))
             }
+            _ => ours,
         }
+    }
+}
+
+impl From<Arc<ConnectError>> for LookupError {
+    fn from(call: Arc<ConnectError>) -> Self {
+        Self::Api(call)
     }
 }
 

@@ -1,13 +1,48 @@
 //! What exists in the cluster: names and addresses to [`Candidates`].
+//!
+//! It says what could serve a host and port, and what is known of its readiness. It refuses to choose, to
+//! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS.
+//!
+//! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what the name can mean, in order
+//! (`name.rs`) → the objects behind it (`view.rs`, one question each with its ladder of access rights;
+//! `fetch.rs`, the calls) → ports and endpoints (`index.rs`, pure) → [`Answer`] (`candidates.rs`) or
+//! [`LookupError`] (`error.rs`). `trail.rs` rides along and notes the steps.
+//!
+//! ```
+//! use kubevpn_cluster::{Candidates, Endpoint, PodRef, Readiness};
+//!
+//! let endpoint = |name: &str, readiness| Endpoint {
+//!     pod: PodRef { namespace: "shop".into(), name: name.into(), uid: None },
+//!     port: 8080,
+//!     readiness,
+//!     addresses: vec![],
+//! };
+//! let found = vec![
+//!     endpoint("web-0", Readiness::NotReady),
+//!     endpoint("web-1", Readiness::ServingTerminating),
+//! ];
+//! let candidates = Candidates::new("service shop/web port 80", found);
+//! let usable = candidates.usable()?;
+//! assert_eq!(usable[0].pod.name, "web-1"); // nothing is ready, and this one still serves
+//! # Ok::<(), kubevpn_cluster::LookupError>(())
+//! ```
+//!
+//! Sources: kubernetes.io "DNS for Services and Pods" for names, the EndpointSlice API reference for
+//! conditions, kube-proxy for the use of terminating endpoints (KEP-1669).
 
 mod candidates;
-#[cfg(feature = "watch")]
 mod cluster;
 mod error;
+#[cfg(test)]
+mod fake;
+mod fetch;
+mod index;
 mod name;
+mod trail;
+mod view;
 
 pub use self::candidates::{Answer, Candidates, Endpoint, Outside, PodRef, Readiness, Stray};
-#[cfg(feature = "watch")]
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
+pub use self::trail::Step;

@@ -1,0 +1,374 @@
+use kubevpn_target::{ConnectError, Refusal};
+
+use super::*;
+use crate::fake::Api;
+use crate::{Domain, Readiness};
+
+const CLUSTER: &str = include_str!("../../tests/fixtures/cluster.yaml");
+
+fn api() -> Api {
+    let api = Api::default();
+    api.apply(CLUSTER);
+    api
+}
+
+fn cluster(api: &Api) -> Cluster {
+    Cluster::new(api.client(), Settings::default())
+}
+
+async fn ask(cluster: &Cluster, target: &str) -> Result<Answer, LookupError> {
+    let target = kubevpn_target::Target::parse(target, Default::default()).unwrap();
+    cluster.lookup(&target.host, target.port).await
+}
+
+/// One line for an answer or an error.
+fn said(answer: Result<Answer, LookupError>) -> String {
+    match answer {
+        Ok(Answer::Pods(candidates)) => match candidates.usable() {
+            Ok(usable) => usable
+                .iter()
+                .map(|e| format!("{}:{}", e.pod, e.port))
+                .collect::<Vec<_>>()
+                .join(" "),
+            Err(error) => format!("{}: {error}", error.refusal()),
+        },
+        Ok(Answer::ApiServer) => "the API server".into(),
+        Ok(Answer::Outside(outside)) => match outside.learned_from {
+            None => format!("outside: {}", outside.host),
+            Some(from) => format!("outside: {} by {from}", outside.host),
+        },
+        Err(error) => format!("{}: {error}", error.refusal()),
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_target() {
+    let cluster = cluster(&api());
+    let both = "default/web-1:8080 default/web-2:8080";
+    for (target, wanted) in [
+        // Service names.
+        ("web:80", both),
+        ("web.default:80", both),
+        ("web.default.svc:80", both),
+        ("Web.Default.SVC.Cluster.Local:80", both),
+        (
+            "web.default.svc.cluster.local.:81",
+            "default/web-1:9090 default/web-2:9090",
+        ),
+        ("api.team:80", "team/api-1:8080"),
+        ("leaving:80", "default/leaving-1:8080"),
+        // Service addresses.
+        ("10.96.0.10:80", both),
+        ("[fd00:10:96::a]:80", both),
+        ("203.0.113.7:80", both),
+        ("203.0.113.8:80", both),
+        ("10.96.0.40:80", "team/api-1:8080"),
+        // Headless: the port as asked.
+        ("db:9999", "default/db-0:9999"),
+        ("peers:5432", "default/db-1:5432"),
+        // Endpoints.
+        ("db-0.db:5432", "default/db-0:5432"),
+        ("db-0.db.default.svc.cluster.local:1", "default/db-0:1"),
+        ("10-244-0-12.web.default.svc:1", "default/web-2:1"),
+        // Pods.
+        ("web-1.default.pod:8080", "default/web-1:8080"),
+        ("web-1.default.pod.cluster.local:8080", "default/web-1:8080"),
+        ("10-244-0-40.team.pod.cluster.local:1", "team/api-1:1"),
+        (
+            "fd00-10-244--11.default.pod.cluster.local:1",
+            "default/web-1:1",
+        ),
+        ("10.244.0.40:1", "team/api-1:1"),
+        ("[fd00:10:244::11]:1", "default/web-1:1"),
+        ("10.244.0.50:1", "default/next:1"),
+        ("10.245.0.2:9100", "team/node-exporter:9100"),
+        // Other names for what is here.
+        ("alias:80", both),
+        ("manual:80", "default/web-1:8080"),
+        ("kubernetes:443", "the API server"),
+        ("kubernetes.default.svc.cluster.local:443", "the API server"),
+        ("10.96.0.1:443", "the API server"),
+        // Outside.
+        ("www.example.com:443", "outside: www.example.com"),
+        ("example.com:443", "outside: example.com"),
+        ("a.b.example.com:443", "outside: a.b.example.com"),
+        ("db-7.db:5432", "outside: db-7.db"),
+        ("192.0.2.1:443", "outside: 192.0.2.1"),
+        ("127.0.0.1:443", "outside: 127.0.0.1"),
+        (
+            "outside:443",
+            "outside: outside.example.test. by service default/outside",
+        ),
+    ] {
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn every_kind_of_failure() {
+    let cluster = cluster(&api());
+    for (target, wanted) in [
+        (
+            "nosuch:80",
+            "name_not_found: nothing in the cluster is named nosuch: there is no service default/nosuch; \
+             try kubectl get services,pods -n default",
+        ),
+        (
+            "nosuch.team:80",
+            "name_not_found: nothing in the cluster is named nosuch.team: there is no service team/nosuch; \
+             try kubectl get services,pods -n team",
+        ),
+        (
+            "web.nowhere.svc:80",
+            "name_not_found: nothing in the cluster is named web.nowhere.svc: there is no namespace nowhere",
+        ),
+        (
+            "a.b.c.d.team:80",
+            "name_not_found: nothing in the cluster is named a.b.c.d.team: \
+             it has the form of no service, endpoint or pod",
+        ),
+        (
+            "web.:80",
+            "name_not_found: nothing in the cluster is named web.: names with a trailing dot are not \
+             searched for: write it without the dot, or in full",
+        ),
+        (
+            "_http._tcp.web.default.svc.cluster.local:80",
+            "name_not_found: nothing in the cluster is named _http._tcp.web.default.svc.cluster.local: \
+             it has the form of no service, endpoint or pod",
+        ),
+        (
+            "nosuch.team.pod:80",
+            "name_not_found: nothing in the cluster is named nosuch.team.pod: there is no pod team/nosuch; \
+             try kubectl get services,pods -n team",
+        ),
+        (
+            "web:82",
+            "no_such_port: service default/web has no TCP port 82, it has 80 (http), 81 (admin)",
+        ),
+        (
+            "kubernetes:80",
+            "no_such_port: service default/kubernetes has no TCP port 80, it has 443 (https)",
+        ),
+        (
+            "empty:80",
+            "not_ready: service default/empty port 80 has no ready endpoint: \
+             no running pod matches its selector app=no-such",
+        ),
+        (
+            "db-1.db:5432",
+            "not_ready: endpoint db-1 of service default/db port 5432 has no ready endpoint: 1 exists: 1 not ready",
+        ),
+        (
+            "job-1.default.pod:80",
+            "not_ready: pod default/job-1 port 80 has no ready endpoint: the pod has run to its end",
+        ),
+        (
+            "far:80",
+            "unreachable: service default/far port 80 is served by 198.51.100.56, which port-forward cannot \
+             reach: it is no pod's address, and only pods can be forwarded to",
+        ),
+        (
+            "sly:80",
+            "unreachable: service default/sly port 80 is served by 198.51.100.57, which port-forward cannot \
+             reach: it is no pod's address, and only pods can be forwarded to",
+        ),
+        (
+            "loop-a:80",
+            "unreachable: service default/loop-a is an ExternalName that leads nowhere: \
+             it points to loop-b.default.svc.cluster.local., after 2 others",
+        ),
+        (
+            "number:80",
+            "unreachable: service default/number is an ExternalName that leads nowhere: it points to \
+             \"10.0.0.1\", and the name ends in a number but is no IPv4 address",
+        ),
+        (
+            // What an ExternalName holds is a name of the DNS: nothing searches for it.
+            "short:80",
+            "name_not_found: nothing in the cluster is named api.team. (where service default/short points): \
+             it has the form of no service, endpoint or pod",
+        ),
+    ] {
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn short_names_are_the_active_namespaces() {
+    let settings = Settings {
+        namespace: "team".into(),
+        domain: Domain::new("corp.example").unwrap(),
+    };
+    let cluster = Cluster::new(api().client(), settings);
+    for (target, wanted) in [
+        ("api:80", "team/api-1:8080"),
+        ("api.team.svc.corp.example:80", "team/api-1:8080"),
+        ("web.default:81", "default/web-1:9090 default/web-2:9090"),
+        // Not this cluster's domain.
+        (
+            "api.team.svc.cluster.local:80",
+            "outside: api.team.svc.cluster.local",
+        ),
+    ] {
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_that_exists_wins() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(
+        "
+kind: Service
+metadata: {name: db-0, namespace: db}
+spec: {clusterIP: 10.96.0.77, ports: [{port: 5432}]}
+---
+kind: EndpointSlice
+metadata: {name: db-0-x, namespace: db, labels: {kubernetes.io/service-name: db-0}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.77], targetRef: {kind: Pod, name: other}}]
+ports: [{port: 5432}]
+",
+    );
+    assert_eq!(
+        said(ask(&cluster, "db-0.db:5432").await),
+        "default/db-0:5432"
+    );
+    assert_eq!(
+        said(ask(&cluster, "db-0.db.svc:5432").await),
+        "db/other:5432"
+    );
+}
+
+#[tokio::test]
+async fn candidates_say_what_they_are() {
+    let cluster = cluster(&api());
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "web:80").await else {
+        panic!("web has pods");
+    };
+    assert_eq!(candidates.asked, "service default/web port 80");
+    assert_eq!(candidates.endpoints.len(), 3);
+    assert_eq!(candidates.endpoints[2].readiness, Readiness::NotReady);
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "10.244.0.40:80").await else {
+        panic!("a pod has the address");
+    };
+    assert_eq!(candidates.asked, "pod team/api-1 (10.244.0.40) port 80");
+}
+
+#[tokio::test]
+async fn the_endpoints_object_will_do() {
+    let api = api();
+    api.allow_only(&["get services default", "get endpoints default"]);
+    let cluster = cluster(&api);
+    api.apply(
+        "
+kind: Endpoints
+metadata: {name: web}
+subsets:
+- addresses: [{ip: 10.244.0.11, targetRef: {kind: Pod, namespace: default, name: web-1}}]
+  ports: [{name: http, port: 8080}]
+",
+    );
+    assert_eq!(said(ask(&cluster, "web:80").await), "default/web-1:8080");
+}
+
+#[tokio::test]
+async fn refusals_name_the_missing_rule() {
+    let api = api();
+    api.allow_only(&["get pods default", "list pods default", "get services team"]);
+    let cluster = cluster(&api);
+    // Pods can be had without any right on Services.
+    assert_eq!(
+        said(ask(&cluster, "web-1.default.pod:8080").await),
+        "default/web-1:8080"
+    );
+    assert_eq!(
+        said(ask(&cluster, "10.244.0.11:1").await),
+        "default/web-1:1"
+    );
+    for (target, wanted) in [
+        (
+            "web:80",
+            "forbidden: cannot tell whether service default/web exists: jane cannot get services web in \
+             namespace default: ask for a Role with apiGroups [\"\"], resources [\"services\"], verbs [\"get\"]",
+        ),
+        (
+            "example.com:443",
+            "forbidden: example.com is endpoint example of service default/com, or a host outside the \
+             cluster, and we may not look which: jane cannot get services com in namespace default: ask for \
+             a Role with apiGroups [\"\"], resources [\"services\"], verbs [\"get\"]",
+        ),
+        (
+            "api.team.svc.cluster.local:80",
+            "forbidden: jane cannot list endpointslices.discovery.k8s.io in namespace team: ask for a Role \
+             with apiGroups [\"discovery.k8s.io\"], resources [\"endpointslices\"], verbs [\"list\"]; \
+             or: jane cannot get endpoints api in namespace team: ask for a Role with apiGroups [\"\"], \
+             resources [\"endpoints\"], verbs [\"get\"]",
+        ),
+        (
+            "192.0.2.7:80",
+            "forbidden: 192.0.2.7 is no service or pod that may be seen from namespace default: it is \
+             another namespace's, or a host outside the cluster; jane cannot list pods in all namespaces: \
+             ask for a ClusterRole with apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]",
+        ),
+    ] {
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+    // More labels than any object has: the namespace need not be seen.
+    assert_eq!(
+        said(ask(&cluster, "a.b.example.com:443").await),
+        "outside: a.b.example.com"
+    );
+}
+
+#[tokio::test]
+async fn a_cluster_without_ip_addresses_is_listed() {
+    let api = api();
+    api.without("ipaddresses");
+    let cluster = cluster(&api);
+    assert_eq!(
+        said(ask(&cluster, "10.96.0.40:80").await),
+        "team/api-1:8080"
+    );
+    assert!(api.asked().contains(&"list services".to_owned()));
+}
+
+#[tokio::test]
+async fn an_ip_address_object_spares_the_list() {
+    let api = api();
+    let cluster = cluster(&api);
+    ask(&cluster, "10.96.0.10:80").await.unwrap();
+    assert!(!api.asked().iter().any(|call| call == "list services"));
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_away() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.away(true);
+    for target in ["web:80", "10.96.0.10:80", "web-1.default.pod:80"] {
+        let error = ask(&cluster, target).await.unwrap_err();
+        let error = ConnectError::from(error);
+        assert_eq!(error.refusal(), Refusal::ClusterAway, "{target}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn steps_are_told() {
+    let cluster = cluster(&api());
+    let target = kubevpn_target::Target::parse("web.default:80", Default::default()).unwrap();
+    let (steps, answer) = cluster.explain(&target.host, target.port).await;
+    assert!(answer.is_ok());
+    let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
+    assert_eq!(
+        steps,
+        [
+            "endpoint web of service default/default does not exist",
+            "service default/web has port 80 (http)",
+            "service default/web port 80 has default/web-1:8080 ready, default/web-2:8080 ready, \
+             default/web-3:8181 not ready",
+        ]
+    );
+}

@@ -1,0 +1,345 @@
+//! An API server for unit tests: a tower service over objects in memory, no socket and no clock.
+//!
+//! It lists, gets and watches what the tests apply from YAML, with field and label selectors, access
+//! rules, faults on command, and a log of what it was asked.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Resource, namespace (empty for none), name.
+type Key = (String, String, String);
+
+#[derive(Clone, Default)]
+pub(crate) struct Api(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<Key, Value>,
+    version: u64,
+    /// Every change: its version, its object's key, before and after.
+    history: Vec<(u64, Key, Option<Value>, Option<Value>)>,
+    /// Watches from before this version are answered with 410 Gone.
+    kept_from: u64,
+    /// When there are any, nothing else is allowed: verb, resource, namespace (`*` for any).
+    rules: Option<Vec<(String, String, String)>>,
+    away: bool,
+    watches: Vec<Watch>,
+    log: Vec<String>,
+    /// Resources this server does not have.
+    missing: Vec<String>,
+}
+
+struct Watch {
+    ask: Ask,
+    events: mpsc::Sender<Bytes>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Ask {
+    resource: String,
+    namespace: String,
+    name: String,
+    fields: Vec<(String, String)>,
+    labels: Vec<(String, String)>,
+    watch: bool,
+    version: u64,
+    limit: usize,
+    skip: usize,
+}
+
+impl Api {
+    pub(crate) fn client(&self) -> kube::Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let answer = api.answer(&request);
+            async move { answer }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    /// Creates or replaces every object of some YAML documents.
+    pub(crate) fn apply(&self, yaml: &str) -> &Self {
+        use serde::Deserialize;
+        for document in serde_yaml_ng::Deserializer::from_str(yaml) {
+            let object = Value::deserialize(document).unwrap();
+            let kind = object["kind"].as_str().unwrap();
+            let resource = match kind {
+                "Endpoints" => "endpoints".to_owned(),
+                "IPAddress" => "ipaddresses".to_owned(),
+                kind => format!("{}s", kind.to_lowercase()),
+            };
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
+            let namespace = match resource.as_str() {
+                "namespaces" | "ipaddresses" => String::new(),
+                _ if text("namespace").is_empty() => "default".to_owned(),
+                _ => text("namespace"),
+            };
+            self.change((resource, namespace, text("name")), Some(object));
+        }
+        self
+    }
+
+    fn change(&self, key: Key, after: Option<Value>) {
+        let mut state = self.state();
+        state.version += 1;
+        let version = state.version;
+        let after = after.map(|mut object| {
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            if !key.1.is_empty() {
+                object["metadata"]["namespace"] = key.1.clone().into();
+            }
+            object
+        });
+        let before = match &after {
+            Some(object) => state.objects.insert(key.clone(), object.clone()),
+            None => state.objects.remove(&key),
+        };
+        state.watches.retain(|watch| {
+            let event = event(&watch.ask, &key, before.as_ref(), after.as_ref());
+            event.is_none_or(|event| watch.events.try_send(event).is_ok())
+        });
+        state.history.push((version, key, before, after));
+    }
+
+    /// Allows nothing but these: `get services default`, `list pods *`.
+    pub(crate) fn allow_only(&self, rules: &[&str]) -> &Self {
+        let parse = |rule: &&str| {
+            let mut words = rule.split(' ').map(str::to_owned);
+            (
+                words.next().unwrap(),
+                words.next().unwrap(),
+                words.next().unwrap(),
+            )
+        };
+        self.state().rules = Some(rules.iter().map(parse).collect());
+        self
+    }
+
+    pub(crate) fn without(&self, resource: &str) -> &Self {
+        self.state().missing.push(resource.into());
+        self
+    }
+
+    /// Requests fail as if nothing listened, or no longer.
+    pub(crate) fn away(&self, away: bool) {
+        self.state().away = away;
+    }
+
+    /// What it was asked since the last call of this.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().log)
+    }
+
+    fn answer(&self, request: &Request<Body>) -> Result<Reply, std::io::Error> {
+        let ask = Ask::parse(request.uri());
+        let mut state = self.state();
+        state.log.push(ask.to_string());
+        if state.away {
+            return Err(std::io::ErrorKind::ConnectionRefused.into());
+        }
+        if let Some(rules) = &state.rules
+            && !rules.iter().any(|(verb, resource, namespace)| {
+                verb == ask.verb()
+                    && *resource == ask.resource
+                    && (namespace == "*" || *namespace == ask.namespace)
+            })
+        {
+            let message = format!(
+                "{} is forbidden: User \"jane\" cannot {} resource",
+                ask.resource,
+                ask.verb()
+            );
+            return Ok(status(403, "Forbidden", &message));
+        }
+        if state.missing.contains(&ask.resource) {
+            return Ok(status(404, "NotFound", "no such resource"));
+        }
+        Ok(if ask.watch {
+            state.watch(ask)
+        } else if ask.name.is_empty() {
+            state.list(&ask)
+        } else {
+            let key = (ask.resource, ask.namespace, ask.name);
+            match state.objects.get(&key) {
+                Some(object) => reply(200, object),
+                None => status(
+                    404,
+                    "NotFound",
+                    &format!("{} \"{}\" not found", key.0, key.2),
+                ),
+            }
+        })
+    }
+}
+
+impl State {
+    fn list(&self, ask: &Ask) -> Reply {
+        let mut matching = self.objects.iter().filter(|(key, o)| ask.wants(key, o));
+        let items: Vec<_> = matching
+            .by_ref()
+            .skip(ask.skip)
+            .take(ask.limit)
+            .map(|(_, object)| object)
+            .collect();
+        let next = match matching.next() {
+            Some(_) => (ask.skip + items.len()).to_string(),
+            None => String::new(),
+        };
+        let meta = json!({"resourceVersion": self.version.to_string(), "continue": next});
+        reply(
+            200,
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": items}),
+        )
+    }
+
+    fn watch(&mut self, ask: Ask) -> Reply {
+        if ask.version < self.kept_from {
+            return status(410, "Expired", "too old resource version");
+        }
+        let (events, mut feed) = mpsc::channel(256);
+        for (version, key, before, after) in &self.history {
+            if *version > ask.version
+                && let Some(event) = event(&ask, key, before.as_ref(), after.as_ref())
+            {
+                events.try_send(event).unwrap();
+            }
+        }
+        self.watches.push(Watch { ask, events });
+        let frames = stream::poll_fn(move |cx| {
+            let frame = feed.poll_recv(cx);
+            frame.map(|f| f.map(|bytes| Ok(http_body::Frame::data(bytes))))
+        });
+        Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+}
+
+/// What a watch says of a change; an object that leaves the selection is deleted for it.
+fn event(ask: &Ask, key: &Key, before: Option<&Value>, after: Option<&Value>) -> Option<Bytes> {
+    let wants = |object: Option<&Value>| object.is_some_and(|o| ask.wants(key, o));
+    let (kind, object) = match (wants(before), wants(after)) {
+        (false, true) => ("ADDED", after),
+        (true, true) => ("MODIFIED", after),
+        (true, false) => ("DELETED", before),
+        (false, false) => return None,
+    };
+    let mut line = json!({"type": kind, "object": object}).to_string();
+    line.push('\n');
+    Some(line.into())
+}
+
+impl Ask {
+    fn parse(uri: &http::Uri) -> Self {
+        let mut ask = Self {
+            limit: usize::MAX,
+            ..Self::default()
+        };
+        let segments: Vec<_> = uri.path().trim_matches('/').split('/').collect();
+        let rest = match segments[0] {
+            "api" => &segments[2..],
+            _ => &segments[3..],
+        };
+        let own = |s: &str| s.to_owned();
+        (ask.namespace, ask.resource, ask.name) = match *rest {
+            ["namespaces", namespace, resource] => (own(namespace), own(resource), own("")),
+            ["namespaces", namespace, resource, name] => (own(namespace), own(resource), own(name)),
+            [resource, name] => (own(""), own(resource), own(name)),
+            [resource] => (own(""), own(resource), own("")),
+            _ => panic!("unexpected path {uri}"),
+        };
+        for pair in uri
+            .query()
+            .unwrap_or("")
+            .split('&')
+            .filter(|p| !p.is_empty())
+        {
+            let (name, value) = pair.split_once('=').unwrap();
+            let value = value
+                .replace("%3D", "=")
+                .replace("%2F", "/")
+                .replace("%3A", ":");
+            let terms = || {
+                let term = value.split_once('=').unwrap();
+                vec![(term.0.to_owned(), term.1.to_owned())]
+            };
+            match name {
+                "fieldSelector" => ask.fields = terms(),
+                "labelSelector" => ask.labels = terms(),
+                "watch" => ask.watch = value == "true",
+                "resourceVersion" => ask.version = value.parse().unwrap_or(0),
+                "limit" => ask.limit = value.parse().unwrap(),
+                "continue" => ask.skip = value.parse().unwrap(),
+                _ => {}
+            }
+        }
+        ask
+    }
+
+    fn verb(&self) -> &'static str {
+        match (self.watch, self.name.is_empty()) {
+            (true, _) => "watch",
+            (false, true) => "list",
+            (false, false) => "get",
+        }
+    }
+
+    fn wants(&self, key: &Key, object: &Value) -> bool {
+        let field = |path: &str| {
+            let at = path.split('.').fold(object, |at, part| &at[part]);
+            at.as_str().unwrap_or("").to_owned()
+        };
+        self.resource == key.0
+            && (self.namespace.is_empty() || self.namespace == key.1)
+            && self
+                .fields
+                .iter()
+                .all(|(path, value)| field(path) == *value)
+            && self
+                .labels
+                .iter()
+                .all(|(label, value)| object["metadata"]["labels"][label].as_str() == Some(value))
+    }
+}
+
+impl std::fmt::Display for Ask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.verb(), self.resource)?;
+        for part in [&self.namespace, &self.name] {
+            if !part.is_empty() {
+                write!(f, " {part}")?;
+            }
+        }
+        for (name, value) in self.fields.iter().chain(&self.labels) {
+            write!(f, " {name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+fn reply(code: u16, body: &Value) -> Reply {
+    let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
+    Response::builder().status(code).body(body).unwrap()
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Reply {
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": message,
+    });
+    reply(code, &body)
+}

@@ -1,0 +1,446 @@
+//! Pure lookups over Kubernetes objects: which ports, which endpoints, which Pod has an address.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions};
+use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::name::undash;
+use crate::{Endpoint, LookupError, PodRef, Readiness, Stray};
+
+/// How many names a sentence lists before it says how many more there are.
+const LISTED: usize = 12;
+
+/// How connections to a Service find their endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind<'a> {
+    /// Its ports map to the endpoints' ports.
+    Mapped,
+    /// DNS answers with the endpoints themselves: the asked port is the endpoint's.
+    Headless,
+    /// Another name.
+    External(&'a str),
+}
+
+pub(crate) fn kind(service: &Service) -> Kind<'_> {
+    let Some(spec) = &service.spec else {
+        return Kind::Mapped;
+    };
+    match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
+        (Some("ExternalName"), _) => Kind::External(spec.external_name.as_deref().unwrap_or("")),
+        (_, Some("None")) => Kind::Headless,
+        _ => Kind::Mapped,
+    }
+}
+
+/// `namespace/name`, as messages say it.
+pub(crate) fn full_name(meta: &ObjectMeta) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", part(&meta.namespace), part(&meta.name))
+}
+
+/// Every address a Service answers on: ClusterIPs, external IPs, the load balancer's.
+pub(crate) fn service_addresses(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
+    let spec = service.spec.iter();
+    let own = spec.flat_map(|spec| {
+        let many = spec.cluster_ips.iter().flatten();
+        let more = spec.external_ips.iter().flatten();
+        many.chain(&spec.cluster_ip).chain(more)
+    });
+    let status = service.status.iter();
+    let ingress = status
+        .filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref())
+        .flatten()
+        .filter_map(|ingress| ingress.ip.as_ref());
+    own.chain(ingress).filter_map(|text| address(text))
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+fn is_tcp(protocol: &Option<String>) -> bool {
+    protocol.as_deref().unwrap_or("TCP") == "TCP"
+}
+
+/// The Service's TCP port of that number.
+pub(crate) fn service_port(service: &Service, port: u16) -> Result<&ServicePort, LookupError> {
+    let ports = || service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    ports()
+        .find(|p| p.port == i32::from(port) && is_tcp(&p.protocol))
+        .ok_or_else(|| LookupError::NoSuchPort {
+            service: full_name(&service.metadata),
+            port,
+            ports: describe_ports(ports(), port),
+        })
+}
+
+/// What to ask for instead: the TCP ports, why the asked one is none, whose target it is.
+fn describe_ports<'a>(ports: impl Iterator<Item = &'a ServicePort>, asked: u16) -> String {
+    let (tcp, other): (Vec<_>, Vec<_>) = ports.partition(|p| is_tcp(&p.protocol));
+    let mut text = match tcp.len() {
+        0 => "it has none".to_owned(),
+        _ => format!("it has {}", list(tcp.iter().map(|p| titled(p)))),
+    };
+    if let Some(port) = other.iter().find(|p| p.port == i32::from(asked)) {
+        let protocol = port.protocol.as_deref().unwrap_or_default();
+        let _ = write!(
+            text,
+            "; {} is a {protocol} port, and port-forward carries TCP only",
+            titled(port)
+        );
+    } else if tcp.is_empty() && !other.is_empty() {
+        let protocol = other[0].protocol.as_deref().unwrap_or_default();
+        let _ = write!(
+            text,
+            "; {} is {protocol}, and port-forward carries TCP only",
+            list(other.iter().map(|p| titled(p)))
+        );
+    }
+    let target = IntOrString::Int(asked.into());
+    if let Some(port) = tcp.iter().find(|p| p.target_port.as_ref() == Some(&target)) {
+        let _ = write!(text, "; {asked} is the pod's port behind {}", port.port);
+    }
+    text
+}
+
+/// `80 (http)`.
+fn titled(port: &ServicePort) -> String {
+    match port.name.as_deref() {
+        None | Some("") => port.port.to_string(),
+        Some(name) => format!("{} ({name})", port.port),
+    }
+}
+
+/// `a, b and 3 more`, bounded.
+pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
+    let total = items.len();
+    let mut text = String::new();
+    for (i, item) in items.take(LISTED).enumerate() {
+        let _ = write!(text, "{}{item}", if i == 0 { "" } else { ", " });
+    }
+    if total > LISTED {
+        let _ = write!(text, " and {} more", total - LISTED);
+    }
+    text
+}
+
+/// Which port of an endpoint to dial.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PortOf<'a> {
+    /// The TCP port of this name in the endpoint's own slice: it may differ from slice to slice.
+    Named(&'a str),
+    /// This one, whatever the slice says.
+    Number(u16),
+}
+
+/// What the slices of a Service hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// The Pods, each once, by namespace and name.
+    pub(crate) pods: Vec<Endpoint>,
+    /// Addresses that no `targetRef` explains: they may be Pods all the same.
+    pub(crate) bare: Vec<Bare>,
+    pub(crate) strays: Vec<Stray>,
+    /// Endpoints in slices that do not have the port.
+    pub(crate) portless: usize,
+}
+
+/// An address without an owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Bare {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) readiness: Readiness,
+}
+
+/// The endpoints in `slices`, all of one Service; with `hostname` only those it names.
+pub(crate) fn endpoints<'a>(
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    port: PortOf<'_>,
+    hostname: Option<&str>,
+) -> Found {
+    let mut found = Found::default();
+    let mut pods: BTreeMap<(String, String), Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        let port = match port {
+            PortOf::Number(number) => Some(number),
+            PortOf::Named(name) => slice_port(slice, name),
+        };
+        let wanted = slice.endpoints.iter();
+        for endpoint in wanted.filter(|e| hostname.is_none_or(|h| is_named(e, h))) {
+            let Some(port) = port else {
+                found.portless += 1;
+                continue;
+            };
+            let readiness = readiness(endpoint.conditions.as_ref());
+            match owner(endpoint.target_ref.as_ref(), namespace) {
+                Owner::Pod(pod) => {
+                    let addresses = endpoint.addresses.iter().filter_map(|a| address(a));
+                    let new = Endpoint {
+                        pod,
+                        port,
+                        readiness,
+                        addresses: addresses.collect(),
+                    };
+                    let key = (new.pod.namespace.clone(), new.pod.name.clone());
+                    match pods.get_mut(&key) {
+                        Some(known) => merge(known, new),
+                        None => drop(pods.insert(key, new)),
+                    }
+                }
+                Owner::Nobody => {
+                    for text in &endpoint.addresses {
+                        match address(text) {
+                            Some(ip) => found.bare.push(Bare {
+                                ip,
+                                port,
+                                readiness,
+                            }),
+                            None => found.strays.push(Stray {
+                                address: text.clone(),
+                                port,
+                                readiness,
+                                reason: "it is a host name, and only pods can be forwarded to"
+                                    .into(),
+                            }),
+                        }
+                    }
+                }
+                Owner::Other(what) => found.strays.push(Stray {
+                    address: endpoint.addresses.first().cloned().unwrap_or_default(),
+                    port,
+                    readiness,
+                    reason: format!("it is {what}, and only pods can be forwarded to"),
+                }),
+            }
+        }
+    }
+    found.pods = pods.into_values().collect();
+    found
+}
+
+/// Why a Service has no endpoint to its port, for when it has none.
+pub(crate) fn why_none(service: &Service, found: &Found) -> String {
+    if found.portless > 0 {
+        let n = found.portless;
+        return format!(
+            "{n} endpoints exist, and none has the port that the service's port leads to"
+        );
+    }
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+    match selector.filter(|s| !s.is_empty()) {
+        Some(selector) => {
+            let terms: Vec<_> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let terms = list(terms.into_iter());
+            format!("no running pod matches its selector {terms}")
+        }
+        None => "it has no selector, and nobody wrote endpoints for it".into(),
+    }
+}
+
+/// One Pod in several slices: one per address family, or two while a change is under way.
+fn merge(known: &mut Endpoint, new: Endpoint) {
+    if new.readiness < known.readiness {
+        known.readiness = new.readiness;
+        known.port = new.port;
+    }
+    known.pod.uid = known.pod.uid.take().or(new.pod.uid);
+    for ip in new.addresses {
+        if !known.addresses.contains(&ip) {
+            known.addresses.push(ip);
+        }
+    }
+}
+
+fn slice_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
+    let mut ports = slice.ports.iter().flatten();
+    let port = ports.find(|p| p.name.as_deref().unwrap_or("") == name && is_tcp(&p.protocol))?;
+    u16::try_from(port.port?).ok().filter(|port| *port != 0)
+}
+
+/// Whether the cluster's DNS would know the endpoint by that label: its hostname, else its dashed address.
+fn is_named(endpoint: &SliceEndpoint, label: &str) -> bool {
+    match endpoint.hostname.as_deref() {
+        Some(hostname) if !hostname.is_empty() => hostname.eq_ignore_ascii_case(label),
+        _ => undash(label).is_some_and(|ip| {
+            let mut addresses = endpoint.addresses.iter();
+            addresses.any(|a| address(a) == Some(ip))
+        }),
+    }
+}
+
+/// Absent conditions mean ready (EndpointSlice API, `EndpointConditions.ready`).
+fn readiness(conditions: Option<&EndpointConditions>) -> Readiness {
+    let Some(conditions) = conditions else {
+        return Readiness::Ready;
+    };
+    if conditions.ready.unwrap_or(true) {
+        return Readiness::Ready;
+    }
+    match (conditions.terminating, conditions.serving) {
+        (Some(true), Some(true)) => Readiness::ServingTerminating,
+        (Some(true), _) => Readiness::Terminating,
+        _ => Readiness::NotReady,
+    }
+}
+
+enum Owner {
+    Pod(PodRef),
+    Nobody,
+    Other(String),
+}
+
+/// A reference into another namespace is not followed: whoever may write slices there must not borrow our
+/// rights here. Its address is looked up like one without an owner.
+fn owner(reference: Option<&ObjectReference>, namespace: &str) -> Owner {
+    let Some(reference) = reference else {
+        return Owner::Nobody;
+    };
+    let name = reference.name.clone().unwrap_or_default();
+    match reference.kind.as_deref() {
+        Some("Pod") => match reference.namespace.as_deref() {
+            Some(other) if other != namespace => Owner::Nobody,
+            _ if name.is_empty() => Owner::Nobody,
+            _ => Owner::Pod(PodRef {
+                namespace: namespace.into(),
+                name,
+                uid: reference.uid.clone(),
+            }),
+        },
+        Some(kind) => Owner::Other(format!("the {kind} {name}")),
+        None => Owner::Nobody,
+    }
+}
+
+/// The v1 Endpoints object as slices: what is left to those who may get it and may not list slices.
+pub(crate) fn slices_of(endpoints: Endpoints) -> Vec<EndpointSlice> {
+    let metadata = endpoints.metadata;
+    let subsets = endpoints.subsets.into_iter().flatten();
+    subsets.map(|subset| slice_of(&metadata, subset)).collect()
+}
+
+fn slice_of(metadata: &ObjectMeta, subset: EndpointSubset) -> EndpointSlice {
+    let one = |address: EndpointAddress, ready| SliceEndpoint {
+        addresses: vec![address.ip],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            ..Default::default()
+        }),
+        hostname: address.hostname,
+        target_ref: address.target_ref,
+        ..Default::default()
+    };
+    let ready = subset.addresses.into_iter().flatten();
+    let unready = subset.not_ready_addresses.into_iter().flatten();
+    EndpointSlice {
+        metadata: metadata.clone(),
+        endpoints: ready
+            .map(|a| one(a, true))
+            .chain(unready.map(|a| one(a, false)))
+            .collect(),
+        ports: subset.ports.map(|ports| {
+            let ports = ports.into_iter().map(|port| EndpointPort {
+                name: port.name,
+                port: Some(port.port),
+                protocol: port.protocol,
+                ..Default::default()
+            });
+            ports.collect()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A Pod asked for by itself: the port is the Pod's, and the Pod's own readiness is for Services to mind.
+pub(crate) fn pod_endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    let readiness = match phase {
+        // Its address may be another Pod's by now.
+        Some("Succeeded" | "Failed") => return None,
+        Some("Running") => Readiness::Ready,
+        _ => Readiness::NotReady,
+    };
+    Some(Endpoint {
+        pod: PodRef {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone()?,
+            uid: pod.metadata.uid.clone(),
+        },
+        port,
+        readiness,
+        addresses: pod_addresses(pod).collect(),
+    })
+}
+
+pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
+    let status = pod.status.iter();
+    let texts = status.flat_map(|status| {
+        let many = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+        many.chain(&status.pod_ip)
+    });
+    texts.filter_map(|text| address(text))
+}
+
+/// The Pods that can be meant by an address and a port.
+///
+/// Pods on the node's network share the node's address, and its ports: one that declares the port stands
+/// for it. Several that declare it lead to the same socket, so any of them will do.
+pub(crate) fn pods_at<'a>(
+    pods: impl IntoIterator<Item = &'a Pod>,
+    ip: IpAddr,
+    port: u16,
+) -> Result<Vec<Endpoint>, LookupError> {
+    let here = |pod: &&Pod| pod_addresses(pod).any(|a| a == ip);
+    let alive: Vec<_> = pods
+        .into_iter()
+        .filter(here)
+        .filter_map(|pod| Some((pod, pod_endpoint(pod, port)?)))
+        .collect();
+    if alive.len() > 1 && alive.iter().all(|(pod, _)| on_node_network(pod)) {
+        let declaring: Vec<_> = alive
+            .iter()
+            .filter(|(pod, _)| declares(pod, port))
+            .map(|(_, endpoint)| endpoint.clone())
+            .collect();
+        if declaring.is_empty() {
+            return Err(LookupError::AmbiguousAddress {
+                ip,
+                port,
+                pods: alive.into_iter().map(|(_, e)| e.pod).collect(),
+            });
+        }
+        return Ok(declaring);
+    }
+    // Else an address is one Pod's alone; while it passes to the next, the one that runs has it.
+    let best = alive.iter().map(|(_, e)| e.readiness).min();
+    let mut best = alive.iter().filter(|(_, e)| Some(e.readiness) == best);
+    Ok(best.next().map(|(_, e)| e.clone()).into_iter().collect())
+}
+
+pub(crate) fn on_node_network(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|s| s.host_network).unwrap_or(false)
+}
+
+fn declares(pod: &Pod, port: u16) -> bool {
+    let spec = pod.spec.iter();
+    // Init containers with a restart policy are sidecars: they run on.
+    spec.flat_map(|s| {
+        s.containers
+            .iter()
+            .chain(s.init_containers.iter().flatten())
+    })
+    .flat_map(|c| c.ports.iter().flatten())
+    .any(|p| p.container_port == i32::from(port) && is_tcp(&p.protocol))
+}
+
+#[cfg(test)]
+mod tests;
