@@ -1,41 +1,304 @@
 //! The one task that owns the socket.
 
 use std::{
-    marker::PhantomData,
-    pin::Pin,
+    fmt,
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use bytes::BytesMut;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+use tokio_util::io::poll_read_buf;
+use tracing::debug;
 
-use crate::{Config, Incoming, Session, SessionError};
+use crate::{
+    Config,
+    error::SessionError,
+    frame::GoAwayStatus,
+    handle::Session,
+    incoming::Incoming,
+    session::{Event, Outbox, Role},
+    shared::{Owner, Shared, Wakers, register},
+};
+
+/// Turns after which other tasks get theirs, though there is more to do.
+const TURNS: usize = 32;
+
+/// The smallest and the largest buffer for one read.
+const READ: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
+
+/// Pieces of one write.
+const PIECES: usize = 32;
+
+/// A session in the client's role over `io`, which has been upgraded to SPDY already. Streams that
+/// the server opens are refused.
+pub fn client<T: AsyncRead + AsyncWrite + Unpin>(io: T, config: Config) -> (Session, Driver<T>) {
+    let (driver, owner) = Driver::new(io, Role::Client, config);
+    (Session::new(owner), driver)
+}
+
+/// A session in the server's role over `io`, which has been upgraded to SPDY already.
+pub fn server<T: AsyncRead + AsyncWrite + Unpin>(
+    io: T,
+    config: Config,
+) -> (Session, Incoming, Driver<T>) {
+    let (driver, owner) = Driver::new(io, Role::Server, config);
+    let incoming = Incoming::new(Arc::clone(&owner));
+    (Session::new(owner), incoming, driver)
+}
 
 /// Moves the session's bytes; resolves when the session has ended, to why. Spawn it: nothing moves
 /// otherwise. Dropping it ends the session and closes the connection.
-#[derive(Debug)]
 #[must_use = "a session does nothing until its driver is spawned"]
 pub struct Driver<T> {
-    _io: PhantomData<T>,
+    /// Gone when the session has ended.
+    io: Option<T>,
+    shared: Arc<Shared>,
+    /// Received bytes that are no whole frame yet. Holds no memory while nothing is received.
+    input: BytesMut,
+    /// How much to read at once: grows with what comes.
+    read_size: usize,
+    outbox: Outbox,
+    /// Something was written since the last flush.
+    unflushed: bool,
+    events: Vec<Event>,
+    wakers: Wakers,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
+    fn new(io: T, role: Role, config: Config) -> (Self, Arc<Owner>) {
+        let shared = Shared::new(role, config);
+        let driver = Self {
+            io: Some(io),
+            shared: Arc::clone(&shared),
+            input: BytesMut::new(),
+            read_size: *READ.start(),
+            outbox: Outbox::default(),
+            unflushed: false,
+            events: Vec::new(),
+            wakers: Wakers::new(),
+        };
+        (driver, Arc::new(Owner(shared)))
+    }
+
+    /// Writes once and reads once. Says whether there may be more of either.
+    fn turn(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        let read = self.look()?;
+        let wrote = self.write(io, cx)?;
+        let received = read && self.read(io, cx)?;
+        Ok(wrote || received)
+    }
+
+    /// Sees what there is to do: fills the outbox, and says whether to read.
+    fn look(&mut self) -> Result<bool, SessionError> {
+        let mut state = self.shared.lock();
+        if let Some(error) = &state.ending {
+            return Err(error.clone());
+        }
+        if self.outbox.is_empty() {
+            if state.corks == 0 {
+                state.machine.transmit(&mut self.outbox, &mut self.events);
+                state.dispatch(&self.shared, &mut self.events, &mut self.wakers);
+            }
+            if self.outbox.is_empty() && !self.unflushed && !state.machine.has_output() {
+                let over = state.machine.totals().live == 0;
+                match state.machine.gone_away() {
+                    Some(status) if over => return Err(SessionError::GoAway { status }),
+                    _ if state.orphaned => return Err(SessionError::Closed),
+                    _ => {}
+                }
+            }
+        }
+        let read = state.machine.wants_input();
+        drop(state);
+        self.wake();
+        Ok(read)
+    }
+
+    /// Writes from the outbox once; says whether that got on.
+    fn write(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        let mut io = Pin::new(io);
+        if self.outbox.is_empty() {
+            if self.unflushed
+                && let Poll::Ready(flushed) = io.poll_flush(cx)
+            {
+                flushed.map_err(failed)?;
+                self.unflushed = false;
+                // What had to wait for the flush can be looked at.
+                return Ok(true);
+            }
+            return Ok(false);
+        }
+        let written = if io.is_write_vectored() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = self.outbox.slices(&mut slices);
+            io.as_mut().poll_write_vectored(cx, &slices[..count])
+        } else {
+            io.as_mut().poll_write(cx, self.outbox.front())
+        };
+        let written = match written {
+            Poll::Ready(Ok(0)) => return Err(failed(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(result) => result.map_err(failed)?,
+            Poll::Pending => 0,
+        };
+        let mut state = self.shared.lock();
+        if written == 0 {
+            state.send_blocked.get_or_insert_with(Instant::now);
+        } else {
+            state.send_blocked = None;
+            state.sent += written as u64;
+            self.outbox.advance(written);
+            self.unflushed = true;
+        }
+        Ok(written > 0)
+    }
+
+    /// Reads once; says whether that got on.
+    fn read(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
+        let space = self.input.capacity() - self.input.len();
+        if space < self.read_size / 2 {
+            self.input.reserve(self.read_size);
+        }
+        let space = self.input.capacity() - self.input.len();
+        let len = match poll_read_buf(Pin::new(io), cx, &mut self.input) {
+            Poll::Ready(Ok(0)) => return Err(self.peer_closed()),
+            Poll::Ready(result) => result.map_err(failed)?,
+            Poll::Pending => {
+                self.settle_down();
+                return Ok(false);
+            }
+        };
+        if len == space {
+            self.read_size = (self.read_size * 4).min(*READ.end());
+        } else if len < self.read_size / 4 {
+            self.read_size = (self.read_size / 2).max(*READ.start());
+        }
+        let mut state = self.shared.lock();
+        state.received += len as u64;
+        state.last_received = Instant::now();
+        let result = state.machine.receive(&mut self.input, &mut self.events);
+        state.dispatch(&self.shared, &mut self.events, &mut self.wakers);
+        drop(state);
+        self.wake();
+        result.map_err(SessionError::Protocol)?;
+        Ok(true)
+    }
+
+    /// Lets go of what an idle session does not need.
+    fn settle_down(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.events.shrink_to(16);
+        self.wakers.shrink_to(16);
+    }
+
+    fn wake(&mut self) {
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn peer_closed(&self) -> SessionError {
+        match self.shared.lock().machine.gone_away() {
+            Some(status) => SessionError::GoAway { status },
+            None => SessionError::PeerClosed,
+        }
+    }
+
+    /// Says GOAWAY, as far as the socket takes it without waiting, and closes the socket.
+    fn hang_up(&mut self, mut io: T, error: &SessionError, cx: &mut Context<'_>) {
+        let status = match error {
+            SessionError::Closed => GoAwayStatus::OK,
+            SessionError::Protocol(_) => GoAwayStatus::PROTOCOL_ERROR,
+            _ => return,
+        };
+        self.outbox.cut();
+        let mut state = self.shared.lock();
+        state.machine.go_away(status);
+        state.machine.transmit_control(&mut self.outbox);
+        drop(state);
+        let mut io = pin!(&mut io);
+        while !self.outbox.is_empty() {
+            match io.as_mut().poll_write(cx, self.outbox.front()) {
+                Poll::Ready(Ok(written)) if written > 0 => self.outbox.advance(written),
+                _ => return,
+            }
+        }
+        if let Poll::Ready(Ok(())) = io.as_mut().poll_flush(cx) {
+            // Whether it is done or under way: the socket is dropped next.
+            let _ = io.as_mut().poll_shutdown(cx);
+        }
+    }
+}
+
+impl<T> Driver<T> {
+    /// Tells everybody that the session has ended.
+    fn end(&mut self, error: &SessionError) {
+        debug!(%error, "session ended");
+        let mut state = self.shared.lock();
+        state.end(error, &mut self.wakers);
+        drop(state);
+        // Both may be set already: by GOAWAY, and by nobody else.
+        let _ = self.shared.closing.set(());
+        let _ = self.shared.closed.set(error.clone());
+        for waker in self.wakers.drain(..) {
+            waker.wake();
+        }
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
     type Output = SessionError;
 
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
-        unimplemented!()
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(mut io) = this.io.take() else {
+            let closed = this.shared.closed.get();
+            return Poll::Ready(closed.cloned().unwrap_or(SessionError::DriverGone));
+        };
+        register(&mut this.shared.lock().driver, cx);
+        for _ in 0..TURNS {
+            match this.turn(&mut io, cx) {
+                Ok(true) => {}
+                Ok(false) => {
+                    this.io = Some(io);
+                    return Poll::Pending;
+                }
+                Err(error) => {
+                    this.hang_up(io, &error, cx);
+                    this.end(&error);
+                    return Poll::Ready(error);
+                }
+            }
+        }
+        this.io = Some(io);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
-/// A session in the client's role over `io`, which has been upgraded to SPDY already. Streams that
-/// the server opens are refused.
-pub fn client<T: AsyncRead + AsyncWrite + Unpin>(_io: T, _config: Config) -> (Session, Driver<T>) {
-    unimplemented!()
+impl<T> Drop for Driver<T> {
+    fn drop(&mut self) {
+        // Before anybody hears of the end, the socket is closed.
+        self.io = None;
+        if !self.shared.closed.initialized() {
+            self.end(&SessionError::DriverGone);
+        }
+    }
 }
 
-/// A session in the server's role over `io`, which has been upgraded to SPDY already.
-pub fn server<T: AsyncRead + AsyncWrite + Unpin>(
-    _io: T,
-    _config: Config,
-) -> (Session, Incoming, Driver<T>) {
-    unimplemented!()
+impl<T> fmt::Debug for Driver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Driver")
+    }
+}
+
+fn failed(error: io::Error) -> SessionError {
+    SessionError::Io(Arc::new(error))
 }

@@ -76,9 +76,12 @@ pub enum OpenError {
     /// The peer takes no new streams: it sent GOAWAY.
     #[error("the peer takes no new streams")]
     GoingAway,
-    /// [`Config::max_streams`](crate::Config::max_streams) are open.
-    #[error("the session has {0} open streams, the most it may have")]
+    /// [`Config::max_streams`](crate::Config::max_streams) are open, or over but still held.
+    #[error("the session has {0} streams, the most it may have")]
     TooManyStreams(usize),
+    /// The socket takes nothing, and very many frames wait for it already.
+    #[error("the connection takes no more bytes")]
+    Congested,
     /// Every stream id of this side was used.
     #[error("the session has no stream ids left")]
     IdsExhausted,

@@ -26,11 +26,11 @@ pub(crate) use self::{
     data::Data,
     goaway::GoAway,
     head::{HEAD_LEN, Head},
-    header_block::{Deflater, Inflater, MAX_HEADER_BLOCK},
+    header_block::{Deflater, Inflater},
     headers::HeadersFrame,
     ping::Ping,
     rst_stream::RstStream,
-    settings::{Setting, Settings},
+    settings::Settings,
     syn_reply::SynReply,
     syn_stream::SynStream,
     window_update::WindowUpdate,
@@ -40,6 +40,8 @@ pub use self::{
     header_block::{HeaderError, Headers},
     ids::{GoAwayStatus, ResetStatus, StreamId},
 };
+
+use bytes::BytesMut;
 
 /// The largest body of a control frame that is taken, in bytes. The draft asks for 8 KiB at least.
 pub(crate) const MAX_CONTROL: u32 = 64 * 1024;
@@ -62,6 +64,24 @@ pub(crate) enum Frame<'a> {
         kind: u16,
         len: u32,
     },
+}
+
+impl Frame<'_> {
+    /// Appends the frame; of DATA and unknown frames the head alone.
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
+        match *self {
+            Self::Data(data) => out.extend_from_slice(&data.head()),
+            Self::SynStream(frame) => frame.encode(out),
+            Self::SynReply(frame) => frame.encode(out),
+            Self::RstStream(frame) => frame.encode(out),
+            Self::Settings(settings) => Settings::encode(settings.iter(), out),
+            Self::Ping(ping) => ping.encode(out),
+            Self::GoAway(frame) => frame.encode(out),
+            Self::Headers(frame) => frame.encode(out),
+            Self::WindowUpdate(frame) => frame.encode(out),
+            Self::Unknown { kind, len } => Head::put_control(kind, 0, len as usize, out),
+        }
+    }
 }
 
 /// The frame at the start of `input`, and how many bytes of it that used; `None` if more bytes are

@@ -1,60 +1,110 @@
 //! Streams that the peer opens.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use crate::{
     frame::{Headers, ResetStatus, StreamId},
+    shared::{Opened, Owner, register},
     stream::Stream,
 };
 
 /// The streams the client opens, in its order. Once dropped, further ones are refused.
 #[derive(Debug)]
 pub struct Incoming {
-    _todo: (),
+    owner: Arc<Owner>,
 }
 
 impl Incoming {
+    pub(crate) fn new(owner: Arc<Owner>) -> Self {
+        Self { owner }
+    }
+
     /// The next stream; `None` when the session has ended. Cancel safe.
     pub async fn next(&mut self) -> Option<Request> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// As [`next`](Self::next).
-    pub fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Request>> {
-        unimplemented!()
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+        let mut state = self.owner.0.lock();
+        if let Some(opened) = state.requests.pop_front() {
+            drop(state);
+            let stream = Stream::new(opened.stream, Arc::clone(&self.owner));
+            let stream = Some(stream);
+            return Poll::Ready(Some(Request { stream, opened }));
+        }
+        if state.machine.ended().is_some() {
+            return Poll::Ready(None);
+        }
+        register(&mut state.incoming, cx);
+        Poll::Pending
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.owner.0.with(|state| {
+            state.machine.stop_accepting();
+            for opened in std::mem::take(&mut state.requests) {
+                let refused = ResetStatus::REFUSED_STREAM;
+                state.machine.reset(opened.stream, refused);
+                // Nobody waits on a stream that nobody was given.
+                state.release(opened.stream);
+            }
+        });
     }
 }
 
 /// A stream the client asks for. Dropping it refuses the stream with REFUSED_STREAM.
 #[derive(Debug)]
 pub struct Request {
-    _todo: (),
+    /// Taken by whoever answers.
+    stream: Option<Stream>,
+    opened: Opened,
 }
 
 impl Request {
     /// The stream's number.
     pub fn id(&self) -> StreamId {
-        unimplemented!()
+        self.opened.stream
     }
 
     /// What the client sent with it.
     pub fn headers(&self) -> &Headers {
-        unimplemented!()
+        &self.opened.headers
     }
 
     /// Whether the client ended its side with the request itself.
     pub fn fin(&self) -> bool {
-        unimplemented!()
+        self.opened.fin
     }
 
     /// Sends SYN_REPLY. With `fin` this side sends nothing else. A stream that the client has reset
     /// meanwhile is returned too, and says so when used.
-    pub fn accept(self, _headers: &Headers, _fin: bool) -> Stream {
-        unimplemented!()
+    ///
+    /// Headers of more than 32 KiB cannot be sent: the stream is reset with INTERNAL_ERROR.
+    pub fn accept(mut self, headers: &Headers, fin: bool) -> Stream {
+        // `stream` is there until the request is consumed, by this or by its drop.
+        let stream = self.stream.take().expect("an unanswered request");
+        stream.accept(headers, fin);
+        stream
     }
 
     /// Sends RST_STREAM.
-    pub fn refuse(self, _status: ResetStatus) {
-        unimplemented!()
+    pub fn refuse(mut self, status: ResetStatus) {
+        if let Some(stream) = self.stream.take() {
+            stream.reset(status);
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.reset(ResetStatus::REFUSED_STREAM);
+        }
     }
 }

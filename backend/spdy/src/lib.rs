@@ -4,8 +4,12 @@ mod config;
 mod driver;
 mod error;
 mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod incoming;
+mod session;
+mod shared;
 mod stream;
 
 pub use self::{

@@ -1,38 +1,61 @@
 //! The handle of a stream.
 
 use std::{
-    io,
+    fmt,
+    io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::coop,
+};
 
 use crate::{
     error::StreamError,
     frame::{Headers, ResetStatus, StreamId},
+    session::Read,
+    shared::{Owner, register},
 };
 
 /// One stream of a session: bytes both ways, each direction with its own end.
 ///
-/// * Reading gives what the peer sent, then end of file at the peer's FLAG_FIN. After a reset, or
-///   when the session dies, what had arrived can still be read, then comes the error.
+/// * Reading gives what the peer sent, then end of file at the peer's FLAG_FIN. After a reset by the
+///   peer, or when the session dies, what had arrived can still be read, then comes the error.
 /// * Writing copies into the session's queue and waits only when that is full; `flush` has nothing
 ///   to do. `shutdown` sends FLAG_FIN on the last data, or on an empty DATA frame, and does not wait
 ///   for it to leave; reading goes on.
 /// * Dropping it sends RST_STREAM(CANCEL), unless both directions have ended.
 ///
 /// Errors are [`io::Error`]s around a [`StreamError`].
-#[derive(Debug)]
 pub struct Stream {
-    _todo: (),
+    id: StreamId,
+    owner: Arc<Owner>,
+    /// What a read left of a chunk.
+    rest: Bytes,
 }
 
 impl Stream {
+    pub(crate) fn new(id: StreamId, owner: Arc<Owner>) -> Self {
+        Self {
+            id,
+            owner,
+            rest: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn accept(&self, headers: &Headers, fin: bool) {
+        self.owner
+            .0
+            .with(|state| state.machine.accept(self.id, headers, fin));
+    }
+
     /// The stream's number in its session.
     pub fn id(&self) -> StreamId {
-        unimplemented!()
+        self.id
     }
 
     /// Waits for the peer's SYN_REPLY; on the accepting side there is nothing to wait for.
@@ -42,8 +65,15 @@ impl Stream {
     }
 
     /// As [`replied`](Self::replied). Shares its waker with reading.
-    pub fn poll_replied(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Headers, StreamError>> {
-        unimplemented!()
+    pub fn poll_replied(&mut self, cx: &mut Context<'_>) -> Poll<Result<Headers, StreamError>> {
+        let mut state = self.owner.0.lock();
+        if let Some(headers) = state.machine.reply(self.id)? {
+            return Poll::Ready(Ok(headers.clone()));
+        }
+        if let Some(slot) = state.slots.get_mut(&self.id) {
+            register(&mut slot.reader, cx);
+        }
+        Poll::Pending
     }
 
     /// The next received bytes, as they came, without a copy; empty at end of file. Cancel safe.
@@ -52,65 +82,174 @@ impl Stream {
     }
 
     /// As [`chunk`](Self::chunk).
-    pub fn poll_chunk(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        unimplemented!()
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        let chunk = ready!(self.poll_next(cx));
+        coop.made_progress();
+        Poll::Ready(chunk)
     }
 
     /// Ready when a read would not wait: bytes, end of file or an error are there. Takes nothing.
-    pub fn poll_readable(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
-        unimplemented!()
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.owner.0.lock();
+        if !self.rest.is_empty() || state.machine.is_readable(self.id) {
+            return Poll::Ready(());
+        }
+        if let Some(slot) = state.slots.get_mut(&self.id) {
+            register(&mut slot.reader, cx);
+        }
+        Poll::Pending
     }
 
     /// Queues as much of `data` as fits without waiting, and says how much that was.
-    pub fn try_write(&mut self, _data: &[u8]) -> io::Result<usize> {
-        unimplemented!()
+    pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let sent = self.owner.0.with(|state| state.machine.send(self.id, data));
+        Ok(sent?)
     }
 
     /// Sends FLAG_FIN, as `shutdown` does, from where nothing can be awaited.
     pub fn finish(&mut self) -> io::Result<()> {
-        unimplemented!()
+        let done = self.owner.0.with(|state| state.machine.finish(self.id));
+        Ok(done?)
     }
 
     /// Sends RST_STREAM and forgets the stream; what is queued or unread is dropped.
-    pub fn reset(self, _status: ResetStatus) {
-        unimplemented!()
+    pub fn reset(self, status: ResetStatus) {
+        self.owner
+            .0
+            .with(|state| state.machine.reset(self.id, status));
     }
 
     /// Payload bytes that have arrived so far, read or not.
     pub fn received(&self) -> u64 {
-        unimplemented!()
+        self.owner.0.lock().machine.counts(self.id).0
     }
 
     /// Payload bytes that were queued so far, sent or not.
     pub fn sent(&self) -> u64 {
-        unimplemented!()
+        self.owner.0.lock().machine.counts(self.id).1
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(std::mem::take(&mut self.rest)));
+        }
+        let read = self.owner.0.with(|state| {
+            let read = state.machine.read(self.id);
+            if let Ok(Read::Wait) = read
+                && let Some(slot) = state.slots.get_mut(&self.id)
+            {
+                register(&mut slot.reader, cx);
+            }
+            read
+        });
+        match read {
+            Ok(Read::Chunk(chunk)) => Poll::Ready(Ok(chunk)),
+            Ok(Read::End) => Poll::Ready(Ok(Bytes::new())),
+            Ok(Read::Wait) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Queues as much of `parts` as fits.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let coop = ready!(coop::poll_proceed(cx));
+        let sent = self.owner.0.with(|state| {
+            let mut sent = 0;
+            for part in parts {
+                let taken = state.machine.send(self.id, part)?;
+                sent += taken;
+                if taken < part.len() {
+                    break;
+                }
+            }
+            if sent == 0
+                && let Some(slot) = state.slots.get_mut(&self.id)
+            {
+                register(&mut slot.writer, cx);
+            }
+            Ok::<_, StreamError>(sent)
+        })?;
+        if sent == 0 && parts.iter().any(|part| !part.is_empty()) {
+            return Poll::Pending;
+        }
+        coop.made_progress();
+        Poll::Ready(Ok(sent))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        unimplemented!()
+        let coop = ready!(coop::poll_proceed(cx));
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            let mut chunk = match self.poll_next(cx) {
+                Poll::Ready(Ok(chunk)) => chunk,
+                // What is there already is given first; an error stays for the next call.
+                _ if buf.filled().len() > before => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            if chunk.is_empty() {
+                break;
+            }
+            let len = chunk.len().min(buf.remaining());
+            buf.put_slice(&chunk[..len]);
+            chunk.advance(len);
+            self.rest = chunk;
+        }
+        coop.made_progress();
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buf: &[u8],
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        unimplemented!()
+        self.poll_send(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unimplemented!()
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, bufs)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        unimplemented!()
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The driver is on its way already, and nothing here could hurry it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.finish())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.owner.0.with(|state| state.release(self.id));
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("id", &self.id).finish()
     }
 }

@@ -1,0 +1,156 @@
+//! What the fuzz targets run, so that every `cargo test` builds it and replays their corpus. Not part
+//! of the API.
+
+use bytes::{Buf, BytesMut};
+
+use crate::{
+    Config,
+    error::SessionError,
+    frame::{self, GoAwayStatus, Headers, ResetStatus, StreamId},
+    session::{Event, Machine, Outbox, Read, Role},
+};
+
+/// Decodes `data` as frames, one after the other. Each must survive its own encoding, and no
+/// beginning of it may have been an error.
+pub fn fuzz_frames(data: &[u8]) {
+    let mut rest = data;
+    while let Ok(Some((frame, used))) = frame::decode(rest) {
+        let (whole, after) = rest.split_at(used);
+        for len in (0..used).take(64) {
+            assert_eq!(frame::decode(&whole[..len]), Ok(None));
+        }
+        let mut out = BytesMut::new();
+        frame.encode(&mut out);
+        assert_eq!(frame::decode(&out), Ok(Some((frame, out.len()))));
+        rest = after;
+    }
+}
+
+/// Bounds small enough for a short input to reach.
+const CONFIG: Config = Config {
+    max_streams: 4,
+    stream_buffer: 2048,
+    send_buffer: 4096,
+    max_data_frame: 1024,
+};
+
+/// Plays `data` to one side of a session. The first byte picks the side; after that, a byte picks
+/// what happens: the next bytes are received, or a handle does something. The session must keep its
+/// bounds, and what it sends must be frames.
+pub fn fuzz_session(mut data: &[u8]) {
+    let Some(role) = take(&mut data) else { return };
+    let role = if role % 2 == 0 {
+        Role::Client
+    } else {
+        Role::Server
+    };
+    let mut machine = Machine::new(role, CONFIG);
+    let mut player = Player {
+        handles: Vec::new(),
+        sent: BytesMut::new(),
+        input: BytesMut::new(),
+    };
+    while let Some(what) = take(&mut data) {
+        if !player.play(&mut machine, what, &mut data) {
+            break;
+        }
+        player.check(&mut machine);
+    }
+    machine.end(&SessionError::PeerClosed);
+    for stream in player.handles.drain(..) {
+        machine.release(stream);
+    }
+    let totals = machine.totals();
+    assert_eq!((totals.live, totals.full), (0, 0));
+    assert_eq!((totals.buffered, totals.queued), (0, 0));
+}
+
+struct Player {
+    handles: Vec<StreamId>,
+    /// Received and not used up.
+    input: BytesMut,
+    /// Written and not decoded.
+    sent: BytesMut,
+}
+
+impl Player {
+    /// One thing that happens; false when the session has failed.
+    fn play(&mut self, machine: &mut Machine, what: u8, data: &mut &[u8]) -> bool {
+        let mut events = Vec::new();
+        let handle = self.handles.get(usize::from(what >> 4)).copied();
+        match (what & 0x0f, handle) {
+            (0..=5, _) if machine.wants_input() => {
+                let len = usize::from(take(data).unwrap_or_default()).min(data.len());
+                self.input.extend_from_slice(&data[..len]);
+                *data = &data[len..];
+                if machine.receive(&mut self.input, &mut events).is_err() {
+                    machine.go_away(GoAwayStatus::PROTOCOL_ERROR);
+                    return false;
+                }
+            }
+            (6, _) => {
+                let mut headers = Headers::new();
+                headers.insert("port", "80").expect("a good header");
+                self.handles.extend(machine.open(&headers, what >= 0x80));
+            }
+            (7, _) => {
+                machine.ping();
+            }
+            (8, Some(stream)) => {
+                let len = usize::from(take(data).unwrap_or_default()) * 32;
+                // A stream that has failed or ended says so.
+                let _ = machine.send(stream, &vec![b'x'; len]);
+            }
+            (9, Some(stream)) => {
+                let _ = machine.finish(stream);
+            }
+            (10, Some(stream)) => while let Ok(Read::Chunk(_)) = machine.read(stream) {},
+            (11, Some(stream)) => machine.reset(stream, ResetStatus::CANCEL),
+            (12, Some(stream)) => {
+                self.handles.retain(|held| *held != stream);
+                machine.release(stream);
+            }
+            _ => {
+                let mut out = Outbox::default();
+                machine.transmit(&mut out, &mut events);
+                while !out.is_empty() {
+                    let len = out.front().len();
+                    self.sent.extend_from_slice(out.front());
+                    out.advance(len);
+                }
+            }
+        }
+        for event in events {
+            if let Event::Request { stream, .. } = event {
+                self.handles.push(stream);
+                machine.accept(stream, &Headers::new(), false);
+            }
+        }
+        true
+    }
+
+    fn check(&mut self, machine: &mut Machine) {
+        while let Some((frame, used)) = frame::decode(&self.sent).expect("own frames") {
+            let payload = match frame {
+                frame::Frame::Data(data) => data.len as usize,
+                frame::Frame::Unknown { .. } => panic!("an unknown frame"),
+                _ => 0,
+            };
+            assert!(self.sent.len() >= used + payload, "DATA cut short");
+            self.sent.advance(used + payload);
+        }
+        let totals = machine.totals();
+        assert!(self.handles.len() <= CONFIG.max_streams);
+        assert!(totals.live <= CONFIG.max_streams);
+        // One input of at most 255 bytes may go over each bound.
+        assert!(totals.buffered <= CONFIG.max_streams * (CONFIG.stream_buffer + 255));
+        assert!(totals.queued <= CONFIG.max_streams * 16 * 1024);
+        assert_eq!(totals.full, machine.full().count());
+    }
+}
+
+fn take(data: &mut &[u8]) -> Option<u8> {
+    let (first, rest) = data.split_first()?;
+    *data = rest;
+    Some(*first)
+}

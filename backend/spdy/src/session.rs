@@ -1,0 +1,386 @@
+//! What a session is, without a socket, a clock or a task: bytes and calls in, bytes and events out.
+//!
+//! [`Machine`] has the streams of one session and what waits on them in both directions. Its owner
+//! hands it received bytes ([`Machine::receive`]), takes what is to be written
+//! ([`Machine::transmit`]) and calls it for the handles of streams; it never waits: a call that
+//! cannot go on says so, and an [`Event`] tells when to come back.
+//!
+//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, over which
+//! [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
+//! the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
+//! that is over and has no handle leaves nothing behind but its number, which is below the next.
+#![deny(clippy::indexing_slicing, clippy::unwrap_used)]
+
+mod outbox;
+mod receive;
+mod send;
+mod state;
+mod stream;
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use tracing::trace;
+
+pub(crate) use self::outbox::Outbox;
+use self::{
+    state::{State, Step},
+    stream::Entry,
+};
+use crate::{
+    Config,
+    error::{OpenError, SessionError, StreamError},
+    frame::{
+        Data, Deflater, GoAway, GoAwayStatus, Headers, Inflater, Ping, ResetStatus, RstStream,
+        StreamId, SynReply, SynStream,
+    },
+};
+
+/// Bytes of unsent control frames over which no more streams are opened.
+const MAX_CONTROL_QUEUE: usize = 256 * 1024;
+
+/// Bytes of unsent answers to PINGs and bad frames over which nothing more is read.
+const MAX_PROVOKED: usize = 64 * 1024;
+
+/// Which side of a session this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+impl Role {
+    /// The first id of this side's streams and PINGs.
+    const fn first_id(self) -> u32 {
+        match self {
+            Self::Client => 1,
+            Self::Server => 2,
+        }
+    }
+
+    /// Whether this side gave out `id`.
+    const fn gave(self, id: u32) -> bool {
+        id % 2 == self.first_id() % 2
+    }
+}
+
+/// What the owner of a [`Machine`] is to look after.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The peer opened a stream; answer with `accept` or `reset`.
+    Request {
+        stream: StreamId,
+        headers: Headers,
+        fin: bool,
+    },
+    /// Reading the stream, or asking for its reply, has something new to say.
+    Readable(StreamId),
+    /// Writing to the stream has something new to say.
+    Writable(StreamId),
+    /// The stream has begun to hold up the reading of the session.
+    Full(StreamId),
+    /// Our PING came back.
+    Pong(u32),
+    /// The peer takes no new streams.
+    GoingAway,
+}
+
+/// What a read finds.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Chunk(Bytes),
+    End,
+    Wait,
+}
+
+/// Sums over all streams, kept as they change.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Streams that are not over.
+    pub(crate) live: usize,
+    /// Streams that hold up reading.
+    pub(crate) full: usize,
+    /// Received payload that nobody has read.
+    pub(crate) buffered: usize,
+    /// Payload to be sent.
+    pub(crate) queued: usize,
+    /// Streams ever opened by either side.
+    pub(crate) opened: u64,
+    /// Payload thrown away because its stream was over.
+    pub(crate) discarded: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Machine {
+    role: Role,
+    config: Config,
+    streams: HashMap<StreamId, Entry>,
+    totals: Totals,
+    /// Our next stream's id.
+    next_id: u32,
+    /// The last id the peer opened, or 0.
+    last_peer_id: u32,
+    next_ping: u32,
+    deflater: Deflater,
+    inflater: Inflater,
+    /// Whether streams of the peer have somebody to take them.
+    accepting: bool,
+    /// The DATA frame in the middle of which the input ended, with what is still to come of it.
+    data: Option<Data>,
+    /// What is still to come of a control frame of unknown type.
+    skip: u32,
+    /// Encoded control frames to be sent.
+    control: BytesMut,
+    /// How much of `control` the peer provoked.
+    provoked: usize,
+    /// Streams with DATA to be sent, in the order of their turns.
+    ready: VecDeque<StreamId>,
+    gone_away: Option<GoAwayStatus>,
+    ended: Option<SessionError>,
+}
+
+impl Machine {
+    pub(crate) fn new(role: Role, config: Config) -> Self {
+        Self {
+            role,
+            config,
+            streams: HashMap::new(),
+            totals: Totals::default(),
+            next_id: role.first_id(),
+            last_peer_id: 0,
+            next_ping: role.first_id(),
+            deflater: Deflater::default(),
+            inflater: Inflater::default(),
+            accepting: role == Role::Server,
+            data: None,
+            skip: 0,
+            control: BytesMut::new(),
+            provoked: 0,
+            ready: VecDeque::new(),
+            gone_away: None,
+            ended: None,
+        }
+    }
+
+    /// Opens a stream, for which the caller holds a handle from now on.
+    pub(crate) fn open(&mut self, headers: &Headers, fin: bool) -> Result<StreamId, OpenError> {
+        if let Some(error) = &self.ended {
+            return Err(OpenError::Session(error.clone()));
+        }
+        if self.gone_away.is_some() {
+            return Err(OpenError::GoingAway);
+        }
+        if self.streams.len() >= self.config.max_streams {
+            return Err(OpenError::TooManyStreams(self.config.max_streams));
+        }
+        if self.control.len() > MAX_CONTROL_QUEUE {
+            return Err(OpenError::Congested);
+        }
+        let stream = StreamId::new(self.next_id).ok_or(OpenError::IdsExhausted)?;
+        let block = self.compress(headers).ok_or(OpenError::HeadersTooLarge)?;
+        SynStream {
+            stream,
+            associated: None,
+            priority: 0,
+            slot: 0,
+            fin,
+            unidirectional: false,
+            block: &block,
+        }
+        .encode(&mut self.control);
+        trace!(%stream, fin, "sending SYN_STREAM");
+        self.next_id += 2;
+        let state = if fin { State::LocalEnded } else { State::Open };
+        self.streams.insert(stream, Entry::new(state, None));
+        self.totals.live += 1;
+        self.totals.opened += 1;
+        Ok(stream)
+    }
+
+    /// Answers a [`Event::Request`] with SYN_REPLY.
+    pub(crate) fn accept(&mut self, stream: StreamId, headers: &Headers, fin: bool) {
+        if !self.streams.get(&stream).is_some_and(Entry::is_live) {
+            return;
+        }
+        let Some(block) = self.compress(headers) else {
+            return self.reset(stream, ResetStatus::INTERNAL_ERROR);
+        };
+        SynReply {
+            stream,
+            fin,
+            block: &block,
+        }
+        .encode(&mut self.control);
+        trace!(%stream, fin, "sending SYN_REPLY");
+        if fin {
+            self.step(stream, Step::SendEnd);
+        }
+    }
+
+    /// Sends RST_STREAM and drops what waits on the stream, if it is not over yet.
+    pub(crate) fn reset(&mut self, stream: StreamId, status: ResetStatus) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        if entry.is_live() {
+            entry.discard_received(&mut self.totals);
+            trace!(%stream, %status, "sending RST_STREAM");
+            RstStream { stream, status }.encode(&mut self.control);
+            self.fail(stream, StreamError::ResetHere(status));
+        }
+    }
+
+    /// Tells that the stream's handle is gone.
+    pub(crate) fn release(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        entry.held_by_handle = false;
+        entry.discard_received(&mut self.totals);
+        if entry.state != State::Ended {
+            self.reset(stream, ResetStatus::CANCEL);
+        }
+        self.settle(stream);
+    }
+
+    /// Sends PING; its id comes back in [`Event::Pong`].
+    pub(crate) fn ping(&mut self) -> u32 {
+        let id = self.next_ping;
+        self.next_ping = match id.checked_add(2) {
+            Some(next) => next,
+            None => self.role.first_id(),
+        };
+        Ping { id }.encode(&mut self.control);
+        id
+    }
+
+    /// Queues GOAWAY.
+    pub(crate) fn go_away(&mut self, status: GoAwayStatus) {
+        let last_taken = StreamId::new(self.last_peer_id);
+        trace!(?last_taken, %status, "sending GOAWAY");
+        GoAway { last_taken, status }.encode(&mut self.control);
+    }
+
+    /// Refuses the streams the peer opens from now on.
+    pub(crate) fn stop_accepting(&mut self) {
+        self.accepting = false;
+    }
+
+    /// Ends everything that has not ended. What was received can still be read.
+    pub(crate) fn end(&mut self, error: &SessionError) {
+        self.ended = Some(error.clone());
+        self.control = BytesMut::new();
+        self.ready = VecDeque::new();
+        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.fail(id, StreamError::Session(error.clone()));
+        }
+    }
+
+    /// The next received bytes of a stream.
+    pub(crate) fn read(&mut self, stream: StreamId) -> Result<Read, StreamError> {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return Ok(Read::End);
+        };
+        let read = entry.read(&mut self.totals);
+        entry.weigh(&self.config, &mut self.totals);
+        read
+    }
+
+    /// Whether a read would not wait.
+    pub(crate) fn is_readable(&self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_none_or(Entry::readable)
+    }
+
+    /// The headers of the SYN_REPLY, once it is there.
+    pub(crate) fn reply(&self, stream: StreamId) -> Result<Option<&Headers>, StreamError> {
+        match self.streams.get(&stream) {
+            Some(Entry {
+                reply: Some(headers),
+                ..
+            }) => Ok(Some(headers)),
+            Some(Entry {
+                failed: Some(error),
+                ..
+            }) => Err(error.clone()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether more may be received.
+    pub(crate) fn wants_input(&self) -> bool {
+        self.totals.full == 0 && self.provoked <= MAX_PROVOKED
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Streams that hold up reading, and how much each has received unread.
+    pub(crate) fn full(&self) -> impl Iterator<Item = (StreamId, usize)> {
+        let full = self.streams.iter().filter(|(_, entry)| entry.full);
+        full.map(|(id, entry)| (*id, entry.buffered))
+    }
+
+    /// Payload of a stream that was received and that was queued to be sent, ever.
+    pub(crate) fn counts(&self, stream: StreamId) -> (u64, u64) {
+        let entry = self.streams.get(&stream);
+        entry.map_or((0, 0), |entry| (entry.received, entry.sent))
+    }
+
+    /// The status of the peer's GOAWAY.
+    pub(crate) fn gone_away(&self) -> Option<GoAwayStatus> {
+        self.gone_away
+    }
+
+    pub(crate) fn ended(&self) -> Option<&SessionError> {
+        self.ended.as_ref()
+    }
+
+    fn compress(&mut self, headers: &Headers) -> Option<BytesMut> {
+        let mut block = BytesMut::new();
+        self.deflater.encode(headers, &mut block).ok()?;
+        Some(block)
+    }
+
+    /// Takes a step that is known to be allowed.
+    fn step(&mut self, stream: StreamId, step: Step) {
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            if let Ok(state) = entry.state.after(step) {
+                entry.state = state;
+            }
+            self.settle(stream);
+        }
+    }
+
+    /// Ends a stream that is not over yet, both ways.
+    fn fail(&mut self, stream: StreamId, error: StreamError) {
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            if entry.is_live() {
+                entry.fail(error, &mut self.totals);
+            }
+            self.settle(stream);
+        }
+    }
+
+    /// Brings the sums up to date after a change of the stream's state, and forgets a stream that is
+    /// over once nobody holds it.
+    fn settle(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        entry.weigh(&self.config, &mut self.totals);
+        if !entry.is_live() && !entry.counted_out {
+            entry.counted_out = true;
+            self.totals.live -= 1;
+        }
+        if entry.counted_out && !entry.held_by_handle {
+            entry.discard_received(&mut self.totals);
+            self.streams.remove(&stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! What is to be written: control frames first, then DATA of one stream after the other.
+
+use bytes::{BufMut, BytesMut};
+use tracing::trace;
+
+use super::{Event, Machine, Outbox, state::Step, stream::Entry};
+use crate::{
+    error::StreamError,
+    frame::{Data, HEAD_LEN, StreamId},
+};
+
+/// Payload that a stream with nothing queued may always queue.
+const MIN_SHARE: usize = 16 * 1024;
+
+/// Payload of one DATA frame, at most: several of `max_data_frame` in one when nobody else waits.
+const MAX_GATHERED: usize = 256 * 1024;
+
+/// Bytes after which no more frames are added to what is written at once, so that control frames
+/// queued meanwhile wait for no more than this.
+const BATCH: usize = 128 * 1024;
+
+impl Entry {
+    /// Payload to be sent.
+    pub(super) fn payload(&self) -> usize {
+        self.frame.len().saturating_sub(HEAD_LEN)
+    }
+
+    /// The frame to be sent next.
+    fn take_frame(&mut self, stream: StreamId) -> BytesMut {
+        let data = Data {
+            stream,
+            fin: self.fin,
+            len: self.payload() as u32,
+        };
+        let mut frame = std::mem::take(&mut self.frame);
+        match frame.first_chunk_mut() {
+            Some(head) => *head = data.head(),
+            None => frame.put_slice(&data.head()),
+        }
+        frame
+    }
+}
+
+impl Machine {
+    /// Queues payload, and says how much of it: less than all means to come back at
+    /// [`Event::Writable`].
+    pub(crate) fn send(&mut self, stream: StreamId, payload: &[u8]) -> Result<usize, StreamError> {
+        let limit = self.send_limit(stream);
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return Err(StreamError::Ended);
+        };
+        if let Some(error) = &entry.failed {
+            return Err(error.clone());
+        }
+        if entry.state.local_ended() {
+            return Err(StreamError::Ended);
+        }
+        let room = limit.saturating_sub(entry.payload());
+        let Some(taken) = payload.get(..room.min(payload.len())) else {
+            return Ok(0);
+        };
+        if taken.is_empty() {
+            return Ok(0);
+        }
+        if entry.frame.is_empty() {
+            entry.frame.reserve(HEAD_LEN + taken.len());
+            entry.frame.put_bytes(0, HEAD_LEN);
+        }
+        entry.frame.extend_from_slice(taken);
+        entry.sent += taken.len() as u64;
+        self.totals.queued += taken.len();
+        self.make_ready(stream);
+        Ok(taken.len())
+    }
+
+    /// Ends our direction of a stream, after what is queued.
+    pub(crate) fn finish(&mut self, stream: StreamId) -> Result<(), StreamError> {
+        let Some(entry) = self.streams.get_mut(&stream) else {
+            return Ok(());
+        };
+        if let Some(error) = &entry.failed {
+            return Err(error.clone());
+        }
+        if entry.state.local_ended() {
+            return Ok(());
+        }
+        entry.fin = true;
+        self.make_ready(stream);
+        self.step(stream, Step::SendEnd);
+        Ok(())
+    }
+
+    /// Whether [`transmit`](Self::transmit) would add something.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.control.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Moves what is to be written next into `out`.
+    pub(crate) fn transmit(&mut self, out: &mut Outbox, events: &mut Vec<Event>) {
+        self.transmit_control(out);
+        while out.len() < BATCH
+            && let Some(stream) = self.ready.pop_front()
+        {
+            let Some(entry) = self.streams.get_mut(&stream) else {
+                continue;
+            };
+            entry.ready = false;
+            if entry.failed.is_none() {
+                self.totals.queued -= entry.payload();
+                let frame = entry.take_frame(stream);
+                trace!(%stream, fin = entry.fin, len = frame.len() - HEAD_LEN, "sending DATA");
+                out.push(frame);
+                events.push(Event::Writable(stream));
+            }
+            self.settle(stream);
+        }
+    }
+
+    /// Moves control frames alone into `out`.
+    pub(crate) fn transmit_control(&mut self, out: &mut Outbox) {
+        out.push(std::mem::take(&mut self.control));
+        self.provoked = 0;
+    }
+
+    fn make_ready(&mut self, stream: StreamId) {
+        if let Some(entry) = self.streams.get_mut(&stream)
+            && !entry.ready
+        {
+            entry.ready = true;
+            self.ready.push_back(stream);
+        }
+    }
+
+    /// Payload that a stream may have queued.
+    fn send_limit(&self, stream: StreamId) -> usize {
+        let queued = self.streams.get(&stream).is_some_and(|entry| entry.ready);
+        let senders = (self.ready.len() + usize::from(!queued)).max(1);
+        let frame = if senders == 1 {
+            MAX_GATHERED
+        } else {
+            self.config.max_data_frame.clamp(1, MAX_GATHERED)
+        };
+        (self.config.send_buffer / senders)
+            .max(MIN_SHARE)
+            .min(frame)
+    }
+}

@@ -1,0 +1,63 @@
+//! The life of a stream, as far as its frames go.
+
+use crate::frame::ResetStatus;
+
+/// Which directions of a stream are open.
+///
+/// ```text
+///                SYN_STREAM sent or received
+///                             |
+///                           Open
+///            FIN sent       /      \      FIN received
+///                 LocalEnded        RemoteEnded
+///            FIN received   \      /      FIN sent
+///                           Ended
+/// ```
+///
+/// A stream opened with FLAG_FIN starts on the second line. RST_STREAM, GOAWAY and the end of the
+/// session end a stream from anywhere; that is kept beside the state, because whoever reads must
+/// know whether the FIN came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Open,
+    LocalEnded,
+    RemoteEnded,
+    Ended,
+}
+
+/// What happens to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// We end our direction.
+    SendEnd,
+    /// The peer sends something.
+    Receive,
+    /// The peer ends its direction.
+    ReceiveEnd,
+}
+
+impl State {
+    /// The state after a step, or the status that a peer who takes it is reset with.
+    pub(super) fn after(self, step: Step) -> Result<Self, ResetStatus> {
+        match (self, step) {
+            (Self::Open | Self::LocalEnded, Step::Receive) => Ok(self),
+            (Self::Open, Step::SendEnd) => Ok(Self::LocalEnded),
+            (Self::Open, Step::ReceiveEnd) => Ok(Self::RemoteEnded),
+            (Self::LocalEnded, Step::ReceiveEnd) | (Self::RemoteEnded, Step::SendEnd) => {
+                Ok(Self::Ended)
+            }
+            (Self::RemoteEnded | Self::Ended, Step::Receive | Step::ReceiveEnd) => {
+                Err(ResetStatus::STREAM_ALREADY_CLOSED)
+            }
+            (Self::LocalEnded | Self::Ended, Step::SendEnd) => Err(ResetStatus::INTERNAL_ERROR),
+        }
+    }
+
+    pub(super) fn remote_ended(self) -> bool {
+        matches!(self, Self::RemoteEnded | Self::Ended)
+    }
+
+    pub(super) fn local_ended(self) -> bool {
+        matches!(self, Self::LocalEnded | Self::Ended)
+    }
+}

@@ -1,0 +1,131 @@
+//! One stream of a [`Machine`](super::Machine).
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Read, State, Totals};
+use crate::{Config, error::StreamError, frame::Headers};
+
+/// What a chunk weighs at least against `stream_buffer`: its bookkeeping. Without it, frames of one
+/// byte would take a hundred times the memory they count for.
+const MIN_WEIGHT: usize = 128;
+
+/// A stream that is not over, or that has a handle.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) state: State,
+    /// Why it is over, if not because both sides ended it.
+    pub(super) failed: Option<StreamError>,
+    /// The peer's answer; there from the start on a stream that the peer opened.
+    pub(super) reply: Option<Headers>,
+    /// Whether somebody may still ask for it.
+    pub(super) held_by_handle: bool,
+    /// No longer in [`Totals::live`].
+    pub(super) counted_out: bool,
+    /// Received and not read.
+    chunks: VecDeque<Bytes>,
+    /// Bytes in `chunks`.
+    pub(super) buffered: usize,
+    weight: usize,
+    /// Some of it may have been thrown away.
+    discarded: bool,
+    /// Holds up the reading of the session.
+    pub(super) full: bool,
+    pub(super) received: u64,
+    /// The DATA frame to be sent next: space for its head, then payload. Empty if there is none.
+    pub(super) frame: BytesMut,
+    /// The frame to be sent next, even if empty, is the last.
+    pub(super) fin: bool,
+    /// In the queue of streams that have something to send.
+    pub(super) ready: bool,
+    pub(super) sent: u64,
+}
+
+impl Entry {
+    pub(super) fn new(state: State, reply: Option<Headers>) -> Self {
+        Self {
+            state,
+            failed: None,
+            reply,
+            held_by_handle: true,
+            counted_out: false,
+            chunks: VecDeque::new(),
+            buffered: 0,
+            weight: 0,
+            discarded: false,
+            full: false,
+            received: 0,
+            frame: BytesMut::new(),
+            fin: false,
+            ready: false,
+            sent: 0,
+        }
+    }
+
+    /// Whether frames of the stream may still be sent or received.
+    pub(super) fn is_live(&self) -> bool {
+        self.failed.is_none() && (self.state != State::Ended || self.ready)
+    }
+
+    /// Whether received payload has a place here.
+    pub(super) fn receives(&self) -> bool {
+        self.failed.is_none() && !self.state.remote_ended()
+    }
+
+    pub(super) fn push(&mut self, chunk: Bytes, totals: &mut Totals) {
+        self.received += chunk.len() as u64;
+        self.buffered += chunk.len();
+        totals.buffered += chunk.len();
+        self.weight += chunk.len().max(MIN_WEIGHT);
+        self.chunks.push_back(chunk);
+    }
+
+    /// Chunks first, then the end, then the failure: what came before a reset is not lost.
+    pub(super) fn read(&mut self, totals: &mut Totals) -> Result<Read, StreamError> {
+        if let Some(chunk) = self.chunks.pop_front() {
+            self.buffered -= chunk.len();
+            totals.buffered -= chunk.len();
+            self.weight -= chunk.len().max(MIN_WEIGHT);
+            if self.chunks.is_empty() {
+                self.chunks = VecDeque::new();
+            }
+            return Ok(Read::Chunk(chunk));
+        }
+        match &self.failed {
+            // An end that was seen whole stands, whatever came after it.
+            _ if self.state.remote_ended() && !self.discarded => Ok(Read::End),
+            Some(error) => Err(error.clone()),
+            None => Ok(Read::Wait),
+        }
+    }
+
+    /// Whether a read would not wait.
+    pub(super) fn readable(&self) -> bool {
+        !self.chunks.is_empty() || self.failed.is_some() || self.state.remote_ended()
+    }
+
+    /// Throws away what nobody is going to read.
+    pub(super) fn discard_received(&mut self, totals: &mut Totals) {
+        self.discarded = true;
+        totals.buffered -= self.buffered;
+        self.chunks = VecDeque::new();
+        self.buffered = 0;
+        self.weight = 0;
+    }
+
+    pub(super) fn fail(&mut self, error: StreamError, totals: &mut Totals) {
+        totals.queued -= self.payload();
+        self.frame = BytesMut::new();
+        self.failed = Some(error);
+    }
+
+    /// Decides whether the stream holds up reading; true if it has just begun to.
+    pub(super) fn weigh(&mut self, config: &Config, totals: &mut Totals) -> bool {
+        let full = self.weight > config.stream_buffer && self.receives();
+        let was = std::mem::replace(&mut self.full, full);
+        totals.full += usize::from(full);
+        totals.full -= usize::from(was);
+        full && !was
+    }
+}
