@@ -337,7 +337,8 @@ impl Whereabouts {
         let server = self.target();
         let what = match e {
             rustls::Error::InvalidCertificate(bad) => match bad {
-                CertificateError::UnknownIssuer => format!(
+                // The same name with another key is a cluster that was made anew.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                     "the certificate of {server} is signed by nobody we trust: check certificate-authority in the kubeconfig"
                 ),
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

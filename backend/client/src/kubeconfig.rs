@@ -6,6 +6,7 @@ mod files;
 mod incluster;
 mod select;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub struct KubeconfigArgs {
 }
 
 /// What the flags, the files and the environment come to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Loaded {
     /// For [`build`](crate::build); its proxy URL may hold a password.
@@ -68,6 +69,20 @@ pub struct Loaded {
     pub server: String,
     /// The files that were read, the first of which wins.
     pub files: Vec<PathBuf>,
+}
+
+/// Without [`Loaded::config`], which holds secrets.
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded")
+            .field("server", &self.server)
+            .field("context", &self.context)
+            .field("cluster", &self.cluster)
+            .field("user", &self.user)
+            .field("namespace", &self.namespace)
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Loads the configuration as kubectl does.

@@ -26,9 +26,6 @@ use crate::error::ClientError;
 /// calls beside long watches.
 const STREAMS_PER_CONNECTION: usize = 64;
 
-/// An unused connection is closed after this time, before most middleboxes forget it.
-const IDLE: Duration = Duration::from_secs(60);
-
 /// What is read of the API server.
 pub(crate) type Received = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -53,8 +50,11 @@ impl Transport {
         retry: RetryPolicy,
         options: &Options,
     ) -> Self {
-        let mut shared = builder();
+        let mut shared = Client::builder(TokioExecutor::new());
         shared
+            // hyper-util takes a connection for idle on which nothing is asked, be it full of watches,
+            // and opens another. The server closes the ones that really are.
+            .pool_idle_timeout(None)
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(options.ping_interval)
             .http2_keep_alive_timeout(options.ping_timeout)
@@ -62,7 +62,9 @@ impl Transport {
             .http2_keep_alive_while_idle(true);
         // An idle HTTP/1.1 connection is not probed: what is left of a refused upgrade may be dead by the
         // time of the next one.
-        let upgrades = builder().pool_max_idle_per_host(0).build(upgrades);
+        let upgrades = Client::builder(TokioExecutor::new())
+            .pool_max_idle_per_host(0)
+            .build(upgrades);
         Self {
             calls: Retry::new(retry, Calls::new(shared, calls)),
             upgrades,
@@ -70,14 +72,6 @@ impl Transport {
             answer: options.answer_timeout,
         }
     }
-}
-
-fn builder() -> Builder {
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE);
-    builder
 }
 
 fn received<B>(body: B) -> Received

@@ -1,0 +1,594 @@
+//! From flags, files and environment to a configuration, or to the sentence that says what is wrong.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kubevpn_client::{Env, KubeconfigArgs, KubeconfigError, Loaded, Options, build, load};
+use secrecy::ExposeSecret;
+use tempfile::TempDir;
+
+/// Two clusters, two users, two contexts.
+const TWO: &str = "\
+apiVersion: v1
+kind: Config
+current-context: blue
+contexts:
+- {name: blue, context: {cluster: blue, user: jane, namespace: shop}}
+- {name: red, context: {cluster: red, user: joe}}
+clusters:
+- {name: blue, cluster: {server: 'https://blue.test:6443'}}
+- {name: red, cluster: {server: 'https://red.test', tls-server-name: inner.test}}
+users:
+- {name: jane, user: {token: of-jane}}
+- {name: joe, user: {username: joe, password: secret}}
+";
+
+/// A home directory, flags and an environment.
+struct Setup {
+    dir: TempDir,
+    args: KubeconfigArgs,
+    vars: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// With this file for `--kubeconfig`.
+    fn of(yaml: &str) -> Self {
+        let mut setup = Self::empty();
+        setup.args.kubeconfig = Some(setup.file("config", yaml));
+        setup
+    }
+
+    fn empty() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap().to_owned();
+        Self {
+            args: KubeconfigArgs::default(),
+            vars: vec![("HOME".into(), home)],
+            dir,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn var(mut self, name: &str, value: &str) -> Self {
+        self.vars.push((name.into(), value.into()));
+        self
+    }
+
+    fn args(mut self, change: impl FnOnce(&mut KubeconfigArgs)) -> Self {
+        change(&mut self.args);
+        self
+    }
+
+    fn env(&self) -> Env {
+        let mut env = Env::of(self.vars.clone());
+        env.service_account = self.path("serviceaccount");
+        env
+    }
+
+    fn load(&self) -> Loaded {
+        load(&self.args, &self.env()).unwrap()
+    }
+
+    /// The sentence.
+    fn wrong(&self) -> String {
+        let error = load(&self.args, &self.env()).unwrap_err();
+        error.to_string()
+    }
+}
+
+fn token(loaded: &Loaded) -> Option<&str> {
+    let token = loaded.config.auth_info.token.as_ref();
+    token.map(ExposeSecret::expose_secret)
+}
+
+fn certificate() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["ca.test".to_owned()]).unwrap();
+    params.self_signed(&key).unwrap().pem()
+}
+
+#[test]
+fn the_current_context() {
+    let setup = Setup::of(TWO);
+    let loaded = setup.load();
+    assert_eq!(loaded.context.as_deref(), Some("blue"));
+    assert_eq!(loaded.cluster.as_deref(), Some("blue"));
+    assert_eq!(loaded.user.as_deref(), Some("jane"));
+    assert_eq!(loaded.namespace, "shop");
+    assert_eq!(loaded.config.default_namespace, "shop");
+    assert_eq!(loaded.server, "https://blue.test:6443");
+    assert_eq!(loaded.files, [setup.path("config")]);
+    assert_eq!(token(&loaded), Some("of-jane"));
+    assert_eq!(loaded.config.root_cert, None, "whom the system trusts");
+}
+
+#[test]
+fn flags_choose_and_replace() {
+    let red = Setup::of(TWO)
+        .args(|a| a.context = Some("red".into()))
+        .load();
+    assert_eq!(red.server, "https://red.test:443");
+    assert_eq!(red.namespace, "default");
+    assert_eq!(red.config.tls_server_name.as_deref(), Some("inner.test"));
+    assert_eq!(red.config.auth_info.username.as_deref(), Some("joe"));
+
+    let mixed = Setup::of(TWO)
+        .args(|a| {
+            a.cluster = Some("red".into());
+            a.user = Some("joe".into());
+            a.namespace = Some("dev".into());
+            a.token = Some("given".into());
+            a.impersonate = Some("root".into());
+            a.impersonate_groups = vec!["ops".into()];
+            a.request_timeout = Some(Duration::from_secs(7));
+        })
+        .load();
+    assert_eq!(mixed.context.as_deref(), Some("blue"));
+    assert_eq!(mixed.cluster.as_deref(), Some("red"));
+    assert_eq!(mixed.namespace, "dev");
+    assert_eq!(mixed.config.default_namespace, "dev");
+    assert_eq!(token(&mixed), Some("given"));
+    assert_eq!(mixed.config.auth_info.username, None, "a token replaces it");
+    let user = &mixed.config.auth_info;
+    assert_eq!(user.impersonate.as_deref(), Some("root"));
+    assert_eq!(user.impersonate_groups, Some(vec!["ops".to_owned()]));
+    assert_eq!(mixed.config.read_timeout, Some(Duration::from_secs(7)));
+    let zero = Setup::of(TWO).args(|a| a.request_timeout = Some(Duration::ZERO));
+    assert_eq!(zero.load().config.read_timeout, None);
+
+    // The name of another server's certificate goes with that server.
+    let moved = Setup::of(TWO).args(|a| {
+        a.context = Some("red".into());
+        a.server = Some("https://10.0.0.1:6443".into());
+    });
+    let moved = moved.load();
+    assert_eq!(moved.server, "https://10.0.0.1:6443");
+    assert_eq!(moved.config.tls_server_name, None);
+}
+
+#[test]
+fn a_server_alone_will_do() {
+    let loaded = Setup::empty()
+        .args(|a| {
+            a.server = Some("https://10.0.0.1".into());
+            a.token = Some("given".into());
+            a.insecure_skip_tls_verify = true;
+        })
+        .load();
+    assert_eq!((loaded.context, loaded.cluster), (None, None));
+    assert_eq!(loaded.server, "https://10.0.0.1:443");
+    assert!(loaded.config.accept_invalid_certs);
+}
+
+#[test]
+fn a_server_without_a_scheme() {
+    let plain = Setup::empty().args(|a| a.server = Some("localhost:8080".into()));
+    assert_eq!(plain.load().server, "http://localhost:8080");
+    let tls = plain.args(|a| a.insecure_skip_tls_verify = true);
+    assert_eq!(tls.load().server, "https://localhost:8080");
+}
+
+#[test]
+fn files_of_a_list_are_merged_and_the_first_wins() {
+    let setup = Setup::empty();
+    let first = "\
+apiVersion: v1
+kind: Config
+current-context: ''
+clusters:
+- {name: blue, cluster: {server: 'https://first.test'}}
+";
+    let paths = [
+        setup.path("missing"),
+        setup.file("first", first),
+        setup.file("second", TWO),
+        setup.path("missing-too"),
+    ];
+    let list = std::env::join_paths(&paths).unwrap();
+    let setup = setup.var("KUBECONFIG", list.to_str().unwrap());
+    let loaded = setup.load();
+    assert_eq!(loaded.server, "https://first.test:443");
+    assert_eq!(
+        loaded.context.as_deref(),
+        Some("blue"),
+        "an empty one is none"
+    );
+    assert_eq!(token(&loaded), Some("of-jane"));
+    assert_eq!(loaded.files, paths[1..3]);
+    // The flag is that file and no other.
+    let alone = setup.args(|a| a.kubeconfig = Some(paths[2].clone()));
+    assert_eq!(alone.load().server, "https://blue.test:6443");
+}
+
+#[test]
+fn the_usual_place_and_the_tilde() {
+    let setup = Setup::empty();
+    setup.file(".kube/config", TWO);
+    assert_eq!(setup.load().files, [setup.path(".kube/config")]);
+    let tilde = setup.args(|a| a.kubeconfig = Some("~/.kube/config".into()));
+    assert_eq!(tilde.load().files, [tilde.path(".kube/config")]);
+}
+
+#[test]
+fn paths_are_relative_to_their_file() {
+    let setup = Setup::of(
+        "\
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: 'https://a.test', certificate-authority: pki/ca.crt}}]
+users: [{name: u, user: {tokenFile: token}}]
+",
+    );
+    let pem = certificate();
+    setup.file("pki/ca.crt", &format!("# two\n{pem}{pem}"));
+    setup.file("token", "sesame");
+    let config = setup.load().config;
+    assert_eq!(config.root_cert.unwrap().len(), 2);
+    let token = setup.path("token").to_str().unwrap().to_owned();
+    assert_eq!(config.auth_info.token_file, Some(token));
+}
+
+#[test]
+fn within_a_cluster() {
+    let account = |setup: &Setup| {
+        setup.file("serviceaccount/token", "sesame");
+        setup.file("serviceaccount/ca.crt", &certificate());
+        setup.file("serviceaccount/namespace", "shop\n");
+    };
+    let setup = Setup::empty()
+        .var("KUBERNETES_SERVICE_HOST", "fd00::1")
+        .var("KUBERNETES_SERVICE_PORT", "443");
+    assert!(setup.wrong().starts_with("no kubeconfig found"));
+    account(&setup);
+    let loaded = setup.load();
+    assert_eq!(loaded.server, "https://[fd00::1]:443");
+    assert_eq!(loaded.namespace, "shop");
+    assert_eq!(loaded.context, None);
+    let token = loaded.config.auth_info.token_file.unwrap();
+    assert_eq!(PathBuf::from(token), setup.path("serviceaccount/token"));
+    assert!(
+        loaded.config.root_cert_file.is_some(),
+        "read again when rotated"
+    );
+
+    // A kubeconfig goes before it, and a flag that names one means it.
+    setup.file(".kube/config", TWO);
+    assert_eq!(setup.load().server, "https://blue.test:6443");
+    let flag = Setup::of("{}")
+        .var("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        .var("KUBERNETES_SERVICE_PORT", "443");
+    account(&flag);
+    assert!(
+        flag.wrong().starts_with("no kubeconfig found"),
+        "{}",
+        flag.wrong()
+    );
+}
+
+#[test]
+fn the_proxy() {
+    let proxy = |setup: &Setup| setup.load().config.proxy_url.map(|url| url.to_string());
+    let blue = || Setup::of(TWO);
+    assert_eq!(proxy(&blue()), None);
+    let https = || blue().var("HTTPS_PROXY", "http://u:p@proxy.test:3128");
+    assert_eq!(proxy(&https()).unwrap(), "http://u:p@proxy.test:3128/");
+    let lower = blue().var("https_proxy", "socks5h://proxy.test");
+    assert_eq!(proxy(&lower).unwrap(), "socks5h://proxy.test/");
+    let bare = blue().var("HTTPS_PROXY", "proxy.test:3128");
+    assert_eq!(proxy(&bare).unwrap(), "http://proxy.test:3128/");
+    assert_eq!(proxy(&blue().var("HTTP_PROXY", "http://proxy.test")), None);
+    assert_eq!(proxy(&blue().var("ALL_PROXY", "http://proxy.test")), None);
+
+    // NO_PROXY is about the server. kube holds it against the proxy, and an empty entry for an error.
+    assert_eq!(proxy(&https().var("NO_PROXY", "blue.test")), None);
+    assert_eq!(proxy(&https().var("no_proxy", "other,.test:6443,")), None);
+    assert!(proxy(&https().var("NO_PROXY", "proxy.test,")).is_some());
+    assert!(proxy(&https().var("NO_PROXY", "blue.test:443")).is_some());
+
+    let plain = |server: &str| {
+        let server = server.to_owned();
+        let setup = Setup::empty().args(|a| a.server = Some(server));
+        setup.var("HTTP_PROXY", "http://proxy.test")
+    };
+    assert!(proxy(&plain("http://blue.test")).is_some());
+    assert_eq!(proxy(&plain("http://localhost:8080")), None);
+    assert_eq!(proxy(&plain("http://127.0.0.1:8080")), None);
+    assert_eq!(proxy(&plain("http://[::1]:8080")), None);
+
+    // The kubeconfig's own goes before all of that.
+    let own = TWO.replace(
+        "server: 'https://blue",
+        "proxy-url: 'socks5h://own.test', server: 'https://blue",
+    );
+    let own = Setup::of(&own)
+        .var("HTTPS_PROXY", "http://proxy.test")
+        .var("NO_PROXY", "*");
+    assert_eq!(proxy(&own).unwrap(), "socks5h://own.test/");
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken() {
+    let missing = Setup::empty().args(|a| a.kubeconfig = Some("/nowhere/config".into()));
+    assert_eq!(
+        missing.wrong(),
+        "there is no kubeconfig /nowhere/config: check --kubeconfig"
+    );
+
+    let none = Setup::empty();
+    let usual = none.path(".kube/config");
+    assert_eq!(
+        none.wrong(),
+        format!(
+            "no kubeconfig found (looked at {}): pass --kubeconfig, or set KUBECONFIG",
+            usual.display()
+        )
+    );
+    let homeless = load(&KubeconfigArgs::default(), &Env::of([("A", "b")]));
+    assert_eq!(
+        homeless.unwrap_err().to_string(),
+        "no kubeconfig found (no home directory either): pass --kubeconfig, or set KUBECONFIG"
+    );
+
+    let broken = Setup::of("apiVersion: v1\nkind: Config\nclusters: [\n");
+    let error = load(&broken.args, &broken.env()).unwrap_err();
+    let said = error.to_string();
+    let path = broken.path("config");
+    let start = format!("the kubeconfig {} is broken at line ", path.display());
+    assert!(said.starts_with(&start), "{said}");
+    assert!(error.source().is_some());
+    let typed = Setup::of("clusters: seven\n");
+    assert!(
+        typed.wrong().contains("is broken at line 1, column 11"),
+        "{}",
+        typed.wrong()
+    );
+    let binary = Setup::empty();
+    std::fs::write(binary.path("config"), [0x80, 0xff, 0x00]).unwrap();
+    let path = binary.path("config");
+    let binary = binary.args(|a| a.kubeconfig = Some(path));
+    assert!(
+        binary.wrong().contains("is broken: correct it"),
+        "{}",
+        binary.wrong()
+    );
+
+    let dir = Setup::empty();
+    let path = dir.path("");
+    let dir = dir.args(|a| a.kubeconfig = Some(path));
+    assert!(
+        dir.wrong()
+            .ends_with("cannot be read: check that it exists and is yours to read")
+    );
+
+    let huge = Setup::of("");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(huge.path("config"));
+    file.unwrap().set_len(1 << 30).unwrap();
+    assert!(
+        huge.wrong()
+            .contains("has 1073741824 bytes, too many for a kubeconfig")
+    );
+
+    let first = Setup::of("kind: Config\n");
+    let second = first.file("second", "kind: Other\n");
+    let list = std::env::join_paths([first.path("config"), second.clone()]).unwrap();
+    let list = list.to_str().unwrap().to_owned();
+    let first = first.args(|a| a.kubeconfig = None).var("KUBECONFIG", &list);
+    let start = format!("the kubeconfig {} does not go with", second.display());
+    assert!(first.wrong().starts_with(&start), "{}", first.wrong());
+}
+
+#[test]
+fn nothing_to_choose_and_wrong_choices() {
+    for empty in ["", "{}", "current-context: ''\nclusters: null\n"] {
+        assert!(
+            Setup::of(empty)
+                .wrong()
+                .starts_with("no kubeconfig found (looked at ")
+        );
+    }
+    let uncertain = TWO.replace("current-context: blue", "");
+    assert_eq!(
+        Setup::of(&uncertain).wrong(),
+        "the kubeconfig has no current-context: pass --context, one of blue, red"
+    );
+    assert_eq!(
+        Setup::of(TWO)
+            .args(|a| a.context = Some("grey".into()))
+            .wrong(),
+        r#"the kubeconfig has no context "grey": pass --context, one of blue, red"#
+    );
+    assert_eq!(
+        Setup::of(TWO)
+            .args(|a| a.cluster = Some("grey".into()))
+            .wrong(),
+        r#"the kubeconfig has no cluster "grey": pass --cluster, one of blue, red"#
+    );
+    assert_eq!(
+        Setup::of(TWO)
+            .args(|a| a.user = Some("jack".into()))
+            .wrong(),
+        r#"the kubeconfig has no user "jack": pass --user, one of jane, joe"#
+    );
+    // A user the context names and nobody has: kubectl goes on as nobody.
+    let orphan = Setup::of(&TWO.replace("user: jane", "user: jack")).load();
+    assert_eq!(token(&orphan), None);
+    let many: String = (0..200)
+        .map(|n| format!("- {{name: c{n}, context: {{cluster: blue, user: jane}}}}\n"))
+        .collect();
+    let many = format!("contexts:\n{many}");
+    assert_eq!(
+        Setup::of(&many).wrong(),
+        "the kubeconfig has no current-context: pass --context, one of c0, c1, c2, c3, c4, c5, c6, c7, c8, c9 and 190 more"
+    );
+    assert_eq!(
+        Setup::of(TWO)
+            .args(|a| a.impersonate_groups = vec!["ops".into()])
+            .wrong(),
+        "--as-group needs --as: pass the user to act as"
+    );
+}
+
+#[test]
+fn entries_that_cannot_be_used() {
+    let cluster = |fields: &str| {
+        let server = "server: 'https://blue.test:6443'";
+        Setup::of(&TWO.replace(server, fields))
+    };
+    assert_eq!(
+        cluster("certificate-authority: x").wrong(),
+        r#"cluster "blue" of the kubeconfig has no server: add it, or pass --server"#
+    );
+    for server in ["ftp://blue.test", "https://", "https://a b"] {
+        assert_eq!(
+            cluster(&format!("server: '{server}'")).wrong(),
+            format!(
+                "the server {server:?} is no http or https URL with a host: correct it in the kubeconfig, or pass --server"
+            )
+        );
+    }
+    let with = |field: &str| cluster(&format!("server: 'https://blue.test', {field}"));
+    let missing = with("certificate-authority: ca.crt");
+    assert_eq!(
+        missing.wrong(),
+        format!(
+            "the certificate authority {} cannot be read: check that it exists and is yours to read",
+            missing.path("ca.crt").display()
+        )
+    );
+    missing.file("ca.crt", "-----BEGIN NOTHING-----\n");
+    assert_eq!(
+        missing.wrong(),
+        format!(
+            "the certificate authority {} holds no PEM certificate: check it",
+            missing.path("ca.crt").display()
+        )
+    );
+    let field = r#"certificate-authority-data of cluster "blue""#;
+    assert_eq!(
+        with("certificate-authority-data: '%%'").wrong(),
+        format!("{field} in the kubeconfig is not base64: correct it")
+    );
+    assert_eq!(
+        with("certificate-authority-data: aGVsbG8K").wrong(),
+        format!("{field} holds no PEM certificate: check it")
+    );
+    assert_eq!(
+        with("proxy-url: 'ftp://u:secret@p'").wrong(),
+        r#"the proxy of cluster "blue" of the kubeconfig cannot be used: proxies of the kind "ftp" are not supported: use http, https, socks5 or socks5h"#
+    );
+    let bad = Setup::of(TWO)
+        .var("HTTPS_PROXY", "http://u:se cret@p")
+        .wrong();
+    assert!(
+        bad.starts_with("the proxy of HTTPS_PROXY cannot be used: the proxy is no URL"),
+        "{bad}"
+    );
+    assert!(!bad.contains("cret"));
+
+    let user = |fields: &str| Setup::of(&TWO.replace("token: of-jane", fields));
+    assert_eq!(
+        user("client-certificate-data: eA==").wrong(),
+        r#"user "jane" of the kubeconfig has no client-key: add it, or pass another --user"#
+    );
+    assert_eq!(
+        user("client-key: x").wrong(),
+        r#"user "jane" of the kubeconfig has no client-certificate: add it, or pass another --user"#
+    );
+    let files = user("client-key: jane.key, client-certificate: jane.crt");
+    let start = format!(
+        "the client certificate {} cannot be read",
+        files.path("jane.crt").display()
+    );
+    assert!(files.wrong().starts_with(&start), "{}", files.wrong());
+    files.file("jane.crt", "");
+    let start = format!(
+        "the client key {} cannot be read",
+        files.path("jane.key").display()
+    );
+    assert!(files.wrong().starts_with(&start), "{}", files.wrong());
+    let files = user("tokenFile: token");
+    let start = format!("the token file {} cannot be", files.path("token").display());
+    assert!(files.wrong().starts_with(&start), "{}", files.wrong());
+}
+
+#[cfg(unix)]
+#[test]
+fn the_plugin_is_looked_for() {
+    let plugin = |command: &str| {
+        let exec = format!(
+            "exec: {{apiVersion: client.authentication.k8s.io/v1, command: '{command}', installHint: brew install it}}"
+        );
+        Setup::of(&TWO.replace("token: of-jane", &exec))
+    };
+    let missing = |setup: &Setup| {
+        let error = load(&setup.args, &setup.env()).unwrap_err();
+        assert!(matches!(error, KubeconfigError::Plugin { .. }), "{error}");
+        error.to_string()
+    };
+    assert_eq!(
+        missing(&plugin("get-token")),
+        r#"user "jane": the credential plugin "get-token" of the kubeconfig is not installed or not on PATH: brew install it"#
+    );
+    let relative = plugin("bin/get-token");
+    let path = relative.path("bin/get-token");
+    assert!(missing(&relative).contains(path.to_str().unwrap()));
+    relative.file("bin/get-token", "");
+    relative.load();
+    let on_path = plugin("get-token");
+    on_path.file("bin/get-token", "");
+    let path = on_path.path("bin").to_str().unwrap().to_owned();
+    on_path.var("PATH", &path).load();
+}
+
+/// What only the client finds: the text of `build`'s error and of its causes.
+#[tokio::test]
+async fn what_the_client_cannot_use() {
+    let user = |fields: &str| Setup::of(&TWO.replace("token: of-jane", fields));
+    let build = |loaded: Loaded| match build(loaded.config, &Options::new("kubevpn/0.0.0")) {
+        Ok(_) => panic!("built"),
+        Err(e) => e.to_string(),
+    };
+    let keys = user("client-certificate-data: aGVsbG8K, client-key-data: aGVsbG8K").load();
+    assert!(build(keys).starts_with("a certificate or key of the kubeconfig cannot be used"));
+    let line = user(r#"token: "a\nb""#).load();
+    assert_eq!(
+        build(line),
+        "the token of the kubeconfig's user holds characters no token has: log in again"
+    );
+    let act = Setup::of(TWO)
+        .args(|a| a.impersonate = Some("a\nb".into()))
+        .load();
+    assert!(build(act).starts_with("a header of every request cannot be made"));
+    let name = Setup::of(TWO)
+        .args(|a| a.tls_server_name = Some("a b".into()))
+        .load();
+    assert_eq!(
+        build(name),
+        r#"tls-server-name "a b" is neither a DNS name nor an address"#
+    );
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let jane = Setup::of(TWO).var("HTTPS_PROXY", "http://u:of-proxy@p");
+    let shown = format!("{:?}", jane.load());
+    assert!(!shown.contains("of-"), "{shown}");
+    let joe = Setup::of(TWO).args(|a| {
+        a.context = Some("red".into());
+        a.token = Some("given-token".into());
+    });
+    assert!(!format!("{:?}{:?}", joe.args, joe.load()).contains("given-token"));
+}

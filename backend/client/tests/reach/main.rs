@@ -1,0 +1,8 @@
+//! The client against servers and proxies on loopback, with real TLS: from a kubeconfig to an answer.
+
+mod calls;
+mod failures;
+mod plugins;
+mod proxied;
+mod support;
+mod upgrades;
