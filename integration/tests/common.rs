@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use kubevpn_scenarios::{Cluster, Context, all};
 use libtest_mimic::{Arguments, Trial};
 
 /// Makes the cluster one scenario runs on.
-pub(crate) type MakeCluster = fn() -> BoxFuture<'static, anyhow::Result<Arc<dyn Cluster>>>;
+pub(crate) type MakeCluster = fn() -> LocalBoxFuture<'static, anyhow::Result<Arc<dyn Cluster>>>;
 
 /// Runs every scenario but those of `skips` (name, reason), which are listed as ignored with the reason. A name that is
 /// no scenario's fails: it would skip nothing and hide that.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use kubevpn_scenarios::Cluster;
 use lab::{Daemon, Lab, Signal};
 use libtest_mimic::Arguments;
@@ -43,15 +43,15 @@ impl Cluster for Real {
         self.0.viewer_kubeconfig()
     }
 
-    fn stop_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+    fn stop_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         Box::pin(async { self.0.stop(Daemon::ApiServer, Signal::Kill).await })
     }
 
-    fn start_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+    fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         Box::pin(async { self.0.resume(Daemon::ApiServer).await })
     }
 
-    fn forwards_at_node(&self) -> BoxFuture<'_, anyhow::Result<usize>> {
+    fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {
         Box::pin(async { containerd_descriptors(&self.0) })
     }
 }

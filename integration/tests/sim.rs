@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use kubevpn_scenarios::Cluster;
 use kubevpn_sim::{Sim, User};
 use libtest_mimic::Arguments;
@@ -53,17 +53,17 @@ impl Cluster for InMemory {
         self.dir.path().join("viewer")
     }
 
-    fn stop_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+    fn stop_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         self.sim.faults().go_away();
         Box::pin(async { Ok(()) })
     }
 
-    fn start_api(&self) -> BoxFuture<'_, anyhow::Result<()>> {
+    fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         self.sim.faults().come_back();
         Box::pin(async { Ok(()) })
     }
 
-    fn forwards_at_node(&self) -> BoxFuture<'_, anyhow::Result<usize>> {
+    fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {
         Box::pin(async { Ok(self.sim.sessions().iter().map(|session| session.open).sum()) })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -19,13 +19,13 @@ pub trait Cluster: Send + Sync {
     fn viewer_kubeconfig(&self) -> PathBuf;
 
     /// Makes the API server refuse connections, cutting those it has.
-    fn stop_api(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+    fn stop_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>>;
 
     /// Brings it back and waits until it answers.
-    fn start_api(&self) -> BoxFuture<'_, anyhow::Result<()>>;
+    fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>>;
 
     /// Connections into Pods that are open at the node now.
-    fn forwards_at_node(&self) -> BoxFuture<'_, anyhow::Result<usize>>;
+    fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>>;
 }
 
 /// A client of its own for a kubeconfig.
