@@ -38,7 +38,7 @@ pub async fn reply_and_close<C: ClientIo>(mut client: C, reply: &[u8]) -> io::Re
     let farewell = async {
         client.write_all(reply).await?;
         client.shutdown().await?;
-        let mut rest = client.take(DISCARD);
+        let mut rest = (&mut client).take(DISCARD);
         let mut chunk = vec![0; 4096];
         while rest.read(&mut chunk).await? > 0 {}
         Ok(())

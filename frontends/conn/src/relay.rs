@@ -123,30 +123,32 @@ impl Side {
 /// assert!(matches!(relayed.end, End::Eof));
 /// # }
 /// ```
-pub async fn relay<C, U>(client: C, upstream: U, options: RelayOptions) -> Relayed
+pub fn relay<C, U>(client: C, upstream: U, options: RelayOptions) -> impl Future<Output = Relayed>
 where
     C: ClientIo,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let RelayOptions { idle, traffic } = options;
+    // No `async fn`: that would keep room for its arguments beside the place they are moved to.
     let mut relay = Relay {
         client,
         upstream,
         up: Direction::default(),
         down: Direction::default(),
-        traffic,
+        traffic: options.traffic,
         counted: (0, 0),
-        idle: idle.map(Idle::new),
+        idle: options.idle.map(Idle::new),
         check: None,
         reset_client: true,
     };
-    let end = poll_fn(|cx| relay.poll(cx)).await;
-    relay.reset_client = !matches!(end, End::Eof);
-    Relayed {
-        up: relay.up.written,
-        down: relay.down.written,
-        end,
-    }
+    poll_fn(move |cx| {
+        let end = ready!(relay.poll(cx));
+        relay.reset_client = !matches!(end, End::Eof);
+        Poll::Ready(Relayed {
+            up: relay.up.written,
+            down: relay.down.written,
+            end,
+        })
+    })
 }
 
 struct Relay<C: ClientIo, U> {

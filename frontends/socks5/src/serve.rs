@@ -282,6 +282,3 @@ impl std::error::Error for ServeError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -81,16 +81,18 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Appends what the client is told about the target it asked for. Does so once.
+    /// Appends what the client is told about the target it asked for. Does so once, and only when asked.
     pub(crate) fn answer(&mut self, dialled: Result<(), Refusal>, out: &mut Vec<u8>) {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Asked(Version::Five) => {
-                dialled
-                    .map_or_else(refusal::reply, |()| Reply::Succeeded)
-                    .encode(out);
+        let State::Asked(version) = self.state else {
+            return;
+        };
+        self.state = State::Over;
+        match version {
+            Version::Five => {
+                let reply = dialled.map_or_else(refusal::reply, |()| Reply::Succeeded);
+                reply.encode(out);
             }
-            State::Asked(Version::Four) => socks4::encode_reply(dialled.is_ok(), out),
-            State::Opening | State::Auth | State::Request | State::Over => {}
+            Version::Four => socks4::encode_reply(dialled.is_ok(), out),
         }
     }
 

@@ -114,6 +114,8 @@ fn levels_tell_who_should_act() {
     }
 }
 
+type Finish<'a> = Box<dyn FnOnce(Record) + 'a>;
+
 #[test]
 fn every_end_has_its_word() {
     let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
@@ -121,8 +123,7 @@ fn every_end_has_its_word() {
         side,
         error: reset(),
     };
-    type Finish = Box<dyn FnOnce(Record)>;
-    let ends: [(&str, &str, Finish); 8] = [
+    let ends: [(&str, &str, Finish<'_>); 8] = [
         ("INFO", "idle", Box::new(|r| r.relayed(&relayed(End::Idle)))),
         (
             "INFO",
