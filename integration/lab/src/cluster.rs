@@ -156,7 +156,7 @@ impl Lab {
         {
             self.forget()?; // a machine that went down with its cluster left state of no use
         }
-        for dir in ["bin", "log", "run", "node"] {
+        for dir in ["bin", "log", "run"] {
             fs::create_dir_all(self.settings.path(dir))?;
         }
         self.build().await?;
@@ -238,6 +238,10 @@ impl Lab {
         let _lock = self.lock().await?;
         match daemon {
             Daemon::Node | Daemon::Containerd | Daemon::Kubelet => self.start_node().await,
+            Daemon::Etcd if self.is_alive(Daemon::ApiServer)? => {
+                self.ensure_started(daemon).await?;
+                self.api_ready().await // it takes a moment to find its store again
+            }
             daemon => self.ensure_started(daemon).await,
         }
     }

@@ -97,6 +97,21 @@ impl Lab {
     async fn make_node(&self) -> Result<()> {
         self.end_node().await?; // an earlier one, or half of one
         let s = &self.settings;
+        // Its pods are gone, which nobody else would notice for minutes: new ones take their place.
+        self.kubectl(&[
+            "delete",
+            "pods",
+            "-A",
+            "--all",
+            "--force",
+            "--grace-period=0",
+            "--wait=false",
+        ])
+        .await?;
+        match fs::remove_dir_all(s.path("node")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         let dir = cgroup(s)?;
         if let Err(error) = fs::create_dir(&dir)
             && error.kind() != ErrorKind::AlreadyExists

@@ -46,10 +46,7 @@ impl Lab {
                         .ok())
                 })
                 .await?;
-                self.alive_until(daemon, Duration::from_secs(90), "/readyz", async || {
-                    Ok(self.kubectl(&["get", "--raw", "/readyz"]).await.ok())
-                })
-                .await?;
+                self.api_ready().await?;
             }
             Daemon::Containerd => {
                 self.alive_until(daemon, Duration::from_secs(30), "its answer", async || {
@@ -59,6 +56,13 @@ impl Lab {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    pub(crate) async fn api_ready(&self) -> Result<()> {
+        let ask = async || Ok(self.kubectl(&["get", "--raw", "/readyz"]).await.ok());
+        self.alive_until(Daemon::ApiServer, Duration::from_secs(90), "/readyz", ask)
+            .await?;
         Ok(())
     }
 
