@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -233,17 +233,13 @@ impl Client {
 fn tune(stream: &TcpStream) {
     // Each fails only on a connection that has ended, and reading it will say so.
     let _ = stream.set_nodelay(true);
-    let local = |addr: io::Result<SocketAddr>| addr.is_ok_and(|a| is_local(a.ip()));
-    if !local(stream.peer_addr()) {
+    let is_local = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
+    if !stream.peer_addr().is_ok_and(is_local) {
         let keepalive = socket2::TcpKeepalive::new()
             .with_time(Duration::from_secs(60))
             .with_interval(Duration::from_secs(15));
         let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
     }
-}
-
-fn is_local(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
 }
 
 impl From<TcpStream> for Client {

@@ -190,10 +190,11 @@ impl<C: ClientIo, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
             return Poll::Ready(End::Eof);
         }
 
-        if self.up.is_reading() {
-            // A timer that is running may run out: cheaper than stopping it, in an upload that blocks
-            // and goes on a thousand times a second.
-        } else if let Poll::Ready(error) = poll_broken(cx, &self.client, &mut self.check) {
+        // A timer that is running is not stopped when reading goes on: an upload may block and go on a
+        // thousand times a second, and one needless wake-up is cheaper.
+        if !self.up.is_reading()
+            && let Poll::Ready(error) = poll_broken(cx, &self.client, &mut self.check)
+        {
             return Poll::Ready(End::Failed {
                 side: Side::Client,
                 error,

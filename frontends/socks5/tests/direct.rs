@@ -39,6 +39,8 @@ impl Direct {
     /// Runs curl through it; the exit code and what was printed.
     async fn curl(&self, scheme: &str, url: &str) -> (Option<i32>, String) {
         let out = Command::new("curl")
+            // Nobody's .curlrc.
+            .arg("--disable")
             .args([
                 "--silent",
                 "--show-error",

@@ -1,8 +1,9 @@
 //! The frontend with backends that stall, refuse, half-close, and with clients that do worse.
 
+use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use kubevpn_conn::{ClientIo, Credentials, End, Relayed};
@@ -473,12 +474,17 @@ async fn http_gets_an_answer_it_can_read() {
 
 // === what is logged ===
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl io::Write for Log {
+/// Writes to the log of the thread: every test has one.
+struct ThreadLog;
+
+impl io::Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -486,23 +492,26 @@ impl io::Write for Log {
     }
 }
 
+/// One subscriber for the process. Several, each for a moment, would race for what tracing caches about
+/// who is interested in what.
+fn subscribe() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(|| ThreadLog)
+            .init();
+    });
+}
+
 async fn logged(body: impl Future<Output = ()>) -> Vec<String> {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    subscribe();
+    LOG.take();
     body.await;
-    drop(guard);
-    let bytes = log.0.lock().unwrap().clone();
-    String::from_utf8(bytes)
-        .unwrap()
-        .lines()
-        .map(Into::into)
-        .collect()
+    let text = String::from_utf8(LOG.take()).unwrap();
+    text.lines().map(Into::into).collect()
 }
 
 #[tokio::test]
