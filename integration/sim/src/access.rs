@@ -1,7 +1,5 @@
 //! Who may do what: bearer tokens, and rules as RBAC has them.
 
-use std::collections::HashMap;
-
 /// A user, known by a bearer token, with what it may do.
 ///
 /// ```
@@ -82,12 +80,163 @@ fn owned(list: &[&str]) -> Vec<String> {
 /// Every user there is, by token.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
-    users: HashMap<String, User>,
+    users: Vec<User>,
 }
+
+/// What somebody wants to do, as rules judge it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deed<'a> {
+    pub(crate) verb: &'a str,
+    pub(crate) group: &'a str,
+    /// With its subresource: `pods/portforward`.
+    pub(crate) resource: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+/// Who sends no credentials.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
+
+/// What everybody may read, with and without credentials.
+const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
 impl Access {
     pub(crate) fn new(users: Vec<User>) -> Self {
-        let users = users.into_iter().map(|u| (u.token.clone(), u)).collect();
         Self { users }
+    }
+
+    /// The user of a token.
+    pub(crate) fn user(&self, token: &str) -> Option<&str> {
+        let user = self.users.iter().find(|u| u.token == token)?;
+        Some(&user.name)
+    }
+
+    pub(crate) fn allows(&self, user: &str, deed: Deed<'_>) -> bool {
+        self.rules(user).any(|r| r.allows(deed))
+    }
+
+    /// Whether a user may read a path that is no resource.
+    pub(crate) fn allows_path(&self, user: &str, path: &str) -> bool {
+        let under = |root: &str| path == root || path.starts_with(&format!("{root}/"));
+        let known = user != ANONYMOUS && ["/api", "/apis", "/openapi"].into_iter().any(under);
+        known || PUBLIC.into_iter().any(under) || self.rules(user).any(Rule::is_everything)
+    }
+
+    /// What RBAC says to a deed it does not allow.
+    pub(crate) fn why_not(user: &str, deed: Deed<'_>) -> String {
+        let Deed {
+            verb,
+            group,
+            resource,
+            namespace,
+            ..
+        } = deed;
+        let place = match namespace {
+            "" => "at the cluster scope".into(),
+            namespace => format!("in the namespace {namespace:?}"),
+        };
+        format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}")
+    }
+
+    fn rules(&self, user: &str) -> impl Iterator<Item = &Rule> {
+        let of_user = self.users.iter().filter(move |u| u.name == user);
+        of_user.flat_map(|u| &u.rules)
+    }
+}
+
+impl Rule {
+    fn allows(&self, deed: Deed<'_>) -> bool {
+        let resource = |r: &String| {
+            r == "*"
+                || r == deed.resource
+                || r.strip_prefix("*/").is_some_and(|sub| {
+                    let asked = deed.resource.split_once('/');
+                    asked.is_some_and(|(_, asked)| asked == sub)
+                })
+        };
+        has(&self.verbs, deed.verb)
+            && has(&self.groups, deed.group)
+            && self.resources.iter().any(resource)
+            && self
+                .namespaces
+                .as_ref()
+                .is_none_or(|n| n.iter().any(|n| n == deed.namespace))
+            && self
+                .names
+                .as_ref()
+                .is_none_or(|n| n.iter().any(|n| n == deed.name))
+    }
+
+    fn is_everything(&self) -> bool {
+        let star = |list: &[String]| list.iter().any(|s| s == "*");
+        star(&self.verbs)
+            && star(&self.groups)
+            && star(&self.resources)
+            && self.namespaces.is_none()
+    }
+}
+
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|s| s == "*" || s == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access() -> Access {
+        let services = Rule::new(&["get", "list"], &[""], &["services"]);
+        let forward = Rule::new(&["create"], &[""], &["pods/portforward"]);
+        Access::new(vec![
+            User::new("admin", "a").may(Rule::everything()),
+            User::new("viewer", "v")
+                .may(services.namespaces(&["x"]))
+                .may(forward.names(&["web-0"])),
+            User::new("any-log", "l").may(Rule::new(&["*"], &["*"], &["*/log"])),
+        ])
+    }
+
+    fn deed(text: &'static str) -> Deed<'static> {
+        let parts: Vec<_> = text.split(' ').collect();
+        Deed {
+            verb: parts[0],
+            group: "",
+            resource: parts[1],
+            namespace: parts[2].trim_matches('-'),
+            name: parts[3].trim_matches('-'),
+        }
+    }
+
+    #[test]
+    fn rules() {
+        let access = access();
+        for (user, text, allowed) in [
+            ("admin", "delete nodes - n", true),
+            ("viewer", "list services x -", true),
+            ("viewer", "list services - -", false),
+            ("viewer", "list services y -", false),
+            ("viewer", "watch services x -", false),
+            ("viewer", "create pods/portforward y web-0", true),
+            ("viewer", "create pods/portforward y web-1", false),
+            ("viewer", "create pods y web-0", false),
+            ("any-log", "get pods/log y web-0", true),
+            ("any-log", "get pods y web-0", false),
+            ("nobody", "get pods y web-0", false),
+        ] {
+            assert_eq!(access.allows(user, deed(text)), allowed, "{user}: {text}");
+        }
+        assert_eq!(access.user("v"), Some("viewer"));
+        assert_eq!(access.user("x"), None);
+    }
+
+    #[test]
+    fn paths() {
+        let access = access();
+        assert!(access.allows_path(ANONYMOUS, "/version"));
+        assert!(access.allows_path(ANONYMOUS, "/readyz/ping"));
+        assert!(!access.allows_path(ANONYMOUS, "/apis"));
+        assert!(access.allows_path("viewer", "/apis/apps/v1"));
+        assert!(!access.allows_path("viewer", "/metrics"));
+        assert!(access.allows_path("admin", "/metrics"));
     }
 }

@@ -3,32 +3,26 @@
 //! Every switch acts at once, on what is open already too where that makes sense, and stays until it is
 //! turned back or [`Faults::clear`] is called.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use crate::link::Links;
 
 /// The switches of one simulated cluster. See [`Sim::faults`](crate::Sim::faults).
 #[derive(Debug)]
 pub struct Faults {
-    state: watch::Sender<State>,
-    rules: Mutex<Rules>,
-}
-
-/// What of the faults is a level, not an event.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct State {
-    pub(crate) refusing: bool,
-    pub(crate) black_hole: bool,
-    pub(crate) streams: StreamFault,
-    pub(crate) pod_delay: Duration,
+    pub(crate) links: Arc<Links>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct Rules {
+struct State {
     next: u64,
     requests: Vec<Rule>,
     transports: [Option<Reject>; 3],
+    streams: StreamFault,
+    pod_delay: Duration,
 }
 
 #[derive(Debug)]
@@ -174,36 +168,53 @@ impl Match {
 }
 
 impl Faults {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(links: Arc<Links>) -> Self {
         Self {
-            state: watch::Sender::new(State::default()),
-            rules: Mutex::default(),
+            links,
+            state: Mutex::default(),
         }
     }
 
-    /// The API server is away: new connections are refused, open ones are reset.
+    /// The API server is killed: new connections are refused, open ones are reset.
     pub fn go_away(&self) {
-        self.set(|s| s.refusing = true);
+        self.links.go_away();
+        self.links.reset_all();
+    }
+
+    /// The API server is told to end: new connections are refused, open ones live on.
+    pub fn stop_listening(&self) {
+        self.links.go_away();
     }
 
     /// The API server is back, on the port it had.
-    pub fn come_back(&self) {
-        self.set(|s| s.refusing = false);
+    pub fn come_back(&self) -> io::Result<()> {
+        self.links.come_back()
+    }
+
+    /// Resets every open connection, port-forward sessions included, and says how many there were.
+    pub fn reset_connections(&self) -> usize {
+        self.links.reset_all()
     }
 
     /// Stops (or resumes) passing bytes on every connection, those to come included. Nothing is closed.
     pub fn black_hole(&self, on: bool) {
-        self.set(|s| s.black_hole = on);
+        self.links.set_silent(on, true);
     }
 
-    /// What happens to streams opened from now on.
+    /// As [`Faults::black_hole`] for the connections that are open now; new ones work. What a NAT does
+    /// that has forgotten them.
+    pub fn black_hole_open(&self, on: bool) {
+        self.links.set_silent(on, false);
+    }
+
+    /// What happens to port-forward streams opened from now on.
     pub fn streams(&self, fault: StreamFault) {
-        self.set(|s| s.streams = fault);
+        self.state().streams = fault;
     }
 
-    /// Connections to pods are taken this much later.
+    /// Forwarded connections reach their pod this much later.
     pub fn slow_pods(&self, delay: Duration) {
-        self.set(|s| s.pod_delay = delay);
+        self.state().pod_delay = delay;
     }
 
     /// Every request that matches is answered so; of several faults the one set last counts.
@@ -218,45 +229,43 @@ impl Faults {
 
     /// Takes back one of [`Faults::answer`]'s faults.
     pub fn remove(&self, id: FaultId) {
-        self.rules().requests.retain(|r| r.id != id);
+        self.state().requests.retain(|r| r.id != id);
     }
 
     /// Upgrades to this transport are turned away before they reach the API server.
     pub fn reject(&self, transport: Transport, how: Reject) {
-        self.rules().transports[transport as usize] = Some(how);
+        self.state().transports[transport as usize] = Some(how);
     }
 
     /// Upgrades to this transport pass again.
     pub fn allow(&self, transport: Transport) {
-        self.rules().transports[transport as usize] = None;
+        self.state().transports[transport as usize] = None;
     }
 
-    /// No faults any more. An API server that was away is back.
-    pub fn clear(&self) {
-        *self.rules() = Rules::default();
-        self.set(|s| *s = State::default());
+    /// No faults any more: an API server that was away is back, bytes pass, requests get their answers.
+    pub fn clear(&self) -> io::Result<()> {
+        *self.state() = State::default();
+        self.links.set_silent(false, true);
+        self.links.come_back()
     }
 
-    pub(crate) fn state(&self) -> State {
-        self.state.borrow().clone()
+    pub(crate) fn stream_fault(&self) -> StreamFault {
+        self.state().streams
     }
 
-    pub(crate) fn watch(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+    pub(crate) fn pod_delay(&self) -> Duration {
+        self.state().pod_delay
     }
 
     pub(crate) fn rejected(&self, transport: Transport) -> Option<Reject> {
-        self.rules().transports[transport as usize]
+        self.state().transports[transport as usize]
     }
 
     /// The answer some fault has for this request; uses up one of its times.
     pub(crate) fn answer_to(&self, request: &crate::Request) -> Option<Answer> {
-        let mut rules = self.rules();
-        let rule = rules
-            .requests
-            .iter_mut()
-            .rev()
-            .find(|r| r.left != Some(0) && r.matching.matches(request))?;
+        let mut state = self.state();
+        let mut rules = state.requests.iter_mut().rev();
+        let rule = rules.find(|r| r.left != Some(0) && r.matching.matches(request))?;
         if let Some(left) = &mut rule.left {
             *left -= 1;
         }
@@ -264,10 +273,10 @@ impl Faults {
     }
 
     fn rule(&self, matching: Match, answer: Answer, left: Option<usize>) -> FaultId {
-        let mut rules = self.rules();
-        rules.next += 1;
-        let id = FaultId(rules.next);
-        rules.requests.push(Rule {
+        let mut state = self.state();
+        state.next += 1;
+        let id = FaultId(state.next);
+        state.requests.push(Rule {
             id,
             matching,
             answer,
@@ -276,11 +285,7 @@ impl Faults {
         id
     }
 
-    fn set(&self, change: impl FnOnce(&mut State)) {
-        self.state.send_modify(change);
-    }
-
-    fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,26 +1,36 @@
 //! The handle on a running simulation, and how one is started.
 
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+use tokio::io::DuplexStream;
+
 use crate::access::{Access, Rule, User};
-use crate::audit::{Audit, Request};
-use crate::faults::{Faults, Transport};
+use crate::audit::Request;
+use crate::cluster::{Cluster, Options};
+use crate::faults::Faults;
+use crate::kind::{Kind, POD};
+use crate::kubeconfig::Kubeconfig;
+use crate::link::Links;
+use crate::portforward::Session;
+use crate::server;
+use crate::status::Status;
+use crate::tls::Tls;
+use crate::world::{is_ready, is_terminating, name_of};
+
+/// The workload of [`Builder::sample`], which the real cluster of the lab runs too.
+const SAMPLE: &str = include_str!("../../lab/cluster/manifests/sample.yaml");
+/// The default user's token.
+const ADMIN: &str = "admin";
 
 /// A running cluster in memory. Dropping it ends everything it runs; [`Sim::shutdown`] also waits for that.
-#[derive(Debug)]
 pub struct Sim {
     cluster: Arc<Cluster>,
-    url: String,
-}
-
-/// Everything the parts of the simulation share.
-#[derive(Debug)]
-pub(crate) struct Cluster {
-    pub(crate) faults: Faults,
-    pub(crate) audit: Audit,
-    pub(crate) access: Access,
+    kubeconfig: Kubeconfig,
 }
 
 /// What a [`Sim`] is to be. See [`Sim::builder`].
@@ -34,41 +44,39 @@ pub struct Builder {
     seed: Option<u64>,
 }
 
-/// Why a call on the simulation failed. All of them are the caller's mistake but [`Error::Io`].
+/// Why a call on the simulation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A socket or a file.
     #[error("{0} failed")]
     Io(&'static str, #[source] io::Error),
+    /// The certificates.
+    #[error("making the certificates failed")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The text is no YAML.
     #[error("the manifest is no YAML")]
     Yaml(#[source] serde_yaml_ng::Error),
-    /// An object the API server would not take, with its reason.
-    #[error("{0}")]
-    Invalid(String),
-    /// No object of that name.
-    #[error("{0} {1:?} not found")]
-    NotFound(&'static str, String),
+    /// Not `1.` and a number.
+    #[error("{0:?} is no version of Kubernetes: write 1.34, for instance")]
+    Version(String),
+    /// What the API server would have answered, were this a request.
+    #[error("{message}")]
+    Api {
+        /// The HTTP status: 404 for what is not there.
+        code: u16,
+        /// The message, as in a `Status`.
+        message: String,
+    },
 }
 
-/// A live port-forward session. See [`Sim::sessions`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// For [`Sim::kill_session`].
-    pub id: u64,
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod.
-    pub pod: String,
-    /// What carries it.
-    pub transport: Transport,
-    /// Who opened it.
-    pub user: String,
-    /// Connections open in it now.
-    pub open: usize,
-    /// Connections opened in it so far.
-    pub total: usize,
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Api {
+            code: status.code,
+            message: status.message,
+        }
+    }
 }
 
 impl Sim {
@@ -86,71 +94,141 @@ impl Sim {
 
     /// `https://127.0.0.1:port`.
     pub fn server_url(&self) -> &str {
-        &self.url
+        &self.kubeconfig.server
     }
 
     /// What a client of the default user needs.
     pub fn config(&self) -> kube::Config {
-        kube::Config::new(self.url.parse().expect("a URL of our own making"))
+        self.config_for(ADMIN)
     }
 
     /// What a client with this token needs.
-    pub fn config_for(&self, _token: &str) -> kube::Config {
-        self.config()
+    pub fn config_for(&self, token: &str) -> kube::Config {
+        self.kubeconfig.config(token)
     }
 
     /// The default user's kubeconfig.
     pub fn kubeconfig_yaml(&self) -> String {
-        String::new()
+        self.kubeconfig_yaml_for(ADMIN)
     }
 
     /// A kubeconfig with this token.
-    pub fn kubeconfig_yaml_for(&self, _token: &str) -> String {
-        String::new()
+    pub fn kubeconfig_yaml_for(&self, token: &str) -> String {
+        self.kubeconfig.yaml(token)
     }
 
     /// Writes the default user's kubeconfig into a directory, readable by the owner alone.
     pub fn write_kubeconfig(&self, dir: &Path) -> Result<PathBuf, Error> {
         let path = dir.join("kubeconfig");
-        std::fs::write(&path, self.kubeconfig_yaml())
+        Kubeconfig::write(&path, &self.kubeconfig_yaml())
             .map_err(|e| Error::Io("writing the kubeconfig", e))?;
         Ok(path)
     }
 
     /// Creates or replaces the objects of a YAML text of one or more documents, as `kubectl apply` would,
-    /// and lets the controllers act on them before it returns.
-    pub fn apply(&self, _yaml: &str) -> Result<(), Error> {
+    /// and lets the controllers act on them before it returns. A Pod or a Service may bring the status it
+    /// is to have (`podIPs`, `phase`, `loadBalancer`).
+    pub fn apply(&self, yaml: &str) -> Result<(), Error> {
+        let objects = documents(yaml)?;
+        self.cluster.change(|world| {
+            for object in objects {
+                world.apply(object, &self.cluster.options.namespace)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes an object by its kind in the singular (`Service`); the namespace of a cluster-wide kind is
+    /// ignored.
+    pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<(), Error> {
+        let kind = Kind::named(kind).ok_or_else(Status::no_such_resource)?;
+        let gone = self
+            .cluster
+            .change(|world| world.delete(kind, namespace, name));
+        gone?;
         Ok(())
     }
 
-    /// Deletes an object by its kind in the singular (`Service`); the namespace of a cluster-wide kind is ignored.
-    pub fn delete(&self, _kind: &str, namespace: &str, name: &str) -> Result<(), Error> {
-        Err(Error::NotFound("object", format!("{namespace}/{name}")))
+    /// An object as the API server would give it.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let world = self.cluster.world();
+        let object = world.store.get(Kind::named(kind)?, namespace, name)?;
+        Some((**object).clone())
     }
 
-    /// An object as the API server would give it.
-    pub fn get(&self, _kind: &str, _namespace: &str, _name: &str) -> Option<serde_json::Value> {
-        None
+    /// All objects of a kind, of one namespace or (empty) of all.
+    pub fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
+        let Some(kind) = Kind::named(kind) else {
+            return Vec::new();
+        };
+        let world = self.cluster.world();
+        world
+            .store
+            .list(kind, namespace)
+            .map(|o| (**o).clone())
+            .collect()
     }
 
     /// Makes a pod's readiness probe succeed or fail from now on.
-    pub fn set_ready(&self, namespace: &str, pod: &str, _ready: bool) -> Result<(), Error> {
-        Err(Error::NotFound("pod", format!("{namespace}/{pod}")))
+    pub fn set_ready(&self, namespace: &str, pod: &str, ready: bool) -> Result<(), Error> {
+        let set = self
+            .cluster
+            .change(|world| world.set_ready(namespace, pod, ready));
+        Ok(set?)
     }
 
     /// Sets the replicas of a Deployment or StatefulSet.
-    pub fn scale(&self, namespace: &str, name: &str, _replicas: u32) -> Result<(), Error> {
-        Err(Error::NotFound("workload", format!("{namespace}/{name}")))
+    pub fn scale(&self, namespace: &str, name: &str, replicas: u32) -> Result<(), Error> {
+        let scaled = self
+            .cluster
+            .change(|world| world.scale(namespace, name, replicas));
+        Ok(scaled?)
     }
 
-    /// Deletes a pod: its programs end at once, its owner replaces it, and after its grace period it is gone.
+    /// Deletes a pod: its programs end at once, a Deployment replaces it at once and a StatefulSet when it
+    /// is gone, which it is after a second.
     pub fn delete_pod(&self, namespace: &str, pod: &str) -> Result<(), Error> {
         self.delete("Pod", namespace, pod)
     }
 
-    /// The names of the running pods with this `app` label, in order.
-    pub fn pods(&self, _namespace: &str, _app: &str) -> Vec<String> {
-        Vec::new()
+    /// Marks a pod as terminating while its programs serve on, as one that drains; [`Sim::delete_pod`] ends
+    /// that.
+    pub fn terminate_pod(&self, namespace: &str, pod: &str) -> Result<(), Error> {
+        let marked = self
+            .cluster
+            .change(|world| world.terminate_pod(namespace, pod));
+        marked.ok_or_else(|| Status::not_found(&POD, pod))?;
+        Ok(())
+    }
+
+    /// The names of the ready pods with this `app` label, in order.
+    pub fn pods(&self, namespace: &str, app: &str) -> Vec<String> {
+        let world = self.cluster.world();
+        let pods = world.store.list(&POD, namespace);
+        let wanted = pods.filter(|p| p["metadata"]["labels"]["app"] == app);
+        let ready = wanted.filter(|p| is_ready(p) && !is_terminating(p));
+        ready.map(|p| name_of(p)).collect()
+    }
+
+    /// Puts a program of the test's own behind a port of a pod. Each connection is a duplex, which the
+    /// program closes by dropping it.
+    pub fn listen<F, Fut>(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        serve: F,
+    ) -> Result<(), Error>
+    where
+        F: Fn(DuplexStream) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let missing = || Status::not_found(&POD, pod);
+        let object = self.get("Pod", namespace, pod).ok_or_else(missing)?;
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        let pod = self.cluster.network.get(uid).ok_or_else(missing)?;
+        pod.listen(port, serve);
+        Ok(())
     }
 
     /// The switches for what goes wrong.
@@ -168,30 +246,63 @@ impl Sim {
         self.cluster.audit.clear();
     }
 
+    /// The open connections of clients, whatever they carry.
+    pub fn connections(&self) -> usize {
+        self.cluster.faults.links.count()
+    }
+
     /// The port-forward sessions open now.
     pub fn sessions(&self) -> Vec<Session> {
-        Vec::new()
+        self.cluster.sessions.list()
     }
 
     /// Resets the connection of one session; whether it was there.
-    pub fn kill_session(&self, _id: u64) -> bool {
-        false
+    pub fn kill_session(&self, id: u64) -> bool {
+        self.cluster.sessions.kill(id)
     }
 
-    /// Resets every open connection, port-forward sessions included, and says how many there were.
-    pub fn reset_connections(&self) -> usize {
-        0
+    /// Lets no byte of one session pass, or lets them pass again; whether it was there.
+    pub fn silence_session(&self, id: u64, silent: bool) -> bool {
+        self.cluster.sessions.silence(id, silent)
     }
 
     /// Ends every running watch, as the API server does at its timeout.
-    pub fn disconnect_watches(&self) {}
+    pub fn disconnect_watches(&self) {
+        self.cluster.watches.send_modify(|s| s.disconnected += 1);
+    }
 
-    /// Forgets all history: every running watch gets a 410 event, and so does every one that starts from
-    /// a resource version of before.
-    pub fn expire_watches(&self) {}
+    /// Sends a bookmark to every running watch that wants bookmarks.
+    pub fn bookmark_watches(&self) {
+        self.cluster.watches.send_modify(|s| s.bookmarks += 1);
+    }
+
+    /// Forgets all history: every running watch gets a 410 event and ends, and so does every one that
+    /// starts from a resource version of before.
+    pub fn expire_watches(&self) {
+        self.cluster.world().store.compact();
+        self.cluster.watches.send_modify(|s| s.expired += 1);
+    }
 
     /// Ends everything and waits until it has ended.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(self) {
+        let cluster = Arc::clone(&self.cluster);
+        drop(self);
+        cluster.ended().await;
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.cluster.end();
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sim")
+            .field("server", &self.kubeconfig.server)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -237,19 +348,56 @@ impl Builder {
         self
     }
 
-    /// Starts it on a loopback port of the system's choice.
+    /// Starts it on a loopback port of the system's choice, on the tokio runtime of the caller.
     pub async fn start(self) -> Result<Sim, Error> {
+        let minor = self.version.strip_prefix("1.").and_then(|m| m.parse().ok());
+        let minor = minor.ok_or(Error::Version(self.version))?;
         let mut users = self.users;
-        users.push(User::new("kubernetes-admin", "admin").may(Rule::everything()));
-        let cluster = Arc::new(Cluster {
-            faults: Faults::new(),
-            audit: Audit::default(),
-            access: Access::new(users),
-        });
+        users.push(User::new("kubernetes-admin", ADMIN).may(Rule::everything()));
+        let options = Options {
+            minor,
+            namespace: self.namespace.clone(),
+        };
+        let links = Links::listen().map_err(|e| Error::Io("listening on loopback", e))?;
+        let links = Arc::new(links);
+        let tls = self.tls.then(Tls::new).transpose()?;
         let scheme = if self.tls { "https" } else { "http" };
-        Ok(Sim {
+        let kubeconfig = Kubeconfig {
+            server: format!("{scheme}://{}", links.address()),
+            namespace: self.namespace.clone(),
+            ca: tls.as_ref().map(|t| (t.ca_pem.clone(), t.ca_der.clone())),
+        };
+        let faults = Faults::new(Arc::clone(&links));
+        let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        tracing::debug!(seed, "a simulation starts");
+        let cluster = Arc::new(Cluster::new(options, Access::new(users), faults, seed));
+        let acceptor = tls.map(|t| t.acceptor);
+        cluster.spawn(server::serve(Arc::clone(&cluster), links, acceptor));
+        let sim = Sim {
             cluster,
-            url: format!("{scheme}://127.0.0.1:1"),
-        })
+            kubeconfig,
+        };
+        if sim.get("Namespace", "", &self.namespace).is_none() {
+            let name = &self.namespace;
+            sim.apply(&format!(
+                "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}"
+            ))?;
+        }
+        if self.sample {
+            sim.apply(SAMPLE)?;
+        }
+        Ok(sim)
     }
+}
+
+/// The documents of a YAML text, without empty ones.
+fn documents(yaml: &str) -> Result<Vec<Value>, Error> {
+    let mut found = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(yaml) {
+        let value = <Value as serde::Deserialize>::deserialize(document).map_err(Error::Yaml)?;
+        if !value.is_null() {
+            found.push(value);
+        }
+    }
+    Ok(found)
 }

@@ -1,0 +1,65 @@
+//! From a connection to a request: TLS, HTTP/1.1 and HTTP/2.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+
+use crate::api;
+use crate::cluster::Cluster;
+use crate::link::{Link, Links, Socket};
+
+/// Who has not shaken hands by then is gone.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Takes connections until the simulation ends.
+pub(crate) async fn serve(cluster: Arc<Cluster>, links: Arc<Links>, tls: Option<TlsAcceptor>) {
+    while let Some(socket) = links.accept().await {
+        cluster.spawn(connection(Arc::clone(&cluster), socket, tls.clone()));
+    }
+}
+
+async fn connection(cluster: Arc<Cluster>, socket: Socket, tls: Option<TlsAcceptor>) {
+    let link = socket.link();
+    let Some(tls) = tls else {
+        return requests(cluster, link, socket).await;
+    };
+    match tokio::time::timeout(HANDSHAKE, tls.accept(socket)).await {
+        Ok(Ok(stream)) => requests(cluster, link, stream).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+async fn requests<T>(cluster: Arc<Cluster>, link: Link, io: T)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tasks = Tasks(Arc::clone(&cluster));
+    let answer = service_fn(|request| api::answer(Arc::clone(&cluster), link.clone(), request));
+    let builder = auto::Builder::new(tasks);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
+    if let Err(error) = connection.await {
+        tracing::debug!(error, "a connection ended");
+    }
+}
+
+/// Runs what an HTTP/2 connection spawns as tasks of the simulation.
+#[derive(Clone)]
+struct Tasks(Arc<Cluster>);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(async move {
+            task.await;
+        });
+    }
+}
