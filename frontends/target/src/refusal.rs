@@ -1,0 +1,287 @@
+//! The whole vocabulary of failure, classified once.
+
+use std::error::Error;
+use std::{fmt, io};
+
+/// Any error, as tower's layers pass it on.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why no stream was opened.
+///
+/// On purpose not `#[non_exhaustive]`: every frontend maps it in one `match` without a `_` arm, so that a
+/// new class does not compile until each has said what it means to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// No such Service, namespace, Pod or host.
+    NameNotFound,
+    /// The Service exists and has no such TCP port.
+    NoSuchPort,
+    /// The Service has no ready endpoint.
+    NotReady,
+    /// Nothing listens on the port.
+    Refused,
+    /// What is behind the name cannot be dialled from here.
+    Unreachable,
+    /// The API server cannot be reached.
+    ClusterAway,
+    /// The cluster's access rules say no.
+    Forbidden,
+    /// A rule of the proxy itself says no.
+    Denied,
+    /// Dialing, or waiting for readiness, ran out of time.
+    TimedOut,
+    /// A limit on connections is reached.
+    Overloaded,
+    /// The cluster does not accept who we are.
+    Unauthenticated,
+    /// A bug of ours.
+    Internal,
+}
+
+/// Whose doing a refusal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The client asked for something that cannot be had.
+    Client,
+    /// The cluster, or what runs in it.
+    Cluster,
+    /// The way to the cluster.
+    Network,
+    /// This program.
+    Us,
+}
+
+impl Refusal {
+    /// Every class there is, for tables and tests.
+    pub const ALL: [Self; 12] = [
+        Self::NameNotFound,
+        Self::NoSuchPort,
+        Self::NotReady,
+        Self::Refused,
+        Self::Unreachable,
+        Self::ClusterAway,
+        Self::Forbidden,
+        Self::Denied,
+        Self::TimedOut,
+        Self::Overloaded,
+        Self::Unauthenticated,
+        Self::Internal,
+    ];
+
+    /// Whose doing it is.
+    ///
+    /// ```
+    /// use kubevpn_target::{Fault, Refusal};
+    /// assert_eq!(Refusal::NoSuchPort.fault(), Fault::Client);
+    /// ```
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::NameNotFound | Self::NoSuchPort | Self::Denied => Fault::Client,
+            Self::NotReady | Self::Refused | Self::Unreachable | Self::Forbidden => Fault::Cluster,
+            Self::ClusterAway | Self::TimedOut | Self::Unauthenticated => Fault::Network,
+            Self::Overloaded | Self::Internal => Fault::Us,
+        }
+    }
+
+    /// The name in logs and metrics.
+    ///
+    /// ```
+    /// assert_eq!(kubevpn_target::Refusal::NotReady.as_str(), "not_ready");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NameNotFound => "name_not_found",
+            Self::NoSuchPort => "no_such_port",
+            Self::NotReady => "not_ready",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::ClusterAway => "cluster_away",
+            Self::Forbidden => "forbidden",
+            Self::Denied => "denied",
+            Self::TimedOut => "timed_out",
+            Self::Overloaded => "overloaded",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A refusal with the one sentence for the user, and its cause.
+///
+/// `Display` is the sentence: what failed, on what, and what to try next. Frontends send it where their
+/// protocol has room; logs carry the same words.
+///
+/// ```
+/// use kubevpn_target::{ConnectError, Refusal};
+/// let error = ConnectError::new(Refusal::NoSuchPort, "service shop/web has no TCP port 81, it has 80 (http)");
+/// assert_eq!(error.refusal(), Refusal::NoSuchPort);
+/// assert_eq!(error.to_string(), "service shop/web has no TCP port 81, it has 80 (http)");
+/// ```
+#[derive(Debug)]
+pub struct ConnectError {
+    refusal: Refusal,
+    sentence: Box<str>,
+    source: Option<BoxError>,
+}
+
+impl ConnectError {
+    /// A refusal and its sentence.
+    pub fn new(refusal: Refusal, sentence: impl Into<String>) -> Self {
+        Self {
+            refusal,
+            sentence: sentence.into().into(),
+            source: None,
+        }
+    }
+
+    /// The same with the error that caused it. The sentence should not repeat the cause's text.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The class.
+    pub fn refusal(&self) -> Refusal {
+        self.refusal
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+/// Classifies the error of any backend.
+///
+/// A [`ConnectError`] is passed on as it is; otherwise the chain of sources is searched for one, for an
+/// [`io::Error`] and, with the feature `tower`, for tower's timeout and overload errors. What nobody
+/// knows is [`Refusal::Internal`].
+///
+/// ```
+/// use kubevpn_target::{Refusal, classify};
+/// let error = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+/// assert_eq!(classify(error.into()).refusal(), Refusal::Refused);
+/// ```
+pub fn classify(error: BoxError) -> ConnectError {
+    let error = match error.downcast::<ConnectError>() {
+        Ok(ours) => return *ours,
+        Err(other) => other,
+    };
+    let mut refusal = Refusal::Internal;
+    let mut sentence = error.to_string();
+    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+    while let Some(e) = cause {
+        if let Some(ours) = e.downcast_ref::<ConnectError>() {
+            refusal = ours.refusal;
+            sentence = ours.to_string();
+            break;
+        }
+        if let Some(io) = e.downcast_ref::<io::Error>()
+            && let Some(known) = classify_io(io)
+        {
+            refusal = known;
+            break;
+        }
+        #[cfg(feature = "tower")]
+        if e.is::<tower::timeout::error::Elapsed>() {
+            refusal = Refusal::TimedOut;
+            break;
+        } else if e.is::<tower::load_shed::error::Overloaded>() {
+            refusal = Refusal::Overloaded;
+            break;
+        }
+        cause = e.source();
+    }
+    ConnectError {
+        refusal,
+        sentence: sentence.into(),
+        source: Some(error),
+    }
+}
+
+fn classify_io(error: &io::Error) -> Option<Refusal> {
+    use io::ErrorKind as K;
+    Some(match error.kind() {
+        K::ConnectionRefused | K::ConnectionReset => Refusal::Refused,
+        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::AddrNotAvailable => {
+            Refusal::Unreachable
+        }
+        K::TimedOut => Refusal::TimedOut,
+        K::NotFound => Refusal::NameNotFound,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wrapped(BoxError);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("wrapped")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&*self.0)
+        }
+    }
+
+    fn of(error: impl Into<BoxError>) -> Refusal {
+        classify(error.into()).refusal()
+    }
+
+    #[test]
+    fn one_row_per_case() {
+        let io = |kind: io::ErrorKind| of(io::Error::from(kind));
+        assert_eq!(io(io::ErrorKind::ConnectionRefused), Refusal::Refused);
+        assert_eq!(io(io::ErrorKind::HostUnreachable), Refusal::Unreachable);
+        assert_eq!(io(io::ErrorKind::NetworkUnreachable), Refusal::Unreachable);
+        assert_eq!(io(io::ErrorKind::TimedOut), Refusal::TimedOut);
+        assert_eq!(io(io::ErrorKind::NotFound), Refusal::NameNotFound);
+        assert_eq!(io(io::ErrorKind::InvalidData), Refusal::Internal);
+        assert_eq!(of("a string"), Refusal::Internal);
+        assert_eq!(
+            of(Wrapped(io::Error::from(io::ErrorKind::TimedOut).into())),
+            Refusal::TimedOut
+        );
+        let ours = || ConnectError::new(Refusal::Forbidden, "no");
+        assert_eq!(of(ours()), Refusal::Forbidden);
+        assert_eq!(of(Wrapped(ours().into())), Refusal::Forbidden);
+        assert_eq!(classify(Wrapped(ours().into()).into()).to_string(), "no");
+    }
+
+    #[cfg(feature = "tower")]
+    #[test]
+    fn towers_own_errors() {
+        assert_eq!(of(tower::timeout::error::Elapsed::new()), Refusal::TimedOut);
+        assert_eq!(
+            of(tower::load_shed::error::Overloaded::new()),
+            Refusal::Overloaded
+        );
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let names: std::collections::HashSet<_> = Refusal::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(names.len(), Refusal::ALL.len());
+    }
+}
