@@ -45,6 +45,14 @@ pub enum TransportChoice {
     Only(Transport),
 }
 
+/// Reads `auto` or the name of a transport.
+///
+/// ```
+/// use kubevpn_portforward::{Transport, TransportChoice};
+/// assert_eq!("auto".parse(), Ok(TransportChoice::Auto));
+/// assert_eq!("spdy-ws".parse(), Ok(TransportChoice::Only(Transport::SpdyWs)));
+/// assert!("quic".parse::<TransportChoice>().is_err());
+/// ```
 impl FromStr for TransportChoice {
     type Err = UnknownTransport;
 
@@ -63,25 +71,124 @@ impl FromStr for TransportChoice {
 pub struct UnknownTransport;
 
 /// Settings of a [`Forwarder`](crate::Forwarder).
+///
+/// The defaults were chosen from what a real API server, kubelet and containerd did; see
+/// `docs/decisions/0003-sessions.md` for the measurements and `0004-end-of-stream.md` for the linger.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Which transports may be used.
     pub transport: TransportChoice,
-    /// How long one upgrade may take, TCP and TLS included.
-    pub upgrade_timeout: Duration,
-    /// How long a whole dial may take, upgrades included.
+    /// A transport that was turned down is left out this long.
+    pub transport_retry: Duration,
+
+    /// How long a whole dial may take, upgrades and second attempts included.
     pub dial_timeout: Duration,
-    /// How long a client's end is held back while the Pod is silent.
+    /// How long one upgrade may take, TCP and TLS included. 13 ms on a quiet cluster nearby.
+    pub upgrade_timeout: Duration,
+    /// How long a new stream may go unanswered (SYN_REPLY, normally 0.5 ms) before its session is given
+    /// up. The session is pinged after a fifth of it.
+    pub reply_timeout: Duration,
+    /// How long the Pod's side may take to report a failure on a port not known to be good; counted from
+    /// the stream's reply, silence until then is success. Failures were reported after 0.3 to 4 ms.
+    pub fate_wait: Duration,
+    /// How long the text of the error stream may come after the end of the data stream; 0.02 to 4 ms on a
+    /// quiet cluster.
+    pub last_words: Duration,
+    /// How long a port stays known to be good after a connection to it worked.
+    pub good_for: Duration,
+
+    /// How long the client's end of stream is held back while the Pod is silent. The container runtime
+    /// closes both directions 1 s after it has seen the end of one, so an answer that begins later
+    /// would be lost; each byte of the Pod starts the wait anew, and the Pod's own end ends it.
     pub linger: Duration,
+    /// How many connections of one Pod whose client has ended, and whose last word was the Pod's, may
+    /// wait for the rest of [`Config::linger`]. With more, the longest silent one is ended: such a
+    /// client has its answer, and most of them have closed rather than half-closed.
+    pub lingering_answered: usize,
+    /// The same bound for all connections of one Pod whose client has ended.
+    pub lingering: usize,
+
+    /// Up to this many sessions of a Pod, a connection gets one for itself; beyond, they share.
+    /// Sessions that move bulk are not counted, up to as many again.
+    pub sessions_per_pod: usize,
+    /// Sessions of all Pods together.
+    pub sessions: usize,
+    /// Connections to one Pod, ended ones that linger included. Its container runtime holds four
+    /// descriptors and up to one thread for each, and did not survive 5,000.
+    pub streams_per_pod: usize,
+    /// Upgrades for one Pod at a time.
+    pub upgrades_at_once: usize,
+    /// A connection that could share a session waits this long for one of its own.
+    pub share_after: Duration,
+    /// A session nobody used for this long is closed.
+    pub idle: Duration,
+
+    /// A silent session is pinged this often: it keeps the connection alive in middleboxes, some of which
+    /// forget after 4 minutes, and finds those that have died.
+    pub ping_every: Duration,
+    /// A session is pinged when it has been silent this long after something was sent.
+    pub suspect_after: Duration,
+    /// A session that stays silent this long after a ping is closed, and its connections fail.
+    pub probe_timeout: Duration,
+    /// A session alone with an upload that nothing is heard of may be held up by a Pod that does not read;
+    /// it is given this long instead.
+    pub upload_patience: Duration,
+    /// A connection whose client does not read holds up all others of its session: it is reset after this
+    /// time. Alone on its session it may stall for ever.
+    pub stall: Duration,
+    /// The same when another connection of the session has sent something meanwhile.
+    pub stall_wanted: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             transport: TransportChoice::Auto,
-            upgrade_timeout: Duration::from_secs(10),
+            transport_retry: Duration::from_secs(600),
             dial_timeout: Duration::from_secs(15),
+            upgrade_timeout: Duration::from_secs(10),
+            reply_timeout: Duration::from_secs(5),
+            fate_wait: Duration::from_millis(25),
+            last_words: Duration::from_secs(1),
+            good_for: Duration::from_secs(600),
             linger: Duration::from_secs(30),
+            lingering_answered: 64,
+            lingering: 512,
+            sessions_per_pod: 32,
+            sessions: 256,
+            streams_per_pod: 3000,
+            upgrades_at_once: 4,
+            share_after: Duration::from_millis(30),
+            idle: Duration::from_secs(300),
+            ping_every: Duration::from_secs(30),
+            suspect_after: Duration::from_secs(3),
+            probe_timeout: Duration::from_secs(3),
+            upload_patience: Duration::from_secs(300),
+            stall: Duration::from_secs(10),
+            stall_wanted: Duration::from_secs(2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_black_hole_is_found_within_ten_seconds() {
+        let config = Config::default();
+        // The keeper looks once a second.
+        let found = config.suspect_after + config.probe_timeout + Duration::from_secs(2);
+        assert!(found < Duration::from_secs(10));
+        assert!(config.reply_timeout < config.dial_timeout);
+        assert!(config.ping_every < Duration::from_secs(240));
+    }
+
+    #[test]
+    fn every_transport_is_read_back() {
+        for transport in Transport::ALL {
+            let read = transport.as_str().parse();
+            assert_eq!(read, Ok(TransportChoice::Only(transport)));
         }
     }
 }

@@ -1,63 +1,67 @@
-//! Why no stream was opened, in one enum.
+//! Why no stream was opened, in one enum; and what the Pod's side says, bounded.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
 
 use http::StatusCode;
 use kubevpn_target::{BoxError, ConnectError, Refusal};
 
 use crate::config::Transport;
 
-/// Why a dial failed. No byte of the client was taken in by the Pod.
+/// Why a dial failed. No byte was exchanged with the Pod.
 ///
 /// `Display` is the sentence for the user; the cause, where there is one, is the source.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ForwardError {
     /// The API server knows no such Pod.
-    #[error("pod {pod} does not exist; it may just have been replaced, so try again")]
+    #[error("pod {pod} does not exist (any more): try again, it may have been replaced")]
     PodNotFound {
         /// `namespace/name`.
         pod: String,
     },
 
-    /// The Pod's side said that nothing can be reached on the port.
-    #[error("{to} refused the connection: {reason}")]
+    /// Nothing listens on the port.
+    #[error("{to} refused the connection: nothing listens on this port inside the pod")]
     Refused {
         /// `namespace/name:port`.
         to: String,
-        /// The last clause of what the container runtime said, bounded.
-        reason: String,
+        /// What the container runtime said, bounded.
+        said: String,
+    },
+
+    /// The Pod's node could not connect to the port for another reason.
+    #[error("the node of the pod cannot connect to {to}: {said}")]
+    NotForwarded {
+        /// `namespace/name:port`.
+        to: String,
+        /// What the container runtime said, bounded.
+        said: String,
     },
 
     /// The API server's access rules forbid the forward by every verb it can be asked with.
     #[error(
-        "not allowed to forward ports of pod {pod}: ask for the verbs {verbs} on pods/portforward \
-         (API group \"\") in namespace {namespace}; the API server says: {message}"
+        "not allowed to forward ports of pod {pod}: ask for a Role with apiGroups [\"\"], resources \
+         [\"pods/portforward\"], verbs {verbs:?} in namespace {namespace} (the API server says: {message})"
     )]
     Forbidden {
         /// `namespace/name`.
         pod: String,
         /// Where the rights are missing.
         namespace: String,
-        /// The verbs that were refused, e.g. `create and get`.
-        verbs: &'static str,
+        /// The verbs that were refused.
+        verbs: Vec<&'static str>,
         /// The API server's own words, bounded.
         message: String,
     },
 
-    /// The API server does not accept who we are.
-    #[error(
-        "the API server does not accept the kubeconfig's credentials for a port-forward: {message}; \
-         log in again"
-    )]
-    Unauthenticated {
-        /// The API server's own words, bounded.
-        message: String,
-    },
-
-    /// The request did not get to the API server, classified by the client.
+    /// The request did not get to the API server, or it does not accept who we are.
     #[error("{0}")]
-    Api(#[source] ConnectError),
+    Api(ConnectError),
 
     /// Something on the way to the Pod's node turned every transport down.
-    #[error("no port-forward to pod {pod}: {}", answers(.tried))]
+    #[error("no port-forward to pod {pod} ({}): check the pod's node, and proxies before the API server", list(.tried))]
     Rejected {
         /// `namespace/name`.
         pod: String,
@@ -66,18 +70,18 @@ pub enum ForwardError {
     },
 
     /// No answer within the bound of the step.
-    #[error("pod {pod} did not answer within {} ms while {step}; try again", .after.as_millis())]
+    #[error("pod {pod}: {step} took longer than {} s: try again", .after.as_secs_f32())]
     TimedOut {
         /// `namespace/name`.
         pod: String,
         /// What was waited for.
         step: &'static str,
         /// How long.
-        after: std::time::Duration,
+        after: Duration,
     },
 
     /// The session broke before the stream was answered.
-    #[error("the port-forward session to pod {pod} broke while the connection was opened; try again")]
+    #[error("the port-forward to pod {pod} broke while the connection was being opened: try again")]
     SessionLost {
         /// `namespace/name`.
         pod: String,
@@ -87,14 +91,14 @@ pub enum ForwardError {
     },
 
     /// A bound on open connections is reached.
-    #[error("{what} has {limit} connections open, which is the limit; close some and try again")]
+    #[error("{what} has {limit} {of} open, which is the limit: close some and try again")]
     Overloaded {
         /// The Pod, or this program.
         what: String,
         /// The limit.
         limit: usize,
-        /// Whether another Pod could take the connection.
-        elsewhere: bool,
+        /// What is limited.
+        of: &'static str,
     },
 
     /// The forwarder was shut down.
@@ -109,8 +113,22 @@ pub struct Rejection {
     pub transport: Transport,
     /// The status of the answer; none where the connection was dropped instead.
     pub status: Option<StatusCode>,
+    /// Whether the API server itself said it, rather than something before it.
+    pub by_api_server: bool,
     /// What was said, bounded.
     pub message: String,
+}
+
+/// `spdy: 502 Bad Gateway, what was said`
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.transport)?;
+        match self.status {
+            Some(status) if self.message.is_empty() => write!(f, "{status}"),
+            Some(status) => write!(f, "{status}, {}", self.message),
+            None => f.write_str(&self.message),
+        }
+    }
 }
 
 impl ForwardError {
@@ -119,31 +137,78 @@ impl ForwardError {
         match self {
             Self::PodNotFound { .. } => Refusal::NameNotFound,
             Self::Refused { .. } => Refusal::Refused,
+            Self::NotForwarded { .. } => Refusal::Unreachable,
             Self::Forbidden { .. } => Refusal::Forbidden,
-            Self::Unauthenticated { .. } => Refusal::Unauthenticated,
             Self::Api(error) => error.refusal(),
-            Self::Rejected { .. } => Refusal::Unreachable,
+            // The API server answered, so it is the way from there to the Pod that is broken.
+            Self::Rejected { tried, .. } if tried.iter().any(|r| r.by_api_server) => {
+                Refusal::Unreachable
+            }
+            Self::Rejected { .. } | Self::SessionLost { .. } => Refusal::ClusterAway,
             Self::TimedOut { .. } => Refusal::TimedOut,
-            Self::SessionLost { .. } => Refusal::ClusterAway,
             Self::Overloaded { .. } | Self::ShutDown => Refusal::Overloaded,
         }
     }
 
     /// Whether a dial to another Pod may do better.
     ///
-    /// Every error of a dial comes before a byte was exchanged, so that this is the whole question.
+    /// Every error of a dial comes before a byte was exchanged, so this is the whole question.
     pub fn retryable(&self) -> bool {
         match self {
             Self::PodNotFound { .. }
             | Self::Refused { .. }
+            | Self::NotForwarded { .. }
             | Self::Rejected { .. }
             | Self::TimedOut { .. }
-            | Self::SessionLost { .. } => true,
-            Self::Overloaded { elsewhere, .. } => *elsewhere,
-            Self::Forbidden { .. }
-            | Self::Unauthenticated { .. }
-            | Self::Api(_)
-            | Self::ShutDown => false,
+            | Self::SessionLost { .. }
+            | Self::Overloaded { .. } => true,
+            Self::Forbidden { .. } | Self::Api(_) | Self::ShutDown => false,
+        }
+    }
+
+    /// The same for another dial that waited for the same thing. Sources stay with the first.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::PodNotFound { pod } => Self::PodNotFound { pod: pod.clone() },
+            Self::Refused { to, said } => Self::Refused {
+                to: to.clone(),
+                said: said.clone(),
+            },
+            Self::NotForwarded { to, said } => Self::NotForwarded {
+                to: to.clone(),
+                said: said.clone(),
+            },
+            Self::Forbidden {
+                pod,
+                namespace,
+                verbs,
+                message,
+            } => Self::Forbidden {
+                pod: pod.clone(),
+                namespace: namespace.clone(),
+                verbs: verbs.clone(),
+                message: message.clone(),
+            },
+            Self::Api(error) => Self::Api(ConnectError::new(error.refusal(), error.to_string())),
+            Self::Rejected { pod, tried } => Self::Rejected {
+                pod: pod.clone(),
+                tried: tried.clone(),
+            },
+            Self::TimedOut { pod, step, after } => Self::TimedOut {
+                pod: pod.clone(),
+                step,
+                after: *after,
+            },
+            Self::SessionLost { pod, source } => Self::SessionLost {
+                pod: pod.clone(),
+                source: source.to_string().into(),
+            },
+            Self::Overloaded { what, limit, of } => Self::Overloaded {
+                what: what.clone(),
+                limit: *limit,
+                of,
+            },
+            Self::ShutDown => Self::ShutDown,
         }
     }
 }
@@ -157,27 +222,206 @@ impl From<ForwardError> for ConnectError {
     }
 }
 
-fn answers(tried: &[Rejection]) -> String {
-    let mut text = String::new();
-    for (
-        i,
-        Rejection {
-            transport,
-            status,
-            message,
-        },
-    ) in tried.iter().enumerate()
-    {
-        if i > 0 {
-            text.push_str("; ");
-        }
-        text.push_str(transport.as_str());
-        text.push_str(": ");
-        if let Some(status) = status {
-            text.push_str(status.as_str());
-            text.push(' ');
-        }
-        text.push_str(message);
+fn list(tried: &[Rejection]) -> String {
+    let tried: Vec<_> = tried.iter().map(Rejection::to_string).collect();
+    tried.join("; ")
+}
+
+/// One line of at most 300 characters: what others say goes into our sentences and logs.
+pub(crate) fn clip(text: &str) -> String {
+    const MOST: usize = 300;
+    let mut chars = text.trim().chars();
+    let mut line: String = (&mut chars)
+        .take(MOST)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if chars.next().is_some() {
+        line.push('…');
     }
-    text
+    line
+}
+
+/// What the error stream of a connection has said; more than 4 KiB is passed over.
+#[derive(Debug, Default)]
+pub(crate) struct ErrorText(Vec<u8>);
+
+impl ErrorText {
+    const MOST: usize = 4096;
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        let room = Self::MOST - self.0.len();
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The runtime's own words: what goes before them names the port and the sandbox, which the reader
+    /// knows or cannot use.
+    fn said(&self) -> String {
+        let text = String::from_utf8_lossy(&self.0);
+        let own = text
+            .strip_prefix("error forwarding port ")
+            .and_then(|rest| rest.split_once(", uid ")?.1.split_once(": "))
+            .map_or(&*text, |(_, own)| own);
+        clip(own)
+    }
+
+    /// The error of a dial that got this answer.
+    pub(crate) fn refusal(&self, to: String) -> ForwardError {
+        let said = self.said();
+        if said.contains("connection refused") {
+            ForwardError::Refused { to, said }
+        } else {
+            ForwardError::NotForwarded { to, said }
+        }
+    }
+
+    /// The error of a connection that had been opened, if it is one: a Pod that closed while more was
+    /// being written to it has closed.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        if self.is_empty() {
+            return None;
+        }
+        let said = self.said();
+        let kind = if said.contains("connection refused") {
+            io::ErrorKind::ConnectionRefused
+        } else if said.contains("connection reset") {
+            io::ErrorKind::ConnectionReset
+        } else if said.contains("broken pipe") || said.contains("use of closed network connection")
+        {
+            return None;
+        } else {
+            io::ErrorKind::ConnectionAborted
+        };
+        Some(Failure { kind, said })
+    }
+}
+
+/// How a connection failed; kept, so that every later use says the same.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{said}")]
+pub(crate) struct Failure {
+    pub(crate) kind: io::ErrorKind,
+    pub(crate) said: String,
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind, failure)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // The stream's own words stop where the session's begin, and those name the cause.
+        let mut said = error.to_string();
+        let mut next = error.get_ref().and_then(|e| e.source());
+        while let Some(cause) = next {
+            said = format!("{said}: {cause}");
+            next = cause.source();
+        }
+        Self {
+            kind: error.kind(),
+            said: clip(&said),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// From containerd 1.6.20, for a port nothing listens on.
+    const REFUSED: &str = "error forwarding port 9999 to pod f8b09b18fbbc, uid : failed to execute portforward in network \
+        namespace \"/run/netns/cni-06f6\": failed to connect to localhost:9999 inside namespace \"f8b09b18fbbc\", IPv4: dial \
+        tcp4 127.0.0.1:9999: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found ";
+
+    fn text(said: &str) -> ErrorText {
+        let mut text = ErrorText::default();
+        text.push(said.as_bytes());
+        text
+    }
+
+    #[test]
+    fn a_closed_port_is_refused() {
+        let error = text(REFUSED).refusal("shop/web-0:9999".into());
+        assert_eq!(error.refusal(), Refusal::Refused);
+        assert!(error.retryable());
+        assert_eq!(
+            error.to_string(),
+            "shop/web-0:9999 refused the connection: nothing listens on this port inside the pod"
+        );
+        let ForwardError::Refused { said, .. } = error else {
+            panic!("refused");
+        };
+        assert!(said.starts_with("failed to execute portforward"), "{said}");
+    }
+
+    #[test]
+    fn other_failures_are_told_as_they_are() {
+        let error = text("error forwarding port 80 to pod abc, uid : container not running")
+            .refusal("shop/web-0:80".into());
+        assert_eq!(error.refusal(), Refusal::Unreachable);
+        assert_eq!(
+            error.to_string(),
+            "the node of the pod cannot connect to shop/web-0:80: container not running"
+        );
+    }
+
+    #[test]
+    fn what_ends_an_open_connection() {
+        let kind = |said: &str| text(said).failure().map(|f| f.kind);
+        assert_eq!(kind(""), None);
+        assert_eq!(kind(REFUSED), Some(io::ErrorKind::ConnectionRefused));
+        assert_eq!(
+            kind("read tcp4 127.0.0.1:1->127.0.0.1:7666: read: connection reset by peer"),
+            Some(io::ErrorKind::ConnectionReset)
+        );
+        // The Pod had closed already.
+        assert_eq!(kind("write tcp4 127.0.0.1:1: write: broken pipe"), None);
+        assert_eq!(kind("odd"), Some(io::ErrorKind::ConnectionAborted));
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        let mut text = ErrorText::default();
+        for _ in 0..1000 {
+            text.push(&[b'x'; 1000]);
+        }
+        assert_eq!(text.0.len(), ErrorText::MOST);
+        assert!(text.said().chars().count() <= 301);
+        assert_eq!(clip(" a\nb\r\n "), "a b");
+    }
+
+    #[test]
+    fn one_class_each() {
+        let rejected = |by_api_server| ForwardError::Rejected {
+            pod: "shop/web-0".into(),
+            tried: vec![Rejection {
+                transport: Transport::Spdy,
+                status: Some(StatusCode::BAD_GATEWAY),
+                by_api_server,
+                message: String::new(),
+            }],
+        };
+        assert_eq!(rejected(true).refusal(), Refusal::Unreachable);
+        assert_eq!(rejected(false).refusal(), Refusal::ClusterAway);
+        assert_eq!(
+            rejected(false).to_string(),
+            "no port-forward to pod shop/web-0 (spdy: 502 Bad Gateway): check the pod's node, and proxies before the API server"
+        );
+        let forbidden = ForwardError::Forbidden {
+            pod: "shop/web-0".into(),
+            namespace: "shop".into(),
+            verbs: vec!["create", "get"],
+            message: "no".into(),
+        };
+        assert!(!forbidden.retryable());
+        assert!(forbidden.to_string().contains(
+            "resources [\"pods/portforward\"], verbs [\"create\", \"get\"] in namespace shop"
+        ));
+        assert_eq!(ConnectError::from(forbidden).refusal(), Refusal::Forbidden);
+    }
 }

@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::error::ForwardError;
+use crate::pool::Pool;
 use crate::stream::PodStream;
+use crate::transport::Api;
 
 /// A port of one Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,57 +27,120 @@ pub struct PodPort {
     pub port: u16,
 }
 
+/// `namespace/pod:port`
 impl fmt::Display for PodPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}:{}", self.namespace, self.pod, self.port)
     }
 }
 
-/// Opens streams to Pods over pooled port-forward sessions. Clones share the pool.
-#[derive(Clone)]
-pub struct Forwarder {
-    inner: Arc<Inner>,
+impl PodPort {
+    /// `namespace/pod`
+    pub(crate) fn pod_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.pod)
+    }
 }
 
-struct Inner {
-    client: kube::Client,
-    config: Config,
+/// A Pod: whose sessions are whose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PodId {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: Option<String>,
+}
+
+impl PodId {
+    /// Whether the names are such that a Pod can have them; they become part of a URL.
+    pub(crate) fn is_valid(&self) -> bool {
+        [&self.namespace, &self.pod].into_iter().all(|name| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+            !name.is_empty() && !name.starts_with('.') && name.bytes().all(fits)
+        })
+    }
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.pod)
+    }
+}
+
+impl From<&PodPort> for PodId {
+    fn from(to: &PodPort) -> Self {
+        Self {
+            namespace: to.namespace.clone(),
+            pod: to.pod.clone(),
+            uid: to.uid.clone(),
+        }
+    }
+}
+
+/// Opens streams to Pods over pooled port-forward sessions. Clones share the pool.
+///
+/// Dropping a dial's future gives the dial up; an upgrade that it began is finished and kept for the next. Open
+/// streams outlive the last clone, and the sessions end with the last of them.
+#[derive(Clone)]
+pub struct Forwarder {
+    pool: Arc<Pool>,
 }
 
 /// What a forwarder holds and has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
-    /// Sessions open now.
-    pub sessions: usize,
-    /// Streams open now.
+    /// Sessions open now, by transport in the order of [`Transport::ALL`].
+    pub sessions: [usize; Transport::ALL.len()],
+    /// Connections open now, the lingering ones among them.
     pub streams: usize,
-    /// Upgrades asked for so far.
+    /// Connections whose client has ended and whose Pod is still listened to.
+    pub lingering: usize,
+    /// Upgrades asked for so far, refused ones among them.
     pub upgrades: u64,
+    /// Connections opened so far.
+    pub opened: u64,
+    /// Dials that the Pod's side refused.
+    pub refused: u64,
+    /// Sessions closed because they had stopped answering.
+    pub evicted: u64,
+    /// Sessions that were found to have stopped carrying some of their connections.
+    pub wedged: u64,
+    /// Connections reset because their client did not read while others waited.
+    pub stalled: u64,
 }
 
 impl Forwarder {
-    /// A forwarder that asks through this client.
+    /// A forwarder that asks through this client, whose `upgrade` requests must go over HTTP/1.1.
     pub fn new(client: kube::Client, config: Config) -> Self {
+        let config = Arc::new(config);
+        let api = Api::new(client, config.clone());
         Self {
-            inner: Arc::new(Inner { client, config }),
+            pool: Pool::new(config, Box::new(api)),
         }
     }
 
     /// Opens no new streams on the sessions this Pod has; its living streams run on.
+    ///
+    /// For a Pod that is deleted or turns unready. A later dial to it opens a new session.
     pub fn retire(&self, namespace: &str, pod: &str) {
-        let _ = (namespace, pod);
+        self.pool.retire(namespace, pod);
     }
 
     /// Counts, for status and metrics.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        self.pool.stats()
     }
 
     /// Pings every session now, e.g. after a clock jump; the silent ones are closed.
-    pub fn probe(&self) {}
+    ///
+    /// Clock jumps that the system's two clocks disagree on are noticed without it.
+    pub fn probe(&self) {
+        self.pool.probe_all();
+    }
 
-    /// Opens nothing new, ends every session and waits until that is done.
-    pub async fn shutdown(&self) {}
+    /// Opens nothing new, ends every session and waits until that is done. Open streams fail.
+    pub async fn shutdown(&self) {
+        self.pool.shutdown().await;
+    }
 }
 
 impl Service<PodPort> for Forwarder {
@@ -88,8 +153,31 @@ impl Service<PodPort> for Forwarder {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _to: PodPort) -> Self::Future {
-        let _ = (&self.inner.client, &self.inner.config);
-        Box::pin(async { Err(ForwardError::ShutDown) })
+    fn call(&mut self, to: PodPort) -> Self::Future {
+        Box::pin(self.pool.clone().dial(to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_pod_has_stay_out_of_urls() {
+        let valid = |namespace: &str, pod: &str| {
+            let (namespace, pod) = (namespace.into(), pod.into());
+            let uid = None;
+            PodId {
+                namespace,
+                pod,
+                uid,
+            }
+            .is_valid()
+        };
+        assert!(valid("shop", "web-0.x"));
+        for bad in ["", ".", "..", "a/b", "a?b", "a%2fb", "a b", "A", "a\n"] {
+            assert!(!valid("shop", bad), "{bad:?}");
+            assert!(!valid(bad, "web-0"), "{bad:?}");
+        }
     }
 }

@@ -1,16 +1,183 @@
-//! An open connection to a Pod's port.
+//! An open connection to a Pod's port, and the rules of its end.
+//!
+//! ```text
+//!            client ends                     linger over, Pod ended, or cut
+//!   Open ──────────────────▶ Lingering ─────────────────────────────────────▶ Finishing ──▶ Finished
+//!    └────────────── the Pod had ended first ────────────────────────────────────▲
+//! ```
+//!
+//! The container runtime takes the end of either direction for the end of both, 1 s later. So the client's end is held
+//! back until the Pod has been silent for [`Config::linger`]; the Pod's end is passed on at once, after the last words
+//! of the error stream, which say whether it was one.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use kubevpn_target::{Stream, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// A byte stream to a port of a Pod. Dropping it frees everything behind it at once.
-#[derive(Debug)]
+use crate::config::{Config, Transport};
+use crate::error::Failure;
+use crate::forward::PodPort;
+use crate::pair::Pair;
+use crate::pool::Slot;
+use crate::transport::Channel;
+
+/// A byte stream to a port of a Pod.
+///
+/// * Reading gives what the Pod sends, then its end; or an error with the words of the Pod's node.
+/// * Writing fails once the Pod has ended: nothing of it would arrive.
+/// * Shutting down waits until the Pod has been silent for [`Config::linger`], or has ended; reading goes on
+///   meanwhile, on this task or another.
+/// * Dropping it frees everything behind it at once.
 pub struct PodStream {
+    // Before the slot: the pool counts the connection until it is gone.
+    duct: Duct,
+    slot: Slot,
+    read: Read,
+    write: Write,
+    config: Arc<Config>,
     via: Via,
+}
+
+/// What carries it.
+pub(crate) enum Duct {
+    Pair(Pair),
+    Channel(Box<Channel>),
+}
+
+enum Read {
+    Open,
+    /// The data has ended, perhaps with an error; the error stream may still say why.
+    LastWords(Pin<Box<Sleep>>, Option<Failure>),
+    Ended,
+    Failed(Failure),
+}
+
+enum Write {
+    Open,
+    Lingering(Pin<Box<Sleep>>),
+    Finishing,
+    Finished,
+}
+
+impl PodStream {
+    pub(crate) fn new(
+        duct: Duct,
+        slot: Slot,
+        to: &PodPort,
+        transport: Transport,
+        config: Arc<Config>,
+    ) -> Self {
+        Self {
+            duct,
+            slot,
+            read: Read::Open,
+            write: Write::Open,
+            config,
+            via: Via {
+                to: to.to_string(),
+                transport: transport.as_str(),
+            },
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<Failure>> {
+        let life = self.slot.life();
+        life.reader().register(cx.waker());
+        if let Some(reason) = life.failed() {
+            return Poll::Ready(Some(aborted(reason)));
+        }
+        let before = buf.filled().len();
+        match self.duct.poll_data(cx, buf) {
+            Poll::Pending => {
+                life.quiet();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => {
+                let n = buf.filled().len() - before;
+                if n > 0 {
+                    life.heard(n);
+                    self.slot.heard();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Failure::from(error))),
+        }
+    }
+
+    /// The Pod has ended, for the reason its node gives, or for this one.
+    fn settle(&mut self, failure: Option<Failure>) {
+        let told = self.duct.text().failure();
+        let refused = told
+            .as_ref()
+            .is_some_and(|f| f.kind == io::ErrorKind::ConnectionRefused);
+        let failure = match self.slot.life().failed() {
+            Some(reason) => Some(aborted(reason)),
+            None => told.or(failure),
+        };
+        self.slot.pod_ended(refused);
+        self.read = match failure {
+            Some(failure) => {
+                tracing::debug!(via = %self.via, error = %failure, "connection failed");
+                Read::Failed(failure)
+            }
+            None => Read::Ended,
+        };
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        let life = self.slot.life();
+        match (&self.write, &self.read) {
+            (Write::Open, Read::Open) => {}
+            (Write::Open, Read::Failed(failure)) => return Err(failure.clone().into()),
+            _ => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+        if let Some(reason) = life.failed() {
+            return Err(aborted(reason).into());
+        }
+        if self.slot.is_wedged() {
+            return Err(aborted(
+                "the connection's session to the pod no longer carries what is sent",
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Ready when the client's end is to be passed on.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let slot = &self.slot;
+        let life = slot.life();
+        life.ender().register(cx.waker());
+        let Write::Lingering(timer) = &mut self.write else {
+            return Poll::Ready(());
+        };
+        if !matches!(self.read, Read::Open) || life.is_cut() || life.failed().is_some() {
+            return Poll::Ready(());
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            // While there is something to read, the silence has not begun.
+            let now = Instant::now();
+            let until = slot.quiet_since().unwrap_or(now) + self.config.linger;
+            if until <= now {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}
+
+fn aborted(reason: &str) -> Failure {
+    Failure {
+        kind: io::ErrorKind::ConnectionAborted,
+        said: reason.into(),
+    }
 }
 
 impl Stream for PodStream {
@@ -19,30 +186,136 @@ impl Stream for PodStream {
     }
 }
 
+impl fmt::Debug for PodStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodStream")
+            .field("via", &self.via)
+            .finish_non_exhaustive()
+    }
+}
+
 impl AsyncRead for PodStream {
     fn poll_read(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        let this = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match &mut this.read {
+                Read::Open => {
+                    let before = buf.filled().len();
+                    let failure = ready!(this.poll_data(cx, buf));
+                    if buf.filled().len() > before {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let patience = sleep(this.config.last_words);
+                    this.read = Read::LastWords(Box::pin(patience), failure);
+                }
+                Read::LastWords(timer, failure) => {
+                    if this.duct.poll_text(cx).is_pending() {
+                        ready!(timer.as_mut().poll(cx));
+                    }
+                    let failure = failure.take();
+                    this.settle(failure);
+                }
+                Read::Ended => return Poll::Ready(Ok(())),
+                Read::Failed(failure) => return Poll::Ready(Err(failure.clone().into())),
+            }
+        }
     }
 }
 
 impl AsyncWrite for PodStream {
     fn poll_write(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &[u8],
+        cx: &mut Context<'_>,
+        buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        let this = self.get_mut();
+        this.check_writable()?;
+        let n = ready!(this.duct.poll_write(cx, buf))?;
+        this.slot.life().wrote(n);
+        Poll::Ready(Ok(n))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().duct.poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match &this.write {
+                Write::Open => {
+                    this.slot.client_ended();
+                    // What is still on its way out is not held back.
+                    if let Poll::Ready(Err(error)) = this.duct.poll_flush(cx) {
+                        tracing::trace!(via = %this.via, %error, "not flushed");
+                    }
+                    this.write = Write::Lingering(Box::pin(sleep(this.config.linger)));
+                }
+                Write::Lingering(_) => {
+                    ready!(this.poll_linger(cx));
+                    this.write = Write::Finishing;
+                }
+                Write::Finishing => {
+                    // An end that cannot be sent has nobody left to arrive at.
+                    if let Err(error) = ready!(this.duct.poll_finish(cx)) {
+                        tracing::trace!(via = %this.via, %error, "already ended");
+                    }
+                    this.write = Write::Finished;
+                }
+                Write::Finished => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl Duct {
+    fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Pair(pair) => pair.poll_data(cx, buf),
+            Self::Channel(channel) => channel.poll_data(cx, buf),
+        }
+    }
+
+    fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Pair(pair) => pair.poll_text(cx),
+            // Its data ends with the connection, which ends both channels.
+            Self::Channel(_) => Poll::Ready(()),
+        }
+    }
+
+    fn text(&self) -> &crate::error::ErrorText {
+        match self {
+            Self::Pair(pair) => pair.text(),
+            Self::Channel(channel) => channel.text(),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Pair(pair) => pair.poll_write(cx, buf),
+            Self::Channel(channel) => channel.poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Pair(pair) => pair.poll_flush(cx),
+            Self::Channel(channel) => channel.poll_flush(cx),
+        }
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Pair(pair) => pair.poll_finish(cx),
+            Self::Channel(channel) => channel.poll_finish(cx),
+        }
     }
 }

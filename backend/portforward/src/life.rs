@@ -1,0 +1,289 @@
+//! What the pool knows of one connection while it moves bytes, without a lock.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use kubevpn_spdy::StreamId;
+use tokio::time::Instant;
+
+/// A connection that moved more than this within [`BULK_WINDOW`] is bulk.
+const BULK: u64 = 256 * 1024;
+/// Less than this fits into the socket buffers of the way even if the Pod does not read.
+pub(crate) const MAY_BLOCK: u64 = 64 * 1024;
+/// In milliseconds; also how long it stays bulk once it stops.
+const BULK_WINDOW: u64 = 2_000;
+
+/// Times as milliseconds since the pool began, plus one: 0 is never.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch(Instant);
+
+impl Epoch {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> u64 {
+        self.of(Instant::now())
+    }
+
+    pub(crate) fn of(self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.0).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    pub(crate) fn at(self, mark: u64) -> Instant {
+        self.0 + Duration::from_millis(mark.saturating_sub(1))
+    }
+}
+
+/// One connection's counts and marks.
+///
+/// The stream writes them, the keeper reads them. Nothing here orders other memory, hence `Relaxed`.
+#[derive(Debug)]
+pub(crate) struct Life {
+    epoch: Epoch,
+    /// The data stream, once there is one.
+    id: OnceLock<StreamId>,
+    /// When it was registered.
+    pub(crate) began: u64,
+    /// Since when the Pod has been silent with everything read; 0 while it is not.
+    quiet_since: AtomicU64,
+    /// The Pod had the last word.
+    answered: AtomicBool,
+    read: AtomicU64,
+    written: AtomicU64,
+    /// Of `written`, what the session is known to have carried.
+    proven: AtomicU64,
+    last_write: AtomicU64,
+    window_began: AtomicU64,
+    window_moved: AtomicU64,
+    bulk_until: AtomicU64,
+    exempt: AtomicBool,
+    client_ended: AtomicBool,
+    pod_ended: AtomicBool,
+    cut: AtomicBool,
+    failed: OnceLock<&'static str>,
+    reader: AtomicWaker,
+    ender: AtomicWaker,
+}
+
+impl Life {
+    pub(crate) fn new(epoch: Epoch) -> Self {
+        let now = epoch.now();
+        Self {
+            epoch,
+            id: OnceLock::new(),
+            began: now,
+            quiet_since: AtomicU64::new(now),
+            answered: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            proven: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
+            window_began: AtomicU64::new(0),
+            window_moved: AtomicU64::new(0),
+            bulk_until: AtomicU64::new(0),
+            exempt: AtomicBool::new(false),
+            client_ended: AtomicBool::new(false),
+            pod_ended: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            failed: OnceLock::new(),
+            reader: AtomicWaker::new(),
+            ender: AtomicWaker::new(),
+        }
+    }
+
+    pub(crate) fn named(&self, id: StreamId) {
+        let _ = self.id.set(id);
+    }
+
+    pub(crate) fn id(&self) -> Option<StreamId> {
+        self.id.get().copied()
+    }
+
+    // === what the stream reports ===
+
+    /// The Pod sent this much, and it was read.
+    pub(crate) fn heard(&self, bytes: usize) {
+        self.quiet_since.store(0, Relaxed);
+        self.answered.store(true, Relaxed);
+        self.read.fetch_add(bytes as u64, Relaxed);
+        self.moved(bytes);
+    }
+
+    /// Everything the Pod has sent was read.
+    pub(crate) fn quiet(&self) {
+        if self.quiet_since.load(Relaxed) == 0 {
+            self.quiet_since.store(self.epoch.now(), Relaxed);
+        }
+    }
+
+    /// The client sent this much.
+    pub(crate) fn wrote(&self, bytes: usize) {
+        self.answered.store(false, Relaxed);
+        self.last_write.store(self.epoch.now(), Relaxed);
+        self.written.fetch_add(bytes as u64, Relaxed);
+        self.moved(bytes);
+    }
+
+    pub(crate) fn client_ended(&self) {
+        self.client_ended.store(true, Relaxed);
+    }
+
+    /// Also wakes who waits for it to pass the client's end on.
+    pub(crate) fn pod_ended(&self) {
+        self.pod_ended.store(true, Relaxed);
+        self.ender.wake();
+    }
+
+    fn moved(&self, bytes: usize) {
+        let moved = self.window_moved.load(Relaxed) + bytes as u64;
+        if moved < BULK {
+            self.window_moved.store(moved, Relaxed);
+            if self.window_began.load(Relaxed) == 0 {
+                self.window_began.store(self.epoch.now(), Relaxed);
+            }
+            return;
+        }
+        // The clock is read once per window, not once per read.
+        let now = self.epoch.now();
+        if now - self.window_began.load(Relaxed).min(now) <= BULK_WINDOW {
+            self.bulk_until.store(now + BULK_WINDOW, Relaxed);
+        }
+        self.window_began.store(now, Relaxed);
+        self.window_moved.store(0, Relaxed);
+    }
+
+    // === what the pool asks ===
+
+    pub(crate) fn is_bulk(&self, now: u64) -> bool {
+        self.bulk_until.load(Relaxed) > now
+    }
+
+    /// Since when the Pod has been silent.
+    pub(crate) fn quiet_since(&self) -> Option<u64> {
+        Some(self.quiet_since.load(Relaxed)).filter(|&mark| mark != 0)
+    }
+
+    /// The client's last bytes were followed by some of the Pod's.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// Whether much more of the Pod's data may be under way than was read.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.quiet_since().is_none() && self.read.load(Relaxed) >= BULK
+    }
+
+    /// Whether it has sent so much that a Pod which does not read could hold up the session.
+    pub(crate) fn is_upload(&self) -> bool {
+        self.written.load(Relaxed) - self.proven.load(Relaxed) > MAY_BLOCK
+    }
+
+    /// When the client last sent something; 0 for never.
+    pub(crate) fn last_write(&self) -> u64 {
+        self.last_write.load(Relaxed)
+    }
+
+    /// Whether a client that has ended its side still waits for an answer.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.client_ended.load(Relaxed) && self.is_waiting()
+    }
+
+    /// Whether something of the Pod may still matter to the client.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let satisfied = self.client_ended.load(Relaxed) && self.is_answered();
+        let over = self.pod_ended.load(Relaxed) || self.is_cut() || self.failed().is_some();
+        !satisfied && !over
+    }
+
+    // === what the pool decides ===
+
+    /// The session carries what was sent so far.
+    pub(crate) fn prove(&self) {
+        let written = self.written.load(Relaxed);
+        self.proven.store(written, Relaxed);
+    }
+
+    /// It may go on writing although its session is wedged: it is the one that holds it up.
+    pub(crate) fn exempt(&self) {
+        self.exempt.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.exempt.load(Relaxed)
+    }
+
+    /// The client's end is held back no longer.
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, Relaxed);
+        self.ender.wake();
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
+    }
+
+    /// The connection is over, for this reason.
+    pub(crate) fn fail(&self, reason: &'static str) {
+        let _ = self.failed.set(reason);
+        self.reader.wake();
+        self.ender.wake();
+    }
+
+    pub(crate) fn failed(&self) -> Option<&'static str> {
+        self.failed.get().copied()
+    }
+
+    /// Where the stream waits for [`Life::fail`].
+    pub(crate) fn reader(&self) -> &AtomicWaker {
+        &self.reader
+    }
+
+    /// Where the stream's shutdown waits for [`Life::cut`], [`Life::fail`] and the Pod's end.
+    pub(crate) fn ender(&self) -> &AtomicWaker {
+        &self.ender
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn bulk_is_much_in_little_time() {
+        let epoch = Epoch::new();
+        let life = Life::new(epoch);
+        for _ in 0..100 {
+            life.heard(10 * 1024);
+            advance(Duration::from_millis(100)).await;
+        }
+        assert!(!life.is_bulk(epoch.now()), "100 KiB/s is not bulk");
+        for _ in 0..20 {
+            life.heard(32 * 1024);
+        }
+        assert!(life.is_bulk(epoch.now()));
+        advance(Duration::from_millis(BULK_WINDOW)).await;
+        assert!(!life.is_bulk(epoch.now()), "it has calmed down");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn quiet_begins_when_everything_was_read() {
+        let epoch = Epoch::new();
+        let life = Life::new(epoch);
+        life.heard(1);
+        assert_eq!(life.quiet_since(), None);
+        advance(Duration::from_secs(1)).await;
+        life.quiet();
+        advance(Duration::from_secs(1)).await;
+        life.quiet();
+        assert_eq!(life.quiet_since(), Some(1_001));
+        assert!(life.is_answered());
+        life.wrote(1);
+        assert!(!life.is_answered());
+    }
+}

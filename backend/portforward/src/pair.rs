@@ -1,0 +1,189 @@
+//! A data and an error stream of one SPDY session, as one connection.
+//!
+//! The error stream is opened with FLAG_FIN, the data stream after it, both in one write. The container runtime
+//! connects to the Pod when it has both. Whether that worked is never said; that it did not comes as an end of the
+//! data stream and, a moment later, a text on the error stream.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes};
+use kubevpn_spdy::{Headers, OpenError, Session, Stream, StreamError, StreamId};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::error::ErrorText;
+
+/// Both streams.
+pub(crate) struct Pair {
+    data: Stream,
+    /// `None` once its end was read.
+    error: Option<Stream>,
+    text: ErrorText,
+    /// Data that was read to learn the connection's fate.
+    first: Bytes,
+    /// The data stream's end came with the first look at it.
+    ended: bool,
+}
+
+/// What became of a new connection.
+pub(crate) enum Fate {
+    /// It stands, as far as anyone can tell.
+    Good,
+    /// The Pod's side said that it cannot be.
+    Refused,
+    /// The stream, or the whole session, failed.
+    Broken(io::Error),
+}
+
+impl Pair {
+    /// Queues both SYN_STREAMs; they leave in one write.
+    pub(crate) fn open(session: &Session, port: u16, request: u64) -> Result<Self, OpenError> {
+        let headers = |kind| {
+            let mut headers = Headers::default();
+            let (port, request) = (port.to_string(), request.to_string());
+            for (name, value) in [
+                ("streamtype", kind),
+                ("port", &*port),
+                ("requestid", &*request),
+            ] {
+                headers
+                    .insert(name, value)
+                    .expect("names and numbers are valid headers");
+            }
+            headers
+        };
+        let _one_write = session.cork();
+        let error = session.open(&headers("error"), true)?;
+        let data = session.open(&headers("data"), false)?;
+        Ok(Self {
+            data,
+            error: Some(error),
+            text: ErrorText::default(),
+            first: Bytes::new(),
+            ended: false,
+        })
+    }
+
+    /// The data stream's number.
+    pub(crate) fn id(&self) -> StreamId {
+        self.data.id()
+    }
+
+    /// Waits for the reply to the data stream, which follows the one to the error stream.
+    pub(crate) async fn replied(&mut self) -> Result<(), StreamError> {
+        self.data.replied().await.map(drop)
+    }
+
+    /// Waits until the fate of the forward is known, or nothing was heard of it for a while.
+    pub(crate) async fn fate(&mut self, config: &Config) -> Fate {
+        match timeout(config.fate_wait, self.first_news()).await {
+            Err(_) => return Fate::Good,
+            Ok(Err(error)) => {
+                // The runtime may reset the stream after its text.
+                self.last_words(config).await;
+                return if self.text.is_empty() {
+                    Fate::Broken(error)
+                } else {
+                    Fate::Refused
+                };
+            }
+            Ok(Ok(())) if !self.first.is_empty() => return Fate::Good,
+            Ok(Ok(())) => {}
+        }
+        self.last_words(config).await;
+        if self.text.is_empty() {
+            // Accepted and closed at once.
+            Fate::Good
+        } else {
+            Fate::Refused
+        }
+    }
+
+    /// Waits for data, the data stream's end, or the error stream's.
+    async fn first_news(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            if let Poll::Ready(chunk) = self.data.poll_chunk(cx) {
+                self.first = chunk?;
+                self.ended = self.first.is_empty();
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_text(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Waits a little for the end of the error stream.
+    async fn last_words(&mut self, config: &Config) {
+        // What is still missing then is taken for an end without words.
+        let _ = timeout(config.last_words, poll_fn(|cx| self.poll_text(cx))).await;
+    }
+
+    /// What the error stream said, so far.
+    pub(crate) fn text(&self) -> &ErrorText {
+        &self.text
+    }
+
+    /// Ready when the error stream has ended, and with it its text.
+    pub(crate) fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(error) = &mut self.error {
+            match ready!(error.poll_chunk(cx)) {
+                Ok(chunk) if !chunk.is_empty() => self.text.push(&chunk),
+                // The end; a reset is one too.
+                Ok(_) | Err(_) => self.error = None,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Data of the Pod; nothing at its end.
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let n = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..n]);
+            self.first.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.data).poll_read(cx, buf)
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_over() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.data).poll_write(cx, buf)
+    }
+
+    /// Whether the forward has ended on the other side, although its last data may not have been read.
+    ///
+    /// Nothing may be sent from then on: the server's SPDY library hands frames to five workers, and data
+    /// that nobody reads any more stops one of them for good.
+    fn is_over(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let error = self.error.as_mut();
+        self.ended || error.is_none_or(|e| e.poll_readable(&mut cx).is_ready())
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.data).poll_flush(cx)
+    }
+
+    /// Sends FLAG_FIN.
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.data).poll_shutdown(cx)
+    }
+}

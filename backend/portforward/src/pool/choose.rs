@@ -1,0 +1,265 @@
+//! Which session a new connection gets: the policy, as one function of what there is.
+//!
+//! Alone while few, shared under pressure: a connection on a session of its own can neither stall others nor be
+//! stalled. Beyond a number of sessions the cost of one more (memory on both sides, an upgrade) outweighs that, and
+//! connections share those that move no bulk.
+
+use crate::config::Config;
+
+/// A session, as far as the choice goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View {
+    /// Connections whose client and Pod have both not ended.
+    pub(crate) live: usize,
+    /// It moves bulk, or somebody on it does not read.
+    pub(crate) busy: bool,
+    /// It has given reason to doubt that it works, and was not proven yet.
+    pub(crate) suspect: bool,
+    /// When it was last used.
+    pub(crate) used: u64,
+}
+
+/// What else the choice depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Demand {
+    /// Upgrades under way.
+    pub(crate) opening: usize,
+    /// Other connections that wait for one.
+    pub(crate) waiting: usize,
+    /// The bound on all sessions leaves room for one more.
+    pub(crate) room: bool,
+    /// It has not waited long yet.
+    pub(crate) patient: bool,
+    /// Lately a connection found no session free: one is kept ready.
+    pub(crate) spare: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) what: What,
+    /// Ask for one more session.
+    pub(crate) open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// This session is free.
+    Free(usize),
+    /// None is free: this one is shared.
+    Share(usize),
+    /// Wait for an upgrade.
+    Wait,
+    /// There is nothing, and no room for more.
+    Full,
+}
+
+pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice {
+    let Demand {
+        opening,
+        waiting,
+        patient,
+        ..
+    } = demand;
+    let usable = |v: &&(usize, View)| !v.1.busy && !v.1.suspect;
+    let views: Vec<(usize, View)> = views.iter().copied().enumerate().collect();
+
+    // Those that move bulk are as good as not there, but not without end.
+    let counted = views.iter().filter(|(_, v)| !v.busy).count() + opening;
+    let room = demand.room
+        && counted < config.sessions_per_pod
+        && views.len() + opening < 2 * config.sessions_per_pod;
+
+    let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
+    // The last used, so that the others grow idle and are closed.
+    if let Some(&(index, _)) = free().max_by_key(|(_, v)| v.used) {
+        let open = demand.spare && room && opening == 0 && free().count() == 1;
+        let what = What::Free(index);
+        return Choice { what, open };
+    }
+
+    let fewest = |(_, v): &&(usize, View)| (v.live, u64::MAX - v.used);
+    let share = views.iter().filter(usable).min_by_key(fewest);
+    if room {
+        // One upgrade for each that waits, a few at a time.
+        let open = opening <= waiting && opening < config.upgrades_at_once;
+        let mine = opening + usize::from(open) > waiting;
+        let what = match share {
+            Some(&(index, _)) if !(patient && mine) => What::Share(index),
+            _ => What::Wait,
+        };
+        return Choice { what, open };
+    }
+    // Better a doubtful one than a busy one: doubts are settled within a round trip.
+    let fallback = || {
+        let rank = |(_, v): &&(usize, View)| (v.busy, v.live);
+        views.iter().min_by_key(rank)
+    };
+    let what = match share {
+        Some(&(index, _)) => What::Share(index),
+        None if opening > 0 && patient => What::Wait,
+        None => match fallback() {
+            Some(&(index, _)) => What::Share(index),
+            None if opening > 0 => What::Wait,
+            None => What::Full,
+        },
+    };
+    Choice { what, open: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: View = View {
+        live: 0,
+        busy: false,
+        suspect: false,
+        used: 0,
+    };
+
+    const CALM: Demand = Demand {
+        opening: 0,
+        waiting: 0,
+        room: true,
+        patient: true,
+        spare: false,
+    };
+
+    fn live(live: usize) -> View {
+        View { live, ..QUIET }
+    }
+
+    fn pick(views: &[View], demand: Demand) -> (What, bool) {
+        let config = Config {
+            sessions_per_pod: 4,
+            upgrades_at_once: 2,
+            ..Config::default()
+        };
+        let Choice { what, open } = choose(views, demand, &config);
+        (what, open)
+    }
+
+    #[test]
+    fn the_first_opens_and_waits() {
+        assert_eq!(pick(&[], CALM), (What::Wait, true));
+    }
+
+    #[test]
+    fn one_after_another_uses_one() {
+        assert_eq!(pick(&[QUIET], CALM), (What::Free(0), false));
+        let used = View { used: 9, ..QUIET };
+        assert_eq!(
+            pick(&[QUIET, used, QUIET], CALM),
+            (What::Free(1), false),
+            "the last used"
+        );
+    }
+
+    #[test]
+    fn a_spare_is_opened_when_the_last_free_one_goes() {
+        let spare = Demand {
+            spare: true,
+            ..CALM
+        };
+        assert_eq!(pick(&[QUIET], spare), (What::Free(0), true));
+        assert_eq!(pick(&[QUIET, QUIET], spare), (What::Free(0), false));
+        let opening = Demand {
+            opening: 1,
+            ..spare
+        };
+        assert_eq!(pick(&[QUIET], opening), (What::Free(0), false));
+    }
+
+    #[test]
+    fn while_few_each_gets_its_own() {
+        assert_eq!(pick(&[live(1), live(1)], CALM), (What::Wait, true));
+        let late = Demand {
+            opening: 1,
+            patient: false,
+            ..CALM
+        };
+        assert_eq!(
+            pick(&[live(2), live(1)], late),
+            (What::Share(1), false),
+            "but not at any price"
+        );
+    }
+
+    #[test]
+    fn a_burst_shares_rather_than_thunders() {
+        let burst = |opening, waiting| Demand {
+            opening,
+            waiting,
+            ..CALM
+        };
+        assert_eq!(pick(&[live(1)], burst(1, 1)), (What::Wait, true));
+        assert_eq!(pick(&[live(1)], burst(2, 2)), (What::Share(0), false));
+        // From cold there is nothing to share.
+        assert_eq!(pick(&[], burst(2, 50)), (What::Wait, false));
+    }
+
+    #[test]
+    fn under_pressure_the_emptiest_is_shared() {
+        let full = [live(3), live(2), live(2), live(3)];
+        let views = [
+            full[0],
+            View { used: 1, ..full[1] },
+            View { used: 2, ..full[2] },
+            full[3],
+        ];
+        assert_eq!(pick(&views, CALM), (What::Share(2), false));
+    }
+
+    #[test]
+    fn bulk_is_left_alone() {
+        let bulk = View {
+            busy: true,
+            ..live(1)
+        };
+        assert_eq!(
+            pick(
+                &[bulk, live(2)],
+                Demand {
+                    room: false,
+                    ..CALM
+                }
+            ),
+            (What::Share(1), false)
+        );
+        // Four downloads do not count, so that the fifth connection gets its own.
+        assert_eq!(pick(&[bulk; 4], CALM), (What::Wait, true));
+        // But not without end.
+        assert_eq!(pick(&[bulk; 8], CALM), (What::Share(0), false));
+        // A session that goes on receiving for a client that left is not free.
+        let draining = View {
+            busy: true,
+            ..QUIET
+        };
+        assert_eq!(pick(&[draining], CALM), (What::Wait, true));
+    }
+
+    #[test]
+    fn doubtful_sessions_are_the_last_resort() {
+        let doubtful = View {
+            suspect: true,
+            ..QUIET
+        };
+        assert_eq!(pick(&[doubtful], CALM), (What::Wait, true));
+        let full = Demand {
+            room: false,
+            ..CALM
+        };
+        assert_eq!(pick(&[doubtful], full), (What::Share(0), false));
+        assert_eq!(pick(&[doubtful, live(5)], full), (What::Share(1), false));
+    }
+
+    #[test]
+    fn no_room_at_all() {
+        let full = Demand {
+            room: false,
+            ..CALM
+        };
+        assert_eq!(pick(&[], full), (What::Full, false));
+    }
+}

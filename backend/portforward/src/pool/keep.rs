@@ -1,0 +1,306 @@
+//! What is done for open sessions once a second: pings, evictions, resets of who stalls others, ends of the unused.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use kubevpn_spdy::{ResetStatus, Session};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::forward::{PodId, Stats};
+use crate::life::{Epoch, Life};
+use crate::pool::Pool;
+use crate::pool::probe::{PINGS, Seen, Verdict};
+use crate::pool::state::Entry;
+
+const TICK: Duration = Duration::from_secs(1);
+/// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
+const JUMP: Duration = Duration::from_secs(5);
+
+const DEAD: &str = "the connection to the cluster stopped answering";
+const WEDGED: &str = "the connection's session to the pod stopped carrying data";
+const STALLED: &str = "not read for too long while others waited on the same session";
+
+impl Pool {
+    /// Starts the keeper the first time, and tells it that there is something to do.
+    pub(crate) fn start_keeping(self: &Arc<Self>) {
+        if !std::mem::replace(&mut self.state().keeping, true) {
+            tokio::spawn(keep(Arc::downgrade(self), self.busy.clone()));
+        }
+        self.busy.notify_one();
+    }
+
+    pub(crate) fn probe_all(self: &Arc<Self>) {
+        let now = self.epoch.now();
+        let mut rounds = Vec::new();
+        for (id, pod) in &mut self.state().pods {
+            for entry in &mut pod.sessions {
+                let round = entry.probe.suspect(now);
+                rounds.extend(round.map(|r| (id.clone(), entry.id, entry.handle.clone(), r)));
+            }
+        }
+        for (pod, id, handle, round) in rounds {
+            self.ping(&pod, id, handle, round);
+        }
+    }
+
+    /// There is reason to doubt this session: it is probed now.
+    pub(crate) fn suspect(self: &Arc<Self>, pod: &Arc<PodId>, id: u64) {
+        let now = self.epoch.now();
+        let mut state = self.state();
+        let Some(entry) = state.entry(pod, id) else {
+            return;
+        };
+        let (round, handle) = (entry.probe.suspect(now), entry.handle.clone());
+        drop(state);
+        if let Some(round) = round {
+            self.ping(pod, id, handle, round);
+        }
+    }
+
+    /// Sends the PINGs of a probe.
+    fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
+        tracing::trace!(%pod, session = id, "probing");
+        let (pool, pod) = (Arc::downgrade(self), pod.clone());
+        tokio::spawn(async move {
+            let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
+            // An error is the session's end, which is told elsewhere.
+            while let Some(Ok(_)) = echoes.next().await {
+                match pool.upgrade() {
+                    Some(pool) => pool.echo(&pod, id, round),
+                    None => return,
+                }
+            }
+        });
+    }
+
+    fn echo(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, round: u64) {
+        let now = self.epoch.now();
+        let mut state = self.state();
+        let Some(entry) = state.entry(pod, id) else {
+            return;
+        };
+        if !entry.probe.echo(round, now) {
+            return;
+        }
+        entry.lives.iter().for_each(|l| l.prove());
+        let (round, handle) = (entry.probe.again(now), entry.handle.clone());
+        drop(state);
+        if let Some(round) = round {
+            self.ping(pod, id, handle, round);
+        }
+    }
+
+    /// One look at everything; `false` when there is nothing to look after.
+    fn tick(self: &Arc<Self>) -> bool {
+        let now = self.epoch.now();
+        let mut rounds = Vec::new();
+        let mut state = self.state();
+        let mut counts = std::mem::take(&mut state.counts);
+        for (id, pod) in &mut state.pods {
+            for entry in &mut pod.sessions {
+                let mut look = Look {
+                    pod: id,
+                    entry,
+                    now,
+                    epoch: self.epoch,
+                    config: &self.config,
+                    counts: &mut counts,
+                };
+                if let Some(round) = look.look() {
+                    rounds.push((id.clone(), entry.id, entry.handle.clone(), round));
+                }
+            }
+            pod.wake();
+        }
+        state.counts = counts;
+        state.prune(now);
+        let busy = !state.pods.is_empty();
+        drop(state);
+        for (pod, id, handle, round) in rounds {
+            self.ping(&pod, id, handle, round);
+        }
+        busy
+    }
+}
+
+/// One session, looked at.
+struct Look<'a> {
+    pod: &'a PodId,
+    entry: &'a mut Entry,
+    now: u64,
+    epoch: Epoch,
+    config: &'a Config,
+    counts: &'a mut Stats,
+}
+
+impl Look<'_> {
+    /// Says which round of PINGs is to be sent, if one is.
+    fn look(&mut self) -> Option<u64> {
+        let stats = self.entry.handle.stats();
+        let heard = self.epoch.of(stats.last_received);
+        self.entry.stalled = !stats.stalled.is_empty();
+        self.reset_stalled(&stats);
+        let seen = Seen {
+            now: self.now,
+            heard,
+            held_up: self.entry.stalled,
+            upload: self.entry.lives.iter().any(|l| l.is_upload()),
+            alone: self.entry.lives.len() == 1,
+        };
+        match self.entry.probe.judge(seen, self.config) {
+            Verdict::Wait => {}
+            Verdict::Dead => {
+                self.evict();
+                return None;
+            }
+            Verdict::Wedged => self.split(),
+        }
+        let unused =
+            self.entry.lives.is_empty() && self.now - self.entry.used >= ms(self.config.idle);
+        if unused && !self.entry.retired {
+            tracing::debug!(pod = %self.pod, session = self.entry.id, "unused, closing");
+            self.entry.retire();
+        }
+        let silent = self.now - heard;
+        let unanswered = |after: u64| {
+            let lives = self.entry.lives.iter();
+            let sent = lives.map(|l| l.last_write().max(l.began)).max();
+            sent.is_some_and(|sent| sent > heard) && silent >= after
+        };
+        let due = silent >= ms(self.config.ping_every) || unanswered(ms(self.config.suspect_after));
+        if self.entry.stalled {
+            return None;
+        }
+        if self.entry.probe.is_running() {
+            return self.entry.probe.renew(self.now, ms(self.config.ping_every));
+        }
+        if due {
+            self.entry.probe.start(self.now)
+        } else {
+            None
+        }
+    }
+
+    /// Resets the connections that hold up others.
+    fn reset_stalled(&mut self, stats: &kubevpn_spdy::Stats) {
+        for stalled in &stats.stalled {
+            let since = self.epoch.of(stalled.since);
+            let held_up = |l: &&Arc<Life>| l.is_waiting() && l.id() != Some(stalled.stream);
+            let others = || self.entry.lives.iter().filter(held_up);
+            let wanted = others().any(|l| l.last_write().max(l.began) > since);
+            let after = match wanted {
+                true => self.config.stall_wanted,
+                false => self.config.stall,
+            };
+            if others().next().is_none() || self.now - since < ms(after) {
+                continue;
+            }
+            tracing::debug!(pod = %self.pod, session = self.entry.id, stream = %stalled.stream, "resetting a stalled connection");
+            self.counts.stalled += 1;
+            let life = self
+                .entry
+                .lives
+                .iter()
+                .find(|l| l.id() == Some(stalled.stream));
+            match life {
+                Some(life) => self.entry.fail(life, STALLED),
+                // An error stream that nobody reads yet, with much more than an error in it.
+                None => self.entry.handle.reset(stalled.stream, ResetStatus::CANCEL),
+            }
+            // What is under way for it has yet to be received and thrown away.
+            self.entry.retire();
+        }
+    }
+
+    /// Nothing comes back: every connection of the session is lost.
+    fn evict(&mut self) {
+        tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.lives.len(), "session is dead");
+        self.counts.evicted += 1;
+        for life in &self.entry.lives {
+            life.fail(DEAD);
+        }
+        self.entry.retired = true;
+        self.entry.handle.close();
+    }
+
+    /// Ends the connections whose data may be stuck; the others may go on receiving, and fail when they write.
+    fn split(&mut self) {
+        if self.entry.is_wedged() {
+            return;
+        }
+        let proven = self.entry.probe.proven();
+        let (mut lost, mut kept) = (0, 0);
+        for life in &self.entry.lives {
+            if life.is_upload() {
+                life.exempt();
+            } else if life.last_write().max(life.began) > proven {
+                self.entry.fail(life, WEDGED);
+                lost += 1;
+                continue;
+            }
+            kept += 1;
+        }
+        tracing::info!(pod = %self.pod, session = self.entry.id, lost, kept, "session is wedged");
+        self.counts.wedged += 1;
+        self.entry.wedge();
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn keep(pool: Weak<Pool>, busy: Arc<Notify>) {
+    let mut clocks = Clocks::now();
+    loop {
+        let tick = || pool.upgrade().map(|pool| pool.tick());
+        match tick() {
+            None => return,
+            Some(true) => sleep(TICK).await,
+            Some(false) => {
+                busy.notified().await;
+                clocks = Clocks::now();
+                continue;
+            }
+        }
+        if clocks.jumped() {
+            tracing::info!("the clock jumped, probing all sessions");
+            match pool.upgrade() {
+                None => return,
+                Some(pool) => pool.probe_all(),
+            }
+        }
+    }
+}
+
+/// Notices that the machine slept.
+struct Clocks {
+    steady: Instant,
+    system: SystemTime,
+}
+
+impl Clocks {
+    fn now() -> Self {
+        Self {
+            steady: Instant::now(),
+            system: SystemTime::now(),
+        }
+    }
+
+    /// Whether more time has passed than a tick: the steady clock stops while some systems sleep, and goes on with
+    /// others.
+    fn jumped(&mut self) -> bool {
+        let before = std::mem::replace(self, Self::now());
+        let steady = self.steady - before.steady;
+        // A system clock set back is no jump.
+        let system = self
+            .system
+            .duration_since(before.system)
+            .unwrap_or_default();
+        steady.max(system) > TICK + JUMP
+    }
+}

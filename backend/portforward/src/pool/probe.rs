@@ -1,0 +1,330 @@
+//! Whether a session still works, told from its PINGs.
+//!
+//! A probe is five PINGs. The server's SPDY library (moby/spdystream, in every API server, kubelet and container
+//! runtime so far) hands frames to five workers: a stream's by its number, PINGs in turn. A worker stopped by data
+//! that nobody reads shows as one of five PINGs without its echo; a dead connection as none with one.
+
+use std::time::Duration;
+
+use crate::config::Config;
+
+/// How many PINGs reach every worker of the server.
+pub(crate) const PINGS: u8 = 5;
+
+/// The probes of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    running: Option<Running>,
+    /// Counts probes, so that a late echo is not taken for one of the next.
+    round: u64,
+    /// Ask once more when the running one is done: what gave reason for it came after its PINGs.
+    again: bool,
+    suspect: bool,
+    /// When the last complete probe was sent.
+    proven: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    sent: u64,
+    renewed: u64,
+    echoes: u8,
+    first: u64,
+}
+
+/// What was seen of the session when it is judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) now: u64,
+    /// When the last byte came.
+    pub(crate) heard: u64,
+    /// We do not read the session, because somebody does not read its stream.
+    pub(crate) held_up: bool,
+    /// One of its connections has sent so much that a Pod that does not read may be what holds it up.
+    pub(crate) upload: bool,
+    /// Only one connection is there.
+    pub(crate) alone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing to say, or not yet.
+    Wait,
+    /// Nothing comes back at all.
+    Dead,
+    /// Some of it gets through, or an upload holds up the rest.
+    Wedged,
+}
+
+impl Probe {
+    pub(crate) fn new(now: u64) -> Self {
+        Self {
+            proven: now,
+            ..Self::default()
+        }
+    }
+
+    /// There is reason to doubt the session; `true` when PINGs are to be sent, of the round that follows.
+    pub(crate) fn suspect(&mut self, now: u64) -> Option<u64> {
+        self.suspect = true;
+        self.start(now)
+    }
+
+    /// A routine check; as [`Probe::suspect`].
+    pub(crate) fn start(&mut self, now: u64) -> Option<u64> {
+        if self.running.is_some() {
+            self.again |= self.suspect;
+            return None;
+        }
+        self.round += 1;
+        self.running = Some(Running {
+            sent: now,
+            renewed: now,
+            echoes: 0,
+            first: 0,
+        });
+        Some(self.round)
+    }
+
+    /// An echo came. `true` when it was the last of its round: everything sent before it was carried.
+    pub(crate) fn echo(&mut self, round: u64, now: u64) -> bool {
+        if round != self.round {
+            return false;
+        }
+        let Some(running) = &mut self.running else {
+            return false;
+        };
+        if running.echoes == 0 {
+            running.first = now;
+        }
+        running.echoes += 1;
+        if running.echoes < PINGS {
+            return false;
+        }
+        self.proven = running.sent;
+        self.running = None;
+        true
+    }
+
+    /// After a complete round: whether another one is due.
+    pub(crate) fn again(&mut self, now: u64) -> Option<u64> {
+        if std::mem::take(&mut self.again) {
+            return self.start(now);
+        }
+        self.suspect = false;
+        None
+    }
+
+    /// Sends PINGs anew when the running ones have been out this long: the connection is kept alive by them, and
+    /// a session that was judged is still watched.
+    pub(crate) fn renew(&mut self, now: u64, after: u64) -> Option<u64> {
+        let running = self.running.as_mut()?;
+        if now - running.renewed < after {
+            return None;
+        }
+        running.renewed = now;
+        if running.echoes > 0 {
+            running.sent = now;
+            running.echoes = 0;
+        }
+        self.round += 1;
+        Some(self.round)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    pub(crate) fn proven(&self) -> u64 {
+        self.proven
+    }
+
+    pub(crate) fn judge(&mut self, seen: Seen, config: &Config) -> Verdict {
+        let Some(running) = &mut self.running else {
+            return Verdict::Wait;
+        };
+        if seen.held_up {
+            // The echoes wait behind what we do not read: the wait begins when we read again.
+            running.sent = seen.now;
+            running.first = running.first.min(seen.now);
+            return Verdict::Wait;
+        }
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let patience = ms(match (seen.upload, seen.alone) {
+            (false, _) => config.probe_timeout,
+            (true, false) => config.stall,
+            (true, true) => config.upload_patience,
+        });
+        if running.echoes == 0 {
+            // Data that comes shows that the connection lives; the echoes may be queued behind it.
+            let silent = seen.now - running.sent.max(seen.heard);
+            return match silent >= patience {
+                false => Verdict::Wait,
+                true if seen.upload && !seen.alone => Verdict::Wedged,
+                true => Verdict::Dead,
+            };
+        }
+        if seen.upload && seen.alone {
+            // The other echoes show that the session lives; its only connection waits for its Pod.
+            return Verdict::Wait;
+        }
+        match seen.now - running.first >= patience {
+            true => Verdict::Wedged,
+            false => Verdict::Wait,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(now: u64, heard: u64) -> Seen {
+        Seen {
+            now,
+            heard,
+            held_up: false,
+            upload: false,
+            alone: false,
+        }
+    }
+
+    fn judge(probe: &mut Probe, seen: Seen) -> Verdict {
+        probe.judge(seen, &Config::default())
+    }
+
+    #[test]
+    fn five_echoes_prove_it() {
+        let mut probe = Probe::new(0);
+        let round = probe.suspect(1_000).unwrap();
+        assert!(probe.is_suspect());
+        for _ in 0..4 {
+            assert!(!probe.echo(round, 1_001));
+        }
+        assert!(!probe.echo(round + 1, 1_001), "not of this round");
+        assert!(probe.echo(round, 1_002));
+        assert_eq!(probe.again(1_002), None);
+        assert!(!probe.is_suspect());
+        assert_eq!(probe.proven(), 1_000);
+        assert_eq!(judge(&mut probe, seen(99_000, 0)), Verdict::Wait);
+    }
+
+    #[test]
+    fn doubts_during_a_probe_need_another() {
+        let mut probe = Probe::new(0);
+        let round = probe.start(10).unwrap();
+        assert_eq!(probe.suspect(11), None);
+        for _ in 0..5 {
+            probe.echo(round, 12);
+        }
+        let next = probe.again(12).unwrap();
+        assert!(probe.is_suspect());
+        for _ in 0..5 {
+            probe.echo(next, 13);
+        }
+        assert_eq!(probe.again(13), None);
+        assert!(!probe.is_suspect());
+    }
+
+    #[test]
+    fn silence_is_death() {
+        let mut probe = Probe::new(0);
+        probe.start(10_000);
+        assert_eq!(judge(&mut probe, seen(12_999, 10_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(13_000, 10_000)), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_session_full_of_downloads_is_not_dead() {
+        let mut probe = Probe::new(0);
+        probe.start(10_000);
+        assert_eq!(judge(&mut probe, seen(30_000, 29_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(33_000, 29_000)), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_missing_echo_is_a_stopped_worker() {
+        let mut probe = Probe::new(0);
+        let round = probe.start(10_000).unwrap();
+        for _ in 0..4 {
+            probe.echo(round, 10_001);
+        }
+        assert_eq!(judge(&mut probe, seen(13_000, 13_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(13_001, 13_001)), Verdict::Wedged);
+    }
+
+    #[test]
+    fn while_we_do_not_read_nothing_is_known() {
+        let mut probe = Probe::new(0);
+        probe.start(10_000);
+        let held_up = Seen {
+            held_up: true,
+            ..seen(60_000, 11_000)
+        };
+        assert_eq!(judge(&mut probe, held_up), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(62_999, 11_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(63_000, 11_000)), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_pod_that_does_not_read_an_upload_is_waited_for() {
+        let mut probe = Probe::new(0);
+        probe.start(0);
+        let alone = |now| Seen {
+            upload: true,
+            alone: true,
+            ..seen(now, 0)
+        };
+        assert_eq!(judge(&mut probe, alone(299_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, alone(300_000)), Verdict::Dead);
+        // Others on the session are not made to wait as long, and the upload is not their doing.
+        let shared = |now| Seen {
+            upload: true,
+            ..seen(now, 0)
+        };
+        assert_eq!(judge(&mut probe, shared(9_999)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, shared(10_000)), Verdict::Wedged);
+    }
+
+    #[test]
+    fn what_is_wedged_can_still_die() {
+        let mut probe = Probe::new(0);
+        let round = probe.start(0).unwrap();
+        probe.echo(round, 1);
+        assert_eq!(judge(&mut probe, seen(29_999, 1)), Verdict::Wedged);
+        assert_eq!(probe.renew(29_999, 30_000), None);
+        assert!(probe.renew(30_000, 30_000).is_some());
+        assert!(!probe.echo(round, 30_001), "of the round before");
+        assert_eq!(judge(&mut probe, seen(32_999, 1)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(33_000, 1)), Verdict::Dead);
+        // The last word on a silent upload does not move when it is pinged again.
+        let mut probe = Probe::new(0);
+        probe.start(0);
+        for at in [30_000, 60_000] {
+            assert!(probe.renew(at, 30_000).is_some());
+        }
+        let alone = Seen {
+            upload: true,
+            alone: true,
+            ..seen(300_000, 0)
+        };
+        assert_eq!(judge(&mut probe, alone), Verdict::Dead);
+    }
+
+    #[test]
+    fn an_upload_may_stop_one_worker_for_ever() {
+        let mut probe = Probe::new(0);
+        let round = probe.start(0).unwrap();
+        probe.echo(round, 1);
+        let alone = Seen {
+            upload: true,
+            alone: true,
+            ..seen(10_000_000, 0)
+        };
+        assert_eq!(judge(&mut probe, alone), Verdict::Wait);
+    }
+}

@@ -1,0 +1,206 @@
+//! A connection's place in the pool, from the moment a dial takes it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use kubevpn_spdy::StreamId;
+use tokio::time::Instant;
+
+use crate::forward::PodId;
+use crate::life::Life;
+use crate::pool::Pool;
+use crate::pool::linger::trim;
+use crate::pool::state::{Entry, State};
+
+/// A Pod that ended the connection this soon after the client wrote may have left data unread on the session,
+/// in milliseconds. The container runtime reports the Pod's end 1 s late.
+const UNREAD: u64 = 3_000;
+
+/// Counts a connection until it is dropped.
+pub(crate) struct Slot {
+    place: Place,
+    /// Neither side has ended.
+    live: bool,
+    /// The Pod's end was seen.
+    over: bool,
+    /// The Pod has sent something.
+    heard: bool,
+}
+
+/// Where it is counted.
+struct Place {
+    pool: Arc<Pool>,
+    pod: Arc<PodId>,
+    port: u16,
+    life: Arc<Life>,
+    /// `None` for a channel.
+    session: Option<Seat>,
+}
+
+struct Seat {
+    id: u64,
+    wedged: Arc<AtomicBool>,
+}
+
+impl Slot {
+    /// For a life that the state knows already, on this session or as a channel.
+    pub(crate) fn new(
+        pool: &Arc<Pool>,
+        pod: &Arc<PodId>,
+        port: u16,
+        life: Arc<Life>,
+        session: Option<&Entry>,
+    ) -> Self {
+        let session = session.map(|entry| Seat {
+            id: entry.id,
+            wedged: entry.wedged.clone(),
+        });
+        let place = Place {
+            pool: pool.clone(),
+            pod: pod.clone(),
+            port,
+            life,
+            session,
+        };
+        Self {
+            place,
+            live: true,
+            over: false,
+            heard: false,
+        }
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.place.life
+    }
+
+    pub(crate) fn named(&self, id: StreamId) {
+        self.place.life.named(id);
+    }
+
+    /// Since when the Pod has been silent with everything read.
+    pub(crate) fn quiet_since(&self) -> Option<Instant> {
+        let since = self.place.life.quiet_since();
+        since.map(|mark| self.place.pool.epoch.at(mark))
+    }
+
+    /// Whether what is written now could be lost in the session.
+    pub(crate) fn is_wedged(&self) -> bool {
+        let seat = self.place.session.as_ref();
+        seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.place.life.is_exempt()
+    }
+
+    /// The Pod sent something: its port is good.
+    pub(crate) fn heard(&mut self) {
+        if !std::mem::replace(&mut self.heard, true) {
+            self.remember();
+        }
+    }
+
+    /// The port is good.
+    pub(crate) fn remember(&self) {
+        let Place {
+            pool, pod, port, ..
+        } = &self.place;
+        let now = pool.epoch.now();
+        pool.state().pod(pod).remember(*port, now, &pool.config);
+    }
+
+    /// There is reason to doubt the session.
+    pub(crate) fn suspect(&self) {
+        if let Some(seat) = &self.place.session {
+            self.place.pool.suspect(&self.place.pod, seat.id);
+        }
+    }
+
+    /// The session refused or broke a new stream: no more of them.
+    pub(crate) fn distrust(&self) {
+        self.place.retire(&mut self.place.pool.state());
+        self.suspect();
+    }
+
+    /// The client has ended its side; the stream may have to wait before it passes that on.
+    pub(crate) fn client_ended(&mut self) {
+        let Place {
+            pool, pod, life, ..
+        } = &self.place;
+        life.client_ended();
+        let mut state = pool.state();
+        self.place.leave(&mut state, &mut self.live);
+        if !self.over {
+            let lingering = &mut state.pod(pod).lingering;
+            lingering.push(life.clone());
+            trim(lingering, &pool.config);
+        }
+    }
+
+    /// The Pod has ended its side; `refused` where nothing had listened.
+    pub(crate) fn pod_ended(&mut self, refused: bool) {
+        self.over = true;
+        let Place {
+            pool, pod, life, ..
+        } = &self.place;
+        life.pod_ended();
+        let mut state = pool.state();
+        self.place.leave(&mut state, &mut self.live);
+        let entry = state.pod(pod);
+        entry.lingering.retain(|l| !Arc::ptr_eq(l, life));
+        if refused && !self.heard {
+            entry.forget(self.place.port);
+        }
+        drop(state);
+        let wrote = life.last_write();
+        if wrote != 0 && pool.epoch.now() - wrote < UNREAD {
+            self.suspect();
+        }
+    }
+}
+
+impl Place {
+    /// It no longer counts as live.
+    fn leave(&self, state: &mut State, live: &mut bool) {
+        if !std::mem::take(live) {
+            return;
+        }
+        if let Some(entry) = self.entry(state) {
+            entry.live -= 1;
+            entry.used = self.pool.epoch.now();
+        }
+        state.pod(&self.pod).wake();
+    }
+
+    fn retire(&self, state: &mut State) {
+        if let Some(entry) = self.entry(state) {
+            entry.retire();
+        }
+    }
+
+    /// Its session, unless that has ended.
+    fn entry<'a>(&self, state: &'a mut State) -> Option<&'a mut Entry> {
+        state.entry(&self.pod, self.session.as_ref()?.id)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let place = &self.place;
+        let now = place.pool.epoch.now();
+        let mut state = place.pool.state();
+        place.leave(&mut state, &mut self.live);
+        let others = |l: &Arc<Life>| !Arc::ptr_eq(l, &place.life);
+        let pod = state.pod(&place.pod);
+        pod.lingering.retain(others);
+        // A session that has ended left its connections with the channels.
+        pod.channels.retain(others);
+        let Some(entry) = place.entry(&mut state) else {
+            return;
+        };
+        entry.lives.retain(others);
+        if !self.over && (place.life.is_bulk(now) || place.life.is_behind()) {
+            // Up to 120 MB of it would have to be received and thrown away first.
+            tracing::debug!(pod = %place.pod, session = entry.id, "bulk was cut off, session retires");
+            entry.retire();
+        }
+        entry.close_if_done();
+    }
+}

@@ -1,0 +1,232 @@
+//! What the pool knows, behind its one lock. Nothing here waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use kubevpn_spdy::{ResetStatus, Session};
+use tokio::sync::Notify;
+
+use crate::config::{Config, Transport};
+use crate::error::{ForwardError, Rejection};
+use crate::forward::{PodId, Stats};
+use crate::life::Life;
+use crate::pool::choose::View;
+use crate::pool::probe::Probe;
+
+/// How long after a connection found no session free a spare one is kept, in milliseconds.
+const SPARE: u64 = 60_000;
+/// Ports of one Pod that are remembered as good.
+const PORTS: usize = 64;
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) pods: HashMap<Arc<PodId>, Pod>,
+    /// Sessions that are open or being opened.
+    pub(crate) sessions: usize,
+    /// Tasks that drive a session.
+    pub(crate) drivers: usize,
+    pub(crate) next_id: u64,
+    pub(crate) counts: Stats,
+    pub(crate) keeping: bool,
+    pub(crate) shut: bool,
+}
+
+/// What is open to one Pod.
+#[derive(Default)]
+pub(crate) struct Pod {
+    pub(crate) sessions: Vec<Entry>,
+    /// Connections that are a channel each.
+    pub(crate) channels: Vec<Arc<Life>>,
+    /// Upgrades under way.
+    pub(crate) opening: usize,
+    /// Dials that wait for a session.
+    pub(crate) waiting: usize,
+    /// Told at every change a waiting dial may profit from.
+    pub(crate) changed: Arc<Notify>,
+    /// Upgrades that failed, and how the last did.
+    pub(crate) failures: u64,
+    pub(crate) failure: Option<Failed>,
+    /// Until when one more session than needed is kept.
+    spare_until: u64,
+    /// Until when each port is taken to be good.
+    good: HashMap<u16, u64>,
+    /// Connections whose client has ended, in the order they did.
+    pub(crate) lingering: Vec<Arc<Life>>,
+}
+
+/// How an upgrade failed.
+#[derive(Clone)]
+pub(crate) enum Failed {
+    /// There are no sessions to be had here, perhaps channels.
+    ChannelsOnly(Vec<Rejection>),
+    Error(Arc<ForwardError>),
+}
+
+/// One session.
+pub(crate) struct Entry {
+    pub(crate) id: u64,
+    pub(crate) handle: Session,
+    pub(crate) transport: Transport,
+    /// Its connections, also those only waiting for their end.
+    pub(crate) lives: Vec<Arc<Life>>,
+    /// How many of them count as such: neither their client nor their Pod has ended.
+    pub(crate) live: usize,
+    pub(crate) used: u64,
+    /// The last request id.
+    pub(crate) request: u64,
+    /// Takes no new connections, and closes with its last.
+    pub(crate) retired: bool,
+    /// Parts of it no longer carry what is sent; shared with its streams.
+    pub(crate) wedged: Arc<AtomicBool>,
+    /// Somebody on it does not read.
+    pub(crate) stalled: bool,
+    pub(crate) probe: Probe,
+}
+
+impl State {
+    pub(crate) fn pod(&mut self, pod: &Arc<PodId>) -> &mut Pod {
+        self.pods.entry(pod.clone()).or_default()
+    }
+
+    pub(crate) fn entry(&mut self, pod: &PodId, id: u64) -> Option<&mut Entry> {
+        let sessions = &mut self.pods.get_mut(pod)?.sessions;
+        sessions.iter_mut().find(|e| e.id == id)
+    }
+
+    pub(crate) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.pods.values_mut().flat_map(|p| &mut p.sessions)
+    }
+
+    /// The session that nobody has used for longest.
+    pub(crate) fn idle(&mut self) -> Option<&mut Entry> {
+        let idle = |e: &&mut Entry| e.lives.is_empty() && !e.retired;
+        self.entries().filter(idle).min_by_key(|e| e.used)
+    }
+
+    /// Forgets what is nowhere in use.
+    pub(crate) fn prune(&mut self, now: u64) {
+        self.pods.retain(|_, pod| {
+            pod.good.retain(|_, until| *until > now);
+            !(pod.is_unused() && pod.good.is_empty())
+        });
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = self.counts.clone();
+        for pod in self.pods.values() {
+            stats.streams += pod.streams();
+            stats.lingering += pod.lingering.len();
+            for entry in &pod.sessions {
+                stats.sessions[entry.transport as usize] += 1;
+            }
+        }
+        stats
+    }
+}
+
+impl Pod {
+    pub(crate) fn streams(&self) -> usize {
+        let shared: usize = self.sessions.iter().map(|e| e.lives.len()).sum();
+        shared + self.channels.len()
+    }
+
+    fn is_unused(&self) -> bool {
+        let idle = self.sessions.is_empty() && self.channels.is_empty();
+        idle && self.opening == 0 && self.waiting == 0
+    }
+
+    /// The sessions that can be chosen from, by their index. `since` leaves out those not heard of since.
+    pub(crate) fn views(
+        &self,
+        now: u64,
+        heard_since: Option<tokio::time::Instant>,
+    ) -> Vec<(usize, View)> {
+        let fit = |e: &&Entry| {
+            let open = !e.retired && e.handle.is_open();
+            open && heard_since.is_none_or(|at| e.handle.stats().last_received >= at)
+        };
+        let sessions = self.sessions.iter().enumerate();
+        let fit = sessions.filter(|(_, e)| fit(e));
+        fit.map(|(index, e)| (index, e.view(now))).collect()
+    }
+
+    pub(crate) fn want_spare(&mut self, now: u64) {
+        self.spare_until = now + SPARE;
+    }
+
+    pub(crate) fn wants_spare(&self, now: u64) -> bool {
+        self.spare_until > now
+    }
+
+    pub(crate) fn is_good(&self, port: u16, now: u64) -> bool {
+        self.good.get(&port).is_some_and(|until| *until > now)
+    }
+
+    pub(crate) fn remember(&mut self, port: u16, now: u64, config: &Config) {
+        if self.good.len() >= PORTS && !self.good.contains_key(&port) {
+            let oldest = self.good.iter().min_by_key(|(_, until)| **until);
+            if let Some((&oldest, _)) = oldest {
+                self.good.remove(&oldest);
+            }
+        }
+        let until = now + u64::try_from(config.good_for.as_millis()).unwrap_or(u64::MAX / 2);
+        self.good.insert(port, until);
+    }
+
+    pub(crate) fn forget(&mut self, port: u16) {
+        self.good.remove(&port);
+    }
+
+    pub(crate) fn forget_all(&mut self) {
+        self.good.clear();
+    }
+
+    pub(crate) fn wake(&self) {
+        if self.waiting > 0 {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+impl Entry {
+    fn view(&self, now: u64) -> View {
+        View {
+            // Who waits for an answer after a half-close is as good as live.
+            live: self.live + self.lives.iter().filter(|l| l.is_owed()).count(),
+            busy: self.stalled || self.lives.iter().any(|l| l.is_bulk(now)),
+            suspect: self.probe.is_suspect(),
+            used: self.used,
+        }
+    }
+
+    /// Takes no new connections from now on.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+        self.close_if_done();
+    }
+
+    pub(crate) fn close_if_done(&mut self) {
+        if self.retired && self.lives.is_empty() {
+            self.handle.close();
+        }
+    }
+
+    /// Ends one connection, and says why to whoever holds it.
+    pub(crate) fn fail(&self, life: &Life, reason: &'static str) {
+        life.fail(reason);
+        if let Some(id) = life.id() {
+            self.handle.reset(id, ResetStatus::CANCEL);
+        }
+    }
+
+    pub(crate) fn is_wedged(&self) -> bool {
+        self.wedged.load(Relaxed)
+    }
+
+    /// Some of its connections no longer get through.
+    pub(crate) fn wedge(&mut self) {
+        self.wedged.store(true, Relaxed);
+        self.retire();
+    }
+}

@@ -1,0 +1,274 @@
+//! How sessions and channels are asked of the API server, and which way was found to work.
+//!
+//! `spdy.rs`, `tunnel.rs` and `channel.rs` each know one transport; `upgrade.rs` and `websocket.rs` are what they
+//! share. [`Open`] is the seam to the pool.
+
+mod channel;
+mod spdy;
+mod tunnel;
+mod upgrade;
+mod websocket;
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+pub(crate) use self::channel::Channel;
+use self::upgrade::{No, verb};
+use crate::config::{Config, Transport, TransportChoice};
+use crate::error::{ForwardError, Rejection};
+use crate::forward::PodId;
+
+/// An upgraded connection, whatever is below.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the pool asks for new connections.
+pub(crate) trait Open: Send + Sync + 'static {
+    /// Whether there may be sessions at all; else every connection is a channel of its own.
+    fn has_sessions(&self) -> bool;
+
+    /// Asks for a session to the Pod.
+    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>>;
+
+    /// Asks for a channel to the port. `tried` is what was turned down just before, in [`Opened::ChannelsOnly`].
+    fn channel(
+        &self,
+        pod: Arc<PodId>,
+        port: u16,
+        tried: Vec<Rejection>,
+    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>>;
+}
+
+/// What came of asking for a session.
+pub(crate) enum Opened {
+    /// A connection that speaks SPDY.
+    Session(Box<dyn Io>, Transport),
+    /// Every way to a session was turned down, channels are still to be tried.
+    ChannelsOnly(Vec<Rejection>),
+}
+
+/// Asks the API server.
+#[derive(Clone)]
+pub(crate) struct Api {
+    client: kube::Client,
+    config: Arc<Config>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// Since when each transport is known to be turned down.
+#[derive(Debug, Default)]
+struct Memory([Option<Instant>; Transport::ALL.len()]);
+
+impl Api {
+    pub(crate) fn new(client: kube::Client, config: Arc<Config>) -> Self {
+        Self {
+            client,
+            config,
+            memory: Arc::default(),
+        }
+    }
+
+    /// The transports to try now, in order.
+    fn order(&self) -> Vec<Transport> {
+        match self.config.transport {
+            TransportChoice::Only(transport) => vec![transport],
+            TransportChoice::Auto => self.memory().order(Instant::now(), &self.config),
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_session(self, pod: Arc<PodId>) -> Result<Opened, ForwardError> {
+        let mut asked = Asked::new(pod);
+        for transport in self.order() {
+            let within = self.config.upgrade_timeout;
+            let (client, pod) = (&self.client, &*asked.pod);
+            let opened = match transport {
+                Transport::Spdy => match spdy::open(client, pod, Method::POST, within).await {
+                    Err(No::Forbidden { message }) => {
+                        asked.forbidden(&Method::POST, message)?;
+                        // Rules that do not grant `create` may grant `get`.
+                        let io = spdy::open(client, &asked.pod, Method::GET, within).await;
+                        io.map(|io| Box::new(io) as Box<dyn Io>)
+                    }
+                    io => io.map(|io| Box::new(io) as Box<dyn Io>),
+                },
+                Transport::SpdyWs => {
+                    let io = tunnel::open(client, pod, within).await;
+                    io.map(|io| Box::new(io) as Box<dyn Io>)
+                }
+                Transport::WsV4 => return Ok(Opened::ChannelsOnly(asked.tried)),
+            };
+            match opened {
+                Ok(io) => {
+                    tracing::debug!(pod = %asked.pod, %transport, "session opened");
+                    self.memory().worked(transport, &asked.tried);
+                    return Ok(Opened::Session(io, transport));
+                }
+                Err(no) => asked.refused(transport, no)?,
+            }
+        }
+        self.memory().forget();
+        Err(asked.rejected())
+    }
+
+    async fn ask_channel(
+        self,
+        pod: Arc<PodId>,
+        port: u16,
+        tried: Vec<Rejection>,
+    ) -> Result<Box<dyn Io>, ForwardError> {
+        let mut asked = Asked::new(pod);
+        asked.tried = tried;
+        let within = self.config.upgrade_timeout;
+        match channel::open(&self.client, &asked.pod, port, within).await {
+            Ok(io) => {
+                self.memory().worked(Transport::WsV4, &asked.tried);
+                Ok(Box::new(io))
+            }
+            Err(no) => {
+                asked.refused(Transport::WsV4, no)?;
+                self.memory().forget();
+                Err(asked.rejected())
+            }
+        }
+    }
+}
+
+impl Open for Api {
+    fn has_sessions(&self) -> bool {
+        self.order().first() != Some(&Transport::WsV4)
+    }
+
+    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
+        Box::pin(self.clone().ask_session(pod))
+    }
+
+    fn channel(
+        &self,
+        pod: Arc<PodId>,
+        port: u16,
+        tried: Vec<Rejection>,
+    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>> {
+        Box::pin(self.clone().ask_channel(pod, port, tried))
+    }
+}
+
+impl Memory {
+    fn order(&self, now: Instant, config: &Config) -> Vec<Transport> {
+        let fresh = |at: &Instant| now.duration_since(*at) < config.transport_retry;
+        let fit: Vec<_> = Transport::ALL
+            .into_iter()
+            .filter(|t| !self.0[*t as usize].as_ref().is_some_and(fresh))
+            .collect();
+        if fit.is_empty() {
+            Transport::ALL.to_vec()
+        } else {
+            fit
+        }
+    }
+
+    /// What worked does no more: all get another chance.
+    fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Only the success of another transport proves that a refusal was about the transport.
+    fn worked(&mut self, transport: Transport, tried: &[Rejection]) {
+        for rejection in tried {
+            if self.0[rejection.transport as usize].is_none() {
+                tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
+            }
+            self.0[rejection.transport as usize] = Some(Instant::now());
+        }
+        self.0[transport as usize] = None;
+    }
+}
+
+/// What was asked for one Pod so far.
+struct Asked {
+    pod: Arc<PodId>,
+    tried: Vec<Rejection>,
+    /// The verbs that are not granted, and what the API server said about the last.
+    verbs: Vec<&'static str>,
+    said: String,
+}
+
+impl Asked {
+    fn new(pod: Arc<PodId>) -> Self {
+        Self {
+            pod,
+            tried: Vec::new(),
+            verbs: Vec::new(),
+            said: String::new(),
+        }
+    }
+
+    /// Notes that the method's verb is not granted; an error when there is no other to ask for.
+    fn forbidden(&mut self, method: &Method, message: String) -> Result<(), ForwardError> {
+        self.verbs.push(verb(method));
+        self.said = message;
+        if verb(method) == "create" {
+            return Ok(());
+        }
+        Err(self.not_granted())
+    }
+
+    fn not_granted(&self) -> ForwardError {
+        ForwardError::Forbidden {
+            pod: self.pod.to_string(),
+            namespace: self.pod.namespace.clone(),
+            verbs: self.verbs.clone(),
+            message: self.said.clone(),
+        }
+    }
+
+    /// Notes what the transport met; an error when no other transport can do better.
+    fn refused(&mut self, transport: Transport, no: No) -> Result<(), ForwardError> {
+        match no {
+            No::Rejected {
+                status,
+                by_api_server,
+                message,
+            } => {
+                let rejection = Rejection {
+                    transport,
+                    status,
+                    by_api_server,
+                    message,
+                };
+                tracing::debug!(pod = %self.pod, %rejection, "transport turned down");
+                self.tried.push(rejection);
+                Ok(())
+            }
+            // All forms but SPDY's first are asked by GET.
+            No::Forbidden { message } => self.forbidden(&Method::GET, message),
+            No::Gone => Err(ForwardError::PodNotFound {
+                pod: self.pod.to_string(),
+            }),
+            No::Final(error) => Err(ForwardError::Api(error)),
+        }
+    }
+
+    fn rejected(self) -> ForwardError {
+        if !self.verbs.is_empty() {
+            return self.not_granted();
+        }
+        ForwardError::Rejected {
+            pod: self.pod.to_string(),
+            tried: self.tried,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

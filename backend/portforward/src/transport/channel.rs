@@ -1,0 +1,283 @@
+//! `v4.channel.k8s.io`: one WebSocket for one connection, for networks that pass nothing else.
+//!
+//! Every message begins with the number of its channel, 0 for data and 1 for the error text; the first two
+//! bytes of each channel repeat the port, little endian. No direction can be ended alone: ending it closes the
+//! connection. Followed from the kubelet's port-forward server; there is no specification.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Sink, Stream};
+use tokio::io::ReadBuf;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::config::Config;
+use crate::error::ErrorText;
+use crate::forward::PodId;
+use crate::life::MAY_BLOCK;
+use crate::pair::Fate;
+use crate::transport::Io;
+use crate::transport::upgrade::{No, Raw, path};
+use crate::transport::websocket::{config as ws_config, io_error, is_end, open as handshake};
+
+const PROTOCOL: &str = "v4.channel.k8s.io";
+const DATA: u8 = 0;
+const ERROR: u8 = 1;
+/// What one message carries at most.
+const CHUNK: usize = 64 * 1024;
+
+/// Asks by GET, as WebSocket must.
+pub(crate) async fn open(
+    client: &kube::Client,
+    pod: &PodId,
+    port: u16,
+    within: Duration,
+) -> Result<Raw, No> {
+    let uri = format!("{}?ports={port}", path(pod));
+    handshake(client, pod, uri, PROTOCOL, within).await
+}
+
+/// One connection to a Pod's port.
+pub(crate) struct Channel {
+    ws: WebSocketStream<Box<dyn Io>>,
+    /// What is left of the last message's data.
+    data: Bytes,
+    /// How many of the port's bytes were passed over, by channel.
+    passed: [u8; 2],
+    text: ErrorText,
+    ended: bool,
+    beat: Beat,
+}
+
+/// When to ping, and since when an answer is waited for.
+struct Beat {
+    timer: Pin<Box<Sleep>>,
+    heard: Instant,
+    wrote: Instant,
+    /// Bytes sent since the peer was heard of.
+    written: u64,
+    pinged: Option<Instant>,
+    every: Duration,
+    suspect: Duration,
+    patience: Duration,
+    long_patience: Duration,
+}
+
+impl Channel {
+    pub(crate) async fn new(io: Box<dyn Io>, config: &Config) -> Self {
+        let ws_config = ws_config(16 * 1024);
+        Self {
+            ws: WebSocketStream::from_raw_socket(io, Role::Client, Some(ws_config)).await,
+            data: Bytes::new(),
+            passed: [0; 2],
+            text: ErrorText::default(),
+            ended: false,
+            beat: Beat::new(config),
+        }
+    }
+
+    /// Waits until the fate of the forward, which began with the upgrade, is known, or nothing was heard of it for
+    /// a while.
+    pub(crate) async fn fate(&mut self, config: &Config) -> Fate {
+        let open = poll_fn(|cx| self.poll_open(cx));
+        match timeout(config.reply_timeout, open).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Fate::Broken(error),
+            Err(elapsed) => return Fate::Broken(elapsed.into()),
+        }
+        let news = poll_fn(|cx| self.poll_news(cx));
+        match timeout(config.fate_wait, news).await {
+            Ok(Err(error)) => Fate::Broken(error),
+            Ok(Ok(())) if self.data.is_empty() && !self.text.is_empty() => Fate::Refused,
+            Ok(Ok(())) | Err(_) => Fate::Good,
+        }
+    }
+
+    /// Data of the Pod; nothing at its end.
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.data.is_empty() {
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if self.poll_message(cx)?.is_pending() {
+                ready!(self.poll_beat(cx))?;
+                return Poll::Pending;
+            }
+        }
+        let n = self.data.len().min(buf.remaining());
+        buf.put_slice(&self.data[..n]);
+        self.data.advance(n);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when data, an error text or the end is there.
+    fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.data.is_empty() && self.text.is_empty() && !self.ended {
+            ready!(self.poll_message(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the server has opened both channels, or has done more than that.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.passed != [2; 2] && !self.ended && self.data.is_empty() {
+            ready!(self.poll_message(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// What the error channel has said, once the connection has ended.
+    pub(crate) fn text(&self) -> &ErrorText {
+        &self.text
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let ws = &mut self.ws;
+        ready!(Pin::new(&mut *ws).poll_ready(cx)).map_err(io_error)?;
+        let chunk = &buf[..buf.len().min(CHUNK)];
+        let mut message = BytesMut::with_capacity(1 + chunk.len());
+        message.extend_from_slice(&[DATA]);
+        message.extend_from_slice(chunk);
+        let message = Message::Binary(message.freeze());
+        Pin::new(ws).start_send(message).map_err(io_error)?;
+        self.beat.wrote(chunk.len());
+        Poll::Ready(Ok(chunk.len()))
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.ws).poll_flush(cx).map_err(io_error)
+    }
+
+    /// Closes the connection, which is all the ending there is.
+    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.ws).poll_close(cx)) {
+            Err(error) if !is_end(&error) => Poll::Ready(Err(io_error(error))),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Takes one message in.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let message = match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
+            None | Some(Ok(Message::Close(_))) => {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            Some(Err(error)) if is_end(&error) || !self.text.is_empty() => {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+            Some(Ok(message)) => message,
+        };
+        self.beat.heard();
+        if let Message::Binary(mut message) = message
+            && message.has_remaining()
+        {
+            let channel = message.get_u8();
+            if let Some(passed) = self.passed.get_mut(usize::from(channel)) {
+                while *passed < 2 && message.has_remaining() {
+                    message.advance(1);
+                    *passed += 1;
+                }
+            }
+            match channel {
+                DATA => self.data = message,
+                ERROR => self.text.push(&message),
+                _ => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready only with an error: pings when it is time, and fails when the answer does not come.
+    fn poll_beat(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.beat.timer.as_mut().poll(cx).is_ready() {
+            if self.beat.is_dead() {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the connection to the API server stopped answering",
+                )));
+            }
+            if self.beat.is_due() {
+                // A connection too full for a ping is pinged later.
+                if let Poll::Ready(ready) = Pin::new(&mut self.ws).poll_ready(cx) {
+                    ready.map_err(io_error)?;
+                    let ping = Message::Ping(Bytes::new());
+                    Pin::new(&mut self.ws).start_send(ping).map_err(io_error)?;
+                }
+                if let Poll::Ready(flushed) = self.poll_flush(cx) {
+                    flushed?;
+                }
+                self.beat.pinged = Some(Instant::now());
+            }
+            let next = self.beat.next();
+            self.beat.timer.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+}
+
+impl Beat {
+    fn new(config: &Config) -> Self {
+        let now = Instant::now();
+        Self {
+            timer: Box::pin(sleep_until(now + config.ping_every)),
+            heard: now,
+            wrote: now,
+            written: 0,
+            pinged: None,
+            every: config.ping_every,
+            suspect: config.suspect_after,
+            patience: config.probe_timeout,
+            long_patience: config.upload_patience,
+        }
+    }
+
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.written = 0;
+        self.pinged = None;
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        self.wrote = Instant::now();
+        self.written += bytes as u64;
+        let next = self.next();
+        if next < self.timer.deadline() {
+            self.timer.as_mut().reset(next);
+        }
+    }
+
+    fn next(&self) -> Instant {
+        match self.pinged {
+            Some(at) if self.written > MAY_BLOCK => at + self.long_patience,
+            Some(at) => at + self.patience,
+            None if self.written > 0 => (self.wrote + self.suspect).min(self.heard + self.every),
+            None => self.heard + self.every,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.pinged.is_none() && Instant::now() >= self.next()
+    }
+
+    fn is_dead(&self) -> bool {
+        self.pinged.is_some() && Instant::now() >= self.next()
+    }
+}

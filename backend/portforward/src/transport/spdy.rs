@@ -1,0 +1,39 @@
+//! SPDY/3.1 on the upgraded connection itself.
+
+use std::time::Duration;
+
+use http::{Method, Request, header};
+use kube::client::Body;
+
+use crate::forward::PodId;
+use crate::transport::upgrade::{No, Raw, check_protocol, path, upgrade};
+
+const PROTOCOL: &str = "SPDY/3.1";
+const STREAM_PROTOCOL: &str = "portforward.k8s.io";
+const STREAM_PROTOCOL_HEADER: &str = "x-stream-protocol-version";
+
+/// Asks with this method; the API server takes POST and GET alike.
+pub(crate) async fn open(
+    client: &kube::Client,
+    pod: &PodId,
+    method: Method,
+    within: Duration,
+) -> Result<Raw, No> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path(pod))
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, PROTOCOL)
+        .header(STREAM_PROTOCOL_HEADER, STREAM_PROTOCOL)
+        .body(Body::empty())
+        .map_err(|e| No::rejected(e.to_string()))?;
+    let (head, io) = upgrade(client, pod, request, within).await?;
+    check_protocol(&head, PROTOCOL)?;
+    match head.headers().get(STREAM_PROTOCOL_HEADER) {
+        Some(agreed) if agreed != STREAM_PROTOCOL => Err(No::rejected(format!(
+            "agreed on the stream protocol {agreed:?}"
+        ))),
+        // Absent is what an API server without the negotiation answers: there is only one protocol.
+        _ => Ok(io),
+    }
+}

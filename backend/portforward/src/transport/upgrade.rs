@@ -1,0 +1,265 @@
+//! One upgrade request, and what the answer to it means.
+//!
+//! | answer | meaning |
+//! |---|---|
+//! | 101 | upgraded |
+//! | 401 | it ends here |
+//! | 403, a `Status` with reason Forbidden | the verb of this form is not granted |
+//! | 404, a `Status` with reason NotFound about pods | the Pod does not exist |
+//! | anything else; no answer; a broken connection | this transport is turned down |
+//! | no connection to the API server | it ends here |
+//!
+//! An API server that cannot agree on a protocol answers 403 too, in plain text, hence the look at the body.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
+use kube::core::Status;
+use kubevpn_client::{Action, classify_api, classify_status};
+use kubevpn_target::{ConnectError, Refusal};
+
+use crate::error::clip;
+use crate::forward::PodId;
+
+/// An upgraded connection.
+pub(crate) type Raw = TokioIo<Upgraded>;
+
+/// How much of a refusal's body is read.
+const BODY: usize = 64 * 1024;
+
+/// Why there was no upgrade.
+#[derive(Debug)]
+pub(crate) enum No {
+    /// Something on the way does not do this transport.
+    Rejected {
+        status: Option<StatusCode>,
+        by_api_server: bool,
+        message: String,
+    },
+    /// The access rules do not grant the verb of the request's method.
+    Forbidden { message: String },
+    /// There is no such Pod.
+    Gone,
+    /// No other transport can do better.
+    Final(ConnectError),
+}
+
+impl No {
+    /// A refusal that has no status.
+    pub(crate) fn rejected(message: impl AsRef<str>) -> Self {
+        Self::Rejected {
+            status: None,
+            by_api_server: false,
+            message: clip(message.as_ref()),
+        }
+    }
+}
+
+/// The path of the Pod's port-forward, without a query.
+///
+/// The names go into it as they are: [`PodId::is_valid`] is checked before.
+pub(crate) fn path(pod: &PodId) -> String {
+    let PodId { namespace, pod, .. } = pod;
+    format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward")
+}
+
+/// The verb a request of this method is authorised as.
+pub(crate) fn verb(method: &Method) -> &'static str {
+    if method == Method::POST {
+        "create"
+    } else {
+        "get"
+    }
+}
+
+/// Sends the request and, at 101, takes the connection over.
+pub(crate) async fn upgrade(
+    client: &kube::Client,
+    pod: &PodId,
+    request: Request<Body>,
+    within: Duration,
+) -> Result<(Response<()>, Raw), No> {
+    match tokio::time::timeout(within, exchange(client, pod, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(No::rejected(format!(
+            "no answer within {} s",
+            within.as_secs()
+        ))),
+    }
+}
+
+async fn exchange(
+    client: &kube::Client,
+    pod: &PodId,
+    request: Request<Body>,
+) -> Result<(Response<()>, Raw), No> {
+    let action = Action {
+        verb: verb(request.method()),
+        resource: "pods/portforward",
+        api_group: "",
+        namespace: Some(&pod.namespace),
+        name: Some(&pod.pod),
+    };
+    let response = match client.send(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(unanswered(error, &action)),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let (head, body) = response.into_parts();
+        // What cannot be read says nothing; the status does.
+        let body = Limited::new(body, BODY).collect().await;
+        let body = body.map(|b| b.to_bytes()).unwrap_or_default();
+        return Err(refused(head.status, &body, &action));
+    }
+    let mut head = Response::new(());
+    head.headers_mut().clone_from(response.headers());
+    match hyper::upgrade::on(response).await {
+        Ok(upgraded) => Ok((head, TokioIo::new(upgraded))),
+        Err(error) => Err(No::rejected(format!(
+            "the upgraded connection broke: {error}"
+        ))),
+    }
+}
+
+/// No answer at all.
+fn unanswered(error: kube::Error, action: &Action<'_>) -> No {
+    let connected = !is_connect(&error);
+    let error = classify_api(error, action);
+    // A connection that stood and was then cut is how some proxies answer an upgrade they do not know.
+    if connected && error.refusal() == Refusal::ClusterAway {
+        return No::rejected("the connection was dropped");
+    }
+    No::Final(error)
+}
+
+fn is_connect(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(e) = e.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return e.is_connect();
+        }
+        next = e.source();
+    }
+    false
+}
+
+fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
+    let said: Option<Status> = serde_json::from_slice(body)
+        .ok()
+        .filter(|s: &Status| s.code != 0 || !s.reason.is_empty());
+    if status == StatusCode::UNAUTHORIZED {
+        let said = said.unwrap_or_default();
+        let said = Status { code: 401, ..said };
+        return No::Final(classify_status(&said, action));
+    }
+    let Some(said) = said else {
+        let text = String::from_utf8_lossy(body);
+        return No::Rejected {
+            status: Some(status),
+            by_api_server: false,
+            message: clip(text.trim()),
+        };
+    };
+    let about_pods = said.details.as_ref().is_none_or(|d| d.kind == "pods");
+    match (status, said.reason.as_str()) {
+        (StatusCode::FORBIDDEN, "Forbidden") => No::Forbidden {
+            message: clip(&said.message),
+        },
+        (StatusCode::NOT_FOUND, "NotFound") if about_pods => No::Gone,
+        _ => No::Rejected {
+            status: Some(status),
+            by_api_server: true,
+            message: clip(&said.message),
+        },
+    }
+}
+
+/// Checks that the connection was upgraded to what was asked for.
+pub(crate) fn check_protocol(head: &Response<()>, wanted: &str) -> Result<(), No> {
+    let upgrade = head
+        .headers()
+        .get(header::UPGRADE)
+        .map_or("", |v| v.to_str().unwrap_or("?"));
+    if upgrade.eq_ignore_ascii_case(wanted) {
+        return Ok(());
+    }
+    Err(No::rejected(format!("upgraded to {upgrade:?} instead")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(status: u16, body: &str) -> No {
+        let action = Action {
+            verb: "create",
+            resource: "pods/portforward",
+            api_group: "",
+            namespace: Some("shop"),
+            name: Some("web-0"),
+        };
+        let status = StatusCode::from_u16(status).unwrap();
+        refused(status, &Bytes::copy_from_slice(body.as_bytes()), &action)
+    }
+
+    #[test]
+    fn what_each_answer_means() {
+        let forbidden = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods \"web-0\" is forbidden: User \"viewer\" cannot create resource","reason":"Forbidden","details":{"name":"web-0","kind":"pods"},"code":403}"#;
+        assert!(matches!(judge(403, forbidden), No::Forbidden { .. }));
+        // The API server's own words for a protocol it does not know.
+        let protocol = "unable to upgrade: unable to negotiate protocol: client supports [nope]";
+        assert!(
+            matches!(judge(403, protocol), No::Rejected { message, by_api_server: false, .. } if message.starts_with("unable"))
+        );
+        assert!(matches!(judge(403, "<html>"), No::Rejected { .. }));
+
+        let gone = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"pods \"nosuch\" not found","reason":"NotFound","details":{"name":"nosuch","kind":"pods"},"code":404}"#;
+        assert!(matches!(judge(404, gone), No::Gone));
+        let path = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"the server could not find the requested resource","reason":"NotFound","details":{},"code":404}"#;
+        assert!(matches!(judge(404, path), No::Rejected { .. }));
+        assert!(matches!(
+            judge(404, "404 page not found"),
+            No::Rejected { .. }
+        ));
+
+        let login = judge(
+            401,
+            r#"{"kind":"Status","code":401,"reason":"Unauthorized"}"#,
+        );
+        assert!(
+            matches!(login, No::Final(e) if e.refusal() == Refusal::Unauthenticated),
+            "with a Status"
+        );
+        assert!(
+            matches!(judge(401, "go away"), No::Final(e) if e.refusal() == Refusal::Unauthenticated),
+            "without"
+        );
+
+        let node = r#"{"kind":"Status","status":"Failure","message":"error dialing backend: dial tcp 10.245.0.2:10250: connect: connection refused","code":500}"#;
+        assert!(matches!(
+            judge(500, node),
+            No::Rejected {
+                by_api_server: true,
+                ..
+            }
+        ));
+        for status in [400, 405, 426, 500, 502, 503] {
+            assert!(matches!(judge(status, ""), No::Rejected { .. }), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_others_say_is_bounded() {
+        let long = "x".repeat(100_000);
+        let No::Rejected { message, .. } = judge(502, &long) else {
+            panic!("a refusal of the transport");
+        };
+        assert!(message.len() < 1_000);
+    }
+}
