@@ -154,7 +154,8 @@ impl Lab {
             .iter()
             .all(|daemon| !self.is_alive(*daemon).unwrap_or(false))
         {
-            self.forget()?; // a machine that went down with its cluster left state of no use
+            // A machine that went down with its cluster left state of no use; and these are the logs of this one.
+            self.forget(&["log"])?;
         }
         for dir in ["bin", "log", "run"] {
             fs::create_dir_all(self.settings.path(dir))?;
@@ -201,7 +202,7 @@ impl Lab {
             ]))
             .await;
         }
-        self.forget()
+        self.forget(&[])
     }
 
     /// Every daemon, with its pid if it lives.
@@ -348,8 +349,8 @@ impl Lab {
         lock(self.settings.path("lock").into()).await
     }
 
-    fn forget(&self) -> Result<()> {
-        for name in ["bin", "etcd", "node", "pki", "run"] {
+    fn forget(&self, also: &[&str]) -> Result<()> {
+        for name in ["bin", "etcd", "node", "pki", "run"].iter().chain(also) {
             match fs::remove_dir_all(self.settings.path(name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error)
