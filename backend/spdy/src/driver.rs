@@ -143,7 +143,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         };
         let written = match written {
             Poll::Ready(Ok(0)) => return Err(failed(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(result) => result.map_err(failed)?,
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(error)) => return Err(self.write_failed(io.get_mut(), error, cx)),
             Poll::Pending => 0,
         };
         let mut state = self.shared.lock();
@@ -156,6 +157,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             self.unflushed = true;
         }
         Ok(written > 0)
+    }
+
+    /// A peer that has closed may have said more before: nothing of that is to be lost.
+    fn write_failed(&mut self, io: &mut T, error: io::Error, cx: &mut Context<'_>) -> SessionError {
+        while self.shared.lock().machine.wants_input() && self.read(io, cx).is_ok_and(|got| got) {}
+        match self.shared.lock().machine.gone_away() {
+            Some(status) => SessionError::GoAway { status },
+            None => failed(error),
+        }
     }
 
     /// Reads once; says whether that got on.

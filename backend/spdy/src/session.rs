@@ -231,15 +231,18 @@ impl Machine {
         }
     }
 
-    /// Tells that the stream's handle is gone.
+    /// Tells that the stream's handle is gone. The peer is told, unless both sides have ended.
     pub(crate) fn release(&mut self, stream: StreamId) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
         entry.held_by_handle = false;
         entry.discard_received(&mut self.totals);
-        if entry.state != State::Ended {
-            self.reset(stream, ResetStatus::CANCEL);
+        match entry.state {
+            State::Ended => {}
+            // What it was told to send before its end is sent first.
+            State::LocalEnded if entry.ready => {}
+            _ => self.reset(stream, ResetStatus::CANCEL),
         }
         self.settle(stream);
     }

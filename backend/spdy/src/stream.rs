@@ -28,7 +28,8 @@ use crate::{
 /// * Writing copies into the session's queue and waits only when that is full; `flush` has nothing
 ///   to do. `shutdown` sends FLAG_FIN on the last data, or on an empty DATA frame, and does not wait
 ///   for it to leave; reading goes on.
-/// * Dropping it sends RST_STREAM(CANCEL), unless both directions have ended.
+/// * Dropping it sends RST_STREAM(CANCEL), unless both directions have ended: at once if this side
+///   has not ended, and then what is queued is dropped too; else after what is queued.
 ///
 /// Errors are [`io::Error`]s around a [`StreamError`].
 pub struct Stream {

@@ -280,7 +280,8 @@ impl Machine {
     }
 
     fn remote_end(&mut self, stream: StreamId, events: &mut Vec<Event>) {
-        if self.streams.get(&stream).is_some_and(Entry::receives) {
+        let entry = self.streams.get(&stream);
+        if entry.is_some_and(|entry| entry.failed.is_none() && !entry.state.remote_ended()) {
             self.step(stream, Step::ReceiveEnd);
             events.push(Event::Readable(stream));
         }

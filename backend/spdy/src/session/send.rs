@@ -3,10 +3,14 @@
 use bytes::{BufMut, BytesMut};
 use tracing::trace;
 
-use super::{Event, Machine, Outbox, state::Step, stream::Entry};
+use super::{
+    Event, Machine, Outbox,
+    state::{State, Step},
+    stream::Entry,
+};
 use crate::{
     error::StreamError,
-    frame::{Data, HEAD_LEN, StreamId},
+    frame::{Data, HEAD_LEN, ResetStatus, StreamId},
 };
 
 /// Payload that a stream with nothing queued may always queue.
@@ -111,6 +115,9 @@ impl Machine {
                 trace!(%stream, fin = entry.fin, len = frame.len() - HEAD_LEN, "sending DATA");
                 out.push(frame);
                 events.push(Event::Writable(stream));
+                if !entry.held_by_handle && entry.state == State::LocalEnded {
+                    self.reset(stream, ResetStatus::CANCEL);
+                }
             }
             self.settle(stream);
         }

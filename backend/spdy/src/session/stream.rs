@@ -68,9 +68,9 @@ impl Entry {
         self.failed.is_none() && (self.state != State::Ended || self.ready)
     }
 
-    /// Whether received payload has a place here.
+    /// Whether received payload has somebody to read it.
     pub(super) fn receives(&self) -> bool {
-        self.failed.is_none() && !self.state.remote_ended()
+        self.failed.is_none() && !self.state.remote_ended() && self.held_by_handle
     }
 
     pub(super) fn push(&mut self, chunk: Bytes, totals: &mut Totals) {

@@ -1,0 +1,224 @@
+//! What a session holds at most.
+
+use super::*;
+
+const STREAM_BUFFER: usize = 64 * 1024;
+
+fn bounded() -> (Machine, Machine, StreamId) {
+    let (mut client, server, stream) = pair();
+    client.config.stream_buffer = STREAM_BUFFER;
+    (client, server, stream)
+}
+
+#[test]
+fn a_stream_nobody_reads_stops_the_reading() {
+    let (mut client, _, stream) = bounded();
+    let chunk = data(stream, &[7; 16 * 1024], false);
+    for _ in 0..4 {
+        assert!(client.wants_input());
+        assert_eq!(
+            received(&mut client, &chunk),
+            Ok(vec![Event::Readable(stream)])
+        );
+    }
+    assert!(client.wants_input(), "exactly as much as allowed");
+    let events = received(&mut client, &chunk).unwrap();
+    assert_eq!(events, [Event::Readable(stream), Event::Full(stream)]);
+    assert!(!client.wants_input());
+    assert_eq!(client.full().collect::<Vec<_>>(), [(stream, 5 * 16 * 1024)]);
+
+    assert!(matches!(client.read(stream), Ok(Read::Chunk(_))));
+    assert!(client.wants_input());
+    assert_eq!(client.full().count(), 0);
+    received(&mut client, &chunk).unwrap();
+    assert!(!client.wants_input(), "and again");
+}
+
+#[test]
+fn only_a_stream_that_still_receives_stops_the_reading() {
+    let end: [fn(&mut Machine, StreamId); 4] = [
+        |client, stream| client.reset(stream, ResetStatus::CANCEL),
+        |client, stream| client.release(stream),
+        |client, stream| {
+            received(client, &data(stream, b"", true)).unwrap();
+        },
+        |client, stream| {
+            received(client, &rst_stream(stream, ResetStatus::CANCEL)).unwrap();
+        },
+    ];
+    for end in end {
+        let (mut client, _, stream) = bounded();
+        received(&mut client, &data(stream, &[7; STREAM_BUFFER + 1], false)).unwrap();
+        assert!(!client.wants_input());
+        end(&mut client, stream);
+        assert!(client.wants_input());
+    }
+}
+
+#[test]
+fn tiny_frames_count_for_what_they_cost() {
+    let (mut client, _, stream) = bounded();
+    let mut frames = 0;
+    while client.wants_input() {
+        received(&mut client, &data(stream, b"x", false)).unwrap();
+        frames += 1;
+    }
+    assert_eq!(frames, STREAM_BUFFER / 128 + 1);
+    assert_eq!(client.totals().buffered, frames);
+}
+
+#[test]
+fn a_few_bytes_do_not_keep_a_whole_buffer() {
+    let (mut client, _, stream) = bounded();
+    let mut input = BytesMut::with_capacity(64 * 1024);
+    input.extend(data(stream, b"small", false));
+    let buffer = input.as_ptr();
+    client.receive(&mut input, &mut Vec::new()).unwrap();
+    assert_eq!(client.totals().buffered, 5);
+    assert!(input.try_reclaim(64 * 1024), "the buffer is free");
+    assert_eq!(input.as_ptr(), buffer);
+
+    // Large payload is not copied.
+    input.extend(data(stream, &[1; 40 * 1024], false));
+    client.receive(&mut input, &mut Vec::new()).unwrap();
+    assert!(!input.try_reclaim(64 * 1024), "the buffer is in use");
+    let read = read_all(&mut client, stream).0;
+    assert_eq!(read.len(), 5 + 40 * 1024);
+    assert!(input.try_reclaim(64 * 1024));
+}
+
+#[test]
+fn answers_that_nobody_takes_stop_the_reading() {
+    let (mut client, _, _) = pair();
+    let ping = encode(&[Frame::Ping(Ping { id: 2 })]);
+    let mut pings = 0;
+    while client.wants_input() {
+        received(&mut client, &ping).unwrap();
+        pings += 1;
+    }
+    assert_eq!(pings, MAX_PROVOKED / ping.len() + 1);
+    assert_eq!(written(&mut client).len(), pings * ping.len());
+    assert!(client.wants_input());
+}
+
+#[test]
+fn streams_are_bounded_on_the_side_that_opens_them() {
+    let mut client = machine(Role::Client);
+    client.config.max_streams = 2;
+    let first = client.open(&headers(), false).unwrap();
+    client.open(&headers(), false).unwrap();
+    let refused = client.open(&headers(), false);
+    assert!(matches!(refused, Err(OpenError::TooManyStreams(2))));
+    client.release(first);
+    client.open(&headers(), false).unwrap();
+}
+
+#[test]
+fn a_socket_that_takes_nothing_bounds_what_is_opened() {
+    let mut client = machine(Role::Client);
+    let congested = (0..10_000).find_map(|_| match client.open(&headers(), false) {
+        Ok(stream) => {
+            client.release(stream);
+            None
+        }
+        Err(error) => Some(error),
+    });
+    assert!(matches!(congested, Some(OpenError::Congested)));
+    assert!(client.control.len() < MAX_CONTROL_QUEUE + 200);
+    written(&mut client);
+    client.open(&headers(), false).unwrap();
+}
+
+#[test]
+fn streams_are_bounded_on_the_side_that_accepts_them() {
+    let (mut client, mut server) = (machine(Role::Client), machine(Role::Server));
+    server.config.max_streams = 2;
+    for _ in 0..3 {
+        client.open(&headers(), false).unwrap();
+    }
+    let events = pass(&mut client, &mut server);
+    assert_eq!(events[..2], [request(id(1), false), request(id(3), false)]);
+    assert_eq!(
+        frames(written(&mut server)),
+        ["RST_STREAM 5 REFUSED_STREAM"]
+    );
+    server.stop_accepting();
+    server.release(id(1));
+    written(&mut server);
+    client.open(&headers(), false).unwrap();
+    pass(&mut client, &mut server);
+    assert_eq!(
+        frames(written(&mut server)),
+        ["RST_STREAM 7 REFUSED_STREAM"]
+    );
+}
+
+#[test]
+fn streams_opened_and_reset_at_once_do_not_pile_up() {
+    let (mut client, mut server) = (machine(Role::Client), machine(Role::Server));
+    server.config.max_streams = 10;
+    let mut requests = 0;
+    for _ in 0..1000 {
+        let stream = client.open(&headers(), false).unwrap();
+        client.release(stream);
+        let events = pass(&mut client, &mut server);
+        let is_request = |event: &&Event| matches!(event, Event::Request { .. });
+        requests += events.iter().filter(is_request).count();
+    }
+    assert_eq!(requests, 10, "as many as nobody has looked at yet");
+    assert_eq!(server.streams.len(), 10);
+    assert_eq!(server.totals().live, 0);
+}
+
+#[test]
+fn one_sender_gathers_large_frames_and_several_share() {
+    let (mut client, _, first) = pair();
+    let second = client.open(&headers(), false).unwrap();
+    let third = client.open(&headers(), false).unwrap();
+    written(&mut client);
+    let payload = vec![1; 1 << 20];
+    assert_eq!(client.send(first, &payload).unwrap(), 256 * 1024, "alone");
+    assert_eq!(client.send(first, &payload).unwrap(), 0, "wait");
+    assert_eq!(
+        client.send(second, &payload).unwrap(),
+        64 * 1024,
+        "beside another"
+    );
+    client.config.send_buffer = 1;
+    assert_eq!(
+        client.send(third, &payload).unwrap(),
+        16 * 1024,
+        "never less"
+    );
+    assert_eq!(client.totals().queued, (256 + 64 + 16) * 1024);
+
+    let (mut out, mut events) = (Outbox::default(), Vec::new());
+    client.transmit(&mut out, &mut events);
+    assert_eq!(events, [Event::Writable(first)], "one batch is enough");
+    out.advance(out.len());
+    client.transmit(&mut out, &mut events);
+    assert_eq!(
+        events[1..],
+        [Event::Writable(second), Event::Writable(third)]
+    );
+    assert_eq!(client.totals().queued, 0);
+}
+
+#[test]
+fn headers_too_large_to_send_open_nothing() {
+    let mut client = machine(Role::Client);
+    let large = Headers::try_from([("a", "x".repeat(40_000).as_str())]).unwrap();
+    let refused = client.open(&large, false);
+    assert!(matches!(refused, Err(OpenError::HeadersTooLarge)));
+    assert!(!client.has_output());
+    assert_empty(&client);
+
+    let (mut client, mut server) = (machine(Role::Client), machine(Role::Server));
+    let stream = client.open(&headers(), false).unwrap();
+    pass(&mut client, &mut server);
+    server.accept(stream, &large, false);
+    assert_eq!(
+        frames(written(&mut server)),
+        ["RST_STREAM 1 INTERNAL_ERROR"]
+    );
+}
