@@ -154,10 +154,16 @@ impl Lab {
     /// Ends the node with all that is in it, and takes its link and cgroup away.
     pub(crate) async fn remove_node(&self) -> Result<()> {
         self.end_node().await?;
+        // It goes with the node's network namespace, but in the kernel's own time.
         let link = self.settings.link();
-        if Path::new("/sys/class/net").join(&link).exists() {
-            output(command("ip")?.args(["link", "del", &link])).await?;
-        }
+        let _ = output(command("ip")?.args(["link", "del", &link])).await;
+        let there = Path::new("/sys/class/net").join(&link);
+        until(
+            Duration::from_secs(10),
+            "the node's link to go",
+            async || Ok((!there.exists()).then_some(())),
+        )
+        .await?;
         let Ok(dir) = cgroup(&self.settings) else {
             return Ok(());
         };
