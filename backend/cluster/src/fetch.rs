@@ -1,11 +1,10 @@
 //! The API calls: one question, one answer, every failure classified.
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::ClusterResourceScope;
-use k8s_openapi::NamespaceResourceScope;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
 use kubevpn_client::{Action, classify_api};
@@ -13,43 +12,109 @@ use kubevpn_target::{ConnectError, Refusal};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::keep::TRUSTED;
+
 /// A failed call. Shared: one call may answer many who wait.
 pub(crate) type Failure = Arc<ConnectError>;
 
 /// How long one call may take, its body included.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Objects per page of a list, and how many pages at most.
 const PAGE: u32 = 500;
 const PAGES: usize = 100;
 
-/// What the API server keeps and we read.
-pub(crate) trait Object:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+/// A kind of object we read.
+pub(crate) trait Kind:
+    Resource<DynamicType = ()> + Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static
 {
-}
+    /// Whether it is listed and watched; else it is got by name alone.
+    const LISTED: bool = true;
 
-impl<K> Object for K where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
+    /// How long one read of it is believed.
+    const TRUSTED: Duration = TRUSTED;
+
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self>;
+
+    /// Forgets what nobody reads, which is most of an object.
+    fn prune(&mut self);
+
+    /// Reads a selection by name, without the right to list; `None` where that cannot be done.
+    fn get_alone(
+        client: &Client,
+        select: &Select,
+    ) -> impl Future<Output = Option<Result<Vec<Self>, Failure>>> + Send {
+        async move {
+            let Select::Named { namespace, name } = select else {
+                return None;
+            };
+            let namespace = Some(namespace.as_str()).filter(|n| !n.is_empty());
+            Some(
+                get::<Self>(client, namespace, name)
+                    .await
+                    .map(Vec::from_iter),
+            )
+        }
+    }
+
+    /// Neither the list nor the get is allowed: the least that would do is said.
+    fn both(_list: Failure, get: Failure) -> Failure {
+        get
+    }
 }
 
 /// Which objects of a kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Select {
-    /// `None` for all namespaces.
-    pub(crate) namespace: Option<String>,
-    pub(crate) fields: Option<String>,
-    pub(crate) labels: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Select {
+    /// One by its name; the namespace is empty for a kind that has none.
+    Named { namespace: String, name: String },
+    /// The EndpointSlices of a Service.
+    OfService { namespace: String, service: String },
+    /// The Pods whose first address this is, everywhere or in one namespace.
+    WithAddress {
+        namespace: Option<String>,
+        ip: IpAddr,
+    },
+    /// All, everywhere or in one namespace.
+    All { namespace: Option<String> },
 }
 
 impl Select {
-    fn params(&self) -> ListParams {
-        ListParams {
-            field_selector: self.fields.clone(),
-            label_selector: self.labels.clone(),
-            limit: Some(PAGE),
-            ..ListParams::default()
+    pub(crate) fn named(namespace: &str, name: &str) -> Self {
+        Self::Named {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    pub(crate) fn of_service(namespace: &str, service: &str) -> Self {
+        Self::OfService {
+            namespace: namespace.into(),
+            service: service.into(),
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Named { namespace, .. } | Self::OfService { namespace, .. } => Some(namespace),
+            Self::WithAddress { namespace, .. } | Self::All { namespace } => namespace.as_deref(),
+        }
+    }
+
+    pub(crate) fn fields(&self) -> Option<String> {
+        match self {
+            Self::Named { name, .. } => Some(format!("metadata.name={name}")),
+            Self::WithAddress { ip, .. } => Some(format!("status.podIP={ip}")),
+            Self::OfService { .. } | Self::All { .. } => None,
+        }
+    }
+
+    pub(crate) fn labels(&self) -> Option<String> {
+        match self {
+            Self::OfService { service, .. } => {
+                Some(format!("kubernetes.io/service-name={service}"))
+            }
+            _ => None,
         }
     }
 }
@@ -67,7 +132,7 @@ pub(crate) struct Doing<'a> {
 }
 
 impl Doing<'_> {
-    fn with_action<K: Object, T>(&self, say: impl FnOnce(&Action<'_>) -> T) -> T {
+    fn with_action<K: Kind, T>(&self, say: impl FnOnce(&Action<'_>) -> T) -> T {
         say(&Action {
             verb: self.verb,
             resource: &K::plural(&()),
@@ -78,12 +143,12 @@ impl Doing<'_> {
     }
 
     /// Classifies what went wrong.
-    pub(crate) fn failed<K: Object>(&self, error: kube::Error) -> Failure {
+    pub(crate) fn failed<K: Kind>(&self, error: kube::Error) -> Failure {
         self.with_action::<K, _>(|action| classify_api(error, action))
             .into()
     }
 
-    async fn call<K: Object, T>(
+    async fn call<K: Kind, T>(
         &self,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Failure> {
@@ -99,67 +164,72 @@ impl Doing<'_> {
     }
 }
 
-/// One object of a namespace; `None` when it does not exist.
-pub(crate) async fn get<K>(
+/// One object; `None` when it, or its kind, does not exist.
+pub(crate) async fn get<K: Kind>(
     client: &Client,
-    namespace: &str,
+    namespace: Option<&str>,
     name: &str,
-) -> Result<Option<K>, Failure>
-where
-    K: Object + Resource<Scope = NamespaceResourceScope>,
-{
+) -> Result<Option<K>, Failure> {
     let doing = Doing {
         verb: "get",
-        namespace: Some(namespace),
+        namespace,
         name: Some(name),
     };
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    doing.call::<K, _>(api.get_opt(name)).await
-}
-
-/// One object that has no namespace; `None` when it, or its kind, does not exist.
-pub(crate) async fn get_global<K>(client: &Client, name: &str) -> Result<Option<K>, Failure>
-where
-    K: Object + Resource<Scope = ClusterResourceScope>,
-{
-    let doing = Doing {
-        verb: "get",
-        namespace: None,
-        name: Some(name),
-    };
-    let api = Api::<K>::all(client.clone());
+    let api = K::api(client.clone(), namespace);
     doing.call::<K, _>(api.get_opt(name)).await
 }
 
 /// Hands every object of the selection to `keep`, page by page.
-pub(crate) async fn list<K>(
+pub(crate) async fn list<K: Kind>(
     client: &Client,
     select: &Select,
     mut keep: impl FnMut(K),
-) -> Result<(), Failure>
-where
-    K: Object + Resource<Scope = NamespaceResourceScope>,
-{
-    let doing = Doing {
-        verb: "list",
-        namespace: select.namespace.as_deref(),
-        name: None,
-    };
-    let api = match &select.namespace {
-        Some(namespace) => Api::<K>::namespaced(client.clone(), namespace),
-        None => Api::<K>::all(client.clone()),
-    };
-    let mut params = select.params();
+) -> Result<(), Failure> {
+    let mut next = None;
     for _ in 0..PAGES {
-        let page = doing.call::<K, _>(api.list(&params)).await?;
-        page.items.into_iter().for_each(&mut keep);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(()),
+        next = page(client, select, PAGE, next, &mut keep).await?;
+        if next.is_none() {
+            return Ok(());
         }
     }
     let most = PAGE as usize * PAGES;
     let kind = K::plural(&());
     let sentence = format!("cannot list {kind}: there are more than {most}, ask by name");
     Err(ConnectError::new(Refusal::Overloaded, sentence).into())
+}
+
+/// Hands at most `most` objects of the selection to `keep`.
+pub(crate) async fn first_page<K: Kind>(
+    client: &Client,
+    select: &Select,
+    most: u32,
+    keep: impl FnMut(K),
+) -> Result<(), Failure> {
+    page(client, select, most, None, keep).await.map(|_| ())
+}
+
+/// One page, and where the next one begins.
+async fn page<K: Kind>(
+    client: &Client,
+    select: &Select,
+    size: u32,
+    from: Option<String>,
+    keep: impl FnMut(K),
+) -> Result<Option<String>, Failure> {
+    let doing = Doing {
+        verb: "list",
+        namespace: select.namespace(),
+        name: None,
+    };
+    let params = ListParams {
+        field_selector: select.fields(),
+        label_selector: select.labels(),
+        limit: Some(size),
+        continue_token: from,
+        ..ListParams::default()
+    };
+    let api = K::api(client.clone(), select.namespace());
+    let page = doing.call::<K, _>(api.list(&params)).await?;
+    page.items.into_iter().for_each(keep);
+    Ok(page.metadata.continue_.filter(|token| !token.is_empty()))
 }

@@ -320,6 +320,19 @@ fn owner(reference: Option<&ObjectReference>, namespace: &str) -> Owner {
     }
 }
 
+/// The Pod of a slice that has an address, and whether the slice has the port for it.
+pub(crate) fn seen_pod(slice: &EndpointSlice, ip: IpAddr, port: u16) -> Option<(PodRef, bool)> {
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    let has = |e: &&SliceEndpoint| e.addresses.iter().any(|a| address(a) == Some(ip));
+    let endpoint = slice.endpoints.iter().find(has)?;
+    let Owner::Pod(pod) = owner(endpoint.target_ref.as_ref(), namespace) else {
+        return None;
+    };
+    let mut ports = slice.ports.iter().flatten();
+    let declared = ports.any(|p| p.port == Some(port.into()) && is_tcp(&p.protocol));
+    Some((pod, declared))
+}
+
 /// The v1 Endpoints object as slices: what is left to those who may get it and may not list slices.
 pub(crate) fn slices_of(endpoints: Endpoints) -> Vec<EndpointSlice> {
     let metadata = endpoints.metadata;

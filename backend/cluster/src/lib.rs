@@ -30,6 +30,11 @@
 //! Sources: kubernetes.io "DNS for Services and Pods" for names, the EndpointSlice API reference for
 //! conditions, kube-proxy for the use of terminating endpoints (KEP-1669).
 
+#![cfg_attr(
+    not(feature = "watch"),
+    allow(dead_code, reason = "what only watching uses")
+)]
+
 mod candidates;
 mod cluster;
 mod error;
@@ -37,12 +42,17 @@ mod error;
 mod fake;
 mod fetch;
 mod index;
+mod keep;
+mod kind;
 mod name;
 mod trail;
 mod view;
+#[cfg(feature = "watch")]
+mod watch;
 
 pub use self::candidates::{Answer, Candidates, Endpoint, Outside, PodRef, Readiness, Stray};
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
 pub use self::trail::Step;
+pub use self::view::Stats;

@@ -1,21 +1,34 @@
-//! What can be seen of the cluster: one method per question, each with its ladder of access rights.
+//! What can be seen of the cluster: one method per question.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
 use kube::Client;
-use kubevpn_target::{ConnectError, Refusal};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::fetch::{Failure, Select, get, get_global, is_forbidden, list};
-use crate::index::{pod_addresses, service_addresses, slices_of};
+use crate::PodRef;
+use crate::fetch::{Failure, Select, first_page, is_forbidden, list};
+use crate::index::{pod_addresses, seen_pod, service_addresses};
+use crate::keep::{Env, Objects, Shelf};
 use crate::trail::Trail;
 
-/// How long an answer that nothing watches is trusted.
-const TRUSTED: Duration = Duration::from_secs(1);
+/// How many watches are open at a time; what is beyond is read again when it is asked for.
+const WATCHES: usize = 512;
+
+/// How many addresses are remembered with what they belong to.
+const ADDRESSES: usize = 4096;
+
+/// How long the list of all Pods is believed, which only second addresses need; and how long it is believed
+/// that there are none, after so many Pods showed none.
+const SECOND_ADDRESSES: Duration = Duration::from_secs(30);
+const ONE_FAMILY: Duration = Duration::from_secs(600);
+const SAMPLE: u32 = 20;
 
 /// Something that was looked for in more places than may be seen.
 pub(crate) struct Seen<T> {
@@ -25,14 +38,103 @@ pub(crate) struct Seen<T> {
 }
 
 pub(crate) struct View {
-    client: Client,
+    env: Arc<Env>,
     /// The active namespace: where to look when all namespaces may not be searched.
     namespace: String,
+    services: Shelf<Service>,
+    slices: Shelf<EndpointSlice>,
+    pods: Shelf<Pod>,
+    addresses: Shelf<IPAddress>,
+    namespaces: Shelf<Namespace>,
+    /// What had an address when it was last looked for; checked at each use.
+    owners: Mutex<HashMap<IpAddr, Owner>>,
+    second: tokio::sync::Mutex<Option<Second>>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Service(Name),
+    /// A Pod, by an address that is not its first.
+    Pod(Name),
+}
+
+/// Namespace and name.
+type Name = (String, String);
+
+/// The Pods by those of their addresses that no selector knows.
+struct Second {
+    pods: HashMap<IpAddr, Name>,
+    hidden: Option<Failure>,
+    until: Instant,
+}
+
+/// What is kept of a cluster at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Selections of objects that are known.
+    pub kept: usize,
+    /// Watches that are open. With HTTP/2 many share a connection.
+    pub watches: usize,
 }
 
 impl View {
-    pub(crate) fn new(client: Client, namespace: String) -> Self {
-        Self { client, namespace }
+    pub(crate) fn new(client: Client, namespace: String, idle: Duration) -> Self {
+        let env = Arc::new(Env {
+            client,
+            changes: watch::Sender::new(0),
+            watches: Arc::new(Semaphore::new(WATCHES)),
+            idle,
+        });
+        Self {
+            services: Shelf::new(env.clone()),
+            slices: Shelf::new(env.clone()),
+            pods: Shelf::new(env.clone()),
+            addresses: Shelf::new(env.clone()),
+            namespaces: Shelf::new(env.clone()),
+            owners: Mutex::default(),
+            second: tokio::sync::Mutex::default(),
+            env,
+            namespace,
+        }
+    }
+
+    /// Counts changes from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.env.changes.subscribe()
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let lists = self.services.len() + self.slices.len() + self.pods.len();
+        Stats {
+            kept: lists + self.addresses.len() + self.namespaces.len(),
+            watches: WATCHES - self.env.watches.available_permits(),
+        }
+    }
+
+    /// Asks for a Service, and with `endpoints` for its endpoints, without waiting.
+    pub(crate) fn warm(&self, namespace: &str, service: &str, endpoints: bool) {
+        self.services.warm(&Select::named(namespace, service));
+        if endpoints {
+            self.slices.warm(&Select::of_service(namespace, service));
+        }
+    }
+
+    /// Goes on watching for a Service, or for its endpoints, that do not exist.
+    pub(crate) fn pin(&self, namespace: &str, service: &str) {
+        self.services.pin(&Select::named(namespace, service));
+        self.slices.pin(&Select::of_service(namespace, service));
+    }
+
+    /// Goes on watching for a Pod with an address that is no Pod's.
+    pub(crate) fn pin_address(&self, ip: IpAddr) {
+        for namespace in self.places() {
+            self.pods.pin(&Select::WithAddress { namespace, ip });
+        }
+    }
+
+    /// Where to look for what may be anywhere, the best place first.
+    fn places(&self) -> [Option<String>; 2] {
+        [None, Some(self.namespace.clone())]
     }
 
     /// A Service by its name.
@@ -41,36 +143,21 @@ impl View {
         namespace: &str,
         name: &str,
         trail: &mut Trail,
-    ) -> Result<Option<Service>, Failure> {
-        trail.stale_at(Instant::now() + TRUSTED);
-        get::<Service>(&self.client, namespace, name).await
+    ) -> Result<Option<Arc<Service>>, Failure> {
+        let select = Select::named(namespace, name);
+        let found = self.services.get(&select, trail).await?;
+        Ok(found.first().cloned())
     }
 
-    /// The endpoints of a Service: its EndpointSlices, or for those who may not list them its Endpoints.
+    /// The endpoints of a Service.
     pub(crate) async fn slices(
         &self,
         namespace: &str,
         service: &str,
         trail: &mut Trail,
-    ) -> Result<Vec<EndpointSlice>, Failure> {
-        trail.stale_at(Instant::now() + TRUSTED);
-        let select = Select {
-            namespace: Some(namespace.to_owned()),
-            labels: Some(format!("kubernetes.io/service-name={service}")),
-            fields: None,
-        };
-        let mut slices = Vec::new();
-        let refused = match list(&self.client, &select, |s: EndpointSlice| slices.push(s)).await {
-            Ok(()) => return Ok(slices),
-            Err(failure) if is_forbidden(&failure) => failure,
-            Err(failure) => return Err(failure),
-        };
-        trail.step(|| format!("endpoint slices: {refused}; trying the Endpoints object"));
-        match get::<Endpoints>(&self.client, namespace, service).await {
-            Ok(endpoints) => Ok(endpoints.map(slices_of).unwrap_or_default()),
-            Err(also) if is_forbidden(&also) => Err(both(&refused, &also)),
-            Err(failure) => Err(failure),
-        }
+    ) -> Result<Objects<EndpointSlice>, Failure> {
+        let select = Select::of_service(namespace, service);
+        self.slices.get(&select, trail).await
     }
 
     /// A Pod by its name.
@@ -79,115 +166,225 @@ impl View {
         namespace: &str,
         name: &str,
         trail: &mut Trail,
-    ) -> Result<Option<Pod>, Failure> {
-        trail.stale_at(Instant::now() + TRUSTED);
-        get::<Pod>(&self.client, namespace, name).await
+    ) -> Result<Option<Arc<Pod>>, Failure> {
+        let select = Select::named(namespace, name);
+        let found = self.pods.get(&select, trail).await?;
+        Ok(found.first().cloned())
     }
 
-    /// The Pods with an address, in all namespaces, else in the active one.
-    ///
-    /// The selector knows the first of a Pod's addresses only; the others take a list of all Pods.
+    pub(crate) async fn has_namespace(
+        &self,
+        name: &str,
+        trail: &mut Trail,
+    ) -> Result<bool, Failure> {
+        let select = Select::named("", name);
+        let found = self.namespaces.get(&select, trail).await?;
+        Ok(!found.is_empty())
+    }
+
+    /// A Pod that serves on that address and port behind a Service in use, and whether it declares the port.
+    pub(crate) fn seen_pod(&self, ip: IpAddr, port: u16) -> Option<(PodRef, bool)> {
+        self.slices.find(|slice| seen_pod(slice, ip, port))
+    }
+
+    /// The Pods with an address as far as they are known already.
+    pub(crate) async fn known_pods_at(
+        &self,
+        ip: IpAddr,
+        trail: &mut Trail,
+    ) -> Option<Objects<Pod>> {
+        for namespace in self.places() {
+            let known = self.pods.peek(&Select::WithAddress { namespace, ip });
+            if let Some(pods) = known.filter(|pods| !pods.is_empty()) {
+                return Some(pods);
+            }
+        }
+        let Some(Owner::Pod((namespace, name))) = self.owners().get(&ip).cloned() else {
+            return None;
+        };
+        let select = Select::named(&namespace, &name);
+        let pods = self.pods.get(&select, trail).await.ok()?;
+        let has = pods.iter().any(|p| pod_addresses(p).any(|a| a == ip));
+        if !has {
+            self.owners().remove(&ip);
+        }
+        has.then_some(pods)
+    }
+
+    /// The Pods with an address.
     pub(crate) async fn pods_at(
         &self,
         ip: IpAddr,
         trail: &mut Trail,
-    ) -> Result<Seen<Vec<Pod>>, Failure> {
-        trail.stale_at(Instant::now() + TRUSTED);
-        let mut select = Select {
-            fields: Some(format!("status.podIP={ip}")),
-            ..Select::default()
-        };
-        let (mut found, hidden) = self.everywhere(&mut select, |_: &Pod| true, trail).await?;
-        if found.is_empty() {
-            select.fields = None;
-            let has = |pod: &Pod| pod_addresses(pod).any(|a| a == ip);
-            let mut pods = Vec::new();
-            list(&self.client, &select, |pod| {
-                if has(&pod) {
-                    pods.push(pod);
+    ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
+        let mut hidden = None;
+        for namespace in self.places() {
+            let select = Select::WithAddress { namespace, ip };
+            match self.pods.get(&select, trail).await {
+                Ok(pods) if !pods.is_empty() => {
+                    let found = pods.to_vec();
+                    return Ok(Seen { found, hidden });
                 }
-            })
-            .await?;
-            found = pods;
+                Ok(_) => break,
+                Err(failure) if is_forbidden(&failure) => {
+                    trail.step(|| failure.to_string());
+                    hidden = Some(failure);
+                }
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(Seen { found, hidden })
+        let second = self.pod_with_second_address(ip, trail).await?;
+        let found = match second.found {
+            Some((namespace, name)) => {
+                let pod = self.pod(&namespace, &name, trail).await?;
+                self.remember(ip, Owner::Pod((namespace, name)));
+                pod
+            }
+            None => None,
+        };
+        Ok(Seen {
+            found: found.into_iter().collect(),
+            hidden: hidden.or(second.hidden),
+        })
     }
 
-    /// The Service with an address.
+    /// The Service with an address, if it had it when last looked for.
+    pub(crate) async fn known_service_at(
+        &self,
+        ip: IpAddr,
+        trail: &mut Trail,
+    ) -> Result<Option<Arc<Service>>, Failure> {
+        let Some(Owner::Service((namespace, name))) = self.owners().get(&ip).cloned() else {
+            return Ok(None);
+        };
+        let found = self.service(&namespace, &name, trail).await?;
+        let found = found.filter(|s| service_addresses(s).any(|a| a == ip));
+        if found.is_none() {
+            self.owners().remove(&ip);
+        }
+        Ok(found)
+    }
+
+    /// The Service with an address. The IPAddress object of a ClusterIP names it; else all Services are
+    /// looked at.
     pub(crate) async fn service_at(
         &self,
         ip: IpAddr,
         trail: &mut Trail,
-    ) -> Result<Seen<Option<Service>>, Failure> {
-        match get_global::<IPAddress>(&self.client, &ip.to_string()).await {
-            Ok(Some(object)) => {
-                let parent = object.spec.map(|spec| spec.parent_ref);
-                if let Some(parent) = parent
-                    && parent.resource == "services"
-                    && let Some(namespace) = parent.namespace
-                {
-                    trail.step(|| format!("{ip} is of service {namespace}/{}", parent.name));
-                    let found = self.service(&namespace, &parent.name, trail).await?;
-                    let found = found.filter(|s| service_addresses(s).any(|a| a == ip));
-                    if found.is_some() {
-                        let hidden = None;
-                        return Ok(Seen { found, hidden });
-                    }
-                }
+    ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
+        if let Some((namespace, name)) = self.parent_of(ip, trail).await? {
+            trail.step(|| format!("{ip} is of service {namespace}/{name}"));
+            self.remember(ip, Owner::Service((namespace, name)));
+            let found = self.known_service_at(ip, trail).await?;
+            if found.is_some() {
+                let hidden = None;
+                return Ok(Seen { found, hidden });
             }
-            Ok(None) => {}
-            Err(failure) if is_forbidden(&failure) => trail.step(|| failure.to_string()),
-            Err(failure) => return Err(failure),
         }
-        let mut select = Select::default();
-        let has = |service: &Service| service_addresses(service).any(|a| a == ip);
-        let (found, hidden) = self.everywhere(&mut select, has, trail).await?;
+        let mut hidden = None;
+        for namespace in self.places() {
+            let services = match self.services.get(&Select::All { namespace }, trail).await {
+                Ok(services) => services,
+                Err(failure) if is_forbidden(&failure) => {
+                    trail.step(|| failure.to_string());
+                    hidden = Some(failure);
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            let mut having = services.iter();
+            let found = having.find(|s| service_addresses(s).any(|a| a == ip));
+            if let Some(found) = found {
+                let part = |part: &Option<String>| part.clone().unwrap_or_default();
+                let meta = &found.metadata;
+                let name = (part(&meta.namespace), part(&meta.name));
+                self.remember(ip, Owner::Service(name));
+            }
+            let found = found.cloned();
+            return Ok(Seen { found, hidden });
+        }
+        let found = None;
+        Ok(Seen { found, hidden })
+    }
+
+    /// What the IPAddress object says; nothing where there is none or it may not be read.
+    async fn parent_of(&self, ip: IpAddr, trail: &mut Trail) -> Result<Option<Name>, Failure> {
+        let select = Select::named("", &ip.to_string());
+        let found = match self.addresses.get(&select, trail).await {
+            Ok(found) => found,
+            Err(failure) if is_forbidden(&failure) => {
+                trail.step(|| failure.to_string());
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let spec = found.first().and_then(|object| object.spec.as_ref());
+        let parent = spec.map(|spec| &spec.parent_ref);
+        let parent = parent.filter(|parent| parent.resource == "services");
+        Ok(parent.and_then(|p| Some((p.namespace.clone()?, p.name.clone()))))
+    }
+
+    fn remember(&self, ip: IpAddr, owner: Owner) {
+        let mut owners = self.owners();
+        if owners.len() >= ADDRESSES {
+            owners.clear();
+        }
+        owners.insert(ip, owner);
+    }
+
+    fn owners(&self) -> MutexGuard<'_, HashMap<IpAddr, Owner>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.
+    async fn pod_with_second_address(
+        &self,
+        ip: IpAddr,
+        trail: &mut Trail,
+    ) -> Result<Seen<Option<Name>>, Failure> {
+        let mut second = self.second.lock().await;
+        if second.as_ref().is_none_or(|s| s.until <= Instant::now()) {
+            trail.step(|| "looking for pods with a second address".to_owned());
+            *second = Some(self.second_addresses().await?);
+        }
+        let second = second.as_ref();
         Ok(Seen {
-            found: found.into_iter().next(),
-            hidden,
+            found: second.and_then(|s| s.pods.get(&ip).cloned()),
+            hidden: second.and_then(|s| s.hidden.clone()),
         })
     }
 
-    /// Lists in all namespaces; where that is forbidden, in the active one. `select` is left at what was
-    /// searched.
-    async fn everywhere<K>(
-        &self,
-        select: &mut Select,
-        wanted: impl Fn(&K) -> bool,
-        trail: &mut Trail,
-    ) -> Result<(Vec<K>, Option<Failure>), Failure>
-    where
-        K: crate::fetch::Object + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-    {
-        let mut found = Vec::new();
-        let mut keep = |object: K| {
-            if wanted(&object) {
-                found.push(object);
-            }
-        };
-        match list(&self.client, select, &mut keep).await {
-            Ok(()) => Ok((found, None)),
-            Err(failure) if is_forbidden(&failure) => {
-                trail.step(|| failure.to_string());
-                select.namespace = Some(self.namespace.clone());
-                match list(&self.client, select, &mut keep).await {
-                    Ok(()) => Ok((found, Some(failure))),
-                    Err(also) if is_forbidden(&also) => Ok((found, Some(also))),
-                    Err(failure) => Err(failure),
+    async fn second_addresses(&self) -> Result<Second, Failure> {
+        let mut pods = HashMap::new();
+        let mut hidden = None;
+        let mut until = Instant::now() + SECOND_ADDRESSES;
+        for namespace in self.places() {
+            let select = Select::All { namespace };
+            let client = &self.env.client;
+            match first_page(client, &select, SAMPLE, |pod| add(&mut pods, &pod)).await {
+                Ok(()) if pods.is_empty() => until = Instant::now() + ONE_FAMILY,
+                Ok(()) => list(client, &select, |pod| add(&mut pods, &pod)).await?,
+                Err(failure) if is_forbidden(&failure) => {
+                    hidden = Some(failure);
+                    continue;
                 }
+                Err(failure) => return Err(failure),
             }
-            Err(failure) => Err(failure),
+            break;
         }
-    }
-
-    pub(crate) async fn has_namespace(&self, name: &str) -> Result<bool, Failure> {
-        let found = get_global::<Namespace>(&self.client, name).await?;
-        Ok(found.is_some())
+        Ok(Second {
+            pods,
+            hidden,
+            until,
+        })
     }
 }
 
-/// Two rules, either of which would do.
-fn both(one: &ConnectError, other: &ConnectError) -> Failure {
-    let sentence = format!("{one}; or: {other}");
-    ConnectError::new(Refusal::Forbidden, sentence).into()
+/// Notes the addresses of a Pod that are not its first.
+fn add(pods: &mut HashMap<IpAddr, Name>, pod: &Pod) {
+    let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
+    if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
+        let others = pod_addresses(pod).filter(|a| Some(a.to_string()) != first);
+        pods.extend(others.map(|a| (a, (namespace.clone(), name.clone()))));
+    }
 }

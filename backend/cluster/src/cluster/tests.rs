@@ -199,6 +199,7 @@ async fn short_names_are_the_active_namespaces() {
     let settings = Settings {
         namespace: "team".into(),
         domain: Domain::new("corp.example").unwrap(),
+        ..Settings::default()
     };
     let cluster = Cluster::new(api().client(), settings);
     for (target, wanted) in [

@@ -1,0 +1,171 @@
+//! Addresses: of Services, of Pods, of neither.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+
+use super::Shared;
+use crate::fetch::Failure;
+use crate::index::{Bare, Found, on_node_network, pods_at};
+use crate::trail::Trail;
+use crate::{Answer, Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
+
+/// How many addresses without an owner are looked up for one Service.
+const BARE: usize = 16;
+
+impl Shared {
+    pub(super) async fn by_address(
+        &self,
+        ip: IpAddr,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Answer, LookupError> {
+        let outside = || {
+            Answer::Outside(Outside {
+                host: ip.into(),
+                learned_from: None,
+            })
+        };
+        if is_local(ip) {
+            trail.step(|| format!("{ip} is no address of a cluster"));
+            return Ok(outside());
+        }
+        if let Some(service) = self.view.known_service_at(ip, trail).await? {
+            return self.serve_or_follow(&service, port, trail).await;
+        }
+        if let Some(pods) = self.view.known_pods_at(ip, trail).await {
+            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
+            if !found.is_empty() {
+                return Ok(at(ip, port, found));
+            }
+        }
+        if let Some(endpoint) = self.seen_at(ip, port, trail).await {
+            return Ok(at(ip, port, vec![endpoint]));
+        }
+        let service = self.view.service_at(ip, trail).await?;
+        if let Some(service) = service.found {
+            return self.serve_or_follow(&service, port, trail).await;
+        }
+        let pods = self.view.pods_at(ip, trail).await?;
+        let found = pods_at(pods.found.iter().map(|p| &**p), ip, port)?;
+        if !found.is_empty() {
+            return Ok(at(ip, port, found));
+        }
+        if let Some(why) = pods.hidden.or(service.hidden) {
+            let namespace = &self.settings.namespace;
+            return Err(LookupError::Forbidden {
+                sentence: format!(
+                    "{ip} is no service or pod that may be seen from namespace {namespace}: it is another namespace's, or a host outside the cluster; {why}"
+                ),
+                call: why,
+            });
+        }
+        trail.step(|| format!("{ip} is no service and no pod"));
+        Ok(outside())
+    }
+
+    async fn serve_or_follow(
+        &self,
+        service: &Service,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Answer, LookupError> {
+        let hit = self.serve(service, port, trail).await?;
+        self.follow(hit, port, trail).await
+    }
+
+    /// A Pod known from a Service in use. One that does not serve on the port there is looked at first: it
+    /// may have its address together with others, from the node.
+    async fn seen_at(&self, ip: IpAddr, port: u16, trail: &mut Trail) -> Option<Endpoint> {
+        let (pod, serves) = self.view.seen_pod(ip, port)?;
+        trail.step(|| format!("{ip} is of pod {pod}, known from a service in use"));
+        if serves {
+            return Some(Endpoint {
+                pod,
+                port,
+                readiness: Readiness::Ready,
+                addresses: vec![ip],
+            });
+        }
+        let object = self.view.pod(&pod.namespace, &pod.name, trail).await;
+        let object = object.ok()?.filter(|object| !on_node_network(object))?;
+        pods_at([&*object], ip, port).ok()?.pop()
+    }
+
+    /// Finds the Pods behind bare addresses: a Service without a selector is dialled where it points to one.
+    pub(super) async fn candidates(
+        &self,
+        asked: String,
+        found: Found,
+        trail: &mut Trail,
+    ) -> Result<Candidates, Failure> {
+        let mut candidates = Candidates::new(asked, found.pods);
+        candidates.strays = found.strays;
+        let mut seen = BTreeSet::new();
+        for bare in found.bare {
+            if !seen.insert((bare.ip, bare.port)) {
+                continue;
+            }
+            let owners = match seen.len() > BARE {
+                true => Err(format!(
+                    "it names no pod, and only the first {BARE} such addresses are looked up"
+                )),
+                false => self.owners(&bare, trail).await?,
+            };
+            match owners {
+                Ok(mut owners) => {
+                    owners.retain(|o| candidates.endpoints.iter().all(|e| e.pod != o.pod));
+                    for owner in &mut owners {
+                        owner.readiness = owner.readiness.max(bare.readiness);
+                    }
+                    candidates.endpoints.extend(owners);
+                }
+                Err(reason) => candidates.strays.push(Stray {
+                    address: bare.ip.to_string(),
+                    port: bare.port,
+                    readiness: bare.readiness,
+                    reason,
+                }),
+            }
+        }
+        Ok(candidates)
+    }
+
+    /// The Pods at a bare address, or why there are none to dial.
+    async fn owners(
+        &self,
+        bare: &Bare,
+        trail: &mut Trail,
+    ) -> Result<Result<Vec<Endpoint>, String>, Failure> {
+        let seen = self.view.pods_at(bare.ip, trail).await?;
+        // That it is no Pod's is part of the answer, so it is kept like one.
+        self.view.pin_address(bare.ip);
+        let pods = seen.found.iter().map(|p| &**p);
+        Ok(match pods_at(pods, bare.ip, bare.port) {
+            Err(ambiguous) => Err(ambiguous.to_string()),
+            Ok(pods) if !pods.is_empty() => Ok(pods),
+            Ok(_) => Err(match seen.hidden {
+                Some(why) => format!("no pod that may be seen has this address ({why})"),
+                None => "it is no pod's address, and only pods can be forwarded to".into(),
+            }),
+        })
+    }
+}
+
+fn at(ip: IpAddr, port: u16, found: Vec<Endpoint>) -> Answer {
+    let asked = match &found[..] {
+        [one] => format!("pod {} ({ip}) port {port}", one.pod),
+        _ => format!("the pods at {ip} port {port}"),
+    };
+    Answer::Pods(Candidates::new(asked, found))
+}
+
+/// Addresses that mean this host, or nobody in particular.
+fn is_local(ip: IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
+}

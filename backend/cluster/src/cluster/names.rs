@@ -1,0 +1,330 @@
+//! Names: what they can mean, and what it means when nothing answers.
+
+use kubevpn_target::{Host, Name};
+
+use super::{Hit, Shared, is_api_server};
+use crate::fetch::{Failure, is_forbidden};
+use crate::index::{self, Found, Kind, PortOf, pod_endpoint, pods_at};
+use crate::name::{Reading, Unknown, readings, unknown};
+use crate::trail::Trail;
+use crate::{Answer, Candidates, LookupError, Outside};
+
+/// How many ExternalName Services are followed.
+const ALIASES: usize = 8;
+
+/// Nothing was found, as far as it may be seen.
+#[derive(Default)]
+struct Nothing {
+    /// What was looked for, in order.
+    looked_for: Vec<Reading>,
+    /// The first thing we were not allowed to see.
+    hidden: Option<Hidden>,
+}
+
+struct Hidden {
+    what: String,
+    why: Failure,
+}
+
+/// Why one reading of a name ends the lookup, or may.
+enum Stop {
+    /// A call failed.
+    Call(Failure),
+    /// The object is there and cannot serve.
+    Answer(LookupError),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Call(failure)
+    }
+}
+
+impl From<LookupError> for Stop {
+    fn from(error: LookupError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+impl Shared {
+    pub(super) async fn by_name(
+        &self,
+        name: &Name,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Answer, LookupError> {
+        match self.read(name, port, trail).await? {
+            Ok(hit) => self.follow(hit, port, trail).await,
+            Err(nothing) => self.nothing(name, nothing, None, trail).await,
+        }
+    }
+
+    /// Goes on while one ExternalName leads to the next.
+    pub(super) async fn follow(
+        &self,
+        mut hit: Hit,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Answer, LookupError> {
+        let mut passed: Vec<String> = Vec::new();
+        loop {
+            let (service, to) = match hit {
+                Hit::Answer(answer) => return Ok(answer),
+                Hit::Alias { service, to } => (service, to),
+            };
+            if passed.contains(&service) || passed.len() == ALIASES {
+                return Err(LookupError::ExternalName {
+                    reason: format!("it points to {to}, after {} others", passed.len()),
+                    service,
+                });
+            }
+            trail.step(|| format!("service {service} is another name for {to}"));
+            hit = match self.read(&to, port, trail).await? {
+                Ok(hit) => hit,
+                Err(nothing) => return self.nothing(&to, nothing, Some(&service), trail).await,
+            };
+            passed.push(service);
+        }
+    }
+
+    /// Tries what a name can mean, in order. A reading that we may not see is passed over: only when no
+    /// other exists does it matter.
+    async fn read(
+        &self,
+        name: &Name,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Result<Hit, Nothing>, LookupError> {
+        let settings = &self.settings;
+        let readings = readings(name, &settings.namespace, &settings.domain);
+        self.warm(
+            &readings,
+            unknown(name, &settings.domain) == Unknown::Cluster,
+        );
+        let mut nothing = Nothing::default();
+        for reading in readings {
+            match self.try_reading(&reading, port, trail).await {
+                Ok(Some(hit)) => {
+                    nothing.looked_for.iter().for_each(|r| self.pin(r));
+                    return Ok(Ok(hit));
+                }
+                Ok(None) => trail.step(|| format!("{reading} does not exist")),
+                Err(Stop::Answer(error)) => return Err(error),
+                Err(Stop::Call(failure)) if is_forbidden(&failure) => {
+                    trail.step(|| format!("{reading}: {failure}"));
+                    nothing.hidden.get_or_insert_with(|| Hidden {
+                        what: reading.to_string(),
+                        why: failure,
+                    });
+                }
+                Err(Stop::Call(failure)) => return Err(failure.into()),
+            }
+            nothing.looked_for.push(reading);
+        }
+        Ok(Err(nothing))
+    }
+
+    /// Asks for everything the readings need at once, as far as it is likely to be needed: a host outside
+    /// has no endpoints.
+    fn warm(&self, readings: &[Reading], is_clusters: bool) {
+        for reading in readings {
+            match reading {
+                Reading::Service { namespace, name } => {
+                    self.view.warm(namespace, name, is_clusters);
+                }
+                Reading::Endpoint {
+                    namespace, service, ..
+                } => self.view.warm(namespace, service, false),
+                Reading::PodAddress { .. } | Reading::Pod { .. } => {}
+            }
+        }
+    }
+
+    /// What comes first and does not exist is part of the answer, so it is kept like one.
+    fn pin(&self, reading: &Reading) {
+        match reading {
+            Reading::Service { namespace, name } => self.view.pin(namespace, name),
+            Reading::Endpoint {
+                namespace, service, ..
+            } => self.view.pin(namespace, service),
+            Reading::PodAddress { ip, .. } => self.view.pin_address(*ip),
+            Reading::Pod { .. } => {}
+        }
+    }
+
+    async fn try_reading(
+        &self,
+        reading: &Reading,
+        port: u16,
+        trail: &mut Trail,
+    ) -> Result<Option<Hit>, Stop> {
+        let view = &self.view;
+        match reading {
+            Reading::Service { namespace, name } => {
+                let service = match view.service(namespace, name, trail).await {
+                    Ok(Some(service)) => service,
+                    Ok(None) => return Ok(None),
+                    // Which Service stands for the API server is known without being allowed to read it.
+                    Err(e) if is_forbidden(&e) && is_api_server(namespace, name) && port == 443 => {
+                        return Ok(Some(Hit::Answer(Answer::ApiServer)));
+                    }
+                    Err(e) => return Err(e.into()),
+                };
+                Ok(Some(self.serve(&service, port, trail).await?))
+            }
+            Reading::Endpoint {
+                namespace,
+                service,
+                hostname,
+            } => {
+                let Some(object) = view.service(namespace, service, trail).await? else {
+                    return Ok(None);
+                };
+                if let Kind::External(_) = index::kind(&object) {
+                    return Ok(None);
+                }
+                let slices = view.slices(namespace, service, trail).await?;
+                let found = index::endpoints(
+                    slices.iter().map(|s| &**s),
+                    PortOf::Number(port),
+                    Some(hostname),
+                );
+                if found == Found::default() {
+                    return Ok(None);
+                }
+                let asked = format!("{reading} port {port}");
+                let candidates = self.candidates(asked, found, trail).await?;
+                Ok(Some(Hit::pods(candidates)))
+            }
+            Reading::PodAddress { namespace, ip } => {
+                let seen = view.pods_at(*ip, trail).await?;
+                let here = |pod: &&k8s_openapi::api::core::v1::Pod| {
+                    pod.metadata.namespace.as_deref() == Some(namespace)
+                };
+                let pods = pods_at(seen.found.iter().map(|p| &**p).filter(here), *ip, port)?;
+                match (pods.is_empty(), seen.hidden) {
+                    (true, Some(why)) if *namespace != self.settings.namespace => Err(why.into()),
+                    (true, _) => Ok(None),
+                    (false, _) => {
+                        let asked = format!("{reading} port {port}");
+                        Ok(Some(Hit::pods(Candidates::new(asked, pods))))
+                    }
+                }
+            }
+            Reading::Pod { namespace, name } => {
+                let Some(pod) = view.pod(namespace, name, trail).await? else {
+                    return Ok(None);
+                };
+                let asked = format!("{reading} port {port}");
+                let endpoint = pod_endpoint(&pod, port);
+                let mut candidates = Candidates::new(asked, endpoint.into_iter().collect());
+                candidates.none_because = Some("the pod has run to its end".into());
+                Ok(Some(Hit::pods(candidates)))
+            }
+        }
+    }
+
+    /// The rule for what nothing answers.
+    async fn nothing(
+        &self,
+        name: &Name,
+        nothing: Nothing,
+        alias: Option<&String>,
+        trail: &mut Trail,
+    ) -> Result<Answer, LookupError> {
+        let pointed = match alias {
+            Some(service) => format!(" (where service {service} points)"),
+            None => String::new(),
+        };
+        match unknown(name, &self.settings.domain) {
+            Unknown::Cluster => match nothing.hidden {
+                Some(Hidden { what, why }) => Err(LookupError::Forbidden {
+                    sentence: format!("cannot tell whether {what}{pointed} exists: {why}"),
+                    call: why,
+                }),
+                None => Err(self
+                    .not_found(name, &nothing.looked_for, &pointed, trail)
+                    .await),
+            },
+            Unknown::LastLabel(last) => {
+                if let Some(Hidden { what, why }) = nothing.hidden {
+                    return Err(LookupError::Forbidden {
+                        sentence: format!(
+                            "{name}{pointed} is {what}, or a host outside the cluster, and we may not look which: {why}"
+                        ),
+                        call: why,
+                    });
+                }
+                // A name with more labels than any object has is not the cluster's for all we may see.
+                let meant = nothing.looked_for.iter().any(|r| r.namespace() == last);
+                let exists = match self.has_namespace(last, trail).await {
+                    Ok(exists) => exists,
+                    Err(why) if is_forbidden(&why) && meant => {
+                        return Err(LookupError::Forbidden {
+                            sentence: format!(
+                                "{name}{pointed} is of the namespace {last}, or a host outside the cluster, and we may not look which: {why}"
+                            ),
+                            call: why,
+                        });
+                    }
+                    Err(why) if is_forbidden(&why) => false,
+                    Err(failure) => return Err(LookupError::Api(failure)),
+                };
+                if exists {
+                    return Err(self
+                        .not_found(name, &nothing.looked_for, &pointed, trail)
+                        .await);
+                }
+                trail.step(|| format!("{name} is a host outside the cluster"));
+                Ok(Answer::Outside(Outside {
+                    host: Host::Name(name.clone()),
+                    learned_from: alias.map(|service| format!("service {service}")),
+                }))
+            }
+        }
+    }
+
+    async fn not_found(
+        &self,
+        name: &Name,
+        looked_for: &[Reading],
+        pointed: &str,
+        trail: &mut Trail,
+    ) -> LookupError {
+        let because = match looked_for.last() {
+            None if name.is_absolute() && pointed.is_empty() => {
+                "names with a trailing dot are not searched for: write it without the dot, or in full"
+                    .to_owned()
+            }
+            None => "it has the form of no service, endpoint or pod".to_owned(),
+            Some(meant) => {
+                let namespace = meant.namespace();
+                // What may not be seen is not worth another refusal here.
+                match self.has_namespace(namespace, trail).await {
+                    Ok(false) => format!("there is no namespace {namespace}"),
+                    _ => format!(
+                        "there is no {meant}; try kubectl get services,pods -n {namespace}"
+                    ),
+                }
+            }
+        };
+        LookupError::NameNotFound {
+            name: format!("{name}{pointed}"),
+            because,
+        }
+    }
+
+    /// The active namespace is taken to exist: whoever has rights there alone may not see that it does.
+    async fn has_namespace(&self, name: &str, trail: &mut Trail) -> Result<bool, Failure> {
+        if name == self.settings.namespace {
+            return Ok(true);
+        }
+        let exists = self.view.has_namespace(name, trail).await;
+        trail.step(|| match &exists {
+            Ok(true) => format!("there is a namespace {name}"),
+            Ok(false) => format!("there is no namespace {name}"),
+            Err(failure) => failure.to_string(),
+        });
+        exists
+    }
+}

@@ -1,0 +1,449 @@
+//! Selections of objects, kept while they are used.
+//!
+//! A [`Shelf`] has one entry per selection of one kind. The first to ask for a selection starts its load,
+//! everyone else waits for the same load. What follows depends on the access rules, from the best down:
+//! a watch keeps the entry true until nobody used it for a while (`watch.rs`); a list, or a get of the one
+//! object, is believed for [`TRUSTED`] and then read again by whoever asks next. A right that is missing is
+//! asked for again after [`RIGHTS`].
+//!
+//! An answer that was good once is served on while the API server is away.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use kube::Client;
+use kubevpn_target::{ConnectError, Refusal};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::fetch::{Failure, Kind, Select, is_forbidden, list};
+use crate::trail::Trail;
+
+/// How long what nothing watches is believed.
+pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
+
+/// How long it is believed that something does not exist.
+pub(crate) const ABSENT: Duration = Duration::from_secs(5);
+
+/// How long it is believed that the access rules forbid something.
+const DENIED: Duration = Duration::from_secs(10);
+
+/// After this time a right that was missing is asked for again.
+const RIGHTS: Duration = Duration::from_secs(300);
+
+/// Entries per kind; the least recently used goes first. And how often unused ones are looked for.
+const ENTRIES: usize = 4096;
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// What the objects of one cluster are kept with.
+pub(crate) struct Env {
+    pub(crate) client: Client,
+    /// Counts the changes of everything kept.
+    pub(crate) changes: watch::Sender<u64>,
+    /// One for each watch that may be open at a time.
+    pub(crate) watches: Arc<Semaphore>,
+    /// An entry that nobody used for this long is no longer watched.
+    pub(crate) idle: Duration,
+}
+
+/// The objects of a selection at one moment.
+pub(crate) type Objects<K> = Arc<Vec<Arc<K>>>;
+
+pub(crate) struct Shelf<K: Kind> {
+    env: Arc<Env>,
+    slots: Arc<Mutex<Slots<K>>>,
+}
+
+pub(crate) struct Slots<K> {
+    by_select: HashMap<Select, Slot<K>>,
+    swept: Instant,
+}
+
+struct Slot<K> {
+    entry: Arc<Entry<K>>,
+    task: Task,
+}
+
+/// Ends when its slot goes.
+struct Task(Option<AbortHandle>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+pub(crate) struct Entry<K> {
+    pub(crate) select: Select,
+    state: watch::Sender<State<K>>,
+    used: Mutex<Instant>,
+    /// The right that is missing, and since when that is known.
+    missing: Mutex<Option<(Missing, Instant)>>,
+    /// Kept even though it is empty: that it is decides what a name means.
+    pinned: AtomicBool,
+    pub(crate) pin: Notify,
+}
+
+#[derive(Clone)]
+pub(crate) enum Missing {
+    Watch,
+    List(Failure),
+}
+
+struct State<K> {
+    /// How many loads there were; a load in progress is not counted yet.
+    loads: u64,
+    loading: bool,
+    held: Held<K>,
+}
+
+enum Held<K> {
+    Nothing,
+    /// True as long as the watch says nothing else.
+    Watched(Objects<K>),
+    /// Read at one moment.
+    Read {
+        found: Result<Objects<K>, Failure>,
+        until: Instant,
+    },
+}
+
+impl<K: Kind> Shelf<K> {
+    pub(crate) fn new(env: Arc<Env>) -> Self {
+        let slots = Slots {
+            by_select: HashMap::new(),
+            swept: Instant::now(),
+        };
+        Self {
+            env,
+            slots: Arc::new(Mutex::new(slots)),
+        }
+    }
+
+    /// The objects of a selection.
+    ///
+    /// Cancellation: the load goes on for the others who wait, and for the next who ask.
+    pub(crate) async fn get(
+        &self,
+        select: &Select,
+        trail: &mut Trail,
+    ) -> Result<Objects<K>, Failure> {
+        let (entry, before) = self.ask(select);
+        let mut state = entry.state.subscribe();
+        // The entry holds the sender: waiting cannot fail.
+        let state = state
+            .wait_for(|state| state.loads > before || state.current().is_some())
+            .await
+            .map_err(|_| cut_off())?;
+        match &state.held {
+            Held::Nothing => Err(cut_off()),
+            Held::Watched(objects) => Ok(objects.clone()),
+            Held::Read { found, until } => {
+                trail.stale_at(*until);
+                found.clone()
+            }
+        }
+    }
+
+    /// Starts loading what will be asked for in a moment.
+    pub(crate) fn warm(&self, select: &Select) {
+        self.ask(select);
+    }
+
+    /// The objects of a selection if they are known already.
+    pub(crate) fn peek(&self, select: &Select) -> Option<Objects<K>> {
+        let slots = lock(&self.slots);
+        let entry = &slots.by_select.get(select)?.entry;
+        let objects = entry.state.borrow().current()?.ok()?;
+        *lock(&entry.used) = Instant::now();
+        Some(objects)
+    }
+
+    /// Keeps watching a selection that is empty now.
+    pub(crate) fn pin(&self, select: &Select) {
+        if let Some(slot) = lock(&self.slots).by_select.get(select) {
+            slot.entry.pinned.store(true, Ordering::Release);
+            slot.entry.pin.notify_one();
+        }
+    }
+
+    /// The first answer to a question about anything that is watched.
+    pub(crate) fn find<T>(&self, mut ask: impl FnMut(&K) -> Option<T>) -> Option<T> {
+        let slots = lock(&self.slots);
+        slots.by_select.values().find_map(|slot| {
+            let state = slot.entry.state.borrow();
+            match &state.held {
+                Held::Watched(objects) => objects.iter().find_map(|object| ask(object)),
+                _ => None,
+            }
+        })
+    }
+
+    /// How many selections are kept.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.slots).by_select.len()
+    }
+
+    /// The entry, and how many loads it had when it was asked for; one is under way if it needs one.
+    fn ask(&self, select: &Select) -> (Arc<Entry<K>>, u64) {
+        let now = Instant::now();
+        let mut slots = lock(&self.slots);
+        if !slots.by_select.contains_key(select) {
+            slots.make_room(now);
+        }
+        let slot = slots
+            .by_select
+            .entry(select.clone())
+            .or_insert_with(|| Slot::new(select.clone(), now));
+        let entry = slot.entry.clone();
+        *lock(&entry.used) = now;
+        let mut before = 0;
+        let mut load = false;
+        entry.state.send_if_modified(|state| {
+            before = state.loads;
+            load = !state.loading && state.current().is_none();
+            state.loading |= load;
+            false
+        });
+        if load {
+            let loading = Loading {
+                env: self.env.clone(),
+                entry: entry.clone(),
+                slots: Arc::downgrade(&self.slots),
+                before,
+            };
+            let task = tokio::spawn(loading.run());
+            slot.task = Task(Some(task.abort_handle()));
+        }
+        (entry, before)
+    }
+}
+
+impl<K> Slot<K> {
+    fn new(select: Select, now: Instant) -> Self {
+        let state = State {
+            loads: 0,
+            loading: false,
+            held: Held::Nothing,
+        };
+        let entry = Entry {
+            select,
+            state: watch::Sender::new(state),
+            used: Mutex::new(now),
+            missing: Mutex::new(None),
+            pinned: AtomicBool::new(false),
+            pin: Notify::new(),
+        };
+        Self {
+            entry: Arc::new(entry),
+            task: Task(None),
+        }
+    }
+}
+
+impl<K> Slots<K> {
+    /// Before a new entry: forgets what nobody watches or uses, and the least recently used if it must.
+    fn make_room(&mut self, now: Instant) {
+        let full = self.by_select.len() >= ENTRIES;
+        if !full && now < self.swept + SWEEP {
+            return;
+        }
+        self.swept = now;
+        self.by_select.retain(|_, slot| {
+            let state = slot.entry.state.borrow();
+            let kept = state.loading || matches!(state.held, Held::Watched(_));
+            kept || now < *lock(&slot.entry.used) + SWEEP
+        });
+        if self.by_select.len() >= ENTRIES {
+            let idle = |slot: &&Slot<K>| !slot.entry.state.borrow().loading;
+            let slots = self.by_select.values().filter(idle);
+            let oldest = slots.min_by_key(|slot| *lock(&slot.entry.used));
+            if let Some(select) = oldest.map(|slot| slot.entry.select.clone()) {
+                self.by_select.remove(&select);
+            }
+        }
+    }
+}
+
+impl<K> State<K> {
+    /// What may be answered without asking.
+    fn current(&self) -> Option<Result<Objects<K>, Failure>> {
+        match &self.held {
+            Held::Nothing => None,
+            Held::Watched(objects) => Some(Ok(objects.clone())),
+            Held::Read { found, until } => (Instant::now() < *until).then(|| found.clone()),
+        }
+    }
+}
+
+impl<K> Entry<K> {
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn used(&self) -> Instant {
+        *lock(&self.used)
+    }
+
+    fn lacks(&self, right: Missing) {
+        *lock(&self.missing) = Some((right, Instant::now()));
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        let missing = lock(&self.missing).clone();
+        let (right, since) = missing?;
+        (since.elapsed() < RIGHTS).then_some(right)
+    }
+
+    /// What the watch says.
+    pub(crate) fn watched(&self, objects: Objects<K>) {
+        self.set(Held::Watched(objects));
+    }
+
+    /// What one read said.
+    pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
+        let until = Instant::now() + trusted;
+        self.set(Held::Read { found, until });
+    }
+
+    fn set(&self, held: Held<K>) {
+        self.state.send_modify(|state| {
+            state.held = held;
+            state.loading = false;
+            state.loads += 1;
+        });
+    }
+
+    /// What was good when it was last read.
+    fn last_good(&self) -> Option<Objects<K>> {
+        match &self.state.borrow().held {
+            Held::Watched(objects) => Some(objects.clone()),
+            Held::Read { found, .. } => found.clone().ok(),
+            Held::Nothing => None,
+        }
+    }
+}
+
+/// The load of one entry, and the watch that may follow it.
+pub(crate) struct Loading<K: Kind> {
+    pub(crate) env: Arc<Env>,
+    pub(crate) entry: Arc<Entry<K>>,
+    slots: Weak<Mutex<Slots<K>>>,
+    /// How many loads the entry had before this one.
+    before: u64,
+}
+
+impl<K: Kind> Loading<K> {
+    async fn run(self) {
+        #[cfg(feature = "watch")]
+        if K::LISTED && self.entry.missing().is_none() {
+            use crate::watch::{Ended, keep};
+            match keep(&self).await {
+                Ok(()) => return,
+                Err(Ended::NotWatched) => return self.entry.lacks(Missing::Watch),
+                Err(Ended::NotListed(failure)) if is_forbidden(&failure) => {
+                    self.entry.lacks(Missing::List(failure));
+                }
+                Err(Ended::NotListed(failure)) => return self.say(Err(failure)),
+            }
+        }
+        self.say(self.read().await);
+    }
+
+    fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
+        let entry = &self.entry;
+        match read {
+            Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
+            Err(failure) if is_forbidden(&failure) => entry.read(Err(failure), DENIED),
+            Err(failure) => match entry.last_good() {
+                Some(objects) => {
+                    tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");
+                    entry.read(Ok(objects), K::TRUSTED);
+                }
+                None => entry.read(Err(failure), Duration::ZERO),
+            },
+        }
+    }
+
+    /// One list, or where that is forbidden one get.
+    async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
+        let (client, select) = (&self.env.client, &self.entry.select);
+        let mut found = Vec::new();
+        let mut keep = |mut object: K| {
+            object.prune();
+            found.push(Arc::new(object));
+        };
+        let mut refused = match self.entry.missing() {
+            Some(Missing::List(failure)) => Some(failure),
+            _ => None,
+        };
+        if K::LISTED && refused.is_none() {
+            match list(client, select, &mut keep).await {
+                Err(failure) if is_forbidden(&failure) => {
+                    self.entry.lacks(Missing::List(failure.clone()));
+                    refused = Some(failure);
+                }
+                read => return read.map(|()| found),
+            }
+        }
+        match (K::get_alone(client, select).await, refused) {
+            (Some(Ok(objects)), _) => {
+                objects.into_iter().for_each(keep);
+                Ok(found)
+            }
+            (Some(Err(also)), Some(refused)) if is_forbidden(&also) => Err(K::both(refused, also)),
+            (Some(Err(failure)), _) => Err(failure),
+            (None, refused) => Err(refused.unwrap_or_else(cut_off)),
+        }
+    }
+
+    /// Gives the entry up if nobody used it for too long.
+    pub(crate) fn gave_up(&self) -> bool {
+        let Some(slots) = self.slots.upgrade() else {
+            return true;
+        };
+        let mut slots = lock(&slots);
+        if self.entry.used().elapsed() < self.env.idle {
+            return false;
+        }
+        // Under the lock nobody can be asking for it.
+        slots.by_select.remove(&self.entry.select);
+        true
+    }
+}
+
+impl<K: Kind> Drop for Loading<K> {
+    /// Whatever ended the task: nobody waits for it, and nobody believes it.
+    fn drop(&mut self) {
+        self.entry.state.send_if_modified(|state| {
+            if let Held::Watched(objects) = &state.held {
+                let found = Ok(objects.clone());
+                let until = Instant::now();
+                state.held = Held::Read { found, until };
+            }
+            let cut = state.loading && state.loads == self.before;
+            if cut {
+                state.loading = false;
+                state.loads += 1;
+            }
+            cut
+        });
+    }
+}
+
+fn cut_off() -> Failure {
+    ConnectError::new(
+        Refusal::Internal,
+        "a question to the API server was cut off",
+    )
+    .into()
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,142 @@
+//! The kinds of objects we read, and the little of each that we keep.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    Container, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Client};
+use kubevpn_target::{ConnectError, Refusal};
+
+use crate::fetch::{Failure, Kind, Select, get};
+use crate::index::slices_of;
+
+fn namespaced<K>(client: Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
+
+fn identity(meta: &mut ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        namespace: meta.namespace.take(),
+        name: meta.name.take(),
+        uid: meta.uid.take(),
+        ..ObjectMeta::default()
+    }
+}
+
+impl Kind for Service {
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+        namespaced(client, namespace)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+        if let Some(status) = &mut self.status {
+            status.conditions = None;
+        }
+    }
+}
+
+impl Kind for EndpointSlice {
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+        namespaced(client, namespace)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+        for endpoint in &mut self.endpoints {
+            endpoint.deprecated_topology = None;
+            endpoint.hints = None;
+            endpoint.node_name = None;
+            endpoint.zone = None;
+        }
+    }
+
+    /// Slices have generated names; the Endpoints object has the Service's.
+    async fn get_alone(client: &Client, select: &Select) -> Option<Result<Vec<Self>, Failure>> {
+        let Select::OfService { namespace, service } = select else {
+            return None;
+        };
+        let endpoints = get::<Endpoints>(client, Some(namespace), service).await;
+        Some(endpoints.map(|found| found.map(slices_of).unwrap_or_default()))
+    }
+
+    fn both(list: Failure, get: Failure) -> Failure {
+        ConnectError::new(Refusal::Forbidden, format!("{list}; or: {get}")).into()
+    }
+}
+
+impl Kind for Endpoints {
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+        namespaced(client, namespace)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+    }
+}
+
+impl Kind for Pod {
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+        namespaced(client, namespace)
+    }
+
+    fn prune(&mut self) {
+        let ports_of = |containers: Vec<Container>| {
+            let ports_of = |container: Container| Container {
+                ports: container.ports,
+                ..Container::default()
+            };
+            containers.into_iter().map(ports_of).collect()
+        };
+        self.metadata = identity(&mut self.metadata);
+        self.spec = self.spec.take().map(|spec| PodSpec {
+            host_network: spec.host_network,
+            containers: ports_of(spec.containers),
+            init_containers: spec.init_containers.map(ports_of),
+            ..PodSpec::default()
+        });
+        self.status = self.status.take().map(|status| PodStatus {
+            phase: status.phase,
+            pod_ip: status.pod_ip,
+            pod_ips: status.pod_ips,
+            ..PodStatus::default()
+        });
+    }
+}
+
+impl Kind for IPAddress {
+    const LISTED: bool = false;
+    /// It names a Service, whose own addresses are checked at each use.
+    const TRUSTED: Duration = Duration::from_secs(5);
+
+    fn api(client: Client, _: Option<&str>) -> Api<Self> {
+        Api::all(client)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+    }
+}
+
+impl Kind for Namespace {
+    const LISTED: bool = false;
+    const TRUSTED: Duration = Duration::from_secs(30);
+
+    fn api(client: Client, _: Option<&str>) -> Api<Self> {
+        Api::all(client)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+    }
+}
