@@ -182,12 +182,17 @@ impl Drop for Record {
     }
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line; a wrapper that says what its cause says counts once.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
+    let mut last = text.clone();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let _: fmt::Result = write!(text, ": {error}");
+        let words = error.to_string();
+        if words != last {
+            let _: fmt::Result = write!(text, ": {words}");
+        }
+        last = words;
         cause = error.source();
     }
     text
