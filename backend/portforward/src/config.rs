@@ -116,6 +116,9 @@ pub struct Config {
     /// Connections to one Pod, ended ones that linger included. Its container runtime holds four
     /// descriptors and up to one thread for each, and did not survive 5,000.
     pub streams_per_pod: usize,
+    /// Connections on one session, ended ones that linger or wait for the other side's end included: at 500 short
+    /// connections a second that is as many again. 1,000 worked; a server may draw its line lower.
+    pub streams_per_session: usize,
     /// Upgrades for one Pod at a time.
     pub upgrades_at_once: usize,
     /// A connection that could share a session waits this long for one of its own.
@@ -157,6 +160,7 @@ impl Default for Config {
             sessions_per_pod: 32,
             sessions: 256,
             streams_per_pod: 3000,
+            streams_per_session: 256,
             upgrades_at_once: 4,
             share_after: Duration::from_millis(30),
             idle: Duration::from_secs(300),

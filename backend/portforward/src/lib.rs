@@ -34,6 +34,8 @@ mod life;
 mod pair;
 mod pool;
 mod stream;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use self::config::{Config, Transport, TransportChoice, UnknownTransport};

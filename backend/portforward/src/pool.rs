@@ -10,6 +10,8 @@ mod linger;
 mod probe;
 mod slot;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -212,8 +214,10 @@ impl Pool {
         let room = below_limit || state.idle().is_some();
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
-        let (indices, views): (Vec<_>, Vec<_>) =
-            pod.views(now, ask.heard_since).into_iter().unzip();
+        let (indices, views): (Vec<_>, Vec<_>) = pod
+            .views(now, &self.config, ask.heard_since)
+            .into_iter()
+            .unzip();
         let demand = Demand {
             opening: pod.opening,
             waiting: pod.waiting - usize::from(ask.counted),

@@ -11,6 +11,8 @@ use crate::config::Config;
 pub(crate) struct View {
     /// Connections whose client and Pod have both not ended.
     pub(crate) live: usize,
+    /// It carries as many connections as it may, those only waiting for their end among them.
+    pub(crate) full: bool,
     /// It moves bulk, or somebody on it does not read.
     pub(crate) busy: bool,
     /// It has given reason to doubt that it works, and was not proven yet.
@@ -61,7 +63,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
         patient,
         ..
     } = demand;
-    let usable = |v: &&(usize, View)| !v.1.busy && !v.1.suspect;
+    let usable = |v: &&(usize, View)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, View)> = views.iter().copied().enumerate().collect();
 
     // Those that move bulk are as good as not there, but not without end.
@@ -93,7 +95,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     // Better a doubtful one than a busy one: doubts are settled within a round trip.
     let fallback = || {
         let rank = |(_, v): &&(usize, View)| (v.busy, v.live);
-        views.iter().min_by_key(rank)
+        views.iter().filter(|(_, v)| !v.full).min_by_key(rank)
     };
     let what = match share {
         Some(&(index, _)) => What::Share(index),
@@ -113,6 +115,7 @@ mod tests {
 
     const QUIET: View = View {
         live: 0,
+        full: false,
         busy: false,
         suspect: false,
         used: 0,
@@ -163,7 +166,7 @@ mod tests {
             ..CALM
         };
         assert_eq!(pick(&[QUIET], spare), (What::Free(0), true));
-        assert_eq!(pick(&[QUIET, QUIET], spare), (What::Free(0), false));
+        assert_eq!(pick(&[QUIET, QUIET], spare), (What::Free(1), false));
         let opening = Demand {
             opening: 1,
             ..spare
@@ -252,6 +255,21 @@ mod tests {
         };
         assert_eq!(pick(&[doubtful], full), (What::Share(0), false));
         assert_eq!(pick(&[doubtful, live(5)], full), (What::Share(1), false));
+    }
+
+    #[test]
+    fn full_is_full() {
+        let full = View {
+            full: true,
+            ..QUIET
+        };
+        assert_eq!(pick(&[full], CALM), (What::Wait, true));
+        let no_room = Demand {
+            room: false,
+            ..CALM
+        };
+        assert_eq!(pick(&[full], no_room), (What::Full, false));
+        assert_eq!(pick(&[full, live(9)], no_room), (What::Share(1), false));
     }
 
     #[test]

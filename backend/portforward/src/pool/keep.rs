@@ -237,7 +237,7 @@ impl Look<'_> {
         for life in &self.entry.lives {
             if life.is_upload() {
                 life.exempt();
-            } else if life.last_write().max(life.began) > proven {
+            } else if !life.is_answered() && life.last_write().max(life.began) > proven {
                 self.entry.fail(life, WEDGED);
                 lost += 1;
                 continue;

@@ -12,25 +12,30 @@ use crate::life::Life;
 
 /// Cuts short who waits beyond the bounds, and takes them off the list.
 pub(crate) fn trim(lingering: &mut Vec<Arc<Life>>, config: &Config) {
-    let answered = |l: &Arc<Life>| l.is_answered() && l.quiet_since().is_some();
+    // One that is in the middle of receiving is never cut.
+    let quiet = |l: &Arc<Life>| l.quiet_since().is_some();
+    let answered = |l: &Arc<Life>| l.is_answered() && quiet(l);
     let many = lingering.iter().filter(|l| answered(l)).count();
     if many > config.lingering_answered {
         cut_quietest(lingering, answered);
     }
-    if lingering.len() > config.lingering {
-        // One that is in the middle of receiving is never the quietest.
-        cut_quietest(lingering, |l| l.quiet_since().is_some());
+    if lingering.len() > config.lingering && !cut_quietest(lingering, answered) {
+        cut_quietest(lingering, quiet);
     }
 }
 
-fn cut_quietest(lingering: &mut Vec<Arc<Life>>, fit: impl Fn(&Arc<Life>) -> bool) {
+fn cut_quietest(lingering: &mut Vec<Arc<Life>>, fit: impl Fn(&Arc<Life>) -> bool) -> bool {
     let quietest = lingering
         .iter()
         .enumerate()
         .filter(|(_, l)| fit(l))
         .min_by_key(|(_, l)| l.quiet_since());
-    if let Some((index, _)) = quietest {
-        lingering.remove(index).cut();
+    match quietest {
+        Some((index, _)) => {
+            lingering.remove(index).cut();
+            true
+        }
+        None => false,
     }
 }
 
@@ -67,13 +72,14 @@ mod tests {
             trim(&mut list, &config);
         }
         let cut: Vec<_> = lives.iter().map(|l| l.is_cut()).collect();
-        // 1 when a third was answered at 5; 0 as the oldest of five at 6; 3 for a third answered at 7.
-        assert_eq!(
-            cut,
-            [true, true, false, true, false, false, false, false],
-            "{cut:?}"
-        );
+        // With the fifth, sixth and seventh there are more than four, with the eighth too; those with an answer go.
+        assert_eq!(cut, [false, true, false, true, false, true, false, true]);
         assert_eq!(list.len(), 4);
+        // Who waits for an answer goes when nobody else is left.
+        list.push(lives[1].clone());
+        lives[1].wrote(1);
+        trim(&mut list, &config);
+        assert!(lives[0].is_cut());
     }
 
     #[tokio::test(start_paused = true)]

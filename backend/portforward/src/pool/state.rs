@@ -140,6 +140,7 @@ impl Pod {
     pub(crate) fn views(
         &self,
         now: u64,
+        config: &Config,
         heard_since: Option<tokio::time::Instant>,
     ) -> Vec<(usize, View)> {
         let fit = |e: &&Entry| {
@@ -148,7 +149,7 @@ impl Pod {
         };
         let sessions = self.sessions.iter().enumerate();
         let fit = sessions.filter(|(_, e)| fit(e));
-        fit.map(|(index, e)| (index, e.view(now))).collect()
+        fit.map(|(index, e)| (index, e.view(now, config))).collect()
     }
 
     pub(crate) fn want_spare(&mut self, now: u64) {
@@ -190,10 +191,11 @@ impl Pod {
 }
 
 impl Entry {
-    fn view(&self, now: u64) -> View {
+    fn view(&self, now: u64, config: &Config) -> View {
         View {
             // Who waits for an answer after a half-close is as good as live.
             live: self.live + self.lives.iter().filter(|l| l.is_owed()).count(),
+            full: self.lives.len() >= config.streams_per_session,
             busy: self.stalled || self.lives.iter().any(|l| l.is_bulk(now)),
             suspect: self.probe.is_suspect(),
             used: self.used,

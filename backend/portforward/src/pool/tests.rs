@@ -1,0 +1,629 @@
+//! The pool against a node in memory, on a paused clock.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use kubevpn_target::{Refusal, Stream as _};
+use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt, split};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::*;
+use crate::testing::*;
+
+const S: Duration = Duration::from_secs(1);
+
+fn quick() -> Config {
+    Config::default()
+}
+
+async fn dial(pool: &Arc<Pool>, port: u16) -> Result<PodStream, ForwardError> {
+    pool.clone().dial(to(port)).await
+}
+
+/// Dials and makes sure that both directions work.
+async fn open(pool: &Arc<Pool>) -> PodStream {
+    let mut stream = dial(pool, ECHO).await.unwrap();
+    echo(&mut stream, b"hello").await.unwrap();
+    stream
+}
+
+/// Ends the client's side and reads what is left, as a relay does.
+async fn close(stream: PodStream) -> Vec<u8> {
+    let (mut read, mut write) = split(stream);
+    let mut rest = Vec::new();
+    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+    shut.unwrap();
+    got.unwrap();
+    rest
+}
+
+// === sessions ===
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_one_after_another_cost_few_upgrades() {
+    let (node, pool) = Node::start(quick());
+    for _ in 0..1000 {
+        let mut stream = open(&pool).await;
+        assert_eq!(stream.via().to_string(), "shop/web-0:7 (spdy)");
+        assert!(stream.shutdown().now_or_never().is_none(), "it lingers");
+        tokio::spawn(close(stream));
+        settle().await;
+    }
+    // In the one second, most of them still wait for the other side's end.
+    let most = 1000 / quick().streams_per_session + 2;
+    assert!(node.upgrades() <= most, "{}", node.upgrades());
+    assert_eq!(pool.stats().opened, 1000);
+    // The last may not have been quiet yet when it was counted.
+    let lingering = pool.stats().lingering;
+    assert!(lingering <= quick().lingering_answered + 1, "{lingering}");
+    // The one that was cut short last is closed by the runtime 1 s later.
+    sleep(quick().linger + 2 * S).await;
+    assert_eq!((pool.stats().streams, node.forwards()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_few_each_has_a_session_of_its_own() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(13, SeqCst);
+    let mut streams = Vec::new();
+    for n in 1..=8 {
+        streams.push(open(&pool).await);
+        // From the second on, one more is kept ready.
+        let spare = usize::from(n > 1);
+        sleep(S).await;
+        assert_eq!(node.upgrades(), n + spare);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_pressure_they_share() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(13, SeqCst);
+    let mut streams = Vec::new();
+    for _ in 0..320 {
+        streams.push(open(&pool).await);
+    }
+    assert_eq!(node.upgrades(), quick().sessions_per_pod);
+    let state = pool.state();
+    let sessions = state.pods.values().flat_map(|p| &p.sessions);
+    for session in sessions {
+        assert!(
+            (9..=11).contains(&session.live),
+            "{} is uneven",
+            session.live
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_from_cold_shares_few_upgrades() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(1000, SeqCst);
+    let mut dials = JoinSet::new();
+    for _ in 0..200 {
+        let pool = pool.clone();
+        dials.spawn(async move { open(&pool).await });
+    }
+    let began = Instant::now();
+    let streams = dials.join_all().await;
+    assert_eq!(streams.len(), 200);
+    assert!(
+        node.upgrades() <= 2 * quick().upgrades_at_once,
+        "{}",
+        node.upgrades()
+    );
+    assert!(
+        began.elapsed() < 2 * S,
+        "none waited for an upgrade of its own"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_outlives_the_dial_that_asked_for_it() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(1000, SeqCst);
+    assert!(timeout(S / 2, dial(&pool, ECHO)).await.is_err());
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_upgrade_fails_all_who_waited_for_it() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(100, SeqCst);
+    *node.refuse.lock().unwrap() = Some(ForwardError::PodNotFound {
+        pod: "shop/web-0".into(),
+    });
+    let mut dials = JoinSet::new();
+    for _ in 0..50 {
+        let pool = pool.clone();
+        dials.spawn(async move { dial(&pool, ECHO).await.unwrap_err().refusal() });
+    }
+    let refusals = dials.join_all().await;
+    assert!(refusals.iter().all(|r| *r == Refusal::NameNotFound));
+    assert!(node.upgrades() <= quick().upgrades_at_once);
+    // And is not held against the next.
+    *node.refuse.lock().unwrap() = None;
+    open(&pool).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_told() {
+    let config = Config {
+        streams_per_pod: 3,
+        ..quick()
+    };
+    let (_node, pool) = Node::start(config);
+    let streams = [open(&pool).await, open(&pool).await, open(&pool).await];
+    let error = dial(&pool, ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Overloaded);
+    assert!(error.retryable(), "another pod may have room");
+    drop(streams);
+    open(&pool).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_sessions_make_room_for_other_pods() {
+    let config = Config {
+        sessions: 2,
+        ..quick()
+    };
+    let (_node, pool) = Node::start(config);
+    let mut held = Vec::new();
+    for pod in ["a", "b", "c"] {
+        let to = PodPort {
+            pod: pod.into(),
+            ..to(ECHO)
+        };
+        let stream = pool.clone().dial(to).await.unwrap();
+        if pod == "b" {
+            held.push(stream);
+        }
+        settle().await;
+    }
+    let names: Vec<_> = pool
+        .state()
+        .pods
+        .iter()
+        .filter(|(_, p)| !p.sessions.is_empty())
+        .map(|(id, _)| id.pod.clone())
+        .collect();
+    assert_eq!(names.len(), 2);
+    assert!(names.contains(&"b".to_owned()), "it is in use: {names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unused_sessions_are_closed() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    sleep(quick().idle - 2 * S).await;
+    assert_eq!(pool.stats().sessions, [1, 0, 0]);
+    sleep(4 * S).await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retired_pod_gets_no_new_streams_and_keeps_the_living() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    pool.retire("shop", "web-0");
+    echo(&mut stream, b"still here").await.unwrap();
+    let mut other = open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+    sleep(600 * S).await;
+    echo(&mut stream, b"still here").await.unwrap();
+    drop(stream);
+    settle().await;
+    assert_eq!(
+        pool.stats().sessions,
+        [1, 0, 0],
+        "it closes with its last stream"
+    );
+    echo(&mut other, b"here too").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_same_name_is_another_one() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    let reborn = PodPort {
+        uid: Some("2f".into()),
+        ..to(ECHO)
+    };
+    pool.clone().dial(reborn).await.unwrap();
+    assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_everything() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    pool.shutdown().await;
+    assert!(stream.read(&mut [0; 1]).await.is_err());
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    let error = dial(&pool, ECHO).await.unwrap_err();
+    assert!(matches!(error, ForwardError::ShutDown), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pool_ends_with_its_last_user() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    let gone = Arc::downgrade(&pool);
+    drop(pool);
+    echo(&mut stream, b"streams outlive the forwarder")
+        .await
+        .unwrap();
+    drop(stream);
+    sleep(2 * S).await;
+    assert!(gone.upgrade().is_none());
+    assert_eq!(node.forwards(), 0);
+}
+
+// === truthful dialing ===
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_port_is_refused_and_the_session_lives() {
+    let (node, pool) = Node::start(quick());
+    let mut other = open(&pool).await;
+    let error = dial(&pool, CLOSED).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused);
+    for _ in 0..20 {
+        dial(&pool, CLOSED).await.unwrap_err();
+    }
+    assert_eq!(
+        node.upgrades(),
+        3,
+        "one for the open stream, one for these, one spare"
+    );
+    assert_eq!(pool.stats().refused, 21);
+    sleep(10 * S).await;
+    echo(&mut other, b"untouched").await.unwrap();
+    assert_eq!(pool.stats().sessions, [3, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_first_dial_to_a_port_waits_for_its_fate() {
+    let (_node, pool) = Node::start(quick());
+    let began = Instant::now();
+    let first = dial(&pool, SINK).await.unwrap();
+    assert_eq!(began.elapsed(), quick().fate_wait);
+    let began = Instant::now();
+    let second = dial(&pool, SINK).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO, "the port is known");
+    // A Pod that speaks first needs no wait.
+    let began = Instant::now();
+    let mut greeted = dial(&pool, GREET).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    let mut line = [0; 11];
+    greeted.read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"220 hello\r\n", "nothing of it is lost");
+    drop((first, second));
+    sleep(quick().good_for).await;
+    let began = Instant::now();
+    dial(&pool, SINK).await.unwrap();
+    assert_eq!(began.elapsed(), quick().fate_wait, "it was forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_accepts_and_closes_was_there() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, CLOSE).await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_is_an_error_of_the_stream_and_forgets_the_port() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    node.close_port(ECHO);
+    let mut stream = dial(&pool, ECHO).await.unwrap();
+    let error = stream.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(error.to_string().contains("connection refused"), "{error}");
+    let error = stream.write(b"x").await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused,
+        "and stays one"
+    );
+    let error = dial(&pool, ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_to_a_forward_that_has_ended() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, CLOSE).await.unwrap();
+    sleep(2 * S).await;
+    // Its end has arrived, and was not read.
+    let error = stream.write(b"x").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+// === the end of a stream ===
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_after_the_clients_end_arrives_whole() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, SLOW).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    let began = Instant::now();
+    assert_eq!(close(stream).await, b"0123456789");
+    // 3 s for the answer, 1 s until the runtime reports the Pod's end, and no linger after it.
+    assert_eq!(began.elapsed(), 4 * S);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_pod_is_given_up_after_the_linger() {
+    let (node, pool) = Node::start(quick());
+    let stream = open(&pool).await;
+    let began = Instant::now();
+    close(stream).await;
+    assert_eq!(began.elapsed(), quick().linger + S);
+    assert_eq!((pool.stats().streams, node.forwards()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_byte_of_the_pod_begins_the_linger_anew() {
+    let (_node, pool) = Node::start(quick());
+    let stream = dial(&pool, FLOOD).await.unwrap();
+    let (mut read, mut write) = split(stream);
+    let shut = tokio::spawn(async move { write.shutdown().await });
+    for _ in 0..10 {
+        sleep(quick().linger - S).await;
+        read.read_exact(&mut [0; 4096]).await.unwrap();
+    }
+    assert!(!shut.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_vanished_clients_leave_nothing() {
+    let (node, pool) = Node::start(quick());
+    let mut tasks = JoinSet::new();
+    for _ in 0..1000 {
+        let stream = dial(&pool, SINK).await.unwrap();
+        tasks.spawn(close(stream));
+    }
+    let held = quick().lingering;
+    settle().await;
+    assert!(pool.stats().lingering <= held);
+    sleep(2 * S).await;
+    assert!(
+        node.forwards() <= held,
+        "the runtime's part is bounded: {}",
+        node.forwards()
+    );
+    tasks.join_all().await;
+    settle().await;
+    assert_eq!(
+        (
+            pool.stats().streams,
+            pool.stats().lingering,
+            node.forwards()
+        ),
+        (0, 0, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_stream_is_gone_at_once() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    assert_eq!(pool.stats().streams, 0);
+    sleep(2 * S).await;
+    assert_eq!(node.forwards(), 0);
+}
+
+// === who stalls whom ===
+
+/// Fills what the session may hold for a client that does not read.
+async fn stall(pool: &Arc<Pool>) -> PodStream {
+    let mut stream = dial(pool, FLOOD).await.unwrap();
+    stream.read_exact(&mut [0; 1]).await.unwrap();
+    settle().await;
+    stream
+}
+
+fn one_session() -> Config {
+    Config {
+        sessions_per_pod: 1,
+        sessions: 1,
+        ..quick()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_alone_may_do_so_for_ever() {
+    let (_node, pool) = Node::start(quick());
+    let mut stalled = stall(&pool).await;
+    sleep(3600 * S).await;
+    for _ in 0..1000 {
+        stalled.read_exact(&mut [0; 8192]).await.unwrap();
+    }
+    assert_eq!(pool.stats().evicted, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_reset_when_others_wait() {
+    let (_node, pool) = Node::start(one_session());
+    let mut other = open(&pool).await;
+    let mut stalled = stall(&pool).await;
+    let began = Instant::now();
+    echo(&mut other, b"waits").await.unwrap();
+    assert!(
+        began.elapsed() <= quick().stall_wanted + 2 * S,
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(pool.stats().stalled, 1);
+    let mut rest = Vec::new();
+    let error = stalled.read_to_end(&mut rest).await.unwrap_err();
+    assert!(error.to_string().contains("not read"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn four_stalled_readers_disturb_nobody() {
+    let (_node, pool) = Node::start(quick());
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        stalled.push(stall(&pool).await);
+    }
+    for _ in 0..100 {
+        let began = Instant::now();
+        let stream = open(&pool).await;
+        assert!(began.elapsed() <= quick().fate_wait);
+        drop(stream);
+    }
+    assert_eq!(pool.stats().stalled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bulk_that_was_cut_off_takes_its_session_with_it() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, FLOOD).await.unwrap();
+    stream.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
+    drop(stream);
+    settle().await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+}
+
+// === liveness ===
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_found_while_something_is_awaited() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    sleep(20 * S).await;
+    node.link(0).black_hole();
+    let began = Instant::now();
+    stream.write_all(b"anyone?").await.unwrap();
+    let error = stream.read(&mut [0; 1]).await.unwrap_err();
+    assert!(began.elapsed() < 10 * S, "{:?}", began.elapsed());
+    assert!(error.to_string().contains("stopped answering"), "{error}");
+    assert_eq!(pool.stats().evicted, 1);
+    open(&pool).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_found_while_nothing_happens() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    node.link(0).black_hole();
+    let began = Instant::now();
+    stream.read(&mut [0; 1]).await.unwrap_err();
+    let found = quick().ping_every + quick().probe_timeout + 3 * S;
+    assert!(began.elapsed() < found, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_into_a_black_hole_takes_another_session() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    sleep(20 * S).await;
+    node.link(0).black_hole();
+    let began = Instant::now();
+    open(&pool).await;
+    assert!(
+        began.elapsed() <= quick().reply_timeout,
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_streams_live_for_days() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    sleep(48 * 3600 * S).await;
+    echo(&mut stream, b"good morning").await.unwrap();
+    assert_eq!(node.upgrades(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_finds_the_dead_at_once() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    let mut living = open(&pool).await;
+    node.link(0).black_hole();
+    pool.probe_all();
+    sleep(quick().probe_timeout + 2 * S).await;
+    assert_eq!(pool.stats().evicted, 1);
+    assert!(living.read(&mut [0; 1]).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mute_session_is_given_up_and_its_streams_live() {
+    let (node, pool) = Node::start(quick());
+    let mut stream = open(&pool).await;
+    let error = dial(&pool, MUTE).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::TimedOut);
+    assert!(error.retryable());
+    echo(&mut stream, b"untouched").await.unwrap();
+    assert!(node.upgrades() <= 2 + ATTEMPTS, "{}", node.upgrades());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
+    let config = Config {
+        sessions: 2,
+        ..one_session()
+    };
+    let (node, pool) = Node::start(config);
+    let mut idle = open(&pool).await;
+    let mut writer = open(&pool).await;
+    let mut ending = dial(&pool, SLOW).await.unwrap();
+    ending.write_all(b"ask").await.unwrap();
+    sleep(2 * S).await;
+    ending.write_all(b"more").await.unwrap();
+    node.link(0).wedge();
+    let mut answer = Vec::new();
+    // The Pod ends shortly after it was written to: the session is probed, and found wedged.
+    ending.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"0123456789");
+    writer.write_all(b"lost?").await.unwrap();
+    sleep(5 * S).await;
+    assert_eq!(pool.stats().wedged, 1);
+    // Who wrote meanwhile is told; who did not may go on listening, but not write.
+    let mut rest = Vec::new();
+    writer.read_to_end(&mut rest).await.unwrap_err();
+    let nothing = timeout(60 * S, idle.read(&mut [0; 1])).await;
+    assert!(nothing.is_err(), "it still listens");
+    let error = idle.write(b"x").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    drop((idle, writer));
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_read_is_waited_for() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, DEAF).await.unwrap();
+    let filled = poll_fn(|cx| {
+        loop {
+            match std::pin::Pin::new(&mut stream).poll_write(cx, &[0; 8192]) {
+                Poll::Ready(n) => drop(n.unwrap()),
+                Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    });
+    filled.await;
+    sleep(120 * S).await;
+    assert_eq!(pool.stats().evicted, 0);
+    // Meanwhile others go elsewhere.
+    open(&pool).await;
+}

@@ -1,0 +1,304 @@
+//! The far side of every session, for tests: API server, kubelet and container runtime in one, in memory.
+//!
+//! It does what containerd does: accepts before it connects, reports failure on the error stream, and closes both
+//! directions 1 s after the first of them has ended.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kubevpn_spdy::{Headers, Incoming, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::io::{copy, duplex, split};
+use tokio::time::sleep;
+
+use crate::config::{Config, Transport};
+use crate::error::{ForwardError, Rejection};
+use crate::forward::{PodId, PodPort};
+use crate::pool::Pool;
+use crate::stream::PodStream;
+use crate::transport::{BoxFuture, Io, Open, Opened};
+
+/// Echoes.
+pub(crate) const ECHO: u16 = 7;
+/// Takes everything in and says nothing.
+pub(crate) const SINK: u16 = 9;
+/// Speaks first, then echoes.
+pub(crate) const GREET: u16 = 25;
+/// Reads three bytes, then answers with ten after 3 s, and closes.
+pub(crate) const SLOW: u16 = 30;
+/// Sends without end.
+pub(crate) const FLOOD: u16 = 19;
+/// Accepts and closes.
+pub(crate) const CLOSE: u16 = 21;
+/// The node never answers the stream.
+pub(crate) const MUTE: u16 = 44;
+/// Reads nothing.
+pub(crate) const DEAF: u16 = 45;
+/// Any other port: nobody listens.
+pub(crate) const CLOSED: u16 = 9999;
+
+pub(crate) const REFUSED: &str = "error forwarding port 9999 to pod 1f, uid : failed to connect: dial tcp4 127.0.0.1:9999: connect: connection refused";
+
+/// A node with any number of Pods.
+#[derive(Default)]
+pub(crate) struct Node {
+    pub(crate) upgrades: AtomicUsize,
+    /// How long an upgrade takes, in milliseconds.
+    pub(crate) upgrade_ms: AtomicUsize,
+    /// Forwards that are open now, and at most.
+    pub(crate) forwards: Arc<AtomicUsize>,
+    pub(crate) peak: Arc<AtomicUsize>,
+    /// The switch of each connection, in the order they were made.
+    pub(crate) links: Mutex<Vec<Arc<Link>>>,
+    /// Ports that are taken to be closed, for the while.
+    pub(crate) down: Arc<Mutex<Vec<u16>>>,
+    /// How upgrades fail.
+    pub(crate) refuse: Mutex<Option<ForwardError>>,
+}
+
+/// What a connection does to its bytes.
+#[derive(Default)]
+pub(crate) struct Link(AtomicU8);
+
+// 0: everything passes.
+const HOLE: u8 = 1;
+const WEDGE: u8 = 2;
+
+impl Link {
+    /// From now on nothing passes, in silence.
+    pub(crate) fn black_hole(&self) {
+        self.0.store(HOLE, SeqCst);
+    }
+
+    /// From now on every fifth PING is not answered.
+    pub(crate) fn wedge(&self) {
+        self.0.store(WEDGE, SeqCst);
+    }
+}
+
+impl Node {
+    pub(crate) fn start(config: Config) -> (Arc<Self>, Arc<Pool>) {
+        let node = Arc::new(Self::default());
+        let pool = Pool::new(Arc::new(config), Box::new(Far(node.clone())));
+        (node, pool)
+    }
+
+    pub(crate) fn upgrades(&self) -> usize {
+        self.upgrades.load(SeqCst)
+    }
+
+    pub(crate) fn forwards(&self) -> usize {
+        self.forwards.load(SeqCst)
+    }
+
+    pub(crate) fn link(&self, index: usize) -> Arc<Link> {
+        self.links.lock().unwrap()[index].clone()
+    }
+
+    pub(crate) fn close_port(&self, port: u16) {
+        self.down.lock().unwrap().push(port);
+    }
+
+    fn connect(self: &Arc<Self>) -> Box<dyn Io> {
+        let link = Arc::new(Link::default());
+        self.links.lock().unwrap().push(link.clone());
+        let (near, left) = duplex(64 * 1024);
+        let (right, far) = duplex(64 * 1024);
+        let ((left_read, left_write), (right_read, right_write)) = (split(left), split(right));
+        tokio::spawn(up(left_read, right_write, link.clone()));
+        tokio::spawn(down(right_read, left_write, link));
+        let (session, incoming, driver) = kubevpn_spdy::server(far, Default::default());
+        tokio::spawn(driver);
+        let node = self.clone();
+        tokio::spawn(async move {
+            let _alive = session;
+            node.serve(incoming).await;
+        });
+        Box::new(near)
+    }
+
+    async fn serve(self: Arc<Self>, mut incoming: Incoming) {
+        let mut errors = HashMap::new();
+        let mut mute = Vec::new();
+        while let Some(request) = incoming.next().await {
+            let get = |name| request.headers().get(name).unwrap_or_default().to_owned();
+            let (kind, port, id) = (get("streamtype"), get("port"), get("requestid"));
+            let port: u16 = port.parse().unwrap();
+            if port == MUTE {
+                mute.push(request);
+                continue;
+            }
+            if kind == "error" {
+                assert!(request.fin(), "the error stream is one way");
+                let stream = request.accept(&Headers::default(), false);
+                assert!(errors.insert(id, stream).is_none(), "ids are used once");
+                continue;
+            }
+            let data = request.accept(&Headers::default(), false);
+            let error = errors.remove(&id).expect("the error stream comes first");
+            tokio::spawn(self.clone().forward(port, data, error));
+        }
+    }
+
+    async fn forward(self: Arc<Self>, port: u16, mut data: Stream, mut error: Stream) {
+        let down = self.down.lock().unwrap().contains(&port);
+        let pod = if down { None } else { pod(port) };
+        let Some(pod) = pod else {
+            data.shutdown().await.unwrap();
+            tokio::task::yield_now().await;
+            error.write_all(REFUSED.as_bytes()).await.unwrap();
+            error.shutdown().await.unwrap();
+            return;
+        };
+        let now = self.forwards.fetch_add(1, SeqCst) + 1;
+        self.peak.fetch_max(now, SeqCst);
+        {
+            let (mut read, mut write) = split(&mut data);
+            let (mut pod_read, mut pod_write) = split(pod);
+            let (out, back) = (
+                copy(&mut read, &mut pod_write),
+                copy(&mut pod_read, &mut write),
+            );
+            tokio::pin!(out, back);
+            let first = tokio::select! {
+                _ = &mut out => true,
+                _ = &mut back => false,
+            };
+            let rest = async { if first { back.await } else { out.await } };
+            let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
+        }
+        self.forwards.fetch_sub(1, SeqCst);
+        let _ = error.shutdown().await;
+        let _ = data.shutdown().await;
+    }
+}
+
+/// Starts what listens on the port.
+fn pod(port: u16) -> Option<DuplexStream> {
+    let (near, mut io) = duplex(16 * 1024);
+    let serve: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match port {
+        ECHO | GREET => Box::pin(async move {
+            if port == GREET {
+                io.write_all(b"220 hello\r\n").await?;
+            }
+            let (mut read, mut write) = split(io);
+            copy(&mut read, &mut write).await.map(drop)
+        }),
+        SINK => Box::pin(async move { copy(&mut io, &mut tokio::io::sink()).await.map(drop) }),
+        SLOW => Box::pin(async move {
+            io.read_exact(&mut [0; 3]).await?;
+            sleep(Duration::from_secs(3)).await;
+            io.write_all(b"0123456789").await
+        }),
+        FLOOD => Box::pin(async move {
+            loop {
+                io.write_all(&[0; 8192]).await?
+            }
+        }),
+        CLOSE => Box::pin(async { Ok(()) }),
+        DEAF => Box::pin(async move {
+            let _held = io;
+            std::future::pending().await
+        }),
+        _ => return None,
+    };
+    tokio::spawn(serve);
+    Some(near)
+}
+
+/// What the pool asks.
+struct Far(Arc<Node>);
+
+impl Open for Far {
+    fn has_sessions(&self) -> bool {
+        true
+    }
+
+    fn session(&self, _: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
+        let node = self.0.clone();
+        Box::pin(async move {
+            node.upgrades.fetch_add(1, SeqCst);
+            let took = node.upgrade_ms.load(SeqCst) as u64;
+            sleep(Duration::from_millis(took)).await;
+            match &*node.refuse.lock().unwrap() {
+                Some(error) => Err(error.again()),
+                None => Ok(Opened::Session(node.connect(), Transport::Spdy)),
+            }
+        })
+    }
+
+    fn channel(
+        &self,
+        _: Arc<PodId>,
+        _: u16,
+        _: Vec<Rejection>,
+    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>> {
+        unreachable!("there are sessions")
+    }
+}
+
+/// Carries the frames of one connection from client to server, as its switch says.
+async fn up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Arc<Link>) {
+    let mut pings = 0;
+    loop {
+        let mut frame = vec![0; 8];
+        if from.read_exact(&mut frame).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+        let len = u32::from_be_bytes([0, frame[5], frame[6], frame[7]]);
+        frame.resize(8 + len as usize, 0);
+        from.read_exact(&mut frame[8..]).await.unwrap();
+        let state = link.0.load(SeqCst);
+        let ping = frame[..4] == [0x80, 3, 0, 6];
+        pings += usize::from(ping);
+        if state == HOLE || (state == WEDGE && ping && pings.is_multiple_of(5)) {
+            continue;
+        }
+        if to.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The same from server to client.
+async fn down(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Arc<Link>) {
+    let mut buf = vec![0; 16 * 1024];
+    while let Ok(n @ 1..) = from.read(&mut buf).await {
+        if link.0.load(SeqCst) == HOLE {
+            // A black hole does not say that the other side is gone, either.
+            std::future::pending().await
+        }
+        if to.write_all(&buf[..n]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+pub(crate) fn to(port: u16) -> PodPort {
+    PodPort {
+        namespace: "shop".into(),
+        pod: "web-0".into(),
+        uid: Some("1f".into()),
+        port,
+    }
+}
+
+/// Sends and reads back.
+pub(crate) async fn echo(stream: &mut PodStream, text: &[u8]) -> io::Result<()> {
+    stream.write_all(text).await?;
+    let mut back = vec![0; text.len()];
+    stream.read_exact(&mut back).await?;
+    assert_eq!(back, text);
+    Ok(())
+}
+
+/// Lets every task run until all of them wait.
+pub(crate) async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
