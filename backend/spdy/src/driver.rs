@@ -312,3 +312,48 @@ impl<T> fmt::Debug for Driver<T> {
 fn failed(error: io::Error) -> SessionError {
     SessionError::Io(Arc::new(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::frame::Headers;
+
+    /// Polls a driver until it has nothing to do.
+    async fn idle<T: AsyncRead + AsyncWrite + Unpin>(driver: &mut Driver<T>) {
+        let once = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *driver).poll(cx)));
+        assert!(once.await.is_pending());
+    }
+
+    #[tokio::test]
+    async fn an_idle_session_holds_no_buffers() {
+        let (near, far) = duplex(1 << 20);
+        let (session, mut near_driver) = client(near, Config::default());
+        let (_server, mut incoming, mut far_driver) = server(far, Config::default());
+        let mut near = session.open(&Headers::new(), false).unwrap();
+        idle(&mut near_driver).await;
+        idle(&mut far_driver).await;
+        let request = incoming.next().await.unwrap();
+        let mut far = request.accept(&Headers::new(), false);
+        for _ in 0..8 {
+            near.write_all(&[1; 64 * 1024]).await.unwrap();
+            near.flush().await.unwrap();
+            idle(&mut near_driver).await;
+            idle(&mut far_driver).await;
+            far.read_exact(&mut [0; 64 * 1024]).await.unwrap();
+        }
+        assert!(
+            far_driver.read_size > *READ.start(),
+            "grown with the traffic"
+        );
+        for driver in [&mut near_driver, &mut far_driver] {
+            idle(driver).await;
+            assert_eq!(driver.input.capacity(), 0);
+            assert!(driver.outbox.is_empty());
+            assert!(driver.events.capacity() <= 16 && driver.wakers.capacity() <= 16);
+        }
+        // The driver itself, with its socket left out.
+        assert!(size_of_val(&near_driver) - size_of::<tokio::io::DuplexStream>() < 512);
+    }
+}

@@ -5,7 +5,7 @@
 //! the payload of DATA and the body of unknown control frames follow their head in the input and
 //! need not be there yet; header blocks stay compressed, since only the session knows the zlib
 //! stream they continue ([`header_block`]).
-#![deny(clippy::indexing_slicing, clippy::unwrap_used)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
 mod data;
 mod dictionary;

@@ -1,12 +1,15 @@
 //! What the fuzz targets run, so that every `cargo test` builds it and replays their corpus. Not part
 //! of the API.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
     Config,
     error::SessionError,
-    frame::{self, GoAwayStatus, Headers, ResetStatus, StreamId},
+    frame::{
+        self, Data, Deflater, Frame, GoAway, GoAwayStatus, Headers, HeadersFrame, Ping,
+        ResetStatus, RstStream, StreamId, SynReply, SynStream, WindowUpdate,
+    },
     session::{Event, Machine, Outbox, Read, Role},
 };
 
@@ -35,8 +38,8 @@ const CONFIG: Config = Config {
 };
 
 /// Plays `data` to one side of a session. The first byte picks the side; after that, a byte picks
-/// what happens: the next bytes are received, or a handle does something. The session must keep its
-/// bounds, and what it sends must be frames.
+/// what happens: the next bytes are received, or a frame made from them, or a handle does something.
+/// The session must keep its bounds, and what it sends must be frames.
 pub fn fuzz_session(mut data: &[u8]) {
     let Some(role) = take(&mut data) else { return };
     let role = if role % 2 == 0 {
@@ -49,6 +52,7 @@ pub fn fuzz_session(mut data: &[u8]) {
         handles: Vec::new(),
         sent: BytesMut::new(),
         input: BytesMut::new(),
+        peer: Deflater::default(),
     };
     while let Some(what) = take(&mut data) {
         if !player.play(&mut machine, what, &mut data) {
@@ -71,6 +75,7 @@ struct Player {
     input: BytesMut,
     /// Written and not decoded.
     sent: BytesMut,
+    peer: Deflater,
 }
 
 impl Player {
@@ -80,9 +85,14 @@ impl Player {
         let handle = self.handles.get(usize::from(what >> 4)).copied();
         match (what & 0x0f, handle) {
             (0..=5, _) if machine.wants_input() => {
-                let len = usize::from(take(data).unwrap_or_default()).min(data.len());
-                self.input.extend_from_slice(&data[..len]);
-                *data = &data[len..];
+                let len = usize::from(take(data).unwrap_or_default());
+                if what % 2 == 0 {
+                    let (bytes, rest) = data.split_at(len.min(data.len()));
+                    self.input.extend_from_slice(bytes);
+                    *data = rest;
+                } else {
+                    self.frame(len, take(data).unwrap_or_default(), what >> 4);
+                }
                 if machine.receive(&mut self.input, &mut events).is_err() {
                     machine.go_away(GoAwayStatus::PROTOCOL_ERROR);
                     return false;
@@ -129,11 +139,61 @@ impl Player {
         true
     }
 
+    /// Receives a frame as a peer with good manners sends it, though maybe out of turn.
+    fn frame(&mut self, len: usize, id: u8, what: u8) {
+        let stream = StreamId::new(u32::from(id % 16 + 1)).expect("not 0");
+        let fin = id >= 0x80;
+        let mut block = BytesMut::new();
+        if what <= 2 {
+            let mut headers = Headers::new();
+            let value = "v".repeat(len);
+            headers.insert("name", &value).expect("a good header");
+            let fits = self.peer.encode(&headers, &mut block);
+            fits.expect("a small header");
+        }
+        let block = &block[..];
+        let frame = match what {
+            0 => Frame::SynStream(SynStream {
+                stream,
+                associated: None,
+                priority: 0,
+                slot: 0,
+                fin,
+                unidirectional: len % 3 == 0,
+                block,
+            }),
+            1 => Frame::SynReply(SynReply { stream, fin, block }),
+            2 => Frame::Headers(HeadersFrame { stream, fin, block }),
+            3 => Frame::RstStream(RstStream {
+                stream,
+                status: ResetStatus::CANCEL,
+            }),
+            4 => Frame::Ping(Ping { id: id.into() }),
+            5 => Frame::GoAway(GoAway {
+                last_taken: Some(stream),
+                status: GoAwayStatus::OK,
+            }),
+            6 => Frame::WindowUpdate(WindowUpdate {
+                stream: Some(stream),
+                delta: 1,
+            }),
+            _ => Frame::Data(Data {
+                stream,
+                fin,
+                len: len as u32,
+            }),
+        };
+        frame.encode(&mut self.input);
+        if matches!(frame, Frame::Data(_)) {
+            self.input.put_bytes(what, len);
+        }
+    }
+
     fn check(&mut self, machine: &mut Machine) {
         while let Some((frame, used)) = frame::decode(&self.sent).expect("own frames") {
             let payload = match frame {
-                frame::Frame::Data(data) => data.len as usize,
-                frame::Frame::Unknown { .. } => panic!("an unknown frame"),
+                Frame::Data(data) => data.len as usize,
+                Frame::Unknown { .. } => panic!("an unknown frame"),
                 _ => 0,
             };
             assert!(self.sent.len() >= used + payload, "DATA cut short");

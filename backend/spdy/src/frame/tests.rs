@@ -255,7 +255,7 @@ fn frame(kind: u8, a: u32, b: u32, flag: bool, block: &[u8]) -> Frame<'_> {
             priority: (b % 8) as u8,
             slot: b as u8,
             fin,
-            unidirectional: b % 2 == 0,
+            unidirectional: b.is_multiple_of(2),
             block,
         }),
         2 => Frame::SynReply(SynReply { stream, fin, block }),

@@ -3,6 +3,7 @@
 mod bounds;
 mod conversations;
 mod faults;
+mod golden;
 
 use bytes::Buf;
 

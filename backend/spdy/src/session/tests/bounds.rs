@@ -222,3 +222,12 @@ fn headers_too_large_to_send_open_nothing() {
         ["RST_STREAM 1 INTERNAL_ERROR"]
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn nothing_a_peer_and_a_handle_do_breaks_the_bounds(
+        script in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2000)
+    ) {
+        crate::fuzzing::fuzz_session(&script);
+    }
+}

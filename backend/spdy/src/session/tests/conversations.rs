@@ -161,6 +161,25 @@ fn a_stream_ended_both_ways_still_sends_what_is_queued_when_released() {
 }
 
 #[test]
+fn a_stream_ended_here_sends_what_is_queued_before_it_is_cancelled() {
+    let (mut client, mut server, stream) = pair();
+    client.send(stream, b"last words").unwrap();
+    client.finish(stream).unwrap();
+    client.release(stream);
+    // Nobody reads this any more.
+    server.send(stream, b"unheard").unwrap();
+    pass(&mut server, &mut client);
+    assert_eq!(client.totals().discarded, 7);
+    let bytes = written(&mut client);
+    let expected = ["DATA 1 len=10 fin=true", "RST_STREAM 1 CANCEL"];
+    assert_eq!(frames(bytes.clone()), expected);
+    assert_empty(&client);
+    received(&mut server, &bytes).unwrap();
+    let read = read_all(&mut server, stream);
+    assert_eq!(read, (b"last words".to_vec(), "end"));
+}
+
+#[test]
 fn pings_come_back_to_who_sent_them() {
     let (mut client, mut server, _) = pair();
     assert_eq!((client.ping(), client.ping()), (1, 3));
