@@ -61,6 +61,7 @@ fn dependencies_point_one_way() {
         ("kubevpn-target", &[]),
         ("kubevpn-conn", &["kubevpn-target"]),
         ("kubevpn-socks5", &["kubevpn-conn", "kubevpn-target"]),
+        ("kubevpn-http-connect", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-client", &["kubevpn-target"]),
         ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
         ("kubevpn-spdy", &[]),

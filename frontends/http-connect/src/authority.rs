@@ -1,0 +1,110 @@
+//! Where a request is to go, as its request-target says: parsing only.
+//!
+//! Strict on purpose: what two readers could take for two hosts is refused, so that the backend, the
+//! server behind it and the log all mean the same one.
+
+use std::fmt;
+
+use kubevpn_target::{Host, Origin, Target, TargetError};
+
+/// The port of `http://` where none is written.
+pub(crate) const HTTP: u16 = 80;
+
+/// The most digits a port has.
+const PORT_DIGITS: usize = 5;
+
+/// Reads the `host:port` of a CONNECT (authority-form, RFC 9112 section 3.2.3). The port must be there.
+pub(crate) fn tunnel(authority: &str, origin: Origin) -> Result<Target, AuthorityError> {
+    no_userinfo(authority)?;
+    if authority.ends_with(']') || !authority.contains(':') {
+        return Err(TargetError::NoPort.into());
+    }
+    with_port(authority, origin)
+}
+
+/// Reads the scheme and authority of an absolute-form request-target (RFC 9112 section 3.2.2). A port that
+/// is missing or empty is 80.
+pub(crate) fn forward(
+    scheme: &str,
+    authority: &str,
+    origin: Origin,
+) -> Result<Target, AuthorityError> {
+    if scheme.eq_ignore_ascii_case("https") {
+        return Err(AuthorityError::Https);
+    }
+    if !scheme.eq_ignore_ascii_case("http") {
+        return Err(AuthorityError::Scheme);
+    }
+    host(authority, origin)
+}
+
+/// Reads what a `Host` field holds: an authority whose port may be missing.
+pub(crate) fn host(authority: &str, origin: Origin) -> Result<Target, AuthorityError> {
+    no_userinfo(authority)?;
+    let host = match authority.strip_suffix(':') {
+        Some(host) => host,
+        None if authority.ends_with(']') || !authority.contains(':') => authority,
+        None => return with_port(authority, origin),
+    };
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(TargetError::UnbracketedIpv6.into());
+    }
+    Ok(Target::new(Host::parse(host)?, HTTP, origin)?)
+}
+
+/// The value of `Host` that names a target: the port is left out where it is 80.
+pub(crate) fn host_value(target: &Target) -> String {
+    let mut text = target.to_string();
+    if target.port.get() == HTTP {
+        text.truncate(text.rfind(':').unwrap_or(text.len()));
+    }
+    text
+}
+
+fn with_port(authority: &str, origin: Origin) -> Result<Target, AuthorityError> {
+    let port = authority.rsplit(':').next().unwrap_or_default();
+    if port.len() > PORT_DIGITS {
+        return Err(TargetError::BadPort.into());
+    }
+    Ok(Target::parse(authority, origin)?)
+}
+
+fn no_userinfo(authority: &str) -> Result<(), AuthorityError> {
+    match authority.contains('@') {
+        true => Err(AuthorityError::Userinfo),
+        false => Ok(()),
+    }
+}
+
+/// Why a request-target names nothing that can be connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthorityError {
+    /// Something before an `@`, which RFC 9110 section 4.2.4 tells to treat as an error.
+    Userinfo,
+    /// `https://…`: the encryption is the client's to do, through a tunnel.
+    Https,
+    /// Neither `http` nor `https`.
+    Scheme,
+    /// The host or the port.
+    Target(TargetError),
+}
+
+impl From<TargetError> for AuthorityError {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
+    }
+}
+
+impl fmt::Display for AuthorityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Userinfo => f.write_str("a user name in front of the host is not taken: leave out what is before the @"),
+            Self::Https => f.write_str("an https:// address cannot be forwarded, only tunnelled: let the client send CONNECT host:443 to this proxy (https_proxy=http://…)"),
+            Self::Scheme => f.write_str("only http:// addresses are forwarded; for any other protocol send CONNECT host:port"),
+            Self::Target(error) => error.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

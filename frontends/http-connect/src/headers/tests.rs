@@ -1,0 +1,288 @@
+use super::*;
+use http::{Request, Response};
+use kubevpn_target::Origin;
+
+/// The fields in order, one per line, of a request after its way through.
+fn through(method: &str, uri: &str, fields: &[(&str, &str)], content: Content) -> (String, Asks) {
+    through_as(Version::HTTP_11, method, uri, fields, content)
+}
+
+fn through_as(
+    version: Version,
+    method: &str,
+    uri: &str,
+    fields: &[(&str, &str)],
+    content: Content,
+) -> (String, Asks) {
+    let mut builder = Request::builder().method(method).uri(uri).version(version);
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    let (mut head, ()) = builder.body(()).unwrap().into_parts();
+    let authority = head.uri.authority().unwrap().as_str().to_owned();
+    let target = crate::authority::host(&authority, Origin::default()).unwrap();
+    let asks = request(&mut head, &target, content);
+    assert_eq!(head.version, Version::HTTP_11);
+    (
+        format!("{} {}\n{}", head.method, head.uri, lines(&head.headers)),
+        asks,
+    )
+}
+
+fn lines(headers: &HeaderMap) -> String {
+    let mut lines: Vec<String> = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+const PLAIN: Asks = Asks {
+    upgrade: false,
+    go_ahead: false,
+};
+
+#[test]
+fn fields_of_one_connection_do_not_pass() {
+    let (text, asks) = through(
+        "GET",
+        "http://web/a?b",
+        &[
+            ("host", "other"),
+            ("accept", "*/*"),
+            ("connection", "close, X-Private ,"),
+            ("connection", "x-second"),
+            ("x-private", "1"),
+            ("x-second", "2"),
+            ("proxy-connection", "keep-alive"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic eA=="),
+            ("trailer", "x-sum"),
+        ],
+        Content::None,
+    );
+    assert_eq!(
+        text,
+        "GET /a?b\naccept: */*\nhost: web\ntrailer: x-sum\nvia: 1.1 kubevpn\n"
+    );
+    assert_eq!(asks, PLAIN);
+}
+
+#[test]
+fn fields_connection_may_not_take_away_are_put_back() {
+    let (text, _) = through(
+        "POST",
+        "http://web:81/",
+        &[
+            ("host", "web:81"),
+            ("connection", "host, content-length, transfer-encoding, via"),
+            ("transfer-encoding", "chunked"),
+            ("via", "1.1 other"),
+        ],
+        Content::Chunked,
+    );
+    assert_eq!(
+        text,
+        "POST /\nhost: web:81\ntransfer-encoding: chunked\nvia: 1.1 kubevpn\n"
+    );
+}
+
+#[test]
+fn via_is_added_behind_what_is_there() {
+    let fields = [("via", "1.0 fred, 1.1 p.example")];
+    let (text, _) = through_as(
+        Version::HTTP_10,
+        "GET",
+        "http://web/",
+        &fields,
+        Content::None,
+    );
+    assert_eq!(
+        text,
+        "GET /\nhost: web\nvia: 1.0 fred, 1.1 p.example\nvia: 1.0 kubevpn\n"
+    );
+}
+
+#[test]
+fn trailers_are_asked_for_when_the_client_takes_them() {
+    let fields = [("te", "deflate;q=0.5, Trailers"), ("connection", "TE")];
+    let (text, _) = through("GET", "http://web/", &fields, Content::None);
+    assert_eq!(
+        text,
+        "GET /\nconnection: te\nhost: web\nte: trailers\nvia: 1.1 kubevpn\n"
+    );
+}
+
+#[test]
+fn an_upgrade_passes_when_it_is_one() {
+    let websocket = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "websocket"),
+    ];
+    let (text, asks) = through("GET", "http://web/", &websocket, Content::None);
+    assert_eq!(
+        text,
+        "GET /\nconnection: upgrade\nhost: web\nupgrade: websocket\nvia: 1.1 kubevpn\n"
+    );
+    assert!(asks.upgrade);
+
+    let plain = "GET /\nhost: web\nvia: 1.1 kubevpn\n";
+    let without = |fields: &[(&str, &str)], content| through("GET", "http://web/", fields, content);
+    let not_named = [("upgrade", "websocket")];
+    assert_eq!(without(&not_named, Content::None), (plain.into(), PLAIN));
+    let h2c = [
+        ("connection", "upgrade, http2-settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMA"),
+    ];
+    assert_eq!(without(&h2c, Content::None), (plain.into(), PLAIN));
+    let both = [("connection", "upgrade"), ("upgrade", "websocket, H2C")];
+    assert_eq!(without(&both, Content::None), (plain.into(), PLAIN));
+    let twice = [
+        ("connection", "upgrade"),
+        ("upgrade", "a"),
+        ("upgrade", "b"),
+    ];
+    assert_eq!(without(&twice, Content::None), (plain.into(), PLAIN));
+    assert_eq!(without(&websocket, Content::Known), (plain.into(), PLAIN));
+    let old = through_as(
+        Version::HTTP_10,
+        "GET",
+        "http://web/",
+        &websocket,
+        Content::None,
+    );
+    assert_eq!(old.1, PLAIN);
+}
+
+#[test]
+fn an_expectation_passes_when_there_is_a_body() {
+    let fields = [("expect", "100-Continue"), ("content-length", "5")];
+    let (text, asks) = through("PUT", "http://web/", &fields, Content::Known);
+    assert_eq!(
+        text,
+        "PUT /\ncontent-length: 5\nexpect: 100-Continue\nhost: web\nvia: 1.1 kubevpn\n"
+    );
+    assert!(asks.go_ahead);
+    let (text, asks) = through("PUT", "http://web/", &fields[..1], Content::None);
+    assert_eq!((text.contains("expect"), asks.go_ahead), (false, false));
+    let old = through_as(
+        Version::HTTP_10,
+        "PUT",
+        "http://web/",
+        &fields,
+        Content::Known,
+    );
+    assert_eq!((old.0.contains("expect"), old.1.go_ahead), (false, false));
+    // What we do not know is for the server to refuse (RFC 9110 section 10.1.1).
+    let (text, _) = through("PUT", "http://web/", &[("expect", "magic")], Content::None);
+    assert!(text.contains("expect: magic"), "{text}");
+}
+
+#[test]
+fn max_forwards_counts_down_for_two_methods() {
+    for (method, sent, got) in [
+        ("OPTIONS", "5", "4"),
+        ("TRACE", "1", "0"),
+        ("GET", "5", "5"),
+        ("OPTIONS", "x", "x"),
+    ] {
+        let (text, _) = through(
+            method,
+            "http://web/",
+            &[("max-forwards", sent)],
+            Content::None,
+        );
+        assert!(
+            text.contains(&format!("max-forwards: {got}\n")),
+            "{method} {text}"
+        );
+    }
+}
+
+#[test]
+fn the_target_is_sent_on_as_its_path() {
+    for (uri, path) in [
+        ("http://web", "/"),
+        ("http://web?q", "/?q"),
+        ("http://web/a//b?c=d&e#f", "/a//b?c=d&e"),
+        ("http://web:81/%2e%2e/", "/%2e%2e/"),
+    ] {
+        let (text, _) = through("GET", uri, &[], Content::None);
+        assert_eq!(text.lines().next(), Some(&*format!("GET {path}")), "{uri}");
+    }
+}
+
+fn back(status: u16, version: Version, fields: &[(&str, &str)]) -> Option<String> {
+    let mut builder = Response::builder().status(status).version(version);
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    let (mut head, ()) = builder.body(()).unwrap().into_parts();
+    let taken = response(&mut head);
+    assert!(!taken || head.version == Version::HTTP_11);
+    taken.then(|| lines(&head.headers))
+}
+
+#[test]
+fn responses_lose_what_is_of_their_connection() {
+    let fields = [
+        ("connection", "close, x-hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("upgrade", "h2,h2c"),
+        ("proxy-authenticate", "Basic"),
+        ("transfer-encoding", "Chunked"),
+        ("content-length", "3"),
+        ("server", "x"),
+    ];
+    assert_eq!(
+        back(200, Version::HTTP_11, &fields).unwrap(),
+        "server: x\nvia: 1.1 kubevpn\n"
+    );
+    assert_eq!(
+        back(200, Version::HTTP_10, &[]).unwrap(),
+        "via: 1.0 kubevpn\n"
+    );
+}
+
+#[test]
+fn a_switch_of_protocols_keeps_its_fields() {
+    let fields = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    let kept = "connection: upgrade\nupgrade: websocket\nvia: 1.1 kubevpn\n";
+    assert_eq!(back(101, Version::HTTP_11, &fields).unwrap(), kept);
+    assert_eq!(back(426, Version::HTTP_11, &fields).unwrap(), kept);
+}
+
+#[test]
+fn codings_that_would_be_lost_are_not_passed_on() {
+    for coding in [
+        "gzip, chunked",
+        "chunked, chunked",
+        "identity",
+        "xchunked",
+        "",
+    ] {
+        let fields = [("transfer-encoding", coding)];
+        assert_eq!(back(200, Version::HTTP_11, &fields), None, "{coding:?}");
+    }
+    let twice = [
+        ("transfer-encoding", "chunked"),
+        ("transfer-encoding", "chunked"),
+    ];
+    assert_eq!(back(200, Version::HTTP_11, &twice), None);
+}
+
+#[test]
+fn lengths_that_agree_become_one() {
+    for fields in [
+        &[("content-length", "5, 5")][..],
+        &[("content-length", "5"), ("content-length", "5")],
+    ] {
+        let kept = "content-length: 5\nvia: 1.1 kubevpn\n";
+        assert_eq!(back(200, Version::HTTP_11, fields).unwrap(), kept);
+    }
+}

@@ -1,0 +1,184 @@
+//! What a request asks for, from its head alone.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONTENT_LENGTH, HOST, MAX_FORWARDS, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Version};
+use kubevpn_conn::Credentials;
+use kubevpn_target::{Host, Origin, Target};
+
+use crate::Settings;
+use crate::authority;
+use crate::headers::{forwards_left, is_chunked};
+use crate::problem::Problem;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// CONNECT: a tunnel.
+    Tunnel(Target),
+    /// An absolute-form request-target: the request is to be sent on.
+    Forward(Target),
+    /// An OPTIONS or TRACE that is to go no further.
+    LastHop,
+    /// The help page, for somebody who knows the proxy by this name.
+    Help(Option<Target>),
+    /// The PAC file.
+    Pac,
+}
+
+pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<Asked, Problem> {
+    let host = host(head, origin)?;
+    let uri = &head.uri;
+    match (uri.scheme_str(), uri.authority()) {
+        _ if head.method == Method::CONNECT => {
+            authorize(head, settings)?;
+            no_content(head)?;
+            let (None, Some(authority)) = (uri.scheme(), uri.authority()) else {
+                return Err(Problem::Request(
+                    "a CONNECT names host:port and nothing else",
+                ));
+            };
+            let target = authority::tunnel(authority.as_str(), origin).map_err(Problem::Target)?;
+            Ok(Asked::Tunnel(target))
+        }
+        (Some(scheme), Some(authority)) => {
+            authorize(head, settings)?;
+            codings(head)?;
+            let target = authority::forward(scheme, authority.as_str(), origin);
+            let target = target.map_err(Problem::Target)?;
+            match last_hop(head)? {
+                true => Ok(Asked::LastHop),
+                false => Ok(Asked::Forward(target)),
+            }
+        }
+        (_, Some(_)) => Err(Problem::Request(
+            "only a CONNECT names host:port: write the whole address, http://host:port/path",
+        )),
+        (_, None) => ours(head, host, settings),
+    }
+}
+
+/// A request to the proxy itself. It is answered only under a name that cannot be somebody else's: a page
+/// in a browser that has its own name resolve to our address (DNS rebinding) shall read nothing.
+fn ours(head: &Parts, host: Option<Target>, settings: &Settings) -> Result<Asked, Problem> {
+    if let Some(target) = &host
+        && let Host::Name(name) = &target.host
+    {
+        let name = name.as_str();
+        let local = name == "localhost" || name.ends_with(".localhost");
+        if !local
+            && !settings
+                .names
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
+        {
+            return Err(Problem::Misdirected);
+        }
+    }
+    if head.uri.path() == "*" {
+        return match head.method {
+            Method::OPTIONS => Ok(Asked::LastHop),
+            _ => Err(Problem::Request("only an OPTIONS asks for *")),
+        };
+    }
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return Err(Problem::Method);
+    }
+    match head.uri.path() {
+        "/" => Ok(Asked::Help(host)),
+        "/proxy.pac" if settings.pac.is_some() => Ok(Asked::Pac),
+        _ => Err(Problem::NoPage),
+    }
+}
+
+/// The `Host` field: once, and well-formed or empty (RFC 9112 section 3.2). It decides nothing about a
+/// request that is sent on.
+fn host(head: &Parts, origin: Origin) -> Result<Option<Target>, Problem> {
+    let mut all = head.headers.get_all(HOST).iter();
+    let host = match (all.next(), all.next()) {
+        (None, _) if head.version == Version::HTTP_11 => {
+            return Err(Problem::Request(
+                "the Host field is missing, which HTTP/1.1 asks for",
+            ));
+        }
+        (None, _) => return Ok(None),
+        (Some(_), Some(_)) => return Err(Problem::Request("there is more than one Host field")),
+        (Some(host), None) => host,
+    };
+    if host.is_empty() {
+        return Ok(None);
+    }
+    let target = host.to_str().ok().map(|host| authority::host(host, origin));
+    match target {
+        Some(Ok(target)) => Ok(Some(target)),
+        _ => Err(Problem::Request("the Host field is not host:port")),
+    }
+}
+
+fn codings(head: &Parts) -> Result<(), Problem> {
+    match head.headers.contains_key(TRANSFER_ENCODING) && !is_chunked(&head.headers) {
+        true => Err(Problem::Coding),
+        false => Ok(()),
+    }
+}
+
+/// A CONNECT has no content; what is behind its head is the tunnel's.
+fn no_content(head: &Parts) -> Result<(), Problem> {
+    let empty = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .is_none_or(|length| length == "0");
+    match empty && !head.headers.contains_key(TRANSFER_ENCODING) {
+        true => Ok(()),
+        false => Err(Problem::Request(
+            "a CONNECT has no body: leave out Content-Length and Transfer-Encoding",
+        )),
+    }
+}
+
+/// Whether an OPTIONS or TRACE has been forwarded as often as it may.
+fn last_hop(head: &Parts) -> Result<bool, Problem> {
+    if !matches!(head.method, Method::OPTIONS | Method::TRACE) {
+        return Ok(false);
+    }
+    let mut all = head.headers.get_all(MAX_FORWARDS).iter();
+    match (
+        all.next(),
+        all.next(),
+        forwards_left(&head.headers, &head.method),
+    ) {
+        (None, _, _) => Ok(false),
+        (Some(_), None, Some(left)) => Ok(left == 0),
+        _ => Err(Problem::Request("Max-Forwards is not one number")),
+    }
+}
+
+fn authorize(head: &Parts, settings: &Settings) -> Result<(), Problem> {
+    match &settings.credentials {
+        Some(wanted) if !shows(head, wanted) => Err(Problem::Unauthorized),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the request has the right `Proxy-Authorization: Basic` (RFC 7617).
+fn shows(head: &Parts, wanted: &Credentials) -> bool {
+    let mut all = head.headers.get_all(PROXY_AUTHORIZATION).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return false;
+    };
+    let Some((scheme, token)) = value.to_str().ok().and_then(|v| v.split_once(' ')) else {
+        return false;
+    };
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return false;
+    }
+    let Ok(pair) = STANDARD.decode(token.trim_ascii()) else {
+        return false;
+    };
+    match pair.iter().position(|b| *b == b':') {
+        Some(colon) => wanted.check(&pair[..colon], &pair[colon + 1..]),
+        None => false,
+    }
+}

@@ -1,0 +1,105 @@
+//! A connection to a target that speaks HTTP/1.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use kubevpn_target::{Stream, Via};
+
+use crate::MAX_HEAD;
+use crate::upload::Upload;
+
+/// The connection and the half of hyper that drives it. Whoever uses the connection drives it, so that a
+/// request costs no second task and no hop between threads.
+pub(crate) struct Upstream {
+    requests: http1::SendRequest<Upload>,
+    wire: Option<Wire>,
+    via: Via,
+}
+
+type Wire = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+impl Upstream {
+    pub(crate) async fn new<S: Stream>(stream: S) -> hyper::Result<Self> {
+        let via = stream.via();
+        let (requests, wire) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        Ok(Self {
+            requests,
+            wire: Some(Box::pin(wire.with_upgrades())),
+            via,
+        })
+    }
+
+    /// Where it leads.
+    pub(crate) fn via(&self) -> &Via {
+        &self.via
+    }
+
+    /// Moves bytes both ways as far as they go.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire
+            && let Poll::Ready(ended) = wire.as_mut().poll(cx)
+        {
+            // Whoever waits for an answer has been told.
+            if let Err(error) = ended {
+                tracing::debug!(%error, via = %self.via, "a connection to the target broke");
+            }
+            self.wire = None;
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer. The body needs [`drive`](Self::drive) to move.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> hyper::Result<Response<Incoming>> {
+        let mut answer = pin!(self.requests.send_request(request));
+        poll_fn(|cx| {
+            if let Some(wire) = &mut self.wire
+                && wire.as_mut().poll(cx).is_ready()
+            {
+                self.wire = None;
+            }
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// The stream behind an answer that switched protocols.
+    pub(crate) async fn upgraded(
+        &mut self,
+        answer: &mut Response<Incoming>,
+    ) -> hyper::Result<Upgraded> {
+        let mut upgraded = pin!(hyper::upgrade::on(answer));
+        poll_fn(|cx| {
+            self.drive(cx);
+            upgraded.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Whether it can take another request, as far as can be told.
+    pub(crate) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx);
+        self.wire.is_some() && self.requests.is_ready()
+    }
+}
+
+/// How long a server says it keeps an idle connection (`Keep-Alive: timeout=5`), less a second: a Pod's
+/// close takes that long to reach us.
+pub(crate) fn promised(headers: &http::HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let mut parameters = value.split(',').map(str::trim);
+    let seconds = parameters.find_map(|p| p.strip_prefix("timeout="))?;
+    let seconds: u32 = seconds.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds.saturating_sub(1).into()))
+}
