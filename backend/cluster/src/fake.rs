@@ -30,8 +30,9 @@ struct State {
     version: u64,
     /// Every change: its version, its object's key, before and after.
     history: Vec<(u64, Key, Option<Value>, Option<Value>)>,
-    /// Watches from before this version are answered with 410 Gone.
+    /// Watches from before this version are answered with 410 Gone, as an event or as the answer.
     kept_from: u64,
+    gone_as_event: bool,
     /// When there are any, nothing else is allowed: verb, resource, namespace (`*` for any).
     rules: Option<Vec<(String, String, String)>>,
     away: bool,
@@ -141,6 +142,29 @@ impl Api {
         self.state().away = away;
     }
 
+    pub(crate) fn delete(&self, resource: &str, namespace: &str, name: &str) {
+        self.change((resource.into(), namespace.into(), name.into()), None);
+    }
+
+    /// Ends every watch there is; its client may ask for what it missed.
+    pub(crate) fn cut_watches(&self) {
+        self.state().watches.clear();
+    }
+
+    /// Forgets every change so far: who missed one has to list again.
+    pub(crate) fn forget_history(&self, gone_as_event: bool) {
+        let mut state = self.state();
+        state.kept_from = state.version;
+        state.gone_as_event = gone_as_event;
+    }
+
+    /// How many watches are open.
+    pub(crate) fn watching(&self) -> usize {
+        let mut state = self.state();
+        state.watches.retain(|watch| !watch.events.is_closed());
+        state.watches.len()
+    }
+
     /// What it was asked since the last call of this.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state().log)
@@ -210,7 +234,11 @@ impl State {
 
     fn watch(&mut self, ask: Ask) -> Reply {
         if ask.version < self.kept_from {
-            return status(410, "Expired", "too old resource version");
+            let gone = status_body(410, "Expired", "too old resource version");
+            return match self.gone_as_event {
+                true => reply(200, &json!({"type": "ERROR", "object": gone})),
+                false => reply(410, &gone),
+            };
         }
         let (events, mut feed) = mpsc::channel(256);
         for (version, key, before, after) in &self.history {
@@ -337,9 +365,12 @@ fn reply(code: u16, body: &Value) -> Reply {
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Reply {
-    let body = json!({
+    reply(code, &status_body(code, reason, message))
+}
+
+fn status_body(code: u16, reason: &str, message: &str) -> Value {
+    json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "code": code, "reason": reason, "message": message,
-    });
-    reply(code, &body)
+    })
 }

@@ -164,12 +164,25 @@ impl<K: Kind> Shelf<K> {
         Some(objects)
     }
 
-    /// Keeps watching a selection that is empty now.
+    /// That a selection is empty, or may not be seen, decided what something else means: so it is kept like
+    /// a selection that has objects.
     pub(crate) fn pin(&self, select: &Select) {
-        if let Some(slot) = lock(&self.slots).by_select.get(select) {
-            slot.entry.pinned.store(true, Ordering::Release);
-            slot.entry.pin.notify_one();
+        let slots = lock(&self.slots);
+        let Some(Slot { entry, .. }) = slots.by_select.get(select) else {
+            return;
+        };
+        if entry.pinned.swap(true, Ordering::AcqRel) {
+            return;
         }
+        entry.pin.notify_one();
+        entry.state.send_if_modified(|state| {
+            if let Held::Read { found, until } = &mut state.held
+                && found.as_ref().is_err_and(|f| is_forbidden(f))
+            {
+                *until = (*until).max(Instant::now() + RIGHTS);
+            }
+            false
+        });
     }
 
     /// The first answer to a question about anything that is watched.
@@ -294,6 +307,11 @@ impl<K> Entry<K> {
         *lock(&self.missing) = Some((right, Instant::now()));
     }
 
+    /// Nothing is allowed: any right would help, so all are tried next time.
+    fn lacks_all(&self) {
+        *lock(&self.missing) = None;
+    }
+
     fn missing(&self) -> Option<Missing> {
         let missing = lock(&self.missing).clone();
         let (right, since) = missing?;
@@ -359,7 +377,11 @@ impl<K: Kind> Loading<K> {
         let entry = &self.entry;
         match read {
             Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
-            Err(failure) if is_forbidden(&failure) => entry.read(Err(failure), DENIED),
+            Err(failure) if is_forbidden(&failure) => {
+                entry.lacks_all();
+                let pinned = entry.is_pinned();
+                entry.read(Err(failure), if pinned { RIGHTS } else { DENIED });
+            }
             Err(failure) => match entry.last_good() {
                 Some(objects) => {
                     tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");

@@ -130,7 +130,8 @@ impl Kind for IPAddress {
 
 impl Kind for Namespace {
     const LISTED: bool = false;
-    const TRUSTED: Duration = Duration::from_secs(30);
+    /// It tells a missing Service from a host outside, no more: what is in a new namespace is found without.
+    const TRUSTED: Duration = Duration::from_secs(600);
 
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
         Api::all(client)

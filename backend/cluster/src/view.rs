@@ -48,7 +48,9 @@ pub(crate) struct View {
     namespaces: Shelf<Namespace>,
     /// What had an address when it was last looked for; checked at each use.
     owners: Mutex<HashMap<IpAddr, Owner>>,
-    second: tokio::sync::Mutex<Option<Second>>,
+    /// One for each address family.
+    second_v4: tokio::sync::Mutex<Option<Second>>,
+    second_v6: tokio::sync::Mutex<Option<Second>>,
 }
 
 #[derive(Clone)]
@@ -92,7 +94,8 @@ impl View {
             addresses: Shelf::new(env.clone()),
             namespaces: Shelf::new(env.clone()),
             owners: Mutex::default(),
-            second: tokio::sync::Mutex::default(),
+            second_v4: tokio::sync::Mutex::default(),
+            second_v6: tokio::sync::Mutex::default(),
             env,
             namespace,
         }
@@ -117,6 +120,12 @@ impl View {
         if endpoints {
             self.slices.warm(&Select::of_service(namespace, service));
         }
+    }
+
+    /// Whether it is known if a Service exists, without asking.
+    pub(crate) fn is_known(&self, namespace: &str, service: &str) -> bool {
+        let select = Select::named(namespace, service);
+        self.services.peek(&select).is_some()
     }
 
     /// Goes on watching for a Service, or for its endpoints, that do not exist.
@@ -157,7 +166,12 @@ impl View {
         trail: &mut Trail,
     ) -> Result<Objects<EndpointSlice>, Failure> {
         let select = Select::of_service(namespace, service);
-        self.slices.get(&select, trail).await
+        let slices = self.slices.get(&select, trail).await?;
+        if slices.is_empty() {
+            // The Service was just made, or has no selector: the first endpoint is to be seen at once.
+            self.slices.pin(&select);
+        }
+        Ok(slices)
     }
 
     /// A Pod by its name.
@@ -297,8 +311,10 @@ impl View {
             if let Some(found) = found {
                 let part = |part: &Option<String>| part.clone().unwrap_or_default();
                 let meta = &found.metadata;
-                let name = (part(&meta.namespace), part(&meta.name));
-                self.remember(ip, Owner::Service(name));
+                let (namespace, name) = (part(&meta.namespace), part(&meta.name));
+                // It is asked for by its name from now on, and kept so.
+                self.services.warm(&Select::named(&namespace, &name));
+                self.remember(ip, Owner::Service((namespace, name)));
             }
             let found = found.cloned();
             return Ok(Seen { found, hidden });
@@ -342,10 +358,14 @@ impl View {
         ip: IpAddr,
         trail: &mut Trail,
     ) -> Result<Seen<Option<Name>>, Failure> {
-        let mut second = self.second.lock().await;
+        let second = match ip {
+            IpAddr::V4(_) => &self.second_v4,
+            IpAddr::V6(_) => &self.second_v6,
+        };
+        let mut second = second.lock().await;
         if second.as_ref().is_none_or(|s| s.until <= Instant::now()) {
             trail.step(|| "looking for pods with a second address".to_owned());
-            *second = Some(self.second_addresses().await?);
+            *second = Some(self.second_addresses(ip.is_ipv4()).await?);
         }
         let second = second.as_ref();
         Ok(Seen {
@@ -354,16 +374,25 @@ impl View {
         })
     }
 
-    async fn second_addresses(&self) -> Result<Second, Failure> {
+    async fn second_addresses(&self, v4: bool) -> Result<Second, Failure> {
         let mut pods = HashMap::new();
+        let add = |pods: &mut HashMap<_, _>, pod: Pod| {
+            let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
+            if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
+                let others = pod_addresses(&pod)
+                    .filter(|a| a.is_ipv4() == v4 && Some(a.to_string()) != first)
+                    .map(|a| (a, (namespace.clone(), name.clone())));
+                pods.extend(others);
+            }
+        };
         let mut hidden = None;
         let mut until = Instant::now() + SECOND_ADDRESSES;
         for namespace in self.places() {
             let select = Select::All { namespace };
             let client = &self.env.client;
-            match first_page(client, &select, SAMPLE, |pod| add(&mut pods, &pod)).await {
+            match first_page(client, &select, SAMPLE, |pod| add(&mut pods, pod)).await {
                 Ok(()) if pods.is_empty() => until = Instant::now() + ONE_FAMILY,
-                Ok(()) => list(client, &select, |pod| add(&mut pods, &pod)).await?,
+                Ok(()) => list(client, &select, |pod| add(&mut pods, pod)).await?,
                 Err(failure) if is_forbidden(&failure) => {
                     hidden = Some(failure);
                     continue;
@@ -377,14 +406,5 @@ impl View {
             hidden,
             until,
         })
-    }
-}
-
-/// Notes the addresses of a Pod that are not its first.
-fn add(pods: &mut HashMap<IpAddr, Name>, pod: &Pod) {
-    let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
-    if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
-        let others = pod_addresses(pod).filter(|a| Some(a.to_string()) != first);
-        pods.extend(others.map(|a| (a, (namespace.clone(), name.clone()))));
     }
 }

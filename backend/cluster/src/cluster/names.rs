@@ -125,18 +125,20 @@ impl Shared {
     }
 
     /// Asks for everything the readings need at once, as far as it is likely to be needed: a host outside
-    /// has no endpoints.
+    /// has no endpoints. Once the first reading is known the rest follows from it, one by one.
     fn warm(&self, readings: &[Reading], is_clusters: bool) {
-        for reading in readings {
-            match reading {
-                Reading::Service { namespace, name } => {
-                    self.view.warm(namespace, name, is_clusters);
-                }
-                Reading::Endpoint {
-                    namespace, service, ..
-                } => self.view.warm(namespace, service, false),
-                Reading::PodAddress { .. } | Reading::Pod { .. } => {}
+        let services = readings.iter().filter_map(|reading| match reading {
+            Reading::Service { namespace, name } => Some((namespace, name, is_clusters)),
+            Reading::Endpoint {
+                namespace, service, ..
+            } => Some((namespace, service, false)),
+            Reading::PodAddress { .. } | Reading::Pod { .. } => None,
+        });
+        for (i, (namespace, name, endpoints)) in services.enumerate() {
+            if i == 0 && self.view.is_known(namespace, name) {
+                return;
             }
+            self.view.warm(namespace, name, endpoints);
         }
     }
 

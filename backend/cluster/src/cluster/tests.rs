@@ -1,3 +1,6 @@
+#[cfg(feature = "watch")]
+mod keeping;
+
 use kubevpn_target::{ConnectError, Refusal};
 
 use super::*;

@@ -1,0 +1,487 @@
+//! What is kept, how it is kept true, and what that costs. Time is paused: a sleep here lets every task run
+//! until nothing is left to do, and takes no time.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+
+use super::*;
+
+/// Every name and address that leads somewhere in the cluster.
+const TARGETS: [&str; 21] = [
+    "web:80",
+    "web.default:80",
+    "web.default.svc:80",
+    "web.default.svc.cluster.local:80",
+    "api.team:80",
+    "10.96.0.10:80",
+    "[fd00:10:96::a]:80",
+    "203.0.113.7:80",
+    "10.96.0.40:80",
+    "db:5432",
+    "db-0.db:5432",
+    "10-244-0-12.web.default.svc:1",
+    "web-1.default.pod:8080",
+    "10-244-0-40.team.pod.cluster.local:1",
+    "10.244.0.40:1",
+    "10.244.0.11:8080",
+    "10.245.0.2:9100",
+    "alias:80",
+    "manual:80",
+    "kubernetes:443",
+    "outside:443",
+];
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+/// The calls that are no watch.
+fn questions(api: &Api) -> Vec<String> {
+    let mut asked = api.asked();
+    asked.retain(|call| !call.starts_with("watch"));
+    asked
+}
+
+fn slice(pods: &str) -> String {
+    let pods = pods.split(' ').filter(|p| !p.is_empty());
+    let endpoint = |p| format!("{{addresses: [10.1.1.1], targetRef: {{kind: Pod, name: {p}}}}}");
+    let endpoints: Vec<_> = pods.map(endpoint).collect();
+    format!(
+        "
+kind: EndpointSlice
+metadata: {{name: new-x, labels: {{kubernetes.io/service-name: new}}}}
+addressType: IPv4
+endpoints: [{}]
+ports: [{{port: 80}}]
+",
+        endpoints.join(", ")
+    )
+}
+
+const NEW: &str = "
+kind: Service
+metadata: {name: new}
+spec: {clusterIP: 10.96.0.99, selector: {app: new}, ports: [{port: 80}]}
+";
+
+#[tokio::test(start_paused = true)]
+async fn a_second_lookup_asks_nothing() {
+    for target in TARGETS {
+        let api = api();
+        let cluster = cluster(&api);
+        let first = said(ask(&cluster, target).await);
+        assert!(!questions(&api).is_empty(), "{target}: the first asks");
+        settle().await;
+        questions(&api);
+        // Longer than a watch lives, and than anything is believed but that a namespace does not exist.
+        for _ in 0..80 {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            assert_eq!(said(ask(&cluster, target).await), first, "{target}");
+        }
+        assert_eq!(questions(&api), Vec::<String>::new(), "{target}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_lookup_asks_little() {
+    for (target, most) in [
+        ("web:80", 2),
+        ("web.default.svc.cluster.local:80", 2),
+        ("10.96.0.10:80", 3),
+        ("api.team:80", 3),
+    ] {
+        let api = api();
+        ask(&cluster(&api), target).await.unwrap();
+        let asked = questions(&api);
+        assert!(asked.len() <= most, "{target}: {asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_first_lookups_are_one() {
+    for target in ["web:80", "10.96.0.40:80", "10.244.0.40:1", "nosuch:80"] {
+        let api = api();
+        let cluster = cluster(&api);
+        said(ask(&self::cluster(&api), target).await);
+        let alone = questions(&api);
+        let many = join_all((0..50).map(|_| ask(&cluster, target))).await;
+        assert_eq!(questions(&api), alone, "{target}");
+        let said: std::collections::BTreeSet<_> = many.into_iter().map(said).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_does_not_take_the_answer_along() {
+    let api = api();
+    let cluster = cluster(&api);
+    assert!(ask(&cluster, "web:80").now_or_never().is_none());
+    settle().await;
+    let asked = questions(&api);
+    assert!(asked.contains(&"list services default metadata.name=web".to_owned()));
+    assert_eq!(
+        said(ask(&cluster, "web:80").await),
+        "default/web-1:8080 default/web-2:8080"
+    );
+    assert!(questions(&api).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_seen_and_told() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+        panic!("it has a pod");
+    };
+    settle().await;
+    questions(&api);
+    assert!(candidates.changed().now_or_never().is_none());
+    api.apply(&slice("b"));
+    candidates.changed().await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
+    // A change before the wait is not missed.
+    candidates.changed().now_or_never().expect("told at once");
+    api.delete("services", "default", "new");
+    settle().await;
+    assert!(said(ask(&cluster, "new:80").await).starts_with("name_not_found"));
+    assert_eq!(questions(&api), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_we_do_not_read_is_no_change() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+        panic!("it has a pod");
+    };
+    settle().await;
+    api.apply(&NEW.replace("name: new", "name: new, annotations: {a: b}"));
+    settle().await;
+    assert!(candidates.changed().now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_endpoint_is_waited_for() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW);
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+        panic!("it exists");
+    };
+    assert!(candidates.usable().is_err());
+    settle().await;
+    let begun = tokio::time::Instant::now();
+    api.apply(&slice("a"));
+    candidates.changed().await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_is_believed_briefly() {
+    let api = api();
+    let cluster = cluster(&api);
+    assert!(said(ask(&cluster, "new:80").await).starts_with("name_not_found"));
+    questions(&api);
+    api.apply(NEW).apply(&slice("a"));
+    assert!(said(ask(&cluster, "new:80").await).starts_with("name_not_found"));
+    assert_eq!(questions(&api), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn absence_that_decides_is_watched() {
+    let api = api();
+    let cluster = cluster(&api);
+    let target = "new.team:80";
+    api.apply(&NEW.replace("name: new", "name: new, namespace: team"))
+        .apply(&slice("a").replace("name: new-x", "name: new-x, namespace: team"));
+    assert_eq!(said(ask(&cluster, target).await), "team/a:80");
+    settle().await;
+    questions(&api);
+    // Now the name means something nearer.
+    api.apply(
+        "
+kind: Service
+metadata: {name: team}
+spec: {clusterIP: None}
+---
+kind: EndpointSlice
+metadata: {name: team-x, labels: {kubernetes.io/service-name: team}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.1.2], hostname: new, targetRef: {kind: Pod, name: nearer}}]
+",
+    );
+    settle().await;
+    assert_eq!(said(ask(&cluster, target).await), "default/nearer:80");
+    assert_eq!(
+        questions(&api),
+        ["list endpointslices default kubernetes.io/service-name=team"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_watches_miss_nothing() {
+    for gone_as_event in [false, true] {
+        let api = api();
+        let cluster = cluster(&api);
+        api.apply(NEW).apply(&slice("a"));
+        let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+            panic!("it has a pod");
+        };
+        settle().await;
+        questions(&api);
+
+        // Every second for a minute, with a change each time: only the watch is asked for again.
+        for i in 0..60 {
+            api.cut_watches();
+            api.apply(&slice(&format!("p{i}")));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let wanted = format!("default/p{i}:80");
+            assert_eq!(said(ask(&cluster, "new:80").await), wanted);
+        }
+        assert_eq!(questions(&api), Vec::<String>::new());
+
+        // What was missed is no longer known: list again, and say that it changed.
+        api.cut_watches();
+        api.apply(&slice("z"));
+        api.forget_history(gone_as_event);
+        assert!(candidates.changed().now_or_never().is_some());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(said(ask(&cluster, "new:80").await), "default/z:80");
+        assert!(questions(&api).iter().all(|call| call.starts_with("list")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_good_answer_stands() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    settle().await;
+    api.away(true);
+    api.cut_watches();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    }
+    api.apply(&slice("b"));
+    api.away(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_first_load_is_tried_again() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.away(true);
+    assert!(said(ask(&cluster, "web:80").await).starts_with("cluster_away"));
+    api.away(false);
+    assert_eq!(
+        said(ask(&cluster, "web:80").await),
+        "default/web-1:8080 default/web-2:8080"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_uses_is_let_go() {
+    let api = api();
+    let cluster = cluster(&api);
+    ask(&cluster, "web:80").await.unwrap();
+    ask(&cluster, "db:80").await.unwrap();
+    settle().await;
+    assert_eq!((api.watching(), cluster.stats().watches), (4, 4));
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        ask(&cluster, "web:80").await.unwrap();
+    }
+    assert_eq!((api.watching(), cluster.stats().watches), (2, 2));
+    assert_eq!(cluster.stats().kept, 2);
+    drop(cluster);
+    settle().await;
+    assert_eq!(api.watching(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_outside_are_not_watched_for() {
+    let api = api();
+    let cluster = cluster(&api);
+    for i in 0..100 {
+        let target = format!("www.example{i}.com:443");
+        assert!(said(ask(&cluster, &target).await).starts_with("outside"));
+    }
+    settle().await;
+    assert_eq!(cluster.stats().watches, 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    ask(&cluster, "web:80").await.unwrap();
+    assert!(cluster.stats().kept < 10, "{:?}", cluster.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_are_bounded() {
+    let api = api();
+    let cluster = cluster(&api);
+    let name = |i: usize| format!("new{i}");
+    for i in 0..400 {
+        let renamed = |yaml: &str| yaml.replace("new", &name(i));
+        api.apply(&renamed(NEW)).apply(&renamed(&slice("pod")));
+    }
+    for i in 0..400 {
+        let target = format!("{}:80", name(i));
+        assert_eq!(
+            said(ask(&cluster, &target).await),
+            "default/pod:80",
+            "{target}"
+        );
+    }
+    settle().await;
+    assert_eq!((api.watching(), cluster.stats().watches), (512, 512));
+    // The others are asked for again, and not more often than every two seconds.
+    questions(&api);
+    for _ in 0..5 {
+        ask(&cluster, "new399:80").await.unwrap();
+    }
+    assert_eq!(questions(&api), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ask(&cluster, "new399:80").await.unwrap();
+    assert_eq!(questions(&api).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_right_to_watch() {
+    let api = api();
+    api.allow_only(&["list services default", "list endpointslices default"]);
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+        panic!("it has a pod");
+    };
+    settle().await;
+    questions(&api);
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    assert_eq!(questions(&api), Vec::<String>::new());
+    api.apply(&slice("b"));
+    // Nobody tells us; the wait ends when the answer is too old.
+    candidates.changed().await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
+    // The last good answer stands here too.
+    api.away(true);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_right_to_get_alone() {
+    let api = api();
+    api.allow_only(&["get services default", "get endpoints default"]);
+    let cluster = cluster(&api);
+    let endpoints = |pod: &str| {
+        format!(
+            "
+kind: Endpoints
+metadata: {{name: web}}
+subsets:
+- addresses: [{{ip: 10.244.0.11, targetRef: {{kind: Pod, namespace: default, name: {pod}}}}}]
+  ports: [{{name: http, port: 8080}}]
+"
+        )
+    };
+    api.apply(&endpoints("a"));
+    assert_eq!(said(ask(&cluster, "web:80").await), "default/a:8080");
+    questions(&api);
+    api.apply(&endpoints("b"));
+    assert_eq!(said(ask(&cluster, "web:80").await), "default/a:8080");
+    assert_eq!(questions(&api), Vec::<String>::new());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(said(ask(&cluster, "web:80").await), "default/b:8080");
+    // The rights that are missing are not asked for each time.
+    let mut asked = questions(&api);
+    asked.sort();
+    assert_eq!(
+        asked,
+        ["get endpoints default web", "get services default web"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn rights_that_are_taken_or_given() {
+    let api = api();
+    let cluster = cluster(&api);
+    assert!(said(ask(&cluster, "web:80").await).starts_with("default/"));
+    settle().await;
+    api.allow_only(&[]);
+    api.cut_watches();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(said(ask(&cluster, "web:80").await).starts_with("forbidden"));
+    api.allow_only(&["get services *", "get endpoints *", "list endpointslices *"]);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(said(ask(&cluster, "web:80").await).starts_with("default/"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_moves_to_another_address() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    assert_eq!(said(ask(&cluster, "10.96.0.99:80").await), "default/a:80");
+    settle().await;
+    api.apply(&NEW.replace("10.96.0.99", "10.96.0.98"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(
+        said(ask(&cluster, "10.96.0.99:80").await),
+        "outside: 10.96.0.99"
+    );
+    assert_eq!(said(ask(&cluster, "10.96.0.98:80").await), "default/a:80");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_known_from_services_in_use() {
+    let api = api();
+    let cluster = cluster(&api);
+    ask(&cluster, "web:80").await.unwrap();
+    settle().await;
+    questions(&api);
+    // The first address or the second, no matter; and its own port needs no look at the Pod.
+    assert_eq!(
+        said(ask(&cluster, "10.244.0.11:8080").await),
+        "default/web-1:8080"
+    );
+    let second = "[fd00:10:244::11]:8080";
+    assert_eq!(said(ask(&cluster, second).await), "default/web-1:8080");
+    assert_eq!(questions(&api), Vec::<String>::new());
+    assert_eq!(
+        said(ask(&cluster, "10.244.0.11:1").await),
+        "default/web-1:1"
+    );
+    assert_eq!(questions(&api), ["list pods default metadata.name=web-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_addresses_cost_a_list_only_where_there_are_any() {
+    let api = Api::default();
+    let cluster = cluster(&api);
+    api.apply(
+        "
+kind: Pod
+metadata: {name: one}
+spec: {containers: []}
+status: {phase: Running, podIP: 10.1.1.1, podIPs: [{ip: 10.1.1.1}]}
+",
+    );
+    let unknown = "[fd00::9]:80";
+    for _ in 0..5 {
+        assert_eq!(said(ask(&cluster, unknown).await), "outside: fd00::9");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let samples = questions(&api)
+        .into_iter()
+        .filter(|call| call == "list pods");
+    assert_eq!(samples.count(), 1);
+}
