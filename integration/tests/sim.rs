@@ -59,8 +59,7 @@ impl Cluster for InMemory {
     }
 
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
-        self.sim.faults().come_back();
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(self.sim.faults().come_back()?) })
     }
 
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {
