@@ -40,8 +40,8 @@ pub struct Candidates {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that are not Pods: they exist and cannot be dialled.
     pub strays: Vec<Stray>,
-    /// Why there is neither, where more is known than that.
-    pub(crate) none_because: Option<String>,
+    /// Why there is neither, or why some are not ready, where more is known than that.
+    pub(crate) because: Option<String>,
     pub(crate) freshness: Freshness,
 }
 
@@ -112,7 +112,7 @@ impl Candidates {
             asked: asked.into(),
             endpoints,
             strays: Vec::new(),
-            none_because: None,
+            because: None,
             freshness: Freshness::default(),
         }
     }
@@ -156,7 +156,7 @@ impl Candidates {
         };
         let total = readiness().count();
         if total == 0 {
-            let known = self.none_because.as_deref();
+            let known = self.because.as_deref();
             return known.unwrap_or("none exists").into();
         }
         let parts: Vec<_> = [R::Ready, R::ServingTerminating, R::NotReady, R::Terminating]
@@ -166,7 +166,9 @@ impl Candidates {
             .map(|(r, n)| format!("{n} {r}"))
             .collect();
         let verb = if total == 1 { "exists" } else { "exist" };
-        format!("{total} {verb}: {}", parts.join(", "))
+        let because = self.because.iter().map(|b| format!(" ({b})"));
+        let because: String = because.collect();
+        format!("{total} {verb}: {}{because}", parts.join(", "))
     }
 
     /// Waits until the objects behind these candidates may have changed; look up again then.

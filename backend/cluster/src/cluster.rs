@@ -15,7 +15,7 @@ use crate::candidates::Freshness;
 use crate::index::{self, Kind, PortOf, full_name};
 use crate::trail::{Step, Trail};
 use crate::view::{Stats, View};
-use crate::{Answer, Candidates, Domain, LookupError};
+use crate::{Answer, Candidates, Domain, LookupError, PodRef, Readiness};
 
 /// How names are read, and for how long what they led to is kept.
 #[derive(Clone, Debug)]
@@ -105,6 +105,9 @@ impl Shared {
             Host::Ip(ip) => self.by_address(*ip, port, trail).await?,
         };
         if let Answer::Pods(candidates) = &mut answer {
+            if let Err(LookupError::NotReady { .. }) = candidates.usable() {
+                self.explain_unready(candidates, trail).await;
+            }
             candidates.freshness = Freshness {
                 changes: Some(changes),
                 stale_at: trail.stale_at,
@@ -139,11 +142,31 @@ impl Shared {
         };
         let slices = self.view.slices(namespace, name, trail).await?;
         let found = index::endpoints(slices.iter().map(|s| &**s), port_of, None);
-        let none_because = index::why_none(service, &found);
         let asked = format!("service {full_name} port {port}");
+        let none = index::why_none(service, &found);
         let mut candidates = self.candidates(asked, found, trail).await?;
-        candidates.none_because = Some(none_because);
+        if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
+            candidates.because = Some(none);
+        }
         Ok(Hit::pods(candidates))
+    }
+}
+
+impl Shared {
+    /// Looks at the first Pod that is not ready, if it may be seen: what ails one ails the others as a rule.
+    async fn explain_unready(&self, candidates: &mut Candidates, trail: &mut Trail) {
+        let mut unready = candidates.endpoints.iter();
+        let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
+            return;
+        };
+        let PodRef {
+            namespace, name, ..
+        } = &endpoint.pod;
+        if let Ok(Some(pod)) = self.view.pod(namespace, name, trail).await
+            && let Some(why) = index::why_not_ready(&pod)
+        {
+            candidates.because = Some(format!("pod {}: {why}", endpoint.pod));
+        }
     }
 }
 

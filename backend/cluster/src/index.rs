@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints};
+use k8s_openapi::api::core::v1::{ContainerStatus, EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointConditions};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
@@ -436,6 +436,58 @@ pub(crate) fn pods_at<'a>(
     let best = alive.iter().map(|(_, e)| e.readiness).min();
     let mut best = alive.iter().filter(|(_, e)| Some(e.readiness) == best);
     Ok(best.next().map(|(_, e)| e.clone()).into_iter().collect())
+}
+
+/// Why a Pod that exists is not ready, as far as its status says.
+pub(crate) fn why_not_ready(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let condition = |kind: &str, value: &str| {
+        let mut all = status.conditions.iter().flatten();
+        all.find(|c| c.type_ == kind && c.status == value)
+    };
+    if let Some(unscheduled) = condition("PodScheduled", "False") {
+        let why = unscheduled.message.as_deref().unwrap_or("no reason given");
+        return Some(format!("it is not scheduled, {}", clip(why)));
+    }
+    let init = status.init_container_statuses.iter().flatten();
+    let main = status.container_statuses.iter().flatten();
+    // A container that did its work is done, not ailing.
+    let done = |c: &ContainerStatus| {
+        let ended = c.state.as_ref().and_then(|s| s.terminated.as_ref());
+        ended.is_some_and(|t| t.exit_code == 0)
+    };
+    let ailing = init.chain(main).find(|c| !c.ready && !done(c));
+    let Some(container) = ailing else {
+        let ready = condition("Ready", "False")?;
+        let why = ready.message.as_deref().or(ready.reason.as_deref());
+        return why.map(clip);
+    };
+    let name = &container.name;
+    let state = container.state.as_ref();
+    if let Some(waiting) = state.and_then(|s| s.waiting.as_ref()) {
+        let why = waiting.reason.as_deref().unwrap_or("no reason given");
+        return Some(format!("container {name} waits, {}", clip(why)));
+    }
+    if let Some(ended) = state.and_then(|s| s.terminated.as_ref()) {
+        let why = ended.reason.as_deref().unwrap_or("no reason given");
+        return Some(format!("container {name} ended, {}", clip(why)));
+    }
+    Some(match container.started {
+        Some(false) => format!("container {name} has not finished starting"),
+        _ => format!("container {name} runs, and its readiness probe does not succeed"),
+    })
+}
+
+/// One line of bounded length: what others wrote goes into our sentences.
+fn clip(text: &str) -> String {
+    const MOST: usize = 200;
+    let line: String = text.trim().chars().take(MOST).collect();
+    let ended = if line.len() < text.trim().len() {
+        "…"
+    } else {
+        ""
+    };
+    line.replace(char::is_control, " ") + ended
 }
 
 pub(crate) fn on_node_network(pod: &Pod) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
+    Container, ContainerStatus, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
@@ -98,6 +98,16 @@ impl Kind for Pod {
             };
             containers.into_iter().map(ports_of).collect()
         };
+        let states_of = |statuses: Vec<ContainerStatus>| {
+            let state_of = |status: ContainerStatus| ContainerStatus {
+                name: status.name,
+                ready: status.ready,
+                started: status.started,
+                state: status.state,
+                ..ContainerStatus::default()
+            };
+            statuses.into_iter().map(state_of).collect()
+        };
         self.metadata = identity(&mut self.metadata);
         self.spec = self.spec.take().map(|spec| PodSpec {
             host_network: spec.host_network,
@@ -109,6 +119,16 @@ impl Kind for Pod {
             phase: status.phase,
             pod_ip: status.pod_ip,
             pod_ips: status.pod_ips,
+            conditions: status.conditions.map(|mut all| {
+                all.retain(|c| c.status == "False");
+                for condition in &mut all {
+                    condition.last_probe_time = None;
+                    condition.last_transition_time = None;
+                }
+                all
+            }),
+            container_statuses: status.container_statuses.map(states_of),
+            init_container_statuses: status.init_container_statuses.map(states_of),
             ..PodStatus::default()
         });
     }

@@ -220,7 +220,7 @@ impl Shared {
                 let asked = format!("{reading} port {port}");
                 let endpoint = pod_endpoint(&pod, port);
                 let mut candidates = Candidates::new(asked, endpoint.into_iter().collect());
-                candidates.none_because = Some("the pod has run to its end".into());
+                candidates.because = Some("the pod has run to its end".into());
                 Ok(Some(Hit::pods(candidates)))
             }
         }

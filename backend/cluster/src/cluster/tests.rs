@@ -160,7 +160,8 @@ async fn every_kind_of_failure() {
         ),
         (
             "db-1.db:5432",
-            "not_ready: endpoint db-1 of service default/db port 5432 has no ready endpoint: 1 exists: 1 not ready",
+            "not_ready: endpoint db-1 of service default/db port 5432 has no ready endpoint: 1 exists: \
+             1 not ready (pod default/db-1: container db waits, CrashLoopBackOff)",
         ),
         (
             "job-1.default.pod:80",

@@ -292,3 +292,53 @@ fn a_pod_by_itself() {
     assert_eq!(readiness("waiting"), Some(Readiness::NotReady));
     assert_eq!(readiness("job-1"), None);
 }
+
+#[test]
+fn why_a_pod_is_not_ready() {
+    let of = |status: &str| {
+        let pod = serde_yaml_ng::from_str(&format!("{{metadata: {{}}, status: {{{status}}}}}"));
+        why_not_ready(&pod.unwrap())
+    };
+    let container = |state: &str| {
+        of(&format!(
+            "containerStatuses: [{{name: c, image: i, imageID: i, restartCount: 0, {state}}}]"
+        ))
+        .unwrap()
+    };
+    assert_eq!(
+        container("ready: false, started: true, state: {running: {}}"),
+        "container c runs, and its readiness probe does not succeed"
+    );
+    assert_eq!(
+        container("ready: false, started: false, state: {running: {}}"),
+        "container c has not finished starting"
+    );
+    assert_eq!(
+        container("ready: false, state: {waiting: {reason: CrashLoopBackOff}}"),
+        "container c waits, CrashLoopBackOff"
+    );
+    assert_eq!(
+        container("ready: false, state: {terminated: {exitCode: 1, reason: Error}}"),
+        "container c ended, Error"
+    );
+    let ready = "{name: c, image: i, imageID: i, restartCount: 0, ready: true}";
+    let done = "{name: d, image: i, imageID: i, restartCount: 0, ready: false, state: {terminated: {exitCode: 0}}}";
+    assert_eq!(
+        of(&format!(
+            "containerStatuses: [{ready}], initContainerStatuses: [{done}], \
+             conditions: [{{type: Ready, status: 'False', reason: ReadinessGatesNotReady}}]"
+        ))
+        .unwrap(),
+        "ReadinessGatesNotReady"
+    );
+    assert_eq!(
+        of("conditions: [{type: PodScheduled, status: 'False', message: \"0/1 nodes\\nare available\"}]").unwrap(),
+        "it is not scheduled, 0/1 nodes are available"
+    );
+    assert_eq!(of("phase: Running"), None);
+    let long = of(&format!(
+        "conditions: [{{type: Ready, status: 'False', message: {}}}]",
+        "x".repeat(999)
+    ));
+    assert_eq!(long.unwrap().chars().count(), 201);
+}
