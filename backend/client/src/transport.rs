@@ -1,19 +1,22 @@
 //! Requests on connections: calls share HTTP/2 connections, each upgrade gets an HTTP/1.1 one.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{Either, ready, select};
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Bytes;
-use hyper_util::client::legacy::{Builder, Client};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::{Builder, Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use kubevpn_target::BoxError;
+use tokio::sync::OnceCell;
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
@@ -144,10 +147,31 @@ struct Calls {
     lanes: Arc<Mutex<Vec<Lane>>>,
 }
 
+#[derive(Clone)]
 struct Lane {
     client: Client<Connector, Body>,
     /// A clone lives as long as a request or the body of its response.
     streams: Arc<()>,
+    /// Set once the first connection stands or has failed.
+    opened: Arc<OnceCell<()>>,
+}
+
+impl Lane {
+    /// The first request goes ahead until it has a connection: what comes with it would otherwise open as
+    /// many, since that they can share one is known when TLS is up.
+    async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let mut connection = capture_connection(&mut request);
+        let mut answer = Either::Left(self.client.request(request));
+        self.opened
+            .get_or_init(|| async {
+                let connected = pin!(connection.wait_for_connection_metadata());
+                if let Either::Left((answered, _)) = select(&mut answer, connected).await {
+                    answer = Either::Right(ready(answered));
+                }
+            })
+            .await;
+        answer.await
+    }
 }
 
 impl Calls {
@@ -159,21 +183,21 @@ impl Calls {
         }
     }
 
-    fn lane(&self) -> (Client<Connector, Body>, Arc<()>) {
+    fn lane(&self) -> Lane {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let free = lanes
             .iter()
             .find(|lane| Arc::strong_count(&lane.streams) <= STREAMS_PER_CONNECTION);
         if let Some(lane) = free {
-            return (lane.client.clone(), lane.streams.clone());
+            return lane.clone();
         }
         let lane = Lane {
             client: self.builder.build(self.connector.clone()),
-            streams: Arc::new(()),
+            streams: Arc::default(),
+            opened: Arc::default(),
         };
-        let taken = (lane.client.clone(), lane.streams.clone());
-        lanes.push(lane);
-        taken
+        lanes.push(lane.clone());
+        lane
     }
 }
 
@@ -187,12 +211,12 @@ impl Service<Request<Body>> for Calls {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let (client, stream) = self.lane();
+        let lane = self.lane();
         Box::pin(async move {
-            let response = client.request(request).await?;
+            let response = lane.request(request).await?;
             Ok(response.map(|body| {
                 received(body.map_frame(move |frame| {
-                    let _until_dropped = &stream;
+                    let _until_dropped = &lane.streams;
                     frame
                 }))
             }))

@@ -12,14 +12,30 @@ use crate::support::{Relay, Server, Setup, Speaks, get};
 async fn calls_share_one_http2_connection() {
     let server = Server::start().await;
     let client = Setup::of(&server).client();
-    let version = client.apiserver_version().await.unwrap();
-    assert_eq!(version.git_version, "v1.34.4");
-    join_all((0..30).map(|_| async { client.apiserver_version().await.unwrap() })).await;
+    // All at once, and none knows yet that they can share.
+    let versions = join_all((0..30).map(|_| client.apiserver_version())).await;
+    for version in versions {
+        assert_eq!(version.unwrap().git_version, "v1.34.4");
+    }
     let seen = server.seen();
-    assert_eq!(seen.len(), 31);
+    assert_eq!(seen.len(), 30);
     assert!(seen.iter().all(|s| s.version == Version::HTTP_2));
     assert!(seen.iter().all(|s| s.connection == seen[0].connection));
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_first_call_that_takes_its_time_holds_up_none() {
+    for speaks in [Speaks::Tls(&["h2"]), Speaks::Plain] {
+        let server = Server::speaking(speaks).await;
+        let client = Setup::of(&server).client();
+        let mut slow = Box::pin(client.request_text(get("/never")));
+        assert!(futures_util::poll!(&mut slow).is_pending());
+        tokio::select! {
+            answered = &mut slow => panic!("{answered:?}"),
+            version = client.apiserver_version() => drop(version.unwrap()),
+        }
+    }
 }
 
 #[tokio::test]
@@ -124,7 +140,7 @@ async fn a_dead_connection_is_found_and_replaced() {
     let relay = Relay::start(server.address).await;
     let mut setup = Setup::new(format!("https://{}", relay.address)).trusting(&server.ca);
     setup.options.ping_interval = Duration::from_millis(50);
-    setup.options.ping_timeout = Duration::from_millis(50);
+    setup.options.ping_timeout = Duration::from_secs(1);
     let client = setup.client();
     let watch = client.send(get("/hold").map(Body::from)).await.unwrap();
     relay.cut();

@@ -250,7 +250,7 @@ async fn a_watch_that_is_cut() {
     let relay = crate::support::Relay::start(server.address).await;
     let mut setup = Setup::new(format!("https://{}", relay.address)).trusting(&server.ca);
     setup.options.ping_interval = Duration::from_millis(50);
-    setup.options.ping_timeout = Duration::from_millis(50);
+    setup.options.ping_timeout = Duration::from_secs(1);
     let client = setup.client();
     let reading = client.request_text(get("/hold"));
     let cutting = async {
