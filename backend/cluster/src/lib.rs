@@ -3,10 +3,14 @@
 //! It says what could serve a host and port, and what is known of its readiness. It refuses to choose, to
 //! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS.
 //!
-//! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what the name can mean, in order
-//! (`name.rs`) → the objects behind it (`view.rs`, one question each with its ladder of access rights;
-//! `fetch.rs`, the calls) → ports and endpoints (`index.rs`, pure) → [`Answer`] (`candidates.rs`) or
+//! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what a name can mean, in order (`name.rs`,
+//! `cluster/names.rs`), or whose an address is (`cluster/addresses.rs`) → the objects behind it (`view.rs`,
+//! one question each) → ports and endpoints (`index.rs`, pure) → [`Answer`] (`candidates.rs`) or
 //! [`LookupError`] (`error.rs`). `trail.rs` rides along and notes the steps.
+//!
+//! The path of an object: a call (`fetch.rs`) or a watch (`watch.rs`) → the little of it that is read
+//! (`kind.rs`) → kept while somebody uses it (`keep.rs`, which has the ladder of access rights). So a lookup
+//! that was made before asks the API server nothing.
 //!
 //! ```
 //! use kubevpn_cluster::{Candidates, Endpoint, PodRef, Readiness};

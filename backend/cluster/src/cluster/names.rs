@@ -17,7 +17,7 @@ const ALIASES: usize = 8;
 struct Nothing {
     /// What was looked for, in order.
     looked_for: Vec<Reading>,
-    /// The first thing we were not allowed to see.
+    /// The last thing we were not allowed to see: what comes last is meant most often.
     hidden: Option<Hidden>,
 }
 
@@ -112,7 +112,7 @@ impl Shared {
                 Err(Stop::Answer(error)) => return Err(error),
                 Err(Stop::Call(failure)) if is_forbidden(&failure) => {
                     trail.step(|| format!("{reading}: {failure}"));
-                    nothing.hidden.get_or_insert_with(|| Hidden {
+                    nothing.hidden = Some(Hidden {
                         what: reading.to_string(),
                         why: failure,
                     });

@@ -301,9 +301,9 @@ async fn refusals_name_the_missing_rule() {
         ),
         (
             "example.com:443",
-            "forbidden: example.com is endpoint example of service default/com, or a host outside the \
-             cluster, and we may not look which: jane cannot get services com in namespace default: ask for \
-             a Role with apiGroups [\"\"], resources [\"services\"], verbs [\"get\"]",
+            "forbidden: example.com is service com/example, or a host outside the cluster, and we may not look \
+             which: jane cannot get services example in namespace com: ask for a Role with apiGroups [\"\"], \
+             resources [\"services\"], verbs [\"get\"]",
         ),
         (
             "api.team.svc.cluster.local:80",
