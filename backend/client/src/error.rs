@@ -225,12 +225,8 @@ fn user_of(message: &str) -> Option<&str> {
 /// The class of an error without a status, and the reason in words with what to try.
 fn explain(error: &(dyn Error + 'static)) -> (Refusal, String) {
     let mut at = Whereabouts::default();
-    let mut next = Some(error);
-    while let Some(e) = next {
-        if let Some(known) = at.visit(e) {
-            return known;
-        }
-        next = cause(e);
+    if let Some(known) = causes(error).find_map(|e| at.visit(e)) {
+        return known;
     }
     match at.server {
         Some(_) => (
@@ -291,7 +287,7 @@ impl Whereabouts {
             return Some(self.tls(e));
         }
         if let Some(e) = e.downcast_ref::<hyper::Error>()
-            && (e.is_timeout())
+            && e.is_timeout()
         {
             // The HTTP/2 PING was not answered.
             return Some((Refusal::ClusterAway, self.away("the connection is dead")));
@@ -408,25 +404,23 @@ impl Whereabouts {
     }
 }
 
-/// The next cause. An [`io::Error`] around another error passes it over in `source`.
-fn cause<'e>(e: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
-    match e.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(inner) => Some(inner),
-        None => e.source(),
-    }
+/// The error and its causes. An [`io::Error`] around another passes that over in `source`.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    // More than anybody nests; a cycle must not hang us.
+    const MOST: usize = 32;
+    let cause = |e: &&'e (dyn Error + 'static)| {
+        let e: &'e (dyn Error + 'static) = *e;
+        match e.downcast_ref().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => e.source(),
+        }
+    };
+    std::iter::successors(Some(error), cause).take(MOST)
 }
 
 /// The innermost cause.
-fn root<'e>(e: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
-    let mut root = e;
-    // Chains are finite in practice; a cycle must not hang us.
-    for _ in 0..32 {
-        match cause(root) {
-            Some(deeper) => root = deeper,
-            None => break,
-        }
-    }
-    root
+fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
 }
 
 /// One line of at most 300 characters: what others say goes into our sentences and logs.

@@ -69,7 +69,7 @@ impl Transport {
             .pool_max_idle_per_host(0)
             .build(upgrades);
         Self {
-            calls: Retry::new(retry, Calls::new(shared, calls)),
+            calls: Retry::new(retry, Calls::new(shared, calls, server.clone())),
             upgrades,
             server,
             answer: options.answer_timeout,
@@ -77,11 +77,15 @@ impl Transport {
     }
 }
 
-fn received<B>(body: B) -> Received
+fn received<B>(body: B, server: Arc<str>) -> Received
 where
     B: BodyExt<Data = Bytes, Error = hyper::Error> + Send + 'static,
 {
-    body.map_err(Into::into).boxed_unsync()
+    let failed = move |source: hyper::Error| {
+        let (server, source) = (server.clone(), source.into());
+        ClientError::Transport { server, source }.into()
+    };
+    body.map_err(failed).boxed_unsync()
 }
 
 impl Service<Request<Body>> for Transport {
@@ -106,6 +110,7 @@ impl Service<Request<Body>> for Transport {
             let answered = if upgrade {
                 // Never retried, and timed by the caller: an upgrade is one step of its dial.
                 let upgraded = upgrades.request(request).await;
+                let received = |body| received(body, server.clone());
                 upgraded.map(|r| r.map(received)).map_err(Into::into)
             } else {
                 match tokio::time::timeout(answer, calls.oneshot(request)).await {
@@ -144,6 +149,7 @@ impl Service<Request<Body>> for Transport {
 struct Calls {
     builder: Builder,
     connector: Connector,
+    server: Arc<str>,
     lanes: Arc<Mutex<Vec<Lane>>>,
 }
 
@@ -175,10 +181,11 @@ impl Lane {
 }
 
 impl Calls {
-    fn new(builder: Builder, connector: Connector) -> Self {
+    fn new(builder: Builder, connector: Connector, server: Arc<str>) -> Self {
         Self {
             builder,
             connector,
+            server,
             lanes: Arc::default(),
         }
     }
@@ -211,14 +218,15 @@ impl Service<Request<Body>> for Calls {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer {
-        let lane = self.lane();
+        let (lane, server) = (self.lane(), self.server.clone());
         Box::pin(async move {
             let response = lane.request(request).await?;
             Ok(response.map(|body| {
-                received(body.map_frame(move |frame| {
+                let counted = body.map_frame(move |frame| {
                     let _until_dropped = &lane.streams;
                     frame
-                }))
+                });
+                received(counted, server)
             }))
         })
     }

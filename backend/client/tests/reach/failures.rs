@@ -260,4 +260,10 @@ async fn a_watch_that_is_cut() {
     let (read, ()) = tokio::join!(reading, cutting);
     let error = classify_api(read.unwrap_err(), &LIST);
     assert_eq!(error.refusal(), Refusal::ClusterAway, "{error}");
+    let said = error.to_string();
+    let dead = format!(
+        "https://{} cannot be reached: the connection is dead",
+        relay.address
+    );
+    assert!(said.contains(&dead), "{said}");
 }
