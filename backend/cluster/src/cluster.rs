@@ -25,7 +25,7 @@ pub struct Settings {
     pub namespace: String,
     /// What belongs to the cluster.
     pub domain: Domain,
-    /// What nobody asked for in this time is no longer watched.
+    /// What nobody asked for in this time is no longer watched; a day at most.
     pub idle: Duration,
 }
 

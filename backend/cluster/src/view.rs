@@ -21,6 +21,9 @@ use crate::trail::Trail;
 /// How many watches are open at a time; what is beyond is read again when it is asked for.
 const WATCHES: usize = 512;
 
+/// More is not told from for ever, and could not be added to a clock.
+const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How many addresses are remembered with what they belong to.
 const ADDRESSES: usize = 4096;
 
@@ -85,7 +88,7 @@ impl View {
             client,
             changes: watch::Sender::new(0),
             watches: Arc::new(Semaphore::new(WATCHES)),
-            idle,
+            idle: idle.min(LONGEST_IDLE),
         });
         Self {
             services: Shelf::new(env.clone()),
