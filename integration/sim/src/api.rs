@@ -241,8 +241,7 @@ fn forward(
     let pod = cluster.network.get(&uid).ok_or_else(|| {
         Status::bad_request(format!("pod {} does not have a host assigned", r.name))
     })?;
-    let ports = info.query.get("ports").or_else(|| info.query.get("port"));
-    let ports = ports.map_or(&[][..], Vec::as_slice);
+    let ports = info.query.get("ports").map_or(&[][..], Vec::as_slice);
     portforward::upgrade(cluster, link, request, pod, user, ports)
 }
 
@@ -264,6 +263,27 @@ async fn resources(
     if !accepts_json(request.headers()) {
         return Err(Status::not_acceptable());
     }
+    if *request.method() == Method::HEAD {
+        return Err(Status::method_not_allowed());
+    }
+    let answer = objects(cluster, request, info, r, kind).await;
+    let mut response = answer.unwrap_or_else(|status| failure(&status));
+    if *kind == ENDPOINTS && cluster.options.minor >= 33 {
+        let warning = HeaderValue::from_static(
+            "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"",
+        );
+        response.headers_mut().insert(header::WARNING, warning);
+    }
+    Ok(response)
+}
+
+async fn objects(
+    cluster: &Arc<Cluster>,
+    request: Request<Incoming>,
+    info: &Info,
+    r: &Resource,
+    kind: &'static Kind,
+) -> Result<Response<Body>, Status> {
     let named = !r.name.is_empty();
     let everywhere = kind.namespaced && r.namespace.is_empty();
     let (code, value) = match info.verb {
@@ -288,14 +308,7 @@ async fn resources(
         "delete" => write::delete(cluster, kind, r)?,
         _ => return Err(Status::method_not_allowed()),
     };
-    let mut response = object(code, &value);
-    if *kind == ENDPOINTS && cluster.options.minor >= 33 {
-        let warning = HeaderValue::from_static(
-            "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"",
-        );
-        response.headers_mut().insert(header::WARNING, warning);
-    }
-    Ok(response)
+    Ok(object(code, &value))
 }
 
 /// SelfSubjectAccessReview: whether the one who asks may do something.
@@ -333,6 +346,9 @@ async fn review(cluster: &Cluster, request: Request<Incoming>) -> Result<Respons
     };
     review["kind"] = "SelfSubjectAccessReview".into();
     review["apiVersion"] = "authorization.k8s.io/v1".into();
+    if review["metadata"].is_null() {
+        review["metadata"] = json!({});
+    }
     review["status"] = json!({"allowed": allowed});
     Ok(object(StatusCode::CREATED, &review))
 }
@@ -360,12 +376,8 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 fn token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .unwrap_or_default();
-    // Whatever is no bearer token is nobody's.
-    Some(value.strip_prefix("Bearer ").unwrap_or_default().trim())
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ").map(str::trim)
 }
 
 fn record(request: &Request<Incoming>, info: &Info) -> audit::Request {

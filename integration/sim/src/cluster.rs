@@ -1,6 +1,8 @@
 //! What the parts of one simulation share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -71,9 +73,7 @@ impl Cluster {
         world.reconcile();
         let later = world.take_later();
         drop(world);
-        for later in later {
-            self.schedule(later);
-        }
+        self.schedule(later);
         answer
     }
 
@@ -98,11 +98,18 @@ impl Cluster {
         self.tasks.wait().await;
     }
 
-    fn schedule(self: &Arc<Self>, later: Later) {
-        let cluster = Arc::clone(self);
-        self.spawn(async move {
-            tokio::time::sleep(later.after).await;
-            cluster.change(|world| world.happen(&later));
-        });
+    /// What is to happen at the same time happens as one change.
+    fn schedule(self: &Arc<Self>, later: Vec<Later>) {
+        let mut times: BTreeMap<Duration, Vec<Later>> = BTreeMap::new();
+        for later in later {
+            times.entry(later.after).or_default().push(later);
+        }
+        for (after, later) in times {
+            let cluster = Arc::clone(self);
+            self.spawn(async move {
+                tokio::time::sleep(after).await;
+                cluster.change(|world| later.iter().for_each(|l| world.happen(l)));
+            });
+        }
     }
 }

@@ -9,13 +9,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
+use tokio_util::either::Either;
 
 /// Connections at once; more are closed as they come.
 const MOST: usize = 4096;
 const BACKLOG: u32 = 1024;
+/// What a connection in memory holds each way.
+const MEMORY: usize = 256 * 1024;
 
 /// The listener and every connection it took.
 #[derive(Debug)]
@@ -46,11 +49,14 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 struct Wire {
-    tcp: Option<TcpStream>,
+    io: Option<Io>,
     silent: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
+
+/// A socket, or a connection in memory.
+type Io = Either<TcpStream, DuplexStream>;
 
 /// A connection's bytes.
 #[derive(Debug)]
@@ -102,19 +108,33 @@ impl Links {
             if state.links.len() >= MOST || tcp.set_nodelay(true).is_err() {
                 continue;
             }
-            state.next += 1;
-            let wire = Wire {
-                tcp: Some(tcp),
-                silent: state.silent,
-                ..Wire::default()
-            };
-            let link = Link {
-                id: state.next,
-                wire: Arc::new(Mutex::new(wire)),
-            };
-            state.links.insert(link.id, link.clone());
-            let links = Arc::clone(self);
-            return Poll::Ready(Some(Socket { link, links }));
+            return Poll::Ready(Some(self.add(&mut state, Either::Left(tcp))));
+        }
+    }
+
+    /// Takes a connection in memory; `None` while nothing listens.
+    pub(crate) fn connect(self: &Arc<Self>) -> Option<(Socket, DuplexStream)> {
+        let mut state = self.state();
+        state.listener.as_ref()?;
+        let (ours, theirs) = tokio::io::duplex(MEMORY);
+        Some((self.add(&mut state, Either::Right(ours)), theirs))
+    }
+
+    fn add(self: &Arc<Self>, state: &mut State, io: Io) -> Socket {
+        state.next += 1;
+        let wire = Wire {
+            io: Some(io),
+            silent: state.silent,
+            ..Wire::default()
+        };
+        let link = Link {
+            id: state.next,
+            wire: Arc::new(Mutex::new(wire)),
+        };
+        state.links.insert(link.id, link.clone());
+        Socket {
+            link,
+            links: Arc::clone(self),
         }
     }
 
@@ -158,7 +178,8 @@ impl Links {
 
     /// The open connections.
     pub(crate) fn count(&self) -> usize {
-        self.state().links.len()
+        let state = self.state();
+        state.links.values().filter(|l| l.is_open()).count()
     }
 
     /// Ends the listener and all connections for good.
@@ -192,18 +213,20 @@ impl Link {
     /// Ends the connection with a reset (RST); whether it was open.
     pub(crate) fn reset(&self) -> bool {
         let mut wire = self.wire();
-        let Some(tcp) = wire.tcp.take() else {
+        let Some(io) = wire.io.take() else {
             return false;
         };
-        // Without it the close is a plain one, which ends the connection as well.
-        let _ = tcp.set_zero_linger();
-        drop(tcp);
+        if let Either::Left(tcp) = &io {
+            // Without it the close is a plain one, which ends the connection as well.
+            let _ = tcp.set_zero_linger();
+        }
+        drop(io);
         wire.wake();
         true
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.wire().tcp.is_some()
+        self.wire().io.is_some()
     }
 
     pub(crate) fn set_silent(&self, silent: bool) {
@@ -228,21 +251,21 @@ impl Wire {
     }
 
     /// The socket, unless it is to be silent.
-    fn reading(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut TcpStream>>> {
+    fn reading(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut Io>>> {
         self.reader = Some(cx.waker().clone());
         self.open()
     }
 
-    fn writing(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut TcpStream>>> {
+    fn writing(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut Io>>> {
         self.writer = Some(cx.waker().clone());
         self.open()
     }
 
-    fn open(&mut self) -> Poll<io::Result<Pin<&mut TcpStream>>> {
-        match &mut self.tcp {
+    fn open(&mut self) -> Poll<io::Result<Pin<&mut Io>>> {
+        match &mut self.io {
             None => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Some(_) if self.silent => Poll::Pending,
-            Some(tcp) => Poll::Ready(Ok(Pin::new(tcp))),
+            Some(io) => Poll::Ready(Ok(Pin::new(io))),
         }
     }
 }
@@ -256,7 +279,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.links.state().links.remove(&self.link.id);
-        self.link.wire().tcp = None;
+        self.link.wire().io = None;
     }
 }
 

@@ -238,12 +238,8 @@ async fn run(
     let running = client.pod.running.clone();
     let program = async {
         match program {
-            Program::Http => {
-                http::serve(client, io).await;
-                // The stream is gone by now: the end is heard of late, and counts as closed.
-                return;
-            }
-            Program::Custom(serve) => return serve(io).await,
+            Program::Http => http::serve(client, io).await,
+            Program::Custom(serve) => serve(io).await,
             Program::Tcp => raw::answer_at_the_end(&mut io).await,
             Program::Stream => raw::echo(&mut io).await,
             Program::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
@@ -254,7 +250,6 @@ async fn run(
             }
         }
     };
-    // An error is the client's end of the connection: nothing to do about it here.
     running.run_until_cancelled(program).await;
 }
 

@@ -78,19 +78,17 @@ pub(crate) fn upgrade(
     }
     let ports = ports.iter().flat_map(|p| p.split(',')).map(|p| p.parse());
     let ports: Vec<u16> = ports.filter_map(Result::ok).collect();
-    let accepted = match transport {
+    let response = match transport {
         Transport::Spdy => spdy_answer(headers),
         Transport::Tunnel if *request.method() != Method::GET => {
-            let code = StatusCode::METHOD_NOT_ALLOWED;
-            Err(text(code, "Method Not Allowed\n"))
+            text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
         }
         Transport::Tunnel => socket_answer(headers, TUNNEL),
         Transport::Channel => channel_answer(request.method(), headers, &ports),
     };
-    let response = match accepted {
-        Ok(response) => response,
-        Err(refusal) => return Ok(refusal),
-    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response);
+    }
     let live = cluster.sessions.open(link, &pod.info, transport, user);
     let shared = Arc::clone(cluster);
     cluster.spawn(async move {
@@ -107,68 +105,65 @@ pub(crate) fn upgrade(
     Ok(response)
 }
 
-type Answer = Result<Response<Body>, Response<Body>>;
-
-fn spdy_answer(headers: &HeaderMap) -> Answer {
-    let upgrade = headers
-        .get(header::UPGRADE)
-        .map_or(&[][..], HeaderValue::as_bytes);
+fn spdy_answer(headers: &HeaderMap) -> Response<Body> {
     let versions = list(headers, &STREAM_PROTOCOL);
     if versions.is_empty() {
         // The kubelet does not upgrade, and the API server does not know what to make of that.
-        return Err(text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "invalid upgrade response: status code 200\n",
-        ));
+        let code = StatusCode::INTERNAL_SERVER_ERROR;
+        return text(code, "invalid upgrade response: status code 200\n");
     }
     if !versions.contains(&PROTOCOL) {
-        return Err(text(
-            StatusCode::FORBIDDEN,
-            &format!(
-                "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{PROTOCOL}]\n",
-                versions.join(" ")
-            ),
-        ));
+        let versions = versions.join(" ");
+        let why = format!(
+            "unable to upgrade: unable to negotiate protocol: client supports [{versions}], server accepts [{PROTOCOL}]\n"
+        );
+        return text(StatusCode::FORBIDDEN, &why);
     }
-    if !upgrade.eq_ignore_ascii_case(b"spdy/3.1") {
-        let text_ = "unable to upgrade: missing upgrade headers in request\n";
-        return Err(text(StatusCode::BAD_REQUEST, text_));
+    let upgrade = headers.get(header::UPGRADE);
+    if !upgrade.is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"spdy/3.1")) {
+        let why = "unable to upgrade: missing upgrade headers in request\n";
+        return text(StatusCode::BAD_REQUEST, why);
     }
     let mut response = switching("SPDY/3.1");
     let value = HeaderValue::from_static(PROTOCOL);
     response.headers_mut().insert(STREAM_PROTOCOL, value);
-    Ok(response)
+    response
 }
 
-fn channel_answer(method: &Method, headers: &HeaderMap, ports: &[u16]) -> Answer {
+fn channel_answer(method: &Method, headers: &HeaderMap, ports: &[u16]) -> Response<Body> {
     if ports.is_empty() {
         let why = "query parameter \"port\" is required";
-        return Err(text(StatusCode::BAD_REQUEST, why));
+        return text(StatusCode::BAD_REQUEST, why);
     }
     if ports.contains(&0) {
-        return Err(text(StatusCode::BAD_REQUEST, "port \"0\" must be > 0"));
+        return text(StatusCode::BAD_REQUEST, "port \"0\" must be > 0");
     }
     if *method != Method::GET {
-        return Err(text(StatusCode::METHOD_NOT_ALLOWED, ""));
+        return bare(StatusCode::METHOD_NOT_ALLOWED, "bad method");
     }
     let wanted = list(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     if wanted.is_empty() {
         return socket_answer(headers, "");
     }
     if !wanted.contains(&CHANNEL) {
-        let mut refusal = text(StatusCode::FORBIDDEN, "");
+        let mut refusal = bare(StatusCode::FORBIDDEN, "");
         let close = HeaderValue::from_static("close");
         refusal.headers_mut().insert(header::CONNECTION, close);
-        return Err(refusal);
+        return refusal;
     }
     socket_answer(headers, CHANNEL)
 }
 
-fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Answer {
+fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Response<Body> {
     let version = headers.get(header::SEC_WEBSOCKET_VERSION);
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let (Some(key), true) = (key, version.is_some_and(|v| v == "13")) else {
-        return Err(text(StatusCode::BAD_REQUEST, "Bad Request\n"));
+        let code = StatusCode::BAD_REQUEST;
+        return if protocol == TUNNEL {
+            text(code, "Bad Request\n")
+        } else {
+            bare(code, "mismatch challenge/response")
+        };
     };
     let mut response = switching("websocket");
     let accept = derive_accept_key(key.as_bytes());
@@ -178,7 +173,14 @@ fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Answer {
     }
     let protocol = HeaderValue::from_static(protocol);
     fields.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-    Ok(response)
+    response
+}
+
+/// A refusal that does not say what its text is.
+fn bare(code: StatusCode, body: &str) -> Response<Body> {
+    let mut response = Response::new(full(body.to_owned()));
+    *response.status_mut() = code;
+    response
 }
 
 fn switching(protocol: &'static str) -> Response<Body> {

@@ -95,7 +95,7 @@ fn parse_fields(kind: &Kind, text: &str) -> Result<Vec<(String, String, bool)>, 
             ));
         };
         let known = field == "metadata.name"
-            || field == "metadata.namespace" && kind.namespaced
+            || field == "metadata.namespace" && (kind.namespaced || !kind.group.is_empty())
             || kind.fields.contains(&field);
         if !known {
             return Err(if kind.group.is_empty() {
@@ -120,9 +120,9 @@ fn parse_labels(text: &str) -> Result<Vec<Requirement>, String> {
     while let Some(token) = tokens.next() {
         if token == "!" {
             let key = tokens.next().unwrap_or_default();
-            found.push(Requirement::Absent(key_of(key)?));
+            found.push(Requirement::Absent(key_of(key, "identifier")?));
         } else {
-            let key = key_of(token)?;
+            let key = key_of(token, "!, identifier, or 'end of string'")?;
             found.push(match tokens.next_if(|t| *t != ",") {
                 None => Requirement::Exists(key),
                 Some("=" | "==") => Requirement::In(key, vec![value_of(tokens.next_if(|t| *t != ","))]),
@@ -139,6 +139,7 @@ fn parse_labels(text: &str) -> Result<Vec<Requirement>, String> {
         match tokens.next() {
             None => break,
             Some(",") if tokens.peek().is_some() => {}
+            Some(",") => return Err("found '', expected: identifier after ','".into()),
             Some(other) => {
                 return Err(format!(
                     "unable to parse requirement: found '{other}', expected: ',' or 'end of string'"
@@ -175,11 +176,11 @@ fn tokens(text: &str) -> Vec<String> {
     tokens
 }
 
-fn key_of(token: &str) -> Result<String, String> {
+fn key_of(token: &str, wanted: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     if token.is_empty() || !token.chars().all(plain) {
         return Err(format!(
-            "unable to parse requirement: found '{token}', expected: !, identifier, or 'end of string'"
+            "unable to parse requirement: found '{token}', expected: {wanted}"
         ));
     }
     Ok(token.into())
@@ -193,7 +194,7 @@ fn set_of<'a>(tokens: &mut impl Iterator<Item = &'a str>) -> Result<Vec<String>,
     let wrong = |found: Option<&str>, wanted: &str| {
         let found = found.unwrap_or_default();
         Err(format!(
-            "unable to parse requirement: found '{found}', expected: {wanted}"
+            "unable to parse requirement: found '{found}' expected: {wanted}"
         ))
     };
     match tokens.next() {

@@ -24,7 +24,7 @@ pub(crate) async fn serve(cluster: Arc<Cluster>, links: Arc<Links>, tls: Option<
     }
 }
 
-async fn connection(cluster: Arc<Cluster>, socket: Socket, tls: Option<TlsAcceptor>) {
+pub(crate) async fn connection(cluster: Arc<Cluster>, socket: Socket, tls: Option<TlsAcceptor>) {
     let link = socket.link();
     let Some(tls) = tls else {
         return requests(cluster, link, socket).await;
@@ -42,7 +42,9 @@ where
 {
     let tasks = Tasks(Arc::clone(&cluster));
     let answer = service_fn(|request| api::answer(Arc::clone(&cluster), link.clone(), request));
-    let builder = auto::Builder::new(tasks);
+    let mut builder = auto::Builder::new(tasks);
+    // As Go writes them.
+    builder.http1().title_case_headers(true);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     if let Err(error) = connection.await {
         tracing::debug!(error, "a connection ended");

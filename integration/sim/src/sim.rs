@@ -231,6 +231,15 @@ impl Sim {
         Ok(())
     }
 
+    /// A connection to the API server in memory, which speaks plain HTTP: with it a test can pause the
+    /// clock, which sockets do not heed. `None` while the API server is away.
+    pub fn connect(&self) -> Option<DuplexStream> {
+        let (socket, io) = self.cluster.faults.links.connect()?;
+        let task = server::connection(Arc::clone(&self.cluster), socket, None);
+        self.cluster.spawn(task);
+        Some(io)
+    }
+
     /// The switches for what goes wrong.
     pub fn faults(&self) -> &Faults {
         &self.cluster.faults

@@ -58,9 +58,12 @@ impl Status {
     }
 
     pub(crate) fn invalid(kind: &Kind, name: &str, field: &str, why: &str) -> Self {
+        let reason = match why {
+            "Required value" => "FieldValueRequired",
+            _ => "FieldValueInvalid",
+        };
         let mut details = about(kind.group, kind.kind, name);
-        details["causes"] =
-            json!([{"reason": "FieldValueInvalid", "message": why, "field": field}]);
+        details["causes"] = json!([{"reason": reason, "message": why, "field": field}]);
         let object = qualified(kind.group, kind.kind);
         let text = format!("{object} {name:?} is invalid: {field}: {why}");
         Self::new(422, "Invalid", text).details(details)
@@ -68,12 +71,20 @@ impl Status {
 
     /// A list's or watch's options that do not go together.
     pub(crate) fn forbidden_option(field: &str, why: &str) -> Self {
-        let cause = format!("Forbidden: {why}");
+        Self::option(field, "FieldValueForbidden", format!("Forbidden: {why}"))
+    }
+
+    pub(crate) fn unsupported_option(field: &str, value: &str, supported: &str) -> Self {
+        let cause = format!("Unsupported value: {value:?}: supported values: {supported}");
+        Self::option(field, "FieldValueNotSupported", cause)
+    }
+
+    fn option(field: &str, reason: &str, cause: String) -> Self {
         let text = format!("ListOptions.meta.k8s.io \"\" is invalid: {field}: {cause}");
         Self::new(422, "Invalid", text).details(json!({
             "group": "meta.k8s.io",
             "kind": "ListOptions",
-            "causes": [{"reason": "FieldValueForbidden", "message": cause, "field": field}],
+            "causes": [{"reason": reason, "message": cause, "field": field}],
         }))
     }
 

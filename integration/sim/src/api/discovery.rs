@@ -96,5 +96,5 @@ fn resources(options: &Options, group: &str) -> Value {
 
 /// Whether there is such a group in such a version; what is in it is another question.
 pub(super) fn has_group(group: &str, version: &str) -> bool {
-    version == "v1" && (group.is_empty() || groups().contains(group))
+    group.is_empty() || version == "v1" && groups().contains(group)
 }

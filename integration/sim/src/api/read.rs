@@ -116,6 +116,10 @@ impl Page {
         let matching = info.text("resourceVersionMatch");
         let field = "resourceVersionMatch";
         let token = info.text("continue");
+        if !info.text("sendInitialEvents").is_empty() {
+            let why = "sendInitialEvents is forbidden for list";
+            return Err(Status::forbidden_option("sendInitialEvents", why));
+        }
         let limit = match info.text("limit") {
             "" => 0,
             text => text.parse().map_err(|_| {
@@ -144,11 +148,15 @@ impl Page {
                 let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
                 return Err(Status::forbidden_option(field, why));
             }
+            "Exact" if revision == Some(0) => {
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                return Err(Status::forbidden_option(field, why));
+            }
             "Exact" => true,
             "NotOlderThan" => false,
-            _ => {
-                let why = "supported values: \"Exact\", \"NotOlderThan\"";
-                return Err(Status::forbidden_option(field, why));
+            other => {
+                let supported = "\"Exact\", \"NotOlderThan\", \"\"";
+                return Err(Status::unsupported_option(field, other, supported));
             }
         };
         Ok(Self {

@@ -90,9 +90,12 @@ fn read(kind: &Kind, r: &Resource, body: &[u8]) -> Result<Value, Status> {
         .any(|v| !v.is_null())
         && Kind::of(&object).is_none_or(|k| k != kind)
     {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         return Err(Status::bad_request(format!(
-            "{} in version {} cannot be handled as a {}",
-            object["kind"], object["apiVersion"], kind.kind
+            "{} in version {:?} cannot be handled as a {}",
+            text(&object["kind"]),
+            text(&object["apiVersion"]),
+            kind.kind
         )));
     }
     if kind.namespaced {

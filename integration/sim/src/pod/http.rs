@@ -26,6 +26,7 @@ pub(super) async fn serve(client: Client, io: DuplexStream) {
     // Go's server reads headers of up to 1 MiB; hyper's bound of about 400 KiB is as good here.
     let connection = hyper::server::conn::http1::Builder::new()
         .half_close(true)
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(io), answer)
         .with_upgrades();
     if let Err(error) = connection.await {

@@ -93,7 +93,8 @@ async fn copy_both<S: AsyncRead + AsyncWrite>(stream: S, connection: Connection)
         first = &mut down => (first, timeout(GRACE, up).await),
         first = &mut up => (first, timeout(GRACE, down).await),
     };
-    first.and(second.unwrap_or(Ok(())))
+    first?;
+    second.unwrap_or(Ok(()))
 }
 
 async fn copy<R, W>(from: R, mut to: W) -> io::Result<u64>
