@@ -1,15 +1,19 @@
 //! A proxy from its listeners to the stack, and its life: start, serve, drain.
 
-use std::io;
+mod listen;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_client::{Action, classify_api};
-use kubevpn_conn::{Addr, Drain, Gate, Limits, Listener};
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Rewind};
 use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig, Settings, Stack, stack};
 use kubevpn_target::{ConnectError, Refusal};
+use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
+pub(crate) use self::listen::{Bound, ListenArgs, Protocol};
 use crate::exit::Failure;
 
 /// How long open connections may take to finish once the program is told to end.
@@ -17,58 +21,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long the API server may take to answer at the start.
 const CHECK: Duration = Duration::from_secs(10);
 
-/// The flags every command with listeners has.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Listeners")]
-pub(crate) struct ListenArgs {
-    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:1080")]
-    pub(crate) listen_socks: String,
-    /// Let clients on other machines in without a password, where a listener is not on loopback
-    #[arg(long)]
-    pub(crate) allow_unauthenticated: bool,
-}
-
-impl ListenArgs {
-    /// Binds what was asked for.
-    pub(crate) async fn bind(&self) -> Result<Listener, Failure> {
-        const FLAG: &str = "--listen-socks";
-        if self.listen_socks.is_empty() {
-            return Err(Failure::Value(
-                "nothing to listen on: give --listen-socks an address".into(),
-            ));
-        }
-        let addr: Addr = self
-            .listen_socks
-            .parse()
-            .map_err(|error| Failure::Value(format!("{FLAG}: {error}")))?;
-        if !addr.is_loopback() && !self.allow_unauthenticated {
-            return Err(Failure::Value(format!(
-                "{FLAG}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
-                 listen on 127.0.0.1, or accept that with --allow-unauthenticated"
-            )));
-        }
-        Listener::bind(&addr).await.map_err(|error| {
-            let address = error.addr.to_string();
-            match error.source.kind() {
-                io::ErrorKind::AddrInUse => Failure::AddressInUse {
-                    flag: FLAG,
-                    address,
-                },
-                _ => Failure::Listen {
-                    flag: FLAG,
-                    address,
-                    source: error.source,
-                },
-            }
-        })
-    }
-}
-
 /// The chain from a target to its stream, for one cluster.
-pub(crate) fn connect(client: kube::Client, cluster: ClusterSettings) -> Stack {
+pub(crate) fn connect(
+    client: kube::Client,
+    cluster: ClusterSettings,
+    forwarder: ForwarderConfig,
+) -> Stack {
     let cluster = Cluster::new(client.clone(), cluster);
-    let forwarder = Forwarder::new(client, ForwarderConfig::default());
+    let forwarder = Forwarder::new(client, forwarder);
     stack(cluster, forwarder, Settings::default())
 }
 
@@ -102,36 +62,104 @@ pub(crate) async fn check(client: &kube::Client) -> Result<(), Failure> {
 
 /// Says where the proxy listens and how to use it. Only what is bound is said.
 #[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-pub(crate) fn say_listening(listener: &Listener) {
-    let addr = listener.addr();
-    println!("SOCKS5 proxy listening on {addr}");
-    if let Addr::Tcp(addr) = addr {
-        println!("Proxy hint: export ALL_PROXY=socks5h://{addr}");
+fn say_listening(bound: &[Bound]) {
+    for listener in bound {
+        let addr = listener.listener.addr();
+        match listener.protocol {
+            Protocol::Socks => println!("SOCKS5 proxy listening on {addr}"),
+            Protocol::Http => println!("HTTP proxy listening on {addr}"),
+            Protocol::Mixed => println!("SOCKS5 and HTTP proxy listening on {addr}"),
+        }
+        let Addr::Tcp(addr) = addr else { continue };
+        if listener.protocol != Protocol::Http {
+            println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
+        }
+        if listener.protocol != Protocol::Socks {
+            println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
+            println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
+        }
     }
     println!(
         "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution."
     );
 }
 
+/// Both frontends over one backend.
+struct Frontends {
+    connect: Stack,
+    socks: kubevpn_socks5::Settings,
+    http: kubevpn_http_connect::Settings,
+}
+
+impl Frontends {
+    /// One connection. How it ended is in the access record.
+    async fn serve(&self, protocol: Protocol, client: Client) {
+        match protocol {
+            Protocol::Socks => self.socks(client).await,
+            Protocol::Http => self.http(client).await,
+            Protocol::Mixed => self.mixed(client).await,
+        }
+    }
+
+    async fn socks<C: ClientIo>(&self, client: C) {
+        let _ended =
+            kubevpn_socks5::serve_connection(client, self.connect.clone(), &self.socks).await;
+    }
+
+    async fn http<C: ClientIo>(&self, client: C) {
+        let _ended =
+            kubevpn_http_connect::serve_connection(client, self.connect.clone(), &self.http).await;
+    }
+
+    /// A SOCKS greeting begins with its version, an HTTP request with a letter.
+    async fn mixed(&self, mut client: Client) {
+        let Ok(Ok(first)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, client.read_u8()).await else {
+            return;
+        };
+        let client = Rewind::new(client, vec![first]);
+        if first.is_ascii_alphabetic() {
+            self.http(client).await
+        } else {
+            self.socks(client).await
+        }
+    }
+}
+
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
-pub(crate) async fn serve(listener: Listener, connect: Stack) -> Result<(), Failure> {
+pub(crate) async fn serve(
+    bound: Vec<Bound>,
+    args: &ListenArgs,
+    connect: Stack,
+) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    say_listening(&listener);
+    let credentials = args.credentials()?;
+    say_listening(&bound);
 
     let drain = Drain::new();
     let gate = Gate::new(Limits::default());
-    let settings = Arc::new(kubevpn_socks5::Settings::default());
-    let accepting = listener.serve(gate, drain.clone(), move |client| {
-        let (connect, settings) = (connect.clone(), settings.clone());
-        async move {
-            // How it ended is in the access record.
-            let _ended = kubevpn_socks5::serve_connection(client, connect, &settings).await;
-        }
+    let frontends = Arc::new(Frontends {
+        connect,
+        socks: kubevpn_socks5::Settings {
+            credentials: credentials.clone(),
+            ..Default::default()
+        },
+        http: kubevpn_http_connect::Settings {
+            credentials,
+            drain: drain.clone(),
+            ..Default::default()
+        },
     });
+    let mut accepting = JoinSet::new();
+    for Bound { listener, protocol } in bound {
+        let frontends = frontends.clone();
+        accepting.spawn(listener.serve(gate.clone(), drain.clone(), move |client| {
+            let frontends = frontends.clone();
+            async move { frontends.serve(protocol, client).await }
+        }));
+    }
     let interrupted = tokio::select! {
-        () = accepting => false,
         _ = interrupt.recv() => true,
         _ = terminate.recv() => false,
     };
@@ -141,6 +169,8 @@ pub(crate) async fn serve(listener: Listener, connect: Stack) -> Result<(), Fail
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    // A Unix socket's file goes with its listener.
+    accepting.join_all().await;
     if interrupted {
         Err(Failure::Interrupted)
     } else {

@@ -158,7 +158,9 @@ async fn listen_addresses_that_cannot_be_used() {
     listen(&addr)
         .await
         .with(53, &[&addr, "already in use", "--listen-socks"]);
-    listen("").await.with(23, &["--listen-socks"]);
+    listen("")
+        .await
+        .with(23, &["--listen-socks", "--listen-http", "--listen"]);
     listen("localhost")
         .await
         .with(23, &["--listen-socks", "port"]);
@@ -202,7 +204,7 @@ async fn requests_carry_the_user_agent() {
     let sim = Sim::builder().sample().start().await.unwrap();
     let files = Files::new();
     let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
-    let proxy = Proxy::start(kubevpn(), &kubeconfig).await.unwrap();
+    let proxy = Proxy::start(kubevpn(), &kubeconfig, &[]).await.unwrap();
     let answer = kubevpn_scenarios::Curl::get(proxy.socks, "http://reviews/")
         .await
         .unwrap();

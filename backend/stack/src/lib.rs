@@ -32,7 +32,7 @@ mod resolve;
 mod stack;
 
 pub use kubevpn_cluster::{Cluster, Domain, Settings as ClusterSettings};
-pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder};
+pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};
 pub use self::failover::{Failover, FailoverLayer};

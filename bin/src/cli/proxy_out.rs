@@ -1,7 +1,7 @@
 //! `kubevpn proxy-out`.
 
 use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
-use kubevpn_stack::{ClusterSettings, Domain};
+use kubevpn_stack::{ClusterSettings, Domain, ForwarderConfig, TransportChoice};
 
 use super::kube::KubeArgs;
 use crate::exit::Failure;
@@ -19,7 +19,11 @@ Examples:
   curl --proxy socks5h://127.0.0.1:1080 http://productpage.default.svc.cluster.local:9080
 
   # another context, another port
-  kubevpn proxy-out --context staging -n shop --listen-socks 127.0.0.1:1081")]
+  kubevpn proxy-out --context staging -n shop --listen-socks 127.0.0.1:1081
+
+  # an HTTP proxy beside it
+  kubevpn proxy-out --listen-http 127.0.0.1:3128
+  curl --proxy http://127.0.0.1:3128 http://productpage.default:9080")]
 pub(crate) struct ProxyOut {
     #[command(flatten)]
     listen: ListenArgs,
@@ -33,6 +37,14 @@ pub(crate) struct ProxyOut {
         help_heading = "Cluster"
     )]
     cluster_domain: String,
+    /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "auto",
+        help_heading = "Cluster"
+    )]
+    transport: TransportChoice,
 }
 
 impl ProxyOut {
@@ -40,7 +52,7 @@ impl ProxyOut {
         let domain = Domain::new(&self.cluster_domain)
             .map_err(|error| Failure::Value(format!("--cluster-domain: {error}")))?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let listener = self.listen.bind().await?;
+        let bound = self.listen.bind().await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         let client = build(loaded.config, &Options::new(user_agent()))
             .map_err(|e| Failure::Other(e.into()))?;
@@ -50,7 +62,16 @@ impl ProxyOut {
             domain,
             ..ClusterSettings::default()
         };
-        proxy::serve(listener, proxy::connect(client, settings)).await
+        let forwarder = ForwarderConfig {
+            transport: self.transport,
+            ..ForwarderConfig::default()
+        };
+        proxy::serve(
+            bound,
+            &self.listen,
+            proxy::connect(client, settings, forwarder),
+        )
+        .await
     }
 }
 

@@ -8,9 +8,10 @@
 mod client;
 mod cluster;
 mod proxy;
+mod relay;
 mod scenarios;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
@@ -26,6 +27,15 @@ pub struct Context {
     pub cluster: Arc<dyn Cluster>,
     /// The program under test.
     pub kubevpn: PathBuf,
+    /// Flags for every `proxy-out`, e.g. to force a transport.
+    pub flags: Vec<&'static str>,
+}
+
+impl Context {
+    /// `kubevpn proxy-out` with this kubeconfig and these flags, when it says that it listens.
+    pub async fn proxy(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
+        Proxy::start(&self.kubevpn, kubeconfig, &[&self.flags, flags].concat()).await
+    }
 }
 
 /// One behaviour.

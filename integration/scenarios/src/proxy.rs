@@ -24,16 +24,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it with a kubeconfig on a free port, and waits until it says that it listens.
-    pub async fn start(kubevpn: &Path, kubeconfig: &Path) -> anyhow::Result<Self> {
-        Self::start_with(kubevpn, kubeconfig, &[]).await
-    }
-
-    /// The same with more words on the command line.
-    pub async fn start_with(
-        kubevpn: &Path,
-        kubeconfig: &Path,
-        more: &[&str],
-    ) -> anyhow::Result<Self> {
+    pub async fn start(kubevpn: &Path, kubeconfig: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(kubevpn);
         command
             .args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"])

@@ -1,5 +1,6 @@
 //! The scenarios, a file per subject.
 
+mod failover;
 mod life;
 mod names;
 mod refusals;
@@ -24,6 +25,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         refusals::list(),
         streams::list(),
         life::list(),
+        failover::list(),
     ]
     .into_iter()
     .flatten()

@@ -39,7 +39,7 @@ async fn settles(
 
 /// The Pod's port is silent: nothing but our own bound ends these connections.
 async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let round = async |count: usize| {
         for _ in 0..count / 50 {
             let mut clients = tokio::task::JoinSet::new();
@@ -78,7 +78,7 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
-    let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .json()?;
@@ -98,7 +98,7 @@ async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
 /// SIGTERM is a clean end, Ctrl-C is 130; an open connection does not hold either up for ever.
 async fn it_ends_when_told(cx: Context) -> anyhow::Result<()> {
     for (signal, code) in [("TERM", 0), ("INT", 130)] {
-        let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+        let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
         let socks = proxy.socks;
         let mut open = Socks::connect(socks, "multi", 7007).await?;
         let ended = proxy.stop(signal).await?;

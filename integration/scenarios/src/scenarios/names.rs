@@ -33,7 +33,7 @@ async fn six_forms_of_name_and_address(cx: Context) -> anyhow::Result<()> {
     let pod_ip = pod_ips(&api, "default", "productpage")
         .await?
         .swap_remove(0);
-    let proxy = Proxy::start(&cx.kubevpn, &kubeconfig).await?;
+    let proxy = cx.proxy(&kubeconfig, &[]).await?;
     for host in [
         "productpage",
         "productpage.default",
@@ -48,7 +48,7 @@ async fn six_forms_of_name_and_address(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn any_case_and_a_trailing_dot(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     answers(
         &proxy,
         "http://ProductPage.Default.SVC.Cluster.Local.:9080/",
@@ -64,13 +64,13 @@ async fn any_case_and_a_trailing_dot(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn a_named_target_port(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     answers(&proxy, "http://reviews/", "reviews").await
 }
 
 /// Service port 8080 goes to Pod port 8081 and the other way round; the answer tells the Pod's port.
 async fn ports_that_cross(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     for (asked, pod) in [(8080, ":8081"), (8081, ":8080")] {
         let answer = Curl::get(proxy.socks, &format!("http://crossed:{asked}/"))
             .await?
@@ -91,7 +91,7 @@ async fn every_cluster_ip_of_a_dual_stack_service(cx: Context) -> anyhow::Result
         ips.len() == 2,
         "the Service should have two ClusterIPs: {ips:?}"
     );
-    let proxy = Proxy::start(&cx.kubevpn, &kubeconfig).await?;
+    let proxy = cx.proxy(&kubeconfig, &[]).await?;
     for ip in ips {
         let host = if ip.contains(':') {
             format!("[{ip}]")
@@ -105,7 +105,7 @@ async fn every_cluster_ip_of_a_dual_stack_service(cx: Context) -> anyhow::Result
 
 async fn short_names_in_the_namespace_of_the_context(cx: Context) -> anyhow::Result<()> {
     let kubeconfig = cx.cluster.kubeconfig();
-    let flag = Proxy::start_with(&cx.kubevpn, &kubeconfig, &["--namespace", "team-a"]).await?;
+    let flag = cx.proxy(&kubeconfig, &["--namespace", "team-a"]).await?;
     answers(&flag, "http://api/", "api").await?;
     answers(&flag, "http://productpage.default:9080/", "productpage").await?;
     Curl::get(flag.socks, "http://productpage:9080/")
@@ -123,6 +123,6 @@ async fn short_names_in_the_namespace_of_the_context(cx: Context) -> anyhow::Res
     }
     let file = tempfile::NamedTempFile::new()?;
     serde_json::to_writer(&file, &config)?;
-    let context = Proxy::start(&cx.kubevpn, file.path()).await?;
+    let context = cx.proxy(file.path(), &[]).await?;
     answers(&context, "http://api/", "api").await
 }

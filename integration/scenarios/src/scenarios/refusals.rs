@@ -15,7 +15,7 @@ pub(super) fn list() -> Vec<Scenario> {
 }
 
 async fn each_has_its_reply_and_one_sentence(cx: Context) -> anyhow::Result<()> {
-    let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     for (url, reply, words) in [
         ("http://notready/", 5, &["notready", "ready"][..]),
         ("http://empty/", 5, &["empty", "ready"]),
@@ -45,7 +45,7 @@ async fn each_has_its_reply_and_one_sentence(cx: Context) -> anyhow::Result<()> 
 }
 
 async fn nothing_listens_on_the_pod_port(cx: Context) -> anyhow::Result<()> {
-    let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     for _ in 0..3 {
         Curl::get(proxy.socks, "http://multi:9999/")
             .await?
@@ -57,7 +57,7 @@ async fn nothing_listens_on_the_pod_port(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn a_user_without_rights(cx: Context) -> anyhow::Result<()> {
-    let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.viewer_kubeconfig()).await?;
+    let mut proxy = cx.proxy(&cx.cluster.viewer_kubeconfig(), &[]).await?;
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .refused_with(2)?;
@@ -108,7 +108,7 @@ async fn credentials_that_are_not_accepted(cx: Context) -> anyhow::Result<()> {
 
 async fn nonsense_on_the_socks_port_disturbs_nobody(cx: Context) -> anyhow::Result<()> {
     use tokio::io::AsyncWriteExt as _;
-    let mut proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut held = Vec::new();
     for bytes in [
         &b"\xff\xfe\xfd garbage"[..],

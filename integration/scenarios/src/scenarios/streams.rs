@@ -46,7 +46,7 @@ fn pattern(at: usize) -> u8 {
 }
 
 async fn a_slow_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut stream = Socks::connect(proxy.socks, "productpage", 9080).await?;
     stream.write_all(&get("/slow?ms=3000")).await?;
     stream.shutdown().await?;
@@ -61,7 +61,7 @@ async fn a_slow_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<
 
 async fn a_long_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<()> {
     const LENGTH: usize = 300_000_000;
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut stream = Socks::connect(proxy.socks, "productpage", 9080).await?;
     stream
         .write_all(&get(&format!("/bytes?n={LENGTH}")))
@@ -79,7 +79,7 @@ async fn a_long_answer_after_half_close_is_whole(cx: Context) -> anyhow::Result<
 }
 
 async fn bytes_sent_with_the_handshake_arrive(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut stream = Socks::send_early(proxy.socks, "productpage", 9080, &get("/early")).await?;
     Socks::read_replies(&mut stream).await?;
     let answer = Socks::read_all(&mut stream).await?;
@@ -89,7 +89,7 @@ async fn bytes_sent_with_the_handshake_arrive(cx: Context) -> anyhow::Result<()>
 }
 
 async fn the_server_speaks_first(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut stream = Socks::connect(proxy.socks, "multi", 25).await?;
     let mut greeting = [0; 4];
     stream.read_exact(&mut greeting).await?;
@@ -98,7 +98,7 @@ async fn the_server_speaks_first(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn an_upload_is_whole(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let file = tempfile::NamedTempFile::new()?;
     file.as_file().set_len(50_000_000)?;
     let path = file.path().display().to_string();
@@ -121,7 +121,7 @@ async fn an_upload_is_whole(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn many_at_once(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let socks = proxy.socks;
     let mut clients = tokio::task::JoinSet::new();
     for n in 0..100 {
@@ -149,7 +149,7 @@ async fn many_at_once(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn a_reset_by_the_pod_ends_only_its_connection(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut other = Socks::connect(proxy.socks, "multi", 7007).await?;
     for _ in 0..5 {
         let mut reset = Socks::connect(proxy.socks, "multi", 7666).await?;
@@ -165,7 +165,7 @@ async fn a_reset_by_the_pod_ends_only_its_connection(cx: Context) -> anyhow::Res
 }
 
 async fn a_reader_that_stops_stalls_nobody(cx: Context) -> anyhow::Result<()> {
-    let proxy = Proxy::start(&cx.kubevpn, &cx.cluster.kubeconfig()).await?;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
     let mut stalled = Vec::new();
     for _ in 0..4 {
         let mut stream = Socks::connect(proxy.socks, "productpage", 9080).await?;
