@@ -86,7 +86,7 @@ impl Player {
         match (what & 0x0f, handle) {
             (0..=5, _) if machine.wants_input() => {
                 let len = usize::from(take(data).unwrap_or_default());
-                if what % 2 == 0 {
+                if what.is_multiple_of(2) {
                     let (bytes, rest) = data.split_at(len.min(data.len()));
                     self.input.extend_from_slice(bytes);
                     *data = rest;
@@ -159,7 +159,7 @@ impl Player {
                 priority: 0,
                 slot: 0,
                 fin,
-                unidirectional: len % 3 == 0,
+                unidirectional: len.is_multiple_of(3),
                 block,
             }),
             1 => Frame::SynReply(SynReply { stream, fin, block }),

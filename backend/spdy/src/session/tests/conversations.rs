@@ -165,8 +165,11 @@ fn a_stream_ended_here_sends_what_is_queued_before_it_is_cancelled() {
     let (mut client, mut server, stream) = pair();
     client.send(stream, b"last words").unwrap();
     client.finish(stream).unwrap();
+    server.send(stream, b"unread").unwrap();
+    pass(&mut server, &mut client);
     client.release(stream);
-    // Nobody reads this any more.
+    assert_eq!(client.totals().buffered, 0);
+    // Nobody reads this either.
     server.send(stream, b"unheard").unwrap();
     pass(&mut server, &mut client);
     assert_eq!(client.totals().discarded, 7);
