@@ -168,6 +168,57 @@ async fn a_refusal_comes_after_the_replies() {
     assert_eq!(&greeting, b"220 ");
 }
 
+/// The frames of a refusal in the order of the wire.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_frame_by_frame() {
+    let sim = sample().await;
+    let pod = sim.pods("default", "multi").remove(0);
+    let io = sim.connect().unwrap();
+    let (_, io) = ask(io, "POST", &portforward(&pod), &SPDY).await;
+    let (mut from_server, mut to_server) = tokio::io::split(io);
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let (session, driver) = kubevpn_spdy::client(theirs, Config::default());
+    tokio::spawn(driver);
+    let (mut from_client, mut to_client) = tokio::io::split(ours);
+    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let (mut error, _data) = open(&session, 9999, 0);
+    let text = tokio::spawn(async move { read_all(&mut error).await });
+    let mut seen = Vec::new();
+    while !seen.iter().any(|f| f == "data 1 fin") {
+        let mut head = [0; 8];
+        within(from_server.read_exact(&mut head)).await.unwrap();
+        let length = u32::from_be_bytes([0, head[5], head[6], head[7]]);
+        let mut payload = vec![0; length as usize];
+        from_server.read_exact(&mut payload).await.unwrap();
+        to_client.write_all(&head).await.unwrap();
+        to_client.write_all(&payload).await.unwrap();
+        let end = if head[4] & 1 == 1 { " fin" } else { "" };
+        let number = u32::from_be_bytes([head[0] & 0x7f, head[1], head[2], head[3]]);
+        if head[0] & 0x80 == 0 {
+            let size = if length > 0 && end.is_empty() {
+                " text"
+            } else {
+                ""
+            };
+            seen.push(format!("data {number}{size}{end}"));
+        } else {
+            let stream = u32::from_be_bytes(payload[..4].try_into().unwrap());
+            seen.push(format!("control {} {stream}{end}", number & 0xffff));
+        }
+    }
+    let wanted = [
+        "control 2 1",
+        "control 2 3",
+        "data 3 fin",
+        "data 1 text",
+        "data 1 fin",
+    ];
+    // The text and its end may share a frame.
+    let joined: Vec<_> = wanted.iter().filter(|f| **f != "data 1 text").collect();
+    assert!(seen == wanted || seen.iter().eq(joined), "{seen:?}");
+    assert!(text.await.unwrap().contains("connection refused"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reset_is_told_after_a_second() {
     let sim = sample().await;
@@ -220,6 +271,31 @@ async fn a_reset_stream_frees_the_pod_after_a_second() {
     drop(data);
     assert_eq!(within(gone.recv()).await, Some(0));
     assert_eq!(start.elapsed(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_connections_share_a_session() {
+    let sim = sample().await;
+    let pod = sim.pods("default", "multi").remove(0);
+    let session = session(&sim, &pod).await;
+    let mut pairs = Vec::new();
+    for n in 0..500 {
+        let (error, mut data) = open(&session, 7007, n);
+        data.write_all(&(n as u32).to_be_bytes()).await.unwrap();
+        pairs.push((error, data));
+    }
+    for (n, (_error, data)) in pairs.iter_mut().enumerate() {
+        let mut echo = [0; 4];
+        within(data.read_exact(&mut echo)).await.unwrap();
+        assert_eq!(u32::from_be_bytes(echo), n as u32);
+    }
+    let now = &sim.sessions()[0];
+    assert_eq!((now.open, now.total), (500, 500));
+    drop(pairs);
+    // A second after their end they are gone from the pod, and the session is as before.
+    tokio::time::sleep(Duration::from_millis(1001)).await;
+    assert_eq!(sim.sessions()[0].open, 0);
+    session.ping().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
