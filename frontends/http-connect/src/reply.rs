@@ -77,8 +77,8 @@ impl Download {
         match &frame {
             Some(Ok(frame)) => {
                 turn.count_down(frame.data_ref().map_or(0, Bytes::len));
-                // hyper may not ask again when it knows that this was all.
-                if self.body.is_end_stream() {
+                // hyper does not ask again when it knows that this was all.
+                if frame.is_trailers() || self.body.is_end_stream() {
                     self.complete(cx, turn);
                 }
             }

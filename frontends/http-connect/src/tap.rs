@@ -33,8 +33,9 @@ struct State<C> {
     reading: bool,
     /// hyper has nothing buffered.
     flushed: bool,
-    /// Nothing of ours is to be written: what hyper writes now, it answers of its own.
-    corked: bool,
+    /// So many requests were begun, and all of their answers are written: what hyper writes before the next
+    /// one begins, it answers of its own.
+    corked: Option<u64>,
     refused: Option<StatusCode>,
     given: u64,
     moved: u64,
@@ -51,7 +52,7 @@ impl<C: ClientIo> Tap<C> {
             ended: false,
             reading: false,
             flushed: true,
-            corked: true,
+            corked: Some(0),
             refused: None,
             given: 0,
             moved: 0,
@@ -121,7 +122,7 @@ impl<C: ClientIo> Tap<C> {
 
     /// Nothing of an answer has been written that is not complete.
     pub(crate) fn is_corked(&self) -> bool {
-        self.state().corked
+        self.state().is_corked()
     }
 
     /// The status hyper would have answered on its own, were it let.
@@ -142,19 +143,21 @@ impl<C: ClientIo> Tap<C> {
 }
 
 impl<C: ClientIo> State<C> {
+    fn is_corked(&self) -> bool {
+        self.corked == Some(self.turn.requests())
+    }
+
     /// Whether a write is hyper's own answer to a head it could not read; it goes nowhere.
     fn swallows(&mut self, start: &[u8]) -> bool {
-        if self.corked && self.turn.answering() {
-            self.corked = false;
-        }
-        if self.corked {
-            // "HTTP/1.1 400 Bad Request"
-            let status = start.get(9..12);
-            let status = status.and_then(|digits| StatusCode::from_bytes(digits).ok());
-            self.refused = Some(status.unwrap_or(StatusCode::BAD_REQUEST));
-        }
         self.flushed = false;
-        self.corked
+        if !self.is_corked() {
+            return false;
+        }
+        // "HTTP/1.1 400 Bad Request"
+        let status = start.get(9..12);
+        let status = status.and_then(|digits| StatusCode::from_bytes(digits).ok());
+        self.refused = Some(status.unwrap_or(StatusCode::BAD_REQUEST));
+        true
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -228,9 +231,7 @@ impl<C: ClientIo> AsyncWrite for Tap<C> {
         let mut state = self.state();
         ready!(Pin::new(&mut state.io).poll_flush(cx))?;
         state.flushed = true;
-        if !state.turn.answering() {
-            state.corked = true;
-        }
+        state.corked = state.turn.answered_all();
         Poll::Ready(Ok(()))
     }
 

@@ -72,6 +72,12 @@ impl Turn {
         self.state().requests
     }
 
+    /// How many requests were answered, if none is being answered now.
+    pub(crate) fn answered_all(&self) -> Option<u64> {
+        let state = self.state();
+        (!state.answering).then_some(state.requests)
+    }
+
     /// The answer's head can go out.
     pub(crate) fn answer(&self) {
         self.state().answered = true;

@@ -1,0 +1,463 @@
+//! Everything has an end: heads, waits, connections nobody uses, clients that are gone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use kubevpn_conn::ClientIo;
+use kubevpn_http_connect::{ServeError, Settings, serve_connection};
+use kubevpn_target::{Refusal, Target};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use crate::harness::{OK, Peer, Rig, get};
+
+fn rig() -> Rig {
+    Rig::refusing(Settings::default(), Refusal::Internal, "dialled")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_head_is_given_up() {
+    let rig = rig();
+    let mut client = rig.client();
+    let begun = Instant::now();
+    let trickle = async {
+        for byte in get("web").bytes() {
+            client.send([byte]).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        () = trickle => panic!("a head may take for ever"),
+        () = sleep(Duration::from_millis(10_001)) => {}
+    }
+    let answer = client.answer().await;
+    assert!(
+        answer
+            .assert_refused(408, "http_request_error")
+            .contains("10s")
+    );
+    assert!(answer.closes() && client.peer.has_ended().await);
+    assert!(begun.elapsed() < Duration::from_secs(11));
+    assert!(matches!(
+        client.served().await,
+        Err(ServeError::Rejected(_))
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_second_head_too_but_not_the_pause_before_it() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send(OK).await;
+    client.answer().await;
+    sleep(Duration::from_secs(50)).await;
+    client.send("GET http://we").await;
+    let begun = Instant::now();
+    client
+        .answer()
+        .await
+        .assert_refused(408, "http_request_error");
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+}
+
+/// Browsers open connections before they need them: an answer nobody asked for would be taken for one.
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_told_nothing() {
+    let rig = rig();
+    let mut client = rig.client();
+    let begun = Instant::now();
+    assert!(client.peer.has_ended().await);
+    assert_eq!(begun.elapsed(), Duration::from_secs(10));
+    assert!(matches!(client.served().await, Err(ServeError::Unused)));
+
+    let client = rig.client();
+    assert!(matches!(client.served().await, Err(ServeError::Unused)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_nobody_uses_is_closed() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send(OK).await;
+    client.answer().await;
+    let begun = Instant::now();
+    assert!(client.peer.has_ended().await);
+    assert_eq!(begun.elapsed(), Duration::from_secs(60));
+    client.served().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn heads_have_bounds() {
+    let line = |n| format!("x: {}\r\n", "y".repeat(n));
+    let fields = (0..100)
+        .map(|i| format!("x-{i}: y\r\n"))
+        .collect::<String>();
+    for (head, status) in [
+        (
+            format!(
+                "GET http://web/ HTTP/1.1\r\nHost: web\r\n{}\r\n",
+                line(65_536)
+            ),
+            431,
+        ),
+        (
+            format!("GET http://web/ HTTP/1.1\r\nHost: web\r\n{fields}\r\n"),
+            431,
+        ),
+        (
+            format!(
+                "GET http://web/{} HTTP/1.1\r\nHost: web\r\n\r\n",
+                "x".repeat(65_536)
+            ),
+            431,
+        ),
+        // Empty lines in front of a request are skipped, but not for ever.
+        ("\r\n".repeat(40_000), 431),
+    ] {
+        let rig = rig();
+        let client = rig.client();
+        let (mut read, mut write) = tokio::io::split(client.peer.io);
+        // It is not read to its end.
+        let sending = tokio::spawn(async move {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut write, head.as_bytes()).await;
+            write
+        });
+        let mut answer = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer)
+            .await
+            .unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains("64 KiB or 100 fields\n"), "{answer}");
+        drop((read, sending.await.unwrap()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_below_the_bounds_passes() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    let fields = (0..90)
+        .map(|i| format!("x-{i}: {}\r\n", "y".repeat(500)))
+        .collect::<String>();
+    client
+        .send(format!(
+            "GET http://web/ HTTP/1.1\r\nHost: web\r\n{fields}\r\n"
+        ))
+        .await;
+    let (_, mut server) = rig.server().await;
+    assert!(server.head().await.len() > 45_000);
+}
+
+/// It cannot be told from one that is gone. A server that is silent as well would keep both for ever.
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_client_of_a_silent_server_is_given_up() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    client.peer.end().await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    let begun = Instant::now();
+    assert!(server.has_ended().await);
+    assert_eq!(begun.elapsed(), Duration::from_secs(60));
+    assert!(matches!(client.served().await, Err(ServeError::Idle)));
+
+    // One that still says something keeps it.
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    client.peer.end().await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send("HTTP/1.1 200 OK\r\n\r\n").await;
+    for _ in 0..10 {
+        sleep(Duration::from_secs(50)).await;
+        server.send("tick").await;
+    }
+    drop(server);
+    let answer = client.answer().await;
+    assert_eq!(answer.text(), "tick".repeat(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_limit_ends_a_request_that_stands_still() {
+    let settings = Settings {
+        idle_timeout: Some(Duration::from_secs(300)),
+        ..Settings::default()
+    };
+    let mut rig = Rig::new(settings);
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    sleep(Duration::from_secs(250)).await;
+    server.send("HTTP/1.1 200 OK\r\n\r\ntick").await;
+    client.peer.head().await;
+    let begun = Instant::now();
+    assert!(server.has_ended().await);
+    assert_eq!(begun.elapsed(), Duration::from_secs(300));
+    assert!(matches!(client.served().await, Err(ServeError::Idle)));
+
+    let mut client = rig.client();
+    client
+        .send("CONNECT web:22 HTTP/1.1\r\nHost: web:22\r\n\r\n")
+        .await;
+    let (_, mut server) = rig.server().await;
+    let begun = Instant::now();
+    assert!(server.has_ended().await);
+    assert_eq!(begun.elapsed(), Duration::from_secs(300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_the_request_in_hand_finish() {
+    let mut rig = Rig::new(Settings::default());
+    let (mut busy, mut idle, mut fresh) = (rig.client(), rig.client(), rig.client());
+    idle.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send(OK).await;
+    idle.answer().await;
+    busy.send(get("web")).await;
+    server.head().await;
+
+    rig.settings.drain.stop();
+    assert!(idle.peer.has_ended().await && fresh.peer.has_ended().await);
+    assert!(busy.peer.is_silent().await);
+    server.send(OK).await;
+    let answer = busy.answer().await;
+    assert!(answer.text() == "ok" && answer.closes());
+    assert!(busy.peer.has_ended().await);
+    busy.served().await.unwrap();
+}
+
+/// A client that shows what is asked of it.
+struct Watched {
+    io: DuplexStream,
+    reset: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+}
+
+impl ClientIo for Watched {
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    fn broken(&self) -> Option<io::Error> {
+        let broken = self.broken.load(Ordering::Relaxed);
+        broken.then(|| io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn reset_on_drop(&mut self) {
+        self.reset.store(true, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A watched client that has asked for something, and its server.
+struct Asked {
+    client: Peer,
+    server: Peer,
+    reset: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+    served: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+async fn asked(request: &str) -> Asked {
+    let (near, far) = duplex(4096);
+    let (reset, broken) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let watched = Watched {
+        io: far,
+        reset: Arc::clone(&reset),
+        broken: Arc::clone(&broken),
+    };
+    let (streams, mut dials) = mpsc::channel(1);
+    let backend = tower::service_fn(move |_: Target| {
+        let streams = streams.clone();
+        async move {
+            let (near, far) = duplex(4096);
+            streams.send(far).await.unwrap();
+            Ok::<_, io::Error>(near)
+        }
+    });
+    let served =
+        tokio::spawn(async move { serve_connection(watched, backend, &Settings::default()).await });
+    let mut client = Peer::new(near);
+    client.send(request).await;
+    let mut server = Peer::new(dials.recv().await.unwrap());
+    server.head().await;
+    Asked {
+        client,
+        server,
+        reset,
+        broken,
+        served,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_answer_resets_the_client_and_a_whole_one_does_not() {
+    for (rest, whole) in [("", false), ("ello", true)] {
+        let mut it = asked("GET http://web/ HTTP/1.0\r\n\r\n").await;
+        it.server
+            .send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nh")
+            .await;
+        it.server.send(rest).await;
+        drop(it.server);
+        it.client.rest().await;
+        drop(it.client);
+        assert_eq!(it.served.await.unwrap().is_ok(), whole);
+        assert_eq!(it.reset.load(Ordering::Relaxed), !whole);
+    }
+}
+
+/// To a client of HTTP/1.0 the end of the connection is the end of the answer: only a reset says otherwise.
+#[tokio::test(start_paused = true)]
+async fn cutting_an_answer_resets_the_client_and_cutting_a_wait_does_not() {
+    let mut it = asked("GET http://web/ HTTP/1.0\r\n\r\n").await;
+    it.server.send("HTTP/1.1 200 OK\r\n\r\nhalf").await;
+    it.client.head().await;
+    it.served.abort();
+    assert!(it.served.await.unwrap_err().is_cancelled());
+    assert!(it.reset.load(Ordering::Relaxed));
+    assert!(it.server.has_ended().await);
+
+    let mut it = asked(&get("web")).await;
+    it.server.send(OK).await;
+    it.client.answer(false).await;
+    it.served.abort();
+    assert!(it.served.await.unwrap_err().is_cancelled());
+    assert!(!it.reset.load(Ordering::Relaxed));
+}
+
+/// Behind its end of file a reset cannot be read any more, only asked for.
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_client_that_breaks_is_noticed_within_a_second() {
+    let mut it = asked(&get("web")).await;
+    it.client.end().await;
+    sleep(Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    it.broken.store(true, Ordering::Relaxed);
+    assert!(it.server.has_ended().await);
+    assert!(begun.elapsed() <= Duration::from_secs(1));
+    assert!(matches!(it.served.await.unwrap(), Err(ServeError::Gone(_))));
+}
+
+/// Real sockets: a client that resets its connection cancels what it asked for at once.
+#[tokio::test]
+async fn a_reset_frees_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let servers = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (proxy, target) = (
+        listener.local_addr().unwrap(),
+        servers.local_addr().unwrap(),
+    );
+    let dialer = tower::service_fn(move |_: Target| TcpStream::connect(target));
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            tokio::spawn(
+                async move { serve_connection(client, dialer, &Settings::default()).await },
+            );
+        }
+    });
+    for early in ["", "POST http://web/ HTTP/1.1\r\nHo"] {
+        let client = TcpStream::connect(proxy).await.unwrap();
+        client.set_zero_linger().unwrap();
+        let request = format!("{}{early}", get("web"));
+        let mut client = client;
+        tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes())
+            .await
+            .unwrap();
+        let (mut server, _) = servers.accept().await.unwrap();
+        let mut got = vec![0; 1024];
+        assert!(
+            tokio::io::AsyncReadExt::read(&mut server, &mut got)
+                .await
+                .unwrap()
+                > 0
+        );
+        drop(client);
+        assert_eq!(
+            tokio::io::AsyncReadExt::read(&mut server, &mut got)
+                .await
+                .unwrap(),
+            0
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_slow_clients_do_not_delay_a_good_one_and_are_gone_in_time() {
+    let mut rig = Rig::new(Settings::default());
+    let mut slow = Vec::new();
+    for _ in 0..1000 {
+        let mut client = rig.client();
+        client.send("GET http://web/ HTTP/1.1\r\nHo").await;
+        slow.push(client);
+    }
+    let begun = Instant::now();
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send(OK).await;
+    assert_eq!(client.answer().await.text(), "ok");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    for client in slow {
+        assert!(client.served().await.is_err());
+    }
+    assert!(begun.elapsed() <= Duration::from_secs(10));
+}
+
+/// What one connection costs as a value; hyper's buffers and a request in hand come on top.
+#[test]
+fn a_connection_has_its_size() {
+    let settings = Settings::default();
+    let backend =
+        tower::service_fn(|_: Target| async { Ok::<DuplexStream, io::Error>(duplex(1).0) });
+    let size = size_of_val(&serve_connection(duplex(1).0, backend, &settings));
+    assert!((512..=4096).contains(&size), "{size} bytes");
+}
