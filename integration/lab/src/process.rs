@@ -90,12 +90,17 @@ impl Process {
 }
 
 /// Field 22 of `/proc/PID/stat`, which is counted from behind the command's name: that may hold anything.
+///
+/// None for a zombie, once its last thread is gone (field 20): a killed program shows as one while other threads
+/// still hold its sockets.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    match *fields.first()? {
+        "X" => None,
+        "Z" if threads <= 1 => None,
+        _ => fields.get(19)?.parse().ok(),
     }
 }
 
@@ -199,9 +204,11 @@ mod tests {
 
     #[test]
     fn start_time_survives_any_command_name() {
-        let tail = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let tail = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 1 18 4711 20";
         assert_eq!(start_time(&format!("12 (a) b) S {tail}")), Some(4711));
         assert_eq!(start_time(&format!("12 (sleep) Z {tail}")), None);
+        let two_threads = tail.replace(" 1 18", " 2 18");
+        assert_eq!(start_time(&format!("12 (sleep) Z {two_threads}")), Some(4711));
         assert_eq!(start_time("12 (sleep) S 1"), None);
         assert_eq!(start_time(""), None);
     }
