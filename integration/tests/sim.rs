@@ -14,9 +14,14 @@ use libtest_mimic::Arguments;
 /// Scenarios that only a real cluster can run, with the reason.
 const SKIPS: &[(&str, &str)] = &[];
 
+/// Scenarios wait more than they work.
+const AT_ONCE: usize = 8;
+
 fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
     common::run(
-        Arguments::from_args(),
+        arguments,
         || Box::pin(async { Ok(Arc::new(InMemory::start().await?) as _) }),
         SKIPS,
     )

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::scenario;
 use crate::cluster::{client, pods};
 use crate::relay::Relay;
-use crate::{Context, Curl, Proxy, Scenario, Socks};
+use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![

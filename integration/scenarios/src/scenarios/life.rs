@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scenario;
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Proxy, Scenario, Socks};
+use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![

@@ -2,7 +2,7 @@
 
 use super::scenario;
 use crate::cluster::client;
-use crate::{Context, Curl, Proxy, Scenario, Socks, run_to_end};
+use crate::{Context, Curl, Scenario, Socks, run_to_end};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::scenario;
-use crate::{Context, Curl, Proxy, Scenario, Socks};
+use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
