@@ -7,8 +7,9 @@ use tracing_subscriber::EnvFilter;
 /// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word.
 pub(crate) fn init(verbose: u8) {
     let directives = match verbose {
-        0 => "warn,kubevpn=info,access=info",
-        1 => "info,kubevpn=debug,access=info",
+        // A watch that breaks is mended by us, and is no news: kube_runtime warns of each.
+        0 => "warn,kube_runtime=error,kubevpn=info,access=info",
+        1 => "info,kube_runtime=error,kubevpn=debug,access=info",
         _ => "debug,kubevpn=trace,access=info",
     };
     let filter = match std::env::var("RUST_LOG") {
