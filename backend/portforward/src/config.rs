@@ -125,6 +125,8 @@ pub struct Config {
     pub share_after: Duration,
     /// A session nobody used for this long is closed.
     pub idle: Duration,
+    /// The same for a Pod's other unused sessions, when it has more than one.
+    pub idle_spare: Duration,
 
     /// A silent session is pinged this often: it keeps the connection alive in middleboxes, some of which
     /// forget after 4 minutes, and finds those that have died.
@@ -164,6 +166,7 @@ impl Default for Config {
             upgrades_at_once: 4,
             share_after: Duration::from_millis(30),
             idle: Duration::from_secs(300),
+            idle_spare: Duration::from_secs(10),
             ping_every: Duration::from_secs(30),
             suspect_after: Duration::from_secs(3),
             probe_timeout: Duration::from_secs(3),

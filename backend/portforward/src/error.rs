@@ -1,5 +1,6 @@
 //! Why no stream was opened, in one enum; and what the Pod's side says, bounded.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -257,21 +258,27 @@ impl ErrorText {
         self.0.is_empty()
     }
 
-    /// The runtime's own words: what goes before them names the port and the sandbox, which the reader
-    /// knows or cannot use.
+    /// The whole text; for matching, not for people.
+    fn whole(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// Its end, in one line: the cause stands last, behind names of sandboxes and namespaces that help nobody.
     fn said(&self) -> String {
-        let text = String::from_utf8_lossy(&self.0);
-        let own = text
-            .strip_prefix("error forwarding port ")
-            .and_then(|rest| rest.split_once(", uid ")?.1.split_once(": "))
-            .map_or(&*text, |(_, own)| own);
-        clip(own)
+        const MOST: usize = 200;
+        let text = self.whole();
+        let text = text.trim();
+        let skip = text.chars().count().saturating_sub(MOST);
+        match text.char_indices().nth(skip) {
+            Some((at, _)) if skip > 0 => clip(&format!("…{}", &text[at..])),
+            _ => clip(text),
+        }
     }
 
     /// The error of a dial that got this answer.
     pub(crate) fn refusal(&self, to: String) -> ForwardError {
         let said = self.said();
-        if said.contains("connection refused") {
+        if self.whole().contains("connection refused") {
             ForwardError::Refused { to, said }
         } else {
             ForwardError::NotForwarded { to, said }
@@ -284,17 +291,17 @@ impl ErrorText {
         if self.is_empty() {
             return None;
         }
-        let said = self.said();
-        let kind = if said.contains("connection refused") {
+        let whole = self.whole();
+        let kind = if whole.contains("connection refused") {
             io::ErrorKind::ConnectionRefused
-        } else if said.contains("connection reset") {
+        } else if whole.contains("connection reset") {
             io::ErrorKind::ConnectionReset
-        } else if said.contains("broken pipe") || said.contains("use of closed network connection")
-        {
+        } else if whole.contains("broken pipe") || whole.contains("use of closed network") {
             return None;
         } else {
             io::ErrorKind::ConnectionAborted
         };
+        let said = self.said();
         Some(Failure { kind, said })
     }
 }
@@ -334,9 +341,12 @@ mod tests {
     use super::*;
 
     /// From containerd 1.6.20, for a port nothing listens on.
-    const REFUSED: &str = "error forwarding port 9999 to pod f8b09b18fbbc, uid : failed to execute portforward in network \
-        namespace \"/run/netns/cni-06f6\": failed to connect to localhost:9999 inside namespace \"f8b09b18fbbc\", IPv4: dial \
-        tcp4 127.0.0.1:9999: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found ";
+    const REFUSED: &str = "error forwarding port 9999 to pod \
+        c49810eb38d7e827cabe5c81f3e16e1d9ac444b8b06ce65be849e94e25556be6, uid : failed to execute portforward in \
+        network namespace \"/run/containerd/io.containerd.grpc.v1.cri/netns/cni-3aa4ea89-fcfb-9c29-77bb-\
+        96b3ad861270\": failed to connect to localhost:9999 inside namespace \
+        \"c49810eb38d7e827cabe5c81f3e16e1d9ac444b8b06ce65be849e94e25556be6\", IPv4: dial tcp4 127.0.0.1:9999: \
+        connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found ";
 
     fn text(said: &str) -> ErrorText {
         let mut text = ErrorText::default();
@@ -356,7 +366,10 @@ mod tests {
         let ForwardError::Refused { said, .. } = error else {
             panic!("refused");
         };
-        assert!(said.starts_with("failed to execute portforward"), "{said}");
+        assert!(
+            said.starts_with('…') && said.ends_with("no suitable address found"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -366,7 +379,7 @@ mod tests {
         assert_eq!(error.refusal(), Refusal::Unreachable);
         assert_eq!(
             error.to_string(),
-            "the node of the pod cannot connect to shop/web-0:80: container not running"
+            "the node of the pod cannot connect to shop/web-0:80: error forwarding port 80 to pod abc, uid : container not running"
         );
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Life {
     /// Of `written`, what the session is known to have carried.
     proven: AtomicU64,
     last_write: AtomicU64,
+    /// When the first bytes were written that the Pod has not answered, nor the session is known to have carried.
+    asked: AtomicU64,
     window_began: AtomicU64,
     window_moved: AtomicU64,
     bulk_until: AtomicU64,
@@ -82,6 +84,7 @@ impl Life {
             written: AtomicU64::new(0),
             proven: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             window_began: AtomicU64::new(0),
             window_moved: AtomicU64::new(0),
             bulk_until: AtomicU64::new(0),
@@ -109,6 +112,7 @@ impl Life {
     pub(crate) fn heard(&self, bytes: usize) {
         self.quiet_since.store(0, Relaxed);
         self.answered.store(true, Relaxed);
+        self.asked.store(0, Relaxed);
         self.read.fetch_add(bytes as u64, Relaxed);
         self.moved(bytes);
     }
@@ -123,7 +127,11 @@ impl Life {
     /// The client sent this much.
     pub(crate) fn wrote(&self, bytes: usize) {
         self.answered.store(false, Relaxed);
-        self.last_write.store(self.epoch.now(), Relaxed);
+        let now = self.epoch.now();
+        self.last_write.store(now, Relaxed);
+        if self.asked.load(Relaxed) == 0 {
+            self.asked.store(now, Relaxed);
+        }
         self.written.fetch_add(bytes as u64, Relaxed);
         self.moved(bytes);
     }
@@ -182,6 +190,11 @@ impl Life {
         self.written.load(Relaxed) - self.proven.load(Relaxed) > MAY_BLOCK
     }
 
+    /// Since when the client has waited for a sign that what it sent was carried.
+    pub(crate) fn asked(&self) -> Option<u64> {
+        Some(self.asked.load(Relaxed)).filter(|&mark| mark != 0)
+    }
+
     /// When the client last sent something; 0 for never.
     pub(crate) fn last_write(&self) -> u64 {
         self.last_write.load(Relaxed)
@@ -205,6 +218,7 @@ impl Life {
     pub(crate) fn prove(&self) {
         let written = self.written.load(Relaxed);
         self.proven.store(written, Relaxed);
+        self.asked.store(0, Relaxed);
     }
 
     /// It may go on writing although its session is wedged: it is the one that holds it up.

@@ -267,6 +267,7 @@ impl AsyncWrite for PodStream {
                     if let Err(error) = ready!(this.duct.poll_finish(cx)) {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
+                    this.slot.passed_on();
                     this.write = Write::Finished;
                 }
                 Write::Finished => return Poll::Ready(Ok(())),

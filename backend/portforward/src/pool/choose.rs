@@ -66,8 +66,9 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     let usable = |v: &&(usize, View)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, View)> = views.iter().copied().enumerate().collect();
 
-    // Those that move bulk are as good as not there, but not without end.
-    let counted = views.iter().filter(|(_, v)| !v.busy).count() + opening;
+    // Those that nobody should join are as good as not there, but not without end.
+    let joinable = |(_, v): &&(usize, View)| !v.busy && !v.suspect;
+    let counted = views.iter().filter(joinable).count() + opening;
     let room = demand.room
         && counted < config.sessions_per_pod
         && views.len() + opening < 2 * config.sessions_per_pod;
@@ -92,14 +93,14 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
         };
         return Choice { what, open };
     }
-    // Better a doubtful one than a busy one: doubts are settled within a round trip.
+    // Better a doubtful one than a busy one: doubts are settled within a round trip, as a rule.
     let fallback = || {
         let rank = |(_, v): &&(usize, View)| (v.busy, v.live);
         views.iter().filter(|(_, v)| !v.full).min_by_key(rank)
     };
     let what = match share {
         Some(&(index, _)) => What::Share(index),
-        None if opening > 0 && patient => What::Wait,
+        None if patient && (opening > 0 || views.iter().any(|(_, v)| v.suspect)) => What::Wait,
         None => match fallback() {
             Some(&(index, _)) => What::Share(index),
             None if opening > 0 => What::Wait,
@@ -253,7 +254,12 @@ mod tests {
             room: false,
             ..CALM
         };
-        assert_eq!(pick(&[doubtful], full), (What::Share(0), false));
+        assert_eq!(pick(&[doubtful], full), (What::Wait, false), "for its echo");
+        let late = Demand {
+            patient: false,
+            ..full
+        };
+        assert_eq!(pick(&[doubtful], late), (What::Share(0), false));
         assert_eq!(pick(&[doubtful, live(5)], full), (What::Share(1), false));
     }
 

@@ -14,7 +14,7 @@ use crate::forward::{PodId, Stats};
 use crate::life::{Epoch, Life};
 use crate::pool::Pool;
 use crate::pool::probe::{PINGS, Seen, Verdict};
-use crate::pool::state::Entry;
+use crate::pool::state::{Entry, Pod};
 
 const TICK: Duration = Duration::from_secs(1);
 /// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
@@ -88,6 +88,7 @@ impl Pool {
         }
         entry.lives.iter().for_each(|l| l.prove());
         let (round, handle) = (entry.probe.again(now), entry.handle.clone());
+        state.pod(pod).wake();
         drop(state);
         if let Some(round) = round {
             self.ping(pod, id, handle, round);
@@ -114,6 +115,7 @@ impl Pool {
                     rounds.push((id.clone(), entry.id, entry.handle.clone(), round));
                 }
             }
+            retire_spares(pod, now, &self.config);
             pod.wake();
         }
         state.counts = counts;
@@ -124,6 +126,22 @@ impl Pool {
             self.ping(&pod, id, handle, round);
         }
         busy
+    }
+}
+
+/// What a burst of connections has left unused is closed soon, but for one session.
+fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
+    let unused = |e: &&mut Entry| e.lives.is_empty() && !e.retired;
+    let Some(latest) = pod.sessions.iter_mut().filter(unused).map(|e| e.used).max() else {
+        return;
+    };
+    let mut kept = false;
+    for entry in pod.sessions.iter_mut().filter(unused) {
+        if entry.used == latest && !kept {
+            kept = true;
+        } else if now - entry.used >= ms(config.idle_spare) {
+            entry.retire();
+        }
     }
 }
 
@@ -165,13 +183,12 @@ impl Look<'_> {
             tracing::debug!(pod = %self.pod, session = self.entry.id, "unused, closing");
             self.entry.retire();
         }
-        let silent = self.now - heard;
-        let unanswered = |after: u64| {
-            let lives = self.entry.lives.iter();
-            let sent = lives.map(|l| l.last_write().max(l.began)).max();
-            sent.is_some_and(|sent| sent > heard) && silent >= after
+        let silent = self.now - heard >= ms(self.config.ping_every);
+        let overdue = |l: &Arc<Life>| {
+            l.asked()
+                .is_some_and(|at| self.now - at >= ms(self.config.suspect_after))
         };
-        let due = silent >= ms(self.config.ping_every) || unanswered(ms(self.config.suspect_after));
+        let due = silent || self.entry.lives.iter().any(overdue);
         if self.entry.stalled {
             return None;
         }

@@ -12,8 +12,8 @@ use crate::pool::Pool;
 use crate::pool::linger::trim;
 use crate::pool::state::{Entry, State};
 
-/// A Pod that ended the connection this soon after the client wrote may have left data unread on the session,
-/// in milliseconds. The container runtime reports the Pod's end 1 s late.
+/// A connection that ended this soon after the client wrote may have left data unread on the session, in
+/// milliseconds. The container runtime reports the Pod's end 1 s late.
 const UNREAD: u64 = 3_000;
 
 /// Counts a connection until it is dropped.
@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     over: bool,
     /// The Pod has sent something.
     heard: bool,
+    /// The client's end was passed on.
+    passed_on: bool,
 }
 
 /// Where it is counted.
@@ -67,6 +69,7 @@ impl Slot {
             live: true,
             over: false,
             heard: false,
+            passed_on: false,
         }
     }
 
@@ -108,9 +111,7 @@ impl Slot {
 
     /// There is reason to doubt the session.
     pub(crate) fn suspect(&self) {
-        if let Some(seat) = &self.place.session {
-            self.place.pool.suspect(&self.place.pod, seat.id);
-        }
+        self.place.suspect();
     }
 
     /// The session refused or broke a new stream: no more of them.
@@ -134,6 +135,11 @@ impl Slot {
         }
     }
 
+    /// The client's end has left for the Pod: nothing can follow it.
+    pub(crate) fn passed_on(&mut self) {
+        self.passed_on = true;
+    }
+
     /// The Pod has ended its side; `refused` where nothing had listened.
     pub(crate) fn pod_ended(&mut self, refused: bool) {
         self.over = true;
@@ -149,14 +155,25 @@ impl Slot {
             entry.forget(self.place.port);
         }
         drop(state);
-        let wrote = life.last_write();
-        if wrote != 0 && pool.epoch.now() - wrote < UNREAD {
-            self.suspect();
-        }
+        self.place.check_unread();
     }
 }
 
 impl Place {
+    /// Probes the session if what was written may not have been read.
+    fn check_unread(&self) {
+        let wrote = self.life.last_write();
+        if wrote != 0 && self.pool.epoch.now() - wrote < UNREAD {
+            self.suspect();
+        }
+    }
+
+    fn suspect(&self) {
+        if let Some(seat) = &self.session {
+            self.pool.suspect(&self.pod, seat.id);
+        }
+    }
+
     /// It no longer counts as live.
     fn leave(&self, state: &mut State, live: &mut bool) {
         if !std::mem::take(live) {
@@ -202,5 +219,11 @@ impl Drop for Slot {
             entry.retire();
         }
         entry.close_if_done();
+        let cut_off = !self.over && !self.passed_on && !entry.retired;
+        drop(state);
+        if cut_off {
+            // The forward may have ended while the last of it was on its way.
+            place.check_unread();
+        }
     }
 }

@@ -211,6 +211,17 @@ async fn unused_sessions_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
+    let (_node, pool) = Node::start(quick());
+    let burst = (open(&pool).await, open(&pool).await, open(&pool).await);
+    let sessions = pool.stats().sessions[0];
+    assert!(sessions > 1, "{sessions}");
+    drop(burst);
+    sleep(quick().idle_spare + 4 * S).await;
+    assert_eq!(pool.stats().sessions, [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retired_pod_gets_no_new_streams_and_keeps_the_living() {
     let (node, pool) = Node::start(quick());
     let mut stream = open(&pool).await;
@@ -556,7 +567,6 @@ async fn idle_streams_live_for_days() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_finds_the_dead_at_once() {
     let (node, pool) = Node::start(quick());
-    drop(open(&pool).await);
     let mut living = open(&pool).await;
     node.link(0).black_hole();
     pool.probe_all();
