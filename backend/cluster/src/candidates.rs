@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::pending;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use kubevpn_target::Host;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::LookupError;
+use crate::{Cluster, LookupError};
 
 /// What a host and port turned out to be.
 #[derive(Clone, Debug)]
@@ -40,15 +41,18 @@ pub struct Candidates {
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that are not Pods: they exist and cannot be dialled.
     pub strays: Vec<Stray>,
+    /// The Service they serve, `namespace/name`; `None` for a Pod that was asked for by itself.
+    pub service: Option<String>,
     /// Why there is neither, or why some are not ready, where more is known than that.
     pub(crate) because: Option<String>,
-    pub(crate) freshness: Freshness,
+    pub(crate) source: Option<Source>,
 }
 
 /// One Pod and the port to dial on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub pod: PodRef,
+    /// 0 where no port was asked for and none follows from the Service.
     pub port: u16,
     pub readiness: Readiness,
     /// The Pod's addresses as far as they were seen, for explanations; nobody dials them.
@@ -106,14 +110,16 @@ pub struct Stray {
 }
 
 impl Candidates {
-    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns.
+    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns, and
+    /// [`Candidates::again`] gives the same.
     pub fn new(asked: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         Self {
             asked: asked.into(),
             endpoints,
             strays: Vec::new(),
+            service: None,
             because: None,
-            freshness: Freshness::default(),
+            source: None,
         }
     }
 
@@ -171,33 +177,40 @@ impl Candidates {
         format!("{total} {verb}: {}{because}", parts.join(", "))
     }
 
-    /// Waits until the objects behind these candidates may have changed; look up again then.
+    /// Waits until the objects behind these candidates may have changed; look up [`again`](Self::again) then.
     ///
     /// It may return without a change, and returns at once when there was one since the lookup.
     /// Cancellation: nothing is lost by dropping the future.
     pub async fn changed(&self) {
-        self.freshness.clone().changed().await;
+        match &self.source {
+            Some(source) => source.clone().changed().await,
+            None => pending().await,
+        }
+    }
+
+    /// Looks up the same once more.
+    pub async fn again(&self) -> Result<Answer, LookupError> {
+        match &self.source {
+            Some(source) => source.cluster.lookup(&source.host, source.port).await,
+            None => Ok(Answer::Pods(self.clone())),
+        }
     }
 }
 
-/// What would tell that an answer is out of date.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Freshness {
+/// Where candidates come from, and what would tell that they are out of date.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) cluster: Cluster,
+    pub(crate) host: Host,
+    pub(crate) port: Option<NonZeroU16>,
     /// Counts the changes of everything watched, marked as seen before the answer was read.
-    pub(crate) changes: Option<watch::Receiver<u64>>,
+    pub(crate) changes: watch::Receiver<u64>,
     /// When the answer is too old to trust, where something is not watched.
     pub(crate) stale_at: Option<Instant>,
 }
 
-impl Freshness {
+impl Source {
     async fn changed(mut self) {
-        let change = async {
-            match &mut self.changes {
-                // A sender that is gone means nothing is kept any more: the answer is stale.
-                Some(changes) => drop(changes.changed().await),
-                None => pending().await,
-            }
-        };
         let stale = async {
             match self.stale_at {
                 Some(at) => sleep_until(at).await,
@@ -205,8 +218,15 @@ impl Freshness {
             }
         };
         tokio::select! {
-            () = change => {}
+            // A sender that is gone means nothing is kept any more: the answer is stale.
+            _ = self.changes.changed() => {}
             () = stale => {}
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lookup of {}", self.host)
     }
 }

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kubevpn_target::{Host, Name};
 
-use crate::candidates::Freshness;
-use crate::index::{self, Kind, PortOf, full_name};
-use crate::trail::{Step, Trail};
+use crate::candidates::Source;
+use crate::index::{self, Asked, Kind, PortOf, full_name};
+use crate::trust::Trust;
 use crate::view::{Stats, View};
 use crate::{Answer, Candidates, Domain, LookupError, PodRef, Readiness};
 
@@ -70,24 +70,18 @@ impl Cluster {
     }
 
     /// Finds what a host and port mean. Endpoints are told whether they are ready or not:
-    /// [`Candidates::usable`] has the rule.
+    /// [`Candidates::usable`] has the rule. Without a port a Service is taken by its first TCP port, and
+    /// what has no ports of its own gets [`Endpoint::port`](crate::Endpoint::port) 0.
+    ///
+    /// Each step is an event at level `debug`.
     ///
     /// Cancellation: what was asked of the API server is still kept for the next lookup.
-    pub async fn lookup(&self, host: &Host, port: NonZeroU16) -> Result<Answer, LookupError> {
-        self.shared
-            .ask(host, port.get(), &mut Trail::silent())
-            .await
-    }
-
-    /// The same lookup, and what was done for it.
-    pub async fn explain(
+    pub async fn lookup(
         &self,
         host: &Host,
-        port: NonZeroU16,
-    ) -> (Vec<Step>, Result<Answer, LookupError>) {
-        let mut trail = Trail::telling();
-        let answer = self.shared.ask(host, port.get(), &mut trail).await;
-        (trail.steps(), answer)
+        port: impl Into<Option<NonZeroU16>>,
+    ) -> Result<Answer, LookupError> {
+        self.shared.ask(host, Asked(port.into())).await
     }
 
     /// How much is kept now.
@@ -97,22 +91,28 @@ impl Cluster {
 }
 
 impl Shared {
-    async fn ask(&self, host: &Host, port: u16, trail: &mut Trail) -> Result<Answer, LookupError> {
+    async fn ask(self: &Arc<Self>, host: &Host, port: Asked) -> Result<Answer, LookupError> {
         // Before anything is read, so that no change is missed.
         let changes = self.view.changes();
+        let trust = &mut Trust::default();
         let mut answer = match host {
-            Host::Name(name) => self.by_name(name, port, trail).await?,
-            Host::Ip(ip) => self.by_address(*ip, port, trail).await?,
+            Host::Name(name) => self.by_name(name, port, trust).await?,
+            Host::Ip(ip) => self.by_address(*ip, port, trust).await?,
         };
         if let Answer::Pods(candidates) = &mut answer {
             if let Err(LookupError::NotReady { .. }) = candidates.usable() {
-                self.explain_unready(candidates, trail).await;
+                self.explain_unready(candidates, trust).await;
             }
-            candidates.freshness = Freshness {
-                changes: Some(changes),
-                stale_at: trail.stale_at,
-            };
-            trail.step(|| describe(candidates));
+            candidates.source = Some(Source {
+                cluster: Cluster {
+                    shared: self.clone(),
+                },
+                host: host.clone(),
+                port: port.0,
+                changes,
+                stale_at: trust.until,
+            });
+            tracing::debug!("{}", describe(candidates));
         }
         Ok(answer)
     }
@@ -121,30 +121,34 @@ impl Shared {
     async fn serve(
         &self,
         service: &Service,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Hit, LookupError> {
         let full_name = full_name(&service.metadata);
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let port_of = match index::kind(service) {
             Kind::External(to) => return alias(full_name, to),
-            Kind::Headless => PortOf::Number(port),
+            Kind::Headless => PortOf::Number(port.number()),
             Kind::Mapped => {
                 let matched = index::service_port(service, port)?;
                 if is_api_server(namespace, name) {
                     return Ok(Hit::Answer(Answer::ApiServer));
                 }
                 let port_name = matched.name.as_deref().unwrap_or_default();
-                trail.step(|| format!("service {full_name} has port {port} ({port_name})"));
+                tracing::debug!(
+                    "service {full_name} has port {} ({port_name})",
+                    matched.port
+                );
                 PortOf::Named(port_name)
             }
         };
-        let slices = self.view.slices(namespace, name, trail).await?;
+        let slices = self.view.slices(namespace, name, trust).await?;
         let found = index::endpoints(slices.iter().map(|s| &**s), port_of, None);
-        let asked = format!("service {full_name} port {port}");
+        let asked = format!("service {full_name}{port}");
         let none = index::why_none(service, &found);
-        let mut candidates = self.candidates(asked, found, trail).await?;
+        let mut candidates = self.candidates(asked, found, trust).await?;
+        candidates.service = Some(full_name);
         if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
             candidates.because = Some(none);
         }
@@ -154,7 +158,7 @@ impl Shared {
 
 impl Shared {
     /// Looks at the first Pod that is not ready, if it may be seen: what ails one ails the others as a rule.
-    async fn explain_unready(&self, candidates: &mut Candidates, trail: &mut Trail) {
+    async fn explain_unready(&self, candidates: &mut Candidates, trust: &mut Trust) {
         let mut unready = candidates.endpoints.iter();
         let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
             return;
@@ -162,7 +166,7 @@ impl Shared {
         let PodRef {
             namespace, name, ..
         } = &endpoint.pod;
-        if let Ok(Some(pod)) = self.view.pod(namespace, name, trail).await
+        if let Ok(Some(pod)) = self.view.pod(namespace, name, trust).await
             && let Some(why) = index::why_not_ready(&pod)
         {
             candidates.because = Some(format!("pod {}: {why}", endpoint.pod));
@@ -193,10 +197,10 @@ fn is_api_server(namespace: &str, name: &str) -> bool {
 }
 
 fn describe(candidates: &Candidates) -> String {
-    let endpoints = candidates
-        .endpoints
-        .iter()
-        .map(|e| format!("{}:{} {}", e.pod, e.port, e.readiness));
+    let endpoints = candidates.endpoints.iter().map(|e| match e.port {
+        0 => format!("{} {}", e.pod, e.readiness),
+        port => format!("{}:{port} {}", e.pod, e.readiness),
+    });
     let strays = candidates
         .strays
         .iter()

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use kubevpn_target::{ConnectError, Refusal};
@@ -16,11 +17,11 @@ pub enum LookupError {
     /// No object answers the name, and it can only be one of this cluster's.
     #[error("nothing in the cluster is named {name}: {because}")]
     NameNotFound { name: String, because: String },
-    /// The Service has no TCP port of that number; `ports` lists those it has.
-    #[error("service {service} has no TCP port {port}, {ports}")]
+    /// The Service has no TCP port of that number, or none at all; `ports` lists those it has.
+    #[error("service {service} has no TCP port{}, {ports}", spaced(.port))]
     NoSuchPort {
         service: String,
-        port: u16,
+        port: Option<NonZeroU16>,
         ports: String,
     },
     /// Endpoints exist or not, none may be used.
@@ -56,6 +57,10 @@ pub enum LookupError {
     /// The API server did not answer the question.
     #[error("{0}")]
     Api(Arc<ConnectError>),
+}
+
+fn spaced(port: &Option<NonZeroU16>) -> String {
+    port.map(|port| format!(" {port}")).unwrap_or_default()
 }
 
 fn list(pods: &[PodRef]) -> String {

@@ -1,8 +1,9 @@
 //! Pure lookups over Kubernetes objects: which ports, which endpoints, which Pod has an address.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
@@ -16,6 +17,32 @@ use crate::{Endpoint, LookupError, PodRef, Readiness, Stray};
 
 /// How many names a sentence lists before it says how many more there are.
 const LISTED: usize = 12;
+
+/// The port somebody asked for; none where only the host is of interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked(pub(crate) Option<NonZeroU16>);
+
+impl Asked {
+    pub(crate) fn port(number: u16) -> Self {
+        Self(NonZeroU16::new(number))
+    }
+
+    /// 0 for none.
+    pub(crate) fn number(self) -> u16 {
+        self.0.map_or(0, NonZeroU16::get)
+    }
+
+    pub(crate) fn may_be(self, number: u16) -> bool {
+        self.0.is_none_or(|port| port.get() == number)
+    }
+}
+
+/// As it stands behind a name in a sentence: ` port 80`, or nothing.
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |port| write!(f, " port {port}"))
+    }
+}
 
 /// How connections to a Service find their endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +96,16 @@ fn is_tcp(protocol: &Option<String>) -> bool {
     protocol.as_deref().unwrap_or("TCP") == "TCP"
 }
 
-/// The Service's TCP port of that number.
-pub(crate) fn service_port(service: &Service, port: u16) -> Result<&ServicePort, LookupError> {
+/// The Service's TCP port of that number, or the first.
+pub(crate) fn service_port(service: &Service, port: Asked) -> Result<&ServicePort, LookupError> {
     let ports = || service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    let asked = |p: &&ServicePort| u16::try_from(p.port).is_ok_and(|p| port.may_be(p));
     ports()
-        .find(|p| p.port == i32::from(port) && is_tcp(&p.protocol))
+        .find(|p| asked(p) && is_tcp(&p.protocol))
         .ok_or_else(|| LookupError::NoSuchPort {
             service: full_name(&service.metadata),
-            port,
-            ports: describe_ports(ports(), port),
+            port: port.0,
+            ports: describe_ports(ports(), port.number()),
         })
 }
 
@@ -409,15 +437,18 @@ pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
 pub(crate) fn pods_at<'a>(
     pods: impl IntoIterator<Item = &'a Pod>,
     ip: IpAddr,
-    port: u16,
+    port: Asked,
 ) -> Result<Vec<Endpoint>, LookupError> {
     let here = |pod: &&Pod| pod_addresses(pod).any(|a| a == ip);
     let alive: Vec<_> = pods
         .into_iter()
         .filter(here)
-        .filter_map(|pod| Some((pod, pod_endpoint(pod, port)?)))
+        .filter_map(|pod| Some((pod, pod_endpoint(pod, port.number())?)))
         .collect();
     if alive.len() > 1 && alive.iter().all(|(pod, _)| on_node_network(pod)) {
+        let Some(port) = port.0.map(NonZeroU16::get) else {
+            return Ok(alive.into_iter().map(|(_, endpoint)| endpoint).collect());
+        };
         let declaring: Vec<_> = alive
             .iter()
             .filter(|(pod, _)| declares(pod, port))

@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::fetch::{Failure, Kind, Select, is_forbidden, list};
-use crate::trail::Trail;
+use crate::trust::Trust;
 
 /// How long what nothing watches is believed.
 pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
@@ -131,7 +131,7 @@ impl<K: Kind> Shelf<K> {
     pub(crate) async fn get(
         &self,
         select: &Select,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Objects<K>, Failure> {
         let (entry, before) = self.ask(select);
         let mut state = entry.state.subscribe();
@@ -144,7 +144,7 @@ impl<K: Kind> Shelf<K> {
             Held::Nothing => Err(cut_off()),
             Held::Watched(objects) => Ok(objects.clone()),
             Held::Read { found, until } => {
-                trail.stale_at(*until);
+                trust.until(*until);
                 found.clone()
             }
         }
@@ -435,6 +435,8 @@ impl<K: Kind> Loading<K> {
         }
         // Under the lock nobody can be asking for it.
         slots.by_select.remove(&self.entry.select);
+        // Who waits for a change has to ask again, or would wait for ever.
+        self.env.changes.send_modify(|n| *n += 1);
         true
     }
 }

@@ -6,7 +6,8 @@
 //! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what a name can mean, in order (`name.rs`,
 //! `cluster/names.rs`), or whose an address is (`cluster/addresses.rs`) → the objects behind it (`view.rs`,
 //! one question each) → ports and endpoints (`index.rs`, pure) → [`Answer`] (`candidates.rs`) or
-//! [`LookupError`] (`error.rs`). `trail.rs` rides along and notes the steps.
+//! [`LookupError`] (`error.rs`). `trust.rs` rides along and
+//! notes how long the answer may be trusted.
 //!
 //! The path of an object: a call (`fetch.rs`) or a watch (`watch.rs`) → the little of it that is read
 //! (`kind.rs`) → kept while somebody uses it (`keep.rs`, which has the ladder of access rights). So a lookup
@@ -48,8 +49,10 @@ mod fetch;
 mod index;
 mod keep;
 mod kind;
+#[cfg(test)]
+mod log;
 mod name;
-mod trail;
+mod trust;
 mod view;
 #[cfg(feature = "watch")]
 mod watch;
@@ -58,5 +61,4 @@ pub use self::candidates::{Answer, Candidates, Endpoint, Outside, PodRef, Readin
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
-pub use self::trail::Step;
 pub use self::view::Stats;

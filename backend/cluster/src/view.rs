@@ -16,7 +16,7 @@ use crate::PodRef;
 use crate::fetch::{Failure, Select, first_page, is_forbidden, list};
 use crate::index::{pod_addresses, seen_pod, service_addresses};
 use crate::keep::{Env, Objects, Shelf};
-use crate::trail::Trail;
+use crate::trust::Trust;
 
 /// How many watches are open at a time; what is beyond is read again when it is asked for.
 const WATCHES: usize = 512;
@@ -154,10 +154,10 @@ impl View {
         &self,
         namespace: &str,
         name: &str,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let select = Select::named(namespace, name);
-        let found = self.services.get(&select, trail).await?;
+        let found = self.services.get(&select, trust).await?;
         Ok(found.first().cloned())
     }
 
@@ -166,10 +166,10 @@ impl View {
         &self,
         namespace: &str,
         service: &str,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Objects<EndpointSlice>, Failure> {
         let select = Select::of_service(namespace, service);
-        let slices = self.slices.get(&select, trail).await?;
+        let slices = self.slices.get(&select, trust).await?;
         if slices.is_empty() {
             // The Service was just made, or has no selector: the first endpoint is to be seen at once.
             self.slices.pin(&select);
@@ -182,20 +182,20 @@ impl View {
         &self,
         namespace: &str,
         name: &str,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Option<Arc<Pod>>, Failure> {
         let select = Select::named(namespace, name);
-        let found = self.pods.get(&select, trail).await?;
+        let found = self.pods.get(&select, trust).await?;
         Ok(found.first().cloned())
     }
 
     pub(crate) async fn has_namespace(
         &self,
         name: &str,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<bool, Failure> {
         let select = Select::named("", name);
-        let found = self.namespaces.get(&select, trail).await?;
+        let found = self.namespaces.get(&select, trust).await?;
         Ok(!found.is_empty())
     }
 
@@ -208,7 +208,7 @@ impl View {
     pub(crate) async fn known_pods_at(
         &self,
         ip: IpAddr,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Option<Objects<Pod>> {
         for namespace in self.places() {
             let known = self.pods.peek(&Select::WithAddress { namespace, ip });
@@ -220,7 +220,7 @@ impl View {
             return None;
         };
         let select = Select::named(&namespace, &name);
-        let pods = self.pods.get(&select, trail).await.ok()?;
+        let pods = self.pods.get(&select, trust).await.ok()?;
         let has = pods.iter().any(|p| pod_addresses(p).any(|a| a == ip));
         if !has {
             self.owners().remove(&ip);
@@ -232,28 +232,28 @@ impl View {
     pub(crate) async fn pods_at(
         &self,
         ip: IpAddr,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
         let mut hidden = None;
         for namespace in self.places() {
             let select = Select::WithAddress { namespace, ip };
-            match self.pods.get(&select, trail).await {
+            match self.pods.get(&select, trust).await {
                 Ok(pods) if !pods.is_empty() => {
                     let found = pods.to_vec();
                     return Ok(Seen { found, hidden });
                 }
                 Ok(_) => break,
                 Err(failure) if is_forbidden(&failure) => {
-                    trail.step(|| failure.to_string());
+                    tracing::debug!("{failure}");
                     hidden = Some(failure);
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        let second = self.pod_with_second_address(ip, trail).await?;
+        let second = self.pod_with_second_address(ip).await?;
         let found = match second.found {
             Some((namespace, name)) => {
-                let pod = self.pod(&namespace, &name, trail).await?;
+                let pod = self.pod(&namespace, &name, trust).await?;
                 self.remember(ip, Owner::Pod((namespace, name)));
                 pod
             }
@@ -269,12 +269,12 @@ impl View {
     pub(crate) async fn known_service_at(
         &self,
         ip: IpAddr,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let Some(Owner::Service((namespace, name))) = self.owners().get(&ip).cloned() else {
             return Ok(None);
         };
-        let found = self.service(&namespace, &name, trail).await?;
+        let found = self.service(&namespace, &name, trust).await?;
         let found = found.filter(|s| service_addresses(s).any(|a| a == ip));
         if found.is_none() {
             self.owners().remove(&ip);
@@ -287,12 +287,12 @@ impl View {
     pub(crate) async fn service_at(
         &self,
         ip: IpAddr,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
-        if let Some((namespace, name)) = self.parent_of(ip, trail).await? {
-            trail.step(|| format!("{ip} is of service {namespace}/{name}"));
+        if let Some((namespace, name)) = self.parent_of(ip, trust).await? {
+            tracing::debug!("{ip} is of service {namespace}/{name}");
             self.remember(ip, Owner::Service((namespace, name)));
-            let found = self.known_service_at(ip, trail).await?;
+            let found = self.known_service_at(ip, trust).await?;
             if found.is_some() {
                 let hidden = None;
                 return Ok(Seen { found, hidden });
@@ -300,10 +300,10 @@ impl View {
         }
         let mut hidden = None;
         for namespace in self.places() {
-            let services = match self.services.get(&Select::All { namespace }, trail).await {
+            let services = match self.services.get(&Select::All { namespace }, trust).await {
                 Ok(services) => services,
                 Err(failure) if is_forbidden(&failure) => {
-                    trail.step(|| failure.to_string());
+                    tracing::debug!("{failure}");
                     hidden = Some(failure);
                     continue;
                 }
@@ -327,12 +327,12 @@ impl View {
     }
 
     /// What the IPAddress object says; nothing where there is none or it may not be read.
-    async fn parent_of(&self, ip: IpAddr, trail: &mut Trail) -> Result<Option<Name>, Failure> {
+    async fn parent_of(&self, ip: IpAddr, trust: &mut Trust) -> Result<Option<Name>, Failure> {
         let select = Select::named("", &ip.to_string());
-        let found = match self.addresses.get(&select, trail).await {
+        let found = match self.addresses.get(&select, trust).await {
             Ok(found) => found,
             Err(failure) if is_forbidden(&failure) => {
-                trail.step(|| failure.to_string());
+                tracing::debug!("{failure}");
                 return Ok(None);
             }
             Err(failure) => return Err(failure),
@@ -356,18 +356,14 @@ impl View {
     }
 
     /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.
-    async fn pod_with_second_address(
-        &self,
-        ip: IpAddr,
-        trail: &mut Trail,
-    ) -> Result<Seen<Option<Name>>, Failure> {
+    async fn pod_with_second_address(&self, ip: IpAddr) -> Result<Seen<Option<Name>>, Failure> {
         let second = match ip {
             IpAddr::V4(_) => &self.second_v4,
             IpAddr::V6(_) => &self.second_v6,
         };
         let mut second = second.lock().await;
         if second.as_ref().is_none_or(|s| s.until <= Instant::now()) {
-            trail.step(|| "looking for pods with a second address".to_owned());
+            tracing::debug!("looking for pods with a second address");
             *second = Some(self.second_addresses(ip.is_ipv4()).await?);
         }
         let second = second.as_ref();

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::Shared;
 use crate::fetch::Failure;
-use crate::index::{Bare, Found, on_node_network, pods_at};
-use crate::trail::Trail;
+use crate::index::{Asked, Bare, Found, on_node_network, pods_at};
+use crate::trust::Trust;
 use crate::{Answer, Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
 
 /// How many addresses without an owner are looked up for one Service.
@@ -18,8 +18,8 @@ impl Shared {
     pub(super) async fn by_address(
         &self,
         ip: IpAddr,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Answer, LookupError> {
         let outside = || {
             Answer::Outside(Outside {
@@ -28,26 +28,26 @@ impl Shared {
             })
         };
         if is_local(ip) {
-            trail.step(|| format!("{ip} is no address of a cluster"));
+            tracing::debug!("{ip} is no address of a cluster");
             return Ok(outside());
         }
-        if let Some(service) = self.view.known_service_at(ip, trail).await? {
-            return self.serve_or_follow(&service, port, trail).await;
+        if let Some(service) = self.view.known_service_at(ip, trust).await? {
+            return self.serve_or_follow(&service, port, trust).await;
         }
-        if let Some(pods) = self.view.known_pods_at(ip, trail).await {
+        if let Some(pods) = self.view.known_pods_at(ip, trust).await {
             let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
             if !found.is_empty() {
                 return Ok(at(ip, port, found));
             }
         }
-        if let Some(endpoint) = self.seen_at(ip, port, trail).await {
+        if let Some(endpoint) = self.seen_at(ip, port, trust).await {
             return Ok(at(ip, port, vec![endpoint]));
         }
-        let service = self.view.service_at(ip, trail).await?;
+        let service = self.view.service_at(ip, trust).await?;
         if let Some(service) = service.found {
-            return self.serve_or_follow(&service, port, trail).await;
+            return self.serve_or_follow(&service, port, trust).await;
         }
-        let pods = self.view.pods_at(ip, trail).await?;
+        let pods = self.view.pods_at(ip, trust).await?;
         let found = pods_at(pods.found.iter().map(|p| &**p), ip, port)?;
         if !found.is_empty() {
             return Ok(at(ip, port, found));
@@ -61,34 +61,34 @@ impl Shared {
                 call: why,
             });
         }
-        trail.step(|| format!("{ip} is no service and no pod"));
+        tracing::debug!("{ip} is no service and no pod");
         Ok(outside())
     }
 
     async fn serve_or_follow(
         &self,
         service: &Service,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Answer, LookupError> {
-        let hit = self.serve(service, port, trail).await?;
-        self.follow(hit, port, trail).await
+        let hit = self.serve(service, port, trust).await?;
+        self.follow(hit, port, trust).await
     }
 
     /// A Pod known from a Service in use. One that does not serve on the port there is looked at first: it
     /// may have its address together with others, from the node.
-    async fn seen_at(&self, ip: IpAddr, port: u16, trail: &mut Trail) -> Option<Endpoint> {
-        let (pod, serves) = self.view.seen_pod(ip, port)?;
-        trail.step(|| format!("{ip} is of pod {pod}, known from a service in use"));
+    async fn seen_at(&self, ip: IpAddr, port: Asked, trust: &mut Trust) -> Option<Endpoint> {
+        let (pod, serves) = self.view.seen_pod(ip, port.number())?;
+        tracing::debug!("{ip} is of pod {pod}, known from a service in use");
         if serves {
             return Some(Endpoint {
                 pod,
-                port,
+                port: port.number(),
                 readiness: Readiness::Ready,
                 addresses: vec![ip],
             });
         }
-        let object = self.view.pod(&pod.namespace, &pod.name, trail).await;
+        let object = self.view.pod(&pod.namespace, &pod.name, trust).await;
         let object = object.ok()?.filter(|object| !on_node_network(object))?;
         pods_at([&*object], ip, port).ok()?.pop()
     }
@@ -98,7 +98,7 @@ impl Shared {
         &self,
         asked: String,
         found: Found,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Candidates, Failure> {
         let mut candidates = Candidates::new(asked, found.pods);
         candidates.strays = found.strays;
@@ -111,7 +111,7 @@ impl Shared {
                 true => Err(format!(
                     "it names no pod, and only the first {BARE} such addresses are looked up"
                 )),
-                false => self.owners(&bare, trail).await?,
+                false => self.owners(&bare, trust).await?,
             };
             match owners {
                 Ok(mut owners) => {
@@ -136,13 +136,13 @@ impl Shared {
     async fn owners(
         &self,
         bare: &Bare,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Result<Vec<Endpoint>, String>, Failure> {
-        let seen = self.view.pods_at(bare.ip, trail).await?;
+        let seen = self.view.pods_at(bare.ip, trust).await?;
         // That it is no Pod's is part of the answer, so it is kept like one.
         self.view.pin_address(bare.ip);
         let pods = seen.found.iter().map(|p| &**p);
-        Ok(match pods_at(pods, bare.ip, bare.port) {
+        Ok(match pods_at(pods, bare.ip, Asked::port(bare.port)) {
             Err(ambiguous) => Err(ambiguous.to_string()),
             Ok(pods) if !pods.is_empty() => Ok(pods),
             Ok(_) => Err(match seen.hidden {
@@ -153,10 +153,10 @@ impl Shared {
     }
 }
 
-fn at(ip: IpAddr, port: u16, found: Vec<Endpoint>) -> Answer {
+fn at(ip: IpAddr, port: Asked, found: Vec<Endpoint>) -> Answer {
     let asked = match &found[..] {
-        [one] => format!("pod {} ({ip}) port {port}", one.pod),
-        _ => format!("the pods at {ip} port {port}"),
+        [one] => format!("pod {} ({ip}){port}", one.pod),
+        _ => format!("the pods at {ip}{port}"),
     };
     Answer::Pods(Candidates::new(asked, found))
 }

@@ -4,9 +4,9 @@ use kubevpn_target::{Host, Name};
 
 use super::{Hit, Shared, is_api_server};
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{self, Found, Kind, PortOf, pod_endpoint, pods_at};
+use crate::index::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
 use crate::name::{Reading, Unknown, readings, unknown};
-use crate::trail::Trail;
+use crate::trust::Trust;
 use crate::{Answer, Candidates, LookupError, Outside};
 
 /// How many ExternalName Services are followed.
@@ -50,12 +50,12 @@ impl Shared {
     pub(super) async fn by_name(
         &self,
         name: &Name,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Answer, LookupError> {
-        match self.read(name, port, trail).await? {
-            Ok(hit) => self.follow(hit, port, trail).await,
-            Err(nothing) => self.nothing(name, nothing, None, trail).await,
+        match self.read(name, port, trust).await? {
+            Ok(hit) => self.follow(hit, port, trust).await,
+            Err(nothing) => self.nothing(name, nothing, None, trust).await,
         }
     }
 
@@ -63,8 +63,8 @@ impl Shared {
     pub(super) async fn follow(
         &self,
         mut hit: Hit,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Answer, LookupError> {
         let mut passed: Vec<String> = Vec::new();
         loop {
@@ -78,10 +78,10 @@ impl Shared {
                     service,
                 });
             }
-            trail.step(|| format!("service {service} is another name for {to}"));
-            hit = match self.read(&to, port, trail).await? {
+            tracing::debug!("service {service} is another name for {to}");
+            hit = match self.read(&to, port, trust).await? {
                 Ok(hit) => hit,
-                Err(nothing) => return self.nothing(&to, nothing, Some(&service), trail).await,
+                Err(nothing) => return self.nothing(&to, nothing, Some(&service), trust).await,
             };
             passed.push(service);
         }
@@ -92,8 +92,8 @@ impl Shared {
     async fn read(
         &self,
         name: &Name,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Result<Hit, Nothing>, LookupError> {
         let settings = &self.settings;
         let readings = readings(name, &settings.namespace, &settings.domain);
@@ -103,15 +103,15 @@ impl Shared {
         );
         let mut nothing = Nothing::default();
         for reading in readings {
-            match self.try_reading(&reading, port, trail).await {
+            match self.try_reading(&reading, port, trust).await {
                 Ok(Some(hit)) => {
                     nothing.looked_for.iter().for_each(|r| self.pin(r));
                     return Ok(Ok(hit));
                 }
-                Ok(None) => trail.step(|| format!("{reading} does not exist")),
+                Ok(None) => tracing::debug!("{reading} does not exist"),
                 Err(Stop::Answer(error)) => return Err(error),
                 Err(Stop::Call(failure)) if is_forbidden(&failure) => {
-                    trail.step(|| format!("{reading}: {failure}"));
+                    tracing::debug!("{reading}: {failure}");
                     nothing.hidden = Some(Hidden {
                         what: reading.to_string(),
                         why: failure,
@@ -157,49 +157,54 @@ impl Shared {
     async fn try_reading(
         &self,
         reading: &Reading,
-        port: u16,
-        trail: &mut Trail,
+        port: Asked,
+        trust: &mut Trust,
     ) -> Result<Option<Hit>, Stop> {
         let view = &self.view;
         match reading {
             Reading::Service { namespace, name } => {
-                let service = match view.service(namespace, name, trail).await {
+                let service = match view.service(namespace, name, trust).await {
                     Ok(Some(service)) => service,
                     Ok(None) => return Ok(None),
                     // Which Service stands for the API server is known without being allowed to read it.
-                    Err(e) if is_forbidden(&e) && is_api_server(namespace, name) && port == 443 => {
+                    Err(e)
+                        if is_forbidden(&e)
+                            && is_api_server(namespace, name)
+                            && port.may_be(443) =>
+                    {
                         return Ok(Some(Hit::Answer(Answer::ApiServer)));
                     }
                     Err(e) => return Err(e.into()),
                 };
-                Ok(Some(self.serve(&service, port, trail).await?))
+                Ok(Some(self.serve(&service, port, trust).await?))
             }
             Reading::Endpoint {
                 namespace,
                 service,
                 hostname,
             } => {
-                let Some(object) = view.service(namespace, service, trail).await? else {
+                let Some(object) = view.service(namespace, service, trust).await? else {
                     return Ok(None);
                 };
                 if let Kind::External(_) = index::kind(&object) {
                     return Ok(None);
                 }
-                let slices = view.slices(namespace, service, trail).await?;
+                let slices = view.slices(namespace, service, trust).await?;
                 let found = index::endpoints(
                     slices.iter().map(|s| &**s),
-                    PortOf::Number(port),
+                    PortOf::Number(port.number()),
                     Some(hostname),
                 );
                 if found == Found::default() {
                     return Ok(None);
                 }
-                let asked = format!("{reading} port {port}");
-                let candidates = self.candidates(asked, found, trail).await?;
+                let asked = format!("{reading}{port}");
+                let mut candidates = self.candidates(asked, found, trust).await?;
+                candidates.service = Some(format!("{namespace}/{service}"));
                 Ok(Some(Hit::pods(candidates)))
             }
             Reading::PodAddress { namespace, ip } => {
-                let seen = view.pods_at(*ip, trail).await?;
+                let seen = view.pods_at(*ip, trust).await?;
                 let here = |pod: &&k8s_openapi::api::core::v1::Pod| {
                     pod.metadata.namespace.as_deref() == Some(namespace)
                 };
@@ -208,17 +213,17 @@ impl Shared {
                     (true, Some(why)) if *namespace != self.settings.namespace => Err(why.into()),
                     (true, _) => Ok(None),
                     (false, _) => {
-                        let asked = format!("{reading} port {port}");
+                        let asked = format!("{reading}{port}");
                         Ok(Some(Hit::pods(Candidates::new(asked, pods))))
                     }
                 }
             }
             Reading::Pod { namespace, name } => {
-                let Some(pod) = view.pod(namespace, name, trail).await? else {
+                let Some(pod) = view.pod(namespace, name, trust).await? else {
                     return Ok(None);
                 };
-                let asked = format!("{reading} port {port}");
-                let endpoint = pod_endpoint(&pod, port);
+                let asked = format!("{reading}{port}");
+                let endpoint = pod_endpoint(&pod, port.number());
                 let mut candidates = Candidates::new(asked, endpoint.into_iter().collect());
                 candidates.because = Some("the pod has run to its end".into());
                 Ok(Some(Hit::pods(candidates)))
@@ -232,7 +237,7 @@ impl Shared {
         name: &Name,
         nothing: Nothing,
         alias: Option<&String>,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> Result<Answer, LookupError> {
         let pointed = match alias {
             Some(service) => format!(" (where service {service} points)"),
@@ -245,7 +250,7 @@ impl Shared {
                     call: why,
                 }),
                 None => Err(self
-                    .not_found(name, &nothing.looked_for, &pointed, trail)
+                    .not_found(name, &nothing.looked_for, &pointed, trust)
                     .await),
             },
             Unknown::LastLabel(last) => {
@@ -259,7 +264,7 @@ impl Shared {
                 }
                 // A name with more labels than any object has is not the cluster's for all we may see.
                 let meant = nothing.looked_for.iter().any(|r| r.namespace() == last);
-                let exists = match self.has_namespace(last, trail).await {
+                let exists = match self.has_namespace(last, trust).await {
                     Ok(exists) => exists,
                     Err(why) if is_forbidden(&why) && meant => {
                         return Err(LookupError::Forbidden {
@@ -274,10 +279,10 @@ impl Shared {
                 };
                 if exists {
                     return Err(self
-                        .not_found(name, &nothing.looked_for, &pointed, trail)
+                        .not_found(name, &nothing.looked_for, &pointed, trust)
                         .await);
                 }
-                trail.step(|| format!("{name} is a host outside the cluster"));
+                tracing::debug!("{name} is a host outside the cluster");
                 Ok(Answer::Outside(Outside {
                     host: Host::Name(name.clone()),
                     learned_from: alias.map(|service| format!("service {service}")),
@@ -291,7 +296,7 @@ impl Shared {
         name: &Name,
         looked_for: &[Reading],
         pointed: &str,
-        trail: &mut Trail,
+        trust: &mut Trust,
     ) -> LookupError {
         let because = match looked_for.last() {
             None if name.is_absolute() && pointed.is_empty() => {
@@ -302,7 +307,7 @@ impl Shared {
             Some(meant) => {
                 let namespace = meant.namespace();
                 // What may not be seen is not worth another refusal here.
-                match self.has_namespace(namespace, trail).await {
+                match self.has_namespace(namespace, trust).await {
                     Ok(false) => format!("there is no namespace {namespace}"),
                     _ => format!(
                         "there is no {meant}; try kubectl get services,pods -n {namespace}"
@@ -317,16 +322,16 @@ impl Shared {
     }
 
     /// The active namespace is taken to exist: whoever has rights there alone may not see that it does.
-    async fn has_namespace(&self, name: &str, trail: &mut Trail) -> Result<bool, Failure> {
+    async fn has_namespace(&self, name: &str, trust: &mut Trust) -> Result<bool, Failure> {
         if name == self.settings.namespace {
             return Ok(true);
         }
-        let exists = self.view.has_namespace(name, trail).await;
-        trail.step(|| match &exists {
-            Ok(true) => format!("there is a namespace {name}"),
-            Ok(false) => format!("there is no namespace {name}"),
-            Err(failure) => failure.to_string(),
-        });
+        let exists = self.view.has_namespace(name, trust).await;
+        match &exists {
+            Ok(true) => tracing::debug!("there is a namespace {name}"),
+            Ok(false) => tracing::debug!("there is no namespace {name}"),
+            Err(failure) => tracing::debug!("{failure}"),
+        }
         exists
     }
 }

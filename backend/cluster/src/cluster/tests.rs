@@ -363,12 +363,10 @@ async fn an_api_server_that_is_away() {
 #[tokio::test]
 async fn steps_are_told() {
     let cluster = cluster(&api());
-    let target = kubevpn_target::Target::parse("web.default:80", Default::default()).unwrap();
-    let (steps, answer) = cluster.explain(&target.host, target.port).await;
-    assert!(answer.is_ok());
-    let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
+    crate::log::begin();
+    ask(&cluster, "web.default:80").await.unwrap();
     assert_eq!(
-        steps,
+        crate::log::lines(),
         [
             "endpoint web of service default/default does not exist",
             "service default/web has port 80 (http)",
@@ -376,4 +374,45 @@ async fn steps_are_told() {
              default/web-3:8181 not ready",
         ]
     );
+}
+
+#[tokio::test]
+async fn the_port_need_not_be_told() {
+    let cluster = cluster(&api());
+    for (host, wanted) in [
+        ("web", "default/web-1:8080 default/web-2:8080"),
+        ("10.96.0.10", "default/web-1:8080 default/web-2:8080"),
+        ("db", "default/db-0:0"),
+        ("web-1.default.pod", "default/web-1:0"),
+        ("10.244.0.40", "team/api-1:0"),
+        ("10.245.0.2", "team/node-agent:0 team/node-exporter:0"),
+        ("kubernetes", "the API server"),
+        ("www.example.com", "outside: www.example.com"),
+        (
+            "empty",
+            "not_ready: service default/empty has no ready endpoint: \
+             no running pod matches its selector app=no-such",
+        ),
+    ] {
+        let host_of = Host::parse(host).unwrap();
+        assert_eq!(said(cluster.lookup(&host_of, None).await), wanted, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn candidates_can_be_looked_up_again() {
+    let api = api();
+    let cluster = cluster(&api);
+    let Ok(Answer::Pods(before)) = ask(&cluster, "api.team:80").await else {
+        panic!("api has a pod");
+    };
+    assert_eq!(before.service.as_deref(), Some("team/api"));
+    api.delete("services", "team", "api");
+    before.changed().await;
+    let again = said(before.again().await);
+    assert!(again.starts_with("name_not_found"), "{again}");
+    let Ok(Answer::Pods(pod)) = ask(&cluster, "api-1.team.pod:80").await else {
+        panic!("the pod is there");
+    };
+    assert_eq!(pod.service, None);
 }

@@ -81,10 +81,14 @@ fn port_and_address_come_from_the_same_slice() {
 fn service_ports() {
     let web = service("web");
     assert_eq!(
-        service_port(&web, 80).unwrap().name.as_deref(),
+        service_port(&web, Asked::port(80)).unwrap().name.as_deref(),
         Some("http")
     );
-    let refused = |service: &Service, port| service_port(service, port).unwrap_err().to_string();
+    let refused = |service: &Service, port| {
+        service_port(service, Asked::port(port))
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(
         refused(&web, 82),
         "service default/web has no TCP port 82, it has 80 (http), 81 (admin)"
@@ -113,7 +117,7 @@ fn service_ports() {
          53 (dns) is UDP, and port-forward carries TCP only"
     );
     assert_eq!(
-        service_port(&web, 82).unwrap_err().refusal(),
+        service_port(&web, Asked::port(82)).unwrap_err().refusal(),
         kubevpn_target::Refusal::NoSuchPort
     );
 }
@@ -265,7 +269,7 @@ subsets:
 fn pods_by_address() {
     let pods = pods();
     let at = |ip: &str, port| {
-        let found = pods_at(&pods, ip.parse().unwrap(), port)?;
+        let found = pods_at(&pods, ip.parse().unwrap(), Asked::port(port))?;
         Ok::<_, LookupError>(found.into_iter().map(|e| e.pod.name).collect::<Vec<_>>())
     };
     assert_eq!(at("10.244.0.11", 80).unwrap(), ["web-1"]);

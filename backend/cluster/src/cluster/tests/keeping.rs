@@ -309,6 +309,22 @@ async fn what_nobody_uses_is_let_go() {
     assert_eq!(api.watching(), 0);
 }
 
+/// Whoever waits for a change for longer than anything is kept looks up again, and so keeps it.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_when_watching_ends() {
+    let api = api();
+    let cluster = cluster(&api);
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "empty:80").await else {
+        panic!("it exists");
+    };
+    let changed = tokio::time::timeout(Duration::from_secs(3600), candidates.changed());
+    changed.await.expect("told that watching has ended");
+    assert_eq!(cluster.stats().watches, 0);
+    candidates.again().await.unwrap();
+    settle().await;
+    assert_eq!(cluster.stats().watches, 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn hosts_outside_are_not_watched_for() {
     let api = api();
