@@ -31,8 +31,6 @@ pub(crate) async fn forward<S: Connect>(
     pool: &Pool,
     turn: &Arc<Turn>,
 ) -> Result<Response<Reply>, Problem> {
-    // Of hyper's, for hyper; none is meant for the next connection.
-    head.extensions.clear();
     let content = match body.size_hint().exact() {
         _ if body.is_end_stream() => Content::None,
         Some(_) => Content::Known,

@@ -103,7 +103,6 @@ where
             // A client may end its writing and still read its answer.
             .half_close(true)
             .max_buf_size(MAX_HEAD)
-            .max_header_size(MAX_HEAD)
             // The driver knows idle connections from slow heads.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(for_hyper), service);
@@ -192,7 +191,6 @@ fn verdict(over: Over, facts: &Facts, turn: &Turn, settings: &Settings) -> Verdi
     match over {
         _ if unused => Verdict::Unused,
         Over::Http(Ok(())) | Over::Kept | Over::Taken(_) => Verdict::Done,
-        Over::Http(Err(error)) if turn.answering() => Verdict::Gone(io::Error::other(error)),
         Over::Http(Err(error)) if error.is_parse() || error.is_incomplete_message() => {
             Verdict::Refuse(malformed(&error, facts))
         }

@@ -185,7 +185,6 @@ impl<C: ClientIo> AsyncRead for Tap<C> {
             state.reading = true;
             ready!(Pin::new(&mut state.io).poll_read(cx, buf))?;
             state.reading = false;
-            state.ended = buf.filled().len() == before;
         }
         let got = &buf.filled()[before..];
         state.first = state.first.or_else(|| got.first().copied());

@@ -2,7 +2,7 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::Rig;
+use crate::harness::{Peer, Rig};
 use kubevpn_http_connect::{ServeError, Settings};
 
 const CONNECT: &str = "CONNECT web.shop:443 HTTP/1.1\r\nHost: web.shop:443\r\n\r\n";
@@ -100,6 +100,28 @@ async fn a_tunnel_after_requests_on_the_same_connection() {
     let (_, mut server) = rig.server().await;
     assert_eq!(client.peer.head().await, "HTTP/1.1 200 OK\r\n\r\n");
     assert_eq!(server.take(5).await, b"early");
+}
+
+/// The client is slow to read the answer before: none of it is lost when the tunnel takes over.
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_waits_for_the_answer_before_it() {
+    let mut rig = Rig::new(Settings::default());
+    let (near, far) = tokio::io::duplex(64);
+    let served = tokio::spawn(rig.serve(far));
+    let mut client = Peer::new(near);
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.send(format!("{page}{CONNECT}")).await;
+    // The pipe is full now. This is read ahead, behind what hyper has.
+    client.send("early").await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(rig.dials(), 0);
+    let answer = client.answer(false).await;
+    assert!(answer.text().contains("https_proxy="), "{answer:?}");
+    let (_, mut server) = rig.server().await;
+    assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\n\r\n");
+    assert_eq!(server.take(5).await, b"early");
+    drop((client, server));
+    served.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 
 /// The example's process; ends with the test.
@@ -174,9 +174,10 @@ async fn curl_tunnels() {
 #[tokio::test]
 async fn curl_is_told_why_not() {
     let direct = Direct::start().await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Bound, so that nobody else gets it, and not listening.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://127.0.0.1:{}/", closed.local_addr().unwrap().port());
-    drop(closed);
     let (code, answer) = direct.curl(&[&url]).await;
     assert_eq!(code, Some(0));
     assert!(

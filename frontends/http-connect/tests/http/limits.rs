@@ -11,10 +11,12 @@ use std::time::Duration;
 use kubevpn_conn::ClientIo;
 use kubevpn_http_connect::{ServeError, Settings, serve_connection};
 use kubevpn_target::{Refusal, Target};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::harness::{OK, Peer, Rig, get};
 
@@ -68,6 +70,21 @@ async fn a_slow_second_head_too_but_not_the_pause_before_it() {
         .await
         .assert_refused(408, "http_request_error");
     assert_eq!(begun.elapsed(), Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_ends_too_early() {
+    let rig = rig();
+    let mut client = rig.client();
+    client.send("GET http://web/ HTTP/1.1\r\nHost: we").await;
+    client.peer.end().await;
+    let answer = client.answer().await;
+    let sentence = answer.assert_refused(400, "http_request_error");
+    assert!(
+        sentence.contains("in the middle of the request's head"),
+        "{sentence}"
+    );
+    assert!(client.peer.has_ended().await);
 }
 
 /// Browsers open connections before they need them: an answer nobody asked for would be taken for one.
@@ -132,13 +149,11 @@ async fn heads_have_bounds() {
         let (mut read, mut write) = tokio::io::split(client.peer.io);
         // It is not read to its end.
         let sending = tokio::spawn(async move {
-            let _ = tokio::io::AsyncWriteExt::write_all(&mut write, head.as_bytes()).await;
+            let _ = write.write_all(head.as_bytes()).await;
             write
         });
         let mut answer = Vec::new();
-        tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer)
-            .await
-            .unwrap();
+        read.read_to_end(&mut answer).await.unwrap();
         let answer = String::from_utf8(answer).unwrap();
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
@@ -179,11 +194,22 @@ async fn a_half_closed_client_of_a_silent_server_is_given_up() {
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
     assert!(matches!(client.served().await, Err(ServeError::Idle)));
 
-    // One that still says something keeps it.
+    // The bound runs from the end of file.
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    sleep(Duration::from_secs(600)).await;
+    client.peer.end().await;
+    sleep(Duration::from_secs(50)).await;
+    server.send(OK).await;
+    assert_eq!(client.answer().await.text(), "ok");
+
+    // A server that still says something keeps it.
     let mut client = rig.client();
     client.send(get("web")).await;
     client.peer.end().await;
-    let (_, mut server) = rig.server().await;
+    // On the connection the last answer came on.
     server.head().await;
     server.send("HTTP/1.1 200 OK\r\n\r\n").await;
     for _ in 0..10 {
@@ -408,21 +434,15 @@ async fn a_reset_frees_the_server() {
         client.set_zero_linger().unwrap();
         let request = format!("{}{early}", get("web"));
         let mut client = client;
-        tokio::io::AsyncWriteExt::write_all(&mut client, request.as_bytes())
-            .await
-            .unwrap();
+        client.write_all(request.as_bytes()).await.unwrap();
         let (mut server, _) = servers.accept().await.unwrap();
         let mut got = vec![0; 1024];
-        assert!(
-            tokio::io::AsyncReadExt::read(&mut server, &mut got)
-                .await
-                .unwrap()
-                > 0
-        );
+        assert!(server.read(&mut got).await.unwrap() > 0);
         drop(client);
+        let ended = timeout(Duration::from_secs(30), server.read(&mut got)).await;
         assert_eq!(
-            tokio::io::AsyncReadExt::read(&mut server, &mut got)
-                .await
+            ended
+                .expect("the server's connection is still open")
                 .unwrap(),
             0
         );

@@ -166,6 +166,23 @@ async fn who_never_asked_and_who_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_breaks_an_answer_off() {
+    subscribe();
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send("HTTP/1.1 200 OK\r\n\r\nhalf").await;
+    client.peer.head().await;
+    records();
+    drop(client.peer);
+    server.send("more").await;
+    client.served.await.unwrap().unwrap_err();
+    assert_one(&["target=web:80", "end=\"client\"", "error="]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn tunnels_and_upgrades_count_their_bytes() {
     subscribe();
     let mut rig = Rig::new(Settings::default());

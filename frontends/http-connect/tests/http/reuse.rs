@@ -358,3 +358,72 @@ async fn a_pool_of_nothing() {
     ask(&mut rig.client(), 3).await;
     assert_eq!(rig.dials(), 3);
 }
+
+/// It closes a little after each answer: no pause is short enough to use it again.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_none_is_not_tried_again() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut first) = rig.server().await;
+    first.head().await;
+    first.send(OK).await;
+    client.answer().await;
+    sleep(Duration::from_millis(500)).await;
+    client.send(get("web")).await;
+    first.head().await;
+    drop(first);
+    for dials in 2..5 {
+        let (_, mut next) = rig.server().await;
+        next.head().await;
+        next.send(OK).await;
+        client.answer().await;
+        assert!(!next.is_silent().await, "kept though it would be dead");
+        assert_eq!(rig.dials(), dials);
+        sleep(Duration::from_millis(1)).await;
+        client.send(get("web")).await;
+    }
+}
+
+/// When one was dead the others are as old, or older.
+#[tokio::test(start_paused = true)]
+async fn a_dead_connection_takes_its_likes_along() {
+    let mut rig = Rig::new(Settings::default());
+    let (mut one, mut other) = (rig.client(), rig.client());
+    one.send(get("web")).await;
+    let (_, mut first) = rig.server().await;
+    other.send(get("web")).await;
+    let (_, mut second) = rig.server().await;
+    for (client, server) in [(&mut one, &mut first), (&mut other, &mut second)] {
+        server.head().await;
+        server.send(OK).await;
+        client.answer().await;
+    }
+    assert_eq!(rig.settings.pool.idle(), 2);
+    sleep(Duration::from_secs(10)).await;
+    one.send(get("web")).await;
+    second.head().await;
+    drop(second);
+    let (_, mut third) = rig.server().await;
+    third.head().await;
+    assert!(!first.is_silent().await, "still kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_on_a_kept_connection_is_an_answer() {
+    let mut rig = Rig::new(Settings::default());
+    let mut client = rig.client();
+    client.send(get("web")).await;
+    let (_, mut server) = rig.server().await;
+    server.head().await;
+    server.send(OK).await;
+    client.answer().await;
+    client.send(get("web")).await;
+    server.head().await;
+    server.send("nonsense\r\n\r\n").await;
+    client
+        .answer()
+        .await
+        .assert_refused(502, "http_protocol_error");
+    assert_eq!(rig.dials(), 1);
+}
