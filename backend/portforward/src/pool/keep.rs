@@ -69,6 +69,7 @@ impl Pool {
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error is the session's end, which is told elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
+                tracing::trace!(%pod, session = id, round, "echo");
                 match pool.upgrade() {
                     Some(pool) => pool.echo(&pod, id, round),
                     None => return,
@@ -261,7 +262,7 @@ impl Look<'_> {
             }
             kept += 1;
         }
-        tracing::info!(pod = %self.pod, session = self.entry.id, lost, kept, "session is wedged");
+        tracing::info!(pod = %self.pod, session = self.entry.id, lost, kept, probe = ?self.entry.probe, "session is wedged");
         self.counts.wedged += 1;
         self.entry.wedge();
     }
