@@ -78,6 +78,7 @@ fn dependencies_point_one_way() {
             &[
                 "kubevpn-client",
                 "kubevpn-conn",
+                "kubevpn-http-connect",
                 "kubevpn-sim",
                 "kubevpn-socks5",
                 "kubevpn-stack",

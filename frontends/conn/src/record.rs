@@ -30,11 +30,13 @@ impl Traffic {
         self.down.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn add_up(&self, n: u64) {
+    /// Counts; for who carries bytes without [`relay`](crate::relay).
+    pub fn add_up(&self, n: u64) {
         self.up.fetch_add(n, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_down(&self, n: u64) {
+    /// Counts; for who carries bytes without [`relay`](crate::relay).
+    pub fn add_down(&self, n: u64) {
         self.down.fetch_add(n, Ordering::Relaxed);
     }
 }

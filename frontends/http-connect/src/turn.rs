@@ -130,6 +130,8 @@ impl Turn {
         let (up, down) = (state.up, state.down);
         if let Some(record) = state.record.take() {
             drop(state);
+            record.traffic().add_up(up);
+            record.traffic().add_down(down);
             record.relayed(&Relayed { up, down, end });
         }
     }

@@ -71,6 +71,7 @@ async fn one_for_each_request() {
         " INFO ",
         "frontend=\"http\"",
         "target=web:80",
+        "up=0 down=2",
         "end=\"eof\"",
     ]);
 
