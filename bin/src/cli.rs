@@ -4,6 +4,7 @@ mod completion;
 #[cfg(feature = "demo")]
 mod demo;
 mod kube;
+mod policy;
 mod proxy_out;
 mod version;
 
@@ -29,7 +30,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    ProxyOut(proxy_out::ProxyOut),
+    ProxyOut(Box<proxy_out::ProxyOut>),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     Completion(completion::Completion),

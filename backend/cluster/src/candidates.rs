@@ -3,12 +3,12 @@
 use std::fmt;
 use std::future::pending;
 use std::net::IpAddr;
-use std::num::NonZeroU16;
 
-use kubevpn_target::Host;
+use kubevpn_target::{Host, Name};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::index::Asked;
 use crate::{Cluster, LookupError};
 
 /// What a host and port turned out to be.
@@ -20,6 +20,22 @@ pub enum Answer {
     ApiServer,
     /// Nothing of this cluster: whether it may be reached, and how, is for a policy to say.
     Outside(Outside),
+    /// A name of this cluster that no object answers: its DNS may.
+    Dns(Question),
+}
+
+/// What to ask the cluster's DNS.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The names, in order: the first that exists is meant. There is one at least, all are absolute, and all
+    /// are the cluster's.
+    pub names: Vec<Name>,
+    /// What in the cluster named the host, as in [`Outside`].
+    pub learned_from: Option<String>,
+    /// What the lookup comes to when the DNS knows none of them.
+    pub otherwise: LookupError,
+    /// Whether no object can have such a name, so that nothing is known without the DNS.
+    pub only_dns: bool,
 }
 
 /// A host that no object of the cluster answers for.
@@ -191,18 +207,24 @@ impl Candidates {
     /// Looks up the same once more.
     pub async fn again(&self) -> Result<Answer, LookupError> {
         match &self.source {
-            Some(source) => source.cluster.lookup(&source.host, source.port).await,
+            Some(source) => source.cluster.ask(&source.query).await,
             None => Ok(Answer::Pods(self.clone())),
         }
     }
+}
+
+/// What was looked up.
+#[derive(Clone, Debug)]
+pub(crate) enum Query {
+    Target { host: Host, port: Asked },
+    Dns,
 }
 
 /// Where candidates come from, and what would tell that they are out of date.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) cluster: Cluster,
-    pub(crate) host: Host,
-    pub(crate) port: Option<NonZeroU16>,
+    pub(crate) query: Query,
     /// Counts the changes of everything watched, marked as seen before the answer was read.
     pub(crate) changes: watch::Receiver<u64>,
     /// When the answer is too old to trust, where something is not watched.
@@ -227,6 +249,6 @@ impl Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lookup of {}", self.host)
+        self.query.fmt(f)
     }
 }

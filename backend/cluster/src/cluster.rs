@@ -1,6 +1,7 @@
 //! One question at a time: host and port to an answer.
 
 mod addresses;
+mod domain;
 mod names;
 
 use std::num::NonZeroU16;
@@ -11,11 +12,13 @@ use k8s_openapi::api::core::v1::Service;
 use kube::Client;
 use kubevpn_target::{Host, Name};
 
-use crate::candidates::Source;
+use crate::candidates::{Query, Source};
 use crate::index::{self, Asked, Kind, PortOf, full_name};
 use crate::trust::Trust;
 use crate::view::{Stats, View};
 use crate::{Answer, Candidates, Domain, LookupError, PodRef, Readiness};
+
+use self::domain::Whose;
 
 /// How names are read, and for how long what they led to is kept.
 #[derive(Clone, Debug)]
@@ -23,8 +26,14 @@ pub struct Settings {
     /// The active namespace: where short names are looked up, and what is searched where the access rules
     /// do not let us search everywhere.
     pub namespace: String,
-    /// What belongs to the cluster.
-    pub domain: Domain,
+    /// The cluster's domain; `None` reads it from the configuration of CoreDNS (the ConfigMap
+    /// `kube-system/coredns`) when a name first depends on it, and takes `cluster.local` where that cannot be.
+    pub domain: Option<Name>,
+    /// What belongs to the cluster beside its domain, though only its DNS knows it.
+    pub suffixes: Vec<Name>,
+    /// The Service of the cluster's DNS, by namespace and name. Where there is none, the Pods of that namespace
+    /// with the label `k8s-app=kube-dns`.
+    pub dns: (String, String),
     /// What nobody asked for in this time is no longer watched; a day at most.
     pub idle: Duration,
 }
@@ -33,7 +42,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             namespace: "default".into(),
-            domain: Domain::default(),
+            domain: None,
+            suffixes: Vec::new(),
+            dns: ("kube-system".into(), "kube-dns".into()),
             idle: Duration::from_secs(600),
         }
     }
@@ -47,6 +58,7 @@ pub struct Cluster {
 
 struct Shared {
     view: View,
+    whose: Whose,
     settings: Settings,
 }
 
@@ -65,7 +77,11 @@ impl Cluster {
     pub fn new(client: Client, settings: Settings) -> Self {
         let view = View::new(client, settings.namespace.clone(), settings.idle);
         Self {
-            shared: Arc::new(Shared { view, settings }),
+            shared: Arc::new(Shared {
+                view,
+                whose: Whose::new(&settings),
+                settings,
+            }),
         }
     }
 
@@ -81,7 +97,27 @@ impl Cluster {
         host: &Host,
         port: impl Into<Option<NonZeroU16>>,
     ) -> Result<Answer, LookupError> {
-        self.shared.ask(host, Asked(port.into())).await
+        let query = Query::Target {
+            host: host.clone(),
+            port: Asked(port.into()),
+        };
+        self.ask(&query).await
+    }
+
+    /// The Pods of the cluster's DNS, by which a [`Question`](crate::Question) can be asked.
+    pub async fn dns(&self) -> Result<Candidates, LookupError> {
+        match self.ask(&Query::Dns).await? {
+            Answer::Pods(candidates) => Ok(candidates),
+            _ => Err(LookupError::NameNotFound {
+                name: "as the cluster's DNS".into(),
+                because: "its service is that of something else".into(),
+            }),
+        }
+    }
+
+    /// What belongs to the cluster.
+    pub async fn domain(&self) -> Arc<Domain> {
+        self.shared.domain().await
     }
 
     /// How much is kept now.
@@ -90,25 +126,26 @@ impl Cluster {
     }
 }
 
-impl Shared {
-    async fn ask(self: &Arc<Self>, host: &Host, port: Asked) -> Result<Answer, LookupError> {
+impl Cluster {
+    pub(crate) async fn ask(&self, query: &Query) -> Result<Answer, LookupError> {
+        let shared = &self.shared;
         // Before anything is read, so that no change is missed.
-        let changes = self.view.changes();
+        let changes = shared.view.changes();
         let trust = &mut Trust::default();
-        let mut answer = match host {
-            Host::Name(name) => self.by_name(name, port, trust).await?,
-            Host::Ip(ip) => self.by_address(*ip, port, trust).await?,
+        let mut answer = match query {
+            Query::Target { host, port } => match host {
+                Host::Name(name) => shared.by_name(name, *port, trust).await?,
+                Host::Ip(ip) => shared.by_address(*ip, *port, trust).await?,
+            },
+            Query::Dns => shared.dns(trust).await?,
         };
         if let Answer::Pods(candidates) = &mut answer {
             if let Err(LookupError::NotReady { .. }) = candidates.usable() {
-                self.explain_unready(candidates, trust).await;
+                shared.explain_unready(candidates, trust).await;
             }
             candidates.source = Some(Source {
-                cluster: Cluster {
-                    shared: self.clone(),
-                },
-                host: host.clone(),
-                port: port.0,
+                cluster: self.clone(),
+                query: query.clone(),
                 changes,
                 stale_at: trust.until,
             });
@@ -116,7 +153,9 @@ impl Shared {
         }
         Ok(answer)
     }
+}
 
+impl Shared {
     /// A Service that exists.
     async fn serve(
         &self,

@@ -75,6 +75,11 @@ pub(crate) enum Select {
         namespace: Option<String>,
         ip: IpAddr,
     },
+    /// Those with a label, in one namespace.
+    WithLabel {
+        namespace: String,
+        label: &'static str,
+    },
     /// All, everywhere or in one namespace.
     All { namespace: Option<String> },
 }
@@ -96,7 +101,9 @@ impl Select {
 
     pub(crate) fn namespace(&self) -> Option<&str> {
         match self {
-            Self::Named { namespace, .. } | Self::OfService { namespace, .. } => Some(namespace),
+            Self::Named { namespace, .. }
+            | Self::OfService { namespace, .. }
+            | Self::WithLabel { namespace, .. } => Some(namespace),
             Self::WithAddress { namespace, .. } | Self::All { namespace } => namespace.as_deref(),
         }
     }
@@ -105,7 +112,7 @@ impl Select {
         match self {
             Self::Named { name, .. } => Some(format!("metadata.name={name}")),
             Self::WithAddress { ip, .. } => Some(format!("status.podIP={ip}")),
-            Self::OfService { .. } | Self::All { .. } => None,
+            Self::OfService { .. } | Self::WithLabel { .. } | Self::All { .. } => None,
         }
     }
 
@@ -114,6 +121,7 @@ impl Select {
             Self::OfService { service, .. } => {
                 Some(format!("kubernetes.io/service-name={service}"))
             }
+            Self::WithLabel { label, .. } => Some((*label).to_owned()),
             _ => None,
         }
     }

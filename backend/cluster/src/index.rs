@@ -23,7 +23,7 @@ const LISTED: usize = 12;
 pub(crate) struct Asked(pub(crate) Option<NonZeroU16>);
 
 impl Asked {
-    pub(crate) fn port(number: u16) -> Self {
+    pub(crate) const fn port(number: u16) -> Self {
         Self(NonZeroU16::new(number))
     }
 
@@ -419,6 +419,15 @@ pub(crate) fn pod_endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
         readiness,
         addresses: pod_addresses(pod).collect(),
     })
+}
+
+/// A Pod that serves DNS, which may be on another port than 53 inside it.
+pub(crate) fn dns_endpoint(pod: &Pod) -> Option<Endpoint> {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
+    let named = ports.find(|p| p.name.as_deref() == Some("dns-tcp") && is_tcp(&p.protocol));
+    let port = named.and_then(|p| u16::try_from(p.container_port).ok());
+    pod_endpoint(pod, port.unwrap_or(53))
 }
 
 pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
+    ConfigMap, Container, ContainerStatus, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
@@ -155,6 +155,18 @@ impl Kind for Namespace {
 
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
         Api::all(client)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+    }
+}
+
+impl Kind for ConfigMap {
+    const LISTED: bool = false;
+
+    fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
+        namespaced(client, namespace)
     }
 
     fn prune(&mut self) {

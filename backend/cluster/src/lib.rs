@@ -1,7 +1,8 @@
 //! What exists in the cluster: names and addresses to [`Candidates`].
 //!
 //! It says what could serve a host and port, and what is known of its readiness. It refuses to choose, to
-//! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS.
+//! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS: it says what
+//! to ask the cluster's for ([`Question`]), and which Pods that is ([`Cluster::dns`]).
 //!
 //! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what a name can mean, in order (`name.rs`,
 //! `cluster/names.rs`), or whose an address is (`cluster/addresses.rs`) → the objects behind it (`view.rs`,
@@ -42,6 +43,7 @@
 
 mod candidates;
 mod cluster;
+mod corefile;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -57,7 +59,9 @@ mod view;
 #[cfg(feature = "watch")]
 mod watch;
 
-pub use self::candidates::{Answer, Candidates, Endpoint, Outside, PodRef, Readiness, Stray};
+pub use self::candidates::{
+    Answer, Candidates, Endpoint, Outside, PodRef, Question, Readiness, Stray,
+};
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;

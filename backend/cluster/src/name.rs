@@ -7,7 +7,7 @@ use std::fmt;
 use std::iter::once;
 use std::net::IpAddr;
 
-use kubevpn_target::{Name, TargetError};
+use kubevpn_target::Name;
 
 /// The names that belong to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,18 +17,17 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// A cluster domain, `cluster.local` in most clusters.
-    pub fn new(cluster: &str) -> Result<Self, TargetError> {
-        Ok(Self {
-            cluster: Name::parse(cluster)?,
-            suffixes: Vec::new(),
-        })
+    /// A cluster domain, and suffixes whose names belong to the cluster too, though only its DNS knows them.
+    pub fn new(cluster: Name, suffixes: impl IntoIterator<Item = Name>) -> Self {
+        Self {
+            cluster,
+            suffixes: suffixes.into_iter().collect(),
+        }
     }
 
-    /// Adds a suffix whose names belong to the cluster too, though only its DNS knows them.
-    pub fn with_suffix(mut self, suffix: &str) -> Result<Self, TargetError> {
-        self.suffixes.push(Name::parse(suffix)?);
-        Ok(self)
+    /// The domain that most clusters have.
+    pub(crate) fn usual() -> Name {
+        Name::parse("cluster.local").expect("a constant that is a name")
     }
 
     /// Whether a name is the cluster's by its ending.
@@ -41,7 +40,7 @@ impl Domain {
 
 impl Default for Domain {
     fn default() -> Self {
-        Self::new("cluster.local").expect("a constant that is a name")
+        Self::new(Self::usual(), [])
     }
 }
 
@@ -124,6 +123,37 @@ pub(crate) fn readings(name: &Name, namespace: &str, domain: &Domain) -> Vec<Rea
         read(text, &mut found);
     }
     found
+}
+
+/// Whether what a name means depends on the cluster's domain: `web.shop.svc.<something>`.
+pub(crate) fn spells_domain(name: &Name) -> bool {
+    let text = name.as_str();
+    text.contains(".svc.") || text.contains(".pod.")
+}
+
+/// What to ask the cluster's DNS for, in the order in which a Pod of `namespace` would; all absolute. Nothing
+/// that is not the cluster's is ever asked.
+pub(crate) fn questions(name: &Name, namespace: &str, domain: &Domain) -> Vec<Name> {
+    if domain.contains(name) {
+        return vec![in_full(name)];
+    }
+    if name.is_absolute() {
+        return Vec::new();
+    }
+    let text = name.as_str();
+    [
+        format!("{text}.{namespace}.svc.{domain}."),
+        format!("{text}.svc.{domain}."),
+        format!("{text}.{domain}."),
+    ]
+    .iter()
+    .filter_map(|text| Name::parse(text).ok())
+    .collect()
+}
+
+/// The name as it is, with nothing to be searched for.
+pub(crate) fn in_full(name: &Name) -> Name {
+    Name::parse(&format!("{}.", name.as_str())).unwrap_or_else(|_| name.clone())
 }
 
 /// Reads what stands before the cluster domain.
@@ -296,7 +326,7 @@ mod tests {
 
     #[test]
     fn another_domain() {
-        let domain = Domain::new("Corp.Example.").unwrap();
+        let domain = Domain::new(Name::parse("Corp.Example.").unwrap(), []);
         let name = Name::parse("web.team.svc.corp.example").unwrap();
         let found = readings(&name, "shop", &domain);
         assert_eq!(found.len(), 1);
@@ -307,8 +337,45 @@ mod tests {
     }
 
     #[test]
+    fn what_the_dns_is_asked() {
+        let domain = Domain::new(Domain::usual(), [Name::parse("internal.example").unwrap()]);
+        let asked = |text: &str| {
+            let names = questions(&Name::parse(text).unwrap(), "shop", &domain);
+            let names: Vec<_> = names.iter().map(Name::to_string).collect();
+            names.join(" ")
+        };
+        let searched = |text: &str| {
+            let domains = [
+                "shop.svc.cluster.local",
+                "svc.cluster.local",
+                "cluster.local",
+            ];
+            domains.map(|domain| format!("{text}.{domain}.")).join(" ")
+        };
+        assert_eq!(asked("web"), searched("web"));
+        assert_eq!(asked("web.team.svc"), searched("web.team.svc"));
+        assert_eq!(asked("x.cluster.local"), "x.cluster.local.");
+        assert_eq!(asked("x.cluster.local."), "x.cluster.local.");
+        assert_eq!(asked("Db.Internal.Example"), "db.internal.example.");
+        assert_eq!(asked("web."), "");
+        assert_eq!(asked("web.team."), "");
+        let long = [
+            "x".repeat(60),
+            "y".repeat(60),
+            "z".repeat(60),
+            "w".repeat(55),
+        ]
+        .join(".");
+        assert_eq!(
+            asked(&long),
+            format!("{long}.cluster.local."),
+            "as far as it fits"
+        );
+    }
+
+    #[test]
     fn whose_a_name_is() {
-        let domain = Domain::default().with_suffix("internal.example").unwrap();
+        let domain = Domain::new(Domain::usual(), [Name::parse("internal.example").unwrap()]);
         let of = |text: &str| match unknown(&Name::parse(text).unwrap(), &domain) {
             Unknown::Cluster => "cluster".to_owned(),
             Unknown::LastLabel(last) => last.to_owned(),

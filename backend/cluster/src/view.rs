@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
 use kube::Client;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::PodRef;
-use crate::fetch::{Failure, Select, first_page, is_forbidden, list};
+use crate::fetch::{Failure, Select, first_page, get, is_forbidden, list};
 use crate::index::{pod_addresses, seen_pod, service_addresses};
 use crate::keep::{Env, Objects, Shelf};
 use crate::trust::Trust;
@@ -187,6 +187,26 @@ impl View {
         let select = Select::named(namespace, name);
         let found = self.pods.get(&select, trust).await?;
         Ok(found.first().cloned())
+    }
+
+    /// The Pods with a label.
+    pub(crate) async fn labelled(
+        &self,
+        namespace: &str,
+        label: &'static str,
+        trust: &mut Trust,
+    ) -> Result<Objects<Pod>, Failure> {
+        let namespace = namespace.to_owned();
+        let select = Select::WithLabel { namespace, label };
+        self.pods.get(&select, trust).await
+    }
+
+    /// CoreDNS's configuration, read now; `None` where there is none.
+    pub(crate) async fn corefile(&self) -> Result<Option<String>, Failure> {
+        let client = &self.env.client;
+        let config = get::<ConfigMap>(client, Some("kube-system"), "coredns").await?;
+        let data = config.and_then(|config| config.data);
+        Ok(data.and_then(|mut data| data.remove("Corefile")))
     }
 
     pub(crate) async fn has_namespace(

@@ -31,7 +31,7 @@ mod ready;
 mod resolve;
 mod stack;
 
-pub use kubevpn_cluster::{Cluster, Domain, Settings as ClusterSettings};
+pub use kubevpn_cluster::{Cluster, Settings as ClusterSettings};
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};

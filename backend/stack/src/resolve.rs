@@ -79,6 +79,7 @@ where
                     ),
                 )),
                 Answer::Outside(outside) => Err(denied(&target, &outside)),
+                Answer::Dns(question) => Err(question.otherwise.into()),
             }
         })
     }

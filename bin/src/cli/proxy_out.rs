@@ -1,9 +1,10 @@
 //! `kubevpn proxy-out`.
 
 use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
-use kubevpn_stack::{ClusterSettings, Domain, ForwarderConfig, TransportChoice};
+use kubevpn_stack::{ForwarderConfig, TransportChoice};
 
 use super::kube::KubeArgs;
+use super::policy::PolicyArgs;
 use crate::exit::Failure;
 use crate::proxy::{self, ListenArgs};
 
@@ -29,14 +30,8 @@ pub(crate) struct ProxyOut {
     listen: ListenArgs,
     #[command(flatten)]
     kube: KubeArgs,
-    /// DNS domain of the cluster
-    #[arg(
-        long,
-        value_name = "DOMAIN",
-        default_value = "cluster.local",
-        help_heading = "Cluster"
-    )]
-    cluster_domain: String,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
     #[arg(
         long,
@@ -49,19 +44,14 @@ pub(crate) struct ProxyOut {
 
 impl ProxyOut {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let domain = Domain::new(&self.cluster_domain)
-            .map_err(|error| Failure::Value(format!("--cluster-domain: {error}")))?;
+        let mut settings = self.policy.cluster()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let bound = self.listen.bind().await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
+        settings.namespace = loaded.namespace;
         let client = build(loaded.config, &Options::new(user_agent()))
             .map_err(|e| Failure::Other(e.into()))?;
         proxy::check(&client).await?;
-        let settings = ClusterSettings {
-            namespace: loaded.namespace,
-            domain,
-            ..ClusterSettings::default()
-        };
         let forwarder = ForwarderConfig {
             transport: self.transport,
             ..ForwarderConfig::default()

@@ -5,9 +5,9 @@ use kubevpn_target::{Host, Name};
 use super::{Hit, Shared, is_api_server};
 use crate::fetch::{Failure, is_forbidden};
 use crate::index::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
-use crate::name::{Reading, Unknown, readings, unknown};
+use crate::name::{Reading, Unknown, in_full, questions, readings, spells_domain, unknown};
 use crate::trust::Trust;
-use crate::{Answer, Candidates, LookupError, Outside};
+use crate::{Answer, Candidates, Domain, LookupError, Outside, Question};
 
 /// How many ExternalName Services are followed.
 const ALIASES: usize = 8;
@@ -95,14 +95,16 @@ impl Shared {
         port: Asked,
         trust: &mut Trust,
     ) -> Result<Result<Hit, Nothing>, LookupError> {
-        let settings = &self.settings;
-        let readings = readings(name, &settings.namespace, &settings.domain);
-        self.warm(
-            &readings,
-            unknown(name, &settings.domain) == Unknown::Cluster,
-        );
+        let namespace = &self.settings.namespace;
+        let mut domain = self.whose.guess();
+        let mut meanings = readings(name, namespace, &domain);
+        self.warm(&meanings, unknown(name, &domain) == Unknown::Cluster);
+        if spells_domain(name) {
+            domain = self.domain().await;
+            meanings = readings(name, namespace, &domain);
+        }
         let mut nothing = Nothing::default();
-        for reading in readings {
+        for reading in meanings {
             match self.try_reading(&reading, port, trust).await {
                 Ok(Some(hit)) => {
                     nothing.looked_for.iter().for_each(|r| self.pin(r));
@@ -243,16 +245,24 @@ impl Shared {
             Some(service) => format!(" (where service {service} points)"),
             None => String::new(),
         };
-        match unknown(name, &self.settings.domain) {
-            Unknown::Cluster => match nothing.hidden {
-                Some(Hidden { what, why }) => Err(LookupError::Forbidden {
-                    sentence: format!("cannot tell whether {what}{pointed} exists: {why}"),
-                    call: why,
-                }),
-                None => Err(self
-                    .not_found(name, &nothing.looked_for, &pointed, trust)
-                    .await),
-            },
+        let domain = self.domain().await;
+        let meant = match domain.contains(name) {
+            true => readings(&in_full(name), &self.settings.namespace, &domain),
+            false => nothing.looked_for,
+        };
+        match unknown(name, &domain) {
+            Unknown::Cluster => {
+                let only_dns = domain.contains(name) && meant.is_empty();
+                if let (false, Some(Hidden { what, why })) = (only_dns, nothing.hidden) {
+                    // The DNS would answer with an address that we may look up no more than the name.
+                    return Err(LookupError::Forbidden {
+                        sentence: format!("cannot tell whether {what}{pointed} exists: {why}"),
+                        call: why,
+                    });
+                }
+                let otherwise = self.not_found(name, meant.last(), &pointed, trust).await;
+                self.question(name, &domain, alias, otherwise, only_dns)
+            }
             Unknown::LastLabel(last) => {
                 if let Some(Hidden { what, why }) = nothing.hidden {
                     return Err(LookupError::Forbidden {
@@ -263,10 +273,10 @@ impl Shared {
                     });
                 }
                 // A name with more labels than any object has is not the cluster's for all we may see.
-                let meant = nothing.looked_for.iter().any(|r| r.namespace() == last);
+                let may_be = meant.iter().any(|r| r.namespace() == last);
                 let exists = match self.has_namespace(last, trust).await {
                     Ok(exists) => exists,
-                    Err(why) if is_forbidden(&why) && meant => {
+                    Err(why) if is_forbidden(&why) && may_be => {
                         return Err(LookupError::Forbidden {
                             sentence: format!(
                                 "{name}{pointed} is of the namespace {last}, or a host outside the cluster, and we may not look which: {why}"
@@ -278,9 +288,8 @@ impl Shared {
                     Err(failure) => return Err(LookupError::Api(failure)),
                 };
                 if exists {
-                    return Err(self
-                        .not_found(name, &nothing.looked_for, &pointed, trust)
-                        .await);
+                    let otherwise = self.not_found(name, meant.last(), &pointed, trust).await;
+                    return self.question(name, &domain, alias, otherwise, false);
                 }
                 tracing::debug!("{name} is a host outside the cluster");
                 Ok(Answer::Outside(Outside {
@@ -291,14 +300,35 @@ impl Shared {
         }
     }
 
+    /// What the cluster's DNS may still know.
+    fn question(
+        &self,
+        name: &Name,
+        domain: &Domain,
+        alias: Option<&String>,
+        otherwise: LookupError,
+        only_dns: bool,
+    ) -> Result<Answer, LookupError> {
+        let names = questions(name, &self.settings.namespace, domain);
+        if names.is_empty() {
+            return Err(otherwise);
+        }
+        Ok(Answer::Dns(Question {
+            names,
+            learned_from: alias.map(|service| format!("service {service}")),
+            otherwise,
+            only_dns,
+        }))
+    }
+
     async fn not_found(
         &self,
         name: &Name,
-        looked_for: &[Reading],
+        meant: Option<&Reading>,
         pointed: &str,
         trust: &mut Trust,
     ) -> LookupError {
-        let because = match looked_for.last() {
+        let because = match meant {
             None if name.is_absolute() && pointed.is_empty() => {
                 "names with a trailing dot are not searched for: write it without the dot, or in full"
                     .to_owned()

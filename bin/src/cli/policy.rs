@@ -1,0 +1,112 @@
+//! The flags that decide what a host means; the same for every command that dials.
+
+use clap::ArgAction;
+use kubevpn_stack::ClusterSettings;
+use kubevpn_target::Name;
+
+use crate::exit::Failure;
+
+/// What belongs to the cluster
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Names")]
+pub(crate) struct PolicyArgs {
+    /// DNS domain of the cluster [default: as CoreDNS is configured, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Names that end in this belong to the cluster too: its DNS is asked for them. May be given more than once
+    #[arg(long, value_name = "SUFFIX", action = ArgAction::Append)]
+    cluster_suffix: Vec<String>,
+    /// Service of the cluster's DNS [default: kube-system/kube-dns]
+    #[arg(long, value_name = "NAMESPACE/SERVICE")]
+    cluster_dns: Option<String>,
+}
+
+impl PolicyArgs {
+    /// All but the namespace, which the kubeconfig knows. Values are checked here, before anything is bound.
+    pub(crate) fn cluster(&self) -> Result<ClusterSettings, Failure> {
+        let name = |flag: &str, text: &str| {
+            Name::parse(text).map_err(|error| Failure::Value(format!("{flag} {text}: {error}")))
+        };
+        let mut settings = ClusterSettings::default();
+        if let Some(domain) = &self.cluster_domain {
+            settings.domain = Some(name("--cluster-domain", domain)?);
+        }
+        for suffix in &self.cluster_suffix {
+            let suffix = suffix.trim_start_matches('.');
+            settings.suffixes.push(name("--cluster-suffix", suffix)?);
+        }
+        if let Some(dns) = &self.cluster_dns {
+            let parts = dns.split_once('/').filter(|(a, b)| {
+                let is_label = |label: &&str| Name::parse(label).is_ok() && !label.contains('.');
+                [a, b].into_iter().all(is_label)
+            });
+            let Some((namespace, service)) = parts else {
+                return Err(Failure::Value(format!(
+                    "--cluster-dns {dns}: write NAMESPACE/SERVICE, as in kube-system/kube-dns"
+                )));
+            };
+            settings.dns = (namespace.into(), service.into());
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        policy: PolicyArgs,
+    }
+
+    fn cluster(args: &[&str]) -> Result<ClusterSettings, Failure> {
+        let args = ["test"].iter().chain(args);
+        let command = Command::try_parse_from(args).unwrap();
+        command.policy.cluster()
+    }
+
+    #[test]
+    fn what_belongs_to_the_cluster() {
+        let settings = cluster(&[]).unwrap();
+        assert_eq!((settings.domain, settings.suffixes.len()), (None, 0));
+        let settings = cluster(&[
+            "--cluster-domain=Corp.Example",
+            "--cluster-suffix=.internal.example",
+            "--cluster-suffix=stub.test",
+            "--cluster-dns=openshift-dns/dns-default",
+        ])
+        .unwrap();
+        assert_eq!(settings.domain, Name::parse("corp.example").ok());
+        let suffixes: Vec<_> = settings.suffixes.iter().map(Name::as_str).collect();
+        assert_eq!(suffixes, ["internal.example", "stub.test"]);
+        assert_eq!(settings.dns, ("openshift-dns".into(), "dns-default".into()));
+    }
+
+    #[test]
+    fn values_that_are_not_accepted() {
+        for (arg, said) in [
+            (
+                "--cluster-domain=a..b",
+                "--cluster-domain a..b: the name has an empty label",
+            ),
+            (
+                "--cluster-suffix=a b",
+                "--cluster-suffix a b: the name has the byte",
+            ),
+            (
+                "--cluster-dns=kube-dns",
+                "--cluster-dns kube-dns: write NAMESPACE/SERVICE",
+            ),
+            ("--cluster-dns=a/b/c", "--cluster-dns a/b/c: write"),
+            ("--cluster-dns=a.b/c", "--cluster-dns a.b/c: write"),
+        ] {
+            let failure = cluster(&[arg]).unwrap_err();
+            assert_eq!(failure.code(), 23, "{arg}");
+            assert!(failure.to_string().starts_with(said), "{failure}");
+        }
+    }
+}
