@@ -120,43 +120,48 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         Ok(read)
     }
 
-    /// Writes from the outbox once; says whether that got on.
+    /// Writes from the outbox once, and flushes when it is empty; says whether that got on.
     fn write(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
-        let mut io = Pin::new(io);
-        if self.outbox.is_empty() {
-            if self.unflushed
-                && let Poll::Ready(flushed) = io.poll_flush(cx)
-            {
-                flushed.map_err(failed)?;
-                self.unflushed = false;
-                // What had to wait for the flush can be looked at.
-                return Ok(true);
+        let mut got_on = false;
+        if !self.outbox.is_empty() {
+            let written = match self.write_outbox(Pin::new(io), cx) {
+                Poll::Ready(Ok(0)) => return Err(failed(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => written,
+                Poll::Ready(Err(error)) => return Err(self.write_failed(io, error, cx)),
+                Poll::Pending => 0,
+            };
+            let mut state = self.shared.lock();
+            if written == 0 {
+                state.send_blocked.get_or_insert_with(Instant::now);
+                return Ok(false);
             }
-            return Ok(false);
-        }
-        let written = if io.is_write_vectored() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = self.outbox.slices(&mut slices);
-            io.as_mut().poll_write_vectored(cx, &slices[..count])
-        } else {
-            io.as_mut().poll_write(cx, self.outbox.front())
-        };
-        let written = match written {
-            Poll::Ready(Ok(0)) => return Err(failed(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(written)) => written,
-            Poll::Ready(Err(error)) => return Err(self.write_failed(io.get_mut(), error, cx)),
-            Poll::Pending => 0,
-        };
-        let mut state = self.shared.lock();
-        if written == 0 {
-            state.send_blocked.get_or_insert_with(Instant::now);
-        } else {
             state.send_blocked = None;
             state.sent += written as u64;
             self.outbox.advance(written);
             self.unflushed = true;
+            got_on = true;
         }
-        Ok(written > 0)
+        if self.outbox.is_empty() && self.unflushed {
+            match Pin::new(&mut *io).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    got_on = true;
+                }
+                Poll::Ready(Err(error)) => return Err(self.write_failed(io, error, cx)),
+                Poll::Pending => {}
+            }
+        }
+        Ok(got_on)
+    }
+
+    fn write_outbox(&mut self, io: Pin<&mut T>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if io.is_write_vectored() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = self.outbox.slices(&mut slices);
+            io.poll_write_vectored(cx, &slices[..count])
+        } else {
+            io.poll_write(cx, self.outbox.front())
+        }
     }
 
     /// A peer that has closed may have said more before: nothing of that is to be lost.
@@ -178,10 +183,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         let len = match poll_read_buf(Pin::new(io), cx, &mut self.input) {
             Poll::Ready(Ok(0)) => return Err(self.peer_closed()),
             Poll::Ready(result) => result.map_err(failed)?,
-            Poll::Pending => {
-                self.settle_down();
-                return Ok(false);
-            }
+            Poll::Pending => return Ok(false),
         };
         if len == space {
             self.read_size = (self.read_size * 4).min(*READ.end());
@@ -277,6 +279,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
             match this.turn(&mut io, cx) {
                 Ok(true) => {}
                 Ok(false) => {
+                    this.settle_down();
                     this.io = Some(io);
                     return Poll::Pending;
                 }

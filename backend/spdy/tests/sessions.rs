@@ -8,7 +8,7 @@ use kubevpn_spdy::{
     Config, GoAwayStatus, Headers, OpenError, ResetStatus, SessionError, StreamError, WireError,
     client, server,
 };
-use support::{Counting, Pair, filler, headers, over, pair};
+use support::{Counting, Pair, filler, headers, over, pair, until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     time::Instant,
@@ -107,9 +107,7 @@ async fn a_reader_that_stops_holds_no_more_than_allowed() {
         drop(uploaded);
         read.read(&mut [0; 1]).await
     });
-    while pair.client.stats().stalled.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("stalled", || !pair.client.stats().stalled.is_empty()).await;
     let stats = pair.client.stats();
     assert_eq!(stats.stalled.len(), 1);
     assert_eq!(stats.stalled[0].stream, id);
@@ -127,9 +125,7 @@ async fn a_reader_that_stops_holds_no_more_than_allowed() {
     assert_eq!(other_far.chunk().await.unwrap(), "up");
     // Reading lets the session go on.
     near.read_exact(&mut vec![0; 2 << 20]).await.unwrap();
-    while pair.client.stats().stalled.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("stalled", || !pair.client.stats().stalled.is_empty()).await;
     // So does a reset; what was under way is thrown away.
     pair.client.reset(id, ResetStatus::CANCEL);
     let error = near.read(&mut [0; 1]).await.unwrap_err();
@@ -157,9 +153,7 @@ async fn an_upload_nobody_reads_stops_its_writer_only() {
         near.write_all(&filler(0, 4 << 20)).await.unwrap();
         near
     });
-    while pair.client.stats().send_blocked.is_none() {
-        tokio::task::yield_now().await;
-    }
+    until("blocked", || pair.client.stats().send_blocked.is_some()).await;
     let stats = pair.client.stats();
     assert!(stats.queued <= 256 * 1024, "{} bytes", stats.queued);
     // The socket is full; the other direction is not.
@@ -266,9 +260,7 @@ async fn closing_does_not_wait_for_a_full_socket() {
     });
     let (mut near, far) = pair.stream().await;
     let upload = tokio::spawn(async move { near.write_all(&[0; 1 << 20]).await });
-    while pair.client.stats().send_blocked.is_none() {
-        tokio::task::yield_now().await;
-    }
+    until("blocked", || pair.client.stats().send_blocked.is_some()).await;
     pair.client.close();
     assert!(matches!(pair.client_end.await, Ok(SessionError::Closed)));
     assert!(upload.await.unwrap().is_err());
@@ -395,9 +387,7 @@ async fn a_dropped_driver_wakes_everybody() {
     let writing = tokio::spawn(async move { writer.write_all(&[0; 1 << 20]).await });
     let replying = tokio::spawn(async move { unanswered.replied().await.map(drop) });
     let session = pair.client.clone();
-    while session.stats().send_blocked.is_none() {
-        tokio::task::yield_now().await;
-    }
+    until("blocked", || session.stats().send_blocked.is_some()).await;
     let pinging = tokio::spawn(async move { session.ping().await.map(drop) });
     let session = pair.client.clone();
     let closing = tokio::spawn(async move { session.closed().await });

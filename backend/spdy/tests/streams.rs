@@ -5,7 +5,7 @@ mod support;
 use std::io::{ErrorKind, IoSlice};
 
 use kubevpn_spdy::{Config, Headers, ResetStatus, Stream, StreamError};
-use support::{filler, headers, pair};
+use support::{filler, headers, pair, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn cause(error: &std::io::Error) -> &StreamError {
@@ -93,9 +93,7 @@ async fn a_reset_wakes_who_reads_and_who_writes() {
         }
     });
     // The writer stands still once the far side holds what it may.
-    while pair.server.stats().stalled.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("stalled", || !pair.server.stats().stalled.is_empty()).await;
     far.reset(ResetStatus::CANCEL);
     for task in [reading, writing] {
         assert_eq!(task.await.unwrap().kind(), ErrorKind::ConnectionReset);

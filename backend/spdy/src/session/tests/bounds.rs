@@ -62,6 +62,7 @@ fn tiny_frames_count_for_what_they_cost() {
     while client.wants_input() {
         received(&mut client, &data(stream, b"x", false)).unwrap();
         frames += 1;
+        assert!(frames <= STREAM_BUFFER, "no bound");
     }
     assert_eq!(frames, STREAM_BUFFER / 128 + 1);
     assert_eq!(client.totals().buffered, frames);
@@ -95,6 +96,7 @@ fn answers_that_nobody_takes_stop_the_reading() {
     while client.wants_input() {
         received(&mut client, &ping).unwrap();
         pings += 1;
+        assert!(pings <= MAX_PROVOKED, "no bound");
     }
     assert_eq!(pings, MAX_PROVOKED / ping.len() + 1);
     assert_eq!(written(&mut client).len(), pings * ping.len());
