@@ -53,11 +53,13 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     };
-    // What is kept on purpose (sessions, caches) is there after a first round.
-    let at_node = cx.cluster.forwards_at_node().await?;
+    // What is kept on purpose (a session, caches) is there after a first round. The slack is for what a runtime opens
+    // for itself meanwhile; one leaked client in a hundred would be 40 descriptors at the node.
+    const SLACK: usize = 16;
+    let at_node = cx.cluster.forwards_at_node().await? + SLACK;
     round(100).await?;
     settles(
-        "connections at the node",
+        "descriptors at the node",
         async || cx.cluster.forwards_at_node().await,
         at_node,
     )
@@ -65,7 +67,7 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
     let descriptors = proxy.descriptors()?;
     round(1000).await?;
     settles(
-        "connections at the node",
+        "descriptors at the node",
         async || cx.cluster.forwards_at_node().await,
         at_node,
     )
