@@ -39,7 +39,12 @@ pub(crate) struct ListenArgs {
     )]
     pub(crate) listen_http: String,
     /// Local listen address for SOCKS5 and HTTP on one port
-    #[arg(long, value_name = "ADDR", default_value = "")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub(crate) listen: String,
     /// Ask clients for the user and password in this file, one line of USER:PASSWORD
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]

@@ -208,7 +208,10 @@ mod tests {
         assert_eq!(start_time(&format!("12 (a) b) S {tail}")), Some(4711));
         assert_eq!(start_time(&format!("12 (sleep) Z {tail}")), None);
         let two_threads = tail.replace(" 1 18", " 2 18");
-        assert_eq!(start_time(&format!("12 (sleep) Z {two_threads}")), Some(4711));
+        assert_eq!(
+            start_time(&format!("12 (sleep) Z {two_threads}")),
+            Some(4711)
+        );
         assert_eq!(start_time("12 (sleep) S 1"), None);
         assert_eq!(start_time(""), None);
     }

@@ -120,6 +120,18 @@ impl Proxy {
         Ok(())
     }
 
+    /// Where HTTP is spoken; it must have been started with a listener for it.
+    pub async fn http(&mut self) -> anyhow::Result<SocketAddr> {
+        const SAID: &str = "HTTP proxy listening on ";
+        self.logged(&[SAID]).await?;
+        let log = self.log();
+        let line = log
+            .lines()
+            .find_map(|line| line.strip_prefix(SAID))
+            .context("said in mid-line")?;
+        Ok(line.parse()?)
+    }
+
     /// Its process id.
     pub fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the process has ended")

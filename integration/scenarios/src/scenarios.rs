@@ -1,6 +1,7 @@
 //! The scenarios, a file per subject.
 
 mod failover;
+mod http;
 mod life;
 mod names;
 mod refusals;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         streams::list(),
         life::list(),
         failover::list(),
+        http::list(),
     ]
     .into_iter()
     .flatten()
