@@ -126,8 +126,7 @@ pub struct Stray {
 }
 
 impl Candidates {
-    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns, and
-    /// [`Candidates::again`] gives the same.
+    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns.
     pub fn new(asked: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         Self {
             asked: asked.into(),
@@ -193,7 +192,7 @@ impl Candidates {
         format!("{total} {verb}: {}{because}", parts.join(", "))
     }
 
-    /// Waits until the objects behind these candidates may have changed; look up [`again`](Self::again) then.
+    /// Waits until the objects behind these candidates may have changed.
     ///
     /// It may return without a change, and returns at once when there was one since the lookup.
     /// Cancellation: nothing is lost by dropping the future.
@@ -204,11 +203,21 @@ impl Candidates {
         }
     }
 
-    /// Looks up the same once more.
-    pub async fn again(&self) -> Result<Answer, LookupError> {
-        match &self.source {
-            Some(source) => source.cluster.ask(&source.query).await,
-            None => Ok(Answer::Pods(self.clone())),
+    /// Waits like [`Candidates::changed`], then looks up the same once more.
+    ///
+    /// Errors: those of the lookup, among them `NameNotFound` for what no longer is any Pod's.
+    pub async fn refreshed(&self) -> Result<Self, LookupError> {
+        let Some(source) = &self.source else {
+            return pending().await;
+        };
+        source.clone().changed().await;
+        match source.cluster.ask(&source.query).await? {
+            Answer::Pods(candidates) => Ok(candidates),
+            Answer::Dns(question) => Err(question.otherwise),
+            Answer::ApiServer | Answer::Outside(_) => Err(LookupError::NameNotFound {
+                name: self.asked.clone(),
+                because: "it was there a moment ago".into(),
+            }),
         }
     }
 }

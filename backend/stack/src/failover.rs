@@ -88,9 +88,10 @@ where
         let Candidates {
             asked,
             mut endpoints,
+            service,
             ..
         } = candidates;
-        let mut failed = 0;
+        let mut failed = Failed::default();
         while let Some((endpoint, slot)) = self.balance.take(&mut endpoints) {
             let to = pod_port(&endpoint);
             tracing::debug!(%to, others = endpoints.len(), "dialing");
@@ -114,21 +115,65 @@ where
                     slot.succeeded();
                     return Ok(Held::new(stream, slot));
                 }
-                Err(error) if !endpoints.is_empty() && another_may_do_better(&error) => {
-                    tracing::debug!(%to, %error, "dial failed, trying another endpoint");
-                    slot.failed();
-                    failed += 1;
-                }
                 Err(error) => {
                     slot.failed();
-                    return Err(summary(&asked, failed + 1, error));
+                    let go_on = another_may_do_better(&error);
+                    if go_on && !endpoints.is_empty() {
+                        tracing::debug!(%to, %error, "dial failed, trying another endpoint");
+                    }
+                    failed.add(error);
+                    if !go_on {
+                        break;
+                    }
                 }
             }
         }
-        Err(ConnectError::new(
-            Refusal::NotReady,
-            format!("{asked} has no endpoint to dial"),
-        ))
+        Err(failed.summary(&asked, service.is_some()))
+    }
+}
+
+/// The dials that failed.
+#[derive(Default)]
+struct Failed {
+    dials: usize,
+    /// The last that met a Pod, or got nowhere.
+    other: Option<ConnectError>,
+    /// The last whose Pod does not exist any more.
+    gone: Option<ConnectError>,
+}
+
+impl Failed {
+    fn add(&mut self, error: ConnectError) {
+        self.dials += 1;
+        match forward_error(&error) {
+            Some(ForwardError::PodNotFound { .. }) => self.gone = Some(error),
+            _ => self.other = Some(error),
+        }
+    }
+
+    /// A Pod that is gone is not a name that is not found, where the name was a Service's.
+    fn summary(self, asked: &str, of_service: bool) -> ConnectError {
+        let (error, gone) = match (self.other, self.gone) {
+            (Some(error), _) => (error, false),
+            (None, Some(error)) => (error, of_service),
+            (None, None) => {
+                let sentence = format!("{asked} has no endpoint to dial");
+                return ConnectError::new(Refusal::NotReady, sentence);
+            }
+        };
+        if gone {
+            let sentence = format!(
+                "{asked} has no ready endpoint: its pods were deleted and what replaces them is not ready yet, try again"
+            );
+            return ConnectError::new(Refusal::NotReady, sentence).with_source(error);
+        }
+        if self.dials == 1 {
+            return error;
+        }
+        let dials = self.dials;
+        let sentence =
+            format!("{asked}: none of {dials} endpoints could be reached, the last one: {error}");
+        ConnectError::new(error.refusal(), sentence).with_source(error)
     }
 }
 
@@ -148,13 +193,20 @@ fn classify_dial(error: BoxError) -> ConnectError {
     }
 }
 
-fn another_may_do_better(error: &ConnectError) -> bool {
+fn forward_error(error: &ConnectError) -> Option<&ForwardError> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(e) = cause {
-        if let Some(error) = e.downcast_ref::<ForwardError>() {
-            return error.retryable();
+        if let Some(error) = e.downcast_ref() {
+            return Some(error);
         }
         cause = e.source();
+    }
+    None
+}
+
+fn another_may_do_better(error: &ConnectError) -> bool {
+    if let Some(error) = forward_error(error) {
+        return error.retryable();
     }
     match error.refusal() {
         Refusal::NameNotFound
@@ -170,16 +222,6 @@ fn another_may_do_better(error: &ConnectError) -> bool {
         | Refusal::Overloaded
         | Refusal::Unauthenticated => false,
     }
-}
-
-/// A Pod that is gone is not a name that is not found, where the name was a Service's.
-fn summary(asked: &str, tried: usize, error: ConnectError) -> ConnectError {
-    if tried == 1 {
-        return error;
-    }
-    let sentence =
-        format!("{asked}: none of {tried} endpoints could be reached, the last one: {error}");
-    ConnectError::new(error.refusal(), sentence).with_source(error)
 }
 
 #[cfg(test)]
@@ -335,6 +377,52 @@ mod tests {
                 dials == 1 || error.to_string().contains("none of 2 endpoints"),
                 "{error}"
             );
+        }
+    }
+
+    /// Every Pod's dial ends with one of these errors, in turn.
+    async fn all_fail(errors: Vec<ForwardError>, service: Option<&str>) -> ConnectError {
+        let pods: Vec<_> = (0..errors.len()).map(|i| format!("web-{i}")).collect();
+        let errors = Arc::new(Mutex::new(errors));
+        let leaf = service_fn(move |_: PodPort| {
+            let error = errors.lock().unwrap().pop().unwrap();
+            async move { Err::<DuplexStream, BoxError>(error.into()) }
+        });
+        let pods: Vec<_> = pods.iter().map(String::as_str).collect();
+        let mut candidates = candidates(&pods);
+        candidates.service = service.map(str::to_owned);
+        let dial = layer().layer(leaf);
+        dial.oneshot(candidates).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn pods_that_are_gone_are_a_service_that_is_not_ready() {
+        let gone = || ForwardError::PodNotFound {
+            pod: "shop/web-0".into(),
+        };
+        let refused = || ForwardError::Refused {
+            to: "shop/web-0:80".into(),
+            said: String::new(),
+        };
+        for n in 1..3 {
+            let gone = (0..n).map(|_| gone()).collect();
+            let error = all_fail(gone, Some("shop/web")).await;
+            assert_eq!(error.refusal(), Refusal::NotReady);
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("service shop/web port 80 has no ready endpoint"),
+                "{error}"
+            );
+        }
+        // A Pod that was asked for by itself.
+        let error = all_fail(vec![gone()], None).await;
+        assert_eq!(error.refusal(), Refusal::NameNotFound);
+        // One that was met says more than those that are gone.
+        for errors in [vec![gone(), refused()], vec![refused(), gone()]] {
+            let error = all_fail(errors, Some("shop/web")).await;
+            assert_eq!(error.refusal(), Refusal::Refused);
+            assert!(error.to_string().contains("none of 2 endpoints"), "{error}");
         }
     }
 

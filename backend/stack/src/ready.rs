@@ -1,39 +1,66 @@
-//! Only what may be given a new connection.
+//! Only what may be given a new connection; waiting for it, if told to.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use kubevpn_cluster::Candidates;
-use kubevpn_target::{BoxError, ConnectError, classify};
+use kubevpn_cluster::{Candidates, LookupError, PodRef};
+use kubevpn_target::{BoxError, ConnectError, Refusal, classify};
+use tokio::time::timeout;
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// How long the news that a Pod is gone, which a dial had first, may take to be seen here: a watch tells it
+/// within milliseconds; where nothing may be watched, it is read at most 2 s later.
+const NEWS: Duration = Duration::from_secs(3);
+
 /// Makes [`OnlyReady`]s.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct OnlyReadyLayer;
+pub struct OnlyReadyLayer {
+    wait: Duration,
+}
+
+impl OnlyReadyLayer {
+    /// Without a ready endpoint, a call is held this long; zero refuses it at once.
+    ///
+    /// A [`Deadline`](crate::Deadline) outside has to allow for it.
+    pub fn waiting(wait: Duration) -> Self {
+        Self { wait }
+    }
+}
 
 impl<S> Layer<S> for OnlyReadyLayer {
     type Service = OnlyReady<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OnlyReady { inner }
+        OnlyReady {
+            inner,
+            wait: self.wait,
+        }
     }
 }
 
 /// Keeps the endpoints that are ready or, when none is, those that still serve while they terminate.
 ///
 /// Without this layer every endpoint there is may be dialled. Always ready; the inner service is waited for inside
-/// the call. When nothing is usable the call is refused with how many endpoints exist and why they are not.
+/// the call. When nothing is usable the call waits, if it may, for the moment something is; else it is refused with
+/// how many endpoints exist and why they are not. When the inner service finds that what was ready is
+/// gone ([`Refusal::NotReady`]), the candidates are looked up once more.
+///
+/// Dropping a call's future gives the wait up.
 #[derive(Clone, Debug)]
 pub struct OnlyReady<S> {
     inner: S,
+    wait: Duration,
 }
 
 impl<S> Service<Candidates> for OnlyReady<S>
 where
     S: Service<Candidates> + Clone + Send + 'static,
+    S::Response: Send,
     S::Error: Into<BoxError>,
     S::Future: Send,
 {
@@ -45,16 +72,85 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut candidates: Candidates) -> Self::Future {
-        let inner = self.inner.clone();
+    fn call(&mut self, candidates: Candidates) -> Self::Future {
+        let Self { inner, wait } = self.clone();
         Box::pin(async move {
-            candidates.endpoints = candidates.usable()?.into_iter().cloned().collect();
-            inner
-                .oneshot(candidates)
-                .await
-                .map_err(|e| classify(e.into()))
+            let candidates = ready(candidates, wait).await?;
+            let usable = only_ready(&candidates, &HashSet::new())?;
+            let dialled = usable.endpoints.iter().map(|e| e.pod.clone()).collect();
+            let first = inner.clone().oneshot(usable).await;
+            let gone = match first.map_err(|e| classify(e.into())) {
+                Err(error) if error.refusal() == Refusal::NotReady => error,
+                done => return done,
+            };
+            tracing::debug!("{gone}: looking up once more");
+            match replaced(candidates, dialled, wait).await {
+                Some(usable) => inner.oneshot(usable).await.map_err(|e| classify(e.into())),
+                None => Err(gone),
+            }
         })
     }
+}
+
+/// The candidates as soon as there is a usable one.
+async fn ready(mut candidates: Candidates, wait: Duration) -> Result<Candidates, ConnectError> {
+    let Err(mut unready) = candidates.usable().map(drop) else {
+        return Ok(candidates);
+    };
+    if wait.is_zero() {
+        return Err(unready.into());
+    }
+    let usable = async {
+        loop {
+            let LookupError::NotReady { .. } = unready else {
+                return Err(unready.clone());
+            };
+            tracing::debug!("{unready}, waiting");
+            candidates = candidates.refreshed().await?;
+            match candidates.usable().map(drop) {
+                Ok(()) => return Ok(()),
+                Err(error) => unready = error,
+            }
+        }
+    };
+    match timeout(wait, usable).await {
+        Ok(Ok(())) => Ok(candidates),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(ConnectError::new(
+            Refusal::TimedOut,
+            format!("{unready}, and that did not change within {wait:?}"),
+        )),
+    }
+}
+
+/// Usable candidates that are others than those that are gone.
+async fn replaced(
+    mut candidates: Candidates,
+    gone: HashSet<PodRef>,
+    wait: Duration,
+) -> Option<Candidates> {
+    let others = async {
+        loop {
+            candidates = candidates.refreshed().await.ok()?;
+            match only_ready(&candidates, &gone) {
+                Ok(ready) if !ready.endpoints.is_empty() => return Some(ready),
+                // It is known by now that they are gone; what comes is worth waiting for if that is wanted.
+                Err(LookupError::NotReady { .. }) if wait.is_zero() => return None,
+                Ok(_) | Err(LookupError::NotReady { .. }) => {}
+                Err(_) => return None,
+            }
+        }
+    };
+    timeout(NEWS.max(wait), others).await.ok().flatten()
+}
+
+/// The candidates less what is not usable, and less what is known to be gone.
+fn only_ready(candidates: &Candidates, gone: &HashSet<PodRef>) -> Result<Candidates, LookupError> {
+    let usable = candidates.usable()?.into_iter();
+    let usable = usable.filter(|e| !gone.contains(&e.pod)).cloned().collect();
+    let mut ready = candidates.clone();
+    ready.endpoints = usable;
+    Ok(ready)
 }
 
 #[cfg(test)]
@@ -79,16 +175,18 @@ mod tests {
     }
 
     async fn passed_on(endpoints: Vec<Endpoint>) -> Result<Vec<String>, ConnectError> {
+        waiting(Duration::ZERO, endpoints).await
+    }
+
+    async fn waiting(
+        wait: Duration,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Vec<String>, ConnectError> {
         let inner = service_fn(|candidates: Candidates| async move {
-            Ok::<_, BoxError>(
-                candidates
-                    .endpoints
-                    .into_iter()
-                    .map(|e| e.pod.name)
-                    .collect(),
-            )
+            let names = candidates.endpoints.into_iter().map(|e| e.pod.name);
+            Ok::<_, BoxError>(names.collect())
         });
-        OnlyReadyLayer
+        OnlyReadyLayer::waiting(wait)
             .layer(inner)
             .oneshot(Candidates::new("service shop/web port 80", endpoints))
             .await
@@ -112,5 +210,23 @@ mod tests {
             passed_on(vec![]).await.unwrap_err().refusal(),
             Refusal::NotReady
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends() {
+        let before = tokio::time::Instant::now();
+        let minute = Duration::from_secs(60);
+        let ready = waiting(minute, vec![endpoint("a", Readiness::Ready)]).await;
+        assert_eq!(ready.unwrap(), ["a"]);
+        assert!(before.elapsed().is_zero());
+        let not = vec![endpoint("c", Readiness::NotReady)];
+        let error = waiting(minute, not).await.unwrap_err();
+        assert_eq!(error.refusal(), Refusal::TimedOut);
+        assert_eq!(
+            error.to_string(),
+            "service shop/web port 80 has no ready endpoint: 1 exists: 1 not ready, \
+             and that did not change within 60s"
+        );
+        assert_eq!(before.elapsed(), minute);
     }
 }

@@ -18,6 +18,9 @@ pub struct Settings {
     pub dial_timeout: Duration,
     /// One attempt, while there are other endpoints to try.
     pub attempt_timeout: Duration,
+    /// How long a connection may be held while a Service has no ready endpoint, beside the rest; zero for not
+    /// at all.
+    pub wait_ready: Duration,
 }
 
 impl Default for Settings {
@@ -25,6 +28,7 @@ impl Default for Settings {
         Self {
             dial_timeout: Duration::from_secs(30),
             attempt_timeout: Duration::from_secs(10),
+            wait_ready: Duration::ZERO,
         }
     }
 }
@@ -37,11 +41,13 @@ pub type Stack = Deadline<Resolve<OnlyReady<Failover<Forwarder>>>>;
 pub fn stack(cluster: Cluster, forwarder: Forwarder, settings: Settings) -> Stack {
     ServiceBuilder::new()
         // Outermost: resolution and every attempt share one limit, so a client never waits longer.
-        .layer(DeadlineLayer::new(settings.dial_timeout))
+        .layer(DeadlineLayer::new(
+            settings.dial_timeout.saturating_add(settings.wait_ready),
+        ))
         // Names before anything else: all below speaks of Pods.
         .layer(ResolveLayer::new(cluster))
-        // Before picking: what is not ready is not worth an attempt.
-        .layer(OnlyReadyLayer)
+        // Before picking: what is not ready is not worth an attempt, and may be worth waiting for.
+        .layer(OnlyReadyLayer::waiting(settings.wait_ready))
         // Innermost: a failed dial takes the next of the endpoints that are left.
         .layer(FailoverLayer::new(settings.attempt_timeout))
         .service(forwarder)

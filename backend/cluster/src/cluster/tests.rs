@@ -402,17 +402,20 @@ async fn the_port_need_not_be_told() {
 }
 
 #[tokio::test]
-async fn candidates_can_be_looked_up_again() {
+async fn candidates_are_refreshed() {
     let api = api();
     let cluster = cluster(&api);
     let Ok(Answer::Pods(before)) = ask(&cluster, "api.team:80").await else {
         panic!("api has a pod");
     };
     assert_eq!(before.service.as_deref(), Some("team/api"));
+    api.delete("endpointslices", "team", "api-x");
+    let after = before.refreshed().await.unwrap();
+    assert_eq!(after.asked, before.asked);
+    assert!(after.endpoints.is_empty());
     api.delete("services", "team", "api");
-    before.changed().await;
-    let again = said(before.again().await);
-    assert!(again.starts_with("name_not_found"), "{again}");
+    let gone = said(after.refreshed().await.map(Answer::Pods));
+    assert!(gone.starts_with("name_not_found"), "{gone}");
     let Ok(Answer::Pods(pod)) = ask(&cluster, "api-1.team.pod:80").await else {
         panic!("the pod is there");
     };
@@ -632,7 +635,8 @@ async fn the_pods_of_the_dns() {
     assert_eq!(found(&cluster).await, "kube-system/coredns-1:1053");
     let candidates = cluster.dns().await.unwrap();
     assert_eq!(candidates.service.as_deref(), Some("kube-system/kube-dns"));
-    assert!(matches!(candidates.again().await, Ok(Answer::Pods(_))));
+    api.delete("endpointslices", "kube-system", "kube-dns-x");
+    assert!(candidates.refreshed().await.unwrap().endpoints.is_empty());
     // Another place, by a setting.
     let settings = Settings {
         dns: ("default".into(), "web".into()),

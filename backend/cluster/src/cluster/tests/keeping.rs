@@ -323,7 +323,7 @@ async fn who_waits_is_told_when_watching_ends() {
     let changed = tokio::time::timeout(Duration::from_secs(3600), candidates.changed());
     changed.await.expect("told that watching has ended");
     assert_eq!(cluster.stats().watches, 0);
-    candidates.again().await.unwrap();
+    candidates.refreshed().await.unwrap();
     settle().await;
     assert_eq!(cluster.stats().watches, 2);
 }

@@ -1,0 +1,4 @@
+//! The data path over a cluster in memory, from a target to the stream.
+
+mod ready;
+mod support;

@@ -1,0 +1,161 @@
+//! Services whose endpoints come and go while a connection waits for them.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kubevpn_portforward::{ForwardError, PodPort};
+use kubevpn_sim::Sim;
+use kubevpn_stack::{
+    ClusterSettings, FailoverLayer, OnlyReadyLayer, ResolveLayer, Settings, stack,
+};
+use kubevpn_target::{BoxError, Connect, Refusal, Stream};
+use tokio::io::DuplexStream;
+use tower::{ServiceBuilder, service_fn};
+
+use crate::support::{cluster, forwarder, get, sim, target, until};
+
+/// The only Pod of a Deployment.
+fn pod(sim: &Sim, app: &str) -> String {
+    let pods = sim.list("Pod", "default");
+    let mut named = pods
+        .iter()
+        .filter(|p| p["metadata"]["labels"]["app"] == app);
+    let pod = named.next().expect("the sample has it");
+    assert!(named.next().is_none(), "one replica");
+    pod["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+fn watched(sim: &Sim, service: &str) -> bool {
+    let label = format!("service-name%3D{service}");
+    let mut requests = sim.requests().into_iter();
+    requests.any(|r| r.verb == "watch" && r.uri.contains(&label))
+}
+
+#[tokio::test]
+async fn a_connection_is_let_through_the_moment_an_endpoint_is_ready() {
+    let sim = sim().await;
+    let settings = Settings {
+        wait_ready: Duration::from_secs(60),
+        ..Settings::default()
+    };
+    let connect = stack(
+        cluster(&sim, ClusterSettings::default()),
+        forwarder(&sim),
+        settings,
+    );
+    let pod = pod(&sim, "notready");
+    let mut dial = pin!(connect.clone().connect(target("notready:80")));
+    tokio::select! {
+        _ = &mut dial => panic!("nothing is ready"),
+        () = until(|| watched(&sim, "notready")) => {}
+    }
+    sim.set_ready("default", &pod, true).unwrap();
+    let stream = dial.await.unwrap();
+    assert_eq!(stream.via().to, format!("default/{pod}:9080"));
+    assert!(get(stream).await.contains("notready"));
+
+    // Nothing selects a Pod yet; one appears.
+    let mut dial = pin!(connect.connect(target("empty:80")));
+    tokio::select! {
+        _ = &mut dial => panic!("there is no endpoint"),
+        () = until(|| watched(&sim, "empty")) => {}
+    }
+    sim.apply(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: late, labels: {app: no-such-pod}}
+spec: {containers: [{name: echo, image: echo, env: [{name: PORTS, value: '80'}]}]}
+",
+    )
+    .unwrap();
+    let stream = dial.await.unwrap();
+    assert_eq!(stream.via().to, "default/late:80");
+}
+
+#[tokio::test]
+async fn what_is_wrong_for_good_is_not_waited_for() {
+    let sim = sim().await;
+    let settings = Settings {
+        wait_ready: Duration::from_secs(600),
+        ..Settings::default()
+    };
+    let cluster = cluster(&sim, ClusterSettings::default());
+    let connect = stack(cluster, forwarder(&sim), settings);
+    for (asked, refusal) in [
+        ("notready:81", Refusal::NoSuchPort),
+        ("nosuch:80", Refusal::NameNotFound),
+        ("manual:80", Refusal::Unreachable),
+    ] {
+        let error = connect.clone().connect(target(asked)).await.unwrap_err();
+        assert_eq!(error.refusal(), refusal, "{error}");
+    }
+    // A Service that goes while a connection waits for it.
+    let mut dial = pin!(connect.connect(target("notready:80")));
+    tokio::select! {
+        _ = &mut dial => panic!("nothing is ready"),
+        () = until(|| watched(&sim, "notready")) => {}
+    }
+    sim.delete("Service", "default", "notready").unwrap();
+    let error = dial.await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::NameNotFound, "{error}");
+}
+
+/// Pods that a dial finds gone before any watch says so: the news is `lost` then.
+async fn dialled(
+    sim: &Arc<Sim>,
+    lost: impl Fn(&Sim) + Send + Sync + 'static,
+) -> (Vec<String>, Result<(), Refusal>) {
+    let dials = Arc::new(Mutex::new(Vec::new()));
+    let lost = Arc::new(lost);
+    let leaf = {
+        let (sim, dials) = (sim.clone(), dials.clone());
+        service_fn(move |to: PodPort| {
+            let first = {
+                let mut dials = dials.lock().unwrap();
+                dials.push(to.pod.clone());
+                dials.len() == 1
+            };
+            let (sim, lost) = (sim.clone(), lost.clone());
+            async move {
+                if first {
+                    lost(&sim);
+                    let pod = to.pod;
+                    return Err::<DuplexStream, BoxError>(ForwardError::PodNotFound { pod }.into());
+                }
+                Ok(tokio::io::duplex(1).0)
+            }
+        })
+    };
+    let connect = ServiceBuilder::new()
+        .layer(ResolveLayer::new(cluster(sim, ClusterSettings::default())))
+        .layer(OnlyReadyLayer::default())
+        .layer(FailoverLayer::new(Duration::from_secs(10)))
+        .service(leaf);
+    let done = connect.connect(target("reviews:80")).await;
+    let dials = dials.lock().unwrap().clone();
+    (dials, done.map(drop).map_err(|e| e.refusal()))
+}
+
+#[tokio::test]
+async fn pods_that_are_gone_are_looked_for_once_more() {
+    let sim = Arc::new(sim().await);
+    let old = pod(&sim, "reviews");
+    let gone = old.clone();
+    let replace = move |sim: &Sim| sim.delete_pod("default", &gone).unwrap();
+    let (dials, done) = dialled(&sim, replace).await;
+    assert_eq!(done, Ok(()));
+    let new = sim.pods("default", "reviews").remove(0);
+    assert_ne!(old, new);
+    assert_eq!(dials, [old, new]);
+}
+
+#[tokio::test]
+async fn pods_that_are_gone_for_good_are_not_ready() {
+    let sim = Arc::new(sim().await);
+    let old = pod(&sim, "reviews");
+    let scale = |sim: &Sim| sim.scale("default", "reviews", 0).unwrap();
+    let (dials, done) = dialled(&sim, scale).await;
+    assert_eq!((dials, done), (vec![old], Err(Refusal::NotReady)));
+}
