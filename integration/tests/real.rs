@@ -1,6 +1,6 @@
 //! The same scenarios on the real cluster that `cargo run -p lab -- up` boots.
 //!
-//! Without `KUBEVPN_LAB` in the environment they are listed as ignored; with it a cluster that is not there is a
+//! Without `KUBEVPN_LAB` in the environment nothing runs; with it a cluster that is not there is a
 //! failure. One at a time: some stop the API server.
 
 mod common;
@@ -22,8 +22,8 @@ const SKIPS: &[(&str, &str)] = &[];
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if std::env::var_os("KUBEVPN_LAB").is_none() {
-        println!("needs the real cluster: cargo run -p lab -- up, then set KUBEVPN_LAB=1");
-        arguments.list = true;
+        println!("not run: needs the real cluster; cargo run -p lab -- up, then set KUBEVPN_LAB=1");
+        return ExitCode::SUCCESS;
     }
     arguments.test_threads = Some(1);
     common::run(
