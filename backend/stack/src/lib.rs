@@ -5,7 +5,7 @@
 //! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
 //! [`Candidates`](kubevpn_cluster::Candidates)) → [`OnlyReady`] → [`Failover`] (candidates to
 //! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the
-//! [`Forwarder`](kubevpn_portforward::Forwarder). Each layer is public: leave one out, or add your own.
+//! [`Forwarder`]. Each layer is public: leave one out, or add your own.
 //!
 //! ```no_run
 //! use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig, Settings, stack};
