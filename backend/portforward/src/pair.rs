@@ -19,7 +19,9 @@ use crate::error::ErrorText;
 
 /// Both streams.
 pub(crate) struct Pair {
-    data: Stream,
+    id: StreamId,
+    /// `None` once the Pod has ended.
+    data: Option<Stream>,
     /// `None` once its end was read.
     error: Option<Stream>,
     text: ErrorText,
@@ -60,7 +62,8 @@ impl Pair {
         let error = session.open(&headers("error"), true)?;
         let data = session.open(&headers("data"), false)?;
         Ok(Self {
-            data,
+            id: data.id(),
+            data: Some(data),
             error: Some(error),
             text: ErrorText::default(),
             first: Bytes::new(),
@@ -70,12 +73,20 @@ impl Pair {
 
     /// The data stream's number.
     pub(crate) fn id(&self) -> StreamId {
-        self.data.id()
+        self.id
+    }
+
+    /// The Pod has ended: what is still queued for it is dropped, and the server told to forget the stream.
+    pub(crate) fn over(&mut self) {
+        self.data = None;
     }
 
     /// Waits for the reply to the data stream, which follows the one to the error stream.
     pub(crate) async fn replied(&mut self) -> Result<(), StreamError> {
-        self.data.replied().await.map(drop)
+        match &mut self.data {
+            Some(data) => data.replied().await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Waits until the fate of the forward is known, or nothing was heard of it for a while.
@@ -106,7 +117,9 @@ impl Pair {
     /// Waits for data, the data stream's end, or the error stream's.
     async fn first_news(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
-            if let Poll::Ready(chunk) = self.data.poll_chunk(cx) {
+            if let Some(data) = &mut self.data
+                && let Poll::Ready(chunk) = data.poll_chunk(cx)
+            {
                 self.first = chunk?;
                 self.ended = self.first.is_empty();
                 return Poll::Ready(Ok(()));
@@ -151,10 +164,10 @@ impl Pair {
             self.first.advance(n);
             return Poll::Ready(Ok(()));
         }
-        if self.ended {
-            return Poll::Ready(Ok(()));
+        match &mut self.data {
+            Some(data) if !self.ended => Pin::new(data).poll_read(cx, buf),
+            _ => Poll::Ready(Ok(())),
         }
-        Pin::new(&mut self.data).poll_read(cx, buf)
     }
 
     pub(crate) fn poll_write(
@@ -162,10 +175,11 @@ impl Pair {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_over() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        let over = self.is_over();
+        match &mut self.data {
+            Some(data) if !over => Pin::new(data).poll_write(cx, buf),
+            _ => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
-        Pin::new(&mut self.data).poll_write(cx, buf)
     }
 
     /// Whether the forward has ended on the other side, although its last data may not have been read.
@@ -179,11 +193,17 @@ impl Pair {
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.data).poll_flush(cx)
+        match &mut self.data {
+            Some(data) => Pin::new(data).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     /// Sends FLAG_FIN.
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.data).poll_shutdown(cx)
+        match &mut self.data {
+            Some(data) => Pin::new(data).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }

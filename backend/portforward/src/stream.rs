@@ -120,6 +120,7 @@ impl PodStream {
             Some(reason) => Some(aborted(reason)),
             None => told.or(failure),
         };
+        self.duct.over();
         self.slot.pod_ended(refused);
         self.read = match failure {
             Some(failure) => {
@@ -281,6 +282,14 @@ impl Duct {
         match self {
             Self::Pair(pair) => pair.poll_data(cx, buf),
             Self::Channel(channel) => channel.poll_data(cx, buf),
+        }
+    }
+
+    fn over(&mut self) {
+        match self {
+            Self::Pair(pair) => pair.over(),
+            // The connection has ended.
+            Self::Channel(_) => {}
         }
     }
 

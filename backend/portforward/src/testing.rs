@@ -10,10 +10,14 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use kubevpn_spdy::{Headers, Incoming, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::io::{copy, duplex, split};
 use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
@@ -111,14 +115,66 @@ impl Node {
         let ((left_read, left_write), (right_read, right_write)) = (split(left), split(right));
         tokio::spawn(up(left_read, right_write, link.clone()));
         tokio::spawn(down(right_read, left_write, link));
-        let (session, incoming, driver) = kubevpn_spdy::server(far, Default::default());
-        tokio::spawn(driver);
-        let node = self.clone();
-        tokio::spawn(async move {
-            let _alive = session;
-            node.serve(incoming).await;
-        });
+        tokio::spawn(self.clone().speak_spdy(far));
         Box::new(near)
+    }
+
+    /// The server of a session, to its end.
+    pub(crate) async fn speak_spdy(self: Arc<Self>, io: impl Io + 'static) {
+        let (session, incoming, driver) = kubevpn_spdy::server(io, Default::default());
+        tokio::spawn(driver);
+        self.serve(incoming).await;
+        drop(session);
+    }
+
+    /// The server of a channel, to its end.
+    pub(crate) async fn speak_v4(self: Arc<Self>, io: impl Io + 'static, port: u16) {
+        let mut ws = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        let message = |channel: u8, bytes: &[u8]| Message::binary([&[channel], bytes].concat());
+        for channel in [0, 1] {
+            ws.send(message(channel, &port.to_le_bytes()))
+                .await
+                .unwrap();
+        }
+        let down = self.down.lock().unwrap().contains(&port);
+        let Some(pod) = (if down { None } else { pod(port) }) else {
+            ws.send(message(1, REFUSED.as_bytes())).await.unwrap();
+            let _ = ws.close(None).await;
+            return;
+        };
+        self.forwards.fetch_add(1, SeqCst);
+        let (mut pod_read, mut pod_write) = split(pod);
+        let (mut sink, mut stream) = ws.split();
+        let up = async {
+            while let Some(Ok(message)) = stream.next().await {
+                match message {
+                    Message::Binary(data) => {
+                        assert_eq!(data[0], 0, "the error channel is one way");
+                        if pod_write.write_all(&data[1..]).await.is_err() {
+                            break;
+                        }
+                    }
+                    Message::Close(_) => break,
+                    _ => {}
+                }
+            }
+        };
+        let down = async {
+            let mut buf = vec![0; 4096];
+            while let Ok(n @ 1..) = pod_read.read(&mut buf).await {
+                if sink.send(message(0, &buf[..n])).await.is_err() {
+                    return;
+                }
+            }
+            sleep(Duration::from_secs(1)).await;
+        };
+        tokio::select! {
+            () = up => {}
+            () = down => {}
+        }
+        let mut ws = sink.reunite(stream).unwrap();
+        let _ = ws.close(None).await;
+        self.forwards.fetch_sub(1, SeqCst);
     }
 
     async fn serve(self: Arc<Self>, mut incoming: Incoming) {

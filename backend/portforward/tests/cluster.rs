@@ -281,5 +281,76 @@ async fn a_wedged_session_is_noticed_and_replaced() {
         lost.is_empty(),
         "lost to a wedged session: {lost:?} {stats:?}"
     );
-    eprintln!("{stats:?}");
+}
+
+/// Prints what `docs/decisions/0003-sessions.md` reports. Asserts nothing about time.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster, and a quiet machine"]
+#[expect(clippy::print_stderr, reason = "it is there to be read")]
+async fn figures() {
+    let lab = Lab::new(TransportChoice::Auto).await;
+    let began = Instant::now();
+    lab.get("/ready").await.unwrap();
+    eprintln!(
+        "first GET, with an upgrade and an unknown port: {:?}",
+        began.elapsed()
+    );
+
+    let (mut dials, mut gets) = (Vec::new(), Vec::new());
+    for _ in 0..500 {
+        let began = Instant::now();
+        let mut stream = lab.dial(HTTP).await.unwrap();
+        dials.push(began.elapsed());
+        request(&mut stream, "/ready").await.unwrap();
+        gets.push(began.elapsed());
+        tokio::spawn(async move {
+            let (mut read, mut write) = split(stream);
+            let mut rest = Vec::new();
+            let _ = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+        });
+    }
+    eprintln!(
+        "dial to a good port: {}; with the GET: {}",
+        spread(dials),
+        spread(gets)
+    );
+
+    let mut refused = Vec::new();
+    for _ in 0..100 {
+        let began = Instant::now();
+        lab.dial(NOTHING).await.unwrap_err();
+        refused.push(began.elapsed());
+    }
+    eprintln!("dial to a closed port: {}", spread(refused));
+    eprintln!("{:?}", lab.forwarder.stats());
+
+    let lab = Lab::new(TransportChoice::Auto).await;
+    let before = resident();
+    let mut held = Vec::new();
+    let began = Instant::now();
+    for _ in 0..2000 {
+        let mut stream = lab.dial(ECHO).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        held.push(stream);
+    }
+    let each = (resident() - before) / 2000;
+    eprintln!(
+        "2,000 held: opened in {:?}, {each} bytes each",
+        began.elapsed()
+    );
+    eprintln!("{:?}", lab.forwarder.stats());
+}
+
+fn spread(mut times: Vec<Duration>) -> String {
+    times.sort();
+    let at = |percent: usize| times[times.len() * percent / 100];
+    format!("p50 {:?}, p99 {:?}", at(50), at(99))
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }

@@ -53,6 +53,8 @@ pub(crate) struct Channel {
     passed: [u8; 2],
     text: ErrorText,
     ended: bool,
+    /// We have closed it; how the peer takes it does not matter.
+    closing: bool,
     beat: Beat,
 }
 
@@ -79,6 +81,7 @@ impl Channel {
             passed: [0; 2],
             text: ErrorText::default(),
             ended: false,
+            closing: false,
             beat: Beat::new(config),
         }
     }
@@ -165,6 +168,7 @@ impl Channel {
 
     /// Closes the connection, which is all the ending there is.
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.closing = true;
         match ready!(Pin::new(&mut self.ws).poll_close(cx)) {
             Err(error) if !is_end(&error) => Poll::Ready(Err(io_error(error))),
             _ => Poll::Ready(Ok(())),
@@ -178,7 +182,7 @@ impl Channel {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }
-            Some(Err(error)) if is_end(&error) || !self.text.is_empty() => {
+            Some(Err(error)) if is_end(&error) || self.closing || !self.text.is_empty() => {
                 self.ended = true;
                 return Poll::Ready(Ok(()));
             }

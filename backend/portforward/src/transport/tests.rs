@@ -1,1 +1,473 @@
+//! Every way of asking, against an API server in memory that answers as told.
 
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use kube::client::Body;
+use kubevpn_client::{Options, build};
+use kubevpn_target::{Refusal, Stream as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::time::{advance, sleep};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::forward::Forwarder;
+use crate::stream::PodStream;
+use crate::testing::{CLOSED, ECHO, Node, SINK, SLOW, echo, to};
+use crate::transport::tunnel::Tunnel;
+
+/// How a request is answered.
+#[derive(Clone, Copy)]
+enum Answer {
+    Upgrade,
+    Status(u16, &'static str),
+    /// The connection is cut.
+    Cut,
+    /// Nothing comes.
+    Hang,
+    /// An upgrade that is not to what was asked for.
+    Wrong(&'static str),
+}
+
+const FORBIDDEN: Answer = Answer::Status(
+    403,
+    r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"pods \"web-0\" is forbidden: User \"viewer\" cannot do that","reason":"Forbidden","details":{"name":"web-0","kind":"pods"},"code":403}"#,
+);
+const UNKNOWN: Answer = Answer::Status(403, "unable to upgrade: unable to negotiate protocol");
+const GONE: Answer = Answer::Status(
+    404,
+    r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"pods \"web-0\" not found","reason":"NotFound","details":{"name":"web-0","kind":"pods"},"code":404}"#,
+);
+const NODE_AWAY: Answer = Answer::Status(
+    500,
+    r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"error dialing backend: connection refused","code":500}"#,
+);
+
+/// An API server; `script` says how each form is answered: POST and GET of SPDY, the tunnel, the channel.
+#[derive(Clone)]
+struct Server {
+    script: Arc<Mutex<[Answer; 4]>>,
+    asked: Arc<Mutex<Vec<&'static str>>>,
+    node: Arc<Node>,
+}
+
+const FORMS: [&str; 4] = ["POST spdy", "GET spdy", "GET spdy-ws", "GET ws"];
+
+impl Server {
+    fn new(script: [Answer; 4]) -> Self {
+        Self {
+            script: Arc::new(Mutex::new(script)),
+            asked: Arc::default(),
+            node: Arc::default(),
+        }
+    }
+
+    fn change(&self, script: [Answer; 4]) {
+        *self.script.lock().unwrap() = script;
+    }
+
+    /// What was asked for since the last time.
+    fn asked(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
+    fn forwarder(&self, transport: TransportChoice) -> Forwarder {
+        let config = Config {
+            transport,
+            ..Config::default()
+        };
+        Forwarder::new(self.client(), config)
+    }
+
+    fn client(&self) -> kube::Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move {
+                let (near, far) = duplex(64 * 1024);
+                let service = hyper::service::service_fn(move |r| server.clone().answer(r));
+                let far = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(far), service)
+                    .with_upgrades();
+                tokio::spawn(far);
+                let (mut send, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(near)).await?;
+                tokio::spawn(connection.with_upgrades());
+                send.send_request(request).await
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
+        assert_eq!(
+            request.uri().path(),
+            "/api/v1/namespaces/shop/pods/web-0/portforward"
+        );
+        let form = form(&request);
+        self.asked.lock().unwrap().push(FORMS[form]);
+        let answer = self.script.lock().unwrap()[form];
+        match answer {
+            Answer::Upgrade => Ok(self.upgrade(form, request)),
+            Answer::Status(status, body) => {
+                let body = Full::new(Bytes::from(body));
+                Ok(Response::builder().status(status).body(body).unwrap())
+            }
+            Answer::Cut => Err(io::ErrorKind::ConnectionReset.into()),
+            Answer::Hang => std::future::pending().await,
+            Answer::Wrong(protocol) => {
+                let mut response = self.upgrade(form, request);
+                let headers = response.headers_mut();
+                for name in [header::SEC_WEBSOCKET_PROTOCOL, header::SEC_WEBSOCKET_ACCEPT] {
+                    if headers.contains_key(&name) {
+                        headers.insert(name, protocol.parse().unwrap());
+                    }
+                }
+                headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+                Ok(response)
+            }
+        }
+    }
+
+    fn upgrade(self, form: usize, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let headers = request.headers().clone();
+        let port = request.uri().query().and_then(|q| q.strip_prefix("ports="));
+        let port = port.map(|p| p.parse().unwrap());
+        assert_eq!(port.is_some(), form == 3, "only channels name the port");
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            let io = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+            match form {
+                0 | 1 => node.speak_spdy(io).await,
+                2 => node.speak_spdy(Tunnel::new(io, Role::Server).await).await,
+                _ => node.speak_v4(io, port.unwrap()).await,
+            }
+        });
+        let mut response = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, &headers[header::UPGRADE]);
+        if let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) {
+            response = response
+                .header(
+                    header::SEC_WEBSOCKET_ACCEPT,
+                    derive_accept_key(key.as_bytes()),
+                )
+                .header(
+                    header::SEC_WEBSOCKET_PROTOCOL,
+                    &headers[header::SEC_WEBSOCKET_PROTOCOL],
+                );
+        }
+        response.body(Full::default()).unwrap()
+    }
+}
+
+fn form(request: &Request<Incoming>) -> usize {
+    let get = |name: &str| {
+        let value = request.headers().get(name);
+        value.map_or("", |v| v.to_str().unwrap())
+    };
+    match (
+        request.method().as_str(),
+        get("upgrade"),
+        get("x-stream-protocol-version"),
+        get("sec-websocket-protocol"),
+    ) {
+        ("POST", "SPDY/3.1", "portforward.k8s.io", "") => 0,
+        ("GET", "SPDY/3.1", "portforward.k8s.io", "") => 1,
+        ("GET", "websocket", "", "SPDY/3.1+portforward.k8s.io") => 2,
+        ("GET", "websocket", "", "v4.channel.k8s.io") => 3,
+        other => panic!("asked for {other:?}"),
+    }
+}
+
+async fn dial(forwarder: &Forwarder, port: u16) -> Result<PodStream, ForwardError> {
+    forwarder.clone().oneshot(to(port)).await
+}
+
+/// Dials on a session or channel that is opened for it.
+async fn dial_anew(forwarder: &Forwarder) -> Result<PodStream, ForwardError> {
+    forwarder.retire("shop", "web-0");
+    dial(forwarder, ECHO).await
+}
+
+const AUTO: TransportChoice = TransportChoice::Auto;
+
+// === which transport ===
+
+#[tokio::test(start_paused = true)]
+async fn all_three_carry_bytes() {
+    let server = Server::new([Answer::Upgrade; 4]);
+    for (transport, asked) in [
+        (Transport::Spdy, "POST spdy"),
+        (Transport::SpdyWs, "GET spdy-ws"),
+        (Transport::WsV4, "GET ws"),
+    ] {
+        let forwarder = server.forwarder(TransportChoice::Only(transport));
+        let mut stream = dial(&forwarder, ECHO).await.unwrap();
+        let text: Vec<u8> = (0..300_000u32).map(|i| (i * 7) as u8).collect();
+        let (mut read, mut write) = split(&mut stream);
+        let send = async {
+            write.write_all(&text).await.unwrap();
+            write.flush().await.unwrap();
+        };
+        let mut back = vec![0; text.len()];
+        let (_, got) = tokio::join!(send, read.read_exact(&mut back));
+        got.unwrap();
+        assert!(back == text);
+        assert_eq!(
+            stream.via().to_string(),
+            format!("shop/web-0:7 ({transport})")
+        );
+        assert_eq!(server.asked(), [asked]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
+    let refused = Answer::Status(502, "<html>");
+    let server = Server::new([refused, refused, Answer::Upgrade, Answer::Upgrade]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws"]);
+    server.change([Answer::Upgrade; 4]);
+    advance(Duration::from_secs(601)).await;
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn channels_are_the_last_resort_and_one_per_connection() {
+    let server = Server::new([UNKNOWN, UNKNOWN, Answer::Cut, Answer::Upgrade]);
+    let forwarder = server.forwarder(AUTO);
+    let mut first = dial(&forwarder, ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET ws"]);
+    let mut second = dial(&forwarder, ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["GET ws"]);
+    echo(&mut first, b"one").await.unwrap();
+    echo(&mut second, b"two").await.unwrap();
+    assert_eq!(forwarder.stats().streams, 2);
+    // What worked does no more: everything is tried again, in this dial.
+    server.change([UNKNOWN, UNKNOWN, Answer::Upgrade, UNKNOWN]);
+    dial(&forwarder, ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["GET ws", "POST spdy", "GET spdy-ws"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_an_upgrade_is_refused_with_the_next_is_tried() {
+    for refusal in [
+        Answer::Status(400, "Bad Request"),
+        Answer::Status(403, ""),
+        Answer::Status(404, "404 page not found"),
+        Answer::Status(405, ""),
+        Answer::Status(426, ""),
+        Answer::Status(503, ""),
+        Answer::Cut,
+        Answer::Hang,
+        Answer::Wrong("nonsense"),
+        NODE_AWAY,
+    ] {
+        let server = Server::new([refusal, refusal, Answer::Upgrade, Answer::Upgrade]);
+        dial(&server.forwarder(AUTO), ECHO).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_transport_is_the_only_one_tried() {
+    let server = Server::new([UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]);
+    for (transport, asked) in Transport::ALL
+        .into_iter()
+        .zip(["POST spdy", "GET spdy-ws", "GET ws"])
+    {
+        let forwarder = server.forwarder(TransportChoice::Only(transport));
+        let error = dial(&forwarder, ECHO).await.unwrap_err();
+        assert!(matches!(error, ForwardError::Rejected { .. }), "{error}");
+        assert_eq!(server.asked(), [asked]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_meant_for_somebody_else_is_refused() {
+    let wrong = Answer::Wrong("nonsense");
+    let server = Server::new([Answer::Cut, Answer::Cut, wrong, wrong]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("spdy-ws: the WebSocket answer is to somebody else's key"),
+        "{text}"
+    );
+}
+
+// === what a refusal means ===
+
+#[tokio::test(start_paused = true)]
+async fn a_401_ends_it() {
+    let server = Server::new([Answer::Status(401, "Unauthorized"); 4]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Unauthenticated);
+    assert!(!error.retryable());
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_grant_get_alone_are_enough() {
+    let server = Server::new([FORBIDDEN, Answer::Upgrade, Answer::Upgrade, Answer::Upgrade]);
+    dial(&server.forwarder(AUTO), ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy"]);
+    // And where SPDY is not let through, by way of WebSocket.
+    let server = Server::new([FORBIDDEN, Answer::Cut, Answer::Upgrade, Answer::Upgrade]);
+    dial(&server.forwarder(AUTO), ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy", "GET spdy-ws"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forbidden_names_every_verb_that_was_asked_for() {
+    let server = Server::new([FORBIDDEN; 4]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Forbidden);
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy"]);
+    let text = error.to_string();
+    for part in [
+        r#"["create", "get"]"#,
+        "pods/portforward",
+        "namespace shop",
+        "viewer",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // A proxy that stops SPDY leaves only forms that ask for `get`.
+    let server = Server::new([Answer::Cut, Answer::Cut, FORBIDDEN, FORBIDDEN]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert!(error.to_string().contains(r#"["get"]"#), "{error}");
+    // One that stops SPDY by GET alone does not hide that `create` is missing.
+    let server = Server::new([FORBIDDEN, Answer::Cut, Answer::Cut, Answer::Cut]);
+    let error = dial(
+        &server.forwarder(TransportChoice::Only(Transport::Spdy)),
+        ECHO,
+    )
+    .await;
+    assert!(error.unwrap_err().to_string().contains(r#"["create"]"#));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_gone_is_not_found() {
+    let server = Server::new([GONE; 4]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::NameNotFound);
+    assert!(error.retryable());
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_away_is_the_pods_fault_not_the_transports() {
+    let server = Server::new([NODE_AWAY; 4]);
+    let forwarder = server.forwarder(AUTO);
+    let error = dial(&forwarder, ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Unreachable);
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET ws"]);
+    // Nothing is held against a transport when none worked.
+    server.change([Answer::Upgrade; 4]);
+    dial(&forwarder, ECHO).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_cuts_everything_is_away() {
+    let server = Server::new([Answer::Cut; 4]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::ClusterAway);
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_not_there_is_asked_once() {
+    // A port that was free a moment ago.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let config = kube::Config::new(url.parse().unwrap());
+    let client = build(config, &Options::new("kubevpn-test")).unwrap();
+    let error = dial(&Forwarder::new(client, Config::default()), ECHO)
+        .await
+        .unwrap_err();
+    assert_eq!(error.refusal(), Refusal::ClusterAway);
+    assert!(!error.retryable());
+    assert!(error.to_string().contains("refused"), "{error}");
+}
+
+// === a channel is as good as a session ===
+
+fn channels() -> (Server, Forwarder) {
+    let server = Server::new([Answer::Upgrade; 4]);
+    let forwarder = server.forwarder(TransportChoice::Only(Transport::WsV4));
+    (server, forwarder)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_port_is_refused_on_a_channel_too() {
+    let (server, forwarder) = channels();
+    let error = dial(&forwarder, CLOSED).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused);
+    // Late, on a port that was good.
+    dial(&forwarder, ECHO).await.unwrap();
+    server.node.close_port(ECHO);
+    let mut stream = dial(&forwarder, ECHO).await.unwrap();
+    let error = stream.read(&mut [0; 1]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let error = dial(&forwarder, ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_lingers_for_the_answer() {
+    let (_server, forwarder) = channels();
+    let stream = dial(&forwarder, SLOW).await.unwrap();
+    let (mut read, mut write) = split(stream);
+    write.write_all(b"ask").await.unwrap();
+    let mut answer = Vec::new();
+    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut answer));
+    shut.unwrap();
+    got.unwrap();
+    assert_eq!(answer, b"0123456789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_client_frees_its_channel_after_the_linger() {
+    let (server, forwarder) = channels();
+    let stream = dial(&forwarder, SINK).await.unwrap();
+    let (mut read, mut write) = split(stream);
+    let mut rest = Vec::new();
+    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+    shut.unwrap();
+    got.unwrap();
+    drop((read, write));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(server.node.forwards(), 0);
+    assert_eq!(forwarder.stats().streams, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_channel_is_pinged() {
+    let (_server, forwarder) = channels();
+    let mut stream = dial(&forwarder, ECHO).await.unwrap();
+    let nothing = tokio::time::timeout(Duration::from_secs(7200), stream.read(&mut [0; 1])).await;
+    assert!(nothing.is_err(), "it lives");
+    echo(&mut stream, b"good morning").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_channels_too() {
+    let (_server, forwarder) = channels();
+    let mut stream = dial(&forwarder, ECHO).await.unwrap();
+    forwarder.shutdown().await;
+    stream.read(&mut [0; 1]).await.unwrap_err();
+}

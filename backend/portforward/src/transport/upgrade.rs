@@ -129,20 +129,26 @@ async fn exchange(
 
 /// No answer at all.
 fn unanswered(error: kube::Error, action: &Action<'_>) -> No {
-    let connected = !is_connect(&error);
+    let broke = broke(&error);
     let error = classify_api(error, action);
-    // A connection that stood and was then cut is how some proxies answer an upgrade they do not know.
-    if connected && error.refusal() == Refusal::ClusterAway {
-        return No::rejected("the connection was dropped");
+    match error.refusal() {
+        // What broke a standing connection need not be the network: our certificate may have been refused.
+        Refusal::ClusterAway | Refusal::Internal if broke => {
+            No::rejected("the connection was dropped")
+        }
+        _ => No::Final(error),
     }
-    No::Final(error)
 }
 
-fn is_connect(error: &(dyn Error + 'static)) -> bool {
+/// Whether the connection stood and was then cut, which is how some proxies answer an upgrade they do not know.
+fn broke(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(e) = next {
         if let Some(e) = e.downcast_ref::<hyper_util::client::legacy::Error>() {
-            return e.is_connect();
+            return !e.is_connect();
+        }
+        if e.is::<hyper::Error>() {
+            return true;
         }
         next = e.source();
     }
