@@ -84,7 +84,7 @@ pub(crate) struct Recipe {
     /// Without what a plugin may add.
     pub(crate) tls: ClientConfig,
     headers: ExtraHeadersLayer,
-    server: Arc<str>,
+    pub(crate) server: Arc<str>,
     server_name: Option<ServerName<'static>>,
     proxy: Option<Proxy>,
     retry: RetryPolicy,
@@ -92,7 +92,7 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    fn new(mut config: Config, options: &Options) -> Result<Self, ClientError> {
+    pub(crate) fn new(mut config: Config, options: &Options) -> Result<Self, ClientError> {
         let url = &config.cluster_url;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
             return Err(ClientError::Server(url.to_string()));
@@ -164,10 +164,15 @@ impl Recipe {
         tls(&self.config)
     }
 
+    /// The way to the server, or to the proxy before it.
+    pub(crate) fn reach(&self, tls: &ClientConfig) -> Reach {
+        Reach::new(self.proxy.as_ref(), tls, self.options.connect_timeout)
+    }
+
     /// Puts it all together.
     pub(crate) fn stack(&self, auth: Option<AuthLayer>, tls: &ClientConfig) -> Stack {
         let exec = self.config.auth_info.exec.clone();
-        let reach = Reach::new(self.proxy.as_ref(), tls, self.options.connect_timeout);
+        let reach = self.reach(tls);
         let transport = Transport::new(
             Connector::negotiating(reach.clone(), tls, self.server_name.as_ref()),
             Connector::http1(reach, tls, self.server_name.as_ref()),

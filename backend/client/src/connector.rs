@@ -27,7 +27,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_RETRIES: u32 = 4;
 
 /// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
-type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(crate) type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// What carries HTTP to the API server.
 pub(crate) type Conn = MaybeHttpsStream<Raw>;

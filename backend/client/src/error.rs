@@ -200,6 +200,12 @@ pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
     ConnectError::new(refusal, sentence).with_source(status.clone())
 }
 
+/// Classifies why there is no connection, for which nothing was asked yet.
+pub(crate) fn classify_connection(error: ClientError) -> ConnectError {
+    let (refusal, why) = explain(&error);
+    ConnectError::new(refusal, why).with_source(error)
+}
+
 struct Answered<'a>(u16, &'a str);
 
 impl std::fmt::Display for Answered<'_> {

@@ -9,6 +9,7 @@
 //! The path of a request: base URL, headers and credentials (`client.rs`; `login.rs` where a plugin makes
 //! them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
 //! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`error.rs`).
+//! Who wants to speak to the API server without us gets a bare connection from [`ApiServer`] (`raw.rs`).
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,6 +32,7 @@ mod error;
 mod kubeconfig;
 mod login;
 mod proxy;
+mod raw;
 mod transport;
 
 pub use self::action::Action;
@@ -40,3 +42,4 @@ pub use self::error::{ClientError, classify_api, classify_status};
 pub use self::kubeconfig::{Env, KubeconfigArgs, KubeconfigError, Loaded, Names, load};
 pub use self::login::{PluginError, PluginFailure};
 pub use self::proxy::ProxyError;
+pub use self::raw::{ApiServer, RawStream};

@@ -4,5 +4,6 @@ mod calls;
 mod failures;
 mod plugins;
 mod proxied;
+mod raw;
 mod support;
 mod upgrades;

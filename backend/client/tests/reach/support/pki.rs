@@ -9,7 +9,7 @@ use rcgen::{
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
@@ -52,6 +52,17 @@ impl Ca {
 
     pub(crate) fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// A TLS client that trusts what this authority issues.
+    pub(crate) fn trusted(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
     }
 
     /// A certificate for these names and addresses, ending in this year.

@@ -1,0 +1,152 @@
+//! A connection to the API server for somebody else: what a client sends through it, its TLS included, is
+//! the client's own business.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use kube::Config;
+use kubevpn_target::{ConnectError, Refusal, Stream, Target, Via};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tower::Service;
+
+use crate::client::{Options, Recipe};
+use crate::connector::{Raw, Reach, ReachError};
+use crate::error::{ClientError, classify_connection};
+
+/// Opens connections to the API server where the kubeconfig says it is and through the proxy it names, with
+/// nothing of ours on top.
+///
+/// Whoever asks for `kubernetes.default.svc` speaks TLS to it, and finds that name in its certificate. So what can
+/// only be had through our own TLS or HTTP is [`Refusal::Unreachable`]: a server under a path, or without TLS.
+#[derive(Clone)]
+pub struct ApiServer {
+    reach: Reach,
+    url: Uri,
+    name: Arc<str>,
+    within: Duration,
+}
+
+impl ApiServer {
+    /// Nothing is sent, and no credential is needed. What can be wrong with `config` is as with
+    /// [`build`](crate::build).
+    pub fn new(config: Config, options: &Options) -> Result<Self, ClientError> {
+        let recipe = Recipe::new(config, options)?;
+        Ok(Self {
+            reach: recipe.reach(&recipe.tls),
+            url: recipe.config.cluster_url.clone(),
+            name: recipe.server.clone(),
+            within: options.connect_timeout,
+        })
+    }
+
+    /// One connection.
+    ///
+    /// Errors: as above; `ClusterAway` where none can be made, the connect timeout included.
+    /// Cancellation: dropping the future gives it up.
+    pub async fn connect_raw(&self) -> Result<RawStream, ConnectError> {
+        let name = &self.name;
+        let unreachable = |why: &str| {
+            let sentence = format!(
+                "the API server of the kubeconfig is {name}, {why}: use that address instead"
+            );
+            Err(ConnectError::new(Refusal::Unreachable, sentence))
+        };
+        if !matches!(self.url.path(), "" | "/") {
+            return unreachable("under a path, where only requests made for it find it");
+        }
+        if self.url.scheme_str() == Some("http") {
+            return unreachable("which speaks no TLS, as whoever connects here expects");
+        }
+        let connecting = self.reach.clone().call(self.url.clone());
+        let connected = match tokio::time::timeout(self.within, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(ReachError::TimedOut(self.within).into()),
+        };
+        match connected {
+            Ok(raw) => Ok(RawStream {
+                raw: TokioIo::new(raw),
+                name: name.clone(),
+            }),
+            Err(source) => Err(classify_connection(ClientError::Transport {
+                server: name.clone(),
+                source,
+            })),
+        }
+    }
+}
+
+/// Whatever is asked for, it is the API server.
+impl Service<Target> for ApiServer {
+    type Response = RawStream;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<RawStream, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Target) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.connect_raw().await })
+    }
+}
+
+/// A connection of an [`ApiServer`].
+pub struct RawStream {
+    raw: TokioIo<Raw>,
+    name: Arc<str>,
+}
+
+impl Stream for RawStream {
+    fn via(&self) -> Via {
+        Via {
+            to: self.name.as_ref().into(),
+            transport: "tcp",
+        }
+    }
+}
+
+impl AsyncRead for RawStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.raw).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for RawStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.raw).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.raw).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.raw.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.raw).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.raw).poll_shutdown(cx)
+    }
+}
