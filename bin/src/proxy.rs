@@ -2,18 +2,22 @@
 
 mod listen;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubevpn_client::{Action, classify_api};
+use kubevpn_client::{Action, ApiServer, classify_api};
 use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Rewind};
-use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig, Settings, Stack, stack};
-use kubevpn_target::{ConnectError, Refusal};
+use kubevpn_stack::{
+    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
+    Stack, stack,
+};
+use kubevpn_target::{Connect, ConnectError, Refusal};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-pub(crate) use self::listen::{Bound, ListenArgs, Protocol};
+pub(crate) use self::listen::{Bound, ListenArgs, Protocol, addresses};
 use crate::exit::Failure;
 
 /// How long open connections may take to finish once the program is told to end.
@@ -22,14 +26,25 @@ const DRAIN: Duration = Duration::from_secs(5);
 const CHECK: Duration = Duration::from_secs(10);
 
 /// The chain from a target to its stream, for one cluster.
-pub(crate) fn connect(
-    client: kube::Client,
-    cluster: ClusterSettings,
-    forwarder: ForwarderConfig,
-) -> Stack {
-    let cluster = Cluster::new(client.clone(), cluster);
-    let forwarder = Forwarder::new(client, forwarder);
-    stack(cluster, forwarder, Settings::default())
+pub(crate) fn connect(client: kube::Client, api_server: ApiServer, path: Path) -> ClusterStack {
+    let cluster = Cluster::new(client.clone(), path.cluster);
+    let forwarder = Forwarder::new(client, path.forwarder);
+    let egress = Egress::new(api_server, path.outside, FromHost::new(path.own));
+    stack(cluster, forwarder, egress, path.settings)
+}
+
+/// What [`connect`] makes.
+pub(crate) type ClusterStack = Stack<Egress<ApiServer>>;
+
+/// The settings of the chain.
+#[derive(Debug, Default)]
+pub(crate) struct Path {
+    pub(crate) cluster: ClusterSettings,
+    pub(crate) forwarder: ForwarderConfig,
+    pub(crate) outside: Outside,
+    /// Where this program listens, and must not connect to.
+    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) settings: Settings,
 }
 
 /// Asks the API server for something everybody may read, so that a wrong address or stale credentials are
@@ -85,13 +100,13 @@ fn say_listening(bound: &[Bound]) {
 }
 
 /// Both frontends over one backend.
-struct Frontends {
-    connect: Stack,
+struct Frontends<C> {
+    connect: C,
     socks: kubevpn_socks5::Settings,
     http: kubevpn_http_connect::Settings,
 }
 
-impl Frontends {
+impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
     /// One connection. How it ended is in the access record.
     async fn serve(&self, protocol: Protocol, client: Client) {
         match protocol {
@@ -101,12 +116,12 @@ impl Frontends {
         }
     }
 
-    async fn socks<C: ClientIo>(&self, client: C) {
+    async fn socks<I: ClientIo>(&self, client: I) {
         let _ended =
             kubevpn_socks5::serve_connection(client, self.connect.clone(), &self.socks).await;
     }
 
-    async fn http<C: ClientIo>(&self, client: C) {
+    async fn http<I: ClientIo>(&self, client: I) {
         let _ended =
             kubevpn_http_connect::serve_connection(client, self.connect.clone(), &self.http).await;
     }
@@ -126,11 +141,14 @@ impl Frontends {
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
-pub(crate) async fn serve(
+pub(crate) async fn serve<C>(
     bound: Vec<Bound>,
     args: &ListenArgs,
-    connect: Stack,
-) -> Result<(), Failure> {
+    connect: C,
+) -> Result<(), Failure>
+where
+    C: Connect + Clone + Sync + 'static,
+{
     let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;

@@ -97,6 +97,7 @@ impl Service<Target> for ApiServer {
 }
 
 /// A connection of an [`ApiServer`].
+#[derive(Debug)]
 pub struct RawStream {
     raw: TokioIo<Raw>,
     name: Arc<str>,

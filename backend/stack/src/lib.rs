@@ -4,17 +4,25 @@
 //!
 //! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
 //! [`Candidates`](kubevpn_cluster::Candidates)) → [`OnlyReady`] → [`Failover`] (candidates to
-//! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the
-//! [`Forwarder`]. Each layer is public: leave one out, or add your own.
+//! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the [`Forwarder`]. What no Pod serves leaves at
+//! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
+//! all. Each layer is public: leave one out, or add your own.
 //!
 //! ```no_run
-//! use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig, Settings, stack};
+//! use kubevpn_client::{ApiServer, Options, build};
+//! use kubevpn_stack::{
+//!     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings, stack,
+//! };
 //! use kubevpn_target::{Connect, Origin, Target};
 //!
-//! # async fn example(client: kube::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(config: kube::Config) -> Result<(), Box<dyn std::error::Error>> {
+//! let options = Options::new("example/1.0");
+//! let api_server = ApiServer::new(config.clone(), &options)?;
+//! let client = build(config, &options)?;
 //! let cluster = Cluster::new(client.clone(), ClusterSettings::default());
 //! let forwarder = Forwarder::new(client, ForwarderConfig::default());
-//! let connect = stack(cluster, forwarder, Settings::default());
+//! let egress = Egress::new(api_server, Outside::Deny, FromHost::default());
+//! let connect = stack(cluster, forwarder, egress, Settings::default());
 //! let stream = connect.connect(Target::parse("web.shop:80", Origin::default())?).await?;
 //! # Ok(())
 //! # }
@@ -24,8 +32,11 @@
 //! call, on a clone of its own.
 
 mod deadline;
+mod egress;
+mod either;
 mod failover;
 mod held;
+mod host;
 mod pick;
 mod ready;
 mod resolve;
@@ -35,8 +46,11 @@ pub use kubevpn_cluster::{Cluster, Settings as ClusterSettings};
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};
+pub use self::egress::{Egress, Elsewhere, Outside};
+pub use self::either::Either;
 pub use self::failover::{Failover, FailoverLayer};
 pub use self::held::Held;
+pub use self::host::{FromHost, Outbound};
 pub use self::pick::{Balance, Slot};
 pub use self::ready::{OnlyReady, OnlyReadyLayer};
 pub use self::resolve::{Resolve, ResolveLayer};

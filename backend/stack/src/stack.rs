@@ -35,17 +35,24 @@ impl Default for Settings {
 
 /// The default chain. Each of its layers is public and works alone: compose your own to leave one out or put one
 /// of yours between.
-pub type Stack = Deadline<Resolve<OnlyReady<Failover<Forwarder>>>>;
+pub type Stack<E> = Deadline<Resolve<OnlyReady<Failover<Forwarder>>, E>>;
 
 /// Builds the default chain. Clones share the cluster's view, the load balance and the sessions.
-pub fn stack(cluster: Cluster, forwarder: Forwarder, settings: Settings) -> Stack {
+///
+/// What no Pod serves goes to `elsewhere`, an [`Egress`](crate::Egress) as a rule.
+pub fn stack<E: Clone>(
+    cluster: Cluster,
+    forwarder: Forwarder,
+    elsewhere: E,
+    settings: Settings,
+) -> Stack<E> {
     ServiceBuilder::new()
         // Outermost: resolution and every attempt share one limit, so a client never waits longer.
         .layer(DeadlineLayer::new(
             settings.dial_timeout.saturating_add(settings.wait_ready),
         ))
-        // Names before anything else: all below speaks of Pods.
-        .layer(ResolveLayer::new(cluster))
+        // Names before anything else: all below speaks of Pods, and the rest leaves here.
+        .layer(ResolveLayer::new(cluster, elsewhere))
         // Before picking: what is not ready is not worth an attempt, and may be worth waiting for.
         .layer(OnlyReadyLayer::waiting(settings.wait_ready))
         // Innermost: a failed dial takes the next of the endpoints that are left.

@@ -1,11 +1,10 @@
 //! `kubevpn demo`.
 
-use kubevpn_client::{Options, build};
 use kubevpn_conn::Addr;
 use kubevpn_sim::Sim;
-use kubevpn_stack::{ClusterSettings, ForwarderConfig};
 
-use super::proxy_out::user_agent;
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
 use crate::exit::Failure;
 use crate::proxy::{self, Bound, ListenArgs, Protocol};
 
@@ -14,26 +13,25 @@ use crate::proxy::{self, Bound, ListenArgs, Protocol};
 pub(crate) struct Demo {
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
 }
 
 impl Demo {
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut path = self.policy.path()?;
         let bound = self.listen.bind().await?;
+        path.own = proxy::addresses(&bound);
         let cluster = Sim::builder()
             .plain()
             .sample()
             .start()
             .await
             .map_err(|e| Failure::Other(e.into()))?;
-        let client = build(cluster.config(), &Options::new(user_agent()))
-            .map_err(|e| Failure::Other(e.into()))?;
+        let (client, api_server) = reach(cluster.config())?;
         proxy::check(&client).await?;
         say_what_to_try(&cluster, &bound);
-        let connect = proxy::connect(
-            client,
-            ClusterSettings::default(),
-            ForwarderConfig::default(),
-        );
+        let connect = proxy::connect(client, api_server, path);
         proxy::serve(bound, &self.listen, connect).await
     }
 }

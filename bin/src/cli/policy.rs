@@ -1,12 +1,15 @@
 //! The flags that decide what a host means; the same for every command that dials.
 
-use clap::ArgAction;
-use kubevpn_stack::ClusterSettings;
+use std::time::Duration;
+
+use clap::{ArgAction, ValueEnum};
+use kubevpn_stack::{ClusterSettings, ForwarderConfig, Outside, Settings, TransportChoice};
 use kubevpn_target::Name;
 
 use crate::exit::Failure;
+use crate::proxy::Path;
 
-/// What belongs to the cluster
+/// What belongs to the cluster, and what becomes of the rest
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Names")]
 pub(crate) struct PolicyArgs {
@@ -19,11 +22,56 @@ pub(crate) struct PolicyArgs {
     /// Service of the cluster's DNS [default: kube-system/kube-dns]
     #[arg(long, value_name = "NAMESPACE/SERVICE")]
     cluster_dns: Option<String>,
+    /// What to do with hosts outside the cluster
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    outside: OutsideArg,
+    /// Hold a connection this long while a Service has no ready endpoint, e.g. 30s [default: refuse it at once]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait_ready: Option<Duration>,
+    /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "auto",
+        help_heading = "Cluster"
+    )]
+    transport: TransportChoice,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum OutsideArg {
+    /// Refuse them
+    #[default]
+    Deny,
+    /// Dial them from this machine
+    Direct,
 }
 
 impl PolicyArgs {
-    /// All but the namespace, which the kubeconfig knows. Values are checked here, before anything is bound.
-    pub(crate) fn cluster(&self) -> Result<ClusterSettings, Failure> {
+    /// All but the namespace, which the kubeconfig knows, and our own listeners. What is wrong with a value is
+    /// said here, before anything is bound.
+    pub(crate) fn path(&self) -> Result<Path, Failure> {
+        let settings = Settings {
+            wait_ready: self.wait_ready.unwrap_or_default(),
+            ..Settings::default()
+        };
+        let forwarder = ForwarderConfig {
+            transport: self.transport,
+            ..ForwarderConfig::default()
+        };
+        Ok(Path {
+            cluster: self.cluster()?,
+            forwarder,
+            outside: match self.outside {
+                OutsideArg::Deny => Outside::Deny,
+                OutsideArg::Direct => Outside::Direct,
+            },
+            own: Vec::new(),
+            settings,
+        })
+    }
+
+    fn cluster(&self) -> Result<ClusterSettings, Failure> {
         let name = |flag: &str, text: &str| {
             Name::parse(text).map_err(|error| Failure::Value(format!("{flag} {text}: {error}")))
         };
@@ -63,10 +111,24 @@ mod tests {
         policy: PolicyArgs,
     }
 
-    fn cluster(args: &[&str]) -> Result<ClusterSettings, Failure> {
+    fn path(args: &[&str]) -> Result<Path, Failure> {
         let args = ["test"].iter().chain(args);
         let command = Command::try_parse_from(args).unwrap();
-        command.policy.cluster()
+        command.policy.path()
+    }
+
+    fn cluster(args: &[&str]) -> Result<ClusterSettings, Failure> {
+        path(args).map(|path| path.cluster)
+    }
+
+    #[test]
+    fn what_becomes_of_the_rest() {
+        let default = path(&[]).unwrap();
+        assert_eq!(default.outside, Outside::Deny);
+        assert_eq!(default.settings.wait_ready, Duration::ZERO);
+        let path = path(&["--outside=direct", "--wait-ready=1m 30s"]).unwrap();
+        assert_eq!(path.outside, Outside::Direct);
+        assert_eq!(path.settings.wait_ready, Duration::from_secs(90));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `kubevpn proxy-out`.
 
-use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
-use kubevpn_stack::{ForwarderConfig, TransportChoice};
+use kubevpn_client::{ApiServer, ClientError, Env, KubeconfigArgs, Options, build, load};
+use kubevpn_stack::{DeadlineLayer, FromHost};
+use tower::Layer as _;
 
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
@@ -32,40 +33,42 @@ pub(crate) struct ProxyOut {
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "auto",
-        help_heading = "Cluster"
-    )]
-    transport: TransportChoice,
+    /// Dial everything from this machine, with its DNS and routes, as when a VPN into the cluster is up: no
+    /// kubeconfig is read, and no cluster asked
+    #[arg(long, help_heading = "Names", conflicts_with = "outside")]
+    egress: bool,
 }
 
 impl ProxyOut {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let mut settings = self.policy.cluster()?;
+        let mut path = self.policy.path()?;
+        if self.egress {
+            let bound = self.listen.bind().await?;
+            let host = FromHost::new(proxy::addresses(&bound));
+            let connect = DeadlineLayer::new(path.settings.dial_timeout).layer(host);
+            return proxy::serve(bound, &self.listen, connect).await;
+        }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let bound = self.listen.bind().await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
-        settings.namespace = loaded.namespace;
-        let client = build(loaded.config, &Options::new(user_agent()))
-            .map_err(|e| Failure::Other(e.into()))?;
+        path.cluster.namespace = loaded.namespace;
+        path.own = proxy::addresses(&bound);
+        let (client, api_server) = reach(loaded.config)?;
         proxy::check(&client).await?;
-        let forwarder = ForwarderConfig {
-            transport: self.transport,
-            ..ForwarderConfig::default()
-        };
-        proxy::serve(
-            bound,
-            &self.listen,
-            proxy::connect(client, settings, forwarder),
-        )
-        .await
+        let connect = proxy::connect(client, api_server, path);
+        proxy::serve(bound, &self.listen, connect).await
     }
 }
 
+/// The API server, for our own calls and for others.
+pub(crate) fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
+    let options = Options::new(user_agent());
+    let of = |error: ClientError| Failure::Other(error.into());
+    let api_server = ApiServer::new(config.clone(), &options).map_err(of)?;
+    Ok((build(config, &options).map_err(of)?, api_server))
+}
+
 /// What requests to the API server carry.
-pub(crate) fn user_agent() -> String {
+fn user_agent() -> String {
     format!("kubevpn/{}", env!("CARGO_PKG_VERSION"))
 }

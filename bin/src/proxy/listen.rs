@@ -1,6 +1,7 @@
 //! Where the proxy listens: the flags, what they mean together, and the sockets.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use kubevpn_conn::{Addr, Credentials, Listener};
@@ -20,6 +21,15 @@ pub(crate) enum Protocol {
 pub(crate) struct Bound {
     pub(crate) listener: Listener,
     pub(crate) protocol: Protocol,
+}
+
+/// Where these listen, as far as anybody can connect there by an address.
+pub(crate) fn addresses(bound: &[Bound]) -> Vec<SocketAddr> {
+    let tcp = |bound: &Bound| match bound.listener.addr() {
+        Addr::Tcp(addr) => Some(*addr),
+        Addr::Unix(_) => None,
+    };
+    bound.iter().filter_map(tcp).collect()
 }
 
 /// The flags every command with listeners has.

@@ -13,7 +13,7 @@ use kubevpn_target::{BoxError, Connect, Refusal, Stream};
 use tokio::io::DuplexStream;
 use tower::{ServiceBuilder, service_fn};
 
-use crate::support::{cluster, forwarder, get, sim, target, until};
+use crate::support::{cluster, deny, forwarder, get, sim, target, until};
 
 /// The only Pod of a Deployment.
 fn pod(sim: &Sim, app: &str) -> String {
@@ -42,6 +42,7 @@ async fn a_connection_is_let_through_the_moment_an_endpoint_is_ready() {
     let connect = stack(
         cluster(&sim, ClusterSettings::default()),
         forwarder(&sim),
+        deny(&sim),
         settings,
     );
     let pod = pod(&sim, "notready");
@@ -82,7 +83,7 @@ async fn what_is_wrong_for_good_is_not_waited_for() {
         ..Settings::default()
     };
     let cluster = cluster(&sim, ClusterSettings::default());
-    let connect = stack(cluster, forwarder(&sim), settings);
+    let connect = stack(cluster, forwarder(&sim), deny(&sim), settings);
     for (asked, refusal) in [
         ("notready:81", Refusal::NoSuchPort),
         ("nosuch:80", Refusal::NameNotFound),
@@ -129,7 +130,10 @@ async fn dialled(
         })
     };
     let connect = ServiceBuilder::new()
-        .layer(ResolveLayer::new(cluster(sim, ClusterSettings::default())))
+        .layer(ResolveLayer::new(
+            cluster(sim, ClusterSettings::default()),
+            deny(sim),
+        ))
         .layer(OnlyReadyLayer::default())
         .layer(FailoverLayer::new(Duration::from_secs(10)))
         .service(leaf);

@@ -1,9 +1,13 @@
 //! A cluster in memory, and what every test does with it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use kubevpn_client::{ApiServer, Options};
 use kubevpn_sim::Sim;
-use kubevpn_stack::{Cluster, ClusterSettings, Forwarder, ForwarderConfig};
+use kubevpn_stack::{
+    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside,
+};
 use kubevpn_target::{Origin, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -21,6 +25,16 @@ pub(crate) fn cluster(sim: &Sim, settings: ClusterSettings) -> Cluster {
 
 pub(crate) fn forwarder(sim: &Sim) -> Forwarder {
     Forwarder::new(client(sim), ForwarderConfig::default())
+}
+
+pub(crate) fn egress(sim: &Sim, outside: Outside, own: &[SocketAddr]) -> Egress<ApiServer> {
+    let api_server = ApiServer::new(sim.config(), &Options::new("test")).unwrap();
+    let host = FromHost::new(own.iter().copied());
+    Egress::new(api_server, outside, host)
+}
+
+pub(crate) fn deny(sim: &Sim) -> Egress<ApiServer> {
+    egress(sim, Outside::Deny, &[])
 }
 
 pub(crate) fn target(text: &str) -> Target {

@@ -1,0 +1,167 @@
+//! What no Pod serves: the API server itself, and hosts outside the cluster.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use kubevpn_target::{BoxError, ConnectError, Host, Refusal, Target, classify};
+use tokio::net::TcpStream;
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use crate::either::Either;
+use crate::host::{FromHost, Outbound};
+
+/// Where a target leads if not to Pods.
+#[derive(Clone, Debug)]
+pub enum Elsewhere {
+    /// To the API server itself.
+    ApiServer(Target),
+    /// To a host outside the cluster.
+    Outside(Outbound),
+}
+
+/// Whether hosts outside the cluster are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outside {
+    /// No.
+    #[default]
+    Deny,
+    /// From this host.
+    Direct,
+}
+
+/// Reaches the API server as it is told to, and hosts outside the cluster as the policy says.
+///
+/// Always ready; the inner services are waited for inside the call.
+#[derive(Clone, Debug)]
+pub struct Egress<A> {
+    api_server: A,
+    outside: Outside,
+    host: FromHost,
+}
+
+impl<A> Egress<A> {
+    /// `api_server` answers every [`Target`] with a stream to the API server: only who has the kubeconfig knows
+    /// where that is, and through which proxy.
+    pub fn new(api_server: A, outside: Outside, host: FromHost) -> Self {
+        Self {
+            api_server,
+            outside,
+            host,
+        }
+    }
+}
+
+impl<A> Service<Elsewhere> for Egress<A>
+where
+    A: Service<Target> + Clone + Send + 'static,
+    A::Error: Into<BoxError>,
+    A::Future: Send,
+{
+    type Response = Either<A::Response, TcpStream>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, elsewhere: Elsewhere) -> Self::Future {
+        match (elsewhere, self.outside) {
+            (Elsewhere::ApiServer(target), _) => {
+                tracing::debug!(%target, "dialing the API server");
+                let stream = self.api_server.clone().oneshot(target);
+                Box::pin(async { stream.await.map(Either::A).map_err(|e| classify(e.into())) })
+            }
+            (Elsewhere::Outside(outbound), Outside::Direct) => {
+                let stream = self.host.call(outbound);
+                Box::pin(async { stream.await.map(Either::B) })
+            }
+            (Elsewhere::Outside(outbound), Outside::Deny) => {
+                Box::pin(async move { Err(denied(&outbound)) })
+            }
+        }
+    }
+}
+
+fn denied(outbound: &Outbound) -> ConnectError {
+    let Outbound {
+        target,
+        to,
+        learned_from,
+    } = outbound;
+    let to: Vec<_> = to.iter().map(Host::to_string).collect();
+    let to = to.join(", ");
+    let sentence = match learned_from {
+        Some(learned_from) => format!(
+            "{target} leads to {to} by {learned_from}: a host outside the cluster, which this proxy does not dial without --outside direct"
+        ),
+        None => format!(
+            "{to} is a host outside the cluster, which this proxy does not dial: ask for it without the proxy, or start that with --outside direct"
+        ),
+    };
+    ConnectError::new(Refusal::Denied, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use kubevpn_target::{Origin, Stream};
+    use tokio::io::DuplexStream;
+    use tokio::net::TcpListener;
+    use tower::service_fn;
+
+    use super::*;
+
+    async fn call(outside: Outside, elsewhere: Elsewhere) -> Result<String, ConnectError> {
+        let api_server = service_fn(|target: Target| async move {
+            match target.port.get() {
+                443 => Ok(tokio::io::duplex(1).0),
+                _ => Err::<DuplexStream, BoxError>("no".into()),
+            }
+        });
+        let egress = Egress::new(api_server, outside, FromHost::default());
+        let stream = egress.oneshot(elsewhere).await?;
+        Ok(match &stream {
+            Either::A(_) => "the API server".into(),
+            Either::B(_) => stream.via().to,
+        })
+    }
+
+    fn target(text: &str) -> Target {
+        Target::parse(text, Origin::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_goes_its_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        for outside in [Outside::Deny, Outside::Direct] {
+            let api = Elsewhere::ApiServer(target("kubernetes:443"));
+            assert_eq!(call(outside, api).await.unwrap(), "the API server");
+            let api = Elsewhere::ApiServer(target("kubernetes:1"));
+            let error = call(outside, api).await.unwrap_err();
+            assert_eq!(error.refusal(), Refusal::Internal, "classified");
+        }
+        let out = || Elsewhere::Outside(target(&address).into());
+        assert_eq!(call(Outside::Direct, out()).await.unwrap(), address);
+        let error = call(Outside::Deny, out()).await.unwrap_err();
+        assert_eq!(error.refusal(), Refusal::Denied);
+        assert!(error.to_string().contains("--outside direct"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_the_cluster_said_is_told() {
+        let outbound = Outbound {
+            to: vec![Host::parse("outside.example.test").unwrap()],
+            learned_from: Some("service default/external".into()),
+            target: target("external:443"),
+        };
+        let error = call(Outside::Deny, Elsewhere::Outside(outbound)).await;
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "external:443 leads to outside.example.test by service default/external: a host outside the \
+             cluster, which this proxy does not dial without --outside direct"
+        );
+    }
+}
