@@ -223,14 +223,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Says GOAWAY, as far as the socket takes it without waiting, and closes the socket.
+    /// Says GOAWAY after what is on its way already, as far as the socket takes it without waiting,
+    /// and closes the socket.
     fn hang_up(&mut self, mut io: T, error: &SessionError, cx: &mut Context<'_>) {
         let status = match error {
             SessionError::Closed => GoAwayStatus::OK,
             SessionError::Protocol(_) => GoAwayStatus::PROTOCOL_ERROR,
             _ => return,
         };
-        self.outbox.cut();
         let mut state = self.shared.lock();
         state.machine.go_away(status);
         state.machine.transmit_control(&mut self.outbox);

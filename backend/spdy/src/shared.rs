@@ -208,6 +208,7 @@ impl State {
         self.pings.clear();
         self.requests.clear();
         wakers.extend(self.incoming.take());
+        wakers.extend(self.driver.take());
         for slot in self.slots.values_mut() {
             wakers.extend(slot.reader.take());
             wakers.extend(slot.writer.take());

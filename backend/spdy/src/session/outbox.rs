@@ -15,8 +15,6 @@ pub(crate) struct Outbox {
     /// The last piece, while small frames can still be added to it.
     tail: BytesMut,
     len: usize,
-    /// The first piece has been written in part.
-    begun: bool,
 }
 
 impl Outbox {
@@ -62,21 +60,12 @@ impl Outbox {
         while let Some(piece) = self.pieces.front_mut() {
             if written < piece.len() {
                 piece.advance(written);
-                self.begun |= written > 0;
                 return;
             }
             written -= piece.len();
-            self.begun = false;
             self.pieces.pop_front();
         }
         self.pieces = VecDeque::new();
-    }
-
-    /// Drops all that the peer can do without: everything but a frame that was begun.
-    pub(crate) fn cut(&mut self) {
-        self.seal();
-        self.pieces.truncate(usize::from(self.begun));
-        self.len = self.pieces.iter().map(Bytes::len).sum();
     }
 
     fn seal(&mut self) {
@@ -126,22 +115,5 @@ mod tests {
         out.advance(LARGE - 1);
         assert!(out.is_empty());
         assert_eq!(out.front(), []);
-    }
-
-    #[test]
-    fn a_cut_leaves_what_was_begun() {
-        let mut out = Outbox::default();
-        out.push(bytes(LARGE, 1));
-        out.push(bytes(LARGE, 2));
-        out.advance(1);
-        out.cut();
-        assert_eq!(
-            (out.len(), out.front()),
-            (LARGE - 1, &vec![1; LARGE - 1][..])
-        );
-        out.advance(LARGE - 1);
-        out.push(bytes(10, 3));
-        out.cut();
-        assert!(out.is_empty());
     }
 }
