@@ -162,7 +162,7 @@ impl Default for Config {
             sessions_per_pod: 32,
             sessions: 256,
             streams_per_pod: 3000,
-            streams_per_session: 256,
+            streams_per_session: 400,
             upgrades_at_once: 4,
             share_after: Duration::from_millis(30),
             idle: Duration::from_secs(300),

@@ -56,17 +56,36 @@ impl Lab {
         self.forwarder.clone().oneshot(to).await
     }
 
+    /// So many requests, one after another on connections of their own: what the dials took, and all of it.
+    async fn rounds(&self, n: usize) -> (Vec<Duration>, Vec<Duration>) {
+        let (mut dials, mut gets) = (Vec::new(), Vec::new());
+        for _ in 0..n {
+            let began = Instant::now();
+            let mut stream = self.dial(HTTP).await.unwrap();
+            dials.push(began.elapsed());
+            request(&mut stream, "/ready").await.unwrap();
+            gets.push(began.elapsed());
+            close(stream);
+        }
+        (dials, gets)
+    }
+
     /// One request on a connection of its own, which is then closed.
     async fn get(&self, path: &str) -> io::Result<String> {
         let mut stream = self.dial(HTTP).await.map_err(io::Error::other)?;
         let body = request(&mut stream, path).await?;
-        tokio::spawn(async move {
-            let (mut read, mut write) = split(stream);
-            let mut rest = Vec::new();
-            let _ = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
-        });
+        close(stream);
         Ok(body)
     }
+}
+
+/// Ends the client's side, and reads on, as a relay does.
+fn close(stream: PodStream) {
+    tokio::spawn(async move {
+        let (mut read, mut write) = split(stream);
+        let mut rest = Vec::new();
+        let _ = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+    });
 }
 
 async fn pod(client: Client) -> PodPort {
@@ -296,24 +315,36 @@ async fn figures() {
         began.elapsed()
     );
 
-    let (mut dials, mut gets) = (Vec::new(), Vec::new());
-    for _ in 0..500 {
-        let began = Instant::now();
-        let mut stream = lab.dial(HTTP).await.unwrap();
-        dials.push(began.elapsed());
-        request(&mut stream, "/ready").await.unwrap();
-        gets.push(began.elapsed());
-        tokio::spawn(async move {
-            let (mut read, mut write) = split(stream);
-            let mut rest = Vec::new();
-            let _ = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
-        });
-    }
+    let (dials, gets) = lab.rounds(500).await;
     eprintln!(
         "dial to a good port: {}; with the GET: {}",
         spread(dials),
         spread(gets)
     );
+
+    let mut busy = Vec::new();
+    for (what, read) in [("stalled", false), ("reading", true)] {
+        for _ in 0..4 {
+            let mut stream = lab.dial(HTTP).await.unwrap();
+            stream
+                .write_all(b"GET /bytes?n=100000000000 HTTP/1.0\r\n\r\n")
+                .await
+                .unwrap();
+            busy.push(tokio::spawn(async move {
+                let mut buf = vec![0; 256 * 1024];
+                while stream.read(&mut buf).await.is_ok_and(|n| n > 0) {
+                    if !read {
+                        std::future::pending().await
+                    }
+                }
+            }));
+        }
+        sleep(Duration::from_secs(2)).await;
+        let (_, gets) = lab.rounds(300).await;
+        eprintln!("GETs beside four {what} downloads: {}", spread(gets));
+        busy.drain(..).for_each(|b| b.abort());
+        sleep(Duration::from_secs(3)).await;
+    }
 
     let mut refused = Vec::new();
     for _ in 0..100 {

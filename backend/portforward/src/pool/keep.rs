@@ -168,7 +168,7 @@ impl Look<'_> {
             heard,
             held_up: self.entry.stalled,
             upload: self.entry.lives.iter().any(|l| l.is_upload()),
-            alone: self.entry.lives.len() == 1,
+            alone: self.entry.lives.iter().filter(|l| l.is_waiting()).count() <= 1,
         };
         match self.entry.probe.judge(seen, self.config) {
             Verdict::Wait => {}
@@ -207,7 +207,8 @@ impl Look<'_> {
     fn reset_stalled(&mut self, stats: &kubevpn_spdy::Stats) {
         for stalled in &stats.stalled {
             let since = self.epoch.of(stalled.since);
-            let held_up = |l: &&Arc<Life>| l.is_waiting() && l.id() != Some(stalled.stream);
+            let reads = |l: &Life| stats.stalled.iter().all(|s| Some(s.stream) != l.id());
+            let held_up = |l: &&Arc<Life>| l.is_waiting() && reads(l);
             let others = || self.entry.lives.iter().filter(held_up);
             let wanted = others().any(|l| l.last_write().max(l.began) > since);
             let after = match wanted {
@@ -320,5 +321,33 @@ impl Clocks {
             .duration_since(before.system)
             .unwrap_or_default();
         steady.max(system) > TICK + JUMP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_shows_on_one_clock_or_the_other() {
+        let jumped = |steady, system| {
+            let now = Clocks::now();
+            let mut clocks = Clocks {
+                steady: now.steady - steady,
+                system: now.system - system,
+            };
+            clocks.jumped()
+        };
+        let hour = Duration::from_secs(3600);
+        tokio::time::advance(2 * hour).await;
+        assert!(!jumped(TICK, TICK));
+        assert!(!jumped(3 * TICK, 3 * TICK), "merely busy");
+        assert!(jumped(TICK, hour), "the steady clock stood still");
+        assert!(jumped(hour, TICK), "it did not");
+        let mut set_back = Clocks {
+            system: SystemTime::now() + hour,
+            ..Clocks::now()
+        };
+        assert!(!set_back.jumped());
     }
 }

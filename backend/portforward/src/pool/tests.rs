@@ -484,6 +484,23 @@ async fn who_does_not_read_is_reset_when_others_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
+    let (_node, pool) = Node::start(one_session());
+    let (one, two) = tokio::join!(dial(&pool, FLOOD), dial(&pool, FLOOD));
+    let (mut one, two) = (one.unwrap(), two.unwrap());
+    sleep(3600 * S).await;
+    assert_eq!(pool.stats().stalled, 0);
+    // It reads on, up to what the other holds up.
+    let began = Instant::now();
+    one.read_exact(&mut vec![0; 2 * STREAM_BUFFER])
+        .await
+        .unwrap();
+    assert!(began.elapsed() <= 2 * S, "{:?}", began.elapsed());
+    assert_eq!(pool.stats().stalled, 1);
+    drop(two);
+}
+
+#[tokio::test(start_paused = true)]
 async fn four_stalled_readers_disturb_nobody() {
     let (_node, pool) = Node::start(quick());
     let mut stalled = Vec::new();
