@@ -80,8 +80,8 @@ async fn serve(
         copy(&mut pod_read, &mut local_write).await?;
         local_write.shutdown().await
     };
-    let (out, back) = tokio::join!(out, back);
-    back.and(out)?;
+    // An error in one direction ends both.
+    tokio::try_join!(out, back)?;
     Ok(())
 }
 

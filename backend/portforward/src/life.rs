@@ -214,11 +214,14 @@ impl Life {
 
     // === what the pool decides ===
 
-    /// The session carries what was sent so far.
-    pub(crate) fn prove(&self) {
+    /// The session has carried what was sent until then.
+    pub(crate) fn prove(&self, until: u64) {
         let written = self.written.load(Relaxed);
         self.proven.store(written, Relaxed);
-        self.asked.store(0, Relaxed);
+        if self.asked().is_some() {
+            let later = Some(self.last_write()).filter(|&at| at > until);
+            self.asked.store(later.unwrap_or(0), Relaxed);
+        }
     }
 
     /// It may go on writing although its session is wedged: it is the one that holds it up.
@@ -283,6 +286,25 @@ mod tests {
         assert!(life.is_bulk(epoch.now()));
         advance(Duration::from_millis(BULK_WINDOW)).await;
         assert!(!life.is_bulk(epoch.now()), "it has calmed down");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_after_a_probe_is_not_proven_by_it() {
+        let epoch = Epoch::new();
+        let life = Life::new(epoch);
+        life.wrote(1);
+        let probe = epoch.now();
+        life.prove(probe);
+        assert_eq!(life.asked(), None);
+        life.wrote(1);
+        advance(Duration::from_millis(5)).await;
+        let probe = epoch.now();
+        advance(Duration::from_millis(5)).await;
+        life.wrote(1);
+        life.prove(probe);
+        assert_eq!(life.asked(), Some(11));
+        life.heard(1);
+        assert_eq!(life.asked(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -139,7 +139,7 @@ impl Pool {
             let sessions = self.opener.has_sessions();
             let attempted = if sessions {
                 match self.session(pod, to.port, heard_since).await {
-                    Ok(Ok(taken)) => self.connect(*taken, to).await,
+                    Ok(Ok(taken)) => self.connect(*taken, to, began).await,
                     Ok(Err(tried)) => self.channel(pod, to, tried).await,
                     Err(error) => Err(Failure::Final(error)),
                 }
@@ -376,9 +376,14 @@ impl Pool {
 
     // === opening a stream ===
 
-    async fn connect(&self, taken: Taken, to: &PodPort) -> Result<PodStream, Failure> {
+    async fn connect(
+        &self,
+        taken: Taken,
+        to: &PodPort,
+        began: Instant,
+    ) -> Result<PodStream, Failure> {
         let Taken {
-            mut slot,
+            slot,
             handle,
             transport,
             request,
@@ -398,7 +403,7 @@ impl Pool {
         };
         slot.named(pair.id());
         if !(good && fresh) {
-            self.replied(&mut pair, &mut slot, to).await?;
+            self.replied(&mut pair, &slot, &handle, to, began).await?;
         }
         if !good {
             match pair.fate(&self.config).await {
@@ -425,22 +430,36 @@ impl Pool {
     }
 
     /// Waits for the reply; a session that does not give one is used no more.
-    async fn replied(&self, pair: &mut Pair, slot: &mut Slot, to: &PodPort) -> Result<(), Failure> {
+    async fn replied(
+        &self,
+        pair: &mut Pair,
+        slot: &Slot,
+        handle: &Session,
+        to: &PodPort,
+        began: Instant,
+    ) -> Result<(), Failure> {
+        let timed_out = |after| {
+            Failure::Session(ForwardError::TimedOut {
+                pod: to.pod_name(),
+                step: "the answer to a new stream",
+                after,
+            })
+        };
         let after = self.config.reply_timeout;
-        let until = Instant::now() + after;
-        let replied = match timeout(after / 5, pair.replied()).await {
+        let (until, soon) = (Instant::now() + after, after / 5);
+        let replied = match timeout(soon, pair.replied()).await {
             Ok(replied) => replied,
             Err(_) => {
                 slot.suspect();
+                if handle.stats().last_received < began {
+                    // It has been silent since before this dial: its probe will tell, another is tried meanwhile.
+                    return Err(timed_out(soon));
+                }
                 match timeout_at(until, pair.replied()).await {
                     Ok(replied) => replied,
                     Err(_) => {
                         slot.distrust();
-                        return Err(Failure::Session(ForwardError::TimedOut {
-                            pod: to.pod_name(),
-                            step: "the answer to a new stream",
-                            after,
-                        }));
+                        return Err(timed_out(after));
                     }
                 }
             }

@@ -87,7 +87,8 @@ impl Pool {
         if !entry.probe.echo(round, now) {
             return;
         }
-        entry.lives.iter().for_each(|l| l.prove());
+        let proven = entry.probe.proven();
+        entry.lives.iter().for_each(|l| l.prove(proven));
         let (round, handle) = (entry.probe.again(now), entry.handle.clone());
         state.pod(pod).wake();
         drop(state);

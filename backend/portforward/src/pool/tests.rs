@@ -564,11 +564,7 @@ async fn a_dial_into_a_black_hole_takes_another_session() {
     node.link(0).black_hole();
     let began = Instant::now();
     open(&pool).await;
-    assert!(
-        began.elapsed() <= quick().reply_timeout,
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() <= 2 * S, "{:?}", began.elapsed());
     assert_eq!(node.upgrades(), 2);
 }
 

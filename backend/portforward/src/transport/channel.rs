@@ -114,8 +114,11 @@ impl Channel {
                 return Poll::Ready(Ok(()));
             }
             if self.poll_message(cx)?.is_pending() {
-                ready!(self.poll_beat(cx))?;
-                return Poll::Pending;
+                // What a writer left behind is on its way even if it does not flush.
+                if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                return self.poll_beat(cx);
             }
         }
         let n = self.data.len().min(buf.remaining());
