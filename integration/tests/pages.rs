@@ -35,7 +35,7 @@ fn script(page: &str) -> String {
     script
 }
 
-/// Runs a page's commands against a cluster in memory, with port 1080 moved to a free one.
+/// Runs a page's commands against a cluster in memory, with its ports moved to free ones.
 fn run(name: &str) -> String {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let sim = runtime.block_on(Sim::builder().sample().start()).unwrap();
