@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt, split};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::dial::ATTEMPTS;
 use super::*;
+use crate::forward::PodPort;
+use crate::stream::PodStream;
 use crate::testing::*;
 
 const S: Duration = Duration::from_secs(1);
@@ -37,7 +40,8 @@ async fn open(pool: &Arc<Pool>) -> PodStream {
 async fn close(stream: PodStream) -> Vec<u8> {
     let (mut read, mut write) = split(stream);
     let mut rest = Vec::new();
-    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+    let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
+    let (shut, got) = soon(both).await;
     shut.unwrap();
     got.unwrap();
     rest
@@ -315,7 +319,7 @@ async fn only_the_first_dial_to_a_port_waits_for_its_fate() {
     let mut greeted = dial(&pool, GREET).await.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
     let mut line = [0; 11];
-    greeted.read_exact(&mut line).await.unwrap();
+    soon(greeted.read_exact(&mut line)).await.unwrap();
     assert_eq!(&line, b"220 hello\r\n", "nothing of it is lost");
     drop((first, second));
     sleep(quick().good_for).await;
@@ -329,7 +333,7 @@ async fn a_pod_that_accepts_and_closes_was_there() {
     let (_node, pool) = Node::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).await.unwrap();
+    soon(stream.read_to_end(&mut rest)).await.unwrap();
     assert_eq!(rest, b"");
 }
 
@@ -479,7 +483,7 @@ async fn who_does_not_read_is_reset_when_others_wait() {
     );
     assert_eq!(pool.stats().stalled, 1);
     let mut rest = Vec::new();
-    let error = stalled.read_to_end(&mut rest).await.unwrap_err();
+    let error = soon(stalled.read_to_end(&mut rest)).await.unwrap_err();
     assert!(error.to_string().contains("not read"), "{error}");
 }
 
@@ -615,14 +619,14 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
     node.link(0).wedge();
     let mut answer = Vec::new();
     // The Pod ends shortly after it was written to: the session is probed, and found wedged.
-    ending.read_to_end(&mut answer).await.unwrap();
+    soon(ending.read_to_end(&mut answer)).await.unwrap();
     assert_eq!(answer, b"0123456789");
     writer.write_all(b"lost?").await.unwrap();
     sleep(5 * S).await;
     assert_eq!(pool.stats().wedged, 1);
     // Who wrote meanwhile is told; who did not may go on listening, but not write.
     let mut rest = Vec::new();
-    writer.read_to_end(&mut rest).await.unwrap_err();
+    soon(writer.read_to_end(&mut rest)).await.unwrap_err();
     let nothing = timeout(60 * S, idle.read(&mut [0; 1])).await;
     assert!(nothing.is_err(), "it still listens");
     let error = idle.write(b"x").await.unwrap_err();

@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::forward::Forwarder;
 use crate::stream::PodStream;
-use crate::testing::{CLOSED, ECHO, Node, SINK, SLOW, echo, to};
+use crate::testing::{CLOSED, ECHO, Node, SINK, SLOW, echo, soon, to};
 use crate::transport::tunnel::Tunnel;
 
 /// How a request is answered.
@@ -219,7 +219,8 @@ async fn all_three_carry_bytes() {
             write.flush().await.unwrap();
         };
         let mut back = vec![0; text.len()];
-        let (_, got) = tokio::join!(send, read.read_exact(&mut back));
+        let both = async { tokio::join!(send, read.read_exact(&mut back)) };
+        let (_, got) = soon(both).await;
         got.unwrap();
         assert!(back == text);
         assert_eq!(
@@ -434,7 +435,8 @@ async fn a_channel_lingers_for_the_answer() {
     let (mut read, mut write) = split(stream);
     write.write_all(b"ask").await.unwrap();
     let mut answer = Vec::new();
-    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut answer));
+    let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut answer)) };
+    let (shut, got) = soon(both).await;
     shut.unwrap();
     got.unwrap();
     assert_eq!(answer, b"0123456789");
@@ -446,7 +448,8 @@ async fn a_closed_client_frees_its_channel_after_the_linger() {
     let stream = dial(&forwarder, SINK).await.unwrap();
     let (mut read, mut write) = split(stream);
     let mut rest = Vec::new();
-    let (shut, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut rest));
+    let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
+    let (shut, got) = soon(both).await;
     shut.unwrap();
     got.unwrap();
     drop((read, write));
