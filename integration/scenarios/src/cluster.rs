@@ -10,7 +10,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 /// A cluster with the sample workload (`integration/lab/cluster/manifests/sample.yaml`) running.
 ///
-/// What both kinds offer through the Kubernetes API is asked there, by [`client`]; the methods are for the rest.
+/// What both kinds offer through the Kubernetes API is asked there; the methods are for the rest.
 pub trait Cluster: Send + Sync {
     /// A kubeconfig that may do everything; its context's namespace is `default`.
     fn kubeconfig(&self) -> PathBuf;
