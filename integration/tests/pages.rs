@@ -41,12 +41,12 @@ fn run(name: &str) -> String {
     let sim = runtime.block_on(Sim::builder().sample().start()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let kubeconfig = sim.write_kubeconfig(dir.path()).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let script = script(&page(name)).replace("127.0.0.1:1080", &format!("127.0.0.1:{port}"));
+    let free = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let script = script(&page(name)).replace("127.0.0.1:1080", &free());
+    let script = script.replace("127.0.0.1:3128", &free());
     let program = PathBuf::from(env!("CARGO_BIN_EXE_kubevpn"));
     let path = format!(
         "{}:{}",
@@ -75,7 +75,7 @@ fn proxy_out() {
     let said = run("docs/proxy-out.md");
     assert_eq!(
         said.matches(r#""service":"productpage""#).count(),
-        3,
+        5,
         "{said}"
     );
     assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
