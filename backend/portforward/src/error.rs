@@ -394,6 +394,7 @@ mod tests {
         );
         // The Pod had closed already.
         assert_eq!(kind("write tcp4 127.0.0.1:1: write: broken pipe"), None);
+        assert_eq!(kind("read: use of closed network connection"), None);
         assert_eq!(kind("odd"), Some(io::ErrorKind::ConnectionAborted));
     }
 

@@ -28,6 +28,7 @@ impl Epoch {
         self.of(Instant::now())
     }
 
+    /// May be later than a `now` that was asked for before: others go on meanwhile, so subtract saturating.
     pub(crate) fn of(self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.0).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX - 1) + 1

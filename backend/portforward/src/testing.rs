@@ -38,7 +38,7 @@ pub(crate) const SLOW: u16 = 30;
 pub(crate) const FLOOD: u16 = 19;
 /// Accepts and closes.
 pub(crate) const CLOSE: u16 = 21;
-/// The node never answers the stream.
+/// The node never answers the stream, nor anything on a channel.
 pub(crate) const MUTE: u16 = 44;
 /// Reads nothing.
 pub(crate) const DEAF: u16 = 45;
@@ -136,6 +136,9 @@ impl Node {
                 .await
                 .unwrap();
         }
+        if port == MUTE {
+            std::future::pending::<()>().await;
+        }
         let down = self.down.lock().unwrap().contains(&port);
         let Some(pod) = (if down { None } else { pod(port) }) else {
             ws.send(message(1, REFUSED.as_bytes())).await.unwrap();
@@ -230,6 +233,8 @@ impl Node {
         self.forwards.fetch_sub(1, SeqCst);
         let _ = error.shutdown().await;
         let _ = data.shutdown().await;
+        // The stream is there until the client has ended it too.
+        let _ = copy(&mut data, &mut tokio::io::sink()).await;
     }
 }
 

@@ -117,7 +117,7 @@ impl Api {
                 Err(no) => asked.refused(transport, no)?,
             }
         }
-        self.memory().forget();
+        // Only where channels are not to be tried.
         Err(asked.rejected())
     }
 

@@ -141,7 +141,7 @@ fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
     for entry in pod.sessions.iter_mut().filter(unused) {
         if entry.used == latest && !kept {
             kept = true;
-        } else if now - entry.used >= ms(config.idle_spare) {
+        } else if now.saturating_sub(entry.used) >= ms(config.idle_spare) {
             entry.retire();
         }
     }
@@ -179,16 +179,16 @@ impl Look<'_> {
             }
             Verdict::Wedged => self.split(),
         }
-        let unused =
-            self.entry.lives.is_empty() && self.now - self.entry.used >= ms(self.config.idle);
+        let unused = self.entry.lives.is_empty()
+            && self.now.saturating_sub(self.entry.used) >= ms(self.config.idle);
         if unused && !self.entry.retired {
             tracing::debug!(pod = %self.pod, session = self.entry.id, "unused, closing");
             self.entry.retire();
         }
-        let silent = self.now - heard >= ms(self.config.ping_every);
+        let silent = self.now.saturating_sub(heard) >= ms(self.config.ping_every);
         let overdue = |l: &Arc<Life>| {
             l.asked()
-                .is_some_and(|at| self.now - at >= ms(self.config.suspect_after))
+                .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))
         };
         let due = silent || self.entry.lives.iter().any(overdue);
         if self.entry.stalled {
@@ -216,7 +216,7 @@ impl Look<'_> {
                 true => self.config.stall_wanted,
                 false => self.config.stall,
             };
-            if others().next().is_none() || self.now - since < ms(after) {
+            if others().next().is_none() || self.now.saturating_sub(since) < ms(after) {
                 continue;
             }
             tracing::debug!(pod = %self.pod, session = self.entry.id, stream = %stalled.stream, "resetting a stalled connection");

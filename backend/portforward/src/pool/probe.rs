@@ -119,7 +119,7 @@ impl Probe {
     /// a session that was judged is still watched.
     pub(crate) fn renew(&mut self, now: u64, after: u64) -> Option<u64> {
         let running = self.running.as_mut()?;
-        if now - running.renewed < after {
+        if now.saturating_sub(running.renewed) < after {
             return None;
         }
         running.renewed = now;
@@ -161,7 +161,7 @@ impl Probe {
         });
         if running.echoes == 0 {
             // Data that comes shows that the connection lives; the echoes may be queued behind it.
-            let silent = seen.now - running.sent.max(seen.heard);
+            let silent = seen.now.saturating_sub(running.sent.max(seen.heard));
             return match silent >= patience {
                 false => Verdict::Wait,
                 true if seen.upload && !seen.alone => Verdict::Wedged,
@@ -172,7 +172,7 @@ impl Probe {
             // The other echoes show that the session lives; its only connection waits for its Pod.
             return Verdict::Wait;
         }
-        match seen.now - running.first >= patience {
+        match seen.now.saturating_sub(running.first) >= patience {
             true => Verdict::Wedged,
             false => Verdict::Wait,
         }

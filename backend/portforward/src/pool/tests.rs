@@ -380,6 +380,35 @@ async fn an_answer_after_the_clients_end_arrives_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_an_answer_keeps_its_session_to_itself() {
+    let (node, pool) = Node::start(quick());
+    let mut asking = dial(&pool, SLOW).await.unwrap();
+    asking.write_all(b"ask").await.unwrap();
+    let answer = tokio::spawn(close(asking));
+    settle().await;
+    drop(open(&pool).await);
+    assert_eq!(node.upgrades(), 3, "another, and a spare");
+    answer.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_pod_has_ended_is_forgotten_at_once() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, CLOSE).await.unwrap();
+    soon(stream.read(&mut [0; 1])).await.unwrap();
+    let open = pool
+        .state()
+        .entries()
+        .next()
+        .unwrap()
+        .handle
+        .stats()
+        .streams;
+    assert_eq!(open, 0, "nothing queued for it is sent any more");
+    drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_pod_is_given_up_after_the_linger() {
     let (node, pool) = Node::start(quick());
     let stream = open(&pool).await;
@@ -593,14 +622,28 @@ async fn a_probe_finds_the_dead_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mute_session_is_given_up_and_its_streams_live() {
-    let (node, pool) = Node::start(quick());
-    let mut stream = open(&pool).await;
+async fn a_mute_session_is_given_up() {
+    let config = Config {
+        dial_timeout: 60 * S,
+        ..quick()
+    };
+    let (node, pool) = Node::start(config);
     let error = dial(&pool, MUTE).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::TimedOut);
     assert!(error.retryable());
+    // Each attempt had a session of its own, which nobody will use again.
+    assert_eq!(node.upgrades(), ATTEMPTS);
+    settle().await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mute_stream_takes_none_of_its_siblings_with_it() {
+    let (_node, pool) = Node::start(one_session());
+    let mut stream = open(&pool).await;
+    dial(&pool, MUTE).await.unwrap_err();
+    sleep(60 * S).await;
     echo(&mut stream, b"untouched").await.unwrap();
-    assert!(node.upgrades() <= 2 + ATTEMPTS, "{}", node.upgrades());
 }
 
 #[tokio::test(start_paused = true)]
@@ -634,6 +677,23 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
     drop((idle, writer));
     open(&pool).await;
     assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wedged_is_still_watched() {
+    let (node, pool) = Node::start(quick());
+    let mut listener = open(&pool).await;
+    node.link(0).wedge();
+    pool.probe_all();
+    sleep(quick().probe_timeout + 2 * S).await;
+    assert_eq!(pool.stats().wedged, 1);
+    sleep(3600 * S).await;
+    assert_eq!(pool.stats().evicted, 0, "it is alive, in part");
+    node.link(0).black_hole();
+    let began = Instant::now();
+    soon(listener.read(&mut [0; 1])).await.unwrap_err();
+    let found = quick().ping_every + quick().probe_timeout + 3 * S;
+    assert!(began.elapsed() <= found, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::forward::Forwarder;
 use crate::stream::PodStream;
-use crate::testing::{CLOSED, ECHO, Node, SINK, SLOW, echo, soon, to};
+use crate::testing::{CLOSED, ECHO, MUTE, Node, SINK, SLOW, echo, soon, to};
 use crate::transport::tunnel::Tunnel;
 
 /// How a request is answered.
@@ -465,6 +465,25 @@ async fn an_idle_channel_is_pinged() {
     let nothing = tokio::time::timeout(Duration::from_secs(7200), stream.read(&mut [0; 1])).await;
     assert!(nothing.is_err(), "it lives");
     echo(&mut stream, b"good morning").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_into_a_black_hole_is_noticed() {
+    let (_server, forwarder) = channels();
+    let config = Config::default();
+    for (write, within) in [
+        (true, config.suspect_after + config.probe_timeout),
+        (false, config.ping_every + config.probe_timeout),
+    ] {
+        let mut stream = dial(&forwarder, MUTE).await.unwrap();
+        let began = Instant::now();
+        if write {
+            stream.write_all(b"anyone?").await.unwrap();
+        }
+        let error = soon(stream.read(&mut [0; 1])).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(began.elapsed() <= within + Duration::from_secs(1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
