@@ -6,11 +6,13 @@ mod demo;
 mod kube;
 mod policy;
 mod proxy_out;
+mod resolve;
 mod version;
 
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::exit::Failure;
+use crate::telemetry::Steps;
 
 /// Reach the Services and Pods of a Kubernetes cluster from this machine, over nothing but the Kubernetes API
 #[derive(Debug, Parser)]
@@ -31,6 +33,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
     Demo(demo::Demo),
     Completion(completion::Completion),
@@ -38,8 +41,14 @@ enum Command {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    /// Whether the command tells the steps that the layers take.
+    pub(crate) fn tells_steps(&self) -> bool {
+        matches!(self.command, Command::Resolve(_))
+    }
+
+    pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
         match self.command {
+            Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,

@@ -11,12 +11,13 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
-    telemetry::init(args.verbose);
+    let steps = telemetry::Steps::new();
+    telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(args.run()),
+        Ok(runtime) => runtime.block_on(args.run(steps)),
         Err(error) => Err(exit::Failure::Other(error.into())),
     };
     match result {

@@ -13,7 +13,7 @@ fn page(name: &str) -> String {
 
 /// The `sh` blocks of a page, in order, as one script.
 fn script(page: &str) -> String {
-    let mut script = String::from("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n");
+    let mut script = String::from("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n");
     let mut inside = false;
     for line in page.lines() {
         match line {
@@ -79,6 +79,26 @@ fn proxy_out() {
         "{said}"
     );
     assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
+}
+
+#[test]
+fn resolution() {
+    let said = run("docs/resolution.md");
+    for step in [
+        "the name productpage.default.svc.cluster.local, in namespace default, port 9080",
+        "service default/productpage has port 9080 (http)",
+        "session opened",
+        "open, to default/productpage-",
+        "open, to default/db-0:5432",
+        r#""kind": "pods""#,
+        r#""service": "default/productpage""#,
+        "there is no service default/nosuch",
+        "has no TCP port 81",
+        "and that did not change within 100ms",
+        "www.example.com is a host outside the cluster",
+    ] {
+        assert!(said.contains(step), "{step}: {said}");
+    }
 }
 
 /// The second README command: everything the demo prints works when pasted.

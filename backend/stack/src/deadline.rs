@@ -42,6 +42,13 @@ pub struct Deadline<S> {
     limit: Duration,
 }
 
+impl<S> Deadline<S> {
+    /// The service inside, whose calls this one bounds.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
 impl<S> Service<Target> for Deadline<S>
 where
     S: Service<Target>,

@@ -79,13 +79,16 @@ where
                 Box::pin(async { stream.await.map(Either::B) })
             }
             (Elsewhere::Outside(outbound), Outside::Deny) => {
-                Box::pin(async move { Err(denied(&outbound)) })
+                // What would not be dialled either way is said to be so.
+                let why = self.host.never(&outbound);
+                let sentence = why.unwrap_or_else(|| denied(&outbound));
+                Box::pin(async move { Err(ConnectError::new(Refusal::Denied, sentence)) })
             }
         }
     }
 }
 
-fn denied(outbound: &Outbound) -> ConnectError {
+fn denied(outbound: &Outbound) -> String {
     let Outbound {
         target,
         to,
@@ -93,15 +96,14 @@ fn denied(outbound: &Outbound) -> ConnectError {
     } = outbound;
     let to: Vec<_> = to.iter().map(Host::to_string).collect();
     let to = to.join(", ");
-    let sentence = match learned_from {
+    match learned_from {
         Some(learned_from) => format!(
             "{target} leads to {to} by {learned_from}: a host outside the cluster, which this proxy does not dial without --outside direct"
         ),
         None => format!(
             "{to} is a host outside the cluster, which this proxy does not dial: ask for it without the proxy, or start that with --outside direct"
         ),
-    };
-    ConnectError::new(Refusal::Denied, sentence)
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,17 @@ impl Service<Target> for FromHost {
 }
 
 impl FromHost {
+    /// Why none of the addresses is ever dialled, if they are known and none is.
+    pub(crate) fn never(&self, outbound: &Outbound) -> Option<String> {
+        let port = outbound.target.port.get();
+        let mut why = None;
+        for host in &outbound.to {
+            let Host::Ip(ip) = host else { return None };
+            why = Some(deny(SocketAddr::new(*ip, port), outbound, &self.own)?);
+        }
+        why
+    }
+
     async fn dial(&self, outbound: &Outbound) -> Result<TcpStream, ConnectError> {
         let mut addresses = addresses(outbound).await?;
         let mut denied = None;

@@ -32,6 +32,7 @@
 //! call, on a clone of its own.
 
 mod deadline;
+mod dns;
 mod egress;
 mod either;
 mod failover;
@@ -42,7 +43,7 @@ mod ready;
 mod resolve;
 mod stack;
 
-pub use kubevpn_cluster::{Cluster, Settings as ClusterSettings};
+pub use kubevpn_cluster::{Candidates, Cluster, Settings as ClusterSettings};
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};
@@ -53,5 +54,5 @@ pub use self::held::Held;
 pub use self::host::{FromHost, Outbound};
 pub use self::pick::{Balance, Slot};
 pub use self::ready::{OnlyReady, OnlyReadyLayer};
-pub use self::resolve::{Resolve, ResolveLayer};
+pub use self::resolve::{Resolve, ResolveLayer, Resolved};
 pub use self::stack::{Settings, Stack, stack};

@@ -1,30 +1,45 @@
 //! From what was asked for to what could serve it.
 
 use std::future::Future;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use kubevpn_cluster::{Answer, Candidates, Cluster};
-use kubevpn_target::{BoxError, ConnectError, Target, classify};
+use kubevpn_cluster::{Answer, Candidates, Cluster, Question};
+use kubevpn_target::{BoxError, ConnectError, Host, Refusal, Stream, Target, classify};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::dns::{self, RemoteDns};
 use crate::egress::Elsewhere;
 use crate::either::Either;
 use crate::host::Outbound;
 
-/// Makes [`Resolve`]s that ask one [`Cluster`].
+/// How often the cluster's DNS may lead from one name to the next.
+const ALIASES: usize = 8;
+
+/// How many addresses of a name are looked up in the cluster.
+const ADDRESSES: usize = 4;
+
+/// Makes [`Resolve`]s that ask one [`Cluster`] and share what its DNS has said.
 #[derive(Clone)]
 pub struct ResolveLayer<E> {
     cluster: Cluster,
+    dns: RemoteDns,
     elsewhere: E,
 }
 
 impl<E> ResolveLayer<E> {
     /// Targets are looked up here; what is no Pod's goes to `elsewhere`, an [`Egress`](crate::Egress) as a rule.
     pub fn new(cluster: Cluster, elsewhere: E) -> Self {
-        Self { cluster, elsewhere }
+        Self {
+            cluster,
+            dns: RemoteDns::default(),
+            elsewhere,
+        }
     }
 }
 
@@ -35,6 +50,7 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
         Resolve {
             pods,
             elsewhere: self.elsewhere.clone(),
+            dns: self.dns.clone(),
             cluster: self.cluster.clone(),
         }
     }
@@ -42,20 +58,195 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
 
 /// Looks a target up in the cluster and hands the Pods that could serve it on, or what else it means.
 ///
+/// A name of the cluster that no object answers is asked of the cluster's DNS, over streams of the inner service;
+/// no other name ever is. Addresses it gives are looked up in turn, so that those of Services and Pods are dialled
+/// like any other, and only the rest is a host outside.
+///
 /// Always ready; the inner services are waited for inside the call.
 #[derive(Clone)]
 pub struct Resolve<S, E> {
     pods: S,
     elsewhere: E,
+    dns: RemoteDns,
     cluster: Cluster,
+}
+
+/// What a host and port mean.
+#[derive(Clone, Debug)]
+pub enum Resolved {
+    /// Pods that could serve it, ready or not.
+    Pods(Candidates),
+    /// The API server itself.
+    ApiServer,
+    /// A host outside the cluster.
+    Outside {
+        /// A name, or addresses.
+        to: Vec<Host>,
+        /// What in the cluster led there; `None` when the client named it.
+        learned_from: Option<String>,
+    },
+}
+
+impl<S, E> Resolve<S, E>
+where
+    S: Service<Candidates> + Clone,
+    S::Response: Stream,
+    S::Error: Into<BoxError>,
+{
+    /// Resolves without dialing what comes of it. Without a port, [`Cluster::lookup`] says how.
+    pub async fn resolve(
+        &self,
+        host: &Host,
+        port: Option<NonZeroU16>,
+    ) -> Result<Resolved, ConnectError> {
+        let mut host = host.clone();
+        let mut learned_from: Option<String> = None;
+        for _ in 0..=ALIASES {
+            let question = match self.cluster.lookup(&host, port).await? {
+                Answer::Pods(candidates) => return Ok(Resolved::Pods(candidates)),
+                Answer::ApiServer => return Ok(Resolved::ApiServer),
+                Answer::Outside(outside) => {
+                    return Ok(Resolved::Outside {
+                        to: vec![outside.host],
+                        learned_from: outside.learned_from.or(learned_from),
+                    });
+                }
+                Answer::Dns(question) => question,
+            };
+            let by_dns = learned_from.unwrap_or_else(|| match &question.learned_from {
+                Some(service) => format!("{service} and the cluster's DNS"),
+                None => "the cluster's DNS".into(),
+            });
+            match self.ask(question).await? {
+                Known::Addresses(ips) => return self.addresses(&host, &ips, port, by_dns).await,
+                Known::Alias(alias) => host = alias,
+            }
+            learned_from = Some(by_dns);
+        }
+        Err(ConnectError::new(
+            Refusal::Unreachable,
+            format!(
+                "the cluster's DNS leads from one name to the next, and {host} is not the last"
+            ),
+        ))
+    }
+
+    /// Asks the cluster's DNS for each of the names until it knows one.
+    async fn ask(&self, question: Question) -> Result<Known, ConnectError> {
+        let mut failed = None;
+        for name in &question.names {
+            let fetch = dns::fetch(name, &self.cluster, &self.pods);
+            match self.dns.ask(name, fetch).await {
+                Ok(answered) if !answered.addresses.is_empty() => {
+                    return Ok(Known::Addresses(answered.addresses));
+                }
+                Ok(answered) => {
+                    if let Some(alias) = answered.alias {
+                        return Ok(Known::Alias(Host::Name(alias)));
+                    }
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        Err(unknown(question, failed))
+    }
+
+    /// What the addresses of a name are.
+    async fn addresses(
+        &self,
+        host: &Host,
+        ips: &[IpAddr],
+        port: Option<NonZeroU16>,
+        learned_from: String,
+    ) -> Result<Resolved, ConnectError> {
+        let mut pods: Option<Candidates> = None;
+        let mut outside = Vec::new();
+        let mut failed = None;
+        for ip in ips.iter().take(ADDRESSES) {
+            match self.cluster.lookup(&Host::Ip(*ip), port).await {
+                Ok(Answer::ApiServer) => return Ok(Resolved::ApiServer),
+                Ok(Answer::Pods(found)) if found.service.is_some() => {
+                    return Ok(Resolved::Pods(found));
+                }
+                Ok(Answer::Pods(found)) => match &mut pods {
+                    None => pods = Some(found),
+                    Some(pods) => {
+                        let new = found.endpoints.into_iter();
+                        let known = |pod| pods.endpoints.iter().any(|e| e.pod == pod);
+                        let new: Vec<_> = new.filter(|e| !known(e.pod.clone())).collect();
+                        pods.endpoints.extend(new);
+                    }
+                },
+                Ok(Answer::Outside(found)) => outside.push(found.host),
+                // An address is no name.
+                Ok(Answer::Dns(question)) => failed = Some(question.otherwise),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match (pods, failed) {
+            (Some(pods), _) => Ok(Resolved::Pods(pods)),
+            (None, Some(error)) if outside.is_empty() => {
+                let sentence = format!("{host} is {} by {learned_from}: {error}", list(ips));
+                Err(ConnectError::new(error.refusal(), sentence))
+            }
+            (None, _) => Ok(Resolved::Outside {
+                to: outside,
+                learned_from: Some(learned_from),
+            }),
+        }
+    }
+}
+
+/// What the cluster's DNS knows of a name.
+enum Known {
+    Addresses(Vec<IpAddr>),
+    Alias(Host),
+}
+
+/// No object and no DNS knows the name, or the DNS cannot be asked.
+fn unknown(question: Question, failed: Option<Arc<ConnectError>>) -> ConnectError {
+    let Question {
+        names,
+        otherwise,
+        only_dns,
+        ..
+    } = question;
+    let Some(failed) = failed else {
+        return otherwise.into();
+    };
+    if only_dns {
+        let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        let sentence = format!(
+            "only the cluster's DNS can know {}, and it cannot be asked: {failed}",
+            names.join(", ")
+        );
+        return ConnectError::new(failed.refusal(), sentence);
+    }
+    match failed.refusal() {
+        // There is none: nothing more is known of the name for that.
+        Refusal::NameNotFound => otherwise.into(),
+        _ => {
+            let sentence = format!("{otherwise} (the cluster's DNS could not be asked: {failed})");
+            ConnectError::new(otherwise.refusal(), sentence)
+        }
+    }
+}
+
+fn list(ips: &[IpAddr]) -> String {
+    let ips: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+    ips.join(", ")
 }
 
 impl<S, E> Service<Target> for Resolve<S, E>
 where
-    S: Service<Candidates> + Clone + Send + 'static,
+    S: Service<Candidates> + Clone + Send + Sync + 'static,
+    S::Response: Stream,
     S::Error: Into<BoxError>,
     S::Future: Send,
-    E: Service<Elsewhere> + Clone + Send + 'static,
+    E: Service<Elsewhere> + Clone + Send + Sync + 'static,
     E::Error: Into<BoxError>,
     E::Future: Send,
 {
@@ -68,26 +259,21 @@ where
     }
 
     fn call(&mut self, target: Target) -> Self::Future {
-        let Self {
-            pods,
-            elsewhere,
-            cluster,
-        } = self.clone();
+        let this = self.clone();
         Box::pin(async move {
-            let elsewhere_to = match cluster.lookup(&target.host, target.port).await? {
-                Answer::Pods(candidates) => {
-                    let stream = pods.oneshot(candidates).await;
+            let elsewhere = match this.resolve(&target.host, Some(target.port)).await? {
+                Resolved::Pods(candidates) => {
+                    let stream = this.pods.oneshot(candidates).await;
                     return stream.map(Either::A).map_err(|e| classify(e.into()));
                 }
-                Answer::ApiServer => Elsewhere::ApiServer(target),
-                Answer::Outside(outside) => Elsewhere::Outside(Outbound {
+                Resolved::ApiServer => Elsewhere::ApiServer(target),
+                Resolved::Outside { to, learned_from } => Elsewhere::Outside(Outbound {
                     target,
-                    to: vec![outside.host],
-                    learned_from: outside.learned_from,
+                    to,
+                    learned_from,
                 }),
-                Answer::Dns(question) => return Err(question.otherwise.into()),
             };
-            let stream = elsewhere.oneshot(elsewhere_to).await;
+            let stream = this.elsewhere.oneshot(elsewhere).await;
             stream.map(Either::B).map_err(|e| classify(e.into()))
         })
     }

@@ -16,11 +16,11 @@ pub(crate) struct PolicyArgs {
     /// DNS domain of the cluster [default: as CoreDNS is configured, else cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
-    /// Names that end in this belong to the cluster too, and are never dialled from here. May be given more than once
+    /// Names that end in this belong to the cluster too: its DNS is asked for them. May be given more than once
     #[arg(long, value_name = "SUFFIX", action = ArgAction::Append)]
     cluster_suffix: Vec<String>,
-    /// Service of the cluster's DNS; nothing is asked of it yet [default: kube-system/kube-dns]
-    #[arg(long, value_name = "NAMESPACE/SERVICE", hide = true)]
+    /// Service of the cluster's DNS [default: kube-system/kube-dns]
+    #[arg(long, value_name = "NAMESPACE/SERVICE")]
     cluster_dns: Option<String>,
     /// What to do with hosts outside the cluster
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]

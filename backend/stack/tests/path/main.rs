@@ -1,4 +1,5 @@
 //! The data path over a cluster in memory, from a target to the stream.
 
+mod dns;
 mod ready;
 mod support;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kubevpn_client::{ApiServer, Options};
+use kubevpn_client::{ApiServer, Options, build};
 use kubevpn_sim::Sim;
 use kubevpn_stack::{
     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside,
@@ -15,16 +15,26 @@ pub(crate) async fn sim() -> Sim {
     Sim::builder().plain().sample().start().await.unwrap()
 }
 
-pub(crate) fn client(sim: &Sim) -> kube::Client {
-    kube::Client::try_from(sim.config()).unwrap()
+/// Of the default user, or of the one with this token.
+fn client(sim: &Sim, token: Option<&str>) -> kube::Client {
+    let config = token.map_or_else(|| sim.config(), |token| sim.config_for(token));
+    build(config, &Options::new("test")).unwrap()
 }
 
 pub(crate) fn cluster(sim: &Sim, settings: ClusterSettings) -> Cluster {
-    Cluster::new(client(sim), settings)
+    cluster_as(sim, None, settings)
+}
+
+pub(crate) fn cluster_as(sim: &Sim, token: Option<&str>, settings: ClusterSettings) -> Cluster {
+    Cluster::new(client(sim, token), settings)
 }
 
 pub(crate) fn forwarder(sim: &Sim) -> Forwarder {
-    Forwarder::new(client(sim), ForwarderConfig::default())
+    forwarder_as(sim, None)
+}
+
+pub(crate) fn forwarder_as(sim: &Sim, token: Option<&str>) -> Forwarder {
+    Forwarder::new(client(sim, token), ForwarderConfig::default())
 }
 
 pub(crate) fn egress(sim: &Sim, outside: Outside, own: &[SocketAddr]) -> Egress<ApiServer> {
@@ -49,11 +59,18 @@ pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// What the sample's echo program answers to an HTTP request.
+/// What the sample's echo program answers to an HTTP request, as far as its service's name. The end of the
+/// connection comes a second later, as with containerd.
 pub(crate) async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
     let request = b"GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
+    loop {
+        let read = stream.read_buf(&mut answer).await.unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        let named = text.split_once(r#""service":""#);
+        if read == 0 || named.is_some_and(|(_, name)| name.contains('"')) {
+            return text.into_owned();
+        }
+    }
 }

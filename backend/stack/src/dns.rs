@@ -1,0 +1,248 @@
+//! What only the cluster's DNS knows, asked of its own Pods through the port-forward.
+//!
+//! Each question goes over a stream of its own: an idle one would be closed by the server before the next name
+//! comes along, and a stream on a session that stands costs a round trip. Answers are kept as long as they say.
+
+mod exchange;
+mod message;
+#[cfg(test)]
+mod testing;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kubevpn_cluster::{Candidates, Cluster};
+use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream, classify};
+use tokio::time::Instant;
+use tower::ServiceExt as _;
+use tower_service::Service;
+
+use self::message::{Answered, DnsError};
+
+/// How many names are remembered.
+const NAMES: usize = 1024;
+
+/// How long it is believed that the DNS cannot be asked: what stands in the way, access rules as a rule, is not
+/// gone a moment later.
+const FAILURE: Duration = Duration::from_secs(5);
+
+/// How often a question is asked when the connection breaks: a Pod of the DNS may be on its way out.
+const ATTEMPTS: usize = 2;
+
+/// Asks the cluster's DNS, and remembers what it said. Clones share that.
+#[derive(Clone, Default)]
+pub(crate) struct RemoteDns {
+    names: Arc<Mutex<HashMap<Name, Arc<Slot>>>>,
+}
+
+/// What is known of one name. Who asks holds the lock, so that everyone else waits for the same answer.
+#[derive(Default)]
+struct Slot(tokio::sync::Mutex<Option<Known>>);
+
+struct Known {
+    answer: Result<Answered, Arc<ConnectError>>,
+    until: Instant,
+}
+
+impl RemoteDns {
+    /// The addresses of a name, by `fetch` if they are not known.
+    ///
+    /// Cancellation: who waits for the same answer asks instead.
+    pub(crate) async fn ask(
+        &self,
+        name: &Name,
+        fetch: impl Future<Output = Result<Answered, ConnectError>>,
+    ) -> Result<Answered, Arc<ConnectError>> {
+        let slot = self.slot(name);
+        let mut known = slot.0.lock().await;
+        if let Some(known) = known.as_ref().filter(|k| Instant::now() < k.until) {
+            return known.answer.clone();
+        }
+        tracing::debug!("asking the cluster's DNS for {name}");
+        let answer = fetch.await.map_err(Arc::new);
+        let lasts = match &answer {
+            Ok(answered) => {
+                tracing::debug!("the cluster's DNS says that {name} {}", describe(answered));
+                answered.ttl
+            }
+            Err(error) => {
+                tracing::debug!("the cluster's DNS cannot be asked: {error}");
+                FAILURE
+            }
+        };
+        *known = Some(Known {
+            answer: answer.clone(),
+            until: Instant::now() + lasts,
+        });
+        answer
+    }
+
+    fn slot(&self, name: &Name) -> Arc<Slot> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = names.get(name) {
+            return slot.clone();
+        }
+        if names.len() >= NAMES {
+            let now = Instant::now();
+            // What is being asked for is locked.
+            let current = |slot: &Arc<Slot>| match slot.0.try_lock() {
+                Ok(known) => known.as_ref().is_some_and(|k| now < k.until),
+                Err(_) => true,
+            };
+            names.retain(|_, slot| current(slot));
+            if names.len() >= NAMES {
+                names.clear();
+            }
+        }
+        names.entry(name.clone()).or_default().clone()
+    }
+}
+
+/// Asks the cluster's DNS over a stream of `pods`.
+pub(crate) async fn fetch<S>(
+    name: &Name,
+    cluster: &Cluster,
+    pods: &S,
+) -> Result<Answered, ConnectError>
+where
+    S: Service<Candidates> + Clone,
+    S::Response: Stream,
+    S::Error: Into<BoxError>,
+{
+    let mut attempt = 1;
+    loop {
+        let candidates = cluster.dns().await?;
+        let stream = pods.clone().oneshot(candidates).await;
+        let mut stream = stream.map_err(|e| classify(e.into()))?;
+        match exchange::ask(&mut stream, name).await {
+            Err(DnsError::Broken(error)) if attempt < ATTEMPTS => {
+                tracing::debug!(%error, "the cluster's DNS broke off, asking again");
+                attempt += 1;
+            }
+            answered => return answered.map_err(|e| failed(name, &stream.via().to, e)),
+        }
+    }
+}
+
+fn failed(name: &Name, server: &str, error: DnsError) -> ConnectError {
+    let refusal = match &error {
+        DnsError::TimedOut(_) => Refusal::TimedOut,
+        DnsError::Question(_) => Refusal::Internal,
+        _ => Refusal::Unreachable,
+    };
+    let sentence =
+        format!("the cluster's DNS at {server} does not resolve {name}: {error}; check its log");
+    ConnectError::new(refusal, sentence)
+}
+
+fn describe(answered: &Answered) -> String {
+    let Answered {
+        addresses,
+        alias,
+        ttl,
+    } = answered;
+    let addresses: Vec<_> = addresses.iter().map(|ip| ip.to_string()).collect();
+    match (addresses.is_empty(), alias) {
+        (false, _) => format!("is {} (for {ttl:?})", addresses.join(", ")),
+        (true, Some(alias)) => format!("is another name for {alias} (for {ttl:?})"),
+        (true, None) => format!("does not exist (for {ttl:?})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).unwrap()
+    }
+
+    /// Counts how often the DNS is asked, and answers with a number of its own and this lifetime.
+    #[derive(Default)]
+    struct Server(AtomicUsize);
+
+    impl Server {
+        async fn answer(&self, ttl: u64) -> Result<Answered, ConnectError> {
+            let n = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+            tokio::task::yield_now().await;
+            Ok(Answered {
+                addresses: vec![([10, 0, 0, u8::try_from(n).unwrap()]).into()],
+                alias: None,
+                ttl: Duration::from_secs(ttl),
+            })
+        }
+
+        fn asked(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_last_as_long_as_they_say() {
+        let (dns, server) = (RemoteDns::default(), Server::default());
+        let x = name("x.test.");
+        let first = dns.ask(&x, server.answer(30)).await.unwrap();
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(dns.clone().ask(&x, server.answer(30)).await.unwrap(), first);
+        assert_eq!(server.asked(), 1);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_ne!(dns.ask(&x, server.answer(0)).await.unwrap(), first);
+        dns.ask(&x, server.answer(0)).await.unwrap();
+        assert_eq!(server.asked(), 3, "a lifetime of zero is for one question");
+        dns.ask(&name("y.test."), server.answer(30)).await.unwrap();
+        assert_eq!(server.asked(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_not_repeated_at_once() {
+        let (dns, server) = (RemoteDns::default(), Server::default());
+        let x = name("x.test.");
+        let fail = async { Err(ConnectError::new(Refusal::Forbidden, "no")) };
+        dns.ask(&x, fail).await.unwrap_err();
+        let again = dns.ask(&x, server.answer(30)).await.unwrap_err();
+        assert_eq!(again.refusal(), Refusal::Forbidden);
+        tokio::time::advance(FAILURE).await;
+        assert!(dns.ask(&x, server.answer(30)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn many_ask_once_and_who_gives_up_is_relieved() {
+        let (dns, server) = (RemoteDns::default(), Server::default());
+        let x = name("x.test.");
+        {
+            let never = dns.ask(&x, pending());
+            let never = tokio::time::timeout(Duration::ZERO, never).await;
+            assert!(never.is_err());
+        }
+        let many = (0..20).map(|_| dns.ask(&x, server.answer(30)));
+        let answers = futures_util::future::join_all(many).await;
+        assert_eq!(server.asked(), 1);
+        assert!(answers.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_is_bounded() {
+        let (dns, server) = (RemoteDns::default(), Server::default());
+        let remembered = || dns.names.lock().unwrap().len();
+        for i in 0..NAMES {
+            let answer = Answered {
+                addresses: Vec::new(),
+                alias: None,
+                ttl: Duration::from_secs(if i < 10 { 3600 } else { 30 }),
+            };
+            let known = async { Ok(answer) };
+            dns.ask(&name(&format!("x{i}.test.")), known).await.unwrap();
+        }
+        assert_eq!(remembered(), NAMES);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        dns.ask(&name("new.test."), server.answer(30))
+            .await
+            .unwrap();
+        assert_eq!(remembered(), 11, "those that still hold, and the new one");
+    }
+}

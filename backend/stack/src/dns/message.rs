@@ -1,0 +1,317 @@
+//! What is asked of a DNS server and what it may answer: bytes alone.
+//!
+//! The messages themselves are hickory-proto's business; here is what we take from them. Sources: RFC 1035 section 4
+//! (messages), RFC 2308 (how long "no" lasts), RFC 5452 section 9.1 (which answers are ours).
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name as DnsName, RData, RecordType};
+use hickory_proto::serialize::binary::DecodeError;
+use kubevpn_target::Name;
+
+/// How many aliases are followed within one answer.
+const ALIASES: usize = 8;
+
+/// How many addresses of one answer are taken.
+const ADDRESSES: usize = 16;
+
+/// How long nothing is believed that comes without saying how long it lasts.
+const NO_SOA: Duration = Duration::from_secs(5);
+
+/// Nothing is believed longer.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DnsError {
+    #[error("the question cannot be written")]
+    Question(#[source] ProtoError),
+    #[error("its answer cannot be read")]
+    Malformed(#[source] DecodeError),
+    #[error("its answer is to something that was not asked")]
+    NotOurs,
+    #[error("its answer is cut short")]
+    Truncated,
+    #[error("it answered {0}")]
+    Failed(ResponseCode),
+    #[error("the connection broke before the answer was there")]
+    Broken(#[source] std::io::Error),
+    #[error("it did not answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// What one answer comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// The addresses of the name, or of what it is an alias for.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Where the aliases end, if there is no address there.
+    pub(crate) alias: Option<Name>,
+    /// How long that is true.
+    pub(crate) ttl: Duration,
+}
+
+/// A question about a name.
+pub(crate) struct Question {
+    pub(crate) id: u16,
+    query: Query,
+}
+
+impl Question {
+    pub(crate) fn new(name: &Name, record: RecordType) -> Result<Self, DnsError> {
+        let name =
+            DnsName::from_ascii(format!("{}.", name.as_str())).map_err(DnsError::Question)?;
+        Ok(Self {
+            id: Message::query().metadata.id,
+            query: Query::query(name, record),
+        })
+    }
+
+    /// The message, to be sent with its length in front.
+    pub(crate) fn to_vec(&self) -> Result<Vec<u8>, DnsError> {
+        let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(self.query.clone());
+        message.to_vec().map_err(DnsError::Question)
+    }
+
+    /// What a message answers to it. `None` where it is the answer to a question with another id.
+    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<Answered>, DnsError> {
+        let message = Message::from_vec(bytes).map_err(DnsError::Malformed)?;
+        if message.metadata.id != self.id {
+            return Ok(None);
+        }
+        let asked = [&self.query];
+        if message.metadata.message_type != MessageType::Response
+            || message.metadata.op_code != OpCode::Query
+            || !message.queries.iter().eq(asked)
+        {
+            return Err(DnsError::NotOurs);
+        }
+        if message.metadata.truncation {
+            return Err(DnsError::Truncated);
+        }
+        match message.metadata.response_code {
+            ResponseCode::NoError | ResponseCode::NXDomain => Ok(Some(self.take(&message))),
+            code => Err(DnsError::Failed(code)),
+        }
+    }
+
+    fn take(&self, message: &Message) -> Answered {
+        let records = || {
+            let answers = message.answers.iter();
+            answers.filter(|r| r.dns_class == DNSClass::IN)
+        };
+        let mut name = self.query.name();
+        let mut ttl = LONGEST;
+        for _ in 0..ALIASES {
+            let next = records().find_map(|record| match &record.data {
+                RData::CNAME(to) if record.name == *name => Some((&to.0, record.ttl)),
+                _ => None,
+            });
+            let Some((to, lasts)) = next else { break };
+            ttl = ttl.min(seconds(lasts));
+            name = to;
+        }
+        let mut addresses = Vec::new();
+        for record in records().filter(|r| r.name == *name).take(ADDRESSES) {
+            let ip = match &record.data {
+                RData::A(a) => IpAddr::V4(a.0),
+                RData::AAAA(aaaa) => IpAddr::V6(aaaa.0).to_canonical(),
+                _ => continue,
+            };
+            ttl = ttl.min(seconds(record.ttl));
+            addresses.push(ip);
+        }
+        let mut alias = None;
+        if addresses.is_empty() {
+            if name != self.query.name() {
+                alias = Name::parse(&name.to_ascii()).ok();
+            }
+            ttl = ttl.min(negative(message));
+        }
+        Answered {
+            addresses,
+            alias,
+            ttl,
+        }
+    }
+}
+
+fn seconds(ttl: u32) -> Duration {
+    // The topmost bit is no number (RFC 2181 section 8).
+    let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
+    Duration::from_secs(ttl.into())
+}
+
+/// How long nothing is there: the lesser of the SOA's own time and its minimum.
+fn negative(message: &Message) -> Duration {
+    let mut authorities = message.authorities.iter();
+    let soa = authorities.find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+        _ => None,
+    });
+    soa.map_or(NO_SOA, seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, SOA};
+
+    use super::*;
+
+    fn dns(name: &str) -> DnsName {
+        DnsName::from_ascii(name).unwrap()
+    }
+
+    fn question() -> Question {
+        Question::new(&Name::parse("web.corp.test").unwrap(), RecordType::A).unwrap()
+    }
+
+    /// An answer to `question()`, which it is made to fit.
+    fn answer(question: &Question, records: Vec<Record>) -> Message {
+        let mut message = Message::response(question.id, OpCode::Query);
+        message.add_query(question.query.clone());
+        message.add_answers(records);
+        message
+    }
+
+    fn a(name: &str, ttl: u32, ip: [u8; 4]) -> Record {
+        Record::from_rdata(dns(name), ttl, RData::A(A(ip.into())))
+    }
+
+    fn cname(name: &str, ttl: u32, to: &str) -> Record {
+        Record::from_rdata(dns(name), ttl, RData::CNAME(CNAME(dns(to))))
+    }
+
+    fn read(question: &Question, message: &Message) -> Result<Option<Answered>, DnsError> {
+        question.read(&message.to_vec().unwrap())
+    }
+
+    fn taken(records: Vec<Record>) -> (Vec<String>, Option<String>, u64) {
+        let question = question();
+        let message = answer(&question, records);
+        let answered = read(&question, &message).unwrap().unwrap();
+        (
+            answered.addresses.iter().map(IpAddr::to_string).collect(),
+            answered.alias.map(|name| name.to_string()),
+            answered.ttl.as_secs(),
+        )
+    }
+
+    #[test]
+    fn a_question_as_it_is_sent() {
+        let question = question();
+        let sent = Message::from_vec(&question.to_vec().unwrap()).unwrap();
+        assert_eq!(sent.metadata.id, question.id);
+        assert_eq!(sent.metadata.message_type, MessageType::Query);
+        assert!(sent.metadata.recursion_desired);
+        assert_eq!(
+            sent.queries,
+            [Query::query(dns("web.corp.test."), RecordType::A)]
+        );
+        // Not every name of a cluster is a host name.
+        assert!(Question::new(&Name::parse("_a._tcp.x.test").unwrap(), RecordType::A).is_ok());
+    }
+
+    #[test]
+    fn addresses_and_how_long_they_last() {
+        let records = vec![
+            a("web.corp.test.", 30, [10, 0, 0, 1]),
+            a("WEB.corp.test.", 20, [10, 0, 0, 2]),
+            a("other.corp.test.", 1, [10, 0, 0, 3]),
+        ];
+        let two = vec!["10.0.0.1".to_owned(), "10.0.0.2".to_owned()];
+        assert_eq!(taken(records), (two, None, 20));
+        let v6 = RData::AAAA(AAAA("fd00::1".parse().unwrap()));
+        let records = vec![Record::from_rdata(dns("web.corp.test."), 86400, v6)];
+        assert_eq!(taken(records), (vec!["fd00::1".to_owned()], None, 3600));
+        let records = vec![a("web.corp.test.", u32::MAX, [10, 0, 0, 1])];
+        assert_eq!(taken(records).2, 0);
+        let many = (0..100).map(|i| a("web.corp.test.", 5, [10, 0, 0, i]));
+        assert_eq!(taken(many.collect()).0.len(), ADDRESSES);
+    }
+
+    #[test]
+    fn aliases_are_followed_within_the_answer() {
+        let records = vec![
+            a("db.test.", 60, [10, 0, 0, 1]),
+            cname("www.corp.test.", 40, "db.test."),
+            cname("web.corp.test.", 50, "www.corp.test."),
+        ];
+        let one = vec!["10.0.0.1".to_owned()];
+        assert_eq!(taken(records), (one, None, 40));
+        // To something the server does not know.
+        let records = vec![cname("web.corp.test.", 3, "db.example.")];
+        assert_eq!(taken(records), (vec![], Some("db.example.".into()), 3));
+        // In a circle.
+        let records = vec![
+            cname("web.corp.test.", 50, "a.corp.test."),
+            cname("a.corp.test.", 50, "web.corp.test."),
+        ];
+        let (addresses, _, _) = taken(records);
+        assert!(addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_lasts_as_the_zone_says() {
+        assert_eq!(taken(vec![]), (vec![], None, 5));
+        let question = question();
+        let mut message = answer(&question, vec![]);
+        message.metadata.response_code = ResponseCode::NXDomain;
+        let soa = SOA::new(dns("ns.test."), dns("root.test."), 1, 2, 3, 4, 7);
+        message.add_authority(Record::from_rdata(dns("test."), 30, RData::SOA(soa)));
+        let answered = read(&question, &message).unwrap().unwrap();
+        assert_eq!((answered.addresses.len(), answered.ttl.as_secs()), (0, 7));
+    }
+
+    #[test]
+    fn what_is_no_answer_of_ours() {
+        let question = question();
+        let good = answer(&question, vec![a("web.corp.test.", 30, [10, 0, 0, 1])]);
+        let with = |change: fn(&mut Message)| {
+            let mut message = good.clone();
+            change(&mut message);
+            read(&question, &message)
+        };
+        assert!(with(|_| {}).unwrap().is_some());
+        assert!(with(|m| m.metadata.id ^= 1).unwrap().is_none());
+        let changes: [fn(&mut Message); 4] = [
+            |m| m.metadata.message_type = MessageType::Query,
+            |m| m.metadata.op_code = OpCode::Notify,
+            |m| m.queries.clear(),
+            |m| {
+                m.queries[0].set_query_type(RecordType::AAAA);
+            },
+        ];
+        for change in changes {
+            assert!(matches!(with(change), Err(DnsError::NotOurs)));
+        }
+        assert!(matches!(
+            with(|m| m.metadata.truncation = true),
+            Err(DnsError::Truncated)
+        ));
+        assert!(matches!(
+            with(|m| m.metadata.response_code = ResponseCode::ServFail),
+            Err(DnsError::Failed(ResponseCode::ServFail))
+        ));
+    }
+
+    #[test]
+    fn no_prefix_of_an_answer_is_one() {
+        let question = question();
+        let records = vec![
+            cname("web.corp.test.", 50, "www.corp.test."),
+            a("www.corp.test.", 60, [10, 0, 0, 1]),
+        ];
+        let bytes = answer(&question, records).to_vec().unwrap();
+        for end in 0..bytes.len() {
+            assert!(question.read(&bytes[..end]).is_err(), "{end}");
+        }
+        assert!(question.read(&bytes).unwrap().is_some());
+    }
+}
