@@ -35,7 +35,7 @@ enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
     Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
-    Demo(demo::Demo),
+    Demo(Box<demo::Demo>),
     Completion(completion::Completion),
     Version(version::Version),
 }

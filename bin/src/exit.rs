@@ -126,3 +126,19 @@ impl From<anyhow::Error> for Failure {
         Self::Other(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kubevpn_target::table::REFUSALS;
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_code_and_its_sentence() {
+        for row in REFUSALS {
+            let failure = Failure::from(ConnectError::new(row.refusal, row.sentence));
+            assert_eq!(failure.code(), row.exit, "{row:?}");
+            assert_eq!(failure.to_string(), row.sentence);
+        }
+    }
+}

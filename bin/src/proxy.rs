@@ -1,5 +1,6 @@
 //! A proxy from its listeners to the stack, and its life: start, serve, drain.
 
+mod descriptors;
 mod listen;
 
 use std::net::SocketAddr;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
-use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Rewind};
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Rewind};
 use kubevpn_stack::{
     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
     Stack, stack,
@@ -17,7 +18,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-pub(crate) use self::listen::{Bound, ListenArgs, Protocol, addresses};
+pub(crate) use self::listen::{Bound, ListenArgs, Listening, Protocol};
 use crate::exit::Failure;
 
 /// How long open connections may take to finish once the program is told to end.
@@ -141,22 +142,23 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
-pub(crate) async fn serve<C>(
-    bound: Vec<Bound>,
-    args: &ListenArgs,
-    connect: C,
-) -> Result<(), Failure>
+pub(crate) async fn serve<C>(listening: Listening, connect: C) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
     let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let credentials = args.credentials()?;
+    let Listening {
+        bound,
+        credentials,
+        limits,
+    } = listening;
+    descriptors::allow_for(limits.total);
     say_listening(&bound);
 
     let drain = Drain::new();
-    let gate = Gate::new(Limits::default());
+    let gate = Gate::new(limits);
     let frontends = Arc::new(Frontends {
         connect,
         socks: kubevpn_socks5::Settings {

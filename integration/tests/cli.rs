@@ -1,5 +1,7 @@
 //! The command line: what it says, and the exit code it ends with, when it cannot do what was asked.
 
+mod listeners;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -133,43 +135,6 @@ async fn api_servers_that_cannot_be_used() {
     proxy_out(&["--kubeconfig", &untrusted], &[])
         .await
         .with(40, &["certificate"]);
-}
-
-#[tokio::test]
-async fn listen_addresses_that_cannot_be_used() {
-    let sim = Sim::builder().start().await.unwrap();
-    let files = Files::new();
-    let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
-    let listen = async |addr: &str| {
-        run(
-            &[
-                "proxy-out",
-                "--kubeconfig",
-                kubeconfig.to_str().unwrap(),
-                "--listen-socks",
-                addr,
-            ],
-            &[],
-        )
-        .await
-    };
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    listen(&addr)
-        .await
-        .with(53, &[&addr, "already in use", "--listen-socks"]);
-    listen("")
-        .await
-        .with(23, &["--listen-socks", "--listen-http", "--listen"]);
-    listen("localhost")
-        .await
-        .with(23, &["--listen-socks", "port"]);
-    listen("example.com:1080")
-        .await
-        .with(23, &["--listen-socks", "IP address"]);
-    listen("0.0.0.0:0")
-        .await
-        .with(23, &["--listen-socks", "--allow-unauthenticated"]);
 }
 
 #[tokio::test]

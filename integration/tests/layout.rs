@@ -154,3 +154,21 @@ fn the_socks5_frontend_stands_alone() {
         assert_eq!(stranger, None, "{tree}");
     }
 }
+
+/// The page for users has a row for each refusal, with what curl shows of it, and a row for each exit code.
+#[test]
+fn the_page_says_what_each_refusal_looks_like() {
+    let page = std::fs::read_to_string(root().join("docs/proxy-out.md")).unwrap();
+    for row in kubevpn_target::table::REFUSALS {
+        let name = format!("`{}`", row.refusal);
+        let line = page
+            .lines()
+            .find(|line| line.starts_with('|') && line.contains(&name))
+            .unwrap_or_else(|| panic!("no row for {name}"));
+        for cell in [format!("`({})`", row.reply), row.status.to_string()] {
+            assert!(line.contains(&cell), "{cell} is not in {line}");
+        }
+        let code = format!("\n| {} |", row.exit);
+        assert!(page.contains(&code), "exit code {} has no row", row.exit);
+    }
+}

@@ -20,8 +20,8 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut path = self.policy.path()?;
-        let bound = self.listen.bind().await?;
-        path.own = proxy::addresses(&bound);
+        let listening = self.listen.bind().await?;
+        path.own = listening.addresses();
         let cluster = Sim::builder()
             .plain()
             .sample()
@@ -30,9 +30,9 @@ impl Demo {
             .map_err(|e| Failure::Other(e.into()))?;
         let (client, api_server) = reach(cluster.config())?;
         proxy::check(&client).await?;
-        say_what_to_try(&cluster, &bound);
+        say_what_to_try(&cluster, &listening.bound);
         let connect = proxy::connect(client, api_server, path);
-        proxy::serve(bound, &self.listen, connect).await
+        proxy::serve(listening, connect).await
     }
 }
 

@@ -43,20 +43,20 @@ impl ProxyOut {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut path = self.policy.path()?;
         if self.egress {
-            let bound = self.listen.bind().await?;
-            let host = FromHost::new(proxy::addresses(&bound));
+            let listening = self.listen.bind().await?;
+            let host = FromHost::new(listening.addresses());
             let connect = DeadlineLayer::new(path.settings.dial_timeout).layer(host);
-            return proxy::serve(bound, &self.listen, connect).await;
+            return proxy::serve(listening, connect).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let bound = self.listen.bind().await?;
+        let listening = self.listen.bind().await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         path.cluster.namespace = loaded.namespace;
-        path.own = proxy::addresses(&bound);
+        path.own = listening.addresses();
         let (client, api_server) = reach(loaded.config)?;
         proxy::check(&client).await?;
         let connect = proxy::connect(client, api_server, path);
-        proxy::serve(bound, &self.listen, connect).await
+        proxy::serve(listening, connect).await
     }
 }
 

@@ -1,10 +1,10 @@
 //! Where the proxy listens: the flags, what they mean together, and the sockets.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use kubevpn_conn::{Addr, Credentials, Listener};
+use kubevpn_conn::{Addr, Credentials, Limits, Listener};
 
 use crate::exit::Failure;
 
@@ -23,13 +23,23 @@ pub(crate) struct Bound {
     pub(crate) protocol: Protocol,
 }
 
-/// Where these listen, as far as anybody can connect there by an address.
-pub(crate) fn addresses(bound: &[Bound]) -> Vec<SocketAddr> {
-    let tcp = |bound: &Bound| match bound.listener.addr() {
-        Addr::Tcp(addr) => Some(*addr),
-        Addr::Unix(_) => None,
-    };
-    bound.iter().filter_map(tcp).collect()
+/// All that is listened on, and who may connect. Bound, and not yet served.
+pub(crate) struct Listening {
+    pub(crate) bound: Vec<Bound>,
+    /// Everybody, where there are none.
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) limits: Limits,
+}
+
+impl Listening {
+    /// Where it listens, as far as anybody can connect there by an address.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let tcp = |bound: &Bound| match bound.listener.addr() {
+            Addr::Tcp(addr) => Some(*addr),
+            Addr::Unix(_) => None,
+        };
+        self.bound.iter().filter_map(tcp).collect()
+    }
 }
 
 /// The flags every command with listeners has.
@@ -39,7 +49,7 @@ pub(crate) struct ListenArgs {
     /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
     /// [default: 127.0.0.1:1080, or none with --listen]
     #[arg(long, value_name = "ADDR")]
-    pub(crate) listen_socks: Option<String>,
+    listen_socks: Option<String>,
     /// Local HTTP proxy listen address, for CONNECT and for plain http
     #[arg(
         long,
@@ -47,7 +57,7 @@ pub(crate) struct ListenArgs {
         value_name = "ADDR",
         default_value = ""
     )]
-    pub(crate) listen_http: String,
+    listen_http: String,
     /// Local listen address for SOCKS5 and HTTP on one port
     #[arg(
         long,
@@ -55,37 +65,63 @@ pub(crate) struct ListenArgs {
         default_value = "",
         hide_default_value = true
     )]
-    pub(crate) listen: String,
-    /// Ask clients for the user and password in this file, one line of USER:PASSWORD
+    listen: String,
+    /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH in the
+    /// environment may hold the line itself
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
-    pub(crate) auth_file: Option<PathBuf>,
+    auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
     #[arg(long)]
-    pub(crate) allow_unauthenticated: bool,
+    allow_unauthenticated: bool,
+    /// Connections open at once, over all listeners; further clients wait
+    #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
+    max_connections: usize,
+    /// Connections open at once from one IP address; further ones are closed [default: no limit of its own]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_connections_per_client: Option<usize>,
 }
 
 const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+/// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
+const AUTH: &str = "KUBEVPN_AUTH";
+/// The most that is read of a file with credentials, which are 511 bytes at most.
+const MAX_AUTH: u64 = 1024;
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("write a number".into()),
+    }
+}
 
 impl ListenArgs {
-    /// Who may use the listeners; everybody where no file is given.
-    pub(crate) fn credentials(&self) -> Result<Option<Credentials>, Failure> {
-        let Some(path) = &self.auth_file else {
-            return Ok(None);
+    /// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
+    fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        let (place, text) = match (&self.auth_file, std::env::var_os(AUTH)) {
+            (Some(path), _) => {
+                let place = format!("--auth-file: {}", path.display());
+                let text = read_auth(path);
+                (
+                    place.clone(),
+                    text.map_err(|error| Failure::Value(format!("{place}: {error}")))?,
+                )
+            }
+            (None, Some(value)) if !value.is_empty() => {
+                (AUTH.into(), value.to_string_lossy().into_owned())
+            }
+            (None, _) => return Ok(None),
         };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::Value(format!(
-                "--auth-file: cannot read {}: {error}",
-                path.display()
-            ))
-        })?;
         let line = text.lines().next().unwrap_or_default();
-        let credentials = Credentials::parse(line)
-            .map_err(|error| Failure::Value(format!("--auth-file: {}: {error}", path.display())))?;
-        Ok(Some(credentials))
+        Credentials::parse(line)
+            .map(Some)
+            .map_err(|error| Failure::Value(format!("{place}: {error}")))
     }
 
     /// Binds all that was asked for, or nothing.
-    pub(crate) async fn bind(&self) -> Result<Vec<Bound>, Failure> {
+    pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
+        let credentials = self.credentials()?;
+        let open = credentials.is_none() && !self.allow_unauthenticated;
         let default = if self.listen.is_empty() {
             DEFAULT_SOCKS
         } else {
@@ -101,7 +137,7 @@ impl ListenArgs {
         for (flag, text, protocol) in wanted {
             if !text.is_empty() {
                 bound.push(Bound {
-                    listener: self.bind_one(flag, text).await?,
+                    listener: bind_one(flag, text, open).await?,
                     protocol,
                 });
             }
@@ -112,30 +148,46 @@ impl ListenArgs {
                     .into(),
             ));
         }
-        Ok(bound)
-    }
-
-    async fn bind_one(&self, flag: &'static str, text: &str) -> Result<Listener, Failure> {
-        let addr: Addr = text
-            .parse()
-            .map_err(|error| Failure::Value(format!("{flag}: {error}")))?;
-        if !addr.is_loopback() && self.auth_file.is_none() && !self.allow_unauthenticated {
-            return Err(Failure::Value(format!(
-                "{flag}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
-                 listen on 127.0.0.1, ask for a password with --auth-file, or accept that with \
-                 --allow-unauthenticated"
-            )));
-        }
-        Listener::bind(&addr).await.map_err(|error| {
-            let address = error.addr.to_string();
-            match error.source.kind() {
-                io::ErrorKind::AddrInUse => Failure::AddressInUse { flag, address },
-                _ => Failure::Listen {
-                    flag,
-                    address,
-                    source: error.source,
-                },
-            }
+        Ok(Listening {
+            bound,
+            credentials,
+            limits: Limits {
+                total: self.max_connections,
+                per_client: self.max_connections_per_client,
+            },
         })
     }
+}
+
+/// `open`: whoever connects is let in, so that nobody on another machine may.
+async fn bind_one(flag: &'static str, text: &str, open: bool) -> Result<Listener, Failure> {
+    let addr: Addr = text
+        .parse()
+        .map_err(|error| Failure::Value(format!("{flag}: {error}")))?;
+    if open && !addr.is_loopback() {
+        return Err(Failure::Value(format!(
+            "{flag}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
+             listen on 127.0.0.1, ask for a password with --auth-file, or accept that with \
+             --allow-unauthenticated"
+        )));
+    }
+    Listener::bind(&addr).await.map_err(|error| {
+        let address = error.addr.to_string();
+        match error.source.kind() {
+            io::ErrorKind::AddrInUse => Failure::AddressInUse { flag, address },
+            _ => Failure::Listen {
+                flag,
+                address,
+                source: error.source,
+            },
+        }
+    })
+}
+
+/// The begin of a file; a pipe will do, as a shell's `<(...)` makes them.
+fn read_auth(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_AUTH).read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use kubevpn_conn::{ClientIo, Credentials, End, Relayed};
 use kubevpn_socks5::{HandshakeError, ServeError, Settings, reply_code, serve_connection};
-use kubevpn_target::{Connect, ConnectError, Frontend, Refusal, Target, TargetError};
+use kubevpn_target::table::{REFUSALS, Row};
+use kubevpn_target::{Connect, ConnectError, Frontend, Target, TargetError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -99,36 +100,52 @@ fn handshake_error(served: Result<Relayed, ServeError>) -> HandshakeError {
 
 #[tokio::test]
 async fn every_refusal_has_its_code() {
-    for refusal in Refusal::ALL {
-        // The table of the design, once more, so that neither place changes alone.
-        let code = match refusal {
-            Refusal::Overloaded | Refusal::Unauthenticated | Refusal::Internal => 1,
-            Refusal::Forbidden | Refusal::Denied => 2,
-            Refusal::Unreachable | Refusal::ClusterAway => 3,
-            Refusal::NameNotFound => 4,
-            Refusal::NoSuchPort | Refusal::NotReady | Refusal::Refused => 5,
-            Refusal::TimedOut => 6,
-        };
-        assert_eq!(reply_code(refusal), code, "{refusal}");
+    for row in REFUSALS {
+        let Row { refusal, reply, .. } = row;
+        assert_eq!(reply_code(refusal), reply, "{row:?}");
 
         let backend = service_fn(move |_: Target| async move {
-            Err::<DuplexStream, _>(ConnectError::new(refusal, "the sentence"))
+            Err::<DuplexStream, _>(ConnectError::new(refusal, row.sentence))
         });
         let (app, served) = serve(backend);
         let answer = exchange(app, &opening()).await;
-        assert_eq!(
-            answer,
-            [&[5, 0, 5, code, 0, 1], &[0; 6][..]].concat(),
-            "{refusal}"
-        );
+        let said = [&[5, 0, 5, reply, 0, 1], &[0; 6][..]].concat();
+        assert_eq!(answer, said, "{row:?}");
         match served.await.unwrap() {
-            Err(ServeError::Refused(error)) => assert_eq!(error.refusal(), refusal),
-            other => panic!("{refusal}: {other:?}"),
+            Err(ServeError::Refused(error)) => {
+                assert_eq!(error.refusal(), refusal);
+                assert_eq!(error.to_string(), row.sentence);
+            }
+            other => panic!("{row:?}: {other:?}"),
         }
 
         let (app, _) = serve(backend);
         let answer = exchange(app, b"\x04\x01\x00\x50\x0a\x60\x00\x01\0").await;
-        assert_eq!(answer, b"\0\x5b\0\0\0\0\0\0", "{refusal}");
+        assert_eq!(answer, b"\0\x5b\0\0\0\0\0\0", "{row:?}");
+    }
+}
+
+/// SOCKS has no room for a sentence: it stands in the access record.
+#[tokio::test]
+async fn every_refusal_says_why_in_the_log() {
+    for row in REFUSALS {
+        let lines = logged(async {
+            let backend = service_fn(move |_: Target| async move {
+                Err::<DuplexStream, _>(ConnectError::new(row.refusal, row.sentence))
+            });
+            let (app, served) = serve(backend);
+            exchange(app, &opening()).await;
+            served.await.unwrap().unwrap_err();
+        })
+        .await;
+        let [line] = &lines[..] else {
+            panic!("not one line: {lines:?}")
+        };
+        let refusal = format!("refusal=\"{}\"", row.refusal);
+        let error = format!("error={:?}", row.sentence);
+        for part in ["end=\"refused\"", &refusal, &error] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
     }
 }
 

@@ -29,6 +29,8 @@
 
 mod connect;
 mod refusal;
+#[cfg(feature = "test-support")]
+pub mod table;
 mod target;
 
 pub use self::connect::{Connect, Plain, Stream, Via};

@@ -157,6 +157,31 @@ fn the_method_that_fits_is_taken() {
 }
 
 #[test]
+fn every_method_there_is() {
+    for method in 0..=255 {
+        let offer = [5, 1, method];
+        let taken = |made: Made| made.0.is_ok() && made.1 == [5, method];
+        let refused = |made: Made| made.0.is_err() && made.1 == [5, 0xff];
+        match method {
+            0 => assert!(taken(open(&offer)) && refused(with_password(&offer))),
+            2 => assert!(refused(open(&offer)) && taken(with_password(&offer))),
+            _ => assert!(
+                refused(open(&offer)) && refused(with_password(&offer)),
+                "{method}"
+            ),
+        }
+        // Beside those we know it changes nothing, wherever it stands.
+        for offer in [[5, 3, method, 2, 0], [5, 3, 0, method, 2]] {
+            assert_eq!(open(&offer).1, [5, 0], "{method}");
+            assert_eq!(with_password(&offer).1, [5, 2], "{method}");
+        }
+    }
+    let all: Vec<u8> = [5, 255].into_iter().chain(0..=254).collect();
+    assert_eq!(open(&all).1, [5, 0]);
+    assert_eq!(with_password(&all).1, [5, 2]);
+}
+
+#[test]
 fn passwords() {
     let right = with_password(b"\x05\x01\x02\x01\x03ann\x06s3cret");
     assert_eq!((right.0, right.1), (Ok(None), b"\x05\x02\x01\x00".to_vec()));

@@ -1,0 +1,248 @@
+//! The flags that say where to listen, who may connect, and how many.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kubevpn_scenarios::{Curl, Proxy, Socks};
+use kubevpn_sim::Sim;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::{Ended, Files, kubevpn, run};
+
+/// A cluster, and its kubeconfig.
+struct Rig {
+    _sim: Sim,
+    files: Files,
+    kubeconfig: PathBuf,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let sim = Sim::builder().sample().start().await.unwrap();
+        let files = Files::new();
+        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+        Self {
+            _sim: sim,
+            files,
+            kubeconfig,
+        }
+    }
+
+    /// `proxy-out` with these words alone; it is to fail.
+    async fn fails(&self, flags: &[&str], environment: &[(&str, &str)]) -> Ended {
+        let kubeconfig = self.kubeconfig.to_str().unwrap();
+        let words = [&["proxy-out", "--kubeconfig", kubeconfig], flags].concat();
+        run(&words, environment).await
+    }
+
+    /// `proxy-out` on a free port.
+    async fn proxy(&self, flags: &[&str], environment: &[(&str, &str)]) -> Proxy {
+        let mut command = Command::new(kubevpn());
+        command
+            .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(flags)
+            .envs(environment.iter().copied());
+        Proxy::spawn(command).await.unwrap()
+    }
+}
+
+const FLAGS: [&str; 4] = [
+    "--listen-socks",
+    "--listen-http",
+    "--listen-http-connect",
+    "--listen",
+];
+
+#[tokio::test]
+async fn addresses_that_cannot_be_used() {
+    let rig = Rig::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let no_socket = format!("unix:{}", rig.files.write("file", "not a socket"));
+    let no_folder = "unix:/nonexistent/socket";
+    for flag in FLAGS {
+        // An alias is named as what it stands for.
+        let named = flag.trim_end_matches("-connect");
+        for (addr, code, words) in [
+            (taken.as_str(), 53, &["already in use"][..]),
+            ("localhost", 23, &["no port", "127.0.0.1:1080"]),
+            ("127.0.0.1", 23, &["no port", "127.0.0.1:1080"]),
+            ("127.0.0.1:65536", 23, &["127.0.0.1:65536", "65535"]),
+            ("example.com:1080", 23, &["no IP address", "unix:/path"]),
+            ("unix:", 23, &["path", "missing"]),
+            (&no_socket, 1, &["is no socket"]),
+            (no_folder, 1, &["cannot listen on", "because: "]),
+            (
+                "0.0.0.0:0",
+                23,
+                &["other machines", "--auth-file", "--allow-unauthenticated"],
+            ),
+            ("[::]:0", 23, &["other machines"]),
+        ] {
+            let flags = match flag {
+                "--listen-socks" => vec![flag, addr],
+                _ => vec!["--listen-socks", "", flag, addr],
+            };
+            let words = [&[named], words].concat();
+            rig.fails(&flags, &[]).await.with(code, &words);
+        }
+        // Flags without a value.
+        rig.fails(&[flag], &[]).await.with(2, &[named]);
+    }
+    let nothing = &["--listen-socks", "--listen-http", "--listen"];
+    rig.fails(&["--listen-socks", ""], &[])
+        .await
+        .with(23, nothing);
+    // One that cannot be had: the others are not kept.
+    let flags = ["--listen-socks", "127.0.0.1:0", "--listen-http", &taken];
+    rig.fails(&flags, &[]).await.with(53, &["--listen-http"]);
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_used() {
+    let rig = Rig::start().await;
+    let free = ["--listen-socks", "127.0.0.1:0"];
+    for (text, words) in [
+        ("", "no colon"),
+        ("ann", "no colon"),
+        (":secret", "user name has 0 bytes"),
+        ("ann:", "password has 0 bytes"),
+        ("\nann:secret", "no colon"),
+    ] {
+        let file = rig.files.write("auth", text);
+        let flags = [&free[..], &["--auth-file", &file]].concat();
+        rig.fails(&flags, &[])
+            .await
+            .with(23, &["--auth-file", &file, words]);
+        rig.fails(&free, &[("KUBEVPN_AUTH_FILE", &file)])
+            .await
+            .with(23, &[&file, words]);
+        if !text.is_empty() {
+            let ended = rig.fails(&free, &[("KUBEVPN_AUTH", text)]).await;
+            assert!(!ended.said.contains("secret"), "{}", ended.said);
+            ended.with(23, &["KUBEVPN_AUTH", words]);
+        }
+    }
+    for path in ["/nonexistent/auth", "/"] {
+        let flags = [&free[..], &["--auth-file", path]].concat();
+        rig.fails(&flags, &[])
+            .await
+            .with(23, &["--auth-file", path]);
+    }
+    // More than any credentials, and without an end.
+    let flags = [&free[..], &["--auth-file", "/dev/zero"]].concat();
+    rig.fails(&flags, &[])
+        .await
+        .with(23, &["--auth-file", "no colon"]);
+    // An empty variable is none: still nobody may come from outside.
+    rig.fails(&["--listen-socks", "0.0.0.0:0"], &[("KUBEVPN_AUTH", "")])
+        .await
+        .with(23, &["--allow-unauthenticated"]);
+}
+
+#[tokio::test]
+async fn limits_that_are_none() {
+    let rig = Rig::start().await;
+    for flag in ["--max-connections", "--max-connections-per-client"] {
+        for (value, words) in [("0", "at least 1"), ("many", "number"), ("-1", "-1")] {
+            rig.fails(&[flag, value], &[]).await.with(2, &[words]);
+        }
+    }
+}
+
+/// From the environment, so that no command line shows them; then other machines may come.
+#[tokio::test]
+async fn credentials_from_the_environment() {
+    let rig = Rig::start().await;
+    let auth = [("KUBEVPN_AUTH", "ann:s3:cret")];
+    let flags = ["--listen-socks", "0.0.0.0:0"];
+    let mut command = Command::new(kubevpn());
+    command
+        .arg("proxy-out")
+        .args(flags)
+        .arg("--kubeconfig")
+        .arg(&rig.kubeconfig)
+        .envs(auth);
+    let proxy = Proxy::spawn(command).await.unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], proxy.socks.port()));
+    let nobody = Curl::get(at, "http://reviews/").await.unwrap();
+    assert_eq!(nobody.code, 97, "{}", nobody.message);
+    let ann = format!("socks5h://ann:s3%3Acret@{at}");
+    let answer = Curl::run(&["--proxy", &ann, "http://reviews/"]).await;
+    assert_eq!(answer.unwrap().json().unwrap()["service"], "reviews");
+    assert!(!proxy.log().contains("cret"), "{}", proxy.log());
+}
+
+/// A file that can be read once only, as a shell's `<(…)` makes them.
+#[tokio::test]
+async fn credentials_from_a_pipe() {
+    let rig = Rig::start().await;
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", r#"exec "$0" proxy-out --listen-socks 127.0.0.1:0 --kubeconfig "$1" --auth-file <(echo ann:s3cret)"#])
+        .arg(kubevpn())
+        .arg(&rig.kubeconfig);
+    let proxy = Proxy::spawn(command).await.unwrap();
+    let ann = format!("socks5h://ann:s3cret@{}", proxy.socks);
+    let answer = Curl::run(&["--proxy", &ann, "http://reviews/"]).await;
+    assert_eq!(answer.unwrap().json().unwrap()["service"], "reviews");
+}
+
+/// Ends a connection both ways: one that only says its own end may still be answered for a while.
+fn reset(stream: TcpStream) {
+    stream.set_zero_linger().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_has_no_more_connections_than_its_limit() {
+    let rig = Rig::start().await;
+    let proxy = rig.proxy(&["--max-connections-per-client", "2"], &[]).await;
+    let open = async || Socks::connect(proxy.socks, "multi", 7007).await;
+    let (first, _second) = (open().await.unwrap(), open().await.unwrap());
+    open().await.expect_err("the third is closed");
+    // The place is free once the proxy has seen that: soon, not at once.
+    reset(first);
+    let free = async { while open().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(60), free)
+        .await
+        .expect("a place is free again");
+}
+
+#[tokio::test]
+async fn clients_beyond_the_total_wait() {
+    let rig = Rig::start().await;
+    let proxy = rig.proxy(&["--max-connections", "1"], &[]).await;
+    let first = Socks::connect(proxy.socks, "multi", 7007).await.unwrap();
+    let mut second = Socks::send_early(proxy.socks, "multi", 7007, b"")
+        .await
+        .unwrap();
+    let answer = tokio::time::timeout(Duration::from_millis(300), second.read_u8()).await;
+    assert!(answer.is_err(), "answered beside the first: {answer:?}");
+    reset(first);
+    Socks::read_replies(&mut second).await.unwrap();
+}
+
+/// Most shells let a program open 1,024 files; it may have more when it asks.
+#[tokio::test]
+async fn a_shells_limit_on_open_files_is_raised() {
+    let rig = Rig::start().await;
+    let mut command = Command::new("bash");
+    command
+        .args([
+            "-c",
+            r#"ulimit -Sn 64; exec "$0" proxy-out --listen-socks 127.0.0.1:0 --kubeconfig "$1""#,
+        ])
+        .arg(kubevpn())
+        .arg(&rig.kubeconfig);
+    let proxy = Proxy::spawn(command).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(Socks::connect(proxy.socks, "multi", 7007).await.unwrap());
+    }
+    assert!(proxy.descriptors().unwrap() > 100);
+}
