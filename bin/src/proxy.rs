@@ -2,23 +2,22 @@
 
 mod descriptors;
 mod listen;
+mod server;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
-use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Rewind};
+use kubevpn_conn::Addr;
 use kubevpn_stack::{
     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
     Stack, stack,
 };
 use kubevpn_target::{Connect, ConnectError, Refusal};
-use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 
 pub(crate) use self::listen::{Bound, ListenArgs, Listening, Protocol};
+pub(crate) use self::server::Server;
 use crate::exit::Failure;
 
 /// How long open connections may take to finish once the program is told to end.
@@ -81,16 +80,23 @@ pub(crate) async fn check(client: &kube::Client) -> Result<(), Failure> {
 fn say_listening(bound: &[Bound]) {
     for listener in bound {
         let addr = listener.listener.addr();
-        match listener.protocol {
+        match &listener.protocol {
             Protocol::Socks => println!("SOCKS5 proxy listening on {addr}"),
             Protocol::Http => println!("HTTP proxy listening on {addr}"),
             Protocol::Mixed => println!("SOCKS5 and HTTP proxy listening on {addr}"),
+            Protocol::Forward(to) => println!("Forwarding {addr} -> {to}"),
         }
         let Addr::Tcp(addr) = addr else { continue };
-        if listener.protocol != Protocol::Http {
+        let (socks, http) = match listener.protocol {
+            Protocol::Socks => (true, false),
+            Protocol::Http => (false, true),
+            Protocol::Mixed => (true, true),
+            Protocol::Forward(_) => (false, false),
+        };
+        if socks {
             println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
         }
-        if listener.protocol != Protocol::Socks {
+        if http {
             println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
             println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
         }
@@ -98,47 +104,6 @@ fn say_listening(bound: &[Bound]) {
     println!(
         "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution."
     );
-}
-
-/// Both frontends over one backend.
-struct Frontends<C> {
-    connect: C,
-    socks: kubevpn_socks5::Settings,
-    http: kubevpn_http_connect::Settings,
-}
-
-impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
-    /// One connection. How it ended is in the access record.
-    async fn serve(&self, protocol: Protocol, client: Client) {
-        match protocol {
-            Protocol::Socks => self.socks(client).await,
-            Protocol::Http => self.http(client).await,
-            Protocol::Mixed => self.mixed(client).await,
-        }
-    }
-
-    async fn socks<I: ClientIo>(&self, client: I) {
-        let _ended =
-            kubevpn_socks5::serve_connection(client, self.connect.clone(), &self.socks).await;
-    }
-
-    async fn http<I: ClientIo>(&self, client: I) {
-        let _ended =
-            kubevpn_http_connect::serve_connection(client, self.connect.clone(), &self.http).await;
-    }
-
-    /// A SOCKS greeting begins with its version, an HTTP request with a letter.
-    async fn mixed(&self, mut client: Client) {
-        let Ok(Ok(first)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, client.read_u8()).await else {
-            return;
-        };
-        let client = Rewind::new(client, vec![first]);
-        if first.is_ascii_alphabetic() {
-            self.http(client).await
-        } else {
-            self.socks(client).await
-        }
-    }
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
@@ -156,41 +121,19 @@ where
     } = listening;
     descriptors::allow_for(limits.total);
     say_listening(&bound);
-
-    let drain = Drain::new();
-    let gate = Gate::new(limits);
-    let frontends = Arc::new(Frontends {
-        connect,
-        socks: kubevpn_socks5::Settings {
-            credentials: credentials.clone(),
-            ..Default::default()
-        },
-        http: kubevpn_http_connect::Settings {
-            credentials,
-            drain: drain.clone(),
-            ..Default::default()
-        },
-    });
-    let mut accepting = JoinSet::new();
-    for Bound { listener, protocol } in bound {
-        let frontends = frontends.clone();
-        accepting.spawn(listener.serve(gate.clone(), drain.clone(), move |client| {
-            let frontends = frontends.clone();
-            async move { frontends.serve(protocol, client).await }
-        }));
-    }
+    let mut server = Server::new(connect, credentials, limits);
+    bound.into_iter().for_each(|bound| server.add(bound));
     let interrupted = tokio::select! {
         _ = interrupt.recv() => true,
         _ = terminate.recv() => false,
     };
-    tracing::info!(connections = drain.open(), "ending");
-    tokio::select! {
-        drained = drain.drain(DRAIN) => tracing::debug!(finished = drained.finished, cut = drained.cut, "ended"),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    // A Unix socket's file goes with its listener.
-    accepting.join_all().await;
+    let again = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    server.end(DRAIN, again).await;
     if interrupted {
         Err(Failure::Interrupted)
     } else {

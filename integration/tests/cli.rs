@@ -138,6 +138,35 @@ async fn api_servers_that_cannot_be_used() {
 }
 
 #[tokio::test]
+async fn forwards_that_cannot_be_had() {
+    let forward = async |text: &str, more: &[&str]| {
+        proxy_out(&[&["--egress", "--forward", text], more].concat(), &[]).await
+    };
+    for (text, words) in [
+        ("5432", "[ADDR:]PORT:HOST:PORT"),
+        ("db:5432", "[ADDR:]PORT:HOST:PORT"),
+        ("x:db:5432", "where to listen"),
+        ("0:db:0", "port 0"),
+        ("0:fd00::1:80", "IPv6 addresses in brackets"),
+    ] {
+        forward(text, &[])
+            .await
+            .with(23, &["--forward", text, words]);
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    forward(&format!("{addr}:db:5432"), &[])
+        .await
+        .with(53, &[&addr, "already in use", "--forward"]);
+    // A password would not help: there is nobody to ask for it.
+    let files = Files::new();
+    let password = files.write("password", "user:pass");
+    forward("0.0.0.0:0:db:5432", &["--auth-file", &password])
+        .await
+        .with(23, &["--forward", "--allow-unauthenticated"]);
+}
+
+#[tokio::test]
 async fn words_it_does_not_know() {
     run(&["proxy-out", "--listen-sock", "x"], &[])
         .await

@@ -62,6 +62,7 @@ fn dependencies_point_one_way() {
         ("kubevpn-conn", &["kubevpn-target"]),
         ("kubevpn-socks5", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-http-connect", &["kubevpn-conn", "kubevpn-target"]),
+        ("kubevpn-forward", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-client", &["kubevpn-target"]),
         ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
         ("kubevpn-spdy", &[]),
@@ -78,6 +79,7 @@ fn dependencies_point_one_way() {
             &[
                 "kubevpn-client",
                 "kubevpn-conn",
+                "kubevpn-forward",
                 "kubevpn-http-connect",
                 "kubevpn-sim",
                 "kubevpn-socks5",

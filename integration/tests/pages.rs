@@ -15,6 +15,7 @@ fn page(name: &str) -> String {
 fn script(page: &str) -> String {
     let mut script = String::from("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n");
     let mut inside = false;
+    let mut started = 0;
     for line in page.lines() {
         match line {
             "```sh" => inside = true,
@@ -22,11 +23,12 @@ fn script(page: &str) -> String {
             line if inside => {
                 script.push_str(line);
                 script.push('\n');
-                // A proxy in the background: go on when it listens, as a reader would.
+                // A proxy in the background: go on when it says the last of what it says, as a reader would.
                 if line.ends_with('&') {
-                    script.push_str(
-                        "until grep -q 'listening on' \"$OUT\"; do kill -0 $!; sleep 0.05; done\n",
-                    );
+                    started += 1;
+                    script.push_str(&format!(
+                        "until [ \"$(grep -c 'Proxy scope' \"$OUT\")\" = {started} ]; do kill -0 $!; sleep 0.05; done\n"
+                    ));
                 }
             }
             _ => {}
@@ -47,6 +49,9 @@ fn run(name: &str) -> String {
     };
     let script = script(&page(name)).replace("127.0.0.1:1080", &free());
     let script = script.replace("127.0.0.1:3128", &free());
+    let forwarded = free();
+    let script = script.replace("127.0.0.1:15432", &forwarded);
+    let script = script.replace("15432", forwarded.rsplit(':').next().unwrap());
     let program = PathBuf::from(env!("CARGO_BIN_EXE_kubevpn"));
     let path = format!(
         "{}:{}",
@@ -75,7 +80,7 @@ fn proxy_out() {
     let said = run("docs/proxy-out.md");
     assert_eq!(
         said.matches(r#""service":"productpage""#).count(),
-        5,
+        6,
         "{said}"
     );
     assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");

@@ -49,7 +49,7 @@ fn say_what_to_try(cluster: &Sim, bound: &[Bound]) {
             (Addr::Tcp(addr), Protocol::Socks | Protocol::Mixed) => {
                 format!("--proxy socks5h://{addr}")
             }
-            (Addr::Unix(_), _) => continue,
+            (Addr::Unix(_), _) | (_, Protocol::Forward(_)) => continue,
         };
         for url in [
             "http://productpage.default.svc.cluster.local:9080",

@@ -4,17 +4,32 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use clap::ArgAction;
 use kubevpn_conn::{Addr, Credentials, Limits, Listener};
+use kubevpn_forward::Forward;
+use kubevpn_target::Target;
 
 use crate::exit::Failure;
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Socks,
     Http,
-    /// Told apart by the first byte.
+    /// SOCKS and HTTP, told apart by the first byte.
     Mixed,
+    /// What this target speaks.
+    Forward(Target),
+}
+
+impl Protocol {
+    /// Whether it has a place for a user and a password.
+    fn asks_for_password(&self) -> bool {
+        match self {
+            Self::Socks | Self::Http | Self::Mixed => true,
+            Self::Forward(_) => false,
+        }
+    }
 }
 
 /// A socket that is bound and not yet served.
@@ -66,8 +81,12 @@ pub(crate) struct ListenArgs {
         hide_default_value = true
     )]
     listen: String,
+    /// Forward a local port to one host and port, for programs that know no proxy: [ADDR:]PORT:HOST:PORT, IPv6
+    /// addresses in brackets. May be given more than once
+    #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
+    forward: Vec<String>,
     /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH in the
-    /// environment may hold the line itself
+    /// environment may hold the line itself. A forward cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
@@ -121,32 +140,46 @@ impl ListenArgs {
     /// Binds all that was asked for, or nothing.
     pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
         let credentials = self.credentials()?;
-        let open = credentials.is_none() && !self.allow_unauthenticated;
         let default = if self.listen.is_empty() {
             DEFAULT_SOCKS
         } else {
             ""
         };
         let socks = self.listen_socks.as_deref().unwrap_or(default);
-        let wanted = [
+        let mut wanted = Vec::new();
+        for (flag, text, protocol) in [
             ("--listen-socks", socks, Protocol::Socks),
             ("--listen-http", &self.listen_http, Protocol::Http),
             ("--listen", &self.listen, Protocol::Mixed),
-        ];
-        let mut bound = Vec::new();
-        for (flag, text, protocol) in wanted {
+        ] {
             if !text.is_empty() {
-                bound.push(Bound {
-                    listener: bind_one(flag, text, open).await?,
-                    protocol,
-                });
+                let addr = text
+                    .parse()
+                    .map_err(|error| Failure::Value(format!("{flag}: {error}")))?;
+                wanted.push((flag, addr, protocol));
             }
         }
-        if bound.is_empty() {
+        for text in &self.forward {
+            let Forward { listen, to } = text
+                .parse()
+                .map_err(|error| Failure::Value(format!("--forward {text}: {error}")))?;
+            wanted.push(("--forward", listen, Protocol::Forward(to)));
+        }
+        if wanted.is_empty() {
             return Err(Failure::Value(
-                "nothing to listen on: give --listen-socks, --listen-http or --listen an address"
+                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, or --forward a port"
                     .into(),
             ));
+        }
+        let mut bound = Vec::new();
+        for (flag, addr, protocol) in wanted {
+            let can_ask = protocol.asks_for_password();
+            let asks = can_ask && credentials.is_some();
+            if !addr.is_loopback() && !asks && !self.allow_unauthenticated {
+                return Err(open_to_all(flag, &addr, can_ask));
+            }
+            let listener = bind_one(flag, &addr).await?;
+            bound.push(Bound { listener, protocol });
         }
         Ok(Listening {
             bound,
@@ -159,19 +192,20 @@ impl ListenArgs {
     }
 }
 
-/// `open`: whoever connects is let in, so that nobody on another machine may.
-async fn bind_one(flag: &'static str, text: &str, open: bool) -> Result<Listener, Failure> {
-    let addr: Addr = text
-        .parse()
-        .map_err(|error| Failure::Value(format!("{flag}: {error}")))?;
-    if open && !addr.is_loopback() {
-        return Err(Failure::Value(format!(
-            "{flag}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
-             listen on 127.0.0.1, ask for a password with --auth-file, or accept that with \
-             --allow-unauthenticated"
-        )));
-    }
-    Listener::bind(&addr).await.map_err(|error| {
+/// Whoever can connect to a listener is in the cluster.
+fn open_to_all(flag: &str, addr: &Addr, can_ask: bool) -> Failure {
+    let ask = match can_ask {
+        true => "ask for a password with --auth-file, ",
+        false => "",
+    };
+    Failure::Value(format!(
+        "{flag}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
+         listen on 127.0.0.1, {ask}or accept that with --allow-unauthenticated"
+    ))
+}
+
+async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> {
+    Listener::bind(addr).await.map_err(|error| {
         let address = error.addr.to_string();
         match error.source.kind() {
             io::ErrorKind::AddrInUse => Failure::AddressInUse { flag, address },

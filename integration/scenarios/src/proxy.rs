@@ -122,14 +122,24 @@ impl Proxy {
 
     /// Where HTTP is spoken; it must have been started with a listener for it.
     pub async fn http(&mut self) -> anyhow::Result<SocketAddr> {
-        const SAID: &str = "HTTP proxy listening on ";
-        self.logged(&[SAID]).await?;
+        self.said("HTTP proxy listening on ", "").await
+    }
+
+    /// Where it listens for a forward to this host and port; it must have been started with one.
+    pub async fn forward(&mut self, to: &str) -> anyhow::Result<SocketAddr> {
+        self.said("Forwarding ", &format!(" -> {to}")).await
+    }
+
+    /// The address in a line it prints, between these words.
+    async fn said(&mut self, before: &str, behind: &str) -> anyhow::Result<SocketAddr> {
+        self.logged(&[before, behind]).await?;
         let log = self.log();
-        let line = log
-            .lines()
-            .find_map(|line| line.strip_prefix(SAID))
-            .context("said in mid-line")?;
-        Ok(line.parse()?)
+        let between = |line: &str| {
+            let rest = line.strip_prefix(before)?;
+            Some(rest.strip_suffix(behind)?.to_owned())
+        };
+        let address = log.lines().find_map(between);
+        Ok(address.context("said in mid-line")?.parse()?)
     }
 
     /// Its process id.

@@ -1,6 +1,7 @@
 //! The scenarios, a file per subject.
 
 mod failover;
+mod forward;
 mod http;
 mod life;
 mod names;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         streams::list(),
         life::list(),
         failover::list(),
+        forward::list(),
         http::list(),
     ]
     .into_iter()

@@ -1,0 +1,137 @@
+//! A forward, as a user writes it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use kubevpn_conn::{Addr, AddrError};
+use kubevpn_target::{Origin, Target, TargetError};
+
+/// Where to listen, and what is behind it.
+///
+/// | written | means |
+/// |---|---|
+/// | `5432:db:5432` | `127.0.0.1:5432` here for port 5432 of `db` |
+/// | `0:web.shop:80` | a free port of `127.0.0.1` |
+/// | `127.0.0.2:80:web:80`, `[::1]:80:web:80` | that address |
+/// | `8080:[fd00::1]:80` | port 80 of an IPv6 address |
+///
+/// ```
+/// use kubevpn_forward::Forward;
+/// let forward: Forward = "[::1]:8080:[fd00::5]:80".parse()?;
+/// assert_eq!(forward.listen.to_string(), "[::1]:8080");
+/// assert_eq!(forward.to.to_string(), "[fd00::5]:80");
+/// # Ok::<(), kubevpn_forward::ForwardError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Where to listen.
+    pub listen: Addr,
+    /// What each connection is for; who asks is filled in for each.
+    pub to: Target,
+}
+
+impl FromStr for Forward {
+    type Err = ForwardError;
+
+    fn from_str(text: &str) -> Result<Self, ForwardError> {
+        // From the right, since the address in front may have colons of its own.
+        let (rest, _port) = text.rsplit_once(':').ok_or(ForwardError::Parts)?;
+        let colon = match rest.ends_with(']') {
+            true => rest.rfind('[').and_then(|at| at.checked_sub(1)),
+            false => rest.rfind(':'),
+        };
+        let (listen, to) = colon
+            .and_then(|at| Some((text.get(..at)?, text.get(at..)?.strip_prefix(':')?)))
+            .ok_or(ForwardError::Parts)?;
+        Ok(Self {
+            listen: listen.parse().map_err(ForwardError::Listen)?,
+            to: Target::parse(to, Origin::default()).map_err(ForwardError::Target)?,
+        })
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.listen, self.to)
+    }
+}
+
+/// Why a text is no forward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardError {
+    /// There are too few parts.
+    Parts,
+    /// The part in front is no address to listen on.
+    Listen(AddrError),
+    /// The part behind is no host and port.
+    Target(TargetError),
+}
+
+impl fmt::Display for ForwardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parts => {}
+            Self::Listen(error) => write!(f, "where to listen: {error}; ")?,
+            Self::Target(error) => write!(f, "where to: {error}; ")?,
+        }
+        f.write_str("a forward is written [ADDR:]PORT:HOST:PORT, with IPv6 addresses in brackets")
+    }
+}
+
+impl std::error::Error for ForwardError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<(String, String), ForwardError> {
+        let forward: Forward = text.parse()?;
+        assert_eq!(forward.to_string().parse(), Ok(forward.clone()), "{text}");
+        Ok((forward.listen.to_string(), forward.to.to_string()))
+    }
+
+    #[test]
+    fn good_ones() {
+        for (text, listen, to) in [
+            ("5432:db:5432", "127.0.0.1:5432", "db:5432"),
+            ("0:db.shop.svc.:80", "127.0.0.1:0", "db.shop.svc.:80"),
+            (":80:db:80", "127.0.0.1:80", "db:80"),
+            ("localhost:80:db:80", "127.0.0.1:80", "db:80"),
+            ("127.0.0.2:80:10.0.0.1:81", "127.0.0.2:80", "10.0.0.1:81"),
+            ("[::1]:80:db:81", "[::1]:80", "db:81"),
+            ("80:[fd00::1]:81", "127.0.0.1:80", "[fd00::1]:81"),
+            ("[::1]:80:[fd00::1]:81", "[::1]:80", "[fd00::1]:81"),
+            ("unix:/run/db:db:5432", "unix:/run/db", "db:5432"),
+        ] {
+            assert_eq!(read(text), Ok((listen.into(), to.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_ones() {
+        for text in ["", "80", "db:80", "[fd00::1]:80", "a[b]:80", "]:1"] {
+            assert_eq!(read(text), Err(ForwardError::Parts), "{text}");
+        }
+        for text in [
+            "x:db:80",
+            "80:fd00::1:80",
+            "70000:db:80",
+            "example.com:80:db:80",
+            "::1:80:db:80",
+            ":[]:1",
+            "::1",
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, ForwardError::Listen(_)), "{text}: {error}");
+        }
+        for text in ["80:db:0", "80:db:http", "80:a b:80", "80::80", "80:[x]:80"] {
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, ForwardError::Target(_)), "{text}: {error}");
+        }
+        let said = read("80:db:0").unwrap_err().to_string();
+        assert!(
+            said.contains("port 0") && said.contains("HOST:PORT"),
+            "{said}"
+        );
+    }
+}
