@@ -259,7 +259,7 @@ impl ErrorText {
     }
 
     /// The whole text; for matching, not for people.
-    fn whole(&self) -> Cow<'_, str> {
+    pub(crate) fn whole(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
 

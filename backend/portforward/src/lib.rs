@@ -30,6 +30,8 @@
 mod config;
 mod error;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod life;
 mod pair;
 mod pool;

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 pub(crate) use self::channel::Channel;
+pub(crate) use self::upgrade::said;
 use self::upgrade::{No, verb};
 use crate::config::{Config, Transport, TransportChoice};
 use crate::error::{ForwardError, Rejection};

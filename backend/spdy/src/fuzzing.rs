@@ -82,6 +82,7 @@ impl Player {
     /// One thing that happens; false when the session has failed.
     fn play(&mut self, machine: &mut Machine, what: u8, data: &mut &[u8]) -> bool {
         let mut events = Vec::new();
+        let mut good = true;
         let handle = self.handles.get(usize::from(what >> 4)).copied();
         match (what & 0x0f, handle) {
             (0..=5, _) if machine.wants_input() => {
@@ -93,9 +94,9 @@ impl Player {
                 } else {
                     self.frame(len, take(data).unwrap_or_default(), what >> 4);
                 }
-                if machine.receive(&mut self.input, &mut events).is_err() {
+                good = machine.receive(&mut self.input, &mut events).is_ok();
+                if !good {
                     machine.go_away(GoAwayStatus::PROTOCOL_ERROR);
-                    return false;
                 }
             }
             (6, _) => {
@@ -136,7 +137,7 @@ impl Player {
                 machine.accept(stream, &Headers::new(), false);
             }
         }
-        true
+        good
     }
 
     /// Receives a frame as a peer with good manners sends it, though maybe out of turn.

@@ -19,11 +19,11 @@ fn replay(target: &str, body: fn(&[u8])) {
 }
 
 #[test]
-fn frames() {
+fn the_corpus_of_frames() {
     replay("spdy_frames", fuzz_frames);
 }
 
 #[test]
-fn session() {
+fn the_corpus_of_sessions() {
     replay("spdy_session", fuzz_session);
 }

@@ -4,7 +4,7 @@
 //! comes along, and a stream on a session that stands costs a round trip. Answers are kept as long as they say.
 
 mod exchange;
-mod message;
+pub(crate) mod message;
 #[cfg(test)]
 mod testing;
 

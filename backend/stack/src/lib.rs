@@ -36,6 +36,8 @@ mod dns;
 mod egress;
 mod either;
 mod failover;
+#[doc(hidden)]
+pub mod fuzzing;
 mod held;
 mod host;
 mod pick;

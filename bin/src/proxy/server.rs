@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubevpn_conn::{Client, ClientIo, Credentials, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Rewind};
+use kubevpn_conn::{
+    Client, ClientIo, Credentials, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Opening,
+};
 use kubevpn_target::Connect;
-use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 
 use super::{Bound, Protocol};
@@ -98,16 +99,11 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
             kubevpn_http_connect::serve_connection(client, self.connect.clone(), &self.http).await;
     }
 
-    /// A SOCKS greeting begins with its version, an HTTP request with a letter.
-    async fn mixed(&self, mut client: Client) {
-        let Ok(Ok(first)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, client.read_u8()).await else {
-            return;
-        };
-        let client = Rewind::new(client, vec![first]);
-        if first.is_ascii_alphabetic() {
-            self.http(client).await
-        } else {
-            self.socks(client).await
+    async fn mixed(&self, client: Client) {
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, Opening::read(client)).await {
+            Ok(Ok((Opening::Http, client))) => self.http(client).await,
+            Ok(Ok((Opening::Socks, client))) => self.socks(client).await,
+            Ok(Err(_)) | Err(_) => {}
         }
     }
 }

@@ -39,6 +39,8 @@ mod addr;
 mod auth;
 mod close;
 mod drain;
+#[doc(hidden)]
+pub mod fuzzing;
 mod io;
 mod limits;
 mod listen;
@@ -47,6 +49,7 @@ mod mock;
 mod record;
 mod relay;
 mod rewind;
+mod sniff;
 mod wait;
 
 use std::time::Duration;
@@ -61,6 +64,7 @@ pub use self::listen::{BindError, Client, Listener};
 pub use self::record::{Record, Traffic};
 pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;
+pub use self::sniff::Opening;
 pub use self::wait::while_connected;
 
 /// How long a client may take from the accepted connection to a complete request. Dialing is not counted.

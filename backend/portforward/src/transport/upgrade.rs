@@ -186,6 +186,22 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
     }
 }
 
+/// What is said of a refusal of `pods/portforward` with this status and body.
+pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
+    let action = Action {
+        verb: "create",
+        resource: "pods/portforward",
+        api_group: "",
+        namespace: Some("shop"),
+        name: Some("web-0"),
+    };
+    match refused(status, body, &action) {
+        No::Rejected { message, .. } | No::Forbidden { message } => message,
+        No::Gone => String::new(),
+        No::Final(error) => error.to_string(),
+    }
+}
+
 /// Checks that the connection was upgraded to what was asked for.
 pub(crate) fn check_protocol(head: &Response<()>, wanted: &str) -> Result<(), No> {
     let upgrade = head

@@ -16,13 +16,13 @@ use kubevpn_target::Name;
 const ALIASES: usize = 8;
 
 /// How many addresses of one answer are taken.
-const ADDRESSES: usize = 16;
+pub(crate) const ADDRESSES: usize = 16;
 
 /// How long nothing is believed that comes without saying how long it lasts.
 const NO_SOA: Duration = Duration::from_secs(5);
 
 /// Nothing is believed longer.
-const LONGEST: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
