@@ -183,9 +183,12 @@ impl Memory {
         *self = Self::default();
     }
 
-    /// Only the success of another transport proves that a refusal was about the transport.
+    /// Only the success of another transport proves that a refusal was about the transport; not even that does
+    /// where the API server itself failed to reach the node, which may have come back meanwhile.
     fn worked(&mut self, transport: Transport, tried: &[Rejection]) {
-        for rejection in tried {
+        let of_node =
+            |r: &&Rejection| r.by_api_server && r.status.is_some_and(|s| s.is_server_error());
+        for rejection in tried.iter().filter(|r| !of_node(r)) {
             if self.0[rejection.transport as usize].is_none() {
                 tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
             }

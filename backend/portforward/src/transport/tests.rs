@@ -247,6 +247,17 @@ async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_came_back_is_not_held_against_the_transport() {
+    let server = Server::new([NODE_AWAY, UNKNOWN, NODE_AWAY, Answer::Upgrade]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET ws"]);
+    server.change([Answer::Upgrade; 4]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn channels_are_the_last_resort_and_one_per_connection() {
     let server = Server::new([UNKNOWN, UNKNOWN, Answer::Cut, Answer::Upgrade]);
     let forwarder = server.forwarder(AUTO);
