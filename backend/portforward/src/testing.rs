@@ -14,7 +14,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use kubevpn_spdy::{Headers, Incoming, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::io::{copy, duplex, split};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -71,11 +71,20 @@ pub(crate) struct Link(AtomicU8);
 // 0: everything passes.
 const HOLE: u8 = 1;
 const WEDGE: u8 = 2;
+const NAT: u8 = 3;
+
+/// How long a NAT remembers a connection nothing passes on.
+const NAT_MEMORY: Duration = Duration::from_secs(4 * 60);
 
 impl Link {
     /// From now on nothing passes, in silence.
     pub(crate) fn black_hole(&self) {
         self.0.store(HOLE, SeqCst);
+    }
+
+    /// From now on it is a black hole once the client has been silent for 4 minutes.
+    pub(crate) fn behind_nat(&self) {
+        self.0.store(NAT, SeqCst);
     }
 
     /// From now on every fifth PING is not answered.
@@ -305,6 +314,7 @@ impl Open for Far {
 /// Carries the frames of one connection from client to server, as its switch says.
 async fn up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Arc<Link>) {
     let mut pings = 0;
+    let mut passed = Instant::now();
     loop {
         let mut frame = vec![0; 8];
         if from.read_exact(&mut frame).await.is_err() {
@@ -314,6 +324,10 @@ async fn up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, l
         let len = u32::from_be_bytes([0, frame[5], frame[6], frame[7]]);
         frame.resize(8 + len as usize, 0);
         from.read_exact(&mut frame[8..]).await.unwrap();
+        if link.0.load(SeqCst) == NAT && passed.elapsed() > NAT_MEMORY {
+            link.black_hole();
+        }
+        passed = Instant::now();
         let state = link.0.load(SeqCst);
         let ping = frame[..4] == [0x80, 3, 0, 6];
         pings += usize::from(ping);

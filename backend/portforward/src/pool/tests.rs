@@ -605,6 +605,7 @@ async fn a_dial_into_a_black_hole_takes_another_session() {
 async fn idle_streams_live_for_days() {
     let (node, pool) = Node::start(quick());
     let mut stream = open(&pool).await;
+    node.link(0).behind_nat();
     sleep(48 * 3600 * S).await;
     echo(&mut stream, b"good morning").await.unwrap();
     assert_eq!(node.upgrades(), 1);
@@ -619,6 +620,23 @@ async fn a_probe_finds_the_dead_at_once() {
     sleep(quick().probe_timeout + 2 * S).await;
     assert_eq!(pool.stats().evicted, 1);
     assert!(living.read(&mut [0; 1]).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumped_probes_at_once() {
+    // Nothing but the jump gives a reason to.
+    let config = Config {
+        ping_every: 24 * 3600 * S,
+        ..quick()
+    };
+    let (node, pool) = Node::start(config);
+    let mut stream = open(&pool).await;
+    sleep(20 * S).await;
+    node.link(0).black_hole();
+    tokio::time::advance(3600 * S).await;
+    let woken = Instant::now();
+    stream.read(&mut [0; 1]).await.unwrap_err();
+    assert!(woken.elapsed() < 10 * S, "{:?}", woken.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
