@@ -7,10 +7,12 @@
 
 mod client;
 mod cluster;
+mod load;
 mod proxy;
 mod relay;
 mod scenarios;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,6 +37,12 @@ impl Context {
     /// `kubevpn proxy-out` with this kubeconfig and these flags, when it says that it listens.
     pub async fn proxy(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
         Proxy::start(&self.kubevpn, kubeconfig, &[&self.flags, flags].concat()).await
+    }
+
+    /// Tells what a scenario measured, which asserts nothing of it.
+    #[expect(clippy::print_stderr, reason = "it is there to be read")]
+    pub(crate) fn measured(&self, what: fmt::Arguments<'_>) {
+        eprintln!("[{}] {what}", self.flags.last().unwrap_or(&"auto"));
     }
 }
 

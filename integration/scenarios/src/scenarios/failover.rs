@@ -1,21 +1,27 @@
 //! What is lost, and what is not, when something behind the proxy goes away.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::scenario;
 use crate::cluster::{client, pods};
+use crate::load::Load;
+use crate::proxy::PATIENCE;
 use crate::relay::Relay;
 use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("failover", a_killed_pod_fails_only_its_streams),
+        scenario!("failover", a_pod_that_left_its_service_keeps_its_streams),
         scenario!("failover", connects_succeed_once_the_api_server_is_back),
         scenario!("failover", dead_connections_to_the_api_server_are_replaced),
     ]
@@ -41,27 +47,45 @@ async fn greeted(stream: &mut TcpStream) -> anyhow::Result<String> {
     Ok(text.split(' ').nth(1).unwrap_or_default().to_owned())
 }
 
-/// Two Pods by name, so that each stream's Pod is known; one is deleted.
-async fn a_killed_pod_fails_only_its_streams(cx: Context) -> anyhow::Result<()> {
-    let kubeconfig = cx.cluster.kubeconfig();
-    let api = client(&kubeconfig).await?;
-    let proxy = cx.proxy(&kubeconfig, &[]).await?;
+/// Streams to every Pod of `productpage` by its address, so that each stream's Pod is known by name.
+async fn streams_by_pod(
+    api: &kube::Client,
+    socks: SocketAddr,
+) -> anyhow::Result<Vec<(String, TcpStream)>> {
     let mut streams = Vec::new();
-    for pod in pods(&api, "default", "productpage").await? {
+    for pod in pods(api, "default", "productpage").await? {
         let ip = pod.status.and_then(|s| s.pod_ip).unwrap_or_default();
         for _ in 0..5 {
-            let mut stream = Socks::connect(proxy.socks, &ip, 2525).await?;
+            let mut stream = Socks::connect(socks, &ip, 2525).await?;
             let name = greeted(&mut stream).await?;
             streams.push((name, stream));
         }
     }
-    let victim = streams[0].0.clone();
+    let (first, _) = streams.first().context("no Pod of productpage runs")?;
     anyhow::ensure!(
-        streams.iter().any(|(name, _)| *name != victim),
+        streams.iter().any(|(name, _)| name != first),
         "one Pod has all the streams"
     );
+    Ok(streams)
+}
+
+/// The Pod that a new connection to `productpage` reaches.
+async fn answering(socks: SocketAddr) -> anyhow::Result<String> {
+    let answer = Curl::get(socks, "http://productpage:9080/").await?.json()?;
+    Ok(answer["hostname"].as_str().unwrap_or_default().to_owned())
+}
+
+/// One of two Pods is deleted while clients go on connecting.
+async fn a_killed_pod_fails_only_its_streams(cx: Context) -> anyhow::Result<()> {
+    let kubeconfig = cx.cluster.kubeconfig();
+    let api = client(&kubeconfig).await?;
+    let proxy = cx.proxy(&kubeconfig, &[]).await?;
+    let mut streams = streams_by_pod(&api, proxy.socks).await?;
+    let victim = streams[0].0.clone();
+    let load = Load::start(proxy.socks, "productpage", 9080);
+    load.more(50).await?;
     Api::<Pod>::namespaced(api, "default")
-        .delete(&victim, &kube::api::DeleteParams::default().grace_period(0))
+        .delete(&victim, &DeleteParams::default().grace_period(0))
         .await?;
     // Its streams end; only then is it known that the Pod is gone.
     for (name, stream) in &mut streams {
@@ -69,21 +93,62 @@ async fn a_killed_pod_fails_only_its_streams(cx: Context) -> anyhow::Result<()> 
             let _ended = Socks::read_all(stream).await;
         }
     }
+    let gone = Instant::now();
+    let next = answering(proxy.socks).await?;
+    let took = gone.elapsed();
+    anyhow::ensure!(next != victim, "the deleted Pod answered");
     for (name, stream) in &mut streams {
         if *name != victim {
             echoes(stream).await?;
         }
     }
-    // A new connection goes to a replica that lives.
     for _ in 0..10 {
-        let answer = Curl::get(proxy.socks, "http://productpage:9080/")
-            .await?
-            .json()?;
-        anyhow::ensure!(
-            answer["hostname"] != victim.as_str(),
-            "the deleted Pod answered: {answer}"
-        );
+        let next = answering(proxy.socks).await?;
+        anyhow::ensure!(next != victim, "the deleted Pod answered");
     }
+    load.more(50).await?;
+    let (answered, failed) = load.end().await;
+    cx.measured(format_args!(
+        "a new connection on another Pod {took:?} after the first one's streams had ended; \
+         beside it {answered} connections answered, {failed} lost"
+    ));
+    // What was under way when the Pod ended is lost with it.
+    anyhow::ensure!(failed < answered / 2, "{failed} lost, {answered} answered");
+    Ok(())
+}
+
+/// A Pod that no longer serves: readiness and labels decide alike, by the EndpointSlice.
+async fn a_pod_that_left_its_service_keeps_its_streams(cx: Context) -> anyhow::Result<()> {
+    let kubeconfig = cx.cluster.kubeconfig();
+    let api = client(&kubeconfig).await?;
+    let proxy = cx.proxy(&kubeconfig, &[]).await?;
+    let mut streams = streams_by_pod(&api, proxy.socks).await?;
+    let left = streams[0].0.clone();
+    let pods = Api::<Pod>::namespaced(api, "default");
+    let patch = serde_json::json!({ "metadata": { "labels": { "app": "productpage-left" } } });
+    pods.patch(&left, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    // The slice follows, then the proxy; from then on the Pod is not chosen again.
+    let mut in_a_row = 0;
+    let settled = tokio::time::timeout(PATIENCE, async {
+        while in_a_row < 20 {
+            match answering(proxy.socks).await? == left {
+                true => in_a_row = 0,
+                false => in_a_row += 1,
+            }
+        }
+        anyhow::Ok(())
+    });
+    settled.await.context("the Pod is still chosen")??;
+    for _ in 0..50 {
+        let next = answering(proxy.socks).await?;
+        anyhow::ensure!(next != left, "a Pod that had left was chosen");
+    }
+    for (_, stream) in &mut streams {
+        echoes(stream).await?;
+    }
+    pods.delete(&left, &DeleteParams::default().grace_period(0))
+        .await?;
     Ok(())
 }
 
@@ -91,72 +156,63 @@ async fn a_killed_pod_fails_only_its_streams(cx: Context) -> anyhow::Result<()> 
 /// process that was there before serves again.
 async fn connects_succeed_once_the_api_server_is_back(cx: Context) -> anyhow::Result<()> {
     let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(AtomicUsize::new(0));
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..4 {
-        let (socks, stop, answered) = (proxy.socks, stop.clone(), answered.clone());
-        clients.spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok(mut stream) = Socks::connect(socks, "multi", 7007).await {
-                    if echoes(&mut stream).await.is_ok() {
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                } else {
-                    tokio::task::yield_now().await;
-                }
-            }
-        });
-    }
-    let more = async |than: usize| {
-        while answered.load(Ordering::Relaxed) <= than {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(crate::proxy::PATIENCE, more(50)).await?;
+    let load = Load::start(proxy.socks, "multi", 80);
+    load.more(50).await?;
     cx.cluster.stop_api().await?;
     cx.cluster.start_api().await?;
-    let now = answered.load(Ordering::Relaxed);
-    let again = tokio::time::timeout(crate::proxy::PATIENCE, more(now + 50)).await;
-    stop.store(true, Ordering::Relaxed);
-    while clients.join_next().await.is_some() {}
-    anyhow::ensure!(
-        again.is_ok(),
-        "no connection succeeds after the restart: {}",
-        proxy.log()
-    );
+    let back = Instant::now();
+    let again = async {
+        load.more(1).await?;
+        let first = back.elapsed();
+        load.more(50).await?;
+        anyhow::Ok(first)
+    };
+    let first = again.await.with_context(|| proxy.log())?;
+    let (answered, failed) = load.end().await;
+    cx.measured(format_args!(
+        "the first connection {first:?} after the API server answered again; {answered} connections answered, \
+         {failed} refused or cut while it was away"
+    ));
+    proxy.pid()?;
     Ok(())
 }
 
 /// Bytes stop passing on every connection there is, and nothing is closed: a NAT that forgot, a laptop that slept.
 async fn dead_connections_to_the_api_server_are_replaced(cx: Context) -> anyhow::Result<()> {
+    /// What `proxy-out` gives a dial, and room for a busy machine.
+    const DIAL: Duration = Duration::from_secs(30 + 10);
     let relay = Relay::start(&cx.cluster.kubeconfig()).await?;
     let proxy = cx.proxy(relay.kubeconfig(), &[]).await?;
     let mut old = Socks::connect(proxy.socks, "multi", 7007).await?;
     echoes(&mut old).await?;
     for _ in 0..5 {
-        Curl::get(proxy.socks, "http://productpage:9080/")
-            .await?
-            .json()?;
+        answering(proxy.socks).await?;
     }
     relay.forget_connections();
-    // The first may be refused, when its dial timeout runs out before the silence is noticed; none may hang longer.
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let fresh = Curl::get(proxy.socks, "http://productpage:9080/").await?;
-        if fresh.code == 0 {
-            break;
-        }
-        anyhow::ensure!(
-            attempts < 5,
-            "still refused: {}\n{}",
-            fresh.message,
-            proxy.log()
-        );
-    }
-    // The stream that was on a dead session is told.
+    let dead = Instant::now();
     old.write_all(b"ping").await?;
-    let _ended = Socks::read_all(&mut old).await;
+    let told = async {
+        // The stream that was on a dead session is told.
+        let _ended = Socks::read_all(&mut old).await;
+        dead.elapsed()
+    };
+    let replaced = async {
+        // The first may be refused, when its dial timeout runs out before the silence is noticed; none may hang
+        // longer.
+        for _ in 0..5 {
+            let asked = Instant::now();
+            let fresh = Curl::get(proxy.socks, "http://productpage:9080/").await?;
+            anyhow::ensure!(asked.elapsed() < DIAL, "it took {:?}", asked.elapsed());
+            if fresh.code == 0 {
+                return Ok(dead.elapsed());
+            }
+        }
+        anyhow::bail!("still refused: {}", proxy.log())
+    };
+    let (told, replaced) = tokio::join!(told, replaced);
+    let replaced = replaced?;
+    cx.measured(format_args!(
+        "every connection to the API server dead: a new one through after {replaced:?}, an open one told after {told:?}"
+    ));
     Ok(())
 }

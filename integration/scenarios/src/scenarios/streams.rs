@@ -14,6 +14,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("streams", an_upload_is_whole),
         scenario!("streams", many_at_once),
         scenario!("streams", a_reset_by_the_pod_ends_only_its_connection),
+        scenario!("streams", two_hundred_outlive_a_refusal_and_a_reset),
         scenario!("streams", a_reader_that_stops_stalls_nobody),
     ]
 }
@@ -161,6 +162,39 @@ async fn a_reset_by_the_pod_ends_only_its_connection(cx: Context) -> anyhow::Res
     let mut echo = [0; 10];
     other.read_exact(&mut echo).await?;
     anyhow::ensure!(&echo == b"still here", "{echo:?}");
+    Ok(())
+}
+
+async fn two_hundred_outlive_a_refusal_and_a_reset(cx: Context) -> anyhow::Result<()> {
+    const OPEN: usize = 200;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
+    let mut open = Vec::new();
+    for _ in 0..OPEN {
+        let mut stream = Socks::connect(proxy.socks, "multi", 7007).await?;
+        stream.write_all(b"open").await?;
+        stream.read_exact(&mut [0; 4]).await?;
+        open.push(stream);
+    }
+    let refused = Socks::connect(proxy.socks, "multi", 9999).await;
+    anyhow::ensure!(
+        refused.is_err_and(|e| e.to_string() == "SOCKS5 reply 5"),
+        "not refused"
+    );
+    let mut reset = Socks::connect(proxy.socks, "multi", 7666).await?;
+    reset.write_all(b"x").await?;
+    let _ended = Socks::read_all(&mut reset).await;
+    let mut dropped = 0;
+    for stream in &mut open {
+        let back = async {
+            stream.write_all(b"still").await?;
+            stream.read_exact(&mut [0; 5]).await
+        };
+        dropped += usize::from(back.await.is_err());
+    }
+    cx.measured(format_args!(
+        "{dropped} of {OPEN} open connections dropped by a refused and a reset one"
+    ));
+    anyhow::ensure!(dropped == 0, "{dropped} of {OPEN} dropped");
     Ok(())
 }
 
