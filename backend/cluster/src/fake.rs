@@ -4,7 +4,7 @@
 //! rules, faults on command, and a log of what it was asked.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// Resource, namespace (empty for none), name.
 type Key = (String, String, String);
@@ -37,6 +37,8 @@ struct State {
     rules: Option<Vec<(String, String, String)>>,
     away: bool,
     watches: Vec<Watch>,
+    /// A watch ends as soon as it has said what there was to say.
+    watches_end: bool,
     log: Vec<String>,
     /// Resources this server does not have.
     missing: Vec<String>,
@@ -44,7 +46,7 @@ struct State {
 
 struct Watch {
     ask: Ask,
-    events: mpsc::Sender<Bytes>,
+    events: mpsc::Sender<Result<Bytes, io::Error>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -113,7 +115,7 @@ impl Api {
         };
         state.watches.retain(|watch| {
             let event = event(&watch.ask, &key, before.as_ref(), after.as_ref());
-            event.is_none_or(|event| watch.events.try_send(event).is_ok())
+            event.is_none_or(|event| watch.events.try_send(Ok(event)).is_ok())
         });
         state.history.push((version, key, before, after));
     }
@@ -151,6 +153,34 @@ impl Api {
         self.state().watches.clear();
     }
 
+    /// Breaks the connection of every watch there is.
+    pub(crate) fn break_watches(&self) {
+        for watch in self.state().watches.drain(..) {
+            let reset = io::ErrorKind::ConnectionReset.into();
+            watch.events.try_send(Err(reset)).unwrap();
+        }
+    }
+
+    /// From now on watches end at once, well and good.
+    pub(crate) fn end_watches(&self) {
+        let mut state = self.state();
+        state.watches_end = true;
+        state.watches.clear();
+    }
+
+    /// Tells every watch which version it has come to.
+    pub(crate) fn bookmark(&self) {
+        let state = self.state();
+        let version = state.version.to_string();
+        for watch in &state.watches {
+            let object = json!({
+                "kind": "Bookmark", "apiVersion": "v1", "metadata": {"resourceVersion": version},
+            });
+            let line = json!({"type": "BOOKMARK", "object": object}).to_string() + "\n";
+            watch.events.try_send(Ok(line.into())).unwrap();
+        }
+    }
+
     /// Forgets every change so far: who missed one has to list again.
     pub(crate) fn forget_history(&self, gone_as_event: bool) {
         let mut state = self.state();
@@ -170,12 +200,12 @@ impl Api {
         std::mem::take(&mut self.state().log)
     }
 
-    fn answer(&self, request: &Request<Body>) -> Result<Reply, std::io::Error> {
+    fn answer(&self, request: &Request<Body>) -> Result<Reply, io::Error> {
         let ask = Ask::parse(request.uri());
         let mut state = self.state();
         state.log.push(ask.to_string());
         if state.away {
-            return Err(std::io::ErrorKind::ConnectionRefused.into());
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
         if let Some(rules) = &state.rules
             && !rules.iter().any(|(verb, resource, namespace)| {
@@ -245,13 +275,15 @@ impl State {
             if *version > ask.version
                 && let Some(event) = event(&ask, key, before.as_ref(), after.as_ref())
             {
-                events.try_send(event).unwrap();
+                events.try_send(Ok(event)).unwrap();
             }
         }
-        self.watches.push(Watch { ask, events });
+        if !self.watches_end {
+            self.watches.push(Watch { ask, events });
+        }
         let frames = stream::poll_fn(move |cx| {
             let frame = feed.poll_recv(cx);
-            frame.map(|f| f.map(|bytes| Ok(http_body::Frame::data(bytes))))
+            frame.map(|f| f.map(|bytes| bytes.map(http_body::Frame::data)))
         });
         Response::new(StreamBody::new(frames).boxed_unsync())
     }
@@ -360,7 +392,8 @@ impl std::fmt::Display for Ask {
 }
 
 fn reply(code: u16, body: &Value) -> Reply {
-    let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
+    let body = Full::new(Bytes::from(body.to_string()));
+    let body = body.map_err(|never| match never {}).boxed_unsync();
     Response::builder().status(code).body(body).unwrap()
 }
 

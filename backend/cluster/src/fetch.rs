@@ -187,17 +187,18 @@ pub(crate) async fn get<K: Kind>(
     doing.call::<K, _>(api.get_opt(name)).await
 }
 
-/// Hands every object of the selection to `keep`, page by page.
+/// Hands every object of the selection to `keep`, page by page; the version that all of it has.
 pub(crate) async fn list<K: Kind>(
     client: &Client,
     select: &Select,
     mut keep: impl FnMut(K),
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let mut next = None;
     for _ in 0..PAGES {
-        next = page(client, select, PAGE, next, &mut keep).await?;
+        let page = page(client, select, PAGE, next, &mut keep).await?;
+        next = page.next;
         if next.is_none() {
-            return Ok(());
+            return Ok(page.version);
         }
     }
     let most = PAGE as usize * PAGES;
@@ -216,14 +217,19 @@ pub(crate) async fn first_page<K: Kind>(
     page(client, select, most, None, keep).await.map(|_| ())
 }
 
-/// One page, and where the next one begins.
+struct Page {
+    version: String,
+    /// Where the next one begins.
+    next: Option<String>,
+}
+
 async fn page<K: Kind>(
     client: &Client,
     select: &Select,
     size: u32,
     from: Option<String>,
     keep: impl FnMut(K),
-) -> Result<Option<String>, Failure> {
+) -> Result<Page, Failure> {
     let doing = Doing {
         verb: "list",
         namespace: select.namespace(),
@@ -239,5 +245,8 @@ async fn page<K: Kind>(
     let api = K::api(client.clone(), select.namespace());
     let page = doing.call::<K, _>(api.list(&params)).await?;
     page.items.into_iter().for_each(keep);
-    Ok(page.metadata.continue_.filter(|token| !token.is_empty()))
+    Ok(Page {
+        version: page.metadata.resource_version.unwrap_or_default(),
+        next: page.metadata.continue_.filter(|token| !token.is_empty()),
+    })
 }

@@ -410,7 +410,7 @@ impl<K: Kind> Loading<K> {
                     self.entry.lacks(Missing::List(failure.clone()));
                     refused = Some(failure);
                 }
-                read => return read.map(|()| found),
+                read => return read.map(|_| found),
             }
         }
         match (K::get_alone(client, select).await, refused) {

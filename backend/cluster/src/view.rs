@@ -254,21 +254,9 @@ impl View {
         ip: IpAddr,
         trust: &mut Trust,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
-        let mut hidden = None;
-        for namespace in self.places() {
-            let select = Select::WithAddress { namespace, ip };
-            match self.pods.get(&select, trust).await {
-                Ok(pods) if !pods.is_empty() => {
-                    let found = pods.to_vec();
-                    return Ok(Seen { found, hidden });
-                }
-                Ok(_) => break,
-                Err(failure) if is_forbidden(&failure) => {
-                    tracing::debug!("{failure}");
-                    hidden = Some(failure);
-                }
-                Err(failure) => return Err(failure),
-            }
+        let first = self.pods_with_first_address(ip, trust).await?;
+        if !first.found.is_empty() {
+            return Ok(first);
         }
         let second = self.pod_with_second_address(ip).await?;
         let found = match second.found {
@@ -281,8 +269,33 @@ impl View {
         };
         Ok(Seen {
             found: found.into_iter().collect(),
-            hidden: hidden.or(second.hidden),
+            hidden: first.hidden.or(second.hidden),
         })
+    }
+
+    /// The Pods whose first address it is, which costs one question however many Pods there are.
+    pub(crate) async fn pods_with_first_address(
+        &self,
+        ip: IpAddr,
+        trust: &mut Trust,
+    ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
+        let mut hidden = None;
+        let mut found = Vec::new();
+        for namespace in self.places() {
+            let select = Select::WithAddress { namespace, ip };
+            match self.pods.get(&select, trust).await {
+                Ok(pods) => {
+                    found = pods.to_vec();
+                    break;
+                }
+                Err(failure) if is_forbidden(&failure) => {
+                    tracing::debug!("{failure}");
+                    hidden = Some(failure);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(Seen { found, hidden })
     }
 
     /// The Service with an address, if it had it when last looked for.
@@ -302,22 +315,26 @@ impl View {
         Ok(found)
     }
 
-    /// The Service with an address. The IPAddress object of a ClusterIP names it; else all Services are
-    /// looked at.
+    /// The Service that the IPAddress object of a ClusterIP names.
+    pub(crate) async fn service_of_cluster_ip(
+        &self,
+        ip: IpAddr,
+        trust: &mut Trust,
+    ) -> Result<Option<Arc<Service>>, Failure> {
+        let Some((namespace, name)) = self.parent_of(ip, trust).await? else {
+            return Ok(None);
+        };
+        tracing::debug!("{ip} is of service {namespace}/{name}");
+        self.remember(ip, Owner::Service((namespace, name)));
+        self.known_service_at(ip, trust).await
+    }
+
+    /// The Service with an address, among all that may be seen: they are listed, and watched from then on.
     pub(crate) async fn service_at(
         &self,
         ip: IpAddr,
         trust: &mut Trust,
     ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
-        if let Some((namespace, name)) = self.parent_of(ip, trust).await? {
-            tracing::debug!("{ip} is of service {namespace}/{name}");
-            self.remember(ip, Owner::Service((namespace, name)));
-            let found = self.known_service_at(ip, trust).await?;
-            if found.is_some() {
-                let hidden = None;
-                return Ok(Seen { found, hidden });
-            }
-        }
         let mut hidden = None;
         for namespace in self.places() {
             let services = match self.services.get(&Select::All { namespace }, trust).await {
@@ -411,7 +428,9 @@ impl View {
             let client = &self.env.client;
             match first_page(client, &select, SAMPLE, |pod| add(&mut pods, pod)).await {
                 Ok(()) if pods.is_empty() => until = Instant::now() + ONE_FAMILY,
-                Ok(()) => list(client, &select, |pod| add(&mut pods, pod)).await?,
+                Ok(()) => {
+                    list(client, &select, |pod| add(&mut pods, pod)).await?;
+                }
                 Err(failure) if is_forbidden(&failure) => {
                     hidden = Some(failure);
                     continue;

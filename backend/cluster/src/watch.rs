@@ -1,8 +1,10 @@
 //! Keeps one selection true by watching it.
 //!
-//! One list, then one watch from the list's version on; bookmarks move that version forward, and 410 Gone
-//! or a version the server no longer has lead back to a list (kube-runtime's `watcher` does this). While
-//! the server is away, and until a new list is complete, the last good answer stands.
+//! One list, then one watch from the list's version on. Changes and bookmarks move that version forward, so that a
+//! watch that breaks goes on where it was; when the server no longer has that version (410 Gone) there is a new
+//! list. While the server is away, and until a new list is complete, the last good answer stands.
+//!
+//! Source: Kubernetes API concepts, "Efficient detection of changes".
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,21 +12,25 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use kube::ResourceExt;
-use kube::runtime::watcher::{self, Event};
-use kubevpn_target::{ConnectError, Refusal};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use kube::api::{WatchEvent, WatchParams};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::fetch::{Doing, Failure, Kind, PATIENCE, Select};
+use crate::fetch::{Failure, Kind, is_forbidden, list};
 use crate::keep::{ABSENT, Entry, Loading, Objects, TRUSTED};
 
 /// Between attempts while the API server does not answer: doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
-/// An error after this time of peace starts with the first pause again.
-const PEACE: Duration = Duration::from_secs(30);
+/// An attempt that lasted so long was a watch, and what ended it says nothing about the next. A server that ends
+/// each at once, with or without an error, is not asked again at once.
+const LIVED: Duration = Duration::from_millis(500);
+
+/// How long the server lets a watch last, and how much later it is taken for dead if nobody says that it ended.
+const LASTS: u32 = 290;
+const LATE: Duration = Duration::from_secs(5);
 
 /// Why a selection is not watched.
 pub(crate) enum Ended {
@@ -34,127 +40,53 @@ pub(crate) enum Ended {
     NotWatched,
 }
 
+/// How a watch, or the list that it needs, came to its end.
+enum Broken {
+    /// As watches do.
+    Over,
+    /// The version is no longer known to the server.
+    Gone,
+    Denied(String),
+    Failed(String),
+}
+
 type Set<K> = BTreeMap<(String, String), Arc<K>>;
 
 /// Loads an entry and keeps it, until it may be forgotten.
 pub(crate) async fn keep<K: Kind>(loading: &Loading<K>) -> Result<(), Ended> {
     let Loading { env, entry, .. } = loading;
-    let mut events = pin!(stream::<K>(loading));
-    let mut set = match first(&mut events, &entry.select).await {
-        Ok(set) => set,
-        Err(failure) => return Err(Ended::NotListed(failure)),
-    };
+    let (set, version) = listed(loading).await.map_err(Ended::NotListed)?;
     if set.is_empty() && !entry.is_pinned() && !parked(entry).await {
         return Ok(());
     }
-    // The list is over, and the watch starts when the stream is polled next.
     let Ok(_watch) = env.watches.clone().try_acquire_owned() else {
         tracing::debug!(select = ?entry.select, "read from time to time: there are as many watches as may be");
         entry.read(Ok(objects(&set)), TRUSTED);
         return Err(Ended::NotWatched);
     };
     entry.watched(objects(&set));
-    let mut relisting = None;
-    let mut pause = FIRST_PAUSE;
-    let mut last_error = Instant::now();
+    let mut following = pin!(follow(loading, set, version));
     loop {
-        let event = tokio::select! {
-            event = events.next() => event,
+        tokio::select! {
+            ended = &mut following => return Err(ended),
             () = sleep_until(entry.used() + env.idle) => {
                 if loading.gave_up() {
                     return Ok(());
                 }
-                continue;
             }
-        };
-        let error = match event {
-            Some(Ok(event)) => {
-                if step(&mut set, &mut relisting, event) {
-                    entry.watched(objects(&set));
-                    env.changes.send_modify(|n| *n += 1);
-                }
-                continue;
-            }
-            Some(Err(error)) => error,
-            None => return Ok(()),
-        };
-        tracing::debug!(select = ?entry.select, %error, "watch broken, the last good answer stands");
-        if is_denied(&error) {
-            entry.read(Ok(objects(&set)), TRUSTED);
-            return Err(Ended::NotWatched);
         }
-        if last_error.elapsed() > PEACE {
-            pause = FIRST_PAUSE;
-        }
-        if is_too_old(&error) {
-            // In an answer rather than an event, which `watcher` would ask for again and again.
-            events.set(stream::<K>(loading));
-        }
-        last_error = Instant::now();
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 
-fn stream<K: Kind>(loading: &Loading<K>) -> impl Stream<Item = watcher::Result<Event<K>>> + use<K> {
-    let select = &loading.entry.select;
-    let api = K::api(loading.env.client.clone(), select.namespace());
-    let config = watcher::Config {
-        field_selector: select.fields(),
-        label_selector: select.labels(),
-        ..watcher::Config::default()
-    };
-    watcher::watcher(api, config)
-}
-
-/// The first list.
-async fn first<K: Kind>(
-    events: &mut (impl Stream<Item = watcher::Result<Event<K>>> + Unpin),
-    select: &Select,
-) -> Result<Set<K>, Failure> {
+/// All objects of the selection, and the version they have together.
+async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failure> {
     let mut set = Set::new();
-    let mut relisting = None;
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match timeout_at(until, events.next()).await {
-            Ok(Some(Ok(event))) => {
-                if let Event::InitDone = event {
-                    step(&mut set, &mut relisting, event);
-                    return Ok(set);
-                }
-                step(&mut set, &mut relisting, event);
-            }
-            Ok(Some(Err(error))) => return Err(failed::<K>(error, select)),
-            Ok(None) | Err(_) => {
-                let kind = K::plural(&());
-                let sentence = format!(
-                    "cannot list {kind}: the API server did not finish its answer: try again"
-                );
-                return Err(ConnectError::new(Refusal::TimedOut, sentence).into());
-            }
-        }
-    }
-}
-
-fn failed<K: Kind>(error: watcher::Error, select: &Select) -> Failure {
-    let doing = Doing {
-        verb: "list",
-        namespace: select.namespace(),
-        name: None,
+    let add = |object: K| {
+        let (key, object) = kept(object);
+        set.insert(key, object);
     };
-    match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => doing.failed::<K>(error),
-        watcher::Error::WatchError(status) => doing.failed::<K>(kube::Error::Api(status)),
-        watcher::Error::NoResourceVersion => {
-            let sentence = format!(
-                "cannot watch {}: the API server gives no version",
-                K::plural(&())
-            );
-            ConnectError::new(Refusal::ClusterAway, sentence).into()
-        }
-    }
+    let version = list(&loading.env.client, &loading.entry.select, add).await?;
+    Ok((set, version))
 }
 
 /// Nothing was found. Waits for somebody to say that this matters; `false` if nobody did in time.
@@ -166,59 +98,131 @@ async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
     }
 }
 
-/// Takes an event in; whether anything changed that we keep.
-fn step<K: Kind>(set: &mut Set<K>, relisting: &mut Option<Set<K>>, event: Event<K>) -> bool {
-    let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
-    match event {
-        Event::Init => {
-            *relisting = Some(Set::new());
-            false
+/// Watches for as long as it may.
+async fn follow<K: Kind>(loading: &Loading<K>, mut set: Set<K>, version: String) -> Ended {
+    let Loading { env, entry, .. } = loading;
+    let tell = |set: &Set<K>| {
+        entry.watched(objects(set));
+        env.changes.send_modify(|n| *n += 1);
+    };
+    let mut version = Some(version);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let begun = Instant::now();
+        let broken = match &mut version {
+            Some(version) => watch(loading, &mut set, version, tell).await,
+            None => match listed(loading).await {
+                Ok((new, at)) => {
+                    version = Some(at);
+                    if new != set {
+                        set = new;
+                        tell(&set);
+                    }
+                    continue;
+                }
+                Err(failure) if is_forbidden(&failure) => Broken::Denied(failure.to_string()),
+                Err(failure) => Broken::Failed(failure.to_string()),
+            },
+        };
+        let lived = begun.elapsed() >= LIVED;
+        match broken {
+            Broken::Over if lived => continue,
+            Broken::Over => tracing::debug!(select = ?entry.select, "watch ended at once"),
+            Broken::Gone => {
+                tracing::debug!(select = ?entry.select, "watch too far behind, listing again");
+                version = None;
+            }
+            Broken::Denied(error) => {
+                tracing::debug!(select = ?entry.select, error, "may not be watched any more");
+                entry.read(Ok(objects(&set)), TRUSTED);
+                return Ended::NotWatched;
+            }
+            Broken::Failed(error) => {
+                tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
+            }
         }
-        Event::InitApply(mut object) => {
-            let key = key(&object);
-            object.prune();
-            relisting
-                .get_or_insert_default()
-                .insert(key, Arc::new(object));
-            false
+        if lived {
+            pause = FIRST_PAUSE;
         }
-        Event::InitDone => {
-            let new = relisting.take().unwrap_or_default();
-            let changed = *set != new;
-            *set = new;
-            changed
-        }
-        Event::Apply(mut object) => {
-            let key = key(&object);
-            object.prune();
-            let changed = set.get(&key).is_none_or(|known| **known != object);
-            set.insert(key, Arc::new(object));
-            changed
-        }
-        Event::Delete(object) => set.remove(&key(&object)).is_some(),
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(LAST_PAUSE);
     }
+}
+
+/// One watch, to its end.
+async fn watch<K: Kind>(
+    loading: &Loading<K>,
+    set: &mut Set<K>,
+    version: &mut String,
+    tell: impl Fn(&Set<K>),
+) -> Broken {
+    let select = &loading.entry.select;
+    let params = WatchParams {
+        field_selector: select.fields(),
+        label_selector: select.labels(),
+        timeout: Some(LASTS),
+        ..WatchParams::default()
+    };
+    let api = K::api(loading.env.client.clone(), select.namespace());
+    let mut events = match api.watch(&params, version).await {
+        Ok(events) => pin!(events),
+        Err(error) => return broken(error),
+    };
+    let silence = Duration::from_secs(LASTS.into()) + LATE;
+    loop {
+        let Ok(Some(event)) = timeout(silence, events.next()).await else {
+            return Broken::Over;
+        };
+        let changed = match event {
+            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                advance(version, object.resource_version());
+                let (key, object) = kept(object);
+                let old = set.insert(key, object.clone());
+                old.is_none_or(|old| old != object)
+            }
+            Ok(WatchEvent::Deleted(object)) => {
+                advance(version, object.resource_version());
+                set.remove(&key(&object)).is_some()
+            }
+            Ok(WatchEvent::Bookmark(bookmark)) => {
+                advance(version, Some(bookmark.metadata.resource_version));
+                false
+            }
+            Ok(WatchEvent::Error(status)) => return broken(kube::Error::Api(status)),
+            Err(error) => return broken(error),
+        };
+        if changed {
+            tell(set);
+        }
+    }
+}
+
+fn advance(version: &mut String, to: Option<String>) {
+    if let Some(to) = to.filter(|to| !to.is_empty()) {
+        *version = to;
+    }
+}
+
+fn broken(error: kube::Error) -> Broken {
+    match &error {
+        kube::Error::Api(status) if status.code == 410 => Broken::Gone,
+        kube::Error::Api(status) if status.code == 403 => Broken::Denied(error.to_string()),
+        _ => Broken::Failed(error.to_string()),
+    }
+}
+
+fn key<K: Kind>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn kept<K: Kind>(mut object: K) -> ((String, String), Arc<K>) {
+    let key = key(&object);
+    object.prune();
+    (key, Arc::new(object))
 }
 
 fn objects<K>(set: &Set<K>) -> Objects<K> {
     Arc::new(set.values().cloned().collect())
-}
-
-fn status(error: &watcher::Error) -> Option<u16> {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => Some(status.code),
-        _ => None,
-    }
-}
-
-fn is_denied(error: &watcher::Error) -> bool {
-    status(error) == Some(403)
-}
-
-fn is_too_old(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(_)) && status(error) == Some(410)
 }
 
 /// Between half and all of it, so that many watches do not come back in one instant.

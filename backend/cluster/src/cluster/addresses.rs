@@ -43,6 +43,17 @@ impl Shared {
         if let Some(endpoint) = self.seen_at(ip, port, trust).await {
             return Ok(at(ip, port, vec![endpoint]));
         }
+        if let Some(service) = self.view.service_of_cluster_ip(ip, trust).await? {
+            return self.serve_or_follow(&service, port, trust).await;
+        }
+        // Before all Services are looked at: a Pod's own address is none of theirs. A node's may be.
+        let pods = self.view.pods_with_first_address(ip, trust).await?.found;
+        if pods.iter().any(|pod| !on_node_network(pod)) {
+            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
+            if !found.is_empty() {
+                return Ok(at(ip, port, found));
+            }
+        }
         let service = self.view.service_at(ip, trust).await?;
         if let Some(service) = service.found {
             return self.serve_or_follow(&service, port, trust).await;

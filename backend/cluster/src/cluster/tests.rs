@@ -1,5 +1,9 @@
 #[cfg(feature = "watch")]
+mod churn;
+#[cfg(feature = "watch")]
 mod keeping;
+#[cfg(feature = "watch")]
+mod watching;
 
 use kubevpn_target::{ConnectError, Refusal};
 
