@@ -87,8 +87,13 @@ enum Command {
         #[arg(value_enum)]
         signal: Signal,
     },
-    /// Add fake pods, each behind a Service of its own (kwok)
-    Fill { pods: u32 },
+    /// Add Services with fake pods behind them (kwok)
+    Fill {
+        services: u32,
+        /// Pods behind each
+        #[arg(long, default_value_t = 1, value_name = "PODS")]
+        each: u32,
+    },
     /// What clients asked the API server for
     #[command(subcommand)]
     Audit(Audit),
@@ -194,7 +199,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Start { daemon } => lab.resume(daemon).await?,
         Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
-        Command::Fill { pods } => lab.fill(pods).await?,
+        Command::Fill { services, each } => lab.fill(services, each).await?,
         Command::Audit(Audit::Mark) => println!("{}", lab.audit_mark()?),
         Command::Audit(Audit::Count { since }) => {
             for (what, n) in lab.audit_counts(&since).await? {
