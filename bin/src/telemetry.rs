@@ -19,10 +19,9 @@ use tracing_subscriber::{EnvFilter, Layer, fmt as log};
 /// tells the steps itself logs warnings alone, unless told to say more.
 pub(crate) fn init(verbose: u8, steps: Option<Steps>) {
     let directives = match (verbose, &steps) {
-        (0, Some(_)) => "warn,kube_runtime=error",
-        // A watch that breaks is mended by us, and is no news: kube_runtime warns of each.
-        (0, None) => "warn,kube_runtime=error,kubevpn=info,access=info",
-        (1, _) => "info,kube_runtime=error,kubevpn=debug,access=info",
+        (0, Some(_)) => "warn",
+        (0, None) => "warn,kubevpn=info,access=info",
+        (1, _) => "info,kubevpn=debug,access=info",
         _ => "debug,kubevpn=trace,access=info",
     };
     let filter = match std::env::var("RUST_LOG") {
@@ -170,7 +169,7 @@ mod tests {
             }
             tracing::info!(target: "kubevpn_portforward::pool", "session begins");
             tracing::trace!(target: "kubevpn_portforward::pool", "too small");
-            tracing::warn!(target: "kube_runtime", "not ours");
+            tracing::warn!(target: "hyper_util", "not ours");
         });
         let said: Vec<_> = steps.all().into_iter().map(|s| (s.by, s.text)).collect();
         let wanted = [

@@ -36,6 +36,8 @@ struct State {
     /// When there are any, nothing else is allowed: verb, resource, namespace (`*` for any).
     rules: Option<Vec<(String, String, String)>>,
     away: bool,
+    /// So many requests fail, each with its connection.
+    broken: usize,
     watches: Vec<Watch>,
     /// A watch ends as soon as it has said what there was to say.
     watches_end: bool,
@@ -144,6 +146,11 @@ impl Api {
         self.state().away = away;
     }
 
+    /// The next requests fail, each with its connection.
+    pub(crate) fn break_requests(&self, next: usize) {
+        self.state().broken = next;
+    }
+
     pub(crate) fn delete(&self, resource: &str, namespace: &str, name: &str) {
         self.change((resource.into(), namespace.into(), name.into()), None);
     }
@@ -204,6 +211,10 @@ impl Api {
         let ask = Ask::parse(request.uri());
         let mut state = self.state();
         state.log.push(ask.to_string());
+        if state.broken > 0 {
+            state.broken -= 1;
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         if state.away {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }

@@ -156,12 +156,24 @@ impl Doing<'_> {
             .into()
     }
 
-    async fn call<K: Kind, T>(
-        &self,
-        call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, Failure> {
-        match timeout(PATIENCE, call).await {
-            Ok(answer) => answer.map_err(|error| self.failed::<K>(error)),
+    /// A question that came to nothing is asked once more: the connection it was on may have broken under it.
+    async fn call<K: Kind, T, F>(&self, ask: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let failed = |error| self.failed::<K>(error);
+        let twice = async {
+            let answer = ask().await.map_err(failed);
+            match &answer {
+                Err(failure) if failure.refusal() == Refusal::ClusterAway => {
+                    tracing::debug!("{failure}; asking again");
+                    ask().await.map_err(failed)
+                }
+                _ => answer,
+            }
+        };
+        match timeout(PATIENCE, twice).await {
+            Ok(answer) => answer,
             Err(_) => Err(self.with_action::<K, _>(|action| {
                 let sentence = format!(
                     "cannot {action}: the API server did not finish its answer within {PATIENCE:?}: try again"
@@ -184,7 +196,7 @@ pub(crate) async fn get<K: Kind>(
         name: Some(name),
     };
     let api = K::api(client.clone(), namespace);
-    doing.call::<K, _>(api.get_opt(name)).await
+    doing.call::<K, _, _>(|| api.get_opt(name)).await
 }
 
 /// Hands every object of the selection to `keep`, page by page; the version that all of it has.
@@ -243,7 +255,7 @@ async fn page<K: Kind>(
         ..ListParams::default()
     };
     let api = K::api(client.clone(), select.namespace());
-    let page = doing.call::<K, _>(api.list(&params)).await?;
+    let page = doing.call::<K, _, _>(|| api.list(&params)).await?;
     page.items.into_iter().for_each(keep);
     Ok(Page {
         version: page.metadata.resource_version.unwrap_or_default(),

@@ -652,3 +652,24 @@ async fn the_pods_of_the_dns() {
         "{elsewhere}"
     );
 }
+
+/// A node's address may be a Service's too; kube-proxy lets the Service have it.
+#[tokio::test]
+async fn an_external_address_goes_before_the_pods_of_the_node() {
+    let api = api();
+    assert_eq!(
+        said(ask(&cluster(&api), "10.245.0.2:9100").await),
+        "team/node-exporter:9100"
+    );
+    api.apply(
+        "
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.10, externalIPs: [10.245.0.2], ports: [{name: http, port: 9100}]}
+",
+    );
+    assert_eq!(
+        said(ask(&cluster(&api), "10.245.0.2:9100").await),
+        "default/web-1:8080 default/web-2:8080"
+    );
+}

@@ -139,3 +139,19 @@ async fn a_bookmark_saves_the_list() {
         assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
     }
 }
+
+/// A first question has no good answer to fall back to.
+#[tokio::test(start_paused = true)]
+async fn a_question_whose_connection_breaks_is_asked_again() {
+    for target in ["web:80", "10.96.0.10:80", "web-1.default.pod:8080"] {
+        let api = api();
+        let wanted = said(ask(&cluster(&api), target).await);
+        let cluster = cluster(&api);
+        api.break_requests(1);
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+    let api = api();
+    api.break_requests(100);
+    let refused = said(ask(&cluster(&api), "web:80").await);
+    assert!(refused.starts_with("cluster_away"), "{refused}");
+}
