@@ -24,8 +24,9 @@ pub(crate) fn run(
     arguments: Arguments,
     cluster: MakeCluster,
     skips: &'static [(&str, &str)],
+    more: Vec<Trial>,
 ) -> ExitCode {
-    let mut trials = Vec::new();
+    let mut trials = more;
     for (prefix, flags) in TRANSPORTS {
         for scenario in all() {
             let name = format!("{prefix}{}", scenario.name);

@@ -4,6 +4,7 @@
 //! failure. One at a time: some stop the API server.
 
 mod common;
+mod differential;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
 use kubevpn_scenarios::Cluster;
 use lab::{Daemon, Lab, Signal};
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 
 /// Scenarios that only the simulation can run, with the reason.
 const SKIPS: &[(&str, &str)] = &[];
@@ -30,6 +31,11 @@ fn main() -> ExitCode {
         arguments,
         || Box::pin(async { Ok(Arc::new(Real(Lab::attach().await?)) as _) }),
         SKIPS,
+        vec![Trial::test("names::same_as_the_clusters_dns", || {
+            let runtime = tokio::runtime::Runtime::new()?;
+            let compared = runtime.block_on(differential::same_as_the_clusters_dns());
+            compared.map_err(|error| format!("{error:#}").into())
+        })],
     )
 }
 

@@ -45,7 +45,7 @@ mod ready;
 mod resolve;
 mod stack;
 
-pub use kubevpn_cluster::{Candidates, Cluster, Settings as ClusterSettings};
+pub use kubevpn_cluster::{Answer, Candidates, Cluster, Settings as ClusterSettings};
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};
