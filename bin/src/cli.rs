@@ -1,16 +1,25 @@
 //! The command line: a file per subcommand.
 
 mod completion;
+mod connect;
+mod connection;
 #[cfg(feature = "demo")]
 mod demo;
+mod disconnect;
 mod kube;
-mod policy;
+mod logs;
+pub(crate) mod policy;
 mod proxy_out;
+mod quit;
 mod resolve;
+mod status;
 mod version;
 
 use clap::{ArgAction, Parser, Subcommand};
 
+use kubevpn_client::Options;
+
+use crate::daemon::run::Run;
 use crate::exit::Failure;
 use crate::telemetry::Steps;
 
@@ -33,6 +42,15 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    Connect(Box<connect::Connect>),
+    Disconnect(disconnect::Disconnect),
+    Quit(quit::Quit),
+    Status(status::Status),
+    Logs(logs::Logs),
+    #[command(visible_alias = "conn")]
+    Connection(connection::Connection),
+    #[command(hide = true)]
+    Daemon(Run),
     Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
@@ -46,10 +64,22 @@ impl Args {
         matches!(self.command, Command::Resolve(_))
     }
 
+    /// Whether it is the daemon, which logs to a file.
+    pub(crate) fn is_daemon(&self) -> bool {
+        matches!(self.command, Command::Daemon(_))
+    }
+
     pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
         match self.command {
             Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
+            Command::Connect(command) => command.run(self.verbose).await,
+            Command::Disconnect(command) => command.run().await,
+            Command::Quit(command) => command.run().await,
+            Command::Status(command) => command.run(self.verbose).await,
+            Command::Logs(command) => command.run().await,
+            Command::Connection(command) => command.run(self.verbose).await,
+            Command::Daemon(command) => command.run(self.verbose).await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
             Command::Completion(command) => {
@@ -62,4 +92,9 @@ impl Args {
             }
         }
     }
+}
+
+/// How every command behaves towards the API server.
+pub(crate) fn options() -> Options {
+    Options::new(format!("kubevpn/{}", env!("CARGO_PKG_VERSION")))
 }

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use kubevpn_client::KubeconfigError;
 use kubevpn_target::{ConnectError, Refusal};
 
+use crate::daemon::api::Fault;
+
 /// Why a command ended without success. clap itself ends with 2 on words it does not know.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -25,6 +27,8 @@ pub(crate) enum Failure {
     },
     /// The cluster, or something in it, could not be reached.
     Refused(ConnectError),
+    /// What the daemon said, or what was found out about it.
+    Told(Fault),
     /// Ctrl-C.
     Interrupted,
     /// Anything else.
@@ -39,6 +43,7 @@ impl Failure {
             Self::AddressInUse { .. } => 53,
             Self::Listen { .. } | Self::Other(_) => 1,
             Self::Refused(error) => refusal(error.refusal()),
+            Self::Told(fault) => fault.exit,
             Self::Interrupted => 130,
         }
     }
@@ -91,6 +96,7 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Refused(error) => error.fmt(f),
+            Self::Told(fault) => fault.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Other(error) => error.fmt(f),
         }
@@ -103,6 +109,7 @@ impl std::error::Error for Failure {
             Self::Kubeconfig(error) => error.source(),
             Self::Listen { source, .. } => Some(source),
             Self::Refused(error) => error.source(),
+            Self::Told(fault) => fault.source(),
             Self::Other(error) => error.source(),
             Self::Value(_) | Self::AddressInUse { .. } | Self::Interrupted => None,
         }

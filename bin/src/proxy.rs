@@ -4,19 +4,22 @@ mod descriptors;
 mod listen;
 mod server;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
 use kubevpn_conn::Addr;
 use kubevpn_stack::{
-    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
-    Stack, stack,
+    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, OwnListeners,
+    Settings, Stack, stack,
 };
 use kubevpn_target::{Connect, ConnectError, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use self::listen::{Bound, ListenArgs, Listening, Protocol};
+pub(crate) use self::descriptors::allow_for;
+pub(crate) use self::listen::{
+    AUTH, Bound, DEFAULT_SOCKS, ListenArgs, Listening, Protocol, at_least_one, bind,
+    credentials_in, forward_of,
+};
 pub(crate) use self::server::Server;
 use crate::exit::Failure;
 
@@ -27,10 +30,20 @@ const CHECK: Duration = Duration::from_secs(10);
 
 /// The chain from a target to its stream, for one cluster.
 pub(crate) fn connect(client: kube::Client, api_server: ApiServer, path: Path) -> ClusterStack {
+    chain(client, api_server, path).0
+}
+
+/// The same, and the part of it that holds the sessions.
+pub(crate) fn chain(
+    client: kube::Client,
+    api_server: ApiServer,
+    path: Path,
+) -> (ClusterStack, Forwarder) {
     let cluster = Cluster::new(client.clone(), path.cluster);
     let forwarder = Forwarder::new(client, path.forwarder);
-    let egress = Egress::new(api_server, path.outside, FromHost::new(path.own));
-    stack(cluster, forwarder, egress, path.settings)
+    let egress = Egress::new(api_server, path.outside, FromHost::sharing(path.own));
+    let stack = stack(cluster, forwarder.clone(), egress, path.settings);
+    (stack, forwarder)
 }
 
 /// What [`connect`] makes.
@@ -43,7 +56,7 @@ pub(crate) struct Path {
     pub(crate) forwarder: ForwarderConfig,
     pub(crate) outside: Outside,
     /// Where this program listens, and must not connect to.
-    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) own: OwnListeners,
     pub(crate) settings: Settings,
 }
 
@@ -80,27 +93,45 @@ pub(crate) async fn check(client: &kube::Client) -> Result<(), Failure> {
 fn say_listening(bound: &[Bound]) {
     for listener in bound {
         let addr = listener.listener.addr();
-        match &listener.protocol {
-            Protocol::Socks => println!("SOCKS5 proxy listening on {addr}"),
-            Protocol::Http => println!("HTTP proxy listening on {addr}"),
-            Protocol::Mixed => println!("SOCKS5 and HTTP proxy listening on {addr}"),
-            Protocol::Forward(to) => println!("Forwarding {addr} -> {to}"),
-        }
-        let Addr::Tcp(addr) = addr else { continue };
-        let (socks, http) = match listener.protocol {
-            Protocol::Socks => (true, false),
-            Protocol::Http => (false, true),
-            Protocol::Mixed => (true, true),
-            Protocol::Forward(_) => (false, false),
+        let (socks, http) = match &listener.protocol {
+            Protocol::Socks => {
+                println!("SOCKS5 proxy listening on {addr}");
+                (true, false)
+            }
+            Protocol::Http => {
+                println!("HTTP proxy listening on {addr}");
+                (false, true)
+            }
+            Protocol::Mixed => {
+                println!("SOCKS5 and HTTP proxy listening on {addr}");
+                (true, true)
+            }
+            Protocol::Forward(to) => {
+                println!("Forwarding {addr} -> {to}");
+                (false, false)
+            }
         };
-        if socks {
-            println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
-        }
-        if http {
-            println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
-            println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
-        }
+        say_hints(addr, socks, http);
     }
+    say_scope();
+}
+
+/// Says what makes programs use a listener that speaks these.
+#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
+pub(crate) fn say_hints(addr: &Addr, socks: bool, http: bool) {
+    let Addr::Tcp(addr) = addr else { return };
+    if socks {
+        println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
+    }
+    if http {
+        println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
+        println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
+    }
+}
+
+/// Says what the proxy is for.
+#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
+pub(crate) fn say_scope() {
     println!(
         "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution."
     );
@@ -119,7 +150,7 @@ where
         credentials,
         limits,
     } = listening;
-    descriptors::allow_for(limits.total);
+    allow_for(limits.total);
     say_listening(&bound);
     let mut server = Server::new(connect, credentials, limits);
     bound.into_iter().for_each(|bound| server.add(bound));

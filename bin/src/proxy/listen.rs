@@ -100,13 +100,13 @@ pub(crate) struct ListenArgs {
     max_connections_per_client: Option<usize>,
 }
 
-const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+pub(crate) const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
 /// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
-const AUTH: &str = "KUBEVPN_AUTH";
+pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 /// The most that is read of a file with credentials, which are 511 bytes at most.
 const MAX_AUTH: u64 = 1024;
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".into()),
         Ok(n) => Ok(n),
@@ -117,24 +117,13 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 impl ListenArgs {
     /// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
     fn credentials(&self) -> Result<Option<Credentials>, Failure> {
-        let (place, text) = match (&self.auth_file, std::env::var_os(AUTH)) {
-            (Some(path), _) => {
-                let place = format!("--auth-file: {}", path.display());
-                let text = read_auth(path);
-                (
-                    place.clone(),
-                    text.map_err(|error| Failure::Value(format!("{place}: {error}")))?,
-                )
-            }
+        match (&self.auth_file, std::env::var_os(AUTH)) {
+            (Some(path), _) => credentials_in(path).map(Some),
             (None, Some(value)) if !value.is_empty() => {
-                (AUTH.into(), value.to_string_lossy().into_owned())
+                credentials(AUTH, &value.to_string_lossy()).map(Some)
             }
-            (None, _) => return Ok(None),
-        };
-        let line = text.lines().next().unwrap_or_default();
-        Credentials::parse(line)
-            .map(Some)
-            .map_err(|error| Failure::Value(format!("{place}: {error}")))
+            (None, _) => Ok(None),
+        }
     }
 
     /// Binds all that was asked for, or nothing.
@@ -160,9 +149,7 @@ impl ListenArgs {
             }
         }
         for text in &self.forward {
-            let Forward { listen, to } = text
-                .parse()
-                .map_err(|error| Failure::Value(format!("--forward {text}: {error}")))?;
+            let (listen, to) = forward_of(text)?;
             wanted.push(("--forward", listen, Protocol::Forward(to)));
         }
         if wanted.is_empty() {
@@ -173,13 +160,8 @@ impl ListenArgs {
         }
         let mut bound = Vec::new();
         for (flag, addr, protocol) in wanted {
-            let can_ask = protocol.asks_for_password();
-            let asks = can_ask && credentials.is_some();
-            if !addr.is_loopback() && !asks && !self.allow_unauthenticated {
-                return Err(open_to_all(flag, &addr, can_ask));
-            }
-            let listener = bind_one(flag, &addr).await?;
-            bound.push(Bound { listener, protocol });
+            let admits_all = self.allow_unauthenticated;
+            bound.push(bind(flag, &addr, protocol, credentials.is_some(), admits_all).await?);
         }
         Ok(Listening {
             bound,
@@ -190,6 +172,14 @@ impl ListenArgs {
             },
         })
     }
+}
+
+/// What `--forward` says: where to listen, and where that leads.
+pub(crate) fn forward_of(text: &str) -> Result<(Addr, Target), Failure> {
+    let Forward { listen, to } = text
+        .parse()
+        .map_err(|error| Failure::Value(format!("--forward {text}: {error}")))?;
+    Ok((listen, to))
 }
 
 /// Whoever can connect to a listener is in the cluster.
@@ -204,8 +194,21 @@ fn open_to_all(flag: &str, addr: &Addr, can_ask: bool) -> Failure {
     ))
 }
 
-async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> {
-    Listener::bind(addr).await.map_err(|error| {
+/// Binds one, unless it would let in whoever can reach it: `credentials` says that it asks for a password where its
+/// protocol can, `admits_all` that somebody has accepted that.
+pub(crate) async fn bind(
+    flag: &'static str,
+    addr: &Addr,
+    protocol: Protocol,
+    credentials: bool,
+    admits_all: bool,
+) -> Result<Bound, Failure> {
+    let can_ask = protocol.asks_for_password();
+    let asks = can_ask && credentials;
+    if !addr.is_loopback() && !asks && !admits_all {
+        return Err(open_to_all(flag, addr, can_ask));
+    }
+    let listener = Listener::bind(addr).await.map_err(|error| {
         let address = error.addr.to_string();
         match error.source.kind() {
             io::ErrorKind::AddrInUse => Failure::AddressInUse { flag, address },
@@ -215,7 +218,22 @@ async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> 
                 source: error.source,
             },
         }
-    })
+    })?;
+    Ok(Bound { listener, protocol })
+}
+
+/// The user and password in a file.
+pub(crate) fn credentials_in(path: &Path) -> Result<Credentials, Failure> {
+    let place = format!("--auth-file: {}", path.display());
+    match read_auth(path) {
+        Ok(text) => credentials(&place, &text),
+        Err(error) => Err(Failure::Value(format!("{place}: {error}"))),
+    }
+}
+
+fn credentials(place: &str, text: &str) -> Result<Credentials, Failure> {
+    let line = text.lines().next().unwrap_or_default();
+    Credentials::parse(line).map_err(|error| Failure::Value(format!("{place}: {error}")))
 }
 
 /// The begin of a file; a pipe will do, as a shell's `<(...)` makes them.

@@ -8,6 +8,7 @@
 mod client;
 mod cluster;
 mod load;
+pub mod managed;
 mod proxy;
 mod relay;
 mod scenarios;

@@ -6,6 +6,7 @@ mod grpc;
 mod http;
 mod life;
 mod load;
+mod managed;
 mod names;
 mod refusals;
 mod streams;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         refusals::list(),
         streams::list(),
         life::list(),
+        managed::list(),
         failover::list(),
         forward::list(),
         http::list(),
