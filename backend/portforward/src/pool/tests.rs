@@ -157,6 +157,36 @@ async fn a_failed_upgrade_fails_all_who_waited_for_it() {
     open(&pool).await;
 }
 
+/// A Pod is known from a dial's first look at it, and unused until its second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
+    let (node, pool) = Node::start(quick());
+    // Longer than a dial waits before it looks again of its own accord.
+    node.upgrade_ms.store(60, SeqCst);
+    let keeper = tokio::task::spawn_blocking({
+        let pool = Arc::downgrade(&pool);
+        move || {
+            while let Some(pool) = pool.upgrade() {
+                pool.tick();
+            }
+        }
+    });
+    let dials = (0..200).map(|n| {
+        let to = PodPort {
+            pod: format!("web-{n}"),
+            ..to(ECHO)
+        };
+        pool.clone().dial(to)
+    });
+    let dials: JoinSet<_> = dials.collect();
+    for dialed in dials.join_all().await {
+        dialed.unwrap();
+    }
+    pool.shutdown().await;
+    drop(pool);
+    keeper.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_are_told() {
     let config = Config {
