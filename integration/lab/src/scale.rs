@@ -134,6 +134,9 @@ impl Lab {
     }
 
     async fn measure(&self, kubevpn: &Path, services: u32) -> Result<Measured> {
+        for i in 0..4 {
+            self.endpoints(&format!("svc-{i}")).await?;
+        }
         let proxy = Proxy::start(kubevpn, &self.kubeconfig()).await?;
         let of = async |what: &str, path: &str| {
             let path = format!("jsonpath={path}");
@@ -166,6 +169,33 @@ impl Lab {
             resident,
             peak,
         })
+    }
+
+    /// Waits until all Pods of a Service are in its EndpointSlices: one that is not ready is explained to the client,
+    /// which takes a question more.
+    async fn endpoints(&self, service: &str) -> Result<()> {
+        let label = format!("kubernetes.io/service-name={service}");
+        let path = "jsonpath={.items[*].endpoints[*].conditions.ready}";
+        let words = [
+            "get",
+            "endpointslices",
+            "-n",
+            "scale-0",
+            "-l",
+            &label,
+            "-o",
+            path,
+        ];
+        until(
+            PATIENCE * 5,
+            "endpoints of the Services to dial",
+            async || {
+                let ready = self.kubectl(&words).await?;
+                let ready = ready.split_whitespace().filter(|ready| *ready == "true");
+                Ok((ready.count() == EACH as usize).then_some(()))
+            },
+        )
+        .await
     }
 
     /// What a dial makes the proxy ask.
@@ -226,7 +256,8 @@ struct Proxy {
 impl Proxy {
     async fn start(kubevpn: &Path, kubeconfig: &Path) -> Result<Self> {
         let mut child = Command::new(kubevpn)
-            .args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"])
+            .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
+            .args(["--wait-ready", "60s", "--kubeconfig"])
             .arg(kubeconfig)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
