@@ -37,10 +37,10 @@ fn clients_that_vanish_leave_no_task() {
         .unwrap();
     runtime().block_on(async {
         let served = Served::start(&sim).await;
-        served.vanish(200).await;
+        served.vanish(200, &[Vanish::Reset]).await;
         served.settle(usize::MAX).await;
         let before = alive();
-        served.vanish(clients).await;
+        served.vanish(clients, &Vanish::ALL).await;
         served.settle(before + SLACK).await;
         let answer = Curl::get(served.socks, "http://reviews/").await.unwrap();
         assert_eq!(answer.json().unwrap()["service"], "reviews");
@@ -106,13 +106,16 @@ impl Served {
         }
     }
 
-    /// So many clients, fifty at a time: gone before a byte, in mid-handshake, once through by their end, once through
-    /// by a reset.
-    async fn vanish(&self, clients: usize) {
+    /// So many clients, fifty at a time, of each frontend in turn.
+    async fn vanish(&self, clients: usize, ways: &[Vanish]) {
         for first in (0..clients).step_by(50) {
             let mut fifty = JoinSet::new();
             for n in first..first + 50 {
-                fifty.spawn(vanish(n, self.socks, self.http));
+                let way = ways[n / 2 % ways.len()];
+                match n % 2 {
+                    0 => fifty.spawn(socks(self.socks, way)),
+                    _ => fifty.spawn(http(self.http, way)),
+                };
             }
             fifty.join_all().await;
         }
@@ -158,25 +161,50 @@ async fn http_connection(
     let _ended = kubevpn_http_connect::serve_connection(client, connect, &settings).await;
 }
 
-async fn vanish(n: usize, socks: SocketAddr, http: SocketAddr) {
-    let is_socks = n.is_multiple_of(2);
-    let proxy = if is_socks { socks } else { http };
-    let through = async || match is_socks {
-        true => Socks::connect(socks, "multi", 7007).await.unwrap(),
-        false => Tunnel::connect(http, "multi", 7007).await.unwrap(),
-    };
-    match n / 2 % 4 {
-        0 => drop(TcpStream::connect(proxy).await.unwrap()),
-        1 => {
-            let mut stream = TcpStream::connect(proxy).await.unwrap();
-            let half = if is_socks {
-                &b"\x05\x02\x00"[..]
-            } else {
-                b"GET http"
-            };
+/// How a client goes.
+#[derive(Clone, Copy, Debug)]
+enum Vanish {
+    /// Without a byte.
+    Unused,
+    /// In the middle of its handshake.
+    Halfway,
+    /// Once it is through, by its end of file.
+    Ended,
+    /// Once it is through, by a reset.
+    Reset,
+}
+
+impl Vanish {
+    const ALL: [Self; 4] = [Self::Unused, Self::Halfway, Self::Ended, Self::Reset];
+
+    async fn unserved(self, proxy: SocketAddr, half: &[u8]) {
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        if let Self::Halfway = self {
             stream.write_all(half).await.unwrap();
         }
-        2 => drop(through().await),
-        _ => through().await.set_zero_linger().unwrap(),
+    }
+
+    fn served(self, stream: TcpStream) {
+        if let Self::Reset = self {
+            stream.set_zero_linger().unwrap();
+        }
+    }
+}
+
+async fn socks(proxy: SocketAddr, way: Vanish) {
+    match way {
+        Vanish::Unused | Vanish::Halfway => way.unserved(proxy, b"\x05\x02\x00").await,
+        Vanish::Ended | Vanish::Reset => {
+            way.served(Socks::connect(proxy, "multi", 7007).await.unwrap());
+        }
+    }
+}
+
+async fn http(proxy: SocketAddr, way: Vanish) {
+    match way {
+        Vanish::Unused | Vanish::Halfway => way.unserved(proxy, b"CONNECT multi:7007 HT").await,
+        Vanish::Ended | Vanish::Reset => {
+            way.served(Tunnel::connect(proxy, "multi", 7007).await.unwrap());
+        }
     }
 }

@@ -81,6 +81,13 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
     // An allocator gives back what it likes; a kilobyte left by each of ten thousand would be 10 MiB.
     const KEPT: usize = 16 << 20;
     settles("memory", async || proxy.memory(), memory + KEPT).await?;
+    let after = (proxy.descriptors()?, proxy.memory()? / 1024);
+    cx.note(|| {
+        let before = (descriptors, memory / 1024);
+        format!(
+            "{clients} clients: descriptors and KiB resident {before:?} before, {after:?} after"
+        )
+    });
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .json()?;

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::http as proxies;
 use super::scenario;
@@ -42,29 +44,41 @@ async fn a_large_body_each_way_is_whole_and_held_nowhere(cx: Context) -> anyhow:
         let before = proxy.memory()?;
         let down = watched(&proxy, download(&proxy, http, way, size)).await?;
         let up = watched(&proxy, upload(&proxy, http, way, size)).await?;
-        for (direction, most) in [("down", down), ("up", up)] {
-            anyhow::ensure!(
-                most < before + GROWTH,
-                "{way:?} {direction}: from {} to {} MiB resident",
-                before / MIB,
-                most / MIB
-            );
+        for (direction, Watched { most, took }) in [("down", down), ("up", up)] {
+            let figures = || {
+                let (size, before, most) = (size / MIB, before / MIB, most / MIB);
+                format!(
+                    "{way:?} {direction}: {size} MiB in {took:.1?}, from {before} to {most} MiB resident"
+                )
+            };
+            cx.note(figures);
+            anyhow::ensure!(most < before + GROWTH, figures());
         }
     }
     Ok(())
 }
 
-/// The most memory the program had meanwhile.
+struct Watched {
+    /// The most memory the program had meanwhile.
+    most: usize,
+    took: Duration,
+}
+
 async fn watched(
     proxy: &Proxy,
     work: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<usize> {
+) -> anyhow::Result<Watched> {
     let mut most = 0;
+    let started = Instant::now();
     let mut look = tokio::time::interval(Duration::from_millis(20));
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
-            done = &mut work => return done.map(|()| most),
+            done = &mut work => {
+                done?;
+                let took = started.elapsed();
+                return Ok(Watched { most, took });
+            }
             _ = look.tick() => most = most.max(proxy.memory()?),
         }
     }
@@ -134,37 +148,42 @@ async fn upload(proxy: &Proxy, http: SocketAddr, way: Way, size: usize) -> anyho
 
 // === slow clients ===
 
-/// Half of them to each frontend: a byte now and then, and never a whole request.
+/// Half of them to each frontend: a byte now and then, never a whole request, and back again when they are cut.
 async fn slow_clients_delay_nobody_and_are_cut(cx: Context) -> anyhow::Result<()> {
     const CLIENTS: usize = 1000;
     let (proxy, http) = proxies::start(&cx).await?;
     let descriptors = proxy.descriptors()?;
+    let alone = good(&proxy, http).await?;
     let mut slow = JoinSet::new();
-    let (sent, mut begun) = tokio::sync::mpsc::channel(CLIENTS);
+    let (begin, mut begun) = mpsc::channel(CLIENTS);
+    let (stop, stopped) = watch::channel(false);
     for n in 0..CLIENTS {
         let (proxy, opening) = match n % 2 {
             0 => (proxy.socks, &b"\x05\xff\x00"[..]),
             _ => (http, &b"GET http://productpage:9080/ HTTP/1.1\r\nX: "[..]),
         };
-        let sent = sent.clone();
+        let (begin, stopped) = (begin.clone(), stopped.clone());
         slow.spawn(async move {
-            let mut stream = TcpStream::connect(proxy).await?;
-            stream.write_all(opening).await?;
-            sent.send(()).await?;
-            drop(sent);
-            trickle(stream).await;
+            let mut begin = Some(begin);
+            while !*stopped.borrow() {
+                let mut stream = TcpStream::connect(proxy).await?;
+                stream.write_all(opening).await?;
+                if let Some(begin) = begin.take() {
+                    begin.send(()).await?;
+                }
+                trickle(stream).await;
+            }
             anyhow::Ok(())
         });
     }
-    drop(sent);
+    drop(begin);
     let all = async { while begun.recv().await.is_some() {} };
     tokio::time::timeout(PATIENCE, all).await?;
-    for _ in 0..10 {
-        let url = "http://productpage:9080/";
-        Curl::get(proxy.socks, url).await?.json()?;
-        let http = format!("http://{http}");
-        Curl::run(&["--proxy", &http, url]).await?.json()?;
-    }
+    let beside = good(&proxy, http).await?;
+    let open = proxy.descriptors()?.saturating_sub(descriptors);
+    cx.note(|| format!("20 requests by curl: {alone:.1?} alone, {beside:.1?} beside {open} open"));
+    anyhow::ensure!(open > CLIENTS / 2, "only {open} slow clients are open");
+    stop.send(true)?;
     let cut = async {
         while let Some(ended) = slow.join_next().await {
             ended??;
@@ -175,6 +194,18 @@ async fn slow_clients_delay_nobody_and_are_cut(cx: Context) -> anyhow::Result<()
         .await
         .context("a slow client is never cut")??;
     super::life::settles("descriptors", async || proxy.descriptors(), descriptors + 8).await
+}
+
+/// How long some requests through each frontend take.
+async fn good(proxy: &Proxy, http: SocketAddr) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    for _ in 0..10 {
+        let url = "http://productpage:9080/";
+        Curl::get(proxy.socks, url).await?.json()?;
+        let http = format!("http://{http}");
+        Curl::run(&["--proxy", &http, url]).await?.json()?;
+    }
+    Ok(started.elapsed())
 }
 
 /// A byte at a time until the other side has had enough.
@@ -248,6 +279,10 @@ async fn kept_connections_are_few(cx: Context) -> anyhow::Result<()> {
     while let Some(done) = clients.join_next().await {
         seen.extend(done??);
     }
+    cx.note(|| {
+        let connections = seen.len();
+        format!("{requests} requests of {CLIENTS} clients came on {connections} connections")
+    });
     // One for each request that is under way at once, and a few that two wanted in the same moment.
     anyhow::ensure!(
         seen.len() <= 2 * CLIENTS,
