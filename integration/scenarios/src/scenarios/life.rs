@@ -97,7 +97,7 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
 /// One client, of each frontend in turn: gone before a byte, in mid-handshake, once through by its end, once through
 /// by a reset.
 async fn vanish(n: usize, socks: SocketAddr, http: SocketAddr) -> anyhow::Result<()> {
-    let is_socks = n % 2 == 0;
+    let is_socks = n.is_multiple_of(2);
     let (proxy, half) = match is_socks {
         true => (socks, &b"\x05\x02\x00"[..]),
         false => (http, &b"CONNECT multi:7007 HT"[..]),
