@@ -41,14 +41,6 @@ impl Context {
         if self.full { full } else { of_every_run }
     }
 
-    /// Figures, for who runs the full sizes.
-    #[expect(clippy::print_stdout, reason = "what a full run is for")]
-    pub(crate) fn note(&self, figures: impl FnOnce() -> String) {
-        if self.full {
-            println!("  {}", figures());
-        }
-    }
-
     /// `kubevpn proxy-out` with this kubeconfig and these flags, when it says that it listens.
     pub async fn proxy(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
         Proxy::start(&self.kubevpn, kubeconfig, &[&self.flags, flags].concat()).await

@@ -82,12 +82,10 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
     const KEPT: usize = 16 << 20;
     settles("memory", async || proxy.memory(), memory + KEPT).await?;
     let after = (proxy.descriptors()?, proxy.memory()? / 1024);
-    cx.note(|| {
-        let before = (descriptors, memory / 1024);
-        format!(
-            "{clients} clients: descriptors and KiB resident {before:?} before, {after:?} after"
-        )
-    });
+    let before = (descriptors, memory / 1024);
+    cx.measured(format_args!(
+        "{clients} clients: descriptors and KiB resident {before:?} before, {after:?} after"
+    ));
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .json()?;

@@ -45,14 +45,14 @@ async fn a_large_body_each_way_is_whole_and_held_nowhere(cx: Context) -> anyhow:
         let down = watched(&proxy, download(&proxy, http, way, size)).await?;
         let up = watched(&proxy, upload(&proxy, http, way, size)).await?;
         for (direction, Watched { most, took }) in [("down", down), ("up", up)] {
-            let figures = || {
-                let (size, before, most) = (size / MIB, before / MIB, most / MIB);
-                format!(
-                    "{way:?} {direction}: {size} MiB in {took:.1?}, from {before} to {most} MiB resident"
-                )
-            };
-            cx.note(figures);
-            anyhow::ensure!(most < before + GROWTH, figures());
+            let figures = format!(
+                "{way:?} {direction}: {} MiB in {took:.1?}, from {} to {} MiB resident",
+                size / MIB,
+                before / MIB,
+                most / MIB
+            );
+            cx.measured(format_args!("{figures}"));
+            anyhow::ensure!(most < before + GROWTH, figures);
         }
     }
     Ok(())
@@ -181,7 +181,9 @@ async fn slow_clients_delay_nobody_and_are_cut(cx: Context) -> anyhow::Result<()
     tokio::time::timeout(PATIENCE, all).await?;
     let beside = good(&proxy, http).await?;
     let open = proxy.descriptors()?.saturating_sub(descriptors);
-    cx.note(|| format!("20 requests by curl: {alone:.1?} alone, {beside:.1?} beside {open} open"));
+    cx.measured(format_args!(
+        "20 requests by curl: {alone:.1?} alone, {beside:.1?} beside {open} slow clients"
+    ));
     anyhow::ensure!(open > CLIENTS / 2, "only {open} slow clients are open");
     stop.send(true)?;
     let cut = async {
@@ -279,10 +281,10 @@ async fn kept_connections_are_few(cx: Context) -> anyhow::Result<()> {
     while let Some(done) = clients.join_next().await {
         seen.extend(done??);
     }
-    cx.note(|| {
-        let connections = seen.len();
-        format!("{requests} requests of {CLIENTS} clients came on {connections} connections")
-    });
+    let connections = seen.len();
+    cx.measured(format_args!(
+        "{requests} requests of {CLIENTS} clients came on {connections} connections"
+    ));
     // One for each request that is under way at once, and a few that two wanted in the same moment.
     anyhow::ensure!(
         seen.len() <= 2 * CLIENTS,
