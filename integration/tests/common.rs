@@ -18,6 +18,22 @@ const TRANSPORTS: [(&str, &[&str]); 3] = [
     ("ws::", &["--transport", "ws"]),
 ];
 
+/// Set, loads are of the size that is claimed, and not of the size for every run.
+const FULL: &str = "KUBEVPN_FULL";
+
+/// As many open files as the system lets us have: some scenarios are a thousand clients.
+fn open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        panic!("raising the limit on open files: {error}");
+    }
+}
+
 /// Runs every scenario over every transport but those of `skips` (name, reason), which are listed as ignored with the reason. A name that is
 /// no scenario's fails: it would skip nothing and hide that.
 pub(crate) fn run(
@@ -26,6 +42,8 @@ pub(crate) fn run(
     skips: &'static [(&str, &str)],
     more: Vec<Trial>,
 ) -> ExitCode {
+    open_files();
+    let full = std::env::var_os(FULL).is_some();
     let mut trials = more;
     for (prefix, flags) in TRANSPORTS {
         for scenario in all() {
@@ -42,6 +60,7 @@ pub(crate) fn run(
                         cluster: cluster().await?,
                         kubevpn,
                         flags: flags.to_vec(),
+                        full,
                     };
                     (scenario.run)(context).await
                 })

@@ -6,7 +6,7 @@
 //! [`Candidates`](kubevpn_cluster::Candidates)) → [`OnlyReady`] → [`Failover`] (candidates to
 //! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the [`Forwarder`]. What no Pod serves leaves at
 //! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
-//! all. Each layer is public: leave one out, or add your own.
+//! all. Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).
 //!
 //! ```no_run
 //! use kubevpn_client::{ApiServer, Options, build};

@@ -1,10 +1,10 @@
-//! Programs that use the proxy: curl, and a SOCKS5 client that does what curl does not.
+//! Programs that use the proxy: curl, and SOCKS5 and HTTP clients that do what curl does not.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -29,6 +29,11 @@ impl Curl {
 
     /// curl with these words; silent but for errors, and without this machine's proxy settings.
     pub async fn run(args: &[&str]) -> anyhow::Result<Self> {
+        Self::run_in(&[], args).await
+    }
+
+    /// The same with these variables in its environment.
+    pub async fn run_in(environment: &[(&str, &str)], args: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new("curl");
         command
             .args([
@@ -51,6 +56,7 @@ impl Curl {
         ] {
             command.env_remove(variable);
         }
+        command.envs(environment.iter().copied());
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = command
             .output()
@@ -136,5 +142,85 @@ impl Socks {
             .await
             .context("no end of stream")??;
         Ok(all)
+    }
+}
+
+/// A client of the HTTP proxy for what curl cannot do.
+pub struct Tunnel;
+
+impl Tunnel {
+    /// CONNECT, and the answer: an open connection.
+    pub async fn connect(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<TcpStream> {
+        let mut stream = Self::send_early(proxy, host, port, b"").await?;
+        read_head(&mut stream, "200").await?;
+        Ok(stream)
+    }
+
+    /// Sends the request and `early` in one write, without waiting for anything.
+    pub async fn send_early(
+        proxy: SocketAddr,
+        host: &str,
+        port: u16,
+        early: &[u8],
+    ) -> anyhow::Result<TcpStream> {
+        let mut stream = TcpStream::connect(proxy).await?;
+        let head = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), early].concat()).await?;
+        Ok(stream)
+    }
+}
+
+/// Reads the head of an HTTP answer, and nothing behind it. Another status is an error.
+pub(crate) async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    status: &str,
+) -> anyhow::Result<String> {
+    const LARGEST: usize = 4096;
+    let mut head = Vec::new();
+    let read = async {
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+            anyhow::ensure!(head.len() < LARGEST, "no end of the head");
+        }
+        anyhow::Ok(())
+    };
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    let head = String::from_utf8_lossy(&head).into_owned();
+    read.with_context(|| format!("no whole head, only {head:?}"))?
+        .with_context(|| format!("after {head:?}"))?;
+    anyhow::ensure!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+    Ok(head)
+}
+
+/// The ways through the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// SOCKS5.
+    Socks,
+    /// HTTP's CONNECT.
+    Tunnel,
+    /// HTTP requests that name the whole address.
+    Forward,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Socks, Self::Tunnel, Self::Forward];
+
+    /// A connection on which an HTTP/1 client sends its requests to the target, and what it puts before their paths.
+    pub async fn open(
+        self,
+        socks: SocketAddr,
+        http: SocketAddr,
+        host: &str,
+        port: u16,
+    ) -> anyhow::Result<(TcpStream, String)> {
+        Ok(match self {
+            Self::Socks => (Socks::connect(socks, host, port).await?, String::new()),
+            Self::Tunnel => (Tunnel::connect(http, host, port).await?, String::new()),
+            Self::Forward => (
+                TcpStream::connect(http).await?,
+                format!("http://{host}:{port}"),
+            ),
+        })
     }
 }

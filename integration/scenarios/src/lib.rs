@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 
-pub use self::client::{Curl, Socks};
+pub use self::client::{Curl, Socks, Tunnel, Way};
 pub use self::cluster::Cluster;
 pub use self::proxy::{Proxy, run_to_end};
 
@@ -31,9 +31,16 @@ pub struct Context {
     pub kubevpn: PathBuf,
     /// Flags for every `proxy-out`, e.g. to force a transport.
     pub flags: Vec<&'static str>,
+    /// Loads of the full size, which takes minutes, and not of the size for every run.
+    pub full: bool,
 }
 
 impl Context {
+    /// The size of a load.
+    pub(crate) fn size<T>(&self, of_every_run: T, full: T) -> T {
+        if self.full { full } else { of_every_run }
+    }
+
     /// `kubevpn proxy-out` with this kubeconfig and these flags, when it says that it listens.
     pub async fn proxy(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
         Proxy::start(&self.kubevpn, kubeconfig, &[&self.flags, flags].concat()).await

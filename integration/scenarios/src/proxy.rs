@@ -152,6 +152,15 @@ impl Proxy {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
     }
 
+    /// Its resident memory in bytes.
+    pub fn memory(&self) -> anyhow::Result<usize> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|l| l.trim().strip_suffix(" kB"));
+        let kib: usize = kib.context("no VmRSS in the process's status")?.parse()?;
+        Ok(kib * 1024)
+    }
+
     /// Sends a signal by name and waits for the end.
     pub async fn stop(mut self, signal: &str) -> anyhow::Result<ExitStatus> {
         let pid = self.pid()?.to_string();

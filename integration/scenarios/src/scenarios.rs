@@ -2,8 +2,10 @@
 
 mod failover;
 mod forward;
+mod grpc;
 mod http;
 mod life;
+mod load;
 mod names;
 mod refusals;
 mod streams;
@@ -30,6 +32,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         failover::list(),
         forward::list(),
         http::list(),
+        grpc::list(),
+        load::list(),
     ]
     .into_iter()
     .flatten()

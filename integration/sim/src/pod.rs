@@ -3,6 +3,8 @@
 //! A running pod is a set of ports with a program behind each: the sample workload's echo program, by its
 //! environment, or what a test puts there. A connection is a duplex in memory; its program is a task.
 
+mod count;
+mod grpc;
 mod http;
 mod raw;
 mod websocket;
@@ -54,6 +56,7 @@ pub(crate) struct Ports {
     pub(crate) stream: Vec<u16>,
     pub(crate) greet: Vec<u16>,
     pub(crate) reset: Vec<u16>,
+    pub(crate) close: Vec<u16>,
 }
 
 #[derive(Debug)]
@@ -77,6 +80,7 @@ enum Program {
     Stream,
     Greet,
     Reset,
+    Close,
     Custom(Custom),
 }
 
@@ -122,6 +126,7 @@ impl Network {
             (&info.ports.stream, Program::Stream),
             (&info.ports.greet, Program::Greet),
             (&info.ports.reset, Program::Reset),
+            (&info.ports.close, Program::Close),
         ] {
             ports.extend(numbers.iter().map(|p| (*p, program.clone())));
         }
@@ -243,6 +248,7 @@ async fn run(
             Program::Tcp => raw::answer_at_the_end(&mut io).await,
             Program::Stream => raw::echo(&mut io).await,
             Program::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
+            Program::Close => raw::answer_and_close(&mut io).await,
             Program::Reset => {
                 raw::read_one(&mut io).await;
                 // Told before `io` goes, so that who sees its end knows.
@@ -261,6 +267,7 @@ impl fmt::Debug for Program {
             Self::Stream => "stream",
             Self::Greet => "greet",
             Self::Reset => "reset",
+            Self::Close => "close",
             Self::Custom(_) => "custom",
         })
     }

@@ -52,7 +52,7 @@ async fn objects_over_both_http_versions() {
 async fn read_everything(client: Client) {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let multi = services.get("multi").await.unwrap().spec.unwrap();
-    assert_eq!(multi.ports.unwrap().len(), 8);
+    assert_eq!(multi.ports.unwrap().len(), 9);
     let ip = multi.cluster_ip.unwrap();
     assert!(ip.starts_with("10.96."), "{ip}");
     let address: Api<IPAddress> = Api::all(client.clone());

@@ -5,8 +5,10 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha1"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -95,8 +97,13 @@ func main() {
 		}
 	})
 	mux.HandleFunc("/ws", websocket)
+	mux.HandleFunc("/count", count)
+	mux.HandleFunc("/lab.Echo/Say", say)
 	for _, p := range list("PORTS") {
-		go func() { log.Fatal(http.ListenAndServe(":"+p, mux)) }()
+		server := &http.Server{Addr: ":" + p, Handler: mux, Protocols: new(http.Protocols)}
+		server.Protocols.SetHTTP1(true)
+		server.Protocols.SetUnencryptedHTTP2(true) // with prior knowledge, as gRPC speaks it
+		go func() { log.Fatal(server.ListenAndServe()) }()
 	}
 	for _, p := range list("TCP_PORTS") { // reads to the end, then answers, then closes: needs half-close
 		serve(p, func(c *net.TCPConn) {
@@ -122,7 +129,18 @@ func main() {
 			c.SetLinger(0)
 		})
 	}
-	log.Printf("echo %s %s http=%v tcp=%v stream=%v greet=%v reset=%v", host, podIP(), list("PORTS"), list("TCP_PORTS"), list("STREAM_PORTS"), list("GREET_PORTS"), list("RESET_PORTS"))
+	for _, p := range list("CLOSE_PORTS") { // one HTTP answer, then a close that no field has announced
+		serve(p, func(c *net.TCPConn) {
+			r, err := http.ReadRequest(bufio.NewReader(c))
+			if err != nil {
+				return
+			}
+			n, _ := io.Copy(io.Discard, r.Body)
+			body := fmt.Sprintf("%s %d\n", r.Method, n)
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		})
+	}
+	log.Printf("echo %s %s http=%v tcp=%v stream=%v greet=%v reset=%v close=%v", host, podIP(), list("PORTS"), list("TCP_PORTS"), list("STREAM_PORTS"), list("GREET_PORTS"), list("RESET_PORTS"), list("CLOSE_PORTS"))
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
 	<-term
@@ -174,6 +192,86 @@ func (s *pattern) Read(p []byte) (int, error) {
 	n := copy(p, block[s.off%len(block):])
 	s.off += n
 	return n, nil
+}
+
+// count sends n bytes of which every eight say their own place, or checks those it
+// is sent: whatever is lost, doubled or moved shows.
+func count(w http.ResponseWriter, r *http.Request) {
+	buf := make([]byte, 64<<10)
+	at := uint64(0)
+	fill := func() {
+		for i := 0; i < len(buf); i += 8 {
+			binary.BigEndian.PutUint64(buf[i:], at+uint64(i))
+		}
+	}
+	if r.Method == http.MethodGet {
+		n, _ := strconv.ParseUint(r.FormValue("n"), 10, 64)
+		w.Header().Set("Content-Length", strconv.FormatUint(n, 10))
+		for at < n {
+			fill()
+			size := min(uint64(len(buf)), n-at)
+			if _, err := w.Write(buf[:size]); err != nil {
+				return
+			}
+			at += size
+		}
+		return
+	}
+	got := make([]byte, len(buf))
+	for {
+		n, err := io.ReadFull(r.Body, got)
+		fill()
+		if i := differ(got[:n], buf[:n]); i >= 0 {
+			fmt.Fprintln(w, "wrong at", at+uint64(i))
+			return
+		}
+		at += uint64(n)
+		if err != nil {
+			fmt.Fprintln(w, at)
+			return
+		}
+	}
+}
+
+func differ(a, b []byte) int {
+	for i := range a {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return -1
+}
+
+// say is a gRPC method: it answers every message of the stream with the same message,
+// as it comes, and ends with trailers.
+func say(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 2 {
+		http.Error(w, "gRPC is HTTP/2", http.StatusHTTPVersionNotSupported)
+		return
+	}
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
+	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+	head := make([]byte, 5)
+	for {
+		if _, err := io.ReadFull(r.Body, head); err != nil {
+			break
+		}
+		n := binary.BigEndian.Uint32(head[1:])
+		if n > 16<<20 {
+			w.Header().Set("Grpc-Status", "8")
+			return
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r.Body, b); err != nil {
+			break
+		}
+		w.Write(append(head[:5:5], b...))
+		w.(http.Flusher).Flush()
+	}
+	w.Header().Set("Grpc-Status", "0")
+	w.Header().Set("Grpc-Message", "said")
 }
 
 // websocket echoes frames: enough of RFC 6455 for a test (no fragments joined).

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::scenario;
-use crate::{Context, Curl, Proxy, Scenario, Socks};
+use crate::client::read_head;
+use crate::{Context, Curl, Proxy, Scenario, Socks, Tunnel, Way};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -16,14 +16,14 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("http", server_sent_events_come_one_by_one),
         scenario!("http", a_websocket_echoes),
         scenario!("http", a_chunked_upload_of_unknown_length),
-        scenario!("http", bytes_sent_with_connect_arrive),
+        scenario!("http", bytes_sent_with_the_request_arrive_whole),
         scenario!("http", a_password_is_asked_for),
     ]
 }
 
-const HTTP: [&str; 2] = ["--listen-http", "127.0.0.1:0"];
+pub(super) const HTTP: [&str; 2] = ["--listen-http", "127.0.0.1:0"];
 
-async fn start(cx: &Context) -> anyhow::Result<(Proxy, SocketAddr)> {
+pub(super) async fn start(cx: &Context) -> anyhow::Result<(Proxy, SocketAddr)> {
     let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &HTTP).await?;
     let http = proxy.http().await?;
     Ok((proxy, http))
@@ -42,7 +42,9 @@ async fn both_frontends_at_once(cx: Context) -> anyhow::Result<()> {
         let forwarded = curl(http, &[&url]).await?.json()?;
         let tunnelled = curl(http, &["--proxytunnel", &url]).await?.json()?;
         let socks = Curl::get(proxy.socks, &url).await?.json()?;
-        for answer in [forwarded, tunnelled, socks] {
+        let variable = [("http_proxy", &*format!("http://{http}"))];
+        let by_variable = Curl::run_in(&variable, &[&url]).await?.json()?;
+        for answer in [forwarded, tunnelled, socks, by_variable] {
             anyhow::ensure!(answer["service"] == "productpage", "{answer}");
             anyhow::ensure!(answer["host"] == format!("{name}:9080"), "{answer}");
         }
@@ -135,88 +137,79 @@ async fn each_refusal_has_its_status_and_sentence(cx: Context) -> anyhow::Result
 }
 
 async fn server_sent_events_come_one_by_one(cx: Context) -> anyhow::Result<()> {
-    let (_proxy, http) = start(&cx).await?;
-    let mut stream = TcpStream::connect(http).await?;
-    stream
-        .write_all(b"GET http://productpage:9080/sse?n=0&ms=50 HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await?;
-    let mut got = String::new();
-    // Endless: only what is not held back anywhere is ever seen.
-    while !got.contains("data: 3 ") {
-        let mut piece = [0; 4096];
-        let n = stream.read(&mut piece).await?;
-        anyhow::ensure!(n > 0, "ended after {got}");
-        got.push_str(std::str::from_utf8(&piece[..n])?);
+    let (proxy, http) = start(&cx).await?;
+    for way in Way::ALL {
+        let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
+        let request = format!("GET {base}/sse?n=0&ms=50 HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut got = String::new();
+        // Endless: only what is not held back anywhere is ever seen.
+        while !got.contains("data: 3 ") {
+            let mut piece = [0; 4096];
+            let n = stream.read(&mut piece).await?;
+            anyhow::ensure!(n > 0, "{way:?}: ended after {got}");
+            got.push_str(std::str::from_utf8(&piece[..n])?);
+        }
     }
     Ok(())
 }
 
 async fn a_websocket_echoes(cx: Context) -> anyhow::Result<()> {
-    let (_proxy, http) = start(&cx).await?;
-    let mut stream = TcpStream::connect(http).await?;
-    stream
-        .write_all(
-            b"GET http://productpage:9080/ws HTTP/1.1\r\nHost: productpage:9080\r\nConnection: Upgrade\r\n\
-              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )
-        .await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-        anyhow::ensure!(head.len() < 4096, "no end of the head");
+    let (proxy, http) = start(&cx).await?;
+    for way in Way::ALL {
+        let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
+        let request = format!(
+            "GET {base}/ws HTTP/1.1\r\nHost: productpage:9080\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let head = read_head(&mut stream, "101").await?;
+        // The answer to the key above (RFC 6455 section 1.3).
+        anyhow::ensure!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+        // A text frame "hi", masked with zeros.
+        stream.write_all(b"\x81\x82\0\0\0\0hi").await?;
+        let mut echo = [0; 4];
+        stream.read_exact(&mut echo).await?;
+        anyhow::ensure!(&echo == b"\x81\x02hi", "{way:?}: {echo:?}");
     }
-    anyhow::ensure!(
-        head.starts_with(b"HTTP/1.1 101"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
-    // A text frame "hi", masked with zeros.
-    stream.write_all(b"\x81\x82\0\0\0\0hi").await?;
-    let mut echo = [0; 4];
-    stream.read_exact(&mut echo).await?;
-    anyhow::ensure!(&echo == b"\x81\x02hi", "{echo:?}");
     Ok(())
 }
 
 async fn a_chunked_upload_of_unknown_length(cx: Context) -> anyhow::Result<()> {
-    let (_proxy, http) = start(&cx).await?;
-    let url = "http://productpage:9080/sink";
-    let pipe = format!(
-        "head -c 20000000 /dev/zero | curl -sS --max-time 60 --proxy http://{http} -T - {url}"
-    );
-    let output = tokio::process::Command::new("bash")
-        .args(["-c", &pipe])
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    anyhow::ensure!(
-        said.trim() == "20000000",
-        "{said} {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let (proxy, http) = start(&cx).await?;
+    for way in [
+        format!("--proxy http://{http}"),
+        format!("--proxytunnel --proxy http://{http}"),
+        format!("--proxy socks5h://{}", proxy.socks),
+    ] {
+        let url = "http://productpage:9080/sink";
+        let curl = format!("curl --disable -sS --max-time 60 {way} -T - {url}");
+        let output = tokio::process::Command::new("bash")
+            .args(["-c", &format!("head -c 20000000 /dev/zero | {curl}")])
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        anyhow::ensure!(
+            said.trim() == "20000000",
+            "{way}: {said} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     Ok(())
 }
 
-async fn bytes_sent_with_connect_arrive(cx: Context) -> anyhow::Result<()> {
-    let (_proxy, http) = start(&cx).await?;
-    let mut stream = TcpStream::connect(http).await?;
-    let mut request = b"CONNECT multi:7007 HTTP/1.1\r\nHost: multi:7007\r\n\r\n".to_vec();
+async fn bytes_sent_with_the_request_arrive_whole(cx: Context) -> anyhow::Result<()> {
+    let (proxy, http) = start(&cx).await?;
     let early: Vec<u8> = (0..65_536_u32).map(|n| (n % 251) as u8).collect();
-    request.extend_from_slice(&early);
-    stream.write_all(&request).await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-        anyhow::ensure!(head.len() < 4096, "no end of the head");
+    let mut tunnel = Tunnel::send_early(http, "multi", 7007, &early).await?;
+    read_head(&mut tunnel, "200").await?;
+    let mut socks = Socks::send_early(proxy.socks, "multi", 7007, &early).await?;
+    Socks::read_replies(&mut socks).await?;
+    for mut stream in [tunnel, socks] {
+        let mut echo = vec![0; early.len()];
+        stream.read_exact(&mut echo).await?;
+        anyhow::ensure!(echo == early, "the echo differs");
     }
-    anyhow::ensure!(
-        head.starts_with(b"HTTP/1.1 200"),
-        "{}",
-        String::from_utf8_lossy(&head)
-    );
-    let mut echo = vec![0; early.len()];
-    stream.read_exact(&mut echo).await?;
-    anyhow::ensure!(echo == early, "the echo differs");
     Ok(())
 }
 

@@ -1,10 +1,15 @@
 //! How the program lives: clients that vanish, an API server that goes and comes back, the end.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::http as proxies;
 use super::scenario;
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Scenario, Socks};
+use crate::{Context, Curl, Scenario, Socks, Tunnel};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -15,7 +20,7 @@ pub(super) fn list() -> Vec<Scenario> {
 }
 
 /// Until `enough` says so; what was seen last is in the error.
-async fn settles(
+pub(super) async fn settles(
     what: &str,
     mut now: impl AsyncFnMut() -> anyhow::Result<usize>,
     limit: usize,
@@ -37,15 +42,15 @@ async fn settles(
     }
 }
 
-/// The Pod's port is silent: nothing but our own bound ends these connections.
+/// The Pod's port is silent: nothing but our own bound ends those that were through and said their end.
 async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
-    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
+    let clients = cx.size(1000, 10_000);
+    let (proxy, http) = proxies::start(&cx).await?;
     let round = async |count: usize| {
-        for _ in 0..count / 50 {
+        for first in (0..count).step_by(50) {
             let mut clients = tokio::task::JoinSet::new();
-            for _ in 0..50 {
-                let socks = proxy.socks;
-                clients.spawn(async move { Socks::connect(socks, "multi", 7007).await.map(drop) });
+            for n in first..first + 50 {
+                clients.spawn(vanish(n, proxy.socks, http));
             }
             while let Some(done) = clients.join_next().await {
                 done??;
@@ -64,8 +69,8 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
         at_node,
     )
     .await?;
-    let descriptors = proxy.descriptors()?;
-    round(1000).await?;
+    let (descriptors, memory) = (proxy.descriptors()?, proxy.memory()?);
+    round(clients).await?;
     settles(
         "descriptors at the node",
         async || cx.cluster.forwards_at_node().await,
@@ -73,9 +78,38 @@ async fn clients_that_vanish_leave_nothing(cx: Context) -> anyhow::Result<()> {
     )
     .await?;
     settles("descriptors", async || proxy.descriptors(), descriptors).await?;
+    // An allocator gives back what it likes; a kilobyte left by each of ten thousand would be 10 MiB.
+    const KEPT: usize = 16 << 20;
+    settles("memory", async || proxy.memory(), memory + KEPT).await?;
+    let after = (proxy.descriptors()?, proxy.memory()? / 1024);
+    let before = (descriptors, memory / 1024);
+    cx.measured(format_args!(
+        "{clients} clients: descriptors and KiB resident {before:?} before, {after:?} after"
+    ));
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .json()?;
+    Ok(())
+}
+
+/// One client, of each frontend in turn: gone before a byte, in mid-handshake, once through by its end, once through
+/// by a reset.
+async fn vanish(n: usize, socks: SocketAddr, http: SocketAddr) -> anyhow::Result<()> {
+    let is_socks = n.is_multiple_of(2);
+    let (proxy, half) = match is_socks {
+        true => (socks, &b"\x05\x02\x00"[..]),
+        false => (http, &b"CONNECT multi:7007 HT"[..]),
+    };
+    let through = async || match is_socks {
+        true => Socks::connect(socks, "multi", 7007).await,
+        false => Tunnel::connect(http, "multi", 7007).await,
+    };
+    match n / 2 % 4 {
+        0 => drop(TcpStream::connect(proxy).await?),
+        1 => TcpStream::connect(proxy).await?.write_all(half).await?,
+        2 => drop(through().await?),
+        _ => through().await?.set_zero_linger()?,
+    }
     Ok(())
 }
 
@@ -110,7 +144,7 @@ async fn it_ends_when_told(cx: Context) -> anyhow::Result<()> {
         );
         let _cut = Socks::read_all(&mut open).await;
         anyhow::ensure!(
-            tokio::net::TcpStream::connect(socks).await.is_err(),
+            TcpStream::connect(socks).await.is_err(),
             "something still listens on {socks}"
         );
     }

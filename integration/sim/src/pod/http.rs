@@ -1,20 +1,23 @@
 //! The echo program's HTTP ports.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::DuplexStream;
 
-use super::{Client, websocket};
+use super::{Client, Pod, count, grpc, websocket};
 use crate::selector::query;
 use std::sync::atomic::Ordering;
 
@@ -22,15 +25,31 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(client: Client, io: DuplexStream) {
-    let answer = service_fn(|request| answer(client.clone(), request));
+    let service = client.clone();
+    let answer = service_fn(move |request| answer(service.clone(), request));
     // Go's server reads headers of up to 1 MiB; hyper's bound of about 400 KiB is as good here.
-    let connection = hyper::server::conn::http1::Builder::new()
-        .half_close(true)
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(io), answer)
-        .with_upgrades();
+    let mut builder = auto::Builder::new(Tasks(Arc::clone(&client.pod)));
+    builder.http1().half_close(true).title_case_headers(true);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     if let Err(error) = connection.await {
         tracing::trace!(%error, "a pod's HTTP connection ended");
+    }
+}
+
+/// Runs what an HTTP/2 connection spawns for as long as the pod runs.
+#[derive(Clone)]
+struct Tasks(Arc<Pod>);
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let running = self.0.running.clone();
+        self.0.tasks.spawn(async move {
+            running.run_until_cancelled(task).await;
+        });
     }
 }
 
@@ -52,6 +71,9 @@ async fn answer(client: Client, request: Request<Incoming>) -> Result<Response<B
         }
         "/sse" => events(&client, number("n"), number("ms").max(1)),
         "/ws" => websocket::upgrade(&client, request),
+        "/count" if request.method() == Method::GET => count::send(number("n")),
+        "/count" => count::check(request.into_body()).await,
+        "/lab.Echo/Say" => grpc::say(request),
         _ => about(&client, &request),
     })
 }
@@ -136,7 +158,7 @@ pub(super) fn text(code: StatusCode, body: &str) -> Response<Body> {
     response(code, "text/plain; charset=utf-8", full(body.to_owned()))
 }
 
-fn response(code: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+pub(super) fn response(code: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     let kind = HeaderValue::from_static(kind);

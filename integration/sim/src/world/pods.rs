@@ -103,6 +103,7 @@ impl World {
                 stream: numbers(&env(pod, "STREAM_PORTS")),
                 greet: numbers(&env(pod, "GREET_PORTS")),
                 reset: numbers(&env(pod, "RESET_PORTS")),
+                close: numbers(&env(pod, "CLOSE_PORTS")),
             },
         });
         self.network.set_ready(&uid, ready);
