@@ -3,6 +3,7 @@
 //! A running pod is a set of ports with a program behind each: the sample workload's echo program, by its
 //! environment, or what a test puts there. A connection is a duplex in memory; its program is a task.
 
+mod dns;
 mod http;
 mod raw;
 mod websocket;
@@ -13,6 +14,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use self::dns::{Hosts, hosts_of};
 use tokio::io::DuplexStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +46,8 @@ pub(crate) struct PodInfo {
     pub(crate) sandbox: String,
     pub(crate) netns: String,
     pub(crate) ports: Ports,
+    /// What a CoreDNS in it knows; `None` where there is none.
+    pub(crate) dns: Option<Hosts>,
 }
 
 /// Which ports the echo program listens on, and as what.
@@ -77,6 +81,7 @@ enum Program {
     Stream,
     Greet,
     Reset,
+    Dns(Arc<Hosts>),
     Custom(Custom),
 }
 
@@ -124,6 +129,9 @@ impl Network {
             (&info.ports.reset, Program::Reset),
         ] {
             ports.extend(numbers.iter().map(|p| (*p, program.clone())));
+        }
+        if let Some(hosts) = &info.dns {
+            ports.insert(dns::PORT, Program::Dns(Arc::new(hosts.clone())));
         }
         let pod = Arc::new(Pod {
             running: CancellationToken::new(),
@@ -240,6 +248,7 @@ async fn run(
         match program {
             Program::Http => http::serve(client, io).await,
             Program::Custom(serve) => serve(io).await,
+            Program::Dns(hosts) => dns::serve(&hosts, &mut io).await,
             Program::Tcp => raw::answer_at_the_end(&mut io).await,
             Program::Stream => raw::echo(&mut io).await,
             Program::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
@@ -261,6 +270,7 @@ impl fmt::Debug for Program {
             Self::Stream => "stream",
             Self::Greet => "greet",
             Self::Reset => "reset",
+            Self::Dns(_) => "dns",
             Self::Custom(_) => "custom",
         })
     }
