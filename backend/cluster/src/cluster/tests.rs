@@ -321,7 +321,9 @@ async fn refusals_name_the_missing_rule() {
         (
             "192.0.2.7:80",
             "forbidden: 192.0.2.7 is no service or pod that may be seen from namespace default: it is \
-             another namespace's, or a host outside the cluster; jane cannot list pods in all namespaces: \
+             another namespace's, or a host outside the cluster; jane cannot list services in namespace default: \
+             ask for a Role with apiGroups [\"\"], resources [\"services\"], verbs [\"list\"]; \
+             jane cannot list pods in all namespaces: \
              ask for a ClusterRole with apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]",
         ),
     ] {
