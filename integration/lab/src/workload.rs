@@ -88,7 +88,9 @@ impl Lab {
         self.make("services", services, each).await?;
         info!("{services} Services created");
         until(FILLED, "endpoints of every Service", async || {
-            let slices = self.count("/apis/discovery.k8s.io/v1/endpointslices?").await?;
+            let slices = self
+                .count("/apis/discovery.k8s.io/v1/endpointslices?")
+                .await?;
             let services = self.count("/api/v1/services?").await?;
             Ok((slices >= services).then_some(()))
         })

@@ -1,11 +1,13 @@
 //! The scenarios, a file per subject.
 
+mod dns;
 mod failover;
 mod forward;
 mod http;
 mod life;
 mod names;
 mod refusals;
+mod run;
 mod streams;
 
 use crate::Scenario;
@@ -29,6 +31,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         life::list(),
         failover::list(),
         forward::list(),
+        dns::list(),
+        run::list(),
         http::list(),
     ]
     .into_iter()
