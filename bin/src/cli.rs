@@ -1,12 +1,16 @@
 //! The command line: a file per subcommand.
 
+mod at;
 mod completion;
 #[cfg(feature = "demo")]
 mod demo;
+mod env;
 mod kube;
+mod pac;
 mod policy;
 mod proxy_out;
 mod resolve;
+mod run;
 mod version;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -33,6 +37,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    Run(Box<run::Run>),
+    Env(Box<env::EnvCommand>),
+    Pac(Box<pac::PacCommand>),
     Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
@@ -50,6 +57,9 @@ impl Args {
         match self.command {
             Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
+            Command::Run(command) => command.run().await,
+            Command::Env(command) => command.run(),
+            Command::Pac(command) => command.run().await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
             Command::Completion(command) => {

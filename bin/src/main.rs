@@ -2,6 +2,7 @@
 
 mod cli;
 mod exit;
+mod pac;
 mod proxy;
 mod telemetry;
 

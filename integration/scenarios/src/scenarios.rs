@@ -1,5 +1,6 @@
 //! The scenarios, a file per subject.
 
+mod dns;
 mod explain;
 mod failover;
 mod forward;
@@ -11,6 +12,7 @@ mod names;
 mod ready;
 mod refusals;
 mod rights;
+mod run;
 mod steady;
 mod streams;
 mod targets;
@@ -41,6 +43,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         life::list(),
         failover::list(),
         forward::list(),
+        dns::list(),
+        run::list(),
         http::list(),
         grpc::list(),
         load::list(),
