@@ -92,7 +92,10 @@ fn dependencies_point_one_way() {
         ("kubevpn-sim", &["kubevpn-spdy"]),
         ("kubevpn-scenarios", &[]),
         ("lab", &[]),
-        ("kubevpn-benches", &["lab"]),
+        (
+            "kubevpn-benches",
+            &["kubevpn-client", "kubevpn-portforward", "lab"],
+        ),
     ];
     let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap();

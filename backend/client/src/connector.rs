@@ -17,8 +17,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tower::Service;
-use tower::util::MapErr;
+use tower::util::{MapErr, MapResponse};
 
+use crate::ahead::ReadAhead;
 use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
 
 /// Idle time before TCP probes the connection, and between probes: shorter than the 4 minutes after which
@@ -29,8 +30,13 @@ const KEEPALIVE_RETRIES: u32 = 4;
 /// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
 pub(crate) type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
 
+/// The same, read in large pieces.
+type Ahead = TokioIo<ReadAhead<TokioIo<Raw>>>;
+
+type ReachAhead = MapResponse<Reach, fn(Raw) -> Ahead>;
+
 /// What carries HTTP to the API server.
-pub(crate) type Conn = MaybeHttpsStream<Raw>;
+pub(crate) type Conn = MaybeHttpsStream<Ahead>;
 
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
@@ -72,7 +78,7 @@ pub enum ReachError {
 /// one [`ClientConfig`], as these share its session store.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    https: HttpsConnector<Reach>,
+    https: HttpsConnector<ReachAhead>,
     within: Duration,
 }
 
@@ -102,6 +108,8 @@ impl Connector {
         http2: bool,
     ) -> Self {
         let within = reach.within;
+        let read_ahead = |raw| TokioIo::new(ReadAhead::new(TokioIo::new(raw)));
+        let reach: ReachAhead = MapResponse::new(reach, read_ahead);
         let mut builder = HttpsConnectorBuilder::new()
             .with_tls_config(tls.clone())
             .https_or_http();

@@ -26,6 +26,7 @@
 //! RFC 9110 section 7.8 for HTTP/2 and upgrades, RFC 9110 section 9.3.6 and RFC 1928 for the proxies.
 
 mod action;
+mod ahead;
 mod client;
 mod connector;
 mod error;
@@ -36,6 +37,7 @@ mod raw;
 mod transport;
 
 pub use self::action::Action;
+pub use self::ahead::ReadAhead;
 pub use self::client::{Options, build};
 pub use self::connector::ReachError;
 pub use self::error::{ClientError, classify_api, classify_status};

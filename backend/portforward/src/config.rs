@@ -159,7 +159,7 @@ impl Default for Config {
             linger: Duration::from_secs(30),
             lingering_answered: 64,
             lingering: 512,
-            sessions_per_pod: 32,
+            sessions_per_pod: 16,
             sessions: 256,
             streams_per_pod: 3000,
             streams_per_session: 400,

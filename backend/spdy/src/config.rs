@@ -8,7 +8,7 @@ pub struct Config {
     /// Streams that may be open at once, whoever opened them. More are refused.
     pub max_streams: usize,
     /// Received bytes one stream may hold unread before its session's socket is no longer read.
-    /// One read (64 KiB) may go over it. SPDY as Kubernetes speaks it has no other brake; see
+    /// What is read at once (128 KiB) may go over it. SPDY as Kubernetes speaks it has no other brake; see
     /// [`Stats::stalled`](crate::Stats::stalled).
     pub stream_buffer: usize,
     /// Outgoing bytes that may wait for the socket before writers wait, shared evenly by the

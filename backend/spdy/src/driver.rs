@@ -173,23 +173,48 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Reads once; says whether that got on.
+    /// Reads what there is, up to a bound; says whether that got on.
     fn read(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
-        let space = self.input.capacity() - self.input.len();
-        if space < self.read_size / 2 {
-            self.input.reserve(self.read_size);
+        let mut got = 0;
+        // A TLS stream gives a record at a time. Several of them are handled at once: larger pieces of payload, which
+        // are not copied, and fewer wake-ups.
+        let mut broken = None;
+        while got < *READ.end() {
+            let space = self.input.capacity() - self.input.len();
+            if space < self.read_size / 2 {
+                self.input.reserve(self.read_size);
+            }
+            let space = self.input.capacity() - self.input.len();
+            let len = match poll_read_buf(Pin::new(&mut *io), cx, &mut self.input) {
+                Poll::Ready(Ok(0)) => {
+                    broken = Some(self.peer_closed());
+                    break;
+                }
+                Poll::Ready(Ok(len)) => len,
+                Poll::Ready(Err(error)) => {
+                    broken = Some(failed(error));
+                    break;
+                }
+                Poll::Pending => break,
+            };
+            got += len;
+            if len == space {
+                self.read_size = (self.read_size * 4).min(*READ.end());
+            } else if len < self.read_size / 4 {
+                self.read_size = (self.read_size / 2).max(*READ.start());
+            }
         }
-        let space = self.input.capacity() - self.input.len();
-        let len = match poll_read_buf(Pin::new(io), cx, &mut self.input) {
-            Poll::Ready(Ok(0)) => return Err(self.peer_closed()),
-            Poll::Ready(result) => result.map_err(failed)?,
-            Poll::Pending => return Ok(false),
-        };
-        if len == space {
-            self.read_size = (self.read_size * 4).min(*READ.end());
-        } else if len < self.read_size / 4 {
-            self.read_size = (self.read_size / 2).max(*READ.start());
+        if got > 0 {
+            self.take_in(got)?;
         }
+        match broken {
+            Some(error) => Err(error),
+            None => Ok(got > 0),
+        }
+    }
+
+    /// Handles what was read.
+    fn take_in(&mut self, len: usize) -> Result<(), SessionError> {
         let mut state = self.shared.lock();
         state.received += len as u64;
         state.last_received = Instant::now();
@@ -197,8 +222,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         state.dispatch(&self.shared, &mut self.events, &mut self.wakers);
         drop(state);
         self.wake();
-        result.map_err(SessionError::Protocol)?;
-        Ok(true)
+        result.map_err(SessionError::Protocol)
     }
 
     /// Lets go of what an idle session does not need.

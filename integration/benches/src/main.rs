@@ -1,16 +1,21 @@
 //! Ours beside the peers, on the real cluster, in one run.
 //!
-//!     cargo run -p lab -- up
-//!     cargo build --release -p kubevpn -p kubevpn-benches
-//!     target/release/kubevpn-benches --report docs/performance.md --raw docs/performance/rounds.json
+//!     cargo run -p lab -- bench
+//!
+//! brings the cluster up, builds this and the program under test, and writes `docs/performance.md`. With the cluster
+//! up, parts of it: `kubevpn-benches --only churn-16 --subject ours --subject kubectl`. A run can be taken in pieces:
+//! `--raw FILE --add` keeps the rounds that the file has, and `--rounds 0` makes the report of them.
 //!
 //! Every round runs every workload on every subject, in an order that is rotated from round to round, so that what
-//! the machine does meanwhile hits all of them alike. The report gives medians and the ratio to the better of
-//! kubectl's two transports. A peer of your own: `--peer 'NAME=COMMAND {port}'`, a command that forwards
-//! 127.0.0.1:{port} to port 80 of the Service `reviews`.
+//! the machine does meanwhile hits all of them alike; between two subjects it waits until the node has let go of the
+//! first one's connections. The report gives medians and the ratio to the better of kubectl's two transports. A peer
+//! of your own: `--peer 'NAME=COMMAND {port}'`, a command that forwards 127.0.0.1:{port} to port 80 of the Service
+//! `reviews`.
 //!
-//! `load.rs` is what the clients do, `subject.rs` what they go through, `report.rs` what is said about it.
+//! `load.rs` is what the clients do, `subject.rs` what they go through, `cpu.rs` who used the processors, `report.rs`
+//! what is said about it.
 
+mod cpu;
 mod forwarder;
 mod load;
 mod report;
@@ -29,7 +34,7 @@ use crate::subject::Kind;
 #[derive(Debug, Parser)]
 struct Args {
     /// How many times everything is measured
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// The program under test [default: `kubevpn` beside this one]
     #[arg(long)]
@@ -40,6 +45,9 @@ struct Args {
     /// Only these workloads
     #[arg(long = "only", value_name = "WORKLOAD")]
     only: Vec<String>,
+    /// Only subjects whose name begins so
+    #[arg(long = "subject", value_name = "NAME")]
+    subjects: Vec<String>,
     /// Small loads: seconds instead of minutes, for trying the bench itself
     #[arg(long)]
     quick: bool,
@@ -49,6 +57,9 @@ struct Args {
     /// Where every single measurement goes, as JSON
     #[arg(long)]
     raw: Option<PathBuf>,
+    /// Keep the measurements that the raw file has
+    #[arg(long, requires = "raw")]
+    add: bool,
     /// Be the kube-rs forwarder on this port instead: 0 is no TCP_NODELAY, 1 is with it
     #[arg(long, value_name = "PORT", requires = "nodelay", hide = true)]
     kube_rs_forward: Option<u16>,
@@ -88,6 +99,7 @@ async fn main() -> anyhow::Result<()> {
             command: command.into(),
         });
     }
+    kinds.retain(|kind| begins(&kind.name(), &args.subjects));
     let sizes = if args.quick {
         Sizes::QUICK
     } else {
@@ -95,35 +107,43 @@ async fn main() -> anyhow::Result<()> {
     };
     let workloads: Vec<Workload> = Workload::ALL
         .into_iter()
-        .filter(|w| args.only.is_empty() || args.only.iter().any(|name| name == w.name()))
+        .filter(|workload| begins(&workload.title(), &args.only))
         .collect();
     anyhow::ensure!(
-        !workloads.is_empty(),
-        "no such workload; there are: {}",
-        Workload::names()
+        !workloads.is_empty() && !kinds.is_empty(),
+        "no such workload or subject; workloads: {}",
+        Workload::titles()
     );
 
-    let mut rounds = Vec::new();
-    for round in 0..args.rounds {
+    let mut rounds = match &args.raw {
+        Some(path) if args.add => report::load(path)?,
+        _ => Vec::new(),
+    };
+    let first = rounds.iter().map(|r| r.round + 1).max().unwrap_or(0);
+    for round in first..first + args.rounds {
         for workload in &workloads {
             for turn in 0..kinds.len() {
                 let kind = &kinds[(turn + round) % kinds.len()];
-                let measured = workload.run(kind, &lab, sizes).await;
-                let entry = Round::new(round, workload, kind, measured);
+                let Some(measured) = workload.run(kind, &lab, sizes).await.transpose() else {
+                    continue;
+                };
+                let entry = Round::new(round, workload.title(), kind.name(), measured);
                 report::progress(&entry);
                 rounds.push(entry);
             }
         }
-    }
-    if let Some(path) = &args.raw {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+        if let Some(path) = &args.raw {
+            report::save(path, &rounds)?;
         }
-        std::fs::write(path, serde_json::to_string_pretty(&rounds)? + "\n")?;
     }
-    let text = report::render(&rounds, args.rounds)?;
+    let text = report::render(&rounds)?;
     match &args.report {
         Some(path) => report::insert(path, &text),
         None => report::print(&text),
     }
+}
+
+/// Whether it was asked for; everything is where nothing was.
+fn begins(name: &str, asked: &[String]) -> bool {
+    asked.is_empty() || asked.iter().any(|start| name.starts_with(start.as_str()))
 }

@@ -5,61 +5,73 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::load::{Figure, Workload};
-use crate::subject::Kind;
+use crate::cpu::Usage;
+use crate::load::{Figure, Goal, Measured};
 
 /// One workload on one subject in one round.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Round {
-    round: usize,
+    pub(crate) round: usize,
     workload: String,
     subject: String,
     figures: Vec<Figure>,
+    /// How many of `unit` were done, for which the processors were used.
+    done: f64,
+    unit: String,
+    cpu: Usage,
     error: Option<String>,
 }
 
 impl Round {
     pub(crate) fn new(
         round: usize,
-        workload: &Workload,
-        kind: &Kind,
-        measured: anyhow::Result<Vec<Figure>>,
+        workload: String,
+        subject: String,
+        measured: anyhow::Result<impl Into<Measured>>,
     ) -> Self {
-        let (figures, error) = match measured {
-            Ok(figures) => (figures, None),
-            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
-        };
-        Self {
+        let empty = Self {
             round,
-            workload: workload.title(),
-            subject: kind.name(),
-            figures,
-            error,
+            workload,
+            subject,
+            figures: Vec::new(),
+            done: 0.0,
+            unit: String::new(),
+            cpu: Usage::default(),
+            error: None,
+        };
+        match measured.map(Into::into) {
+            Ok(measured) => Self {
+                figures: measured.figures,
+                done: measured.done,
+                unit: measured.unit.into(),
+                cpu: measured.cpu,
+                ..empty
+            },
+            Err(error) => Self {
+                error: Some(format!("{error:#}")),
+                ..empty
+            },
         }
     }
 }
 
 #[expect(clippy::print_stderr, reason = "progress of a run of many minutes")]
 pub(crate) fn progress(round: &Round) {
-    eprint!(
+    let mut line = format!(
         "round {} {:<14} {:<22}",
         round.round + 1,
         round.workload,
         round.subject
     );
     for figure in &round.figures {
-        eprint!(" {:.2} {}", figure.value, figure.unit);
+        line += &format!(" {:.2} {}", figure.value, figure.unit);
     }
-    eprintln!(
-        "{}",
-        round
-            .error
-            .as_ref()
-            .map(|e| format!(" failed: {e}"))
-            .unwrap_or_default()
-    );
+    if let Some(error) = &round.error {
+        line += &format!(" failed: {error}");
+    }
+    eprintln!("{line}");
 }
 
 #[expect(clippy::print_stdout, reason = "the report was asked for here")]
@@ -68,7 +80,26 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Puts the table between the two marks of a page.
+/// The rounds of earlier runs, none where the file is not there yet.
+pub(crate) fn load(path: &Path) -> anyhow::Result<Vec<Round>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| path.display().to_string())
+}
+
+pub(crate) fn save(path: &Path, rounds: &[Round]) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    // A line for each, so that two runs can be compared.
+    let lines: Result<Vec<_>, _> = rounds.iter().map(serde_json::to_string).collect();
+    let text = format!("[\n{}\n]\n", lines?.join(",\n"));
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// Puts the tables between the two marks of a page.
 pub(crate) fn insert(path: &Path, text: &str) -> anyhow::Result<()> {
     const BEGIN: &str = "<!-- measured: begin -->\n";
     const END: &str = "<!-- measured: end -->";
@@ -83,97 +114,214 @@ pub(crate) fn insert(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn median(values: &mut [f64]) -> Option<f64> {
+fn median(values: &[f64]) -> Option<f64> {
+    let mut values = values.to_vec();
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(match values.len() % 2 {
+        0 => f64::midpoint(values[middle - 1], upper),
+        _ => upper,
+    })
 }
 
-/// A table: a row per figure, a column per subject, and ours as a ratio to the better kubectl.
-pub(crate) fn render(rounds: &[Round], count: usize) -> anyhow::Result<String> {
-    let mut subjects = Vec::new();
-    let mut rows: Vec<(String, &'static str, bool)> = Vec::new();
-    let mut values: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
-    let mut failures: BTreeMap<(String, String), (usize, String)> = BTreeMap::new();
-    for round in rounds {
-        if !subjects.contains(&round.subject) {
-            subjects.push(round.subject.clone());
-        }
-        for figure in &round.figures {
-            if !rows.iter().any(|(what, ..)| *what == figure.what) {
-                rows.push((figure.what.clone(), figure.unit, figure.more_is_better));
+fn is_ours(subject: &str) -> bool {
+    subject.starts_with("ours")
+}
+
+fn is_kubectl(subject: &str) -> bool {
+    subject.starts_with("kubectl")
+}
+
+/// A row of the first table.
+struct Row<'a> {
+    what: &'a str,
+    unit: &'a str,
+    more_is_better: bool,
+    goal: Option<Goal>,
+    values: BTreeMap<&'a str, Vec<f64>>,
+}
+
+impl Row<'_> {
+    fn of(&self, subject: &str) -> Option<f64> {
+        self.values.get(subject).and_then(|v| median(v))
+    }
+
+    /// Ours to the better kubectl.
+    fn ratio(&self) -> Option<f64> {
+        let find = |which: fn(&str) -> bool| self.values.keys().filter(move |s| which(s));
+        let ours = find(is_ours).find_map(|s| self.of(s))?;
+        let kubectl = find(is_kubectl).filter_map(|s| self.of(s));
+        let best = match self.more_is_better {
+            true => kubectl.reduce(f64::max)?,
+            false => kubectl.reduce(f64::min)?,
+        };
+        (best > 0.0).then_some(ours / best)
+    }
+
+    fn ours(&self) -> Option<f64> {
+        let ours = self.values.keys().find(|s| is_ours(s))?;
+        self.of(ours)
+    }
+
+    /// The goal, and whether it was reached or by how much not.
+    fn verdict(&self) -> (String, String) {
+        let (goal, reached, text) = match self.goal {
+            None => return (String::new(), String::new()),
+            Some(Goal::Ratio(goal)) if self.more_is_better => {
+                (goal, self.ratio(), format!(">= {goal} x"))
             }
-            values
-                .entry((figure.what.clone(), round.subject.clone()))
-                .or_default()
-                .push(figure.value);
+            Some(Goal::Ratio(goal)) => (goal, self.ratio(), format!("<= {goal} x")),
+            Some(Goal::Value(goal)) => (goal, self.ours(), format!("<= {goal} {}", self.unit)),
+        };
+        let verdict = match reached {
+            None => "not measured".into(),
+            Some(reached) if self.more_is_better && reached < goal => {
+                format!("short by {:.0} %", 100.0 * (1.0 - reached / goal))
+            }
+            Some(reached) if !self.more_is_better && reached > goal && goal == 0.0 => {
+                "missed".into()
+            }
+            Some(reached) if !self.more_is_better && reached > goal => {
+                format!("over by {:.0} %", 100.0 * (reached / goal - 1.0))
+            }
+            Some(_) => "met".into(),
+        };
+        (text.trim_end().into(), verdict)
+    }
+}
+
+fn number(value: Option<f64>) -> String {
+    match value {
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) => format!("{value:.2}"),
+        None => "-".into(),
+    }
+}
+
+/// Ours, kubectl, then the others by name.
+fn subjects(rounds: &[Round]) -> Vec<&str> {
+    let mut subjects: Vec<&str> = rounds.iter().map(|r| &*r.subject).collect();
+    subjects.sort_by_key(|name| (!is_ours(name), !is_kubectl(name), *name));
+    subjects.dedup();
+    subjects
+}
+
+/// The two tables: the figures with their goals, and who used the processors.
+pub(crate) fn render(rounds: &[Round]) -> anyhow::Result<String> {
+    let subjects = subjects(rounds);
+    let mut text = figures(rounds, &subjects)?;
+    text += &processors(rounds)?;
+    Ok(text)
+}
+
+fn figures(rounds: &[Round], subjects: &[&str]) -> anyhow::Result<String> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut failures: BTreeMap<(&str, &str), (usize, &str)> = BTreeMap::new();
+    for round in rounds {
+        for figure in &round.figures {
+            let at = rows.iter().position(|row| row.what == figure.what);
+            let at = at.unwrap_or_else(|| {
+                rows.push(Row {
+                    what: &figure.what,
+                    unit: &figure.unit,
+                    more_is_better: figure.more_is_better,
+                    goal: figure.goal,
+                    values: BTreeMap::new(),
+                });
+                rows.len() - 1
+            });
+            let values = rows[at].values.entry(&round.subject).or_default();
+            values.push(figure.value);
         }
         if let Some(error) = &round.error {
-            let failure = failures
-                .entry((round.workload.clone(), round.subject.clone()))
-                .or_default();
+            let failure = failures.entry((&round.workload, &round.subject));
+            let failure = failure.or_default();
             failure.0 += 1;
-            failure.1.clone_from(error);
+            failure.1 = error;
         }
     }
-    subjects.sort_by_key(|name| {
-        (
-            !name.starts_with("ours"),
-            !name.starts_with("kubectl"),
-            name.clone(),
-        )
-    });
 
-    let mut text = format!("Medians of {count} rounds.\n\n| what | unit | ours / better kubectl |");
-    for subject in &subjects {
+    let count = rounds.iter().map(|r| r.round + 1).max().unwrap_or(0);
+    let plural = if count == 1 { "" } else { "s" };
+    let mut text = format!(
+        "Medians of {count} round{plural}. \"x\" is ours as a multiple of the better kubectl's.\n\n"
+    );
+    text += "| what | unit | x | goal | |";
+    for subject in subjects {
         write!(text, " {subject} |")?;
     }
-    text.push_str("\n|---|---|---|");
-    text.push_str(&"---|".repeat(subjects.len()));
+    text += "\n|---|---|---|---|---|";
+    text += &"---|".repeat(subjects.len());
     text.push('\n');
-    for (what, unit, more_is_better) in &rows {
-        let mut of = |subject: &str| {
-            values
-                .get_mut(&(what.clone(), subject.to_owned()))
-                .and_then(|v| median(v))
-        };
-        let cells: Vec<Option<f64>> = subjects.iter().map(|s| of(s)).collect();
-        let ours = subjects
-            .iter()
-            .zip(&cells)
-            .find(|(s, _)| s.starts_with("ours"))
-            .and_then(|(_, v)| *v);
-        let kubectl = subjects
-            .iter()
-            .zip(&cells)
-            .filter(|(s, _)| s.starts_with("kubectl"))
-            .filter_map(|(_, v)| *v);
-        let best = if *more_is_better {
-            kubectl.reduce(f64::max)
-        } else {
-            kubectl.reduce(f64::min)
-        };
-        let ratio = match (ours, best) {
-            (Some(ours), Some(best)) if best > 0.0 => format!("{:.2}", ours / best),
-            _ => "-".into(),
-        };
-        write!(text, "| {what} | {unit} | {ratio} |")?;
-        for cell in cells {
-            match cell {
-                Some(value) if value >= 100.0 => write!(text, " {value:.0} |")?,
-                Some(value) => write!(text, " {value:.2} |")?,
-                None => text.push_str(" - |"),
-            }
+    for row in &rows {
+        let (goal, verdict) = row.verdict();
+        let ratio = number(row.ratio());
+        write!(
+            text,
+            "| {} | {} | {ratio} | {goal} | {verdict} |",
+            row.what, row.unit
+        )?;
+        for subject in subjects {
+            write!(text, " {} |", number(row.of(subject)))?;
         }
         text.push('\n');
     }
     if !failures.is_empty() {
-        text.push_str("\nFailed measurements:\n\n");
+        text += "\nFailed measurements:\n\n";
         for ((workload, subject), (times, error)) in failures {
             writeln!(
                 text,
                 "- {workload}, {subject}: {times} of {count} rounds, the last with: {error}"
             )?;
         }
+    }
+    Ok(text)
+}
+
+/// Whose processor time goes into one connection, request or MiB.
+fn processors(rounds: &[Round]) -> anyhow::Result<String> {
+    const WHO: [&str; 6] = [
+        "kube-apiserver",
+        "kubelet",
+        "containerd",
+        "others",
+        "clients",
+        "subject",
+    ];
+    let mut keys: Vec<(&str, &str, &str)> = Vec::new();
+    let counted = |r: &&Round| r.done > 0.0 && (is_ours(&r.subject) || is_kubectl(&r.subject));
+    for round in rounds.iter().filter(counted) {
+        let key = (&*round.workload, &*round.subject, &*round.unit);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    let place = |workload: &str| rounds.iter().position(|r| r.workload == workload);
+    keys.sort_by_key(|(workload, subject, _)| (place(workload), !is_ours(subject), *subject));
+    let mut text = "\nProcessor time, in microseconds of one core, medians. \"others\" is the Pod and the rest of the\n\
+        machine, \"subject\" the program under test.\n\n| workload | subject | for each |"
+        .to_owned();
+    for who in WHO {
+        write!(text, " {who} |")?;
+    }
+    text += " sum |\n|---|---|---|";
+    text += &"---|".repeat(WHO.len() + 1);
+    text.push('\n');
+    for (workload, subject, unit) in keys {
+        write!(text, "| {workload} | {subject} | {unit} |")?;
+        let here = |r: &&Round| r.done > 0.0 && r.workload == workload && r.subject == subject;
+        let mut sum = 0.0;
+        for who in WHO {
+            let each = rounds
+                .iter()
+                .filter(here)
+                .filter_map(|r| Some(r.cpu.of(who)? / r.done * 1e6));
+            let each = median(&each.collect::<Vec<_>>()).unwrap_or_default();
+            sum += each;
+            write!(text, " {each:.0} |")?;
+        }
+        writeln!(text, " {sum:.0} |")?;
     }
     Ok(text)
 }

@@ -192,9 +192,13 @@ impl Subject {
         }
     }
 
+    pub(crate) fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the subject has ended")
+    }
+
     /// Resident memory of the subject's process, in bytes.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let pid = self.child.id().context("the subject has ended")?;
+        let pid = self.pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status
             .lines()

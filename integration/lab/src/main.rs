@@ -16,6 +16,10 @@ use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
+/// Of the workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const BENCHES: &str = "kubevpn-benches";
+
 /// A real Kubernetes on this machine, for tests. Needs root, Debian 12 and, to build it, Go.
 #[derive(Parser)]
 #[command(
@@ -106,6 +110,13 @@ enum Command {
     /// What clients asked the API server for
     #[command(subcommand)]
     Audit(Audit),
+    /// Bring the cluster up, build the program and measure it beside its peers; without arguments a full run, which
+    /// rewrites docs/performance.md
+    Bench {
+        /// For `kubevpn-benches`; its `--help` has them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Ask for a port-forward in every way a client might, and print the answers
     Upgrades { pod: Option<String> },
 }
@@ -216,6 +227,10 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
                 println!("{n:6} {what}");
             }
         }
+        Command::Bench { args } => {
+            lab.up(Extent::Full).await?;
+            return bench(&args).await;
+        }
         Command::Upgrades { pod } => {
             for answer in lab.upgrades(pod.as_deref()).await? {
                 println!(
@@ -267,6 +282,41 @@ async fn scale(lab: &Lab, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
         println!("FAIL  {contradiction}");
     }
     Ok(ExitCode::from(u8::from(!contradictions.is_empty())))
+}
+
+/// Builds the program under test and the bench, and runs the bench.
+async fn bench(args: &[String]) -> Result<ExitCode> {
+    const FULL: [&str; 4] = [
+        "--report",
+        "docs/performance.md",
+        "--raw",
+        "docs/performance/rounds.json",
+    ];
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let at_root = |words: &[&str]| {
+        let mut command = tokio::process::Command::new(&cargo);
+        command.args(words).current_dir(ROOT);
+        command
+    };
+    let built = pass_through(at_root(&[
+        "build",
+        "--release",
+        "-p",
+        "kubevpn",
+        "-p",
+        BENCHES,
+    ]))
+    .await?;
+    if built != ExitCode::SUCCESS {
+        return Ok(built);
+    }
+    let mut command = at_root(&["run", "--release", "-p", BENCHES, "--"]);
+    if args.is_empty() {
+        command.args(FULL);
+    } else {
+        command.args(args);
+    }
+    pass_through(command).await
 }
 
 /// With our own terminal, and its exit code for ours.

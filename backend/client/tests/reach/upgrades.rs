@@ -7,6 +7,7 @@ use hyper::upgrade::Upgraded;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use kube::Client;
+use kubevpn_client::ReadAhead;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,7 +15,8 @@ use tokio::net::TcpStream;
 use crate::support::{Server, Setup, Speaks, upgrade};
 
 /// The connector's stream: TLS to the API server around TLS to a proxy around TCP.
-type Conn = MaybeHttpsStream<MaybeHttpsStream<TokioIo<TcpStream>>>;
+type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Conn = MaybeHttpsStream<TokioIo<ReadAhead<TokioIo<Raw>>>>;
 
 pub(crate) async fn upgraded(client: &Client) -> Upgraded {
     let response = client.send(upgrade("/echo")).await.unwrap();
@@ -43,7 +45,7 @@ pub(crate) fn check_socket(upgraded: Upgraded) {
         MaybeHttpsStream::Http(raw) => raw,
         MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner(),
     };
-    let tcp = match raw {
+    let tcp = match raw.inner().get_ref().inner() {
         MaybeHttpsStream::Http(tcp) => tcp.inner(),
         MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
     };

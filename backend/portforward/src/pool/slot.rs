@@ -16,6 +16,9 @@ use crate::pool::state::{Entry, State};
 /// milliseconds. The container runtime reports the Pod's end 1 s late.
 const UNREAD: u64 = 3_000;
 
+/// The container runtime ends a connection this long after it has read the end of either direction, in milliseconds.
+const RUNTIME_CLOCK: u64 = 1_000;
+
 /// Counts a connection until it is dropped.
 pub(crate) struct Slot {
     place: Place,
@@ -25,8 +28,8 @@ pub(crate) struct Slot {
     over: bool,
     /// The Pod has sent something.
     heard: bool,
-    /// The client's end was passed on.
-    passed_on: bool,
+    /// When the client's end was passed on; 0 for not yet.
+    passed_on: u64,
 }
 
 /// Where it is counted.
@@ -69,7 +72,7 @@ impl Slot {
             live: true,
             over: false,
             heard: false,
-            passed_on: false,
+            passed_on: 0,
         }
     }
 
@@ -137,7 +140,7 @@ impl Slot {
 
     /// The client's end has left for the Pod: nothing can follow it.
     pub(crate) fn passed_on(&mut self) {
-        self.passed_on = true;
+        self.passed_on = self.place.pool.epoch.now();
     }
 
     /// The Pod has ended its side; `refused` where nothing had listened.
@@ -155,7 +158,16 @@ impl Slot {
             entry.forget(self.place.port);
         }
         drop(state);
-        self.place.check_unread();
+        if !self.read_to_the_end() {
+            self.place.check_unread();
+        }
+    }
+
+    /// Whether the Pod's end shows that everything the client wrote was read: the runtime's clock was started by the
+    /// client's end, which came after it. Had the Pod closed before that, we would have heard of it earlier.
+    fn read_to_the_end(&self) -> bool {
+        let since = self.place.pool.epoch.now().saturating_sub(self.passed_on);
+        self.passed_on != 0 && since >= RUNTIME_CLOCK
     }
 }
 
@@ -219,7 +231,7 @@ impl Drop for Slot {
             entry.retire();
         }
         entry.close_if_done();
-        let cut_off = !self.over && !self.passed_on && !entry.retired;
+        let cut_off = !self.over && self.passed_on == 0 && !entry.retired;
         drop(state);
         if cut_off {
             // The forward may have ended while the last of it was on its way.

@@ -90,7 +90,7 @@ async fn under_pressure_they_share() {
     let (node, pool) = Node::start(quick());
     node.upgrade_ms.store(13, SeqCst);
     let mut streams = Vec::new();
-    for _ in 0..320 {
+    for _ in 0..10 * quick().sessions_per_pod {
         streams.push(open(&pool).await);
     }
     assert_eq!(node.upgrades(), quick().sessions_per_pod);
@@ -725,6 +725,35 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
     drop((idle, writer));
     open(&pool).await;
     assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
+    let at_once = Config {
+        lingering_answered: 0,
+        ..quick()
+    };
+    let (_node, pool) = Node::start(at_once);
+    let proven = || {
+        let state = pool.state();
+        let mut sessions = state.pods.values().flat_map(|p| &p.sessions);
+        sessions.next().map(|e| e.probe.proven())
+    };
+    let stream = open(&pool).await;
+    let before = proven();
+    sleep(S / 2).await;
+    // The client ends, the runtime's clock runs, the Pod's end comes: all within 3 s of a write.
+    close(stream).await;
+    settle().await;
+    assert_eq!(proven(), before, "it was probed");
+    // The Pod ends while the client has not: that is one.
+    let mut stream = dial(&pool, SLOW).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    sleep(2 * S).await;
+    stream.write_all(b"more").await.unwrap();
+    soon(stream.read_to_end(&mut Vec::new())).await.unwrap();
+    settle().await;
+    assert!(proven() > before, "it was not probed");
 }
 
 #[tokio::test(start_paused = true)]
