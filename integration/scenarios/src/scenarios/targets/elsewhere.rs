@@ -57,11 +57,9 @@ async fn the_api_server_itself(cx: Context) -> anyhow::Result<()> {
 async fn names_that_only_the_dns_knows(cx: Context) -> anyhow::Result<()> {
     let space = Space::new(&cx).await?;
     let ns = &space.name;
-    let via = format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: via}}\nspec: {{type: ExternalName, externalName: shop.corp.test}}\n"
-    );
+    let via = "---\napiVersion: v1\nkind: Service\nmetadata: {name: via}\nspec: {type: ExternalName, externalName: shop.corp.test}\n";
     let web = service("web", "web", "{port: 80, targetPort: 8080}");
-    space.create(&(Echo::default().pod() + &web + &via)).await?;
+    space.create(&(Echo::default().pod() + &web + via)).await?;
     let pod = space.pod_ip("web").await?;
     space.ready("web", 1).await?;
     let ip = cluster_ips(&space.api, ns, "web").await?.swap_remove(0);
