@@ -2,18 +2,26 @@
 
 mod at;
 mod completion;
+mod connect;
+mod connection;
 #[cfg(feature = "demo")]
 mod demo;
+mod disconnect;
 mod env;
 mod kube;
+mod logs;
 mod pac;
-mod policy;
+pub(crate) mod policy;
 mod proxy_out;
+mod quit;
 mod resolve;
 mod run;
+mod status;
 mod version;
 
 use clap::{ArgAction, Parser, Subcommand};
+
+use kubevpn_client::Options;
 
 use crate::exit::Failure;
 use crate::telemetry::Steps;
@@ -40,6 +48,15 @@ enum Command {
     Run(Box<run::Run>),
     Env(Box<env::EnvCommand>),
     Pac(Box<pac::PacCommand>),
+    Connect(Box<connect::Connect>),
+    Disconnect(disconnect::Disconnect),
+    Quit(quit::Quit),
+    Status(status::Status),
+    Logs(logs::Logs),
+    #[command(visible_alias = "conn")]
+    Connection(connection::Connection),
+    #[command(hide = true)]
+    Daemon(crate::daemon::run::Run),
     Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
@@ -53,6 +70,11 @@ impl Args {
         matches!(self.command, Command::Resolve(_))
     }
 
+    /// Whether it is the daemon, which logs to a file.
+    pub(crate) fn is_daemon(&self) -> bool {
+        matches!(self.command, Command::Daemon(_))
+    }
+
     pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
         match self.command {
             Command::Resolve(command) => command.run(steps).await,
@@ -60,6 +82,13 @@ impl Args {
             Command::Run(command) => command.run().await,
             Command::Env(command) => command.run(),
             Command::Pac(command) => command.run().await,
+            Command::Connect(command) => command.run(self.verbose).await,
+            Command::Disconnect(command) => command.run().await,
+            Command::Quit(command) => command.run().await,
+            Command::Status(command) => command.run(self.verbose).await,
+            Command::Logs(command) => command.run().await,
+            Command::Connection(command) => command.run(self.verbose).await,
+            Command::Daemon(command) => command.run(self.verbose).await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
             Command::Completion(command) => {
@@ -72,4 +101,9 @@ impl Args {
             }
         }
     }
+}
+
+/// How every command behaves towards the API server.
+pub(crate) fn options() -> Options {
+    Options::new(format!("kubevpn/{}", env!("CARGO_PKG_VERSION")))
 }

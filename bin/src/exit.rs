@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use kubevpn_client::KubeconfigError;
 use kubevpn_target::{ConnectError, Refusal};
 
+use crate::daemon::api::Fault;
+
 /// Why a command ended without success. clap itself ends with 2 on words it does not know.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -32,6 +34,8 @@ pub(crate) enum Failure {
     },
     /// A command that was run ended with this code, and has said why itself.
     Ended(u8),
+    /// What the daemon said, or what was found out about it.
+    Told(Fault),
     /// Ctrl-C.
     Interrupted,
     /// Anything else.
@@ -50,6 +54,7 @@ impl Failure {
             Self::NotRun { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
             Self::NotRun { .. } => 126,
             Self::Ended(code) => *code,
+            Self::Told(fault) => fault.exit,
             Self::Interrupted => 130,
         }
     }
@@ -109,6 +114,7 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Ended(code) => write!(f, "the command ended with {code}"),
+            Self::Told(fault) => fault.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Other(error) => error.fmt(f),
         }
@@ -121,6 +127,7 @@ impl std::error::Error for Failure {
             Self::Kubeconfig(error) => error.source(),
             Self::Listen { source, .. } | Self::NotRun { source, .. } => Some(source),
             Self::Refused(error) => error.source(),
+            Self::Told(fault) => fault.source(),
             Self::Other(error) => error.source(),
             Self::Value(_) | Self::AddressInUse { .. } | Self::Ended(_) | Self::Interrupted => None,
         }

@@ -1,6 +1,7 @@
 //! The `kubevpn` command. One file per subcommand in `cli/`; exit codes in `exit.rs`.
 
 mod cli;
+mod daemon;
 mod exit;
 mod pac;
 mod proxy;
@@ -13,7 +14,9 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let args = cli::Args::parse();
     let steps = telemetry::Steps::new();
-    telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
+    if !args.is_daemon() {
+        telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();

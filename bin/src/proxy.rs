@@ -5,21 +5,24 @@ mod listen;
 mod pac;
 mod server;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
 use kubevpn_conn::Addr;
 use kubevpn_dns::{Message, Query};
 use kubevpn_stack::{
-    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
-    Stack, stack,
+    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, OwnListeners,
+    Settings, Stack, stack,
 };
 use kubevpn_target::{Connect, ConnectError, Name, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
 use tower::util::BoxCloneSyncService;
 
-pub(crate) use self::listen::{Bound, ListenArgs, Listening, Protocol, own};
+pub(crate) use self::descriptors::allow_for;
+pub(crate) use self::listen::{
+    AUTH, Bound, Clients, DEFAULT_SOCKS, ListenArgs, Listening, Protocol, at_least_one, bind,
+    credentials_in, dns_settings, forward_of, own,
+};
 pub(crate) use self::pac::{PacArgs, facts};
 pub(crate) use self::server::Server;
 use crate::exit::Failure;
@@ -31,10 +34,20 @@ const CHECK: Duration = Duration::from_secs(10);
 
 /// The chain from a target to its stream, for one cluster.
 pub(crate) fn connect(client: kube::Client, api_server: ApiServer, path: Path) -> ClusterStack {
+    chain(client, api_server, path).0
+}
+
+/// The same, and the part of it that holds the sessions.
+pub(crate) fn chain(
+    client: kube::Client,
+    api_server: ApiServer,
+    path: Path,
+) -> (ClusterStack, Forwarder) {
     let cluster = Cluster::new(client.clone(), path.cluster);
     let forwarder = Forwarder::new(client, path.forwarder);
-    let egress = Egress::new(api_server, path.outside, FromHost::new(path.own));
-    stack(cluster, forwarder, egress, path.settings)
+    let egress = Egress::new(api_server, path.outside, FromHost::sharing(path.own));
+    let stack = stack(cluster, forwarder.clone(), egress, path.settings);
+    (stack, forwarder)
 }
 
 /// What [`connect`] makes.
@@ -44,6 +57,7 @@ pub(crate) type ClusterStack = Stack<Egress<ApiServer>>;
 pub(crate) type Names = BoxCloneSyncService<Query, Message, ConnectError>;
 
 /// What the listeners lead to.
+#[derive(Clone)]
 pub(crate) struct Backend<C> {
     pub(crate) connect: C,
     /// Who is asked for a PAC file; nobody, where there is no cluster.
@@ -79,6 +93,15 @@ impl<C> Backend<C> {
             names: None,
         }
     }
+
+    /// The same, dialled another way.
+    pub(crate) fn map<D>(self, connect: impl FnOnce(C) -> D) -> Backend<D> {
+        Backend {
+            connect: connect(self.connect),
+            cluster: self.cluster,
+            names: self.names,
+        }
+    }
 }
 
 /// The settings of the chain.
@@ -88,7 +111,7 @@ pub(crate) struct Path {
     pub(crate) forwarder: ForwarderConfig,
     pub(crate) outside: Outside,
     /// Where this program listens, and must not connect to.
-    pub(crate) own: Vec<SocketAddr>,
+    pub(crate) own: OwnListeners,
     pub(crate) settings: Settings,
 }
 
@@ -121,7 +144,7 @@ pub(crate) async fn check(client: &kube::Client) -> Result<(), Failure> {
 }
 
 /// What names of the cluster end in; nothing, if it does not say so soon.
-async fn endings(cluster: &Cluster) -> Vec<String> {
+pub(crate) async fn endings(cluster: &Cluster) -> Vec<String> {
     let domain = tokio::time::timeout(CHECK, cluster.domain()).await;
     let endings = domain.map(|domain| domain.endings().map(Name::to_string).collect());
     endings.unwrap_or_default()
@@ -132,32 +155,50 @@ async fn endings(cluster: &Cluster) -> Vec<String> {
 fn say_listening(bound: &[Bound], endings: &[String]) {
     for listener in bound {
         let addr = listener.listener.addr();
-        match &listener.protocol {
-            Protocol::Socks => println!("SOCKS5 proxy listening on {addr}"),
-            Protocol::Http => println!("HTTP proxy listening on {addr}"),
-            Protocol::Mixed => println!("SOCKS5 and HTTP proxy listening on {addr}"),
-            Protocol::Forward(to) => println!("Forwarding {addr} -> {to}"),
-            Protocol::Dns => println!("DNS listening on {addr} (UDP and TCP)"),
-        }
-        let Addr::Tcp(addr) = addr else { continue };
-        let (socks, http) = match listener.protocol {
-            Protocol::Socks => (true, false),
-            Protocol::Http => (false, true),
-            Protocol::Mixed => (true, true),
-            Protocol::Forward(_) => (false, false),
+        let (socks, http) = match &listener.protocol {
+            Protocol::Socks => {
+                println!("SOCKS5 proxy listening on {addr}");
+                (true, false)
+            }
+            Protocol::Http => {
+                println!("HTTP proxy listening on {addr}");
+                (false, true)
+            }
+            Protocol::Mixed => {
+                println!("SOCKS5 and HTTP proxy listening on {addr}");
+                (true, true)
+            }
+            Protocol::Forward(to) => {
+                println!("Forwarding {addr} -> {to}");
+                (false, false)
+            }
             Protocol::Dns => {
-                say_dns(*addr, endings);
+                println!("DNS listening on {addr} (UDP and TCP)");
+                say_dns(addr, endings);
                 (false, false)
             }
         };
-        if socks {
-            println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
-        }
-        if http {
-            println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
-            println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
-        }
+        say_hints(addr, socks, http);
     }
+    say_scope();
+}
+
+/// Says what makes programs use a listener that speaks these.
+#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
+pub(crate) fn say_hints(addr: &Addr, socks: bool, http: bool) {
+    let Addr::Tcp(addr) = addr else { return };
+    if socks {
+        println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
+    }
+    if http {
+        println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
+        println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
+    }
+}
+
+/// Says what the proxy is for.
+#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
+pub(crate) fn say_scope() {
     println!(
         "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution."
     );
@@ -165,7 +206,8 @@ fn say_listening(bound: &[Bound], endings: &[String]) {
 
 /// How this machine's own resolver is told to ask us for the cluster's names, and for no others.
 #[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-fn say_dns(addr: SocketAddr, endings: &[String]) {
+pub(crate) fn say_dns(addr: &Addr, endings: &[String]) {
+    let Addr::Tcp(addr) = addr else { return };
     let (ip, port) = (addr.ip(), addr.port());
     for ending in endings {
         println!(
@@ -189,7 +231,7 @@ where
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
     let Listening { bound, clients } = listening;
-    descriptors::allow_for(clients.limits.total);
+    allow_for(clients.limits.total);
     let has_dns = bound.iter().any(|bound| bound.protocol == Protocol::Dns);
     let endings = match backend.cluster.as_ref().filter(|_| has_dns) {
         Some(cluster) => endings(cluster).await,

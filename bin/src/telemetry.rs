@@ -18,16 +18,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt as log};
 /// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word. A command that
 /// tells the steps itself logs warnings alone, unless told to say more.
 pub(crate) fn init(verbose: u8, steps: Option<Steps>) {
-    let directives = match (verbose, &steps) {
-        (0, Some(_)) => "warn",
-        (0, None) => "warn,kubevpn=info,access=info",
-        (1, _) => "info,kubevpn=debug,access=info",
-        _ => "debug,kubevpn=trace,access=info",
-    };
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(own) if !own.is_empty() => EnvFilter::new(own),
-        _ => EnvFilter::new(directives),
-    };
+    let filter = filter_of(verbose, steps.is_some());
     let log = log::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -37,6 +28,24 @@ pub(crate) fn init(verbose: u8, steps: Option<Steps>) {
         .with(log)
         .with(steps.map(|steps| steps.with_filter(ours)))
         .init();
+}
+
+/// What goes into a log.
+pub(crate) fn filter(verbose: u8) -> EnvFilter {
+    filter_of(verbose, false)
+}
+
+fn filter_of(verbose: u8, tells_steps: bool) -> EnvFilter {
+    let directives = match (verbose, tells_steps) {
+        (0, true) => "warn",
+        (0, false) => "warn,kubevpn=info,access=info",
+        (1, _) => "info,kubevpn=debug,access=info",
+        _ => "debug,kubevpn=trace,access=info",
+    };
+    match std::env::var("RUST_LOG") {
+        Ok(own) if !own.is_empty() => EnvFilter::new(own),
+        _ => EnvFilter::new(directives),
+    }
 }
 
 /// How many steps are kept.

@@ -186,6 +186,20 @@ async fn what_it_prints_when_asked() {
     run(&["proxy-out", "--help"], &[])
         .await
         .with(0, &["--listen-socks", "--context", "Examples:"]);
+    run(&["connect", "--help"], &[]).await.with(
+        0,
+        &[
+            "--socks-listen",
+            "--http-listen",
+            "--egress",
+            "--foreground",
+            "--context",
+            "Examples:",
+        ],
+    );
+    run(&["status", "--help"], &[])
+        .await
+        .with(0, &["table", "wide", "json", "yaml", "--watch"]);
     for shell in ["bash", "zsh", "fish", "powershell"] {
         run(&["completion", shell], &[])
             .await

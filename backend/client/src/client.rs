@@ -18,7 +18,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::connector::{Connector, Reach};
 use crate::error::ClientError;
-use crate::login::LoginOnce;
+use crate::login::{Login, Renewal};
 use crate::proxy::{Proxy, default_port, with_port};
 use crate::transport::{Received, Transport};
 
@@ -58,21 +58,26 @@ impl Options {
 /// Makes the client; must be called within a tokio runtime, as the client's queue is a task.
 ///
 /// Nothing is sent. A credential plugin runs when the first request needs it; everything else that can
-/// be wrong with the configuration is an error here. Of `config`, the timeouts for connecting and writing
+/// be wrong with the configuration is an error here. When the API server answers 401, the plugin is run again, or the
+/// files with the credentials are read again, and the request is sent once more. Of `config`, the timeouts for connecting and writing
 /// are replaced by those of `options`: kube's default of 295 s for writing would end upgraded streams
 /// that send nothing for so long, and its connector knows no limit for TLS.
 ///
 /// Where rustls has no process-wide cryptography yet, *ring* becomes it: kube's TLS needs one.
 pub fn build(config: Config, options: &Options) -> Result<Client, ClientError> {
+    build_renewable(config, options).map(|(client, _)| client)
+}
+
+/// As [`build`], for a client whose configuration may change while it lives.
+pub fn build_renewable(
+    config: Config,
+    options: &Options,
+) -> Result<(Client, Renewal), ClientError> {
     let namespace = config.default_namespace.clone();
-    let recipe = Recipe::new(config, options)?;
-    if recipe.has_plugin() {
-        Ok(Client::new(LoginOnce::new(recipe), namespace))
-    } else {
-        let auth = recipe.auth_layer()?;
-        let tls = recipe.tls.clone();
-        Ok(Client::new(recipe.stack(auth, &tls), namespace))
-    }
+    let login = Login::new(Recipe::new(config, options)?)?;
+    let client = Client::new(login.clone(), namespace);
+    let options = options.clone();
+    Ok((client, Renewal { login, options }))
 }
 
 /// A request's way from the base URL to the wire.
@@ -80,6 +85,8 @@ pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Received>, B
 
 /// What a [`Stack`] is made of, once credentials are known.
 pub(crate) struct Recipe {
+    /// As handed in.
+    given: Config,
     pub(crate) config: Config,
     /// Without what a plugin may add.
     pub(crate) tls: ClientConfig,
@@ -93,6 +100,7 @@ pub(crate) struct Recipe {
 
 impl Recipe {
     pub(crate) fn new(mut config: Config, options: &Options) -> Result<Self, ClientError> {
+        let given = config.clone();
         let url = &config.cluster_url;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
             return Err(ClientError::Server(url.to_string()));
@@ -133,6 +141,7 @@ impl Recipe {
         without_plugin.auth_info.exec = None;
         without_plugin.auth_info.auth_provider = None;
         Ok(Self {
+            given,
             tls: tls(&without_plugin)?,
             config,
             headers,
@@ -144,9 +153,21 @@ impl Recipe {
         })
     }
 
-    fn has_plugin(&self) -> bool {
+    pub(crate) fn has_plugin(&self) -> bool {
         let user = &self.config.auth_info;
         user.exec.is_some() || user.auth_provider.is_some()
+    }
+
+    /// Whether credentials can be different the next time they are asked for.
+    pub(crate) fn can_renew(&self) -> bool {
+        let user = &self.config.auth_info;
+        let files = [&user.token_file, &user.client_certificate, &user.client_key];
+        self.has_plugin() || files.into_iter().any(Option::is_some)
+    }
+
+    /// The same with the files read anew.
+    pub(crate) fn again(&self) -> Result<Self, ClientError> {
+        Self::new(self.given.clone(), &self.options)
     }
 
     /// Reads the credentials; runs the plugin if the user has one, and blocks meanwhile.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http::Uri;
 use kube::Config;
+use kube::config::{Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use secrecy::SecretString;
 
 pub use self::env::Env;
@@ -69,6 +70,50 @@ pub struct Loaded {
     pub server: String,
     /// The files that were read, the first of which wins.
     pub files: Vec<PathBuf>,
+    /// The proxy to the API server was named by the environment, not by the kubeconfig.
+    pub proxy_of_env: bool,
+    /// The cluster's entry with the flags laid over it.
+    entry: Cluster,
+}
+
+impl Loaded {
+    /// The same as a kubeconfig of its own: one context, one cluster, one user, with what the flags said in it. Paths
+    /// are absolute, plugins stay plugins, and of no file the contents are copied. It may hold secrets.
+    ///
+    /// A proxy that the environment named is in it, as its reader may have another environment.
+    pub fn kubeconfig(&self) -> Kubeconfig {
+        let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "kubevpn".to_owned());
+        let (context, cluster) = (name(&self.context), name(&self.cluster));
+        let user = name(&self.user);
+        let mut entry = self.entry.clone();
+        entry.proxy_url = self.config.proxy_url.as_ref().map(Uri::to_string);
+        Kubeconfig {
+            clusters: vec![NamedCluster {
+                name: cluster.clone(),
+                cluster: Some(entry),
+                ..NamedCluster::default()
+            }],
+            auth_infos: vec![NamedAuthInfo {
+                name: user.clone(),
+                auth_info: Some(self.config.auth_info.clone()),
+                ..NamedAuthInfo::default()
+            }],
+            contexts: vec![NamedContext {
+                name: context.clone(),
+                context: Some(Context {
+                    cluster,
+                    user: Some(user),
+                    namespace: Some(self.namespace.clone()),
+                    ..Context::default()
+                }),
+                ..NamedContext::default()
+            }],
+            current_context: Some(context),
+            api_version: Some("v1".to_owned()),
+            kind: Some("Config".to_owned()),
+            ..Kubeconfig::default()
+        }
+    }
 }
 
 /// Without [`Loaded::config`], which holds secrets.
@@ -131,6 +176,7 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     config.read_timeout = args.request_timeout.filter(|t| !t.is_zero());
     if config.proxy_url.is_none() {
         config.proxy_url = proxy_of_env(&config.cluster_url, env)?;
+        loaded.proxy_of_env = config.proxy_url.is_some();
     }
     if let Some(exec) = &mut config.auth_info.exec {
         env.settle_plugin(exec, loaded.user.as_deref())?;

@@ -1,13 +1,12 @@
 //! How kubevpn reaches the API server: kubectl's kubeconfig rules in, a [`kube::Client`] out.
 //!
-//! It refuses to know what is asked of the API server: no resource, no port-forward protocol. It does not
-//! renew credentials beyond what kube does, and reads neither the process environment nor flags itself:
-//! both are handed in.
+//! It refuses to know what is asked of the API server: no resource, no port-forward protocol. It reads
+//! neither the process environment nor flags itself: both are handed in.
 //!
 //! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,
 //! overrides, proxy) → [`Loaded`] → [`build`] (`client.rs`) → [`kube::Client`].
-//! The path of a request: base URL, headers and credentials (`client.rs`; `login.rs` where a plugin makes
-//! them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
+//! The path of a request: base URL, headers and credentials (`client.rs`; `login.rs` makes them and
+//! renews them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
 //! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`error.rs`).
 //! Who wants to speak to the API server without us gets a bare connection from [`ApiServer`] (`raw.rs`).
 //!
@@ -38,10 +37,10 @@ mod transport;
 
 pub use self::action::Action;
 pub use self::ahead::ReadAhead;
-pub use self::client::{Options, build};
+pub use self::client::{Options, build, build_renewable};
 pub use self::connector::ReachError;
 pub use self::error::{ClientError, classify_api, classify_status};
 pub use self::kubeconfig::{Env, KubeconfigArgs, KubeconfigError, Loaded, Names, load};
-pub use self::login::{PluginError, PluginFailure};
+pub use self::login::{PluginError, PluginFailure, Renewal};
 pub use self::proxy::ProxyError;
 pub use self::raw::{ApiServer, RawStream};

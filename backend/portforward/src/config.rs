@@ -45,6 +45,16 @@ pub enum TransportChoice {
     Only(Transport),
 }
 
+/// As it is read.
+impl fmt::Display for TransportChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Only(transport) => transport.fmt(f),
+        }
+    }
+}
+
 /// Reads `auto` or the name of a transport.
 ///
 /// ```

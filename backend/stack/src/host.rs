@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -51,15 +51,51 @@ impl From<Target> for Outbound {
 /// Always ready. Dropping a call's future gives it up.
 #[derive(Clone, Debug, Default)]
 pub struct FromHost {
-    own: Arc<[SocketAddr]>,
+    own: OwnListeners,
+}
+
+/// Where this program itself listens. Clones are the same list.
+#[derive(Clone, Debug, Default)]
+pub struct OwnListeners(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl OwnListeners {
+    /// One more, if it has an address.
+    pub fn add(&self, addr: impl IntoIterator<Item = SocketAddr>) {
+        let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        own.extend(addr);
+    }
+
+    /// One that is no longer there.
+    pub fn remove(&self, addr: impl IntoIterator<Item = SocketAddr>) {
+        let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for addr in addr {
+            own.retain(|own| *own != addr);
+        }
+    }
+
+    fn now(&self) -> Vec<SocketAddr> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl FromIterator<SocketAddr> for OwnListeners {
+    fn from_iter<T: IntoIterator<Item = SocketAddr>>(own: T) -> Self {
+        Self(Arc::new(RwLock::new(own.into_iter().collect())))
+    }
 }
 
 impl FromHost {
     /// `own` are the addresses that this program itself listens on.
     pub fn new(own: impl IntoIterator<Item = SocketAddr>) -> Self {
-        Self {
-            own: own.into_iter().collect(),
-        }
+        Self::sharing(own.into_iter().collect())
+    }
+
+    /// For a program whose listeners come and go.
+    pub fn sharing(own: OwnListeners) -> Self {
+        Self { own }
     }
 }
 
@@ -100,15 +136,16 @@ impl FromHost {
         let mut why = None;
         for host in &outbound.to {
             let Host::Ip(ip) = host else { return None };
-            why = Some(deny(SocketAddr::new(*ip, port), outbound, &self.own)?);
+            why = Some(deny(SocketAddr::new(*ip, port), outbound, &self.own.now())?);
         }
         why
     }
 
     async fn dial(&self, outbound: &Outbound) -> Result<TcpStream, ConnectError> {
         let mut addresses = addresses(outbound).await?;
+        let own = self.own.now();
         let mut denied = None;
-        addresses.retain(|&address| match deny(address, outbound, &self.own) {
+        addresses.retain(|&address| match deny(address, outbound, &own) {
             None => true,
             Some(why) => {
                 denied = Some(why);
@@ -123,7 +160,7 @@ impl FromHost {
         tracing::debug!(target = %outbound.target, ?addresses, "dialing from this host");
         let stream = race(addresses).await.map_err(|e| failed(outbound, e))?;
         if let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr())
-            && is_loop(local, peer, &self.own)
+            && is_loop(local, peer, &own)
         {
             return Err(ConnectError::new(Refusal::Denied, looped(peer)));
         }

@@ -57,7 +57,7 @@ pub use self::egress::{Egress, Elsewhere, Outside};
 pub use self::either::Either;
 pub use self::failover::{Failover, FailoverLayer};
 pub use self::held::Held;
-pub use self::host::{FromHost, Outbound};
+pub use self::host::{FromHost, Outbound, OwnListeners};
 pub use self::pick::{Balance, Slot};
 pub use self::ready::{OnlyReady, OnlyReadyLayer};
 pub use self::resolve::{Resolve, ResolveLayer, Resolved};

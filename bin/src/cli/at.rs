@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use kubevpn_conn::Addr;
 
 use crate::exit::Failure;
+use crate::proxy::DEFAULT_SOCKS;
 
 /// Where the proxy listens
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,6 @@ pub(crate) struct Proxy {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) socks: Option<SocketAddr>,
 }
-
-const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
 
 impl At {
     /// Whether a proxy was named.

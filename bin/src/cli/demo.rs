@@ -21,7 +21,7 @@ impl Demo {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut path = self.policy.path()?;
         let listening = self.listen.bind().await?;
-        path.own = listening.addresses();
+        path.own = listening.addresses().into_iter().collect();
         let cluster = Sim::builder()
             .plain()
             .sample()

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
-use kubevpn_stack::{ClusterSettings, ForwarderConfig, Outside, Settings, TransportChoice};
+use kubevpn_stack::{
+    ClusterSettings, ForwarderConfig, Outside, OwnListeners, Settings, TransportChoice,
+};
 use kubevpn_target::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 use crate::proxy::Path;
 
 /// What belongs to the cluster, and what becomes of the rest
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "camelCase", default)]
 #[command(next_help_heading = "Names")]
 pub(crate) struct PolicyArgs {
     /// DNS domain of the cluster [default: as CoreDNS is configured, else cluster.local]
@@ -35,10 +39,34 @@ pub(crate) struct PolicyArgs {
         default_value = "auto",
         help_heading = "Cluster"
     )]
+    #[serde(with = "as_text")]
     transport: TransportChoice,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+/// A transport in a state file, in the words of its flag.
+mod as_text {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    use super::TransportChoice;
+
+    pub(super) fn serialize<S: Serializer>(
+        choice: &TransportChoice,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(choice)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<TransportChoice, D::Error> {
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum OutsideArg {
     /// Refuse them
     #[default]
@@ -66,7 +94,7 @@ impl PolicyArgs {
                 OutsideArg::Deny => Outside::Deny,
                 OutsideArg::Direct => Outside::Direct,
             },
-            own: Vec::new(),
+            own: OwnListeners::default(),
             settings,
         })
     }

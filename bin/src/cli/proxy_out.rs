@@ -1,6 +1,6 @@
 //! `kubevpn proxy-out`.
 
-use kubevpn_client::{ApiServer, ClientError, Env, KubeconfigArgs, Options, build, load};
+use kubevpn_client::{ApiServer, ClientError, Env, KubeconfigArgs, build, load};
 use kubevpn_stack::{DeadlineLayer, FromHost};
 use tower::Layer as _;
 
@@ -52,7 +52,7 @@ impl ProxyOut {
         let listening = self.listen.bind().await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         path.cluster.namespace = loaded.namespace;
-        path.own = listening.addresses();
+        path.own = listening.addresses().into_iter().collect();
         let (client, api_server) = reach(loaded.config)?;
         proxy::check(&client).await?;
         let connect = proxy::connect(client, api_server, path);
@@ -62,13 +62,8 @@ impl ProxyOut {
 
 /// The API server, for our own calls and for others.
 pub(crate) fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
-    let options = Options::new(user_agent());
+    let options = super::options();
     let of = |error: ClientError| Failure::Other(error.into());
     let api_server = ApiServer::new(config.clone(), &options).map_err(of)?;
     Ok((build(config, &options).map_err(of)?, api_server))
-}
-
-/// What requests to the API server carry.
-fn user_agent() -> String {
-    format!("kubevpn/{}", env!("CARGO_PKG_VERSION"))
 }

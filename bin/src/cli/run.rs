@@ -60,7 +60,7 @@ impl Run {
         } else {
             let listening = own().await?;
             path.cluster.namespace = loaded.namespace;
-            path.own = listening.addresses();
+            path.own = listening.addresses().into_iter().collect();
             let (client, api_server) = reach(loaded.config)?;
             proxy::check(&client).await?;
             let connect = proxy::connect(client, api_server, path);

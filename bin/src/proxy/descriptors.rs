@@ -7,7 +7,7 @@ const OTHERS: u64 = 256;
 
 /// Raises this process's limit, as far as the system lets it, to what so many connections need at two
 /// descriptors each. A shell's usual 1,024 would end at some 500.
-pub(super) fn allow_for(connections: usize) {
+pub(crate) fn allow_for(connections: usize) {
     let wanted = (connections as u64)
         .saturating_mul(2)
         .saturating_add(OTHERS);

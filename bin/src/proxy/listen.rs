@@ -44,6 +44,16 @@ pub(crate) struct Bound {
     pub(crate) protocol: Protocol,
 }
 
+impl Bound {
+    /// Where it is, if anybody can connect there by an address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self.listener.addr() {
+            Addr::Tcp(addr) => Some(*addr),
+            Addr::Unix(_) => None,
+        }
+    }
+}
+
 /// All that is listened on, and what its clients may do. Bound, and not yet served.
 pub(crate) struct Listening {
     pub(crate) bound: Vec<Bound>,
@@ -62,11 +72,7 @@ pub(crate) struct Clients {
 impl Listening {
     /// Where it listens, as far as anybody can connect there by an address.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        let tcp = |bound: &Bound| match bound.listener.addr() {
-            Addr::Tcp(addr) => Some(*addr),
-            Addr::Unix(_) => None,
-        };
-        self.bound.iter().filter_map(tcp).collect()
+        self.bound.iter().filter_map(Bound::address).collect()
     }
 }
 
@@ -126,13 +132,13 @@ pub(crate) struct ListenArgs {
     max_connections_per_client: Option<usize>,
 }
 
-const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+pub(crate) const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
 /// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
-const AUTH: &str = "KUBEVPN_AUTH";
+pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 /// The most that is read of a file with credentials, which are 511 bytes at most.
 const MAX_AUTH: u64 = 1024;
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("at least 1".into()),
         Ok(n) => Ok(n),
@@ -143,24 +149,13 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 impl ListenArgs {
     /// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
     fn credentials(&self) -> Result<Option<Credentials>, Failure> {
-        let (place, text) = match (&self.auth_file, std::env::var_os(AUTH)) {
-            (Some(path), _) => {
-                let place = format!("--auth-file: {}", path.display());
-                let text = read_auth(path);
-                (
-                    place.clone(),
-                    text.map_err(|error| Failure::Value(format!("{place}: {error}")))?,
-                )
-            }
+        match (&self.auth_file, std::env::var_os(AUTH)) {
+            (Some(path), _) => credentials_in(path).map(Some),
             (None, Some(value)) if !value.is_empty() => {
-                (AUTH.into(), value.to_string_lossy().into_owned())
+                credentials(AUTH, &value.to_string_lossy()).map(Some)
             }
-            (None, _) => return Ok(None),
-        };
-        let line = text.lines().next().unwrap_or_default();
-        Credentials::parse(line)
-            .map(Some)
-            .map_err(|error| Failure::Value(format!("{place}: {error}")))
+            (None, _) => Ok(None),
+        }
     }
 
     /// Binds all that was asked for, or nothing.
@@ -188,9 +183,7 @@ impl ListenArgs {
             }
         }
         for text in &self.forward {
-            let Forward { listen, to } = text
-                .parse()
-                .map_err(|error| Failure::Value(format!("--forward {text}: {error}")))?;
+            let (listen, to) = forward_of(text)?;
             wanted.push(("--forward", listen, Protocol::Forward(to)));
         }
         if wanted.is_empty() {
@@ -202,25 +195,11 @@ impl ListenArgs {
         }
         let mut bound = Vec::new();
         for (flag, addr, protocol) in wanted {
-            let can_ask = protocol.asks_for_password();
-            let asks = can_ask && credentials.is_some();
-            if !addr.is_loopback() && !asks && !self.allow_unauthenticated {
-                return Err(open_to_all(flag, &addr, can_ask));
-            }
-            let (listener, udp) = match protocol {
-                Protocol::Dns => {
-                    let (listener, udp) = bind_both(flag, &addr).await?;
-                    (listener, Some(udp))
-                }
-                _ => (bind_one(flag, &addr).await?, None),
-            };
-            bound.push(Bound {
-                listener,
-                udp,
-                protocol,
-            });
+            let admits_all = self.allow_unauthenticated;
+            bound.push(bind(flag, &addr, protocol, credentials.is_some(), admits_all).await?);
         }
-        let dns = self.dns(&bound)?;
+        let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+        let dns = dns_settings(self.dns_upstream.as_deref(), &own)?;
         Ok(Listening {
             bound,
             clients: Clients {
@@ -234,33 +213,33 @@ impl ListenArgs {
             },
         })
     }
+}
 
-    fn dns(&self, bound: &[Bound]) -> Result<kubevpn_dns::Settings, Failure> {
-        let Some(text) = &self.dns_upstream else {
-            return Ok(kubevpn_dns::Settings::default());
-        };
-        let wrong = |why: &str| Failure::Value(format!("--dns-upstream {text}: {why}"));
-        let ip = text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53)));
-        let upstream = ip.or_else(|_| text.parse());
-        let upstream: SocketAddr =
-            upstream.map_err(|_| wrong("write an IP address, with :PORT where that is not 53"))?;
-        let is_upstream = |bound: &Bound| match bound.listener.addr() {
-            Addr::Tcp(own) => {
-                own.port() == upstream.port()
-                    && (own.ip() == upstream.ip() || own.ip().is_unspecified())
-            }
-            Addr::Unix(_) => false,
-        };
-        if bound.iter().any(is_upstream) {
-            return Err(wrong(
-                "that is this program's own listener: it would ask itself",
-            ));
-        }
-        Ok(kubevpn_dns::Settings {
-            upstream: Some(upstream),
-            ..kubevpn_dns::Settings::default()
-        })
+/// What `--dns-upstream` says; `own` is where this program listens, and must not ask.
+pub(crate) fn dns_settings(
+    upstream: Option<&str>,
+    own: &[SocketAddr],
+) -> Result<kubevpn_dns::Settings, Failure> {
+    let Some(text) = upstream else {
+        return Ok(kubevpn_dns::Settings::default());
+    };
+    let wrong = |why: &str| Failure::Value(format!("--dns-upstream {text}: {why}"));
+    let ip = text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53)));
+    let upstream = ip.or_else(|_| text.parse());
+    let upstream: SocketAddr =
+        upstream.map_err(|_| wrong("write an IP address, with :PORT where that is not 53"))?;
+    let is_upstream = |own: &SocketAddr| {
+        own.port() == upstream.port() && (own.ip() == upstream.ip() || own.ip().is_unspecified())
+    };
+    if own.iter().any(is_upstream) {
+        return Err(wrong(
+            "that is this program's own listener: it would ask itself",
+        ));
     }
+    Ok(kubevpn_dns::Settings {
+        upstream: Some(upstream),
+        ..kubevpn_dns::Settings::default()
+    })
 }
 
 /// Listeners for ourselves, on free ports of loopback: HTTP, then SOCKS5.
@@ -285,6 +264,14 @@ pub(crate) async fn own() -> Result<Listening, Failure> {
     })
 }
 
+/// What `--forward` says: where to listen, and where that leads.
+pub(crate) fn forward_of(text: &str) -> Result<(Addr, Target), Failure> {
+    let Forward { listen, to } = text
+        .parse()
+        .map_err(|error| Failure::Value(format!("--forward {text}: {error}")))?;
+    Ok((listen, to))
+}
+
 /// Whoever can connect to a listener is in the cluster.
 fn open_to_all(flag: &str, addr: &Addr, can_ask: bool) -> Failure {
     let ask = match can_ask {
@@ -295,6 +282,34 @@ fn open_to_all(flag: &str, addr: &Addr, can_ask: bool) -> Failure {
         "{flag}: {addr} can be reached from other machines, and whoever connects is in the cluster: \
          listen on 127.0.0.1, {ask}or accept that with --allow-unauthenticated"
     ))
+}
+
+/// Binds one, unless it would let in whoever can reach it: `credentials` says that it asks for a password where its
+/// protocol can, `admits_all` that somebody has accepted that.
+pub(crate) async fn bind(
+    flag: &'static str,
+    addr: &Addr,
+    protocol: Protocol,
+    credentials: bool,
+    admits_all: bool,
+) -> Result<Bound, Failure> {
+    let can_ask = protocol.asks_for_password();
+    let asks = can_ask && credentials;
+    if !addr.is_loopback() && !asks && !admits_all {
+        return Err(open_to_all(flag, addr, can_ask));
+    }
+    let (listener, udp) = match protocol {
+        Protocol::Dns => {
+            let (listener, udp) = bind_both(flag, addr).await?;
+            (listener, Some(udp))
+        }
+        _ => (bind_one(flag, addr).await?, None),
+    };
+    Ok(Bound {
+        listener,
+        udp,
+        protocol,
+    })
 }
 
 async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> {
@@ -309,6 +324,20 @@ async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> 
             },
         }
     })
+}
+
+/// The user and password in a file.
+pub(crate) fn credentials_in(path: &Path) -> Result<Credentials, Failure> {
+    let place = format!("--auth-file: {}", path.display());
+    match read_auth(path) {
+        Ok(text) => credentials(&place, &text),
+        Err(error) => Err(Failure::Value(format!("{place}: {error}"))),
+    }
+}
+
+fn credentials(place: &str, text: &str) -> Result<Credentials, Failure> {
+    let line = text.lines().next().unwrap_or_default();
+    Credentials::parse(line).map_err(|error| Failure::Value(format!("{place}: {error}")))
 }
 
 /// How many free TCP ports are tried until the UDP port of the same number is free too.

@@ -8,6 +8,7 @@ use clap::ArgAction;
 use kubevpn_http_connect::Pac;
 use kubevpn_stack::{Cluster, Survey};
 use kubevpn_target::Name;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -21,7 +22,8 @@ const KEPT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the PAC file cannot learn
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+#[serde(rename_all = "camelCase", default)]
 #[command(next_help_heading = "PAC file")]
 pub(crate) struct PacArgs {
     /// Addresses that go through the proxy, besides the ranges of Services, e.g. those of Pods: 10.244.0.0/16. May be

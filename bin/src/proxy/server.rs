@@ -1,12 +1,16 @@
 //! Bound listeners, served: the frontends over one backend, until it is over.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening};
 use kubevpn_target::Connect;
 use tokio::task::JoinSet;
+use tracing::Dispatch;
+use tracing::dispatcher::with_default;
 
 use super::listen::Clients;
 use super::pac::PacFile;
@@ -20,6 +24,8 @@ pub(crate) struct Server<C> {
     accepting: JoinSet<()>,
     /// Where SOCKS5 is spoken, for the PAC file.
     socks: Arc<OnceLock<SocketAddr>>,
+    /// Where clients are logged, if not with everything else.
+    log: Option<Dispatch>,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Server<C> {
@@ -57,7 +63,23 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             drain,
             accepting: JoinSet::new(),
             socks,
+            log: None,
         }
+    }
+
+    /// What the clients of listeners added from now on do is logged there.
+    pub(crate) fn log_to(&mut self, log: Dispatch) {
+        self.log = Some(log);
+    }
+
+    /// How many clients are connected.
+    pub(crate) fn open(&self) -> usize {
+        self.drain.open()
+    }
+
+    /// Accepts no more.
+    pub(crate) fn stop(&self) {
+        self.drain.stop();
     }
 
     /// Accepts clients from now on.
@@ -78,9 +100,17 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             self.accepting.spawn(serving);
         }
         let protocol = Arc::new(protocol);
+        let log = self.log.clone();
         let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
             let (frontends, protocol) = (frontends.clone(), protocol.clone());
-            async move { frontends.serve(&protocol, client).await }
+            let log = log.clone();
+            async move {
+                let serving = frontends.serve(&protocol, client);
+                match log {
+                    Some(log) => Logged::new(serving, log).await,
+                    None => serving.await,
+                }
+            }
         });
         self.accepting.spawn(serving);
     }
@@ -96,6 +126,35 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         }
         // A Unix socket's file goes with its listener.
         self.accepting.join_all().await;
+    }
+}
+
+/// What a future does is logged there, its being dropped included: a connection that is cut says so then.
+struct Logged<F> {
+    future: Option<Pin<Box<F>>>,
+    log: Dispatch,
+}
+
+impl<F> Logged<F> {
+    fn new(future: F, log: Dispatch) -> Self {
+        let future = Some(Box::pin(future));
+        Self { future, log }
+    }
+}
+
+impl<F: Future> Future for Logged<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { future, log } = &mut *self;
+        let future = future.as_mut().expect("it is there until it is dropped");
+        with_default(log, || future.as_mut().poll(cx))
+    }
+}
+
+impl<F> Drop for Logged<F> {
+    fn drop(&mut self) {
+        with_default(&self.log, || drop(self.future.take()));
     }
 }
 

@@ -9,6 +9,7 @@ mod account;
 mod client;
 mod cluster;
 mod load;
+pub mod managed;
 mod proxy;
 mod relay;
 mod row;

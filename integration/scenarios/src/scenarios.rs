@@ -8,6 +8,7 @@ mod grpc;
 mod http;
 mod life;
 mod load;
+mod managed;
 mod names;
 mod ready;
 mod refusals;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         refusals::list(),
         streams::list(),
         life::list(),
+        managed::list(),
         failover::list(),
         forward::list(),
         dns::list(),

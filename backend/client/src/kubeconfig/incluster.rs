@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use http::Uri;
 use kube::Config;
+use kube::config::Cluster;
 
 use super::Loaded;
 use super::env::Env;
@@ -26,8 +27,13 @@ pub(super) fn load(env: &Env) -> Result<Option<Loaded>, KubeconfigError> {
         _ => format!("https://{host}:{port}"),
     };
     let url: Result<Uri, _> = server.parse();
-    let mut config = Config::new(url.map_err(|_| KubeconfigError::BadServer { server })?);
     let authority = account.join("ca.crt");
+    let entry = Cluster {
+        server: Some(server.clone()),
+        certificate_authority: Some(authority.to_string_lossy().into_owned()),
+        ..Cluster::default()
+    };
+    let mut config = Config::new(url.map_err(|_| KubeconfigError::BadServer { server })?);
     let pem = read_pem("certificate authority", &authority)?;
     let what = format!("the certificate authority {}", authority.display());
     config.root_cert = Some(certificates(&pem, what)?);
@@ -46,5 +52,7 @@ pub(super) fn load(env: &Env) -> Result<Option<Loaded>, KubeconfigError> {
         user: None,
         server: String::new(),
         files: Vec::new(),
+        proxy_of_env: false,
+        entry,
     }))
 }

@@ -88,7 +88,10 @@ pub(super) fn select(
         })?);
     }
 
-    let mut config = Config::new(server(&cluster, &cluster_name, &user)?);
+    let url = server(&cluster, &cluster_name, &user)?;
+    let mut entry = cluster.clone();
+    entry.server = Some(url.to_string());
+    let mut config = Config::new(url);
     config.root_cert = authority(&cluster, &cluster_name)?;
     config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
     config.disable_compression = cluster.disable_compression.unwrap_or(false);
@@ -110,6 +113,8 @@ pub(super) fn select(
         user: user_name,
         server: String::new(),
         files: read,
+        proxy_of_env: false,
+        entry,
     })
 }
 
@@ -123,6 +128,8 @@ fn override_cluster(cluster: &mut Cluster, args: &KubeconfigArgs, env: &Env) {
     }
     if let Some(path) = &args.certificate_authority {
         let path = env.expand(path);
+        // Must outlive a change of directory.
+        let path = std::path::absolute(&path).unwrap_or(path);
         cluster.certificate_authority = Some(path.to_string_lossy().into_owned());
         cluster.certificate_authority_data = None;
         cluster.insecure_skip_tls_verify = None;

@@ -30,7 +30,7 @@ pub(super) fn list() -> Vec<Scenario> {
 
 /// What dig was told: the code, and the records without their lifetimes, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+pub(super) struct Told {
     status: String,
     answers: BTreeSet<String>,
     /// Whether a SOA says how long "no" lasts.
@@ -38,14 +38,18 @@ struct Told {
 }
 
 impl Told {
-    fn is(&self, status: &str, answers: &[&str]) -> bool {
+    pub(super) fn is(&self, status: &str, answers: &[&str]) -> bool {
         let ends = |answer: &&str| self.answers.iter().any(|a| a.ends_with(*answer));
         self.status == status && self.answers.len() == answers.len() && answers.iter().all(ends)
     }
 }
 
 /// Asks all the questions, each `NAME TYPE`, one after the other.
-async fn dig(server: SocketAddr, how: &[&str], questions: &[String]) -> anyhow::Result<Vec<Told>> {
+pub(super) async fn dig(
+    server: SocketAddr,
+    how: &[&str],
+    questions: &[String],
+) -> anyhow::Result<Vec<Told>> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("questions");
     std::fs::write(&file, questions.join("\n"))?;

@@ -1,0 +1,57 @@
+//! `kubevpn connection`.
+
+use clap::Subcommand;
+
+use super::status::{self, Format};
+use crate::daemon::api::Fault;
+use crate::daemon::{Daemon, Home, identity};
+use crate::exit::Failure;
+
+/// List connections, and choose the current one
+#[derive(Debug, clap::Args)]
+pub(crate) struct Connection {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List the connections there are
+    #[command(visible_alias = "ls")]
+    List,
+    /// Make a connection the current one, which status marks
+    Use {
+        /// The connection, as kubevpn status lists it
+        #[arg(value_name = "CONNECTION-ID")]
+        id: String,
+    },
+}
+
+impl Connection {
+    #[expect(clippy::print_stdout, reason = "what the command is for")]
+    pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
+        let daemon = Daemon::new(Home::locate()?);
+        match self.what {
+            What::List => {
+                print!(
+                    "{}",
+                    status::render(&status::ask(&daemon, verbose).await?, Format::Table)?
+                );
+            }
+            What::Use { id } => {
+                let known = identity::is_id(&id) && daemon.ensure_if_needed(verbose).await?;
+                if !known {
+                    return Err(Failure::Told(Fault::new(
+                        51,
+                        format!(
+                            "there is no connection {id}: kubevpn status lists those there are"
+                        ),
+                    )));
+                }
+                daemon.use_current(&id).await?;
+                println!("Connection {id} is the current one");
+            }
+        }
+        Ok(())
+    }
+}

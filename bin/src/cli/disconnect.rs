@@ -1,0 +1,42 @@
+//! `kubevpn disconnect`.
+
+use crate::daemon::api::Fault;
+use crate::daemon::{Daemon, Home, identity};
+use crate::exit::Failure;
+
+/// End a connection: its listeners close at once, and open connections have five seconds
+///
+/// What was kept of it is deleted, but for its log.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Disconnect {
+    /// The connection, as kubevpn status lists it
+    #[arg(value_name = "CONNECTION-ID", required_unless_present = "all")]
+    id: Option<String>,
+    /// Every connection
+    #[arg(long, conflicts_with = "id")]
+    all: bool,
+    /// Cut open connections
+    #[arg(long)]
+    now: bool,
+}
+
+impl Disconnect {
+    #[expect(clippy::print_stdout, reason = "the line scripts wait for")]
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        if let Some(id) = self.id.as_deref().filter(|id| !identity::is_id(id)) {
+            return Err(Failure::Told(Fault::new(
+                51,
+                format!(
+                    "{id:?} is no connection ID, which has twelve hex digits: kubevpn status lists those there are"
+                ),
+            )));
+        }
+        let daemon = Daemon::new(Home::locate()?);
+        let ended = daemon.disconnect(self.id.as_deref(), self.now).await?;
+        for id in ended {
+            println!("Stopped connection {id}");
+        }
+        println!("Disconnect completed");
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! `kubevpn status`.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use crate::daemon::api::{Connection, Status as Document};
+use crate::daemon::{Daemon, Home};
+use crate::exit::Failure;
+
+/// How often a watched status is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Show the connections there are, and how they are
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    /// How to show it
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    /// Show it again whenever it has changed
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A line for each connection
+    #[default]
+    Table,
+    /// The same with listeners and counts
+    Wide,
+    /// Everything, as docs/status.schema.json describes it
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+impl Status {
+    pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
+        let daemon = Daemon::new(Home::locate()?);
+        let mut shown = String::new();
+        loop {
+            let now = render(&ask(&daemon, verbose).await?, self.output)?;
+            if now != shown {
+                show(&now, self.watch && !shown.is_empty());
+                shown = now;
+            }
+            if !self.watch {
+                return Ok(());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(WATCH) => {}
+                _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
+            }
+        }
+    }
+}
+
+/// What there is; brings back what is to be brought back.
+pub(crate) async fn ask(daemon: &Daemon, verbose: u8) -> Result<Document, Failure> {
+    match daemon.ensure_if_needed(verbose).await? {
+        true => daemon.status().await,
+        false => Ok(Document::default()),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn show(text: &str, again: bool) {
+    if again && std::io::stdout().is_terminal() {
+        // Up to the left, and everything below away (ECMA-48).
+        print!("\x1b[H\x1b[J");
+    }
+    print!("{text}");
+}
+
+pub(crate) fn render(status: &Document, format: Format) -> Result<String, Failure> {
+    Ok(match format {
+        Format::Table | Format::Wide => {
+            let home = std::env::var("HOME").unwrap_or_default();
+            table(status, format == Format::Wide, &home)
+        }
+        Format::Json => serde_json::to_string_pretty(status).map_err(anyhow::Error::from)? + "\n",
+        Format::Yaml => serde_yaml_ng::to_string(status).map_err(anyhow::Error::from)?,
+    })
+}
+
+fn table(status: &Document, wide: bool, home: &str) -> String {
+    let mut head = vec![
+        "CURRENT",
+        "CONNECTION ID",
+        "CLUSTER",
+        "KUBECONFIG",
+        "NAMESPACE",
+        "STATUS",
+        "NETIF",
+    ];
+    if wide {
+        head.extend([
+            "IP",
+            "SOCKS",
+            "LISTENERS",
+            "OPEN",
+            "TOTAL",
+            "REFUSED",
+            "SINCE",
+            "REASON",
+        ]);
+    }
+    let mut rows = vec![head.into_iter().map(str::to_owned).collect()];
+    for connection in &status.list {
+        let mut row = row(connection, &status.current, home);
+        if wide {
+            row.extend(more(connection));
+        }
+        rows.push(row);
+    }
+    let mut text = align(&rows);
+    for connection in &status.list {
+        if !connection.reason.is_empty() && !wide {
+            text.push_str(&format!("{}: {}\n", connection.id, connection.reason));
+        }
+    }
+    for problem in &status.problems {
+        text.push_str(&format!(
+            "{}: not brought back: {}\n",
+            problem.id, problem.reason
+        ));
+    }
+    text
+}
+
+fn row(connection: &Connection, current: &str, home: &str) -> Vec<String> {
+    let kubeconfig = match connection.kubeconfig.strip_prefix(home) {
+        Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
+        _ => connection.kubeconfig.clone(),
+    };
+    let mark = if connection.id == current { "*" } else { "" };
+    vec![
+        mark.to_owned(),
+        connection.id.clone(),
+        connection.cluster.clone(),
+        kubeconfig,
+        connection.namespace.clone(),
+        connection.state.as_str().to_owned(),
+        // No network interface: this is no VPN.
+        String::new(),
+    ]
+}
+
+fn more(connection: &Connection) -> Vec<String> {
+    let socks = match (
+        connection.socks_listen_addr.as_str(),
+        connection.socks_egress,
+    ) {
+        ("", _) => String::new(),
+        (addr, true) => format!("{addr} (egress)"),
+        (addr, false) => format!("{addr} (cluster)"),
+    };
+    let listeners = connection.listeners.iter().map(|l| {
+        let not = if l.listening { "" } else { " (not listening)" };
+        format!("{}={}{not}", l.protocol, l.address)
+    });
+    let traffic = &connection.traffic;
+    vec![
+        String::new(),
+        socks,
+        listeners.collect::<Vec<_>>().join(","),
+        traffic.open_connections.to_string(),
+        traffic.total_connections.to_string(),
+        traffic.refused_connections.to_string(),
+        connection.since.clone(),
+        connection.reason.clone(),
+    ]
+}
+
+/// Columns three spaces apart, as kubectl has them; an empty cell is `-`, but for the first column's.
+fn align(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let cell = |row: &Vec<String>, column: usize| match row.get(column).map(String::as_str) {
+        Some("") | None if column > 0 => "-".to_owned(),
+        text => text.unwrap_or_default().to_owned(),
+    };
+    let width = |column| {
+        let cells = rows.iter().map(|row| cell(row, column).chars().count());
+        cells.max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = widths.iter().enumerate();
+        let cells = cells.map(|(column, width)| format!("{:width$}", cell(row, column)));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::api::{Listener, Problem, State, Traffic};
+
+    fn sample() -> Document {
+        Document {
+            list: vec![Connection {
+                id: "03dc50feb8c3".into(),
+                cluster: "lab".into(),
+                kubeconfig: "/home/jane/.kube/config".into(),
+                namespace: "shop".into(),
+                status: "connected".into(),
+                socks_listen_addr: "127.0.0.1:1080".into(),
+                socks_egress: false,
+                context: "lab".into(),
+                server: "https://10.0.0.1:6443".into(),
+                state: State::Degraded,
+                reason: "a listener is not bound".into(),
+                since: "2026-01-02T03:04:05Z".into(),
+                started_at: "2026-01-02T03:04:05Z".into(),
+                listeners: vec![
+                    listener("socks", "127.0.0.1:1080", true),
+                    listener("http", "127.0.0.1:3128", false),
+                ],
+                traffic: Traffic {
+                    total_connections: 7,
+                    ..Traffic::default()
+                },
+                sessions: 1,
+                streams: 0,
+                last_refusals: Vec::new(),
+            }],
+            current: "03dc50feb8c3".into(),
+            problems: vec![Problem {
+                id: "0123456789ab".into(),
+                reason: "its state file is broken".into(),
+            }],
+            daemon: None,
+        }
+    }
+
+    fn listener(protocol: &str, address: &str, listening: bool) -> Listener {
+        Listener {
+            protocol: protocol.into(),
+            address: address.into(),
+            listening,
+            reason: String::new(),
+            egress: false,
+            auth: false,
+            open_clients: 0,
+        }
+    }
+
+    #[test]
+    fn a_table() {
+        let text = table(&sample(), false, "/home/jane");
+        assert_eq!(
+            text,
+            "CURRENT   CONNECTION ID   CLUSTER   KUBECONFIG       NAMESPACE   STATUS     NETIF\n\
+             *         03dc50feb8c3    lab       ~/.kube/config   shop        degraded   -\n\
+             03dc50feb8c3: a listener is not bound\n\
+             0123456789ab: not brought back: its state file is broken\n"
+        );
+        let wide = table(&sample(), true, "/home/jane");
+        assert!(wide.contains("127.0.0.1:1080 (cluster)"), "{wide}");
+        assert!(
+            wide.contains("http=127.0.0.1:3128 (not listening)"),
+            "{wide}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_a_document_too() {
+        let json = render(&Document::default(), Format::Json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"List": [], "CurrentConnectionID": "", "Problems": []})
+        );
+        let yaml = render(&sample(), Format::Yaml).unwrap();
+        let back: Document = serde_yaml_ng::from_str(&yaml).unwrap();
+        assert_eq!(
+            serde_json::to_value(back).unwrap(),
+            serde_json::to_value(sample()).unwrap()
+        );
+    }
+}

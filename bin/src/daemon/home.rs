@@ -1,0 +1,308 @@
+//! Where everything of ours is: one directory, and nothing beside it is touched.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use tempfile::NamedTempFile;
+
+use super::{identity, sys};
+use crate::exit::Failure;
+
+/// The environment variable that says where.
+pub(crate) const VARIABLE: &str = "KUBEVPN_HOME";
+/// A path of a Unix socket has room for 104 bytes on macOS and 108 on Linux, the last of which is a zero.
+const SOCKET_PATH: usize = 103;
+/// Nothing of ours is larger.
+const MOST_BYTES: u64 = 4 << 20;
+/// How unfinished files begin.
+const UNFINISHED: &str = ".unfinished-";
+
+/// The directory, which may not be there yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Home(PathBuf);
+
+impl Home {
+    /// `$KUBEVPN_HOME`, else `~/.kubevpn/proxy-out`.
+    pub(crate) fn locate() -> Result<Self, Failure> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dir = match (set(VARIABLE), set("HOME")) {
+            (Some(dir), _) => PathBuf::from(dir),
+            (None, Some(home)) => Path::new(&home).join(".kubevpn/proxy-out"),
+            (None, None) => {
+                return Err(Failure::Value(format!(
+                    "neither {VARIABLE} nor HOME is set: set {VARIABLE} to a directory for what kubevpn keeps"
+                )));
+            }
+        };
+        let dir = std::path::absolute(dir).map_err(|error| Failure::Other(error.into()))?;
+        let home = Self(dir);
+        let length = home.socket().as_os_str().len();
+        if length > SOCKET_PATH {
+            return Err(Failure::Value(format!(
+                "the path of the daemon's socket, {}, has {length} bytes, and a socket's path has room for \
+                 {SOCKET_PATH}: set {VARIABLE} to a shorter one",
+                home.socket().display()
+            )));
+        }
+        home.check()?;
+        Ok(home)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// That nobody else can put things in it. What is not there yet is fine.
+    fn check(&self) -> Result<(), Failure> {
+        for dir in [self.0.clone(), self.connections(), self.logs()] {
+            let found = match fs::metadata(&dir) {
+                Ok(found) => found,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => {
+                    let error = anyhow::Error::new(e);
+                    return Err(Failure::Other(
+                        error.context(format!("cannot look at {}", dir.display())),
+                    ));
+                }
+            };
+            let wrong = match found.is_dir() {
+                false => "is no directory",
+                true if found.uid() != sys::own_uid() => "belongs to another user",
+                true if found.mode() & 0o022 != 0 => {
+                    "can be written by others: take that right away with chmod go-w"
+                }
+                true => continue,
+            };
+            return Err(Failure::Value(format!(
+                "{} {wrong}, or set {VARIABLE} to another directory",
+                dir.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes what is missing of it, for this user alone.
+    pub(crate) fn prepare(&self) -> anyhow::Result<()> {
+        for dir in [self.0.clone(), self.connections(), self.logs()] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .with_context(|| format!("cannot make the directory {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("daemon.sock")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("daemon.lock")
+    }
+
+    pub(crate) fn current(&self) -> PathBuf {
+        self.0.join("current")
+    }
+
+    pub(crate) fn connections(&self) -> PathBuf {
+        self.0.join("connections")
+    }
+
+    pub(crate) fn state(&self, id: &str) -> PathBuf {
+        self.connections().join(format!("{id}.json"))
+    }
+
+    pub(crate) fn kubeconfig(&self, id: &str) -> PathBuf {
+        self.connections().join(format!("{id}.kubeconfig"))
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// The daemon's log, or a connection's.
+    pub(crate) fn log(&self, id: Option<&str>) -> PathBuf {
+        self.logs().join(format!("{}.log", id.unwrap_or("daemon")))
+    }
+
+    /// Whether connections are to be brought back.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.saved().is_ok_and(|ids| !ids.is_empty())
+    }
+
+    /// The IDs with a state file.
+    pub(crate) fn saved(&self) -> io::Result<Vec<String>> {
+        let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+        let mut ids: Vec<_> = files(&self.connections())?
+            .filter(|f| ends_in(f, "json"))
+            .filter_map(stem)
+            .filter(|id| identity::is_id(id))
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Deletes what a daemon that was killed has left half-done: unfinished files, and kubeconfigs of no connection.
+    /// For who holds the lock.
+    pub(crate) fn tidy(&self) -> io::Result<()> {
+        for dir in [self.0.clone(), self.connections()] {
+            for file in files(&dir)? {
+                let name = file.file_name().unwrap_or_default().to_string_lossy();
+                let orphan = ends_in(&file, "kubeconfig") && !file.with_extension("json").exists();
+                if orphan || name.starts_with(UNFINISHED) {
+                    remove(&file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes everything but the logs. For who holds the lock, which goes last.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        for file in files(&self.connections())? {
+            remove(&file)?;
+        }
+        self.tidy()?;
+        remove(&self.current())?;
+        remove(&self.socket())
+    }
+}
+
+fn files(dir: &Path) -> io::Result<impl Iterator<Item = PathBuf> + use<>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => Some(entries),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let entries = entries.into_iter().flatten().filter_map(Result::ok);
+    let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir());
+    Ok(entries.filter(is_file).map(|entry| entry.path()))
+}
+
+fn ends_in(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+/// Deletes a file; that there is none is as good.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Puts `bytes` in place of the file, whole or not at all, readable by this user alone. When it returns they have
+/// reached the disk.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+    let written = || -> io::Result<()> {
+        // Made with mode 0600, and deleted when anything fails.
+        let mut file: NamedTempFile = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        sync(dir)
+    };
+    written().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes what was renamed or deleted in a directory last.
+pub(crate) fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// A file's text; `None` if there is none.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
+    let read = || -> io::Result<Option<String>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut text = String::new();
+        file.take(MOST_BYTES).read_to_string(&mut text)?;
+        Ok(Some(text))
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn for_this_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("a/b"));
+        home.prepare().unwrap();
+        write(&home.kubeconfig("0123"), b"secret").unwrap();
+        for dir in [home.path(), &home.connections(), &home.logs()] {
+            assert_eq!(mode(dir), 0o700, "{}", dir.display());
+        }
+        assert_eq!(mode(&home.kubeconfig("0123")), 0o600);
+        home.check().unwrap();
+        fs::set_permissions(home.connections(), fs::Permissions::from_mode(0o777)).unwrap();
+        let said = home.check().unwrap_err();
+        assert_eq!(said.code(), 23);
+        assert!(said.to_string().contains("chmod go-w"), "{said}");
+    }
+
+    #[test]
+    fn what_a_killed_daemon_leaves_is_tidied() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        home.prepare().unwrap();
+        for file in [
+            "0123456789ab.json",
+            "0123456789ab.kubeconfig",
+            "b.kubeconfig",
+            ".unfinished-x",
+        ] {
+            fs::write(home.connections().join(file), "").unwrap();
+        }
+        fs::write(home.log(None), "").unwrap();
+        home.tidy().unwrap();
+        assert_eq!(home.saved().unwrap(), ["0123456789ab"]);
+        assert!(home.kubeconfig("0123456789ab").exists() && !home.kubeconfig("b").exists());
+        assert_eq!(files(&home.connections()).unwrap().count(), 2);
+        home.clear().unwrap();
+        assert!(!home.has_connections());
+        assert_eq!(files(&home.connections()).unwrap().count(), 0);
+        assert!(home.log(None).exists());
+    }
+
+    #[test]
+    fn a_write_is_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some("two"));
+        let nowhere = dir.path().join("none/state");
+        let said = write(&nowhere, b"x").unwrap_err().to_string();
+        assert!(said.contains("none/state"), "{said}");
+        assert_eq!(
+            files(dir.path()).unwrap().count(),
+            1,
+            "nothing unfinished stays"
+        );
+    }
+}

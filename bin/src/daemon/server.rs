@@ -1,0 +1,230 @@
+//! The daemon's end of the socket.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::api::{API, About, Ask, DaemonStatus, Ended, Event, Fault};
+use super::registry::{DRAIN, Registry};
+use super::sys;
+
+/// How large a request may be: a kubeconfig's context with certificates in it is far smaller.
+const MOST_BYTES: usize = 4 << 20;
+/// How long a request's head may take.
+const HEAD: Duration = Duration::from_secs(5);
+/// How many commands are listened to at a time.
+const COMMANDS: usize = 64;
+
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Answers commands.
+pub(crate) struct Server {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) about: About,
+    /// Set once everything has ended and the daemon is to go.
+    pub(crate) quit: watch::Sender<bool>,
+}
+
+/// Listens where commands look. For who holds the lock: what is there is of a daemon that is no more.
+pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    super::home::remove(path)?;
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+impl Server {
+    /// Answers until it is given up; whoever is being answered then is answered to the end by `commands`.
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener, commands: TaskTracker) {
+        let room = Arc::new(Semaphore::new(COMMANDS));
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a command");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            if !is_ours(&stream) {
+                continue;
+            }
+            let this = self.clone();
+            commands.spawn(async move {
+                let answering = service_fn(|request| {
+                    let this = this.clone();
+                    async move { Ok::<_, Infallible>(this.answer(request).await) }
+                });
+                let served = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD)
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), answering)
+                    .await;
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a command went away");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let patience = match head.uri.query() {
+            Some("now") => Duration::ZERO,
+            _ => DRAIN,
+        };
+        let mut words = path.trim_start_matches('/').split('/');
+        let words = [words.next(), words.next(), words.next(), words.next()];
+        let registry = &self.registry;
+        match (&head.method, words) {
+            (&Method::GET, [Some("v1"), Some("daemon"), None, _]) => json(&self.about),
+            (&Method::GET, [Some("v1"), Some("status"), None, _]) => {
+                let mut status = registry.status();
+                status.daemon = Some(DaemonStatus {
+                    version: self.about.version.clone(),
+                    pid: self.about.pid,
+                    started_at: self.about.started_at.clone(),
+                });
+                json(&status)
+            }
+            (&Method::POST, [Some("v1"), Some("connections"), None, _]) => {
+                let ask = match Limited::new(body, MOST_BYTES).collect().await {
+                    Ok(body) => serde_json::from_slice(&body.to_bytes()),
+                    Err(_) => return failed(&Fault::new(1, "the request was cut short")),
+                };
+                match ask {
+                    Ok(ask) => self.connect(ask),
+                    // What was asked holds secrets: it is not repeated.
+                    Err(_) => failed(&Fault::new(90, "the request is not what this daemon reads")),
+                }
+            }
+            (&Method::DELETE, [Some("v1"), Some("connections"), id, None]) => {
+                let ended = match id {
+                    Some(id) => registry
+                        .disconnect(id, patience)
+                        .await
+                        .map(|()| vec![id.to_owned()]),
+                    None => registry.disconnect_all(patience).await,
+                };
+                said(ended.map(|ids| Ended { ids }))
+            }
+            (&Method::GET, [Some("v1"), Some("connections"), Some(id), Some("ended")]) => {
+                said(registry.ended(id).await)
+            }
+            (&Method::PUT, [Some("v1"), Some("current"), Some(id), None]) => {
+                said(registry.use_current(id))
+            }
+            (&Method::POST, [Some("v1"), Some("quit"), None, _]) => {
+                registry.refuse();
+                registry.settle().await;
+                let ended = registry.disconnect_all(patience).await;
+                self.quit.send_replace(true);
+                said(ended.map(|ids| Ended { ids }))
+            }
+            _ => failed(&Fault::new(
+                81,
+                format!(
+                    "the daemon is kubevpn {} and knows nothing of {} {path}: end it with kubevpn quit",
+                    self.about.version, head.method
+                ),
+            )),
+        }
+    }
+
+    /// Goes on to its end even if the command goes away: the next one finds all or nothing.
+    fn connect(self: Arc<Self>, ask: Ask) -> Answer {
+        let (events, told) = mpsc::channel(64);
+        tokio::spawn(async move {
+            let steps = events.clone();
+            let tell = move |text| {
+                // A command that is gone, or does not read, misses a step.
+                let _ = steps.try_send(Event::Step(text));
+            };
+            let last = match self.registry.connect(ask, &tell).await {
+                Ok(opened) => Event::Done(opened),
+                Err(fault) => {
+                    tracing::warn!(%fault, exit = fault.exit, "not connected");
+                    Event::Failed(fault)
+                }
+            };
+            let _ = events.send(last).await;
+        });
+        let lines = futures_util::stream::unfold(told, |mut told| async {
+            Some((told.recv().await?, told))
+        });
+        let frames = lines.map(|event| {
+            let mut line = serde_json::to_vec(&event).unwrap_or_default();
+            line.push(b'\n');
+            Ok(Frame::data(Bytes::from(line)))
+        });
+        Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+}
+
+/// Whatever the socket's mode says: only this user's processes are answered.
+fn is_ours(stream: &UnixStream) -> bool {
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == sys::own_uid() => true,
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid(), "another user's process is not answered");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell who connects");
+            false
+        }
+    }
+}
+
+fn json(body: &impl serde::Serialize) -> Answer {
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    Response::new(Full::new(Bytes::from(body)).boxed_unsync())
+}
+
+fn said(result: Result<impl serde::Serialize, Fault>) -> Answer {
+    match result {
+        Ok(body) => json(&body),
+        Err(fault) => failed(&fault),
+    }
+}
+
+fn failed(fault: &Fault) -> Answer {
+    let mut answer = json(fault);
+    *answer.status_mut() = match fault.exit {
+        51 => StatusCode::NOT_FOUND,
+        53 => StatusCode::CONFLICT,
+        80 => StatusCode::SERVICE_UNAVAILABLE,
+        81 => StatusCode::NOT_IMPLEMENTED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    answer
+}
+
+/// Who this daemon is.
+pub(crate) fn about() -> About {
+    About {
+        api: API,
+        version: super::VERSION.into(),
+        pid: std::process::id(),
+        started_at: jiff::Timestamp::now().to_string(),
+    }
+}

@@ -1,0 +1,155 @@
+//! What each platform does in its own way: sessions, descriptors, processes.
+
+use std::io;
+
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+
+/// The user this process acts as.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Leaves the terminal and its session: nothing that is sent to it reaches us any more.
+pub(crate) fn new_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    Ok(())
+}
+
+/// Keeps every descriptor but the three standard ones from the programs this one starts.
+pub(crate) fn keep_descriptors() {
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+}
+
+/// Lets go of standard output and standard error.
+pub(crate) fn silence() -> io::Result<()> {
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// One process, and no later one with its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// When it was started, in words of the platform: no two processes of one number have the same.
+    started: String,
+}
+
+impl Process {
+    /// This one.
+    pub(crate) fn me() -> io::Result<Self> {
+        let pid = std::process::id();
+        let started = started(pid)
+            .ok_or_else(|| io::Error::other("cannot tell when this process was started"))?;
+        Ok(Self { pid, started })
+    }
+
+    /// Asks it to end, or ends it. False if it is not there any more; nobody else is ever signalled.
+    pub(crate) fn end(&self, by_force: bool) -> io::Result<bool> {
+        let signal = if by_force { Signal::KILL } else { Signal::TERM };
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
+            return Ok(false);
+        };
+        signal_if(pid, signal, || {
+            started(self.pid).as_ref() == Some(&self.started)
+        })
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn lives(&self) -> bool {
+        started(self.pid).as_ref() == Some(&self.started)
+    }
+}
+
+/// A descriptor of the process holds its number, so that it cannot change hands between the check and the signal.
+#[cfg(target_os = "linux")]
+fn signal_if(pid: Pid, signal: Signal, is_it: impl Fn() -> bool) -> io::Result<bool> {
+    use rustix::io::Errno;
+    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    if !is_it() {
+        return Ok(false);
+    }
+    match pidfd_send_signal(process, signal) {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn signal_if(pid: Pid, signal: Signal, is_it: impl Fn() -> bool) -> io::Result<bool> {
+    use rustix::io::Errno;
+    if !is_it() {
+        return Ok(false);
+    }
+    match rustix::process::kill_process(pid, signal) {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The boot, and the clock ticks since it (proc(5), field 22 of `stat`). A zombie does not count as started.
+#[cfg(target_os = "linux")]
+fn started(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name is in parentheses, and may hold any of both.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    let ticks = fields.nth(18)?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{} {ticks}", boot.trim()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn started(pid: u32) -> Option<String> {
+    let asked = std::process::Command::new("/bin/ps")
+        .args(["-o", "lstart=", "-p", &pid.to_string()])
+        .env("LC_ALL", "C")
+        .output()
+        .ok()?;
+    let said = String::from_utf8(asked.stdout).ok()?;
+    Some(said.trim().to_owned()).filter(|said| !said.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_process_is_signalled() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process {
+            pid: child.id(),
+            started: started(child.id()).unwrap(),
+        };
+        assert!(process.lives());
+        let later = Process {
+            started: "another time".into(),
+            ..process.clone()
+        };
+        assert!(!later.lives());
+        assert!(!later.end(true).unwrap());
+        assert!(child.try_wait().unwrap().is_none());
+        assert!(process.end(false).unwrap());
+        assert!(!child.wait().unwrap().success());
+        assert!(!process.lives());
+        assert!(!process.end(true).unwrap());
+    }
+}
