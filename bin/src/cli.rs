@@ -1,17 +1,21 @@
 //! The command line: a file per subcommand.
 
+mod at;
 mod completion;
 mod connect;
 mod connection;
 #[cfg(feature = "demo")]
 mod demo;
 mod disconnect;
+mod env;
 mod kube;
 mod logs;
+mod pac;
 pub(crate) mod policy;
 mod proxy_out;
 mod quit;
 mod resolve;
+mod run;
 mod status;
 mod version;
 
@@ -19,7 +23,6 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use kubevpn_client::Options;
 
-use crate::daemon::run::Run;
 use crate::exit::Failure;
 use crate::telemetry::Steps;
 
@@ -42,6 +45,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    Run(Box<run::Run>),
+    Env(Box<env::EnvCommand>),
+    Pac(Box<pac::PacCommand>),
     Connect(Box<connect::Connect>),
     Disconnect(disconnect::Disconnect),
     Quit(quit::Quit),
@@ -50,7 +56,7 @@ enum Command {
     #[command(visible_alias = "conn")]
     Connection(connection::Connection),
     #[command(hide = true)]
-    Daemon(Run),
+    Daemon(crate::daemon::run::Run),
     Resolve(Box<resolve::Resolve>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
@@ -73,6 +79,9 @@ impl Args {
         match self.command {
             Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
+            Command::Run(command) => command.run().await,
+            Command::Env(command) => command.run(),
+            Command::Pac(command) => command.run().await,
             Command::Connect(command) => command.run(self.verbose).await,
             Command::Disconnect(command) => command.run().await,
             Command::Quit(command) => command.run().await,

@@ -27,6 +27,13 @@ pub(crate) enum Failure {
     },
     /// The cluster, or something in it, could not be reached.
     Refused(ConnectError),
+    /// A command that was to be run could not be.
+    NotRun {
+        command: String,
+        source: std::io::Error,
+    },
+    /// A command that was run ended with this code, and has said why itself.
+    Ended(u8),
     /// What the daemon said, or what was found out about it.
     Told(Fault),
     /// Ctrl-C.
@@ -43,6 +50,10 @@ impl Failure {
             Self::AddressInUse { .. } => 53,
             Self::Listen { .. } | Self::Other(_) => 1,
             Self::Refused(error) => refusal(error.refusal()),
+            // As shells have it.
+            Self::NotRun { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
+            Self::NotRun { .. } => 126,
+            Self::Ended(code) => *code,
             Self::Told(fault) => fault.exit,
             Self::Interrupted => 130,
         }
@@ -54,7 +65,7 @@ impl Failure {
         reason = "the one place where a command's failure is said"
     )]
     pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self, Self::Interrupted) {
+        if !matches!(self, Self::Interrupted | Self::Ended(_)) {
             eprintln!("error: {self}");
             let mut cause = std::error::Error::source(self);
             while let Some(error) = cause {
@@ -96,6 +107,13 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Refused(error) => error.fmt(f),
+            Self::NotRun { command, .. } => {
+                write!(
+                    f,
+                    "cannot run {command}: write the command and its words behind --"
+                )
+            }
+            Self::Ended(code) => write!(f, "the command ended with {code}"),
             Self::Told(fault) => fault.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),
             Self::Other(error) => error.fmt(f),
@@ -107,11 +125,11 @@ impl std::error::Error for Failure {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Kubeconfig(error) => error.source(),
-            Self::Listen { source, .. } => Some(source),
+            Self::Listen { source, .. } | Self::NotRun { source, .. } => Some(source),
             Self::Refused(error) => error.source(),
             Self::Told(fault) => fault.source(),
             Self::Other(error) => error.source(),
-            Self::Value(_) | Self::AddressInUse { .. } | Self::Interrupted => None,
+            Self::Value(_) | Self::AddressInUse { .. } | Self::Ended(_) | Self::Interrupted => None,
         }
     }
 }

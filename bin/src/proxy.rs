@@ -2,24 +2,28 @@
 
 mod descriptors;
 mod listen;
+mod pac;
 mod server;
 
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
 use kubevpn_conn::Addr;
+use kubevpn_dns::{Message, Query};
 use kubevpn_stack::{
     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, OwnListeners,
     Settings, Stack, stack,
 };
-use kubevpn_target::{Connect, ConnectError, Refusal};
+use kubevpn_target::{Connect, ConnectError, Name, Refusal};
 use tokio::signal::unix::{SignalKind, signal};
+use tower::util::BoxCloneSyncService;
 
 pub(crate) use self::descriptors::allow_for;
 pub(crate) use self::listen::{
-    AUTH, Bound, DEFAULT_SOCKS, ListenArgs, Listening, Protocol, at_least_one, bind,
-    credentials_in, forward_of,
+    AUTH, Bound, Clients, DEFAULT_SOCKS, ListenArgs, Listening, Protocol, at_least_one, bind,
+    credentials_in, dns_settings, forward_of, own,
 };
+pub(crate) use self::pac::{PacArgs, facts};
 pub(crate) use self::server::Server;
 use crate::exit::Failure;
 
@@ -48,6 +52,57 @@ pub(crate) fn chain(
 
 /// What [`connect`] makes.
 pub(crate) type ClusterStack = Stack<Egress<ApiServer>>;
+
+/// What answers a DNS client.
+pub(crate) type Names = BoxCloneSyncService<Query, Message, ConnectError>;
+
+/// What the listeners lead to.
+#[derive(Clone)]
+pub(crate) struct Backend<C> {
+    pub(crate) connect: C,
+    /// Who is asked for a PAC file; nobody, where there is no cluster.
+    pub(crate) cluster: Option<Cluster>,
+    /// Who answers DNS clients; nobody, where there is no cluster.
+    pub(crate) names: Option<Names>,
+}
+
+impl Backend<ClusterStack> {
+    pub(crate) fn of_cluster(connect: ClusterStack) -> Self {
+        let cluster = connect.get_ref().cluster().clone();
+        let names = {
+            let connect = connect.clone();
+            tower::service_fn(move |query: Query| {
+                let connect = connect.clone();
+                async move { connect.get_ref().answer(&query).await }
+            })
+        };
+        Self {
+            connect,
+            cluster: Some(cluster),
+            names: Some(BoxCloneSyncService::new(names)),
+        }
+    }
+}
+
+impl<C> Backend<C> {
+    /// Something that is no cluster.
+    pub(crate) fn of_host(connect: C) -> Self {
+        Self {
+            connect,
+            cluster: None,
+            names: None,
+        }
+    }
+
+    /// The same, dialled another way.
+    pub(crate) fn map<D>(self, connect: impl FnOnce(C) -> D) -> Backend<D> {
+        Backend {
+            connect: connect(self.connect),
+            cluster: self.cluster,
+            names: self.names,
+        }
+    }
+}
 
 /// The settings of the chain.
 #[derive(Debug, Default)]
@@ -88,9 +143,16 @@ pub(crate) async fn check(client: &kube::Client) -> Result<(), Failure> {
     }
 }
 
+/// What names of the cluster end in; nothing, if it does not say so soon.
+pub(crate) async fn endings(cluster: &Cluster) -> Vec<String> {
+    let domain = tokio::time::timeout(CHECK, cluster.domain()).await;
+    let endings = domain.map(|domain| domain.endings().map(Name::to_string).collect());
+    endings.unwrap_or_default()
+}
+
 /// Says where the proxy listens and how to use it. Only what is bound is said.
 #[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-fn say_listening(bound: &[Bound]) {
+fn say_listening(bound: &[Bound], endings: &[String]) {
     for listener in bound {
         let addr = listener.listener.addr();
         let (socks, http) = match &listener.protocol {
@@ -108,6 +170,11 @@ fn say_listening(bound: &[Bound]) {
             }
             Protocol::Forward(to) => {
                 println!("Forwarding {addr} -> {to}");
+                (false, false)
+            }
+            Protocol::Dns => {
+                println!("DNS listening on {addr} (UDP and TCP)");
+                say_dns(addr, endings);
                 (false, false)
             }
         };
@@ -137,22 +204,41 @@ pub(crate) fn say_scope() {
     );
 }
 
+/// How this machine's own resolver is told to ask us for the cluster's names, and for no others.
+#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
+pub(crate) fn say_dns(addr: &Addr, endings: &[String]) {
+    let Addr::Tcp(addr) = addr else { return };
+    let (ip, port) = (addr.ip(), addr.port());
+    for ending in endings {
+        println!(
+            "DNS hint (macOS): printf 'nameserver {ip}\\nport {port}\\n' | sudo tee /etc/resolver/{ending}"
+        );
+    }
+    let routes: Vec<_> = endings.iter().map(|ending| format!("~{ending}")).collect();
+    println!(
+        "DNS hint (systemd-resolved): printf '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | \
+         sudo tee /etc/systemd/resolved.conf.d/kubevpn.conf && sudo systemctl restart systemd-resolved",
+        routes.join(" ")
+    );
+}
+
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
-pub(crate) async fn serve<C>(listening: Listening, connect: C) -> Result<(), Failure>
+pub(crate) async fn serve<C>(listening: Listening, backend: Backend<C>) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
     let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let Listening {
-        bound,
-        credentials,
-        limits,
-    } = listening;
-    allow_for(limits.total);
-    say_listening(&bound);
-    let mut server = Server::new(connect, credentials, limits);
+    let Listening { bound, clients } = listening;
+    allow_for(clients.limits.total);
+    let has_dns = bound.iter().any(|bound| bound.protocol == Protocol::Dns);
+    let endings = match backend.cluster.as_ref().filter(|_| has_dns) {
+        Some(cluster) => endings(cluster).await,
+        None => Vec::new(),
+    };
+    say_listening(&bound, &endings);
+    let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
     let interrupted = tokio::select! {
         _ = interrupt.recv() => true,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::{Cluster, Context, all};
+use kubevpn_scenarios::{Cluster, Context, Scenario, Transports, all};
 use libtest_mimic::{Arguments, Trial};
 
 /// Makes the cluster one scenario runs on.
@@ -34,7 +34,7 @@ fn open_files() {
     }
 }
 
-/// Runs every scenario over every transport but those of `skips` (name, reason), which are listed as ignored with the reason. A name that is
+/// Runs every scenario over the transports it is for, but those of `skips` (name, reason), which are listed as ignored with the reason. A name that is
 /// no scenario's fails: it would skip nothing and hide that.
 pub(crate) fn run(
     arguments: Arguments,
@@ -46,7 +46,8 @@ pub(crate) fn run(
     let full = std::env::var_os(FULL).is_some();
     let mut trials = more;
     for (prefix, flags) in TRANSPORTS {
-        for scenario in all() {
+        let runs = |s: &Scenario| prefix.is_empty() || s.transports == Transports::Every;
+        for scenario in all().into_iter().filter(runs) {
             let name = format!("{prefix}{}", scenario.name);
             let skip = skips.iter().find(|(skipped, _)| *skipped == name);
             let test = move || {
@@ -80,4 +81,12 @@ pub(crate) fn run(
         );
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// `pods/portforward`
+pub(crate) fn with_subresource(resource: String, subresource: &str) -> String {
+    match subresource {
+        "" => resource,
+        sub => format!("{resource}/{sub}"),
+    }
 }

@@ -63,6 +63,7 @@ fn dependencies_point_one_way() {
         ("kubevpn-socks5", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-http-connect", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-forward", &["kubevpn-conn", "kubevpn-target"]),
+        ("kubevpn-dns", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-client", &["kubevpn-target"]),
         ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
         ("kubevpn-spdy", &[]),
@@ -79,6 +80,7 @@ fn dependencies_point_one_way() {
             &[
                 "kubevpn-client",
                 "kubevpn-conn",
+                "kubevpn-dns",
                 "kubevpn-forward",
                 "kubevpn-http-connect",
                 "kubevpn-sim",

@@ -49,6 +49,9 @@ fn run(name: &str) -> String {
     };
     let script = script(&page(name)).replace("127.0.0.1:1080", &free());
     let script = script.replace("127.0.0.1:3128", &free());
+    let dns = free();
+    let script = script.replace("127.0.0.1:5353", &dns);
+    let script = script.replace("5353", dns.rsplit(':').next().unwrap());
     let forwarded = free();
     let script = script.replace("127.0.0.1:15432", &forwarded);
     let script = script.replace("15432", forwarded.rsplit(':').next().unwrap());
@@ -65,6 +68,7 @@ fn run(name: &str) -> String {
         .env("PATH", path)
         .env("KUBECONFIG", kubeconfig)
         .env("OUT", &out)
+        .current_dir(dir.path())
         .stdin(Stdio::null())
         .stderr(file.try_clone().unwrap())
         .stdout(file)
@@ -84,6 +88,26 @@ fn proxy_out() {
         "{said}"
     );
     assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
+}
+
+#[test]
+fn dns() {
+    let said = run("docs/dns.md");
+    let is_address = |line: &&str| line.parse::<std::net::Ipv4Addr>().is_ok();
+    assert_eq!(said.lines().filter(is_address).count(), 2, "{said}");
+    assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
+}
+
+#[test]
+fn environment() {
+    let said = run("docs/environment.md");
+    assert_eq!(
+        said.matches(r#""service":"productpage""#).count(),
+        2,
+        "{said}"
+    );
+    assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
+    assert!(said.contains("function FindProxyForURL"), "{said}");
 }
 
 #[test]

@@ -12,12 +12,18 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::Cluster;
+use kubevpn_scenarios::{Asked, Cluster, Right, service_account};
 use lab::{Daemon, Lab, Signal};
 use libtest_mimic::{Arguments, Trial};
+use tempfile::TempPath;
+
+use self::common::with_subresource;
 
 /// Scenarios that only the simulation can run, with the reason.
-const SKIPS: &[(&str, &str)] = &[];
+const SKIPS: &[(&str, &str)] = &[(
+    "targets::pods_with_ipv6_addresses",
+    "the lab's pods have IPv4 addresses only",
+)];
 
 #[expect(clippy::print_stdout, reason = "says why nothing runs")]
 fn main() -> ExitCode {
@@ -56,6 +62,34 @@ impl Cluster for Real {
 
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         Box::pin(async { self.0.resume(Daemon::ApiServer).await })
+    }
+
+    fn account(
+        &self,
+        namespace: &str,
+        rights: &'static [Right],
+    ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>> {
+        let namespace = namespace.to_owned();
+        Box::pin(async move { service_account(&self.0.kubeconfig(), &namespace, rights).await })
+    }
+
+    fn mark(&self) -> LocalBoxFuture<'_, anyhow::Result<String>> {
+        Box::pin(async { Ok(self.0.audit_mark()?.to_string()) })
+    }
+
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>> {
+        Box::pin(async move {
+            let asked = self.0.audit_since(&mark.parse()?).await?;
+            Ok(asked
+                .into_iter()
+                .map(|event| Asked {
+                    resource: with_subresource(event.resource, &event.subresource),
+                    verb: event.verb,
+                    user_agent: event.user_agent,
+                    uri: event.uri,
+                })
+                .collect())
+        })
     }
 
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {

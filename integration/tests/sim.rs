@@ -7,12 +7,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::Cluster;
-use kubevpn_sim::{Sim, User};
+use kubevpn_scenarios::{Asked, Cluster, Right, kubeconfig};
+use kubevpn_sim::{Rule, Sim, User};
 use libtest_mimic::Arguments;
+use tempfile::TempPath;
+
+use self::common::with_subresource;
 
 /// Scenarios that only a real cluster can run, with the reason.
-const SKIPS: &[(&str, &str)] = &[];
+const SKIPS: &[(&str, &str)] = &[
+    ("dns::agrees_with_the_clusters_own", NO_DNS),
+    ("spdy-ws::dns::agrees_with_the_clusters_own", NO_DNS),
+    ("ws::dns::agrees_with_the_clusters_own", NO_DNS),
+];
+
+const NO_DNS: &str = "the simulation runs no CoreDNS";
 
 /// Scenarios wait more than they work.
 const AT_ONCE: usize = 8;
@@ -66,6 +75,44 @@ impl Cluster for InMemory {
 
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
         Box::pin(async { Ok(self.sim.faults().come_back()?) })
+    }
+
+    fn account(
+        &self,
+        namespace: &str,
+        rights: &'static [Right],
+    ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>> {
+        let token = format!("{namespace}-token");
+        let name = format!("system:serviceaccount:{namespace}:tester");
+        let mut user = User::new(&name, &token);
+        for right in rights {
+            let rule = Rule::new(right.verbs, &[right.group], right.resources);
+            user = user.may(match right.everywhere {
+                true => rule,
+                false => rule.namespaces(&[namespace]),
+            });
+        }
+        self.sim.add_user(user);
+        let kubeconfig = kubeconfig(&self.kubeconfig(), namespace, &token);
+        Box::pin(async { kubeconfig })
+    }
+
+    fn mark(&self) -> LocalBoxFuture<'_, anyhow::Result<String>> {
+        Box::pin(async { Ok(self.sim.requests().len().to_string()) })
+    }
+
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>> {
+        Box::pin(async move {
+            let asked = self.sim.requests().into_iter().skip(mark.parse()?);
+            Ok(asked
+                .map(|r| Asked {
+                    resource: with_subresource(r.resource, &r.subresource),
+                    verb: r.verb,
+                    user_agent: r.user_agent,
+                    uri: r.uri,
+                })
+                .collect())
+        })
     }
 
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {

@@ -3,6 +3,7 @@
 mod addresses;
 mod domain;
 mod names;
+mod records;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -118,6 +119,14 @@ impl Cluster {
     /// What belongs to the cluster.
     pub async fn domain(&self) -> Arc<Domain> {
         self.shared.domain().await
+    }
+
+    pub(crate) fn namespace(&self) -> &str {
+        &self.shared.settings.namespace
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        self.shared.view.client()
     }
 
     /// How much is kept now.

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ContainerStatus, Endpoints, Namespace, Pod, PodSpec, PodStatus, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 use kubevpn_target::{ConnectError, Refusal};
@@ -111,6 +111,7 @@ impl Kind for Pod {
         self.metadata = identity(&mut self.metadata);
         self.spec = self.spec.take().map(|spec| PodSpec {
             host_network: spec.host_network,
+            subdomain: spec.subdomain,
             containers: ports_of(spec.containers),
             init_containers: spec.init_containers.map(ports_of),
             ..PodSpec::default()
@@ -139,6 +140,16 @@ impl Kind for IPAddress {
     /// It names a Service, whose own addresses are checked at each use.
     const TRUSTED: Duration = Duration::from_secs(5);
 
+    fn api(client: Client, _: Option<&str>) -> Api<Self> {
+        Api::all(client)
+    }
+
+    fn prune(&mut self) {
+        self.metadata = identity(&mut self.metadata);
+    }
+}
+
+impl Kind for ServiceCIDR {
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
         Api::all(client)
     }

@@ -10,6 +10,9 @@
 //! [`LookupError`] (`error.rs`). `trust.rs` rides along and
 //! notes how long the answer may be trusted.
 //!
+//! The same objects as a DNS server sees them: [`Cluster::records`] and [`Cluster::pointers`]
+//! (`cluster/records.rs`) → [`Records`] (`records.rs`, pure).
+//!
 //! The path of an object: a call (`fetch.rs`) or a watch (`watch.rs`) → the little of it that is read
 //! (`kind.rs`) → kept while somebody uses it (`keep.rs`, which has the ladder of access rights). So a lookup
 //! that was made before asks the API server nothing.
@@ -54,6 +57,8 @@ mod kind;
 #[cfg(test)]
 mod log;
 mod name;
+mod records;
+mod survey;
 mod trust;
 mod view;
 #[cfg(feature = "watch")]
@@ -65,4 +70,6 @@ pub use self::candidates::{
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
+pub use self::records::{Known, Record, RecordKind, Records};
+pub use self::survey::{Failed, Survey};
 pub use self::view::Stats;

@@ -32,9 +32,18 @@ impl Domain {
 
     /// Whether a name is the cluster's by its ending.
     pub fn contains(&self, name: &Name) -> bool {
-        once(&self.cluster)
-            .chain(&self.suffixes)
+        self.endings()
             .any(|ending| before(name.as_str(), ending.as_str()).is_some())
+    }
+
+    /// What the cluster's names end in: its domain, then the suffixes.
+    pub fn endings(&self) -> impl Iterator<Item = &Name> {
+        once(&self.cluster).chain(&self.suffixes)
+    }
+
+    /// The domain that objects are looked up under.
+    pub fn cluster(&self) -> &Name {
+        &self.cluster
     }
 }
 
@@ -51,7 +60,7 @@ impl fmt::Display for Domain {
 }
 
 /// What stands before `.suffix`; empty when the name is the suffix itself.
-fn before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+pub(crate) fn before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     match name.strip_suffix(suffix)? {
         "" => Some(""),
         rest => rest.strip_suffix('.'),
@@ -192,7 +201,7 @@ fn read(text: &str, found: &mut Vec<Reading>) {
 }
 
 /// A label an object can be named by (RFC 1123), in lower case.
-fn is_object_label(label: &str) -> bool {
+pub(crate) fn is_object_label(label: &str) -> bool {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     edge(label.bytes().next())
         && edge(label.bytes().last())

@@ -104,6 +104,10 @@ impl View {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.env.client
+    }
+
     /// Counts changes from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.env.changes.subscribe()

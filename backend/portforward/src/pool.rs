@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
 
 use self::choose::{Choice, Demand, What, choose};
@@ -59,7 +60,8 @@ struct Taken {
 /// What a look at the state led to.
 enum Step {
     Take(Box<Taken>),
-    Wait,
+    /// Until the next change of what was seen.
+    Wait(OwnedNotified),
     ChannelsOnly(Vec<Rejection>),
 }
 
@@ -95,11 +97,7 @@ impl Pool {
         port: u16,
         heard_since: Option<Instant>,
     ) -> Result<Result<Box<Taken>, Vec<Rejection>>, ForwardError> {
-        let (changed, failures) = {
-            let mut state = self.state();
-            let pod = state.pod(pod);
-            (pod.changed.clone(), pod.failures)
-        };
+        let failures = self.state().pod(pod).failures;
         let mut waiting = None;
         let mut share = pin!(sleep(self.config.share_after));
         let mut ask = Ask {
@@ -110,13 +108,11 @@ impl Pool {
             counted: false,
         };
         loop {
-            let mut change = pin!(changed.notified());
-            change.as_mut().enable();
-            match self.step(pod, &ask)? {
+            let change = match self.step(pod, &ask)? {
                 Step::Take(taken) => return Ok(Ok(taken)),
                 Step::ChannelsOnly(tried) => return Ok(Err(tried)),
-                Step::Wait => {}
-            }
+                Step::Wait(change) => change,
+            };
             waiting.get_or_insert_with(|| Waiting::new(self, pod));
             ask.counted = true;
             tokio::select! {
@@ -168,7 +164,8 @@ impl Pool {
         let pod = state.pod(id);
         let index = match what {
             What::Free(index) | What::Share(index) => indices[index],
-            What::Wait => return Ok(Step::Wait),
+            // Of the Pod as it is now: an unused one is forgotten, and with it whom it would tell.
+            What::Wait => return Ok(Step::Wait(pod.changed.clone().notified_owned())),
             What::Full => {
                 return Err(ForwardError::Overloaded {
                     what: "this program".into(),

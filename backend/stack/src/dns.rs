@@ -3,16 +3,20 @@
 //! Each question goes over a stream of its own: an idle one would be closed by the server before the next name
 //! comes along, and a stream on a session that stands costs a round trip. Answers are kept as long as they say.
 
+mod answer;
 mod exchange;
 pub(crate) mod message;
 #[cfg(test)]
 mod testing;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hickory_proto::op::{Message, Query};
 use kubevpn_cluster::{Candidates, Cluster};
 use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream, classify};
 use tokio::time::Instant;
@@ -31,41 +35,74 @@ const FAILURE: Duration = Duration::from_secs(5);
 /// How often a question is asked when the connection breaks: a Pod of the DNS may be on its way out.
 const ATTEMPTS: usize = 2;
 
-/// Asks the cluster's DNS, and remembers what it said. Clones share that.
+/// What the cluster's DNS has said. Clones share that.
 #[derive(Clone, Default)]
 pub(crate) struct RemoteDns {
-    names: Arc<Mutex<HashMap<Name, Arc<Slot>>>>,
+    /// The addresses of names, for who dials.
+    pub(crate) addresses: Memory<Name, Answered>,
+    /// Whole answers, for who asks as a DNS client.
+    pub(crate) messages: Memory<Query, Message>,
 }
 
-/// What is known of one name. Who asks holds the lock, so that everyone else waits for the same answer.
-#[derive(Default)]
-struct Slot(tokio::sync::Mutex<Option<Known>>);
+/// How long an answer holds, by its own word.
+pub(crate) trait Lasting: Clone {
+    fn lasts(&self) -> Duration;
+    /// In words, for the log.
+    fn describe(&self) -> String;
+}
 
-struct Known {
-    answer: Result<Answered, Arc<ConnectError>>,
+/// Remembers answers.
+pub(crate) struct Memory<Q, A> {
+    slots: Slots<Q, A>,
+}
+
+type Slots<Q, A> = Arc<Mutex<HashMap<Q, Arc<Slot<A>>>>>;
+
+/// What is known of one question. Who asks holds the lock, so that everyone else waits for the same answer.
+struct Slot<A>(tokio::sync::Mutex<Option<Known<A>>>);
+
+struct Known<A> {
+    answer: Result<A, Arc<ConnectError>>,
     until: Instant,
 }
 
-impl RemoteDns {
-    /// The addresses of a name, by `fetch` if they are not known.
+impl<Q, A> Clone for Memory<Q, A> {
+    fn clone(&self) -> Self {
+        Self {
+            slots: self.slots.clone(),
+        }
+    }
+}
+
+impl<Q, A> Default for Memory<Q, A> {
+    fn default() -> Self {
+        Self {
+            slots: Arc::default(),
+        }
+    }
+}
+
+impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
+    /// The answer to a question, by `fetch` if it is not known.
     ///
     /// Cancellation: who waits for the same answer asks instead.
     pub(crate) async fn ask(
         &self,
-        name: &Name,
-        fetch: impl Future<Output = Result<Answered, ConnectError>>,
-    ) -> Result<Answered, Arc<ConnectError>> {
-        let slot = self.slot(name);
+        question: &Q,
+        fetch: impl Future<Output = Result<A, ConnectError>>,
+    ) -> Result<A, Arc<ConnectError>> {
+        let slot = self.slot(question);
         let mut known = slot.0.lock().await;
         if let Some(known) = known.as_ref().filter(|k| Instant::now() < k.until) {
             return known.answer.clone();
         }
-        tracing::debug!("asking the cluster's DNS for {name}");
+        tracing::debug!("asking the cluster's DNS for {question}");
         let answer = fetch.await.map_err(Arc::new);
         let lasts = match &answer {
-            Ok(answered) => {
-                tracing::debug!("the cluster's DNS says that {name} {}", describe(answered));
-                answered.ttl
+            Ok(answer) => {
+                let said = answer.describe();
+                tracing::debug!("the cluster's DNS says that {question} {said}");
+                answer.lasts()
             }
             Err(error) => {
                 tracing::debug!("the cluster's DNS cannot be asked: {error}");
@@ -79,34 +116,36 @@ impl RemoteDns {
         answer
     }
 
-    fn slot(&self, name: &Name) -> Arc<Slot> {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = names.get(name) {
+    fn slot(&self, question: &Q) -> Arc<Slot<A>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(question) {
             return slot.clone();
         }
-        if names.len() >= NAMES {
+        if slots.len() >= NAMES {
             let now = Instant::now();
             // What is being asked for is locked.
-            let current = |slot: &Arc<Slot>| match slot.0.try_lock() {
+            let current = |slot: &Arc<Slot<A>>| match slot.0.try_lock() {
                 Ok(known) => known.as_ref().is_some_and(|k| now < k.until),
                 Err(_) => true,
             };
-            names.retain(|_, slot| current(slot));
-            if names.len() >= NAMES {
-                names.clear();
+            slots.retain(|_, slot| current(slot));
+            if slots.len() >= NAMES {
+                slots.clear();
             }
         }
-        names.entry(name.clone()).or_default().clone()
+        let new = || Arc::new(Slot(tokio::sync::Mutex::new(None)));
+        slots.entry(question.clone()).or_insert_with(new).clone()
     }
 }
 
 /// Asks the cluster's DNS over a stream of `pods`.
-pub(crate) async fn fetch<S>(
-    name: &Name,
+pub(crate) async fn fetch<S, Q>(
+    question: &Q,
     cluster: &Cluster,
     pods: &S,
-) -> Result<Answered, ConnectError>
+) -> Result<Q::Answer, ConnectError>
 where
+    Q: exchange::Question,
     S: Service<Candidates> + Clone,
     S::Response: Stream,
     S::Error: Into<BoxError>,
@@ -116,38 +155,45 @@ where
         let candidates = cluster.dns().await?;
         let stream = pods.clone().oneshot(candidates).await;
         let mut stream = stream.map_err(|e| classify(e.into()))?;
-        match exchange::ask(&mut stream, name).await {
+        match exchange::ask(&mut stream, question).await {
             Err(DnsError::Broken(error)) if attempt < ATTEMPTS => {
                 tracing::debug!(%error, "the cluster's DNS broke off, asking again");
                 attempt += 1;
             }
-            answered => return answered.map_err(|e| failed(name, &stream.via().to, e)),
+            answered => return answered.map_err(|e| failed(question, &stream.via().to, e)),
         }
     }
 }
 
-fn failed(name: &Name, server: &str, error: DnsError) -> ConnectError {
+fn failed(question: &impl Display, server: &str, error: DnsError) -> ConnectError {
     let refusal = match &error {
         DnsError::TimedOut(_) => Refusal::TimedOut,
         DnsError::Question(_) => Refusal::Internal,
         _ => Refusal::Unreachable,
     };
-    let sentence =
-        format!("the cluster's DNS at {server} does not resolve {name}: {error}; check its log");
+    let sentence = format!(
+        "the cluster's DNS at {server} does not resolve {question}: {error}; check its log"
+    );
     ConnectError::new(refusal, sentence)
 }
 
-fn describe(answered: &Answered) -> String {
-    let Answered {
-        addresses,
-        alias,
-        ttl,
-    } = answered;
-    let addresses: Vec<_> = addresses.iter().map(|ip| ip.to_string()).collect();
-    match (addresses.is_empty(), alias) {
-        (false, _) => format!("is {} (for {ttl:?})", addresses.join(", ")),
-        (true, Some(alias)) => format!("is another name for {alias} (for {ttl:?})"),
-        (true, None) => format!("does not exist (for {ttl:?})"),
+impl Lasting for Answered {
+    fn lasts(&self) -> Duration {
+        self.ttl
+    }
+
+    fn describe(&self) -> String {
+        let Self {
+            addresses,
+            alias,
+            ttl,
+        } = self;
+        let addresses: Vec<_> = addresses.iter().map(|ip| ip.to_string()).collect();
+        match (addresses.is_empty(), alias) {
+            (false, _) => format!("is {} (for {ttl:?})", addresses.join(", ")),
+            (true, Some(alias)) => format!("is another name for {alias} (for {ttl:?})"),
+            (true, None) => format!("does not exist (for {ttl:?})"),
+        }
     }
 }
 
@@ -184,7 +230,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_last_as_long_as_they_say() {
-        let (dns, server) = (RemoteDns::default(), Server::default());
+        let (dns, server) = (Memory::default(), Server::default());
         let x = name("x.test.");
         let first = dns.ask(&x, server.answer(30)).await.unwrap();
         tokio::time::advance(Duration::from_secs(29)).await;
@@ -200,7 +246,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_not_repeated_at_once() {
-        let (dns, server) = (RemoteDns::default(), Server::default());
+        let (dns, server) = (Memory::default(), Server::default());
         let x = name("x.test.");
         let fail = async { Err(ConnectError::new(Refusal::Forbidden, "no")) };
         dns.ask(&x, fail).await.unwrap_err();
@@ -212,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_ask_once_and_who_gives_up_is_relieved() {
-        let (dns, server) = (RemoteDns::default(), Server::default());
+        let (dns, server) = (Memory::default(), Server::default());
         let x = name("x.test.");
         {
             let never = dns.ask(&x, pending());
@@ -227,8 +273,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
-        let (dns, server) = (RemoteDns::default(), Server::default());
-        let remembered = || dns.names.lock().unwrap().len();
+        let (dns, server) = (Memory::default(), Server::default());
+        let remembered = || dns.slots.lock().unwrap().len();
         for i in 0..NAMES {
             let answer = Answered {
                 addresses: Vec::new(),

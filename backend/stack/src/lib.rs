@@ -28,6 +28,8 @@
 //! # }
 //! ```
 //!
+//! The same view answers a DNS client: [`Resolve::answer`].
+//!
 //! Readiness follows tower's second legal form: every layer is ready at once and waits for the one below inside its
 //! call, on a clone of its own.
 
@@ -45,7 +47,9 @@ mod ready;
 mod resolve;
 mod stack;
 
-pub use kubevpn_cluster::{Answer, Candidates, Cluster, Settings as ClusterSettings};
+pub use kubevpn_cluster::{
+    Answer, Candidates, Cluster, Domain, Settings as ClusterSettings, Survey,
+};
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};

@@ -65,10 +65,10 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
 /// Always ready; the inner services are waited for inside the call.
 #[derive(Clone)]
 pub struct Resolve<S, E> {
-    pods: S,
+    pub(crate) pods: S,
     elsewhere: E,
-    dns: RemoteDns,
-    cluster: Cluster,
+    pub(crate) dns: RemoteDns,
+    pub(crate) cluster: Cluster,
 }
 
 /// What a host and port mean.
@@ -131,12 +131,17 @@ where
         ))
     }
 
+    /// The cluster whose names are resolved.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
     /// Asks the cluster's DNS for each of the names until it knows one.
     async fn ask(&self, question: Question) -> Result<Known, ConnectError> {
         let mut failed = None;
         for name in &question.names {
             let fetch = dns::fetch(name, &self.cluster, &self.pods);
-            match self.dns.ask(name, fetch).await {
+            match self.dns.addresses.ask(name, fetch).await {
                 Ok(answered) if !answered.addresses.is_empty() => {
                     return Ok(Known::Addresses(answered.addresses));
                 }

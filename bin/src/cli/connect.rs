@@ -16,7 +16,10 @@ use crate::daemon::api::{Ask, Cluster, Opened, Source};
 use crate::daemon::listener::{Kind, Wanted};
 use crate::daemon::{Daemon, Home, identity, probe};
 use crate::exit::Failure;
-use crate::proxy::{AUTH, DEFAULT_SOCKS, at_least_one, forward_of, say_hints, say_scope};
+use crate::proxy::{
+    AUTH, DEFAULT_SOCKS, PacArgs, at_least_one, dns_settings, forward_of, say_dns, say_hints,
+    say_scope,
+};
 
 /// Where the HTTP proxy listens if nothing else is said.
 const DEFAULT_HTTP: &str = "127.0.0.1:3128";
@@ -79,16 +82,24 @@ struct Listen {
     /// addresses in brackets. May be given more than once
     #[arg(long, value_name = "FORWARD", action = clap::ArgAction::Append)]
     forward: Vec<String>,
+    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    #[arg(long, visible_alias = "listen-dns", value_name = "ADDR")]
+    dns_listen: Option<String>,
+    /// DNS server, as IP[:PORT], for the names that are not the cluster's [default: they are REFUSED]
+    #[arg(long, value_name = "ADDR", requires = "dns_listen")]
+    dns_upstream: Option<String>,
     /// The SOCKS listener dials everything from this machine, with its DNS and routes, and nothing in the cluster
     #[arg(long)]
     egress: bool,
     /// Ask clients for the user and password in this file, one line of USER:PASSWORD. It is read again when the
-    /// daemon starts anew. A forward cannot ask
+    /// daemon starts anew. Forwards and DNS cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
     #[arg(long)]
     allow_unauthenticated: bool,
+    #[command(flatten)]
+    pac: PacArgs,
     /// Connections open at once, for each listener; further clients wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
     max_connections: usize,
@@ -108,6 +119,8 @@ impl Listen {
         }
         let socks = self.socks_listen.as_deref();
         let http = self.http_listen.as_deref();
+        self.pac.flags()?;
+        dns_settings(self.dns_upstream.as_deref(), &[])?;
         let mut wanted = Vec::new();
         for (kind, asked, address) in [
             (
@@ -121,6 +134,7 @@ impl Listen {
                 http.or_else(|| self.http.then_some(DEFAULT_HTTP)),
             ),
             (Kind::Mixed, false, self.listen.as_deref()),
+            (Kind::Dns, false, self.dns_listen.as_deref()),
         ] {
             match address {
                 // `--socks-listen ''` is proxy-out's word for none.
@@ -156,13 +170,21 @@ impl Listen {
         Ok(Wanted {
             address: addr.to_string(),
             auth_file: match kind {
-                Kind::Forward(_) => None,
+                Kind::Forward(_) | Kind::Dns => None,
                 _ => self.auth_file.as_ref().map(absolute),
             },
             allow_unauthenticated: self.allow_unauthenticated,
             egress: self.egress && matches!(kind, Kind::Socks | Kind::Mixed),
             max_connections: self.max_connections,
             max_connections_per_client: self.max_connections_per_client,
+            dns_upstream: match kind {
+                Kind::Dns => self.dns_upstream.clone(),
+                _ => None,
+            },
+            pac: match kind {
+                Kind::Http | Kind::Mixed => self.pac.clone(),
+                _ => PacArgs::default(),
+            },
             kind,
         })
     }
@@ -264,6 +286,7 @@ fn say(opened: &Opened) {
             Kind::Http => "HTTP proxy".to_owned(),
             Kind::Mixed => "SOCKS5 and HTTP proxy".to_owned(),
             Kind::Forward(to) => format!("forward to {to}"),
+            Kind::Dns => "DNS (UDP and TCP)".to_owned(),
         };
         let begun = match listener.already {
             true => "Found",
@@ -284,12 +307,16 @@ fn say(opened: &Opened) {
             Kind::Http => (false, true),
             Kind::Mixed => (true, true),
             Kind::Forward(_) => (false, false),
+            Kind::Dns => {
+                say_dns(&addr, &opened.endings);
+                (false, false)
+            }
         };
         say_hints(&addr, socks, http);
     }
     match opened.listeners.is_empty() {
         true => println!(
-            "Nothing listens yet, and this program makes no VPN: add --socks, --http, --listen ADDR or --forward"
+            "Nothing listens yet, and this program makes no VPN: add --socks, --http, --listen ADDR, --dns-listen ADDR or --forward"
         ),
         false => say_scope(),
     }

@@ -6,7 +6,7 @@ use kubevpn_sim::Sim;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
-use crate::proxy::{self, Bound, ListenArgs, Protocol};
+use crate::proxy::{self, Backend, Bound, ListenArgs, Protocol};
 
 /// Try it on a cluster in memory: no kubeconfig, no root, no network
 #[derive(Debug, clap::Args)]
@@ -32,7 +32,7 @@ impl Demo {
         proxy::check(&client).await?;
         say_what_to_try(&cluster, &listening.bound);
         let connect = proxy::connect(client, api_server, path);
-        proxy::serve(listening, connect).await
+        proxy::serve(listening, Backend::of_cluster(connect)).await
     }
 }
 
@@ -43,13 +43,16 @@ fn say_what_to_try(cluster: &Sim, bound: &[Bound]) {
         "A cluster in memory is up at {}. Paste into another terminal:",
         cluster.server_url()
     );
-    for Bound { listener, protocol } in bound {
+    for Bound {
+        listener, protocol, ..
+    } in bound
+    {
         let proxy = match (listener.addr(), protocol) {
             (Addr::Tcp(addr), Protocol::Http) => format!("--proxy http://{addr}"),
             (Addr::Tcp(addr), Protocol::Socks | Protocol::Mixed) => {
                 format!("--proxy socks5h://{addr}")
             }
-            (Addr::Unix(_), _) | (_, Protocol::Forward(_)) => continue,
+            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns) => continue,
         };
         for url in [
             "http://productpage.default.svc.cluster.local:9080",

@@ -7,7 +7,7 @@ use tower::Layer as _;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
 use crate::exit::Failure;
-use crate::proxy::{self, ListenArgs};
+use crate::proxy::{self, Backend, ListenArgs};
 
 /// Expose cluster workloads through a local outbound proxy
 ///
@@ -35,7 +35,7 @@ pub(crate) struct ProxyOut {
     policy: PolicyArgs,
     /// Dial everything from this machine, with its DNS and routes, as when a VPN into the cluster is up: no
     /// kubeconfig is read, and no cluster asked
-    #[arg(long, help_heading = "Names", conflicts_with = "outside")]
+    #[arg(long, help_heading = "Names", conflicts_with_all = ["outside", "listen_dns"])]
     egress: bool,
 }
 
@@ -46,7 +46,7 @@ impl ProxyOut {
             let listening = self.listen.bind().await?;
             let host = FromHost::new(listening.addresses());
             let connect = DeadlineLayer::new(path.settings.dial_timeout).layer(host);
-            return proxy::serve(listening, connect).await;
+            return proxy::serve(listening, Backend::of_host(connect)).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let listening = self.listen.bind().await?;
@@ -56,7 +56,7 @@ impl ProxyOut {
         let (client, api_server) = reach(loaded.config)?;
         proxy::check(&client).await?;
         let connect = proxy::connect(client, api_server, path);
-        proxy::serve(listening, connect).await
+        proxy::serve(listening, Backend::of_cluster(connect)).await
     }
 }
 

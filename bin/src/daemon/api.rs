@@ -175,6 +175,9 @@ pub(crate) enum Event {
 pub(crate) struct Opened {
     pub(crate) id: String,
     pub(crate) listeners: Vec<Attached>,
+    /// What names of the cluster end in, where a DNS listener was asked for.
+    #[serde(default)]
+    pub(crate) endings: Vec<String>,
 }
 
 /// A listener that was asked for.

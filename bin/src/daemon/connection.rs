@@ -18,7 +18,7 @@ use super::{home::Home, log};
 use crate::cli::options;
 use crate::cli::policy::PolicyArgs;
 use crate::exit::Failure;
-use crate::proxy::{self, Bound, ClusterStack};
+use crate::proxy::{self, Backend, Bound, ClusterStack};
 
 /// One of the daemon's connections. It ends with [`Connection::end`].
 pub(crate) struct Connection {
@@ -26,8 +26,8 @@ pub(crate) struct Connection {
     pub(crate) client: kube::Client,
     pub(crate) renewal: Renewal,
     pub(crate) counts: Arc<Counts>,
-    cluster: Counted<ClusterStack>,
-    host: Counted<Deadline<FromHost>>,
+    cluster: Backend<Counted<ClusterStack>>,
+    host: Backend<Counted<Deadline<FromHost>>>,
     forwarder: Forwarder,
     own: OwnListeners,
     listeners: Mutex<Vec<Entry>>,
@@ -65,8 +65,9 @@ impl Connection {
             saved: Mutex::new(saved),
             client,
             renewal,
-            cluster: Counted::new(cluster, counts.clone()),
-            host: Counted::new(host, counts.clone()),
+            cluster: Backend::of_cluster(cluster)
+                .map(|connect| Counted::new(connect, counts.clone())),
+            host: Backend::of_host(Counted::new(host, counts.clone())),
             counts,
             forwarder,
             own,
@@ -90,7 +91,15 @@ impl Connection {
 
     /// The way to the cluster for ourselves: in no count.
     pub(crate) fn uncounted(&self) -> ClusterStack {
-        self.cluster.inner().clone()
+        self.cluster.connect.inner().clone()
+    }
+
+    /// What names of its cluster end in.
+    pub(crate) async fn endings(&self) -> Vec<String> {
+        match &self.cluster.cluster {
+            Some(cluster) => proxy::endings(cluster).await,
+            None => Vec::new(),
+        }
     }
 
     /// Goes back to these listeners; gives those that were added since.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Dispatch;
 
 use crate::exit::Failure;
-use crate::proxy::{self, Bound, Protocol, Server, credentials_in};
+use crate::proxy::{self, Backend, Bound, Clients, PacArgs, Protocol, Server, credentials_in};
 
 /// A listener as it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,11 @@ pub(crate) struct Wanted {
     pub(crate) egress: bool,
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_client: Option<usize>,
+    /// Who is asked for names that are not the cluster's.
+    #[serde(default)]
+    pub(crate) dns_upstream: Option<String>,
+    #[serde(default)]
+    pub(crate) pac: PacArgs,
 }
 
 /// What is spoken on it.
@@ -38,6 +43,8 @@ pub(crate) enum Kind {
     Mixed,
     /// What this `HOST:PORT` speaks.
     Forward(String),
+    /// By TCP and by UDP.
+    Dns,
 }
 
 impl Kind {
@@ -47,6 +54,7 @@ impl Kind {
             Self::Http => "--http-listen",
             Self::Mixed => "--listen",
             Self::Forward(_) => "--forward",
+            Self::Dns => "--dns-listen",
         }
     }
 
@@ -56,6 +64,7 @@ impl Kind {
             Self::Http => "http",
             Self::Mixed => "mixed",
             Self::Forward(_) => "forward",
+            Self::Dns => "dns",
         }
     }
 
@@ -68,6 +77,7 @@ impl Kind {
                 Target::parse(to, Origin::default())
                     .map_err(|error| Failure::Value(format!("--forward {to}: {error}")))?,
             ),
+            Self::Dns => Protocol::Dns,
         })
     }
 }
@@ -93,7 +103,7 @@ impl Wanted {
     pub(crate) fn serve<C>(
         &self,
         bound: Bound,
-        connect: C,
+        backend: Backend<C>,
         log: Dispatch,
         own: OwnListeners,
     ) -> Result<Serving, Failure>
@@ -106,13 +116,16 @@ impl Wanted {
         };
         proxy::allow_for(limits.total);
         let addr = bound.listener.addr().clone();
-        let mut server = Server::new(connect, self.credentials()?, limits);
+        let tcp = bound.address();
+        let clients = Clients {
+            credentials: self.credentials()?,
+            limits,
+            dns: proxy::dns_settings(self.dns_upstream.as_deref(), tcp.as_slice())?,
+            pac: self.pac.flags()?,
+        };
+        let mut server = Server::new(backend, clients);
         server.log_to(log);
         server.add(bound);
-        let tcp = match addr {
-            Addr::Tcp(addr) => Some(addr),
-            Addr::Unix(_) => None,
-        };
         own.add(tcp);
         Ok(Serving {
             addr,

@@ -17,7 +17,7 @@ use super::api::{Ask, Attached, Fault, Opened, Problem, Status};
 use super::connection::Connection;
 use super::fault;
 use super::home::{self, Home};
-use super::listener::{Serving, Wanted};
+use super::listener::{Kind, Serving, Wanted};
 use super::saved::{Saved, SavedListener};
 use super::{identity, keep, probe};
 use crate::exit::Failure;
@@ -150,12 +150,17 @@ impl Registry {
                 ..Fault::new(80, "the daemon is about to end: try again")
             });
         }
-        let opened = match self.get(&ask.id) {
+        let mut opened = match self.get(&ask.id) {
             Some(connection) => self.attach_to(&connection, &ask, tell).await,
             None => self.open(&ask, tell).await,
         }?;
         self.inner().current.clone_from(&opened.id);
         self.note_current(&opened.id);
+        if ask.listeners.iter().any(|wanted| wanted.kind == Kind::Dns)
+            && let Some(connection) = self.get(&opened.id)
+        {
+            opened.endings = connection.endings().await;
+        }
         Ok(opened)
     }
 
@@ -529,6 +534,7 @@ fn commit(connection: &Connection, started: Vec<(Wanted, Serving)>, asked: &[Wan
     Opened {
         id: connection.saved().id.clone(),
         listeners: attached.collect(),
+        endings: Vec::new(),
     }
 }
 

@@ -1,14 +1,16 @@
 //! Where the proxy listens: the flags, what they mean together, and the sockets.
 
 use std::io::{self, Read as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 use kubevpn_conn::{Addr, Credentials, Limits, Listener};
 use kubevpn_forward::Forward;
 use kubevpn_target::Target;
+use tokio::net::UdpSocket;
 
+use super::pac::{PacArgs, PacFlags};
 use crate::exit::Failure;
 
 /// What is spoken on a listener.
@@ -20,6 +22,8 @@ pub(crate) enum Protocol {
     Mixed,
     /// What this target speaks.
     Forward(Target),
+    /// By TCP on the listener, by UDP beside it.
+    Dns,
 }
 
 impl Protocol {
@@ -27,7 +31,7 @@ impl Protocol {
     fn asks_for_password(&self) -> bool {
         match self {
             Self::Socks | Self::Http | Self::Mixed => true,
-            Self::Forward(_) => false,
+            Self::Forward(_) | Self::Dns => false,
         }
     }
 }
@@ -35,25 +39,40 @@ impl Protocol {
 /// A socket that is bound and not yet served.
 pub(crate) struct Bound {
     pub(crate) listener: Listener,
+    /// On the same port; DNS has one.
+    pub(crate) udp: Option<UdpSocket>,
     pub(crate) protocol: Protocol,
 }
 
-/// All that is listened on, and who may connect. Bound, and not yet served.
+impl Bound {
+    /// Where it is, if anybody can connect there by an address.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self.listener.addr() {
+            Addr::Tcp(addr) => Some(*addr),
+            Addr::Unix(_) => None,
+        }
+    }
+}
+
+/// All that is listened on, and what its clients may do. Bound, and not yet served.
 pub(crate) struct Listening {
     pub(crate) bound: Vec<Bound>,
-    /// Everybody, where there are none.
+    pub(crate) clients: Clients,
+}
+
+/// What clients may do, whichever listener they come to.
+pub(crate) struct Clients {
+    /// Who they must be; anybody, where there are none.
     pub(crate) credentials: Option<Credentials>,
     pub(crate) limits: Limits,
+    pub(crate) dns: kubevpn_dns::Settings,
+    pub(crate) pac: PacFlags,
 }
 
 impl Listening {
     /// Where it listens, as far as anybody can connect there by an address.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        let tcp = |bound: &Bound| match bound.listener.addr() {
-            Addr::Tcp(addr) => Some(*addr),
-            Addr::Unix(_) => None,
-        };
-        self.bound.iter().filter_map(tcp).collect()
+        self.bound.iter().filter_map(Bound::address).collect()
     }
 }
 
@@ -85,13 +104,26 @@ pub(crate) struct ListenArgs {
     /// addresses in brackets. May be given more than once
     #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
     forward: Vec<String>,
+    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    listen_dns: String,
+    /// DNS server, as IP[:PORT], for the names that are not the cluster's [default: they are REFUSED]
+    #[arg(long, value_name = "ADDR", requires = "listen_dns")]
+    dns_upstream: Option<String>,
     /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH in the
-    /// environment may hold the line itself. A forward cannot ask
+    /// environment may hold the line itself. Forwards and DNS cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
     #[arg(long)]
     allow_unauthenticated: bool,
+    #[command(flatten)]
+    pac: PacArgs,
     /// Connections open at once, over all listeners; further clients wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
     max_connections: usize,
@@ -129,6 +161,7 @@ impl ListenArgs {
     /// Binds all that was asked for, or nothing.
     pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
         let credentials = self.credentials()?;
+        let pac = self.pac.flags()?;
         let default = if self.listen.is_empty() {
             DEFAULT_SOCKS
         } else {
@@ -140,6 +173,7 @@ impl ListenArgs {
             ("--listen-socks", socks, Protocol::Socks),
             ("--listen-http", &self.listen_http, Protocol::Http),
             ("--listen", &self.listen, Protocol::Mixed),
+            ("--listen-dns", &self.listen_dns, Protocol::Dns),
         ] {
             if !text.is_empty() {
                 let addr = text
@@ -154,7 +188,8 @@ impl ListenArgs {
         }
         if wanted.is_empty() {
             return Err(Failure::Value(
-                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, or --forward a port"
+                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
+                 --listen-dns an address"
                     .into(),
             ));
         }
@@ -163,15 +198,70 @@ impl ListenArgs {
             let admits_all = self.allow_unauthenticated;
             bound.push(bind(flag, &addr, protocol, credentials.is_some(), admits_all).await?);
         }
+        let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+        let dns = dns_settings(self.dns_upstream.as_deref(), &own)?;
         Ok(Listening {
             bound,
-            credentials,
-            limits: Limits {
-                total: self.max_connections,
-                per_client: self.max_connections_per_client,
+            clients: Clients {
+                credentials,
+                limits: Limits {
+                    total: self.max_connections,
+                    per_client: self.max_connections_per_client,
+                },
+                dns,
+                pac,
             },
         })
     }
+}
+
+/// What `--dns-upstream` says; `own` is where this program listens, and must not ask.
+pub(crate) fn dns_settings(
+    upstream: Option<&str>,
+    own: &[SocketAddr],
+) -> Result<kubevpn_dns::Settings, Failure> {
+    let Some(text) = upstream else {
+        return Ok(kubevpn_dns::Settings::default());
+    };
+    let wrong = |why: &str| Failure::Value(format!("--dns-upstream {text}: {why}"));
+    let ip = text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53)));
+    let upstream = ip.or_else(|_| text.parse());
+    let upstream: SocketAddr =
+        upstream.map_err(|_| wrong("write an IP address, with :PORT where that is not 53"))?;
+    let is_upstream = |own: &SocketAddr| {
+        own.port() == upstream.port() && (own.ip() == upstream.ip() || own.ip().is_unspecified())
+    };
+    if own.iter().any(is_upstream) {
+        return Err(wrong(
+            "that is this program's own listener: it would ask itself",
+        ));
+    }
+    Ok(kubevpn_dns::Settings {
+        upstream: Some(upstream),
+        ..kubevpn_dns::Settings::default()
+    })
+}
+
+/// Listeners for ourselves, on free ports of loopback: HTTP, then SOCKS5.
+pub(crate) async fn own() -> Result<Listening, Failure> {
+    let addr = Addr::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+    let mut bound = Vec::new();
+    for protocol in [Protocol::Http, Protocol::Socks] {
+        bound.push(Bound {
+            listener: bind_one("--http", &addr).await?,
+            udp: None,
+            protocol,
+        });
+    }
+    Ok(Listening {
+        bound,
+        clients: Clients {
+            credentials: None,
+            limits: Limits::default(),
+            dns: kubevpn_dns::Settings::default(),
+            pac: PacFlags::default(),
+        },
+    })
 }
 
 /// What `--forward` says: where to listen, and where that leads.
@@ -208,7 +298,22 @@ pub(crate) async fn bind(
     if !addr.is_loopback() && !asks && !admits_all {
         return Err(open_to_all(flag, addr, can_ask));
     }
-    let listener = Listener::bind(addr).await.map_err(|error| {
+    let (listener, udp) = match protocol {
+        Protocol::Dns => {
+            let (listener, udp) = bind_both(flag, addr).await?;
+            (listener, Some(udp))
+        }
+        _ => (bind_one(flag, addr).await?, None),
+    };
+    Ok(Bound {
+        listener,
+        udp,
+        protocol,
+    })
+}
+
+async fn bind_one(flag: &'static str, addr: &Addr) -> Result<Listener, Failure> {
+    Listener::bind(addr).await.map_err(|error| {
         let address = error.addr.to_string();
         match error.source.kind() {
             io::ErrorKind::AddrInUse => Failure::AddressInUse { flag, address },
@@ -218,8 +323,7 @@ pub(crate) async fn bind(
                 source: error.source,
             },
         }
-    })?;
-    Ok(Bound { listener, protocol })
+    })
 }
 
 /// The user and password in a file.
@@ -234,6 +338,46 @@ pub(crate) fn credentials_in(path: &Path) -> Result<Credentials, Failure> {
 fn credentials(place: &str, text: &str) -> Result<Credentials, Failure> {
     let line = text.lines().next().unwrap_or_default();
     Credentials::parse(line).map_err(|error| Failure::Value(format!("{place}: {error}")))
+}
+
+/// How many free TCP ports are tried until the UDP port of the same number is free too.
+const PORTS: usize = 16;
+
+/// TCP and UDP on one port.
+async fn bind_both(flag: &'static str, addr: &Addr) -> Result<(Listener, UdpSocket), Failure> {
+    let Addr::Tcp(wanted) = addr else {
+        return Err(Failure::Value(format!(
+            "{flag}: a DNS client needs an IP address and a port, not {addr}"
+        )));
+    };
+    let mut attempts = 1;
+    loop {
+        let listener = bind_one(flag, addr).await?;
+        let Addr::Tcp(real) = *listener.addr() else {
+            return Err(Failure::Other(anyhow::anyhow!(
+                "{addr} became {}",
+                listener.addr()
+            )));
+        };
+        match kubevpn_dns::bind_udp(real) {
+            Ok(udp) => return Ok((listener, udp)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                if wanted.port() != 0 || attempts == PORTS {
+                    let address = format!("{real} (UDP)");
+                    return Err(Failure::AddressInUse { flag, address });
+                }
+                attempts += 1;
+            }
+            Err(source) => {
+                let address = format!("{real} (UDP)");
+                return Err(Failure::Listen {
+                    flag,
+                    address,
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// The begin of a file; a pipe will do, as a shell's `<(...)` makes them.

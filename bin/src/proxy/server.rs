@@ -1,19 +1,20 @@
 //! Bound listeners, served: the frontends over one backend, until it is over.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_conn::{
-    Client, ClientIo, Credentials, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Opening,
-};
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening};
 use kubevpn_target::Connect;
 use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
-use super::{Bound, Protocol};
+use super::listen::Clients;
+use super::pac::PacFile;
+use super::{Backend, Bound, Names, Protocol};
 
 /// What is being served. Listeners can be added at any time; they share limits and backend.
 pub(crate) struct Server<C> {
@@ -21,31 +22,47 @@ pub(crate) struct Server<C> {
     gate: Gate,
     drain: Drain,
     accepting: JoinSet<()>,
+    /// Where SOCKS5 is spoken, for the PAC file.
+    socks: Arc<OnceLock<SocketAddr>>,
     /// Where clients are logged, if not with everything else.
     log: Option<Dispatch>,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Server<C> {
-    /// Serves nothing yet. `credentials` are asked of every client whose protocol has a place for them.
-    pub(crate) fn new(connect: C, credentials: Option<Credentials>, limits: Limits) -> Self {
+    /// Serves nothing yet. Credentials are asked of every client whose protocol has a place for them.
+    pub(crate) fn new(backend: Backend<C>, clients: Clients) -> Self {
+        let Clients {
+            credentials,
+            limits,
+            dns,
+            pac,
+        } = clients;
         let drain = Drain::new();
+        let socks = Arc::new(OnceLock::new());
+        let pac = backend
+            .cluster
+            .map(|cluster| PacFile::new(cluster, pac, socks.clone()).served());
         let frontends = Frontends {
-            connect,
+            connect: backend.connect,
+            names: backend.names,
             socks: kubevpn_socks5::Settings {
                 credentials: credentials.clone(),
                 ..Default::default()
             },
             http: kubevpn_http_connect::Settings {
                 credentials,
+                pac,
                 drain: drain.clone(),
                 ..Default::default()
             },
+            dns,
         };
         Self {
             frontends: Arc::new(frontends),
             gate: Gate::new(limits),
             drain,
             accepting: JoinSet::new(),
+            socks,
             log: None,
         }
     }
@@ -66,8 +83,22 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
     }
 
     /// Accepts clients from now on.
-    pub(crate) fn add(&mut self, Bound { listener, protocol }: Bound) {
+    pub(crate) fn add(&mut self, bound: Bound) {
+        let Bound {
+            listener,
+            udp,
+            protocol,
+        } = bound;
         let frontends = self.frontends.clone();
+        if let (Protocol::Socks | Protocol::Mixed, Addr::Tcp(addr)) = (&protocol, listener.addr()) {
+            // The first is as good as any.
+            let _ = self.socks.set(*addr);
+        }
+        if let (Some(udp), Some(names)) = (udp, &frontends.names) {
+            let (names, settings) = (names.clone(), frontends.dns.clone());
+            let serving = kubevpn_dns::serve_udp(udp, names, settings, self.drain.clone());
+            self.accepting.spawn(serving);
+        }
         let protocol = Arc::new(protocol);
         let log = self.log.clone();
         let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
@@ -130,8 +161,10 @@ impl<F> Drop for Logged<F> {
 /// Every frontend over one backend.
 struct Frontends<C> {
     connect: C,
+    names: Option<Names>,
     socks: kubevpn_socks5::Settings,
     http: kubevpn_http_connect::Settings,
+    dns: kubevpn_dns::Settings,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
@@ -144,6 +177,11 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
             Protocol::Forward(to) => {
                 let connect = self.connect.clone();
                 let _ended = kubevpn_forward::serve_connection(client, to, connect, None).await;
+            }
+            Protocol::Dns => {
+                if let Some(names) = self.names.clone() {
+                    let _ended = kubevpn_dns::serve_stream(client, names, &self.dns).await;
+                }
             }
         }
     }

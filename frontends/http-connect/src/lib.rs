@@ -48,6 +48,7 @@ mod answer;
 mod authority;
 mod forward;
 mod headers;
+mod pac;
 mod pool;
 mod problem;
 mod refusal;
@@ -64,6 +65,7 @@ mod upstream;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use self::pac::Pac;
 pub use self::pool::{Pool, PoolLimits};
 pub use self::refusal::status;
 pub use self::serve::{ServeError, serve_connection};

@@ -24,8 +24,8 @@ pub(crate) enum Asked {
     LastHop,
     /// The help page, for somebody who knows the proxy by this name.
     Help(Option<Target>),
-    /// The PAC file.
-    Pac,
+    /// The PAC file, for a client that knows the proxy by this name.
+    Pac(Option<Target>),
 }
 
 pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<Asked, Problem> {
@@ -88,7 +88,7 @@ fn ours(head: &Parts, host: Option<Target>, settings: &Settings) -> Result<Asked
     }
     match head.uri.path() {
         "/" => Ok(Asked::Help(host)),
-        "/proxy.pac" if settings.pac.is_some() => Ok(Asked::Pac),
+        "/proxy.pac" if settings.pac.is_some() => Ok(Asked::Pac(host)),
         _ => Err(Problem::NoPage),
     }
 }

@@ -242,7 +242,14 @@ async fn respond<S: Connect>(
             let host = host.as_ref().map(host_value);
             return own(answer::help(host.as_deref()));
         }
-        Ok(Asked::Pac) => return own(answer::pac(settings.pac.clone().unwrap_or_default())),
+        Ok(Asked::Pac(host)) => {
+            let host = host.as_ref().map(ToString::to_string);
+            let text = match &settings.pac {
+                Some(pac) => pac.text(host).await,
+                None => String::new(),
+            };
+            return own(answer::pac(text.into()));
+        }
         Ok(Asked::LastHop) => return own(answer::last_hop(&head)),
         _ => {}
     }
@@ -274,7 +281,7 @@ async fn respond<S: Connect>(
             turn.record(record);
             problem
         }
-        Ok(Asked::Help(_) | Asked::Pac | Asked::LastHop) => unreachable!("answered above"),
+        Ok(Asked::Help(_) | Asked::Pac(_) | Asked::LastHop) => unreachable!("answered above"),
     };
     turn.failed(&problem);
     let mut answer = answer::refusal(&problem);

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use kubevpn_conn::{Credentials, Drain, HANDSHAKE_TIMEOUT};
 
-use crate::Pool;
+use crate::{Pac, Pool};
 
 /// What a user of the frontend can choose. One value serves all connections to one backend.
 ///
@@ -30,7 +29,7 @@ pub struct Settings {
     /// `None` for never.
     pub idle_timeout: Option<Duration>,
     /// The text served as `/proxy.pac`; `None` for no such page.
-    pub pac: Option<Bytes>,
+    pub pac: Option<Pac>,
     /// Names that are the proxy's own besides `localhost`. The help page and the PAC file are served only
     /// to a `Host` that is one of them or an address.
     pub names: Vec<String>,

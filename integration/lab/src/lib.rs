@@ -7,7 +7,7 @@
 //! One `up` through the modules: `settings` says where things are, `binaries` builds them from
 //! `cluster/`, `cluster` has `supervise` start what `daemon` lists (every flag is there), `node` makes the
 //! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
-//! `workload` fills the cluster. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
+//! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
 //! `upgrades` asks for a port-forward in every way a client might.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
@@ -36,6 +36,7 @@ mod command;
 mod daemon;
 mod node;
 mod process;
+mod scale;
 mod settings;
 mod supervise;
 mod upgrades;
@@ -46,4 +47,5 @@ pub use self::check::Claim;
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::Daemon;
 pub use self::process::Signal;
+pub use self::scale::{Asked, Connections, Measured, contradictions};
 pub use self::upgrades::Answer;

@@ -5,12 +5,13 @@
 )]
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lab::{AuditMark, Daemon, Extent, Lab, Signal};
+use lab::{AuditMark, Daemon, Extent, Lab, Measured, Signal, contradictions};
 use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -97,6 +98,14 @@ enum Command {
         /// Pods behind each
         #[arg(long, default_value_t = 1, value_name = "PODS")]
         each: u32,
+    },
+    /// What a first dial costs with 10 Services and with 5,000, measured; exit code 1 if a claim does not hold
+    ///
+    /// Brings up a control plane, fills it (20,000 fake pods, a few minutes), and leaves it up.
+    Scale {
+        /// The program to measure [default: the one beside this]
+        #[arg(long, value_name = "FILE")]
+        kubevpn: Option<PathBuf>,
     },
     /// What clients asked the API server for
     #[command(subcommand)]
@@ -211,6 +220,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
         Command::Fill { services, each } => lab.fill(services, each).await?,
+        Command::Scale { kubevpn } => return scale(lab, kubevpn).await,
         Command::Audit(Audit::Mark) => println!("{}", lab.audit_mark()?),
         Command::Audit(Audit::Count { since }) => {
             for (what, n) in lab.audit_counts(&since).await? {
@@ -236,6 +246,42 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn scale(lab: &Lab, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
+    let kubevpn = match kubevpn {
+        Some(file) => file,
+        None => std::env::current_exe()?.with_file_name("kubevpn"),
+    };
+    let (measured, connections) = lab.scale(&kubevpn).await?;
+    let [small, large] = &measured[..] else {
+        anyhow::bail!("two clusters were to be measured");
+    };
+    let row = |what: &str, cells: [String; 2]| println!("| {what} | {} |", cells.join(" | "));
+    let both = |of: &dyn Fn(&Measured) -> String| [of(small), of(large)];
+    row(
+        "",
+        both(&|m| format!("{} Services, {} Pods", m.services, m.pods)),
+    );
+    println!("|-|-|-|");
+    for (i, (what, _)) in small.dials.iter().enumerate() {
+        row(
+            &format!("first dial of {what}"),
+            both(&|m| m.dials[i].1.to_string()),
+        );
+    }
+    let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
+    row("resident after these", both(&|m| mib(m.resident)));
+    row("at its highest", both(&|m| mib(m.peak)));
+    println!(
+        "\n{} Services in use: {} watches, {} port-forward sessions begun, {} connections open to the API server",
+        connections.services, connections.watches, connections.sessions, connections.open
+    );
+    let contradictions = contradictions(small, large);
+    for contradiction in &contradictions {
+        println!("FAIL  {contradiction}");
+    }
+    Ok(ExitCode::from(u8::from(!contradictions.is_empty())))
 }
 
 /// Builds the program under test and the bench, and runs the bench.

@@ -64,7 +64,7 @@ impl Lab {
 
     /// `services` Services with `each` fake pods behind every one, on fake nodes: what a large cluster looks like
     /// to a client. `svc-I` in namespace `scale-(I / 500)`, port 80 to 8080, which an echo program on the host
-    /// answers. Everything runs and has its endpoints when this returns.
+    /// answers. Everything runs when this returns, and has an EndpointSlice; its endpoints may follow.
     ///
     /// # Errors
     /// What did not come up.
@@ -87,7 +87,7 @@ impl Lab {
         info!("fake pods running");
         self.make("services", services, each).await?;
         info!("{services} Services created");
-        until(FILLED, "endpoints of every Service", async || {
+        until(FILLED, "an EndpointSlice of every Service", async || {
             let slices = self
                 .count("/apis/discovery.k8s.io/v1/endpointslices?")
                 .await?;
@@ -95,7 +95,7 @@ impl Lab {
             Ok((slices >= services).then_some(()))
         })
         .await?;
-        info!("every Service has endpoints");
+        info!("every Service has an EndpointSlice");
         Ok(())
     }
 

@@ -97,6 +97,24 @@ impl Curl {
 pub struct Socks;
 
 impl Socks {
+    /// The Pod that answers on a port whose program speaks first (`GREET_PORTS`), by its host name.
+    pub async fn who(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<String> {
+        let mut stream = Self::connect(proxy, host, port).await?;
+        let mut greeting = Vec::new();
+        let greeted = async {
+            while !greeting.ends_with(b"\r\n") {
+                greeting.push(stream.read_u8().await?);
+                anyhow::ensure!(greeting.len() < 200, "no greeting: {greeting:?}");
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, greeted)
+            .await
+            .context("no greeting")??;
+        let text = String::from_utf8(greeting)?;
+        Ok(text.split(' ').nth(1).unwrap_or_default().to_owned())
+    }
+
     /// Greeting, CONNECT by name, reply: an open connection.
     pub async fn connect(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<TcpStream> {
         let mut stream = Self::send_early(proxy, host, port, b"").await?;

@@ -7,6 +7,9 @@ use futures_util::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tempfile::TempPath;
+
+use crate::Right;
 
 /// A cluster with the sample workload (`integration/lab/cluster/manifests/sample.yaml`) running.
 ///
@@ -24,8 +27,44 @@ pub trait Cluster: Send + Sync {
     /// Brings it back and waits until it answers.
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>>;
 
+    /// A kubeconfig of a ServiceAccount in this namespace that may do this and no more; its context's namespace
+    /// is that one. For [`service_account`](crate::service_account) to do where the API server knows RBAC.
+    fn account(
+        &self,
+        namespace: &str,
+        rights: &'static [Right],
+    ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>>;
+
+    /// Now, for [`Cluster::asked_since`].
+    fn mark(&self) -> LocalBoxFuture<'_, anyhow::Result<String>>;
+
+    /// What clients have asked the API server for since then.
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>>;
+
     /// Connections into Pods that are open at the node now.
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>>;
+}
+
+/// One request to the API server.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// As RBAC has it: `get`, `list`, `watch`, `create`.
+    pub verb: String,
+    /// With its subresource: `pods/portforward`; empty for a path that is no resource.
+    pub resource: String,
+    /// What the client calls itself.
+    pub user_agent: String,
+    /// Path and query.
+    pub uri: String,
+}
+
+impl Asked {
+    /// Whether it asked by the program under test, and for an answer from the API server's store.
+    pub(crate) fn is_read(&self) -> bool {
+        self.user_agent.starts_with("kubevpn/")
+            && matches!(self.verb.as_str(), "get" | "list")
+            && !matches!(self.resource.as_str(), "" | "pods/portforward")
+    }
 }
 
 /// A client of its own for a kubeconfig.

@@ -5,13 +5,16 @@
 //! `integration/tests/{sim,real}.rs` run it. A new behaviour is a function in the file of its subject and a line in
 //! that file's `list`.
 
+mod account;
 mod client;
 mod cluster;
 mod load;
 pub mod managed;
 mod proxy;
 mod relay;
+mod row;
 mod scenarios;
+mod space;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,8 +22,9 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 
+pub use self::account::{Right, kubeconfig, service_account};
 pub use self::client::{Curl, Socks, Tunnel, Way};
-pub use self::cluster::Cluster;
+pub use self::cluster::{Asked, Cluster};
 pub use self::proxy::{Proxy, run_to_end};
 
 /// What a scenario is given.
@@ -58,8 +62,19 @@ impl Context {
 pub struct Scenario {
     /// As listed by the test runner: `subject::behaviour`.
     pub name: &'static str,
+    /// With which ways to carry a port-forward it is run.
+    pub transports: Transports,
     /// Fails with what was expected and what came instead.
     pub run: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
+}
+
+/// Which ways to carry a port-forward a scenario is run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transports {
+    /// Each of them.
+    Every,
+    /// One: what the scenario is about is decided before there is a stream.
+    One,
 }
 
 /// Every scenario there is.

@@ -130,6 +130,11 @@ impl Proxy {
         self.said("Forwarding ", &format!(" -> {to}")).await
     }
 
+    /// Where DNS is answered; it must have been started with a listener for it.
+    pub async fn dns(&mut self) -> anyhow::Result<SocketAddr> {
+        self.said("DNS listening on ", " (UDP and TCP)").await
+    }
+
     /// The address in a line it prints, between these words.
     async fn said(&mut self, before: &str, behind: &str) -> anyhow::Result<SocketAddr> {
         self.logged(&[before, behind]).await?;

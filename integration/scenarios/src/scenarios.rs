@@ -1,5 +1,7 @@
 //! The scenarios, a file per subject.
 
+mod dns;
+mod explain;
 mod failover;
 mod forward;
 mod grpc;
@@ -8,16 +10,26 @@ mod life;
 mod load;
 mod managed;
 mod names;
+mod ready;
 mod refusals;
+mod rights;
+mod run;
+mod steady;
 mod streams;
+mod targets;
 
 use crate::Scenario;
 
-/// `scenario!(f)` is a [`Scenario`] named after its file and function.
+/// `scenario!("file", f)` is a [`Scenario`] named after its file and function; `scenario!("file", f, One)` is run
+/// over one transport only.
 macro_rules! scenario {
     ($subject:literal, $f:ident) => {
+        scenario!($subject, $f, Every)
+    };
+    ($subject:literal, $f:ident, $transports:ident) => {
         crate::Scenario {
             name: concat!($subject, "::", stringify!($f)),
+            transports: crate::Transports::$transports,
             run: |context| Box::pin($f(context)),
         }
     };
@@ -33,9 +45,16 @@ pub(crate) fn all() -> Vec<Scenario> {
         managed::list(),
         failover::list(),
         forward::list(),
+        dns::list(),
+        run::list(),
         http::list(),
         grpc::list(),
         load::list(),
+        targets::list(),
+        rights::list(),
+        steady::list(),
+        ready::list(),
+        explain::list(),
     ]
     .into_iter()
     .flatten()

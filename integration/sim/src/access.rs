@@ -1,5 +1,7 @@
 //! Who may do what: bearer tokens, and rules as RBAC has them.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
 /// A user, known by a bearer token, with what it may do.
 ///
 /// ```
@@ -80,7 +82,7 @@ fn owned(list: &[&str]) -> Vec<String> {
 /// Every user there is, by token.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
-    users: Vec<User>,
+    users: RwLock<Vec<User>>,
 }
 
 /// What somebody wants to do, as rules judge it.
@@ -102,24 +104,32 @@ const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 
 impl Access {
     pub(crate) fn new(users: Vec<User>) -> Self {
-        Self { users }
+        Self {
+            users: RwLock::new(users),
+        }
+    }
+
+    pub(crate) fn add(&self, user: User) {
+        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        users.push(user);
     }
 
     /// The user of a token.
-    pub(crate) fn user(&self, token: &str) -> Option<&str> {
-        let user = self.users.iter().find(|u| u.token == token)?;
-        Some(&user.name)
+    pub(crate) fn user(&self, token: &str) -> Option<String> {
+        let users = self.users();
+        let user = users.iter().find(|u| u.token == token)?;
+        Some(user.name.clone())
     }
 
     pub(crate) fn allows(&self, user: &str, deed: Deed<'_>) -> bool {
-        self.rules(user).any(|r| r.allows(deed))
+        self.has_rule(user, |rule| rule.allows(deed))
     }
 
     /// Whether a user may read a path that is no resource.
     pub(crate) fn allows_path(&self, user: &str, path: &str) -> bool {
         let under = |root: &str| path == root || path.starts_with(&format!("{root}/"));
         let known = user != ANONYMOUS && ["/api", "/apis", "/openapi"].into_iter().any(under);
-        known || PUBLIC.contains(&path) || self.rules(user).any(Rule::is_everything)
+        known || PUBLIC.contains(&path) || self.has_rule(user, Rule::is_everything)
     }
 
     /// What RBAC says to a deed it does not allow.
@@ -138,9 +148,14 @@ impl Access {
         format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}")
     }
 
-    fn rules(&self, user: &str) -> impl Iterator<Item = &Rule> {
-        let of_user = self.users.iter().filter(move |u| u.name == user);
-        of_user.flat_map(|u| &u.rules)
+    fn has_rule(&self, user: &str, suits: impl Fn(&Rule) -> bool) -> bool {
+        let users = self.users();
+        let mut of_user = users.iter().filter(|u| u.name == user);
+        of_user.any(|u| u.rules.iter().any(&suits))
+    }
+
+    fn users(&self) -> RwLockReadGuard<'_, Vec<User>> {
+        self.users.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,8 +240,12 @@ mod tests {
         ] {
             assert_eq!(access.allows(user, deed(text)), allowed, "{user}: {text}");
         }
-        assert_eq!(access.user("v"), Some("viewer"));
+        assert_eq!(access.user("v").as_deref(), Some("viewer"));
         assert_eq!(access.user("x"), None);
+        let pods = Rule::new(&["get"], &[""], &["pods"]);
+        access.add(User::new("late", "x").may(pods));
+        assert_eq!(access.user("x").as_deref(), Some("late"));
+        assert!(access.allows("late", deed("get pods y web-0")));
     }
 
     #[test]

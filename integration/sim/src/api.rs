@@ -55,7 +55,7 @@ pub(crate) async fn answer(
     let mut record = record(&request, &info);
     let token = token(request.headers());
     record.user = match token {
-        Some(token) => cluster.access.user(token).unwrap_or_default().into(),
+        Some(token) => cluster.access.user(token).unwrap_or_default(),
         None => ANONYMOUS.into(),
     };
     let response = obstructed(&cluster, &link, request, &info, &mut record).await;
@@ -258,7 +258,11 @@ async fn resources(
         return Ok(text(StatusCode::NOT_FOUND, "404 page not found\n"));
     }
     let kind = Kind::served(&r.group, &r.version, &r.plural, cluster.options.minor);
-    let kind = kind.filter(|_| r.subresource.is_empty());
+    let kind = kind.filter(|kind| match r.subresource.as_str() {
+        "" => true,
+        "status" => kind.has_status,
+        _ => false,
+    });
     let kind = kind.ok_or_else(Status::no_such_resource)?;
     if !accepts_json(request.headers()) {
         return Err(Status::not_acceptable());
@@ -284,6 +288,9 @@ async fn objects(
     r: &Resource,
     kind: &'static Kind,
 ) -> Result<Response<Body>, Status> {
+    if r.subresource == "status" {
+        return status(cluster, request, info, r, kind).await;
+    }
     let named = !r.name.is_empty();
     let everywhere = kind.namespaced && r.namespace.is_empty();
     let (code, value) = match info.verb {
@@ -311,6 +318,25 @@ async fn objects(
     Ok(object(code, &value))
 }
 
+/// The status alone, which clients other than its controller have no business to change.
+async fn status(
+    cluster: &Arc<Cluster>,
+    request: Request<Incoming>,
+    info: &Info,
+    r: &Resource,
+    kind: &'static Kind,
+) -> Result<Response<Body>, Status> {
+    let value = match info.verb {
+        "get" => read::get(cluster, kind, r)?,
+        "patch" => {
+            let body = body(request, "application/merge-patch+json").await?;
+            write::patch_status(cluster, kind, r, &body)?
+        }
+        _ => return Err(Status::method_not_allowed()),
+    };
+    Ok(object(StatusCode::OK, &value))
+}
+
 /// SelfSubjectAccessReview: whether the one who asks may do something.
 async fn review(cluster: &Cluster, request: Request<Incoming>) -> Result<Response<Body>, Status> {
     if *request.method() != Method::POST {
@@ -318,8 +344,7 @@ async fn review(cluster: &Cluster, request: Request<Incoming>) -> Result<Respons
     }
     let mut user = token(request.headers())
         .and_then(|t| cluster.access.user(t))
-        .unwrap_or(ANONYMOUS)
-        .to_owned();
+        .unwrap_or_else(|| ANONYMOUS.to_owned());
     impersonate(cluster, request.headers(), &mut user)?;
     let body = body(request, "application/json").await?;
     let mut review: Value = serde_json::from_slice(&body).map_err(|e| {

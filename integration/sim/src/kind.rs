@@ -13,6 +13,8 @@ pub(crate) struct Kind {
     pub(crate) namespaced: bool,
     /// The minor version of Kubernetes that serves it first.
     pub(crate) since: u32,
+    /// Whether its status can be patched by itself.
+    pub(crate) has_status: bool,
     /// Field selectors beside the object's own name and namespace.
     pub(crate) fields: &'static [&'static str],
 }
@@ -23,8 +25,12 @@ pub(crate) static NAMESPACE: Kind = Kind {
 };
 pub(crate) static SERVICE: Kind = Kind {
     fields: &["spec.clusterIP", "spec.type"],
+    has_status: true,
     ..Kind::namespaced("", "v1", "Service", "services", &["svc"])
 };
+pub(crate) static CONFIG_MAP: Kind = Kind::namespaced("", "v1", "ConfigMap", "configmaps", &["cm"]);
+pub(crate) static SERVICE_ACCOUNT: Kind =
+    Kind::namespaced("", "v1", "ServiceAccount", "serviceaccounts", &["sa"]);
 pub(crate) static ENDPOINTS: Kind = Kind::namespaced("", "v1", "Endpoints", "endpoints", &["ep"]);
 pub(crate) static POD: Kind = Kind {
     fields: &[
@@ -37,6 +43,7 @@ pub(crate) static POD: Kind = Kind {
         "status.podIP",
         "status.nominatedNodeName",
     ],
+    has_status: true,
     ..Kind::namespaced("", "v1", "Pod", "pods", &["po"])
 };
 pub(crate) static DEPLOYMENT: Kind =
@@ -72,8 +79,10 @@ pub(crate) static SERVICE_CIDR: Kind = Kind {
 };
 
 /// Every kind.
-pub(crate) static ALL: [&Kind; 9] = [
+pub(crate) static ALL: [&Kind; 11] = [
     &NAMESPACE,
+    &CONFIG_MAP,
+    &SERVICE_ACCOUNT,
     &SERVICE,
     &ENDPOINTS,
     &POD,
@@ -99,6 +108,7 @@ impl Kind {
             plural,
             short,
             namespaced: true,
+            has_status: false,
             since: 0,
             fields: &[],
         }

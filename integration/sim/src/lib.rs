@@ -5,14 +5,15 @@
 //! run on both.
 //!
 //! **Simulated**: GET, LIST (pages, resource versions) and WATCH (bookmarks, `sendInitialEvents`, 410) of
-//! Services, Endpoints, EndpointSlices, Pods, Namespaces, Deployments, StatefulSets, IPAddresses and
-//! ServiceCIDRs, as JSON over HTTP/1.1 and HTTP/2; creating, replacing, merge-patching and deleting them;
+//! Services, Endpoints, EndpointSlices, Pods, ConfigMaps, Namespaces with their default ServiceAccount,
+//! Deployments, StatefulSets, IPAddresses and ServiceCIDRs, as JSON over HTTP/1.1 and HTTP/2; creating,
+//! replacing, merge-patching (the status by itself, too) and deleting them;
 //! the controllers that make pods, addresses and endpoints of them; bearer tokens, rules as RBAC has them,
 //! impersonation, SelfSubjectAccessReview; port-forward over SPDY/3.1, SPDY in WebSocket and
 //! `v4.channel.k8s.io`, with containerd's rules for the end of a connection; the lab's echo program in
-//! every pod; discovery enough for kubectl.
+//! every pod, or CoreDNS with its plugin `hosts` over TCP; discovery enough for kubectl.
 //!
-//! **Not simulated**, on purpose: a network between pods, cluster DNS, exec and logs (nothing here asks);
+//! **Not simulated**, on purpose: a network between pods, the DNS of Services, exec and logs (nothing here asks);
 //! nodes, ReplicaSets and the states a pod passes through as it starts; server-side apply, other patches,
 //! deletecollection, validation beyond names and ports; mirroring of hand-written Endpoints; protobuf,
 //! tables and compression; client certificates; base64 channels. One difference is gentler than reality:

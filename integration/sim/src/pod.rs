@@ -4,6 +4,7 @@
 //! environment, or what a test puts there. A connection is a duplex in memory; its program is a task.
 
 mod count;
+mod dns;
 mod grpc;
 mod http;
 mod raw;
@@ -15,6 +16,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use self::dns::{Hosts, hosts_of};
 use tokio::io::DuplexStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,8 @@ pub(crate) struct PodInfo {
     pub(crate) sandbox: String,
     pub(crate) netns: String,
     pub(crate) ports: Ports,
+    /// What a CoreDNS in it knows; `None` where there is none.
+    pub(crate) dns: Option<Hosts>,
 }
 
 /// Which ports the echo program listens on, and as what.
@@ -81,6 +85,7 @@ enum Program {
     Greet,
     Reset,
     Close,
+    Dns(Arc<Hosts>),
     Custom(Custom),
 }
 
@@ -129,6 +134,9 @@ impl Network {
             (&info.ports.close, Program::Close),
         ] {
             ports.extend(numbers.iter().map(|p| (*p, program.clone())));
+        }
+        if let Some(hosts) = &info.dns {
+            ports.insert(dns::PORT, Program::Dns(Arc::new(hosts.clone())));
         }
         let pod = Arc::new(Pod {
             running: CancellationToken::new(),
@@ -245,6 +253,7 @@ async fn run(
         match program {
             Program::Http => http::serve(client, io).await,
             Program::Custom(serve) => serve(io).await,
+            Program::Dns(hosts) => dns::serve(&hosts, &mut io).await,
             Program::Tcp => raw::answer_at_the_end(&mut io).await,
             Program::Stream => raw::echo(&mut io).await,
             Program::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
@@ -268,6 +277,7 @@ impl fmt::Debug for Program {
             Self::Greet => "greet",
             Self::Reset => "reset",
             Self::Close => "close",
+            Self::Dns(_) => "dns",
             Self::Custom(_) => "custom",
         })
     }

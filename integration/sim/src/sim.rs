@@ -125,6 +125,11 @@ impl Sim {
         Ok(path)
     }
 
+    /// One more user, from now on.
+    pub fn add_user(&self, user: User) {
+        self.cluster.access.add(user);
+    }
+
     /// Creates or replaces the objects of a YAML text of one or more documents, as `kubectl apply` would,
     /// and lets the controllers act on them before it returns. A Pod or a Service may bring the status it
     /// is to have (`podIPs`, `phase`, `loadBalancer`).

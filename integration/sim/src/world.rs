@@ -156,8 +156,25 @@ impl World {
 
     /// Lets every controller finish its work.
     pub(crate) fn reconcile(&mut self) {
+        self.reconcile_accounts();
         self.reconcile_workloads();
         self.reconcile_services();
+    }
+
+    /// Every namespace has its default ServiceAccount, which a client may wait for.
+    fn reconcile_accounts(&mut self) {
+        let namespaces = self.store.list(&kind::NAMESPACE, "").map(|o| name_of(o));
+        let lacking: Vec<String> = namespaces
+            .filter(|n| {
+                self.store
+                    .get(&kind::SERVICE_ACCOUNT, n, "default")
+                    .is_none()
+            })
+            .collect();
+        for namespace in lacking {
+            let meta = json!({"metadata": {"name": "default", "namespace": namespace}});
+            self.make(&kind::SERVICE_ACCOUNT, meta);
+        }
     }
 
     fn admit(

@@ -9,9 +9,9 @@ use anyhow::{Context as _, bail, ensure};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use lab::Lab;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdout};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Meaning;
@@ -22,6 +22,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// A connection to it; the port-forward ends with this.
 pub(super) struct Dns {
     _forward: Child,
+    /// kubectl tells of every connection, and ends when nobody could hear it.
+    _told: Lines<BufReader<ChildStdout>>,
     stream: TcpStream,
     id: u16,
 }
@@ -51,6 +53,7 @@ impl Dns {
         stream.set_nodelay(true)?;
         Ok(Self {
             _forward: forward,
+            _told: lines,
             stream,
             id: 0,
         })

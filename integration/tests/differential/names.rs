@@ -67,10 +67,7 @@ impl Objects {
     pub(super) async fn create(lab: &Lab) -> anyhow::Result<Self> {
         let id = std::process::id();
         let (here, there) = (format!("names-a-{id}"), format!("names-b-{id}"));
-        let yaml = [HERE, THERE]
-            .concat()
-            .replace("THERE", &there)
-            .replace("HERE", &here);
+        let yaml = OBJECTS.replace("THERE", &there).replace("HERE", &here);
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(yaml.as_bytes())?;
         lab.kubectl(&["apply", "-f", &file.path().display().to_string()])
@@ -312,133 +309,8 @@ async fn endpoints(lab: &Lab, namespace: &str, service: &str, ready: usize) -> a
     }
 }
 
-/// Pods that are ready, and one that never is; Services of every kind over them and over endpoints by hand.
-const HERE: &str = r#"
-{apiVersion: v1, kind: Namespace, metadata: {name: HERE}}
----
-{apiVersion: v1, kind: Namespace, metadata: {name: THERE}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web-0, namespace: HERE, labels: {app: web}}
-spec:
-  hostname: set-0
-  subdomain: set
-  terminationGracePeriodSeconds: 0
-  automountServiceAccountToken: false
-  containers:
-  - {name: echo, image: "lab.local/echo:1", imagePullPolicy: Never, env: [{name: PORTS, value: "9080"}],
-     readinessProbe: {httpGet: {path: /ready, port: 9080}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: web-1, namespace: HERE, labels: {app: web}}
-spec:
-  hostname: set-1
-  subdomain: set
-  terminationGracePeriodSeconds: 0
-  automountServiceAccountToken: false
-  containers:
-  - {name: echo, image: "lab.local/echo:1", imagePullPolicy: Never, env: [{name: PORTS, value: "9080"}],
-     readinessProbe: {httpGet: {path: /ready, port: 9080}, periodSeconds: 1}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: late, namespace: HERE, labels: {app: web}}
-spec:
-  hostname: late
-  subdomain: set
-  terminationGracePeriodSeconds: 0
-  automountServiceAccountToken: false
-  containers:
-  - {name: echo, image: "lab.local/echo:1", imagePullPolicy: Never,
-     env: [{name: PORTS, value: "9080"}, {name: NEVER_READY, value: "1"}],
-     readinessProbe: {httpGet: {path: /ready, port: 9080}, periodSeconds: 5}}
----
-{apiVersion: v1, kind: Service, metadata: {name: front, namespace: HERE},
- spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 9080}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: two, namespace: HERE},
- spec: {selector: {app: none}, ports: [{name: http, port: 80}, {name: other, port: 81}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: dual, namespace: HERE},
- spec: {selector: {app: web}, ipFamilyPolicy: RequireDualStack, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: six, namespace: HERE},
- spec: {selector: {app: none}, ipFamilies: [IPv6], ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: udp, namespace: HERE},
- spec: {selector: {app: web}, ports: [{name: dns, port: 53, protocol: UDP}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: set, namespace: HERE},
- spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: early, namespace: HERE},
- spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: web}, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: none, namespace: HERE},
- spec: {clusterIP: None, selector: {app: none}, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: peers, namespace: HERE},
- spec: {clusterIP: None, ports: [{name: http, port: 80}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: peers-4, namespace: HERE, labels: {kubernetes.io/service-name: peers}}
-addressType: IPv4
-ports: [{name: http, port: 80}]
-endpoints:
-- {addresses: [10.244.200.1], hostname: peer-0, conditions: {ready: true}}
-- {addresses: [10.244.200.2], hostname: peer-1, conditions: {ready: false}}
-- {addresses: [10.244.200.3], conditions: {ready: true}}
-- {addresses: [10.244.200.4], hostname: shared, conditions: {ready: true}}
-- {addresses: [10.244.200.5], hostname: shared, conditions: {ready: true}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: peers-6, namespace: HERE, labels: {kubernetes.io/service-name: peers}}
-addressType: IPv6
-ports: [{name: http, port: 80}]
-endpoints:
-- {addresses: ["fd00:10:200::1"], hostname: peer-0, conditions: {ready: true}}
-- {addresses: ["fd00:10:200::3"], conditions: {ready: true}}
-- {addresses: ["fd00:10:200::6"], hostname: alone, conditions: {ready: true}}
----
-{apiVersion: v1, kind: Service, metadata: {name: out, namespace: HERE},
- spec: {type: ExternalName, externalName: www.example.test}}
----
-{apiVersion: v1, kind: Service, metadata: {name: in, namespace: HERE},
- spec: {type: ExternalName, externalName: front.HERE.svc.cluster.local}}
----
-{apiVersion: v1, kind: Service, metadata: {name: chain, namespace: HERE},
- spec: {type: ExternalName, externalName: in.HERE.svc.cluster.local}}
----
-{apiVersion: v1, kind: Service, metadata: {name: dotted, namespace: HERE},
- spec: {type: ExternalName, externalName: set.HERE.svc.cluster.local.}}
----
-# Named like the other namespace: its endpoints are nearer than that namespace's Services.
-{apiVersion: v1, kind: Service, metadata: {name: THERE, namespace: HERE},
- spec: {clusterIP: None, ports: [{name: http, port: 80}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: nearer, namespace: HERE, labels: {kubernetes.io/service-name: THERE}}
-addressType: IPv4
-ports: [{name: http, port: 80}]
-endpoints: [{addresses: [10.244.200.9], hostname: two, conditions: {ready: true}}]
----
-"#;
-
-const THERE: &str = r#"
-{apiVersion: v1, kind: Service, metadata: {name: front, namespace: THERE},
- spec: {selector: {app: none}, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: two, namespace: THERE},
- spec: {selector: {app: none}, ports: [{name: http, port: 80}]}}
----
-{apiVersion: v1, kind: Service, metadata: {name: set, namespace: THERE},
- spec: {clusterIP: None, selector: {app: none}, ports: [{name: http, port: 80}]}}
-"#;
+/// `HERE` and `THERE` become names of namespaces.
+const OBJECTS: &str = include_str!("objects.yaml");
 
 const LAST: &str = r#"
 {apiVersion: v1, kind: Service, metadata: {name: last, namespace: HERE},

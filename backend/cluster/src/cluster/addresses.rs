@@ -63,13 +63,17 @@ impl Shared {
         if !found.is_empty() {
             return Ok(at(ip, port, found));
         }
-        if let Some(why) = pods.hidden.or(service.hidden) {
+        // Either may be what is missing: we cannot know whose the address is.
+        let hidden: Vec<_> = service.hidden.into_iter().chain(pods.hidden).collect();
+        if let Some(call) = hidden.last() {
             let namespace = &self.settings.namespace;
+            let missing: Vec<_> = hidden.iter().map(ToString::to_string).collect();
             return Err(LookupError::Forbidden {
                 sentence: format!(
-                    "{ip} is no service or pod that may be seen from namespace {namespace}: it is another namespace's, or a host outside the cluster; {why}"
+                    "{ip} is no service or pod that may be seen from namespace {namespace}: it is another namespace's, or a host outside the cluster; {}",
+                    missing.join("; ")
                 ),
-                call: why,
+                call: call.clone(),
             });
         }
         tracing::debug!("{ip} is no service and no pod");

@@ -8,8 +8,8 @@ mod watching;
 use kubevpn_target::{ConnectError, Refusal};
 
 use super::*;
-use crate::Readiness;
 use crate::fake::Api;
+use crate::{Known, Readiness, Record, RecordKind, Records};
 
 const CLUSTER: &str = include_str!("../../tests/fixtures/cluster.yaml");
 
@@ -321,7 +321,9 @@ async fn refusals_name_the_missing_rule() {
         (
             "192.0.2.7:80",
             "forbidden: 192.0.2.7 is no service or pod that may be seen from namespace default: it is \
-             another namespace's, or a host outside the cluster; jane cannot list pods in all namespaces: \
+             another namespace's, or a host outside the cluster; jane cannot list services in namespace default: \
+             ask for a Role with apiGroups [\"\"], resources [\"services\"], verbs [\"list\"]; \
+             jane cannot list pods in all namespaces: \
              ask for a ClusterRole with apiGroups [\"\"], resources [\"pods\"], verbs [\"list\"]",
         ),
     ] {
@@ -672,4 +674,92 @@ spec: {clusterIP: 10.96.0.10, externalIPs: [10.245.0.2], ports: [{name: http, po
         said(ask(&cluster(&api), "10.245.0.2:9100").await),
         "default/web-1:8080 default/web-2:8080"
     );
+}
+
+/// One line for what a DNS would say.
+fn known(known: Result<Known, LookupError>) -> String {
+    let answers = |records: Records| {
+        let answers = records.answers.iter().map(|record| match record {
+            Record::Address(ip) => ip.to_string(),
+            Record::Pointer(name) | Record::Alias(name) => name.to_string(),
+            Record::Service { port, target, .. } => format!("{target}:{port}"),
+        });
+        answers.collect::<Vec<_>>().join(" ")
+    };
+    match known {
+        Ok(Known::Records(records)) => answers(records),
+        Ok(Known::Ask { otherwise: None }) => "ask".into(),
+        Ok(Known::Ask {
+            otherwise: Some(Ok(records)),
+        }) => format!("ask, or {}", answers(records)),
+        Ok(Known::Ask {
+            otherwise: Some(Err(error)),
+        }) => format!("ask, or {}", error.refusal()),
+        Ok(Known::Outside) => "outside".into(),
+        Err(error) => format!("{}: {error}", error.refusal()),
+    }
+}
+
+#[tokio::test]
+async fn what_a_dns_would_say() {
+    use RecordKind::{A, Aaaa, Other, Srv};
+    let cluster = cluster(&api());
+    for (name, wanted, said) in [
+        ("web.default.svc.cluster.local", A, "10.96.0.10"),
+        ("kubernetes.default.svc.cluster.local", A, "10.96.0.1"),
+        ("db.default.svc.cluster.local", A, "10.244.0.20"),
+        ("db-0.db.default.svc.cluster.local", A, "10.244.0.20"),
+        (
+            "_pg._tcp.db.default.svc.cluster.local",
+            Srv,
+            "db-0.db.default.svc.cluster.local:5432",
+        ),
+        ("leaving.default.svc.cluster.local", Aaaa, ""),
+        ("cluster.local", A, ""),
+        ("cluster.local", Other, "ask"),
+        ("team.svc.cluster.local", A, ""),
+        ("nosuch.svc.cluster.local", A, "ask, or name_not_found"),
+        (
+            "nosuch.default.svc.cluster.local",
+            A,
+            "ask, or name_not_found",
+        ),
+        (
+            "outside.default.svc.cluster.local",
+            A,
+            "ask, or outside.example.test.",
+        ),
+        ("10-244-0-11.default.pod.cluster.local", A, "10.244.0.11"),
+        (
+            "10-244-0-11.team.pod.cluster.local",
+            A,
+            "ask, or name_not_found",
+        ),
+        ("web-1.default.pod.cluster.local", A, "10.244.0.11"),
+        ("web-1.default.pod.cluster.local", Aaaa, "fd00:10:244::11"),
+        ("else.cluster.local", A, "ask"),
+        ("example.com", A, "outside"),
+        // No search list: a name in a question is in full.
+        ("web.default", A, "outside"),
+    ] {
+        let name = Name::parse(name).unwrap();
+        assert_eq!(
+            known(cluster.records(&name, wanted).await),
+            said,
+            "{name} {wanted:?}"
+        );
+    }
+    for (ip, said) in [
+        ("10.96.0.10", "web.default.svc.cluster.local"),
+        ("fd00:10:96::a", "web.default.svc.cluster.local"),
+        ("10.244.0.11", "ask, or name_not_found"),
+        ("203.0.113.7", "outside"),
+        ("192.0.2.1", "outside"),
+    ] {
+        assert_eq!(
+            known(cluster.pointers(ip.parse().unwrap()).await),
+            said,
+            "{ip}"
+        );
+    }
 }

@@ -98,7 +98,7 @@ impl Pool {
     }
 
     /// One look at everything; `false` when there is nothing to look after.
-    fn tick(self: &Arc<Self>) -> bool {
+    pub(super) fn tick(self: &Arc<Self>) -> bool {
         let now = self.epoch.now();
         let mut rounds = Vec::new();
         let mut state = self.state();

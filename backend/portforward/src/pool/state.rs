@@ -184,9 +184,7 @@ impl Pod {
     }
 
     pub(crate) fn wake(&self) {
-        if self.waiting > 0 {
-            self.changed.notify_waiters();
-        }
+        self.changed.notify_waiters();
     }
 }
 

@@ -157,6 +157,36 @@ async fn a_failed_upgrade_fails_all_who_waited_for_it() {
     open(&pool).await;
 }
 
+/// A Pod is known from a dial's first look at it, and unused until its second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
+    let (node, pool) = Node::start(quick());
+    // Longer than a dial waits before it looks again of its own accord.
+    node.upgrade_ms.store(60, SeqCst);
+    let keeper = tokio::task::spawn_blocking({
+        let pool = Arc::downgrade(&pool);
+        move || {
+            while let Some(pool) = pool.upgrade() {
+                pool.tick();
+            }
+        }
+    });
+    let dials = (0..200).map(|n| {
+        let to = PodPort {
+            pod: format!("web-{n}"),
+            ..to(ECHO)
+        };
+        pool.clone().dial(to)
+    });
+    let dials: JoinSet<_> = dials.collect();
+    for dialed in dials.join_all().await {
+        dialed.unwrap();
+    }
+    pool.shutdown().await;
+    drop(pool);
+    keeper.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_are_told() {
     let config = Config {
@@ -699,11 +729,11 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
-    let soon_over = Config {
-        linger: S / 2,
+    let at_once = Config {
+        lingering_answered: 0,
         ..quick()
     };
-    let (_node, pool) = Node::start(soon_over);
+    let (_node, pool) = Node::start(at_once);
     let proven = || {
         let state = pool.state();
         let mut sessions = state.pods.values().flat_map(|p| &p.sessions);
@@ -711,6 +741,7 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
     };
     let stream = open(&pool).await;
     let before = proven();
+    sleep(S / 2).await;
     // The client ends, the runtime's clock runs, the Pod's end comes: all within 3 s of a write.
     close(stream).await;
     settle().await;

@@ -1,42 +1,78 @@
-//! One name asked over one stream.
+//! One question over one stream.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::RecordType;
 use kubevpn_target::Name;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::message::{Answered, DnsError, Question};
+use super::message::{self, Answered, DnsError};
 
 /// How long the server may take for all of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks for the addresses of both families at once (RFC 7766 section 6.2.1.1) and takes both answers in whichever
-/// order they come.
-///
-/// One failure is passed over if the other answer has an address.
-pub(crate) async fn ask<S>(stream: &mut S, name: &Name) -> Result<Answered, DnsError>
+/// Something a DNS server can be asked over one stream.
+pub(crate) trait Question: Display + Sync {
+    type Answer: Send;
+
+    /// Without a limit on time.
+    fn ask<S>(&self, stream: &mut S) -> impl Future<Output = Result<Self::Answer, DnsError>> + Send
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send;
+}
+
+/// A name, for its addresses: both families at once (RFC 7766 section 6.2.1.1), and both answers in whichever order
+/// they come. One failure is passed over if the other answer has an address.
+impl Question for Name {
+    type Answer = Answered;
+
+    async fn ask<S>(&self, stream: &mut S) -> Result<Answered, DnsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        both(stream, self).await
+    }
+}
+
+/// One question as it is, for the whole answer.
+impl Question for Query {
+    type Answer = Message;
+
+    async fn ask<S>(&self, stream: &mut S) -> Result<Message, DnsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let question = message::Question::of(self.clone());
+        write(stream, [&question]).await?;
+        question
+            .answer(&read(stream).await?)?
+            .ok_or(DnsError::NotOurs)
+    }
+}
+
+/// Asks, and waits for [`PATIENCE`] at most.
+pub(crate) async fn ask<S, Q: Question>(stream: &mut S, question: &Q) -> Result<Q::Answer, DnsError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    match timeout(PATIENCE, both(stream, name)).await {
+    match timeout(PATIENCE, question.ask(stream)).await {
         Ok(answered) => answered,
         Err(_) => Err(DnsError::TimedOut(PATIENCE)),
     }
 }
 
-async fn both<S>(stream: &mut S, name: &Name) -> Result<Answered, DnsError>
+async fn write<'q, S>(
+    stream: &mut S,
+    questions: impl IntoIterator<Item = &'q message::Question>,
+) -> Result<(), DnsError>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncWrite + Unpin,
 {
-    let v4 = Question::new(name, RecordType::A)?;
-    let mut v6 = Question::new(name, RecordType::AAAA)?;
-    if v6.id == v4.id {
-        v6.id = v4.id.wrapping_add(1);
-    }
     let mut sent = Vec::new();
-    for question in [&v4, &v6] {
+    for question in questions {
         let message = question.to_vec()?;
         // A question is a name and a few bytes more.
         let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
@@ -44,8 +80,19 @@ where
         sent.extend(message);
     }
     stream.write_all(&sent).await.map_err(DnsError::Broken)?;
-    stream.flush().await.map_err(DnsError::Broken)?;
+    stream.flush().await.map_err(DnsError::Broken)
+}
 
+async fn both<S>(stream: &mut S, name: &Name) -> Result<Answered, DnsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let v4 = message::Question::new(name, RecordType::A)?;
+    let mut v6 = message::Question::new(name, RecordType::AAAA)?;
+    if v6.id == v4.id {
+        v6.id = v4.id.wrapping_add(1);
+    }
+    write(stream, [&v4, &v6]).await?;
     let first = read(stream).await?;
     let (a, b) = match v4.read(&first) {
         Ok(None) => {
@@ -96,7 +143,7 @@ fn merge(
 mod tests {
     use std::net::IpAddr;
 
-    use hickory_proto::op::{Message, ResponseCode};
+    use hickory_proto::op::ResponseCode;
     use tokio::io::DuplexStream;
 
     use super::super::testing::{answer, reply};

@@ -12,6 +12,8 @@ use hickory_proto::rr::{DNSClass, Name as DnsName, RData, RecordType};
 use hickory_proto::serialize::binary::DecodeError;
 use kubevpn_target::Name;
 
+use super::Lasting;
+
 /// How many aliases are followed within one answer.
 const ALIASES: usize = 8;
 
@@ -20,6 +22,9 @@ pub(crate) const ADDRESSES: usize = 16;
 
 /// How long nothing is believed that comes without saying how long it lasts.
 const NO_SOA: Duration = Duration::from_secs(5);
+
+/// A whole answer is handed on with the lifetimes it came with, so it may not get old here.
+const WHOLE: Duration = Duration::from_secs(5);
 
 /// Nothing is believed longer.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
@@ -64,10 +69,14 @@ impl Question {
     pub(crate) fn new(name: &Name, record: RecordType) -> Result<Self, DnsError> {
         let name =
             DnsName::from_ascii(format!("{}.", name.as_str())).map_err(DnsError::Question)?;
-        Ok(Self {
+        Ok(Self::of(Query::query(name, record)))
+    }
+
+    pub(crate) fn of(query: Query) -> Self {
+        Self {
             id: Message::query().metadata.id,
-            query: Query::query(name, record),
-        })
+            query,
+        }
     }
 
     /// The message, to be sent with its length in front.
@@ -78,8 +87,8 @@ impl Question {
         message.to_vec().map_err(DnsError::Question)
     }
 
-    /// What a message answers to it. `None` where it is the answer to a question with another id.
-    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<Answered>, DnsError> {
+    /// The message, if it is an answer to this. `None` where it is the answer to a question with another id.
+    pub(crate) fn answer(&self, bytes: &[u8]) -> Result<Option<Message>, DnsError> {
         let message = Message::from_vec(bytes).map_err(DnsError::Malformed)?;
         if message.metadata.id != self.id {
             return Ok(None);
@@ -94,6 +103,14 @@ impl Question {
         if message.metadata.truncation {
             return Err(DnsError::Truncated);
         }
+        Ok(Some(message))
+    }
+
+    /// What a message says of the name. `None` where it is the answer to a question with another id.
+    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<Answered>, DnsError> {
+        let Some(message) = self.answer(bytes)? else {
+            return Ok(None);
+        };
         match message.metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => Ok(Some(self.take(&message))),
             code => Err(DnsError::Failed(code)),
@@ -138,6 +155,25 @@ impl Question {
             alias,
             ttl,
         }
+    }
+}
+
+/// A whole answer holds as long as the least of its records does; a failure does not hold.
+impl Lasting for Message {
+    fn lasts(&self) -> Duration {
+        match self.metadata.response_code {
+            ResponseCode::NoError if !self.answers.is_empty() => {
+                let ttls = self.answers.iter().map(|record| seconds(record.ttl));
+                ttls.min().unwrap_or_default().min(WHOLE)
+            }
+            ResponseCode::NoError | ResponseCode::NXDomain => negative(self).min(WHOLE),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let code = self.metadata.response_code;
+        format!("has {} records ({code})", self.answers.len())
     }
 }
 

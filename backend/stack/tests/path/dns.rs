@@ -432,3 +432,122 @@ async fn rights_that_are_missing_are_named() {
         );
     }
 }
+
+/// One question as a DNS client asks it, and its answer in a line: the code, the records, who says it.
+async fn asked_as_client(
+    connect: &Stack<Egress<ApiServer>>,
+    name: &str,
+    kind: RecordType,
+) -> String {
+    let query = hickory_proto::op::Query::query(Name::from_ascii(name).unwrap(), kind);
+    match connect.get_ref().answer(&query).await {
+        Ok(answer) => {
+            let records = answer.answers.iter().map(|record| record.data.to_string());
+            let soa = answer
+                .authorities
+                .iter()
+                .map(|record| record.record_type().to_string());
+            let words = records.chain(soa).collect::<Vec<_>>();
+            format!("{} {}", answer.metadata.response_code, words.join(" "))
+        }
+        Err(error) => error.refusal().to_string(),
+    }
+}
+
+#[tokio::test]
+async fn as_a_dns_client_asks() {
+    let dns = Dns::start(&[
+        ("git.corp.test.", "10.9.9.9"),
+        ("broken.corp.test.", "!"),
+        ("else.cluster.local.", "10.9.9.8"),
+    ])
+    .await;
+    let services = dns.sim.list("Service", "default");
+    let of = |name: &str| {
+        let service = services
+            .iter()
+            .find(|s| s["metadata"]["name"] == name)
+            .unwrap();
+        service["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    };
+    let ip = of("productpage");
+    let connect = dns.connect(Outside::Deny);
+    let ask = async |name: &str, kind| asked_as_client(&connect, name, kind).await;
+    let name = "productpage.default.svc.cluster.local.";
+    // From the objects alone.
+    assert_eq!(ask(name, RecordType::A).await, format!("No Error {ip}"));
+    assert_eq!(ask(name, RecordType::AAAA).await, "No Error SOA");
+    assert_eq!(ask(name, RecordType::MX).await, "No Error SOA");
+    assert_eq!(
+        ask(
+            "_http._tcp.productpage.default.svc.cluster.local.",
+            RecordType::SRV
+        )
+        .await,
+        format!("No Error 0 100 9080 {name}")
+    );
+    let mut reverse: Vec<_> = ip.split('.').collect();
+    reverse.reverse();
+    let reverse = format!("{}.in-addr.arpa.", reverse.join("."));
+    assert_eq!(
+        ask(&reverse, RecordType::PTR).await,
+        format!("No Error {name}")
+    );
+    assert_eq!(dns.asked(), [""; 0]);
+    // What no object answers is the DNS's to say, and kept.
+    for _ in 0..2 {
+        assert_eq!(
+            ask("git.corp.test.", RecordType::A).await,
+            "No Error 10.9.9.9"
+        );
+        assert_eq!(
+            ask("else.cluster.local.", RecordType::A).await,
+            "No Error 10.9.9.8"
+        );
+    }
+    assert_eq!(dns.asked(), ["git.corp.test.", "else.cluster.local."]);
+    assert!(
+        ask("nosuch.default.svc.cluster.local.", RecordType::A)
+            .await
+            .starts_with("Non-Existent")
+    );
+    assert_eq!(
+        ask("broken.corp.test.", RecordType::A).await,
+        "Server Failure "
+    );
+    // Nobody else's names are asked of it.
+    dns.asked();
+    assert_eq!(ask("example.com.", RecordType::A).await, "denied");
+    assert_eq!(
+        ask("1.2.0.192.in-addr.arpa.", RecordType::PTR).await,
+        "denied"
+    );
+    assert_eq!(
+        ask("2.0.192.in-addr.arpa.", RecordType::PTR).await,
+        "denied"
+    );
+    assert_eq!(dns.asked(), [""; 0]);
+}
+
+/// Where the DNS cannot be asked, what the objects say holds; without them nothing is known.
+#[tokio::test]
+async fn a_dns_client_while_the_dns_cannot_be_asked() {
+    let sim = sim().await;
+    let connect = stack(
+        cluster_as(&sim, None, ClusterSettings::default()),
+        forwarder_as(&sim, None),
+        egress(&sim, Outside::Deny, &[]),
+        Settings::default(),
+    );
+    let ask = async |name: &str| asked_as_client(&connect, name, RecordType::A).await;
+    let missing = ask("nosuch.default.svc.cluster.local.").await;
+    assert!(
+        missing.starts_with("Non-Existent") && missing.ends_with("SOA"),
+        "{missing}"
+    );
+    assert_eq!(
+        ask("external.default.svc.cluster.local.").await,
+        "No Error outside.example.test."
+    );
+    assert_eq!(ask("else.cluster.local.").await, "unreachable");
+}

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::dns::dig;
 use super::scenario;
 use crate::cluster::{client, cluster_ips};
 use crate::managed::{Managed, connection, id_of, listener};
@@ -14,6 +15,7 @@ pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("managed", the_validation_list),
         scenario!("managed", two_namespaces_at_once),
+        scenario!("managed", dns_pac_and_forward, One),
         scenario!("managed", killed_and_brought_back),
         scenario!("managed", counters_equal_what_was_sent),
         scenario!("managed", the_api_server_goes_and_comes_back),
@@ -149,6 +151,86 @@ async fn two_namespaces_at_once(cx: Context) -> anyhow::Result<()> {
         .run(&["disconnect", &second])
         .await?
         .with(51, &[&second])?;
+    managed.quit().await
+}
+
+/// What `proxy-out` listens for, the daemon does too, and again after it was killed.
+async fn dns_pac_and_forward(cx: Context) -> anyhow::Result<()> {
+    let kubeconfig = cx.cluster.kubeconfig();
+    let api = client(&kubeconfig).await?;
+    let ip = cluster_ips(&api, "default", "productpage")
+        .await?
+        .swap_remove(0);
+    let managed = Managed::new(&cx.kubevpn)?;
+    let listeners = [
+        "--dns-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+        "--pac-range",
+        "192.0.2.0/24",
+        "--forward",
+        "127.0.0.1:0:productpage:9080",
+    ];
+    let words = [&cx.flags[..], &listeners].concat();
+    let said = managed.connect(&kubeconfig, &words).await?;
+    let said = said.with(0, &["DNS (UDP and TCP)", "Domains=~cluster.local"])?;
+    let id = id_of(&said)?;
+    let questions = [
+        "productpage.default.svc.cluster.local. A",
+        "www.example.com. A",
+    ]
+    .map(str::to_owned);
+    let all_work = async || {
+        let status = managed.status().await?;
+        let server = listener(&status, &id, "dns")?;
+        for how in [&[][..], &["+tcp"]] {
+            let told = dig(server, how, &questions).await?;
+            anyhow::ensure!(
+                told[0].is("NOERROR", &[&ip]) && told[1].is("REFUSED", &[]),
+                "{how:?}: {told:?}"
+            );
+        }
+        let http = listener(&status, &id, "http")?;
+        let pac = format!("http://{http}/proxy.pac");
+        let pac = Curl::run(&["--noproxy", "*", &pac]).await?.body;
+        for word in ["192.0.2.0", &http.to_string(), "productpage"] {
+            anyhow::ensure!(pac.contains(word), "no {word} in {pac}");
+        }
+        let forward = listener(&status, &id, "forward")?;
+        let answer = Curl::run(&["--noproxy", "*", &format!("http://{forward}/")]).await?;
+        let answer = answer.json()?;
+        anyhow::ensure!(answer["service"] == "productpage", "{answer}");
+        anyhow::Ok((server, http, forward))
+    };
+    let before = all_work().await?;
+    managed.kill().await?;
+    let after = all_work().await?;
+    anyhow::ensure!(before == after, "{before:?} came back as {after:?}");
+
+    // Values that cannot be, and an address that is held.
+    let itself = before.0.to_string();
+    for (words, why) in [
+        (["--dns-listen", "unix:/tmp/dns"], "IP address"),
+        (["--pac-range", "10.0.0.0"], "--pac-range"),
+    ] {
+        let said = managed.connect(&kubeconfig, &words).await?;
+        said.with(23, &[why])?;
+    }
+    let said = managed
+        .connect(
+            &kubeconfig,
+            &["--dns-listen", "127.0.0.1:0", "--dns-upstream", "x"],
+        )
+        .await?;
+    said.with(23, &["--dns-upstream x"])?;
+    let said = managed
+        .connect(
+            &kubeconfig,
+            &["--dns-listen", &itself, "--dns-upstream", "192.0.2.1"],
+        )
+        .await?;
+    said.with(53, &[&itself])?;
     managed.quit().await
 }
 

@@ -56,6 +56,25 @@ pub(super) fn patch(
     Ok((StatusCode::OK, (*made).clone()))
 }
 
+/// A merge patch of the status; what else it says is passed over, as by the real one.
+pub(super) fn patch_status(
+    cluster: &Arc<Cluster>,
+    kind: &'static Kind,
+    r: &Resource,
+    body: &[u8],
+) -> Result<Value, Status> {
+    let mut patch: Value = serde_json::from_slice(body)
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let patched = cluster.change(|world| {
+        let old = world.store.get(kind, &r.namespace, &r.name);
+        let old = old.ok_or_else(|| Status::not_found(kind, &r.name))?;
+        let mut object = (**old).clone();
+        merge(&mut object["status"], patch["status"].take());
+        Ok(world.store.put(kind, object))
+    })?;
+    Ok((*patched).clone())
+}
+
 pub(super) fn delete(
     cluster: &Arc<Cluster>,
     kind: &'static Kind,

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::services::default;
 use super::{NODE, NODE_IP, World, items, name_of, namespace_of, now, text};
-use crate::kind::POD;
-use crate::pod::{PodInfo, Ports};
+use crate::kind::{CONFIG_MAP, POD};
+use crate::pod::{Hosts, PodInfo, Ports, hosts_of};
 use crate::status::Status;
 use crate::store::Object;
 
@@ -29,6 +29,8 @@ pub(crate) struct Later {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Ready,
+    /// The programs are told to end.
+    Stopped,
     Ended,
     Gone,
 }
@@ -105,6 +107,7 @@ impl World {
                 reset: numbers(&env(pod, "RESET_PORTS")),
                 close: numbers(&env(pod, "CLOSE_PORTS")),
             },
+            dns: self.dns_of(pod),
         });
         self.network.set_ready(&uid, ready);
         if let Start::After(after) = start {
@@ -116,6 +119,22 @@ impl World {
                 what: What::Ready,
             });
         }
+    }
+
+    /// What a CoreDNS in the pod reads: the Corefile of the ConfigMap that is mounted.
+    fn dns_of(&self, pod: &Value) -> Option<Hosts> {
+        let spec = &pod["spec"];
+        let image = text(&spec["containers"][0]["image"]);
+        let name = image.rsplit('/').next()?.split(':').next()?;
+        if name != "coredns" {
+            return None;
+        }
+        let volumes = items(&spec["volumes"]).iter();
+        let mut mounted = volumes.filter_map(|v| v["configMap"]["name"].as_str());
+        let config = self
+            .store
+            .get(&CONFIG_MAP, &namespace_of(pod), mounted.next()?)?;
+        Some(hosts_of(config["data"]["Corefile"].as_str()?))
     }
 
     /// Makes a pod's readiness probe succeed or fail.
@@ -146,17 +165,26 @@ impl World {
         Some(self.store.put(&POD, pod))
     }
 
-    /// Deletes a pod: its programs end now, its object goes a little later.
+    /// Deletes a pod: its programs end now, or when its `preStop` has slept; its object goes a little later.
     pub(super) fn end_pod(&mut self, namespace: &str, name: &str) -> Option<Object> {
         let pod = self.terminate_pod(namespace, name)?;
-        let uid = text(&pod["metadata"]["uid"]);
-        self.network.stop(&uid);
-        for (after, what) in [(ENDED_AFTER, What::Ended), (GONE_AFTER, What::Gone)] {
+        let drain = drain_of(&pod);
+        let stopped = if drain.is_zero() {
+            self.network.stop(&text(&pod["metadata"]["uid"]));
+            None
+        } else {
+            Some((drain, What::Stopped))
+        };
+        let ended = [
+            (drain + ENDED_AFTER, What::Ended),
+            (drain + GONE_AFTER, What::Gone),
+        ];
+        for (after, what) in stopped.into_iter().chain(ended) {
             self.later.push(Later {
                 after,
                 namespace: namespace.into(),
                 name: name.into(),
-                uid: uid.clone(),
+                uid: text(&pod["metadata"]["uid"]),
                 what,
             });
         }
@@ -188,6 +216,7 @@ impl World {
                 let _ = self.set_ready(namespace, name, true);
             }
             What::Ready => {}
+            What::Stopped => self.network.stop(&later.uid),
             What::Ended => {
                 let mut pod = (**pod).clone();
                 pod["status"]["phase"] = "Succeeded".into();
@@ -226,6 +255,15 @@ fn start_of(pod: &Value) -> Start {
         Some(after) if !after.is_zero() => Start::After(after),
         _ => Start::Ready,
     }
+}
+
+/// How long a pod serves on while its containers' `preStop` sleeps, which its grace period bounds.
+fn drain_of(pod: &Value) -> Duration {
+    let sleeps = items(&pod["spec"]["containers"])
+        .iter()
+        .filter_map(|c| c["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64());
+    let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64();
+    Duration::from_secs(sleeps.max().unwrap_or(0).min(grace.unwrap_or(0)))
 }
 
 /// `300ms`, `1.5s`, `2m`.

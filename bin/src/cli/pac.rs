@@ -1,0 +1,70 @@
+//! `kubevpn pac`.
+
+use std::path::PathBuf;
+
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_stack::Cluster;
+
+use super::at::At;
+use super::kube::KubeArgs;
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use crate::exit::Failure;
+use crate::pac::text;
+use crate::proxy::{self, PacArgs};
+
+/// Print a PAC file: which hosts a browser takes to the proxy
+///
+/// A proxy with an HTTP listener serves the same as /proxy.pac, and keeps it up to date. What could not be learned of
+/// the cluster is a comment in the file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # for a proxy with both listeners
+  kubevpn pac --http 127.0.0.1:3128 --socks 127.0.0.1:1080 -o kubevpn.pac
+
+  # with the addresses of Pods, which the API does not tell
+  kubevpn pac --http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
+pub(crate) struct PacCommand {
+    #[command(flatten)]
+    at: At,
+    /// Write the file here instead of printing it
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    pac: PacArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl PacCommand {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let at = self.at.proxy()?;
+        let flags = self.pac.flags()?;
+        let mut path = self.policy.path()?;
+        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        path.cluster.namespace = loaded.namespace;
+        let (client, _) = reach(loaded.config)?;
+        let cluster = Cluster::new(client, path.cluster);
+        let addr = |addr: std::net::SocketAddr| addr.to_string();
+        let facts = proxy::facts(&cluster, flags, at.http.map(addr), at.socks.map(addr)).await;
+        let file = text(&facts);
+        match self.output {
+            None => say(&file),
+            Some(path) => std::fs::write(&path, file).map_err(|error| {
+                Failure::Value(format!(
+                    "--output: cannot write {}: {error}",
+                    path.display()
+                ))
+            })?,
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "what the command is for")]
+fn say(file: &str) {
+    print!("{file}");
+}

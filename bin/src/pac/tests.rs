@@ -1,0 +1,182 @@
+//! The file in a JavaScript engine, over a table of hosts.
+
+use rquickjs::{Context, Function, Runtime};
+
+use super::*;
+
+fn facts() -> Facts {
+    Facts {
+        http: Some("127.0.0.1:3128".into()),
+        socks: Some("127.0.0.1:1080".into()),
+        endings: vec!["cluster.local".into(), "corp.test".into()],
+        namespace: "dev".into(),
+        services: Ok(vec!["web".into(), "db".into()]),
+        service_ranges: Ok(vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()]),
+        ranges: vec!["10.244.0.0/16".parse().unwrap()],
+        upstream: None,
+    }
+}
+
+/// Where each host goes. The functions that resolve are there to fail.
+fn run(facts: &Facts, hosts: &[&str]) -> Vec<String> {
+    let runtime = Runtime::new().unwrap();
+    let context = Context::full(&runtime).unwrap();
+    context.with(|js| {
+        js.eval::<(), _>(
+            "function dnsResolve() { throw 'resolves'; } var isInNet = dnsResolve, isResolvable = dnsResolve;",
+        )
+        .unwrap();
+        js.eval::<(), _>(text(facts)).unwrap();
+        let find: Function<'_> = js.globals().get("FindProxyForURL").unwrap();
+        let hosts = hosts.iter();
+        hosts
+            .map(|host| find.call((format!("http://{host}/"), *host)).unwrap())
+            .collect()
+    })
+}
+
+const CLUSTER: &str = "PROXY 127.0.0.1:3128; SOCKS5 127.0.0.1:1080";
+
+#[test]
+fn the_truth_table() {
+    let cluster = [
+        "web",
+        "WEB",
+        "web.",
+        "db",
+        "web.dev",
+        "db-0.db.dev",
+        "web.dev.svc",
+        "web.other.svc",
+        "10-0-0-1.other.pod",
+        "web.dev.svc.cluster.local",
+        "Web.Dev.SVC.Cluster.Local.",
+        "cluster.local",
+        "anything.cluster.local",
+        "git.corp.test",
+        "10.96.0.1",
+        "10.111.255.255",
+        "10.244.3.4",
+        "fd00:10:96::1",
+        "[fd00:10:96::1]",
+        "FD00:10:96:0:0:0:0:ffff",
+        "::ffff:10.96.0.1",
+    ];
+    let outside = [
+        "localhost",
+        "a.localhost",
+        "127.0.0.1",
+        "::1",
+        "nosuch",
+        "go.dev",
+        "web.dev.example",
+        "example.com",
+        "xcluster.local",
+        "cluster.local.example",
+        "corp.test.example",
+        "svc",
+        "10.95.255.255",
+        "10.112.0.0",
+        "10.245.0.1",
+        "192.168.0.1",
+        "fd00:10:97::1",
+        "fd00:10:96::1:1",
+        "300.96.0.1",
+        "10.96.0.1.example.com",
+        "1:2:3",
+        "fe80::1::2",
+        "",
+    ];
+    let facts = facts();
+    for (host, way) in cluster.iter().zip(run(&facts, &cluster)) {
+        assert_eq!(way, CLUSTER, "{host}");
+    }
+    for (host, way) in outside.iter().zip(run(&facts, &outside)) {
+        assert_eq!(way, "DIRECT", "{host}");
+    }
+}
+
+/// What is not known stays with the proxy where it could be the cluster's, and the file says so.
+#[test]
+fn what_could_not_be_learned_is_a_comment() {
+    let unknown = Facts {
+        services: Err("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
+        service_ranges: Err("cannot list servicecidrs".into()),
+        ranges: Vec::new(),
+        ..facts()
+    };
+    let file = text(&unknown);
+    assert!(
+        file.contains(
+            "// Not known: the Services of namespace dev (cannot list services : alert(1) alert(2))"
+        ),
+        "{file}"
+    );
+    assert!(file.contains("// Not known: the ranges of ClusterIPs (cannot list servicecidrs)"));
+    let ways = run(
+        &unknown,
+        &["web.dev", "x.y.dev", "web", "10.96.0.1", "web.dev.svc"],
+    );
+    assert_eq!(ways, [CLUSTER, CLUSTER, "DIRECT", "DIRECT", CLUSTER]);
+    assert!(run(&facts(), &["web"]).iter().all(|way| way == CLUSTER));
+    assert!(!text(&facts()).contains("Not known"));
+}
+
+#[test]
+fn the_ways_there_are() {
+    let only = |http: bool, socks: bool| {
+        let facts = Facts {
+            http: facts().http.filter(|_| http),
+            socks: facts().socks.filter(|_| socks),
+            upstream: Some("proxy.corp:8080".into()),
+            ..facts()
+        };
+        run(&facts, &["web", "example.com", "localhost"]).join(" | ")
+    };
+    assert_eq!(
+        only(true, false),
+        "PROXY 127.0.0.1:3128 | PROXY proxy.corp:8080 | DIRECT"
+    );
+    assert_eq!(
+        only(false, true),
+        "SOCKS5 127.0.0.1:1080 | PROXY proxy.corp:8080 | DIRECT"
+    );
+}
+
+/// A name cannot be more than a string, whatever it has in it.
+#[test]
+fn names_are_quoted() {
+    let odd = "x\"; throw 1; //\u{2028}</script>";
+    let facts = Facts {
+        services: Ok(vec![odd.into()]),
+        ..facts()
+    };
+    assert_eq!(run(&facts, &["example.com", odd]), ["DIRECT", CLUSTER]);
+}
+
+#[test]
+fn ranges() {
+    for bad in [
+        "",
+        "10.0.0.0",
+        "10.0.0.0/33",
+        "::/129",
+        "x/8",
+        "10.0.0.0/-1",
+        "/8",
+    ] {
+        assert!(bad.parse::<Range>().is_err(), "{bad}");
+    }
+    let all = Facts {
+        service_ranges: Ok(vec![
+            "0.0.0.0/0".into(),
+            "10.0.0.1/32".into(),
+            "no range".into(),
+        ]),
+        ..facts()
+    };
+    assert_eq!(
+        run(&all, &["192.0.2.1", "2001:db8::1"]),
+        [CLUSTER, "DIRECT"]
+    );
+}

@@ -1,0 +1,86 @@
+//! One question to one answer, within its time.
+
+use std::future::poll_fn;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use kubevpn_target::{BoxError, ConnectError, Refusal, classify};
+use tokio::time::timeout;
+use tower_service::Service;
+
+use crate::request::Request;
+use crate::{Settings, response_code, upstream};
+
+/// A way to answer questions.
+///
+/// Do not implement it: it is there for every [`Service<Query>`] that answers with a [`Message`], of which the
+/// response code, `authoritative` and the sections are used. An error is classified; a name that is somebody else's
+/// is [`Refusal::Denied`].
+pub trait Answer: Send {
+    /// Waits until the service is ready and calls it once.
+    ///
+    /// Cancellation: dropping the future gives the question up.
+    fn answer(self, query: Query) -> impl Future<Output = Result<Message, ConnectError>> + Send;
+}
+
+impl<S> Answer for S
+where
+    S: Service<Query, Response = Message> + Send,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+{
+    async fn answer(mut self, query: Query) -> Result<Message, ConnectError> {
+        poll_fn(|cx| self.poll_ready(cx))
+            .await
+            .map_err(|e| classify(e.into()))?;
+        let answer = self.call(query);
+        answer.await.map_err(|e| classify(e.into()))
+    }
+}
+
+/// The whole answer to a request.
+pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Settings) -> Message {
+    let query = &request.query;
+    let limit = settings.answer_timeout;
+    let answered = timeout(limit, through(request, service, settings)).await;
+    let answered = answered.unwrap_or_else(|_| {
+        let sentence = format!("no answer within {limit:?}");
+        Err(ConnectError::new(Refusal::TimedOut, sentence))
+    });
+    let mut response = request.response();
+    response.metadata.recursion_available = true;
+    match answered {
+        Ok(found) => {
+            response.metadata.response_code = found.metadata.response_code;
+            response.metadata.authoritative = found.metadata.authoritative;
+            response.answers = found.answers;
+            response.authorities = found.authorities;
+            response.additionals = found.additionals;
+            let code = response.metadata.response_code;
+            tracing::debug!(name = %query.name(), kind = %query.query_type(), %code, "answered");
+        }
+        Err(error) => {
+            response.metadata.response_code = response_code(error.refusal());
+            let code = response.metadata.response_code;
+            tracing::debug!(name = %query.name(), kind = %query.query_type(), %code, %error, "not answered");
+        }
+    }
+    response
+}
+
+async fn through<S: Answer>(
+    request: &Request,
+    service: S,
+    settings: &Settings,
+) -> Result<Message, ConnectError> {
+    let answered = service.answer(request.query.clone()).await;
+    match (answered, settings.upstream) {
+        (Err(error), Some(upstream)) if response_code(error.refusal()) == ResponseCode::Refused => {
+            upstream::ask(request, upstream).await.map_err(|error| {
+                let sentence =
+                    format!("{upstream}, which is asked for other names, does not answer");
+                ConnectError::new(Refusal::Unreachable, sentence).with_source(error)
+            })
+        }
+        (answered, _) => answered,
+    }
+}

@@ -1,0 +1,55 @@
+//! What `integration/fuzz` runs: a plain function over bytes, so that a test can replay a corpus.
+
+use hickory_proto::op::{Message, MessageType};
+
+use crate::reply::{PLAIN_UDP, encode};
+use crate::request::{Read, read};
+
+/// Reads `data` as a message to the server and answers it.
+///
+/// Panics when the answer is to another question or id, is no answer, or is longer than its client takes.
+///
+/// ```
+/// kubevpn_dns::fuzzing::dns_message(b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01");
+/// ```
+pub fn dns_message(data: &[u8]) {
+    let (answer, limit) = match read(data) {
+        Read::Question(request) => {
+            let limit = request.udp_limit();
+            assert!((512..=1232).contains(&limit), "{limit}");
+            let answer = request.response();
+            assert_eq!(answer.queries, [request.query]);
+            (answer, limit)
+        }
+        Read::Wrong(answer) => (answer, PLAIN_UDP.into()),
+        Read::Noise => return,
+    };
+    assert_eq!(answer.metadata.id.to_be_bytes(), data[..2]);
+    let bytes = encode(&answer, limit);
+    assert!(bytes.len() <= limit, "{} bytes for {limit}", bytes.len());
+    let read = Message::from_vec(&bytes).expect("an answer of ours can be read");
+    assert_eq!(read.metadata.message_type, MessageType::Response);
+    assert_eq!(read.metadata.id, answer.metadata.id);
+    // BADVERS and BADSIG are one number.
+    let number = |message: &Message| u16::from(message.metadata.response_code);
+    assert_eq!(number(&read), number(&answer));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_corpus_of_the_fuzzer() {
+        let corpus =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../integration/fuzz/corpus/dns_message");
+        let mut files = 0;
+        for file in std::fs::read_dir(&corpus).expect("the corpus is committed") {
+            dns_message(&std::fs::read(file.unwrap().path()).unwrap());
+            files += 1;
+        }
+        assert!(files >= 40, "{files} files in {}", corpus.display());
+    }
+}

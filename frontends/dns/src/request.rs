@@ -1,0 +1,200 @@
+//! From bytes to one question, or to what is wrong with them.
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, RecordType};
+
+/// The least a message can be: its header.
+const HEADER: usize = 12;
+
+/// The version of EDNS there is.
+const EDNS: u8 = 0;
+
+/// One question that can be answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) id: u16,
+    /// As the client wrote it, in its letters' case.
+    pub(crate) query: Query,
+    pub(crate) recursion_desired: bool,
+    pub(crate) edns: Option<Edns>,
+}
+
+/// What bytes turn out to be.
+#[derive(Debug)]
+pub(crate) enum Read {
+    Question(Request),
+    /// No question that can be answered; this says so.
+    Wrong(Message),
+    /// Nothing that is to be answered at all: not even a header, or an answer. Two servers that answer each other's
+    /// answers never end.
+    Noise,
+}
+
+pub(crate) fn read(bytes: &[u8]) -> Read {
+    let Some(&[high, low, flags, ..]) = bytes.first_chunk::<HEADER>().map(|h| &h[..]) else {
+        return Read::Noise;
+    };
+    if flags & 0x80 != 0 {
+        return Read::Noise;
+    }
+    let id = u16::from_be_bytes([high, low]);
+    let op_code = OpCode::from_u8((flags >> 3) & 0xf);
+    let wrong = |code| Read::Wrong(Message::error_msg(id, op_code, code));
+    if op_code != OpCode::Query {
+        return wrong(ResponseCode::NotImp);
+    }
+    let Ok(message) = Message::from_vec(bytes) else {
+        return wrong(ResponseCode::FormErr);
+    };
+    debug_assert_eq!(message.metadata.message_type, MessageType::Query);
+    let [query] = &message.queries[..] else {
+        return wrong(ResponseCode::FormErr);
+    };
+    let request = Request {
+        id,
+        query: query.clone(),
+        recursion_desired: message.metadata.recursion_desired,
+        edns: message.edns,
+    };
+    let code = match request.edns.as_ref().map(Edns::version) {
+        Some(version) if version > EDNS => ResponseCode::BADVERS,
+        _ if query.query_class() != DNSClass::IN => ResponseCode::Refused,
+        _ => match query.query_type() {
+            RecordType::ANY => ResponseCode::NotImp,
+            RecordType::AXFR | RecordType::IXFR => ResponseCode::Refused,
+            RecordType::OPT | RecordType::TSIG => ResponseCode::FormErr,
+            _ => return Read::Question(request),
+        },
+    };
+    let mut answer = request.response();
+    answer.metadata.response_code = code;
+    Read::Wrong(answer)
+}
+
+impl Request {
+    /// An answer to it, empty so far.
+    pub(crate) fn response(&self) -> Message {
+        let mut message = Message::response(self.id, OpCode::Query);
+        message.metadata.recursion_desired = self.recursion_desired;
+        message.add_query(self.query.clone());
+        if self.edns.is_some() {
+            let mut edns = Edns::new();
+            edns.set_version(EDNS);
+            edns.set_max_payload(super::reply::UDP_PAYLOAD);
+            message.set_edns(edns);
+        }
+        message
+    }
+
+    /// How large a datagram its client takes.
+    pub(crate) fn udp_limit(&self) -> usize {
+        use super::reply::{PLAIN_UDP, UDP_PAYLOAD};
+        let edns = self.edns.as_ref();
+        edns.map_or(PLAIN_UDP, |edns| {
+            edns.max_payload().clamp(PLAIN_UDP, UDP_PAYLOAD)
+        })
+        .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::Name;
+
+    use super::*;
+
+    fn query(record: RecordType) -> Message {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii("Web.Shop.").unwrap(), record));
+        message
+    }
+
+    fn code(message: &Message) -> ResponseCode {
+        code_of(&message.to_vec().unwrap())
+    }
+
+    fn code_of(bytes: &[u8]) -> ResponseCode {
+        match read(bytes) {
+            Read::Wrong(answer) => {
+                assert_eq!(answer.metadata.message_type, MessageType::Response);
+                answer.metadata.response_code
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_question_keeps_its_case_and_flags() {
+        let Read::Question(request) = read(&query(RecordType::A).to_vec().unwrap()) else {
+            panic!("no question")
+        };
+        assert_eq!(request.query.name().to_ascii(), "Web.Shop.");
+        let answer = request.response();
+        assert_eq!(answer.metadata.id, 7);
+        assert!(answer.metadata.recursion_desired);
+        assert_eq!(answer.queries[0].name().to_ascii(), "Web.Shop.");
+        assert_eq!((request.udp_limit(), answer.edns), (512, None));
+    }
+
+    #[test]
+    fn sizes_that_clients_take() {
+        for (said, limit) in [(0, 512), (511, 512), (1000, 1000), (4096, 1232)] {
+            let mut message = query(RecordType::A);
+            let mut edns = Edns::new();
+            edns.set_max_payload(said);
+            message.set_edns(edns);
+            let Read::Question(request) = read(&message.to_vec().unwrap()) else {
+                panic!("no question")
+            };
+            assert_eq!(request.udp_limit(), limit, "{said}");
+            assert_eq!(request.response().edns.unwrap().max_payload(), 1232);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_answered_says_so() {
+        assert_eq!(code(&query(RecordType::ANY)), ResponseCode::NotImp);
+        assert_eq!(code(&query(RecordType::AXFR)), ResponseCode::Refused);
+        let mut chaos = query(RecordType::TXT);
+        chaos.queries[0].set_query_class(DNSClass::CH);
+        assert_eq!(code(&chaos), ResponseCode::Refused);
+        let mut update = query(RecordType::A);
+        update.metadata.op_code = OpCode::Update;
+        assert_eq!(code(&update), ResponseCode::NotImp);
+        let mut none = query(RecordType::A);
+        none.queries.clear();
+        assert_eq!(code(&none), ResponseCode::FormErr);
+        let mut two = query(RecordType::A);
+        two.add_query(two.queries[0].clone());
+        assert_eq!(code(&two), ResponseCode::FormErr);
+        let mut later = query(RecordType::A);
+        let mut edns = Edns::new();
+        edns.set_version(1);
+        later.set_edns(edns);
+        assert_eq!(code(&later), ResponseCode::BADVERS);
+    }
+
+    /// Cut short anywhere, it is malformed with its id; before the header's end there is none.
+    #[test]
+    fn truncated_anywhere() {
+        let bytes = query(RecordType::A).to_vec().unwrap();
+        for length in 0..bytes.len() {
+            match read(&bytes[..length]) {
+                Read::Noise => assert!(length < HEADER),
+                Read::Wrong(answer) => {
+                    assert_eq!(answer.metadata.id, 7);
+                    assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+                }
+                Read::Question(_) => panic!("{length} bytes will do"),
+            }
+        }
+    }
+
+    #[test]
+    fn answers_are_not_answered() {
+        let mut answer = query(RecordType::A);
+        answer.metadata.message_type = MessageType::Response;
+        assert!(matches!(read(&answer.to_vec().unwrap()), Read::Noise));
+    }
+}

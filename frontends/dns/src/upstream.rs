@@ -1,0 +1,82 @@
+//! The server for what is somebody else's: asked like any stub resolver asks.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, MessageType};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::reply::UDP_PAYLOAD;
+use crate::request::Request;
+
+/// A datagram may be lost: how long each of the attempts waits.
+const ATTEMPTS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_millis(2500)];
+
+/// Asks by UDP from a port and with an id of its own each time, and by TCP where the answer does not fit.
+pub(crate) async fn ask(request: &Request, server: SocketAddr) -> io::Result<Message> {
+    let mut lost = io::Error::from(io::ErrorKind::TimedOut);
+    for patience in ATTEMPTS {
+        match timeout(patience, by_udp(request, server)).await {
+            Ok(Ok(answer)) if answer.metadata.truncation => return by_tcp(request, server).await,
+            Ok(Err(error)) => lost = error,
+            Ok(answer) => return answer,
+            Err(_) => {}
+        }
+    }
+    Err(lost)
+}
+
+async fn by_udp(request: &Request, server: SocketAddr) -> io::Result<Message> {
+    let any = match server {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    // Connected: the kernel drops what others send.
+    socket.connect(server).await?;
+    let (question, bytes) = question(request)?;
+    socket.send(&bytes).await?;
+    let mut buffer = [0; UDP_PAYLOAD as usize];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if let Some(answer) = ours(&question, &buffer[..length]) {
+            return Ok(answer);
+        }
+    }
+}
+
+async fn by_tcp(request: &Request, server: SocketAddr) -> io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    let (question, bytes) = question(request)?;
+    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream
+        .write_all(&[&length.to_be_bytes()[..], &bytes].concat())
+        .await?;
+    let mut answer = vec![0; stream.read_u16().await?.into()];
+    stream.read_exact(&mut answer).await?;
+    let not_ours = || io::Error::new(io::ErrorKind::InvalidData, "it answered something else");
+    ours(&question, &answer).ok_or_else(not_ours)
+}
+
+fn question(request: &Request) -> io::Result<(Message, Vec<u8>)> {
+    let mut question = Message::query();
+    question.metadata.recursion_desired = request.recursion_desired;
+    question.add_query(request.query.clone());
+    let mut edns = Edns::new();
+    edns.set_max_payload(UDP_PAYLOAD);
+    question.set_edns(edns);
+    let bytes = question.to_vec().map_err(io::Error::other)?;
+    Ok((question, bytes))
+}
+
+/// Only an answer with the id and the question we sent is one.
+fn ours(question: &Message, bytes: &[u8]) -> Option<Message> {
+    let answer = Message::from_vec(bytes).ok()?;
+    let fits = answer.metadata.id == question.metadata.id
+        && answer.metadata.message_type == MessageType::Response
+        && answer.queries == question.queries;
+    fits.then_some(answer)
+}

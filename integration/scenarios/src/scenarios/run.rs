@@ -1,0 +1,174 @@
+//! `kubevpn run`: programs that find their proxy in the environment.
+
+use std::path::Path;
+use std::process::Output;
+
+use super::scenario;
+use crate::{Context, Scenario, run_to_end};
+
+pub(super) fn list() -> Vec<Scenario> {
+    vec![
+        scenario!("run", curl_and_kubectl),
+        scenario!("run", python),
+        scenario!("run", node),
+        scenario!("run", java),
+        scenario!("run", go),
+    ]
+}
+
+/// Runs words behind `kubevpn run --`, in a directory.
+async fn run(cx: &Context, words: &[&str]) -> anyhow::Result<Output> {
+    let kubeconfig = cx.cluster.kubeconfig();
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let mut args = vec!["run", "--kubeconfig", &*kubeconfig];
+    args.extend(&cx.flags);
+    args.push("--");
+    args.extend(words);
+    run_to_end(&cx.kubevpn, args, &[("KUBECONFIG", &*kubeconfig)]).await
+}
+
+/// It ends well and prints an answer of this Service.
+async fn answers(cx: &Context, words: &[&str], service: &str) -> anyhow::Result<()> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = run(cx, words).await?;
+    let said = String::from_utf8_lossy(&stdout);
+    let wanted = format!(r#""service":"{service}""#);
+    anyhow::ensure!(
+        status.success() && said.contains(&wanted),
+        "{words:?} ended with {status}: {said}{}",
+        String::from_utf8_lossy(&stderr)
+    );
+    Ok(())
+}
+
+/// Whether a program is there. A machine without it has nothing to show.
+#[expect(clippy::print_stderr, reason = "says what was not run")]
+async fn has(program: &str, version: &str) -> Option<String> {
+    match run_to_end(Path::new(program), [version], &[]).await {
+        Ok(output) if output.status.success() => {
+            let text = [output.stdout, output.stderr].concat();
+            Some(String::from_utf8_lossy(&text).into_owned())
+        }
+        _ => {
+            eprintln!("not run: {program} is not installed");
+            None
+        }
+    }
+}
+
+async fn curl_and_kubectl(cx: Context) -> anyhow::Result<()> {
+    answers(
+        &cx,
+        &["curl", "-sS", "http://productpage:9080/"],
+        "productpage",
+    )
+    .await?;
+    // By SOCKS5 alone, from ALL_PROXY.
+    let socks = "unset http_proxy HTTP_PROXY; exec curl -sS http://reviews.default/";
+    answers(&cx, &["sh", "-c", socks], "reviews").await?;
+    if has("kubectl", "--help").await.is_some() {
+        let words = ["kubectl", "get", "service", "productpage", "-o", "name"];
+        let output = run(&cx, &words).await?;
+        anyhow::ensure!(
+            output.stdout == b"service/productpage\n",
+            "kubectl beside the proxy: {output:?}"
+        );
+    }
+    Ok(())
+}
+
+async fn python(cx: Context) -> anyhow::Result<()> {
+    if has("python3", "--version").await.is_none() {
+        return Ok(());
+    }
+    let program =
+        "import urllib.request as r; print(r.urlopen('http://productpage:9080/').read().decode())";
+    answers(&cx, &["python3", "-c", program], "productpage").await
+}
+
+/// Node reads the environment since version 24.
+#[expect(clippy::print_stderr, reason = "says what was not run")]
+async fn node(cx: Context) -> anyhow::Result<()> {
+    let Some(version) = has("node", "--version").await else {
+        return Ok(());
+    };
+    let major = version.trim_start_matches('v').split('.').next();
+    if major.and_then(|major| major.parse().ok()).unwrap_or(0) < 24 {
+        eprintln!("not run: node {} has no NODE_USE_ENV_PROXY", version.trim());
+        return Ok(());
+    }
+    let program = "fetch('http://productpage:9080/').then(r => r.text()).then(console.log)";
+    answers(&cx, &["node", "-e", program], "productpage").await
+}
+
+async fn java(cx: Context) -> anyhow::Result<()> {
+    if has("java", "-version").await.is_none() {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("Get.java");
+    std::fs::write(
+        &source,
+        r#"
+import java.net.*;
+import java.net.http.*;
+
+public class Get {
+    public static void main(String[] args) throws Exception {
+        try (var old = new URL("http://reviews.default/").openStream()) {
+            if (old.readAllBytes().length == 0) throw new Exception("empty");
+        }
+        var request = HttpRequest.newBuilder(URI.create("http://productpage:9080/")).build();
+        var client = HttpClient.newHttpClient();
+        System.out.println(client.send(request, HttpResponse.BodyHandlers.ofString()).body());
+    }
+}
+"#,
+    )?;
+    answers(&cx, &["java", &source.to_string_lossy()], "productpage").await
+}
+
+async fn go(cx: Context) -> anyhow::Result<()> {
+    if has("go", "version").await.is_none() {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("get.go");
+    std::fs::write(
+        &source,
+        r#"package main
+
+import (
+	"io"
+	"net/http"
+	"os"
+)
+
+func main() {
+	answer, err := http.Get("http://productpage:9080/")
+	if err != nil {
+		panic(err)
+	}
+	io.Copy(os.Stdout, answer.Body)
+}
+"#,
+    )?;
+    let source = source.to_string_lossy();
+    // Nothing is fetched: the standard library alone.
+    answers(
+        &cx,
+        &[
+            "env",
+            "GOFLAGS=-mod=mod",
+            "GOPROXY=off",
+            "go",
+            "run",
+            &source,
+        ],
+        "productpage",
+    )
+    .await
+}

@@ -1,0 +1,225 @@
+//! `run`, `env` and `pac`: what other programs are told of the proxy.
+
+use std::process::Stdio;
+
+use kubevpn_scenarios::Proxy;
+use kubevpn_sim::Sim;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::{Ended, Files, kubevpn, run};
+
+struct Rig {
+    _sim: Sim,
+    files: Files,
+    kubeconfig: String,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let sim = Sim::builder().sample().start().await.unwrap();
+        let files = Files::new();
+        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+        Self {
+            _sim: sim,
+            files,
+            kubeconfig: kubeconfig.to_str().unwrap().into(),
+        }
+    }
+
+    async fn run(&self, words: &[&str]) -> Ended {
+        let run_words = ["run", "--kubeconfig", &self.kubeconfig, "--"];
+        run(&[&run_words[..], words].concat(), &[]).await
+    }
+}
+
+#[tokio::test]
+async fn the_exit_code_is_the_commands() {
+    let rig = Rig::start().await;
+    rig.run(&["true"]).await.with(0, &[]);
+    let ended = rig.run(&["sh", "-c", "echo said; exit 7"]).await;
+    assert!(!ended.said.contains("error"), "{}", ended.said);
+    ended.with(7, &["said"]);
+    rig.run(&["sh", "-c", "kill -KILL $$"]).await.with(137, &[]);
+    rig.run(&["no-such-command"])
+        .await
+        .with(127, &["cannot run no-such-command"]);
+    rig.run(&["/"]).await.with(126, &["cannot run /"]);
+    run(&["run", "--kubeconfig", &rig.kubeconfig], &[])
+        .await
+        .with(2, &["COMMAND"]);
+}
+
+#[tokio::test]
+async fn signals_reach_the_command() {
+    let rig = Rig::start().await;
+    for (signal, code) in [("TERM", 15), ("HUP", 1), ("USR1", 10), ("INT", 2)] {
+        let script =
+            format!("trap 'exit {code}' {signal}; echo ready; while :; do sleep 0.05; done");
+        let mut command = Command::new(kubevpn());
+        command
+            .args([
+                "run",
+                "--kubeconfig",
+                &rig.kubeconfig,
+                "--",
+                "bash",
+                "-c",
+                &script,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
+        let pid = child.id().unwrap().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.await.unwrap().success());
+        assert_eq!(child.wait().await.unwrap().code(), Some(code), "{signal}");
+    }
+}
+
+/// A proxy that runs already is used, and none is started.
+#[tokio::test]
+async fn a_proxy_that_runs_is_reused() {
+    let rig = Rig::start().await;
+    let kubeconfig = std::path::Path::new(&rig.kubeconfig);
+    let mut proxy = Proxy::start(kubevpn(), kubeconfig, &["--listen-http", "127.0.0.1:0"])
+        .await
+        .unwrap();
+    let http = proxy.http().await.unwrap().to_string();
+    let words = [
+        "run",
+        "--kubeconfig",
+        &rig.kubeconfig,
+        "--http",
+        &http,
+        "--",
+    ];
+    let curl = [
+        "sh",
+        "-c",
+        "echo $http_proxy $JAVA_TOOL_OPTIONS; curl -sS http://reviews/",
+    ];
+    let ended = run(&[&words[..], &curl].concat(), &[("NO_PROXY", "corp.test")]).await;
+    let said = format!("http://{http} ");
+    ended.with(
+        0,
+        &[
+            &said,
+            "-Dhttp.proxyHost=127.0.0.1",
+            r#""service":"reviews""#,
+        ],
+    );
+    proxy
+        .logged(&["frontend=\"http\"", "reviews"])
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn env_prints_export_lines_only() {
+    let rig = Rig::start().await;
+    let words = [
+        "env",
+        "--kubeconfig",
+        &rig.kubeconfig,
+        "--http",
+        "3128",
+        "--socks",
+        "1080",
+    ];
+    let env = async |more: &[&str]| {
+        let environment = [("NO_PROXY", "corp.test"), ("SHELL", "/bin/bash")];
+        let ended = run(&[&words[..], more].concat(), &environment).await;
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        ended.said
+    };
+    let bash = env(&[]).await;
+    assert!(
+        bash.lines().all(|line| line.starts_with("export ")),
+        "{bash}"
+    );
+    for line in [
+        "export HTTP_PROXY='http://127.0.0.1:3128'",
+        "export http_proxy='http://127.0.0.1:3128'",
+        "export ALL_PROXY='socks5h://127.0.0.1:1080'",
+        "export no_proxy='corp.test,localhost,127.0.0.1,::1'",
+    ] {
+        assert!(bash.lines().any(|l| l == line), "{line} is missing: {bash}");
+    }
+    assert_eq!(env(&["--shell", "zsh"]).await, bash);
+    let fish = env(&["--shell", "fish"]).await;
+    assert!(
+        fish.lines().all(|line| line.starts_with("set -gx ")),
+        "{fish}"
+    );
+    let powershell = env(&["--shell", "powershell"]).await;
+    assert!(
+        powershell.lines().all(|line| line.starts_with("$env:")),
+        "{powershell}"
+    );
+    run(&["env", "--kubeconfig", "/nonexistent"], &[])
+        .await
+        .with(20, &["/nonexistent"]);
+}
+
+/// The file of `pac` and the proxy's own say the same, and no browser of another site may have it.
+#[tokio::test]
+async fn pac_is_printed_written_and_served() {
+    let rig = Rig::start().await;
+    let kubeconfig = std::path::Path::new(&rig.kubeconfig);
+    let listen = [
+        "--listen-http",
+        "127.0.0.1:0",
+        "--pac-range",
+        "10.244.0.0/16",
+    ];
+    let mut proxy = Proxy::start(kubevpn(), kubeconfig, &listen).await.unwrap();
+    let (http, socks) = (proxy.http().await.unwrap(), proxy.socks);
+    let url = format!("http://{http}/proxy.pac");
+    let served = kubevpn_scenarios::Curl::run(&["--include", "--noproxy", "*", &url])
+        .await
+        .unwrap();
+    assert_eq!(served.code, 0, "{}", served.message);
+    let (head, body) = served.body.split_once("\r\n\r\n").unwrap();
+    for field in [
+        "content-type: application/x-ns-proxy-autoconfig",
+        "x-content-type-options: nosniff",
+        "cross-origin-resource-policy: same-origin",
+    ] {
+        assert!(head.contains(field), "{field} is missing: {head}");
+    }
+    for part in [
+        format!("var CLUSTER = \"PROXY {http}; SOCKS5 {socks}\";"),
+        "\"productpage\"".into(),
+        "\"cluster.local\"".into(),
+        "[[2804, 0], 16]".into(),
+    ] {
+        assert!(body.contains(&part), "{part} is missing: {body}");
+    }
+    let (http, socks) = (http.to_string(), socks.to_string());
+    let words = [
+        "pac",
+        "--kubeconfig",
+        &rig.kubeconfig,
+        "--http",
+        &http,
+        "--socks",
+        &socks,
+    ];
+    let words = [&words[..], &["--pac-range", "10.244.0.0/16"]].concat();
+    let printed = run(&words, &[]).await;
+    assert_eq!(printed.said, body);
+    let file = rig.files.0.path().join("kubevpn.pac");
+    let out = ["-o", file.to_str().unwrap()];
+    run(&[&words[..], &out].concat(), &[]).await.with(0, &[]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), body);
+    run(&["pac", "--pac-range", "10.0.0.0"], &[])
+        .await
+        .with(23, &["--pac-range"]);
+    run(&["pac", "--http", "x"], &[])
+        .await
+        .with(23, &["--http"]);
+}
