@@ -214,8 +214,9 @@ impl Client {
     fn new(io: Io) -> Self {
         let peer = match &io {
             Io::Tcp(stream) => {
-                tune(stream);
-                stream.peer_addr().ok()
+                let peer = stream.peer_addr().ok();
+                tune(stream, peer);
+                peer
             }
             #[cfg(unix)]
             Io::Unix(_) => None,
@@ -230,11 +231,11 @@ impl Client {
 
 /// Settings that make a connection quick and, where the client is on another machine, let us notice in
 /// about two minutes that the machine is gone.
-fn tune(stream: &TcpStream) {
+fn tune(stream: &TcpStream, peer: Option<SocketAddr>) {
     // Each fails only on a connection that has ended, and reading it will say so.
     let _ = stream.set_nodelay(true);
     let is_local = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
-    if !stream.peer_addr().is_ok_and(is_local) {
+    if !peer.is_some_and(is_local) {
         let keepalive = socket2::TcpKeepalive::new()
             .with_time(Duration::from_secs(60))
             .with_interval(Duration::from_secs(15));

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::subject::Subject;
 
 /// `/proc` counts in these on every Linux (`USER_HZ`).
-const TICKS_PER_SECOND: f64 = 100.0;
+pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Seconds of processor time, by who used them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -56,12 +56,17 @@ fn read(path: &str) -> anyhow::Result<String> {
 
 fn of_process(pid: u32) -> anyhow::Result<f64> {
     let stat = read(&format!("/proc/{pid}/stat"))?;
-    // The name, which may have spaces in it, ends at the last parenthesis.
-    let (_, fields) = stat.rsplit_once(')').context("no process name")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let fields = fields(&stat)?;
     // utime and stime, the 14th and 15th of the whole.
     let ticks = |at: usize| anyhow::Ok(fields.get(at).context("too short")?.parse::<f64>()?);
     Ok((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+}
+
+/// The fields of a `/proc/PID/stat` behind the name; the first is the state.
+pub(crate) fn fields(stat: &str) -> anyhow::Result<Vec<&str>> {
+    // The name may have spaces in it, and ends at the last parenthesis.
+    let (_, fields) = stat.rsplit_once(')').context("no process name")?;
+    Ok(fields.split_whitespace().collect())
 }
 
 fn of_machine() -> anyhow::Result<f64> {

@@ -1,6 +1,6 @@
 //! What the clients do, and what is counted. Each workload gives one or more figures.
 
-pub(crate) mod client;
+mod client;
 mod dial;
 mod latency;
 mod open;

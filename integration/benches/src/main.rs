@@ -12,27 +12,32 @@
 //! of your own: `--peer 'NAME=COMMAND {port}'`, a command that forwards 127.0.0.1:{port} to port 80 of the Service
 //! `reviews`.
 //!
-//! `load.rs` is what the clients do, `subject.rs` what they go through, `cpu.rs` who used the processors, `report.rs`
-//! what is said about it.
+//! `load.rs` is what the clients do, `wire.rs` what they say, `subject.rs` what they go through, `cpu.rs` who used the
+//! processors, `report.rs` what is said about it. `frontends.rs` is a bench of its own: the frontends without a cluster.
 
 mod cpu;
 mod forwarder;
+mod frontends;
 mod load;
 mod report;
 mod subject;
+mod wire;
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use lab::Lab;
 
 use crate::load::{Sizes, Workload};
-use crate::report::Round;
+use crate::report::{Page, Round};
 use crate::subject::Kind;
 
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Other>,
     /// How many times everything is measured
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -67,11 +72,21 @@ struct Args {
     nodelay: Option<u8>,
 }
 
+/// What is measured without a cluster.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// The frontends alone, beside proxies that only proxy
+    Frontends(frontends::FrontendArgs),
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let Some(port) = args.kube_rs_forward {
         return forwarder::run(port, args.nodelay == Some(1)).await;
+    }
+    if let Some(Other::Frontends(args)) = args.command {
+        return frontends::run(args).await;
     }
     let lab = Lab::attach().await?;
     let me = std::env::current_exe()?;
@@ -138,7 +153,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let text = report::render(&rounds)?;
     match &args.report {
-        Some(path) => report::insert(path, &text),
+        Some(path) => report::insert(path, Page::Cluster, &text),
         None => report::print(&text),
     }
 }

@@ -55,6 +55,10 @@ impl Round {
             },
         }
     }
+
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "progress of a run of many minutes")]
@@ -99,18 +103,47 @@ pub(crate) fn save(path: &Path, rounds: &[Round]) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// Puts the tables between the two marks of a page.
-pub(crate) fn insert(path: &Path, text: &str) -> anyhow::Result<()> {
-    const BEGIN: &str = "<!-- measured: begin -->\n";
-    const END: &str = "<!-- measured: end -->";
+/// A place on the page, between two marks of its own, and whom ours is compared with there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Page {
+    Cluster,
+    Frontends,
+}
+
+impl Page {
+    fn marks(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cluster => ("<!-- measured: begin -->\n", "<!-- measured: end -->"),
+            Self::Frontends => ("<!-- frontends: begin -->\n", "<!-- frontends: end -->"),
+        }
+    }
+
+    fn rival(self) -> &'static str {
+        match self {
+            Self::Cluster => "kubectl",
+            Self::Frontends => "peer",
+        }
+    }
+
+    fn is_rival(self, subject: &str) -> bool {
+        match self {
+            Self::Cluster => is_kubectl(subject),
+            Self::Frontends => !is_ours(subject),
+        }
+    }
+}
+
+/// Puts the tables between the two marks of their place.
+pub(crate) fn insert(path: &Path, place: Page, text: &str) -> anyhow::Result<()> {
+    let (begin, end) = place.marks();
     let page = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let (before, rest) = page
-        .split_once(BEGIN)
+        .split_once(begin)
         .context("the page has no place for the table")?;
     let (_, after) = rest
-        .split_once(END)
+        .split_once(end)
         .context("the page has no end of the table")?;
-    std::fs::write(path, format!("{before}{BEGIN}{text}{END}{after}"))?;
+    std::fs::write(path, format!("{before}{begin}{text}{end}{after}"))?;
     Ok(())
 }
 
@@ -135,6 +168,7 @@ fn is_kubectl(subject: &str) -> bool {
 
 /// A row of the first table.
 struct Row<'a> {
+    place: Page,
     what: &'a str,
     unit: &'a str,
     more_is_better: bool,
@@ -147,16 +181,15 @@ impl Row<'_> {
         self.values.get(subject).and_then(|v| median(v))
     }
 
-    /// Ours to the better kubectl.
+    /// Ours to the better rival.
     fn ratio(&self) -> Option<f64> {
-        let find = |which: fn(&str) -> bool| self.values.keys().filter(move |s| which(s));
-        let ours = find(is_ours).find_map(|s| self.of(s))?;
-        let kubectl = find(is_kubectl).filter_map(|s| self.of(s));
+        let rivals = self.values.keys().filter(|s| self.place.is_rival(s));
+        let rivals = rivals.filter_map(|s| self.of(s));
         let best = match self.more_is_better {
-            true => kubectl.reduce(f64::max)?,
-            false => kubectl.reduce(f64::min)?,
+            true => rivals.reduce(f64::max)?,
+            false => rivals.reduce(f64::min)?,
         };
-        (best > 0.0).then_some(ours / best)
+        (best > 0.0).then_some(self.ours()? / best)
     }
 
     fn ours(&self) -> Option<f64> {
@@ -209,13 +242,14 @@ fn subjects(rounds: &[Round]) -> Vec<&str> {
 
 /// The two tables: the figures with their goals, and who used the processors.
 pub(crate) fn render(rounds: &[Round]) -> anyhow::Result<String> {
-    let subjects = subjects(rounds);
-    let mut text = figures(rounds, &subjects)?;
+    let mut text = figures(rounds, Page::Cluster)?;
     text += &processors(rounds)?;
     Ok(text)
 }
 
-fn figures(rounds: &[Round], subjects: &[&str]) -> anyhow::Result<String> {
+/// The table of figures, with goals where there are any.
+pub(crate) fn figures(rounds: &[Round], place: Page) -> anyhow::Result<String> {
+    let subjects = subjects(rounds);
     let mut rows: Vec<Row<'_>> = Vec::new();
     let mut failures: BTreeMap<(&str, &str), (usize, &str)> = BTreeMap::new();
     for round in rounds {
@@ -223,6 +257,7 @@ fn figures(rounds: &[Round], subjects: &[&str]) -> anyhow::Result<String> {
             let at = rows.iter().position(|row| row.what == figure.what);
             let at = at.unwrap_or_else(|| {
                 rows.push(Row {
+                    place,
                     what: &figure.what,
                     unit: &figure.unit,
                     more_is_better: figure.more_is_better,
@@ -244,25 +279,28 @@ fn figures(rounds: &[Round], subjects: &[&str]) -> anyhow::Result<String> {
 
     let count = rounds.iter().map(|r| r.round + 1).max().unwrap_or(0);
     let plural = if count == 1 { "" } else { "s" };
+    let rival = place.rival();
     let mut text = format!(
-        "Medians of {count} round{plural}. \"x\" is ours as a multiple of the better kubectl's.\n\n"
+        "Medians of {count} round{plural}. \"x\" is ours as a multiple of the better {rival}'s.\n\n"
     );
-    text += "| what | unit | x | goal | |";
-    for subject in subjects {
+    let goals = rows.iter().any(|row| row.goal.is_some());
+    text += "| what | unit | x |";
+    text += if goals { " goal | |" } else { "" };
+    for subject in &subjects {
         write!(text, " {subject} |")?;
     }
-    text += "\n|---|---|---|---|---|";
+    text += "\n|---|---|---|";
+    text += if goals { "---|---|" } else { "" };
     text += &"---|".repeat(subjects.len());
     text.push('\n');
     for row in &rows {
-        let (goal, verdict) = row.verdict();
         let ratio = number(row.ratio());
-        write!(
-            text,
-            "| {} | {} | {ratio} | {goal} | {verdict} |",
-            row.what, row.unit
-        )?;
-        for subject in subjects {
+        write!(text, "| {} | {} | {ratio} |", row.what, row.unit)?;
+        if goals {
+            let (goal, verdict) = row.verdict();
+            write!(text, " {goal} | {verdict} |")?;
+        }
+        for subject in &subjects {
             write!(text, " {} |", number(row.of(subject)))?;
         }
         text.push('\n');

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lab::Lab;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+
+use crate::wire;
 
 /// Which program, and how it is run.
 #[derive(Clone, Debug)]
@@ -171,15 +173,10 @@ impl Subject {
                 let mut stream = TcpStream::connect(proxy).await?;
                 stream.set_nodelay(true)?;
                 let (host, port) = port.target();
-                let mut request = vec![5, 1, 0, 5, 1, 0, 3, u8::try_from(host.len())?];
-                request.extend_from_slice(host.as_bytes());
-                request.extend_from_slice(&port.to_be_bytes());
-                stream.write_all(&request[..3]).await?;
-                let mut answer = [0; 10];
-                stream.read_exact(&mut answer[..2]).await?;
-                stream.write_all(&request[3..]).await?;
-                stream.read_exact(&mut answer).await?;
-                anyhow::ensure!(answer[1] == 0, "SOCKS5 reply {}", answer[1]);
+                let mut address = vec![3, u8::try_from(host.len())?];
+                address.extend_from_slice(host.as_bytes());
+                address.extend_from_slice(&port.to_be_bytes());
+                wire::socks5(&mut stream, &address).await?;
                 Ok(stream)
             }
             Way::Forwards(forwards) => {

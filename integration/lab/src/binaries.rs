@@ -57,7 +57,7 @@ impl Lab {
             self.link(program, &built)?;
         }
         self.link("kubectl", &self.built("hyperkube")?)?;
-        self.unpack_packages().await?;
+        self.unpack("debian", &PACKAGES).await?;
         for (name, _) in IMAGES {
             self.image(name).await?;
         }
@@ -182,7 +182,7 @@ impl Lab {
         Ok(fs::rename(&new, &link)?)
     }
 
-    fn built(&self, program: &str) -> Result<PathBuf> {
+    pub(crate) fn built(&self, program: &str) -> Result<PathBuf> {
         Ok(self
             .settings
             .cache()
@@ -210,7 +210,7 @@ impl Lab {
         read().with_context(|| format!("cannot read the sources in {}", dir.display()))
     }
 
-    fn go_build(&self, program: &str) -> Result<Command> {
+    pub(crate) fn go_build(&self, program: &str) -> Result<Command> {
         let mut go = command("go")?;
         go.current_dir(self.settings.source(program));
         go.env("CGO_ENABLED", "0")
@@ -258,35 +258,6 @@ impl Lab {
             .map(str::to_owned)
             .with_context(|| format!("{} names no version of k8s.io/kubernetes", file.display()))
     }
-
-    async fn unpack_packages(&self) -> Result<()> {
-        let unpacked = self.packages();
-        if unpacked.join("usr/bin/containerd").exists() {
-            return Ok(());
-        }
-        info!("fetching {} (Debian packages)", PACKAGES.join(", "));
-        let dir = temporary(&unpacked);
-        let (packages, root) = (dir.join("packages"), dir.join("root"));
-        fs::create_dir_all(&packages)?;
-        fs::create_dir_all(&root)?;
-        let fetch = || -> Result<Command> {
-            let mut apt = command("apt-get")?;
-            // As root: its own user cannot write here.
-            apt.current_dir(&packages)
-                .args(["-qq", "-o", "APT::Sandbox::User=root", "download"])
-                .args(PACKAGES);
-            Ok(apt)
-        };
-        if output(&mut fetch()?).await.is_err() {
-            output(command("apt-get")?.args(["-qq", "update"])).await?; // no lists yet, or old ones
-            output(&mut fetch()?).await?;
-        }
-        for package in fs::read_dir(&packages)? {
-            output(command("dpkg")?.arg("-x").arg(package?.path()).arg(&root)).await?;
-        }
-        fs::rename(&root, &unpacked)?;
-        Ok(fs::remove_dir_all(&dir)?)
-    }
 }
 
 /// Waits for whoever else holds it; let go when dropped, or when this process ends.
@@ -301,14 +272,17 @@ pub(crate) async fn lock(file: PathBuf) -> Result<File> {
 }
 
 /// Makes a file under another name first, so that it is whole or not there.
-async fn publish(file: &Path, make: impl AsyncFnOnce(&Path) -> Result<String>) -> Result<()> {
+pub(crate) async fn publish(
+    file: &Path,
+    make: impl AsyncFnOnce(&Path) -> Result<String>,
+) -> Result<()> {
     let new = temporary(file);
     make(&new).await?;
     Ok(fs::rename(&new, file)?)
 }
 
 /// A name beside `file`, free of what an interrupted run left there.
-fn temporary(file: &Path) -> PathBuf {
+pub(crate) fn temporary(file: &Path) -> PathBuf {
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = file.with_file_name(name);

@@ -34,6 +34,7 @@ mod check;
 mod cluster;
 mod command;
 mod daemon;
+mod debian;
 mod node;
 mod process;
 mod scale;

@@ -8,36 +8,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::subject::{Port, Subject};
-
-/// No single exchange may take longer; one that does has failed.
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
+use crate::wire::{self, LIMIT};
 
 pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
 
-/// Sends a request and reads the answer, by its Content-Length, from an open connection.
+/// Sends a request and reads the answer from an open connection.
 pub(super) async fn exchange(stream: &mut TcpStream, request: &[u8]) -> anyhow::Result<()> {
-    timeout(LIMIT, async {
-        stream.write_all(request).await?;
-        let mut answer = Vec::with_capacity(1024);
-        loop {
-            if let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
-                anyhow::ensure!(head.starts_with("http/1.1 200"), "{head}");
-                let length = head.lines().find_map(|l| l.strip_prefix("content-length:"));
-                let length: usize = length.context("no Content-Length")?.trim().parse()?;
-                if answer.len() >= end + 4 + length {
-                    return Ok(());
-                }
-            }
-            anyhow::ensure!(
-                stream.read_buf(&mut answer).await? > 0,
-                "ended after {} bytes",
-                answer.len()
-            );
-        }
-    })
-    .await
-    .context("no answer in time")?
+    let mut buffer = Vec::with_capacity(1024);
+    let answer = timeout(LIMIT, wire::exchange(stream, request, &mut buffer)).await;
+    answer.context("no answer in time")?.map(drop)
 }
 
 /// A new connection, one GET, closed by the client.
@@ -61,11 +40,4 @@ pub(super) async fn echoes(stream: &mut TcpStream) -> anyhow::Result<()> {
         Ok(())
     })
     .await?
-}
-
-/// In milliseconds.
-pub(crate) fn quantile(times: &mut [Duration], q: f64) -> f64 {
-    times.sort_unstable();
-    let at = ((times.len() - 1) as f64 * q).round() as usize;
-    times[at].as_secs_f64() * 1e3
 }

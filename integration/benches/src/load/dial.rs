@@ -13,8 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-use super::client::{GET, quantile};
+use super::client::GET;
 use super::{Figure, Measured, Sizes};
+use crate::wire::quantile;
 
 /// `reviews`, and a port of it that nothing listens on.
 const HTTP: u16 = 9080;

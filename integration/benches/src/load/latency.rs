@@ -6,9 +6,10 @@ use lab::Lab;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::client::{GET, exchange, get, quantile};
+use super::client::{GET, exchange, get};
 use super::{Figure, Goal, Measured, Sizes};
 use crate::subject::{Kind, Port, Subject};
+use crate::wire::quantile;
 
 /// New connections one after another, and what they cost in upgrades by the API server's audit log.
 pub(super) async fn sequential(

@@ -6,9 +6,10 @@ use lab::Lab;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::client::{GET, LIMIT, echoes, exchange};
+use super::client::{GET, echoes, exchange};
 use super::{Figure, Goal, Measured, Sizes};
 use crate::subject::{Kind, Port, Subject};
+use crate::wire::LIMIT;
 
 /// 200 open connections; one is refused and one reset by the Pod; how many of the 200 still echo.
 pub(super) async fn blast(kind: &Kind, lab: &Lab) -> anyhow::Result<Measured> {

@@ -3,13 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::client::{LIMIT, exchange, get};
+use super::client::get;
 use super::{Figure, Goal, Measured, Sizes};
 use crate::subject::{Port, Subject};
+use crate::wire;
 
 /// `clients` loops for the length of the window; how often the body ran, and how often it failed.
 async fn in_parallel<F>(clients: usize, window: Duration, body: F) -> (u64, u64)
@@ -60,9 +59,12 @@ pub(super) async fn bulk(
 ) -> anyhow::Result<Measured> {
     let each = sizes.bulk / streams as u64;
     let start = Instant::now();
-    let one = async || match down {
-        true => download(subject, each).await,
-        false => upload(subject, each).await,
+    let one = async || {
+        let mut stream = subject.connect(Port::Http).await?;
+        match down {
+            true => wire::download(&mut stream, each).await,
+            false => wire::upload(&mut stream, each).await,
+        }
     };
     futures_util::future::try_join_all((0..streams).map(|_| one())).await?;
     let moved = (each * streams as u64) as f64 / f64::from(1 << 20);
@@ -78,38 +80,4 @@ pub(super) async fn bulk(
         unit: "MiB",
         ..Measured::default()
     })
-}
-
-async fn download(subject: &Subject, bytes: u64) -> anyhow::Result<()> {
-    let mut stream = subject.connect(Port::Http).await?;
-    let request =
-        format!("GET /bytes?n={bytes} HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut buffer = vec![0; 256 << 10];
-    let mut got = 0;
-    // The head is a few hundred bytes of many millions.
-    while got < bytes {
-        let n = timeout(LIMIT, stream.read(&mut buffer))
-            .await
-            .context("stalled")??;
-        anyhow::ensure!(n > 0, "ended after {got} of {bytes} bytes");
-        got += n as u64;
-    }
-    Ok(())
-}
-
-async fn upload(subject: &Subject, bytes: u64) -> anyhow::Result<()> {
-    let mut stream = subject.connect(Port::Http).await?;
-    let head = format!("POST /sink HTTP/1.1\r\nHost: reviews\r\nContent-Length: {bytes}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    let buffer = vec![0; 256 << 10];
-    let mut left = bytes;
-    while left > 0 {
-        let n = left.min(buffer.len() as u64) as usize;
-        timeout(LIMIT, stream.write_all(&buffer[..n]))
-            .await
-            .context("stalled")??;
-        left -= n as u64;
-    }
-    exchange(&mut stream, b"").await
 }

@@ -1,0 +1,116 @@
+//! The frontends alone, beside proxies that only proxy: no Kubernetes, all on loopback.
+//!
+//!     cargo build --release -p kubevpn-socks5 -p kubevpn-http-connect --examples
+//!     cargo build --release -p kubevpn-benches
+//!     target/release/kubevpn-benches frontends
+//!
+//! Ours are the two examples `direct.rs`: a frontend over a plain TCP dialer. The peers come from Debian and are
+//! unpacked, not installed. Load and server are this process, the proxy is another; rounds are rotated as on the
+//! cluster. `peers.rs` is who is compared, `upstream.rs` where it leads, `load.rs` what the clients do.
+
+mod load;
+mod peers;
+mod process;
+mod upstream;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use lab::Lab;
+
+use self::load::{Sizes, Workload};
+use self::peers::{Family, Kind, Peers};
+use self::upstream::Upstream;
+use crate::begins;
+use crate::report::{self, Page, Round};
+
+#[derive(Debug, Args)]
+pub(crate) struct FrontendArgs {
+    /// How many times everything is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where the two examples are [default: `examples` beside this program]
+    #[arg(long)]
+    examples: Option<PathBuf>,
+    /// Only these workloads
+    #[arg(long = "only", value_name = "WORKLOAD")]
+    only: Vec<String>,
+    /// Only these subjects, by the start of their names
+    #[arg(long = "subject", value_name = "NAME")]
+    subjects: Vec<String>,
+    /// Small loads: seconds instead of minutes, for trying the bench itself
+    #[arg(long)]
+    quick: bool,
+    /// Where the report goes [default: stdout]
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Where every single measurement goes, as JSON
+    #[arg(long)]
+    raw: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
+    let examples = match args.examples {
+        Some(dir) => dir,
+        None => std::env::current_exe()?.with_file_name("examples"),
+    };
+    let peers = Peers::new(&Lab::from_env()?, examples).await?;
+    let sizes = if args.quick {
+        Sizes::QUICK
+    } else {
+        Sizes::FULL
+    };
+    let mut plan = Vec::new();
+    for family in [Family::Socks5, Family::Http] {
+        let kinds: Vec<Kind> = Kind::of(family)
+            .filter(|kind| begins(kind.name(), &args.subjects))
+            .collect();
+        let workloads = Workload::of(family).filter(|w| begins(&w.title(), &args.only));
+        plan.extend(workloads.map(|workload| (workload, kinds.clone())));
+    }
+    anyhow::ensure!(
+        plan.iter().any(|(_, kinds)| !kinds.is_empty()),
+        "no such workload or subject; workloads are: {}",
+        Workload::titles()
+    );
+
+    let upstream = Upstream::start().await?;
+    let mut rounds = Vec::new();
+    for round in 0..args.rounds {
+        for (workload, kinds) in &plan {
+            for turn in 0..kinds.len() {
+                let kind = kinds[(turn + round) % kinds.len()];
+                let measured = match peers.start(kind).await {
+                    Ok(mut proxy) => {
+                        let measured = workload.run(&proxy, &upstream, sizes).await;
+                        proxy.end().await?;
+                        measured
+                    }
+                    Err(error) => Err(error),
+                };
+                let entry = Round::new(round, workload.title(), kind.name().into(), measured);
+                report::progress(&entry);
+                rounds.push(entry);
+            }
+        }
+        if let Some(path) = &args.raw {
+            report::save(path, &rounds)?;
+        }
+    }
+    let mut text = String::new();
+    for (family, title) in [(Family::Socks5, "SOCKS5"), (Family::Http, "HTTP proxy")] {
+        let of_family: Vec<Round> = rounds
+            .iter()
+            .filter(|round| Kind::of(family).any(|kind| kind.name() == round.subject()))
+            .cloned()
+            .collect();
+        if !of_family.is_empty() {
+            let table = report::figures(&of_family, Page::Frontends)?;
+            text += &format!("\n### {title}\n\n{table}");
+        }
+    }
+    match &args.report {
+        Some(path) => report::insert(path, Page::Frontends, &text),
+        None => report::print(&text),
+    }
+}
