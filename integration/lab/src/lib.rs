@@ -7,7 +7,8 @@
 //! One `up` through the modules: `settings` says where things are, `binaries` builds them from
 //! `cluster/`, `cluster` has `supervise` start what `daemon` lists (every flag is there), `node` makes the
 //! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
-//! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one; `audit` reads who asked the API server for what;
+//! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one;
+//! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
 //! `upgrades` asks for a port-forward in every way a client might.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
@@ -31,10 +32,12 @@
 mod audit;
 mod binaries;
 mod check;
+mod clients;
 mod cluster;
 mod command;
 mod daemon;
 mod debian;
+mod guests;
 mod node;
 mod process;
 mod scale;
@@ -45,6 +48,7 @@ mod workload;
 
 pub use self::audit::{AuditEvent, AuditMark};
 pub use self::check::Claim;
+pub use self::clients::{Client, Listener, Passage, write_page};
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::Daemon;
 pub use self::process::Signal;

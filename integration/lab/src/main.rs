@@ -119,6 +119,18 @@ enum Command {
     },
     /// Ask for a port-forward in every way a client might, and print the answers
     Upgrades { pod: Option<String> },
+    /// Send real programs through `kubevpn proxy-out`; exit code 1 if one does not get through
+    Clients {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// Only those whose names begin so
+        #[arg(long, default_value = "", hide_default_value = true)]
+        only: String,
+        /// The page whose table is to be written
+        #[arg(long, conflicts_with = "only")]
+        page: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -230,6 +242,35 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Bench { args } => {
             lab.up(Extent::Full).await?;
             return bench(&args).await;
+        }
+        Command::Clients {
+            kubevpn,
+            only,
+            page,
+        } => {
+            let kubevpn = match kubevpn {
+                Some(path) => path,
+                None => std::env::current_exe()?.with_file_name("kubevpn"),
+            };
+            let passages = lab
+                .clients(&kubevpn, &only, |passage| {
+                    let (client, failure) = (passage.client, passage.failure.as_deref());
+                    println!(
+                        "{:5} {:40} {:6} {:28} {}",
+                        if failure.is_none() { "pass" } else { "FAIL" },
+                        client.name,
+                        client.listener.name(),
+                        client.target,
+                        failure.unwrap_or_default()
+                    );
+                })
+                .await?;
+            if let Some(page) = page {
+                lab::write_page(&page, &passages)?;
+            }
+            let failed = passages.iter().filter(|p| p.failure.is_some()).count();
+            println!("{} got through, {failed} did not", passages.len() - failed);
+            return Ok(ExitCode::from(u8::from(failed > 0 || passages.is_empty())));
         }
         Command::Upgrades { pod } => {
             for answer in lab.upgrades(pod.as_deref()).await? {
