@@ -15,11 +15,7 @@ use tempfile::TempPath;
 use self::common::with_subresource;
 
 /// Scenarios that only a real cluster can run, with the reason.
-const SKIPS: &[(&str, &str)] = &[
-    ("dns::agrees_with_the_clusters_own", NO_DNS),
-    ("spdy-ws::dns::agrees_with_the_clusters_own", NO_DNS),
-    ("ws::dns::agrees_with_the_clusters_own", NO_DNS),
-];
+const SKIPS: &[(&str, &str)] = &[("dns::agrees_with_the_clusters_own", NO_DNS)];
 
 const NO_DNS: &str = "the simulation runs no CoreDNS";
 

@@ -729,11 +729,11 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
-    let at_once = Config {
-        lingering_answered: 0,
+    let soon_over = Config {
+        linger: S / 2,
         ..quick()
     };
-    let (_node, pool) = Node::start(at_once);
+    let (_node, pool) = Node::start(soon_over);
     let proven = || {
         let state = pool.state();
         let mut sessions = state.pods.values().flat_map(|p| &p.sessions);
@@ -741,7 +741,6 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
     };
     let stream = open(&pool).await;
     let before = proven();
-    sleep(S / 2).await;
     // The client ends, the runtime's clock runs, the Pod's end comes: all within 3 s of a write.
     close(stream).await;
     settle().await;

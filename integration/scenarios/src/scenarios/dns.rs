@@ -22,9 +22,9 @@ use crate::{Context, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
-        scenario!("dns", names_and_addresses_over_udp_and_tcp),
-        scenario!("dns", agrees_with_the_clusters_own),
-        scenario!("dns", a_flood_of_garbage_leaves_it_answering),
+        scenario!("dns", names_and_addresses_over_udp_and_tcp, One),
+        scenario!("dns", agrees_with_the_clusters_own, One),
+        scenario!("dns", a_flood_of_garbage_leaves_it_answering, One),
     ]
 }
 

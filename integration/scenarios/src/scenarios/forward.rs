@@ -17,7 +17,7 @@ pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("forward", several_forwards_and_no_proxy),
         scenario!("forward", a_rolling_restart_costs_only_open_connections),
-        scenario!("forward", who_cannot_be_forwarded_is_reset),
+        scenario!("forward", who_cannot_be_forwarded_is_reset, One),
     ]
 }
 

@@ -21,8 +21,8 @@ use crate::{Context, Curl, Proxy, Scenario, Way};
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("load", a_large_body_each_way_is_whole_and_held_nowhere),
-        scenario!("load", slow_clients_delay_nobody_and_are_cut),
-        scenario!("load", kept_connections_are_few),
+        scenario!("load", slow_clients_delay_nobody_and_are_cut, One),
+        scenario!("load", kept_connections_are_few, One),
         scenario!("load", a_pod_that_closes_after_each_answer_fails_nobody),
     ]
 }

@@ -13,12 +13,12 @@ use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
-        scenario!("managed", the_validation_list),
-        scenario!("managed", two_namespaces_at_once),
+        scenario!("managed", the_validation_list, One),
+        scenario!("managed", two_namespaces_at_once, One),
         scenario!("managed", dns_pac_and_forward, One),
-        scenario!("managed", killed_and_brought_back),
-        scenario!("managed", counters_equal_what_was_sent),
-        scenario!("managed", the_api_server_goes_and_comes_back),
+        scenario!("managed", killed_and_brought_back, One),
+        scenario!("managed", counters_equal_what_was_sent, One),
+        scenario!("managed", the_api_server_goes_and_comes_back, One),
     ]
 }
 
@@ -194,7 +194,8 @@ async fn dns_pac_and_forward(cx: Context) -> anyhow::Result<()> {
         let http = listener(&status, &id, "http")?;
         let pac = format!("http://{http}/proxy.pac");
         let pac = Curl::run(&["--noproxy", "*", &pac]).await?.body;
-        for word in ["192.0.2.0", &http.to_string(), "productpage"] {
+        // The range is two halves of 16 bits and the length of its prefix.
+        for word in ["[[49152, 512], 24]", &http.to_string(), "productpage"] {
             anyhow::ensure!(pac.contains(word), "no {word} in {pac}");
         }
         let forward = listener(&status, &id, "forward")?;

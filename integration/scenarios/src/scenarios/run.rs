@@ -9,10 +9,10 @@ use crate::{Context, Scenario, run_to_end};
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("run", curl_and_kubectl),
-        scenario!("run", python),
-        scenario!("run", node),
-        scenario!("run", java),
-        scenario!("run", go),
+        scenario!("run", python, One),
+        scenario!("run", node, One),
+        scenario!("run", java, One),
+        scenario!("run", go, One),
     ]
 }
 
