@@ -3,7 +3,7 @@
 //! It holds no protocol: names are the business of `kubevpn-cluster`, streams of `kubevpn-portforward`.
 //!
 //! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
-//! [`Candidates`](kubevpn_cluster::Candidates)) → [`OnlyReady`] → [`Failover`] (candidates to
+//! [`Candidates`]) → [`OnlyReady`] → [`Failover`] (candidates to
 //! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the [`Forwarder`]. What no Pod serves leaves at
 //! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
 //! all. Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).

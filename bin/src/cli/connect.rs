@@ -78,14 +78,14 @@ struct Listen {
     /// Local listen address for SOCKS5 and HTTP on one port
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Forward a local port to one host and port, for programs that know no proxy: [ADDR:]PORT:HOST:PORT, IPv6
+    /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
     /// addresses in brackets. May be given more than once
     #[arg(long, value_name = "FORWARD", action = clap::ArgAction::Append)]
     forward: Vec<String>,
     /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
     #[arg(long, visible_alias = "listen-dns", value_name = "ADDR")]
     dns_listen: Option<String>,
-    /// DNS server, as IP[:PORT], for the names that are not the cluster's [default: they are REFUSED]
+    /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "dns_listen")]
     dns_upstream: Option<String>,
     /// The SOCKS listener dials everything from this machine, with its DNS and routes, and nothing in the cluster

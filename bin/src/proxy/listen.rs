@@ -100,7 +100,7 @@ pub(crate) struct ListenArgs {
         hide_default_value = true
     )]
     listen: String,
-    /// Forward a local port to one host and port, for programs that know no proxy: [ADDR:]PORT:HOST:PORT, IPv6
+    /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
     /// addresses in brackets. May be given more than once
     #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
     forward: Vec<String>,
@@ -112,7 +112,7 @@ pub(crate) struct ListenArgs {
         hide_default_value = true
     )]
     listen_dns: String,
-    /// DNS server, as IP[:PORT], for the names that are not the cluster's [default: they are REFUSED]
+    /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
     /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH in the
