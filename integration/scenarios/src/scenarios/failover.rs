@@ -16,6 +16,7 @@ use crate::cluster::{client, pods};
 use crate::load::Load;
 use crate::proxy::PATIENCE;
 use crate::relay::Relay;
+use crate::space::until;
 use crate::{Context, Curl, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
@@ -52,8 +53,14 @@ async fn streams_by_pod(
     api: &kube::Client,
     socks: SocketAddr,
 ) -> anyhow::Result<Vec<(String, TcpStream)>> {
+    // Another scenario may have ended one of them a moment ago.
+    let both = until("two ready Pods of productpage", async || {
+        let mut running = pods(api, "default", "productpage").await?;
+        running.retain(is_ready);
+        Ok((running.len() > 1).then_some(running))
+    });
     let mut streams = Vec::new();
-    for pod in pods(api, "default", "productpage").await? {
+    for pod in both.await? {
         let ip = pod.status.and_then(|s| s.pod_ip).unwrap_or_default();
         for _ in 0..5 {
             let mut stream = Socks::connect(socks, &ip, 2525).await?;
@@ -70,6 +77,11 @@ async fn streams_by_pod(
 }
 
 /// The Pod that a new connection to `productpage` reaches.
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
 async fn answering(socks: SocketAddr) -> anyhow::Result<String> {
     let answer = Curl::get(socks, "http://productpage:9080/").await?.json()?;
     Ok(answer["hostname"].as_str().unwrap_or_default().to_owned())
