@@ -1,5 +1,6 @@
 //! `kubevpn connect` and what belongs to it, with a directory of its own.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -150,13 +151,19 @@ impl Managed {
         self.gone().await
     }
 
-    /// Waits until no process of ours is left.
+    /// Waits until no process of ours is left, nor a thread of one.
     pub async fn gone(&self) -> anyhow::Result<()> {
+        // A process is seen as ended with its first thread, but sockets and locks go with the last.
+        let mut seen: BTreeSet<u32> = self.pid().into_iter().collect();
         let waiting = async {
-            while !self.processes()?.is_empty() {
+            loop {
+                let running = self.processes()?;
+                seen.extend(&running);
+                if running.is_empty() && seen.iter().all(|pid| threads(*pid) == 0) {
+                    return anyhow::Ok(());
+                }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
-            anyhow::Ok(())
         };
         tokio::time::timeout(PATIENCE, waiting)
             .await
@@ -205,4 +212,17 @@ pub fn id_of(said: &Said) -> anyhow::Result<String> {
     let mut lines = said.stdout.lines();
     let id = lines.find_map(|line| line.strip_prefix("Connection ID: "));
     Ok(id.with_context(|| format!("no ID in {said:?}"))?.to_owned())
+}
+
+/// How many threads of a process have not ended.
+fn threads(pid: u32) -> usize {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    let runs = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
+    };
+    tasks.flatten().map(runs).filter(|runs| *runs).count()
 }
