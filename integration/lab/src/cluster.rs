@@ -243,8 +243,23 @@ impl Lab {
                 self.ensure_started(daemon).await?;
                 self.api_ready().await // it takes a moment to find its store again
             }
+            Daemon::ApiServer => {
+                self.ensure_started(daemon).await?;
+                self.controllers_again().await
+            }
             daemon => self.ensure_started(daemon).await,
         }
+    }
+
+    /// Left alone after the API server was away these come back too, but their watches back off for up to a minute.
+    async fn controllers_again(&self) -> Result<()> {
+        for daemon in [Daemon::ControllerManager, Daemon::Scheduler] {
+            if self.is_alive(daemon)? {
+                self.end(daemon, Signal::Kill).await?;
+                self.ensure_started(daemon).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends a signal and waits for nothing: [`Signal::Stop`] makes a black hole of a daemon.
@@ -277,14 +292,7 @@ impl Lab {
         tokio::time::sleep(down_for).await;
         self.ensure_started(Daemon::ApiServer).await?;
         info!("API server back");
-        // Left alone these come back too, but their watches back off for up to a minute.
-        for daemon in [Daemon::ControllerManager, Daemon::Scheduler] {
-            if self.is_alive(daemon)? {
-                self.end(daemon, Signal::Kill).await?;
-                self.ensure_started(daemon).await?;
-            }
-        }
-        Ok(())
+        self.controllers_again().await
     }
 
     async fn control_plane(&self) -> Result<()> {
