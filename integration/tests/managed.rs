@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod managed {
+    mod commands;
     mod credentials;
 }
 
@@ -91,6 +92,12 @@ fn ids(status: &Value) -> Vec<&str> {
 async fn works(socks: SocketAddr) {
     let answer = Curl::get(socks, "http://productpage:9080/").await.unwrap();
     assert_eq!(answer.json().unwrap()["service"], "productpage");
+}
+
+/// Waits for what is to come soon.
+async fn eventually<T>(what: &str, waiting: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+    waited.unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
 /// Killed at each step: the connection is there or it is not, and `quit` leaves nothing.

@@ -316,8 +316,14 @@ impl Registry {
         // All are bound before one is served: a client is not to be let in and thrown out.
         let mut bound = Vec::new();
         for wanted in wanted {
-            if connection.listener(wanted).is_none() {
-                bound.push((wanted, wanted.bind(&wanted.address).await.map_err(of)?));
+            match connection.listener(wanted) {
+                Some(Ok(_)) => {}
+                // It was tried again just now.
+                Some(Err(why)) => return Err(why),
+                None if connection.has_otherwise(wanted) => {
+                    return Err(other_flags(connection, wanted));
+                }
+                None => bound.push((wanted, wanted.bind(&wanted.address).await.map_err(of)?)),
             }
         }
         fault::point("connect:bound");
@@ -528,7 +534,10 @@ fn commit(connection: &Connection, started: Vec<(Wanted, Serving)>, asked: &[Wan
     }
     let attached = asked.iter().map(|wanted| Attached {
         wanted: wanted.clone(),
-        bound: connection.listener(wanted).unwrap_or_default(),
+        bound: connection
+            .listener(wanted)
+            .and_then(Result::ok)
+            .unwrap_or_default(),
         already: !new.contains(wanted),
     });
     Opened {
@@ -542,6 +551,18 @@ async fn end_all(serving: impl IntoIterator<Item = Serving>) {
     for serving in serving {
         serving.end(Duration::ZERO).await;
     }
+}
+
+fn other_flags(connection: &Connection, wanted: &Wanted) -> Fault {
+    let (id, flag) = (connection.saved().id.clone(), wanted.kind.flag());
+    Fault::new(
+        53,
+        format!(
+            "connection {id} has a listener on {} with other flags: leave them as they were, pick another address with \
+             {flag}, or end it with kubevpn disconnect {id}",
+            wanted.address
+        ),
+    )
 }
 
 fn no_such_connection(id: &str) -> Fault {
