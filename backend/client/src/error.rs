@@ -131,6 +131,11 @@ pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
                 "cannot {doing}: what answered is no API server, or one too new: check the server in the kubeconfig"
             ),
         ),
+        // It says what its cause says.
+        kube::Error::Service(cause) => {
+            let (refusal, why) = explain(&*cause);
+            ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(cause)
+        }
         other => {
             let (refusal, why) = explain(&other);
             ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(other)
