@@ -3,6 +3,7 @@
 mod cli;
 mod daemon;
 mod exit;
+mod out;
 mod pac;
 mod proxy;
 mod telemetry;

@@ -71,6 +71,63 @@ impl Files {
     }
 }
 
+/// `| head`: who has read enough is no failure, and no reason for a proxy to end.
+#[tokio::test]
+async fn nobody_reads_the_output() {
+    let files = Files::new();
+    let kubeconfig = files.write(
+        "config",
+        "{current-context: a, contexts: [{name: a, context: {cluster: a}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]}",
+    );
+    for words in [
+        &["env", "--kubeconfig", &*kubeconfig][..],
+        &["version"],
+        &["completion", "bash"],
+        &["status"],
+        &["status", "--watch"],
+        &["quit"],
+        &["resolve", "web", "--kubeconfig", &kubeconfig],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = tokio::process::Command::new(kubevpn());
+        command
+            .args(words)
+            .env("KUBEVPN_HOME", files.0.path().join("home"))
+            .stdout(writer);
+        let output = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(command);
+        let output = tokio::time::timeout(
+            std::time::Duration::from_secs(60),
+            output.wait_with_output(),
+        );
+        let output = output.await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // That one has a failure of its own to tell.
+        let code = if words[0] == "resolve" { 40 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(code != 0 || said.is_empty(), "{words:?}: {said}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    if let Ok(full) = full {
+        let mut command = tokio::process::Command::new(kubevpn());
+        let output = command
+            .arg("version")
+            .stdout(full)
+            .stderr(std::process::Stdio::piped());
+        let output = output.spawn().unwrap().wait_with_output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("standard output") && said.contains("No space left"),
+            "{said}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn kubeconfigs_that_cannot_be_used() {
     let files = Files::new();

@@ -41,7 +41,12 @@ pub(crate) struct Run {
     #[command(flatten)]
     policy: PolicyArgs,
     /// The command and its words
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        last = true,
+        value_name = "COMMAND",
+        help_heading = "Arguments"
+    )]
     command: Vec<OsString>,
 }
 
