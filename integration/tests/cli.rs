@@ -71,6 +71,26 @@ impl Files {
     }
 }
 
+/// A cluster, and its kubeconfig.
+struct Rig {
+    _sim: Sim,
+    files: Files,
+    kubeconfig: String,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let sim = Sim::builder().sample().start().await.unwrap();
+        let files = Files::new();
+        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+        Self {
+            _sim: sim,
+            files,
+            kubeconfig: kubeconfig.to_str().unwrap().into(),
+        }
+    }
+}
+
 /// `| head`: who has read enough is no failure, and no reason for a proxy to end.
 #[tokio::test]
 async fn nobody_reads_the_output() {
