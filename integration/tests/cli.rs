@@ -148,6 +148,31 @@ async fn nobody_reads_the_output() {
     }
 }
 
+/// Who types a password, or logs in with a browser, is not the API server that does not answer: that has 10 s.
+#[tokio::test]
+async fn a_login_has_the_time_it_takes() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let files = Files::new();
+    let whole = sim.kubeconfig_yaml();
+    let mut config: serde_json::Value = serde_yaml_ng::from_str(&whole).unwrap();
+    let token = config["users"][0]["user"]["token"].take();
+    let credential = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": token},
+    });
+    config["users"][0]["user"] = serde_json::json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", format!("sleep 11; echo '{credential}'")],
+        "interactiveMode": "IfAvailable",
+    }});
+    let kubeconfig = files.write("config", &config.to_string());
+    run(&["run", "--kubeconfig", &kubeconfig, "--", "true"], &[])
+        .await
+        .with(0, &[]);
+}
+
 #[tokio::test]
 async fn kubeconfigs_that_cannot_be_used() {
     let files = Files::new();

@@ -211,6 +211,12 @@ pub(crate) fn classify_connection(error: ClientError) -> ConnectError {
     ConnectError::new(refusal, why).with_source(error)
 }
 
+/// Classifies why there are no credentials.
+pub(crate) fn classify_login(error: Arc<ClientError>) -> ConnectError {
+    let (refusal, why) = explain(&error);
+    ConnectError::new(refusal, why).with_source(error)
+}
+
 struct Answered<'a>(u16, &'a str);
 
 impl std::fmt::Display for Answered<'_> {

@@ -206,7 +206,7 @@ impl Connect {
             loaded.server
         ));
         // A credential plugin may ask questions now, here, and not in the background.
-        let (client, _) = reach(loaded.config.clone())?;
+        let (client, _) = reach(loaded.config.clone()).await?;
         let uid = probe::api(&client, &loaded.namespace).await?;
         steps.done(&format!("namespace {}", loaded.namespace));
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);

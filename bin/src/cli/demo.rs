@@ -29,7 +29,7 @@ impl Demo {
             .start()
             .await
             .map_err(|e| Failure::Other(e.into()))?;
-        let (client, api_server) = reach(cluster.config())?;
+        let (client, api_server) = reach(cluster.config()).await?;
         proxy::check(&client).await?;
         even_unheard(say_what_to_try(&cluster, &listening.bound))?;
         let connect = proxy::connect(client, api_server, path);

@@ -47,7 +47,7 @@ impl PacCommand {
         let mut path = self.policy.path()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         path.cluster.namespace = loaded.namespace;
-        let (client, _) = reach(loaded.config)?;
+        let (client, _) = reach(loaded.config).await?;
         let cluster = Cluster::new(client, path.cluster);
         let addr = |addr: std::net::SocketAddr| addr.to_string();
         let facts = proxy::facts(&cluster, flags, at.http.map(addr), at.socks.map(addr)).await;

@@ -77,7 +77,7 @@ impl Resolve {
         path.cluster.namespace = loaded.namespace;
         let limit = path.settings.dial_timeout;
         let namespace = path.cluster.namespace.clone();
-        let (client, api_server) = reach(loaded.config)?;
+        let (client, api_server) = reach(loaded.config).await?;
         let connect = proxy::connect(client, api_server, path);
         if self.output == Output::Text {
             steps.tell();

@@ -66,7 +66,7 @@ impl Run {
             let listening = own().await?;
             path.cluster.namespace = loaded.namespace;
             path.own = listening.addresses().into_iter().collect();
-            let (client, api_server) = reach(loaded.config)?;
+            let (client, api_server) = reach(loaded.config).await?;
             proxy::check(&client).await?;
             let connect = proxy::connect(client, api_server, path);
             let proxy = Proxy {
