@@ -91,14 +91,8 @@ impl Args {
             Command::Daemon(command) => command.run(self.verbose).await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
-            Command::Completion(command) => {
-                command.run();
-                Ok(())
-            }
-            Command::Version(command) => {
-                command.run();
-                Ok(())
-            }
+            Command::Completion(command) => command.run(),
+            Command::Version(command) => command.run(),
         }
     }
 }

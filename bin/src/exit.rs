@@ -9,6 +9,7 @@ use kubevpn_client::KubeconfigError;
 use kubevpn_target::{ConnectError, Refusal};
 
 use crate::daemon::api::Fault;
+use crate::out;
 
 /// Why a command ended without success. clap itself ends with 2 on words it does not know.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     Told(Fault),
     /// Ctrl-C.
     Interrupted,
+    /// Nobody reads any more what was to be said, as behind `| head`; no failure.
+    Unheard,
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -56,20 +59,17 @@ impl Failure {
             Self::Ended(code) => *code,
             Self::Told(fault) => fault.exit,
             Self::Interrupted => 130,
+            Self::Unheard => 0,
         }
     }
 
     /// Says it on stderr, causes and all, and gives the code for `main`.
-    #[expect(
-        clippy::print_stderr,
-        reason = "the one place where a command's failure is said"
-    )]
     pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self, Self::Interrupted | Self::Ended(_)) {
-            eprintln!("error: {self}");
+        if !matches!(self, Self::Interrupted | Self::Ended(_) | Self::Unheard) {
+            out::aside(format_args!("error: {self}"));
             let mut cause = std::error::Error::source(self);
             while let Some(error) = cause {
-                eprintln!("  because: {error}");
+                out::aside(format_args!("  because: {error}"));
                 cause = error.source();
             }
         }
@@ -116,6 +116,7 @@ impl fmt::Display for Failure {
             Self::Ended(code) => write!(f, "the command ended with {code}"),
             Self::Told(fault) => fault.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),
+            Self::Unheard => f.write_str("nobody reads the output"),
             Self::Other(error) => error.fmt(f),
         }
     }
@@ -129,7 +130,11 @@ impl std::error::Error for Failure {
             Self::Refused(error) => error.source(),
             Self::Told(fault) => fault.source(),
             Self::Other(error) => error.source(),
-            Self::Value(_) | Self::AddressInUse { .. } | Self::Ended(_) | Self::Interrupted => None,
+            Self::Value(_)
+            | Self::AddressInUse { .. }
+            | Self::Ended(_)
+            | Self::Interrupted
+            | Self::Unheard => None,
         }
     }
 }

@@ -3,11 +3,13 @@
 mod cli;
 mod daemon;
 mod exit;
+mod out;
 mod pac;
 mod proxy;
 mod telemetry;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -15,6 +17,9 @@ use clap::Parser as _;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long is waited at the end for what cannot be cut: the lookup of a name, a daemon that says nothing.
+const PARTING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = cli::Args::parse();
@@ -26,7 +31,11 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(args.run(steps)),
+        Ok(runtime) => {
+            let result = runtime.block_on(args.run(steps));
+            runtime.shutdown_timeout(PARTING);
+            result
+        }
         Err(error) => Err(exit::Failure::Other(error.into())),
     };
     match result {

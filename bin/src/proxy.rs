@@ -26,6 +26,7 @@ pub(crate) use self::listen::{
 pub(crate) use self::pac::{PacArgs, facts};
 pub(crate) use self::server::Server;
 use crate::exit::Failure;
+use crate::out::{self, even_unheard};
 
 /// How long open connections may take to finish once the program is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -151,75 +152,78 @@ pub(crate) async fn endings(cluster: &Cluster) -> Vec<String> {
 }
 
 /// Says where the proxy listens and how to use it. Only what is bound is said.
-#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-fn say_listening(bound: &[Bound], endings: &[String]) {
+fn say_listening(bound: &[Bound], endings: &[String]) -> Result<(), Failure> {
     for listener in bound {
         let addr = listener.listener.addr();
         let (socks, http) = match &listener.protocol {
             Protocol::Socks => {
-                println!("SOCKS5 proxy listening on {addr}");
+                out::line(format_args!("SOCKS5 proxy listening on {addr}"))?;
                 (true, false)
             }
             Protocol::Http => {
-                println!("HTTP proxy listening on {addr}");
+                out::line(format_args!("HTTP proxy listening on {addr}"))?;
                 (false, true)
             }
             Protocol::Mixed => {
-                println!("SOCKS5 and HTTP proxy listening on {addr}");
+                out::line(format_args!("SOCKS5 and HTTP proxy listening on {addr}"))?;
                 (true, true)
             }
             Protocol::Forward(to) => {
-                println!("Forwarding {addr} -> {to}");
+                out::line(format_args!("Forwarding {addr} -> {to}"))?;
                 (false, false)
             }
             Protocol::Dns => {
-                println!("DNS listening on {addr} (UDP and TCP)");
-                say_dns(addr, endings);
+                out::line(format_args!("DNS listening on {addr} (UDP and TCP)"))?;
+                say_dns(addr, endings)?;
                 (false, false)
             }
         };
-        say_hints(addr, socks, http);
+        say_hints(addr, socks, http)?;
     }
-    say_scope();
+    say_scope()
 }
 
 /// Says what makes programs use a listener that speaks these.
-#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-pub(crate) fn say_hints(addr: &Addr, socks: bool, http: bool) {
-    let Addr::Tcp(addr) = addr else { return };
+pub(crate) fn say_hints(addr: &Addr, socks: bool, http: bool) -> Result<(), Failure> {
+    let Addr::Tcp(addr) = addr else { return Ok(()) };
     if socks {
-        println!("Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}");
+        out::line(format_args!(
+            "Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}"
+        ))?;
     }
     if http {
-        println!("Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}");
-        println!("Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}");
+        out::line(format_args!(
+            "Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}"
+        ))?;
+        out::line(format_args!(
+            "Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}"
+        ))?;
     }
+    Ok(())
 }
 
 /// Says what the proxy is for.
-#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-pub(crate) fn say_scope() {
-    println!(
-        "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution."
-    );
+pub(crate) fn say_scope() -> Result<(), Failure> {
+    out::line(
+        "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution.",
+    )
 }
 
 /// How this machine's own resolver is told to ask us for the cluster's names, and for no others.
-#[expect(clippy::print_stdout, reason = "the lines people and scripts wait for")]
-pub(crate) fn say_dns(addr: &Addr, endings: &[String]) {
-    let Addr::Tcp(addr) = addr else { return };
+pub(crate) fn say_dns(addr: &Addr, endings: &[String]) -> Result<(), Failure> {
+    let Addr::Tcp(addr) = addr else { return Ok(()) };
     let (ip, port) = (addr.ip(), addr.port());
     for ending in endings {
-        println!(
+        out::line(format_args!(
             "DNS hint (macOS): printf 'nameserver {ip}\\nport {port}\\n' | sudo tee /etc/resolver/{ending}"
-        );
+        ))?;
     }
     let routes: Vec<_> = endings.iter().map(|ending| format!("~{ending}")).collect();
-    println!(
+    out::line(format_args!(
         "DNS hint (systemd-resolved): printf '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | \
          sudo tee /etc/systemd/resolved.conf.d/kubevpn.conf && sudo systemctl restart systemd-resolved",
         routes.join(" ")
-    );
+    ))
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
@@ -237,7 +241,7 @@ where
         Some(cluster) => endings(cluster).await,
         None => Vec::new(),
     };
-    say_listening(&bound, &endings);
+    even_unheard(say_listening(&bound, &endings))?;
     let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
     let interrupted = tokio::select! {

@@ -15,6 +15,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, fmt as log};
 
+use crate::out;
+
 /// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word. A command that
 /// tells the steps itself logs warnings alone, unless told to say more.
 pub(crate) fn init(verbose: u8, steps: Option<Steps>) {
@@ -96,7 +98,6 @@ impl Steps {
         self.noted().told = true;
     }
 
-    #[expect(clippy::print_stdout, reason = "what the command is for")]
     pub(crate) fn note(&self, by: &'static str, text: String) {
         let at = self.begun.elapsed();
         let mut noted = self.noted();
@@ -105,7 +106,8 @@ impl Steps {
         }
         let step = Step { at, by, text };
         if noted.told {
-            println!("{step}");
+            // Who does not hear of a step may hear how it ends.
+            let _ = out::line(&step);
         }
         noted.steps.push(step);
     }

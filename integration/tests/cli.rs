@@ -71,6 +71,108 @@ impl Files {
     }
 }
 
+/// A cluster, and its kubeconfig.
+struct Rig {
+    _sim: Sim,
+    files: Files,
+    kubeconfig: String,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let sim = Sim::builder().sample().start().await.unwrap();
+        let files = Files::new();
+        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
+        Self {
+            _sim: sim,
+            files,
+            kubeconfig: kubeconfig.to_str().unwrap().into(),
+        }
+    }
+}
+
+/// `| head`: who has read enough is no failure, and no reason for a proxy to end.
+#[tokio::test]
+async fn nobody_reads_the_output() {
+    let files = Files::new();
+    let kubeconfig = files.write(
+        "config",
+        "{current-context: a, contexts: [{name: a, context: {cluster: a}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]}",
+    );
+    for words in [
+        &["env", "--kubeconfig", &*kubeconfig][..],
+        &["version"],
+        &["completion", "bash"],
+        &["status"],
+        &["status", "--watch"],
+        &["quit"],
+        &["resolve", "web", "--kubeconfig", &kubeconfig],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = tokio::process::Command::new(kubevpn());
+        command
+            .args(words)
+            .env("KUBEVPN_HOME", files.0.path().join("home"))
+            .stdout(writer);
+        let output = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(command);
+        let output = tokio::time::timeout(
+            std::time::Duration::from_secs(60),
+            output.wait_with_output(),
+        );
+        let output = output.await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // That one has a failure of its own to tell.
+        let code = if words[0] == "resolve" { 40 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
+        assert!(code != 0 || said.is_empty(), "{words:?}: {said}");
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    if let Ok(full) = full {
+        let mut command = tokio::process::Command::new(kubevpn());
+        let output = command
+            .arg("version")
+            .stdout(full)
+            .stderr(std::process::Stdio::piped());
+        let output = output.spawn().unwrap().wait_with_output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("standard output") && said.contains("No space left"),
+            "{said}"
+        );
+    }
+}
+
+/// Who types a password, or logs in with a browser, is not the API server that does not answer: that has 10 s.
+#[tokio::test]
+async fn a_login_has_the_time_it_takes() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let files = Files::new();
+    let whole = sim.kubeconfig_yaml();
+    let mut config: serde_json::Value = serde_yaml_ng::from_str(&whole).unwrap();
+    let token = config["users"][0]["user"]["token"].take();
+    let credential = serde_json::json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": token},
+    });
+    config["users"][0]["user"] = serde_json::json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", format!("sleep 11; echo '{credential}'")],
+        "interactiveMode": "IfAvailable",
+    }});
+    let kubeconfig = files.write("config", &config.to_string());
+    run(&["run", "--kubeconfig", &kubeconfig, "--", "true"], &[])
+        .await
+        .with(0, &[]);
+}
+
 #[tokio::test]
 async fn kubeconfigs_that_cannot_be_used() {
     let files = Files::new();

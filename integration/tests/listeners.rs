@@ -1,40 +1,19 @@
 //! The flags that say where to listen, who may connect, and how many.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use kubevpn_scenarios::{Curl, Proxy, Socks};
-use kubevpn_sim::Sim;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::{Ended, Files, kubevpn, run};
-
-/// A cluster, and its kubeconfig.
-struct Rig {
-    _sim: Sim,
-    files: Files,
-    kubeconfig: PathBuf,
-}
+use crate::{Ended, Rig, kubevpn, run};
 
 impl Rig {
-    async fn start() -> Self {
-        let sim = Sim::builder().sample().start().await.unwrap();
-        let files = Files::new();
-        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
-        Self {
-            _sim: sim,
-            files,
-            kubeconfig,
-        }
-    }
-
     /// `proxy-out` with these words alone; it is to fail.
     async fn fails(&self, flags: &[&str], environment: &[(&str, &str)]) -> Ended {
-        let kubeconfig = self.kubeconfig.to_str().unwrap();
-        let words = [&["proxy-out", "--kubeconfig", kubeconfig], flags].concat();
+        let words = [&["proxy-out", "--kubeconfig", &*self.kubeconfig], flags].concat();
         run(&words, environment).await
     }
 

@@ -3,30 +3,12 @@
 use std::process::Stdio;
 
 use kubevpn_scenarios::Proxy;
-use kubevpn_sim::Sim;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::{Ended, Files, kubevpn, run};
-
-struct Rig {
-    _sim: Sim,
-    files: Files,
-    kubeconfig: String,
-}
+use crate::{Ended, Rig, kubevpn, run};
 
 impl Rig {
-    async fn start() -> Self {
-        let sim = Sim::builder().sample().start().await.unwrap();
-        let files = Files::new();
-        let kubeconfig = sim.write_kubeconfig(files.0.path()).unwrap();
-        Self {
-            _sim: sim,
-            files,
-            kubeconfig: kubeconfig.to_str().unwrap().into(),
-        }
-    }
-
     async fn run(&self, words: &[&str]) -> Ended {
         let run_words = ["run", "--kubeconfig", &self.kubeconfig, "--"];
         run(&[&run_words[..], words].concat(), &[]).await

@@ -14,12 +14,14 @@ use std::fmt;
 ///     name: None,
 /// };
 /// assert_eq!(action.to_string(), "list endpointslices.discovery.k8s.io in namespace shop");
+/// let action = Action { verb: "get", resource: "/version", api_group: "", namespace: None, name: None };
+/// assert_eq!(action.to_string(), "get /version");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action<'a> {
     /// `get`, `list`, `watch`, `create` …
     pub verb: &'a str,
-    /// The resource in the plural, with its subresource: `services`, `pods/portforward`.
+    /// The resource in the plural, with its subresource: `services`, `pods/portforward`; or a path that is none: `/version`.
     pub resource: &'a str,
     /// The API group; empty for the core group.
     pub api_group: &'a str,
@@ -32,6 +34,10 @@ pub struct Action<'a> {
 impl Action<'_> {
     /// What an administrator has to grant for it.
     pub(crate) fn grant(&self) -> String {
+        if self.is_path() {
+            let (path, verb) = (self.resource, self.verb);
+            return format!("a ClusterRole with nonResourceURLs [{path:?}], verbs [{verb:?}]");
+        }
         let role = match self.namespace {
             Some(_) => "Role",
             None => "ClusterRole",
@@ -40,6 +46,10 @@ impl Action<'_> {
             "a {role} with apiGroups [{:?}], resources [{:?}], verbs [{:?}]",
             self.api_group, self.resource, self.verb
         )
+    }
+
+    fn is_path(&self) -> bool {
+        self.resource.starts_with('/')
     }
 }
 
@@ -56,6 +66,7 @@ impl fmt::Display for Action<'_> {
         match (self.namespace, self.name) {
             (Some(namespace), _) => write!(f, " in namespace {namespace}"),
             (None, Some(_)) => Ok(()),
+            (None, None) if self.is_path() => Ok(()),
             (None, None) => f.write_str(" in all namespaces"),
         }
     }

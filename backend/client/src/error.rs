@@ -131,6 +131,11 @@ pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
                 "cannot {doing}: what answered is no API server, or one too new: check the server in the kubeconfig"
             ),
         ),
+        // It says what its cause says.
+        kube::Error::Service(cause) => {
+            let (refusal, why) = explain(&*cause);
+            ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(cause)
+        }
         other => {
             let (refusal, why) = explain(&other);
             ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(other)
@@ -202,6 +207,12 @@ pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
 
 /// Classifies why there is no connection, for which nothing was asked yet.
 pub(crate) fn classify_connection(error: ClientError) -> ConnectError {
+    let (refusal, why) = explain(&error);
+    ConnectError::new(refusal, why).with_source(error)
+}
+
+/// Classifies why there are no credentials.
+pub(crate) fn classify_login(error: Arc<ClientError>) -> ConnectError {
     let (refusal, why) = explain(&error);
     ConnectError::new(refusal, why).with_source(error)
 }

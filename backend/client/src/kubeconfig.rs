@@ -157,8 +157,13 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
         select::select(files, args, env)?
     };
     loaded.server = server_name(&loaded.config);
-    if let Some(namespace) = &args.namespace {
+    if let Some(namespace) = args.namespace.as_ref().filter(|name| !name.is_empty()) {
         loaded.namespace.clone_from(namespace);
+    }
+    // It becomes part of URLs.
+    if !is_label(&loaded.namespace) {
+        let namespace = crate::error::clip(&loaded.namespace);
+        return Err(KubeconfigError::BadNamespace { namespace });
     }
     let config = &mut loaded.config;
     config.default_namespace.clone_from(&loaded.namespace);
@@ -182,6 +187,15 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
         env.settle_plugin(exec, loaded.user.as_deref())?;
     }
     Ok(loaded)
+}
+
+/// A label as RFC 1123 has it, which is what a namespace can be called.
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// `HTTPS_PROXY` or `HTTP_PROXY`, by the server's scheme, unless `NO_PROXY` names the server.

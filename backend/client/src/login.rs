@@ -17,12 +17,12 @@ use http::{Request, Response, StatusCode};
 use kube::Config;
 use kube::client::{AuthError, Body};
 use kube::config::ExecConfig;
-use kubevpn_target::BoxError;
+use kubevpn_target::{BoxError, ConnectError};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
 use crate::client::{Options, Recipe, Stack};
-use crate::error::{ClientError, clip};
+use crate::error::{ClientError, classify_login, clip};
 use crate::transport::Received;
 
 /// Why a credential plugin gave no credentials.
@@ -365,6 +365,15 @@ pub struct Renewal {
 }
 
 impl Renewal {
+    /// Logs in now instead of at the first request. A credential plugin may ask its user questions, and takes the time
+    /// that takes: no limit on an answer of the API server's should count it. Without a plugin it returns at once.
+    ///
+    /// Cancellation: a plugin that runs goes on, and the next request has its outcome.
+    pub async fn log_in(&self) -> Result<(), ConnectError> {
+        let login = self.login.credentials().await;
+        login.map(drop).map_err(classify_login)
+    }
+
     /// From the next request on the client uses this configuration: other credentials, perhaps another address. What
     /// is open stays open. After an error nothing has changed.
     pub fn replace(&self, config: Config) -> Result<(), ClientError> {

@@ -270,10 +270,27 @@ fn within_a_cluster() {
         .var("KUBERNETES_SERVICE_PORT", "443");
     account(&flag);
     assert!(
-        flag.wrong().starts_with("no kubeconfig found"),
+        flag.wrong().contains("names no cluster, context or user"),
         "{}",
         flag.wrong()
     );
+}
+
+#[test]
+fn namespaces_that_cannot_be() {
+    let of = |namespace: &str| Setup::of(TWO).args(|args| args.namespace = Some(namespace.into()));
+    for namespace in ["a b", "a/b", "..", "Shop", "-a", "a-", &"a".repeat(64)] {
+        let said = of(namespace).wrong();
+        assert!(
+            said.starts_with(&format!("{namespace:?} can be no namespace")),
+            "{said}"
+        );
+    }
+    // As kubectl takes it: not given.
+    assert_eq!(of("").load().namespace, "shop");
+    assert_eq!(of("team-a").load().namespace, "team-a");
+    let in_file = Setup::of(&TWO.replace("namespace: shop", "namespace: the shop"));
+    assert!(in_file.wrong().contains("the context of the kubeconfig"));
 }
 
 #[test]
@@ -393,11 +410,8 @@ fn a_file_that_is_missing_or_broken() {
 #[test]
 fn nothing_to_choose_and_wrong_choices() {
     for empty in ["", "{}", "current-context: ''\nclusters: null\n"] {
-        assert!(
-            Setup::of(empty)
-                .wrong()
-                .starts_with("no kubeconfig found (looked at ")
-        );
+        let said = Setup::of(empty).wrong();
+        assert!(said.contains("names no cluster, context or user"), "{said}");
     }
     let uncertain = TWO.replace("current-context: blue", "");
     assert_eq!(
@@ -451,13 +465,27 @@ fn entries_that_cannot_be_used() {
         cluster("certificate-authority: x").wrong(),
         r#"cluster "blue" of the kubeconfig has no server: add it, or pass --server"#
     );
-    for server in ["ftp://blue.test", "https://", "https://a b"] {
+    for server in [
+        "ftp://blue.test",
+        "https://",
+        "https://a b",
+        "https://blue.test:0",
+        "https://blue.test:65536",
+        "https://[::1]:65536",
+    ] {
         assert_eq!(
             cluster(&format!("server: '{server}'")).wrong(),
             format!(
-                "the server {server:?} is no http or https URL with a host: correct it in the kubeconfig, or pass --server"
+                "the server {server:?} is no http or https URL with a host, and with a port from 1 to 65535 if with any: correct it in the kubeconfig, or pass --server"
             )
         );
+    }
+    for server in [
+        "https://blue.test",
+        "https://[::1]",
+        "https://u:1@blue.test:443/a:b",
+    ] {
+        cluster(&format!("server: '{server}'")).load();
     }
     let with = |field: &str| cluster(&format!("server: 'https://blue.test', {field}"));
     let missing = with("certificate-authority: ca.crt");

@@ -3,6 +3,9 @@
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
+use crate::exit::Failure;
+use crate::out;
+
 /// Print the completion script for a shell
 #[derive(Debug, clap::Args)]
 pub(crate) struct Completion {
@@ -11,12 +14,14 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    pub(crate) fn run(self) {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let mut script = Vec::new();
         clap_complete::generate(
             self.shell,
             &mut super::Args::command(),
             "kubevpn",
-            &mut std::io::stdout(),
+            &mut script,
         );
+        out::print(String::from_utf8_lossy(&script))
     }
 }

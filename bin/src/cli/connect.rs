@@ -16,6 +16,7 @@ use crate::daemon::api::{Ask, Cluster, Opened, Source};
 use crate::daemon::listener::{Kind, Wanted};
 use crate::daemon::{Daemon, Home, identity, probe};
 use crate::exit::Failure;
+use crate::out::{self, even_unheard};
 use crate::proxy::{
     AUTH, DEFAULT_SOCKS, PacArgs, at_least_one, dns_settings, forward_of, say_dns, say_hints,
     say_scope,
@@ -43,15 +44,15 @@ Examples:
   # another namespace has a connection and a port of its own
   kubevpn connect -n team-a --socks-listen 127.0.0.1:1081")]
 pub(crate) struct Connect {
+    /// Stay, and end the connection when this command is ended
+    #[arg(long)]
+    foreground: bool,
     #[command(flatten)]
     listen: Listen,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Stay, and end the connection when this command is ended
-    #[arg(long)]
-    foreground: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,14 +99,15 @@ struct Listen {
     /// Let clients on other machines in without a password, where a listener is not on loopback
     #[arg(long)]
     allow_unauthenticated: bool,
-    #[command(flatten)]
-    pac: PacArgs,
     /// Connections open at once, for each listener; further clients wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
     max_connections: usize,
     /// Connections open at once from one IP address; further ones are closed [default: no limit of its own]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_connections_per_client: Option<usize>,
+    // Last: what follows would be under its heading.
+    #[command(flatten)]
+    pac: PacArgs,
 }
 
 impl Listen {
@@ -204,14 +206,14 @@ impl Connect {
             loaded.server
         ));
         // A credential plugin may ask questions now, here, and not in the background.
-        let (client, _) = reach(loaded.config.clone())?;
+        let (client, _) = reach(loaded.config.clone()).await?;
         let uid = probe::api(&client, &loaded.namespace).await?;
         steps.done(&format!("namespace {}", loaded.namespace));
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
         let policy = (self.policy != PolicyArgs::default()).then_some(self.policy);
         let ask = ask(id, &args, &loaded, policy, listeners)?;
         let opened = open(&daemon, verbose, &ask, &steps).await?;
-        say(&opened);
+        even_unheard(say(&opened))?;
         if self.foreground {
             stay(&daemon, &opened.id).await?;
         }
@@ -268,17 +270,15 @@ impl Steps {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "stdout is for what was asked for")]
     fn done(&self, what: &str) {
         match self.terminal {
-            true => eprintln!(" \u{2713} {what}"),
-            false => eprintln!("{what}"),
+            true => out::aside(format_args!(" \u{2713} {what}")),
+            false => out::aside(what),
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what the command is for")]
-fn say(opened: &Opened) {
+fn say(opened: &Opened) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
         let what = match &listener.wanted.kind {
@@ -292,12 +292,12 @@ fn say(opened: &Opened) {
             true => "Found",
             false => "Started",
         };
-        println!(
+        out::line(format_args!(
             "{begun} managed local {what} for connection {id} on {}",
             listener.bound
-        );
+        ))?;
     }
-    println!("Connection ID: {id}");
+    out::line(format_args!("Connection ID: {id}"))?;
     for listener in &opened.listeners {
         let Ok(addr) = listener.bound.parse() else {
             continue;
@@ -308,15 +308,15 @@ fn say(opened: &Opened) {
             Kind::Mixed => (true, true),
             Kind::Forward(_) => (false, false),
             Kind::Dns => {
-                say_dns(&addr, &opened.endings);
+                say_dns(&addr, &opened.endings)?;
                 (false, false)
             }
         };
-        say_hints(&addr, socks, http);
+        say_hints(&addr, socks, http)?;
     }
     match opened.listeners.is_empty() {
-        true => println!(
-            "Nothing listens yet, and this program makes no VPN: add --socks, --http, --listen ADDR, --dns-listen ADDR or --forward"
+        true => out::line(
+            "Nothing listens yet, and this program makes no VPN: add --socks, --http, --listen ADDR, --dns-listen ADDR or --forward",
         ),
         false => say_scope(),
     }

@@ -6,6 +6,7 @@ use super::status::{self, Format};
 use crate::daemon::api::Fault;
 use crate::daemon::{Daemon, Home, identity};
 use crate::exit::Failure;
+use crate::out;
 
 /// List connections, and choose the current one
 #[derive(Debug, clap::Args)]
@@ -28,15 +29,14 @@ enum What {
 }
 
 impl Connection {
-    #[expect(clippy::print_stdout, reason = "what the command is for")]
     pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
         let daemon = Daemon::new(Home::locate()?);
         match self.what {
             What::List => {
-                print!(
+                out::print(format_args!(
                     "{}",
                     status::render(&status::ask(&daemon, verbose).await?, Format::Table)?
-                );
+                ))?;
             }
             What::Use { id } => {
                 let known = identity::is_id(&id) && daemon.ensure_if_needed(verbose).await?;
@@ -49,7 +49,7 @@ impl Connection {
                     )));
                 }
                 daemon.use_current(&id).await?;
-                println!("Connection {id} is the current one");
+                out::line(format_args!("Connection {id} is the current one"))?;
             }
         }
         Ok(())

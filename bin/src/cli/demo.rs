@@ -6,6 +6,7 @@ use kubevpn_sim::Sim;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
+use crate::out::{self, even_unheard};
 use crate::proxy::{self, Backend, Bound, ListenArgs, Protocol};
 
 /// Try it on a cluster in memory: no kubeconfig, no root, no network
@@ -28,21 +29,20 @@ impl Demo {
             .start()
             .await
             .map_err(|e| Failure::Other(e.into()))?;
-        let (client, api_server) = reach(cluster.config())?;
+        let (client, api_server) = reach(cluster.config()).await?;
         proxy::check(&client).await?;
-        say_what_to_try(&cluster, &listening.bound);
+        even_unheard(say_what_to_try(&cluster, &listening.bound))?;
         let connect = proxy::connect(client, api_server, path);
         proxy::serve(listening, Backend::of_cluster(connect)).await
     }
 }
 
-/// Each line works as it is printed.
-#[expect(clippy::print_stdout, reason = "what the command is for")]
-fn say_what_to_try(cluster: &Sim, bound: &[Bound]) {
-    println!(
+/// Each line works as it is printed, in any shell.
+fn say_what_to_try(cluster: &Sim, bound: &[Bound]) -> Result<(), Failure> {
+    out::line(format_args!(
         "A cluster in memory is up at {}. Paste into another terminal:",
         cluster.server_url()
-    );
+    ))?;
     for Bound {
         listener, protocol, ..
     } in bound
@@ -58,12 +58,13 @@ fn say_what_to_try(cluster: &Sim, bound: &[Bound]) {
             "http://productpage.default.svc.cluster.local:9080",
             "http://reviews",
             "http://api.team-a",
-            "http://productpage:9080/bytes?n=3000000 --output /dev/null",
+            "'http://productpage:9080/bytes?n=3000000' --output /dev/null",
         ] {
-            println!("  curl {proxy} {url}");
+            out::line(format_args!("  curl {proxy} {url}"))?;
         }
-        println!("and, to see refusals with their reasons here:");
-        println!("  curl {proxy} http://notready");
-        println!("  curl {proxy} http://productpage:81");
+        out::line("and, to see refusals with their reasons here:")?;
+        out::line(format_args!("  curl {proxy} http://notready"))?;
+        out::line(format_args!("  curl {proxy} http://productpage:81"))?;
     }
+    Ok(())
 }

@@ -3,11 +3,15 @@
 use crate::daemon::api::Fault;
 use crate::daemon::{Daemon, Home, identity};
 use crate::exit::Failure;
+use crate::out;
 
 /// End a connection: its listeners close at once, and open connections have five seconds
 ///
 /// What was kept of it is deleted, but for its log.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "kubevpn disconnect [--now] <CONNECTION-ID>\n       kubevpn disconnect [--now] --all"
+)]
 pub(crate) struct Disconnect {
     /// The connection, as kubevpn status lists it
     #[arg(value_name = "CONNECTION-ID", required_unless_present = "all")]
@@ -21,7 +25,6 @@ pub(crate) struct Disconnect {
 }
 
 impl Disconnect {
-    #[expect(clippy::print_stdout, reason = "the line scripts wait for")]
     pub(crate) async fn run(self) -> Result<(), Failure> {
         if let Some(id) = self.id.as_deref().filter(|id| !identity::is_id(id)) {
             return Err(Failure::Told(Fault::new(
@@ -34,9 +37,8 @@ impl Disconnect {
         let daemon = Daemon::new(Home::locate()?);
         let ended = daemon.disconnect(self.id.as_deref(), self.now).await?;
         for id in ended {
-            println!("Stopped connection {id}");
+            out::line(format_args!("Stopped connection {id}"))?;
         }
-        println!("Disconnect completed");
-        Ok(())
+        out::line("Disconnect completed")
     }
 }

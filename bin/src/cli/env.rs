@@ -9,6 +9,7 @@ use kubevpn_client::{Env, KubeconfigArgs, load};
 use super::at::{At, exceptions};
 use super::kube::KubeArgs;
 use crate::exit::Failure;
+use crate::out;
 
 /// Print the lines that make a shell's programs use the proxy
 ///
@@ -26,11 +27,11 @@ Examples:
   # in PowerShell
   kubevpn env --shell powershell | Out-String | Invoke-Expression")]
 pub(crate) struct EnvCommand {
-    #[command(flatten)]
-    at: At,
     /// Whose words to use [default: those of $SHELL, else bash]
     #[arg(long, value_name = "SHELL", value_enum)]
     shell: Option<Shell>,
+    #[command(flatten)]
+    at: At,
     #[command(flatten)]
     kube: KubeArgs,
 }
@@ -69,7 +70,6 @@ impl Shell {
 }
 
 impl EnvCommand {
-    #[expect(clippy::print_stdout, reason = "what the command is for")]
     pub(crate) fn run(self) -> Result<(), Failure> {
         let proxy = self.at.proxy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
@@ -80,7 +80,7 @@ impl EnvCommand {
         let shell = self.shell;
         let shell = shell.unwrap_or_else(|| Shell::of(std::env::var_os("SHELL").as_deref()));
         for (name, value) in proxy.variables(&no_proxy) {
-            println!("{}", shell.export(&name, &value));
+            out::line(format_args!("{}", shell.export(&name, &value)))?;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
+use crate::out;
 use crate::pac::text;
 use crate::proxy::{self, PacArgs};
 
@@ -26,11 +27,11 @@ Examples:
   # with the addresses of Pods, which the API does not tell
   kubevpn pac --http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
 pub(crate) struct PacCommand {
-    #[command(flatten)]
-    at: At,
     /// Write the file here instead of printing it
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     #[command(flatten)]
     pac: PacArgs,
     #[command(flatten)]
@@ -46,25 +47,19 @@ impl PacCommand {
         let mut path = self.policy.path()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         path.cluster.namespace = loaded.namespace;
-        let (client, _) = reach(loaded.config)?;
+        let (client, _) = reach(loaded.config).await?;
         let cluster = Cluster::new(client, path.cluster);
         let addr = |addr: std::net::SocketAddr| addr.to_string();
         let facts = proxy::facts(&cluster, flags, at.http.map(addr), at.socks.map(addr)).await;
         let file = text(&facts);
         match self.output {
-            None => say(&file),
+            None => out::print(file),
             Some(path) => std::fs::write(&path, file).map_err(|error| {
                 Failure::Value(format!(
                     "--output: cannot write {}: {error}",
                     path.display()
                 ))
-            })?,
+            }),
         }
-        Ok(())
     }
-}
-
-#[expect(clippy::print_stdout, reason = "what the command is for")]
-fn say(file: &str) {
-    print!("{file}");
 }

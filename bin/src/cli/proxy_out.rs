@@ -1,6 +1,6 @@
 //! `kubevpn proxy-out`.
 
-use kubevpn_client::{ApiServer, ClientError, Env, KubeconfigArgs, build, load};
+use kubevpn_client::{ApiServer, ClientError, Env, KubeconfigArgs, build_renewable, load};
 use kubevpn_stack::{DeadlineLayer, FromHost};
 use tower::Layer as _;
 
@@ -53,17 +53,19 @@ impl ProxyOut {
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         path.cluster.namespace = loaded.namespace;
         path.own = listening.addresses().into_iter().collect();
-        let (client, api_server) = reach(loaded.config)?;
+        let (client, api_server) = reach(loaded.config).await?;
         proxy::check(&client).await?;
         let connect = proxy::connect(client, api_server, path);
         proxy::serve(listening, Backend::of_cluster(connect)).await
     }
 }
 
-/// The API server, for our own calls and for others.
-pub(crate) fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
+/// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
+pub(crate) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
     let options = super::options();
     let of = |error: ClientError| Failure::Other(error.into());
     let api_server = ApiServer::new(config.clone(), &options).map_err(of)?;
-    Ok((build(config, &options).map_err(of)?, api_server))
+    let (client, renewal) = build_renewable(config, &options).map_err(of)?;
+    renewal.log_in().await?;
+    Ok((client, api_server))
 }

@@ -2,6 +2,7 @@
 
 use crate::daemon::{Daemon, Home};
 use crate::exit::Failure;
+use crate::out;
 
 /// End every connection and the daemon; only logs stay
 ///
@@ -14,10 +15,8 @@ pub(crate) struct Quit {
 }
 
 impl Quit {
-    #[expect(clippy::print_stdout, reason = "the line scripts wait for")]
     pub(crate) async fn run(self) -> Result<(), Failure> {
         Daemon::new(Home::locate()?).quit(self.now).await?;
-        println!("Exited");
-        Ok(())
+        out::line("Exited")
     }
 }

@@ -17,6 +17,7 @@ use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
+use crate::out;
 use crate::proxy::{self, ClusterStack};
 use crate::telemetry::{Step, Steps};
 
@@ -76,7 +77,7 @@ impl Resolve {
         path.cluster.namespace = loaded.namespace;
         let limit = path.settings.dial_timeout;
         let namespace = path.cluster.namespace.clone();
-        let (client, api_server) = reach(loaded.config)?;
+        let (client, api_server) = reach(loaded.config).await?;
         let connect = proxy::connect(client, api_server, path);
         if self.output == Output::Text {
             steps.tell();
@@ -85,7 +86,8 @@ impl Resolve {
         let mut found = Found::default();
         let done = explain(&connect, &host, port, limit, &steps, &mut found).await;
         if self.output == Output::Json {
-            say(&document(&self.target, &found, &done, &steps.all()));
+            let document = document(&self.target, &found, &done, &steps.all());
+            out::line(format_args!("{document:#}"))?;
         }
         done.map_err(Failure::from)
     }
@@ -235,11 +237,6 @@ fn endpoints(candidates: &Candidates) -> Value {
         })
     });
     pods.chain(strays).collect()
-}
-
-#[expect(clippy::print_stdout, reason = "what the command is for")]
-fn say(document: &Value) {
-    println!("{document:#}");
 }
 
 #[cfg(test)]

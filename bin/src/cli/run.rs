@@ -41,7 +41,12 @@ pub(crate) struct Run {
     #[command(flatten)]
     policy: PolicyArgs,
     /// The command and its words
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    #[arg(
+        required = true,
+        last = true,
+        value_name = "COMMAND",
+        help_heading = "Arguments"
+    )]
     command: Vec<OsString>,
 }
 
@@ -61,7 +66,7 @@ impl Run {
             let listening = own().await?;
             path.cluster.namespace = loaded.namespace;
             path.own = listening.addresses().into_iter().collect();
-            let (client, api_server) = reach(loaded.config)?;
+            let (client, api_server) = reach(loaded.config).await?;
             proxy::check(&client).await?;
             let connect = proxy::connect(client, api_server, path);
             let proxy = Proxy {

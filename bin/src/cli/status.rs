@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use crate::daemon::api::{Connection, Status as Document};
 use crate::daemon::{Daemon, Home};
 use crate::exit::Failure;
+use crate::out;
 
 /// How often a watched status is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -38,21 +39,25 @@ pub(crate) enum Format {
 
 impl Status {
     pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
+        tokio::select! {
+            shown = self.show(verbose) => shown,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        }
+    }
+
+    async fn show(self, verbose: u8) -> Result<(), Failure> {
         let daemon = Daemon::new(Home::locate()?);
         let mut shown = String::new();
         loop {
             let now = render(&ask(&daemon, verbose).await?, self.output)?;
             if now != shown {
-                show(&now, self.watch && !shown.is_empty());
+                show(&now, self.watch && !shown.is_empty())?;
                 shown = now;
             }
             if !self.watch {
                 return Ok(());
             }
-            tokio::select! {
-                () = tokio::time::sleep(WATCH) => {}
-                _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
-            }
+            tokio::time::sleep(WATCH).await;
         }
     }
 }
@@ -65,13 +70,12 @@ pub(crate) async fn ask(daemon: &Daemon, verbose: u8) -> Result<Document, Failur
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what the command is for")]
-fn show(text: &str, again: bool) {
+fn show(text: &str, again: bool) -> Result<(), Failure> {
     if again && std::io::stdout().is_terminal() {
         // Up to the left, and everything below away (ECMA-48).
-        print!("\x1b[H\x1b[J");
+        out::print(format_args!("\x1b[H\x1b[J"))?;
     }
-    print!("{text}");
+    out::print(text)
 }
 
 pub(crate) fn render(status: &Document, format: Format) -> Result<String, Failure> {

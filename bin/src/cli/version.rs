@@ -1,12 +1,14 @@
 //! `kubevpn version`.
 
+use crate::exit::Failure;
+use crate::out;
+
 /// Print the version
 #[derive(Debug, clap::Args)]
 pub(crate) struct Version {}
 
 impl Version {
-    #[expect(clippy::print_stdout, reason = "what the command is for")]
-    pub(crate) fn run(self) {
-        println!("kubevpn {}", env!("CARGO_PKG_VERSION"));
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        out::line(format_args!("kubevpn {}", env!("CARGO_PKG_VERSION")))
     }
 }

@@ -221,6 +221,14 @@ impl Fault {
             ending: false,
         }
     }
+
+    /// The message with its causes, in one line.
+    pub(crate) fn whole(&self) -> String {
+        match &self.because {
+            Some(cause) => format!("{self}: {}", cause.whole()),
+            None => self.to_string(),
+        }
+    }
 }
 
 impl From<&Failure> for Fault {

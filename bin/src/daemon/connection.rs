@@ -10,7 +10,7 @@ use kubevpn_target::{ConnectError, Refusal};
 use tower::Layer as _;
 use tracing::Dispatch;
 
-use super::api::{self, State};
+use super::api::{self, Fault, State};
 use super::count::{Counted, Counts};
 use super::listener::{Serving, Wanted};
 use super::saved::{Saved, SavedListener};
@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     forwarder: Forwarder,
     own: OwnListeners,
     listeners: Mutex<Vec<Entry>>,
+    /// Who binds again what is missing: one at a time, or each would be in the other's way.
+    restoring: tokio::sync::Mutex<()>,
     health: Mutex<Health>,
     pub(crate) log: Dispatch,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Connection {
 /// A listener, or why there is none.
 struct Entry {
     saved: SavedListener,
-    serving: Result<Serving, String>,
+    serving: Result<Serving, Fault>,
 }
 
 impl Connection {
@@ -72,6 +74,7 @@ impl Connection {
             forwarder,
             own,
             listeners: Mutex::default(),
+            restoring: tokio::sync::Mutex::default(),
             health: Mutex::new(Health::new()),
         }))
     }
@@ -122,11 +125,21 @@ impl Connection {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a listener is that was asked for in the same words.
-    pub(crate) fn listener(&self, wanted: &Wanted) -> Option<String> {
+    /// Where a listener is that was asked for in the same words, or why it is not there.
+    pub(crate) fn listener(&self, wanted: &Wanted) -> Option<Result<String, Fault>> {
         let listeners = self.listeners();
         let found = listeners.iter().find(|entry| entry.saved.wanted == *wanted);
-        found.map(|entry| entry.saved.bound.clone())
+        found.map(|entry| match &entry.serving {
+            Ok(_) => Ok(entry.saved.bound.clone()),
+            Err(why) => Err(why.clone()),
+        })
+    }
+
+    /// Whether a listener has this one's place, and was asked for in other words.
+    pub(crate) fn has_otherwise(&self, wanted: &Wanted) -> bool {
+        let listeners = self.listeners();
+        let mut saved = listeners.iter().map(|entry| &entry.saved);
+        saved.any(|saved| saved.bound == wanted.address && saved.wanted != *wanted)
     }
 
     /// Serves what is bound.
@@ -144,7 +157,7 @@ impl Connection {
         self.place(SavedListener { wanted, bound }, Ok(serving));
     }
 
-    fn place(&self, saved: SavedListener, serving: Result<Serving, String>) {
+    fn place(&self, saved: SavedListener, serving: Result<Serving, Fault>) {
         let mut listeners = self.listeners();
         listeners.retain(|entry| entry.saved != saved);
         listeners.push(Entry { saved, serving });
@@ -152,6 +165,7 @@ impl Connection {
 
     /// Listens again where it did, and says what it could not have; what failed before is tried again.
     pub(crate) async fn restore(&self) {
+        let _restoring = self.restoring.lock().await;
         let missing: Vec<_> = {
             let listeners = self.listeners();
             let listens = |saved: &SavedListener| {
@@ -170,12 +184,12 @@ impl Connection {
                 Ok(_) => tracing::info!(listener = saved.bound, "listening"),
                 Err(why) => tracing::debug!(listener = saved.bound, %why, "not listening"),
             }
-            self.place(saved, serving.map_err(|failure| failure.to_string()));
+            self.place(saved, serving.map_err(|failure| Fault::from(&failure)));
         }
         let lost = self
             .listeners()
             .iter()
-            .find_map(|entry| entry.serving.as_ref().err().cloned());
+            .find_map(|entry| entry.serving.as_ref().err().map(Fault::whole));
         self.health(|health| health.listeners = lost);
     }
 
@@ -258,7 +272,12 @@ impl Entry {
             protocol: wanted.kind.as_str().into(),
             address: bound.clone(),
             listening: self.serving.is_ok(),
-            reason: self.serving.as_ref().err().cloned().unwrap_or_default(),
+            reason: self
+                .serving
+                .as_ref()
+                .err()
+                .map(Fault::whole)
+                .unwrap_or_default(),
             egress: wanted.egress,
             auth: wanted.auth_file.is_some(),
             open_clients: self.serving.as_ref().map(Serving::open).unwrap_or_default(),
@@ -314,7 +333,52 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use kubevpn_conn::Listener;
+
     use super::*;
+    use crate::daemon::api::{Cluster, Source};
+    use crate::daemon::listener::Kind;
+
+    /// A command and the keeper may both find that a listener is missing.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_restores_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        home.prepare().unwrap();
+        let cluster = Cluster {
+            server: "http://127.0.0.1:1".into(),
+            name: None,
+            context: None,
+            namespace: "shop".into(),
+        };
+        let id = "0123456789ab".to_owned();
+        for _ in 0..50 {
+            let free = Listener::bind(&"127.0.0.1:0".parse().unwrap())
+                .await
+                .unwrap();
+            let bound = free.addr().to_string();
+            drop(free);
+            let mut saved = Saved::new(
+                id.clone(),
+                cluster.clone(),
+                Source::default(),
+                PolicyArgs::default(),
+            );
+            let wanted = Wanted::of(Kind::Socks, &bound);
+            saved.listeners.push(SavedListener { wanted, bound });
+            let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+            let connection = Connection::new(&home, saved, config, OwnListeners::default(), 0);
+            let connection = connection.unwrap();
+            let restore = || {
+                let connection = connection.clone();
+                tokio::spawn(async move { connection.restore().await })
+            };
+            let (one, other) = tokio::join!(restore(), restore());
+            one.and(other).unwrap();
+            assert!(!connection.waits_for_listeners());
+            connection.end(Duration::ZERO).await;
+        }
+    }
 
     #[test]
     fn the_worst_is_said() {

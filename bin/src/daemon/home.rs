@@ -74,8 +74,10 @@ impl Home {
                 }
             };
             let wrong = match found.is_dir() {
-                false => "is no directory",
-                true if found.uid() != sys::own_uid() => "belongs to another user",
+                false => "is no directory: move it away",
+                true if found.uid() != sys::own_uid() => {
+                    "belongs to another user: have it given to you"
+                }
                 true if found.mode() & 0o022 != 0 => {
                     "can be written by others: take that right away with chmod go-w"
                 }

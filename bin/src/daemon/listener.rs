@@ -83,6 +83,22 @@ impl Kind {
 }
 
 impl Wanted {
+    /// With every flag as it is when it is left out.
+    #[cfg(test)]
+    pub(crate) fn of(kind: Kind, address: &str) -> Self {
+        Self {
+            kind,
+            address: address.into(),
+            auth_file: None,
+            allow_unauthenticated: false,
+            egress: false,
+            max_connections: Limits::default().total,
+            max_connections_per_client: None,
+            dns_upstream: None,
+            pac: PacArgs::default(),
+        }
+    }
+
     /// Who may use it; everybody where no file is named.
     fn credentials(&self) -> Result<Option<Credentials>, Failure> {
         self.auth_file.as_deref().map(credentials_in).transpose()

@@ -62,13 +62,14 @@ impl Run {
         let listener = server::listen(&home.socket())
             .with_context(|| format!("cannot listen on {}", home.socket().display()))?;
         let (quit, mut quits) = watch::channel(false);
+        let commands = TaskTracker::new();
         let server = Arc::new(Server {
             registry: registry.clone(),
             about: server::about(),
             quit,
+            commands: commands.clone(),
         });
-        let commands = TaskTracker::new();
-        let serving = tokio::spawn(server.serve(listener, commands.clone()));
+        let serving = tokio::spawn(server.serve(listener));
         tell_ready::tell(tell_ready::READY);
         sys::silence().context("cannot let go of the terminal")?;
 

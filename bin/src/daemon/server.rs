@@ -35,6 +35,8 @@ pub(crate) struct Server {
     pub(crate) about: About,
     /// Set once everything has ended and the daemon is to go.
     pub(crate) quit: watch::Sender<bool>,
+    /// What is being answered, and done.
+    pub(crate) commands: TaskTracker,
 }
 
 /// Listens where commands look. For who holds the lock: what is there is of a daemon that is no more.
@@ -47,8 +49,8 @@ pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 impl Server {
-    /// Answers until it is given up; whoever is being answered then is answered to the end by `commands`.
-    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener, commands: TaskTracker) {
+    /// Answers until it is given up; whoever is being answered then is answered to the end, as one of `commands`.
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let room = Arc::new(Semaphore::new(COMMANDS));
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else {
@@ -66,7 +68,7 @@ impl Server {
                 continue;
             }
             let this = self.clone();
-            commands.spawn(async move {
+            self.commands.spawn(async move {
                 let answering = service_fn(|request| {
                     let this = this.clone();
                     async move { Ok::<_, Infallible>(this.answer(request).await) }
@@ -118,14 +120,15 @@ impl Server {
                 }
             }
             (&Method::DELETE, [Some("v1"), Some("connections"), id, None]) => {
-                let ended = match id {
-                    Some(id) => registry
-                        .disconnect(id, patience)
-                        .await
-                        .map(|()| vec![id.to_owned()]),
-                    None => registry.disconnect_all(patience).await,
-                };
-                said(ended.map(|ids| Ended { ids }))
+                let (registry, id) = (registry.clone(), id.map(str::to_owned));
+                self.to_its_end(async move {
+                    let ids = match id {
+                        Some(id) => registry.disconnect(&id, patience).await.map(|()| vec![id]),
+                        None => registry.disconnect_all(patience).await,
+                    };
+                    ids.map(|ids| Ended { ids })
+                })
+                .await
             }
             (&Method::GET, [Some("v1"), Some("connections"), Some(id), Some("ended")]) => {
                 said(registry.ended(id).await)
@@ -134,11 +137,15 @@ impl Server {
                 said(registry.use_current(id))
             }
             (&Method::POST, [Some("v1"), Some("quit"), None, _]) => {
-                registry.refuse();
-                registry.settle().await;
-                let ended = registry.disconnect_all(patience).await;
-                self.quit.send_replace(true);
-                said(ended.map(|ids| Ended { ids }))
+                let this = self.clone();
+                self.to_its_end(async move {
+                    this.registry.refuse();
+                    this.registry.settle().await;
+                    let ids = this.registry.disconnect_all(patience).await;
+                    this.quit.send_replace(true);
+                    ids.map(|ids| Ended { ids })
+                })
+                .await
             }
             _ => failed(&Fault::new(
                 81,
@@ -150,10 +157,25 @@ impl Server {
         }
     }
 
+    /// Does it even if the command goes away, as one does on Ctrl-C: the next one finds all of it done.
+    async fn to_its_end<T>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Answer
+    where
+        T: serde::Serialize + Send + 'static,
+    {
+        match self.commands.spawn(work).await {
+            Ok(done) => said(done),
+            Err(error) => failed(&Fault::new(90, format!("the daemon failed: {error}"))),
+        }
+    }
+
     /// Goes on to its end even if the command goes away: the next one finds all or nothing.
     fn connect(self: Arc<Self>, ask: Ask) -> Answer {
         let (events, told) = mpsc::channel(64);
-        tokio::spawn(async move {
+        let commands = self.commands.clone();
+        commands.spawn(async move {
             let steps = events.clone();
             let tell = move |text| {
                 // A command that is gone, or does not read, misses a step.

@@ -89,7 +89,8 @@ pub(crate) struct ListenArgs {
         long,
         visible_alias = "listen-http-connect",
         value_name = "ADDR",
-        default_value = ""
+        default_value = "",
+        hide_default_value = true
     )]
     listen_http: String,
     /// Local listen address for SOCKS5 and HTTP on one port
@@ -122,14 +123,15 @@ pub(crate) struct ListenArgs {
     /// Let clients on other machines in without a password, where a listener is not on loopback
     #[arg(long)]
     allow_unauthenticated: bool,
-    #[command(flatten)]
-    pac: PacArgs,
     /// Connections open at once, over all listeners; further clients wait
     #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
     max_connections: usize,
     /// Connections open at once from one IP address; further ones are closed [default: no limit of its own]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_connections_per_client: Option<usize>,
+    // Last: what follows would be under its heading.
+    #[command(flatten)]
+    pac: PacArgs,
 }
 
 pub(crate) const DEFAULT_SOCKS: &str = "127.0.0.1:1080";

@@ -21,6 +21,7 @@ use lab::Lab;
 use self::load::{Sizes, Workload};
 use self::peers::{Family, Kind, Peers};
 use self::upstream::Upstream;
+use crate::Part;
 use crate::begins;
 use crate::report::{self, Page, Round};
 
@@ -32,21 +33,8 @@ pub(crate) struct FrontendArgs {
     /// Where the two examples are [default: `examples` beside this program]
     #[arg(long)]
     examples: Option<PathBuf>,
-    /// Only these workloads
-    #[arg(long = "only", value_name = "WORKLOAD")]
-    only: Vec<String>,
-    /// Only these subjects, by the start of their names
-    #[arg(long = "subject", value_name = "NAME")]
-    subjects: Vec<String>,
-    /// Small loads: seconds instead of minutes, for trying the bench itself
-    #[arg(long)]
-    quick: bool,
-    /// Where the report goes [default: stdout]
-    #[arg(long)]
-    report: Option<PathBuf>,
-    /// Where every single measurement goes, as JSON
-    #[arg(long)]
-    raw: Option<PathBuf>,
+    #[command(flatten)]
+    part: Part,
 }
 
 pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
@@ -55,7 +43,7 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
         None => std::env::current_exe()?.with_file_name("examples"),
     };
     let peers = Peers::new(&Lab::from_env()?, examples).await?;
-    let sizes = if args.quick {
+    let sizes = if args.part.quick {
         Sizes::QUICK
     } else {
         Sizes::FULL
@@ -63,9 +51,9 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
     let mut plan = Vec::new();
     for family in [Family::Socks5, Family::Http] {
         let kinds: Vec<Kind> = Kind::of(family)
-            .filter(|kind| begins(kind.name(), &args.subjects))
+            .filter(|kind| begins(kind.name(), &args.part.subjects))
             .collect();
-        let workloads = Workload::of(family).filter(|w| begins(&w.title(), &args.only));
+        let workloads = Workload::of(family).filter(|w| begins(&w.title(), &args.part.only));
         plan.extend(workloads.map(|workload| (workload, kinds.clone())));
     }
     anyhow::ensure!(
@@ -93,7 +81,7 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
                 rounds.push(entry);
             }
         }
-        if let Some(path) = &args.raw {
+        if let Some(path) = &args.part.raw {
             report::save(path, &rounds)?;
         }
     }
@@ -109,7 +97,7 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
             text += &format!("\n### {title}\n\n{table}");
         }
     }
-    match &args.report {
+    match &args.part.report {
         Some(path) => report::insert(path, Page::Frontends, &text),
         None => report::print(&text),
     }

@@ -33,20 +33,10 @@ use crate::load::{Sizes, Workload};
 use crate::report::{Page, Round};
 use crate::subject::Kind;
 
-#[derive(Debug, Parser)]
-#[command(args_conflicts_with_subcommands = true)]
-struct Args {
-    #[command(subcommand)]
-    command: Option<Other>,
-    /// How many times everything is measured
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// The program under test [default: `kubevpn` beside this one]
-    #[arg(long)]
-    kubevpn: Option<PathBuf>,
-    /// Another subject: NAME=COMMAND, with {port} where the local port goes
-    #[arg(long = "peer", value_name = "NAME=COMMAND")]
-    peers: Vec<String>,
+// No doc comment: clap would show it as what the program is.
+// Which part of a bench, and where what it finds goes.
+#[derive(Debug, clap::Args)]
+struct Part {
     /// Only these workloads
     #[arg(long = "only", value_name = "WORKLOAD")]
     only: Vec<String>,
@@ -62,6 +52,24 @@ struct Args {
     /// Where every single measurement goes, as JSON
     #[arg(long)]
     raw: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Other>,
+    /// How many times everything is measured
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// The program under test [default: `kubevpn` beside this one]
+    #[arg(long)]
+    kubevpn: Option<PathBuf>,
+    /// Another subject: NAME=COMMAND, with {port} where the local port goes
+    #[arg(long = "peer", value_name = "NAME=COMMAND")]
+    peers: Vec<String>,
+    #[command(flatten)]
+    part: Part,
     /// Keep the measurements that the raw file has
     #[arg(long, requires = "raw")]
     add: bool,
@@ -114,15 +122,15 @@ async fn main() -> anyhow::Result<()> {
             command: command.into(),
         });
     }
-    kinds.retain(|kind| begins(&kind.name(), &args.subjects));
-    let sizes = if args.quick {
+    kinds.retain(|kind| begins(&kind.name(), &args.part.subjects));
+    let sizes = if args.part.quick {
         Sizes::QUICK
     } else {
         Sizes::FULL
     };
     let workloads: Vec<Workload> = Workload::ALL
         .into_iter()
-        .filter(|workload| begins(&workload.title(), &args.only))
+        .filter(|workload| begins(&workload.title(), &args.part.only))
         .collect();
     anyhow::ensure!(
         !workloads.is_empty() && !kinds.is_empty(),
@@ -130,7 +138,7 @@ async fn main() -> anyhow::Result<()> {
         Workload::titles()
     );
 
-    let mut rounds = match &args.raw {
+    let mut rounds = match &args.part.raw {
         Some(path) if args.add => report::load(path)?,
         _ => Vec::new(),
     };
@@ -147,12 +155,12 @@ async fn main() -> anyhow::Result<()> {
                 rounds.push(entry);
             }
         }
-        if let Some(path) = &args.raw {
+        if let Some(path) = &args.part.raw {
             report::save(path, &rounds)?;
         }
     }
     let text = report::render(&rounds)?;
-    match &args.report {
+    match &args.part.report {
         Some(path) => report::insert(path, Page::Cluster, &text),
         None => report::print(&text),
     }

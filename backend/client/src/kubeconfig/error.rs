@@ -22,6 +22,12 @@ pub enum KubeconfigError {
         /// Where it could have been.
         looked: Vec<PathBuf>,
     },
+    /// The files are there, and say nothing of any cluster.
+    #[error("the kubeconfig {} names no cluster, context or user: pass another with --kubeconfig, or set KUBECONFIG", Paths(.files))]
+    Empty {
+        /// The files.
+        files: Vec<PathBuf>,
+    },
     /// A file exists and cannot be read.
     #[error("the {what} {} cannot be read: check that it exists and is yours to read", .path.display())]
     Unreadable {
@@ -99,11 +105,19 @@ pub enum KubeconfigError {
     },
     /// The server is no URL.
     #[error(
-        "the server {server:?} is no http or https URL with a host: correct it in the kubeconfig, or pass --server"
+        "the server {server:?} is no http or https URL with a host, and with a port from 1 to 65535 if with any: correct it in the kubeconfig, or pass --server"
     )]
     BadServer {
         /// What stands there.
         server: String,
+    },
+    /// The namespace is none that can be.
+    #[error(
+        "{namespace:?} can be no namespace, whose name is of small letters, digits and hyphens: check --namespace, and the context of the kubeconfig"
+    )]
+    BadNamespace {
+        /// What stands there.
+        namespace: String,
     },
     /// Inline data is not base64.
     #[error("{what} in the kubeconfig is not base64: correct it")]
@@ -174,11 +188,18 @@ struct Looked<'a>(&'a [PathBuf]);
 
 impl fmt::Display for Looked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let paths = self.0.iter().map(|p| p.display().to_string()).collect();
         match self.0 {
             [] => f.write_str(" (no home directory either)"),
-            _ => write!(f, " (looked at {})", Names(paths)),
+            paths => write!(f, " (looked at {})", Paths(paths)),
         }
+    }
+}
+
+struct Paths<'a>(&'a [PathBuf]);
+
+impl fmt::Display for Paths<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Names(self.0.iter().map(|p| p.display().to_string()).collect()).fmt(f)
     }
 }
 

@@ -67,9 +67,13 @@ impl Files {
             && current_context.is_none()
     }
 
+    /// Why there is nothing to choose from.
     pub(super) fn none_found(self) -> KubeconfigError {
-        KubeconfigError::NoneFound {
-            looked: self.read.into_iter().chain(self.missing).collect(),
+        match self.read.is_empty() {
+            true => KubeconfigError::NoneFound {
+                looked: self.missing,
+            },
+            false => KubeconfigError::Empty { files: self.read },
         }
     }
 

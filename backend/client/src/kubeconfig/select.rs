@@ -167,8 +167,17 @@ fn server(cluster: &Cluster, name: &str, user: &AuthInfo) -> Result<Uri, Kubecon
     let url: Uri = url.parse().map_err(|_| bad())?;
     let known = matches!(url.scheme_str(), Some("http" | "https"));
     match url.host() {
-        Some(host) if known && !host.is_empty() => Ok(url),
+        Some(host) if known && !host.is_empty() && has_port_or_none(&url, host) => Ok(url),
         _ => Err(bad()),
+    }
+}
+
+/// A port that is no number, or too large a one, passes for none with `http`.
+fn has_port_or_none(url: &Uri, host: &str) -> bool {
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    match url.port_u16() {
+        Some(port) => port != 0,
+        None => authority.ends_with(host),
     }
 }
 

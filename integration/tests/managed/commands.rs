@@ -1,0 +1,265 @@
+//! What people do with the commands: follow and watch, ask twice, press Ctrl-C in the middle.
+
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::Duration;
+
+use kubevpn_scenarios::Socks;
+use kubevpn_scenarios::managed::{connection, id_of, listener};
+use kubevpn_sim::Sim;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout};
+use tokio::time::sleep;
+
+use crate::{Rig, eventually, ids, works};
+
+/// How often is looked for what nothing tells us of.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A command that goes on, and what it prints.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    fn start(rig: &Rig, words: &[&str]) -> Self {
+        let mut command = rig.managed.command(words);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// Reads on to the line with this in it.
+    async fn says(&mut self, word: &str) -> String {
+        let reading = async {
+            while let Some(line) = self.lines.next_line().await.unwrap() {
+                if line.contains(word) {
+                    return line;
+                }
+            }
+            panic!("it ended before it said {word}");
+        };
+        eventually(word, reading).await
+    }
+
+    /// Sends a signal, and waits for the end it brings.
+    async fn ends(mut self, signal: &str, code: i32) {
+        self.signal(signal).await;
+        let status = eventually("its end", self.child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(code));
+    }
+
+    async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let mut kill = tokio::process::Command::new("kill");
+        assert!(kill.args([signal, &pid]).status().await.unwrap().success());
+    }
+}
+
+/// `disconnect` and `quit` do what they were asked even if whoever asked does not wait for it.
+#[tokio::test]
+async fn a_command_that_goes_away() {
+    let rig = Rig::start().await;
+    for words in [["disconnect"].as_slice(), &["quit"]] {
+        let (id, socks) = rig.open().await;
+        // A client that does not end by itself: it has five seconds.
+        let mut client = Socks::connect(socks, "productpage", 9080).await.unwrap();
+        let mut command = words.to_vec();
+        if words == ["disconnect"] {
+            command.push(&id);
+        }
+        let running = Running::start(&rig, &command);
+        eventually("the listener closes", async {
+            while tokio::net::TcpStream::connect(socks).await.is_ok() {
+                sleep(LOOK).await;
+            }
+        })
+        .await;
+        running.signal("-KILL").await;
+        let cut = client.read_u8();
+        assert!(eventually("the client is cut", cut).await.is_err());
+        eventually("nothing is left of it", async {
+            let is_left = |file: &String| file.starts_with(&id);
+            while rig.managed.files().unwrap().iter().any(is_left) {
+                sleep(LOOK).await;
+            }
+        })
+        .await;
+        // The daemon goes with the last word of `quit`, and is of use after `disconnect`.
+        if words == ["quit"] {
+            rig.managed.gone().await.unwrap();
+            assert_eq!(rig.managed.files().unwrap(), [""; 0]);
+        }
+        let status = rig.managed.status().await.unwrap();
+        assert_eq!(ids(&status), [""; 0]);
+    }
+    rig.managed.quit().await.unwrap();
+}
+
+/// A daemon that hangs before it is ready, as on a file that cannot be read to its end: the command says so and ends.
+#[tokio::test]
+async fn a_daemon_that_does_not_start() {
+    let rig = Rig::start().await;
+    let home = rig.make_home();
+    std::fs::create_dir(home.join("connections")).unwrap();
+    let state = home.join("connections/0123456789ab.json");
+    let mut make = tokio::process::Command::new("mkfifo");
+    assert!(make.arg(&state).status().await.unwrap().success());
+    let status = rig.managed.run(&["status"]).await.unwrap();
+    status
+        .with(80, &["does not start", "kubevpn quit"])
+        .unwrap();
+    rig.managed.quit().await.unwrap();
+}
+
+/// A listener that is not bound is not said to be found.
+#[tokio::test]
+async fn a_listener_that_waits_for_its_address() {
+    let rig = Rig::start().await;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let words = ["--socks-listen", &*address];
+    let connect = async || rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+    let id = id_of(&connect().await.with(0, &["Started"]).unwrap()).unwrap();
+    connect().await.with(0, &["Found"]).unwrap();
+    let other = ["--socks-listen", &*address, "--max-connections", "5"];
+    let said = rig.managed.connect(&rig.kubeconfig, &other).await.unwrap();
+    said.with(53, &[&id, "other flags"]).unwrap();
+    rig.managed.kill().await.unwrap();
+    let thief = TcpListener::bind(&address).unwrap();
+    connect().await.with(53, &[&address, "in use"]).unwrap();
+    // Nothing has changed by that: it is still one of the connection's listeners.
+    drop(thief);
+    connect().await.with(0, &["Found"]).unwrap();
+    let status = rig.managed.status().await.unwrap();
+    works(listener(&status, &id, "socks").unwrap()).await;
+    rig.managed.quit().await.unwrap();
+}
+
+/// The second time there is nothing to end, with a daemon and without one.
+#[tokio::test]
+async fn a_connection_is_ended_twice() {
+    let rig = Rig::start().await;
+    let (id, _) = rig.open().await;
+    let disconnect = async || rig.managed.run(&["disconnect", &id]).await.unwrap();
+    disconnect()
+        .await
+        .with(0, &["Disconnect completed"])
+        .unwrap();
+    disconnect()
+        .await
+        .with(51, &[&id, "kubevpn status"])
+        .unwrap();
+    rig.managed.quit().await.unwrap();
+    disconnect()
+        .await
+        .with(51, &[&id, "kubevpn status"])
+        .unwrap();
+    // Killed, and ended by two at once: one of them ends it.
+    let (id, _) = rig.open().await;
+    rig.managed.kill().await.unwrap();
+    let disconnect = async || rig.managed.run(&["disconnect", &id]).await.unwrap();
+    let (one, other) = tokio::join!(disconnect(), disconnect());
+    let mut codes = [one.code, other.code];
+    codes.sort();
+    assert!(
+        codes == [Some(0), Some(0)] || codes == [Some(0), Some(51)],
+        "{one:?}, {other:?}"
+    );
+    rig.managed.quit().await.unwrap();
+}
+
+/// What is added to a log is printed as it comes, and goes on when the file was rotated away.
+#[tokio::test]
+async fn a_log_is_followed() {
+    let rig = Rig::start().await;
+    let (id, socks) = rig.open().await;
+    works(socks).await;
+    let mut logs = Running::start(&rig, &["logs", &id, "-f"]);
+    logs.says("productpage:9080").await;
+    assert!(Socks::connect(socks, "reviews", 81).await.is_err());
+    logs.says("reviews:81").await;
+    let log = rig.file(&format!("log/{id}.log"));
+    std::fs::rename(&log, log.with_extension("log.1")).unwrap();
+    std::fs::write(&log, "of the next file\n").unwrap();
+    logs.says("of the next file").await;
+    logs.ends("-INT", 130).await;
+    // All there is, older files first, where nobody follows.
+    let said = rig.managed.run(&["logs", &id]).await.unwrap();
+    let said = said.with(0, &["productpage:9080"]).unwrap();
+    assert!(said.stdout.ends_with("of the next file\n"), "{said:?}");
+    rig.managed.quit().await.unwrap();
+}
+
+/// The document is printed again when it has changed, and not otherwise.
+#[tokio::test]
+async fn a_status_is_watched() {
+    let rig = Rig::start().await;
+    let mut watch = Running::start(&rig, &["status", "--watch", "-o", "wide"]);
+    watch.says("CONNECTION ID").await;
+    let (id, socks) = rig.open().await;
+    let line = watch.says(&id).await;
+    assert!(line.contains(&socks.to_string()), "{line}");
+    assert!(Socks::connect(socks, "productpage", 81).await.is_err());
+    watch.says(&id).await;
+    let id_words = ["disconnect", &*id];
+    let ended = rig.managed.run(&id_words).await.unwrap();
+    ended.with(0, &[]).unwrap();
+    let line = watch.says("CONNECTION ID").await;
+    assert!(line.starts_with("CURRENT"), "{line}");
+    watch.ends("-INT", 130).await;
+    rig.managed.quit().await.unwrap();
+}
+
+/// The connection stays with the cluster it was made to, and says so; the new one is another connection.
+#[tokio::test]
+async fn the_kubeconfig_comes_to_name_another_server() {
+    let (here, there) = (Sim::builder().sample(), Sim::builder().sample());
+    let (here, there) = (here.start().await.unwrap(), there.start().await.unwrap());
+    let rig = Rig::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let names = |sim: &Sim| {
+        let new = path.with_extension("new");
+        std::fs::write(&new, sim.kubeconfig_yaml()).unwrap();
+        std::fs::rename(new, &path).unwrap();
+    };
+    let open = async || {
+        let words = ["--socks-listen", "127.0.0.1:0"];
+        let said = rig.managed.connect(&path, &words).await.unwrap();
+        id_of(&said.with(0, &[]).unwrap()).unwrap()
+    };
+    names(&here);
+    let id = open().await;
+    names(&there);
+    let is = async |state: &str| -> Value {
+        let waiting = async {
+            loop {
+                let status = rig.managed.status().await.unwrap();
+                if connection(&status, &id).unwrap()["State"] == state {
+                    return status;
+                }
+                sleep(LOOK).await;
+            }
+        };
+        eventually(state, waiting).await
+    };
+    let status = is("degraded").await;
+    let found = connection(&status, &id).unwrap();
+    let reason = found["Reason"].as_str().unwrap();
+    for word in [here.server_url(), there.server_url(), "disconnect"] {
+        assert!(reason.contains(word), "{reason}");
+    }
+    works(listener(&status, &id, "socks").unwrap()).await;
+    let other = open().await;
+    assert_ne!(other, id);
+    let status = rig.managed.status().await.unwrap();
+    works(listener(&status, &other, "socks").unwrap()).await;
+    names(&here);
+    let status = is("connected").await;
+    works(listener(&status, &id, "socks").unwrap()).await;
+    rig.managed.quit().await.unwrap();
+}
