@@ -111,6 +111,10 @@ impl Cluster for InMemory {
         })
     }
 
+    fn expire_watches(&self) {
+        self.sim.expire_watches();
+    }
+
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {
         Box::pin(async { Ok(self.sim.sessions().iter().map(|session| session.open).sum()) })
     }

@@ -99,7 +99,9 @@ pub struct Config {
     /// up. The session is pinged after a fifth of it.
     pub reply_timeout: Duration,
     /// How long the Pod's side may take to report a failure on a port not known to be good; counted from
-    /// the stream's reply, silence until then is success. Failures were reported after 0.3 to 4 ms.
+    /// the stream's reply. Silence until then, and until the echo of a PING that is sent then, is success.
+    /// Failures were reported after 0.3 to 4 ms on a quiet cluster; on a busy one the echo takes as much longer as
+    /// they do. Zero for not waiting at all.
     pub fate_wait: Duration,
     /// How long the text of the error stream may come after the end of the data stream; 0.02 to 4 ms on a
     /// quiet cluster.

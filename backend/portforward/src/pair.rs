@@ -10,9 +10,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt as _;
 use kubevpn_spdy::{Headers, OpenError, Session, Stream, StreamError, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::error::ErrorText;
@@ -89,11 +90,25 @@ impl Pair {
         }
     }
 
-    /// Waits until the fate of the forward is known, or nothing was heard of it for a while.
-    pub(crate) async fn fate(&mut self, config: &Config) -> Fate {
-        match timeout(config.fate_wait, self.first_news()).await {
-            Err(_) => return Fate::Good,
-            Ok(Err(error)) => {
+    /// Waits until the fate of the forward is known. Silence is success when it lasts for [`Config::fate_wait`] and the
+    /// echo of a PING sent then: what was said before, on a busy machine too, is read before it.
+    pub(crate) async fn fate(&mut self, session: &Session, config: &Config) -> Fate {
+        let silence = async {
+            sleep(config.fate_wait).await;
+            if !config.fate_wait.is_zero() {
+                // A session without an echo is found out by its probe, not here.
+                let _ = timeout(config.reply_timeout / 5, session.ping()).await;
+            }
+        };
+        let news = tokio::select! {
+            biased;
+            news = self.first_news() => Some(news),
+            // Both may have come since the first look.
+            () = silence => self.first_news().now_or_never(),
+        };
+        match news {
+            None => return Fate::Good,
+            Some(Err(error)) => {
                 // The runtime may reset the stream after its text.
                 self.last_words(config).await;
                 return if self.text.is_empty() {
@@ -102,8 +117,8 @@ impl Pair {
                     Fate::Refused
                 };
             }
-            Ok(Ok(())) if !self.first.is_empty() => return Fate::Good,
-            Ok(Ok(())) => {}
+            Some(Ok(())) if !self.first.is_empty() => return Fate::Good,
+            Some(Ok(())) => {}
         }
         self.last_words(config).await;
         if self.text.is_empty() {

@@ -113,15 +113,13 @@ impl PodStream {
     /// The Pod has ended, for the reason its node gives, or for this one.
     fn settle(&mut self, failure: Option<Failure>) {
         let told = self.duct.text().failure();
-        let refused = told
-            .as_ref()
-            .is_some_and(|f| f.kind == io::ErrorKind::ConnectionRefused);
+        let failed = told.is_some();
         let failure = match self.slot.life().failed() {
             Some(reason) => Some(aborted(reason)),
             None => told.or(failure),
         };
         self.duct.over();
-        self.slot.pod_ended(refused);
+        self.slot.pod_ended(failed);
         self.read = match failure {
             Some(failure) => {
                 tracing::debug!(via = %self.via, error = %failure, "connection failed");

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -45,6 +45,10 @@ pub(crate) const DEAF: u16 = 45;
 /// Any other port: nobody listens.
 pub(crate) const CLOSED: u16 = 9999;
 
+/// What the node says of a Pod whose sandbox is gone.
+pub(crate) const GONE: &str =
+    "error forwarding port 7 to pod 1f, uid : network namespace for sandbox \"1f\" is closed";
+
 pub(crate) const REFUSED: &str = "error forwarding port 9999 to pod 1f, uid : failed to connect: dial tcp4 127.0.0.1:9999: connect: connection refused";
 
 /// A node with any number of Pods.
@@ -58,8 +62,12 @@ pub(crate) struct Node {
     pub(crate) peak: Arc<AtomicUsize>,
     /// The switch of each connection, in the order they were made.
     pub(crate) links: Mutex<Vec<Arc<Link>>>,
+    /// How long it takes to find that a port is closed, in milliseconds; on a channel nothing else is done meanwhile.
+    pub(crate) refusal_ms: AtomicUsize,
     /// Ports that are taken to be closed, for the while.
     pub(crate) down: Arc<Mutex<Vec<u16>>>,
+    /// The Pods are gone, and their sessions are not.
+    pub(crate) gone: AtomicBool,
     /// How upgrades fail.
     pub(crate) refuse: Mutex<Option<ForwardError>>,
 }
@@ -72,6 +80,10 @@ pub(crate) struct Link(AtomicU8);
 const HOLE: u8 = 1;
 const WEDGE: u8 = 2;
 const NAT: u8 = 3;
+const SLUGGISH: u8 = 4;
+
+/// What a sluggish connection takes for each piece it carries to the client.
+const PIECE: Duration = Duration::from_millis(40);
 
 /// How long a NAT remembers a connection nothing passes on.
 const NAT_MEMORY: Duration = Duration::from_secs(4 * 60);
@@ -85,6 +97,11 @@ impl Link {
     /// From now on it is a black hole once the client has been silent for 4 minutes.
     pub(crate) fn behind_nat(&self) {
         self.0.store(NAT, SeqCst);
+    }
+
+    /// From now on each piece that the server sends takes its time, as on a busy machine.
+    pub(crate) fn slow_down(&self) {
+        self.0.store(SLUGGISH, SeqCst);
     }
 
     /// From now on every fifth PING is not answered.
@@ -150,6 +167,7 @@ impl Node {
         }
         let down = self.down.lock().unwrap().contains(&port);
         let Some(pod) = (if down { None } else { pod(port) }) else {
+            self.find_closed().await;
             ws.send(message(1, REFUSED.as_bytes())).await.unwrap();
             let _ = ws.close(None).await;
             return;
@@ -189,6 +207,13 @@ impl Node {
         self.forwards.fetch_sub(1, SeqCst);
     }
 
+    async fn find_closed(&self) {
+        let took = self.refusal_ms.load(SeqCst) as u64;
+        if took > 0 {
+            sleep(Duration::from_millis(took)).await;
+        }
+    }
+
     async fn serve(self: Arc<Self>, mut incoming: Incoming) {
         let mut errors = HashMap::new();
         let mut mute = Vec::new();
@@ -213,9 +238,16 @@ impl Node {
     }
 
     async fn forward(self: Arc<Self>, port: u16, mut data: Stream, mut error: Stream) {
+        if self.gone.load(SeqCst) {
+            error.write_all(GONE.as_bytes()).await.unwrap();
+            error.shutdown().await.unwrap();
+            let _ = data.shutdown().await;
+            return;
+        }
         let down = self.down.lock().unwrap().contains(&port);
         let pod = if down { None } else { pod(port) };
         let Some(pod) = pod else {
+            self.find_closed().await;
             data.shutdown().await.unwrap();
             tokio::task::yield_now().await;
             error.write_all(REFUSED.as_bytes()).await.unwrap();
@@ -347,6 +379,9 @@ async fn down(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin,
         if link.0.load(SeqCst) == HOLE {
             // A black hole does not say that the other side is gone, either.
             std::future::pending().await
+        }
+        if link.0.load(SeqCst) == SLUGGISH {
+            sleep(PIECE).await;
         }
         if to.write_all(&buf[..n]).await.is_err() {
             return;

@@ -204,7 +204,8 @@ fn forward_error(error: &ConnectError) -> Option<&ForwardError> {
     None
 }
 
-fn another_may_do_better(error: &ConnectError) -> bool {
+/// Whether what failed is one Pod's.
+pub(crate) fn another_may_do_better(error: &ConnectError) -> bool {
     if let Some(error) = forward_error(error) {
         return error.retryable();
     }

@@ -13,9 +13,18 @@ use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::failover::another_may_do_better;
+
 /// How long the news that a Pod is gone, which a dial had first, may take to be seen here: a watch tells it
 /// within milliseconds; where nothing may be watched, it is read at most 2 s later.
 const NEWS: Duration = Duration::from_secs(3);
+
+/// The same where a Service's Pods failed in another way. They may be ending, but as a rule they are what they were,
+/// and the client waits for its answer: long enough for a watch that broke to be back.
+const DOUBT: Duration = Duration::from_millis(500);
+
+/// How often a call takes Pods that have replaced those that failed.
+const REPLACED: usize = 3;
 
 /// Makes [`OnlyReady`]s.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +57,8 @@ impl<S> Layer<S> for OnlyReadyLayer {
 /// Without this layer every endpoint there is may be dialled. Always ready; the inner service is waited for inside
 /// the call. When nothing is usable the call waits, if it may, for the moment something is; else it is refused with
 /// how many endpoints exist and why they are not. When the inner service finds that what was ready is
-/// gone ([`Refusal::NotReady`]), the candidates are looked up once more.
+/// gone ([`Refusal::NotReady`]), or no endpoint of a Service can be reached, Pods that the watches tell of in the
+/// next moments are dialled too.
 ///
 /// Dropping a call's future gives the wait up.
 #[derive(Clone, Debug)]
@@ -75,18 +85,32 @@ where
     fn call(&mut self, candidates: Candidates) -> Self::Future {
         let Self { inner, wait } = self.clone();
         Box::pin(async move {
-            let candidates = ready(candidates, wait).await?;
-            let usable = only_ready(&candidates, &HashSet::new())?;
-            let dialled = usable.endpoints.iter().map(|e| e.pod.clone()).collect();
-            let first = inner.clone().oneshot(usable).await;
-            let gone = match first.map_err(|e| classify(e.into())) {
-                Err(error) if error.refusal() == Refusal::NotReady => error,
-                done => return done,
-            };
-            tracing::debug!("{gone}: looking up once more");
-            match replaced(candidates, dialled, wait).await {
-                Some(usable) => inner.oneshot(usable).await.map_err(|e| classify(e.into())),
-                None => Err(gone),
+            let mut candidates = ready(candidates, wait).await?;
+            let mut dialled = HashSet::new();
+            let mut usable = only_ready(&candidates, &dialled)?;
+            let mut rounds = 0;
+            loop {
+                dialled.extend(usable.endpoints.iter().map(|e| e.pod.clone()));
+                let answered = inner.clone().oneshot(usable).await;
+                let error = match answered.map_err(|e| classify(e.into())) {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => error,
+                };
+                let patience = match error.refusal() {
+                    Refusal::NotReady => NEWS.max(wait),
+                    _ if candidates.service.is_some() && another_may_do_better(&error) => DOUBT,
+                    _ => return Err(error),
+                };
+                rounds += 1;
+                if rounds > REPLACED {
+                    return Err(error);
+                }
+                tracing::debug!("{error}: looking for others");
+                let others = replaced(&candidates, &dialled, wait);
+                let Ok(Some(others)) = timeout(patience, others).await else {
+                    return Err(error);
+                };
+                (candidates, usable) = others;
             }
         })
     }
@@ -123,25 +147,23 @@ async fn ready(mut candidates: Candidates, wait: Duration) -> Result<Candidates,
     }
 }
 
-/// Usable candidates that are others than those that are gone.
+/// What is there now, and the usable of it that were not dialled.
 async fn replaced(
-    mut candidates: Candidates,
-    gone: HashSet<PodRef>,
+    candidates: &Candidates,
+    dialled: &HashSet<PodRef>,
     wait: Duration,
-) -> Option<Candidates> {
-    let others = async {
-        loop {
-            candidates = candidates.refreshed().await.ok()?;
-            match only_ready(&candidates, &gone) {
-                Ok(ready) if !ready.endpoints.is_empty() => return Some(ready),
-                // It is known by now that they are gone; what comes is worth waiting for if that is wanted.
-                Err(LookupError::NotReady { .. }) if wait.is_zero() => return None,
-                Ok(_) | Err(LookupError::NotReady { .. }) => {}
-                Err(_) => return None,
-            }
+) -> Option<(Candidates, Candidates)> {
+    let mut candidates = candidates.clone();
+    loop {
+        candidates = candidates.refreshed().await.ok()?;
+        match only_ready(&candidates, dialled) {
+            Ok(ready) if !ready.endpoints.is_empty() => return Some((candidates, ready)),
+            // It is known by now that they are gone; what comes is worth waiting for if that is wanted.
+            Err(LookupError::NotReady { .. }) if wait.is_zero() => return None,
+            Ok(_) | Err(LookupError::NotReady { .. }) => {}
+            Err(_) => return None,
         }
-    };
-    timeout(NEWS.max(wait), others).await.ok().flatten()
+    }
 }
 
 /// The candidates less what is not usable, and less what is known to be gone.

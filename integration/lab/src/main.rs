@@ -103,6 +103,9 @@ enum Command {
     ///
     /// Brings up a control plane, fills it (20,000 fake pods, a few minutes), and leaves it up.
     Scale {
+        /// In the large cluster, with four Pods behind each; 200 at least
+        #[arg(long, default_value_t = 5000)]
+        services: u32,
         /// The program to measure [default: the one beside this]
         #[arg(long, value_name = "FILE")]
         kubevpn: Option<PathBuf>,
@@ -232,7 +235,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Stop { daemon, signal } => lab.stop(daemon, signal).await?,
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
         Command::Fill { services, each } => lab.fill(services, each).await?,
-        Command::Scale { kubevpn } => return scale(lab, kubevpn).await,
+        Command::Scale { services, kubevpn } => return scale(lab, services, kubevpn).await,
         Command::Audit(Audit::Mark) => println!("{}", lab.audit_mark()?),
         Command::Audit(Audit::Count { since }) => {
             for (what, n) in lab.audit_counts(&since).await? {
@@ -289,12 +292,12 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn scale(lab: &Lab, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
+async fn scale(lab: &Lab, services: u32, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
     let kubevpn = match kubevpn {
         Some(file) => file,
         None => std::env::current_exe()?.with_file_name("kubevpn"),
     };
-    let (measured, connections) = lab.scale(&kubevpn).await?;
+    let (measured, connections) = lab.scale(&kubevpn, services).await?;
     let [small, large] = &measured[..] else {
         anyhow::bail!("two clusters were to be measured");
     };
@@ -315,8 +318,9 @@ async fn scale(lab: &Lab, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
     row("resident after these", both(&|m| mib(m.resident)));
     row("at its highest", both(&|m| mib(m.peak)));
     println!(
-        "\n{} Services in use: {} watches, {} port-forward sessions begun, {} connections open to the API server",
-        connections.services, connections.watches, connections.sessions, connections.open
+        "\n{} Services in use: {} connections open to the API server, {} of them port-forward sessions; the rest carry \
+         the calls and {} watches",
+        connections.services, connections.open, connections.sessions, connections.watches
     );
     let contradictions = contradictions(small, large);
     for contradiction in &contradictions {

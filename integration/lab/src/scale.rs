@@ -1,7 +1,7 @@
 //! What a first dial costs in a small cluster and in a large one: API requests by the audit log, and memory.
 //!
 //! The claims are that neither grows with the cluster: requests are the same, resident memory differs by less than
-//! [`MEMORY`], and no ClusterIP or Pod address makes the proxy list Services.
+//! [`MEMORY`], and nothing that is dialled makes the proxy list all objects of a kind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,10 +16,10 @@ use tracing::info;
 
 use crate::command::{command, output, require};
 use crate::process::until;
-use crate::{Extent, Lab};
+use crate::{AuditEvent, Extent, Lab};
 
-/// Services in the small and in the large cluster, and Pods behind each.
-const SERVICES: [u32; 2] = [10, 5000];
+/// Services in the small cluster, and Pods behind each in both.
+const SMALL: u32 = 10;
 const EACH: u32 = 4;
 
 /// How much more memory the proxy may take in the large one, in KiB.
@@ -31,6 +31,9 @@ const USED: u32 = 200;
 /// Long enough for any machine; reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How what is asked for begins in words when it grows with the cluster.
+const ALL: &str = "list all ";
+
 /// What was measured in one cluster.
 #[derive(Debug)]
 pub struct Measured {
@@ -38,7 +41,8 @@ pub struct Measured {
     pub services: u32,
     /// Of the cluster.
     pub pods: u32,
-    /// What was dialled first, and what that made the proxy ask: `get ipaddresses` and so on, in words.
+    /// What was dialled first, and what that made the proxy ask: `get ipaddresses` and so on, in words; `list all`
+    /// where no selector keeps the answer small.
     pub dials: Vec<(&'static str, Asked)>,
     /// Resident memory of the proxy after all of them, in KiB.
     pub resident: u64,
@@ -89,6 +93,9 @@ pub fn contradictions(small: &Measured, large: &Measured) -> Vec<String> {
                 "{what}: the first dial asked nothing, so nothing was counted"
             ));
         }
+        for (asked, _) in many.0.iter().filter(|(asked, _)| asked.starts_with(ALL)) {
+            all.push(format!("{what}: the first dial took to {asked}"));
+        }
         if few != many {
             all.push(format!(
                 "{what}: {few} in the small cluster, {many} in the large one"
@@ -105,12 +112,20 @@ pub fn contradictions(small: &Measured, large: &Measured) -> Vec<String> {
 }
 
 impl Lab {
-    /// Measures a control plane of its own, small and then large, with this `kubevpn`. Minutes.
+    /// Measures a control plane of its own, small and then with so many Services, with this `kubevpn`. Minutes.
     ///
     /// # Errors
     /// A cluster that is up already and filled; what did not come up, or could not be dialled.
-    pub async fn scale(&self, kubevpn: &Path) -> Result<(Vec<Measured>, Connections)> {
+    pub async fn scale(
+        &self,
+        kubevpn: &Path,
+        services: u32,
+    ) -> Result<(Vec<Measured>, Connections)> {
         require(&["curl"])?;
+        ensure!(
+            services >= USED,
+            "{services} Services are too few: {USED} are used at once"
+        );
         ensure!(
             kubevpn.is_file(),
             "no program {}: cargo build -p kubevpn",
@@ -124,7 +139,7 @@ impl Lab {
             "this cluster is filled already: cargo run -p lab -- down"
         );
         let mut measured = Vec::new();
-        for services in SERVICES {
+        for services in [SMALL, services] {
             self.fill(services, EACH).await?;
             measured.push(self.measure(kubevpn, services).await?);
             info!("measured with {services} Services");
@@ -209,10 +224,7 @@ impl Lab {
                 && ["get", "list"].contains(&event.verb.as_str())
                 && event.subresource.is_empty()
             {
-                *asked
-                    .0
-                    .entry(format!("{} {}", event.verb, event.resource))
-                    .or_default() += 1;
+                *asked.0.entry(words(&event)).or_default() += 1;
             }
         }
         Ok(asked)
@@ -247,6 +259,16 @@ impl Lab {
     }
 }
 
+/// `get pods`, `list pods by selector`, `list all pods`
+fn words(event: &AuditEvent) -> String {
+    let AuditEvent { verb, resource, .. } = event;
+    match event.uri.contains("fieldSelector=") || event.uri.contains("labelSelector=") {
+        true => format!("{verb} {resource} by selector"),
+        false if verb == "list" => format!("{ALL}{resource}"),
+        false => format!("{verb} {resource}"),
+    }
+}
+
 /// A running `kubevpn proxy-out`; killed when dropped.
 struct Proxy {
     child: Child,
@@ -259,6 +281,7 @@ impl Proxy {
             .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
             .args(["--wait-ready", "60s", "--kubeconfig"])
             .arg(kubeconfig)
+            .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -359,14 +382,21 @@ mod tests {
 
     #[test]
     fn what_does_not_hold_is_said() {
-        let few = [("list services", 2)];
+        let few = [("list services by selector", 2)];
         let small = measured(&few, 20_000);
         assert_eq!(contradictions(&small, &measured(&few, 30_239)), [""; 0]);
         assert_eq!(contradictions(&small, &measured(&few, 30_240)).len(), 1);
-        let more = contradictions(&small, &measured(&[("list services", 12)], 20_000));
+        let more = measured(&[("list services by selector", 12)], 20_000);
         assert_eq!(
-            more,
-            ["a name: 2 list services in the small cluster, 12 list services in the large one"]
+            contradictions(&small, &more),
+            [
+                "a name: 2 list services by selector in the small cluster, 12 list services by selector in the large one"
+            ]
+        );
+        let whole = measured(&[("list all services", 1)], 20_000);
+        assert_eq!(
+            contradictions(&whole, &whole),
+            ["a name: the first dial took to list all services"]
         );
         let none = measured(&[], 20_000);
         assert_eq!(

@@ -46,6 +46,17 @@ impl Context {
         if self.full { full } else { of_every_run }
     }
 
+    /// As [`Context::proxy`], with this in `RUST_LOG`.
+    pub(crate) async fn logging_proxy(
+        &self,
+        kubeconfig: &Path,
+        log: &str,
+    ) -> anyhow::Result<Proxy> {
+        let mut command = Proxy::command(&self.kubevpn, kubeconfig, &self.flags);
+        command.env("RUST_LOG", log);
+        Proxy::spawn(command).await
+    }
+
     /// `kubevpn proxy-out` with this kubeconfig and these flags, when it says that it listens.
     pub async fn proxy(&self, kubeconfig: &Path, flags: &[&str]) -> anyhow::Result<Proxy> {
         Proxy::start(&self.kubevpn, kubeconfig, &[&self.flags, flags].concat()).await

@@ -25,12 +25,16 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it with a kubeconfig on a free port, and waits until it says that it listens.
     pub async fn start(kubevpn: &Path, kubeconfig: &Path, more: &[&str]) -> anyhow::Result<Self> {
+        Self::spawn(Self::command(kubevpn, kubeconfig, more)).await
+    }
+
+    pub(crate) fn command(kubevpn: &Path, kubeconfig: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(kubevpn);
         command
             .args(["proxy-out", "--listen-socks", "127.0.0.1:0", "--kubeconfig"])
             .arg(kubeconfig)
             .args(more);
-        Self::spawn(command).await
+        command
     }
 
     /// Starts any command that prints where its SOCKS5 listener is.

@@ -1,5 +1,6 @@
 //! A TCP relay in front of the API server that can stop passing bytes: what a NAT that forgot a connection, or a
-//! laptop that slept, looks like from inside.
+//! laptop that slept, looks like from inside. It can also close the connections that carry calls, watches among them,
+//! and leave port-forwards alone.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -7,13 +8,18 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use kube::config::Kubeconfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+
+/// `h2` as it stands in a list of protocols (RFC 7301 section 3.1).
+const ALPN_H2: &[u8] = b"\x02h2";
 
 /// A running relay; it ends when dropped.
 pub(crate) struct Relay {
     kubeconfig: tempfile::NamedTempFile,
     generation: watch::Sender<u64>,
+    calls: watch::Sender<u64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -37,32 +43,19 @@ impl Relay {
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(&serde_json::to_vec(&config)?)?;
         let (generation, current) = watch::channel(0);
+        let (calls, cut) = watch::channel(0);
         let task = tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut current = current.clone();
-                let mine = *current.borrow_and_update();
-                tokio::spawn(async move {
-                    let mut server = TcpStream::connect(api).await?;
-                    client.set_nodelay(true)?;
-                    server.set_nodelay(true)?;
-                    let forgotten = async {
-                        while *current.borrow_and_update() <= mine
-                            && current.changed().await.is_ok()
-                        {}
-                    };
-                    tokio::select! {
-                        copied = tokio::io::copy_bidirectional(&mut client, &mut server) => return copied.map(drop),
-                        () = forgotten => {}
-                    }
-                    // Nothing is passed on any more and nothing is closed, until the relay ends.
-                    while current.changed().await.is_ok() {}
-                    Ok(())
-                });
+            while let Ok((client, _)) = listener.accept().await {
+                let (mut current, mut cut) = (current.clone(), cut.clone());
+                current.mark_unchanged();
+                cut.mark_unchanged();
+                tokio::spawn(pass(client, api, current, cut));
             }
         });
         Ok(Self {
             kubeconfig: file,
             generation,
+            calls,
             task,
         })
     }
@@ -71,10 +64,49 @@ impl Relay {
         self.kubeconfig.path()
     }
 
+    /// Closes the connections that carry calls and watches; new ones work.
+    pub(crate) fn cut_calls(&self) {
+        self.calls.send_modify(|calls| *calls += 1);
+    }
+
     /// From now on no byte passes on the connections there are; new ones work.
     pub(crate) fn forget_connections(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
+}
+
+/// Passes bytes in both directions, until one of the two happens.
+async fn pass(
+    mut client: TcpStream,
+    api: SocketAddr,
+    mut forget: watch::Receiver<u64>,
+    mut cut: watch::Receiver<u64>,
+) -> anyhow::Result<()> {
+    let hello = client_hello(&mut client).await?;
+    let mut server = TcpStream::connect(api).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    server.write_all(&hello).await?;
+    // Who offers HTTP/2 has calls to make: it knows no upgrades.
+    let calls = hello.windows(ALPN_H2.len()).any(|bytes| bytes == ALPN_H2);
+    tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut client, &mut server) => return Ok(copied.map(drop)?),
+        _ = cut.changed(), if calls => return Ok(()),
+        _ = forget.changed() => {}
+    }
+    // Nothing is passed on any more and nothing is closed, until the relay ends.
+    while forget.changed().await.is_ok() {}
+    Ok(())
+}
+
+/// The first TLS record, as it is (RFC 8446 section 5.1: five bytes of which the last two are the length).
+async fn client_hello(client: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
+    let mut record = vec![0; 5];
+    client.read_exact(&mut record).await?;
+    let length = usize::from(u16::from_be_bytes([record[3], record[4]]));
+    record.resize(5 + length, 0);
+    client.read_exact(&mut record[5..]).await?;
+    Ok(record)
 }
 
 impl Drop for Relay {

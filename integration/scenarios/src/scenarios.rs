@@ -1,5 +1,6 @@
 //! The scenarios, a file per subject.
 
+mod chaos;
 mod dns;
 mod explain;
 mod failover;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         managed::list(),
         failover::list(),
         forward::list(),
+        chaos::list(),
         dns::list(),
         run::list(),
         http::list(),

@@ -123,7 +123,7 @@ impl Pool {
             self.replied(&mut pair, &slot, &handle, to, began).await?;
         }
         if !good {
-            match pair.fate(&self.config).await {
+            match pair.fate(&handle, &self.config).await {
                 Fate::Good => slot.remember(),
                 Fate::Refused => {
                     let error = pair.text().refusal(to.to_string());

@@ -143,8 +143,8 @@ impl Slot {
         self.passed_on = self.place.pool.epoch.now();
     }
 
-    /// The Pod has ended its side; `refused` where nothing had listened.
-    pub(crate) fn pod_ended(&mut self, refused: bool) {
+    /// The Pod has ended its side; `failed` where its node gave a reason: nothing listened, or the Pod is gone.
+    pub(crate) fn pod_ended(&mut self, failed: bool) {
         self.over = true;
         let Place {
             pool, pod, life, ..
@@ -154,7 +154,7 @@ impl Slot {
         self.place.leave(&mut state, &mut self.live);
         let entry = state.pod(pod);
         entry.lingering.retain(|l| !Arc::ptr_eq(l, life));
-        if refused && !self.heard {
+        if failed && !self.heard {
             entry.forget(self.place.port);
         }
         drop(state);

@@ -359,6 +359,23 @@ async fn only_the_first_dial_to_a_port_waits_for_its_fate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_that_a_busy_machine_delays_is_waited_for() {
+    let (node, pool) = Node::start(quick());
+    close(open(&pool).await).await;
+    sleep(2 * S).await;
+    node.link(0).slow_down();
+    node.refusal_ms.store(30, SeqCst);
+    let began = Instant::now();
+    let error = dial(&pool, CLOSED).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused, "{error}");
+    assert!(began.elapsed() > 2 * quick().fate_wait, "it came late");
+    // Where nothing is refused the wait is as long as the connection is slow.
+    let began = Instant::now();
+    drop(dial(&pool, SINK).await.unwrap());
+    assert!(began.elapsed() < S, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_accepts_and_closes_was_there() {
     let (_node, pool) = Node::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
@@ -384,6 +401,17 @@ async fn a_late_refusal_is_an_error_of_the_stream_and_forgets_the_port() {
     );
     let error = dial(&pool, ECHO).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_port_of_a_pod_that_is_gone_is_good_no_longer() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    node.gone.store(true, SeqCst);
+    let mut stream = dial(&pool, ECHO).await.unwrap();
+    stream.read(&mut [0; 1]).await.unwrap_err();
+    let error = dial(&pool, ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Unreachable, "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,11 +96,32 @@ impl Channel {
             Err(elapsed) => return Fate::Broken(elapsed.into()),
         }
         let news = poll_fn(|cx| self.poll_news(cx));
-        match timeout(config.fate_wait, news).await {
-            Ok(Err(error)) => Fate::Broken(error),
-            Ok(Ok(())) if self.data.is_empty() && !self.text.is_empty() => Fate::Refused,
-            Ok(Ok(())) | Err(_) => Fate::Good,
+        let news = match timeout(config.fate_wait, news).await {
+            Ok(news) => news,
+            Err(_) if config.fate_wait.is_zero() => return Fate::Good,
+            // As on a session: what was said before the answer to a ping is read before it.
+            Err(_) => match timeout(config.reply_timeout / 5, self.news_or_pong()).await {
+                Ok(news) => news,
+                Err(_) => return Fate::Good,
+            },
+        };
+        match news {
+            Err(error) => Fate::Broken(error),
+            Ok(()) if self.data.is_empty() && !self.text.is_empty() => Fate::Refused,
+            Ok(()) => Fate::Good,
         }
+    }
+
+    /// Pings, and waits for the answer or for what comes before it.
+    async fn news_or_pong(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_ping(cx)).await?;
+        poll_fn(|cx| {
+            while self.beat.pinged.is_some() && !self.has_news() {
+                ready!(self.poll_message(cx))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     /// Data of the Pod; nothing at its end.
@@ -129,10 +150,14 @@ impl Channel {
 
     /// Ready when data, an error text or the end is there.
     fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.data.is_empty() && self.text.is_empty() && !self.ended {
+        while !self.has_news() {
             ready!(self.poll_message(cx))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn has_news(&self) -> bool {
+        !self.data.is_empty() || !self.text.is_empty() || self.ended
     }
 
     /// Ready when the server has opened both channels, or has done more than that.
@@ -222,14 +247,11 @@ impl Channel {
                 )));
             }
             if self.beat.is_due() {
-                // A connection too full for a ping is pinged later.
-                if let Poll::Ready(ready) = Pin::new(&mut self.ws).poll_ready(cx) {
-                    ready.map_err(io_error)?;
-                    let ping = Message::Ping(Bytes::new());
-                    Pin::new(&mut self.ws).start_send(ping).map_err(io_error)?;
-                }
-                if let Poll::Ready(flushed) = self.poll_flush(cx) {
-                    flushed?;
+                // Nothing may follow our close. A connection too full for a ping is pinged later.
+                if !self.closing
+                    && let Poll::Ready(sent) = self.poll_ping(cx)
+                {
+                    sent?;
                 }
                 self.beat.pinged = Some(Instant::now());
             }
@@ -237,6 +259,17 @@ impl Channel {
             self.beat.timer.as_mut().reset(next);
         }
         Poll::Pending
+    }
+
+    /// Ready when a ping is on its way.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.beat.pinged.is_none() {
+            ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(io_error)?;
+            let ping = Message::Ping(Bytes::new());
+            Pin::new(&mut self.ws).start_send(ping).map_err(io_error)?;
+            self.beat.pinged = Some(Instant::now());
+        }
+        self.poll_flush(cx)
     }
 }
 

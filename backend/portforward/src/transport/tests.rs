@@ -1,6 +1,7 @@
 //! Every way of asking, against an API server in memory that answers as told.
 
 use std::io;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -437,6 +438,14 @@ async fn a_closed_port_is_refused_on_a_channel_too() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     let error = dial(&forwarder, ECHO).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_on_a_channel_is_waited_for() {
+    let (server, forwarder) = channels();
+    server.node.refusal_ms.store(200, SeqCst);
+    let error = dial(&forwarder, CLOSED).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused, "{error}");
 }
 
 #[tokio::test(start_paused = true)]

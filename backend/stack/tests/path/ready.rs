@@ -103,9 +103,10 @@ async fn what_is_wrong_for_good_is_not_waited_for() {
     assert_eq!(error.refusal(), Refusal::NameNotFound, "{error}");
 }
 
-/// Pods that a dial finds gone before any watch says so: the news is `lost` then.
+/// Pods that a dial finds to be at their end before any watch says so: the first fails so, and the news is `lost` then.
 async fn dialled(
     sim: &Arc<Sim>,
+    failed: fn(PodPort) -> ForwardError,
     lost: impl Fn(&Sim) + Send + Sync + 'static,
 ) -> (Vec<String>, Result<(), Refusal>) {
     let dials = Arc::new(Mutex::new(Vec::new()));
@@ -122,8 +123,7 @@ async fn dialled(
             async move {
                 if first {
                     lost(&sim);
-                    let pod = to.pod;
-                    return Err::<DuplexStream, BoxError>(ForwardError::PodNotFound { pod }.into());
+                    return Err::<DuplexStream, BoxError>(failed(to).into());
                 }
                 Ok(tokio::io::duplex(1).0)
             }
@@ -142,17 +142,36 @@ async fn dialled(
     (dials, done.map(drop).map_err(|e| e.refusal()))
 }
 
+fn gone(to: PodPort) -> ForwardError {
+    ForwardError::PodNotFound { pod: to.pod }
+}
+
+fn refused(to: PodPort) -> ForwardError {
+    let (to, said) = (to.to_string(), "connection refused".into());
+    ForwardError::Refused { to, said }
+}
+
 #[tokio::test]
-async fn pods_that_are_gone_are_looked_for_once_more() {
+async fn what_replaces_a_pod_that_fails_is_dialled() {
+    for failed in [gone, refused] {
+        let sim = Arc::new(sim().await);
+        let old = pod(&sim, "reviews");
+        let ended = old.clone();
+        let replace = move |sim: &Sim| sim.delete_pod("default", &ended).unwrap();
+        let (dials, done) = dialled(&sim, failed, replace).await;
+        assert_eq!(done, Ok(()));
+        let new = sim.pods("default", "reviews").remove(0);
+        assert_ne!(old, new);
+        assert_eq!(dials, [old, new]);
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_stays_refused() {
     let sim = Arc::new(sim().await);
-    let old = pod(&sim, "reviews");
-    let gone = old.clone();
-    let replace = move |sim: &Sim| sim.delete_pod("default", &gone).unwrap();
-    let (dials, done) = dialled(&sim, replace).await;
-    assert_eq!(done, Ok(()));
-    let new = sim.pods("default", "reviews").remove(0);
-    assert_ne!(old, new);
-    assert_eq!(dials, [old, new]);
+    let only = pod(&sim, "reviews");
+    let (dials, done) = dialled(&sim, refused, |_| {}).await;
+    assert_eq!((dials, done), (vec![only], Err(Refusal::Refused)));
 }
 
 #[tokio::test]
@@ -160,6 +179,6 @@ async fn pods_that_are_gone_for_good_are_not_ready() {
     let sim = Arc::new(sim().await);
     let old = pod(&sim, "reviews");
     let scale = |sim: &Sim| sim.scale("default", "reviews", 0).unwrap();
-    let (dials, done) = dialled(&sim, scale).await;
+    let (dials, done) = dialled(&sim, gone, scale).await;
     assert_eq!((dials, done), (vec![old], Err(Refusal::NotReady)));
 }

@@ -47,6 +47,9 @@ async fn headless_services_and_their_endpoints(cx: Context) -> anyhow::Result<()
                 format!("DB-1.db.{ns}.svc.cluster.local:9081"),
                 ToPod("db-1"),
             ),
+            // Nobody listens there, which the name does not tell.
+            row("db:9082", Nowhere(5, &["db", "9082", "refused"])),
+            row("db-0.db:9083", Nowhere(5, &["db-0:9083", "refused"])),
             // By the rule for what is outside: no namespace is called db.
             row("db-7.db:9080", Nowhere(2, &["db-7.db", "outside"])),
             row(
