@@ -8,6 +8,7 @@ mod kits;
 mod page;
 mod table;
 
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use self::kits::{Kit, Kits};
-use self::table::{CLIENTS, CLUSTER_IP, FORWARD, HTTP, MIXED, SOCKS};
+use self::table::{CLIENTS, CLUSTER_IP, DNS, HTTP, MIXED, POSTGRES, REDIS, SOCKS};
 use crate::Lab;
 use crate::command::{last_lines, search_path};
 
@@ -48,7 +49,8 @@ impl Lab {
         only: &str,
         mut report: impl FnMut(&Passage),
     ) -> Result<Vec<Passage>> {
-        let proxy = Proxy::start(self, kubevpn).await?;
+        let mut kits = Kits::new(self);
+        let proxy = Proxy::start(self, kubevpn, &kits.log()?).await?;
         let service = [
             "get",
             "service",
@@ -57,12 +59,14 @@ impl Lab {
             "jsonpath={.spec.clusterIP}",
         ];
         let cluster_ip = self.kubectl(&service).await?;
-        let mut kits = Kits::new(self);
         let mut passages = Vec::new();
         for client in CLIENTS.iter().filter(|c| c.name.starts_with(only)) {
-            let mut needed = kits.need(client.kit).await;
-            if client.guests && needed.is_ok() {
-                needed = kits.need(Kit::Guests).await;
+            let guests = client.guests.then_some(Kit::Guests);
+            let mut needed = Ok(());
+            for kit in client.kits.iter().copied().chain(guests) {
+                if needed.is_ok() {
+                    needed = kits.need(kit).await;
+                }
             }
             let failure = match needed {
                 Ok(()) => self.pass(client, &proxy, &cluster_ip, &kits).await.err(),
@@ -83,20 +87,18 @@ impl Lab {
         cluster_ip: &str,
         kits: &Kits<'_>,
     ) -> Result<()> {
-        let line = client
-            .command()
-            .replace(SOCKS, &proxy.socks)
-            .replace(HTTP, &proxy.http)
-            .replace(MIXED, &proxy.mixed)
-            .replace(FORWARD, &proxy.forward)
-            .replace(CLUSTER_IP, cluster_ip);
+        let mut line = client.command().replace(CLUSTER_IP, cluster_ip);
+        for (placeholder, addr) in &proxy.addrs {
+            line = line.replace(placeholder, addr);
+        }
         let mut shell = Command::new("sh");
         shell
             .args(["-ec", &line])
             // Nothing of the caller's environment: a proxy that is set there would be used instead.
             .env_clear()
-            .env("PATH", search_path())
+            .env("PATH", format!("{}:{}", proxy.programs, search_path()))
             .env("HOME", kits.home())
+            .env("KUBECONFIG", self.kubeconfig())
             .env("KITS", kits.dir())
             .env("SOURCES", kits.sources())
             .current_dir(kits.home())
@@ -125,63 +127,71 @@ impl Lab {
 /// The proxy under test, on ports of its own. Ends when dropped.
 struct Proxy {
     _child: Child,
-    socks: String,
-    http: String,
-    mixed: String,
-    /// To Redis.
-    forward: String,
+    /// What a line has for it, and where it listens.
+    addrs: Vec<(&'static str, String)>,
+    /// Where `kubevpn` itself is, and the cluster's kubectl, for a `PATH`.
+    programs: String,
 }
 
 impl Proxy {
-    async fn start(lab: &Lab, kubevpn: &Path) -> Result<Self> {
+    async fn start(lab: &Lab, kubevpn: &Path, log: &Path) -> Result<Self> {
+        // A resolver knows no other port than 53.
+        let dns = format!("{}:53", lab.settings.resolver_ip());
         let mut command = Command::new(kubevpn);
         command.args(["proxy-out", "--listen-socks", "127.0.0.1:0"]);
         command.args(["--listen-http", "127.0.0.1:0", "--listen", "127.0.0.1:0"]);
         command.args(["--forward", "127.0.0.1:0:redis:6379"]);
+        command.args(["--forward", "127.0.0.1:0:postgres:5432"]);
+        command.args(["--listen-dns", &dns]);
         command
             .arg("--kubeconfig")
             .arg(lab.kubeconfig())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(fs::File::create(log)?)
             .kill_on_drop(true);
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", kubevpn.display()))?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         let mut lines = BufReader::new(stdout).lines();
-        let mut addrs: [Option<String>; 4] = Default::default();
+        let mut expected = vec![
+            (SOCKS, "SOCKS5 proxy listening on ", ""),
+            (HTTP, "HTTP proxy listening on ", ""),
+            (MIXED, "SOCKS5 and HTTP proxy listening on ", ""),
+            (REDIS, "Forwarding ", " -> redis:6379"),
+            (POSTGRES, "Forwarding ", " -> postgres:5432"),
+            (DNS, "DNS listening on ", " (UDP and TCP)"),
+        ];
+        let mut addrs = Vec::new();
         let listening = async {
-            while addrs.contains(&None) {
+            while !expected.is_empty() {
                 let line = lines.next_line().await?;
                 let line = line.context("it ended before it listened")?;
-                let said = [
-                    "SOCKS5 proxy listening on ",
-                    "HTTP proxy listening on ",
-                    "SOCKS5 and HTTP proxy listening on ",
-                    "Forwarding ",
-                ];
-                for (addr, said) in addrs.iter_mut().zip(said) {
-                    if let Some(rest) = line.strip_prefix(said) {
-                        *addr = rest.split(' ').next().map(str::to_owned);
-                    }
-                }
+                expected.retain(|(placeholder, before, after)| {
+                    let rest = line.strip_prefix(before);
+                    let addr = rest.and_then(|rest| rest.strip_suffix(after));
+                    addrs.extend(addr.map(|addr| (*placeholder, addr.to_owned())));
+                    addr.is_none()
+                });
             }
             anyhow::Ok(())
         };
         timeout(LIMIT, listening)
             .await
             .context("it does not say where it listens")?
-            .with_context(|| kubevpn.display().to_string())?;
+            .with_context(|| {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                format!("{}: {}", kubevpn.display(), last_lines(&said, 3))
+            })?;
         // What else it prints must not fill the pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let [socks, http, mixed, forward] = addrs.map(Option::unwrap_or_default);
+        let own = kubevpn.canonicalize()?;
+        let own = own.parent().context("a program is in a directory")?;
         Ok(Self {
             _child: child,
-            socks,
-            http,
-            mixed,
-            forward,
+            addrs,
+            programs: format!("{}:{}", own.display(), lab.settings.path("bin")),
         })
     }
 }

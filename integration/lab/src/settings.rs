@@ -157,6 +157,11 @@ impl Settings {
         format!("10.{}.0.10", 96 + u16::from(self.instance))
     }
 
+    /// Where a program of the host finds the cluster's names, if something listens: on loopback, and nobody else's.
+    pub(crate) fn resolver_ip(&self) -> String {
+        format!("127.53.{}.1", self.instance)
+    }
+
     /// For fake pods.
     pub(crate) fn kwok_net(&self) -> String {
         format!("10.{}.0.0/16", 230 + u16::from(self.instance))
@@ -226,7 +231,7 @@ mod tests {
                     s.kwok_port() + 1,
                 ];
                 let ports = ports.map(|port| port.to_string());
-                let names = [s.link(), s.host_ip(), s.path(""), metric];
+                let names = [s.link(), s.host_ip(), s.resolver_ip(), s.path(""), metric];
                 nets.into_iter()
                     .take(4)
                     .chain(ports)

@@ -1,4 +1,5 @@
-// Command clients asks the ways a Go program would: env URL, dialer PROXY URL, grpc-env TARGET, grpc-dialer PROXY TARGET.
+// Command clients asks the ways a Go program would: env URL, dialer PROXY URL, grpc-env TARGET, grpc-dialer PROXY TARGET;
+// page COMMAND is a host outside the cluster for a browser.
 package main
 
 import (
@@ -19,6 +20,9 @@ func main() {
 	switch os.Args[1] {
 	case "grpc-env":
 		health(url, "")
+		return
+	case "page":
+		page(os.Args[2:])
 		return
 	case "grpc-dialer":
 		health(url, os.Args[2])

@@ -1,5 +1,6 @@
 // Command guest is what some clients want to find in a Pod and the echo program is not: a gRPC server (health
-// checking) on :50051, and a Git repository over plain HTTP on :8080, at /demo.git.
+// checking) on :50051, SSH on :2222, and over plain HTTP on :8080 a Git repository, at /demo.git, and the part of a web
+// page, at /part.js.
 package main
 
 import (
@@ -17,18 +18,31 @@ import (
 )
 
 func main() {
-	listener, err := net.Listen("tcp", ":50051")
+	server := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	go func() { log.Fatal(server.Serve(listen(":50051"))) }()
+	go serveSSH(listen(":2222"))
+	mux := repository()
+	mux.HandleFunc("/part.js", part)
+	log.Fatal(http.ListenAndServe(":8080", mux))
+}
+
+func listen(addr string) net.Listener {
+	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := grpc.NewServer()
-	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
-	go func() { log.Fatal(server.Serve(listener)) }()
-	log.Fatal(http.ListenAndServe(":8080", repository()))
+	return listener
+}
+
+// part adds a line to the page that asks for it, with the name it was asked by.
+func part(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/javascript")
+	fmt.Fprintf(w, "document.body.append(%q)\n", "part of "+r.Host+";")
 }
 
 // repository serves one commit with one file, as files, which is all that git's "dumb" protocol asks for.
-func repository() http.Handler {
+func repository() *http.ServeMux {
 	mux := http.NewServeMux()
 	serve := func(path string, content []byte) {
 		mux.HandleFunc("/demo.git/"+path, func(w http.ResponseWriter, r *http.Request) { w.Write(content) })

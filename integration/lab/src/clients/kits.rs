@@ -10,14 +10,17 @@ use anyhow::{Result, anyhow};
 
 use crate::Lab;
 use crate::command::{BUILD_LIMIT, command, output_within, require};
+use crate::guests::Unpacked;
 
 /// Where a client's program comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kit {
-    /// A program that is on the machine, by its name; Debian's package is called the same.
+    /// A program that is on the machine, by its name; installed from Debian where it is not, see `PACKAGES`.
     Machine(&'static str),
     /// Debian packages, unpacked: see `DEBIAN`.
     Debian,
+    /// The same: see `POSTGRES`.
+    Postgres,
     /// `clients/python/requirements.txt`.
     Python,
     /// `clients/node/package-lock.json`.
@@ -44,6 +47,32 @@ const DEBIAN: [&str; 11] = [
     "libatomic1",
     "lua-cjson",
     "lua-bitop",
+];
+
+/// PostgreSQL's server and psql.
+const POSTGRES: [&str; 14] = [
+    "postgresql-15",
+    "postgresql-client-15",
+    "libpq5",
+    "libgssapi-krb5-2",
+    "libicu72",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkrb5-3",
+    "libkrb5support0",
+    "libldap-2.5-0",
+    "libreadline8",
+    "libsasl2-2",
+    "libssl3",
+    "libxml2",
+];
+
+/// Debian's package of a program, where it is not called the same.
+const PACKAGES: [(&str, &str); 4] = [
+    ("javac", "default-jdk-headless"),
+    ("python3", "python3-venv"),
+    ("script", "bsdutils"),
+    ("ssh", "openssh-client"),
 ];
 
 pub(super) struct Kits<'l> {
@@ -77,6 +106,12 @@ impl<'l> Kits<'l> {
         self.dir.join("home")
     }
 
+    /// What the proxy says, in a directory that is there.
+    pub(super) fn log(&self) -> Result<PathBuf> {
+        fs::create_dir_all(self.home())?;
+        Ok(self.dir.join("kubevpn.log"))
+    }
+
     pub(super) async fn need(&mut self, kit: Kit) -> Result<()> {
         if !self.done.contains_key(&kit) {
             let installed = self
@@ -92,16 +127,8 @@ impl<'l> Kits<'l> {
     }
 
     async fn install(&self, kit: Kit) -> Result<()> {
-        fs::create_dir_all(self.home())?;
         match kit {
-            Kit::Machine(program) => {
-                if require(&[program]).is_err() {
-                    self.run("apt-get", &["-qq", "update"]).await?;
-                    let install = ["-qq", "install", "-y", "--no-install-recommends", program];
-                    self.run("apt-get", &install).await?;
-                }
-                require(&[program])
-            }
+            Kit::Machine(program) => self.machine(program).await,
             Kit::Debian => {
                 let unpacked = self.lab.debian("debian-clients", &DEBIAN).await?;
                 // It looks where Debian would have put it, and beside itself.
@@ -111,11 +138,21 @@ impl<'l> Kits<'l> {
                 link("redis-check-rdb", &unpacked.join("usr/bin/redis-server"))?;
                 link(unpacked, &self.dir.join("debian"))
             }
+            Kit::Postgres => {
+                let unpacked = self.lab.debian("debian-postgres", &POSTGRES).await?;
+                link(unpacked, &self.dir.join("postgres"))
+            }
             Kit::Guests => {
                 Box::pin(self.install(Kit::Debian)).await?;
-                self.lab.guests(&self.dir.join("debian")).await
+                Box::pin(self.install(Kit::Postgres)).await?;
+                let unpacked = Unpacked {
+                    redis: self.dir.join("debian"),
+                    postgres: self.dir.join("postgres"),
+                };
+                self.lab.guests(&unpacked).await
             }
             Kit::Python => {
+                self.machine("python3").await?;
                 let venv = self.dir.join("python");
                 let list = self.sources().join("python/requirements.txt");
                 let pip = venv.join("bin/pip");
@@ -127,6 +164,7 @@ impl<'l> Kits<'l> {
                 self.run(&pip.to_string_lossy(), &install).await
             }
             Kit::Node => {
+                self.machine("npm").await?;
                 let dir = self.dir.join("node");
                 fs::create_dir_all(&dir)?;
                 let sources = self.sources().join("node");
@@ -147,17 +185,34 @@ impl<'l> Kits<'l> {
                     .await
             }
             Kit::Java => {
+                self.machine("javac").await?;
                 let to = self.dir.join("java");
                 let sources = self.sources().join("java");
-                let [http, socks] = ["ViaHttp.java", "ViaSocks.java"].map(|f| sources.join(f));
-                let (to, http, socks) = (
-                    to.to_string_lossy(),
-                    http.to_string_lossy(),
-                    socks.to_string_lossy(),
-                );
-                self.run("javac", &["-d", &to, &http, &socks]).await
+                let programs = ["ViaHttp.java", "ViaSettings.java", "ViaSocks.java"];
+                let programs = programs.map(|f| sources.join(f).to_string_lossy().into_owned());
+                let to = to.to_string_lossy();
+                let args = ["-d", &to].into_iter().chain(programs.iter().map(|f| &**f));
+                self.run("javac", &args.collect::<Vec<_>>()).await
             }
         }
+    }
+
+    async fn machine(&self, program: &str) -> Result<()> {
+        if !self.has(program).await {
+            let renamed = PACKAGES.iter().find(|(name, _)| *name == program);
+            let package = renamed.map_or(program, |(_, package)| *package);
+            self.run("apt-get", &["-qq", "update"]).await?;
+            let install = ["-qq", "install", "-y", "--no-install-recommends", package];
+            self.run("apt-get", &install).await?;
+        }
+        require(&[program])
+    }
+
+    async fn has(&self, program: &str) -> bool {
+        // Debian's Python lacks, on its own, what makes a venv.
+        let whole =
+            program != "python3" || self.run(program, &["-c", "import ensurepip"]).await.is_ok();
+        whole && require(&[program]).is_ok()
     }
 
     async fn run(&self, program: &str, args: &[&str]) -> Result<()> {

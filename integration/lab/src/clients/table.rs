@@ -6,8 +6,11 @@ use super::kits::Kit;
 pub(super) const SOCKS: &str = "127.0.0.1:1080";
 pub(super) const HTTP: &str = "127.0.0.1:3128";
 pub(super) const MIXED: &str = "127.0.0.1:8080";
+pub(super) const DNS: &str = "127.0.0.1:5353";
 /// To port 6379 of the Service `redis`.
-pub(super) const FORWARD: &str = "127.0.0.1:6379";
+pub(super) const REDIS: &str = "127.0.0.1:6379";
+/// To port 5432 of the Service `postgres`.
+pub(super) const POSTGRES: &str = "127.0.0.1:5432";
 /// That of the Service `reviews`.
 pub(super) const CLUSTER_IP: &str = "10.96.0.7";
 
@@ -24,7 +27,7 @@ pub struct Client {
     pub line: &'static str,
     /// What is run, where that is not a line for a shell.
     run: Option<&'static str>,
-    pub(super) kit: Kit,
+    pub(super) kits: &'static [Kit],
     /// It asks for what only [`Kit::Guests`] has.
     pub(super) guests: bool,
     /// Is in what it prints when it got through.
@@ -32,6 +35,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// What tells it from the others: name, listener, target.
+    pub(super) fn key(&self) -> [&'static str; 3] {
+        [self.name, self.listener.name(), self.target]
+    }
+
     pub(super) fn command(&self) -> &'static str {
         self.run.unwrap_or(self.line)
     }
@@ -48,6 +56,10 @@ pub enum Listener {
     Mixed,
     /// `--forward`.
     Forward,
+    /// `--listen-socks`, and `--listen-dns` for the names.
+    SocksDns,
+    /// What `kubevpn run` starts.
+    Run,
 }
 
 impl Listener {
@@ -58,6 +70,8 @@ impl Listener {
             Self::Http => "HTTP",
             Self::Mixed => "mixed",
             Self::Forward => "forward",
+            Self::SocksDns => "SOCKS, DNS",
+            Self::Run => "its own",
         }
     }
 }
@@ -68,7 +82,7 @@ const NAME: &str = "Service name";
 
 const fn shell(
     name: &'static str,
-    program: &'static str,
+    kits: &'static [Kit],
     listener: Listener,
     target: &'static str,
     line: &'static str,
@@ -79,7 +93,7 @@ const fn shell(
         target,
         line,
         run: None,
-        kit: Kit::Machine(program),
+        kits,
         guests: false,
         expect: REVIEWS,
     }
@@ -87,7 +101,7 @@ const fn shell(
 
 const fn library(
     name: &'static str,
-    kit: Kit,
+    kits: &'static [Kit],
     listener: Listener,
     line: &'static str,
     run: &'static str,
@@ -98,7 +112,7 @@ const fn library(
         target: NAME,
         line,
         run: Some(run),
-        kit,
+        kits,
         guests: false,
         expect: REVIEWS,
     }
@@ -107,7 +121,7 @@ const fn library(
 /// A client of the guests.
 const fn guest(
     name: &'static str,
-    kit: Kit,
+    kits: &'static [Kit],
     listener: Listener,
     (target, expect): (&'static str, &'static str),
     line: &'static str,
@@ -119,34 +133,79 @@ const fn guest(
         target,
         line,
         run: Some(run),
-        kit,
+        kits,
         guests: true,
         expect,
     }
 }
 
+/// A client of the sample workload, and a proxy of its own.
+const fn run(
+    name: &'static str,
+    kits: &'static [Kit],
+    expect: &'static str,
+    line: &'static str,
+    run: &'static str,
+) -> Client {
+    Client {
+        name,
+        listener: Listener::Run,
+        target: "short name",
+        line,
+        run: Some(run),
+        kits,
+        guests: false,
+        expect,
+    }
+}
+
+/// psql's session outlives the Pod it was with: it says that it connects again, and the query after that is answered. What
+/// is typed is in the transcript too, so that no answer is spelt there as it will be.
+const RESTART: &str = r#"at=127.0.0.1:5432
+export LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu
+script -qec "$KITS/postgres/usr/lib/postgresql/15/bin/psql -nXAt -P pager=off -h ${at%:*} -p ${at#*:} -U postgres" said >/dev/null <<'END'
+select trim(pg_read_file('/etc/hostname'), E'\n') as old \gset
+\setenv OLD :old
+\! exec </dev/null; kubectl rollout restart deployment/postgres && kubectl rollout status deployment/postgres --timeout=50s && kubectl wait --for=delete pod/$OLD --timeout=30s
+select 'lost';
+select 'answered by ' || 'another Pod' where trim(pg_read_file('/etc/hostname'), E'\n') <> :'old';
+\q
+END
+grep 'Attempting reset: Succeeded' said || { cat said >&2; exit 1; }
+cat said"#;
+
+const CURL: &[Kit] = &[Kit::Machine("curl")];
+const CHROMIUM: &[Kit] = &[Kit::Machine("chromium")];
+
 const GIT: (&str, &str) = ("Git over HTTP", "cloned from a Pod");
 const GRPC: (&str, &str) = ("gRPC", "SERVING");
-const REDIS: (&str, &str) = ("Redis", "PONG");
+const PONG: (&str, &str) = ("Redis", "PONG");
+const SELECT: (&str, &str) = ("PostgreSQL", "PostgreSQL 15");
+const SSH: (&str, &str) = ("SSH", "ran in a Pod: uname -a");
+const RESTARTED: (&str, &str) = ("PostgreSQL, restarted", "answered by another Pod");
+const PARTS: (&str, &str) = (
+    "page of an outside host and two Services",
+    "part of guest.default.svc.cluster.local;part of parts;part of outside.test:",
+);
 
 pub(super) const CLIENTS: &[Client] = &[
-    shell("curl, socks5h", "curl", Listener::Socks, NAME,
+    shell("curl, socks5h", CURL, Listener::Socks, NAME,
         "curl -sS --proxy socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, socks5h, short name", "curl", Listener::Socks, "short name",
+    shell("curl, socks5h, short name", CURL, Listener::Socks, "short name",
         "curl -sS --proxy socks5h://127.0.0.1:1080 http://reviews/"),
-    shell("curl, socks5", "curl", Listener::Socks, "ClusterIP",
+    shell("curl, socks5", CURL, Listener::Socks, "ClusterIP",
         "curl -sS --proxy socks5://127.0.0.1:1080 http://10.96.0.7/"),
-    shell("curl, socks4a", "curl", Listener::Socks, NAME,
+    shell("curl, socks4a", CURL, Listener::Socks, NAME,
         "curl -sS --proxy socks4a://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, socks4", "curl", Listener::Socks, "ClusterIP",
+    shell("curl, socks4", CURL, Listener::Socks, "ClusterIP",
         "curl -sS --proxy socks4://127.0.0.1:1080 http://10.96.0.7/"),
-    shell("curl, ALL_PROXY", "curl", Listener::Socks, NAME,
+    shell("curl, ALL_PROXY", CURL, Listener::Socks, NAME,
         "ALL_PROXY=socks5h://127.0.0.1:1080 curl -sS http://reviews.default.svc.cluster.local/"),
-    shell("curl, http", "curl", Listener::Http, NAME,
+    shell("curl, http", CURL, Listener::Http, NAME,
         "curl -sS --proxy http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http, tunnel", "curl", Listener::Http, NAME,
+    shell("curl, http, tunnel", CURL, Listener::Http, NAME,
         "curl -sS --proxytunnel --proxy http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http_proxy", "curl", Listener::Http, NAME,
+    shell("curl, http_proxy", CURL, Listener::Http, NAME,
         "http_proxy=http://127.0.0.1:3128 curl -sS http://reviews.default.svc.cluster.local/"),
     Client {
         name: "curl, https over CONNECT",
@@ -154,7 +213,7 @@ pub(super) const CLIENTS: &[Client] = &[
         target: "API server's Service",
         line: "curl -sSk --proxy http://127.0.0.1:3128 https://kubernetes.default.svc.cluster.local/version",
         run: None,
-        kit: Kit::Machine("curl"),
+        kits: CURL,
         guests: false,
         expect: "gitVersion",
     },
@@ -164,15 +223,15 @@ pub(super) const CLIENTS: &[Client] = &[
         target: "API server's Service",
         line: "curl -sSk --proxy socks5h://127.0.0.1:1080 https://kubernetes.default.svc.cluster.local/version",
         run: None,
-        kit: Kit::Machine("curl"),
+        kits: CURL,
         guests: false,
         expect: "gitVersion",
     },
-    shell("curl, socks5h", "curl", Listener::Mixed, NAME,
+    shell("curl, socks5h", CURL, Listener::Mixed, NAME,
         "curl -sS --proxy socks5h://127.0.0.1:8080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http", "curl", Listener::Mixed, NAME,
+    shell("curl, http", CURL, Listener::Mixed, NAME,
         "curl -sS --proxy http://127.0.0.1:8080 http://reviews.default.svc.cluster.local/"),
-    shell("wget", "wget", Listener::Http, NAME,
+    shell("wget", &[Kit::Machine("wget")], Listener::Http, NAME,
         "http_proxy=http://127.0.0.1:3128 wget -qO- http://reviews.default.svc.cluster.local/"),
     Client {
         name: "nc (OpenBSD's), as in ssh's ProxyCommand",
@@ -181,7 +240,7 @@ pub(super) const CLIENTS: &[Client] = &[
         line: "nc -X 5 -x 127.0.0.1:1080 multi.default.svc.cluster.local 25",
         // It stays for as long as the server does, which the cut ends.
         run: Some("$KITS/debian/bin/nc.openbsd -X 5 -x 127.0.0.1:1080 -w 3 multi.default.svc.cluster.local 25"),
-        kit: Kit::Debian,
+        kits: &[Kit::Debian],
         guests: false,
         expect: "220 multi-",
     },
@@ -191,83 +250,137 @@ pub(super) const CLIENTS: &[Client] = &[
         target: "TCP, the server speaks first",
         line: "nc -X connect -x 127.0.0.1:3128 multi.default.svc.cluster.local 25",
         run: Some("$KITS/debian/bin/nc.openbsd -X connect -x 127.0.0.1:3128 -w 3 multi.default.svc.cluster.local 25"),
-        kit: Kit::Debian,
+        kits: &[Kit::Debian],
         guests: false,
         expect: "220 multi-",
     },
-    library("proxychains4, curl", Kit::Debian, Listener::Socks,
+    library("proxychains4, curl", &[Kit::Debian], Listener::Socks,
         "proxychains4 curl -sS http://reviews.default.svc.cluster.local/ # in proxychains.conf: proxy_dns; [ProxyList] socks5 127.0.0.1 1080",
         "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf curl -sS http://reviews.default.svc.cluster.local/"),
-    library("Go net/http", Kit::Go, Listener::Http,
+    library("Go net/http", &[Kit::Go], Listener::Http,
         "HTTP_PROXY=http://127.0.0.1:3128 HTTPS_PROXY=http://127.0.0.1:3128 ./program",
         "HTTP_PROXY=http://127.0.0.1:3128 $KITS/go-clients env http://reviews.default.svc.cluster.local/"),
-    library("Go net/http", Kit::Go, Listener::Socks,
+    library("Go net/http", &[Kit::Go], Listener::Socks,
         "HTTP_PROXY=socks5://127.0.0.1:1080 HTTPS_PROXY=socks5://127.0.0.1:1080 ./program",
         "HTTP_PROXY=socks5://127.0.0.1:1080 $KITS/go-clients env http://reviews.default.svc.cluster.local/"),
-    library("Go golang.org/x/net/proxy", Kit::Go, Listener::Socks,
+    library("Go golang.org/x/net/proxy", &[Kit::Go], Listener::Socks,
         r#"proxy.SOCKS5("tcp", "127.0.0.1:1080", nil, proxy.Direct)"#,
         "$KITS/go-clients dialer 127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Python requests", Kit::Python, Listener::Http,
+    library("Python requests", &[Kit::Python], Listener::Http,
         r#"requests.get(url, proxies={"http": "http://127.0.0.1:3128", "https": "http://127.0.0.1:3128"})"#,
         "$KITS/python/bin/python $SOURCES/python/via_requests.py http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Python requests with PySocks", Kit::Python, Listener::Socks,
+    library("Python requests with PySocks", &[Kit::Python], Listener::Socks,
         r#"requests.get(url, proxies={"http": "socks5h://127.0.0.1:1080", "https": "socks5h://127.0.0.1:1080"})"#,
         "$KITS/python/bin/python $SOURCES/python/via_requests.py socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Python httpx", Kit::Python, Listener::Http,
+    library("Python httpx", &[Kit::Python], Listener::Http,
         r#"httpx.Client(proxy="http://127.0.0.1:3128")"#,
         "$KITS/python/bin/python $SOURCES/python/via_httpx.py http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Python httpx", Kit::Python, Listener::Socks,
+    library("Python httpx", &[Kit::Python], Listener::Socks,
         r#"httpx.Client(proxy="socks5h://127.0.0.1:1080")"#,
         "$KITS/python/bin/python $SOURCES/python/via_httpx.py socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Node undici", Kit::Node, Listener::Http,
+    library("Node undici", &[Kit::Node], Listener::Http,
         r#"request(url, { dispatcher: new ProxyAgent("http://127.0.0.1:3128") })"#,
-        "node $KITS/node/via_undici.mjs http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Node socks-proxy-agent", Kit::Node, Listener::Socks,
+        "$KITS/node/node_modules/node/bin/node $KITS/node/via_undici.mjs http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
+    library("Node socks-proxy-agent", &[Kit::Node], Listener::Socks,
         r#"http.get(url, { agent: new SocksProxyAgent("socks5h://127.0.0.1:1080") })"#,
-        "node $KITS/node/via_socks.mjs socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Node 24 fetch", Kit::Node, Listener::Http,
+        "$KITS/node/node_modules/node/bin/node $KITS/node/via_socks.mjs socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
+    library("Node 24 fetch", &[Kit::Node], Listener::Http,
         "NODE_USE_ENV_PROXY=1 HTTP_PROXY=http://127.0.0.1:3128 node program.mjs",
         "NODE_USE_ENV_PROXY=1 HTTP_PROXY=http://127.0.0.1:3128 \
          $KITS/node/node_modules/node/bin/node $KITS/node/via_env.mjs http://reviews.default.svc.cluster.local/"),
-    library("Java java.net.http", Kit::Java, Listener::Http,
+    library("Java java.net.http", &[Kit::Java], Listener::Http,
         r#"HttpClient.newBuilder().proxy(ProxySelector.of(new InetSocketAddress("127.0.0.1", 3128)))"#,
         "at=127.0.0.1:3128; java -cp $KITS/java ViaHttp ${at%:*} ${at#*:} http://reviews.default.svc.cluster.local/"),
-    library("Java Proxy.Type.SOCKS", Kit::Java, Listener::Socks,
+    library("Java Proxy.Type.SOCKS", &[Kit::Java], Listener::Socks,
         r#"new Socket(new Proxy(Proxy.Type.SOCKS, new InetSocketAddress("127.0.0.1", 1080))) // .connect(InetSocketAddress.createUnresolved(host, port))"#,
         "at=127.0.0.1:1080; java -cp $KITS/java ViaSocks ${at%:*} ${at#*:} reviews.default.svc.cluster.local 80"),
-    library("Chromium", Kit::Machine("chromium-headless-shell"), Listener::Socks,
+    library("curl, socks5, name resolved here", CURL, Listener::SocksDns,
+        "curl -sS --proxy socks5://127.0.0.1:1080 http://reviews.default.svc.cluster.local/ # the machine asks --listen-dns for names",
+        "at=127.0.0.1:5353; echo nameserver ${at%:*} >resolv.conf; unshare --mount sh -ec 'mount --bind resolv.conf /etc/resolv.conf
+         curl -sS --proxy socks5://127.0.0.1:1080 http://reviews.default.svc.cluster.local/'"),
+    library("Java Proxy.Type.SOCKS, name resolved here", &[Kit::Java], Listener::SocksDns,
+        "new Socket(new Proxy(Proxy.Type.SOCKS, …)) // .connect(new InetSocketAddress(host, port)); the machine asks --listen-dns for names",
+        "at=127.0.0.1:5353; echo nameserver ${at%:*} >resolv.conf; unshare --mount sh -ec 'mount --bind resolv.conf /etc/resolv.conf
+         at=127.0.0.1:1080; java -cp $KITS/java ViaSocks ${at%:*} ${at#*:} reviews.default.svc.cluster.local 80 here'"),
+    library("Chromium", CHROMIUM, Listener::Socks,
         "chromium --proxy-server=socks5://127.0.0.1:1080",
-        "chromium-headless-shell --no-sandbox --proxy-server=socks5://127.0.0.1:1080 --dump-dom http://reviews.default.svc.cluster.local/"),
-    library("Chromium", Kit::Machine("chromium-headless-shell"), Listener::Http,
+        "chromium --headless --no-sandbox --disable-background-networking --proxy-server=socks5://127.0.0.1:1080 --dump-dom http://reviews.default.svc.cluster.local/"),
+    library("Chromium", CHROMIUM, Listener::Http,
         "chromium --proxy-server=http://127.0.0.1:3128",
-        "chromium-headless-shell --no-sandbox --proxy-server=http://127.0.0.1:3128 --dump-dom http://reviews.default.svc.cluster.local/"),
-    guest("git clone", Kit::Machine("git"), Listener::Http, GIT,
+        "chromium --headless --no-sandbox --disable-background-networking --proxy-server=http://127.0.0.1:3128 --dump-dom http://reviews.default.svc.cluster.local/"),
+    guest("Chromium, PAC", &[Kit::Machine("chromium"), Kit::Go], Listener::Http, PARTS,
+        "chromium --proxy-pac-url=http://127.0.0.1:3128/proxy.pac",
+        "$KITS/go-clients page sh -c 'chromium --headless --no-sandbox --disable-background-networking --proxy-pac-url=http://127.0.0.1:3128/proxy.pac \
+         --host-resolver-rules=\"MAP outside.test 127.0.0.1\" --dump-dom http://outside.test:$PORT/'"),
+    guest("git clone", &[Kit::Machine("git")], Listener::Http, GIT,
         "http_proxy=http://127.0.0.1:3128 git clone http://guest.default.svc.cluster.local/demo.git",
         "rm -rf demo; http_proxy=http://127.0.0.1:3128 git clone -q http://guest.default.svc.cluster.local/demo.git; cat demo/README"),
-    guest("git clone", Kit::Machine("git"), Listener::Socks, GIT,
+    guest("git clone", &[Kit::Machine("git")], Listener::Socks, GIT,
         "git -c http.proxy=socks5h://127.0.0.1:1080 clone http://guest.default.svc.cluster.local/demo.git",
         "rm -rf demo; git -c http.proxy=socks5h://127.0.0.1:1080 clone -q http://guest.default.svc.cluster.local/demo.git; cat demo/README"),
-    guest("redis-cli", Kit::Debian, Listener::Forward, REDIS,
+    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Socks, SSH,
+        "ssh -o ProxyCommand='nc -X 5 -x 127.0.0.1:1080 %h %p' guest.default.svc.cluster.local uname -a",
+        "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         -o ProxyCommand=\"$KITS/debian/bin/nc.openbsd -X 5 -x 127.0.0.1:1080 %h %p\" guest@guest.default.svc.cluster.local uname -a"),
+    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Http, SSH,
+        "ssh -o ProxyCommand='nc -X connect -x 127.0.0.1:3128 %h %p' guest.default.svc.cluster.local uname -a",
+        "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         -o ProxyCommand=\"$KITS/debian/bin/nc.openbsd -X connect -x 127.0.0.1:3128 %h %p\" guest@guest.default.svc.cluster.local uname -a"),
+    guest("redis-cli", &[Kit::Debian], Listener::Forward, PONG,
         "kubevpn proxy-out --forward 127.0.0.1:6379:redis:6379 & redis-cli -h 127.0.0.1 ping",
         "at=127.0.0.1:6379; LD_LIBRARY_PATH=$KITS/debian/usr/lib/x86_64-linux-gnu $KITS/debian/usr/bin/redis-cli -h ${at%:*} -p ${at#*:} ping"),
-    guest("proxychains4, redis-cli", Kit::Debian, Listener::Socks, REDIS,
+    guest("proxychains4, redis-cli", &[Kit::Debian], Listener::Socks, PONG,
         "proxychains4 redis-cli -h redis.default.svc.cluster.local ping",
         "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          env LD_LIBRARY_PATH=$KITS/debian/usr/lib/x86_64-linux-gnu $KITS/debian/usr/bin/redis-cli -h redis.default.svc.cluster.local ping"),
-    guest("Go google.golang.org/grpc", Kit::Go, Listener::Http, GRPC,
+    guest("psql", &[Kit::Postgres], Listener::Forward, SELECT,
+        "kubevpn proxy-out --forward 127.0.0.1:5432:postgres:5432 & psql -h 127.0.0.1 -U postgres -c 'select version()'",
+        "at=127.0.0.1:5432; LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
+         $KITS/postgres/usr/lib/postgresql/15/bin/psql -h ${at%:*} -p ${at#*:} -U postgres -c 'select version()'"),
+    guest("psql, through a rolling restart", &[Kit::Postgres], Listener::Forward, RESTARTED,
+        "kubectl rollout restart deployment/postgres # psql says: Attempting reset: Succeeded; the next query works",
+        RESTART),
+    guest("proxychains4, psql", &[Kit::Postgres], Listener::Socks, SELECT,
+        "proxychains4 psql -h postgres.default.svc.cluster.local -U postgres -c 'select version()'",
+        "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
+         $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
+         env LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
+         $KITS/postgres/usr/lib/postgresql/15/bin/psql -h postgres.default.svc.cluster.local -U postgres -c 'select version()'"),
+    guest("Go google.golang.org/grpc", &[Kit::Go], Listener::Http, GRPC,
         "HTTPS_PROXY=http://127.0.0.1:3128 ./program",
         "HTTPS_PROXY=http://127.0.0.1:3128 $KITS/go-clients grpc-env guest.default.svc.cluster.local:50051"),
-    guest("Go google.golang.org/grpc", Kit::Go, Listener::Socks, GRPC,
+    guest("Go google.golang.org/grpc", &[Kit::Go], Listener::Socks, GRPC,
         r#"grpc.NewClient("passthrough:///"+target, grpc.WithContextDialer(…)) // with the dialer of golang.org/x/net/proxy"#,
         "$KITS/go-clients grpc-dialer 127.0.0.1:1080 guest.default.svc.cluster.local:50051"),
-    guest("Python grpcio", Kit::Python, Listener::Http, GRPC,
+    guest("Python grpcio", &[Kit::Python], Listener::Http, GRPC,
         "grpc_proxy=http://127.0.0.1:3128 python program.py",
         "grpc_proxy=http://127.0.0.1:3128 $KITS/python/bin/python $SOURCES/python/via_grpc.py guest.default.svc.cluster.local:50051"),
-    guest("proxychains4, Python grpcio", Kit::Python, Listener::Socks, GRPC,
+    guest("proxychains4, Python grpcio", &[Kit::Python], Listener::Socks, GRPC,
         "GRPC_DNS_RESOLVER=native proxychains4 python program.py",
         "export GRPC_DNS_RESOLVER=native; at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          $KITS/python/bin/python $SOURCES/python/via_grpc.py guest.default.svc.cluster.local:50051"),
+    run("kubevpn run, curl", CURL, REVIEWS,
+        "kubevpn run -- curl -sS http://reviews/",
+        "kubevpn run -- curl -sS http://reviews/"),
+    run("kubevpn run, Go net/http", &[Kit::Go], REVIEWS,
+        "kubevpn run -- ./program",
+        "kubevpn run -- $KITS/go-clients env http://reviews/"),
+    run("kubevpn run, Python requests", &[Kit::Python], REVIEWS,
+        r#"kubevpn run -- python -c 'import requests; print(requests.get("http://reviews/").text)'"#,
+        r#"kubevpn run -- $KITS/python/bin/python -c 'import requests; print(requests.get("http://reviews/").text)'"#),
+    run("kubevpn run, Python httpx", &[Kit::Python], REVIEWS,
+        r#"kubevpn run -- python -c 'import httpx; print(httpx.get("http://reviews/").text)'"#,
+        r#"kubevpn run -- $KITS/python/bin/python -c 'import httpx; print(httpx.get("http://reviews/").text)'"#),
+    run("kubevpn run, Node 24 fetch", &[Kit::Node], REVIEWS,
+        "kubevpn run -- node program.mjs",
+        "kubevpn run -- $KITS/node/node_modules/node/bin/node $KITS/node/via_env.mjs http://reviews/"),
+    run("kubevpn run, Java java.net.http and URL", &[Kit::Java], REVIEWS,
+        "kubevpn run -- java Program",
+        "kubevpn run -- java -cp $KITS/java ViaSettings http://reviews/"),
+    run("kubevpn run, kubectl", &[Kit::Machine("sh")], "service/reviews",
+        "kubevpn run -- kubectl get service reviews -o name",
+        "kubevpn run -- kubectl get service reviews -o name"),
 ];

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+)
+
+// page is a host outside the cluster while COMMAND runs: a web server on a free port of this machine, $PORT, whose page
+// has a part of its own and one of each of two Services.
+func page(command []string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	check(err)
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	check(err)
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<!doctype html><head>")
+		for _, host := range []string{"guest.default.svc.cluster.local", "parts", r.Host} {
+			fmt.Fprintf(w, "<script defer src='http://%s/part.js'></script>", host)
+		}
+		fmt.Fprint(w, "</head><body></body>")
+	})
+	http.HandleFunc("/part.js", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/javascript")
+		fmt.Fprintf(w, "document.body.append(%q)", "part of "+r.Host+";")
+	})
+	go func() { check(http.Serve(listener, nil)) }()
+	child := exec.Command(command[0], command[1:]...)
+	child.Env = append(os.Environ(), "PORT="+port)
+	child.Stdout, child.Stderr = os.Stdout, os.Stderr
+	check(child.Run())
+}
