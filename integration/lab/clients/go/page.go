@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 )
 
 // page is a host outside the cluster while COMMAND runs: a web server on a free port of this machine, $PORT, whose page
-// has a part of its own and one of each of two Services.
+// has parts of its own, by two names, and of two Services, by four.
 func page(command []string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
@@ -18,14 +19,17 @@ func page(command []string) {
 	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprint(w, "<!doctype html><head>")
-		for _, host := range []string{"guest.default.svc.cluster.local", "parts", r.Host} {
+		for _, host := range []string{
+			"guest.default.svc.cluster.local", "guest.default", "parts.default.svc", "parts", r.Host, "cluster.local." + r.Host,
+		} {
 			fmt.Fprintf(w, "<script defer src='http://%s/part.js'></script>", host)
 		}
 		fmt.Fprint(w, "</head><body></body>")
 	})
 	http.HandleFunc("/part.js", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/javascript")
-		fmt.Fprintf(w, "document.body.append(%q)", "part of "+r.Host+";")
+		name, _, _ := strings.Cut(r.Host, ":")
+		fmt.Fprintf(w, "document.body.append(%q)", "part of "+name+";")
 	})
 	go func() { check(http.Serve(listener, nil)) }()
 	child := exec.Command(command[0], command[1:]...)
