@@ -10,7 +10,8 @@ import (
 )
 
 // page is a host outside the cluster while COMMAND runs: a web server on a free port of this machine, $PORT, whose page
-// has parts of its own, by two names, and of two Services, by four.
+// has parts of two Services, by five names, and of its own, by six that are no names of the cluster. All names resolve to
+// this machine, so that a part that goes the wrong way is missing.
 func page(command []string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
@@ -20,7 +21,9 @@ func page(command []string) {
 		w.Header().Set("Content-Type", "text/html")
 		fmt.Fprint(w, "<!doctype html><head>")
 		for _, host := range []string{
-			"guest.default.svc.cluster.local", "guest.default", "parts.default.svc", "parts", r.Host, "cluster.local." + r.Host,
+			"guest.default.svc.cluster.local", "GUEST.Default", "parts.default.svc", "parts", "parts.default.svc.cluster.local.",
+			r.Host, "cluster.local." + r.Host, "xcluster.local:" + port, "svc:" + port, "guest.default.test:" + port,
+			"192.0.2.1:" + port,
 		} {
 			fmt.Fprintf(w, "<script defer src='http://%s/part.js'></script>", host)
 		}

@@ -186,7 +186,8 @@ const RESTARTED: (&str, &str) = ("PostgreSQL, restarted", "answered by another P
 const PARTS: (&str, &str) = (
     "page of an outside host and two Services",
     "part of guest.default.svc.cluster.local;part of guest.default;part of parts.default.svc;part of parts;\
-     part of outside.test;part of cluster.local.outside.test;",
+     part of parts.default.svc.cluster.local.;part of outside.test;part of cluster.local.outside.test;\
+     part of xcluster.local;part of svc;part of guest.default.test;part of 192.0.2.1;",
 );
 
 pub(super) const CLIENTS: &[Client] = &[
@@ -313,7 +314,7 @@ pub(super) const CLIENTS: &[Client] = &[
     guest("Chromium, PAC", &[Kit::Machine("chromium"), Kit::Go], Listener::Http, PARTS,
         "chromium --proxy-pac-url=http://127.0.0.1:3128/proxy.pac",
         "$KITS/go-clients page sh -c 'chromium --headless --no-sandbox --disable-background-networking --proxy-pac-url=http://127.0.0.1:3128/proxy.pac \
-         --host-resolver-rules=\"MAP outside.test 127.0.0.1, MAP *.outside.test 127.0.0.1\" --dump-dom http://outside.test:$PORT/'"),
+         --host-resolver-rules=\"MAP * 127.0.0.1\" --dump-dom http://outside.test:$PORT/'"),
     guest("git clone", &[Kit::Machine("git")], Listener::Http, GIT,
         "http_proxy=http://127.0.0.1:3128 git clone http://guest.default.svc.cluster.local/demo.git",
         "rm -rf demo; http_proxy=http://127.0.0.1:3128 git clone -q http://guest.default.svc.cluster.local/demo.git; cat demo/README"),
