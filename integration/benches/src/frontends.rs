@@ -4,6 +4,8 @@
 //!     cargo build --release -p kubevpn-benches
 //!     target/release/kubevpn-benches frontends
 //!
+//! `docs/performance.md` has it in a network namespace, where ended connections do not use up the ports.
+//!
 //! Ours are the two examples `direct.rs`: a frontend over a plain TCP dialer. The peers come from Debian and are
 //! unpacked, not installed. Load and server are this process, the proxy is another; rounds are rotated as on the
 //! cluster. `peers.rs` is who is compared, `upstream.rs` where it leads, `load.rs` what the clients do.
