@@ -94,6 +94,8 @@ pub struct Stats {
     pub streams: usize,
     /// Connections whose client has ended and whose Pod is still listened to.
     pub lingering: usize,
+    /// Bytes received on sessions that their clients have not read.
+    pub unread: usize,
     /// Upgrades asked for so far, refused ones among them.
     pub upgrades: u64,
     /// Connections opened so far.

@@ -110,6 +110,11 @@ impl Session {
         self.owner.0.closed.wait().await.clone()
     }
 
+    /// Received bytes that wait for a reader, over all streams; as [`Stats::buffered`].
+    pub fn buffered(&self) -> usize {
+        self.owner.0.lock().machine.totals().buffered
+    }
+
     /// What the session holds at this moment.
     pub fn stats(&self) -> Stats {
         let state = self.owner.0.lock();

@@ -16,6 +16,8 @@ use crate::pool::probe::Probe;
 
 /// How long after a connection found no session free a spare one is kept, in milliseconds.
 const SPARE: u64 = 60_000;
+/// With more than this received and not read, somebody on a session does not keep up, in bytes.
+const UNREAD: usize = 128 * 1024;
 /// Ports of one Pod that are remembered as good.
 const PORTS: usize = 64;
 
@@ -119,6 +121,7 @@ impl State {
             stats.lingering += pod.lingering.len();
             for entry in &pod.sessions {
                 stats.sessions[entry.transport as usize] += 1;
+                stats.unread += entry.handle.buffered();
             }
         }
         stats
@@ -190,11 +193,13 @@ impl Pod {
 
 impl Entry {
     fn view(&self, now: u64, config: &Config) -> View {
+        // The tick may not have seen it yet.
+        let unread = || self.handle.buffered() > UNREAD;
         View {
             // Who waits for an answer after a half-close is as good as live.
             live: self.live + self.lives.iter().filter(|l| l.is_owed()).count(),
             full: self.lives.len() >= config.streams_per_session,
-            busy: self.stalled || self.lives.iter().any(|l| l.is_bulk(now)),
+            busy: self.stalled || self.lives.iter().any(|l| l.is_bulk(now)) || unread(),
             suspect: self.probe.is_suspect(),
             used: self.used,
         }

@@ -608,6 +608,20 @@ async fn four_stalled_readers_disturb_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_somebody_does_not_read_is_not_shared_while_an_upgrade_takes_long() {
+    let (node, pool) = Node::start(quick());
+    let stalled = stall(&pool).await;
+    node.upgrade_ms.store(1000, SeqCst);
+    open(&pool).await;
+    let state = pool.state();
+    let sessions = state.pods.values().flat_map(|p| &p.sessions);
+    let streams: Vec<_> = sessions.map(|s| s.request).collect();
+    assert_eq!(streams, [1, 1], "one each");
+    drop(state);
+    drop(stalled);
+}
+
+#[tokio::test(start_paused = true)]
 async fn bulk_that_was_cut_off_takes_its_session_with_it() {
     let (node, pool) = Node::start(quick());
     let mut stream = dial(&pool, FLOOD).await.unwrap();

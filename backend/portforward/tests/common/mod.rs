@@ -200,7 +200,7 @@ pub(crate) async fn a_thousand_connections_cost_few_upgrades(cluster: &Config) {
 pub(crate) async fn stalled_readers_disturb_nobody(cluster: &Config) {
     let lab = Lab::new(cluster, TransportChoice::Auto).await;
     let mut stalled = Vec::new();
-    for _ in 0..4 {
+    for n in 1..=4 {
         let mut stream = lab.dial(HTTP).await.unwrap();
         stream
             .write_all(b"GET /bytes?n=1000000000 HTTP/1.0\r\n\r\n")
@@ -208,8 +208,15 @@ pub(crate) async fn stalled_readers_disturb_nobody(cluster: &Config) {
             .unwrap();
         stream.read_exact(&mut [0; 1]).await.unwrap();
         stalled.push(stream);
+        // Until it is seen that nobody reads it, a session may be shared.
+        let held_up = async {
+            while lab.forwarder.stats().unread < n * 512 * 1024 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let held_up = timeout(Duration::from_secs(60), held_up).await;
+        held_up.expect("it fills what it may");
     }
-    sleep(Duration::from_secs(2)).await;
     for _ in 0..200 {
         let got = timeout(Duration::from_secs(60), lab.get("/ready")).await;
         got.expect("it waits for nobody").unwrap();
