@@ -185,7 +185,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
 #[cfg(test)]
 mod tests {
     use kubevpn_target::Origin;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
     use tower::service_fn;
 
     use super::*;
@@ -211,8 +211,7 @@ mod tests {
             }
         };
         let counted = Counted::new(service_fn(dial), counts.clone());
-        let mut stream: CountedStream<DuplexStream> =
-            counted.clone().connect(target(80)).await.unwrap();
+        let mut stream = counted.clone().connect(target(80)).await.unwrap();
         stream.write_all(b"ping").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,14 +37,9 @@ impl Drain {
 
     /// Runs a connection until it ends or is cut; being cut is being dropped.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
-        let cut = self.cut.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = connection => {}
-                () = cut.cancelled() => {}
-            }
-        });
+        // No `async` block: that would keep room for the connection beside the place it is moved to.
+        let connection = connection.with_cancellation_token_owned(self.cut.clone());
+        self.tasks.spawn(connection);
     }
 
     /// How many connections are running.

@@ -35,14 +35,15 @@ where
     S::Error: Into<BoxError>,
     S::Future: Send,
 {
-    type Stream = S::Response;
+    /// In a box: on its way to the relay a frontend's future would keep room for it several times.
+    type Stream = Box<S::Response>;
 
     async fn connect(mut self, target: Target) -> Result<Self::Stream, ConnectError> {
         poll_fn(|cx| self.poll_ready(cx))
             .await
             .map_err(|e| classify(e.into()))?;
         let response = self.call(target);
-        response.await.map_err(|e| classify(e.into()))
+        response.await.map(Box::new).map_err(|e| classify(e.into()))
     }
 }
 
@@ -54,6 +55,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Where the stream went; for logs.
     fn via(&self) -> Via {
         Via::default()
+    }
+}
+
+impl<S: Stream> Stream for Box<S> {
+    fn via(&self) -> Via {
+        (**self).via()
     }
 }
 
