@@ -61,6 +61,8 @@ pub struct Candidates {
     pub service: Option<String>,
     /// Why there is neither, or why some are not ready, where more is known than that.
     pub(crate) because: Option<String>,
+    /// The Service publishes its Pods whether they are ready or not.
+    pub(crate) publishes_unready: bool,
     pub(crate) source: Option<Source>,
 }
 
@@ -114,6 +116,17 @@ impl fmt::Display for Readiness {
     }
 }
 
+/// What became of Pods since they were looked up; where they differ, the last of these that is one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// They are what they were.
+    Same,
+    /// It may not be asked, the API server did not answer, or the answer is neither of the others.
+    Unclear,
+    /// One is gone or on its way out, and was not known to be.
+    Ended,
+}
+
 /// An endpoint that is not a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
@@ -134,6 +147,7 @@ impl Candidates {
             strays: Vec::new(),
             service: None,
             because: None,
+            publishes_unready: false,
             source: None,
         }
     }
@@ -190,6 +204,17 @@ impl Candidates {
         let because = self.because.iter().map(|b| format!(" ({b})"));
         let because: String = because.collect();
         format!("{total} {verb}: {}{because}", parts.join(", "))
+    }
+
+    /// Asks the API server for the usable Pods, whatever the watches have told: one call each, all at once, and for a
+    /// handful at most, which speak for the others.
+    ///
+    /// Cancellation: the calls are given up.
+    pub async fn fate(&self) -> Fate {
+        match &self.source {
+            Some(source) => source.cluster.fate(self).await,
+            None => Fate::Unclear,
+        }
     }
 
     /// Waits until the objects behind these candidates may have changed.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod domain;
+mod fate;
 mod names;
 mod records;
 
@@ -197,6 +198,7 @@ impl Shared {
         let none = index::why_none(service, &found);
         let mut candidates = self.candidates(asked, found, trust).await?;
         candidates.service = Some(full_name);
+        candidates.publishes_unready = index::publishes_unready(service);
         if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
             candidates.because = Some(none);
         }

@@ -255,6 +255,13 @@ pub(crate) fn endpoints<'a>(
     found
 }
 
+/// Whether a Service's Pods are endpoints also while they are not ready, or on their way out.
+pub(crate) fn publishes_unready(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.and_then(|s| s.publish_not_ready_addresses)
+        .unwrap_or(false)
+}
+
 /// Why a Service has no endpoint to its port, for when it has none.
 pub(crate) fn why_none(service: &Service, found: &Found) -> String {
     if found.portless > 0 {

@@ -32,7 +32,7 @@ pub(crate) const ABSENT: Duration = Duration::from_secs(5);
 const DENIED: Duration = Duration::from_secs(10);
 
 /// After this time a right that was missing is asked for again.
-const RIGHTS: Duration = Duration::from_secs(300);
+pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
 
 /// Entries per kind; the least recently used goes first. And how often unused ones are looked for.
 const ENTRIES: usize = 4096;
@@ -468,6 +468,6 @@ fn cut_off() -> Failure {
     .into()
 }
 
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

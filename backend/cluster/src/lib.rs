@@ -10,6 +10,8 @@
 //! [`LookupError`] (`error.rs`). `trust.rs` rides along and
 //! notes how long the answer may be trusted.
 //!
+//! What has just failed may be asked for past all that is kept: [`Candidates::fate`] (`cluster/fate.rs`).
+//!
 //! The same objects as a DNS server sees them: [`Cluster::records`] and [`Cluster::pointers`]
 //! (`cluster/records.rs`) → [`Records`] (`records.rs`, pure).
 //!
@@ -65,7 +67,7 @@ mod view;
 mod watch;
 
 pub use self::candidates::{
-    Answer, Candidates, Endpoint, Outside, PodRef, Question, Readiness, Stray,
+    Answer, Candidates, Endpoint, Fate, Outside, PodRef, Question, Readiness, Stray,
 };
 pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;

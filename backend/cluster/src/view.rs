@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::PodRef;
 use crate::fetch::{Failure, Select, first_page, get, is_forbidden, list};
 use crate::index::{pod_addresses, seen_pod, service_addresses};
-use crate::keep::{Env, Objects, Shelf};
+use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
 
 /// How many watches are open at a time; what is beyond is read again when it is asked for.
@@ -51,6 +51,8 @@ pub(crate) struct View {
     namespaces: Shelf<Namespace>,
     /// What had an address when it was last looked for; checked at each use.
     owners: Mutex<HashMap<IpAddr, Owner>>,
+    /// Namespaces whose Pods may not be got, and until when that is believed.
+    unseen: Mutex<HashMap<String, (Failure, Instant)>>,
     /// One for each address family.
     second_v4: tokio::sync::Mutex<Option<Second>>,
     second_v6: tokio::sync::Mutex<Option<Second>>,
@@ -97,6 +99,7 @@ impl View {
             addresses: Shelf::new(env.clone()),
             namespaces: Shelf::new(env.clone()),
             owners: Mutex::default(),
+            unseen: Mutex::default(),
             second_v4: tokio::sync::Mutex::default(),
             second_v6: tokio::sync::Mutex::default(),
             env,
@@ -191,6 +194,28 @@ impl View {
         let select = Select::named(namespace, name);
         let found = self.pods.get(&select, trust).await?;
         Ok(found.first().cloned())
+    }
+
+    /// A Pod as it is now, whatever was told of it before.
+    pub(crate) async fn pod_now(&self, pod: &PodRef) -> Result<Option<Pod>, Failure> {
+        let PodRef {
+            namespace, name, ..
+        } = pod;
+        if let Some((failure, until)) = lock(&self.unseen).get(namespace)
+            && Instant::now() < *until
+        {
+            return Err(failure.clone());
+        }
+        let found = get::<Pod>(&self.env.client, Some(namespace), name).await;
+        if let Err(failure) = &found
+            && is_forbidden(failure)
+        {
+            let now = Instant::now();
+            let mut unseen = lock(&self.unseen);
+            unseen.retain(|_, (_, until)| now < *until);
+            unseen.insert(namespace.clone(), (failure.clone(), now + RIGHTS));
+        }
+        found
     }
 
     /// The Pods with a label.
@@ -393,7 +418,7 @@ impl View {
     }
 
     fn owners(&self) -> MutexGuard<'_, HashMap<IpAddr, Owner>> {
-        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.owners)
     }
 
     /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.

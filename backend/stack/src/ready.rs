@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_cluster::{Candidates, LookupError, PodRef};
+use kubevpn_cluster::{Candidates, Fate, LookupError, PodRef};
 use kubevpn_target::{BoxError, ConnectError, Refusal, classify};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -19,8 +19,8 @@ use crate::failover::another_may_do_better;
 /// within milliseconds; where nothing may be watched, it is read at most 2 s later.
 const NEWS: Duration = Duration::from_secs(3);
 
-/// The same where a Service's Pods failed in another way. They may be ending, but as a rule they are what they were,
-/// and the client waits for its answer: long enough for a watch that broke to be back.
+/// The same where a Service's Pods failed in another way and the API server does not say whether they are ending. As a
+/// rule they are not, and the client waits for its answer: long enough for a watch that broke to be back.
 const DOUBT: Duration = Duration::from_millis(500);
 
 /// How often a call takes Pods that have replaced those that failed.
@@ -58,7 +58,8 @@ impl<S> Layer<S> for OnlyReadyLayer {
 /// the call. When nothing is usable the call waits, if it may, for the moment something is; else it is refused with
 /// how many endpoints exist and why they are not. When the inner service finds that what was ready is
 /// gone ([`Refusal::NotReady`]), or no endpoint of a Service can be reached, Pods that the watches tell of in the
-/// next moments are dialled too.
+/// next moments are dialled too. Unreachable ones are asked for first ([`Candidates::fate`]): where they are what they
+/// were, the failure stands at once.
 ///
 /// Dropping a call's future gives the wait up.
 #[derive(Clone, Debug)]
@@ -96,20 +97,23 @@ where
                     Ok(stream) => return Ok(stream),
                     Err(error) => error,
                 };
-                let patience = match error.refusal() {
-                    Refusal::NotReady => NEWS.max(wait),
-                    _ if candidates.service.is_some() && another_may_do_better(&error) => DOUBT,
-                    _ => return Err(error),
-                };
                 rounds += 1;
                 if rounds > REPLACED {
                     return Err(error);
                 }
-                tracing::debug!("{error}: looking for others");
+                let news = NEWS.max(wait);
                 let others = replaced(&candidates, &dialled, wait);
-                let Ok(Some(others)) = timeout(patience, others).await else {
+                let others = match error.refusal() {
+                    Refusal::NotReady => timeout(news, others).await.ok().flatten(),
+                    _ if candidates.service.is_some() && another_may_do_better(&error) => {
+                        in_doubt(&candidates, others, news).await
+                    }
+                    _ => return Err(error),
+                };
+                let Some(others) = others else {
                     return Err(error);
                 };
+                tracing::debug!("{error}: there are others now");
                 (candidates, usable) = others;
             }
         })
@@ -164,6 +168,29 @@ async fn replaced(
             Err(_) => return None,
         }
     }
+}
+
+/// What `others` finds while it is not known that the Pods that failed are what they were; for as long as `news` where
+/// they are not.
+async fn in_doubt<T>(
+    failed: &Candidates,
+    others: impl Future<Output = Option<T>>,
+    news: Duration,
+) -> Option<T> {
+    let begun = Instant::now();
+    let mut others = pin!(others);
+    let fate = tokio::select! {
+        found = &mut others => return found,
+        fate = timeout(DOUBT, failed.fate()) => fate.unwrap_or(Fate::Unclear),
+    };
+    let (patience, said) = match fate {
+        Fate::Same => (None, "are what they were"),
+        Fate::Unclear => (Some(DOUBT), "may not be what they were"),
+        Fate::Ended => (Some(news), "are not what they were"),
+    };
+    tracing::debug!("the pods that failed {said}");
+    let left = patience?.saturating_sub(begun.elapsed());
+    timeout(left, others).await.ok().flatten()
 }
 
 /// The candidates less what is not usable, and less what is known to be gone.
@@ -236,7 +263,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_ends() {
-        let before = tokio::time::Instant::now();
+        let before = Instant::now();
         let minute = Duration::from_secs(60);
         let ready = waiting(minute, vec![endpoint("a", Readiness::Ready)]).await;
         assert_eq!(ready.unwrap(), ["a"]);

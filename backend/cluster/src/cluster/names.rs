@@ -203,6 +203,7 @@ impl Shared {
                 let asked = format!("{reading}{port}");
                 let mut candidates = self.candidates(asked, found, trust).await?;
                 candidates.service = Some(format!("{namespace}/{service}"));
+                candidates.publishes_unready = index::publishes_unready(&object);
                 Ok(Some(Hit::pods(candidates)))
             }
             Reading::PodAddress { namespace, ip } => {

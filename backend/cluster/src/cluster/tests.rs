@@ -1,5 +1,6 @@
 #[cfg(feature = "watch")]
 mod churn;
+mod fate;
 #[cfg(feature = "watch")]
 mod keeping;
 #[cfg(feature = "watch")]

@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kubevpn_portforward::{ForwardError, PodPort};
-use kubevpn_sim::Sim;
+use kubevpn_sim::{Answer, Match, Sim};
 use kubevpn_stack::{
-    ClusterSettings, FailoverLayer, OnlyReadyLayer, ResolveLayer, Settings, stack,
+    Cluster, ClusterSettings, FailoverLayer, OnlyReadyLayer, ResolveLayer, Settings, stack,
 };
 use kubevpn_target::{BoxError, Connect, Refusal, Stream};
 use tokio::io::DuplexStream;
+use tokio::time::Instant;
 use tower::{ServiceBuilder, service_fn};
 
-use crate::support::{cluster, deny, forwarder, get, sim, target, until};
+use crate::support::{cluster, cluster_in_memory, deny, forwarder, get, sim, target, until};
 
 /// The only Pod of a Deployment.
 fn pod(sim: &Sim, app: &str) -> String {
@@ -103,14 +104,23 @@ async fn what_is_wrong_for_good_is_not_waited_for() {
     assert_eq!(error.refusal(), Refusal::NameNotFound, "{error}");
 }
 
-/// Pods that a dial finds to be at their end before any watch says so: the first fails so, and the news is `lost` then.
+/// What came of a dial whose first attempt fails so.
+struct Dialled {
+    /// The Pods, in order.
+    dials: Vec<String>,
+    done: Result<(), Refusal>,
+    took: Duration,
+}
+
+/// Dials `reviews`; no Pod is met, and `meanwhile` happens under the first attempt. For a paused clock.
 async fn dialled(
     sim: &Arc<Sim>,
+    cluster: Cluster,
     failed: fn(PodPort) -> ForwardError,
-    lost: impl Fn(&Sim) + Send + Sync + 'static,
-) -> (Vec<String>, Result<(), Refusal>) {
+    meanwhile: impl Fn(&Sim) + Send + Sync + 'static,
+) -> Dialled {
     let dials = Arc::new(Mutex::new(Vec::new()));
-    let lost = Arc::new(lost);
+    let meanwhile = Arc::new(meanwhile);
     let leaf = {
         let (sim, dials) = (sim.clone(), dials.clone());
         service_fn(move |to: PodPort| {
@@ -119,10 +129,10 @@ async fn dialled(
                 dials.push(to.pod.clone());
                 dials.len() == 1
             };
-            let (sim, lost) = (sim.clone(), lost.clone());
+            let (sim, meanwhile) = (sim.clone(), meanwhile.clone());
             async move {
                 if first {
-                    lost(&sim);
+                    meanwhile(&sim);
                     return Err::<DuplexStream, BoxError>(failed(to).into());
                 }
                 Ok(tokio::io::duplex(1).0)
@@ -130,16 +140,16 @@ async fn dialled(
         })
     };
     let connect = ServiceBuilder::new()
-        .layer(ResolveLayer::new(
-            cluster(sim, ClusterSettings::default()),
-            deny(sim),
-        ))
+        .layer(ResolveLayer::new(cluster, deny(sim)))
         .layer(OnlyReadyLayer::default())
         .layer(FailoverLayer::new(Duration::from_secs(10)))
         .service(leaf);
+    let begun = Instant::now();
     let done = connect.connect(target("reviews:80")).await;
+    let took = begun.elapsed();
     let dials = dials.lock().unwrap().clone();
-    (dials, done.map(drop).map_err(|e| e.refusal()))
+    let done = done.map(drop).map_err(|e| e.refusal());
+    Dialled { dials, done, took }
 }
 
 fn gone(to: PodPort) -> ForwardError {
@@ -151,34 +161,75 @@ fn refused(to: PodPort) -> ForwardError {
     ForwardError::Refused { to, said }
 }
 
-#[tokio::test]
+fn answers_about_pods(sim: &Sim) -> usize {
+    let requests = sim.requests().into_iter();
+    let about = requests.filter(|r| r.verb == "get" && r.resource == "pods");
+    about.filter(|r| r.subresource.is_empty()).count()
+}
+
+/// Also where the watch says so later than a client with an answer would wait: then it is asked for.
+#[tokio::test(start_paused = true)]
 async fn what_replaces_a_pod_that_fails_is_dialled() {
+    let watches = || Match::any().verb("watch");
     for failed in [gone, refused] {
-        let sim = Arc::new(sim().await);
-        let old = pod(&sim, "reviews");
-        let ended = old.clone();
-        let replace = move |sim: &Sim| sim.delete_pod("default", &ended).unwrap();
-        let (dials, done) = dialled(&sim, failed, replace).await;
-        assert_eq!(done, Ok(()));
-        let new = sim.pods("default", "reviews").remove(0);
-        assert_ne!(old, new);
-        assert_eq!(dials, [old, new]);
+        for late in [Duration::ZERO, Duration::from_secs(2)] {
+            let sim = Arc::new(sim().await);
+            let old = pod(&sim, "reviews");
+            sim.faults().answer(watches(), Answer::Delay(late));
+            let ended = old.clone();
+            let replace = move |sim: &Sim| sim.delete_pod("default", &ended).unwrap();
+            let cluster = cluster_in_memory(&sim);
+            let came = dialled(&sim, cluster, failed, replace).await;
+            assert_eq!(came.done, Ok(()), "{late:?}");
+            let new = sim.pods("default", "reviews").remove(0);
+            assert_ne!(old, new);
+            assert_eq!(came.dials, [old, new]);
+        }
     }
 }
 
-#[tokio::test]
-async fn a_port_that_nobody_listens_on_stays_refused() {
+#[tokio::test(start_paused = true)]
+async fn a_port_that_nobody_listens_on_is_refused_at_once() {
     let sim = Arc::new(sim().await);
     let only = pod(&sim, "reviews");
-    let (dials, done) = dialled(&sim, refused, |_| {}).await;
-    assert_eq!((dials, done), (vec![only], Err(Refusal::Refused)));
+    let cluster = cluster_in_memory(&sim);
+    for asked in 1..3 {
+        let came = dialled(&sim, cluster.clone(), refused, |_| {}).await;
+        assert_eq!(came.done, Err(Refusal::Refused));
+        assert_eq!(
+            (&came.dials[..], came.took),
+            (&[only.clone()][..], Duration::ZERO)
+        );
+        assert_eq!(answers_about_pods(&sim), asked);
+    }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn who_may_not_ask_waits_for_the_watch() {
+    let moments = Duration::from_millis(500);
+    let get = || Match::any().verb("get").resource("pods");
+    for (answer, answers) in [(Answer::Forbidden, 1), (Answer::Hang, 0)] {
+        let sim = Arc::new(sim().await);
+        sim.faults().answer(get(), answer);
+        let cluster = cluster_in_memory(&sim);
+        for _ in 0..2 {
+            let came = dialled(&sim, cluster.clone(), refused, |_| {}).await;
+            assert_eq!((came.done, came.took), (Err(Refusal::Refused), moments));
+        }
+        assert_eq!(answers_about_pods(&sim), answers, "{answer:?}");
+        let old = pod(&sim, "reviews");
+        let replace = move |sim: &Sim| sim.delete_pod("default", &old).unwrap();
+        let came = dialled(&sim, cluster, refused, replace).await;
+        assert_eq!((came.done, came.dials.len()), (Ok(()), 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_that_are_gone_for_good_are_not_ready() {
     let sim = Arc::new(sim().await);
     let old = pod(&sim, "reviews");
     let scale = |sim: &Sim| sim.scale("default", "reviews", 0).unwrap();
-    let (dials, done) = dialled(&sim, gone, scale).await;
-    assert_eq!((dials, done), (vec![old], Err(Refusal::NotReady)));
+    let cluster = cluster_in_memory(&sim);
+    let came = dialled(&sim, cluster, gone, scale).await;
+    assert_eq!((came.dials, came.done), (vec![old], Err(Refusal::NotReady)));
 }

@@ -1,8 +1,13 @@
 //! A cluster in memory, and what every test does with it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::client::conn::http1::handshake;
+use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper_util::rt::TokioIo;
 use kubevpn_client::{ApiServer, Options, build};
 use kubevpn_sim::Sim;
 use kubevpn_stack::{
@@ -10,6 +15,7 @@ use kubevpn_stack::{
 };
 use kubevpn_target::{Origin, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tower::service_fn;
 
 pub(crate) async fn sim() -> Sim {
     Sim::builder().plain().sample().start().await.unwrap()
@@ -27,6 +33,23 @@ pub(crate) fn cluster(sim: &Sim, settings: ClusterSettings) -> Cluster {
 
 pub(crate) fn cluster_as(sim: &Sim, token: Option<&str>, settings: ClusterSettings) -> Cluster {
     Cluster::new(client(sim, token), settings)
+}
+
+/// What a client sees whose connections are in memory, so that the clock can be paused: it may do everything.
+pub(crate) fn cluster_in_memory(sim: &Arc<Sim>) -> Cluster {
+    let sim = Arc::clone(sim);
+    let ask = service_fn(move |mut request: Request<kube::client::Body>| {
+        let io = sim.connect().expect("the API server is there");
+        async move {
+            let (mut send, connection) = handshake(TokioIo::new(io)).await?;
+            tokio::spawn(connection);
+            let admin = HeaderValue::from_static("Bearer admin");
+            request.headers_mut().insert(AUTHORIZATION, admin);
+            send.send_request(request).await
+        }
+    });
+    let client = kube::Client::new(ask, "default");
+    Cluster::new(client, ClusterSettings::default())
 }
 
 pub(crate) fn forwarder(sim: &Sim) -> Forwarder {

@@ -2,12 +2,13 @@
 
 use super::scenario;
 use crate::cluster::client;
-use crate::{Context, Curl, Scenario, Socks, run_to_end};
+use crate::{Asked, Context, Curl, Scenario, Socks, run_to_end};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("refusals", each_has_its_reply_and_one_sentence),
         scenario!("refusals", nothing_listens_on_the_pod_port),
+        scenario!("refusals", a_closed_port_costs_one_question, One),
         scenario!("refusals", a_user_without_rights),
         scenario!("refusals", credentials_that_are_not_accepted),
         scenario!("refusals", nonsense_on_the_socks_port_disturbs_nobody),
@@ -53,6 +54,33 @@ async fn nothing_listens_on_the_pod_port(cx: Context) -> anyhow::Result<()> {
     }
     proxy.logged(&["multi", "9999", "refused"]).await?;
     Curl::get(proxy.socks, "http://multi/").await?.json()?;
+    Ok(())
+}
+
+/// The Pod that refused is asked for, by the API server's own word: it may have been replaced. Nothing else is.
+async fn a_closed_port_costs_one_question(cx: Context) -> anyhow::Result<()> {
+    const DIALS: usize = 20;
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &[]).await?;
+    let refused = async || match Socks::connect(proxy.socks, "multi", 9999).await {
+        Ok(_) => anyhow::bail!("something listens on port 9999"),
+        Err(error) => {
+            anyhow::ensure!(error.to_string() == "SOCKS5 reply 5", "{error}");
+            Ok(())
+        }
+    };
+    refused().await?;
+    let mark = cx.cluster.mark().await?;
+    for _ in 0..DIALS {
+        refused().await?;
+    }
+    let asked = cx.cluster.asked_since(mark).await?;
+    let reads: Vec<_> = asked.iter().filter(|asked| asked.is_read()).collect();
+    let about_pod = |asked: &&&Asked| asked.verb == "get" && asked.resource == "pods";
+    let about_pods = reads.iter().filter(about_pod).count();
+    anyhow::ensure!(
+        about_pods == reads.len() && (1..=DIALS).contains(&about_pods),
+        "{DIALS} refused dials asked: {reads:?}"
+    );
     Ok(())
 }
 

@@ -53,9 +53,13 @@ async fn rung(
 ) -> anyhow::Result<()> {
     let space = Space::new(cx).await?;
     let web = service("web", "web", "{port: 80, targetPort: 8080}");
-    space.create(&(Echo::default().pod() + &web)).await?;
+    let closed = service("closed", "web", "{port: 80, targetPort: 9}");
+    space
+        .create(&(Echo::default().pod() + &web + &closed))
+        .await?;
     let pod_ip = space.pod_ip("web").await?;
     space.ready("web", 1).await?;
+    space.ready("closed", 1).await?;
     let cluster_ip = cluster_ips(&space.api, &space.name, "web")
         .await?
         .swap_remove(0);
@@ -131,6 +135,7 @@ async fn to_read_the_whole_cluster(cx: Context) -> anyhow::Result<()> {
             row("productpage.default:9080", To("productpage")),
             row("db-0.db.default.svc:9080", ToPod("db-0")),
             row("nosuch.default:80", Nowhere(4, &["nosuch"])),
+            row("closed:80", Nowhere(5, &["nothing listens"])),
             row("www.example.test:80", Nowhere(2, &["outside"])),
         ])
     })
@@ -158,6 +163,8 @@ async fn to_list_and_watch_in_one_namespace(cx: Context) -> anyhow::Result<()> {
             row(format!("{}:8080", facts.pod_ip), ToPod("web")),
             row(format!("web.{ns}.pod:8080"), ToPod("web")),
             row("nosuch:80", Nowhere(4, &["nosuch"])),
+            // Whether the Pod was replaced may not be asked.
+            row("closed:80", Nowhere(5, &["nothing listens"])),
             row(
                 "productpage.default.svc:9080",
                 missing!("get", "services", "namespace default"),
