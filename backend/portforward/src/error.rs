@@ -243,8 +243,15 @@ pub(crate) fn clip(text: &str) -> String {
 }
 
 /// What the error stream of a connection has said; more than 4 KiB is passed over.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct ErrorText(Vec<u8>);
+
+/// As text, for logs.
+impl fmt::Debug for ErrorText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.whole(), f)
+    }
+}
 
 impl ErrorText {
     const MOST: usize = 4096;

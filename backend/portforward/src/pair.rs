@@ -214,11 +214,11 @@ impl Pair {
         }
     }
 
-    /// Sends FLAG_FIN.
-    pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Sends FLAG_FIN. Whoever waited for the client's end has waited for the linger already.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         match &mut self.data {
-            Some(data) => Pin::new(data).poll_shutdown(cx),
-            None => Poll::Ready(Ok(())),
+            Some(data) => data.finish_soon(),
+            None => Ok(()),
         }
     }
 }

@@ -322,7 +322,7 @@ impl Duct {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Pair(pair) => pair.poll_finish(cx),
+            Self::Pair(pair) => Poll::Ready(pair.finish()),
             Self::Channel(channel) => channel.poll_finish(cx),
         }
     }

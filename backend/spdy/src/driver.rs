@@ -6,12 +6,13 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::Instant,
+    time::{Instant, Sleep, sleep},
 };
 use tokio_util::io::poll_read_buf;
 use tracing::debug;
@@ -31,6 +32,10 @@ const TURNS: usize = 32;
 
 /// The smallest and the largest buffer for one read.
 const READ: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
+
+/// How long an end that nobody waits for waits for other frames to leave with. A write of its own costs every
+/// program on the way a read and a write.
+const ENDS: Duration = Duration::from_millis(10);
 
 /// Pieces of one write.
 const PIECES: usize = 32;
@@ -66,6 +71,8 @@ pub struct Driver<T> {
     outbox: Outbox,
     /// Something was written since the last flush.
     unflushed: bool,
+    /// Runs while there are ends that may wait.
+    ends: Option<Pin<Box<Sleep>>>,
     events: Vec<Event>,
     wakers: Wakers,
 }
@@ -80,6 +87,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             read_size: *READ.start(),
             outbox: Outbox::default(),
             unflushed: false,
+            ends: None,
             events: Vec::new(),
             wakers: Wakers::new(),
         };
@@ -88,20 +96,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 
     /// Writes once and reads once. Says whether there may be more of either.
     fn turn(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
-        let read = self.look()?;
+        let read = self.look(cx)?;
         let wrote = self.write(io, cx)?;
         let received = read && self.read(io, cx)?;
         Ok(wrote || received)
     }
 
     /// Sees what there is to do: fills the outbox, and says whether to read.
-    fn look(&mut self) -> Result<bool, SessionError> {
+    fn look(&mut self, cx: &mut Context<'_>) -> Result<bool, SessionError> {
         let mut state = self.shared.lock();
         if let Some(error) = &state.ending {
             return Err(error.clone());
         }
         if self.outbox.is_empty() {
-            if state.corks == 0 {
+            let due = state.corks == 0
+                && (state.machine.has_output()
+                    || state.machine.has_ends()
+                        && (state.orphaned || poll_ends(&mut self.ends, cx).is_ready()));
+            if due {
+                self.ends = None;
                 state.machine.transmit(&mut self.outbox, &mut self.events);
                 state.dispatch(&self.shared, &mut self.events, &mut self.wakers);
             }
@@ -337,6 +350,12 @@ impl<T> fmt::Debug for Driver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Driver")
     }
+}
+
+/// Ready when the ends have waited long enough.
+fn poll_ends(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep(ENDS)));
+    timer.as_mut().poll(cx)
 }
 
 fn failed(error: io::Error) -> SessionError {

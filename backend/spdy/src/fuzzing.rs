@@ -10,7 +10,7 @@ use crate::{
         self, Data, Deflater, Frame, GoAway, GoAwayStatus, Headers, HeadersFrame, Ping,
         ResetStatus, RstStream, StreamId, SynReply, SynStream, WindowUpdate,
     },
-    session::{Event, Machine, Outbox, Read, Role},
+    session::{Event, Machine, Outbox, Read, Role, When},
 };
 
 /// Decodes `data` as frames, one after the other. Each must survive its own encoding, and no
@@ -114,6 +114,9 @@ impl Player {
             }
             (9, Some(stream)) => {
                 let _ = machine.finish(stream);
+            }
+            (13, Some(stream)) => {
+                let _ = machine.finish_when(stream, When::Soon);
             }
             (10, Some(stream)) => while let Ok(Read::Chunk(_)) = machine.read(stream) {},
             (11, Some(stream)) => machine.reset(stream, ResetStatus::CANCEL),

@@ -23,6 +23,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::trace;
 
 pub(crate) use self::outbox::Outbox;
+pub(crate) use self::send::When;
 use self::{
     state::{State, Step},
     stream::Entry,
@@ -136,6 +137,8 @@ pub(crate) struct Machine {
     provoked: usize,
     /// Streams with DATA to be sent, in the order of their turns.
     ready: VecDeque<StreamId>,
+    /// Streams whose end alone is to be sent, along with whatever is sent next.
+    ends: VecDeque<StreamId>,
     gone_away: Option<GoAwayStatus>,
     ended: Option<SessionError>,
 }
@@ -158,6 +161,7 @@ impl Machine {
             control: BytesMut::new(),
             provoked: 0,
             ready: VecDeque::new(),
+            ends: VecDeque::new(),
             gone_away: None,
             ended: None,
         }
@@ -275,6 +279,7 @@ impl Machine {
         self.ended = Some(error.clone());
         self.control = BytesMut::new();
         self.ready = VecDeque::new();
+        self.ends = VecDeque::new();
         let ids: Vec<StreamId> = self.streams.keys().copied().collect();
         for id in ids {
             self.fail(id, StreamError::Session(error.clone()));

@@ -130,6 +130,7 @@ impl Shared {
 #[derive(Clone, Copy)]
 struct Work {
     output: bool,
+    ends: bool,
     input: bool,
     ending: bool,
 }
@@ -138,6 +139,7 @@ impl Work {
     /// What was there before, the driver knows of: it was woken then, or waits for the socket.
     fn is_more_than(self, before: Self) -> bool {
         (self.output && !before.output)
+            || (self.ends && !before.ends)
             || (self.input && !before.input)
             || (self.ending && !before.ending)
     }
@@ -147,6 +149,7 @@ impl State {
     fn work(&self) -> Work {
         Work {
             output: self.corks == 0 && self.machine.has_output(),
+            ends: self.machine.has_ends(),
             input: self.machine.wants_input(),
             ending: self.ending.is_some() || self.orphaned,
         }

@@ -17,8 +17,8 @@ use tokio::{
 use crate::{
     error::StreamError,
     frame::{Headers, ResetStatus, StreamId},
-    session::Read,
-    shared::{Owner, register},
+    session::{Read, When},
+    shared::{Owner, State, register},
 };
 
 /// One stream of a session: bytes both ways, each direction with its own end.
@@ -110,8 +110,18 @@ impl Stream {
 
     /// Sends FLAG_FIN, as `shutdown` does, from where nothing can be awaited.
     pub fn finish(&mut self) -> io::Result<()> {
-        let done = self.owner.0.with(|state| state.machine.finish(self.id));
-        Ok(done?)
+        self.end(When::Now)
+    }
+
+    /// As [`finish`](Self::finish), for an end that nobody waits for: it leaves with the next frames of the session,
+    /// whichever stream's they are, or after 10 ms.
+    pub fn finish_soon(&mut self) -> io::Result<()> {
+        self.end(When::Soon)
+    }
+
+    fn end(&mut self, when: When) -> io::Result<()> {
+        let end = |state: &mut State| state.machine.finish_when(self.id, when);
+        Ok(self.owner.0.with(end)?)
     }
 
     /// Sends RST_STREAM and forgets the stream; what is queued or unread is dropped.

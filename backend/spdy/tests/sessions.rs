@@ -41,6 +41,40 @@ async fn frames_queued_together_leave_in_one_write() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_end_nobody_waits_for_waits_for_others() {
+    let (near, far) = duplex(64 * 1024);
+    let near = Counting::new(near, true);
+    let writes = near.writes.clone();
+    let mut pair = over(near, far, Config::default());
+    let (mut one, mut far_one) = pair.stream().await;
+    let (mut two, mut far_two) = pair.stream().await;
+    let (mut three, mut far_three) = pair.stream().await;
+    let before = writes.lock().unwrap().len();
+    let since = || writes.lock().unwrap().len() - before;
+
+    one.finish_soon().unwrap();
+    let began = Instant::now();
+    assert!(far_one.chunk().await.unwrap().is_empty(), "its end");
+    assert_eq!(began.elapsed(), Duration::from_millis(10));
+    assert_eq!(since(), 1);
+
+    two.finish_soon().unwrap();
+    let began = Instant::now();
+    tokio::task::yield_now().await;
+    three.write_all(b"x").await.unwrap();
+    assert!(far_two.chunk().await.unwrap().is_empty());
+    assert_eq!(far_three.chunk().await.unwrap(), "x");
+    assert_eq!((began.elapsed(), since()), (Duration::ZERO, 2));
+
+    // With the last handle, what waits leaves at once.
+    three.finish_soon().unwrap();
+    drop((one, two, three, pair.client));
+    assert!(far_three.chunk().await.unwrap().is_empty());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(matches!(pair.client_end.await, Ok(SessionError::Closed)));
+}
+
 /// While a cork is held, nothing leaves, whoever else makes the driver look.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cork_holds_on_every_thread() {

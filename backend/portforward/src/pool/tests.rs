@@ -472,7 +472,9 @@ async fn a_silent_pod_is_given_up_after_the_linger() {
     let stream = open(&pool).await;
     let began = Instant::now();
     close(stream).await;
-    assert_eq!(began.elapsed(), quick().linger + S);
+    let (after, least) = (began.elapsed(), quick().linger + S);
+    // An end alone is not sent at once.
+    assert!(after >= least && after < least + S / 10, "{after:?}");
     assert_eq!((pool.stats().streams, node.forwards()), (0, 0));
 }
 

@@ -23,6 +23,14 @@ const MAX_GATHERED: usize = 256 * 1024;
 /// queued meanwhile wait for no more than this.
 const BATCH: usize = 128 * 1024;
 
+/// When the end of a stream is to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    Now,
+    /// With whatever is sent next.
+    Soon,
+}
+
 impl Entry {
     /// Payload to be sent.
     pub(super) fn payload(&self) -> usize {
@@ -79,6 +87,11 @@ impl Machine {
 
     /// Ends our direction of a stream, after what is queued.
     pub(crate) fn finish(&mut self, stream: StreamId) -> Result<(), StreamError> {
+        self.finish_when(stream, When::Now)
+    }
+
+    /// As [`finish`](Self::finish); an end alone may wait.
+    pub(crate) fn finish_when(&mut self, stream: StreamId, when: When) -> Result<(), StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(());
         };
@@ -89,19 +102,31 @@ impl Machine {
             return Ok(());
         }
         entry.fin = true;
-        self.make_ready(stream);
+        match when {
+            When::Soon if !entry.ready => {
+                entry.ready = true;
+                self.ends.push_back(stream);
+            }
+            When::Soon | When::Now => self.make_ready(stream),
+        }
         self.step(stream, Step::SendEnd);
         Ok(())
     }
 
-    /// Whether [`transmit`](Self::transmit) would add something.
+    /// Whether [`transmit`](Self::transmit) would add something that is not to wait.
     pub(crate) fn has_output(&self) -> bool {
         !self.control.is_empty() || !self.ready.is_empty()
+    }
+
+    /// Whether it would add something that may wait.
+    pub(crate) fn has_ends(&self) -> bool {
+        !self.ends.is_empty()
     }
 
     /// Moves what is to be written next into `out`.
     pub(crate) fn transmit(&mut self, out: &mut Outbox, events: &mut Vec<Event>) {
         self.transmit_control(out);
+        self.ready.append(&mut self.ends);
         while out.len() < BATCH
             && let Some(stream) = self.ready.pop_front()
         {

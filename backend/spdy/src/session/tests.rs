@@ -22,10 +22,10 @@ fn machine(role: Role) -> Machine {
     Machine::new(role, Config::default())
 }
 
-/// What `machine` writes now.
+/// What `machine` writes now, ends that may wait among it.
 fn written(machine: &mut Machine) -> BytesMut {
     let mut bytes = BytesMut::new();
-    while machine.has_output() {
+    while machine.has_output() || machine.has_ends() {
         let mut out = Outbox::default();
         machine.transmit(&mut out, &mut Vec::new());
         while !out.is_empty() {

@@ -76,6 +76,38 @@ fn what_is_queued_becomes_one_frame_that_carries_the_end() {
 }
 
 #[test]
+fn an_end_that_may_wait_leaves_with_what_comes_next() {
+    let (mut client, _, stream) = pair();
+    written(&mut client);
+    client.finish_when(stream, When::Soon).unwrap();
+    assert!(!client.has_output() && client.has_ends());
+    client.ping();
+    let bytes = written(&mut client);
+    assert_eq!(frames(bytes), ["PING 1", "DATA 1 len=0 fin=true"]);
+    assert!(!client.has_output() && !client.has_ends());
+    client.finish(stream).expect("once is enough");
+    assert!(!client.has_output());
+
+    // With something queued before it, it is that frame's.
+    let (mut client, _, stream) = pair();
+    client.send(stream, b"x").unwrap();
+    client.finish_when(stream, When::Soon).unwrap();
+    assert!(client.has_output());
+    assert_eq!(written(&mut client), data(stream, b"x", true));
+
+    // A stream whose handle goes meanwhile still ends before it is reset.
+    let (mut client, _, stream) = pair();
+    client.finish_when(stream, When::Soon).unwrap();
+    client.release(stream);
+    let bytes = written(&mut client);
+    assert_eq!(
+        frames(bytes),
+        ["DATA 1 len=0 fin=true", "RST_STREAM 1 CANCEL"]
+    );
+    assert_empty(&client);
+}
+
+#[test]
 fn an_end_with_nothing_queued_is_an_empty_frame() {
     let (mut client, _, stream) = pair();
     client.send(stream, b"x").unwrap();
@@ -308,6 +340,7 @@ enum Act {
     Finish {
         side: usize,
         stream: usize,
+        when: When,
     },
     Write {
         side: usize,
@@ -330,7 +363,8 @@ fn act() -> impl Strategy<Value = Act> {
         which
             .clone()
             .prop_map(|(side, stream)| Act::Read { side, stream }),
-        which.prop_map(|(side, stream)| Act::Finish { side, stream }),
+        (which, prop_oneof![Just(When::Now), Just(When::Soon)])
+            .prop_map(|((side, stream), when)| Act::Finish { side, stream, when }),
         (0..2usize).prop_map(|side| Act::Write { side }),
         (0..2usize, 1..70_000usize).prop_map(|(side, len)| Act::Deliver { side, len }),
     ]
@@ -365,7 +399,7 @@ proptest! {
         // What was begun at random is then brought to its end in order.
         let end = (0..200).flat_map(|_| {
             let streams = (0..6).flat_map(|stream| (0..2).flat_map(move |side| {
-                [Act::Finish { side, stream }, Act::Read { side, stream }]
+                [Act::Finish { side, stream, when: When::Now }, Act::Read { side, stream }]
             }));
             let both = (0..2).flat_map(|side| {
                 [Act::Write { side }, Act::Deliver { side, len: 1 << 20 }]
@@ -387,10 +421,10 @@ proptest! {
                         way.sent += sides[side].send(streams[stream], &payload).unwrap() as u64;
                     }
                 }
-                Act::Finish { side, stream }
+                Act::Finish { side, stream, when }
                     if stream < if side == 0 { streams.len() } else { accepted } =>
                 {
-                    sides[side].finish(streams[stream]).unwrap();
+                    sides[side].finish_when(streams[stream], when).unwrap();
                     ways[stream][side].finished = true;
                 }
                 Act::Read { side, stream }
