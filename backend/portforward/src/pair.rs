@@ -82,7 +82,7 @@ impl Pair {
         self.data = None;
     }
 
-    /// Waits for the reply to the data stream, which follows the one to the error stream.
+    /// Waits for the reply to the data stream; the error stream's may come before or after it.
     pub(crate) async fn replied(&mut self) -> Result<(), StreamError> {
         match &mut self.data {
             Some(data) => data.replied().await.map(drop),

@@ -136,20 +136,23 @@ impl Pool {
             .views(now, &self.config, ask.heard_since)
             .into_iter()
             .unzip();
+        // Upgrades failed that this dial, or those that waited with it, had asked for. As many as were under way at
+        // most: what others ask for later is not waited for.
+        let failed = usize::try_from(pod.failures - ask.failures).unwrap_or(usize::MAX);
+        let all_failed = failed >= self.config.upgrades_at_once;
         let demand = Demand {
-            opening: pod.opening,
+            opening: if all_failed { 0 } else { pod.opening },
             waiting: pod.waiting - usize::from(ask.counted),
-            room,
+            room: room && failed == 0,
             patient: ask.patient,
-            spare: pod.wants_spare(now),
+            spare: pod.wants_spare(now) && below_limit,
         };
         let Choice { what, open } = choose(&views, demand, &self.config);
-        if what == What::Wait && pod.failures != ask.failures {
-            // An upgrade failed that this dial, or one that waited with it, had asked for.
+        if failed > 0 && matches!(what, What::Wait | What::Full) {
             match pod.failure.clone() {
-                Some(Failed::Error(error)) => return Err(error.again()),
                 Some(Failed::ChannelsOnly(tried)) => return Ok(Step::ChannelsOnly(tried)),
-                None => {}
+                Some(Failed::Error(error)) if what == What::Full => return Err(error.again()),
+                _ => {}
             }
         }
         if !matches!(what, What::Free(_)) && !views.is_empty() {

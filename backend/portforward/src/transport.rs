@@ -63,9 +63,20 @@ pub(crate) struct Api {
     memory: Arc<Mutex<Memory>>,
 }
 
-/// Since when each transport is known to be turned down.
+/// What is known of each transport.
 #[derive(Debug, Default)]
-struct Memory([Option<Instant>; Transport::ALL.len()]);
+struct Memory([Known; Transport::ALL.len()]);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Known {
+    /// Nothing against it.
+    #[default]
+    Fit,
+    /// It failed once, in a way that may have been an accident.
+    Doubtful,
+    /// It is turned down, since then at least.
+    Down(Instant),
+}
 
 impl Api {
     pub(crate) fn new(client: kube::Client, config: Arc<Config>) -> Self {
@@ -166,11 +177,11 @@ impl Open for Api {
 
 impl Memory {
     fn order(&self, now: Instant, config: &Config) -> Vec<Transport> {
-        let fresh = |at: &Instant| now.duration_since(*at) < config.transport_retry;
-        let fit: Vec<_> = Transport::ALL
-            .into_iter()
-            .filter(|t| !self.0[*t as usize].as_ref().is_some_and(fresh))
-            .collect();
+        let fit = |t: &Transport| match self.0[*t as usize] {
+            Known::Fit | Known::Doubtful => true,
+            Known::Down(at) => now.duration_since(at) >= config.transport_retry,
+        };
+        let fit: Vec<_> = Transport::ALL.into_iter().filter(fit).collect();
         if fit.is_empty() {
             Transport::ALL.to_vec()
         } else {
@@ -184,17 +195,23 @@ impl Memory {
     }
 
     /// Only the success of another transport proves that a refusal was about the transport; not even that does
-    /// where the API server itself failed to reach the node, which may have come back meanwhile.
+    /// where the API server itself failed to reach the node, which may have come back meanwhile. A connection that was
+    /// cut, or a proxy's 5xx, may have been one of several servers that ended: that counts when it happens again.
     fn worked(&mut self, transport: Transport, tried: &[Rejection]) {
-        let of_node =
-            |r: &&Rejection| r.by_api_server && r.status.is_some_and(|s| s.is_server_error());
-        for rejection in tried.iter().filter(|r| !of_node(r)) {
-            if self.0[rejection.transport as usize].is_none() {
-                tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
-            }
-            self.0[rejection.transport as usize] = Some(Instant::now());
+        for rejection in tried {
+            let failed = rejection.status.is_none_or(|s| s.is_server_error());
+            let known = &mut self.0[rejection.transport as usize];
+            *known = match known {
+                _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
+                Known::Fit if failed => Known::Doubtful,
+                Known::Fit | Known::Doubtful => {
+                    tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
+                    Known::Down(Instant::now())
+                }
+                Known::Down(_) => Known::Down(Instant::now()),
+            };
         }
-        self.0[transport as usize] = None;
+        self.0[transport as usize] = Known::Fit;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A session, between its driver and its handles. The lock is held for moments only, never while
-/// something is waited for, written, read or woken.
+/// something is waited for, written or read, nor while a stream's waker is woken.
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// Set when no new streams can be opened any more.

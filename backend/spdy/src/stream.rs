@@ -255,7 +255,11 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.owner.0.with(|state| state.release(self.id));
+        let slot = self.owner.0.with(|state| state.release(self.id));
+        // Of a stream that was split: who waits to write is told.
+        if let Some(writer) = slot.and_then(|slot| slot.writer) {
+            writer.wake();
+        }
     }
 }
 

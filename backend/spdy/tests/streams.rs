@@ -3,10 +3,14 @@
 mod support;
 
 use std::io::{ErrorKind, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Wake};
 
 use kubevpn_spdy::{Config, Headers, ResetStatus, Stream, StreamError};
 use support::{filler, headers, pair, until};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt};
 
 fn cause(error: &std::io::Error) -> &StreamError {
     error.get_ref().unwrap().downcast_ref().unwrap()
@@ -309,4 +313,26 @@ async fn streams_do_not_mix() {
     for task in tasks {
         task.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn who_waits_to_write_is_told_when_the_stream_goes() {
+    #[derive(Default)]
+    struct Told(AtomicBool);
+    impl Wake for Told {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
+    }
+    let mut pair = pair(Config::default());
+    let (mut near, _far) = pair.stream().await;
+    let told = Arc::new(Told::default());
+    let waker = told.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    while Pin::new(&mut near)
+        .poll_write(&mut cx, &[0; 64 * 1024])
+        .is_ready()
+    {}
+    drop(near);
+    assert!(told.0.load(Relaxed));
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use kubevpn_spdy::{ResetStatus, Session};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +20,11 @@ use crate::pool::state::{Entry, Pod};
 const TICK: Duration = Duration::from_secs(1);
 /// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
 const JUMP: Duration = Duration::from_secs(5);
+
+/// A session some of whose PINGs have no echo is pinged this often: for middleboxes that forget after 4 minutes. The
+/// server's SPDY library queues 50 frames for a worker that has stopped and then reads nothing any more, and one PING of
+/// a probe goes there: so the rest of the session lives for 2.7 hours.
+const RENEW: Duration = Duration::from_secs(200);
 
 const DEAD: &str = "the connection to the cluster stopped answering";
 const WEDGED: &str = "the connection's session to the pod stopped carrying data";
@@ -63,9 +69,13 @@ impl Pool {
 
     /// Sends the PINGs of a probe.
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
+        // Who drops a stream outside of a runtime cannot probe; the next tick does.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
         tracing::trace!(%pod, session = id, "probing");
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error is the session's end, which is told elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
@@ -195,7 +205,7 @@ impl Look<'_> {
             return None;
         }
         if self.entry.probe.is_running() {
-            return self.entry.probe.renew(self.now, ms(self.config.ping_every));
+            return self.entry.probe.renew(self.now, ms(RENEW));
         }
         if due {
             self.entry.probe.start(self.now)

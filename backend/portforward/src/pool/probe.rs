@@ -150,7 +150,7 @@ impl Probe {
         if seen.held_up {
             // The echoes wait behind what we do not read: the wait begins when we read again.
             running.sent = seen.now;
-            running.first = running.first.min(seen.now);
+            running.first = seen.now;
             return Verdict::Wait;
         }
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -268,6 +268,20 @@ mod tests {
         assert_eq!(judge(&mut probe, held_up), Verdict::Wait);
         assert_eq!(judge(&mut probe, seen(62_999, 11_000)), Verdict::Wait);
         assert_eq!(judge(&mut probe, seen(63_000, 11_000)), Verdict::Dead);
+    }
+
+    #[test]
+    fn nor_when_some_of_the_echoes_came_before() {
+        let mut probe = Probe::new(0);
+        let round = probe.start(10_000).unwrap();
+        probe.echo(round, 10_001);
+        let held_up = Seen {
+            held_up: true,
+            ..seen(60_000, 11_000)
+        };
+        assert_eq!(judge(&mut probe, held_up), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(62_999, 61_000)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(63_000, 61_000)), Verdict::Wedged);
     }
 
     #[test]

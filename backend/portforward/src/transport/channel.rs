@@ -55,6 +55,8 @@ pub(crate) struct Channel {
     ended: bool,
     /// We have closed it; how the peer takes it does not matter.
     closing: bool,
+    /// A writer waits for room.
+    blocked: bool,
     beat: Beat,
 }
 
@@ -82,6 +84,7 @@ impl Channel {
             text: ErrorText::default(),
             ended: false,
             closing: false,
+            blocked: false,
             beat: Beat::new(config),
         }
     }
@@ -135,8 +138,11 @@ impl Channel {
                 return Poll::Ready(Ok(()));
             }
             if self.poll_message(cx)?.is_pending() {
-                // What a writer left behind is on its way even if it does not flush.
-                if let Poll::Ready(Err(error)) = self.poll_flush(cx) {
+                // What a writer left behind is on its way even if it does not flush. One that waits has its waker where
+                // flushing would put ours, and gets on by itself.
+                if !self.blocked
+                    && let Poll::Ready(Err(error)) = self.poll_flush(cx)
+                {
                     return Poll::Ready(Err(error));
                 }
                 return self.poll_beat(cx);
@@ -179,7 +185,9 @@ impl Channel {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let ws = &mut self.ws;
-        ready!(Pin::new(&mut *ws).poll_ready(cx)).map_err(io_error)?;
+        let room = Pin::new(&mut *ws).poll_ready(cx);
+        self.blocked = room.is_pending();
+        ready!(room).map_err(io_error)?;
         let chunk = &buf[..buf.len().min(CHUNK)];
         let mut message = BytesMut::with_capacity(1 + chunk.len());
         message.extend_from_slice(&[DATA]);

@@ -234,17 +234,40 @@ async fn all_three_carry_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
-    let refused = Answer::Status(502, "<html>");
-    let server = Server::new([refused, refused, Answer::Upgrade, Answer::Upgrade]);
+    // What may be an accident has to happen twice.
+    for (refused, times) in [
+        (UNKNOWN, 1),
+        (Answer::Status(502, "<html>"), 2),
+        (Answer::Cut, 2),
+    ] {
+        let server = Server::new([refused, refused, Answer::Upgrade, Answer::Upgrade]);
+        let forwarder = server.forwarder(AUTO);
+        for _ in 0..times {
+            dial_anew(&forwarder).await.unwrap();
+            assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+        }
+        dial_anew(&forwarder).await.unwrap();
+        assert_eq!(server.asked(), ["GET spdy-ws"]);
+        server.change([Answer::Upgrade; 4]);
+        advance(Duration::from_secs(601)).await;
+        dial_anew(&forwarder).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_cut_is_forgotten() {
+    let cut = [Answer::Cut, Answer::Cut, Answer::Upgrade, Answer::Upgrade];
+    let server = Server::new(cut);
     let forwarder = server.forwarder(AUTO);
-    dial_anew(&forwarder).await.unwrap();
-    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
-    dial_anew(&forwarder).await.unwrap();
-    assert_eq!(server.asked(), ["GET spdy-ws"]);
-    server.change([Answer::Upgrade; 4]);
-    advance(Duration::from_secs(601)).await;
-    dial_anew(&forwarder).await.unwrap();
-    assert_eq!(server.asked(), ["POST spdy"]);
+    for _ in 0..3 {
+        server.change(cut);
+        dial_anew(&forwarder).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+        server.change([Answer::Upgrade; 4]);
+        dial_anew(&forwarder).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,7 +283,7 @@ async fn a_node_that_came_back_is_not_held_against_the_transport() {
 
 #[tokio::test(start_paused = true)]
 async fn channels_are_the_last_resort_and_one_per_connection() {
-    let server = Server::new([UNKNOWN, UNKNOWN, Answer::Cut, Answer::Upgrade]);
+    let server = Server::new([UNKNOWN, UNKNOWN, UNKNOWN, Answer::Upgrade]);
     let forwarder = server.forwarder(AUTO);
     let mut first = dial(&forwarder, ECHO).await.unwrap();
     assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET ws"]);

@@ -166,6 +166,12 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
     }
     let Some(said) = said else {
         let text = String::from_utf8_lossy(body);
+        // The kubelet's own words, which the API server passes on as they are.
+        if status == StatusCode::NOT_FOUND
+            && matches!(text.trim(), "pod does not exist" | "pod not found")
+        {
+            return No::Gone;
+        }
         return No::Rejected {
             status: Some(status),
             by_api_server: false,
@@ -243,6 +249,7 @@ mod tests {
 
         let gone = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"pods \"nosuch\" not found","reason":"NotFound","details":{"name":"nosuch","kind":"pods"},"code":404}"#;
         assert!(matches!(judge(404, gone), No::Gone));
+        assert!(matches!(judge(404, "pod does not exist\n"), No::Gone));
         let path = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"the server could not find the requested resource","reason":"NotFound","details":{},"code":404}"#;
         assert!(matches!(judge(404, path), No::Rejected { .. }));
         assert!(matches!(
