@@ -210,7 +210,7 @@ async fn chunks_come_as_they_were_sent() {
 
 /// Whether a read would not wait, asked without waiting.
 fn tokio_test_poll(stream: &mut Stream) -> bool {
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(std::task::Waker::noop());
     stream.poll_readable(&mut cx).is_ready()
 }
 
