@@ -392,9 +392,16 @@ impl Daemon {
             }
             let until = Instant::now() + ENDING;
             // A stopped process does not notice TERM.
-            while process.lives() && (by_force || Instant::now() < until) {
+            while process.lives() && Instant::now() < until {
                 sleep(LOOK).await;
             }
+        }
+        if process.lives() {
+            let pid = process.pid;
+            return Err(anyhow::anyhow!(
+                "the daemon, process {pid}, was killed and has not ended: see what it waits for, e.g. with ps -o stat,wchan -p {pid}"
+            )
+            .into());
         }
         Ok(())
     }
