@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use kubevpn_spdy::{Headers, OpenError, Session, Stream, StreamError, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -175,8 +175,8 @@ impl Pair {
     ) -> Poll<io::Result<()>> {
         if !self.first.is_empty() {
             let n = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first[..n]);
-            self.first.advance(n);
+            // Split and not advanced: an empty one would hold the buffer it was read into.
+            buf.put_slice(&self.first.split_to(n));
             return Poll::Ready(Ok(()));
         }
         match &mut self.data {

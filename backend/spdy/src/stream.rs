@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::coop,
@@ -213,8 +213,8 @@ impl AsyncRead for Stream {
                 break;
             }
             let len = chunk.len().min(buf.remaining());
-            buf.put_slice(&chunk[..len]);
-            chunk.advance(len);
+            // Split and not advanced: an empty rest would hold the buffer it was read into.
+            buf.put_slice(&chunk.split_to(len));
             self.rest = chunk;
         }
         coop.made_progress();

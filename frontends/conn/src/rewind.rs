@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use kubevpn_target::{Stream, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,8 +38,14 @@ pub struct Rewind<T> {
 impl<T> Rewind<T> {
     /// Puts `front` before what `inner` has to read. Empty is allowed and costs nothing.
     pub fn new(inner: T, front: impl Into<Bytes>) -> Self {
+        let front = front.into();
         Self {
-            front: front.into(),
+            // An empty one may hold the buffer it was read into.
+            front: if front.is_empty() {
+                Bytes::new()
+            } else {
+                front
+            },
             inner,
         }
     }
@@ -65,12 +71,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
         let n = self.front.len().min(buf.remaining());
-        buf.put_slice(&self.front[..n]);
-        self.front.advance(n);
-        if self.front.is_empty() {
-            // Let go of the memory now, not at the end of the connection.
-            self.front = Bytes::new();
-        }
+        // Split and not advanced: an empty one would hold its memory to the end of the connection.
+        buf.put_slice(&self.front.split_to(n));
         Poll::Ready(Ok(()))
     }
 }
@@ -128,6 +130,7 @@ impl<T: Stream> Stream for Rewind<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Buf as _;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     #[tokio::test]
@@ -145,6 +148,22 @@ mod tests {
             }
         }
         assert_eq!(all, b"0123456789");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_holds_no_memory() {
+        let front = Bytes::from(vec![b'x'; 8192]);
+        let mut stream = Rewind::new(tokio::io::empty(), front.clone());
+        let mut all = vec![0; 8192];
+        stream.read_exact(&mut all[..100]).await.unwrap();
+        assert!(!front.is_unique());
+        stream.read_exact(&mut all[100..]).await.unwrap();
+        assert!(front.is_unique());
+        let mut none = front.clone();
+        none.advance(8192);
+        let stream = Rewind::new(stream, none);
+        assert!(front.is_unique());
+        drop(stream);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -96,10 +96,6 @@ impl<C: ClientIo> Taken<C> {
         if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             return Err(self.gone(error));
         }
-        let early = match self.early.is_empty() {
-            true => Bytes::new(),
-            false => self.early.freeze(),
-        };
         let options = RelayOptions {
             idle: settings.idle_timeout,
             traffic: self
@@ -108,7 +104,7 @@ impl<C: ClientIo> Taken<C> {
                 .map(Record::traffic)
                 .unwrap_or_default(),
         };
-        let relayed = relay(Rewind::new(self.client, early), upstream, options).await;
+        let relayed = relay(Rewind::new(self.client, self.early), upstream, options).await;
         if let Some(record) = self.record {
             record.relayed(&relayed);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use kubevpn_conn::{
     ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, RelayOptions, Relayed, Rewind, relay,
     reply_and_close, while_connected,
@@ -152,16 +152,11 @@ where
         .map_err(|_| ServeError::Gone(io::ErrorKind::TimedOut.into()))?
         .map_err(ServeError::Gone)?;
 
-    let early = if input.is_empty() {
-        Bytes::new()
-    } else {
-        input.freeze()
-    };
     let options = RelayOptions {
         idle: settings.idle_timeout,
         traffic: record.traffic(),
     };
-    Ok(relay(Rewind::new(client, early), upstream, options).await)
+    Ok(relay(Rewind::new(client, input), upstream, options).await)
 }
 
 /// A handshake that failed, and what the client is told of it.

@@ -149,8 +149,8 @@ impl Channel {
             }
         }
         let n = self.data.len().min(buf.remaining());
-        buf.put_slice(&self.data[..n]);
-        self.data.advance(n);
+        // Split and not advanced: an empty one would hold the buffer it was read into.
+        buf.put_slice(&self.data.split_to(n));
         Poll::Ready(Ok(()))
     }
 
