@@ -13,13 +13,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::name::undash;
+use crate::records::cluster_ips;
 use crate::{Endpoint, LookupError, PodRef, Readiness, Stray};
 
 /// How many names a sentence lists before it says how many more there are.
 const LISTED: usize = 12;
 
 /// The port somebody asked for; none where only the host is of interest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asked(pub(crate) Option<NonZeroU16>);
 
 impl Asked {
@@ -86,6 +87,18 @@ pub(crate) fn service_addresses(service: &Service) -> impl Iterator<Item = IpAdd
         .flatten()
         .filter_map(|ingress| ingress.ip.as_ref());
     own.chain(ingress).filter_map(|text| address(text))
+}
+
+/// An address of its own, unlike those that Services may share with each other, or with a node.
+pub(crate) fn has_cluster_ip(service: &Service, ip: IpAddr) -> bool {
+    cluster_ips(service).any(|own| own == ip)
+}
+
+/// Whether what comes to an address of the Service, at that port, is for it. On a ClusterIP everything is; of other
+/// addresses kube-proxy takes the Service's own ports alone.
+pub(crate) fn answers_at(service: &Service, ip: IpAddr, port: Asked) -> bool {
+    has_cluster_ip(service, ip)
+        || service_addresses(service).any(|a| a == ip) && service_port(service, port).is_ok()
 }
 
 fn address(text: &str) -> Option<IpAddr> {

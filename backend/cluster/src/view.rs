@@ -1,8 +1,9 @@
 //! What can be seen of the cluster: one method per question.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::PodRef;
 use crate::fetch::{Failure, Select, first_page, get, is_forbidden, list};
-use crate::index::{pod_addresses, seen_pod, service_addresses};
+use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses};
 use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
 
@@ -49,20 +50,15 @@ pub(crate) struct View {
     pods: Shelf<Pod>,
     addresses: Shelf<IPAddress>,
     namespaces: Shelf<Namespace>,
-    /// What had an address when it was last looked for; checked at each use.
-    owners: Mutex<HashMap<IpAddr, Owner>>,
+    /// The Service that had an address and a port when they were last looked for; checked at each use.
+    owners: Mutex<HashMap<(IpAddr, Asked), Name>>,
+    /// The Pod that had an address which is not its first; checked likewise.
+    second_owners: Mutex<HashMap<IpAddr, Name>>,
     /// Namespaces whose Pods may not be got, and until when that is believed.
     unseen: Mutex<HashMap<String, (Failure, Instant)>>,
     /// One for each address family.
     second_v4: tokio::sync::Mutex<Option<Second>>,
     second_v6: tokio::sync::Mutex<Option<Second>>,
-}
-
-#[derive(Clone)]
-enum Owner {
-    Service(Name),
-    /// A Pod, by an address that is not its first.
-    Pod(Name),
 }
 
 /// Namespace and name.
@@ -99,6 +95,7 @@ impl View {
             addresses: Shelf::new(env.clone()),
             namespaces: Shelf::new(env.clone()),
             owners: Mutex::default(),
+            second_owners: Mutex::default(),
             unseen: Mutex::default(),
             second_v4: tokio::sync::Mutex::default(),
             second_v6: tokio::sync::Mutex::default(),
@@ -265,14 +262,12 @@ impl View {
                 return Some(pods);
             }
         }
-        let Some(Owner::Pod((namespace, name))) = self.owners().get(&ip).cloned() else {
-            return None;
-        };
+        let (namespace, name) = lock(&self.second_owners).get(&ip).cloned()?;
         let select = Select::named(&namespace, &name);
         let pods = self.pods.get(&select, trust).await.ok()?;
         let has = pods.iter().any(|p| pod_addresses(p).any(|a| a == ip));
         if !has {
-            self.owners().remove(&ip);
+            lock(&self.second_owners).remove(&ip);
         }
         has.then_some(pods)
     }
@@ -291,7 +286,7 @@ impl View {
         let found = match second.found {
             Some((namespace, name)) => {
                 let pod = self.pod(&namespace, &name, trust).await?;
-                self.remember(ip, Owner::Pod((namespace, name)));
+                remember(&self.second_owners, ip, (namespace, name));
                 pod
             }
             None => None,
@@ -327,19 +322,21 @@ impl View {
         Ok(Seen { found, hidden })
     }
 
-    /// The Service with an address, if it had it when last looked for.
+    /// The Service that answers on an address and a port, if it did when last looked for.
     pub(crate) async fn known_service_at(
         &self,
         ip: IpAddr,
+        port: Asked,
         trust: &mut Trust,
     ) -> Result<Option<Arc<Service>>, Failure> {
-        let Some(Owner::Service((namespace, name))) = self.owners().get(&ip).cloned() else {
+        let known = lock(&self.owners).get(&(ip, port)).cloned();
+        let Some((namespace, name)) = known else {
             return Ok(None);
         };
         let found = self.service(&namespace, &name, trust).await?;
-        let found = found.filter(|s| service_addresses(s).any(|a| a == ip));
+        let found = found.filter(|s| answers_at(s, ip, port));
         if found.is_none() {
-            self.owners().remove(&ip);
+            lock(&self.owners).remove(&(ip, port));
         }
         Ok(found)
     }
@@ -348,20 +345,23 @@ impl View {
     pub(crate) async fn service_of_cluster_ip(
         &self,
         ip: IpAddr,
+        port: Asked,
         trust: &mut Trust,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let Some((namespace, name)) = self.parent_of(ip, trust).await? else {
             return Ok(None);
         };
         tracing::debug!("{ip} is of service {namespace}/{name}");
-        self.remember(ip, Owner::Service((namespace, name)));
-        self.known_service_at(ip, trust).await
+        remember(&self.owners, (ip, port), (namespace, name));
+        self.known_service_at(ip, port, trust).await
     }
 
-    /// The Service with an address, among all that may be seen: they are listed, and watched from then on.
+    /// The Service that answers on an address and a port, else one with the address alone, among all that may be
+    /// seen: they are listed, and watched from then on.
     pub(crate) async fn service_at(
         &self,
         ip: IpAddr,
+        port: Asked,
         trust: &mut Trust,
     ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
         let mut hidden = None;
@@ -375,21 +375,30 @@ impl View {
                 }
                 Err(failure) => return Err(failure),
             };
-            let mut having = services.iter();
-            let found = having.find(|s| service_addresses(s).any(|a| a == ip));
-            if let Some(found) = found {
+            let having = services
+                .iter()
+                .filter(|s| service_addresses(s).any(|a| a == ip));
+            let found = having.min_by_key(|s| (!has_cluster_ip(s, ip), !answers_at(s, ip, port)));
+            if let Some(found) = found.filter(|s| answers_at(s, ip, port)) {
                 let part = |part: &Option<String>| part.clone().unwrap_or_default();
                 let meta = &found.metadata;
                 let (namespace, name) = (part(&meta.namespace), part(&meta.name));
                 // It is asked for by its name from now on, and kept so.
                 self.services.warm(&Select::named(&namespace, &name));
-                self.remember(ip, Owner::Service((namespace, name)));
+                remember(&self.owners, (ip, port), (namespace, name));
             }
             let found = found.cloned();
             return Ok(Seen { found, hidden });
         }
         let found = None;
         Ok(Seen { found, hidden })
+    }
+
+    /// Goes on watching for a Service with an address that is a node's.
+    pub(crate) fn pin_all_services(&self) {
+        for namespace in self.places() {
+            self.services.pin(&Select::All { namespace });
+        }
     }
 
     /// What the IPAddress object says; nothing where there is none or it may not be read.
@@ -407,18 +416,6 @@ impl View {
         let parent = spec.map(|spec| &spec.parent_ref);
         let parent = parent.filter(|parent| parent.resource == "services");
         Ok(parent.and_then(|p| Some((p.namespace.clone()?, p.name.clone()))))
-    }
-
-    fn remember(&self, ip: IpAddr, owner: Owner) {
-        let mut owners = self.owners();
-        if owners.len() >= ADDRESSES {
-            owners.clear();
-        }
-        owners.insert(ip, owner);
-    }
-
-    fn owners(&self) -> MutexGuard<'_, HashMap<IpAddr, Owner>> {
-        lock(&self.owners)
     }
 
     /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.
@@ -474,4 +471,12 @@ impl View {
             until,
         })
     }
+}
+
+fn remember<K: Eq + Hash>(owners: &Mutex<HashMap<K, Name>>, at: K, owner: Name) {
+    let mut owners = lock(owners);
+    if owners.len() >= ADDRESSES {
+        owners.clear();
+    }
+    owners.insert(at, owner);
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::Shared;
 use crate::fetch::Failure;
-use crate::index::{Asked, Bare, Found, on_node_network, pods_at};
+use crate::index::{Asked, Bare, Found, answers_at, on_node_network, pods_at};
+use crate::keep::Objects;
 use crate::trust::Trust;
+use crate::view::Seen;
 use crate::{Answer, Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
 
 /// How many addresses without an owner are looked up for one Service.
@@ -31,37 +33,46 @@ impl Shared {
             tracing::debug!("{ip} is no address of a cluster");
             return Ok(outside());
         }
-        if let Some(service) = self.view.known_service_at(ip, trust).await? {
+        if let Some(service) = self.view.known_service_at(ip, port, trust).await? {
             return self.serve_or_follow(&service, port, trust).await;
         }
-        if let Some(pods) = self.view.known_pods_at(ip, trust).await {
-            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
-            if !found.is_empty() {
+        let known = self.view.known_pods_at(ip, trust).await;
+        let of_node = |pods: &Objects<Pod>| pods.iter().all(|pod| on_node_network(pod));
+        let (of_node, own) = match known {
+            Some(pods) if of_node(&pods) => (Some(pods), None),
+            own => (None, own),
+        };
+        if of_node.is_none()
+            && let Some(answer) = self.by_own_address(ip, port, own, trust).await?
+        {
+            return Ok(answer);
+        }
+        // Several may share what is left: Services each other's, or a node's.
+        let service = self.view.service_at(ip, port, trust).await?;
+        let (answering, other) = match service.found {
+            Some(found) if answers_at(&found, ip, port) => (Some(found), None),
+            other => (None, other),
+        };
+        if let Some(service) = answering {
+            return self.serve_or_follow(&service, port, trust).await;
+        }
+        let pods = match of_node {
+            Some(known) => Seen {
+                found: known.to_vec(),
+                hidden: None,
+            },
+            None => self.view.pods_at(ip, trust).await?,
+        };
+        let found = pods_at(pods.found.iter().map(|p| &**p), ip, port);
+        match (found, other) {
+            (Ok(found), _) if !found.is_empty() => {
+                // That no Service has the port is part of the answer, so it is kept like one.
+                self.view.pin_all_services();
                 return Ok(at(ip, port, found));
             }
-        }
-        if let Some(endpoint) = self.seen_at(ip, port, trust).await {
-            return Ok(at(ip, port, vec![endpoint]));
-        }
-        if let Some(service) = self.view.service_of_cluster_ip(ip, trust).await? {
-            return self.serve_or_follow(&service, port, trust).await;
-        }
-        // Before all Services are looked at: a Pod's own address is none of theirs. A node's may be.
-        let pods = self.view.pods_with_first_address(ip, trust).await?.found;
-        if pods.iter().any(|pod| !on_node_network(pod)) {
-            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
-            if !found.is_empty() {
-                return Ok(at(ip, port, found));
-            }
-        }
-        let service = self.view.service_at(ip, trust).await?;
-        if let Some(service) = service.found {
-            return self.serve_or_follow(&service, port, trust).await;
-        }
-        let pods = self.view.pods_at(ip, trust).await?;
-        let found = pods_at(pods.found.iter().map(|p| &**p), ip, port)?;
-        if !found.is_empty() {
-            return Ok(at(ip, port, found));
+            // It says which ports it has.
+            (_, Some(service)) => return self.serve_or_follow(&service, port, trust).await,
+            (found, None) => drop(found?),
         }
         // Either may be what is missing: we cannot know whose the address is.
         let hidden: Vec<_> = service.hidden.into_iter().chain(pods.hidden).collect();
@@ -78,6 +89,37 @@ impl Shared {
         }
         tracing::debug!("{ip} is no service and no pod");
         Ok(outside())
+    }
+
+    /// By an address that can be one's alone: a ClusterIP, a Pod's own.
+    async fn by_own_address(
+        &self,
+        ip: IpAddr,
+        port: Asked,
+        known: Option<Objects<Pod>>,
+        trust: &mut Trust,
+    ) -> Result<Option<Answer>, LookupError> {
+        if let Some(pods) = known {
+            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
+            if !found.is_empty() {
+                return Ok(Some(at(ip, port, found)));
+            }
+        }
+        if let Some(endpoint) = self.seen_at(ip, port, trust).await {
+            return Ok(Some(at(ip, port, vec![endpoint])));
+        }
+        if let Some(service) = self.view.service_of_cluster_ip(ip, port, trust).await? {
+            return Ok(Some(self.serve_or_follow(&service, port, trust).await?));
+        }
+        // Before all Services are looked at: a Pod's own address is none of theirs. A node's may be.
+        let pods = self.view.pods_with_first_address(ip, trust).await?.found;
+        if pods.iter().any(|pod| !on_node_network(pod)) {
+            let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
+            if !found.is_empty() {
+                return Ok(Some(at(ip, port, found)));
+            }
+        }
+        Ok(None)
     }
 
     async fn serve_or_follow(

@@ -7,7 +7,7 @@ use kubevpn_target::Name;
 
 use super::{Cluster, Shared};
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{self, Kind, full_name, pod_addresses, pod_endpoint};
+use crate::index::{self, Asked, Kind, full_name, pod_addresses, pod_endpoint};
 use crate::name::undash;
 use crate::records::{Form, Part, addresses, cluster_ips, form, of_service, pointer};
 use crate::trust::Trust;
@@ -143,12 +143,13 @@ impl Shared {
 
     async fn at_address(&self, ip: IpAddr, domain: &Domain) -> Result<Found, Failure> {
         let trust = &mut Trust::default();
-        let mut service = self.view.known_service_at(ip, trust).await?;
+        let port = Asked(None);
+        let mut service = self.view.known_service_at(ip, port, trust).await?;
         if service.is_none() {
-            service = self.view.service_of_cluster_ip(ip, trust).await?;
+            service = self.view.service_of_cluster_ip(ip, port, trust).await?;
         }
         if service.is_none() {
-            service = self.view.service_at(ip, trust).await?.found;
+            service = self.view.service_at(ip, port, trust).await?.found;
         }
         let pointing = |text: String| {
             let name = Name::parse(&text).ok()?;

@@ -4,6 +4,8 @@ mod fate;
 #[cfg(feature = "watch")]
 mod keeping;
 #[cfg(feature = "watch")]
+mod sharing;
+#[cfg(feature = "watch")]
 mod watching;
 
 use kubevpn_target::{ConnectError, Refusal};
