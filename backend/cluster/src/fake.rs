@@ -1,4 +1,5 @@
-//! An API server for unit tests: a tower service over objects in memory, no socket and no clock.
+//! An API server for unit tests: a tower service over objects in memory, no socket, and no clock unless answers
+//! are to take their time.
 //!
 //! It lists, gets and watches what the tests apply from YAML, with field and label selectors, access
 //! rules, faults on command, and a log of what it was asked.
@@ -6,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -39,6 +41,8 @@ struct State {
     /// So many requests fail, each with its connection.
     broken: usize,
     watches: Vec<Watch>,
+    /// How long every answer takes.
+    latency: Duration,
     /// A watch ends as soon as it has said what there was to say.
     watches_end: bool,
     log: Vec<String>,
@@ -69,7 +73,13 @@ impl Api {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = api.answer(&request);
-            async move { answer }
+            let latency = api.state().latency;
+            async move {
+                if !latency.is_zero() {
+                    tokio::time::sleep(latency).await;
+                }
+                answer
+            }
         });
         kube::Client::new(service, "default")
     }
@@ -144,6 +154,11 @@ impl Api {
     /// Requests fail as if nothing listened, or no longer.
     pub(crate) fn away(&self, away: bool) {
         self.state().away = away;
+    }
+
+    /// From now on every answer takes so long.
+    pub(crate) fn answer_after(&self, latency: Duration) {
+        self.state().latency = latency;
     }
 
     /// The next requests fail, each with its connection.

@@ -435,8 +435,6 @@ impl<K: Kind> Loading<K> {
         }
         // Under the lock nobody can be asking for it.
         slots.by_select.remove(&self.entry.select);
-        // Who waits for a change has to ask again, or would wait for ever.
-        self.env.changes.send_modify(|n| *n += 1);
         true
     }
 }
@@ -444,11 +442,13 @@ impl<K: Kind> Loading<K> {
 impl<K: Kind> Drop for Loading<K> {
     /// Whatever ended the task: nobody waits for it, and nobody believes it.
     fn drop(&mut self) {
+        let mut watched = false;
         self.entry.state.send_if_modified(|state| {
             if let Held::Watched(objects) = &state.held {
                 let found = Ok(objects.clone());
                 let until = Instant::now();
                 state.held = Held::Read { found, until };
+                watched = true;
             }
             let cut = state.loading && state.loads == self.before;
             if cut {
@@ -457,6 +457,10 @@ impl<K: Kind> Drop for Loading<K> {
             }
             cut
         });
+        if watched {
+            // Who waits for a change has to ask again, or would wait for ever.
+            self.env.changes.send_modify(|n| *n += 1);
+        }
     }
 }
 

@@ -135,6 +135,8 @@ async fn follow<K: Kind>(loading: &Loading<K>, mut set: Set<K>, version: String)
             Broken::Denied(error) => {
                 tracing::debug!(select = ?entry.select, error, "may not be watched any more");
                 entry.read(Ok(objects(&set)), TRUSTED);
+                // Who waits for a change is told that nobody tells of them any more.
+                env.changes.send_modify(|n| *n += 1);
                 return Ended::NotWatched;
             }
             Broken::Failed(error) => {

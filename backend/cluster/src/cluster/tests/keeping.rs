@@ -266,6 +266,46 @@ async fn who_waits_is_told_when_watching_ends() {
     assert_eq!(cluster.stats().watches, 2);
 }
 
+/// The watch is refused a round trip after the list was answered, when the lookup has its answer and thinks that it is
+/// watched.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_that_nothing_may_be_watched() {
+    let api = api();
+    api.allow_only(&["list services default", "list endpointslices default"]);
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    cluster.domain().await;
+    api.answer_after(Duration::from_millis(20));
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
+        panic!("it has a pod");
+    };
+    api.apply(&slice("b"));
+    let told = async {
+        let mut candidates = candidates;
+        while candidates.endpoints[0].pod.name != "b" {
+            candidates = candidates.refreshed().await.unwrap();
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(5), told).await;
+    told.expect("told that there is another pod");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_that_there_is_no_room() {
+    let api = api();
+    let cluster = cluster(&api);
+    let Ok(Answer::Pods(candidates)) = ask(&cluster, "empty:80").await else {
+        panic!("it exists");
+    };
+    settle().await;
+    // More than are kept, none of which is forgotten for not being used.
+    for i in 0..4096 {
+        ask(&cluster, &format!("no-such-{i}:80")).await.unwrap();
+    }
+    let changed = candidates.changed();
+    changed.now_or_never().expect("told that it is not watched");
+}
+
 #[tokio::test(start_paused = true)]
 async fn hosts_outside_are_not_watched_for() {
     let api = api();
@@ -318,12 +358,13 @@ async fn without_the_right_to_watch() {
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
     cluster.domain().await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    settle().await;
+    questions(&api);
     let Ok(Answer::Pods(candidates)) = ask(&cluster, "new:80").await else {
         panic!("it has a pod");
     };
-    settle().await;
-    questions(&api);
-    assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
+    assert_eq!(said(Ok(Answer::Pods(candidates.clone()))), "default/a:80");
     assert_eq!(questions(&api), Vec::<String>::new());
     api.apply(&slice("b"));
     // Nobody tells us; the wait ends when the answer is too old.
