@@ -31,6 +31,10 @@ pub(crate) const ABSENT: Duration = Duration::from_secs(5);
 /// How long it is believed that the access rules forbid something.
 const DENIED: Duration = Duration::from_secs(10);
 
+/// What was allowed before has to be refused for so long until that is believed: an API server that has just started
+/// refuses everything until it has read the access rules (kubernetes issue 121635).
+const REVOKED: Duration = Duration::from_secs(8);
+
 /// After this time a right that was missing is asked for again.
 pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
 
@@ -82,11 +86,20 @@ pub(crate) struct Entry<K> {
     pub(crate) select: Select,
     state: watch::Sender<State<K>>,
     used: Mutex<Instant>,
-    /// The right that is missing, and since when that is known.
-    missing: Mutex<Option<(Missing, Instant)>>,
+    rights: Mutex<Rights>,
     /// Kept even though it is empty: that it is decides what a name means.
     pinned: AtomicBool,
     pub(crate) pin: Notify,
+}
+
+#[derive(Default)]
+struct Rights {
+    /// The right that is missing, and since when that is known.
+    missing: Option<(Missing, Instant)>,
+    /// There was an answer once.
+    had: bool,
+    /// Since when every answer is a refusal.
+    refused: Option<Instant>,
 }
 
 #[derive(Clone)]
@@ -178,6 +191,7 @@ impl<K: Kind> Shelf<K> {
         entry.state.send_if_modified(|state| {
             if let Held::Read { found, until } = &mut state.held
                 && found.as_ref().is_err_and(|f| is_forbidden(f))
+                && !lock(&entry.rights).had
             {
                 *until = (*until).max(Instant::now() + RIGHTS);
             }
@@ -248,7 +262,7 @@ impl<K> Slot<K> {
             select,
             state: watch::Sender::new(state),
             used: Mutex::new(now),
-            missing: Mutex::new(None),
+            rights: Mutex::default(),
             pinned: AtomicBool::new(false),
             pin: Notify::new(),
         };
@@ -304,28 +318,50 @@ impl<K> Entry<K> {
     }
 
     fn lacks(&self, right: Missing) {
-        *lock(&self.missing) = Some((right, Instant::now()));
+        lock(&self.rights).missing = Some((right, Instant::now()));
     }
 
     /// Nothing is allowed: any right would help, so all are tried next time.
     fn lacks_all(&self) {
-        *lock(&self.missing) = None;
+        lock(&self.rights).missing = None;
     }
 
     fn missing(&self) -> Option<Missing> {
-        let missing = lock(&self.missing).clone();
+        let missing = lock(&self.rights).missing.clone();
         let (right, since) = missing?;
         (since.elapsed() < RIGHTS).then_some(right)
     }
 
+    /// The last answer was no refusal.
+    pub(crate) fn not_refused(&self) {
+        lock(&self.rights).refused = None;
+    }
+
+    /// Notes a refusal of what was allowed before, and says whether it is to be believed.
+    pub(crate) fn is_revoked(&self) -> bool {
+        let mut rights = lock(&self.rights);
+        let since = *rights.refused.get_or_insert_with(Instant::now);
+        since.elapsed() >= REVOKED
+    }
+
+    /// How long a refusal is believed.
+    fn denied(&self) -> Duration {
+        match self.is_pinned() && !lock(&self.rights).had {
+            true => RIGHTS,
+            false => DENIED,
+        }
+    }
+
     /// What the watch says.
     pub(crate) fn watched(&self, objects: Objects<K>) {
+        lock(&self.rights).had = true;
         self.set(Held::Watched(objects));
     }
 
     /// What one read said.
     pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
         let until = Instant::now() + trusted;
+        lock(&self.rights).had |= found.is_ok();
         self.set(Held::Read { found, until });
     }
 
@@ -375,19 +411,19 @@ impl<K: Kind> Loading<K> {
 
     fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
         let entry = &self.entry;
+        match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {
+            true => entry.lacks_all(),
+            false => entry.not_refused(),
+        }
         match read {
             Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
-            Err(failure) if is_forbidden(&failure) => {
-                entry.lacks_all();
-                let pinned = entry.is_pinned();
-                entry.read(Err(failure), if pinned { RIGHTS } else { DENIED });
-            }
             Err(failure) => match entry.last_good() {
-                Some(objects) => {
+                Some(objects) if !(is_forbidden(&failure) && entry.is_revoked()) => {
                     tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");
                     entry.read(Ok(objects), K::TRUSTED);
                 }
-                None => entry.read(Err(failure), Duration::ZERO),
+                _ if is_forbidden(&failure) => entry.read(Err(failure), entry.denied()),
+                _ => entry.read(Err(failure), Duration::ZERO),
             },
         }
     }

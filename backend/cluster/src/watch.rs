@@ -86,6 +86,7 @@ async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failu
         set.insert(key, object);
     };
     let version = list(&loading.env.client, &loading.entry.select, add).await?;
+    loading.entry.not_refused();
     Ok((set, version))
 }
 
@@ -106,11 +107,12 @@ async fn follow<K: Kind>(loading: &Loading<K>, mut set: Set<K>, version: String)
         env.changes.send_modify(|n| *n += 1);
     };
     let mut version = Some(version);
+    let mut allowed = false;
     let mut pause = FIRST_PAUSE;
     loop {
         let begun = Instant::now();
         let broken = match &mut version {
-            Some(version) => watch(loading, &mut set, version, tell).await,
+            Some(version) => watch(loading, &mut set, version, &mut allowed, tell).await,
             None => match listed(loading).await {
                 Ok((new, at)) => {
                     version = Some(at);
@@ -125,12 +127,18 @@ async fn follow<K: Kind>(loading: &Loading<K>, mut set: Set<K>, version: String)
             },
         };
         let lived = begun.elapsed() >= LIVED;
+        if !matches!(broken, Broken::Denied(_)) {
+            entry.not_refused();
+        }
         match broken {
             Broken::Over if lived => continue,
             Broken::Over => tracing::debug!(select = ?entry.select, "watch ended at once"),
             Broken::Gone => {
                 tracing::debug!(select = ?entry.select, "watch too far behind, listing again");
                 version = None;
+            }
+            Broken::Denied(error) if allowed && !entry.is_revoked() => {
+                tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
             }
             Broken::Denied(error) => {
                 tracing::debug!(select = ?entry.select, error, "may not be watched any more");
@@ -156,6 +164,7 @@ async fn watch<K: Kind>(
     loading: &Loading<K>,
     set: &mut Set<K>,
     version: &mut String,
+    allowed: &mut bool,
     tell: impl Fn(&Set<K>),
 ) -> Broken {
     let select = &loading.entry.select;
@@ -170,6 +179,7 @@ async fn watch<K: Kind>(
         Ok(events) => pin!(events),
         Err(error) => return broken(error),
     };
+    *allowed = true;
     let silence = Duration::from_secs(LASTS.into()) + LATE;
     loop {
         let Ok(Some(event)) = timeout(silence, events.next()).await else {

@@ -409,19 +409,71 @@ subsets:
     );
 }
 
+/// A right that is taken away is refused for a while before that is believed.
 #[tokio::test(start_paused = true)]
 async fn rights_that_are_taken_or_given() {
-    let api = api();
-    let cluster = cluster(&api);
-    assert!(said(ask(&cluster, "web:80").await).starts_with("default/"));
-    settle().await;
-    api.allow_only(&[]);
-    api.cut_watches();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(said(ask(&cluster, "web:80").await).starts_with("forbidden"));
-    api.allow_only(&["get services *", "get endpoints *", "list endpointslices *"]);
-    tokio::time::sleep(Duration::from_secs(11)).await;
-    assert!(said(ask(&cluster, "web:80").await).starts_with("default/"));
+    // With `api.team` that `default/team` is nothing is part of the answer, so it is kept longer than others.
+    for (target, wanted) in [("web:80", "default/"), ("api.team:80", "team/")] {
+        let api = api();
+        let cluster = cluster(&api);
+        assert!(said(ask(&cluster, target).await).starts_with(wanted));
+        settle().await;
+        api.allow_only(&[]);
+        api.cut_watches();
+        tokio::time::sleep(Duration::from_secs(13)).await;
+        assert!(said(ask(&cluster, target).await).starts_with("forbidden"));
+        api.allow_only(&["get services *", "get endpoints *", "list endpointslices *"]);
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(said(ask(&cluster, target).await).starts_with(wanted));
+    }
+}
+
+/// Whatever was allowed before: to watch, to list, to get; and that there is nothing where something else is meant.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_not_read_its_rules_yet() {
+    for rules in ["get list watch", "list watch", "list", "get"] {
+        let api = api();
+        let mut rights = Vec::new();
+        for verb in rules.split(' ') {
+            for resource in ["services", "endpointslices", "endpoints"] {
+                rights.push(format!("{verb} {resource} *"));
+            }
+        }
+        let rights: Vec<_> = rights.iter().map(String::as_str).collect();
+        api.apply(
+            "
+kind: Endpoints
+metadata: {name: api, namespace: team}
+subsets:
+- addresses: [{ip: 10.244.0.40, targetRef: {kind: Pod, namespace: team, name: api-1}}]
+  ports: [{name: http, port: 8080}]
+",
+        );
+        api.allow_only(&rights);
+        let cluster = cluster(&api);
+        // `team` might be a Service here.
+        let target = "api.team:80";
+        assert_eq!(said(ask(&cluster, target).await), "team/api-1:8080");
+        settle().await;
+        let watching = cluster.stats().watches;
+        assert_eq!(watching > 0, rules.contains("watch"));
+        for _ in 0..3 {
+            api.allow_only(&[]);
+            api.break_watches();
+            for _ in 0..14 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let known = said(ask(&cluster, target).await);
+                assert_eq!(known, "team/api-1:8080", "{rules}");
+            }
+            api.allow_only(&rights);
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let known = said(ask(&cluster, target).await);
+                assert_eq!(known, "team/api-1:8080", "{rules}");
+            }
+        }
+        assert_eq!(cluster.stats().watches, watching, "{rules}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
