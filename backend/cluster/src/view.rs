@@ -34,6 +34,9 @@ const SECOND_ADDRESSES: Duration = Duration::from_secs(30);
 const ONE_FAMILY: Duration = Duration::from_secs(600);
 const SAMPLE: u32 = 20;
 
+/// For how many namespaces it is remembered which second addresses there are.
+const SEARCHED: usize = 64;
+
 /// Something that was looked for in more places than may be seen.
 pub(crate) struct Seen<T> {
     pub(crate) found: T,
@@ -57,12 +60,15 @@ pub(crate) struct View {
     /// Namespaces whose Pods may not be got, and until when that is believed.
     unseen: Mutex<HashMap<String, (Failure, Instant)>>,
     /// One for each address family.
-    second_v4: tokio::sync::Mutex<Option<Second>>,
-    second_v6: tokio::sync::Mutex<Option<Second>>,
+    second_v4: tokio::sync::Mutex<Seconds>,
+    second_v6: tokio::sync::Mutex<Seconds>,
 }
 
 /// Namespace and name.
 type Name = (String, String);
+
+/// By the namespace that was searched; `None` for as much as may be seen.
+type Seconds = HashMap<Option<String>, Second>;
 
 /// The Pods by those of their addresses that no selector knows.
 struct Second {
@@ -142,15 +148,18 @@ impl View {
     }
 
     /// Goes on watching for a Pod with an address that is no Pod's.
-    pub(crate) fn pin_address(&self, ip: IpAddr) {
-        for namespace in self.places() {
+    pub(crate) fn pin_address(&self, ip: IpAddr, within: Option<&str>) {
+        for namespace in self.places(within) {
             self.pods.pin(&Select::WithAddress { namespace, ip });
         }
     }
 
-    /// Where to look for what may be anywhere, the best place first.
-    fn places(&self) -> [Option<String>; 2] {
-        [None, Some(self.namespace.clone())]
+    /// Where to look, the best place first: in one namespace, else anywhere, as far as that may be seen.
+    fn places(&self, within: Option<&str>) -> Vec<Option<String>> {
+        match within {
+            Some(namespace) => vec![Some(namespace.to_owned())],
+            None => vec![None, Some(self.namespace.clone())],
+        }
     }
 
     /// A Service by its name.
@@ -256,7 +265,7 @@ impl View {
         ip: IpAddr,
         trust: &mut Trust,
     ) -> Option<Objects<Pod>> {
-        for namespace in self.places() {
+        for namespace in self.places(None) {
             let known = self.pods.peek(&Select::WithAddress { namespace, ip });
             if let Some(pods) = known.filter(|pods| !pods.is_empty()) {
                 return Some(pods);
@@ -272,17 +281,18 @@ impl View {
         has.then_some(pods)
     }
 
-    /// The Pods with an address.
+    /// The Pods with an address, in one namespace or anywhere.
     pub(crate) async fn pods_at(
         &self,
         ip: IpAddr,
+        within: Option<&str>,
         trust: &mut Trust,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
-        let first = self.pods_with_first_address(ip, trust).await?;
+        let first = self.pods_with_first_address(ip, within, trust).await?;
         if !first.found.is_empty() {
             return Ok(first);
         }
-        let second = self.pod_with_second_address(ip).await?;
+        let second = self.pod_with_second_address(ip, within).await?;
         let found = match second.found {
             Some((namespace, name)) => {
                 let pod = self.pod(&namespace, &name, trust).await?;
@@ -301,11 +311,12 @@ impl View {
     pub(crate) async fn pods_with_first_address(
         &self,
         ip: IpAddr,
+        within: Option<&str>,
         trust: &mut Trust,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
         let mut hidden = None;
         let mut found = Vec::new();
-        for namespace in self.places() {
+        for namespace in self.places(within) {
             let select = Select::WithAddress { namespace, ip };
             match self.pods.get(&select, trust).await {
                 Ok(pods) => {
@@ -365,7 +376,7 @@ impl View {
         trust: &mut Trust,
     ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
         let mut hidden = None;
-        for namespace in self.places() {
+        for namespace in self.places(None) {
             let services = match self.services.get(&Select::All { namespace }, trust).await {
                 Ok(services) => services,
                 Err(failure) if is_forbidden(&failure) => {
@@ -396,7 +407,7 @@ impl View {
 
     /// Goes on watching for a Service with an address that is a node's.
     pub(crate) fn pin_all_services(&self) {
-        for namespace in self.places() {
+        for namespace in self.places(None) {
             self.services.pin(&Select::All { namespace });
         }
     }
@@ -419,24 +430,36 @@ impl View {
     }
 
     /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.
-    async fn pod_with_second_address(&self, ip: IpAddr) -> Result<Seen<Option<Name>>, Failure> {
-        let second = match ip {
+    async fn pod_with_second_address(
+        &self,
+        ip: IpAddr,
+        within: Option<&str>,
+    ) -> Result<Seen<Option<Name>>, Failure> {
+        let seconds = match ip {
             IpAddr::V4(_) => &self.second_v4,
             IpAddr::V6(_) => &self.second_v6,
         };
-        let mut second = second.lock().await;
-        if second.as_ref().is_none_or(|s| s.until <= Instant::now()) {
+        let mut seconds = seconds.lock().await;
+        let now = Instant::now();
+        let within = within.map(str::to_owned);
+        if seconds.get(&within).is_none_or(|s| s.until <= now) {
             tracing::debug!("looking for pods with a second address");
-            *second = Some(self.second_addresses(ip.is_ipv4()).await?);
+            let found = self.second_addresses(ip.is_ipv4(), within.as_deref());
+            let found = found.await?;
+            seconds.retain(|_, second| now < second.until);
+            if seconds.len() >= SEARCHED {
+                seconds.clear();
+            }
+            seconds.insert(within.clone(), found);
         }
-        let second = second.as_ref();
+        let second = seconds.get(&within);
         Ok(Seen {
             found: second.and_then(|s| s.pods.get(&ip).cloned()),
             hidden: second.and_then(|s| s.hidden.clone()),
         })
     }
 
-    async fn second_addresses(&self, v4: bool) -> Result<Second, Failure> {
+    async fn second_addresses(&self, v4: bool, within: Option<&str>) -> Result<Second, Failure> {
         let mut pods = HashMap::new();
         let add = |pods: &mut HashMap<_, _>, pod: Pod| {
             let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
@@ -449,7 +472,7 @@ impl View {
         };
         let mut hidden = None;
         let mut until = Instant::now() + SECOND_ADDRESSES;
-        for namespace in self.places() {
+        for namespace in self.places(within) {
             let select = Select::All { namespace };
             let client = &self.env.client;
             match first_page(client, &select, SAMPLE, |pod| add(&mut pods, pod)).await {

@@ -61,7 +61,7 @@ impl Shared {
                 found: known.to_vec(),
                 hidden: None,
             },
-            None => self.view.pods_at(ip, trust).await?,
+            None => self.view.pods_at(ip, None, trust).await?,
         };
         let found = pods_at(pods.found.iter().map(|p| &**p), ip, port);
         match (found, other) {
@@ -112,7 +112,11 @@ impl Shared {
             return Ok(Some(self.serve_or_follow(&service, port, trust).await?));
         }
         // Before all Services are looked at: a Pod's own address is none of theirs. A node's may be.
-        let pods = self.view.pods_with_first_address(ip, trust).await?.found;
+        let pods = self
+            .view
+            .pods_with_first_address(ip, None, trust)
+            .await?
+            .found;
         if pods.iter().any(|pod| !on_node_network(pod)) {
             let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
             if !found.is_empty() {
@@ -195,9 +199,9 @@ impl Shared {
         bare: &Bare,
         trust: &mut Trust,
     ) -> Result<Result<Vec<Endpoint>, String>, Failure> {
-        let seen = self.view.pods_at(bare.ip, trust).await?;
+        let seen = self.view.pods_at(bare.ip, None, trust).await?;
         // That it is no Pod's is part of the answer, so it is kept like one.
-        self.view.pin_address(bare.ip);
+        self.view.pin_address(bare.ip, None);
         let pods = seen.found.iter().map(|p| &**p);
         Ok(match pods_at(pods, bare.ip, Asked::port(bare.port)) {
             Err(ambiguous) => Err(ambiguous.to_string()),

@@ -151,7 +151,9 @@ impl Shared {
             Reading::Endpoint {
                 namespace, service, ..
             } => self.view.pin(namespace, service),
-            Reading::PodAddress { ip, .. } => self.view.pin_address(*ip),
+            Reading::PodAddress { namespace, ip } => {
+                self.view.pin_address(*ip, Some(namespace));
+            }
             Reading::Pod { .. } => {}
         }
     }
@@ -207,14 +209,11 @@ impl Shared {
                 Ok(Some(Hit::pods(candidates)))
             }
             Reading::PodAddress { namespace, ip } => {
-                let seen = view.pods_at(*ip, trust).await?;
-                let here = |pod: &&k8s_openapi::api::core::v1::Pod| {
-                    pod.metadata.namespace.as_deref() == Some(namespace)
-                };
-                let pods = pods_at(seen.found.iter().map(|p| &**p).filter(here), *ip, port)?;
+                let seen = view.pods_at(*ip, Some(namespace), trust).await?;
+                let pods = pods_at(seen.found.iter().map(|p| &**p), *ip, port)?;
                 match (pods.is_empty(), seen.hidden) {
-                    (true, Some(why)) if *namespace != self.settings.namespace => Err(why.into()),
-                    (true, _) => Ok(None),
+                    (true, Some(why)) => Err(why.into()),
+                    (true, None) => Ok(None),
                     (false, _) => {
                         let asked = format!("{reading}{port}");
                         Ok(Some(Hit::pods(Candidates::new(asked, pods))))

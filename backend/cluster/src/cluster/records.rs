@@ -11,6 +11,7 @@ use crate::index::{self, Asked, Kind, full_name, pod_addresses, pod_endpoint};
 use crate::name::undash;
 use crate::records::{Form, Part, addresses, cluster_ips, form, of_service, pointer};
 use crate::trust::Trust;
+use crate::view::Seen;
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
 
 impl Cluster {
@@ -125,15 +126,16 @@ impl Shared {
                 Ok(of_service(&service, slices, part, wanted, domain).into())
             }
             Form::Pod { namespace, label } => {
-                let pod = match undash(label) {
-                    Some(ip) => self
-                        .view
-                        .pods_at(ip, trust)
-                        .await?
-                        .found
-                        .into_iter()
-                        .find(|pod| pod.metadata.namespace.as_deref() == Some(namespace)),
-                    None => self.view.pod(namespace, label, trust).await?,
+                let seen = match undash(label) {
+                    Some(ip) => self.view.pods_at(ip, Some(namespace), trust).await?,
+                    None => Seen {
+                        found: Vec::from_iter(self.view.pod(namespace, label, trust).await?),
+                        hidden: None,
+                    },
+                };
+                let pod = match (seen.found.into_iter().next(), seen.hidden) {
+                    (None, Some(why)) => return Err(why),
+                    (pod, _) => pod,
                 };
                 let pod = pod.filter(|pod| pod_endpoint(pod, 0).is_some());
                 Ok(pod.map(|pod| of_pod(&pod, undash(label), wanted)).into())
@@ -163,7 +165,7 @@ impl Shared {
             let (namespace, name) = full_name.split_once('/').unwrap_or_default();
             return Ok(pointing(format!("{name}.{namespace}.svc.{domain}")).into());
         }
-        let pods = self.view.pods_at(ip, trust).await?;
+        let pods = self.view.pods_at(ip, None, trust).await?;
         let Some(pod) = pods.found.first() else {
             return match pods.hidden {
                 Some(why) => Err(why),

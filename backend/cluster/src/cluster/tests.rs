@@ -513,6 +513,52 @@ async fn what_is_left_to_the_dns() {
     assert_eq!(only, "db.example.test. only");
 }
 
+/// The name says where the Pod is: no other place is looked at, and no other right is needed.
+#[tokio::test]
+async fn the_address_of_a_pod_in_a_namespace() {
+    let api = api();
+    api.apply(
+        "
+kind: Pod
+metadata: {name: dual, namespace: team}
+spec: {containers: []}
+status: {phase: Running, podIP: 10.244.0.41, podIPs: [{ip: 10.244.0.41}, {ip: fd00::41}]}
+",
+    );
+    api.allow_only(&["list pods team"]);
+    let cluster = cluster(&api);
+    for (target, wanted) in [
+        ("10-244-0-40.team.pod:1", "team/api-1:1"),
+        ("10-244-0-40.team.pod.cluster.local:1", "team/api-1:1"),
+        ("fd00--41.team.pod:1", "team/dual:1"),
+        (
+            "10-244-0-99.team.pod.cluster.local:1",
+            "name_not_found: nothing in the cluster is named 10-244-0-99.team.pod.cluster.local: \
+             there is no pod team/10-244-0-99; try kubectl get services,pods -n team",
+        ),
+        (
+            "10-244-0-11.default.pod.cluster.local:1",
+            "forbidden: cannot tell whether pod default/10-244-0-11 exists: jane cannot get pods 10-244-0-11 in \
+             namespace default: ask for a Role with apiGroups [\"\"], resources [\"pods\"], verbs [\"get\"]",
+        ),
+    ] {
+        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    }
+    for (name, wanted) in [
+        ("10-244-0-40.team.pod.cluster.local", "10.244.0.40"),
+        (
+            "10-244-0-99.team.pod.cluster.local",
+            "ask, or name_not_found",
+        ),
+        ("10-244-0-11.default.pod.cluster.local", "ask, or forbidden"),
+    ] {
+        let found = cluster
+            .records(&Name::parse(name).unwrap(), RecordKind::A)
+            .await;
+        assert_eq!(known(found), wanted, "{name}");
+    }
+}
+
 const COREFILE: &str = "
 kind: ConfigMap
 metadata: {name: coredns, namespace: kube-system}
