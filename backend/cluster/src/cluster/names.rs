@@ -226,8 +226,9 @@ impl Shared {
                 };
                 let asked = format!("{reading}{port}");
                 let endpoint = pod_endpoint(&pod, port.number());
+                let ended = endpoint.is_none();
                 let mut candidates = Candidates::new(asked, endpoint.into_iter().collect());
-                candidates.because = Some("the pod has run to its end".into());
+                candidates.because = ended.then(|| "the pod has run to its end".into());
                 Ok(Some(Hit::pods(candidates)))
             }
         }

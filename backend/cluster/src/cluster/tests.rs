@@ -177,6 +177,10 @@ async fn every_kind_of_failure() {
             "not_ready: pod default/job-1 port 80 has no ready endpoint: the pod has run to its end",
         ),
         (
+            "waiting.default.pod:80",
+            "not_ready: pod default/waiting port 80 has no ready endpoint: 1 exists: 1 not ready",
+        ),
+        (
             "far:80",
             "unreachable: service default/far port 80 is served by 198.51.100.56, which port-forward cannot \
              reach: it is no pod's address, and only pods can be forwarded to",
