@@ -126,6 +126,20 @@ enum Held<K> {
     },
 }
 
+/// An answer, and until when it is believed; `None` while it is watched.
+struct Known<K> {
+    found: Result<Objects<K>, Failure>,
+    until: Option<Instant>,
+}
+
+/// A selection that somebody asked for.
+struct Asked<K> {
+    known: Option<Known<K>>,
+    entry: Arc<Entry<K>>,
+    /// How many loads the entry had then.
+    before: u64,
+}
+
 impl<K: Kind> Shelf<K> {
     pub(crate) fn new(env: Arc<Env>) -> Self {
         let slots = Slots {
@@ -146,21 +160,11 @@ impl<K: Kind> Shelf<K> {
         select: &Select,
         trust: &mut Trust,
     ) -> Result<Objects<K>, Failure> {
-        let (entry, before) = self.ask(select);
-        let mut state = entry.state.subscribe();
-        // The entry holds the sender: waiting cannot fail.
-        let state = state
-            .wait_for(|state| state.loads > before || state.current().is_some())
-            .await
-            .map_err(|_| cut_off())?;
-        match &state.held {
-            Held::Nothing => Err(cut_off()),
-            Held::Watched(objects) => Ok(objects.clone()),
-            Held::Read { found, until } => {
-                trust.until(*until);
-                found.clone()
-            }
+        let known = self.ask(select).known().await?;
+        if let Some(until) = known.until {
+            trust.until(until);
         }
+        known.found
     }
 
     /// Starts loading what will be asked for in a moment.
@@ -172,7 +176,7 @@ impl<K: Kind> Shelf<K> {
     pub(crate) fn peek(&self, select: &Select) -> Option<Objects<K>> {
         let slots = lock(&self.slots);
         let entry = &slots.by_select.get(select)?.entry;
-        let objects = entry.state.borrow().current()?.ok()?;
+        let objects = entry.state.borrow().current()?.found.ok()?;
         *lock(&entry.used) = Instant::now();
         Some(objects)
     }
@@ -216,8 +220,8 @@ impl<K: Kind> Shelf<K> {
         lock(&self.slots).by_select.len()
     }
 
-    /// The entry, and how many loads it had when it was asked for; one is under way if it needs one.
-    fn ask(&self, select: &Select) -> (Arc<Entry<K>>, u64) {
+    /// What is known; where nothing is, a load is under way.
+    fn ask(&self, select: &Select) -> Asked<K> {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
         if !slots.by_select.contains_key(select) {
@@ -229,11 +233,11 @@ impl<K: Kind> Shelf<K> {
             .or_insert_with(|| Slot::new(select.clone(), now));
         let entry = slot.entry.clone();
         *lock(&entry.used) = now;
-        let mut before = 0;
+        let (mut known, mut before) = (None, 0);
         let mut load = false;
         entry.state.send_if_modified(|state| {
-            before = state.loads;
-            load = !state.loading && state.current().is_none();
+            (known, before) = (state.current(), state.loads);
+            load = !state.loading && known.is_none();
             state.loading |= load;
             false
         });
@@ -247,7 +251,27 @@ impl<K: Kind> Shelf<K> {
             let task = tokio::spawn(loading.run());
             slot.task = Task(Some(task.abort_handle()));
         }
-        (entry, before)
+        Asked {
+            known,
+            entry,
+            before,
+        }
+    }
+}
+
+impl<K> Asked<K> {
+    /// What was known when it was asked for, however old by now: no load was started for it.
+    async fn known(self) -> Result<Known<K>, Failure> {
+        if let Some(known) = self.known {
+            return Ok(known);
+        }
+        let mut state = self.entry.state.subscribe();
+        // The entry holds the sender: waiting cannot fail.
+        let state = state
+            .wait_for(|state| state.loads > self.before)
+            .await
+            .map_err(|_| cut_off())?;
+        state.known().ok_or_else(cut_off)
     }
 }
 
@@ -298,13 +322,21 @@ impl<K> Slots<K> {
 }
 
 impl<K> State<K> {
+    /// The last answer.
+    fn known(&self) -> Option<Known<K>> {
+        let (found, until) = match &self.held {
+            Held::Nothing => return None,
+            Held::Watched(objects) => (Ok(objects.clone()), None),
+            Held::Read { found, until } => (found.clone(), Some(*until)),
+        };
+        Some(Known { found, until })
+    }
+
     /// What may be answered without asking.
-    fn current(&self) -> Option<Result<Objects<K>, Failure>> {
-        match &self.held {
-            Held::Nothing => None,
-            Held::Watched(objects) => Some(Ok(objects.clone())),
-            Held::Read { found, until } => (Instant::now() < *until).then(|| found.clone()),
-        }
+    fn current(&self) -> Option<Known<K>> {
+        let now = Instant::now();
+        self.known()
+            .filter(|known| known.until.is_none_or(|until| now < until))
     }
 }
 
@@ -375,11 +407,7 @@ impl<K> Entry<K> {
 
     /// What was good when it was last read.
     fn last_good(&self) -> Option<Objects<K>> {
-        match &self.state.borrow().held {
-            Held::Watched(objects) => Some(objects.clone()),
-            Held::Read { found, .. } => found.clone().ok(),
-            Held::Nothing => None,
-        }
+        self.state.borrow().known()?.found.ok()
     }
 }
 
@@ -511,3 +539,6 @@ fn cut_off() -> Failure {
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(all(test, feature = "watch"))]
+mod tests;
