@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kubevpn_target::Name;
 
 use super::{Cluster, Shared};
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{self, Asked, Kind, full_name, pod_addresses, pod_endpoint};
+use crate::index::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
 use crate::name::undash;
-use crate::records::{Form, Part, addresses, cluster_ips, form, of_service, pointer};
+use crate::records::{Form, Part, addresses, form, of_service, pointer};
 use crate::trust::Trust;
 use crate::view::Seen;
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
@@ -146,13 +146,6 @@ impl Shared {
     async fn at_address(&self, ip: IpAddr, domain: &Domain) -> Result<Found, Failure> {
         let trust = &mut Trust::default();
         let port = Asked(None);
-        let mut service = self.view.known_service_at(ip, port, trust).await?;
-        if service.is_none() {
-            service = self.view.service_of_cluster_ip(ip, port, trust).await?;
-        }
-        if service.is_none() {
-            service = self.view.service_at(ip, port, trust).await?.found;
-        }
         let pointing = |text: String| {
             let name = Name::parse(&text).ok()?;
             Some(Records {
@@ -160,12 +153,28 @@ impl Shared {
                 additional: Vec::new(),
             })
         };
-        if let Some(service) = service.filter(|s| cluster_ips(s).any(|own| own == ip)) {
+        let named = |service: &Service| {
             let full_name = full_name(&service.metadata);
             let (namespace, name) = full_name.split_once('/').unwrap_or_default();
-            return Ok(pointing(format!("{name}.{namespace}.svc.{domain}")).into());
+            pointing(format!("{name}.{namespace}.svc.{domain}")).into()
+        };
+        let mut service = self.view.known_service_at(ip, port, trust).await?;
+        if service.is_none() {
+            service = self.view.service_of_cluster_ip(ip, port, trust).await?;
         }
-        let pods = self.view.pods_at(ip, None, trust).await?;
+        if let Some(service) = service.filter(|s| has_cluster_ip(s, ip)) {
+            return Ok(named(&service));
+        }
+        // Before all Services are looked at: a Pod's address is no ClusterIP.
+        let mut pods = self.view.pods_with_first_address(ip, None, trust).await?;
+        if pods.found.is_empty() {
+            let service = self.view.service_at(ip, port, trust).await?;
+            if let Some(service) = service.found.filter(|s| has_cluster_ip(s, ip)) {
+                return Ok(named(&service));
+            }
+            pods = self.view.pods_at(ip, None, trust).await?;
+            pods.hidden = pods.hidden.or(service.hidden);
+        }
         let Some(pod) = pods.found.first() else {
             return match pods.hidden {
                 Some(why) => Err(why),

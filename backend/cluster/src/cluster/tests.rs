@@ -816,3 +816,24 @@ async fn what_a_dns_would_say() {
         );
     }
 }
+
+#[tokio::test]
+async fn the_names_of_a_pods_address_cost_no_list_of_services() {
+    let api = api();
+    let cluster = cluster(&api);
+    for (ip, wanted) in [
+        ("10.244.0.11", "ask, or name_not_found"),
+        ("10.96.0.10", "web.default.svc.cluster.local"),
+    ] {
+        assert_eq!(known(cluster.pointers(ip.parse().unwrap()).await), wanted);
+    }
+    assert!(!api.asked().contains(&"list services".to_owned()));
+    // No IPAddress object says it.
+    let known = known(cluster.pointers("10.96.0.40".parse().unwrap()).await);
+    assert_eq!(known, "api.team.svc.cluster.local");
+    // Whoever may see Pods alone cannot know that it is no Service's.
+    api.allow_only(&["list pods *"]);
+    let cluster = self::cluster(&api);
+    let known = self::known(cluster.pointers("10.96.0.40".parse().unwrap()).await);
+    assert_eq!(known, "ask, or forbidden");
+}
