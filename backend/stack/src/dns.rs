@@ -25,8 +25,9 @@ use tower_service::Service;
 
 use self::message::{Answered, DnsError};
 
-/// How many names are remembered.
+/// How many names are remembered, and how often those whose time is over are looked for.
 const NAMES: usize = 1024;
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// How long it is believed that the DNS cannot be asked: what stands in the way, access rules as a rule, is not
 /// gone a moment later.
@@ -46,6 +47,7 @@ pub(crate) struct RemoteDns {
 
 /// How long an answer holds, by its own word.
 pub(crate) trait Lasting: Clone {
+    /// Zero for what is not to be remembered.
     fn lasts(&self) -> Duration;
     /// In words, for the log.
     fn describe(&self) -> String;
@@ -53,10 +55,13 @@ pub(crate) trait Lasting: Clone {
 
 /// Remembers answers.
 pub(crate) struct Memory<Q, A> {
-    slots: Slots<Q, A>,
+    slots: Arc<Mutex<Slots<Q, A>>>,
 }
 
-type Slots<Q, A> = Arc<Mutex<HashMap<Q, Arc<Slot<A>>>>>;
+struct Slots<Q, A> {
+    by_question: HashMap<Q, Arc<Slot<A>>>,
+    swept: Instant,
+}
 
 /// What is known of one question. Who asks holds the lock, so that everyone else waits for the same answer.
 struct Slot<A>(tokio::sync::Mutex<Option<Known<A>>>);
@@ -76,8 +81,12 @@ impl<Q, A> Clone for Memory<Q, A> {
 
 impl<Q, A> Default for Memory<Q, A> {
     fn default() -> Self {
+        let slots = Slots {
+            by_question: HashMap::new(),
+            swept: Instant::now(),
+        };
         Self {
-            slots: Arc::default(),
+            slots: Arc::new(Mutex::new(slots)),
         }
     }
 }
@@ -109,7 +118,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
                 FAILURE
             }
         };
-        *known = Some(Known {
+        *known = (!lasts.is_zero()).then(|| Known {
             answer: answer.clone(),
             until: Instant::now() + lasts,
         });
@@ -118,23 +127,32 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
 
     fn slot(&self, question: &Q) -> Arc<Slot<A>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get(question) {
+        if let Some(slot) = slots.by_question.get(question) {
             return slot.clone();
         }
-        if slots.len() >= NAMES {
-            let now = Instant::now();
-            // What is being asked for is locked.
-            let current = |slot: &Arc<Slot<A>>| match slot.0.try_lock() {
-                Ok(known) => known.as_ref().is_some_and(|k| now < k.until),
-                Err(_) => true,
-            };
-            slots.retain(|_, slot| current(slot));
-            if slots.len() >= NAMES {
-                slots.clear();
-            }
-        }
+        slots.make_room(Instant::now());
         let new = || Arc::new(Slot(tokio::sync::Mutex::new(None)));
-        slots.entry(question.clone()).or_insert_with(new).clone()
+        let slot = slots.by_question.entry(question.clone());
+        slot.or_insert_with(new).clone()
+    }
+}
+
+impl<Q, A> Slots<Q, A> {
+    /// Before a new question: forgets the answers whose time is over, and all if it must.
+    fn make_room(&mut self, now: Instant) {
+        if self.by_question.len() < NAMES && now < self.swept + SWEEP {
+            return;
+        }
+        self.swept = now;
+        // What is being asked for is locked.
+        let current = |slot: &Arc<Slot<A>>| match slot.0.try_lock() {
+            Ok(known) => known.as_ref().is_some_and(|k| now < k.until),
+            Err(_) => true,
+        };
+        self.by_question.retain(|_, slot| current(slot));
+        if self.by_question.len() >= NAMES {
+            self.by_question.clear();
+        }
     }
 }
 
@@ -274,7 +292,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
         let (dns, server) = (Memory::default(), Server::default());
-        let remembered = || dns.slots.lock().unwrap().len();
+        let remembered = || dns.slots.lock().unwrap().by_question.len();
         for i in 0..NAMES {
             let answer = Answered {
                 addresses: Vec::new(),
@@ -290,5 +308,23 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(remembered(), 11, "those that still hold, and the new one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_over_is_not_kept() {
+        let (dns, server) = (Memory::default(), Server::default());
+        let remembered = || {
+            let slots = dns.slots.lock().unwrap();
+            let slots = slots.by_question.values();
+            let known = slots.filter(|slot| slot.0.try_lock().unwrap().is_some());
+            known.count()
+        };
+        for (question, ttl) in [("a.test.", 3), ("b.test.", 60), ("c.test.", 0)] {
+            dns.ask(&name(question), server.answer(ttl)).await.unwrap();
+        }
+        assert_eq!(remembered(), 2, "what may not be remembered is not held");
+        tokio::time::advance(SWEEP).await;
+        dns.ask(&name("d.test."), server.answer(60)).await.unwrap();
+        assert_eq!(remembered(), 2, "b and d");
     }
 }

@@ -26,6 +26,10 @@ const NO_SOA: Duration = Duration::from_secs(5);
 /// A whole answer is handed on with the lifetimes it came with, so it may not get old here.
 const WHOLE: Duration = Duration::from_secs(5);
 
+/// A whole answer with more records is not remembered: names are compressed on the wire alone, so that many such would
+/// take gigabytes.
+const RECORDS: usize = 64;
+
 /// Nothing is believed longer.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -158,9 +162,13 @@ impl Question {
     }
 }
 
-/// A whole answer holds as long as the least of its records does; a failure does not hold.
+/// A whole answer holds as long as the least of its records does; a failure does not hold, nor does a large one.
 impl Lasting for Message {
     fn lasts(&self) -> Duration {
+        let records = self.answers.len() + self.authorities.len() + self.additionals.len();
+        if records > RECORDS {
+            return Duration::ZERO;
+        }
         match self.metadata.response_code {
             ResponseCode::NoError if !self.answers.is_empty() => {
                 let ttls = self.answers.iter().map(|record| seconds(record.ttl));
@@ -303,6 +311,17 @@ mod tests {
         message.add_authority(Record::from_rdata(dns("test."), 30, RData::SOA(soa)));
         let answered = read(&question, &message).unwrap().unwrap();
         assert_eq!((answered.addresses.len(), answered.ttl.as_secs()), (0, 7));
+    }
+
+    #[test]
+    fn a_whole_answer_is_remembered_if_it_is_small() {
+        let lasts = |count: u8| {
+            let records = (0..count).map(|i| a("web.corp.test.", 30, [10, 0, 0, i]));
+            let mut message = answer(&question(), records.collect());
+            message.add_additional(a("other.corp.test.", 30, [10, 0, 1, 0]));
+            message.lasts()
+        };
+        assert_eq!((lasts(63), lasts(64)), (WHOLE, Duration::ZERO));
     }
 
     #[test]
