@@ -15,6 +15,7 @@ use kube::Client;
 use kubevpn_target::{Host, Name};
 
 use crate::candidates::{Query, Source};
+use crate::fetch::Server;
 use crate::index::{self, Asked, Kind, PortOf, full_name};
 use crate::trust::Trust;
 use crate::view::{Stats, View};
@@ -126,8 +127,8 @@ impl Cluster {
         &self.shared.settings.namespace
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        self.shared.view.client()
+    pub(crate) fn server(&self) -> &Server {
+        self.shared.view.server()
     }
 
     /// How much is kept now.

@@ -26,6 +26,25 @@ type Key = (String, String, String);
 #[derive(Clone, Default)]
 pub(crate) struct Api(Arc<Mutex<State>>);
 
+/// Counted while its answer is waited for.
+struct Call(Api);
+
+impl Call {
+    fn new(api: &Api) -> Self {
+        let mut state = api.state();
+        state.calls += 1;
+        state.most_calls = state.most_calls.max(state.calls);
+        drop(state);
+        Self(api.clone())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.state().calls -= 1;
+    }
+}
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Key, Value>,
@@ -43,6 +62,8 @@ struct State {
     watches: Vec<Watch>,
     /// How long every answer takes.
     latency: Duration,
+    calls: usize,
+    most_calls: usize,
     /// A watch ends as soon as it has said what there was to say.
     watches_end: bool,
     log: Vec<String>,
@@ -73,8 +94,9 @@ impl Api {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = api.answer(&request);
-            let latency = api.state().latency;
+            let call = Call::new(&api);
             async move {
+                let latency = call.0.state().latency;
                 if !latency.is_zero() {
                     tokio::time::sleep(latency).await;
                 }
@@ -215,6 +237,11 @@ impl Api {
         let mut state = self.state();
         state.watches.retain(|watch| !watch.events.is_closed());
         state.watches.len()
+    }
+
+    /// How many calls there were at a time, at most.
+    pub(crate) fn most_calls(&self) -> usize {
+        self.state().most_calls
     }
 
     /// What it was asked since the last call of this.

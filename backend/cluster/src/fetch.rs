@@ -10,6 +10,7 @@ use kube::{Client, Resource};
 use kubevpn_client::{Action, classify_api};
 use kubevpn_target::{ConnectError, Refusal};
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::keep::TRUSTED;
@@ -20,9 +21,28 @@ pub(crate) type Failure = Arc<ConnectError>;
 /// How long one call may take, its body included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many calls may be under way at a time; others wait for one to end, within their own time.
+const CALLS: usize = 256;
+
 /// Objects per page of a list, and how many pages at most.
 const PAGE: u32 = 500;
 const PAGES: usize = 100;
+
+/// The API server as calls know it. Clones share what may be asked of it at a time.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) client: Client,
+    calls: Arc<Semaphore>,
+}
+
+impl Server {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            calls: Arc::new(Semaphore::new(CALLS)),
+        }
+    }
+}
 
 /// A kind of object we read.
 pub(crate) trait Kind:
@@ -41,7 +61,7 @@ pub(crate) trait Kind:
 
     /// Reads a selection by name, without the right to list; `None` where that cannot be done.
     fn get_alone(
-        client: &Client,
+        server: &Server,
         select: &Select,
     ) -> impl Future<Output = Option<Result<Vec<Self>, Failure>>> + Send {
         async move {
@@ -50,7 +70,7 @@ pub(crate) trait Kind:
             };
             let namespace = Some(namespace.as_str()).filter(|n| !n.is_empty());
             Some(
-                get::<Self>(client, namespace, name)
+                get::<Self>(server, namespace, name)
                     .await
                     .map(Vec::from_iter),
             )
@@ -157,12 +177,14 @@ impl Doing<'_> {
     }
 
     /// A question that came to nothing is asked once more: the connection it was on may have broken under it.
-    async fn call<K: Kind, T, F>(&self, ask: impl Fn() -> F) -> Result<T, Failure>
+    async fn call<K: Kind, T, F>(&self, server: &Server, ask: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
         let failed = |error| self.failed::<K>(error);
         let twice = async {
+            // Nobody closes it.
+            let _turn = server.calls.acquire().await;
             let answer = ask().await.map_err(failed);
             match &answer {
                 Err(failure) if failure.refusal() == Refusal::ClusterAway => {
@@ -186,7 +208,7 @@ impl Doing<'_> {
 
 /// One object; `None` when it, or its kind, does not exist.
 pub(crate) async fn get<K: Kind>(
-    client: &Client,
+    server: &Server,
     namespace: Option<&str>,
     name: &str,
 ) -> Result<Option<K>, Failure> {
@@ -195,19 +217,19 @@ pub(crate) async fn get<K: Kind>(
         namespace,
         name: Some(name),
     };
-    let api = K::api(client.clone(), namespace);
-    doing.call::<K, _, _>(|| api.get_opt(name)).await
+    let api = K::api(server.client.clone(), namespace);
+    doing.call::<K, _, _>(server, || api.get_opt(name)).await
 }
 
 /// Hands every object of the selection to `keep`, page by page; the version that all of it has.
 pub(crate) async fn list<K: Kind>(
-    client: &Client,
+    server: &Server,
     select: &Select,
     mut keep: impl FnMut(K),
 ) -> Result<String, Failure> {
     let mut next = None;
     for _ in 0..PAGES {
-        let page = page(client, select, PAGE, next, &mut keep).await?;
+        let page = page(server, select, PAGE, next, &mut keep).await?;
         next = page.next;
         if next.is_none() {
             return Ok(page.version);
@@ -221,12 +243,12 @@ pub(crate) async fn list<K: Kind>(
 
 /// Hands at most `most` objects of the selection to `keep`.
 pub(crate) async fn first_page<K: Kind>(
-    client: &Client,
+    server: &Server,
     select: &Select,
     most: u32,
     keep: impl FnMut(K),
 ) -> Result<(), Failure> {
-    page(client, select, most, None, keep).await.map(|_| ())
+    page(server, select, most, None, keep).await.map(|_| ())
 }
 
 struct Page {
@@ -236,7 +258,7 @@ struct Page {
 }
 
 async fn page<K: Kind>(
-    client: &Client,
+    server: &Server,
     select: &Select,
     size: u32,
     from: Option<String>,
@@ -254,8 +276,8 @@ async fn page<K: Kind>(
         continue_token: from,
         ..ListParams::default()
     };
-    let api = K::api(client.clone(), select.namespace());
-    let page = doing.call::<K, _, _>(|| api.list(&params)).await?;
+    let api = K::api(server.client.clone(), select.namespace());
+    let page = doing.call::<K, _, _>(server, || api.list(&params)).await?;
     page.items.into_iter().for_each(keep);
     Ok(Page {
         version: page.metadata.resource_version.unwrap_or_default(),

@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use kube::Client;
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::fetch::{Failure, Kind, Select, is_forbidden, list};
+use crate::fetch::{Failure, Kind, Select, Server, is_forbidden, list};
 use crate::trust::Trust;
 
 /// How long what nothing watches is believed.
@@ -44,7 +43,7 @@ const SWEEP: Duration = Duration::from_secs(30);
 
 /// What the objects of one cluster are kept with.
 pub(crate) struct Env {
-    pub(crate) client: Client,
+    pub(crate) server: Server,
     /// Counts the changes of everything kept.
     pub(crate) changes: watch::Sender<u64>,
     /// One for each watch that may be open at a time.
@@ -160,7 +159,7 @@ impl<K: Kind> Shelf<K> {
         select: &Select,
         trust: &mut Trust,
     ) -> Result<Objects<K>, Failure> {
-        let known = self.ask(select).known().await?;
+        let known = self.ask(select)?.known().await?;
         if let Some(until) = known.until {
             trust.until(until);
         }
@@ -169,7 +168,8 @@ impl<K: Kind> Shelf<K> {
 
     /// Starts loading what will be asked for in a moment.
     pub(crate) fn warm(&self, select: &Select) {
-        self.ask(select);
+        // Who asks for it will hear why not.
+        let _ = self.ask(select);
     }
 
     /// The objects of a selection if they are known already.
@@ -221,11 +221,11 @@ impl<K: Kind> Shelf<K> {
     }
 
     /// What is known; where nothing is, a load is under way.
-    fn ask(&self, select: &Select) -> Asked<K> {
+    fn ask(&self, select: &Select) -> Result<Asked<K>, Failure> {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
-        if !slots.by_select.contains_key(select) {
-            slots.make_room(now);
+        if !slots.by_select.contains_key(select) && !slots.make_room(now) {
+            return Err(too_many::<K>());
         }
         let slot = slots
             .by_select
@@ -251,11 +251,11 @@ impl<K: Kind> Shelf<K> {
             let task = tokio::spawn(loading.run());
             slot.task = Task(Some(task.abort_handle()));
         }
-        Asked {
+        Ok(Asked {
             known,
             entry,
             before,
-        }
+        })
     }
 }
 
@@ -298,11 +298,12 @@ impl<K> Slot<K> {
 }
 
 impl<K> Slots<K> {
-    /// Before a new entry: forgets what nobody watches or uses, and the least recently used if it must.
-    fn make_room(&mut self, now: Instant) {
+    /// Before a new entry: forgets what nobody watches or uses, and the least recently used if it must. What is being
+    /// loaded stays; `false` if that is everything.
+    fn make_room(&mut self, now: Instant) -> bool {
         let full = self.by_select.len() >= ENTRIES;
         if !full && now < self.swept + SWEEP {
-            return;
+            return true;
         }
         self.swept = now;
         self.by_select.retain(|_, slot| {
@@ -314,10 +315,12 @@ impl<K> Slots<K> {
             let idle = |slot: &&Slot<K>| !slot.entry.state.borrow().loading;
             let slots = self.by_select.values().filter(idle);
             let oldest = slots.min_by_key(|slot| *lock(&slot.entry.used));
-            if let Some(select) = oldest.map(|slot| slot.entry.select.clone()) {
-                self.by_select.remove(&select);
-            }
+            let Some(select) = oldest.map(|slot| slot.entry.select.clone()) else {
+                return false;
+            };
+            self.by_select.remove(&select);
         }
+        true
     }
 }
 
@@ -458,7 +461,7 @@ impl<K: Kind> Loading<K> {
 
     /// One list, or where that is forbidden one get.
     async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
-        let (client, select) = (&self.env.client, &self.entry.select);
+        let (server, select) = (&self.env.server, &self.entry.select);
         let mut found = Vec::new();
         let mut keep = |mut object: K| {
             object.prune();
@@ -469,7 +472,7 @@ impl<K: Kind> Loading<K> {
             _ => None,
         };
         if K::LISTED && refused.is_none() {
-            match list(client, select, &mut keep).await {
+            match list(server, select, &mut keep).await {
                 Err(failure) if is_forbidden(&failure) => {
                     self.entry.lacks(Missing::List(failure.clone()));
                     refused = Some(failure);
@@ -477,7 +480,7 @@ impl<K: Kind> Loading<K> {
                 read => return read.map(|_| found),
             }
         }
-        match (K::get_alone(client, select).await, refused) {
+        match (K::get_alone(server, select).await, refused) {
             (Some(Ok(objects)), _) => {
                 objects.into_iter().for_each(keep);
                 Ok(found)
@@ -526,6 +529,14 @@ impl<K: Kind> Drop for Loading<K> {
             self.env.changes.send_modify(|n| *n += 1);
         }
     }
+}
+
+fn too_many<K: Kind>() -> Failure {
+    let kind = K::plural(&());
+    let sentence = format!(
+        "cannot look up {kind}: {ENTRIES} questions about {kind} wait for the API server already; try again when it has answered"
+    );
+    ConnectError::new(Refusal::Overloaded, sentence).into()
 }
 
 fn cut_off() -> Failure {

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 use kubevpn_target::{ConnectError, Refusal};
 
-use crate::fetch::{Failure, Kind, Select, get};
+use crate::fetch::{Failure, Kind, Select, Server, get};
 use crate::index::slices_of;
 
 fn namespaced<K>(client: Client, namespace: Option<&str>) -> Api<K>
@@ -62,11 +62,11 @@ impl Kind for EndpointSlice {
     }
 
     /// Slices have generated names; the Endpoints object has the Service's.
-    async fn get_alone(client: &Client, select: &Select) -> Option<Result<Vec<Self>, Failure>> {
+    async fn get_alone(server: &Server, select: &Select) -> Option<Result<Vec<Self>, Failure>> {
         let Select::OfService { namespace, service } = select else {
             return None;
         };
-        let endpoints = get::<Endpoints>(client, Some(namespace), service).await;
+        let endpoints = get::<Endpoints>(server, Some(namespace), service).await;
         Some(endpoints.map(|found| found.map(slices_of).unwrap_or_default()))
     }
 

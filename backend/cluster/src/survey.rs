@@ -45,7 +45,7 @@ impl Cluster {
         };
         let mut names = Vec::new();
         let keep = |service: Service| names.extend(service.metadata.name);
-        first_page(self.client(), &select, SERVICES, keep).await?;
+        first_page(self.server(), &select, SERVICES, keep).await?;
         Ok(names)
     }
 
@@ -56,7 +56,7 @@ impl Cluster {
             let cidrs = range.spec.and_then(|spec| spec.cidrs);
             ranges.extend(cidrs.into_iter().flatten());
         };
-        first_page(self.client(), &select, RANGES, keep).await?;
+        first_page(self.server(), &select, RANGES, keep).await?;
         Ok(ranges)
     }
 }

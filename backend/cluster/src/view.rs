@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::PodRef;
-use crate::fetch::{Failure, Select, first_page, get, is_forbidden, list};
+use crate::fetch::{Failure, Select, Server, first_page, get, is_forbidden, list};
 use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses};
 use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
@@ -89,7 +89,7 @@ pub struct Stats {
 impl View {
     pub(crate) fn new(client: Client, namespace: String, idle: Duration) -> Self {
         let env = Arc::new(Env {
-            client,
+            server: Server::new(client),
             changes: watch::Sender::new(0),
             watches: Arc::new(Semaphore::new(WATCHES)),
             idle: idle.min(LONGEST_IDLE),
@@ -110,8 +110,8 @@ impl View {
         }
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.env.client
+    pub(crate) fn server(&self) -> &Server {
+        &self.env.server
     }
 
     /// Counts changes from now on.
@@ -212,7 +212,7 @@ impl View {
         {
             return Err(failure.clone());
         }
-        let found = get::<Pod>(&self.env.client, Some(namespace), name).await;
+        let found = get::<Pod>(self.server(), Some(namespace), name).await;
         if let Err(failure) = &found
             && is_forbidden(failure)
         {
@@ -238,8 +238,7 @@ impl View {
 
     /// CoreDNS's configuration, read now; `None` where there is none.
     pub(crate) async fn corefile(&self) -> Result<Option<String>, Failure> {
-        let client = &self.env.client;
-        let config = get::<ConfigMap>(client, Some("kube-system"), "coredns").await?;
+        let config = get::<ConfigMap>(self.server(), Some("kube-system"), "coredns").await?;
         let data = config.and_then(|config| config.data);
         Ok(data.and_then(|mut data| data.remove("Corefile")))
     }
@@ -474,11 +473,11 @@ impl View {
         let mut until = Instant::now() + SECOND_ADDRESSES;
         for namespace in self.places(within) {
             let select = Select::All { namespace };
-            let client = &self.env.client;
-            match first_page(client, &select, SAMPLE, |pod| add(&mut pods, pod)).await {
+            let server = self.server();
+            match first_page(server, &select, SAMPLE, |pod| add(&mut pods, pod)).await {
                 Ok(()) if pods.is_empty() => until = Instant::now() + ONE_FAMILY,
                 Ok(()) => {
-                    list(client, &select, |pod| add(&mut pods, pod)).await?;
+                    list(server, &select, |pod| add(&mut pods, pod)).await?;
                 }
                 Err(failure) if is_forbidden(&failure) => {
                     hidden = Some(failure);

@@ -85,7 +85,7 @@ async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failu
         let (key, object) = kept(object);
         set.insert(key, object);
     };
-    let version = list(&loading.env.client, &loading.entry.select, add).await?;
+    let version = list(&loading.env.server, &loading.entry.select, add).await?;
     loading.entry.not_refused();
     Ok((set, version))
 }
@@ -174,7 +174,7 @@ async fn watch<K: Kind>(
         timeout: Some(LASTS),
         ..WatchParams::default()
     };
-    let api = K::api(loading.env.client.clone(), select.namespace());
+    let api = K::api(loading.env.server.client.clone(), select.namespace());
     let mut events = match api.watch(&params, version).await {
         Ok(events) => pin!(events),
         Err(error) => return broken(error),

@@ -4,23 +4,48 @@ use k8s_openapi::api::core::v1::Service;
 use super::*;
 use crate::fake::Api;
 
+fn shelf(api: &Api) -> Shelf<Service> {
+    Shelf::new(Arc::new(Env {
+        server: Server::new(api.client()),
+        changes: watch::Sender::new(0),
+        watches: Arc::new(Semaphore::new(0)),
+        idle: Duration::from_secs(600),
+    }))
+}
+
 /// What was current when it was asked for is the answer, though it gets old before the asker is served: nobody
 /// loads it again.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_gets_old_meanwhile() {
     let api = Api::default();
     api.allow_only(&["list services default"]);
-    let shelf = Shelf::<Service>::new(Arc::new(Env {
-        client: api.client(),
-        changes: watch::Sender::new(0),
-        watches: Arc::new(Semaphore::new(0)),
-        idle: Duration::from_secs(600),
-    }));
+    let shelf = shelf(&api);
     let select = Select::named("default", "web");
     let read = shelf.get(&select, &mut Trust::default()).await.unwrap();
     tokio::time::advance(ABSENT - Duration::from_nanos(1)).await;
-    let asked = shelf.ask(&select);
+    let asked = shelf.ask(&select).unwrap();
     tokio::time::advance(Duration::from_nanos(1)).await;
     let known = asked.known().now_or_never().expect("it is known").unwrap();
     assert!(Arc::ptr_eq(&known.found.unwrap(), &read));
+}
+
+/// A client that asks for ever new names while the API server is slow: neither the entries nor the calls grow with it.
+#[tokio::test(start_paused = true)]
+async fn more_questions_than_the_server_answers() {
+    let api = Api::default();
+    let shelf = shelf(&api);
+    api.answer_after(Duration::from_millis(100));
+    let name = |i: usize| Select::named("default", &format!("s{i}"));
+    for i in 0..ENTRIES + 2 {
+        shelf.warm(&name(i));
+    }
+    assert_eq!(shelf.len(), ENTRIES);
+    let refused = shelf.get(&name(ENTRIES), &mut Trust::default()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.refusal(), Refusal::Overloaded, "{refused}");
+    // Those that are waited for already have their turn, and then there is room.
+    for i in [0, ENTRIES - 1, ENTRIES] {
+        shelf.get(&name(i), &mut Trust::default()).await.unwrap();
+    }
+    assert_eq!(api.most_calls(), 256);
 }
