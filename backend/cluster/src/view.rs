@@ -15,7 +15,9 @@ use tokio::time::Instant;
 
 use crate::PodRef;
 use crate::fetch::{Failure, Select, Server, first_page, get, is_forbidden, list};
-use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses};
+use crate::index::{
+    Asked, answers_at, has_cluster_ip, on_node_network, pod_addresses, seen_pod, service_addresses,
+};
 use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
 
@@ -29,10 +31,12 @@ const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 const ADDRESSES: usize = 4096;
 
 /// How long the list of all Pods is believed, which only second addresses need; and how long it is believed
-/// that there are none, after so many Pods showed none.
+/// that there are none, after Pods showed none that would have one.
 const SECOND_ADDRESSES: Duration = Duration::from_secs(30);
 const ONE_FAMILY: Duration = Duration::from_secs(600);
-const SAMPLE: u32 = 20;
+
+/// How many Pods are looked at for that: more, where the first say nothing.
+const SAMPLES: [u32; 2] = [20, 500];
 
 /// For how many namespaces it is remembered which second addresses there are.
 const SEARCHED: usize = 64;
@@ -460,33 +464,48 @@ impl View {
 
     async fn second_addresses(&self, v4: bool, within: Option<&str>) -> Result<Second, Failure> {
         let mut pods = HashMap::new();
-        let add = |pods: &mut HashMap<_, _>, pod: Pod| {
+        let mut telling = false;
+        let add = |pods: &mut HashMap<_, _>, pod: &Pod| {
             let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
             if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
-                let others = pod_addresses(&pod)
+                let others = pod_addresses(pod)
                     .filter(|a| a.is_ipv4() == v4 && Some(a.to_string()) != first)
                     .map(|a| (a, (namespace.clone(), name.clone())));
                 pods.extend(others);
             }
         };
         let mut hidden = None;
-        let mut until = Instant::now() + SECOND_ADDRESSES;
+        let server = self.server();
         for namespace in self.places(within) {
             let select = Select::All { namespace };
-            let server = self.server();
-            match first_page(server, &select, SAMPLE, |pod| add(&mut pods, pod)).await {
-                Ok(()) if pods.is_empty() => until = Instant::now() + ONE_FAMILY,
-                Ok(()) => {
-                    list(server, &select, |pod| add(&mut pods, pod)).await?;
+            let searched = async {
+                for size in SAMPLES {
+                    let sample = first_page(server, &select, size, |pod| {
+                        add(&mut pods, &pod);
+                        // A node has the addresses that it has, and some Pods none yet.
+                        telling |= !on_node_network(&pod) && pod_addresses(&pod).next().is_some();
+                    });
+                    sample.await?;
+                    if telling || !pods.is_empty() {
+                        break;
+                    }
                 }
-                Err(failure) if is_forbidden(&failure) => {
-                    hidden = Some(failure);
-                    continue;
+                if !pods.is_empty() {
+                    list(server, &select, |pod| add(&mut pods, &pod)).await?;
                 }
+                Ok::<_, Failure>(())
+            };
+            match searched.await {
+                Ok(()) => break,
+                Err(failure) if is_forbidden(&failure) => hidden = Some(failure),
                 Err(failure) => return Err(failure),
             }
-            break;
         }
+        let believed = match telling && pods.is_empty() {
+            true => ONE_FAMILY,
+            false => SECOND_ADDRESSES,
+        };
+        let until = Instant::now() + believed;
         Ok(Second {
             pods,
             hidden,

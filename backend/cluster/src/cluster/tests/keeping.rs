@@ -536,3 +536,37 @@ status: {phase: Running, podIP: 10.1.1.1, podIPs: [{ip: 10.1.1.1}]}
         .filter(|call| call == "list pods");
     assert_eq!(samples.count(), 1);
 }
+
+/// Pods that have no address yet, and those with a node's, say nothing of what others have.
+#[tokio::test(start_paused = true)]
+async fn second_addresses_behind_pods_that_have_none_to_tell() {
+    let api = Api::default();
+    let cluster = cluster(&api);
+    for i in 0..15 {
+        api.apply(&format!(
+            "
+kind: Pod
+metadata: {{name: agent-{i}}}
+spec: {{hostNetwork: true, containers: []}}
+status: {{phase: Running, podIP: 10.2.2.{i}, podIPs: [{{ip: 10.2.2.{i}}}]}}
+---
+kind: Pod
+metadata: {{name: new-{i}}}
+spec: {{containers: []}}
+status: {{phase: Pending}}
+"
+        ));
+    }
+    let target = "[fd00::9]:80";
+    assert_eq!(said(ask(&cluster, target).await), "outside: fd00::9");
+    api.apply(
+        "
+kind: Pod
+metadata: {name: web}
+spec: {containers: []}
+status: {phase: Running, podIP: 10.1.1.1, podIPs: [{ip: 10.1.1.1}, {ip: fd00::9}]}
+",
+    );
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(said(ask(&cluster, target).await), "default/web:80");
+}
