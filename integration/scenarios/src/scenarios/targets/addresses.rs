@@ -19,7 +19,7 @@ pub(super) fn list() -> Vec<Scenario> {
     ]
 }
 
-/// Every ClusterIP, externalIPs, and what a load balancer gave.
+/// Every ClusterIP, externalIPs, and what a load balancer gave; of Services that share one, the one with the port.
 async fn addresses_of_a_service(cx: Context) -> anyhow::Result<()> {
     let space = Space::new(&cx).await?;
     let port = "{port: 80, targetPort: 8080}";
@@ -28,13 +28,25 @@ async fn addresses_of_a_service(cx: Context) -> anyhow::Result<()> {
     space
         .create(&(Echo::default().pod() + &service_with("web", "web", port, external)))
         .await?;
+    let admin = Echo {
+        name: "admin",
+        app: "admin",
+        ..Echo::default()
+    };
+    let port = "{port: 8443, targetPort: 8080}";
+    let external = "externalIPs: [198.51.100.61]";
+    space
+        .create(&(admin.pod() + &service_with("admin", "admin", port, external)))
+        .await?;
     let given = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.62"}]}});
     space.set_status("web", given).await?;
     space.ready("web", 1).await?;
+    space.ready("admin", 1).await?;
     let ips = cluster_ips(&space.api, &space.name, "web").await?;
     anyhow::ensure!(ips.len() == 2, "not of both families: {ips:?}");
     let mut rows = vec![
         row("198.51.100.61:80", To("web")),
+        row("198.51.100.61:8443", To("admin")),
         row("198.51.100.62:80", To("web")),
         row("198.51.100.62:81", Nowhere(5, &["web has no TCP port 81"])),
         row(
@@ -86,7 +98,7 @@ async fn addresses_and_names_of_a_pod(cx: Context) -> anyhow::Result<()> {
     .await
 }
 
-/// They are told apart by the ports they declare.
+/// They are told apart by the ports they declare, and from a Service with that address by its ports.
 async fn pods_that_share_the_nodes_address(cx: Context) -> anyhow::Result<()> {
     let space = Space::new(&cx).await?;
     let ns = &space.name;
@@ -121,6 +133,24 @@ async fn pods_that_share_the_nodes_address(cx: Context) -> anyhow::Result<()> {
             row(format!("{node}:28802"), To("exporter")),
             row(format!("{node}:28803"), Nowhere(3, &ambiguous)),
             row(format!("agent.{ns}.pod:28801"), To("agent")),
+        ],
+    )
+    .await?;
+    let port = "{port: 28805, targetPort: 28801}";
+    let external = format!("externalIPs: [{node}]");
+    space
+        .create(&service_with("front", "agent", port, &external))
+        .await?;
+    space.ready("front", 1).await?;
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &space.flags()).await?;
+    let of_service = ["front has no TCP port 28803", "it has 28805"];
+    check(
+        &mut proxy,
+        &[
+            row(format!("{node}:28802"), To("exporter")),
+            row(format!("{node}:28805"), To("agent")),
+            row(format!("{node}:28801"), To("agent")),
+            row(format!("{node}:28803"), Nowhere(5, &of_service)),
         ],
     )
     .await
