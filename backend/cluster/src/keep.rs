@@ -6,33 +6,31 @@
 //! object, is believed for [`TRUSTED`] and then read again by whoever asks next. A right that is missing is
 //! asked for again after [`RIGHTS`].
 //!
-//! An answer that was good once is served on while the API server is away.
+//! An answer that was good once is served on while the API server is away, and until a refusal has stood for some
+//! seconds.
+
+mod entry;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use kubevpn_target::{ConnectError, Refusal};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::fetch::{Failure, Kind, Select, Server, is_forbidden, list};
 use crate::trust::Trust;
 
+pub(crate) use self::entry::Entry;
+use self::entry::{Held, Known, Missing};
+
 /// How long what nothing watches is believed.
 pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
 
 /// How long it is believed that something does not exist.
 pub(crate) const ABSENT: Duration = Duration::from_secs(5);
-
-/// How long it is believed that the access rules forbid something.
-const DENIED: Duration = Duration::from_secs(10);
-
-/// What was allowed before has to be refused for so long until that is believed: an API server that has just started
-/// refuses everything until it has read the access rules (kubernetes issue 121635).
-const REVOKED: Duration = Duration::from_secs(8);
 
 /// After this time a right that was missing is asked for again.
 pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
@@ -79,56 +77,6 @@ impl Drop for Task {
             task.abort();
         }
     }
-}
-
-pub(crate) struct Entry<K> {
-    pub(crate) select: Select,
-    state: watch::Sender<State<K>>,
-    used: Mutex<Instant>,
-    rights: Mutex<Rights>,
-    /// Kept even though it is empty: that it is decides what a name means.
-    pinned: AtomicBool,
-    pub(crate) pin: Notify,
-}
-
-#[derive(Default)]
-struct Rights {
-    /// The right that is missing, and since when that is known.
-    missing: Option<(Missing, Instant)>,
-    /// There was an answer once.
-    had: bool,
-    /// Since when every answer is a refusal.
-    refused: Option<Instant>,
-}
-
-#[derive(Clone)]
-pub(crate) enum Missing {
-    Watch,
-    List(Failure),
-}
-
-struct State<K> {
-    /// How many loads there were; a load in progress is not counted yet.
-    loads: u64,
-    loading: bool,
-    held: Held<K>,
-}
-
-enum Held<K> {
-    Nothing,
-    /// True as long as the watch says nothing else.
-    Watched(Objects<K>),
-    /// Read at one moment.
-    Read {
-        found: Result<Objects<K>, Failure>,
-        until: Instant,
-    },
-}
-
-/// An answer, and until when it is believed; `None` while it is watched.
-struct Known<K> {
-    found: Result<Objects<K>, Failure>,
-    until: Option<Instant>,
 }
 
 /// A selection that somebody asked for.
@@ -185,22 +133,9 @@ impl<K: Kind> Shelf<K> {
     /// a selection that has objects.
     pub(crate) fn pin(&self, select: &Select) {
         let slots = lock(&self.slots);
-        let Some(Slot { entry, .. }) = slots.by_select.get(select) else {
-            return;
-        };
-        if entry.pinned.swap(true, Ordering::AcqRel) {
-            return;
+        if let Some(slot) = slots.by_select.get(select) {
+            slot.entry.pin();
         }
-        entry.pin.notify_one();
-        entry.state.send_if_modified(|state| {
-            if let Held::Read { found, until } = &mut state.held
-                && found.as_ref().is_err_and(|f| is_forbidden(f))
-                && !lock(&entry.rights).had
-            {
-                *until = (*until).max(Instant::now() + RIGHTS);
-            }
-            false
-        });
     }
 
     /// The first answer to a question about anything that is watched.
@@ -277,21 +212,8 @@ impl<K> Asked<K> {
 
 impl<K> Slot<K> {
     fn new(select: Select, now: Instant) -> Self {
-        let state = State {
-            loads: 0,
-            loading: false,
-            held: Held::Nothing,
-        };
-        let entry = Entry {
-            select,
-            state: watch::Sender::new(state),
-            used: Mutex::new(now),
-            rights: Mutex::default(),
-            pinned: AtomicBool::new(false),
-            pin: Notify::new(),
-        };
         Self {
-            entry: Arc::new(entry),
+            entry: Arc::new(Entry::new(select, now)),
             task: Task(None),
         }
     }
@@ -321,96 +243,6 @@ impl<K> Slots<K> {
             self.by_select.remove(&select);
         }
         true
-    }
-}
-
-impl<K> State<K> {
-    /// The last answer.
-    fn known(&self) -> Option<Known<K>> {
-        let (found, until) = match &self.held {
-            Held::Nothing => return None,
-            Held::Watched(objects) => (Ok(objects.clone()), None),
-            Held::Read { found, until } => (found.clone(), Some(*until)),
-        };
-        Some(Known { found, until })
-    }
-
-    /// What may be answered without asking.
-    fn current(&self) -> Option<Known<K>> {
-        let now = Instant::now();
-        self.known()
-            .filter(|known| known.until.is_none_or(|until| now < until))
-    }
-}
-
-impl<K> Entry<K> {
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.pinned.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn used(&self) -> Instant {
-        *lock(&self.used)
-    }
-
-    fn lacks(&self, right: Missing) {
-        lock(&self.rights).missing = Some((right, Instant::now()));
-    }
-
-    /// Nothing is allowed: any right would help, so all are tried next time.
-    fn lacks_all(&self) {
-        lock(&self.rights).missing = None;
-    }
-
-    fn missing(&self) -> Option<Missing> {
-        let missing = lock(&self.rights).missing.clone();
-        let (right, since) = missing?;
-        (since.elapsed() < RIGHTS).then_some(right)
-    }
-
-    /// The last answer was no refusal.
-    pub(crate) fn not_refused(&self) {
-        lock(&self.rights).refused = None;
-    }
-
-    /// Notes a refusal of what was allowed before, and says whether it is to be believed.
-    pub(crate) fn is_revoked(&self) -> bool {
-        let mut rights = lock(&self.rights);
-        let since = *rights.refused.get_or_insert_with(Instant::now);
-        since.elapsed() >= REVOKED
-    }
-
-    /// How long a refusal is believed.
-    fn denied(&self) -> Duration {
-        match self.is_pinned() && !lock(&self.rights).had {
-            true => RIGHTS,
-            false => DENIED,
-        }
-    }
-
-    /// What the watch says.
-    pub(crate) fn watched(&self, objects: Objects<K>) {
-        lock(&self.rights).had = true;
-        self.set(Held::Watched(objects));
-    }
-
-    /// What one read said.
-    pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
-        let until = Instant::now() + trusted;
-        lock(&self.rights).had |= found.is_ok();
-        self.set(Held::Read { found, until });
-    }
-
-    fn set(&self, held: Held<K>) {
-        self.state.send_modify(|state| {
-            state.held = held;
-            state.loading = false;
-            state.loads += 1;
-        });
-    }
-
-    /// What was good when it was last read.
-    fn last_good(&self) -> Option<Objects<K>> {
-        self.state.borrow().known()?.found.ok()
     }
 }
 

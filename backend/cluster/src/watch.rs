@@ -94,7 +94,7 @@ async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failu
 async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
     entry.read(Ok(Objects::default()), ABSENT);
     tokio::select! {
-        () = entry.pin.notified() => true,
+        () = entry.pinning.notified() => true,
         () = sleep(ABSENT) => false,
     }
 }

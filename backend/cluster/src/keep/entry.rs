@@ -1,0 +1,191 @@
+//! One selection: what is known of it, and what we may.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::{Objects, RIGHTS, lock};
+use crate::fetch::{Failure, Select, is_forbidden};
+
+/// How long it is believed that the access rules forbid something.
+const DENIED: Duration = Duration::from_secs(10);
+
+/// What was allowed before has to be refused for so long until that is believed: an API server that has just started
+/// refuses everything until it has read the access rules (kubernetes issue 121635).
+const REVOKED: Duration = Duration::from_secs(8);
+
+pub(crate) struct Entry<K> {
+    pub(crate) select: Select,
+    pub(super) state: watch::Sender<State<K>>,
+    pub(super) used: Mutex<Instant>,
+    rights: Mutex<Rights>,
+    /// Kept even though it is empty: that it is decides what a name means.
+    pinned: AtomicBool,
+    pub(crate) pinning: Notify,
+}
+
+#[derive(Default)]
+struct Rights {
+    /// The right that is missing, and since when that is known.
+    missing: Option<(Missing, Instant)>,
+    /// There was an answer once.
+    had: bool,
+    /// Since when every answer is a refusal.
+    refused: Option<Instant>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Missing {
+    Watch,
+    List(Failure),
+}
+
+pub(super) struct State<K> {
+    /// How many loads there were; a load in progress is not counted yet.
+    pub(super) loads: u64,
+    pub(super) loading: bool,
+    pub(super) held: Held<K>,
+}
+
+pub(super) enum Held<K> {
+    Nothing,
+    /// True as long as the watch says nothing else.
+    Watched(Objects<K>),
+    /// Read at one moment.
+    Read {
+        found: Result<Objects<K>, Failure>,
+        until: Instant,
+    },
+}
+
+/// An answer, and until when it is believed; `None` while it is watched.
+pub(super) struct Known<K> {
+    pub(super) found: Result<Objects<K>, Failure>,
+    pub(super) until: Option<Instant>,
+}
+
+impl<K> State<K> {
+    /// The last answer.
+    pub(super) fn known(&self) -> Option<Known<K>> {
+        let (found, until) = match &self.held {
+            Held::Nothing => return None,
+            Held::Watched(objects) => (Ok(objects.clone()), None),
+            Held::Read { found, until } => (found.clone(), Some(*until)),
+        };
+        Some(Known { found, until })
+    }
+
+    /// What may be answered without asking.
+    pub(super) fn current(&self) -> Option<Known<K>> {
+        let now = Instant::now();
+        self.known()
+            .filter(|known| known.until.is_none_or(|until| now < until))
+    }
+}
+
+impl<K> Entry<K> {
+    pub(super) fn new(select: Select, now: Instant) -> Self {
+        let state = State {
+            loads: 0,
+            loading: false,
+            held: Held::Nothing,
+        };
+        Self {
+            select,
+            state: watch::Sender::new(state),
+            used: Mutex::new(now),
+            rights: Mutex::default(),
+            pinned: AtomicBool::new(false),
+            pinning: Notify::new(),
+        }
+    }
+
+    /// From now on it is kept though it is empty, or may not be seen.
+    pub(super) fn pin(&self) {
+        if self.pinned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.pinning.notify_one();
+        self.state.send_if_modified(|state| {
+            if let Held::Read { found, until } = &mut state.held
+                && found.as_ref().is_err_and(|f| is_forbidden(f))
+                && !lock(&self.rights).had
+            {
+                *until = (*until).max(Instant::now() + RIGHTS);
+            }
+            false
+        });
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn used(&self) -> Instant {
+        *lock(&self.used)
+    }
+
+    pub(super) fn lacks(&self, right: Missing) {
+        lock(&self.rights).missing = Some((right, Instant::now()));
+    }
+
+    /// Nothing is allowed: any right would help, so all are tried next time.
+    pub(super) fn lacks_all(&self) {
+        lock(&self.rights).missing = None;
+    }
+
+    pub(super) fn missing(&self) -> Option<Missing> {
+        let missing = lock(&self.rights).missing.clone();
+        let (right, since) = missing?;
+        (since.elapsed() < RIGHTS).then_some(right)
+    }
+
+    /// The last answer was no refusal.
+    pub(crate) fn not_refused(&self) {
+        lock(&self.rights).refused = None;
+    }
+
+    /// Notes a refusal of what was allowed before, and says whether it is to be believed.
+    pub(crate) fn is_revoked(&self) -> bool {
+        let mut rights = lock(&self.rights);
+        let since = *rights.refused.get_or_insert_with(Instant::now);
+        since.elapsed() >= REVOKED
+    }
+
+    /// How long a refusal is believed.
+    pub(super) fn denied(&self) -> Duration {
+        match self.is_pinned() && !lock(&self.rights).had {
+            true => RIGHTS,
+            false => DENIED,
+        }
+    }
+
+    /// What the watch says.
+    pub(crate) fn watched(&self, objects: Objects<K>) {
+        lock(&self.rights).had = true;
+        self.set(Held::Watched(objects));
+    }
+
+    /// What one read said.
+    pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
+        let until = Instant::now() + trusted;
+        lock(&self.rights).had |= found.is_ok();
+        self.set(Held::Read { found, until });
+    }
+
+    fn set(&self, held: Held<K>) {
+        self.state.send_modify(|state| {
+            state.held = held;
+            state.loading = false;
+            state.loads += 1;
+        });
+    }
+
+    /// What was good when it was last read.
+    pub(super) fn last_good(&self) -> Option<Objects<K>> {
+        self.state.borrow().known()?.found.ok()
+    }
+}
