@@ -15,9 +15,10 @@ mod state;
 mod tests;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
@@ -45,6 +46,7 @@ pub(crate) struct Pool {
     busy: Arc<Notify>,
     /// A session has ended.
     ended: Notify,
+    runtime: OnceLock<Handle>,
 }
 
 /// A session to open a stream on.
@@ -81,6 +83,7 @@ impl Pool {
             state: Mutex::default(),
             busy: Arc::default(),
             ended: Notify::new(),
+            runtime: OnceLock::new(),
         })
     }
 

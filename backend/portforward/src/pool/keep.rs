@@ -34,9 +34,15 @@ impl Pool {
     /// Starts the keeper the first time, and tells it that there is something to do.
     pub(crate) fn start_keeping(self: &Arc<Self>) {
         if !std::mem::replace(&mut self.state().keeping, true) {
-            tokio::spawn(keep(Arc::downgrade(self), self.busy.clone()));
+            let keeping = keep(Arc::downgrade(self), self.busy.clone());
+            self.runtime().spawn(keeping);
         }
         self.busy.notify_one();
+    }
+
+    /// The one of the first dial: a stream may be dropped outside of any.
+    fn runtime(&self) -> &Handle {
+        self.runtime.get_or_init(Handle::current)
     }
 
     pub(crate) fn probe_all(self: &Arc<Self>) {
@@ -69,13 +75,9 @@ impl Pool {
 
     /// Sends the PINGs of a probe.
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
-        // Who drops a stream outside of a runtime cannot probe; the next tick does.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
         tracing::trace!(%pod, session = id, "probing");
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        runtime.spawn(async move {
+        self.runtime().spawn(async move {
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error is the session's end, which is told elsewhere.
             while let Some(Ok(_)) = echoes.next().await {

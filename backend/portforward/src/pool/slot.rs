@@ -175,7 +175,7 @@ impl Place {
     /// Probes the session if what was written may not have been read.
     fn check_unread(&self) {
         let wrote = self.life.last_write();
-        if wrote != 0 && self.pool.epoch.now() - wrote < UNREAD {
+        if wrote != 0 && self.pool.epoch.now().saturating_sub(wrote) < UNREAD {
             self.suspect();
         }
     }

@@ -873,3 +873,20 @@ async fn a_pod_that_does_not_read_is_waited_for() {
     // Meanwhile others go elsewhere.
     open(&pool).await;
 }
+
+#[test]
+fn a_stream_dropped_outside_of_a_runtime_has_its_session_probed() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let (node, pool) = Node::start(quick());
+    let stream = runtime.block_on(open(&pool));
+    drop(stream);
+    runtime.block_on(async {
+        sleep(10 * S).await;
+        open(&pool).await;
+    });
+    assert_eq!((pool.stats().evicted, node.upgrades()), (0, 1));
+}
