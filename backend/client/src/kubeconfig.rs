@@ -18,8 +18,8 @@ use secrecy::SecretString;
 pub use self::env::Env;
 pub use self::error::{KubeconfigError, Names};
 use self::files::Files;
-use crate::client::server_name;
 use crate::proxy::{self, Proxy};
+use crate::recipe::server_name;
 
 /// kubectl's flags about the kubeconfig. All left out is the ordinary case.
 #[derive(Clone, Debug, Default)]

@@ -5,9 +5,9 @@
 //!
 //! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,
 //! overrides, proxy) → [`Loaded`] → [`build`] (`client.rs`) → [`kube::Client`].
-//! The path of a request: base URL, headers and credentials (`client.rs`; `login.rs` makes them and
+//! The path of a request: base URL, headers and credentials (`recipe.rs`; `login.rs` makes them and
 //! renews them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
-//! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`error.rs`).
+//! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`classify.rs`).
 //! Who wants to speak to the API server without us gets a bare connection from [`ApiServer`] (`raw.rs`).
 //!
 //! ```no_run
@@ -26,21 +26,26 @@
 
 mod action;
 mod ahead;
+mod classify;
 mod client;
 mod connector;
 mod error;
 mod kubeconfig;
 mod login;
+mod options;
 mod proxy;
 mod raw;
+mod recipe;
 mod transport;
 
 pub use self::action::Action;
 pub use self::ahead::ReadAhead;
-pub use self::client::{Options, build, build_renewable};
+pub use self::classify::{classify_api, classify_status};
+pub use self::client::{build, build_renewable};
 pub use self::connector::ReachError;
-pub use self::error::{ClientError, classify_api, classify_status};
+pub use self::error::{ClientError, PluginError, PluginFailure};
 pub use self::kubeconfig::{Env, KubeconfigArgs, KubeconfigError, Loaded, Names, load};
-pub use self::login::{PluginError, PluginFailure, Renewal};
+pub use self::login::Renewal;
+pub use self::options::Options;
 pub use self::proxy::ProxyError;
 pub use self::raw::{ApiServer, RawStream};

@@ -4,8 +4,6 @@
 //! was revoked, a certificate that has expired, files that were rotated. A 401 is what tells, as it is what the API
 //! server answers to all of these; the request is then sent once more. What is open on the old connections stays open.
 
-use std::io;
-use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -15,127 +13,16 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, Ready, Shared, ready};
 use http::{Request, Response, StatusCode};
 use kube::Config;
-use kube::client::{AuthError, Body};
-use kube::config::ExecConfig;
+use kube::client::Body;
 use kubevpn_target::{BoxError, ConnectError};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use crate::client::{Options, Recipe, Stack};
-use crate::error::{ClientError, classify_login, clip};
+use crate::classify::classify_login;
+use crate::error::{ClientError, PluginError, PluginFailure};
+use crate::options::Options;
+use crate::recipe::{Recipe, Stack};
 use crate::transport::Received;
-
-/// Why a credential plugin gave no credentials.
-#[derive(Debug)]
-pub struct PluginError {
-    /// The command, as the kubeconfig names it.
-    pub command: String,
-    /// What went wrong.
-    pub failure: PluginFailure,
-    /// The kubeconfig's advice on how to install it.
-    pub hint: Option<String>,
-}
-
-/// What went wrong with a credential plugin.
-#[derive(Debug)]
-pub enum PluginFailure {
-    /// There is no such program.
-    Missing,
-    /// It could not be started.
-    NotStarted(io::Error),
-    /// It ended with a failure; the last line it wrote to standard error, which kube leaves to the
-    /// terminal when the plugin may ask questions there.
-    Failed {
-        /// How it ended.
-        status: String,
-        /// What it said, shortened.
-        said: String,
-    },
-    /// What it printed is no `ExecCredential` of kind token or certificate.
-    NoCredentials,
-}
-
-impl PluginError {
-    pub(crate) fn new(exec: &ExecConfig, failure: PluginFailure) -> Self {
-        Self {
-            command: exec.command.clone().unwrap_or_default(),
-            failure,
-            hint: exec.install_hint.as_deref().map(clip),
-        }
-    }
-
-    /// Gives the error back when it is not about a plugin.
-    pub(crate) fn of(error: AuthError, exec: &ExecConfig) -> Result<Self, AuthError> {
-        let failure = match error {
-            AuthError::AuthExecStart(e) if e.kind() == io::ErrorKind::NotFound => {
-                PluginFailure::Missing
-            }
-            AuthError::AuthExecStart(e) => PluginFailure::NotStarted(e),
-            // Its text holds the plugin's arguments, environment and output: none of it goes on.
-            AuthError::AuthExecRun { out, .. } => PluginFailure::of_output(&out),
-            AuthError::ExecPluginFailed
-            | AuthError::AuthExecParse(_)
-            | AuthError::MalformedTokenExpirationDate(_)
-            | AuthError::UnrefreshableTokenResponse
-            | AuthError::MissingCommand => PluginFailure::NoCredentials,
-            other => return Err(other),
-        };
-        Ok(Self::new(exec, failure))
-    }
-}
-
-impl PluginFailure {
-    fn of_output(out: &Output) -> Self {
-        let said = String::from_utf8_lossy(&out.stderr);
-        let last = said.lines().rfind(|line| !line.trim().is_empty());
-        Self::Failed {
-            status: out.status.to_string(),
-            said: clip(last.unwrap_or_default()),
-        }
-    }
-}
-
-impl std::fmt::Display for PluginError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let command = &self.command;
-        match &self.failure {
-            PluginFailure::Missing => {
-                write!(
-                    f,
-                    "the credential plugin {command:?} of the kubeconfig is not installed or not on PATH"
-                )?;
-                return match &self.hint {
-                    Some(hint) => write!(f, ": {hint}"),
-                    None => f.write_str(": install it, or pass another --user"),
-                };
-            }
-            PluginFailure::NotStarted(_) => {
-                write!(f, "the credential plugin {command:?} cannot be started")?;
-            }
-            PluginFailure::Failed { status, said } => {
-                write!(f, "the credential plugin {command:?} failed ({status}")?;
-                if !said.is_empty() {
-                    write!(f, "; it said: {said}")?;
-                }
-                f.write_str(")")?;
-            }
-            PluginFailure::NoCredentials => write!(
-                f,
-                "the credential plugin {command:?} gave neither a token nor a certificate"
-            )?,
-        }
-        f.write_str(": run it by hand, or log in again")
-    }
-}
-
-impl std::error::Error for PluginError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.failure {
-            PluginFailure::NotStarted(e) => Some(e),
-            _ => None,
-        }
-    }
-}
 
 /// The longest wait before credentials that were never taken are made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

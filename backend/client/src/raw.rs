@@ -14,9 +14,11 @@ use kubevpn_target::{ConnectError, Refusal, Stream, Target, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 
-use crate::client::{Options, Recipe};
+use crate::classify::classify_connection;
 use crate::connector::{Raw, Reach, ReachError};
-use crate::error::{ClientError, classify_connection};
+use crate::error::ClientError;
+use crate::options::Options;
+use crate::recipe::Recipe;
 
 /// Opens connections to the API server where the kubeconfig says it is and through the proxy it names, with
 /// nothing of ours on top.

@@ -20,9 +20,9 @@ use tokio::sync::OnceCell;
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
-use crate::client::Options;
 use crate::connector::Connector;
 use crate::error::ClientError;
+use crate::options::Options;
 
 /// How many requests one connection carries at a time before the next is opened. API servers and the
 /// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use kube::config::{ExecConfig, ExecInteractiveMode};
 
 use super::error::KubeconfigError;
-use crate::login::{PluginError, PluginFailure};
+use crate::error::{PluginError, PluginFailure};
 
 /// The environment [`load`](crate::load) works in.
 ///

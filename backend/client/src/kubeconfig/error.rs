@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::login::PluginError;
+use crate::error::PluginError;
 use crate::proxy::ProxyError;
 
 /// Why there is no configuration. Each text says what to try next.

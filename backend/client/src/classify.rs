@@ -1,0 +1,348 @@
+//! What went wrong on the way to the API server, and whose word for it frontends get.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+use http::StatusCode;
+use kube::client::AuthError;
+use kube::core::Status;
+use kubevpn_target::{ConnectError, Refusal};
+use rustls::{AlertDescription, CertificateError};
+
+use crate::action::Action;
+use crate::connector::ReachError;
+use crate::error::{ClientError, clip};
+
+/// Classifies the failure of a request to the API server.
+///
+/// | what happened | class |
+/// |---|---|
+/// | 401; no credentials from the plugin; our certificate refused in the TLS handshake | `Unauthenticated` |
+/// | 403 | `Forbidden` |
+/// | 404 | `NameNotFound` (what is missing is the caller's to say) |
+/// | 408, 504; no answer in time on a connection that stands | `TimedOut` |
+/// | 429 | `Overloaded` |
+/// | 5xx; an answer that is not of an API server; no connection, in time or at all; TLS; a proxy | `ClusterAway` |
+/// | anything else: we asked wrongly | `Internal` |
+///
+/// The time a *connection* takes is no `TimedOut`: a server that swallows packets is as away as one that
+/// refuses them.
+pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
+    match error {
+        kube::Error::Api(status) => classify_status(&status, doing),
+        // Its text holds the whole answer, which may be a page of HTML.
+        kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => ConnectError::new(
+            Refusal::ClusterAway,
+            format!(
+                "cannot {doing}: what answered is no API server, or one too new: check the server in the kubeconfig"
+            ),
+        ),
+        // It says what its cause says.
+        kube::Error::Service(cause) => {
+            let (refusal, why) = explain(&*cause);
+            ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(cause)
+        }
+        other => {
+            let (refusal, why) = explain(&other);
+            ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(other)
+        }
+    }
+}
+
+/// Classifies a refusal the API server put into words, as [`classify_api`] does.
+///
+/// For who reads responses itself: an upgrade's refusal is an ordinary response with a `Status` in it.
+pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
+    let said = clip(&status.message);
+    // What kube makes up for a body that is no Status: somebody before the API server spoke.
+    let foreign = status.reason == "Failed to parse error data";
+    let (refusal, sentence) = match status.code {
+        401 => (
+            Refusal::Unauthenticated,
+            format!(
+                "cannot {doing}: the API server does not accept our credentials (401): log in again, or check the user of the kubeconfig's context"
+            ),
+        ),
+        403 if foreign => (
+            Refusal::Forbidden,
+            format!(
+                "cannot {doing}: something before the API server forbids it (403: {said}): check proxy and VPN"
+            ),
+        ),
+        403 => {
+            let who = user_of(&said).unwrap_or("the kubeconfig's user");
+            (
+                Refusal::Forbidden,
+                format!("{who} cannot {doing}: ask for {}", doing.grant()),
+            )
+        }
+        404 => (
+            Refusal::NameNotFound,
+            format!("cannot {doing}: not found ({said})"),
+        ),
+        408 | 504 => (
+            Refusal::TimedOut,
+            format!("cannot {doing}: the API server ran out of time ({said}): try again"),
+        ),
+        429 => (
+            Refusal::Overloaded,
+            format!("cannot {doing}: the API server has too much to do (429): try again later"),
+        ),
+        code if foreign || code >= 500 => (
+            Refusal::ClusterAway,
+            format!(
+                "cannot {doing}: {} answered {}: check the server in the kubeconfig, and try again",
+                if foreign {
+                    "something that is no API server"
+                } else {
+                    "the API server"
+                },
+                Answered(code, &said)
+            ),
+        ),
+        code => (
+            Refusal::Internal,
+            format!(
+                "cannot {doing}: the API server answered {}",
+                Answered(code, &said)
+            ),
+        ),
+    };
+    ConnectError::new(refusal, sentence).with_source(status.clone())
+}
+
+/// Classifies why there is no connection, for which nothing was asked yet.
+pub(crate) fn classify_connection(error: ClientError) -> ConnectError {
+    let (refusal, why) = explain(&error);
+    ConnectError::new(refusal, why).with_source(error)
+}
+
+/// Classifies why there are no credentials.
+pub(crate) fn classify_login(error: Arc<ClientError>) -> ConnectError {
+    let (refusal, why) = explain(&error);
+    ConnectError::new(refusal, why).with_source(error)
+}
+
+struct Answered<'a>(u16, &'a str);
+
+impl std::fmt::Display for Answered<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match StatusCode::from_u16(self.0) {
+            Ok(code) => write!(f, "{code}")?,
+            Err(_) => write!(f, "{}", self.0)?,
+        }
+        match self.1 {
+            "" => Ok(()),
+            said => write!(f, " ({said})"),
+        }
+    }
+}
+
+/// The user's name in the API server's `… is forbidden: User "jane" cannot …`; for display alone.
+fn user_of(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("User \"")?;
+    let (user, _) = rest.split_once('"')?;
+    (!user.is_empty()).then_some(user)
+}
+
+/// The class of an error without a status, and the reason in words with what to try.
+fn explain(error: &(dyn Error + 'static)) -> (Refusal, String) {
+    let mut at = Whereabouts::default();
+    if let Some(known) = causes(error).find_map(|e| at.visit(e)) {
+        return known;
+    }
+    match at.server {
+        Some(_) => (
+            Refusal::ClusterAway,
+            at.away(&format!(
+                "the connection failed ({})",
+                clip(&root(error).to_string())
+            )),
+        ),
+        None => (Refusal::Internal, clip(&root(error).to_string())),
+    }
+}
+
+/// What was learnt on the way down the causes.
+#[derive(Default)]
+struct Whereabouts {
+    server: Option<Arc<str>>,
+    proxy: Option<String>,
+}
+
+impl Whereabouts {
+    /// Says what it was, if this is the error that knows.
+    fn visit(&mut self, e: &(dyn Error + 'static)) -> Option<(Refusal, String)> {
+        let shared = e.downcast_ref::<Arc<ClientError>>().map(|e| &**e);
+        if let Some(e) = shared.or_else(|| e.downcast_ref()) {
+            return match e {
+                ClientError::Transport { server, .. } => {
+                    self.server = Some(server.clone());
+                    None
+                }
+                ClientError::NoAnswer { .. } => Some((
+                    Refusal::TimedOut,
+                    format!("{e}: try again, or raise --request-timeout"),
+                )),
+                // The cause says more than the sentence has room for, except for these.
+                ClientError::Credentials(cause) => {
+                    Some((e.refusal(), format!("{e} ({})", clip(&cause.to_string()))))
+                }
+                ClientError::Certificates(cause) => Some((
+                    e.refusal(),
+                    format!("{e} ({})", clip(&root(cause).to_string())),
+                )),
+                other => Some((other.refusal(), other.to_string())),
+            };
+        }
+        if let Some(e) = e.downcast_ref::<AuthError>() {
+            // From a client that is not ours; the text may hold a plugin's arguments and output.
+            let what = match e {
+                AuthError::AuthExecRun { .. } => "the credential plugin failed".to_owned(),
+                other => clip(&other.to_string()),
+            };
+            return Some((Refusal::Unauthenticated, format!("{what}: log in again")));
+        }
+        if let Some(e) = e.downcast_ref::<ReachError>() {
+            return self.reach(e);
+        }
+        if let Some(e) = e.downcast_ref::<rustls::Error>() {
+            return Some(self.tls(e));
+        }
+        if let Some(e) = e.downcast_ref::<hyper::Error>()
+            && e.is_timeout()
+        {
+            // The HTTP/2 PING was not answered.
+            return Some((Refusal::ClusterAway, self.away("the connection is dead")));
+        }
+        let e = e.downcast_ref::<io::Error>()?;
+        if e.get_ref().is_some() {
+            return None;
+        }
+        let what = match e.kind() {
+            io::ErrorKind::ConnectionRefused => "the connection was refused",
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => "the connection was cut",
+            io::ErrorKind::TimedOut => "nothing answered in time",
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                "there is no route to it"
+            }
+            _ => return None,
+        };
+        Some((Refusal::ClusterAway, self.away(what)))
+    }
+
+    fn reach(&mut self, e: &ReachError) -> Option<(Refusal, String)> {
+        let what = match e {
+            ReachError::TimedOut(after) => format!("nothing answered within {after:?}"),
+            ReachError::Lookup(cause) => {
+                format!("its name cannot be resolved ({})", clip(&cause.to_string()))
+            }
+            ReachError::ProxyAway { proxy, .. } => {
+                self.proxy = Some(proxy.clone());
+                return None;
+            }
+            ReachError::ProxyLogin { .. } => {
+                format!("{e}: put them into the proxy's URL, as http://user:password@host:port")
+            }
+            ReachError::ProxyRefused { .. } => e.to_string(),
+        };
+        Some((Refusal::ClusterAway, self.away(&what)))
+    }
+
+    fn tls(&self, e: &rustls::Error) -> (Refusal, String) {
+        let server = self.target();
+        let what = match e {
+            rustls::Error::InvalidCertificate(bad) => match bad {
+                // The same name with another key is a cluster that was made anew.
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+                    "the certificate of {server} is signed by nobody we trust: check certificate-authority in the kubeconfig"
+                ),
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    format!(
+                        "the certificate of {server} has expired: renew it, or check this machine's clock"
+                    )
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    format!(
+                        "the certificate of {server} is not valid yet: check this machine's clock"
+                    )
+                }
+                CertificateError::NotValidForName => format!(
+                    "the certificate of {server} is for another name: check the server, or set tls-server-name in the kubeconfig"
+                ),
+                CertificateError::NotValidForNameContext { presented, .. } => format!(
+                    "the certificate of {server} is for other names ({}): check the server, or set tls-server-name in the kubeconfig",
+                    clip(&presented.join(", "))
+                ),
+                other => format!(
+                    "the certificate of {server} is not acceptable ({}): check certificate-authority in the kubeconfig",
+                    clip(&other.to_string())
+                ),
+            },
+            rustls::Error::AlertReceived(
+                alert @ (AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateRequired
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied),
+            ) => {
+                return (
+                    Refusal::Unauthenticated,
+                    format!(
+                        "{server} does not accept our certificate ({alert:?}): check client-certificate in the kubeconfig, or log in again"
+                    ),
+                );
+            }
+            rustls::Error::InvalidMessage(_) => format!(
+                "{server} does not speak TLS: check the server in the kubeconfig, is it http?"
+            ),
+            other => format!(
+                "TLS with {server} failed ({}): check the server in the kubeconfig, and what stands before it",
+                clip(&other.to_string())
+            ),
+        };
+        (Refusal::ClusterAway, what)
+    }
+
+    fn target(&self) -> String {
+        match (&self.proxy, &self.server) {
+            (Some(proxy), Some(server)) => format!("the proxy {proxy} before {server}"),
+            (Some(proxy), None) => format!("the proxy {proxy}"),
+            (None, Some(server)) => format!("the API server {server}"),
+            (None, None) => "the API server".to_owned(),
+        }
+    }
+
+    fn away(&self, what: &str) -> String {
+        format!(
+            "{} cannot be reached: {what}; check network, VPN and the server in the kubeconfig",
+            self.target()
+        )
+    }
+}
+
+/// The error and its causes. An [`io::Error`] around another passes that over in `source`.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    // More than anybody nests; a cycle must not hang us.
+    const MOST: usize = 32;
+    let cause = |e: &&'e (dyn Error + 'static)| {
+        let e: &'e (dyn Error + 'static) = *e;
+        match e.downcast_ref().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn Error + 'static)),
+            None => e.source(),
+        }
+    };
+    std::iter::successors(Some(error), cause).take(MOST)
+}
+
+/// The innermost cause.
+fn root<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
+}
