@@ -28,13 +28,16 @@
 //! other side does, none of which is specified; `docs/decisions/0003-sessions.md` for what was measured.
 
 mod config;
+mod dial;
 mod error;
+mod fate;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
-mod life;
 mod pair;
+mod pod;
 mod pool;
+mod stats;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -42,5 +45,7 @@ mod transport;
 
 pub use self::config::{Config, Transport, TransportChoice, UnknownTransport};
 pub use self::error::{ForwardError, Rejection};
-pub use self::forward::{Forwarder, PodPort, Stats};
+pub use self::forward::Forwarder;
+pub use self::pod::PodPort;
+pub use self::stats::Stats;
 pub use self::stream::PodStream;

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::error::ErrorText;
+use crate::fate::Fate;
 
 /// Both streams.
 pub(crate) struct Pair {
@@ -30,16 +31,6 @@ pub(crate) struct Pair {
     first: Bytes,
     /// The data stream's end came with the first look at it.
     ended: bool,
-}
-
-/// What became of a new connection.
-pub(crate) enum Fate {
-    /// It stands, as far as anyone can tell.
-    Good,
-    /// The Pod's side said that it cannot be.
-    Refused,
-    /// The stream, or the whole session, failed.
-    Broken(io::Error),
 }
 
 impl Pair {

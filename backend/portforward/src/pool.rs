@@ -1,15 +1,14 @@
 //! Sessions per Pod: alone while few, shared under pressure, probed, retired.
 //!
-//! A dial (`dial.rs`) takes a session (`choose.rs` says which) and opens a stream on it. Upgrades run in tasks of their
+//! A dial (`../dial.rs`) takes a session (`choose.rs` says which) and opens a stream on it. Upgrades run in tasks of their
 //! own, so that a dial given up does not take with it what others wait for. `keep.rs` looks after what is open;
 //! `state.rs` is what all know.
 
 mod choose;
-mod dial;
 mod keep;
+mod lease;
 mod linger;
 mod probe;
-mod slot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -24,13 +23,13 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
 
 use self::choose::{Choice, Demand, What, choose};
+pub(crate) use self::lease::Lease;
 use self::probe::Probe;
-pub(crate) use self::slot::Slot;
 use self::state::{Entry, Failed, State};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
-use crate::forward::{PodId, Stats};
-use crate::life::{Epoch, Life};
+use crate::pod::PodId;
+use crate::stats::{Connection, Epoch, Stats};
 use crate::transport::{Io, Open, Opened};
 
 /// What a stream may hold unread. A local client that keeps up never lets it fill.
@@ -50,13 +49,13 @@ pub(crate) struct Pool {
 }
 
 /// A session to open a stream on.
-struct Taken {
-    slot: Slot,
-    handle: Session,
-    transport: Transport,
-    request: u64,
+pub(crate) struct Taken {
+    pub(crate) lease: Lease,
+    pub(crate) handle: Session,
+    pub(crate) transport: Transport,
+    pub(crate) request: u64,
     /// The port is known to be good.
-    good: bool,
+    pub(crate) good: bool,
 }
 
 /// What a look at the state led to.
@@ -87,6 +86,24 @@ impl Pool {
         })
     }
 
+    pub(crate) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(crate) fn opener(&self) -> &dyn Open {
+        &*self.opener
+    }
+
+    /// Counts a dial by how it went.
+    pub(crate) fn count_dial(&self, failed: Option<&ForwardError>) {
+        let counts = &mut self.state().counts;
+        match failed {
+            None => counts.opened += 1,
+            Some(ForwardError::Refused { .. }) => counts.refused += 1,
+            Some(_) => {}
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +111,7 @@ impl Pool {
     // === getting a session ===
 
     /// Waits for a session; the inner error says what was turned down where there are none to be had.
-    async fn session(
+    pub(crate) async fn session(
         self: &Arc<Self>,
         pod: &Arc<PodId>,
         port: u16,
@@ -182,8 +199,8 @@ impl Pool {
         };
         let good = pod.is_good(ask.port, now);
         let entry = &mut pod.sessions[index];
-        let life = Arc::new(Life::new(self.epoch));
-        entry.lives.push(life.clone());
+        let connection = Arc::new(Connection::new(self.epoch));
+        entry.connections.push(connection.clone());
         entry.live += 1;
         entry.used = now;
         entry.request += 1;
@@ -191,9 +208,29 @@ impl Pool {
             handle: entry.handle.clone(),
             transport: entry.transport,
             request: entry.request,
-            slot: Slot::new(self, id, ask.port, life, Some(entry)),
+            lease: Lease::new(self, id, ask.port, connection, Some(entry)),
             good,
         })))
+    }
+
+    /// A place for a connection that is an upgrade of its own, and whether its port is known to be good.
+    pub(crate) fn lease_channel(
+        self: &Arc<Self>,
+        id: &Arc<PodId>,
+        port: u16,
+    ) -> Result<(Lease, bool), ForwardError> {
+        let mut state = self.state();
+        if state.shut {
+            return Err(ForwardError::ShutDown);
+        }
+        let now = self.epoch.now();
+        let pod = state.pod(id);
+        self.check_streams(id, pod)?;
+        let good = pod.is_good(port, now);
+        let connection = Arc::new(Connection::new(self.epoch));
+        pod.channels.push(connection.clone());
+        state.counts.upgrades += 1;
+        Ok((Lease::new(self, id, port, connection, None), good))
     }
 
     fn check_streams(&self, id: &PodId, pod: &state::Pod) -> Result<(), ForwardError> {
@@ -260,7 +297,7 @@ impl Pool {
             id,
             handle,
             transport,
-            lives: Vec::new(),
+            connections: Vec::new(),
             live: 0,
             used: now,
             request: 0,
@@ -285,17 +322,17 @@ impl Pool {
         let mut state = self.state();
         state.drivers -= 1;
         state.sessions -= 1;
-        let lives = {
+        let connections = {
             let pod = state.pod(pod);
             let index = pod.sessions.iter().position(|e| e.id == id);
             let entry = index.map(|index| pod.sessions.swap_remove(index));
             pod.wake();
-            entry.map_or_else(Vec::new, |e| e.lives)
+            entry.map_or_else(Vec::new, |e| e.connections)
         };
         // Its streams are counted until they are dropped.
-        state.pod(pod).channels.extend(lives.iter().cloned());
+        state.pod(pod).channels.extend(connections.iter().cloned());
         drop(state);
-        tracing::info!(%pod, session = id, streams = lives.len(), %why, "session ends");
+        tracing::info!(%pod, session = id, streams = connections.len(), %why, "session ends");
         self.ended.notify_waiters();
     }
 
@@ -327,8 +364,8 @@ impl Pool {
                 for entry in &pod.sessions {
                     entry.handle.close();
                 }
-                for life in &pod.channels {
-                    life.fail("the proxy is shutting down");
+                for connection in &pod.channels {
+                    connection.fail("the proxy is shutting down");
                 }
             }
         }

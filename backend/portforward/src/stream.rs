@@ -22,9 +22,9 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::{Config, Transport};
 use crate::error::Failure;
-use crate::forward::PodPort;
 use crate::pair::Pair;
-use crate::pool::Slot;
+use crate::pod::PodPort;
+use crate::pool::Lease;
 use crate::transport::Channel;
 
 /// A byte stream to a port of a Pod.
@@ -35,9 +35,9 @@ use crate::transport::Channel;
 ///   meanwhile, on this task or another.
 /// * Dropping it frees everything behind it at once.
 pub struct PodStream {
-    // Before the slot: the pool counts the connection until it is gone.
-    duct: Duct,
-    slot: Slot,
+    // Before the lease: the pool counts the connection until it is gone.
+    carrier: Carrier,
+    lease: Lease,
     read: Read,
     write: Write,
     config: Arc<Config>,
@@ -45,7 +45,7 @@ pub struct PodStream {
 }
 
 /// What carries it.
-pub(crate) enum Duct {
+pub(crate) enum Carrier {
     Pair(Pair),
     Channel(Box<Channel>),
 }
@@ -67,15 +67,15 @@ enum Write {
 
 impl PodStream {
     pub(crate) fn new(
-        duct: Duct,
-        slot: Slot,
+        carrier: Carrier,
+        lease: Lease,
         to: &PodPort,
         transport: Transport,
         config: Arc<Config>,
     ) -> Self {
         Self {
-            duct,
-            slot,
+            carrier,
+            lease,
             read: Read::Open,
             write: Write::Open,
             config,
@@ -87,22 +87,22 @@ impl PodStream {
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<Failure>> {
-        let life = self.slot.life();
-        life.reader().register(cx.waker());
-        if let Some(reason) = life.failed() {
+        let connection = self.lease.connection();
+        connection.reader().register(cx.waker());
+        if let Some(reason) = connection.failed() {
             return Poll::Ready(Some(aborted(reason)));
         }
         let before = buf.filled().len();
-        match self.duct.poll_data(cx, buf) {
+        match self.carrier.poll_data(cx, buf) {
             Poll::Pending => {
-                life.quiet();
+                connection.quiet();
                 Poll::Pending
             }
             Poll::Ready(Ok(())) => {
                 let n = buf.filled().len() - before;
                 if n > 0 {
-                    life.heard(n);
-                    self.slot.heard();
+                    connection.heard(n);
+                    self.lease.heard();
                 }
                 Poll::Ready(None)
             }
@@ -112,14 +112,14 @@ impl PodStream {
 
     /// The Pod has ended, for the reason its node gives, or for this one.
     fn settle(&mut self, failure: Option<Failure>) {
-        let told = self.duct.text().failure();
+        let told = self.carrier.text().failure();
         let failed = told.is_some();
-        let failure = match self.slot.life().failed() {
+        let failure = match self.lease.connection().failed() {
             Some(reason) => Some(aborted(reason)),
             None => told.or(failure),
         };
-        self.duct.over();
-        self.slot.pod_ended(failed);
+        self.carrier.over();
+        self.lease.pod_ended(failed);
         self.read = match failure {
             Some(failure) => {
                 tracing::debug!(via = %self.via, error = %failure, "connection failed");
@@ -130,16 +130,16 @@ impl PodStream {
     }
 
     fn check_writable(&self) -> io::Result<()> {
-        let life = self.slot.life();
+        let connection = self.lease.connection();
         match (&self.write, &self.read) {
             (Write::Open, Read::Open) => {}
             (Write::Open, Read::Failed(failure)) => return Err(failure.clone().into()),
             _ => return Err(io::ErrorKind::BrokenPipe.into()),
         }
-        if let Some(reason) = life.failed() {
+        if let Some(reason) = connection.failed() {
             return Err(aborted(reason).into());
         }
-        if self.slot.is_wedged() {
+        if self.lease.is_wedged() {
             return Err(aborted(
                 "the connection's session to the pod no longer carries what is sent",
             )
@@ -150,20 +150,21 @@ impl PodStream {
 
     /// Ready when the client's end is to be passed on.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let slot = &self.slot;
-        let life = slot.life();
-        life.ender().register(cx.waker());
+        let lease = &self.lease;
+        let connection = lease.connection();
+        connection.ender().register(cx.waker());
         let Write::Lingering(timer) = &mut self.write else {
             return Poll::Ready(());
         };
-        if !matches!(self.read, Read::Open) || life.is_cut() || life.failed().is_some() {
+        if !matches!(self.read, Read::Open) || connection.is_cut() || connection.failed().is_some()
+        {
             return Poll::Ready(());
         }
         loop {
             ready!(timer.as_mut().poll(cx));
             // While there is something to read, the silence has not begun.
             let now = Instant::now();
-            let until = slot.quiet_since().unwrap_or(now) + self.config.linger;
+            let until = lease.quiet_since().unwrap_or(now) + self.config.linger;
             if until <= now {
                 return Poll::Ready(());
             }
@@ -215,7 +216,7 @@ impl AsyncRead for PodStream {
                     this.read = Read::LastWords(Box::pin(patience), failure);
                 }
                 Read::LastWords(timer, failure) => {
-                    if this.duct.poll_text(cx).is_pending() {
+                    if this.carrier.poll_text(cx).is_pending() {
                         ready!(timer.as_mut().poll(cx));
                     }
                     let failure = failure.take();
@@ -236,13 +237,13 @@ impl AsyncWrite for PodStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.check_writable()?;
-        let n = ready!(this.duct.poll_write(cx, buf))?;
-        this.slot.life().wrote(n);
+        let n = ready!(this.carrier.poll_write(cx, buf))?;
+        this.lease.connection().wrote(n);
         Poll::Ready(Ok(n))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().duct.poll_flush(cx)
+        self.get_mut().carrier.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -250,9 +251,9 @@ impl AsyncWrite for PodStream {
         loop {
             match &this.write {
                 Write::Open => {
-                    this.slot.client_ended();
+                    this.lease.client_ended();
                     // What is still on its way out is not held back.
-                    if let Poll::Ready(Err(error)) = this.duct.poll_flush(cx) {
+                    if let Poll::Ready(Err(error)) = this.carrier.poll_flush(cx) {
                         tracing::trace!(via = %this.via, %error, "not flushed");
                     }
                     this.write = Write::Lingering(Box::pin(sleep(this.config.linger)));
@@ -263,10 +264,10 @@ impl AsyncWrite for PodStream {
                 }
                 Write::Finishing => {
                     // An end that cannot be sent has nobody left to arrive at.
-                    if let Err(error) = ready!(this.duct.poll_finish(cx)) {
+                    if let Err(error) = ready!(this.carrier.poll_finish(cx)) {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
-                    this.slot.passed_on();
+                    this.lease.passed_on();
                     this.write = Write::Finished;
                 }
                 Write::Finished => return Poll::Ready(Ok(())),
@@ -275,7 +276,7 @@ impl AsyncWrite for PodStream {
     }
 }
 
-impl Duct {
+impl Carrier {
     fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Pair(pair) => pair.poll_data(cx, buf),

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
-use crate::forward::{PodId, PodPort};
+use crate::pod::{PodId, PodPort};
 use crate::pool::Pool;
 use crate::stream::PodStream;
 use crate::transport::{BoxFuture, Io, Open, Opened};

@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 pub(crate) use self::channel::Channel;
 pub(crate) use self::upgrade::said;
-use self::upgrade::{No, verb};
+use self::upgrade::{UpgradeError, verb};
 use crate::config::{Config, Transport, TransportChoice};
 use crate::error::{ForwardError, Rejection};
-use crate::forward::PodId;
+use crate::pod::PodId;
 
 /// An upgraded connection, whatever is below.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -106,7 +106,7 @@ impl Api {
             let (client, pod) = (&self.client, &*asked.pod);
             let opened = match transport {
                 Transport::Spdy => match spdy::open(client, pod, Method::POST, within).await {
-                    Err(No::Forbidden { message }) => {
+                    Err(UpgradeError::Forbidden { message }) => {
                         asked.forbidden(&Method::POST, message)?;
                         // Rules that do not grant `create` may grant `get`.
                         let io = spdy::open(client, &asked.pod, Method::GET, within).await;
@@ -254,9 +254,9 @@ impl Asked {
     }
 
     /// Notes what the transport met; an error when no other transport can do better.
-    fn refused(&mut self, transport: Transport, no: No) -> Result<(), ForwardError> {
+    fn refused(&mut self, transport: Transport, no: UpgradeError) -> Result<(), ForwardError> {
         match no {
-            No::Rejected {
+            UpgradeError::Rejected {
                 status,
                 by_api_server,
                 message,
@@ -272,11 +272,11 @@ impl Asked {
                 Ok(())
             }
             // All forms but SPDY's first are asked by GET.
-            No::Forbidden { message } => self.forbidden(&Method::GET, message),
-            No::Gone => Err(ForwardError::PodNotFound {
+            UpgradeError::Forbidden { message } => self.forbidden(&Method::GET, message),
+            UpgradeError::Gone => Err(ForwardError::PodNotFound {
                 pod: self.pod.to_string(),
             }),
-            No::Final(error) => Err(ForwardError::Api(error)),
+            UpgradeError::Final(error) => Err(ForwardError::Api(error)),
         }
     }
 

@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
-use crate::forward::{PodId, Stats};
-use crate::life::{Epoch, Life};
+use crate::pod::PodId;
 use crate::pool::Pool;
 use crate::pool::probe::{PINGS, Seen, Verdict};
 use crate::pool::state::{Entry, Pod};
+use crate::stats::{Connection, Epoch, Stats};
 
 const TICK: Duration = Duration::from_secs(1);
 /// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
@@ -100,7 +100,7 @@ impl Pool {
             return;
         }
         let proven = entry.probe.proven();
-        entry.lives.iter().for_each(|l| l.prove(proven));
+        entry.connections.iter().for_each(|l| l.prove(proven));
         let (round, handle) = (entry.probe.again(now), entry.handle.clone());
         state.pod(pod).wake();
         drop(state);
@@ -145,7 +145,7 @@ impl Pool {
 
 /// What a burst of connections has left unused is closed soon, but for one session.
 fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
-    let unused = |e: &&mut Entry| e.lives.is_empty() && !e.retired;
+    let unused = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
     let Some(latest) = pod.sessions.iter_mut().filter(unused).map(|e| e.used).max() else {
         return;
     };
@@ -180,8 +180,14 @@ impl Look<'_> {
             now: self.now,
             heard,
             held_up: self.entry.stalled,
-            upload: self.entry.lives.iter().any(|l| l.is_upload()),
-            alone: self.entry.lives.iter().filter(|l| l.is_waiting()).count() <= 1,
+            upload: self.entry.connections.iter().any(|l| l.is_upload()),
+            alone: self
+                .entry
+                .connections
+                .iter()
+                .filter(|l| l.is_waiting())
+                .count()
+                <= 1,
         };
         match self.entry.probe.judge(seen, self.config) {
             Verdict::Wait => {}
@@ -191,18 +197,18 @@ impl Look<'_> {
             }
             Verdict::Wedged => self.split(),
         }
-        let unused = self.entry.lives.is_empty()
+        let unused = self.entry.connections.is_empty()
             && self.now.saturating_sub(self.entry.used) >= ms(self.config.idle);
         if unused && !self.entry.retired {
             tracing::debug!(pod = %self.pod, session = self.entry.id, "unused, closing");
             self.entry.retire();
         }
         let silent = self.now.saturating_sub(heard) >= ms(self.config.ping_every);
-        let overdue = |l: &Arc<Life>| {
+        let overdue = |l: &Arc<Connection>| {
             l.asked()
                 .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))
         };
-        let due = silent || self.entry.lives.iter().any(overdue);
+        let due = silent || self.entry.connections.iter().any(overdue);
         if self.entry.stalled {
             return None;
         }
@@ -220,9 +226,9 @@ impl Look<'_> {
     fn reset_stalled(&mut self, stats: &kubevpn_spdy::Stats) {
         for stalled in &stats.stalled {
             let since = self.epoch.of(stalled.since);
-            let reads = |l: &Life| stats.stalled.iter().all(|s| Some(s.stream) != l.id());
-            let held_up = |l: &&Arc<Life>| l.is_waiting() && reads(l);
-            let others = || self.entry.lives.iter().filter(held_up);
+            let reads = |l: &Connection| stats.stalled.iter().all(|s| Some(s.stream) != l.id());
+            let held_up = |l: &&Arc<Connection>| l.is_waiting() && reads(l);
+            let others = || self.entry.connections.iter().filter(held_up);
             let wanted = others().any(|l| l.last_write().max(l.began) > since);
             let after = match wanted {
                 true => self.config.stall_wanted,
@@ -233,13 +239,13 @@ impl Look<'_> {
             }
             tracing::debug!(pod = %self.pod, session = self.entry.id, stream = %stalled.stream, "resetting a stalled connection");
             self.counts.stalled += 1;
-            let life = self
+            let connection = self
                 .entry
-                .lives
+                .connections
                 .iter()
                 .find(|l| l.id() == Some(stalled.stream));
-            match life {
-                Some(life) => self.entry.fail(life, STALLED),
+            match connection {
+                Some(connection) => self.entry.fail(connection, STALLED),
                 // An error stream that nobody reads yet, with much more than an error in it.
                 None => self.entry.handle.reset(stalled.stream, ResetStatus::CANCEL),
             }
@@ -250,10 +256,10 @@ impl Look<'_> {
 
     /// Nothing comes back: every connection of the session is lost.
     fn evict(&mut self) {
-        tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.lives.len(), "session is dead");
+        tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.connections.len(), "session is dead");
         self.counts.evicted += 1;
-        for life in &self.entry.lives {
-            life.fail(DEAD);
+        for connection in &self.entry.connections {
+            connection.fail(DEAD);
         }
         self.entry.retired = true;
         self.entry.handle.close();
@@ -266,11 +272,13 @@ impl Look<'_> {
         }
         let proven = self.entry.probe.proven();
         let (mut lost, mut kept) = (0, 0);
-        for life in &self.entry.lives {
-            if life.is_upload() {
-                life.exempt();
-            } else if !life.is_answered() && life.last_write().max(life.began) > proven {
-                self.entry.fail(life, WEDGED);
+        for connection in &self.entry.connections {
+            if connection.is_upload() {
+                connection.exempt();
+            } else if !connection.is_answered()
+                && connection.last_write().max(connection.began) > proven
+            {
+                self.entry.fail(connection, WEDGED);
                 lost += 1;
                 continue;
             }

@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::life::Life;
+use crate::stats::Connection;
 
 /// Cuts short who waits beyond the bounds, and takes them off the list.
-pub(crate) fn trim(lingering: &mut Vec<Arc<Life>>, config: &Config) {
+pub(crate) fn trim(lingering: &mut Vec<Arc<Connection>>, config: &Config) {
     // One that is in the middle of receiving is never cut.
-    let quiet = |l: &Arc<Life>| l.quiet_since().is_some();
-    let answered = |l: &Arc<Life>| l.is_answered() && quiet(l);
+    let quiet = |l: &Arc<Connection>| l.quiet_since().is_some();
+    let answered = |l: &Arc<Connection>| l.is_answered() && quiet(l);
     let many = lingering.iter().filter(|l| answered(l)).count();
     if many > config.lingering_answered {
         cut_quietest(lingering, answered);
@@ -24,7 +24,10 @@ pub(crate) fn trim(lingering: &mut Vec<Arc<Life>>, config: &Config) {
     }
 }
 
-fn cut_quietest(lingering: &mut Vec<Arc<Life>>, fit: impl Fn(&Arc<Life>) -> bool) -> bool {
+fn cut_quietest(
+    lingering: &mut Vec<Arc<Connection>>,
+    fit: impl Fn(&Arc<Connection>) -> bool,
+) -> bool {
     let quietest = lingering
         .iter()
         .enumerate()
@@ -46,7 +49,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::life::Epoch;
+    use crate::stats::Epoch;
 
     #[tokio::test(start_paused = true)]
     async fn who_has_the_answer_goes_first() {
@@ -57,29 +60,29 @@ mod tests {
         };
         let epoch = Epoch::new();
         let mut list = Vec::new();
-        let mut lives = Vec::new();
+        let mut connections = Vec::new();
         // By turns one that waits for its answer and one that has it.
         for n in 0..8 {
-            let life = Arc::new(Life::new(epoch));
-            life.wrote(1);
+            let connection = Arc::new(Connection::new(epoch));
+            connection.wrote(1);
             if n % 2 == 1 {
-                life.heard(1);
-                life.quiet();
+                connection.heard(1);
+                connection.quiet();
             }
             advance(Duration::from_millis(10)).await;
-            lives.push(life.clone());
-            list.push(life);
+            connections.push(connection.clone());
+            list.push(connection);
             trim(&mut list, &config);
         }
-        let cut: Vec<_> = lives.iter().map(|l| l.is_cut()).collect();
+        let cut: Vec<_> = connections.iter().map(|l| l.is_cut()).collect();
         // With the fifth, sixth and seventh there are more than four, with the eighth too; those with an answer go.
         assert_eq!(cut, [false, true, false, true, false, true, false, true]);
         assert_eq!(list.len(), 4);
         // Who waits for an answer goes when nobody else is left.
-        list.push(lives[1].clone());
-        lives[1].wrote(1);
+        list.push(connections[1].clone());
+        connections[1].wrote(1);
         trim(&mut list, &config);
-        assert!(lives[0].is_cut());
+        assert!(connections[0].is_cut());
     }
 
     #[tokio::test(start_paused = true)]
@@ -89,13 +92,13 @@ mod tests {
             lingering: 0,
             ..Config::default()
         };
-        let life = Arc::new(Life::new(Epoch::new()));
-        life.heard(1);
-        let mut list = vec![life.clone()];
+        let connection = Arc::new(Connection::new(Epoch::new()));
+        connection.heard(1);
+        let mut list = vec![connection.clone()];
         trim(&mut list, &config);
-        assert!(!life.is_cut());
-        life.quiet();
+        assert!(!connection.is_cut());
+        connection.quiet();
         trim(&mut list, &config);
-        assert!(life.is_cut());
+        assert!(connection.is_cut());
     }
 }

@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
-use crate::forward::{PodId, Stats};
-use crate::life::Life;
+use crate::pod::PodId;
 use crate::pool::choose::View;
 use crate::pool::probe::Probe;
+use crate::stats::{Connection, Stats};
 
 /// How long after a connection found no session free a spare one is kept, in milliseconds.
 const SPARE: u64 = 60_000;
@@ -39,7 +39,7 @@ pub(crate) struct State {
 pub(crate) struct Pod {
     pub(crate) sessions: Vec<Entry>,
     /// Connections that are a channel each.
-    pub(crate) channels: Vec<Arc<Life>>,
+    pub(crate) channels: Vec<Arc<Connection>>,
     /// Upgrades under way.
     pub(crate) opening: usize,
     /// Dials that wait for a session.
@@ -54,7 +54,7 @@ pub(crate) struct Pod {
     /// Until when each port is taken to be good.
     good: HashMap<u16, u64>,
     /// Connections whose client has ended, in the order they did.
-    pub(crate) lingering: Vec<Arc<Life>>,
+    pub(crate) lingering: Vec<Arc<Connection>>,
 }
 
 /// How an upgrade failed.
@@ -71,7 +71,7 @@ pub(crate) struct Entry {
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
     /// Its connections, also those only waiting for their end.
-    pub(crate) lives: Vec<Arc<Life>>,
+    pub(crate) connections: Vec<Arc<Connection>>,
     /// How many of them count as such: neither their client nor their Pod has ended.
     pub(crate) live: usize,
     pub(crate) used: u64,
@@ -102,7 +102,7 @@ impl State {
 
     /// The session that nobody has used for longest.
     pub(crate) fn idle(&mut self) -> Option<&mut Entry> {
-        let idle = |e: &&mut Entry| e.lives.is_empty() && !e.retired;
+        let idle = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
         self.entries().filter(idle).min_by_key(|e| e.used)
     }
 
@@ -130,7 +130,7 @@ impl State {
 
 impl Pod {
     pub(crate) fn streams(&self) -> usize {
-        let shared: usize = self.sessions.iter().map(|e| e.lives.len()).sum();
+        let shared: usize = self.sessions.iter().map(|e| e.connections.len()).sum();
         shared + self.channels.len()
     }
 
@@ -197,9 +197,9 @@ impl Entry {
         let unread = || self.handle.buffered() > UNREAD;
         View {
             // Who waits for an answer after a half-close is as good as live.
-            live: self.live + self.lives.iter().filter(|l| l.is_owed()).count(),
-            full: self.lives.len() >= config.streams_per_session,
-            busy: self.stalled || self.lives.iter().any(|l| l.is_bulk(now)) || unread(),
+            live: self.live + self.connections.iter().filter(|l| l.is_owed()).count(),
+            full: self.connections.len() >= config.streams_per_session,
+            busy: self.stalled || self.connections.iter().any(|l| l.is_bulk(now)) || unread(),
             suspect: self.probe.is_suspect(),
             used: self.used,
         }
@@ -212,15 +212,15 @@ impl Entry {
     }
 
     pub(crate) fn close_if_done(&mut self) {
-        if self.retired && self.lives.is_empty() {
+        if self.retired && self.connections.is_empty() {
             self.handle.close();
         }
     }
 
     /// Ends one connection, and says why to whoever holds it.
-    pub(crate) fn fail(&self, life: &Life, reason: &'static str) {
-        life.fail(reason);
-        if let Some(id) = life.id() {
+    pub(crate) fn fail(&self, connection: &Connection, reason: &'static str) {
+        connection.fail(reason);
+        if let Some(id) = connection.id() {
             self.handle.reset(id, ResetStatus::CANCEL);
         }
     }

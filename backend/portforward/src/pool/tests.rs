@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt, split};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::dial::ATTEMPTS;
 use super::*;
-use crate::forward::PodPort;
+use crate::dial::{self, ATTEMPTS};
+use crate::pod::PodPort;
 use crate::stream::PodStream;
 use crate::testing::*;
 
@@ -26,7 +26,7 @@ fn quick() -> Config {
 }
 
 async fn dial(pool: &Arc<Pool>, port: u16) -> Result<PodStream, ForwardError> {
-    pool.clone().dial(to(port)).await
+    dial::dial(pool.clone(), to(port)).await
 }
 
 /// Dials and makes sure that both directions work.
@@ -215,7 +215,7 @@ async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
             pod: format!("web-{n}"),
             ..to(ECHO)
         };
-        pool.clone().dial(to)
+        dial::dial(pool.clone(), to)
     });
     let dials: JoinSet<_> = dials.collect();
     for dialed in dials.join_all().await {
@@ -254,7 +254,7 @@ async fn idle_sessions_make_room_for_other_pods() {
             pod: pod.into(),
             ..to(ECHO)
         };
-        let stream = pool.clone().dial(to).await.unwrap();
+        let stream = dial::dial(pool.clone(), to).await.unwrap();
         if pod == "b" {
             held.push(stream);
         }
@@ -322,7 +322,7 @@ async fn a_pod_of_the_same_name_is_another_one() {
         uid: Some("2f".into()),
         ..to(ECHO)
     };
-    pool.clone().dial(reborn).await.unwrap();
+    dial::dial(pool.clone(), reborn).await.unwrap();
     assert_eq!(node.upgrades(), 2);
 }
 

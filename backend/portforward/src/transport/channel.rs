@@ -20,11 +20,11 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::config::Config;
 use crate::error::ErrorText;
-use crate::forward::PodId;
-use crate::life::MAY_BLOCK;
-use crate::pair::Fate;
+use crate::fate::Fate;
+use crate::pod::PodId;
+use crate::stats::MAY_BLOCK;
 use crate::transport::Io;
-use crate::transport::upgrade::{No, Raw, path};
+use crate::transport::upgrade::{Raw, UpgradeError, path};
 use crate::transport::websocket::{config as ws_config, io_error, is_end, open as handshake};
 
 const PROTOCOL: &str = "v4.channel.k8s.io";
@@ -39,7 +39,7 @@ pub(crate) async fn open(
     pod: &PodId,
     port: u16,
     within: Duration,
-) -> Result<Raw, No> {
+) -> Result<Raw, UpgradeError> {
     let uri = format!("{}?ports={port}", path(pod));
     handshake(client, pod, uri, PROTOCOL, within).await
 }

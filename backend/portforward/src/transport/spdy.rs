@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::{Method, Request, header};
 use kube::client::Body;
 
-use crate::forward::PodId;
-use crate::transport::upgrade::{No, Raw, check_protocol, path, upgrade};
+use crate::pod::PodId;
+use crate::transport::upgrade::{Raw, UpgradeError, check_protocol, path, upgrade};
 
 const PROTOCOL: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: &str = "portforward.k8s.io";
@@ -18,7 +18,7 @@ pub(crate) async fn open(
     pod: &PodId,
     method: Method,
     within: Duration,
-) -> Result<Raw, No> {
+) -> Result<Raw, UpgradeError> {
     let request = Request::builder()
         .method(method)
         .uri(path(pod))
@@ -26,11 +26,11 @@ pub(crate) async fn open(
         .header(header::UPGRADE, PROTOCOL)
         .header(STREAM_PROTOCOL_HEADER, STREAM_PROTOCOL)
         .body(Body::empty())
-        .map_err(|e| No::rejected(e.to_string()))?;
+        .map_err(|e| UpgradeError::rejected(e.to_string()))?;
     let (head, io) = upgrade(client, pod, request, within).await?;
     check_protocol(&head, PROTOCOL)?;
     match head.headers().get(STREAM_PROTOCOL_HEADER) {
-        Some(agreed) if agreed != STREAM_PROTOCOL => Err(No::rejected(format!(
+        Some(agreed) if agreed != STREAM_PROTOCOL => Err(UpgradeError::rejected(format!(
             "agreed on the stream protocol {agreed:?}"
         ))),
         // Absent is what an API server without the negotiation answers: there is only one protocol.

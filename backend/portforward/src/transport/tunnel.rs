@@ -14,8 +14,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::forward::PodId;
-use crate::transport::upgrade::{No, Raw, path};
+use crate::pod::PodId;
+use crate::transport::upgrade::{Raw, UpgradeError, path};
 use crate::transport::websocket::{config, io_error, is_end, open as handshake};
 
 const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -28,7 +28,7 @@ pub(crate) async fn open(
     client: &kube::Client,
     pod: &PodId,
     within: Duration,
-) -> Result<Tunnel<Raw>, No> {
+) -> Result<Tunnel<Raw>, UpgradeError> {
     let io = handshake(client, pod, path(pod), PROTOCOL, within).await?;
     Ok(Tunnel::new(io, Role::Client).await)
 }

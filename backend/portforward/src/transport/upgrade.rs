@@ -25,7 +25,7 @@ use kubevpn_client::{Action, classify_api, classify_status};
 use kubevpn_target::{ConnectError, Refusal};
 
 use crate::error::clip;
-use crate::forward::PodId;
+use crate::pod::PodId;
 
 /// An upgraded connection.
 pub(crate) type Raw = TokioIo<Upgraded>;
@@ -35,7 +35,7 @@ const BODY: usize = 64 * 1024;
 
 /// Why there was no upgrade.
 #[derive(Debug)]
-pub(crate) enum No {
+pub(crate) enum UpgradeError {
     /// Something on the way does not do this transport.
     Rejected {
         status: Option<StatusCode>,
@@ -50,7 +50,7 @@ pub(crate) enum No {
     Final(ConnectError),
 }
 
-impl No {
+impl UpgradeError {
     /// A refusal that has no status.
     pub(crate) fn rejected(message: impl AsRef<str>) -> Self {
         Self::Rejected {
@@ -84,10 +84,10 @@ pub(crate) async fn upgrade(
     pod: &PodId,
     request: Request<Body>,
     within: Duration,
-) -> Result<(Response<()>, Raw), No> {
+) -> Result<(Response<()>, Raw), UpgradeError> {
     match tokio::time::timeout(within, exchange(client, pod, request)).await {
         Ok(answer) => answer,
-        Err(_) => Err(No::rejected(format!(
+        Err(_) => Err(UpgradeError::rejected(format!(
             "no answer within {} s",
             within.as_secs()
         ))),
@@ -98,7 +98,7 @@ async fn exchange(
     client: &kube::Client,
     pod: &PodId,
     request: Request<Body>,
-) -> Result<(Response<()>, Raw), No> {
+) -> Result<(Response<()>, Raw), UpgradeError> {
     let action = Action {
         verb: verb(request.method()),
         resource: "pods/portforward",
@@ -121,22 +121,22 @@ async fn exchange(
     head.headers_mut().clone_from(response.headers());
     match hyper::upgrade::on(response).await {
         Ok(upgraded) => Ok((head, TokioIo::new(upgraded))),
-        Err(error) => Err(No::rejected(format!(
+        Err(error) => Err(UpgradeError::rejected(format!(
             "the upgraded connection broke: {error}"
         ))),
     }
 }
 
 /// No answer at all.
-fn unanswered(error: kube::Error, action: &Action<'_>) -> No {
+fn unanswered(error: kube::Error, action: &Action<'_>) -> UpgradeError {
     let broke = broke(&error);
     let error = classify_api(error, action);
     match error.refusal() {
         // What broke a standing connection need not be the network: our certificate may have been refused.
         Refusal::ClusterAway | Refusal::Internal if broke => {
-            No::rejected("the connection was dropped")
+            UpgradeError::rejected("the connection was dropped")
         }
-        _ => No::Final(error),
+        _ => UpgradeError::Final(error),
     }
 }
 
@@ -155,14 +155,14 @@ fn broke(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
+fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeError {
     let said: Option<Status> = serde_json::from_slice(body)
         .ok()
         .filter(|s: &Status| s.code != 0 || !s.reason.is_empty());
     if status == StatusCode::UNAUTHORIZED {
         let said = said.unwrap_or_default();
         let said = Status { code: 401, ..said };
-        return No::Final(classify_status(&said, action));
+        return UpgradeError::Final(classify_status(&said, action));
     }
     let Some(said) = said else {
         let text = String::from_utf8_lossy(body);
@@ -170,9 +170,9 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
         if status == StatusCode::NOT_FOUND
             && matches!(text.trim(), "pod does not exist" | "pod not found")
         {
-            return No::Gone;
+            return UpgradeError::Gone;
         }
-        return No::Rejected {
+        return UpgradeError::Rejected {
             status: Some(status),
             by_api_server: false,
             message: clip(text.trim()),
@@ -180,11 +180,11 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> No {
     };
     let about_pods = said.details.as_ref().is_none_or(|d| d.kind == "pods");
     match (status, said.reason.as_str()) {
-        (StatusCode::FORBIDDEN, "Forbidden") => No::Forbidden {
+        (StatusCode::FORBIDDEN, "Forbidden") => UpgradeError::Forbidden {
             message: clip(&said.message),
         },
-        (StatusCode::NOT_FOUND, "NotFound") if about_pods => No::Gone,
-        _ => No::Rejected {
+        (StatusCode::NOT_FOUND, "NotFound") if about_pods => UpgradeError::Gone,
+        _ => UpgradeError::Rejected {
             status: Some(status),
             by_api_server: true,
             message: clip(&said.message),
@@ -202,14 +202,14 @@ pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
         name: Some("web-0"),
     };
     match refused(status, body, &action) {
-        No::Rejected { message, .. } | No::Forbidden { message } => message,
-        No::Gone => String::new(),
-        No::Final(error) => error.to_string(),
+        UpgradeError::Rejected { message, .. } | UpgradeError::Forbidden { message } => message,
+        UpgradeError::Gone => String::new(),
+        UpgradeError::Final(error) => error.to_string(),
     }
 }
 
 /// Checks that the connection was upgraded to what was asked for.
-pub(crate) fn check_protocol(head: &Response<()>, wanted: &str) -> Result<(), No> {
+pub(crate) fn check_protocol(head: &Response<()>, wanted: &str) -> Result<(), UpgradeError> {
     let upgrade = head
         .headers()
         .get(header::UPGRADE)
@@ -217,14 +217,16 @@ pub(crate) fn check_protocol(head: &Response<()>, wanted: &str) -> Result<(), No
     if upgrade.eq_ignore_ascii_case(wanted) {
         return Ok(());
     }
-    Err(No::rejected(format!("upgraded to {upgrade:?} instead")))
+    Err(UpgradeError::rejected(format!(
+        "upgraded to {upgrade:?} instead"
+    )))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn judge(status: u16, body: &str) -> No {
+    fn judge(status: u16, body: &str) -> UpgradeError {
         let action = Action {
             verb: "create",
             resource: "pods/portforward",
@@ -239,22 +241,31 @@ mod tests {
     #[test]
     fn what_each_answer_means() {
         let forbidden = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods \"web-0\" is forbidden: User \"viewer\" cannot create resource","reason":"Forbidden","details":{"name":"web-0","kind":"pods"},"code":403}"#;
-        assert!(matches!(judge(403, forbidden), No::Forbidden { .. }));
+        assert!(matches!(
+            judge(403, forbidden),
+            UpgradeError::Forbidden { .. }
+        ));
         // The API server's own words for a protocol it does not know.
         let protocol = "unable to upgrade: unable to negotiate protocol: client supports [nope]";
         assert!(
-            matches!(judge(403, protocol), No::Rejected { message, by_api_server: false, .. } if message.starts_with("unable"))
+            matches!(judge(403, protocol), UpgradeError::Rejected { message, by_api_server: false, .. } if message.starts_with("unable"))
         );
-        assert!(matches!(judge(403, "<html>"), No::Rejected { .. }));
+        assert!(matches!(
+            judge(403, "<html>"),
+            UpgradeError::Rejected { .. }
+        ));
 
         let gone = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"pods \"nosuch\" not found","reason":"NotFound","details":{"name":"nosuch","kind":"pods"},"code":404}"#;
-        assert!(matches!(judge(404, gone), No::Gone));
-        assert!(matches!(judge(404, "pod does not exist\n"), No::Gone));
+        assert!(matches!(judge(404, gone), UpgradeError::Gone));
+        assert!(matches!(
+            judge(404, "pod does not exist\n"),
+            UpgradeError::Gone
+        ));
         let path = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"the server could not find the requested resource","reason":"NotFound","details":{},"code":404}"#;
-        assert!(matches!(judge(404, path), No::Rejected { .. }));
+        assert!(matches!(judge(404, path), UpgradeError::Rejected { .. }));
         assert!(matches!(
             judge(404, "404 page not found"),
-            No::Rejected { .. }
+            UpgradeError::Rejected { .. }
         ));
 
         let login = judge(
@@ -262,31 +273,34 @@ mod tests {
             r#"{"kind":"Status","code":401,"reason":"Unauthorized"}"#,
         );
         assert!(
-            matches!(login, No::Final(e) if e.refusal() == Refusal::Unauthenticated),
+            matches!(login, UpgradeError::Final(e) if e.refusal() == Refusal::Unauthenticated),
             "with a Status"
         );
         assert!(
-            matches!(judge(401, "go away"), No::Final(e) if e.refusal() == Refusal::Unauthenticated),
+            matches!(judge(401, "go away"), UpgradeError::Final(e) if e.refusal() == Refusal::Unauthenticated),
             "without"
         );
 
         let node = r#"{"kind":"Status","status":"Failure","message":"error dialing backend: dial tcp 10.245.0.2:10250: connect: connection refused","code":500}"#;
         assert!(matches!(
             judge(500, node),
-            No::Rejected {
+            UpgradeError::Rejected {
                 by_api_server: true,
                 ..
             }
         ));
         for status in [400, 405, 426, 500, 502, 503] {
-            assert!(matches!(judge(status, ""), No::Rejected { .. }), "{status}");
+            assert!(
+                matches!(judge(status, ""), UpgradeError::Rejected { .. }),
+                "{status}"
+            );
         }
     }
 
     #[test]
     fn what_others_say_is_bounded() {
         let long = "x".repeat(100_000);
-        let No::Rejected { message, .. } = judge(502, &long) else {
+        let UpgradeError::Rejected { message, .. } = judge(502, &long) else {
             panic!("a refusal of the transport");
         };
         assert!(message.len() < 1_000);

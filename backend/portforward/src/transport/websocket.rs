@@ -11,8 +11,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use crate::forward::PodId;
-use crate::transport::upgrade::{No, Raw, check_protocol, upgrade};
+use crate::pod::PodId;
+use crate::transport::upgrade::{Raw, UpgradeError, check_protocol, upgrade};
 
 /// API servers send what one read of theirs gave, 32 KiB.
 const MESSAGE: usize = 4 << 20;
@@ -24,7 +24,7 @@ pub(crate) async fn open(
     uri: String,
     protocol: &'static str,
     within: Duration,
-) -> Result<Raw, No> {
+) -> Result<Raw, UpgradeError> {
     let key = generate_key();
     let request = Request::builder()
         .method(Method::GET)
@@ -35,18 +35,18 @@ pub(crate) async fn open(
         .header(header::SEC_WEBSOCKET_KEY, &key)
         .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
         .body(Body::empty())
-        .map_err(|e| No::rejected(e.to_string()))?;
+        .map_err(|e| UpgradeError::rejected(e.to_string()))?;
     let (head, io) = upgrade(client, pod, request, within).await?;
     check_protocol(&head, "websocket")?;
     let accept = head.headers().get(header::SEC_WEBSOCKET_ACCEPT);
     if accept.is_none_or(|v| v != derive_accept_key(key.as_bytes()).as_str()) {
-        return Err(No::rejected(
+        return Err(UpgradeError::rejected(
             "the WebSocket answer is to somebody else's key",
         ));
     }
     match head.headers().get(header::SEC_WEBSOCKET_PROTOCOL) {
         Some(agreed) if agreed == protocol => Ok(io),
-        agreed => Err(No::rejected(format!(
+        agreed => Err(UpgradeError::rejected(format!(
             "agreed on the subprotocol {agreed:?}"
         ))),
     }

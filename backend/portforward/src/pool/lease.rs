@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use kubevpn_spdy::StreamId;
 use tokio::time::Instant;
 
-use crate::forward::PodId;
-use crate::life::Life;
+use crate::pod::PodId;
 use crate::pool::Pool;
 use crate::pool::linger::trim;
 use crate::pool::state::{Entry, State};
+use crate::stats::Connection;
 
 /// A connection that ended this soon after the client wrote may have left data unread on the session, in
 /// milliseconds. The container runtime reports the Pod's end 1 s late.
@@ -20,7 +20,7 @@ const UNREAD: u64 = 3_000;
 const RUNTIME_CLOCK: u64 = 1_000;
 
 /// Counts a connection until it is dropped.
-pub(crate) struct Slot {
+pub(crate) struct Lease {
     place: Place,
     /// Neither side has ended.
     live: bool,
@@ -37,7 +37,7 @@ struct Place {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
     port: u16,
-    life: Arc<Life>,
+    connection: Arc<Connection>,
     /// `None` for a channel.
     session: Option<Seat>,
 }
@@ -47,13 +47,13 @@ struct Seat {
     wedged: Arc<AtomicBool>,
 }
 
-impl Slot {
-    /// For a life that the state knows already, on this session or as a channel.
+impl Lease {
+    /// For a connection that the state knows already, on this session or as a channel.
     pub(crate) fn new(
         pool: &Arc<Pool>,
         pod: &Arc<PodId>,
         port: u16,
-        life: Arc<Life>,
+        connection: Arc<Connection>,
         session: Option<&Entry>,
     ) -> Self {
         let session = session.map(|entry| Seat {
@@ -64,7 +64,7 @@ impl Slot {
             pool: pool.clone(),
             pod: pod.clone(),
             port,
-            life,
+            connection,
             session,
         };
         Self {
@@ -76,24 +76,24 @@ impl Slot {
         }
     }
 
-    pub(crate) fn life(&self) -> &Life {
-        &self.place.life
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.place.connection
     }
 
     pub(crate) fn named(&self, id: StreamId) {
-        self.place.life.named(id);
+        self.place.connection.named(id);
     }
 
     /// Since when the Pod has been silent with everything read.
     pub(crate) fn quiet_since(&self) -> Option<Instant> {
-        let since = self.place.life.quiet_since();
+        let since = self.place.connection.quiet_since();
         since.map(|mark| self.place.pool.epoch.at(mark))
     }
 
     /// Whether what is written now could be lost in the session.
     pub(crate) fn is_wedged(&self) -> bool {
         let seat = self.place.session.as_ref();
-        seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.place.life.is_exempt()
+        seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.place.connection.is_exempt()
     }
 
     /// The Pod sent something: its port is good.
@@ -126,14 +126,17 @@ impl Slot {
     /// The client has ended its side; the stream may have to wait before it passes that on.
     pub(crate) fn client_ended(&mut self) {
         let Place {
-            pool, pod, life, ..
+            pool,
+            pod,
+            connection,
+            ..
         } = &self.place;
-        life.client_ended();
+        connection.client_ended();
         let mut state = pool.state();
         self.place.leave(&mut state, &mut self.live);
         if !self.over {
             let lingering = &mut state.pod(pod).lingering;
-            lingering.push(life.clone());
+            lingering.push(connection.clone());
             trim(lingering, &pool.config);
         }
     }
@@ -147,13 +150,16 @@ impl Slot {
     pub(crate) fn pod_ended(&mut self, failed: bool) {
         self.over = true;
         let Place {
-            pool, pod, life, ..
+            pool,
+            pod,
+            connection,
+            ..
         } = &self.place;
-        life.pod_ended();
+        connection.pod_ended();
         let mut state = pool.state();
         self.place.leave(&mut state, &mut self.live);
         let entry = state.pod(pod);
-        entry.lingering.retain(|l| !Arc::ptr_eq(l, life));
+        entry.lingering.retain(|l| !Arc::ptr_eq(l, connection));
         if failed && !self.heard {
             entry.forget(self.place.port);
         }
@@ -174,7 +180,7 @@ impl Slot {
 impl Place {
     /// Probes the session if what was written may not have been read.
     fn check_unread(&self) {
-        let wrote = self.life.last_write();
+        let wrote = self.connection.last_write();
         if wrote != 0 && self.pool.epoch.now().saturating_sub(wrote) < UNREAD {
             self.suspect();
         }
@@ -210,13 +216,13 @@ impl Place {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Lease {
     fn drop(&mut self) {
         let place = &self.place;
         let now = place.pool.epoch.now();
         let mut state = place.pool.state();
         place.leave(&mut state, &mut self.live);
-        let others = |l: &Arc<Life>| !Arc::ptr_eq(l, &place.life);
+        let others = |l: &Arc<Connection>| !Arc::ptr_eq(l, &place.connection);
         let pod = state.pod(&place.pod);
         pod.lingering.retain(others);
         // A session that has ended left its connections with the channels.
@@ -224,8 +230,8 @@ impl Drop for Slot {
         let Some(entry) = place.entry(&mut state) else {
             return;
         };
-        entry.lives.retain(others);
-        if !self.over && (place.life.is_bulk(now) || place.life.is_behind()) {
+        entry.connections.retain(others);
+        if !self.over && (place.connection.is_bulk(now) || place.connection.is_behind()) {
             // Up to 120 MB of it would have to be received and thrown away first.
             tracing::debug!(pod = %place.pod, session = entry.id, "bulk was cut off, session retires");
             entry.retire();

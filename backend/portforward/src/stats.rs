@@ -1,4 +1,4 @@
-//! What the pool knows of one connection while it moves bytes, without a lock.
+//! Counts: of a forwarder, and of each of its connections while it moves bytes, without a lock.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,12 +8,40 @@ use futures_util::task::AtomicWaker;
 use kubevpn_spdy::StreamId;
 use tokio::time::Instant;
 
+use crate::config::Transport;
+
 /// A connection that moved more than this within [`BULK_WINDOW`] is bulk.
 const BULK: u64 = 256 * 1024;
 /// Less than this fits into the socket buffers of the way even if the Pod does not read.
 pub(crate) const MAY_BLOCK: u64 = 64 * 1024;
 /// In milliseconds; also how long it stays bulk once it stops.
 const BULK_WINDOW: u64 = 2_000;
+
+/// What a forwarder holds and has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sessions open now, by transport in the order of [`Transport::ALL`].
+    pub sessions: [usize; Transport::ALL.len()],
+    /// Connections open now, the lingering ones among them.
+    pub streams: usize,
+    /// Connections whose client has ended and whose Pod is still listened to.
+    pub lingering: usize,
+    /// Bytes received on sessions that their clients have not read.
+    pub unread: usize,
+    /// Upgrades asked for so far, refused ones among them.
+    pub upgrades: u64,
+    /// Connections opened so far.
+    pub opened: u64,
+    /// Dials that the Pod's side refused.
+    pub refused: u64,
+    /// Sessions closed because they had stopped answering.
+    pub evicted: u64,
+    /// Sessions that were found to have stopped carrying some of their connections.
+    pub wedged: u64,
+    /// Connections reset because their client did not read while others waited.
+    pub stalled: u64,
+}
 
 /// Times as milliseconds since the pool began, plus one: 0 is never.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +71,7 @@ impl Epoch {
 ///
 /// The stream writes them, the keeper reads them. Nothing here orders other memory, hence `Relaxed`.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Connection {
     epoch: Epoch,
     /// The data stream, once there is one.
     id: OnceLock<StreamId>,
@@ -72,7 +100,7 @@ pub(crate) struct Life {
     ender: AtomicWaker,
 }
 
-impl Life {
+impl Connection {
     pub(crate) fn new(epoch: Epoch) -> Self {
         let now = epoch.now();
         Self {
@@ -255,12 +283,12 @@ impl Life {
         self.failed.get().copied()
     }
 
-    /// Where the stream waits for [`Life::fail`].
+    /// Where the stream waits for [`Connection::fail`].
     pub(crate) fn reader(&self) -> &AtomicWaker {
         &self.reader
     }
 
-    /// Where the stream's shutdown waits for [`Life::cut`], [`Life::fail`] and the Pod's end.
+    /// Where the stream's shutdown waits for [`Connection::cut`], [`Connection::fail`] and the Pod's end.
     pub(crate) fn ender(&self) -> &AtomicWaker {
         &self.ender
     }
@@ -275,52 +303,52 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bulk_is_much_in_little_time() {
         let epoch = Epoch::new();
-        let life = Life::new(epoch);
+        let connection = Connection::new(epoch);
         for _ in 0..100 {
-            life.heard(10 * 1024);
+            connection.heard(10 * 1024);
             advance(Duration::from_millis(100)).await;
         }
-        assert!(!life.is_bulk(epoch.now()), "100 KiB/s is not bulk");
+        assert!(!connection.is_bulk(epoch.now()), "100 KiB/s is not bulk");
         for _ in 0..20 {
-            life.heard(32 * 1024);
+            connection.heard(32 * 1024);
         }
-        assert!(life.is_bulk(epoch.now()));
+        assert!(connection.is_bulk(epoch.now()));
         advance(Duration::from_millis(BULK_WINDOW)).await;
-        assert!(!life.is_bulk(epoch.now()), "it has calmed down");
+        assert!(!connection.is_bulk(epoch.now()), "it has calmed down");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_sent_after_a_probe_is_not_proven_by_it() {
         let epoch = Epoch::new();
-        let life = Life::new(epoch);
-        life.wrote(1);
+        let connection = Connection::new(epoch);
+        connection.wrote(1);
         let probe = epoch.now();
-        life.prove(probe);
-        assert_eq!(life.asked(), None);
-        life.wrote(1);
+        connection.prove(probe);
+        assert_eq!(connection.asked(), None);
+        connection.wrote(1);
         advance(Duration::from_millis(5)).await;
         let probe = epoch.now();
         advance(Duration::from_millis(5)).await;
-        life.wrote(1);
-        life.prove(probe);
-        assert_eq!(life.asked(), Some(11));
-        life.heard(1);
-        assert_eq!(life.asked(), None);
+        connection.wrote(1);
+        connection.prove(probe);
+        assert_eq!(connection.asked(), Some(11));
+        connection.heard(1);
+        assert_eq!(connection.asked(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn quiet_begins_when_everything_was_read() {
         let epoch = Epoch::new();
-        let life = Life::new(epoch);
-        life.heard(1);
-        assert_eq!(life.quiet_since(), None);
+        let connection = Connection::new(epoch);
+        connection.heard(1);
+        assert_eq!(connection.quiet_since(), None);
         advance(Duration::from_secs(1)).await;
-        life.quiet();
+        connection.quiet();
         advance(Duration::from_secs(1)).await;
-        life.quiet();
-        assert_eq!(life.quiet_since(), Some(1_001));
-        assert!(life.is_answered());
-        life.wrote(1);
-        assert!(!life.is_answered());
+        connection.quiet();
+        assert_eq!(connection.quiet_since(), Some(1_001));
+        assert!(connection.is_answered());
+        connection.wrote(1);
+        assert!(!connection.is_answered());
     }
 }

@@ -1,0 +1,88 @@
+//! Which Pod, and which of its ports.
+
+use std::fmt;
+
+/// A port of one Pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodPort {
+    /// The Pod's namespace.
+    pub namespace: String,
+    /// The Pod's name.
+    pub pod: String,
+    /// The Pod's UID where it is known: a Pod of the same name that came later is another one.
+    pub uid: Option<String>,
+    /// The TCP port inside the Pod.
+    pub port: u16,
+}
+
+/// `namespace/pod:port`
+impl fmt::Display for PodPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.pod, self.port)
+    }
+}
+
+impl PodPort {
+    /// `namespace/pod`
+    pub(crate) fn pod_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.pod)
+    }
+}
+
+/// A Pod: whose sessions are whose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PodId {
+    pub(crate) namespace: String,
+    pub(crate) pod: String,
+    pub(crate) uid: Option<String>,
+}
+
+impl PodId {
+    /// Whether the names are such that a Pod can have them; they become part of a URL.
+    pub(crate) fn is_valid(&self) -> bool {
+        [&self.namespace, &self.pod].into_iter().all(|name| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);
+            !name.is_empty() && !name.starts_with('.') && name.bytes().all(fits)
+        })
+    }
+}
+
+impl fmt::Display for PodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.pod)
+    }
+}
+
+impl From<&PodPort> for PodId {
+    fn from(to: &PodPort) -> Self {
+        Self {
+            namespace: to.namespace.clone(),
+            pod: to.pod.clone(),
+            uid: to.uid.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_pod_has_stay_out_of_urls() {
+        let valid = |namespace: &str, pod: &str| {
+            let (namespace, pod) = (namespace.into(), pod.into());
+            let uid = None;
+            PodId {
+                namespace,
+                pod,
+                uid,
+            }
+            .is_valid()
+        };
+        assert!(valid("shop", "web-0.x"));
+        for bad in ["", ".", "..", "a/b", "a?b", "a%2fb", "a b", "A", "a\n"] {
+            assert!(!valid("shop", bad), "{bad:?}");
+            assert!(!valid(bad, "web-0"), "{bad:?}");
+        }
+    }
+}
