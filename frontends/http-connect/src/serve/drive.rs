@@ -160,10 +160,15 @@ impl<'d, C: ClientIo> Driver<'d, C> {
             self.moved = moved;
             self.moved_at = now;
         }
-        match self.turn.answering() {
+        match self.is_answering() {
             true => self.due_of_answer(now),
             false => Some(self.due_of_request(now)),
         }
+    }
+
+    /// An answer is being made, or hyper still holds a part of it that the client does not take.
+    fn is_answering(&self) -> bool {
+        self.turn.answering() || !self.tap.is_flushed()
     }
 
     fn due_of_request(&mut self, now: Instant) -> (Instant, Due) {
@@ -179,11 +184,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
         match wait.head {
             _ if self.turn.requests() == 0 => (wait.since + self.settings.head_timeout, Due::Slow),
             Some(head) => (head + self.settings.head_timeout, Due::Slow),
-            // The last bytes of the answer before may still be on their way.
-            None => (
-                wait.since.max(self.moved_at) + self.settings.keep_alive,
-                Due::Kept,
-            ),
+            None => (wait.since + self.settings.keep_alive, Due::Kept),
         }
     }
 
@@ -217,7 +218,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
 impl<C: ClientIo> Drop for Driver<'_, C> {
     /// Cut in the middle of an answer: an orderly end could let what was sent so far pass for the whole.
     fn drop(&mut self) {
-        if self.running && self.turn.answered() && self.turn.answering() {
+        if self.running && self.turn.answered() && self.is_answering() {
             self.tap.reset_on_drop();
         }
     }

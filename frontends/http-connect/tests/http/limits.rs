@@ -250,6 +250,35 @@ async fn an_idle_limit_ends_a_request_that_stands_still() {
     assert_eq!(begun.elapsed(), Duration::from_secs(300));
 }
 
+/// The last of an answer may be on its way for as long as the client pleases: a pager, a breakpoint, Ctrl-Z.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_pauses_near_the_end_gets_the_whole_answer() {
+    const LENGTH: usize = 40_000;
+    let body = "x".repeat(LENGTH);
+    let head_11 = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+    for (request, head) in [
+        (get("web"), head_11.as_str()),
+        (
+            "GET http://web/ HTTP/1.0\r\n\r\n".into(),
+            "HTTP/1.1 200 OK\r\n\r\n",
+        ),
+        // Half a head behind it does not make it wait for that one.
+        (format!("{}GET http://we", get("web")), head_11.as_str()),
+    ] {
+        let mut rig = Rig::new(Settings::default());
+        let mut client = rig.client();
+        client.send(request).await;
+        let (_, mut server) = rig.server().await;
+        server.head().await;
+        server.send(head).await;
+        server.send(&body).await;
+        drop(server);
+        sleep(Duration::from_secs(120)).await;
+        client.peer.head().await;
+        assert_eq!(client.peer.take(LENGTH).await.len(), LENGTH);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_lets_the_request_in_hand_finish() {
     let mut rig = Rig::new(Settings::default());
@@ -389,6 +418,16 @@ async fn cutting_an_answer_resets_the_client_and_cutting_a_wait_does_not() {
     assert!(it.served.await.unwrap_err().is_cancelled());
     assert!(it.reset.load(Ordering::Relaxed));
     assert!(it.server.has_ended().await);
+
+    // The server has said all, and a part of it is still here.
+    let mut it = asked("GET http://web/ HTTP/1.0\r\n\r\n").await;
+    it.server.send("HTTP/1.1 200 OK\r\n\r\n").await;
+    it.server.send("x".repeat(10_000)).await;
+    drop(it.server);
+    sleep(Duration::from_secs(1)).await;
+    it.served.abort();
+    assert!(it.served.await.unwrap_err().is_cancelled());
+    assert!(it.reset.load(Ordering::Relaxed));
 
     let mut it = asked(&get("web")).await;
     it.server.send(OK).await;
