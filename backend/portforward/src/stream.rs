@@ -184,6 +184,10 @@ impl Stream for PodStream {
     fn via(&self) -> Via {
         self.via.clone()
     }
+
+    fn no_reader(&mut self) {
+        self.lease.connection().cut();
+    }
 }
 
 impl fmt::Debug for PodStream {

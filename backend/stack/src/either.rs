@@ -28,6 +28,10 @@ impl<A: Stream, B: Stream> Stream for Either<A, B> {
     fn via(&self) -> Via {
         either!(self, s => s.via())
     }
+
+    fn no_reader(&mut self) {
+        either!(self, s => s.no_reader());
+    }
 }
 
 impl<A: AsyncRead + Unpin, B: AsyncRead + Unpin> AsyncRead for Either<A, B> {

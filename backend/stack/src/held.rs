@@ -39,6 +39,10 @@ impl<S: Stream, G: Send + Unpin + 'static> Stream for Held<S, G> {
     fn via(&self) -> Via {
         self.stream.via()
     }
+
+    fn no_reader(&mut self) {
+        self.stream.no_reader();
+    }
 }
 
 impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Held<S, G> {

@@ -125,6 +125,10 @@ impl<S: Stream> Stream for CountedStream<S> {
     fn via(&self) -> Via {
         self.stream.via()
     }
+
+    fn no_reader(&mut self) {
+        self.stream.no_reader();
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {

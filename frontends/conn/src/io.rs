@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
+use crate::Drain;
+
 /// The client's side of a connection.
 ///
 /// The methods have defaults that claim nothing, so any byte stream can be one:
@@ -30,10 +32,30 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
         None
     }
 
-    /// Makes the coming drop a reset and no orderly end, where the transport knows the difference.
+    /// Whether the client's program has closed its socket, once its end of file was read: `Some(false)` where it has
+    /// only ended its writing, and reads on; `None` where nobody knows.
+    ///
+    /// Known on Linux, of Unix sockets and of TCP from the same machine. Costs one or two system calls.
+    fn closed(&self) -> Option<bool> {
+        None
+    }
+
+    /// Makes the drop a reset and no orderly end, where the transport knows the difference. The same when this
+    /// process is killed.
     ///
     /// For a connection that is cut: an orderly end would let what was sent so far pass for the whole.
     fn reset_on_drop(&mut self) {}
+
+    /// Takes [`reset_on_drop`](Self::reset_on_drop) back: the whole was sent.
+    fn close_on_drop(&mut self) {}
+
+    /// The drain the connection runs in; one that never begins where it runs in none.
+    fn drain(&self) -> Drain {
+        Drain::new()
+    }
+
+    /// Gives the connection's place among those that are limited back before its end ([`Gate`](crate::Gate)).
+    fn release(&mut self) {}
 }
 
 impl ClientIo for TcpStream {
@@ -45,9 +67,18 @@ impl ClientIo for TcpStream {
         pending_error(self.take_error())
     }
 
+    #[cfg(target_os = "linux")]
+    fn closed(&self) -> Option<bool> {
+        crate::peer::closed(self.local_addr().ok()?, self.peer_addr().ok()?)
+    }
+
+    // Both fail on a connection that has ended already, which is as good.
     fn reset_on_drop(&mut self) {
-        // Fails on a connection that has ended already, which is as good.
         let _ = self.set_zero_linger();
+    }
+
+    fn close_on_drop(&mut self) {
+        let _ = socket2::SockRef::from(&*self).set_linger(None);
     }
 }
 
@@ -56,6 +87,15 @@ impl ClientIo for TcpStream {
 impl ClientIo for tokio::net::UnixStream {
     fn broken(&self) -> Option<io::Error> {
         pending_error(self.take_error())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn closed(&self) -> Option<bool> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut asked = [PollFd::new(self, PollFlags::empty())];
+        poll(&mut asked, Some(&Timespec::default())).ok()?;
+        // Of a socket whose writing is open: its peer has closed, and not ended its writing alone.
+        Some(asked[0].revents().contains(PollFlags::HUP))
     }
 }
 

@@ -46,6 +46,8 @@ mod limits;
 mod listen;
 #[cfg(test)]
 mod mock;
+#[cfg(target_os = "linux")]
+mod peer;
 mod record;
 mod relay;
 mod rewind;

@@ -67,6 +67,8 @@ impl Listener {
             Addr::Tcp(at) => {
                 let listener = bind_tcp(*at).map_err(failed)?;
                 let real = listener.local_addr().map_err(failed)?;
+                #[cfg(target_os = "linux")]
+                let _ = tokio::task::spawn_blocking(move || crate::peer::prepare(real)).await;
                 (Addr::Tcp(real), Socket::Tcp(listener))
             }
             #[cfg(unix)]
@@ -159,6 +161,7 @@ where
             // Waiting here leaves further clients to the kernel's queue.
             if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
                 client.permit = Some(permit);
+                client.drain = drain.clone();
                 drain.spawn(connection(client));
             }
         }
@@ -195,12 +198,14 @@ impl Backoff {
 
 // === impl Client ===
 
-/// An accepted connection. Holds its permit for as long as it lives, wherever it is handed on to.
+/// An accepted connection. Holds its permit until it is dropped or [released](ClientIo::release), wherever it is
+/// handed on to.
 #[derive(Debug)]
 pub struct Client {
     io: Io,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
+    drain: Drain,
 }
 
 #[derive(Debug)]
@@ -225,6 +230,7 @@ impl Client {
             io,
             peer,
             permit: None,
+            drain: Drain::new(),
         }
     }
 }
@@ -251,8 +257,8 @@ impl From<TcpStream> for Client {
 }
 
 macro_rules! each {
-    ($self:expr, $io:ident => $do:expr) => {
-        match &mut $self.get_mut().io {
+    ($inner:expr, $io:ident => $do:expr) => {
+        match $inner {
             Io::Tcp($io) => $do,
             #[cfg(unix)]
             Io::Unix($io) => $do,
@@ -266,7 +272,7 @@ impl AsyncRead for Client {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_read(cx, buf))
+        each!(&mut self.get_mut().io, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
@@ -276,15 +282,15 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
+        each!(&mut self.get_mut().io, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
+        each!(&mut self.get_mut().io, io => Pin::new(io).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
+        each!(&mut self.get_mut().io, io => Pin::new(io).poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -292,7 +298,7 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+        each!(&mut self.get_mut().io, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -306,19 +312,27 @@ impl ClientIo for Client {
     }
 
     fn broken(&self) -> Option<io::Error> {
-        match &self.io {
-            Io::Tcp(io) => io.broken(),
-            #[cfg(unix)]
-            Io::Unix(io) => io.broken(),
-        }
+        each!(&self.io, io => io.broken())
+    }
+
+    fn closed(&self) -> Option<bool> {
+        each!(&self.io, io => io.closed())
     }
 
     fn reset_on_drop(&mut self) {
-        match &mut self.io {
-            Io::Tcp(io) => io.reset_on_drop(),
-            #[cfg(unix)]
-            Io::Unix(io) => io.reset_on_drop(),
-        }
+        each!(&mut self.io, io => io.reset_on_drop());
+    }
+
+    fn close_on_drop(&mut self) {
+        each!(&mut self.io, io => io.close_on_drop());
+    }
+
+    fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+
+    fn release(&mut self) {
+        self.permit = None;
     }
 }
 

@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use kubevpn_target::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::ClientIo;
+use crate::{ClientIo, Drain};
 
 /// The stream; the other end is the [`Control`].
 pub(crate) struct Mock(Arc<Mutex<State>>);
@@ -32,8 +33,12 @@ struct State {
     shutdown_asked: bool,
     broken: Option<io::ErrorKind>,
     asked_whether_broken: usize,
+    closed: Option<bool>,
     reset: bool,
     dropped: bool,
+    released: bool,
+    no_reader: bool,
+    drain: Drain,
     wakers: Vec<Waker>,
 }
 
@@ -89,6 +94,15 @@ impl Control {
         self.0.lock().unwrap().broken = Some(kind);
     }
 
+    /// What is known of whether its program has closed it.
+    pub(crate) fn close(&self, closed: bool) {
+        self.0.lock().unwrap().closed = Some(closed);
+    }
+
+    pub(crate) fn drain(&self) -> Drain {
+        self.state().drain.clone()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -125,6 +139,14 @@ impl Control {
 
     pub(crate) fn was_reset(&self) -> bool {
         self.state().reset
+    }
+
+    pub(crate) fn was_released(&self) -> bool {
+        self.state().released
+    }
+
+    pub(crate) fn has_no_reader(&self) -> bool {
+        self.state().no_reader
     }
 
     pub(crate) fn dropped(&self) -> bool {
@@ -213,8 +235,30 @@ impl ClientIo for Mock {
         state.broken.take().map(Into::into)
     }
 
+    fn closed(&self) -> Option<bool> {
+        self.0.lock().unwrap().closed
+    }
+
     fn reset_on_drop(&mut self) {
         self.0.lock().unwrap().reset = true;
+    }
+
+    fn close_on_drop(&mut self) {
+        self.0.lock().unwrap().reset = false;
+    }
+
+    fn drain(&self) -> Drain {
+        self.0.lock().unwrap().drain.clone()
+    }
+
+    fn release(&mut self) {
+        self.0.lock().unwrap().released = true;
+    }
+}
+
+impl Stream for Mock {
+    fn no_reader(&mut self) {
+        self.0.lock().unwrap().no_reader = true;
     }
 }
 

@@ -44,11 +44,12 @@ impl Traffic {
 /// The access record of one connection (for HTTP: of one request), written once, when it ends.
 ///
 /// An event of the tracing target `access` outside every span, with the fields `id`, `frontend`,
-/// `client.addr`, `target`, `via`, `up` and `down` in bytes, `seconds`, `end`, `refusal`, `error`. Level
+/// `client.addr`, `target`, `via`, `up` and `down` in bytes, `seconds` (to the last byte, where it was relayed),
+/// `end`, `refusal`, `error`. Level
 /// `WARN` where the cluster, the way to it or this program is at fault, so that somebody should act; `DEBUG`
 /// for a connection that was opened and never used; `INFO` for the rest.
 ///
-/// `end` is one of `eof`, `client`, `upstream` (that side broke), `idle`, `refused` (see `refusal`),
+/// `end` is one of `eof` (also a client that has closed, with all it sent passed on), `client`, `upstream` (that side broke), `idle`, `refused` (see `refusal`),
 /// `rejected` (the handshake), `gone` (while dialing), `unused`, `cut`, `panicked`. A record that is dropped
 /// before its end is known was `cut`.
 ///
@@ -67,6 +68,8 @@ pub struct Record {
     target: Option<Target>,
     via: Option<Via>,
     started: Instant,
+    /// When the last byte moved, if that is what counts.
+    last: Option<Instant>,
     traffic: Arc<Traffic>,
     written: bool,
 }
@@ -82,6 +85,7 @@ impl Record {
             target: None,
             via: None,
             started: Instant::now(),
+            last: None,
             traffic: Arc::default(),
             written: false,
         }
@@ -111,8 +115,9 @@ impl Record {
     pub fn relayed(mut self, relayed: &Relayed) {
         let error = match &relayed.end {
             End::Failed { error, .. } => Some(chain(error)),
-            End::Eof | End::Idle => None,
+            End::Eof | End::Idle | End::Cut => None,
         };
+        self.last = Some(relayed.last);
         self.write(Level::INFO, relayed.end.as_str(), None, error.as_deref());
     }
 
@@ -143,6 +148,7 @@ impl Record {
 
     fn write(&mut self, level: Level, end: &str, refusal: Option<Refusal>, error: Option<&str>) {
         self.written = true;
+        let seconds = self.last.unwrap_or_else(Instant::now) - self.started;
         macro_rules! event {
             ($level:expr) => {
                 tracing::event!(
@@ -156,7 +162,7 @@ impl Record {
                     via = self.via.as_ref().map(tracing::field::display),
                     up = self.traffic.up(),
                     down = self.traffic.down(),
-                    seconds = self.started.elapsed().as_secs_f64(),
+                    seconds = seconds.as_secs_f64(),
                     end,
                     refusal = refusal.map(Refusal::as_str),
                     error,

@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use kubevpn_target::Stream;
 use tokio::time::{Instant, Sleep};
 
 use self::direction::{At, Direction};
-use crate::wait::poll_broken;
+use crate::wait::{CHECK, Check, Gone};
 use crate::{ClientIo, Traffic};
 
 mod buffer;
@@ -43,6 +43,8 @@ pub struct Relayed {
     pub up: u64,
     /// Bytes taken from the upstream and written to the client.
     pub down: u64,
+    /// When the last byte moved, or the first of the two ended its stream.
+    pub last: Instant,
     /// Why it is over.
     pub end: End,
 }
@@ -50,7 +52,8 @@ pub struct Relayed {
 /// Why a relay is over.
 #[derive(Debug)]
 pub enum End {
-    /// Both sides ended their stream, and each got all the other had sent.
+    /// Both sides ended their stream, and each got all the other had sent; or the client closed its socket, and the
+    /// upstream got all.
     Eof,
     /// One side broke.
     Failed {
@@ -61,6 +64,8 @@ pub enum End {
     },
     /// The idle limit.
     Idle,
+    /// The drain began after the client had ended its stream, and nobody knows whether it still reads.
+    Cut,
 }
 
 impl End {
@@ -70,6 +75,7 @@ impl End {
             Self::Eof => "eof",
             Self::Failed { side, .. } => side.as_str(),
             Self::Idle => "idle",
+            Self::Cut => "cut",
         }
     }
 }
@@ -104,6 +110,10 @@ impl Side {
 /// - A client that is reset ends it at once, if it is being read or written; one that is neither,
 ///   because the upstream takes no more or the client has sent its end of file, within a second
 ///   ([`ClientIo::broken`]).
+/// - A client that has closed its socket, and not only ended its writing, ends it as soon as the upstream has all it
+///   sent: the upstream is told that nobody reads ([`Stream::no_reader`]), and shut down. Where nobody knows
+///   ([`ClientIo::closed`]), one that was answered last and hears no more gives its place back
+///   ([`ClientIo::release`]) within a second or two, and is ended by the drain at once.
 /// - Unless it ends with [`End::Eof`], the client's connection is reset and not closed in order, so that a
 ///   truncated answer cannot pass for a whole one. The same when the future is dropped.
 ///
@@ -126,7 +136,7 @@ impl Side {
 pub fn relay<C, U>(client: C, upstream: U, options: RelayOptions) -> impl Future<Output = Relayed>
 where
     C: ClientIo,
-    U: AsyncRead + AsyncWrite + Unpin,
+    U: Stream,
 {
     // No `async fn`: that would keep room for its arguments beside the place they are moved to.
     let mut relay = Relay {
@@ -136,22 +146,30 @@ where
         down: Direction::default(),
         traffic: options.traffic,
         counted: (0, 0),
+        progress: 0,
+        last: Instant::now(),
+        is_answered: false,
         idle: options.idle.map(Idle::new),
-        check: None,
-        reset_client: true,
+        check: Check::default(),
+        leave: None,
     };
+    // From now on, so that a process that is killed resets it too.
+    relay.client.reset_on_drop();
     poll_fn(move |cx| {
         let end = ready!(relay.poll(cx));
-        relay.reset_client = !matches!(end, End::Eof);
+        if matches!(end, End::Eof) {
+            relay.client.close_on_drop();
+        }
         Poll::Ready(Relayed {
             up: relay.up.written,
             down: relay.down.written,
+            last: relay.last,
             end,
         })
     })
 }
 
-struct Relay<C: ClientIo, U> {
+struct Relay<C, U> {
     client: C,
     upstream: U,
     up: Direction,
@@ -159,13 +177,19 @@ struct Relay<C: ClientIo, U> {
     traffic: Arc<Traffic>,
     /// What of `up.written` and `down.written` is in `traffic` already.
     counted: (u64, u64),
+    /// Bytes that were read or written, and whether one has ended.
+    progress: u64,
+    /// When that last changed.
+    last: Instant,
+    /// The last bytes that moved were the upstream's.
+    is_answered: bool,
     idle: Option<Idle>,
-    /// Runs while the client is not being read.
-    check: Option<Pin<Box<Sleep>>>,
-    reset_client: bool,
+    check: Check,
+    /// Ready when the drain begins. There once it is of interest.
+    leave: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
-impl<C: ClientIo, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
+impl<C: ClientIo, U: Stream> Relay<C, U> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let up = self.up.poll(cx, &mut self.client, &mut self.upstream);
         let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
@@ -193,19 +217,43 @@ impl<C: ClientIo, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
         // A timer that is running is not stopped when reading goes on: an upload may block and go on a
         // thousand times a second, and one needless wake-up is cheaper.
         if !self.up.is_reading()
-            && let Poll::Ready(error) = poll_broken(cx, &self.client, &mut self.check)
+            && let Poll::Ready(end) = self.poll_gone(cx)
         {
-            return Poll::Ready(End::Failed {
-                side: Side::Client,
-                error,
-            });
+            return Poll::Ready(end);
         }
         if let Some(idle) = &mut self.idle {
-            let moved = self.up.written + self.up.read + self.down.written + self.down.read;
-            ready!(idle.poll(cx, moved));
+            ready!(idle.poll(cx, self.last));
             return Poll::Ready(End::Idle);
         }
         Poll::Pending
+    }
+
+    /// Ready when the client is not there any more.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let ended = self.up.is_delivered();
+        match self.check.poll(cx, &self.client, ended) {
+            Poll::Ready(Gone::Broken(error)) => {
+                let side = Side::Client;
+                return Poll::Ready(End::Failed { side, error });
+            }
+            Poll::Ready(Gone::Closed) => {
+                self.upstream.no_reader();
+                // Whether it comes through makes no difference: the stream is dropped.
+                let _ = Pin::new(&mut self.upstream).poll_shutdown(cx);
+                return Poll::Ready(End::Eof);
+            }
+            Poll::Pending => {}
+        }
+        let has_its_answer = self.is_answered && self.down.is_reading();
+        if !self.check.is_unknown() || !has_its_answer || self.last.elapsed() < CHECK {
+            return Poll::Pending;
+        }
+        self.client.release();
+        let leave = self.leave.get_or_insert_with(|| {
+            let drain = self.client.drain();
+            Box::pin(async move { drain.stopping().await })
+        });
+        leave.as_mut().poll(cx).map(|()| End::Cut)
     }
 
     /// Both sides have sent their end of file and neither lacks a byte of the other's.
@@ -215,20 +263,20 @@ impl<C: ClientIo, U: AsyncRead + AsyncWrite + Unpin> Relay<C, U> {
 
     fn count(&mut self) {
         let now = (self.up.written, self.down.written);
-        if now.0 != self.counted.0 {
-            self.traffic.add_up(now.0 - self.counted.0);
-        }
         if now.1 != self.counted.1 {
             self.traffic.add_down(now.1 - self.counted.1);
+            self.is_answered = true;
+        }
+        if now.0 != self.counted.0 {
+            self.traffic.add_up(now.0 - self.counted.0);
+            self.is_answered = false;
         }
         self.counted = now;
-    }
-}
-
-impl<C: ClientIo, U> Drop for Relay<C, U> {
-    fn drop(&mut self) {
-        if self.reset_client {
-            self.client.reset_on_drop();
+        let ended = self.up.has_ended() || self.down.has_ended();
+        let progress = now.0 + self.up.read + now.1 + self.down.read + u64::from(ended);
+        if progress != self.progress {
+            self.progress = progress;
+            self.last = Instant::now();
         }
     }
 }
@@ -236,8 +284,6 @@ impl<C: ClientIo, U> Drop for Relay<C, U> {
 /// The idle limit. Its timer is not moved with every byte: when it runs out, it looks when the last one was.
 struct Idle {
     limit: Duration,
-    moved: u64,
-    moved_at: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -245,20 +291,14 @@ impl Idle {
     fn new(limit: Duration) -> Self {
         Self {
             limit,
-            moved: 0,
-            moved_at: Instant::now(),
             timer: Box::pin(tokio::time::sleep(limit)),
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
-        if self.moved != moved {
-            self.moved = moved;
-            self.moved_at = Instant::now();
-        }
+    fn poll(&mut self, cx: &mut Context<'_>, moved_at: Instant) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
-            let deadline = self.moved_at + self.limit;
+            let deadline = moved_at + self.limit;
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kubevpn_target::{Stream, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::ClientIo;
+use crate::{ClientIo, Drain};
 
 /// Reads some bytes first, then the stream. Writes go straight through.
 ///
@@ -116,14 +116,34 @@ impl<T: ClientIo> ClientIo for Rewind<T> {
         self.inner.broken()
     }
 
+    fn closed(&self) -> Option<bool> {
+        self.inner.closed()
+    }
+
     fn reset_on_drop(&mut self) {
         self.inner.reset_on_drop();
+    }
+
+    fn close_on_drop(&mut self) {
+        self.inner.close_on_drop();
+    }
+
+    fn drain(&self) -> Drain {
+        self.inner.drain()
+    }
+
+    fn release(&mut self) {
+        self.inner.release();
     }
 }
 
 impl<T: Stream> Stream for Rewind<T> {
     fn via(&self) -> Via {
         self.inner.via()
+    }
+
+    fn no_reader(&mut self) {
+        self.inner.no_reader();
     }
 }
 

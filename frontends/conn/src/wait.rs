@@ -21,9 +21,9 @@ const EARLY: usize = 16 * 1024;
 /// Does `work` until it is done or the client is gone, whose error is then the answer.
 ///
 /// What the client sends meanwhile is appended to `early`, up to 16 KiB. An end of file is no reason to
-/// stop: the client may have closed its writing side alone. Reading notices a reset at once; after an end of
-/// file, or with `early` full, nothing is read and a reset is noticed within a second, on transports whose
-/// [`ClientIo::broken`] knows.
+/// stop, unless the client has sent nothing and is known to have closed its reading side too
+/// ([`ClientIo::closed`]), which is `ConnectionAborted`. Reading notices a reset at once; after an end of file, or with `early` full, nothing is read
+/// and a reset is noticed within a second, on transports whose [`ClientIo::broken`] knows.
 ///
 /// Cancellation: dropping the future drops `work`; what was read is in `early`.
 ///
@@ -50,7 +50,7 @@ where
     let mut work = pin!(work);
     let mut watch = Watch {
         ended: false,
-        timer: None,
+        check: Check::default(),
     };
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -64,7 +64,7 @@ where
 struct Watch {
     /// The client has sent its end of file.
     ended: bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    check: Check,
 }
 
 impl Watch {
@@ -85,23 +85,80 @@ impl Watch {
                 Err(error) => return Poll::Ready(error),
             }
         }
-        poll_broken(cx, client, &mut self.timer)
+        // One that has sent what it wanted to need not stay for it to arrive.
+        let ended = self.ended && early.is_empty();
+        self.check.poll(cx, client, ended).map(|gone| match gone {
+            Gone::Broken(error) => error,
+            Gone::Closed => io::ErrorKind::ConnectionAborted.into(),
+        })
     }
 }
 
-/// Asks a client that is not being read whether it is broken, once every [`CHECK`].
-pub(crate) fn poll_broken<C: ClientIo>(
-    cx: &mut Context<'_>,
-    client: &C,
-    timer: &mut Option<Pin<Box<Sleep>>>,
-) -> Poll<io::Error> {
-    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(CHECK)));
-    loop {
-        ready!(timer.as_mut().poll(cx));
-        if let Some(error) = client.broken() {
-            return Poll::Ready(error);
+/// Why nobody is there any more.
+pub(crate) enum Gone {
+    Broken(io::Error),
+    /// The client's program has closed its socket after its end of file.
+    Closed,
+}
+
+/// Asks a client that is not being read whether it is still there, once every [`CHECK`].
+///
+/// One that has ended its stream is asked at once too, and soon again: programs that close end their writing first,
+/// and the kernel sends the end before it lets go of the socket.
+#[derive(Default)]
+pub(crate) struct Check {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// How often it was asked since its end of file.
+    asked: u32,
+    is_unknown: bool,
+}
+
+impl Check {
+    /// Ready when it is not. `ended` says that its end of file was read.
+    pub(crate) fn poll<C: ClientIo>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &C,
+        ended: bool,
+    ) -> Poll<Gone> {
+        if ended && self.asked == 0 {
+            self.timer = None;
+            if let Some(gone) = self.look(client, ended) {
+                return Poll::Ready(gone);
+            }
         }
-        timer.as_mut().reset(tokio::time::Instant::now() + CHECK);
+        loop {
+            let wait = match self.asked {
+                0 => CHECK,
+                n => CHECK.min(Duration::from_millis(10_u64.saturating_pow(n))),
+            };
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+            if let Some(gone) = self.look(client, ended) {
+                return Poll::Ready(gone);
+            }
+        }
+    }
+
+    /// The last answer was that nobody knows whether a client that has ended its stream reads on.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.is_unknown
+    }
+
+    fn look<C: ClientIo>(&mut self, client: &C, ended: bool) -> Option<Gone> {
+        if let Some(error) = client.broken() {
+            return Some(Gone::Broken(error));
+        }
+        if !ended {
+            return None;
+        }
+        self.asked = self.asked.saturating_add(1);
+        let closed = client.closed();
+        self.is_unknown = closed.is_none();
+        (closed == Some(true)).then_some(Gone::Closed)
     }
 }
 

@@ -9,8 +9,8 @@ use hyper_util::rt::TokioIo;
 use kubevpn_conn::{
     ClientIo, Record, RelayOptions, Rewind, relay, reply_and_close, while_connected,
 };
-use kubevpn_target::{Connect, Stream, Target};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use kubevpn_target::{Connect, Plain, Stream, Target};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::problem::Problem;
@@ -80,7 +80,8 @@ impl<C: ClientIo> Taken<C> {
         settings: &Settings,
     ) -> Result<(), ServeError> {
         let head = answer::head(StatusCode::SWITCHING_PROTOCOLS, fields);
-        self.relay(&head, TokioIo::new(upstream), settings).await
+        self.relay(&head, Plain(TokioIo::new(upstream)), settings)
+            .await
     }
 
     async fn relay<U>(
@@ -90,7 +91,7 @@ impl<C: ClientIo> Taken<C> {
         settings: &Settings,
     ) -> Result<(), ServeError>
     where
-        U: AsyncRead + AsyncWrite + Unpin,
+        U: Stream,
     {
         let sent = timeout(settings.head_timeout, send(&mut self.client, head)).await;
         if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

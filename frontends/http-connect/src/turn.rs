@@ -132,7 +132,12 @@ impl Turn {
             drop(state);
             record.traffic().add_up(up);
             record.traffic().add_down(down);
-            record.relayed(&Relayed { up, down, end });
+            record.relayed(&Relayed {
+                up,
+                down,
+                last: tokio::time::Instant::now(),
+                end,
+            });
         }
     }
 

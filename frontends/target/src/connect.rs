@@ -56,11 +56,19 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn via(&self) -> Via {
         Via::default()
     }
+
+    /// Tells that nobody reads the stream any more. What was written is still delivered, but ending the writing
+    /// direction need not leave the other one time to finish.
+    fn no_reader(&mut self) {}
 }
 
 impl<S: Stream> Stream for Box<S> {
     fn via(&self) -> Via {
         (**self).via()
+    }
+
+    fn no_reader(&mut self) {
+        (**self).no_reader();
     }
 }
 

@@ -55,6 +55,7 @@ fn relayed(end: End) -> Relayed {
     Relayed {
         up: 0,
         down: 0,
+        last: Instant::now(),
         end,
     }
 }

@@ -63,6 +63,11 @@ impl Direction {
         self.state == State::Done
     }
 
+    /// The reader has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state != State::Open
+    }
+
     /// The reader has ended and the writer has every byte, if perhaps not yet the end.
     pub(super) fn is_delivered(&self) -> bool {
         matches!(self.state, State::Closing | State::Done)

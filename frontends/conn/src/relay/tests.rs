@@ -1,10 +1,11 @@
 use super::*;
 use std::io::ErrorKind;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::Drain;
 use crate::mock::{Control, Mock, mock, settle};
 
 fn start(client: Mock, upstream: Mock) -> JoinHandle<Relayed> {
@@ -20,7 +21,7 @@ fn mocks() -> (Control, Control, JoinHandle<Relayed>) {
 fn failed(end: &End) -> Option<(Side, ErrorKind)> {
     match end {
         End::Failed { side, error } => Some((*side, error.kind())),
-        End::Eof | End::Idle => None,
+        End::Eof | End::Idle | End::Cut => None,
     }
 }
 
@@ -285,7 +286,12 @@ async fn a_write_of_nothing_is_an_error_and_no_loop() {
     }
     let (client, at_client) = mock();
     at_client.give("x");
-    let relayed = relay(client, TakesNothing, RelayOptions::default()).await;
+    let relayed = relay(
+        client,
+        kubevpn_target::Plain(TakesNothing),
+        RelayOptions::default(),
+    )
+    .await;
     assert_eq!(
         failed(&relayed.end),
         Some((Side::Upstream, ErrorKind::WriteZero))
@@ -309,7 +315,7 @@ async fn a_client_that_breaks_while_the_upload_is_blocked_is_noticed_within_a_se
     client.break_quietly(ErrorKind::ConnectionReset);
     let broken_at = Instant::now();
     let relayed = relayed.await.unwrap();
-    assert!(broken_at.elapsed() <= crate::wait::CHECK);
+    assert!(broken_at.elapsed() <= CHECK);
     assert_eq!(
         failed(&relayed.end),
         Some((Side::Client, ErrorKind::ConnectionReset))
@@ -329,7 +335,187 @@ async fn a_client_that_breaks_after_its_end_of_file_is_noticed_within_a_second()
         failed(&relayed.await.unwrap().end),
         Some((Side::Client, ErrorKind::ConnectionReset))
     );
-    assert!(broken_at.elapsed() <= crate::wait::CHECK);
+    assert!(broken_at.elapsed() <= CHECK);
+}
+
+// === clients that have closed ===
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_closed_ends_it_at_once() {
+    let (client, upstream, relayed) = mocks();
+    upstream.hold_shutdown(true);
+    client.give("question");
+    settle().await;
+    upstream.give("answer");
+    settle().await;
+    client.close(true);
+    client.end();
+    let started = Instant::now();
+    let relayed = relayed.await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert!(matches!(relayed.end, End::Eof), "{:?}", relayed.end);
+    assert!(upstream.has_no_reader() && upstream.shutdown_asked() && upstream.dropped());
+}
+
+/// A program ends its writing before it closes.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_after_its_end_is_noticed() {
+    let (client, upstream, relayed) = mocks();
+    client.close(false);
+    client.end();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!relayed.is_finished() && !upstream.has_no_reader());
+    client.close(true);
+    let closed = Instant::now();
+    assert!(matches!(relayed.await.unwrap().end, End::Eof));
+    assert!(closed.elapsed() <= CHECK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_sent_before_it_closed_arrives() {
+    let (client, upstream, relayed) = mocks();
+    upstream.room(3);
+    client.give(pattern(1000));
+    client.close(true);
+    client.end();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!relayed.is_finished());
+    upstream.room(1000);
+    assert_eq!(relayed.await.unwrap().up, 1000);
+    assert_eq!(upstream.written(), pattern(1000));
+    assert_eq!(upstream.flushed(), 1000);
+}
+
+/// Nobody knows whether it has closed: it gives its place back, and holds up no drain.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_may_have_closed_after_its_answer_holds_no_place() {
+    let (client, upstream, relayed) = mocks();
+    client.give("question");
+    settle().await;
+    client.end();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!client.was_released(), "it waits for its answer");
+    upstream.give("half an answer");
+    settle().await;
+    assert!(!client.was_released(), "there may be more of it");
+    tokio::time::sleep(2 * CHECK).await;
+    assert!(client.was_released());
+    upstream.give("the rest");
+    tokio::time::sleep(5 * CHECK).await;
+    assert!(!relayed.is_finished());
+    client.drain().stop();
+    let relayed = relayed.await.unwrap();
+    assert!(matches!(relayed.end, End::Cut));
+    assert!(
+        client.was_reset(),
+        "what was sent cannot pass for the whole"
+    );
+    assert_eq!(client.written(), b"half an answerthe rest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_half_closed_keeps_its_place_and_is_waited_for() {
+    let (client, upstream, relayed) = mocks();
+    client.close(false);
+    client.give("question");
+    client.end();
+    settle().await;
+    upstream.give("half an answer");
+    tokio::time::sleep(5 * CHECK).await;
+    client.drain().stop();
+    tokio::time::sleep(5 * CHECK).await;
+    assert!(!client.was_released() && !relayed.is_finished());
+    upstream.end();
+    assert!(matches!(relayed.await.unwrap().end, End::Eof));
+}
+
+/// The wait of decision 4 is not the client's time.
+#[tokio::test(start_paused = true)]
+async fn the_time_is_that_of_the_last_byte() {
+    let started = Instant::now();
+    let (client, upstream, relayed) = mocks();
+    client.give("question");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    upstream.give("answer");
+    settle().await;
+    client.end();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    upstream.end();
+    let relayed = relayed.await.unwrap();
+    assert_eq!((relayed.last - started).as_secs(), 2);
+}
+
+// === resets ===
+
+/// A process that is killed resets what it relays, and ends in order what was whole.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_relayed_client_lingers_for_nothing_until_it_has_the_whole() {
+    let (mut app, client) = tcp_pair().await;
+    let (upstream, mut server) = tcp_pair().await;
+    let same = client.into_std().unwrap();
+    let socket = same.try_clone().unwrap();
+    let client = TcpStream::from_std(same).unwrap();
+    let linger = || socket2::SockRef::from(&socket).linger().unwrap();
+    let relayed = tokio::spawn(relay(client, upstream, RelayOptions::default()));
+    server.write_all(b"half").await.unwrap();
+    app.read_exact(&mut [0; 4]).await.unwrap();
+    assert_eq!(linger(), Some(Duration::ZERO));
+    app.shutdown().await.unwrap();
+    drop(server);
+    assert!(matches!(relayed.await.unwrap().end, End::Eof));
+    assert_eq!(linger(), None);
+}
+
+/// The same over sockets, where the kernel is asked.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_program_that_closes_is_told_from_one_that_half_closes() {
+    let listener = crate::Listener::bind(&"127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = crate::Addr::Unix(dir.path().join("socket"));
+    let unix = crate::Listener::bind(&path).await.unwrap();
+    for listener in [listener, unix] {
+        let addr = listener.addr().clone();
+        let (gate, drain) = (crate::Gate::new(crate::Limits::default()), Drain::new());
+        let (give, mut ended) = tokio::sync::mpsc::channel(1);
+        let serving = listener.serve(gate.clone(), drain.clone(), move |client| {
+            let (upstream, server) = duplex(64);
+            let give = give.clone();
+            async move {
+                let relayed = relay(client, upstream, RelayOptions::default()).await;
+                give.send((relayed, server)).await.unwrap();
+            }
+        });
+        let serving = tokio::spawn(serving);
+        for half in [true, false] {
+            let mut app: Box<dyn ClientIo> = match &addr {
+                crate::Addr::Tcp(addr) => Box::new(TcpStream::connect(addr).await.unwrap()),
+                crate::Addr::Unix(path) => {
+                    Box::new(tokio::net::UnixStream::connect(path).await.unwrap())
+                }
+            };
+            app.write_all(b"question").await.unwrap();
+            app.shutdown().await.unwrap();
+            if half {
+                // Longer than it takes to ask twice.
+                let early = tokio::time::timeout(3 * CHECK, ended.recv()).await;
+                assert!(early.is_err(), "{addr}: a half-closed client was let go");
+            }
+            drop(app);
+            let (relayed, mut server) = ended.recv().await.unwrap();
+            assert!(matches!(relayed.end, End::Eof), "{addr}: {:?}", relayed.end);
+            let mut got = String::new();
+            server.read_to_string(&mut got).await.unwrap();
+            assert_eq!(got, "question");
+        }
+        drain.stop();
+        serving.await.unwrap();
+        drain.drain(Duration::from_secs(5)).await;
+        assert_eq!(gate.open(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,6 +690,8 @@ impl AsyncWrite for Endless {
 }
 
 impl ClientIo for Endless {}
+
+impl Stream for Endless {}
 
 #[tokio::test]
 async fn endless_streams_starve_nobody() {
