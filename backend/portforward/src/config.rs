@@ -113,17 +113,25 @@ pub struct Config {
     /// closes both directions 1 s after it has seen the end of one, so an answer that begins later
     /// would be lost; each byte of the Pod starts the wait anew, and the Pod's own end ends it.
     pub linger: Duration,
-    /// How many connections of one Pod whose client has ended, and whose last word was the Pod's, may
-    /// wait for the rest of [`Config::linger`]. With more, the longest silent one is ended: such a
-    /// client has its answer, and most of them have closed rather than half-closed.
-    pub lingering_answered: usize,
-    /// The same bound for all connections of one Pod whose client has ended.
+    /// How many connections of one Pod whose client has ended its side may wait for the rest of
+    /// [`Config::linger`]. With more, the one likeliest to have closed is ended: first those that had their answer,
+    /// the longest silent first; last those that were sent something after their end.
     pub lingering: usize,
 
-    /// Up to this many sessions of a Pod, a connection gets one for itself; beyond, they share.
-    /// Sessions that move bulk are not counted, up to as many again.
+    /// Up to this many sessions of a Pod, a connection gets one for itself while no more than
+    /// [`Config::hurry`] are opened in a second; beyond, they share. Sessions that move bulk are not counted, up to
+    /// as many again.
     pub sessions_per_pod: usize,
-    /// Sessions of all Pods together.
+    /// More new connections to a Pod in a second share one session, and one is kept in reserve: each session
+    /// more costs API server, kubelet and container runtime a read and a write of their own for each frame.
+    pub hurry: usize,
+    /// How many connections share a session in a hurry.
+    pub crowd: usize,
+    /// A connection open this long is no short one: its session is left to the connections it has while there
+    /// is another.
+    pub short: Duration,
+    /// Sessions of all Pods together beyond the first of each Pod, which is always to be had. From half of it on
+    /// a Pod gets a second one and no more.
     pub sessions: usize,
     /// Connections to one Pod, ended ones that linger included. Its container runtime holds four
     /// descriptors and up to one thread for each, and did not survive 5,000.
@@ -169,9 +177,11 @@ impl Default for Config {
             last_words: Duration::from_secs(1),
             good_for: Duration::from_secs(600),
             linger: Duration::from_secs(30),
-            lingering_answered: 64,
             lingering: 512,
             sessions_per_pod: 16,
+            hurry: 8,
+            crowd: 64,
+            short: Duration::from_secs(1),
             sessions: 256,
             streams_per_pod: 3000,
             streams_per_session: 400,

@@ -167,6 +167,15 @@ impl ForwardError {
         }
     }
 
+    /// Whether the dial came up against a bound of this program or of the API server: it says nothing of the Pod.
+    pub fn is_limit(&self) -> bool {
+        match self {
+            Self::Overloaded { .. } | Self::ShutDown => true,
+            Self::Api(error) => error.refusal() == Refusal::Overloaded,
+            _ => false,
+        }
+    }
+
     /// The same for another dial that waited for the same thing. Sources stay with the first.
     pub(crate) fn again(&self) -> Self {
         match self {

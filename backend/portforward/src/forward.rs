@@ -35,13 +35,6 @@ impl Forwarder {
         }
     }
 
-    /// Opens no new streams on the sessions this Pod has; its living streams run on.
-    ///
-    /// For a Pod that is deleted or turns unready. A later dial to it opens a new session.
-    pub fn retire(&self, namespace: &str, pod: &str) {
-        self.pool.retire(namespace, pod);
-    }
-
     /// Counts, for status and metrics.
     pub fn stats(&self) -> Stats {
         self.pool.stats()

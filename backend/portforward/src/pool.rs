@@ -1,8 +1,24 @@
-//! Sessions per Pod: alone while few, shared under pressure, probed, retired.
+//! Sessions per Pod: chosen, shared, probed, retired.
 //!
 //! A dial (`../dial.rs`) takes a session (`choose.rs` says which) and opens a stream on it. Upgrades run in tasks of their
 //! own, so that a dial given up does not take with it what others wait for. `keep.rs` looks after what is open;
 //! `state.rs` is what all know.
+//!
+//! Invariants, at every moment the lock is free:
+//!
+//! * `State::sessions` is the sum of [`Pod::sessions`](state::Pod::sessions) over all Pods, `State::extras` the sum of
+//!   what goes beyond the first of each. Both change in `State::gain` and `State::lose` alone.
+//! * A connection is in `Entry::connections` of its session, or in `Pod::channels` if it has none or that has ended,
+//!   from before its [`Lease`] is handed out until that is dropped. Only `step`, `lease_channel`, `session_ended` and
+//!   `Lease::drop` change these lists.
+//! * Whether a side of a connection has ended is in its [`Connection`] alone. Only its `Lease` tells it.
+//! * `Pod::lingering` has the connections whose client has ended and whose Pod has not, unless they were cut.
+//! * A Pod is in the map while it has a session, a connection, an upgrade under way, a dial that waits, or a port known
+//!   to be good.
+//! * A retired session gets no new connection and is closed with its last one.
+//!
+//! Lock order: the pool's lock, then a session's (in `kubevpn_spdy`). Neither is held while something is awaited or a
+//! task is spawned into.
 
 mod choose;
 mod keep;
@@ -14,10 +30,9 @@ mod state;
 mod tests;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
@@ -45,7 +60,6 @@ pub(crate) struct Pool {
     busy: Arc<Notify>,
     /// A session has ended.
     ended: Notify,
-    runtime: OnceLock<Handle>,
 }
 
 /// A session to open a stream on.
@@ -82,7 +96,6 @@ impl Pool {
             state: Mutex::default(),
             busy: Arc::default(),
             ended: Notify::new(),
-            runtime: OnceLock::new(),
         })
     }
 
@@ -117,24 +130,25 @@ impl Pool {
         port: u16,
         heard_since: Option<Instant>,
     ) -> Result<Result<Box<Taken>, Vec<Rejection>>, ForwardError> {
-        let failures = self.state().pod(pod).failures;
         let mut waiting = None;
         let mut share = pin!(sleep(self.config.share_after));
         let mut ask = Ask {
             port,
             heard_since,
-            failures,
+            failures: None,
             patient: true,
-            counted: false,
+            waits: false,
         };
         loop {
-            let change = match self.step(pod, &ask)? {
+            let change = match self.step(pod, &mut ask)? {
                 Step::Take(taken) => return Ok(Ok(taken)),
                 Step::ChannelsOnly(tried) => return Ok(Err(tried)),
                 Step::Wait(change) => change,
             };
-            waiting.get_or_insert_with(|| Waiting::new(self, pod));
-            ask.counted = true;
+            waiting.get_or_insert_with(|| Waiting {
+                pool: self.clone(),
+                pod: pod.clone(),
+            });
             tokio::select! {
                 () = change => {}
                 () = &mut share, if ask.patient => ask.patient = false,
@@ -142,30 +156,43 @@ impl Pool {
         }
     }
 
-    fn step(self: &Arc<Self>, id: &Arc<PodId>, ask: &Ask) -> Result<Step, ForwardError> {
+    fn step(self: &Arc<Self>, id: &Arc<PodId>, ask: &mut Ask) -> Result<Step, ForwardError> {
         let now = self.epoch.now();
         let mut state = self.state();
         if state.shut {
             return Err(ForwardError::ShutDown);
         }
-        let below_limit = state.sessions < self.config.sessions;
-        let room = below_limit || state.idle().is_some();
+        let (limit, extras) = (self.config.sessions, state.extras);
+        let crowded = state.sessions >= limit;
+        // A second session to a Pod is a luxury of an emptier pool, the first is not.
+        let ample = 2 * extras < limit;
+        let below_limit = extras < limit || state.idle().is_some();
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
+        let since = *ask.failures.get_or_insert_with(|| {
+            pod.arrivals.count(now);
+            pod.failures
+        });
         let (indices, views): (Vec<_>, Vec<_>) = pod
             .views(now, &self.config, ask.heard_since)
             .into_iter()
             .unzip();
         // Upgrades failed that this dial, or those that waited with it, had asked for. As many as were under way at
         // most: what others ask for later is not waited for.
-        let failed = usize::try_from(pod.failures - ask.failures).unwrap_or(usize::MAX);
+        let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
         let all_failed = failed >= self.config.upgrades_at_once;
+        let first = pod.sessions.iter().all(|e| e.retired) && pod.opening == 0;
         let demand = Demand {
             opening: if all_failed { 0 } else { pod.opening },
-            waiting: pod.waiting - usize::from(ask.counted),
-            room: room && failed == 0,
+            waiting: pod.waiting - usize::from(ask.waits),
+            room: (first || below_limit) && failed == 0,
+            allowance: match ample {
+                true => self.config.sessions_per_pod,
+                false => self.config.sessions_per_pod.min(2),
+            },
+            hurried: pod.arrivals.exceed(self.config.hurry),
             patient: ask.patient,
-            spare: pod.wants_spare(now) && below_limit,
+            spare: ample && pod.wants_spare(now),
         };
         let Choice { what, open } = choose(&views, demand, &self.config);
         if failed > 0 && matches!(what, What::Wait | What::Full) {
@@ -179,7 +206,7 @@ impl Pool {
             pod.want_spare(now);
         }
         if open {
-            if !below_limit && let Some(idle) = state.idle() {
+            if crowded && let Some(idle) = state.idle() {
                 idle.retire();
             }
             self.open(&mut state, id);
@@ -188,7 +215,11 @@ impl Pool {
         let index = match what {
             What::Free(index) | What::Share(index) => indices[index],
             // Of the Pod as it is now: an unused one is forgotten, and with it whom it would tell.
-            What::Wait => return Ok(Step::Wait(pod.changed.clone().notified_owned())),
+            What::Wait => {
+                // Under the same lock as the look: a Pod for which a dial waits is not forgotten.
+                pod.waiting += usize::from(!std::mem::replace(&mut ask.waits, true));
+                return Ok(Step::Wait(pod.changed.clone().notified_owned()));
+            }
             What::Full => {
                 return Err(ForwardError::Overloaded {
                     what: "this program".into(),
@@ -201,7 +232,6 @@ impl Pool {
         let entry = &mut pod.sessions[index];
         let connection = Arc::new(Connection::new(self.epoch));
         entry.connections.push(connection.clone());
-        entry.live += 1;
         entry.used = now;
         entry.request += 1;
         Ok(Step::Take(Box::new(Taken {
@@ -247,7 +277,7 @@ impl Pool {
 
     /// Starts an upgrade.
     fn open(self: &Arc<Self>, state: &mut State, id: &Arc<PodId>) {
-        state.sessions += 1;
+        state.gain(id);
         state.counts.upgrades += 1;
         state.pod(id).opening += 1;
         let opening = Opening {
@@ -291,14 +321,13 @@ impl Pool {
         }
         let id = state.next_id;
         state.next_id += 1;
-        state.sessions += 1;
+        state.gain(pod);
         state.drivers += 1;
         state.pod(pod).sessions.push(Entry {
             id,
             handle,
             transport,
             connections: Vec::new(),
-            live: 0,
             used: now,
             request: 0,
             retired: false,
@@ -321,7 +350,6 @@ impl Pool {
     fn session_ended(&self, pod: &Arc<PodId>, id: u64, why: &SessionError) {
         let mut state = self.state();
         state.drivers -= 1;
-        state.sessions -= 1;
         let connections = {
             let pod = state.pod(pod);
             let index = pod.sessions.iter().position(|e| e.id == id);
@@ -329,6 +357,7 @@ impl Pool {
             pod.wake();
             entry.map_or_else(Vec::new, |e| e.connections)
         };
+        state.lose(pod);
         // Its streams are counted until they are dropped.
         state.pod(pod).channels.extend(connections.iter().cloned());
         drop(state);
@@ -337,19 +366,6 @@ impl Pool {
     }
 
     // === from outside ===
-
-    pub(crate) fn retire(&self, namespace: &str, pod: &str) {
-        let mut state = self.state();
-        for (id, pod) in state
-            .pods
-            .iter_mut()
-            .filter(|(id, _)| id.namespace == namespace && id.pod == pod)
-        {
-            tracing::debug!(pod = %id, sessions = pod.sessions.len(), "retired");
-            pod.forget_all();
-            pod.sessions.iter_mut().for_each(Entry::retire);
-        }
-    }
 
     pub(crate) fn stats(&self) -> Stats {
         self.state().stats()
@@ -385,27 +401,17 @@ impl Pool {
 struct Ask {
     port: u16,
     heard_since: Option<Instant>,
-    /// The Pod's failures when the dial began.
-    failures: u64,
+    /// The Pod's failures when the dial first looked.
+    failures: Option<u64>,
     patient: bool,
     /// It is counted among those that wait.
-    counted: bool,
+    waits: bool,
 }
 
 /// A dial that waits, counted.
 struct Waiting {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
-}
-
-impl Waiting {
-    fn new(pool: &Arc<Pool>, pod: &Arc<PodId>) -> Self {
-        pool.state().pod(pod).waiting += 1;
-        Self {
-            pool: pool.clone(),
-            pod: pod.clone(),
-        }
-    }
 }
 
 impl Drop for Waiting {
@@ -430,9 +436,9 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         let mut state = self.pool.state();
-        state.sessions -= 1;
+        state.pod(&self.pod).opening -= 1;
+        state.lose(&self.pod);
         let pod = state.pod(&self.pod);
-        pod.opening -= 1;
         if let Some(failed) = self.failed.take() {
             pod.failures += 1;
             pod.failure = Some(failed);

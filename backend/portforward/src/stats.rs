@@ -93,6 +93,10 @@ pub(crate) struct Connection {
     bulk_until: AtomicU64,
     exempt: AtomicBool,
     client_ended: AtomicBool,
+    /// The Pod sent something after the client had ended its side, and the client read it.
+    reads_on: AtomicBool,
+    /// When the client's end was sent to the Pod; 0 for not yet.
+    passed_on: AtomicU64,
     pod_ended: AtomicBool,
     cut: AtomicBool,
     failed: OnceLock<&'static str>,
@@ -119,6 +123,8 @@ impl Connection {
             bulk_until: AtomicU64::new(0),
             exempt: AtomicBool::new(false),
             client_ended: AtomicBool::new(false),
+            reads_on: AtomicBool::new(false),
+            passed_on: AtomicU64::new(0),
             pod_ended: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -142,6 +148,9 @@ impl Connection {
         self.quiet_since.store(0, Relaxed);
         self.answered.store(true, Relaxed);
         self.asked.store(0, Relaxed);
+        if self.client_ended.load(Relaxed) {
+            self.reads_on.store(true, Relaxed);
+        }
         self.read.fetch_add(bytes as u64, Relaxed);
         self.moved(bytes);
     }
@@ -169,7 +178,12 @@ impl Connection {
         self.client_ended.store(true, Relaxed);
     }
 
-    /// Also wakes who waits for it to pass the client's end on.
+    /// The client's end has left for the Pod: nothing can follow it.
+    pub(crate) fn passed_on(&self) {
+        self.passed_on.store(self.epoch.now(), Relaxed);
+    }
+
+    /// Also wakes the task that waits to pass the client's end on.
     pub(crate) fn pod_ended(&self) {
         self.pod_ended.store(true, Relaxed);
         self.ender.wake();
@@ -197,6 +211,30 @@ impl Connection {
 
     pub(crate) fn is_bulk(&self, now: u64) -> bool {
         self.bulk_until.load(Relaxed) > now
+    }
+
+    /// Whether neither side has ended.
+    pub(crate) fn is_live(&self) -> bool {
+        !(self.client_ended.load(Relaxed) || self.has_pod_ended())
+    }
+
+    pub(crate) fn has_pod_ended(&self) -> bool {
+        self.pod_ended.load(Relaxed)
+    }
+
+    /// Whether the Pod has sent anything.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.read.load(Relaxed) > 0
+    }
+
+    /// When the client's end was sent to the Pod.
+    pub(crate) fn passed_on_at(&self) -> Option<u64> {
+        Some(self.passed_on.load(Relaxed)).filter(|&mark| mark != 0)
+    }
+
+    /// Whether the client is known to read although it has ended its side: it has half-closed, not closed.
+    pub(crate) fn reads_on(&self) -> bool {
+        self.reads_on.load(Relaxed)
     }
 
     /// Since when the Pod has been silent.
@@ -229,15 +267,10 @@ impl Connection {
         self.last_write.load(Relaxed)
     }
 
-    /// Whether a client that has ended its side still waits for an answer.
-    pub(crate) fn is_owed(&self) -> bool {
-        self.client_ended.load(Relaxed) && self.is_waiting()
-    }
-
     /// Whether something of the Pod may still matter to the client.
     pub(crate) fn is_waiting(&self) -> bool {
         let satisfied = self.client_ended.load(Relaxed) && self.is_answered();
-        let over = self.pod_ended.load(Relaxed) || self.is_cut() || self.failed().is_some();
+        let over = self.has_pod_ended() || self.is_cut() || self.failed().is_some();
         !satisfied && !over
     }
 

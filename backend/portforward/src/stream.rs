@@ -29,7 +29,9 @@ use crate::transport::Channel;
 
 /// A byte stream to a port of a Pod.
 ///
-/// * Reading gives what the Pod sends, then its end; or an error with the words of the Pod's node.
+/// * Reading gives what the Pod sends, then its end; or an error with the words of the Pod's node. It is
+///   [`io::ErrorKind::UnexpectedEof`] where the client's end was passed on first and may have caused the Pod's: the
+///   answer may not be whole.
 /// * Writing fails once the Pod has ended: nothing of it would arrive.
 /// * Shutting down waits until the Pod has been silent for [`Config::linger`], or has ended; reading goes on
 ///   meanwhile, on this task or another.
@@ -101,8 +103,7 @@ impl PodStream {
             Poll::Ready(Ok(())) => {
                 let n = buf.filled().len() - before;
                 if n > 0 {
-                    connection.heard(n);
-                    self.lease.heard();
+                    self.lease.heard(n);
                 }
                 Poll::Ready(None)
             }
@@ -116,7 +117,7 @@ impl PodStream {
         let failed = told.is_some();
         let failure = match self.lease.connection().failed() {
             Some(reason) => Some(aborted(reason)),
-            None => told.or(failure),
+            None => told.or(failure).or_else(|| self.cut_short()),
         };
         self.carrier.over();
         self.lease.pod_ended(failed);
@@ -127,6 +128,16 @@ impl PodStream {
             }
             None => Read::Ended,
         };
+    }
+
+    /// An end that the client's own may have caused, after it was held back as long as it may be. More of the
+    /// answer may have been to come, and the client must not take what it has for the whole.
+    fn cut_short(&self) -> Option<Failure> {
+        let said = "the pod was silent too long after the client had ended its side, and was told of that end";
+        self.lease.ended_by_the_clock().then(|| Failure {
+            kind: io::ErrorKind::UnexpectedEof,
+            said: said.into(),
+        })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -271,7 +282,7 @@ impl AsyncWrite for PodStream {
                     if let Err(error) = ready!(this.carrier.poll_finish(cx)) {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
-                    this.lease.passed_on();
+                    this.lease.connection().passed_on();
                     this.write = Write::Finished;
                 }
                 Write::Finished => return Poll::Ready(Ok(())),

@@ -34,6 +34,8 @@ pub(crate) const SINK: u16 = 9;
 pub(crate) const GREET: u16 = 25;
 /// Reads three bytes, then answers with ten after 3 s, and closes.
 pub(crate) const SLOW: u16 = 30;
+/// Reads three bytes, then sends six, 2 s apart, and closes.
+pub(crate) const EVENTS: u16 = 31;
 /// Sends without end.
 pub(crate) const FLOOD: u16 = 19;
 /// Accepts and closes.
@@ -295,6 +297,14 @@ fn pod(port: u16) -> Option<DuplexStream> {
             io.read_exact(&mut [0; 3]).await?;
             sleep(Duration::from_secs(3)).await;
             io.write_all(b"0123456789").await
+        }),
+        EVENTS => Box::pin(async move {
+            io.read_exact(&mut [0; 3]).await?;
+            for event in b"123456" {
+                io.write_all(&[*event]).await?;
+                sleep(Duration::from_secs(2)).await;
+            }
+            Ok(())
         }),
         FLOOD => Box::pin(async move {
             loop {

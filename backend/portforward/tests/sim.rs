@@ -69,7 +69,7 @@ async fn stalled_readers_disturb_nobody() {
 async fn a_middlebox_that_drops_spdy_is_got_around() {
     let sim = sim().await;
     sim.faults().reject(Transport::Spdy, Reject::Drop);
-    let lab = Lab::new(&sim.config(), TransportChoice::Auto).await;
+    let mut lab = Lab::new(&sim.config(), TransportChoice::Auto).await;
     lab.get("/").await.unwrap();
     assert_eq!(
         lab.forwarder.stats().sessions,
@@ -77,7 +77,8 @@ async fn a_middlebox_that_drops_spdy_is_got_around() {
         "SPDY in WebSocket"
     );
     sim.faults().reject(Transport::Tunnel, Reject::Status(403));
-    lab.forwarder.retire(&lab.pod.namespace, &lab.pod.pod);
+    // As if it had been replaced under its name: no session to it is left.
+    lab.pod.uid = Some("another".into());
     lab.get("/").await.unwrap();
     assert_eq!(lab.dial(ECHO).await.unwrap().via().transport, "ws");
     sim.shutdown().await;

@@ -1,16 +1,20 @@
 //! Which session a new connection gets: the policy, as one function of what there is.
 //!
-//! Alone while few, shared under pressure: a connection on a session of its own can neither stall others nor be
-//! stalled. Beyond a number of sessions the cost of one more (memory on both sides, an upgrade) outweighs that, and
-//! connections share those that move no bulk.
+//! A connection on a session of its own can neither stall others nor be stalled, so connections opened now and then get
+//! one each, up to a number. Connections opened by the dozen are taken to be short until they are shown not to be: they
+//! share one session, since each session more costs every program on the way. A session that turns out to carry bulk,
+//! a client that does not read, or a connection that stays is left to those it has, and a spare one takes its place.
 
 use crate::config::Config;
 
 /// A session, as far as the choice goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
-    /// Connections whose client and Pod have both not ended.
+    /// Connections that wait for something of their Pod: neither side has ended, or the client's has and is
+    /// not answered.
     pub(crate) live: usize,
+    /// One of them is no short one any more.
+    pub(crate) long: bool,
     /// It carries as many connections as it may, those only waiting for their end among them.
     pub(crate) full: bool,
     /// It moves bulk, or somebody on it does not read.
@@ -30,6 +34,10 @@ pub(crate) struct Demand {
     pub(crate) waiting: usize,
     /// The bound on all sessions leaves room for one more.
     pub(crate) room: bool,
+    /// How many sessions the Pod may have, those that nobody should join left out.
+    pub(crate) allowance: usize,
+    /// Connections are opened by the dozen.
+    pub(crate) hurried: bool,
     /// It has not waited long yet.
     pub(crate) patient: bool,
     /// Lately a connection found no session free: one is kept ready.
@@ -66,14 +74,28 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     let usable = |v: &&(usize, View)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, View)> = views.iter().copied().enumerate().collect();
 
-    // Those that nobody should join are as good as not there, but not without end.
+    // Busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
     let joinable = |(_, v): &&(usize, View)| !v.busy && !v.suspect;
     let counted = views.iter().filter(joinable).count() + opening;
     let room = demand.room
-        && counted < config.sessions_per_pod
+        && counted < demand.allowance
         && views.len() + opening < 2 * config.sessions_per_pod;
 
     let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
+    if demand.hurried {
+        let crowd = |(_, v): &&(usize, View)| v.live > 0 && !v.long && v.live < config.crowd;
+        let fullest = |(_, v): &&(usize, View)| (v.live, v.used);
+        if let Some(&(index, _)) = views
+            .iter()
+            .filter(usable)
+            .filter(crowd)
+            .max_by_key(fullest)
+        {
+            let open = room && opening == 0 && free().next().is_none();
+            let what = What::Share(index);
+            return Choice { what, open };
+        }
+    }
     // The last used, so that the others grow idle and are closed.
     if let Some(&(index, _)) = free().max_by_key(|(_, v)| v.used) {
         let open = demand.spare && room && opening == 0 && free().count() == 1;
@@ -116,6 +138,7 @@ mod tests {
 
     const QUIET: View = View {
         live: 0,
+        long: false,
         full: false,
         busy: false,
         suspect: false,
@@ -126,6 +149,8 @@ mod tests {
         opening: 0,
         waiting: 0,
         room: true,
+        allowance: 4,
+        hurried: false,
         patient: true,
         spare: false,
     };
@@ -201,6 +226,39 @@ mod tests {
         assert_eq!(pick(&[live(1)], burst(2, 2)), (What::Share(0), false));
         // From cold there is nothing to share.
         assert_eq!(pick(&[], burst(2, 50)), (What::Wait, false));
+    }
+
+    #[test]
+    fn in_a_hurry_one_is_shared_and_one_is_spare() {
+        let hurry = Demand {
+            hurried: true,
+            ..CALM
+        };
+        assert_eq!(pick(&[], hurry), (What::Wait, true));
+        assert_eq!(pick(&[QUIET], hurry), (What::Free(0), false));
+        // The spare is left alone, and there is one.
+        assert_eq!(pick(&[live(5)], hurry), (What::Share(0), true));
+        let spare = [live(5), live(9), QUIET];
+        assert_eq!(pick(&spare, hurry), (What::Share(1), false));
+        // A crowd, a connection that stays or moves bulk: the spare takes over.
+        let long = View {
+            long: true,
+            ..live(2)
+        };
+        let bulk = View {
+            busy: true,
+            ..live(2)
+        };
+        let crowd = live(Config::default().crowd);
+        for full in [long, bulk, crowd] {
+            assert_eq!(pick(&[full, QUIET], hurry), (What::Free(1), false));
+        }
+        // Where there is no room for another, those that stay are joined.
+        let tight = Demand {
+            allowance: 1,
+            ..hurry
+        };
+        assert_eq!(pick(&[long], tight), (What::Share(0), false));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::pod::PodId;
 use crate::pool::Pool;
 use crate::pool::probe::{PINGS, Seen, Verdict};
-use crate::pool::state::{Entry, Pod};
+use crate::pool::state::{Entry, Pod, ms};
 use crate::stats::{Connection, Epoch, Stats};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -31,18 +31,21 @@ const WEDGED: &str = "the connection's session to the pod stopped carrying data"
 const STALLED: &str = "not read for too long while others waited on the same session";
 
 impl Pool {
-    /// Starts the keeper the first time, and tells it that there is something to do.
+    /// Starts the keeper where none runs, and tells it that there is something to do.
     pub(crate) fn start_keeping(self: &Arc<Self>) {
-        if !std::mem::replace(&mut self.state().keeping, true) {
+        let mut state = self.state();
+        if state.runtime.is_none() {
+            let runtime = Handle::current();
+            let running = Running(Arc::downgrade(self));
             let keeping = keep(Arc::downgrade(self), self.busy.clone());
-            self.runtime().spawn(keeping);
+            runtime.spawn(async move {
+                let _running = running;
+                keeping.await;
+            });
+            state.runtime = Some(runtime);
         }
+        drop(state);
         self.busy.notify_one();
-    }
-
-    /// The one of the first dial: a stream may be dropped outside of any.
-    fn runtime(&self) -> &Handle {
-        self.runtime.get_or_init(Handle::current)
     }
 
     pub(crate) fn probe_all(self: &Arc<Self>) {
@@ -77,7 +80,11 @@ impl Pool {
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
         tracing::trace!(%pod, session = id, "probing");
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        self.runtime().spawn(async move {
+        // The keeper's: a stream may be dropped outside of any.
+        let Some(runtime) = self.state().runtime.clone() else {
+            return;
+        };
+        runtime.spawn(async move {
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error is the session's end, which is told elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
@@ -140,6 +147,17 @@ impl Pool {
             self.ping(&pod, id, handle, round);
         }
         busy
+    }
+}
+
+/// Tells that the keeper runs no more: it panicked, or its runtime ended. The next dial starts another.
+struct Running(Weak<Pool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.state().runtime = None;
+        }
     }
 }
 
@@ -288,10 +306,6 @@ impl Look<'_> {
         self.counts.wedged += 1;
         self.entry.wedge();
     }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn keep(pool: Weak<Pool>, busy: Arc<Notify>) {

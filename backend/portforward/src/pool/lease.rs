@@ -19,21 +19,10 @@ const UNREAD: u64 = 3_000;
 /// The container runtime ends a connection this long after it has read the end of either direction, in milliseconds.
 const RUNTIME_CLOCK: u64 = 1_000;
 
-/// Counts a connection until it is dropped.
+/// A connection's place in the pool; counted until it is dropped.
+///
+/// Whether either side has ended is in the [`Connection`], which the pool's state shares, and nowhere else.
 pub(crate) struct Lease {
-    place: Place,
-    /// Neither side has ended.
-    live: bool,
-    /// The Pod's end was seen.
-    over: bool,
-    /// The Pod has sent something.
-    heard: bool,
-    /// When the client's end was passed on; 0 for not yet.
-    passed_on: u64,
-}
-
-/// Where it is counted.
-struct Place {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
     port: u16,
@@ -60,124 +49,106 @@ impl Lease {
             id: entry.id,
             wedged: entry.wedged.clone(),
         });
-        let place = Place {
+        Self {
             pool: pool.clone(),
             pod: pod.clone(),
             port,
             connection,
             session,
-        };
-        Self {
-            place,
-            live: true,
-            over: false,
-            heard: false,
-            passed_on: 0,
         }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
-        &self.place.connection
+        &self.connection
     }
 
     pub(crate) fn named(&self, id: StreamId) {
-        self.place.connection.named(id);
+        self.connection.named(id);
     }
 
     /// Since when the Pod has been silent with everything read.
     pub(crate) fn quiet_since(&self) -> Option<Instant> {
-        let since = self.place.connection.quiet_since();
-        since.map(|mark| self.place.pool.epoch.at(mark))
+        let since = self.connection.quiet_since();
+        since.map(|mark| self.pool.epoch.at(mark))
     }
 
     /// Whether what is written now could be lost in the session.
     pub(crate) fn is_wedged(&self) -> bool {
-        let seat = self.place.session.as_ref();
-        seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.place.connection.is_exempt()
+        let seat = self.session.as_ref();
+        seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.connection.is_exempt()
     }
 
-    /// The Pod sent something: its port is good.
-    pub(crate) fn heard(&mut self) {
-        if !std::mem::replace(&mut self.heard, true) {
+    /// The Pod sent this much, and it was read: its port is good.
+    pub(crate) fn heard(&self, bytes: usize) {
+        let first = !self.connection.was_heard();
+        self.connection.heard(bytes);
+        if first {
             self.remember();
         }
     }
 
     /// The port is good.
     pub(crate) fn remember(&self) {
-        let Place {
-            pool, pod, port, ..
-        } = &self.place;
-        let now = pool.epoch.now();
-        pool.state().pod(pod).remember(*port, now, &pool.config);
+        let now = self.pool.epoch.now();
+        let mut state = self.pool.state();
+        state
+            .pod(&self.pod)
+            .remember(self.port, now, &self.pool.config);
     }
 
     /// There is reason to doubt the session.
     pub(crate) fn suspect(&self) {
-        self.place.suspect();
+        if let Some(seat) = &self.session {
+            self.pool.suspect(&self.pod, seat.id);
+        }
     }
 
     /// The session refused or broke a new stream: no more of them.
     pub(crate) fn distrust(&self) {
-        self.place.retire(&mut self.place.pool.state());
+        if let Some(entry) = self.entry(&mut self.pool.state()) {
+            entry.retire();
+        }
         self.suspect();
     }
 
     /// The client has ended its side; the stream may have to wait before it passes that on.
-    pub(crate) fn client_ended(&mut self) {
-        let Place {
-            pool,
-            pod,
-            connection,
-            ..
-        } = &self.place;
-        connection.client_ended();
-        let mut state = pool.state();
-        self.place.leave(&mut state, &mut self.live);
-        if !self.over {
-            let lingering = &mut state.pod(pod).lingering;
-            lingering.push(connection.clone());
-            trim(lingering, &pool.config);
+    pub(crate) fn client_ended(&self) {
+        let mut state = self.pool.state();
+        self.change(&mut state, Connection::client_ended);
+        if !self.connection.has_pod_ended() {
+            let lingering = &mut state.pod(&self.pod).lingering;
+            lingering.push(self.connection.clone());
+            trim(lingering, &self.pool.config);
         }
-    }
-
-    /// The client's end has left for the Pod: nothing can follow it.
-    pub(crate) fn passed_on(&mut self) {
-        self.passed_on = self.place.pool.epoch.now();
     }
 
     /// The Pod has ended its side; `failed` where its node gave a reason: nothing listened, or the Pod is gone.
-    pub(crate) fn pod_ended(&mut self, failed: bool) {
-        self.over = true;
-        let Place {
-            pool,
-            pod,
-            connection,
-            ..
-        } = &self.place;
-        connection.pod_ended();
-        let mut state = pool.state();
-        self.place.leave(&mut state, &mut self.live);
-        let entry = state.pod(pod);
-        entry.lingering.retain(|l| !Arc::ptr_eq(l, connection));
-        if failed && !self.heard {
-            entry.forget(self.place.port);
+    pub(crate) fn pod_ended(&self, failed: bool) {
+        let mut state = self.pool.state();
+        self.change(&mut state, Connection::pod_ended);
+        let pod = state.pod(&self.pod);
+        pod.lingering.retain(|c| !Arc::ptr_eq(c, &self.connection));
+        if failed && !self.connection.was_heard() {
+            pod.forget(self.port);
         }
         drop(state);
-        if !self.read_to_the_end() {
-            self.place.check_unread();
+        if !self.ended_by_the_clock() {
+            self.check_unread();
         }
     }
 
-    /// Whether the Pod's end shows that everything the client wrote was read: the runtime's clock was started by the
-    /// client's end, which came after it. Had the Pod closed before that, we would have heard of it earlier.
-    fn read_to_the_end(&self) -> bool {
-        let since = self.place.pool.epoch.now().saturating_sub(self.passed_on);
-        self.passed_on != 0 && since >= RUNTIME_CLOCK
+    /// Whether the Pod's end, seen now, may be due to the client's, which was passed on before it.
+    ///
+    /// The container runtime's clock ends a session's stream a second after it has read the client's end: an end
+    /// before that is the Pod's own. A channel ends with the client's side.
+    pub(crate) fn ended_by_the_clock(&self) -> bool {
+        let Some(passed_on) = self.connection.passed_on_at() else {
+            return false;
+        };
+        let since = self.pool.epoch.now().saturating_sub(passed_on);
+        self.session.is_none() || since >= RUNTIME_CLOCK
     }
-}
 
-impl Place {
     /// Probes the session if what was written may not have been read.
     fn check_unread(&self) {
         let wrote = self.connection.last_write();
@@ -186,27 +157,15 @@ impl Place {
         }
     }
 
-    fn suspect(&self) {
-        if let Some(seat) = &self.session {
-            self.pool.suspect(&self.pod, seat.id);
-        }
-    }
-
-    /// It no longer counts as live.
-    fn leave(&self, state: &mut State, live: &mut bool) {
-        if !std::mem::take(live) {
-            return;
-        }
-        if let Some(entry) = self.entry(state) {
-            entry.live -= 1;
-            entry.used = self.pool.epoch.now();
-        }
-        state.pod(&self.pod).wake();
-    }
-
-    fn retire(&self, state: &mut State) {
-        if let Some(entry) = self.entry(state) {
-            entry.retire();
+    /// Ends one side of the connection, and tells those who wait for a session.
+    fn change(&self, state: &mut State, end: impl FnOnce(&Connection)) {
+        let live = self.connection.is_live();
+        end(&self.connection);
+        if live {
+            if let Some(entry) = self.entry(state) {
+                entry.used = self.pool.epoch.now();
+            }
+            state.pod(&self.pod).wake();
         }
     }
 
@@ -218,30 +177,34 @@ impl Place {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let place = &self.place;
-        let now = place.pool.epoch.now();
-        let mut state = place.pool.state();
-        place.leave(&mut state, &mut self.live);
-        let others = |l: &Arc<Connection>| !Arc::ptr_eq(l, &place.connection);
-        let pod = state.pod(&place.pod);
+        let now = self.pool.epoch.now();
+        let connection = &self.connection;
+        let over = connection.has_pod_ended();
+        let mut state = self.pool.state();
+        let others = |c: &Arc<Connection>| !Arc::ptr_eq(c, connection);
+        let pod = state.pod(&self.pod);
         pod.lingering.retain(others);
         // A session that has ended left its connections with the channels.
         pod.channels.retain(others);
-        let Some(entry) = place.entry(&mut state) else {
+        pod.wake();
+        let Some(entry) = self.entry(&mut state) else {
             return;
         };
         entry.connections.retain(others);
-        if !self.over && (place.connection.is_bulk(now) || place.connection.is_behind()) {
+        if connection.is_live() {
+            entry.used = now;
+        }
+        if !over && (connection.is_bulk(now) || connection.is_behind()) {
             // Up to 120 MB of it would have to be received and thrown away first.
-            tracing::debug!(pod = %place.pod, session = entry.id, "bulk was cut off, session retires");
+            tracing::debug!(pod = %self.pod, session = entry.id, "bulk was cut off, session retires");
             entry.retire();
         }
         entry.close_if_done();
-        let cut_off = !self.over && self.passed_on == 0 && !entry.retired;
+        let cut_off = !over && connection.passed_on_at().is_none() && !entry.retired;
         drop(state);
         if cut_off {
             // The forward may have ended while the last of it was on its way.
-            place.check_unread();
+            self.check_unread();
         }
     }
 }

@@ -1,44 +1,34 @@
-//! How many connections may wait for the rest of their linger.
+//! How many half-closed connections may wait for the rest of their linger.
 //!
-//! A client that has closed looks like one that has half-closed. Each waits up to `Config::linger` for the Pod, and
-//! holds a connection to it and a thread of its container runtime meanwhile: at 500 short connections a second, 30 s
-//! would make 15,000 of them. So those go first that have most likely closed: the Pod had the last word, and the longest
-//! time ago.
+//! Where the system does not tell a client that has closed from one that has half-closed, each waits up to
+//! [`Config::linger`] for the Pod, and holds a connection to it and a thread of its container runtime meanwhile: at
+//! 500 short connections a second, 30 s would make 15,000 of them. Beyond [`Config::lingering`] the likeliest to have
+//! closed goes first.
 
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::stats::Connection;
 
-/// Cuts short who waits beyond the bounds, and takes them off the list.
+/// Passes on the ends of clients beyond the bound, and takes them off the list.
+///
+/// The order: clients that had their answer before they ended, the longest silent Pod first; clients that wait for an
+/// answer; clients that read what came after their end. One in the middle of receiving is never among them.
 pub(crate) fn trim(lingering: &mut Vec<Arc<Connection>>, config: &Config) {
-    // One that is in the middle of receiving is never cut.
-    let quiet = |l: &Arc<Connection>| l.quiet_since().is_some();
-    let answered = |l: &Arc<Connection>| l.is_answered() && quiet(l);
-    let many = lingering.iter().filter(|l| answered(l)).count();
-    if many > config.lingering_answered {
-        cut_quietest(lingering, answered);
-    }
-    if lingering.len() > config.lingering && !cut_quietest(lingering, answered) {
-        cut_quietest(lingering, quiet);
-    }
-}
-
-fn cut_quietest(
-    lingering: &mut Vec<Arc<Connection>>,
-    fit: impl Fn(&Arc<Connection>) -> bool,
-) -> bool {
-    let quietest = lingering
-        .iter()
-        .enumerate()
-        .filter(|(_, l)| fit(l))
-        .min_by_key(|(_, l)| l.quiet_since());
-    match quietest {
-        Some((index, _)) => {
-            lingering.remove(index).cut();
-            true
-        }
-        None => false,
+    while lingering.len() > config.lingering {
+        let rank = |c: &Connection| match (c.reads_on(), c.is_answered()) {
+            (true, _) => 2,
+            (false, false) => 1,
+            (false, true) => 0,
+        };
+        let quiet = lingering
+            .iter()
+            .enumerate()
+            .filter_map(|(index, c)| Some(((rank(c), c.quiet_since()?), index)));
+        let Some((_, index)) = quiet.min() else {
+            return;
+        };
+        lingering.remove(index).cut();
     }
 }
 
@@ -51,44 +41,53 @@ mod tests {
     use super::*;
     use crate::stats::Epoch;
 
+    fn answer(connection: &Connection) {
+        connection.heard(1);
+        connection.quiet();
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn who_has_the_answer_goes_first() {
+    async fn clients_likely_to_have_closed_go_first() {
         let config = Config {
-            lingering_answered: 2,
-            lingering: 4,
+            lingering: 3,
             ..Config::default()
         };
         let epoch = Epoch::new();
         let mut list = Vec::new();
-        let mut connections = Vec::new();
-        // By turns one that waits for its answer and one that has it.
-        for n in 0..8 {
+        let mut all = Vec::new();
+        // By turns one that had its answer, one that waits for it, and one that was sent something after its end.
+        for n in 0..9 {
             let connection = Arc::new(Connection::new(epoch));
             connection.wrote(1);
-            if n % 2 == 1 {
-                connection.heard(1);
-                connection.quiet();
+            if n % 3 == 0 {
+                answer(&connection);
+            }
+            connection.client_ended();
+            if n % 3 == 2 {
+                answer(&connection);
             }
             advance(Duration::from_millis(10)).await;
-            connections.push(connection.clone());
+            all.push(connection.clone());
             list.push(connection);
             trim(&mut list, &config);
         }
-        let cut: Vec<_> = connections.iter().map(|l| l.is_cut()).collect();
-        // With the fifth, sixth and seventh there are more than four, with the eighth too; those with an answer go.
-        assert_eq!(cut, [false, true, false, true, false, true, false, true]);
-        assert_eq!(list.len(), 4);
-        // Who waits for an answer goes when nobody else is left.
-        list.push(connections[1].clone());
-        connections[1].wrote(1);
+        let kept: Vec<_> = (0..9).filter(|&n| !all[n].is_cut()).collect();
+        assert_eq!(kept, [2, 5, 8]);
+        // Among equals the longest silent goes.
+        answer(&all[2]);
+        advance(Duration::from_millis(10)).await;
+        answer(&all[5]);
+        let late = Arc::new(Connection::new(epoch));
+        late.client_ended();
+        late.heard(1);
+        list.push(late);
         trim(&mut list, &config);
-        assert!(connections[0].is_cut());
+        assert!(all[8].is_cut() && !all[2].is_cut() && !all[5].is_cut());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_download_is_not_cut() {
         let config = Config {
-            lingering_answered: 0,
             lingering: 0,
             ..Config::default()
         };

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use kubevpn_spdy::{ResetStatus, Session};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::config::{Config, Transport};
@@ -26,11 +28,14 @@ pub(crate) struct State {
     pub(crate) pods: HashMap<Arc<PodId>, Pod>,
     /// Sessions that are open or being opened.
     pub(crate) sessions: usize,
+    /// Of these, all but the first of each Pod.
+    pub(crate) extras: usize,
     /// Tasks that drive a session.
     pub(crate) drivers: usize,
     pub(crate) next_id: u64,
     pub(crate) counts: Stats,
-    pub(crate) keeping: bool,
+    /// Where the keeper runs, while it does.
+    pub(crate) runtime: Option<Handle>,
     pub(crate) shut: bool,
 }
 
@@ -55,6 +60,35 @@ pub(crate) struct Pod {
     good: HashMap<u16, u64>,
     /// Connections whose client has ended, in the order they did.
     pub(crate) lingering: Vec<Arc<Connection>>,
+    pub(crate) arrivals: Arrivals,
+}
+
+/// New connections in a second and in the one before it.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    second: u64,
+    now: usize,
+    before: usize,
+}
+
+impl Arrivals {
+    pub(crate) fn count(&mut self, now: u64) {
+        let second = now / 1000;
+        if second != self.second {
+            self.before = if second == self.second + 1 {
+                self.now
+            } else {
+                0
+            };
+            (self.second, self.now) = (second, 0);
+        }
+        self.now += 1;
+    }
+
+    /// Whether there were more than `most` in either.
+    pub(crate) fn exceed(&self, most: usize) -> bool {
+        self.now.max(self.before) > most
+    }
 }
 
 /// How an upgrade failed.
@@ -72,8 +106,6 @@ pub(crate) struct Entry {
     pub(crate) transport: Transport,
     /// Its connections, also those only waiting for their end.
     pub(crate) connections: Vec<Arc<Connection>>,
-    /// How many of them count as such: neither their client nor their Pod has ended.
-    pub(crate) live: usize,
     pub(crate) used: u64,
     /// The last request id.
     pub(crate) request: u64,
@@ -84,6 +116,10 @@ pub(crate) struct Entry {
     /// Somebody on it does not read.
     pub(crate) stalled: bool,
     pub(crate) probe: Probe,
+}
+
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl State {
@@ -98,6 +134,18 @@ impl State {
 
     pub(crate) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.pods.values_mut().flat_map(|p| &mut p.sessions)
+    }
+
+    /// A session of the Pod is being opened, or has been.
+    pub(crate) fn gain(&mut self, id: &Arc<PodId>) {
+        self.sessions += 1;
+        self.extras += usize::from(self.pod(id).sessions() > 0);
+    }
+
+    /// The same session is no more.
+    pub(crate) fn lose(&mut self, id: &Arc<PodId>) {
+        self.sessions -= 1;
+        self.extras -= usize::from(self.pod(id).sessions() > 0);
     }
 
     /// The session that nobody has used for longest.
@@ -132,6 +180,11 @@ impl Pod {
     pub(crate) fn streams(&self) -> usize {
         let shared: usize = self.sessions.iter().map(|e| e.connections.len()).sum();
         shared + self.channels.len()
+    }
+
+    /// Sessions, open or being opened.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len() + self.opening
     }
 
     fn is_unused(&self) -> bool {
@@ -182,10 +235,6 @@ impl Pod {
         self.good.remove(&port);
     }
 
-    pub(crate) fn forget_all(&mut self) {
-        self.good.clear();
-    }
-
     pub(crate) fn wake(&self) {
         self.changed.notify_waiters();
     }
@@ -193,13 +242,22 @@ impl Pod {
 
 impl Entry {
     fn view(&self, now: u64, config: &Config) -> View {
-        // The tick may not have seen it yet.
-        let unread = || self.handle.buffered() > UNREAD;
+        let old = now.saturating_sub(ms(config.short));
+        let (mut live, mut long, mut bulk) = (0, false, false);
+        for connection in &self.connections {
+            // A half-closed one that waits for its answer is as good as live.
+            if connection.is_waiting() {
+                live += 1;
+                long |= connection.began <= old;
+            }
+            bulk |= connection.is_bulk(now);
+        }
         View {
-            // Who waits for an answer after a half-close is as good as live.
-            live: self.live + self.connections.iter().filter(|l| l.is_owed()).count(),
+            live,
+            long,
             full: self.connections.len() >= config.streams_per_session,
-            busy: self.stalled || self.connections.iter().any(|l| l.is_bulk(now)) || unread(),
+            // The tick may not have seen yet that somebody does not read.
+            busy: self.stalled || bulk || self.handle.buffered() > UNREAD,
             suspect: self.probe.is_suspect(),
             used: self.used,
         }

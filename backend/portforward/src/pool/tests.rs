@@ -36,14 +36,17 @@ async fn open(pool: &Arc<Pool>) -> PodStream {
     stream
 }
 
-/// Ends the client's side and reads what is left, as a relay does.
+/// Ends the client's side and reads what is left, as a relay does. Where that ends by the runtime's clock, it is an
+/// error, and expected.
 async fn close(stream: PodStream) -> Vec<u8> {
     let (mut read, mut write) = split(stream);
     let mut rest = Vec::new();
     let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
     let (shut, got) = soon(both).await;
     shut.unwrap();
-    got.unwrap();
+    if let Err(error) = got {
+        assert!(error.to_string().contains("silent too long"), "{error}");
+    }
     rest
 }
 
@@ -65,7 +68,7 @@ async fn a_thousand_one_after_another_cost_few_upgrades() {
     assert_eq!(pool.stats().opened, 1000);
     // The last may not have been quiet yet when it was counted.
     let lingering = pool.stats().lingering;
-    assert!(lingering <= quick().lingering_answered + 1, "{lingering}");
+    assert!(lingering <= quick().lingering + 1, "{lingering}");
     // The one that was cut short last is closed by the runtime 1 s later.
     sleep(quick().linger + 2 * S).await;
     assert_eq!((pool.stats().streams, node.forwards()), (0, 0));
@@ -92,16 +95,14 @@ async fn under_pressure_they_share() {
     let mut streams = Vec::new();
     for _ in 0..10 * quick().sessions_per_pod {
         streams.push(open(&pool).await);
+        sleep(S / 5).await;
     }
     assert_eq!(node.upgrades(), quick().sessions_per_pod);
     let state = pool.state();
     let sessions = state.pods.values().flat_map(|p| &p.sessions);
     for session in sessions {
-        assert!(
-            (9..=11).contains(&session.live),
-            "{} is uneven",
-            session.live
-        );
+        let held = session.connections.len();
+        assert!((9..=11).contains(&held), "{held} is uneven");
     }
 }
 
@@ -226,6 +227,40 @@ async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
     keeper.await.unwrap();
 }
 
+/// The same where upgrades fail: failures of the forgotten Pod are not held against its successor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pod_forgotten_after_a_failure_is_dialled_as_any_other() {
+    let (node, pool) = Node::start(quick());
+    let keeper = tokio::task::spawn_blocking({
+        let pool = Arc::downgrade(&pool);
+        move || {
+            while let Some(pool) = pool.upgrade() {
+                pool.tick();
+            }
+        }
+    });
+    *node.refuse.lock().unwrap() = Some(ForwardError::Rejected {
+        pod: "shop/web-0".into(),
+        tried: Vec::new(),
+    });
+    let dials: JoinSet<_> = (0..200)
+        .map(|n| {
+            let pool = pool.clone();
+            async move {
+                for _ in 0..50 {
+                    let to = of(&format!("web-{n}"), ECHO);
+                    let error = dial::dial(pool.clone(), to).await.unwrap_err();
+                    assert!(matches!(error, ForwardError::Rejected { .. }), "{error}");
+                }
+            }
+        })
+        .collect();
+    dials.join_all().await;
+    pool.shutdown().await;
+    drop(pool);
+    keeper.await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn limits_are_told() {
     let config = Config {
@@ -239,6 +274,102 @@ async fn limits_are_told() {
     assert!(error.retryable(), "another pod may have room");
     drop(streams);
     open(&pool).await;
+}
+
+/// A port of another Pod.
+fn of(pod: &str, port: u16) -> PodPort {
+    PodPort {
+        pod: pod.into(),
+        ..to(port)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_session_of_a_pod_is_always_to_be_had() {
+    let config = Config {
+        sessions: 2,
+        ..quick()
+    };
+    let (node, pool) = Node::start(config);
+    let mut held = Vec::new();
+    for pod in ["a", "a", "a", "b", "c", "d"] {
+        let mut stream = dial::dial(pool.clone(), of(pod, ECHO)).await.unwrap();
+        echo(&mut stream, b"hello").await.unwrap();
+        held.push(stream);
+        sleep(S).await;
+    }
+    assert_eq!(node.upgrades(), 5, "a second one for the first Pod alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_in_use_share_what_there_is_of_sessions() {
+    let (node, pool) = Node::start(quick());
+    let mut held = Vec::new();
+    for pod in 0..100 {
+        for _ in 0..20 {
+            let to = of(&format!("web-{pod}"), ECHO);
+            held.push(dial::dial(pool.clone(), to).await.unwrap());
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    for stream in &mut held {
+        echo(stream, b"each of them works").await.unwrap();
+    }
+    let (most, sessions) = (100 + quick().sessions, pool.stats().sessions[0]);
+    assert!(sessions <= most, "{sessions}");
+    assert!(node.upgrades() <= most, "{}", node.upgrades());
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_connections_by_the_dozen_share_one_session() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(13, SeqCst);
+    let client = || async {
+        for _ in 0..50 {
+            let mut stream = open(&pool).await;
+            sleep(Duration::from_millis(20)).await;
+            echo(&mut stream, b"bye").await.unwrap();
+        }
+    };
+    futures_util::future::join_all((0..16).map(|_| client())).await;
+    let most = quick().upgrades_at_once + 1;
+    assert!(node.upgrades() <= most, "{}", node.upgrades());
+    // One that turns out to stay is left alone by those that come after it.
+    let mut staying = open(&pool).await;
+    sleep(2 * S).await;
+    let others: Vec<_> = (0..40).map(|_| open(&pool)).collect();
+    let others = futures_util::future::join_all(others).await;
+    let state = pool.state();
+    let shared = state.pods.values().flat_map(|p| &p.sessions);
+    let shared: Vec<_> = shared
+        .map(|e| e.connections.len())
+        .filter(|&n| n > 0)
+        .collect();
+    assert!(shared.contains(&1), "{shared:?}");
+    drop(state);
+    echo(&mut staying, b"alone").await.unwrap();
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_ended_is_started_again() {
+    let (node, pool) = Node::start(quick());
+    let elsewhere = tokio::task::spawn_blocking({
+        let pool = pool.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async { pool.start_keeping() });
+        }
+    });
+    elsewhere.await.unwrap();
+    let mut stream = open(&pool).await;
+    node.link(0).black_hole();
+    stream.write_all(b"anyone?").await.unwrap();
+    let lost = timeout(20 * S, stream.read(&mut [0; 1])).await;
+    assert!(lost.expect("the keeper looks").is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -292,26 +423,6 @@ async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
     drop(burst);
     sleep(quick().idle_spare + 4 * S).await;
     assert_eq!(pool.stats().sessions, [1, 0, 0]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retired_pod_gets_no_new_streams_and_keeps_the_living() {
-    let (node, pool) = Node::start(quick());
-    let mut stream = open(&pool).await;
-    pool.retire("shop", "web-0");
-    echo(&mut stream, b"still here").await.unwrap();
-    let mut other = open(&pool).await;
-    assert_eq!(node.upgrades(), 2);
-    sleep(600 * S).await;
-    echo(&mut stream, b"still here").await.unwrap();
-    drop(stream);
-    settle().await;
-    assert_eq!(
-        pool.stats().sessions,
-        [1, 0, 0],
-        "it closes with its last stream"
-    );
-    echo(&mut other, b"here too").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -515,6 +626,46 @@ async fn a_silent_pod_is_given_up_after_the_linger() {
     // An end alone is not sent at once.
     assert!(after >= least && after < least + S / 10, "{after:?}");
     assert_eq!((pool.stats().streams, node.forwards()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_clients_end_may_have_cut_is_not_taken_for_whole() {
+    let soon_over = Config {
+        linger: S,
+        ..quick()
+    };
+    let (_node, pool) = Node::start(soon_over);
+    // It would answer after 3 s; 1 s after the client's end was passed on, the runtime closes.
+    let mut stream = dial(&pool, SLOW).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    let (mut read, mut write) = split(stream);
+    let mut answer = Vec::new();
+    let (shut, cut) =
+        soon(async { tokio::join!(write.shutdown(), read.read_to_end(&mut answer)) }).await;
+    shut.unwrap();
+    let error = cut.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert!(error.to_string().contains("silent too long"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_closed_client_is_sent_all_while_hundreds_of_others_come_and_go() {
+    let (_node, pool) = Node::start(quick());
+    let mut stream = dial(&pool, EVENTS).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    let (mut read, mut write) = split(stream);
+    let reader = tokio::spawn(async move {
+        let mut events = Vec::new();
+        let (_, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut events));
+        got.map(|_| events)
+    });
+    // Each has its answer, ends, and says no more: as clients that close, where the system does not tell.
+    for _ in 0..4 * quick().lingering {
+        let stream = open(&pool).await;
+        tokio::spawn(close(stream));
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(soon(reader).await.unwrap().unwrap(), b"123456");
 }
 
 #[tokio::test(start_paused = true)]

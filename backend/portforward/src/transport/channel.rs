@@ -65,9 +65,14 @@ struct Beat {
     timer: Pin<Box<Sleep>>,
     heard: Instant,
     wrote: Instant,
-    /// Bytes sent since the peer was heard of.
+    /// Something was sent since the peer was heard of.
+    unanswered: bool,
+    /// Bytes sent that no pong has confirmed, and how many of them went before the ping.
     written: u64,
+    before_ping: u64,
     pinged: Option<Instant>,
+    /// The connection takes nothing more, since then: the Pod does not read, or nobody is there.
+    full: Option<Instant>,
     every: Duration,
     suspect: Duration,
     patience: Duration,
@@ -225,7 +230,7 @@ impl Channel {
             Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
             Some(Ok(message)) => message,
         };
-        self.beat.heard();
+        self.beat.heard(matches!(message, Message::Pong(_)));
         if let Message::Binary(mut message) = message
             && message.has_remaining()
         {
@@ -255,13 +260,14 @@ impl Channel {
                 )));
             }
             if self.beat.is_due() {
-                // Nothing may follow our close. A connection too full for a ping is pinged later.
-                if !self.closing
-                    && let Poll::Ready(sent) = self.poll_ping(cx)
-                {
+                if self.closing {
+                    // Nothing may follow our close; that the peer takes it is waited for as for an answer.
+                    self.beat.pinged = Some(Instant::now());
+                } else if let Poll::Ready(sent) = self.poll_ping(cx) {
                     sent?;
+                } else if self.beat.pinged.is_none() {
+                    self.beat.full.get_or_insert_with(Instant::now);
                 }
-                self.beat.pinged = Some(Instant::now());
             }
             let next = self.beat.next();
             self.beat.timer.as_mut().reset(next);
@@ -275,7 +281,7 @@ impl Channel {
             ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(io_error)?;
             let ping = Message::Ping(Bytes::new());
             Pin::new(&mut self.ws).start_send(ping).map_err(io_error)?;
-            self.beat.pinged = Some(Instant::now());
+            self.beat.pinged();
         }
         self.poll_flush(cx)
     }
@@ -288,8 +294,11 @@ impl Beat {
             timer: Box::pin(sleep_until(now + config.ping_every)),
             heard: now,
             wrote: now,
+            unanswered: false,
             written: 0,
+            before_ping: 0,
             pinged: None,
+            full: None,
             every: config.ping_every,
             suspect: config.suspect_after,
             patience: config.probe_timeout,
@@ -297,35 +306,50 @@ impl Beat {
         }
     }
 
-    fn heard(&mut self) {
+    fn heard(&mut self, pong: bool) {
         self.heard = Instant::now();
-        self.written = 0;
-        self.pinged = None;
+        self.unanswered = false;
+        if pong {
+            self.pinged = None;
+            self.written -= std::mem::take(&mut self.before_ping);
+        }
     }
 
     fn wrote(&mut self, bytes: usize) {
         self.wrote = Instant::now();
+        self.unanswered = true;
         self.written += bytes as u64;
+        self.full = None;
         let next = self.next();
         if next < self.timer.deadline() {
             self.timer.as_mut().reset(next);
         }
     }
 
+    fn pinged(&mut self) {
+        self.pinged = Some(Instant::now());
+        self.before_ping = self.written;
+        self.full = None;
+    }
+
     fn next(&self) -> Instant {
         match self.pinged {
-            Some(at) if self.written > MAY_BLOCK => at + self.long_patience,
-            Some(at) => at + self.patience,
-            None if self.written > 0 => (self.wrote + self.suspect).min(self.heard + self.every),
-            None => self.heard + self.every,
+            // A Pod that does not read an upload holds up the ping behind it.
+            Some(at) if self.written > MAY_BLOCK => at.max(self.heard) + self.long_patience,
+            Some(at) => at.max(self.heard) + self.patience,
+            None => match self.full {
+                Some(since) => since.max(self.heard) + self.long_patience,
+                None if self.unanswered => (self.wrote + self.suspect).min(self.heard + self.every),
+                None => self.heard + self.every,
+            },
         }
     }
 
     fn is_due(&self) -> bool {
-        self.pinged.is_none() && Instant::now() >= self.next()
+        self.pinged.is_none() && self.full.is_none() && Instant::now() >= self.next()
     }
 
     fn is_dead(&self) -> bool {
-        self.pinged.is_some() && Instant::now() >= self.next()
+        (self.pinged.is_some() || self.full.is_some()) && Instant::now() >= self.next()
     }
 }

@@ -1,10 +1,14 @@
 //! Every way of asking, against an API server in memory that answers as told.
 
+use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::SinkExt as _;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -12,14 +16,17 @@ use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use kubevpn_client::{Options, build};
 use kubevpn_target::{Refusal, Stream as _};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf, duplex, split};
 use tokio::time::{advance, sleep};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tower::ServiceExt as _;
 
 use super::*;
 use crate::forward::Forwarder;
+use crate::pod::PodPort;
 use crate::stream::PodStream;
 use crate::testing::{CLOSED, ECHO, MUTE, Node, SINK, SLOW, echo, soon, to};
 use crate::transport::tunnel::Tunnel;
@@ -193,15 +200,43 @@ async fn dial(forwarder: &Forwarder, port: u16) -> Result<PodStream, ForwardErro
     forwarder.clone().oneshot(to(port)).await
 }
 
-/// Dials on a session or channel that is opened for it.
+/// Dials on a session or channel that is opened for it: to a Pod that has been replaced under its name.
 async fn dial_anew(forwarder: &Forwarder) -> Result<PodStream, ForwardError> {
-    forwarder.retire("shop", "web-0");
-    dial(forwarder, ECHO).await
+    static UIDS: AtomicUsize = AtomicUsize::new(0);
+    let uid = UIDS.fetch_add(1, SeqCst).to_string();
+    let uid = Some(uid);
+    let anew = PodPort { uid, ..to(ECHO) };
+    forwarder.clone().oneshot(anew).await
 }
 
 const AUTO: TransportChoice = TransportChoice::Auto;
 
 // === which transport ===
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_puts_requests_off_is_overloaded_and_keeps_its_transport() {
+    for status in [408, 425, 429] {
+        let server = Server::new([Answer::Upgrade; 4]);
+        let forwarder = server.forwarder(AUTO);
+        dial_anew(&forwarder).await.unwrap();
+        server.change([Answer::Status(status, "later"); 4]);
+        server.asked();
+        for _ in 0..3 {
+            let error = dial_anew(&forwarder).await.unwrap_err();
+            assert_eq!(error.refusal(), Refusal::Overloaded, "{error}");
+            assert!(error.is_limit() && !error.retryable());
+            assert_eq!(server.asked(), ["POST spdy"], "asked once");
+        }
+        // Another server of several says so, and the next transport meets one that does not.
+        let once = Answer::Status(status, "later");
+        server.change([once, Answer::Upgrade, Answer::Upgrade, Answer::Upgrade]);
+        dial_anew(&forwarder).await.unwrap_err();
+        server.change([Answer::Upgrade; 4]);
+        server.asked();
+        dial_anew(&forwarder).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy"]);
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn all_three_carry_bytes() {
@@ -494,7 +529,8 @@ async fn a_closed_client_frees_its_channel_after_the_linger() {
     let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
     let (shut, got) = soon(both).await;
     shut.unwrap();
-    got.unwrap();
+    // The client's end closes the channel: nobody knows whether the Pod had said all.
+    assert_eq!(got.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     drop((read, write));
     sleep(Duration::from_secs(2)).await;
     assert_eq!(server.node.forwards(), 0);
@@ -526,6 +562,40 @@ async fn a_channel_into_a_black_hole_is_noticed() {
         let error = soon(stream.read(&mut [0; 1])).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
         assert!(began.elapsed() <= within + Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_pod_pauses_is_waited_for_on_a_channel_too() {
+    let config = Config::default();
+    // With the last word the Pod's or the client's when the connection fills.
+    for speaks in [true, false] {
+        let (near, far) = duplex(1024);
+        let mut channel = Channel::new(Box::new(near), &config).await;
+        let mut pod = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+        for message in [[0, 7, 0], [1, 7, 0]] {
+            pod.send(Message::binary(message.to_vec())).await.unwrap();
+        }
+        if speaks {
+            pod.send(Message::binary(vec![0, b'x'])).await.unwrap();
+            let mut buf = [0; 1];
+            let mut buf = ReadBuf::new(&mut buf);
+            poll_fn(|cx| channel.poll_data(cx, &mut buf)).await.unwrap();
+        }
+        let uploading = poll_fn(|cx| {
+            while let Poll::Ready(sent) = channel.poll_write(cx, &[0; 64]) {
+                sent.unwrap();
+            }
+            let mut buf = [0; 1];
+            channel.poll_data(cx, &mut ReadBuf::new(&mut buf))
+        });
+        let lost = tokio::time::timeout(Duration::from_secs(120), uploading).await;
+        assert!(lost.is_err(), "given up: {lost:?}");
+        // Not for ever: nobody may be there any more.
+        let mut buf = [0; 1];
+        let mut buf = ReadBuf::new(&mut buf);
+        let lost = soon(poll_fn(|cx| channel.poll_data(cx, &mut buf))).await;
+        assert_eq!(lost.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
 

@@ -5,6 +5,7 @@
 //! | 101 | upgraded |
 //! | 401 | it ends here |
 //! | 403, a `Status` with reason Forbidden | the verb of this form is not granted |
+//! | 408, 425, 429 | too much is asked at the moment; it ends here, another transport would ask for more |
 //! | 404, a `Status` with reason NotFound about pods | the Pod does not exist |
 //! | anything else; no answer; a broken connection | this transport is turned down |
 //! | no connection to the API server | it ends here |
@@ -159,9 +160,15 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeErro
     let said: Option<Status> = serde_json::from_slice(body)
         .ok()
         .filter(|s: &Status| s.code != 0 || !s.reason.is_empty());
-    if status == StatusCode::UNAUTHORIZED {
-        let said = said.unwrap_or_default();
-        let said = Status { code: 401, ..said };
+    if status == StatusCode::UNAUTHORIZED || is_overloaded(status) {
+        let code = match status {
+            StatusCode::UNAUTHORIZED => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::TOO_MANY_REQUESTS,
+        };
+        let said = Status {
+            code: code.as_u16(),
+            ..said.unwrap_or_default()
+        };
         return UpgradeError::Final(classify_status(&said, action));
     }
     let Some(said) = said else {
@@ -190,6 +197,14 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeErro
             message: clip(&said.message),
         },
     }
+}
+
+/// Whether the request was put off and not judged: it says nothing of the transport.
+fn is_overloaded(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+    )
 }
 
 /// What is said of a refusal of `pods/portforward` with this status and body.
@@ -280,6 +295,14 @@ mod tests {
             matches!(judge(401, "go away"), UpgradeError::Final(e) if e.refusal() == Refusal::Unauthenticated),
             "without"
         );
+
+        for status in [408, 425, 429] {
+            let later = judge(status, "");
+            assert!(
+                matches!(later, UpgradeError::Final(e) if e.refusal() == Refusal::Overloaded),
+                "{status}"
+            );
+        }
 
         let node = r#"{"kind":"Status","status":"Failure","message":"error dialing backend: dial tcp 10.245.0.2:10250: connect: connection refused","code":500}"#;
         assert!(matches!(
