@@ -146,11 +146,49 @@ fn user_of(message: &str) -> Option<&str> {
     (!user.is_empty()).then_some(user)
 }
 
+/// Whether the server refused our certificate, or that there was none: what a 401 is to a token.
+pub(crate) fn certificate_refused(error: &(dyn Error + 'static)) -> bool {
+    let alert = |e: &(dyn Error + 'static)| match e.downcast_ref() {
+        Some(rustls::Error::AlertReceived(alert)) => refuses_certificate(*alert),
+        _ => false,
+    };
+    causes(error).any(alert) || certificate_alert(error).is_some()
+}
+
+const CERTIFICATE_ALERTS: [AlertDescription; 8] = [
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::CertificateRequired,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+];
+
+fn refuses_certificate(alert: AlertDescription) -> bool {
+    CERTIFICATE_ALERTS.contains(&alert)
+}
+
+/// The alert's name in the text of the innermost error: of an alert after the handshake, which is when TLS 1.3 has
+/// them, hyper's HTTP/2 keeps only the text.
+fn certificate_alert(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let text = root(error).to_string();
+    let (_, alert) = text.split_once("received fatal alert: ")?;
+    CERTIFICATE_ALERTS
+        .iter()
+        .filter_map(AlertDescription::as_str)
+        .find(|name| alert.starts_with(name))
+}
+
 /// The class of an error without a status, and the reason in words with what to try.
 fn explain(error: &(dyn Error + 'static)) -> (Refusal, String) {
     let mut at = Whereabouts::default();
     if let Some(known) = causes(error).find_map(|e| at.visit(e)) {
         return known;
+    }
+    if let Some(alert) = certificate_alert(error) {
+        return at.certificate(alert);
     }
     match at.server {
         Some(_) => (
@@ -185,24 +223,18 @@ impl Whereabouts {
                     Refusal::TimedOut,
                     format!("{e}: try again, or raise --request-timeout"),
                 )),
-                // The cause says more than the sentence has room for, except for these.
-                ClientError::Credentials(cause) => {
-                    Some((e.refusal(), format!("{e} ({})", clip(&cause.to_string()))))
-                }
+                // The cause says more than the sentence has room for, except for this.
                 ClientError::Certificates(cause) => Some((
                     e.refusal(),
-                    format!("{e} ({})", clip(&root(cause).to_string())),
+                    format!("{e} ({})", clip(&root(&**cause).to_string())),
                 )),
                 other => Some((other.refusal(), other.to_string())),
             };
         }
-        if let Some(e) = e.downcast_ref::<AuthError>() {
+        if e.is::<AuthError>() {
             // From a client that is not ours; the text may hold a plugin's arguments and output.
-            let what = match e {
-                AuthError::AuthExecRun { .. } => "the credential plugin failed".to_owned(),
-                other => clip(&other.to_string()),
-            };
-            return Some((Refusal::Unauthenticated, format!("{what}: log in again")));
+            let sentence = "there are no credentials: log in again".to_owned();
+            return Some((Refusal::Unauthenticated, sentence));
         }
         if let Some(e) = e.downcast_ref::<ReachError>() {
             return self.reach(e);
@@ -283,22 +315,8 @@ impl Whereabouts {
                     clip(&other.to_string())
                 ),
             },
-            rustls::Error::AlertReceived(
-                alert @ (AlertDescription::BadCertificate
-                | AlertDescription::UnsupportedCertificate
-                | AlertDescription::CertificateRevoked
-                | AlertDescription::CertificateExpired
-                | AlertDescription::CertificateUnknown
-                | AlertDescription::CertificateRequired
-                | AlertDescription::UnknownCA
-                | AlertDescription::AccessDenied),
-            ) => {
-                return (
-                    Refusal::Unauthenticated,
-                    format!(
-                        "{server} does not accept our certificate ({alert:?}): check client-certificate in the kubeconfig, or log in again"
-                    ),
-                );
+            rustls::Error::AlertReceived(alert) if refuses_certificate(*alert) => {
+                return self.certificate(&format!("{alert:?}"));
             }
             rustls::Error::InvalidMessage(_) => format!(
                 "{server} does not speak TLS: check the server in the kubeconfig, is it http?"
@@ -309,6 +327,17 @@ impl Whereabouts {
             ),
         };
         (Refusal::ClusterAway, what)
+    }
+
+    /// The server refused the certificate we showed, or that we showed none.
+    fn certificate(&self, alert: &str) -> (Refusal, String) {
+        let server = self.target();
+        (
+            Refusal::Unauthenticated,
+            format!(
+                "{server} does not accept our certificate ({alert}): check client-certificate in the kubeconfig, or log in again"
+            ),
+        )
     }
 
     fn target(&self) -> String {

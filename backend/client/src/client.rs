@@ -10,7 +10,7 @@ use crate::recipe::Recipe;
 /// Makes the client; must be called within a tokio runtime, as the client's queue is a task.
 ///
 /// Nothing is sent. A credential plugin runs when the first request needs it; everything else that can
-/// be wrong with the configuration is an error here. When the API server answers 401, the plugin is run again, or the
+/// be wrong with the configuration is an error here. When the API server answers 401, or refuses our certificate in TLS, the plugin is run again, or the
 /// files with the credentials are read again, and the request is sent once more. Of `config`, the timeouts for connecting and writing
 /// are replaced by those of `options`: kube's default of 295 s for writing would end upgraded streams
 /// that send nothing for so long, and its connector knows no limit for TLS.
@@ -26,7 +26,7 @@ pub fn build_renewable(
     options: &Options,
 ) -> Result<(Client, Renewal), ClientError> {
     let namespace = config.default_namespace.clone();
-    let login = Login::new(Recipe::new(config, options)?)?;
+    let login = Login::new(Recipe::new(config, options)?);
     let client = Client::new(login.clone(), namespace);
     let options = options.clone();
     Ok((client, Renewal { login, options }))

@@ -1,11 +1,10 @@
 //! What can go wrong on the way to the API server.
 
 use std::io;
-use std::process::Output;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::client::AuthError;
 use kube::config::ExecConfig;
 use kubevpn_target::{BoxError, Refusal};
 
@@ -34,16 +33,47 @@ pub enum ClientError {
     #[error(
         "a certificate or key of the kubeconfig cannot be used: check certificate-authority, client-certificate and client-key"
     )]
-    Certificates(#[source] kube::Error),
+    Certificates(#[source] BoxError),
     /// The token holds bytes that no header may.
     #[error("the token of the kubeconfig's user holds characters no token has: log in again")]
     Token,
-    /// The credentials cannot be read.
-    #[error("the credentials of the kubeconfig's user cannot be read: check the user's entry")]
-    Credentials(#[source] AuthError),
+    /// The file with the token cannot be read.
+    #[error("the token file {} of the kubeconfig's user cannot be read: check that it exists and is yours to read", .path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// An auth-provider that Kubernetes has removed.
+    #[error(
+        "the auth-provider {name:?} of the kubeconfig's user was removed from Kubernetes: use {instead}"
+    )]
+    Provider {
+        /// The provider.
+        name: String,
+        /// What replaced it.
+        instead: &'static str,
+    },
+    /// The identity token of OpenID Connect is missing or has run out.
+    #[error(
+        "the id-token of the kubeconfig's auth-provider has expired: run any kubectl command, which renews it in the file, or log in again"
+    )]
+    IdToken,
     /// A credential plugin gave none.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// A credential plugin still runs.
+    #[error(
+        "the credential plugin {command:?} has not answered for {after:?}: it may wait for a person; run it by hand, or log in again"
+    )]
+    PluginRuns {
+        /// The command, as the kubeconfig names it.
+        command: String,
+        /// How long it has been running.
+        after: Duration,
+    },
     /// A bug of ours: the task that runs the plugin panicked, or the runtime ended.
     #[error("logging in was cut off")]
     Login(#[source] tokio::task::JoinError),
@@ -73,30 +103,15 @@ impl ClientError {
             Self::Server(_) | Self::Proxy(_) | Self::ServerName(_) | Self::Transport { .. } => {
                 Refusal::ClusterAway
             }
-            Self::Certificates(_) | Self::Token | Self::Credentials(_) | Self::Plugin(_) => {
-                Refusal::Unauthenticated
-            }
+            Self::Certificates(_)
+            | Self::Token
+            | Self::TokenFile { .. }
+            | Self::Provider { .. }
+            | Self::IdToken
+            | Self::Plugin(_)
+            | Self::PluginRuns { .. } => Refusal::Unauthenticated,
             Self::NoAnswer { .. } => Refusal::TimedOut,
             Self::Header(_) | Self::Login(_) => Refusal::Internal,
-        }
-    }
-
-    pub(crate) fn of_auth(error: AuthError, exec: Option<&ExecConfig>) -> Self {
-        let error = match exec {
-            Some(exec) => match PluginError::of(error, exec) {
-                Ok(plugin) => return Self::Plugin(plugin),
-                Err(other) => other,
-            },
-            None => error,
-        };
-        Self::Credentials(error)
-    }
-
-    /// Credentials that could not be renewed; every other error passes.
-    pub(crate) fn of_signing(error: BoxError, exec: Option<&ExecConfig>) -> BoxError {
-        match error.downcast::<AuthError>() {
-            Ok(auth) => Self::of_auth(*auth, exec).into(),
-            Err(other) => other,
         }
     }
 }
@@ -127,8 +142,12 @@ pub enum PluginFailure {
         /// What it said, shortened.
         said: String,
     },
-    /// What it printed is no `ExecCredential` of kind token or certificate.
+    /// It ran for so long without an end, and was killed.
+    TimedOut(Duration),
+    /// What it printed is an `ExecCredential` without a token or certificate.
     NoCredentials,
+    /// What it printed cannot be used, for this reason.
+    Unusable(&'static str),
 }
 
 impl PluginError {
@@ -137,36 +156,6 @@ impl PluginError {
             command: exec.command.clone().unwrap_or_default(),
             failure,
             hint: exec.install_hint.as_deref().map(clip),
-        }
-    }
-
-    /// Gives the error back when it is not about a plugin.
-    pub(crate) fn of(error: AuthError, exec: &ExecConfig) -> Result<Self, AuthError> {
-        let failure = match error {
-            AuthError::AuthExecStart(e) if e.kind() == io::ErrorKind::NotFound => {
-                PluginFailure::Missing
-            }
-            AuthError::AuthExecStart(e) => PluginFailure::NotStarted(e),
-            // Its text holds the plugin's arguments, environment and output: none of it goes on.
-            AuthError::AuthExecRun { out, .. } => PluginFailure::of_output(&out),
-            AuthError::ExecPluginFailed
-            | AuthError::AuthExecParse(_)
-            | AuthError::MalformedTokenExpirationDate(_)
-            | AuthError::UnrefreshableTokenResponse
-            | AuthError::MissingCommand => PluginFailure::NoCredentials,
-            other => return Err(other),
-        };
-        Ok(Self::new(exec, failure))
-    }
-}
-
-impl PluginFailure {
-    fn of_output(out: &Output) -> Self {
-        let said = String::from_utf8_lossy(&out.stderr);
-        let last = said.lines().rfind(|line| !line.trim().is_empty());
-        Self::Failed {
-            status: out.status.to_string(),
-            said: clip(last.unwrap_or_default()),
         }
     }
 }
@@ -195,9 +184,17 @@ impl std::fmt::Display for PluginError {
                 }
                 f.write_str(")")?;
             }
+            PluginFailure::TimedOut(after) => write!(
+                f,
+                "the credential plugin {command:?} has not answered for {after:?} and was ended"
+            )?,
             PluginFailure::NoCredentials => write!(
                 f,
                 "the credential plugin {command:?} gave neither a token nor a certificate"
+            )?,
+            PluginFailure::Unusable(why) => write!(
+                f,
+                "the answer of the credential plugin {command:?} cannot be used ({why})"
             )?,
         }
         f.write_str(": run it by hand, or log in again")

@@ -1,8 +1,10 @@
 //! kubectl's rules: which cluster, as whom, in which namespace, through which proxy.
 
+mod document;
 mod env;
 mod error;
 mod files;
+mod hosts;
 mod incluster;
 mod select;
 
@@ -70,6 +72,13 @@ pub struct Loaded {
     pub server: String,
     /// The files that were read, the first of which wins.
     pub files: Vec<PathBuf>,
+    /// Those of them that can be read only once, such as `/dev/fd/63`, which the shell makes of `<(…)`.
+    pub once: Vec<PathBuf>,
+    /// The hosts of all API servers of the files, and of the logins to them as far as these are known: what a proxy
+    /// into one cluster has to leave alone.
+    pub hosts: Vec<String>,
+    /// What is wrong with entries of the files that were not asked for: a sentence each, without secrets.
+    pub notes: Vec<String>,
     /// The proxy to the API server was named by the environment, not by the kubeconfig.
     pub proxy_of_env: bool,
     /// The cluster's entry with the flags laid over it.
@@ -134,8 +143,9 @@ impl fmt::Debug for Loaded {
 ///
 /// `--kubeconfig`, else the files of `KUBECONFIG` merged, else `~/.kube/config`; without any of these,
 /// within a Pod, its service account. Reads files and looks for the credential plugin, runs and sends
-/// nothing. None of kube's own loading is used but the parsing of a file: it reads the process
-/// environment, takes a missing file of the list for an error, and holds `NO_PROXY` against the proxy.
+/// nothing. None of kube's own loading is used: it reads the process
+/// environment, takes a missing file of the list for an error, holds `NO_PROXY` against the proxy, and quotes what
+/// it cannot parse, secrets and all.
 ///
 /// ```
 /// use kubevpn_client::{Env, KubeconfigArgs, KubeconfigError, load};
@@ -167,12 +177,6 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     }
     let config = &mut loaded.config;
     config.default_namespace.clone_from(&loaded.namespace);
-    if let Some(token) = &args.token {
-        let user = &mut config.auth_info;
-        user.token = Some(token.clone());
-        (user.token_file, user.username, user.password) = (None, None, None);
-        (user.exec, user.auth_provider) = (None, None);
-    }
     if args.impersonate.is_some() {
         config.auth_info.impersonate.clone_from(&args.impersonate);
         let groups = &args.impersonate_groups;

@@ -29,13 +29,17 @@ mod ahead;
 mod classify;
 mod client;
 mod connector;
+mod credential;
 mod error;
 mod kubeconfig;
 mod login;
 mod options;
+mod pem;
+mod plugin;
 mod proxy;
 mod raw;
 mod recipe;
+mod tls;
 mod transport;
 
 pub use self::action::Action;

@@ -1,16 +1,17 @@
-//! Credentials over days: asked for when the first request needs them, and anew when the server stops taking them.
+//! Credentials over days: asked for when the first request needs them, and anew when they run out or the server stops
+//! taking them.
 //!
-//! kube renews a token that said when it runs out. Here the others are renewed: a plugin's token without an end that
-//! was revoked, a certificate that has expired, files that were rotated. A 401 is what tells, as it is what the API
-//! server answers to all of these; the request is then sent once more. What is open on the old connections stays open.
+//! A credential may say when it runs out, and is used until then. What runs out without a word, or is revoked, shows by
+//! a 401 or by the TLS alert that refuses a certificate; the request is then sent once more. What is open on connections
+//! with an old certificate stays open; new requests open others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, Ready, Shared, ready};
+use futures_util::future::{BoxFuture, Shared};
 use http::{Request, Response, StatusCode};
 use kube::Config;
 use kube::client::Body;
@@ -18,20 +19,24 @@ use kubevpn_target::{BoxError, ConnectError};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-use crate::classify::classify_login;
-use crate::error::{ClientError, PluginError, PluginFailure};
+use crate::classify::{certificate_refused, classify_login};
+use crate::credential::Credential;
+use crate::error::ClientError;
 use crate::options::Options;
+use crate::plugin;
 use crate::recipe::{Recipe, Stack};
-use crate::transport::Received;
+use crate::transport::{Received, Transport};
 
 /// The longest wait before credentials that were never taken are made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Between two runs of a plugin, whatever it gave: a failure, or what had run out before it was there.
+const BETWEEN_LOGINS: Duration = Duration::from_secs(3);
+
 /// A client's credentials, and the way to the server that they open.
 ///
-/// However many requests come at once, a plugin runs once, and all of them have its outcome; after a
-/// failure the next request runs it again. A request that is given up does not stop it: somebody may be
-/// typing a password.
+/// However many requests come at once, a plugin runs once, and all of them have its outcome. A request that is given
+/// up does not stop it: somebody may be typing a password.
 #[derive(Clone)]
 pub(crate) struct Login(Arc<Mutex<State>>);
 
@@ -41,6 +46,8 @@ type LoggingIn = Shared<BoxFuture<'static, Outcome>>;
 struct State {
     recipe: Arc<Recipe>,
     phase: Phase,
+    /// The last that there were.
+    last: Option<Arc<Credentials>>,
     /// Logins begun so far.
     logins: u64,
     /// Logins in a row whose credentials the server never took.
@@ -49,11 +56,20 @@ struct State {
 
 enum Phase {
     LoggedOut,
-    LoggingIn(LoggingIn),
+    LoggingIn {
+        login: LoggingIn,
+        since: Instant,
+    },
     LoggedIn(Arc<Credentials>),
+    Failed {
+        error: Arc<ClientError>,
+        at: Instant,
+    },
 }
 
 struct Credentials {
+    credential: Credential,
+    transport: Transport,
     stack: Stack,
     /// Which login made them.
     login: u64,
@@ -62,71 +78,108 @@ struct Credentials {
     taken: AtomicBool,
 }
 
+/// What there is to do before a request can be sent.
+enum Step {
+    Done(Outcome),
+    Wait { login: LoggingIn, since: Instant },
+}
+
 impl Login {
     /// Runs no plugin yet; anything else that is wrong with the credentials is said now.
-    pub(crate) fn new(recipe: Recipe) -> Result<Self, ClientError> {
-        let phase = first(&recipe)?;
-        Ok(Self(Arc::new(Mutex::new(State {
+    pub(crate) fn new(recipe: Recipe) -> Self {
+        if recipe.config.accept_invalid_certs {
+            tracing::warn!(
+                server = %recipe.server,
+                "the API server's certificate is not checked (insecure-skip-tls-verify): whoever is on the way can read and change everything"
+            );
+        }
+        Self(Arc::new(Mutex::new(State {
+            phase: first(&recipe, 0),
             recipe: Arc::new(recipe),
-            phase,
+            last: None,
             logins: 0,
             in_vain: 0,
-        }))))
+        })))
     }
 
     /// Other credentials, or another way to the server, for every request from now on.
-    pub(crate) fn replace(&self, recipe: Recipe) -> Result<(), ClientError> {
-        let phase = first(&recipe)?;
+    pub(crate) fn replace(&self, recipe: Recipe) {
         let mut state = self.state();
-        state.recipe = Arc::new(recipe);
         state.logins += 1;
         state.in_vain = 0;
-        state.phase = match phase {
-            Phase::LoggedIn(credentials) => Phase::LoggedIn(Arc::new(Credentials {
-                login: state.logins,
-                stack: credentials.stack.clone(),
-                made: credentials.made,
-                taken: AtomicBool::new(false),
-            })),
-            other => other,
-        };
-        Ok(())
+        state.last = None;
+        state.phase = first(&recipe, state.logins);
+        state.recipe = Arc::new(recipe);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn credentials(&self) -> Either<Ready<Outcome>, LoggingIn> {
+    /// `at_once`: a failure a moment ago is no reason to wait.
+    fn step(&self, at_once: bool) -> Step {
         let mut state = self.state();
         match &state.phase {
-            Phase::LoggedIn(credentials) => Either::Left(ready(Ok(credentials.clone()))),
-            Phase::LoggingIn(login) => Either::Right(login.clone()),
-            Phase::LoggedOut => {
-                state.logins += 1;
-                let login = self.log_in(state.recipe.clone(), state.logins);
-                state.phase = Phase::LoggingIn(login.clone());
-                Either::Right(login)
+            Phase::LoggedIn(it) if !it.has_expired() || !state.recipe.can_renew() => {
+                return Step::Done(Ok(it.clone()));
             }
+            Phase::LoggingIn { login, since } => {
+                let (login, since) = (login.clone(), *since);
+                return Step::Wait { login, since };
+            }
+            Phase::Failed { error, at } if !at_once && at.elapsed() < BETWEEN_LOGINS => {
+                return Step::Done(Err(error.clone()));
+            }
+            Phase::LoggedIn(it) => state.last = Some(it.clone()),
+            Phase::LoggedOut | Phase::Failed { .. } => {}
+        }
+        state.logins += 1;
+        let login = self.log_in(state.recipe.clone(), state.logins, state.last.clone());
+        let since = Instant::now();
+        state.phase = Phase::LoggingIn {
+            login: login.clone(),
+            since,
+        };
+        Step::Wait { login, since }
+    }
+
+    /// For a request, which waits for a plugin only so long.
+    async fn credentials(&self) -> Outcome {
+        let (login, since) = match self.step(false) {
+            Step::Done(outcome) => return outcome,
+            Step::Wait { login, since } => (login, since),
+        };
+        let recipe = self.state().recipe.clone();
+        let Some(exec) = recipe.plugin() else {
+            return login.await;
+        };
+        match tokio::time::timeout(recipe.options.plugin_timeout, login).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Arc::new(ClientError::PluginRuns {
+                command: exec.command.clone().unwrap_or_default(),
+                after: Duration::from_secs(since.elapsed().as_secs()),
+            })),
         }
     }
 
-    fn log_in(&self, recipe: Arc<Recipe>, login: u64) -> LoggingIn {
+    fn log_in(&self, recipe: Arc<Recipe>, login: u64, last: Option<Arc<Credentials>>) -> LoggingIn {
         let this = self.clone();
         let task = tokio::spawn(async move {
-            let made = tokio::task::spawn_blocking(move || log_in(&recipe)).await;
-            let outcome = made.unwrap_or_else(|e| Err(ClientError::Login(e)));
-            let outcome = outcome.map(|stack| Arc::new(Credentials::new(stack, login)));
+            let outcome = log_in(recipe, login, last).await;
+            let outcome = outcome.map(Arc::new).map_err(Arc::new);
             let mut state = this.state();
             // Unless they were replaced meanwhile.
             if state.logins == login {
                 state.phase = match &outcome {
                     Ok(credentials) => Phase::LoggedIn(credentials.clone()),
-                    Err(_) => Phase::LoggedOut,
+                    Err(error) => Phase::Failed {
+                        error: error.clone(),
+                        at: Instant::now(),
+                    },
                 };
             }
             drop(state);
-            outcome.map_err(Arc::new)
+            outcome
         });
         async {
             task.await
@@ -137,7 +190,7 @@ impl Login {
     }
 
     /// The server did not take these: whether there are, or may be, others to try with.
-    fn not_taken(&self, credentials: &Credentials) -> bool {
+    fn not_taken(&self, credentials: &Arc<Credentials>) -> bool {
         let mut state = self.state();
         if state.logins != credentials.login {
             return true;
@@ -156,47 +209,84 @@ impl Login {
         }
         tracing::info!("the API server does not take our credentials any more: making new ones");
         state.in_vain += 1;
+        state.last = Some(credentials.clone());
         state.phase = Phase::LoggedOut;
         true
+    }
+
+    /// Why requests fail until somebody logs in.
+    fn trouble(&self) -> Option<Arc<ClientError>> {
+        match &self.state().phase {
+            Phase::Failed { error, .. } => Some(error.clone()),
+            _ => None,
+        }
     }
 }
 
 impl Credentials {
-    fn new(stack: Stack, login: u64) -> Self {
+    /// With new connections, unless the last ones were made with the same certificate.
+    fn new(recipe: &Recipe, credential: Credential, login: u64, last: Option<&Self>) -> Self {
+        let last = last.filter(|last| last.credential.chain() == credential.chain());
+        let transport = match last {
+            Some(last) => last.transport.clone(),
+            None => recipe.transport(&credential),
+        };
         Self {
-            stack,
+            stack: recipe.stack(&credential, transport.clone()),
+            transport,
+            credential,
             login,
             made: Instant::now(),
             taken: AtomicBool::new(false),
         }
     }
+
+    fn has_expired(&self) -> bool {
+        let expired = |at: SystemTime| at <= SystemTime::now();
+        self.credential.expires.is_some_and(expired) && self.made.elapsed() >= BETWEEN_LOGINS
+    }
 }
 
 /// Where a client begins: with what the kubeconfig holds, unless a plugin must be asked.
-fn first(recipe: &Recipe) -> Result<Phase, ClientError> {
-    if recipe.has_plugin() {
-        return Ok(Phase::LoggedOut);
+fn first(recipe: &Recipe, login: u64) -> Phase {
+    if recipe.plugin().is_some() {
+        return Phase::LoggedOut;
     }
-    let stack = recipe.stack(recipe.auth_layer()?, &recipe.tls);
-    Ok(Phase::LoggedIn(Arc::new(Credentials::new(stack, 0))))
+    let credential = recipe.credential.clone();
+    Phase::LoggedIn(Arc::new(Credentials::new(recipe, credential, login, None)))
 }
 
-/// Runs the plugin: once for a token, twice for a certificate, which kube asks for apart. Without one, reads the
-/// files again.
-fn log_in(recipe: &Recipe) -> Result<Stack, ClientError> {
-    let Some(exec) = &recipe.config.auth_info.exec else {
-        let recipe = recipe.again()?;
-        return Ok(recipe.stack(recipe.auth_layer()?, &recipe.tls));
+/// Runs the plugin; without one, reads the files again. A token file that is gone leaves the last token in use.
+async fn log_in(
+    recipe: Arc<Recipe>,
+    login: u64,
+    last: Option<Arc<Credentials>>,
+) -> Result<Credentials, ClientError> {
+    let credential = match recipe.plugin() {
+        Some(exec) => plugin::run(exec).await?,
+        None => {
+            let again = recipe.clone();
+            let read = tokio::task::spawn_blocking(move || again.read_again()).await;
+            match (read.map_err(ClientError::Login)?, &last) {
+                (Ok(credential), _) => credential,
+                (Err(error), Some(last)) => {
+                    tracing::warn!(%error, "the last credentials stay in use");
+                    let expires = Some(SystemTime::now() + LONGEST_PAUSE);
+                    Credential {
+                        expires,
+                        ..last.credential.clone()
+                    }
+                }
+                (Err(error), None) => return Err(error),
+            }
+        }
     };
-    let auth = recipe.auth_layer()?;
-    if auth.is_some() {
-        return Ok(recipe.stack(auth, &recipe.tls));
-    }
-    let tls = recipe.plugin_tls()?;
-    if !tls.client_auth_cert_resolver.has_certs() {
-        return Err(PluginError::new(exec, PluginFailure::NoCredentials).into());
-    }
-    Ok(recipe.stack(None, &tls))
+    Ok(Credentials::new(
+        &recipe,
+        credential,
+        login,
+        last.as_deref(),
+    ))
 }
 
 impl Service<Request<Body>> for Login {
@@ -213,22 +303,35 @@ impl Service<Request<Body>> for Login {
         Box::pin(async move {
             let again = copy(&request);
             let credentials = this.credentials().await?;
-            let response = credentials.stack.clone().oneshot(request).await?;
-            if response.status() != StatusCode::UNAUTHORIZED {
-                credentials.taken.store(true, Ordering::Relaxed);
-                return Ok(response);
+            let answered = credentials.send(request).await;
+            if !is_refused(&answered) {
+                return answered;
             }
             let Some(again) = again.filter(|_| this.not_taken(&credentials)) else {
-                return Ok(response);
+                return answered;
             };
-            drop(response);
+            drop(answered);
             let credentials = this.credentials().await?;
-            let response = credentials.stack.clone().oneshot(again).await?;
-            if response.status() != StatusCode::UNAUTHORIZED {
-                credentials.taken.store(true, Ordering::Relaxed);
-            }
-            Ok(response)
+            credentials.send(again).await
         })
+    }
+}
+
+impl Credentials {
+    async fn send(&self, request: Request<Body>) -> Result<Response<Received>, BoxError> {
+        let answered = self.stack.clone().oneshot(request).await;
+        if answered.is_ok() && !is_refused(&answered) {
+            self.taken.store(true, Ordering::Relaxed);
+        }
+        answered
+    }
+}
+
+/// Whether the server did not take our credentials.
+fn is_refused(answered: &Result<Response<Received>, BoxError>) -> bool {
+    match answered {
+        Ok(response) => response.status() == StatusCode::UNAUTHORIZED,
+        Err(error) => certificate_refused(&**error),
     }
 }
 
@@ -257,13 +360,23 @@ impl Renewal {
     ///
     /// Cancellation: a plugin that runs goes on, and the next request has its outcome.
     pub async fn log_in(&self) -> Result<(), ConnectError> {
-        let login = self.login.credentials().await;
+        let login = match self.login.step(true) {
+            Step::Done(outcome) => outcome,
+            Step::Wait { login, .. } => login.await,
+        };
         login.map(drop).map_err(classify_login)
+    }
+
+    /// Why requests fail until somebody logs in: what the credential plugin, or reading the files again, ended with
+    /// the last time. `None` while there are credentials, or a login goes on.
+    pub fn trouble(&self) -> Option<ConnectError> {
+        self.login.trouble().map(classify_login)
     }
 
     /// From the next request on the client uses this configuration: other credentials, perhaps another address. What
     /// is open stays open. After an error nothing has changed.
     pub fn replace(&self, config: Config) -> Result<(), ClientError> {
-        self.login.replace(Recipe::new(config, &self.options)?)
+        self.login.replace(Recipe::new(config, &self.options)?);
+        Ok(())
     }
 }

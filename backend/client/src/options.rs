@@ -17,6 +17,9 @@ pub struct Options {
     pub ping_interval: Duration,
     /// It is given up when the answer takes longer than this. 5 s.
     pub ping_timeout: Duration,
+    /// How long a request waits for a credential plugin, which runs on. Less than callers wait for an answer, so that
+    /// the plugin is told apart from a slow API server. 20 s.
+    pub plugin_timeout: Duration,
     /// How often a call (never an upgrade) is tried again after a 429, 503 or 504. 3.
     pub retries: u32,
 }
@@ -30,6 +33,7 @@ impl Options {
             answer_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(5),
             ping_timeout: Duration::from_secs(5),
+            plugin_timeout: Duration::from_secs(20),
             retries: 3,
         }
     }

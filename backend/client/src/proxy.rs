@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use percent_encoding::percent_decode_str;
 
 /// A proxy to reach the API server through.
 #[derive(Clone)]
@@ -114,6 +115,30 @@ pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
         .no(hosts.join(","))
         .build();
     matcher.intercept(server).is_none()
+}
+
+/// The URL without the user and password in it: whatever stands there, for messages.
+pub(crate) fn without_login(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let path = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(path);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    match scheme {
+        "" => format!("{host}{path}"),
+        _ => format!("{scheme}://{host}{path}"),
+    }
+}
+
+/// The URL without user and password, and these, percent-decoded; `None` where it has none.
+pub(crate) fn login_of(url: &str) -> Option<(String, String, String)> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (login, _) = authority.rsplit_once('@')?;
+    let (name, password) = login.split_once(':').unwrap_or((login, ""));
+    let decoded = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+    Some((without_login(url), decoded(name)?, decoded(password)?))
 }
 
 pub(crate) fn default_port(uri: &Uri) -> u16 {

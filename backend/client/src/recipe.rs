@@ -3,23 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::USER_AGENT;
+use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{HeaderValue, Request, Response};
 use kube::Config;
-use kube::client::middleware::{AuthLayer, ExtraHeadersLayer};
+use kube::client::middleware::ExtraHeadersLayer;
 use kube::client::retry::RetryPolicy;
-use kube::client::{AuthError, Body, ConfigExt};
+use kube::client::{Body, ConfigExt};
+use kube::config::ExecConfig;
 use kubevpn_target::BoxError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use secrecy::{ExposeSecret, SecretString};
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
 use crate::connector::{Connector, Reach};
-use crate::error::ClientError;
+use crate::credential::Credential;
+use crate::error::{ClientError, clip};
 use crate::options::Options;
-use crate::proxy::{Proxy, default_port, with_port};
+use crate::proxy::{Proxy, default_port, with_port, without_login};
+use crate::tls;
 use crate::transport::{Received, Transport};
 
 /// A request's way from the base URL to the wire.
@@ -30,14 +32,16 @@ pub(crate) struct Recipe {
     /// As handed in.
     given: Config,
     pub(crate) config: Config,
-    /// Without what a plugin may add.
+    /// What the user's entry holds itself.
+    pub(crate) credential: Credential,
+    /// With the certificate of that.
     pub(crate) tls: ClientConfig,
     headers: ExtraHeadersLayer,
     pub(crate) server: Arc<str>,
     server_name: Option<ServerName<'static>>,
     proxy: Option<Proxy>,
     retry: RetryPolicy,
-    options: Options,
+    pub(crate) options: Options,
 }
 
 impl Recipe {
@@ -45,7 +49,8 @@ impl Recipe {
         let given = config.clone();
         let url = &config.cluster_url;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            return Err(ClientError::Server(url.to_string()));
+            let url = without_login(&url.to_string());
+            return Err(ClientError::Server(clip(&url)));
         }
         let server = server_name(&config).into();
         let mut options = options.clone();
@@ -78,13 +83,11 @@ impl Recipe {
             true,
         )
         .expect("these delays make a backoff");
-        check_token(&mut config)?;
-        let mut without_plugin = config.clone();
-        without_plugin.auth_info.exec = None;
-        without_plugin.auth_info.auth_provider = None;
+        let credential = Credential::of_user(&config.auth_info)?;
         Ok(Self {
             given,
-            tls: tls(&without_plugin)?,
+            tls: tls::showing(&tls::client_config(&config)?, credential.identity.as_ref()),
+            credential,
             config,
             headers,
             server,
@@ -95,36 +98,22 @@ impl Recipe {
         })
     }
 
-    pub(crate) fn has_plugin(&self) -> bool {
-        let user = &self.config.auth_info;
-        user.exec.is_some() || user.auth_provider.is_some()
+    /// The plugin to run. As for kubectl it is not needed by a user whose entry has something to show.
+    pub(crate) fn plugin(&self) -> Option<&ExecConfig> {
+        let exec = self.config.auth_info.exec.as_ref();
+        exec.filter(|_| self.credential.is_none())
     }
 
     /// Whether credentials can be different the next time they are asked for.
     pub(crate) fn can_renew(&self) -> bool {
         let user = &self.config.auth_info;
         let files = [&user.token_file, &user.client_certificate, &user.client_key];
-        self.has_plugin() || files.into_iter().any(Option::is_some)
+        self.plugin().is_some() || files.into_iter().any(Option::is_some)
     }
 
-    /// The same with the files read anew.
-    pub(crate) fn again(&self) -> Result<Self, ClientError> {
-        Self::new(self.given.clone(), &self.options)
-    }
-
-    /// Reads the credentials; runs the plugin if the user has one, and blocks meanwhile.
-    pub(crate) fn auth_layer(&self) -> Result<Option<AuthLayer>, ClientError> {
-        let user = &self.config.auth_info;
-        match self.config.auth_layer() {
-            Ok(layer) => Ok(layer),
-            Err(kube::Error::Auth(e)) => Err(ClientError::of_auth(e, user.exec.as_ref())),
-            Err(other) => Err(ClientError::Certificates(other)),
-        }
-    }
-
-    /// The TLS configuration with the certificate a plugin gives: runs it, and blocks meanwhile.
-    pub(crate) fn plugin_tls(&self) -> Result<ClientConfig, ClientError> {
-        tls(&self.config)
+    /// The user's entry with its files read anew.
+    pub(crate) fn read_again(&self) -> Result<Credential, ClientError> {
+        Credential::of_user(&self.given.auth_info)
     }
 
     /// The way to the server, or to the proxy before it.
@@ -132,62 +121,43 @@ impl Recipe {
         Reach::new(self.proxy.as_ref(), tls, self.options.connect_timeout)
     }
 
-    /// Puts it all together.
-    pub(crate) fn stack(&self, auth: Option<AuthLayer>, tls: &ClientConfig) -> Stack {
-        let exec = self.config.auth_info.exec.clone();
+    /// Connections on which this credential's certificate is shown.
+    pub(crate) fn transport(&self, credential: &Credential) -> Transport {
+        let tls = &tls::showing(&self.tls, credential.identity.as_ref());
         let reach = self.reach(tls);
-        let transport = Transport::new(
+        Transport::new(
             Connector::negotiating(reach.clone(), tls, self.server_name.as_ref()),
             Connector::http1(reach, tls, self.server_name.as_ref()),
             self.server.clone(),
             self.retry.clone(),
             &self.options,
-        );
+        )
+    }
+
+    /// Puts it all together.
+    pub(crate) fn stack(&self, credential: &Credential, transport: Transport) -> Stack {
+        let authorization = credential.authorization.clone();
         let stack = ServiceBuilder::new()
             // First the request is made whole …
             .layer(self.config.base_uri_layer())
             .layer(self.headers.clone())
-            // … then signed. A token that has run out is renewed here, and may fail to be.
-            .map_err(move |e| ClientError::of_signing(e, exec.as_ref()))
-            .option_layer(auth)
+            // … then signed.
+            .map_request(move |mut request: Request<Body>| {
+                if let Some(value) = &authorization {
+                    request.headers_mut().insert(AUTHORIZATION, value.clone());
+                }
+                request
+            })
             .service(transport);
         BoxCloneSyncService::new(stack)
     }
-}
-
-/// A token is trimmed, as client-go does it: kube would panic on the line break at the end of one.
-fn check_token(config: &mut Config) -> Result<(), ClientError> {
-    let user = &mut config.auth_info;
-    let mut token = user.token.as_ref().map(|t| t.expose_secret().to_owned());
-    if let (None, Some(path)) = (&token, &user.token_file) {
-        let read = std::fs::read_to_string(path);
-        let read =
-            read.map_err(|e| ClientError::Credentials(AuthError::ReadTokenFile(e, path.into())))?;
-        // A file somebody wrote by hand. One that is rotated has no line break, and stays a file.
-        token = (read.trim() != read).then_some(read);
-    }
-    if let Some(token) = token {
-        let token = token.trim();
-        HeaderValue::from_str(token).map_err(|_| ClientError::Token)?;
-        user.token = (!token.is_empty()).then(|| SecretString::from(token));
-    }
-    Ok(())
-}
-
-/// kube's TLS configuration for these certificates.
-fn tls(config: &Config) -> Result<ClientConfig, ClientError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Fails if somebody was faster, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    config
-        .rustls_client_config()
-        .map_err(ClientError::Certificates)
 }
 
 /// `https://host:port/path` of the API server, as messages name it.
 pub(crate) fn server_name(config: &Config) -> String {
     let url = &config.cluster_url;
     let shown = with_port(url, default_port(url)).unwrap_or_else(|| url.clone());
-    shown.to_string().trim_end_matches('/').to_owned()
+    without_login(&shown.to_string())
+        .trim_end_matches('/')
+        .to_owned()
 }

@@ -363,10 +363,15 @@ fn a_file_that_is_missing_or_broken() {
     let path = broken.path("config");
     let start = format!("the kubeconfig {} is broken at line ", path.display());
     assert!(said.starts_with(&start), "{said}");
-    assert!(error.source().is_some());
+    assert!(
+        error.source().is_none(),
+        "a library's error quotes the file"
+    );
     let typed = Setup::of("clusters: seven\n");
     assert!(
-        typed.wrong().contains("is broken at line 1, column 11"),
+        typed
+            .wrong()
+            .contains("is broken at line 1, column 11: clusters cannot be a text;"),
         "{}",
         typed.wrong()
     );
@@ -375,7 +380,9 @@ fn a_file_that_is_missing_or_broken() {
     let path = binary.path("config");
     let binary = binary.args(|a| a.kubeconfig = Some(path));
     assert!(
-        binary.wrong().contains("is broken: correct it"),
+        binary
+            .wrong()
+            .contains("is broken: it is no text; correct it"),
         "{}",
         binary.wrong()
     );
@@ -403,7 +410,10 @@ fn a_file_that_is_missing_or_broken() {
     let list = std::env::join_paths([first.path("config"), second.clone()]).unwrap();
     let list = list.to_str().unwrap().to_owned();
     let first = first.args(|a| a.kubeconfig = None).var("KUBECONFIG", &list);
-    let start = format!("the kubeconfig {} does not go with", second.display());
+    let start = format!(
+        "the kubeconfig {} is broken at line 1, column 7: its kind is not \"Config\"",
+        second.display()
+    );
     assert!(first.wrong().starts_with(&start), "{}", first.wrong());
 }
 
@@ -547,9 +557,164 @@ fn entries_that_cannot_be_used() {
         files.path("jane.key").display()
     );
     assert!(files.wrong().starts_with(&start), "{}", files.wrong());
+    for (fields, first, second) in [
+        ("token: t, username: u", "a token", "a username or password"),
+        (
+            "tokenFile: t, password: p",
+            "a token",
+            "a username or password",
+        ),
+        (
+            "client-certificate: c, client-certificate-data: eA==, client-key-data: eA==",
+            "client-certificate",
+            "client-certificate-data",
+        ),
+        (
+            "auth-provider: {name: oidc}, exec: {command: sh}",
+            "an auth-provider",
+            "a credential plugin",
+        ),
+    ] {
+        let both = format!(
+            "user \"jane\" of the kubeconfig has both {first} and {second}: remove one of them"
+        );
+        assert_eq!(user(fields).wrong(), both);
+    }
+    let both = with("certificate-authority-data: eA==, insecure-skip-tls-verify: true");
+    assert_eq!(
+        both.wrong(),
+        r#"cluster "blue" of the kubeconfig has both certificate-authority-data and insecure-skip-tls-verify: remove one of them"#
+    );
     let files = user("tokenFile: token");
     let start = format!("the token file {} cannot be", files.path("token").display());
     assert!(files.wrong().starts_with(&start), "{}", files.wrong());
+}
+
+#[test]
+fn what_is_not_selected_does_not_matter() {
+    let broken = "\
+contexts:
+- {name: blue, context: {cluster: blue, user: jane}}
+- {name: red, context: seven}
+- null
+clusters:
+- {name: blue, cluster: {server: 'https://blue.test'}}
+- {name: red, cluster: {server: [of-red]}}
+- {name: twice, cluster: {}}
+- {name: twice, cluster: {}}
+users:
+- {name: jane, user: {token: of-jane, username: '', password: '', tokenFile: ''}}
+- {name: joe, user: {token: 12345, exec: {command: {a: of-joe}}}}
+- {user: {token: of-nobody}}
+kind: Config
+kind: Config
+";
+    let broken = Setup::of(broken).args(|a| a.context = Some("blue".into()));
+    let loaded = broken.load();
+    assert_eq!(token(&loaded), Some("of-jane"));
+    assert_eq!(loaded.config.auth_info.username, None, "empty is absent");
+    let file = broken.path("config").display().to_string();
+    let notes: Vec<_> = loaded
+        .notes
+        .iter()
+        .map(|note| note.replace(&file, "FILE"))
+        .collect();
+    let note = |at: &str, problem: &str| {
+        format!(
+            "the kubeconfig FILE is broken at line {at}: {problem}; correct it, or pass another with --kubeconfig"
+        )
+    };
+    assert_eq!(
+        notes,
+        [
+            note("4, column 3", "contexts[2] has no name"),
+            note("13, column 3", "users[2] has no name"),
+            note("3, column 24", "contexts[1].context cannot be a text"),
+            note(
+                "7, column 33",
+                "clusters[1].cluster.server cannot be a list"
+            ),
+            note(
+                "9, column 3",
+                "the name of clusters[2].cluster is taken twice"
+            ),
+            note("12, column 29", "users[1].user.token cannot be a number"),
+        ]
+    );
+    // Selected, they do.
+    let text = std::fs::read_to_string(broken.path("config")).unwrap();
+    let red = Setup::of(&text).args(|a| a.context = Some("red".into()));
+    let wrong = red.wrong();
+    assert!(
+        wrong.contains("contexts[1].context cannot be a text"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn the_hosts_of_all_contexts_and_logins() {
+    let plugin = "exec: {command: aws, args: [get, '--url=https://me@sso.test:8443/start?x=https://two.test'], env: [{name: A, value: 'http://three.test'}]}";
+    let yaml = TWO
+        .replace("token: of-jane", plugin)
+        .replace("username: joe", "auth-provider: {name: oidc, config: {idp-issuer-url: 'https://Idp.test/realm'}}, username: joe")
+        .replace("https://red.test", "https://[fd00::1]:6443");
+    let setup = Setup::of(&yaml);
+    setup.file("bin/aws", "");
+    let path = setup.path("bin").to_str().unwrap().to_owned();
+    assert_eq!(
+        setup.var("PATH", &path).load().hosts,
+        [
+            "blue.test",
+            "fd00::1",
+            "sso.test",
+            "two.test",
+            "three.test",
+            ".amazonaws.com",
+            ".amazonaws.com.cn",
+            ".awsapps.com",
+            "idp.test"
+        ]
+    );
+}
+
+#[test]
+fn a_server_with_a_login() {
+    let url = "server: 'https://of%40url:of-url@blue.test:6443/path'";
+    let loaded = Setup::of(&TWO.replace("server: 'https://blue.test:6443'", url)).load();
+    assert_eq!(loaded.server, "https://blue.test:6443/path");
+    assert_eq!(loaded.config.cluster_url, "https://blue.test:6443/path");
+    let user = &loaded.config.auth_info;
+    assert_eq!(user.username.as_deref(), Some("of@url"));
+    assert_eq!(user.password.as_ref().unwrap().expose_secret(), "of-url");
+    assert_eq!(token(&loaded), None, "it goes before a token, as in Go");
+    for bad in [
+        "ftp://of:url@blue.test",
+        "https://of:url@blue.test:0",
+        "https://of:u rl@a b",
+    ] {
+        let wrong = Setup::of(TWO).args(|a| a.server = Some(bad.into())).wrong();
+        assert!(
+            !wrong.contains("of:") && wrong.contains("is no http or https URL"),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
+fn data_as_people_paste_it() {
+    let pem = certificate();
+    let base64 = base64::Engine::encode(
+        &base64::prelude::BASE64_STANDARD,
+        format!("{pem}-----BEGIN CERTIFICATE-----\nAAAA\n"),
+    );
+    let (head, tail) = base64.split_at(60);
+    let yaml = format!(
+        "clusters:\n- name: c\n  cluster:\n    server: https://a.test\n    certificate-authority-data: |\n      {head}\n      {tail}\n"
+    );
+    let loaded = Setup::of(&yaml)
+        .args(|a| a.cluster = Some("c".into()))
+        .load();
+    assert_eq!(loaded.config.root_cert.unwrap().len(), 1);
 }
 
 #[cfg(unix)]
@@ -595,6 +760,15 @@ async fn what_the_client_cannot_use() {
     assert_eq!(
         build(line),
         "the token of the kubeconfig's user holds characters no token has: log in again"
+    );
+    let provider = user("auth-provider: {name: gcp, config: {cmd-path: /bin/false}}").load();
+    assert!(
+        build(provider).ends_with("was removed from Kubernetes: use gke-gcloud-auth-plugin, which `gcloud container clusters get-credentials` sets up")
+    );
+    let old = "auth-provider: {name: oidc, config: {id-token: a.eyJleHAiOjF9.c, refresh-token: r}}";
+    assert!(
+        build(user(old).load())
+            .starts_with("the id-token of the kubeconfig's auth-provider has expired")
     );
     let act = Setup::of(TWO)
         .args(|a| a.impersonate = Some("a\nb".into()))

@@ -47,25 +47,15 @@ pub enum KubeconfigError {
         /// Its size.
         bytes: u64,
     },
-    /// Not YAML, or not a kubeconfig.
-    #[error("the kubeconfig {} is broken{}: correct it, or pass another with --kubeconfig", .path.display(), At(.position))]
+    /// Not YAML, or not a kubeconfig. No value of the file is in the text: it could be a secret.
+    #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", .path.display(), At(.position))]
     Broken {
         /// The file.
         path: PathBuf,
         /// Line and column, from 1, where known.
         position: Option<(u64, u64)>,
-        /// What is wrong there.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
-    },
-    /// Two files of the list are of different kinds.
-    #[error("the kubeconfig {} does not go with the others of KUBECONFIG: correct its kind or apiVersion", .path.display())]
-    Unmergeable {
-        /// The later file.
-        path: PathBuf,
-        /// What differs.
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
+        /// What is wrong there, with the path of the key.
+        problem: String,
     },
     /// No current context, and none asked for.
     #[error("the kubeconfig has no current-context: pass --context, one of {contexts}")]
@@ -102,6 +92,16 @@ pub enum KubeconfigError {
     NoServer {
         /// The cluster.
         cluster: String,
+    },
+    /// An entry has two things of which kubectl takes one only.
+    #[error("{of} of the kubeconfig has both {first} and {second}: remove one of them")]
+    TooMuch {
+        /// The cluster or the user.
+        of: String,
+        /// The one.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
     },
     /// The server is no URL.
     #[error(

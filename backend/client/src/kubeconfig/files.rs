@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kube::config::Kubeconfig;
+use kube::config::{AuthInfo, Cluster, Context};
 
+use super::document::{Entries, Node, Value, broken};
 use super::env::Env;
 use super::error::KubeconfigError;
 
@@ -12,22 +13,25 @@ use super::error::KubeconfigError;
 const MOST_BYTES: u64 = 32 << 20;
 
 /// What the files hold together.
+#[derive(Default)]
 pub(super) struct Files {
-    pub(super) merged: Kubeconfig,
+    pub(super) contexts: Entries,
+    pub(super) clusters: Entries,
+    pub(super) users: Entries,
+    pub(super) current_context: Option<String>,
     /// Those that were read.
     pub(super) read: Vec<PathBuf>,
+    /// Those of them that can be read once only: a pipe, as the shell's `<(…)` is one.
+    pub(super) once: Vec<PathBuf>,
     /// Those that are not there.
     missing: Vec<PathBuf>,
+    notes: Vec<String>,
 }
 
 impl Files {
     /// `--kubeconfig` must exist; of all other files those that do are read.
     pub(super) fn read(flag: Option<&Path>, env: &Env) -> Result<Self, KubeconfigError> {
-        let mut files = Self {
-            merged: Kubeconfig::default(),
-            read: Vec::new(),
-            missing: Vec::new(),
-        };
+        let mut files = Self::default();
         if let Some(path) = flag {
             let path = env.expand(path);
             if !files.add(&path)? {
@@ -54,17 +58,8 @@ impl Files {
 
     /// Nothing to choose a cluster from, as kubectl sees it.
     pub(super) fn is_empty(&self) -> bool {
-        let Kubeconfig {
-            clusters,
-            contexts,
-            auth_infos,
-            current_context,
-            ..
-        } = &self.merged;
-        clusters.is_empty()
-            && contexts.is_empty()
-            && auth_infos.is_empty()
-            && current_context.is_none()
+        let lists = [&self.clusters, &self.contexts, &self.users];
+        lists.iter().all(|list| list.0.is_empty()) && self.current_context.is_none()
     }
 
     /// Why there is nothing to choose from.
@@ -77,17 +72,26 @@ impl Files {
         }
     }
 
+    /// What is wrong with entries that were not asked for, a sentence each.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        notes.extend(self.contexts.problems::<Context>());
+        notes.extend(self.clusters.problems::<Cluster>());
+        notes.extend(self.users.problems::<AuthInfo>());
+        notes
+    }
+
     /// Adds a file behind those before it: what they say stands. False if there is none.
     fn add(&mut self, path: &Path) -> Result<bool, KubeconfigError> {
         let unreadable = |e| KubeconfigError::unreadable("kubeconfig", path, e);
         // Paths in a kubeconfig are relative to it, and must outlive a change of directory.
         let path = &std::path::absolute(path).map_err(unreadable)?;
         let unreadable = |e| KubeconfigError::unreadable("kubeconfig", path, e);
-        let bytes = match std::fs::metadata(path) {
+        let found = match std::fs::metadata(path) {
             Ok(found) if found.is_dir() => {
                 return Err(unreadable(io::ErrorKind::IsADirectory.into()));
             }
-            Ok(found) => found.len(),
+            Ok(found) => found,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 tracing::debug!(path = %path.display(), "no such kubeconfig");
                 self.missing.push(path.clone());
@@ -95,37 +99,85 @@ impl Files {
             }
             Err(e) => return Err(unreadable(e)),
         };
-        if bytes > MOST_BYTES {
-            let path = path.clone();
-            return Err(KubeconfigError::TooLarge { path, bytes });
+        let too_large = |bytes| KubeconfigError::TooLarge {
+            path: path.clone(),
+            bytes,
+        };
+        if found.len() > MOST_BYTES {
+            return Err(too_large(found.len()));
         }
-        let mut next = Kubeconfig::read_from(path).map_err(|e| broken(path, e))?;
-        // kubectl writes an empty one where there is none: the next file may name it.
-        next.current_context = next.current_context.filter(|name| !name.is_empty());
-        self.merged = std::mem::take(&mut self.merged).merge(next).map_err(|e| {
-            KubeconfigError::Unmergeable {
-                path: path.clone(),
-                source: Box::new(e),
-            }
-        })?;
+        // Also of a pipe, which has no length.
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES + 1), &mut bytes)
+            .map_err(unreadable)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(too_large(bytes.len() as u64));
+        }
+        let text = text(bytes).ok_or_else(|| broken(path, None, "it is no text".to_owned()))?;
+        let documents = Node::parse(&text)
+            .map_err(|at| broken(path, at, "it cannot be read as YAML there".to_owned()))?;
+        for document in documents {
+            self.add_document(document, path)?;
+        }
+        if !found.is_file() {
+            self.once.push(path.clone());
+        }
         self.read.push(path.clone());
         Ok(true)
     }
+
+    fn add_document(&mut self, mut document: Node, path: &Path) -> Result<(), KubeconfigError> {
+        match document.value {
+            Value::Null => return Ok(()),
+            Value::Map(_) => {}
+            other => {
+                let problem = format!("a kubeconfig cannot be {other}");
+                return Err(broken(path, Some(document.at), problem));
+            }
+        }
+        for (key, expected) in [("kind", "Config"), ("apiVersion", "v1")] {
+            if let Some(node) = document.take(key)
+                && !matches!(&node.value, Value::Text(text) if text == expected || text.is_empty())
+            {
+                let problem = format!("its {key} is not {expected:?}");
+                return Err(broken(path, Some(node.at), problem));
+            }
+        }
+        let notes = &mut self.notes;
+        for (keys, entries) in [
+            (("contexts", "context"), &mut self.contexts),
+            (("clusters", "cluster"), &mut self.clusters),
+            (("users", "user"), &mut self.users),
+        ] {
+            entries.add(keys, &mut document, path, notes)?;
+        }
+        let Some(node) = document.take("current-context") else {
+            return Ok(());
+        };
+        let Value::Text(name) = node.value else {
+            let problem = format!("current-context cannot be {}", node.value);
+            return Err(broken(path, Some(node.at), problem));
+        };
+        // kubectl writes an empty one where there is none: the next file may name it.
+        if self.current_context.is_none() && !name.is_empty() {
+            self.current_context = Some(name);
+        }
+        Ok(())
+    }
 }
 
-fn broken(path: &Path, error: kube::config::KubeconfigError) -> KubeconfigError {
-    use kube::config::KubeconfigError as Kube;
-    match error {
-        Kube::ReadConfig(e, _) if e.kind() != io::ErrorKind::InvalidData => {
-            KubeconfigError::unreadable("kubeconfig", path, e)
-        }
-        other => KubeconfigError::Broken {
-            path: path.to_owned(),
-            position: match &other {
-                Kube::Parse(e) => e.location().map(|at| (at.line(), at.column())),
-                _ => None,
-            },
-            source: Box::new(other),
-        },
+/// UTF-8, or UTF-16 with its mark, which PowerShell's `>` writes.
+fn text(bytes: Vec<u8>) -> Option<String> {
+    let wide = |unit: fn([u8; 2]) -> u16| {
+        let (units, rest) = bytes[2..].as_chunks();
+        let units: Vec<u16> = units.iter().map(|pair| unit(*pair)).collect();
+        String::from_utf16(&units).ok().filter(|_| rest.is_empty())
+    };
+    match bytes.as_slice() {
+        [0xFF, 0xFE, ..] => wide(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => wide(u16::from_be_bytes),
+        [0xEF, 0xBB, 0xBF, rest @ ..] => String::from_utf8(rest.to_vec()).ok(),
+        _ => String::from_utf8(bytes).ok(),
     }
 }

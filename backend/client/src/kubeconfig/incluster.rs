@@ -52,6 +52,9 @@ pub(super) fn load(env: &Env) -> Result<Option<Loaded>, KubeconfigError> {
         user: None,
         server: String::new(),
         files: Vec::new(),
+        once: Vec::new(),
+        hosts: Vec::new(),
+        notes: Vec::new(),
         proxy_of_env: false,
         entry,
     }))

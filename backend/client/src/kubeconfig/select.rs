@@ -1,19 +1,19 @@
 //! One context of the kubeconfig, with the flags laid over it.
 
-use std::path::Path;
+use std::path::{MAIN_SEPARATOR, Path};
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use kube::Config;
 use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::env::Env;
 use super::error::{KubeconfigError, Names};
 use super::files::Files;
+use super::hosts::hosts;
 use super::{KubeconfigArgs, Loaded, proxy_url};
+use crate::error::clip;
+use crate::{pem, proxy};
 
 /// Certificate bundles of whole operating systems are smaller.
 const MOST_PEM_BYTES: u64 = 8 << 20;
@@ -23,53 +23,58 @@ pub(super) fn select(
     args: &KubeconfigArgs,
     env: &Env,
 ) -> Result<Loaded, KubeconfigError> {
-    let Files { merged, read, .. } = files;
-    let contexts = || Names(merged.contexts.iter().map(|c| c.name.clone()).collect());
     let asked = args.context.clone().filter(|name| !name.is_empty());
-    let context_name = asked.or_else(|| merged.current_context.clone());
-    let context = match &context_name {
-        Some(name) => {
-            let found = merged.contexts.iter().find(|c| c.name == *name);
-            let found = found.and_then(|c| c.context.clone());
-            found.ok_or_else(|| KubeconfigError::UnknownContext {
-                name: name.clone(),
-                known: contexts(),
-            })?
-        }
+    let context_name = asked.or_else(|| files.current_context.clone());
+    let context: Context = match &context_name {
+        Some(name) => match files.contexts.find(name) {
+            Some(found) => found.read()?,
+            None => {
+                return Err(KubeconfigError::UnknownContext {
+                    name: name.clone(),
+                    known: Names(files.contexts.names()),
+                });
+            }
+        },
         // The flags may say it all.
         None if args.cluster.is_some() || args.server.is_some() => Context::default(),
         None => {
             return Err(KubeconfigError::NoContext {
-                contexts: contexts(),
+                contexts: Names(files.contexts.names()),
             });
         }
     };
 
     let cluster_name = args.cluster.clone().unwrap_or(context.cluster);
-    let found = merged.clusters.iter().find(|c| c.name == cluster_name);
-    let mut cluster = match found.and_then(|c| c.cluster.clone()) {
-        Some(cluster) => cluster,
+    let mut cluster = match files.clusters.find(&cluster_name) {
+        Some(found) => {
+            let mut cluster = found.read()?;
+            tidy_cluster(&mut cluster, &found.file);
+            cluster
+        }
         None if args.server.is_some() && args.cluster.is_none() => Cluster::default(),
         None => {
             return Err(KubeconfigError::UnknownCluster {
                 name: cluster_name,
-                known: Names(merged.clusters.iter().map(|c| c.name.clone()).collect()),
+                known: Names(files.clusters.names()),
             });
         }
     };
     override_cluster(&mut cluster, args, env);
+    check_cluster(&cluster, &cluster_name)?;
 
     let user_name = args.user.clone().or(context.user);
     let user_name = user_name.filter(|name| !name.is_empty());
     let mut user = AuthInfo::default();
     if let Some(name) = &user_name {
-        let found = merged.auth_infos.iter().find(|u| u.name == *name);
-        match found {
-            Some(found) => user = found.auth_info.clone().unwrap_or_default(),
+        match files.users.find(name) {
+            Some(found) => {
+                user = found.read()?;
+                tidy_user(&mut user, &found.file);
+            }
             None if args.user.is_some() => {
                 return Err(KubeconfigError::UnknownUser {
                     name: name.clone(),
-                    known: Names(merged.auth_infos.iter().map(|u| u.name.clone()).collect()),
+                    known: Names(files.users.names()),
                 });
             }
             // kubectl goes on without credentials too, which is enough for some servers.
@@ -78,7 +83,13 @@ pub(super) fn select(
             }
         }
     }
-    check_identity(&user, user_name.as_deref().unwrap_or_default())?;
+    if let Some(token) = &args.token {
+        user.token = Some(token.clone());
+        (user.token_file, user.username, user.password) = (None, None, None);
+        (user.exec, user.auth_provider) = (None, None);
+    }
+    log_in_by_server(&mut cluster, &mut user);
+    check_user(&user, user_name.as_deref().unwrap_or_default())?;
     if let Some(exec) = &mut user.exec
         && exec.provide_cluster_info
     {
@@ -95,8 +106,8 @@ pub(super) fn select(
     config.root_cert = authority(&cluster, &cluster_name)?;
     config.accept_invalid_certs = cluster.insecure_skip_tls_verify.unwrap_or(false);
     config.disable_compression = cluster.disable_compression.unwrap_or(false);
-    config.tls_server_name = cluster.tls_server_name.filter(|name| !name.is_empty());
-    config.proxy_url = match cluster.proxy_url.filter(|url| !url.is_empty()) {
+    config.tls_server_name = cluster.tls_server_name;
+    config.proxy_url = match cluster.proxy_url {
         Some(url) => Some(proxy_url(
             &url,
             &format!("cluster {cluster_name:?} of the kubeconfig"),
@@ -105,6 +116,7 @@ pub(super) fn select(
     };
     config.auth_info = user;
     let namespace = context.namespace.filter(|name| !name.is_empty());
+    let (notes, hosts) = (files.notes(), hosts(&files));
     Ok(Loaded {
         config,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
@@ -112,9 +124,114 @@ pub(super) fn select(
         cluster: Some(cluster_name).filter(|name| !name.is_empty()),
         user: user_name,
         server: String::new(),
-        files: read,
+        files: files.read,
+        once: files.once,
+        hosts,
+        notes,
         proxy_of_env: false,
         entry,
+    })
+}
+
+/// An empty field is an absent one, here and for kubectl.
+fn tidy(field: &mut Option<String>) {
+    field.take_if(|text| text.is_empty());
+}
+
+fn tidy_secret(field: &mut Option<SecretString>) {
+    field.take_if(|text| text.expose_secret().is_empty());
+}
+
+/// The path as seen from the directory of its kubeconfig.
+fn beside(field: &mut Option<String>, file: &Path) {
+    if let (Some(path), Some(dir)) = (field, file.parent()) {
+        *path = dir.join(&*path).to_string_lossy().into_owned();
+    }
+}
+
+fn tidy_cluster(cluster: &mut Cluster, file: &Path) {
+    for field in [
+        &mut cluster.certificate_authority,
+        &mut cluster.certificate_authority_data,
+        &mut cluster.tls_server_name,
+        &mut cluster.proxy_url,
+    ] {
+        tidy(field);
+    }
+    beside(&mut cluster.certificate_authority, file);
+    if let Some(data) = &mut cluster.certificate_authority_data {
+        *data = pem::unwrapped(data);
+    }
+}
+
+fn tidy_user(user: &mut AuthInfo, file: &Path) {
+    for field in [
+        &mut user.username,
+        &mut user.token_file,
+        &mut user.client_certificate,
+        &mut user.client_certificate_data,
+        &mut user.client_key,
+        &mut user.impersonate,
+        &mut user.impersonate_uid,
+    ] {
+        tidy(field);
+    }
+    for field in [
+        &mut user.password,
+        &mut user.token,
+        &mut user.client_key_data,
+    ] {
+        tidy_secret(field);
+    }
+    for field in [
+        &mut user.token_file,
+        &mut user.client_certificate,
+        &mut user.client_key,
+    ] {
+        beside(field, file);
+    }
+    if let Some(data) = &mut user.client_certificate_data {
+        *data = pem::unwrapped(data);
+    }
+    if let Some(data) = &mut user.client_key_data {
+        *data = SecretString::from(pem::unwrapped(data.expose_secret()));
+    }
+    if let Some(exec) = &mut user.exec
+        && exec
+            .command
+            .as_ref()
+            .is_some_and(|c| c.contains(MAIN_SEPARATOR))
+    {
+        beside(&mut exec.command, file);
+    }
+}
+
+/// User and password of the server's URL are who we are, before all else: so Go's HTTP client has it.
+fn log_in_by_server(cluster: &mut Cluster, user: &mut AuthInfo) {
+    let Some((url, name, password)) = cluster.server.as_deref().and_then(proxy::login_of) else {
+        return;
+    };
+    cluster.server = Some(url);
+    (user.username, user.password) = (Some(name), Some(password.into()));
+    (user.token, user.token_file) = (None, None);
+    (user.exec, user.auth_provider) = (None, None);
+}
+
+/// What kubectl refuses to choose between.
+fn check_cluster(cluster: &Cluster, name: &str) -> Result<(), KubeconfigError> {
+    let file = cluster.certificate_authority.is_some();
+    let data = cluster.certificate_authority_data.is_some();
+    let insecure = cluster.insecure_skip_tls_verify == Some(true);
+    let both = match (file, data, insecure) {
+        (true, true, _) => ("certificate-authority", "certificate-authority-data"),
+        (true, _, true) => ("certificate-authority", "insecure-skip-tls-verify"),
+        (_, true, true) => ("certificate-authority-data", "insecure-skip-tls-verify"),
+        _ => return Ok(()),
+    };
+    Err(KubeconfigError::TooMuch {
+        of: format!("cluster {name:?}"),
+        first: both.0,
+        second: both.1,
     })
 }
 
@@ -162,7 +279,7 @@ fn server(cluster: &Cluster, name: &str, user: &AuthInfo) -> Result<Uri, Kubecon
         (false, false) => format!("http://{server}"),
     };
     let bad = || KubeconfigError::BadServer {
-        server: crate::error::clip(server),
+        server: clip(&proxy::without_login(server)),
     };
     let url: Uri = url.parse().map_err(|_| bad())?;
     let known = matches!(url.scheme_str(), Some("http" | "https"));
@@ -183,17 +300,15 @@ fn has_port_or_none(url: &Uri, host: &str) -> bool {
 
 /// The certificates that sign the server's, in DER; `None` to trust whom the system trusts.
 fn authority(cluster: &Cluster, name: &str) -> Result<Option<Vec<Vec<u8>>>, KubeconfigError> {
-    let data = cluster.certificate_authority_data.as_deref();
-    let file = cluster.certificate_authority.as_deref();
     let (what, pem) = match (
-        data.filter(|d| !d.is_empty()),
-        file.filter(|f| !f.is_empty()),
+        &cluster.certificate_authority_data,
+        &cluster.certificate_authority,
     ) {
         (Some(data), _) => {
             let what = format!("certificate-authority-data of cluster {name:?}");
-            match BASE64_STANDARD.decode(data.trim()) {
-                Ok(pem) => (what, pem),
-                Err(_) => return Err(KubeconfigError::NotBase64 { what }),
+            match pem::decode(data) {
+                Some(pem) => (what, pem),
+                None => return Err(KubeconfigError::NotBase64 { what }),
             }
         }
         (None, Some(path)) => (
@@ -206,13 +321,11 @@ fn authority(cluster: &Cluster, name: &str) -> Result<Option<Vec<Vec<u8>>>, Kube
 }
 
 pub(super) fn certificates(pem: &[u8], what: String) -> Result<Vec<Vec<u8>>, KubeconfigError> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem)
-        .map(|der| der.map(|der| der.to_vec()))
-        .collect();
-    match certificates {
-        Ok(found) if !found.is_empty() => Ok(found),
-        _ => Err(KubeconfigError::NoCertificate { what }),
+    let found = pem::certificates(pem);
+    if found.is_empty() {
+        return Err(KubeconfigError::NoCertificate { what });
     }
+    Ok(found.into_iter().map(|der| der.to_vec()).collect())
 }
 
 pub(super) fn read_pem(what: &str, path: &Path) -> Result<Vec<u8>, KubeconfigError> {
@@ -224,8 +337,8 @@ pub(super) fn read_pem(what: &str, path: &Path) -> Result<Vec<u8>, KubeconfigErr
     std::fs::read(path).map_err(unreadable)
 }
 
-/// That certificate and key are both there, and their files and the token's can be read.
-fn check_identity(user: &AuthInfo, name: &str) -> Result<(), KubeconfigError> {
+/// That nothing is there twice or by half, and that the files of certificate, key and token can be read.
+fn check_user(user: &AuthInfo, name: &str) -> Result<(), KubeconfigError> {
     let certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
     let key = user.client_key.is_some() || user.client_key_data.is_some();
     let missing = match (certificate, key) {
@@ -237,21 +350,43 @@ fn check_identity(user: &AuthInfo, name: &str) -> Result<(), KubeconfigError> {
         let user = name.to_owned();
         return Err(KubeconfigError::HalfAnIdentity { user, missing });
     }
-    let files = [
+    for (first, has_first, second, has_second) in [
         (
-            "client certificate",
-            &user.client_certificate,
+            "a token",
+            user.token.is_some() || user.token_file.is_some(),
+            "a username or password",
+            user.username.is_some() || user.password.is_some(),
+        ),
+        (
+            "client-certificate",
+            user.client_certificate.is_some(),
+            "client-certificate-data",
             user.client_certificate_data.is_some(),
         ),
         (
-            "client key",
-            &user.client_key,
+            "client-key",
+            user.client_key.is_some(),
+            "client-key-data",
             user.client_key_data.is_some(),
         ),
+        (
+            "an auth-provider",
+            user.auth_provider.is_some(),
+            "a credential plugin",
+            user.exec.is_some(),
+        ),
+    ] {
+        if has_first && has_second {
+            let of = format!("user {name:?}");
+            return Err(KubeconfigError::TooMuch { of, first, second });
+        }
+    }
+    for (what, path, otherwise) in [
+        ("client certificate", &user.client_certificate, false),
+        ("client key", &user.client_key, false),
         ("token file", &user.token_file, user.token.is_some()),
-    ];
-    for (what, path, inline) in files {
-        if let (Some(path), false) = (path, inline) {
+    ] {
+        if let (Some(path), false) = (path, otherwise) {
             read_pem(what, Path::new(path))?;
         }
     }

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::client::Body;
-use kubevpn_client::{ClientError, Env, KubeconfigArgs, Loaded, Options, build, load};
+use kubevpn_client::{
+    ClientError, Env, KubeconfigArgs, Loaded, Options, Renewal, build, build_renewable, load,
+};
 use tempfile::TempDir;
 
-pub(crate) use self::pki::Ca;
+pub(crate) use self::pki::{Ca, Identity};
 pub(crate) use self::proxies::{Asked, HttpProxy, Relay, SocksProxy};
 pub(crate) use self::server::{Server, Speaks};
 
@@ -118,6 +120,10 @@ impl Setup {
 
     pub(crate) fn build(&self) -> Result<Client, ClientError> {
         build(self.load().config, &self.options)
+    }
+
+    pub(crate) fn renewable(&self) -> (Client, Renewal) {
+        build_renewable(self.load().config, &self.options).unwrap()
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -1,0 +1,176 @@
+//! What shows the API server who we are: an `Authorization` header, a certificate, or both.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use http::HeaderValue;
+use kube::config::{AuthInfo, AuthProviderConfig};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use secrecy::ExposeSecret;
+
+use crate::error::ClientError;
+use crate::{pem, tls};
+
+/// A token file is read anew at this age: kubelet, and whoever else rotates it, replaces it earlier than it has to.
+const FILE_AGE: Duration = Duration::from_secs(60);
+
+/// No `Debug`: it is a secret.
+#[derive(Clone, Default)]
+pub(crate) struct Credential {
+    /// The value of `Authorization`.
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) identity: Option<Arc<CertifiedKey>>,
+    /// When it has to be replaced.
+    pub(crate) expires: Option<SystemTime>,
+}
+
+impl Credential {
+    /// What the user's entry holds itself, or names a file of. Reads files, runs nothing.
+    ///
+    /// As for kubectl a token file goes before a token, which is for as long as there is no such file.
+    pub(crate) fn of_user(user: &AuthInfo) -> Result<Self, ClientError> {
+        let mut token = user
+            .token
+            .as_ref()
+            .map(|token| token.expose_secret().to_owned());
+        let mut expires = None;
+        if let Some(path) = &user.token_file {
+            match std::fs::read_to_string(path) {
+                Ok(text) => {
+                    token = Some(text);
+                    expires = Some(SystemTime::now() + FILE_AGE);
+                }
+                Err(_) if token.is_some() => {}
+                Err(source) => {
+                    let path = path.into();
+                    return Err(ClientError::TokenFile { path, source });
+                }
+            }
+        }
+        if let (None, None, Some(provider)) = (&token, &user.username, &user.auth_provider) {
+            token = Some(of_provider(provider)?);
+        }
+        let authorization = match token.as_deref().map(str::trim) {
+            Some("") => None,
+            Some(token) => Some(bearer(token).ok_or(ClientError::Token)?),
+            None if user.username.is_some() || user.password.is_some() => Some(basic(user)),
+            None => None,
+        };
+        Ok(Self {
+            authorization,
+            identity: identity_of_user(user)?,
+            expires,
+        })
+    }
+
+    pub(crate) fn is_none(&self) -> bool {
+        self.authorization.is_none() && self.identity.is_none()
+    }
+
+    /// The certificates shown; connections made with others are not for this credential.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        self.identity
+            .as_ref()
+            .map_or(&[], |identity| &identity.cert)
+    }
+}
+
+/// `None` where a header cannot hold the token.
+pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}").into_bytes()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn basic(user: &AuthInfo) -> HeaderValue {
+    let name = user.username.as_deref().unwrap_or_default();
+    let password = user.password.as_ref().map_or("", |p| p.expose_secret());
+    let encoded = BASE64_STANDARD.encode(format!("{name}:{password}"));
+    let mut value = HeaderValue::try_from(format!("Basic {encoded}")).expect("base64 is ASCII");
+    value.set_sensitive(true);
+    value
+}
+
+fn identity_of_user(user: &AuthInfo) -> Result<Option<Arc<CertifiedKey>>, ClientError> {
+    let read = |data: Option<&str>, path: &Option<String>, what: &'static str| {
+        match (data, path) {
+            (Some(data), _) => {
+                pem::decode(data).ok_or_else(|| format!("{what}-data is not base64").into())
+            }
+            (None, Some(path)) => std::fs::read(Path::new(path)).map_err(|source| source.into()),
+            (None, None) => Ok(Vec::new()),
+        }
+        .map_err(ClientError::Certificates)
+    };
+    let key = user.client_key_data.as_ref().map(|key| key.expose_secret());
+    let certificate = user.client_certificate_data.as_deref();
+    if certificate.is_none() && user.client_certificate.is_none() {
+        return Ok(None);
+    }
+    let certificate = read(certificate, &user.client_certificate, "client-certificate")?;
+    let key = read(key, &user.client_key, "client-key")?;
+    identity(&certificate, &key)
+        .map(Some)
+        .map_err(|why| ClientError::Certificates(why.into()))
+}
+
+/// A certificate with its chain and its key, both PEM. The reason for there being none quotes neither.
+pub(crate) fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, &'static str> {
+    let chain = pem::certificates(certificate);
+    if chain.is_empty() {
+        return Err("the client certificate holds no PEM certificate");
+    }
+    let key: PrivateKeyDer<'_> =
+        pem::private_key(key).ok_or("the client key holds no unencrypted PEM private key")?;
+    let key = tls::provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|_| "the client key is of a kind that is not supported")?;
+    let identity = CertifiedKey::new(chain, key);
+    match identity.keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err("the client key is not the certificate's")
+        }
+        // What cannot be told, of a certificate of X.509 version 1 for one, the server will tell.
+        _ => Ok(identity.into()),
+    }
+}
+
+/// The token of one of the providers that were part of kubectl, of which OpenID Connect's is left.
+///
+/// Its token is taken while it lasts and not refreshed: many issuers give a new refresh token with each use and forget
+/// the old one, so that whoever refreshes has to write the kubeconfig, as kubectl does and we do not.
+fn of_provider(provider: &AuthProviderConfig) -> Result<String, ClientError> {
+    let instead = match provider.name.as_str() {
+        "oidc" => {
+            let token = provider.config.get("id-token").filter(|token| lasts(token));
+            return token.cloned().ok_or(ClientError::IdToken);
+        }
+        "gcp" => {
+            "gke-gcloud-auth-plugin, which `gcloud container clusters get-credentials` sets up"
+        }
+        "azure" => "kubelogin, which `kubelogin convert-kubeconfig` sets up",
+        "openstack" => "client-keystone-auth",
+        _ => "a credential plugin (exec)",
+    };
+    Err(ClientError::Provider {
+        name: crate::error::clip(&provider.name),
+        instead,
+    })
+}
+
+/// Whether a JSON Web Token is not known to have run out.
+fn lasts(token: &str) -> bool {
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('='));
+    let claims: Option<serde_json::Value> = decoded
+        .ok()
+        .and_then(|json| serde_json::from_slice(&json).ok());
+    let expires = claims.and_then(|claims| claims["exp"].as_f64());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    expires.is_none_or(|at| at > now.map_or(0.0, |now| now.as_secs_f64()))
+}

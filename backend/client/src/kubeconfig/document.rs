@@ -1,0 +1,289 @@
+//! A kubeconfig as it is written: every value with its place, and only what is asked for has to make sense.
+//!
+//! Errors name lines, columns and keys and never a value: any value can be a secret, in the wrong place or half of it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use kube::config::{AuthInfo, Cluster, Context};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, json};
+use serde_saphyr::Spanned;
+use serde_saphyr::options::DuplicateKeyPolicy;
+
+use super::error::KubeconfigError;
+
+/// A value and where it begins. No `Debug`: it may be a secret.
+pub(super) struct Node {
+    /// Line and column, from 1.
+    pub(super) at: (u64, u64),
+    pub(super) value: Value,
+}
+
+pub(super) enum Value {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(String, Node)>),
+}
+
+impl Node {
+    /// Every document of the text, or where it is no YAML. A key that is there twice has its last value, as for kubectl.
+    pub(super) fn parse(text: &str) -> Result<Vec<Self>, Option<(u64, u64)>> {
+        let options = serde_saphyr::options! {
+            duplicate_keys: DuplicateKeyPolicy::LastWins,
+            with_snippet: false,
+        };
+        serde_saphyr::from_multiple_with_options(text, options)
+            .map_err(|e| e.location().map(|at| (at.line(), at.column())))
+    }
+
+    /// The value of this key of a map.
+    pub(super) fn take(&mut self, key: &str) -> Option<Self> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let found = entries.iter().position(|(name, _)| name == key)?;
+        Some(entries.swap_remove(found).1).filter(|node| !matches!(node.value, Value::Null))
+    }
+
+    /// As JSON. A key without a value is none, as it is for Go.
+    fn json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(it) => (*it).into(),
+            Value::Number(it) => it.clone().into(),
+            Value::Text(it) => it.as_str().into(),
+            Value::List(list) => list.iter().map(Self::json).collect(),
+            Value::Map(entries) => {
+                let valued = entries
+                    .iter()
+                    .filter(|(_, n)| !matches!(n.value, Value::Null));
+                let json = valued.map(|(key, node)| (key.clone(), node.json()));
+                serde_json::Value::Object(json.collect::<Map<_, _>>())
+            }
+        }
+    }
+}
+
+/// What kind of value it is.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "empty",
+            Self::Bool(_) => "true or false",
+            Self::Number(_) => "a number",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a map",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned {
+            value, referenced, ..
+        } = Spanned::deserialize(deserializer)?;
+        let at = (referenced.line(), referenced.column());
+        Ok(Self { at, value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, it: bool) -> Result<Value, E> {
+        Ok(Value::Bool(it))
+    }
+
+    fn visit_i64<E>(self, it: i64) -> Result<Value, E> {
+        Ok(Value::Number(it.into()))
+    }
+
+    fn visit_u64<E>(self, it: u64) -> Result<Value, E> {
+        Ok(Value::Number(it.into()))
+    }
+
+    fn visit_f64<E>(self, it: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(it).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, it: &str) -> Result<Value, E> {
+        Ok(Value::Text(it.to_owned()))
+    }
+
+    fn visit_string<E>(self, it: String) -> Result<Value, E> {
+        Ok(Value::Text(it))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(node) = seq.next_element()? {
+            list.push(node);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Value::Map(entries))
+    }
+}
+
+/// A named cluster, context or user, not yet read.
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// The file it is in, whose directory its paths are relative to.
+    pub(super) file: PathBuf,
+    /// `users[1].user`.
+    key: String,
+    node: Option<Node>,
+    /// Where the same file has the name again.
+    again: Option<(u64, u64)>,
+}
+
+/// What an [`Entry`] is read as: without any key it is empty, so that a key can be tried alone.
+pub(super) trait Kind: DeserializeOwned + Default {
+    fn rest() -> Map<String, serde_json::Value> {
+        Map::new()
+    }
+}
+
+impl Kind for Cluster {}
+impl Kind for AuthInfo {}
+impl Kind for Context {
+    fn rest() -> Map<String, serde_json::Value> {
+        Map::from_iter([("cluster".to_owned(), json!(""))])
+    }
+}
+
+impl Entry {
+    /// Reads it; an entry without contents is an empty one.
+    pub(super) fn read<K: Kind>(&self) -> Result<K, KubeconfigError> {
+        if let Some(at) = self.again {
+            let problem = format!("the name of {} is taken twice", self.key);
+            return Err(broken(&self.file, Some(at), problem));
+        }
+        let Some(node) = &self.node else {
+            return Ok(K::default());
+        };
+        let json = node.json();
+        let of = |json: serde_json::Value| -> Option<K> {
+            let mut fields = K::rest();
+            fields.extend(json.as_object()?.clone());
+            serde_json::from_value(fields.into()).ok()
+        };
+        of(json).ok_or_else(|| {
+            if let Value::Map(entries) = &node.value {
+                for (key, node) in entries {
+                    if of(json!({ key: node.json() })).is_none() {
+                        let problem = format!("{}.{key} cannot be {}", self.key, node.value);
+                        return broken(&self.file, Some(node.at), problem);
+                    }
+                }
+            }
+            let problem = format!("{} cannot be {}", self.key, node.value);
+            broken(&self.file, Some(node.at), problem)
+        })
+    }
+
+    /// Why it could not be selected, if so.
+    fn problem<K: Kind>(&self) -> Option<KubeconfigError> {
+        self.read::<K>().err()
+    }
+}
+
+/// The entries of one kind in all files: of a name that several have, the first file's.
+#[derive(Default)]
+pub(super) struct Entries(pub(super) Vec<Entry>);
+
+impl Entries {
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.name == name)
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    /// One sentence for each that could not be selected.
+    pub(super) fn problems<K: Kind>(&self) -> impl Iterator<Item = String> {
+        let problems = self.0.iter().filter_map(Entry::problem::<K>);
+        problems.map(|problem| problem.to_string())
+    }
+
+    /// Adds what stands under `list` of a document, each with its contents under `inner`. What has no name is a note.
+    pub(super) fn add(
+        &mut self,
+        (list, inner): (&str, &str),
+        document: &mut Node,
+        file: &Path,
+        notes: &mut Vec<String>,
+    ) -> Result<(), KubeconfigError> {
+        let Some(found) = document.take(list) else {
+            return Ok(());
+        };
+        let Value::List(items) = found.value else {
+            let problem = format!("{list} cannot be {}", found.value);
+            return Err(broken(file, Some(found.at), problem));
+        };
+        for (n, mut item) in items.into_iter().enumerate() {
+            let at = item.at;
+            let Some(Value::Text(name)) = item.take("name").map(|node| node.value) else {
+                let problem = format!("{list}[{n}] has no name");
+                notes.push(broken(file, Some(at), problem).to_string());
+                continue;
+            };
+            match self.0.iter_mut().find(|entry| entry.name == name) {
+                Some(known) if known.file == file => known.again = Some(at),
+                Some(_) => {}
+                None => self.0.push(Entry {
+                    name,
+                    file: file.to_owned(),
+                    key: format!("{list}[{n}].{inner}"),
+                    node: item.take(inner),
+                    again: None,
+                }),
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn broken(file: &Path, at: Option<(u64, u64)>, problem: String) -> KubeconfigError {
+    KubeconfigError::Broken {
+        path: file.to_owned(),
+        position: at,
+        problem,
+    }
+}

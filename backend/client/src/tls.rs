@@ -1,0 +1,190 @@
+//! TLS with the API server: whom we trust, and what we show.
+
+use std::sync::Arc;
+
+use kube::Config;
+use kube::client::ConfigExt;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+
+use crate::error::ClientError;
+
+/// The process's cryptography; ours where it has none yet, as kube's TLS needs one.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    if CryptoProvider::get_default().is_none() {
+        // Fails if somebody was faster, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    CryptoProvider::get_default()
+        .expect("it was installed")
+        .clone()
+}
+
+/// For this cluster, without a certificate of ours.
+pub(crate) fn client_config(config: &Config) -> Result<ClientConfig, ClientError> {
+    let verifier: Arc<dyn ServerCertVerifier> =
+        match (config.accept_invalid_certs, &config.root_cert) {
+            (true, _) => Arc::new(Unchecked(provider())),
+            (false, Some(trusted)) if config.root_cert_file.is_none() => {
+                Arc::new(Trusted::new(trusted)?)
+            }
+            // The system's trust store, or a service account's file that is read again when it is rotated.
+            _ => {
+                provider();
+                let mut config = config.clone();
+                config.auth_info = kube::config::AuthInfo::default();
+                return config
+                    .rustls_client_config()
+                    .map_err(|e| ClientError::Certificates(e.into()));
+            }
+        };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Certificates(e.into()))?;
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+/// The same, showing this certificate. No session of another identity is resumed.
+pub(crate) fn showing(tls: &ClientConfig, identity: Option<&Arc<CertifiedKey>>) -> ClientConfig {
+    let mut tls = tls.clone();
+    if let Some(identity) = identity {
+        tls.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(identity.clone()));
+        tls.resumption = Resumption::default();
+    }
+    tls
+}
+
+/// Trusts what these certificates signed, and the certificates themselves.
+///
+/// The latter is what the authority file of Rancher, RKE2 or `openssl req -x509` needs, where it is the server's own
+/// certificate: webpki takes that for no leaf (RFC 5280 section 4.2.1.9) or finds nobody who signed it; OpenSSL and Go
+/// accept it. Its name and dates are checked as any other's.
+#[derive(Debug)]
+struct Trusted {
+    signed: Arc<WebPkiServerVerifier>,
+    themselves: Vec<CertificateDer<'static>>,
+}
+
+impl Trusted {
+    fn new(certificates: &[Vec<u8>]) -> Result<Self, ClientError> {
+        let themselves: Vec<_> = certificates
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        let mut roots = RootCertStore::empty();
+        // As Go does it: one that cannot be read takes no other with it.
+        roots.add_parsable_certificates(themselves.iter().cloned());
+        let signed = WebPkiServerVerifier::builder_with_provider(roots.into(), provider())
+            .build()
+            .map_err(|e| ClientError::Certificates(e.into()))?;
+        Ok(Self { signed, themselves })
+    }
+}
+
+/// Whether webpki had got as far as the dates, which it checks before it looks for who signed.
+fn dates_are_good(error: &rustls::Error) -> bool {
+    let rustls::Error::InvalidCertificate(reason) = error else {
+        return false;
+    };
+    match reason {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
+        CertificateError::Other(other) => matches!(
+            other.0.downcast_ref(),
+            Some(webpki::Error::CaUsedAsEndEntity)
+        ),
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self
+            .signed
+            .verify_server_cert(leaf, intermediates, name, ocsp, now);
+        match &verified {
+            Err(error) if dates_are_good(error) && self.themselves.contains(leaf) => {
+                verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            _ => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
+}
+
+/// `insecure-skip-tls-verify`: anybody is the API server.
+#[derive(Debug)]
+struct Unchecked(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Unchecked {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
