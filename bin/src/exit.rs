@@ -66,15 +66,21 @@ impl Failure {
     /// Says it on stderr, causes and all, and gives the code for `main`.
     pub(crate) fn report(&self) -> ExitCode {
         if !matches!(self, Self::Interrupted | Self::Ended(_) | Self::Unheard) {
-            out::aside(format_args!("error: {self}"));
+            out::aside(format_args!("error: {}", lines(&self.to_string())));
             let mut cause = std::error::Error::source(self);
             while let Some(error) = cause {
-                out::aside(format_args!("  because: {error}"));
+                out::aside(format_args!("  because: {}", lines(&error.to_string())));
                 cause = error.source();
             }
         }
         ExitCode::from(self.code())
     }
+}
+
+/// A message that may come from elsewhere: its own lines stay lines, set in, and nothing else means anything to a terminal.
+fn lines(text: &str) -> String {
+    let lines: Vec<_> = text.trim_end().lines().map(out::escaped).collect();
+    lines.join("\n    ")
 }
 
 fn refusal(refusal: Refusal) -> u8 {
@@ -170,5 +176,15 @@ mod tests {
             assert_eq!(failure.code(), row.exit, "{row:?}");
             assert_eq!(failure.to_string(), row.sentence);
         }
+    }
+
+    /// What an API server, a plugin or a daemon says is text, and nothing else.
+    #[test]
+    fn messages_from_elsewhere_cannot_drive_the_terminal() {
+        let said = lines("bad\u{1b}]0;title\u{7} \u{202e}gnp\nsecond\rline");
+        assert_eq!(
+            said,
+            "bad\\u{1b}]0;title\\u{7} \\u{202e}gnp\n    second\\rline"
+        );
     }
 }

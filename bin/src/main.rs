@@ -6,6 +6,7 @@ mod exit;
 mod out;
 mod pac;
 mod proxy;
+mod signals;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! What commands say, and to whom it no longer matters.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
 
@@ -24,6 +25,23 @@ pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
 /// Says a line on standard error. Who does not hear it may hear how the command ends.
 pub(crate) fn aside(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Text from elsewhere as a terminal may have it: control characters, line ends among them, and those that change the
+/// direction of writing are escaped.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    let means_something = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(means_something) {
+        return text.into();
+    }
+    let escape = |c: char| match means_something(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect::<String>().into()
 }
 
 /// For who goes on whether or not it is heard.

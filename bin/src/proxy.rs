@@ -5,6 +5,7 @@ mod listen;
 mod pac;
 mod server;
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use kubevpn_client::{Action, ApiServer, classify_api};
@@ -15,7 +16,6 @@ use kubevpn_stack::{
     Settings, Stack, stack,
 };
 use kubevpn_target::{Connect, ConnectError, Name, Refusal};
-use tokio::signal::unix::{SignalKind, signal};
 use tower::util::BoxCloneSyncService;
 
 pub(crate) use self::descriptors::allow_for;
@@ -27,6 +27,7 @@ pub(crate) use self::pac::{PacArgs, facts};
 pub(crate) use self::server::Server;
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
+use crate::signals::Termination;
 
 /// How long open connections may take to finish once the program is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -186,6 +187,7 @@ fn say_listening(bound: &[Bound], endings: &[String]) -> Result<(), Failure> {
 /// Says what makes programs use a listener that speaks these.
 pub(crate) fn say_hints(addr: &Addr, socks: bool, http: bool) -> Result<(), Failure> {
     let Addr::Tcp(addr) = addr else { return Ok(()) };
+    let addr = reachable(*addr);
     if socks {
         out::line(format_args!(
             "Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}"
@@ -212,18 +214,41 @@ pub(crate) fn say_scope() -> Result<(), Failure> {
 /// How this machine's own resolver is told to ask us for the cluster's names, and for no others.
 pub(crate) fn say_dns(addr: &Addr, endings: &[String]) -> Result<(), Failure> {
     let Addr::Tcp(addr) = addr else { return Ok(()) };
-    let (ip, port) = (addr.ip(), addr.port());
-    for ending in endings {
-        out::line(format_args!(
-            "DNS hint (macOS): printf 'nameserver {ip}\\nport {port}\\n' | sudo tee /etc/resolver/{ending}"
-        ))?;
+    let addr = reachable(*addr);
+    for hint in dns_hints(addr, endings) {
+        out::line(hint)?;
     }
+    Ok(())
+}
+
+/// A listener on every address is reached from this machine by loopback.
+pub(crate) fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    addr
+}
+
+/// Each works as it is printed, also where its directory is not there yet, as on most systems.
+fn dns_hints(addr: SocketAddr, endings: &[String]) -> Vec<String> {
+    let (ip, port) = (addr.ip(), addr.port());
+    let macos = endings.iter().map(|ending| {
+        format!(
+            "DNS hint (macOS): sudo mkdir -p /etc/resolver && printf 'nameserver {ip}\\nport {port}\\n' | sudo tee \
+             /etc/resolver/{ending}"
+        )
+    });
     let routes: Vec<_> = endings.iter().map(|ending| format!("~{ending}")).collect();
-    out::line(format_args!(
-        "DNS hint (systemd-resolved): printf '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | \
-         sudo tee /etc/systemd/resolved.conf.d/kubevpn.conf && sudo systemctl restart systemd-resolved",
+    let resolved = format!(
+        "DNS hint (systemd-resolved): sudo mkdir -p /etc/systemd/resolved.conf.d && printf \
+         '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | sudo tee /etc/systemd/resolved.conf.d/kubevpn.conf && sudo \
+         systemctl restart systemd-resolved",
         routes.join(" ")
-    ))
+    );
+    macos.chain([resolved]).collect()
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
@@ -231,9 +256,7 @@ pub(crate) async fn serve<C>(listening: Listening, backend: Backend<C>) -> Resul
 where
     C: Connect + Clone + Sync + 'static,
 {
-    let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
+    let mut termination = Termination::new()?;
     let Listening { bound, clients } = listening;
     allow_for(clients.limits.total);
     let has_dns = bound.iter().any(|bound| bound.protocol == Protocol::Dns);
@@ -244,20 +267,48 @@ where
     even_unheard(say_listening(&bound, &endings))?;
     let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
-    let interrupted = tokio::select! {
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => false,
-    };
+    let ended = termination.next().await;
+    if server.open() > 0 {
+        out::aside(format_args!(
+            "waiting up to {} s for open connections to finish; Ctrl-C again cuts them",
+            DRAIN.as_secs()
+        ));
+    }
     let again = async {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        termination.next().await;
     };
     server.end(DRAIN, again).await;
-    if interrupted {
-        Err(Failure::Interrupted)
-    } else {
-        Ok(())
+    ended.result()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a shell takes it, with `sudo` and `/etc` somewhere else.
+    #[test]
+    fn dns_hints_work_where_the_directory_is_missing() {
+        let root = tempfile::tempdir().unwrap();
+        let addr = reachable("0.0.0.0:5353".parse().unwrap());
+        let hints = dns_hints(addr, &["cluster.local".into()]);
+        assert_eq!(hints.len(), 2);
+        for hint in hints {
+            let command = hint.split_once(": ").unwrap().1;
+            let command = command.replace("/etc/", &format!("{}/etc/", root.path().display()));
+            let script = format!("sudo() {{ \"$@\"; }}; systemctl() {{ :; }}; {command}");
+            let status = std::process::Command::new("bash")
+                .args(["-ec", &script])
+                .status();
+            assert!(status.unwrap().success(), "{command}");
+        }
+        let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
+        assert_eq!(
+            read("etc/resolver/cluster.local"),
+            "nameserver 127.0.0.1\nport 5353\n"
+        );
+        assert_eq!(
+            read("etc/systemd/resolved.conf.d/kubevpn.conf"),
+            "[Resolve]\nDNS=127.0.0.1:5353\nDomains=~cluster.local\n"
+        );
     }
 }

@@ -107,7 +107,7 @@ impl Steps {
         let step = Step { at, by, text };
         if noted.told {
             // Who does not hear of a step may hear how it ends.
-            let _ = out::line(&step);
+            let _ = out::line(out::escaped(&step.to_string()));
         }
         noted.steps.push(step);
     }

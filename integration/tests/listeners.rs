@@ -225,3 +225,52 @@ async fn a_shells_limit_on_open_files_is_raised() {
     }
     assert!(proxy.descriptors().unwrap() > 100);
 }
+
+/// A closed terminal and Ctrl-\ end it as `kill` does: the Unix socket's file goes, and the code says success.
+#[tokio::test]
+async fn each_signal_that_ends_it_ends_it_orderly() {
+    let rig = Rig::start().await;
+    for signal in ["TERM", "HUP", "QUIT"] {
+        let socket = rig.files.0.path().join("http.sock");
+        let listen = format!("unix:{}", socket.display());
+        let proxy = rig.proxy(&["--listen-http", &listen], &[]).await;
+        assert!(socket.exists());
+        // A tunnel that would end by itself only later: it is cut with a reset, and not closed as if it were whole.
+        let mut client = Socks::connect(proxy.socks, "productpage", 9080)
+            .await
+            .unwrap();
+        let (ended, cut) = tokio::join!(proxy.stop(signal), client.read_u8());
+        assert_eq!(ended.unwrap().code(), Some(0), "{signal}");
+        assert_eq!(
+            cut.unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "{signal}"
+        );
+        assert!(!socket.exists(), "{signal}");
+    }
+}
+
+/// `nohup` has the program ignore SIGHUP: it goes on.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn nohup_keeps_it_running() {
+    let rig = Rig::start().await;
+    let mut command = Command::new("nohup");
+    command
+        .arg(kubevpn())
+        .args(["proxy-out", "--listen-socks", "127.0.0.1:0"]);
+    command.arg("--kubeconfig").arg(&rig.kubeconfig);
+    let proxy = Proxy::spawn(command).await.unwrap();
+    let pid = proxy.pid().unwrap().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-HUP", &pid])
+            .status()
+            .await
+            .unwrap()
+            .success()
+    );
+    let answer = Curl::get(proxy.socks, "http://reviews/").await.unwrap();
+    assert_eq!(answer.json().unwrap()["service"], "reviews");
+    assert_eq!(proxy.stop("TERM").await.unwrap().code(), Some(0));
+}

@@ -7,6 +7,7 @@ mod managed {
     mod commands;
     mod crashes;
     mod credentials;
+    mod faults;
     mod privacy;
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_conn::{Addr, Limits};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::kube::KubeArgs;
@@ -21,6 +20,7 @@ use crate::proxy::{
     AUTH, DEFAULT_SOCKS, PacArgs, at_least_one, dns_settings, forward_of, say_dns, say_hints,
     say_scope,
 };
+use crate::signals::Termination;
 
 /// Where the HTTP proxy listens if nothing else is said.
 const DEFAULT_HTTP: &str = "127.0.0.1:3128";
@@ -212,12 +212,25 @@ impl Connect {
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
         let policy = (self.policy != PolicyArgs::default()).then_some(self.policy);
         let ask = ask(id, &args, &loaded, policy, listeners)?;
-        let opened = open(&daemon, verbose, &ask, &steps).await?;
+        // Before the connection is there, so that no signal finds it without anybody to end it.
+        let mut termination = self.foreground.then(Termination::new).transpose()?;
+        let opened = tokio::select! {
+            opened = open(&daemon, verbose, &ask, &steps) => opened?,
+            ended = async {
+                match &mut termination {
+                    Some(termination) => termination.next().await,
+                    None => std::future::pending().await,
+                }
+            } => {
+                forget(&daemon, &ask.id).await?;
+                return ended.result();
+            }
+        };
         even_unheard(say(&opened))?;
-        if self.foreground {
-            stay(&daemon, &opened.id).await?;
+        match termination {
+            Some(termination) => stay(&daemon, &opened.id, termination).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -271,6 +284,7 @@ impl Steps {
     }
 
     fn done(&self, what: &str) {
+        let what = out::escaped(what);
         match self.terminal {
             true => out::aside(format_args!(" \u{2713} {what}")),
             false => out::aside(what),
@@ -322,19 +336,23 @@ fn say(opened: &Opened) -> Result<(), Failure> {
     }
 }
 
-/// Waits for this command's end or the connection's, whichever is first.
-async fn stay(daemon: &Daemon, id: &str) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::Other(error.into()));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let interrupted = tokio::select! {
-        ended = daemon.ended(id) => return ended,
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => false,
-    };
-    daemon.disconnect(Some(id), false).await?;
-    match interrupted {
-        true => Err(Failure::Interrupted),
-        false => Ok(()),
+/// Ends what may have been opened; that there is nothing is as good.
+async fn forget(daemon: &Daemon, id: &str) -> Result<(), Failure> {
+    match daemon.disconnect(Some(id), true).await {
+        Err(Failure::Told(fault)) if fault.exit == 51 => Ok(()),
+        other => other.map(drop),
     }
+}
+
+/// Waits for this command's end or the connection's, whichever is first.
+async fn stay(daemon: &Daemon, id: &str, mut termination: Termination) -> Result<(), Failure> {
+    let ended = tokio::select! {
+        ended = daemon.ended(id) => return ended,
+        ended = termination.next() => ended,
+    };
+    tokio::select! {
+        disconnected = daemon.disconnect(Some(id), false) => drop(disconnected?),
+        _ = termination.next() => drop(daemon.disconnect(Some(id), true).await?),
+    }
+    ended.result()
 }

@@ -122,13 +122,15 @@ fn table(status: &Document, wide: bool, home: &str) -> String {
     let mut text = align(&rows);
     for connection in &status.list {
         if !connection.reason.is_empty() && !wide {
-            text.push_str(&format!("{}: {}\n", connection.id, connection.reason));
+            let reason = out::escaped(&connection.reason);
+            text.push_str(&format!("{}: {reason}\n", connection.id));
         }
     }
     for problem in &status.problems {
         text.push_str(&format!(
             "{}: not brought back: {}\n",
-            problem.id, problem.reason
+            problem.id,
+            out::escaped(&problem.reason)
         ));
     }
     text
@@ -183,7 +185,7 @@ fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let cell = |row: &Vec<String>, column: usize| match row.get(column).map(String::as_str) {
         Some("") | None if column > 0 => "-".to_owned(),
-        text => text.unwrap_or_default().to_owned(),
+        text => out::escaped(text.unwrap_or_default()).into_owned(),
     };
     let width = |column| {
         let cells = rows.iter().map(|row| cell(row, column).chars().count());
@@ -268,6 +270,18 @@ mod tests {
             wide.contains("http=127.0.0.1:3128 (not listening)"),
             "{wide}"
         );
+    }
+
+    #[test]
+    fn text_of_the_api_server_cannot_drive_the_terminal() {
+        let mut status = sample();
+        status.list[0].reason = "one\n\u{1b}[2Jtwo".into();
+        status.list[0].cluster = "a\u{9b}b".into();
+        for wide in [false, true] {
+            let text = table(&status, wide, "/home/jane");
+            assert!(text.contains(r"one\n\u{1b}[2Jtwo"), "{text}");
+            assert!(text.contains(r"a\u{9b}b"), "{text}");
+        }
     }
 
     #[test]

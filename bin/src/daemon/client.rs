@@ -1,6 +1,7 @@
 //! A command's end of the socket: finds the daemon, starts it, speaks to it.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use super::api::{API, About, Ask, Ended, Event, Fault, Opened, Status};
 use super::home::{self, Home};
 use super::lock::{Lock, holder};
 use super::registry::DRAIN;
-use super::{sys, tell_ready};
+use super::run::IDLE_VARIABLE;
+use super::sys::{self, Process};
+use super::tell_ready;
 use crate::exit::Failure;
 
 /// How long the daemon may take for what it need not wait for.
@@ -52,27 +55,8 @@ impl Daemon {
 
     /// Who the daemon is, if there is one.
     async fn about(&self) -> Result<Option<About>, Failure> {
-        match UnixStream::connect(self.home.socket()).await {
-            Ok(_) => {}
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    // A reset: it closed its socket before it took us in.
-                    std::io::ErrorKind::NotFound
-                        | std::io::ErrorKind::ConnectionRefused
-                        | std::io::ErrorKind::ConnectionReset
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(e) => {
-                let error = anyhow::Error::new(e).context("cannot connect to the daemon's socket");
-                return Err(Failure::Other(error));
-            }
-        }
         match self.get("/v1/daemon").await {
             Ok(about) => Ok(Some(about)),
-            // It went away just now.
             Err(Trouble::Gone(_)) => Ok(None),
             Err(trouble) => Err(trouble.into()),
         }
@@ -102,11 +86,20 @@ impl Daemon {
             if self.find().await? {
                 return Ok(());
             }
-            match self.start(verbose).await? {
-                Started::Ready => continue,
-                Started::Other if Instant::now() < until => sleep(LOOK).await,
-                Started::Other => return Err(self.wedged("does not start to answer")),
+            let started = self.start(verbose).await?;
+            if Instant::now() < until {
+                sleep(LOOK).await;
+                continue;
             }
+            return Err(match started {
+                Started::Other => self.wedged("does not start to answer"),
+                Started::Ready => Failure::Told(Fault::new(
+                    80,
+                    format!(
+                        "the daemon ends as soon as it has started: give it more time than {IDLE_VARIABLE} says"
+                    ),
+                )),
+            });
         }
     }
 
@@ -131,8 +124,8 @@ impl Daemon {
             // Somebody is starting.
             Ok(None) => return Ok(()),
             // Somebody was faster.
-            Ok(Some(lock)) if self.home.has_connections() => lock.remove(),
-            Ok(Some(lock)) => self.home.clear().and_then(|()| lock.remove()),
+            Ok(Some(_)) if self.home.has_connections() => Ok(()),
+            Ok(Some(lock)) => self.home.clear().and_then(|()| lock.release()),
             Err(error) => Err(error),
         };
         tidied.context("cannot delete what a killed daemon has left")?;
@@ -188,13 +181,28 @@ impl Daemon {
     }
 
     fn wedged(&self, what: &str) -> Failure {
-        let pid = holder(&self.home.lock()).map(|process| format!(" (process {})", process.pid));
+        let Some(process) = holder(&self.home.lock()).filter(Process::lives) else {
+            return self.elsewhere();
+        };
         Failure::Told(Fault::new(
             80,
             format!(
-                "the daemon{} {what}: end it with kubevpn quit; its log is {}",
-                pid.unwrap_or_default(),
+                "the daemon (process {}) {what}: end it with kubevpn quit; its log is {}",
+                process.pid,
                 self.home.log(None).display()
+            ),
+        ))
+    }
+
+    /// The lock is held, and not by a process that we could ask or end.
+    fn elsewhere(&self) -> Failure {
+        Failure::Told(Fault::new(
+            80,
+            format!(
+                "{} is locked by a process that is not on this machine, or is no daemon of kubevpn's: end it there, or set {} \
+                 to a directory of this machine's own",
+                self.home.lock().display(),
+                home::VARIABLE
             ),
         ))
     }
@@ -269,6 +277,7 @@ impl Daemon {
                     Ok(ended) => return Ok(ended.ids),
                     Err(Trouble::Gone(_)) if Instant::now() < until => {
                         asked = true;
+                        sleep(LOOK).await;
                         continue;
                     }
                     // It went away in the middle of it, and had forgotten the connection by then.
@@ -321,7 +330,7 @@ impl Daemon {
             true => Ok(()),
             false => self.home.clear(),
         });
-        let forgotten = forgotten.and_then(|()| lock.remove());
+        let forgotten = forgotten.and_then(|()| lock.release());
         forgotten.context("cannot delete what is left of the connection")?;
         Ok(Some(ids))
     }
@@ -344,65 +353,92 @@ impl Daemon {
 
     // === ending it ===
 
-    /// Ends the daemon, however it is, and deletes everything but the logs.
+    /// Ends the daemon that there is when this is called, however it is, and deletes everything but the logs. One that has
+    /// been started since is left alone, with its files.
     pub(crate) async fn quit(&self, now: bool) -> Result<(), Failure> {
         if !self.home.path().exists() {
             return Ok(());
         }
-        let mut until = Instant::now() + ENDING;
+        let mut ended = None;
+        let mut until = Instant::now() + PROMPT;
         loop {
-            let asked = match self.about().await {
-                Ok(None) => Ok(()),
-                // Whatever its version: this one word all of them understand.
-                Ok(Some(_)) => self
-                    .ask::<Ended>(Method::POST, "/v1/quit", now, ENDING)
-                    .await
-                    .map(drop)
-                    .or_else(|trouble| match trouble {
-                        Trouble::Gone(_) => Ok(()),
-                        other => Err(Failure::from(other)),
-                    }),
-                Err(failure) => Err(failure),
-            };
-            if let Err(failure) = asked {
-                tracing::warn!(%failure, "the daemon does not end when asked: it is made to");
-                self.end_by_force().await?;
-            }
             if let Some(lock) = Lock::try_take(&self.home.lock()).context("cannot take the lock")? {
-                let cleared = self.home.clear().and_then(|()| lock.remove());
+                let cleared = self.home.clear().and_then(|()| lock.release());
                 cleared.context("cannot delete what the daemon has left")?;
                 return Ok(());
             }
-            // It is about to be gone, or another one has just started and is asked in turn.
-            if Instant::now() > until {
-                self.end_by_force().await?;
-                until = Instant::now() + ENDING;
+            match (holder(&self.home.lock()).filter(Process::lives), &ended) {
+                (Some(daemon), None) => {
+                    self.end(&daemon, now).await?;
+                    ended = Some(daemon);
+                    until = Instant::now() + PROMPT;
+                }
+                (Some(daemon), Some(ended)) if daemon != *ended => return Ok(()),
+                // One that starts signs soon, and one that ends lets go soon.
+                _ if Instant::now() < until => {}
+                _ => return Err(self.elsewhere()),
             }
             sleep(LOOK).await;
         }
     }
 
-    async fn end_by_force(&self) -> Result<(), Failure> {
-        let Some(process) = holder(&self.home.lock()) else {
-            return Ok(());
-        };
+    /// Asks this process to end, and makes it if it does not. Returns once it is gone, or another one has its place.
+    async fn end(&self, daemon: &Process, now: bool) -> Result<(), Failure> {
+        let is_there = || holder(&self.home.lock()).as_ref() == Some(daemon) && daemon.lives();
+        let mut until = Instant::now() + ENDING;
+        let mut asked = false;
+        while is_there() && Instant::now() < until {
+            if !asked {
+                match self.ask_to_quit(daemon, now).await {
+                    Ok(()) => {
+                        asked = true;
+                        until = Instant::now() + ENDING;
+                    }
+                    // It starts, or it ends.
+                    Err(Trouble::Gone(_)) => {}
+                    Err(trouble) => {
+                        let failure = Failure::from(trouble);
+                        tracing::warn!(%failure, "the daemon does not end when asked: it is made to");
+                        break;
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
         for by_force in [false, true] {
-            if !process.end(by_force).map_err(anyhow::Error::from)? {
+            if !is_there() || !daemon.end(by_force).map_err(anyhow::Error::from)? {
                 return Ok(());
             }
             let until = Instant::now() + ENDING;
             // A stopped process does not notice TERM.
-            while process.lives() && Instant::now() < until {
+            while daemon.lives() && Instant::now() < until {
                 sleep(LOOK).await;
             }
         }
-        if process.lives() {
-            let pid = process.pid;
+        if daemon.lives() {
+            let pid = daemon.pid;
             return Err(anyhow::anyhow!(
                 "the daemon, process {pid}, was killed and has not ended: see what it waits for, e.g. with ps -o stat,wchan -p {pid}"
             )
             .into());
         }
+        Ok(())
+    }
+
+    /// `POST /v1/quit`, which daemons of every version understand, on a connection to this very process.
+    async fn ask_to_quit(&self, daemon: &Process, now: bool) -> Result<(), Trouble> {
+        let stream = self.dial().await?;
+        let peer = stream.peer_cred().map_err(|e| Trouble::Gone(e.into()))?;
+        if peer.pid().and_then(|pid| u32::try_from(pid).ok()) != Some(daemon.pid) {
+            return Err(Trouble::Gone(anyhow::anyhow!("another process listens")));
+        }
+        let path = if now { "/v1/quit?now" } else { "/v1/quit" };
+        let asking = async {
+            let sent = send(stream, Method::POST, path, Vec::new()).await?;
+            read::<Ended>(ok(sent).await?).await
+        };
+        let answered = timeout(ENDING, asking).await;
+        answered.map_err(|_| Trouble::Silent(self.wedged("does not answer")))??;
         Ok(())
     }
 
@@ -435,29 +471,64 @@ impl Daemon {
         path: &str,
         body: Vec<u8>,
     ) -> Result<Response<Incoming>, Trouble> {
-        let gone = |error: anyhow::Error| Trouble::Gone(error);
-        let stream = UnixStream::connect(self.home.socket())
-            .await
-            .map_err(|e| gone(e.into()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| gone(e.into()))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the daemon's connection");
-            }
-        });
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "kubevpn")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| Trouble::Told(Fault::new(23, e.to_string())))?;
-        sender
-            .send_request(request)
-            .await
-            .map_err(|e| gone(e.into()))
+        send(self.dial().await?, method, path, body).await
     }
+
+    /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
+    async fn dial(&self) -> Result<UnixStream, Trouble> {
+        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+        let path = self.home.socket();
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            // A reset: it closed its socket before it took us in.
+            Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
+                return Err(Trouble::Gone(e.into()));
+            }
+            Err(e) => {
+                let error = anyhow::Error::new(e);
+                let context = format!("cannot connect to the daemon's socket {}", path.display());
+                return Err(Trouble::Silent(Failure::Other(error.context(context))));
+            }
+        };
+        check_peer(&stream, &path, sys::own_uid()).map_err(Trouble::Silent)?;
+        Ok(stream)
+    }
+}
+
+/// That the process which listens acts as this user.
+fn check_peer(stream: &UnixStream, path: &Path, uid: u32) -> Result<(), Failure> {
+    let peer = stream.peer_cred().context("cannot tell who listens")?.uid();
+    if peer == uid {
+        return Ok(());
+    }
+    Err(Failure::Value(format!(
+        "a process of uid {peer} listens on {}, and you are uid {uid}: nothing was sent to it. Set {} to a directory of your own",
+        path.display(),
+        home::VARIABLE
+    )))
+}
+
+async fn send(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Response<Incoming>, Trouble> {
+    let gone = |error: hyper::Error| Trouble::Gone(error.into());
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(gone)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the daemon's connection");
+        }
+    });
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "kubevpn")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| Trouble::Told(Fault::new(23, e.to_string())))?;
+    sender.send_request(request).await.map_err(gone)
 }
 
 /// What can go wrong between us and the daemon.
@@ -506,4 +577,19 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Tr
             "the daemon answers in a way this kubevpn does not know: end it with kubevpn quit",
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn socket_of_another_user_is_not_spoken_to() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let path = Path::new("/x/daemon.sock");
+        check_peer(&ours, path, sys::own_uid()).unwrap();
+        let said = check_peer(&ours, path, sys::own_uid() + 1).unwrap_err();
+        assert_eq!(said.code(), 23);
+        assert!(said.to_string().contains("/x/daemon.sock"), "{said}");
+    }
 }

@@ -1,8 +1,9 @@
 //! Where everything of ours is: one directory, and nothing beside it is touched.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -18,7 +19,7 @@ const SOCKET_PATH: usize = 103;
 /// Nothing of ours is larger.
 const MOST_BYTES: u64 = 4 << 20;
 /// How unfinished files begin.
-const UNFINISHED: &str = ".unfinished-";
+const UNFINISHED: &str = ".kubevpn-unfinished-";
 
 /// The directory, which may not be there yet.
 #[derive(Clone, Debug)]
@@ -37,7 +38,13 @@ impl Home {
                 )));
             }
         };
-        let dir = std::path::absolute(dir).map_err(|error| Failure::Other(error.into()))?;
+        if dir.is_relative() {
+            return Err(Failure::Value(format!(
+                "{VARIABLE} or HOME is the relative path {}, which is another directory in each working directory: write it \
+                 from / on",
+                dir.display()
+            )));
+        }
         let home = Self(dir);
         let length = home.socket().as_os_str().len();
         if length > SOCKET_PATH {
@@ -60,10 +67,16 @@ impl Home {
         &self.0
     }
 
-    /// That nobody else can put things in it. What is not there yet is fine.
+    /// That nobody else can put things in it, and that it is not a directory for something else. What is not there yet
+    /// is fine.
     fn check(&self) -> Result<(), Failure> {
         for dir in [self.0.clone(), self.connections(), self.logs()] {
-            let found = match fs::metadata(&dir) {
+            // The directory itself may be a link to where there is room; below it a link leads to somebody else's.
+            let found = match dir == self.0 {
+                true => fs::metadata(&dir),
+                false => fs::symlink_metadata(&dir),
+            };
+            let found = match found {
                 Ok(found) => found,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => {
@@ -88,11 +101,36 @@ impl Home {
                 dir.display()
             )));
         }
-        Ok(())
+        match self.foreign() {
+            Some(name) => Err(Failure::Value(format!(
+                "{} is not a directory of kubevpn's: it holds {name:?}. Set {VARIABLE} to a new directory",
+                self.0.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Something in the directory that is not ours, if kubevpn has not used the directory before.
+    fn foreign(&self) -> Option<OsString> {
+        if self.connections().is_dir() {
+            return None;
+        }
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name());
+        let ours = [
+            "connections",
+            "log",
+            "daemon.lock",
+            "daemon.sock",
+            "lost+found",
+        ];
+        names
+            .filter(|name| ours.iter().all(|ours| name != ours))
+            .min()
     }
 
     /// Makes what is missing of it, for this user alone.
-    pub(crate) fn prepare(&self) -> anyhow::Result<()> {
+    pub(crate) fn prepare(&self) -> Result<(), Failure> {
         for dir in [self.0.clone(), self.connections(), self.logs()] {
             DirBuilder::new()
                 .recursive(true)
@@ -100,7 +138,8 @@ impl Home {
                 .create(&dir)
                 .with_context(|| format!("cannot make the directory {}", dir.display()))?;
         }
-        Ok(())
+        // Somebody else may have made one of them first.
+        self.check()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -112,7 +151,12 @@ impl Home {
     }
 
     pub(crate) fn current(&self) -> PathBuf {
-        self.0.join("current")
+        self.connections().join("current")
+    }
+
+    /// The current connection's ID as it was noted last.
+    pub(crate) fn read_current(&self) -> anyhow::Result<String> {
+        Ok(read(&self.current())?.unwrap_or_default())
     }
 
     pub(crate) fn connections(&self) -> PathBuf {
@@ -145,37 +189,71 @@ impl Home {
     pub(crate) fn saved(&self) -> io::Result<Vec<String>> {
         let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
         let mut ids: Vec<_> = files(&self.connections())?
-            .filter(|f| ends_in(f, "json"))
+            .filter(|file| Kind::of(file) == Some(Kind::State))
             .filter_map(stem)
-            .filter(|id| identity::is_id(id))
             .collect();
         ids.sort();
         Ok(ids)
     }
 
     /// Deletes what a daemon that was killed has left half-done: unfinished files, and kubeconfigs of no connection.
-    /// For who holds the lock.
+    /// The caller holds the lock.
     pub(crate) fn tidy(&self) -> io::Result<()> {
-        for dir in [self.0.clone(), self.connections()] {
-            for file in files(&dir)? {
-                let name = file.file_name().unwrap_or_default().to_string_lossy();
-                let orphan = ends_in(&file, "kubeconfig") && !file.with_extension("json").exists();
-                if orphan || name.starts_with(UNFINISHED) {
-                    remove(&file)?;
-                }
+        for file in files(&self.connections())? {
+            let orphan =
+                Kind::of(&file) == Some(Kind::Kubeconfig) && !file.with_extension("json").exists();
+            if orphan || Kind::of(&file) == Some(Kind::Unfinished) {
+                remove(&file)?;
             }
         }
         Ok(())
     }
 
-    /// Deletes everything but the logs. For who holds the lock, which goes last.
+    /// Deletes every file of ours but the logs and the lock. The caller holds the lock.
     pub(crate) fn clear(&self) -> io::Result<()> {
         for file in files(&self.connections())? {
-            remove(&file)?;
+            if Kind::of(&file).is_some() {
+                remove(&file)?;
+            }
         }
-        self.tidy()?;
-        remove(&self.current())?;
-        remove(&self.socket())
+        self.remove_socket()
+    }
+
+    /// Deletes the daemon's socket; a file of that name that is no socket stays.
+    pub(crate) fn remove_socket(&self) -> io::Result<()> {
+        let path = self.socket();
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => remove(&path),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The kinds of files in `connections`; by their names they are ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    State,
+    Kubeconfig,
+    Current,
+    Unfinished,
+}
+
+impl Kind {
+    /// `None` for a file that is not ours, and may not be deleted.
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        if name.starts_with(UNFINISHED) {
+            return Some(Self::Unfinished);
+        }
+        if name == "current" {
+            return Some(Self::Current);
+        }
+        match name.split_once('.') {
+            Some((id, "json")) if identity::is_id(id) => Some(Self::State),
+            Some((id, "kubeconfig")) if identity::is_id(id) => Some(Self::Kubeconfig),
+            _ => None,
+        }
     }
 }
 
@@ -188,10 +266,6 @@ fn files(dir: &Path) -> io::Result<impl Iterator<Item = PathBuf> + use<>> {
     let entries = entries.into_iter().flatten().filter_map(Result::ok);
     let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir());
     Ok(entries.filter(is_file).map(|entry| entry.path()))
-}
-
-fn ends_in(path: &Path, extension: &str) -> bool {
-    path.extension().is_some_and(|found| found == extension)
 }
 
 /// Deletes a file; that there is none is as good.
@@ -271,23 +345,67 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
         home.prepare().unwrap();
+        let foreign = [
+            "b.kubeconfig",
+            "b.json",
+            ".unfinished-x",
+            "0123456789ab.json.bak",
+        ];
         for file in [
             "0123456789ab.json",
             "0123456789ab.kubeconfig",
-            "b.kubeconfig",
-            ".unfinished-x",
-        ] {
+            "ba9876543210.kubeconfig",
+            ".kubevpn-unfinished-x",
+            "current",
+        ]
+        .iter()
+        .chain(&foreign)
+        {
             fs::write(home.connections().join(file), "").unwrap();
         }
-        fs::write(home.log(None), "").unwrap();
+        let beside = [
+            home.log(None),
+            home.path().join("prod.kubeconfig"),
+            home.path().join("current"),
+            home.socket(),
+        ];
+        for file in &beside {
+            fs::write(file, "").unwrap();
+        }
         home.tidy().unwrap();
         assert_eq!(home.saved().unwrap(), ["0123456789ab"]);
-        assert!(home.kubeconfig("0123456789ab").exists() && !home.kubeconfig("b").exists());
-        assert_eq!(files(&home.connections()).unwrap().count(), 2);
+        assert!(home.kubeconfig("0123456789ab").exists());
+        assert!(!home.kubeconfig("ba9876543210").exists());
+        assert_eq!(
+            files(&home.connections()).unwrap().count(),
+            3 + foreign.len()
+        );
         home.clear().unwrap();
         assert!(!home.has_connections());
-        assert_eq!(files(&home.connections()).unwrap().count(), 0);
-        assert!(home.log(None).exists());
+        assert_eq!(files(&home.connections()).unwrap().count(), foreign.len());
+        assert!(beside.iter().all(|file| file.exists()));
+    }
+
+    #[test]
+    fn directory_for_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        fs::write(dir.path().join("prod.kubeconfig"), "").unwrap();
+        let said = home.check().unwrap_err();
+        assert_eq!(said.code(), 23);
+        assert!(said.to_string().contains("prod.kubeconfig"), "{said}");
+        // A directory that was ours before somebody put a file in it stays ours.
+        fs::create_dir(home.connections()).unwrap();
+        home.check().unwrap();
+        fs::remove_dir(home.connections()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), home.connections()).unwrap();
+        assert!(
+            home.check()
+                .unwrap_err()
+                .to_string()
+                .contains("is no directory")
+        );
     }
 
     #[test]

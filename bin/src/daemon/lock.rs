@@ -1,66 +1,47 @@
-//! One daemon per directory: a lock on a file, which says whose it is.
+//! One daemon per directory: a lock on a file, which says whose it is. The file stays when the lock is released.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use super::home;
 use super::sys::Process;
 
 /// Held until dropped, or until the process is gone, however it went.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    file: File,
-    path: PathBuf,
-}
+pub(crate) struct Lock(File);
 
 impl Lock {
-    /// `None` if somebody has it.
+    /// `None` if another process has it.
     pub(crate) fn try_take(path: &Path) -> io::Result<Option<Self>> {
-        loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(path)?;
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-            // Whoever had it may have deleted the file meanwhile: then this lock is worth nothing.
-            let ours = file.metadata()?;
-            match std::fs::metadata(path) {
-                Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => {
-                    let path = path.to_owned();
-                    return Ok(Some(Self { file, path }));
-                }
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
     /// Writes who holds it.
     pub(crate) fn sign(&mut self, process: &Process) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all(&serde_json::to_vec(process)?)
+        self.0.set_len(0)?;
+        self.0.write_all(&serde_json::to_vec(process)?)
     }
 
-    /// Lets go of it, and deletes the file.
-    pub(crate) fn remove(self) -> io::Result<()> {
-        home::remove(&self.path)
+    /// Lets go of it; the file says of nobody any more.
+    pub(crate) fn release(self) -> io::Result<()> {
+        self.0.set_len(0)
     }
 }
 
-/// Who has signed it last, and may be gone.
+/// The process that has signed it last, and may be gone.
 pub(crate) fn holder(path: &Path) -> Option<Process> {
     let text = home::read(path).ok().flatten()?;
     serde_json::from_str(&text).ok()
@@ -79,8 +60,7 @@ mod tests {
         let me = Process::me().unwrap();
         lock.sign(&me).unwrap();
         assert_eq!(holder(&path), Some(me));
-        lock.remove().unwrap();
-        assert!(!path.exists());
+        lock.release().unwrap();
         assert_eq!(holder(&path), None);
         drop(Lock::try_take(&path).unwrap().unwrap());
         assert!(Lock::try_take(&path).unwrap().is_some());

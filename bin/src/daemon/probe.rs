@@ -13,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::listener::Kind;
+use crate::proxy;
 
 /// How long the API server may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -59,14 +60,7 @@ pub(crate) async fn handshake(addr: &Addr, kind: &Kind) -> Result<(), String> {
     let spoken = async {
         match addr {
             Addr::Tcp(addr) => {
-                let mut addr = *addr;
-                if addr.ip().is_unspecified() {
-                    addr.set_ip(match addr.is_ipv4() {
-                        true => std::net::Ipv4Addr::LOCALHOST.into(),
-                        false => std::net::Ipv6Addr::LOCALHOST.into(),
-                    });
-                }
-                speak(TcpStream::connect(addr).await?, kind).await
+                speak(TcpStream::connect(proxy::reachable(*addr)).await?, kind).await
             }
             Addr::Unix(path) => speak(UnixStream::connect(path).await?, kind).await,
         }

@@ -56,7 +56,7 @@ impl Registry {
     /// Brings back what was there, as far as that can be done without asking anybody. For who holds the lock.
     pub(crate) async fn bring_back(home: Home, verbose: u8) -> anyhow::Result<Arc<Self>> {
         home.tidy()?;
-        let current = home::read(&home.current())?.unwrap_or_default();
+        let current = home.read_current()?;
         let registry = Arc::new(Self {
             home,
             verbose,
@@ -127,25 +127,24 @@ impl Registry {
         self.busy.subscribe()
     }
 
-    /// Which connection is the current one, for the next start. Nothing is undone for want of it.
-    fn note_current(&self, id: &str) {
+    /// Makes a connection the current one, on disk and then in memory: a full disk changes nothing.
+    async fn set_current(&self, id: &str) -> anyhow::Result<()> {
+        // No ID: nobody else takes this lock.
+        let _lock = self.lock("current").await;
         let path = self.home.current();
-        let noted = match id {
-            "" => home::remove(&path).map_err(anyhow::Error::from),
-            id => home::write(&path, id.as_bytes()),
-        };
-        if let Err(error) = noted {
-            tracing::warn!(%error, "cannot note the current connection");
+        match id {
+            "" => home::remove(&path)?,
+            id => home::write(&path, id.as_bytes())?,
         }
+        id.clone_into(&mut self.inner().current);
+        Ok(())
     }
 
-    pub(crate) fn use_current(&self, id: &str) -> Result<(), Fault> {
-        let mut inner = self.inner();
-        if !inner.connections.contains_key(id) {
+    pub(crate) async fn use_current(&self, id: &str) -> Result<(), Fault> {
+        if !self.inner().connections.contains_key(id) {
             return Err(no_such_connection(id));
         }
-        id.clone_into(&mut inner.current);
-        home::write(&self.home.current(), id.as_bytes()).map_err(failed)
+        self.set_current(id).await.map_err(failed)
     }
 
     pub(crate) fn status(&self) -> Status {

@@ -13,10 +13,13 @@ use super::lock::Lock;
 use super::registry::{DRAIN, Registry};
 use super::server::{self, Server};
 use super::sys::{self, Process};
-use super::{Home, home, log, tell_ready};
+use super::{Home, log, tell_ready};
 use crate::exit::Failure;
+use crate::signals::Termination;
 
 /// How long it stays without a connection.
+/// The environment variable that says otherwise.
+pub(super) const IDLE_VARIABLE: &str = "KUBEVPN_DAEMON_IDLE";
 const IDLE: Duration = Duration::from_secs(300);
 /// How long answers may take to reach their commands at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -24,9 +27,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Own connections until told to end: started by `connect`, not by people
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
-    /// How long to stay without a connection
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, env = "KUBEVPN_DAEMON_IDLE")]
-    idle: Option<Duration>,
+    /// How long to stay without a connection [default: 5m]
+    #[arg(long, value_name = "DURATION", env = IDLE_VARIABLE)]
+    idle: Option<String>,
 }
 
 impl Run {
@@ -40,11 +43,24 @@ impl Run {
         result
     }
 
+    fn idle(&self) -> Result<Duration, Failure> {
+        let Some(text) = &self.idle else {
+            return Ok(IDLE);
+        };
+        let wrong = |why: String| Failure::Value(format!("{IDLE_VARIABLE} is {text:?}: {why}"));
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err(wrong("the daemon would end at once".into())),
+            Ok(idle) => Ok(idle),
+            Err(error) => Err(wrong(error.to_string())),
+        }
+    }
+
     async fn start(self, verbose: u8) -> Result<(), Failure> {
         // Fails for who leads a session already, as when it is started by hand.
         if let Err(error) = sys::new_session() {
             tracing::debug!(%error, "no new session");
         }
+        let idle = self.idle()?;
         let home = Home::locate()?;
         home.prepare()?;
         let taken = Lock::try_take(&home.lock()).context("cannot take the lock")?;
@@ -56,10 +72,11 @@ impl Run {
         lock.sign(&me).context("cannot write the lock")?;
         log::to_file(&home.log(None), verbose).init();
         tracing::info!(version = super::VERSION, pid = me.pid, home = %home.path().display(), "the daemon starts");
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+        let mut termination = Termination::but_hangup()?;
+        // The terminal it was started from is none of its business, also where that is not in a session of its own.
         let mut hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
         let registry = Registry::bring_back(home.clone(), verbose).await?;
-        let listener = server::listen(&home.socket())
+        let listener = server::listen(&home)
             .with_context(|| format!("cannot listen on {}", home.socket().display()))?;
         let (quit, mut quits) = watch::channel(false);
         let commands = TaskTracker::new();
@@ -73,11 +90,10 @@ impl Run {
         tell_ready::tell(tell_ready::READY);
         sys::silence().context("cannot let go of the terminal")?;
 
-        let idle = self.idle.unwrap_or(IDLE);
         loop {
             tokio::select! {
                 _ = quits.wait_for(|quit| *quit) => tracing::info!("told to quit"),
-                _ = terminate.recv() => {
+                _ = termination.next() => {
                     tracing::info!("told to end: the next start brings the connections back");
                     registry.suspend(DRAIN).await;
                 }
@@ -95,7 +111,7 @@ impl Run {
         let _ = serving.await;
         commands.close();
         let _ = tokio::time::timeout(LAST_WORDS, commands.wait()).await;
-        let gone = home::remove(&home.socket()).and_then(|()| lock.remove());
+        let gone = home.remove_socket().and_then(|()| lock.release());
         gone.context("cannot delete the socket")?;
         tracing::info!("the daemon has ended");
         Ok(())

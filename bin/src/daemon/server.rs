@@ -1,7 +1,6 @@
 //! The daemon's end of the socket.
 
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::api::{API, About, Ask, DaemonStatus, Ended, Event, Fault};
 use super::registry::{DRAIN, Registry};
-use super::sys;
+use super::{Home, sys};
 
 /// How large a request may be: a kubeconfig's context with certificates in it is far smaller.
 const MOST_BYTES: usize = 4 << 20;
@@ -40,10 +39,11 @@ pub(crate) struct Server {
 }
 
 /// Listens where commands look. For who holds the lock: what is there is of a daemon that is no more.
-pub(crate) fn listen(path: &Path) -> std::io::Result<UnixListener> {
+pub(crate) fn listen(home: &Home) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
-    super::home::remove(path)?;
-    let listener = UnixListener::bind(path)?;
+    home.remove_socket()?;
+    let path = home.socket();
+    let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
@@ -134,7 +134,7 @@ impl Server {
                 said(registry.ended(id).await)
             }
             (&Method::PUT, [Some("v1"), Some("current"), Some(id), None]) => {
-                said(registry.use_current(id))
+                said(registry.use_current(id).await)
             }
             (&Method::POST, [Some("v1"), Some("quit"), None, _]) => {
                 let this = self.clone();

@@ -97,7 +97,7 @@ impl Managed {
         Ok(serde_json::from_str(&said.stdout)?)
     }
 
-    /// The files there are, without logs and directories.
+    /// The files there are, without logs and directories, and without the lock, whose file stays.
     pub fn files(&self) -> anyhow::Result<Vec<String>> {
         let mut files = Vec::new();
         for dir in ["", "connections"] {
@@ -106,7 +106,7 @@ impl Managed {
             };
             for entry in entries {
                 let entry = entry?;
-                if !entry.file_type()?.is_dir() {
+                if !entry.file_type()?.is_dir() && entry.file_name() != "daemon.lock" {
                     files.push(entry.file_name().to_string_lossy().into_owned());
                 }
             }

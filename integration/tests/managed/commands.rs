@@ -18,13 +18,13 @@ use crate::{Rig, eventually, ids, works};
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A command that goes on, and what it prints.
-struct Running {
+pub(super) struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn start(rig: &Rig, words: &[&str]) -> Self {
+    pub(super) fn start(rig: &Rig, words: &[&str]) -> Self {
         let mut command = rig.managed.command(words);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -32,7 +32,7 @@ impl Running {
     }
 
     /// Reads on to the line with this in it.
-    async fn says(&mut self, word: &str) -> String {
+    pub(super) async fn says(&mut self, word: &str) -> String {
         let reading = async {
             while let Some(line) = self.lines.next_line().await.unwrap() {
                 if line.contains(word) {
@@ -45,7 +45,7 @@ impl Running {
     }
 
     /// Sends a signal, and waits for the end it brings.
-    async fn ends(mut self, signal: &str, code: i32) {
+    pub(super) async fn ends(mut self, signal: &str, code: i32) {
         self.signal(signal).await;
         let status = eventually("its end", self.child.wait()).await.unwrap();
         assert_eq!(status.code(), Some(code));

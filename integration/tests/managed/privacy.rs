@@ -71,7 +71,7 @@ async fn another_user_is_not_answered() {
 }
 
 /// The contents, the mode and the time of change of every file under a directory.
-fn tree(dir: &Path, but: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64, i64)> {
+pub(super) fn tree(dir: &Path, but: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, i64, i64)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

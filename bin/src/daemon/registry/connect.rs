@@ -39,8 +39,10 @@ impl Registry {
             Some(connection) => self.attach_to(&connection, &ask, tell).await,
             None => self.open(&ask, tell).await,
         }?;
-        self.inner().current.clone_from(&opened.id);
-        self.note_current(&opened.id);
+        // The connection is there, whether or not this can be noted.
+        if let Err(error) = self.set_current(&opened.id).await {
+            tracing::warn!(%error, "cannot note the current connection");
+        }
         if ask.listeners.iter().any(|wanted| wanted.kind == Kind::Dns)
             && let Some(connection) = self.get(&opened.id)
         {

@@ -46,14 +46,16 @@ impl Registry {
         kubeconfig
             .context("cannot delete the transient kubeconfig")
             .map_err(failed)?;
-        let current = {
-            let mut inner = self.inner();
-            if inner.current == id {
-                inner.current = inner.connections.keys().next().cloned().unwrap_or_default();
-            }
-            inner.current.clone()
+        let next = {
+            let inner = self.inner();
+            (inner.current == id)
+                .then(|| inner.connections.keys().next().cloned().unwrap_or_default())
         };
-        self.note_current(&current);
+        if let Some(next) = next
+            && let Err(error) = self.set_current(&next).await
+        {
+            tracing::warn!(%error, "cannot note the current connection");
+        }
         Ok(())
     }
 
