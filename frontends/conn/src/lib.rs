@@ -51,6 +51,7 @@ mod peer;
 mod record;
 mod relay;
 mod rewind;
+mod seldom;
 mod sniff;
 mod wait;
 
@@ -66,6 +67,7 @@ pub use self::listen::{BindError, Client, Listener};
 pub use self::record::{Record, Traffic};
 pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;
+pub use self::seldom::Backoff;
 pub use self::sniff::Opening;
 pub use self::wait::while_connected;
 

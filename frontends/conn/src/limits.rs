@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::seldom::Seldom;
+
 /// How many connections a [`Gate`] lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -28,7 +30,8 @@ impl Default for Limits {
     }
 }
 
-/// Counts connections against [`Limits`]. Clones are the same gate; listeners may share one.
+/// Counts connections against [`Limits`]. Clones are the same gate; listeners may share one. A limit that is reached is
+/// warned of once in 10 s.
 ///
 /// ```
 /// use kubevpn_conn::{Gate, Limits};
@@ -51,6 +54,8 @@ struct Inner {
     limits: Limits,
     slots: Arc<Semaphore>,
     clients: Mutex<HashMap<IpAddr, usize>>,
+    total_reached: Seldom,
+    per_client_reached: Seldom,
 }
 
 impl Gate {
@@ -61,6 +66,8 @@ impl Gate {
             limits: Limits { total, ..limits },
             slots: Arc::new(Semaphore::new(total)),
             clients: Mutex::default(),
+            total_reached: Seldom::default(),
+            per_client_reached: Seldom::default(),
         }))
     }
 
@@ -76,10 +83,12 @@ impl Gate {
         let slot = match Arc::clone(slots).try_acquire_owned() {
             Ok(slot) => slot,
             Err(_) => {
-                tracing::warn!(
-                    limit = self.0.limits.total,
-                    "as many connections are open as the limit allows: new clients wait until one ends"
-                );
+                if self.0.total_reached.is_due() {
+                    tracing::warn!(
+                        limit = self.0.limits.total,
+                        "as many connections are open as the limit allows: new clients wait until one ends"
+                    );
+                }
                 Arc::clone(slots).acquire_owned().await.ok()?
             }
         };
@@ -102,7 +111,9 @@ impl Gate {
             .unwrap_or_else(PoisonError::into_inner);
         let open = clients.entry(ip).or_insert(0);
         if *open >= limit {
-            tracing::debug!(client.ip = %ip, limit, "the client has as many connections open as its limit allows");
+            if self.0.per_client_reached.is_due() {
+                tracing::warn!(client.ip = %ip, limit, "a client has as many connections open as its limit allows: new ones are closed");
+            }
             return None;
         }
         *open += 1;

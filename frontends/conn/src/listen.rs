@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::{Addr, ClientIo, Drain, Gate, Permit};
+use crate::{Addr, Backoff, ClientIo, Drain, Gate, Permit};
 
 #[cfg(unix)]
 mod unix;
@@ -152,7 +152,8 @@ where
             let io = match listener.accept().await {
                 Ok(io) => io,
                 Err(error) => {
-                    patience.wait(&error).await;
+                    let sentence = "cannot accept connections for now; if this lasts, raise the limit on open files (ulimit -n)";
+                    patience.wait(&error, sentence).await;
                     continue;
                 }
             };
@@ -170,29 +171,6 @@ where
         biased;
         () = drain.stopping() => {}
         () = accepting => {}
-    }
-}
-
-/// Waits longer with each failure in a row, and says so once.
-#[derive(Default)]
-struct Backoff(u32);
-
-impl Backoff {
-    async fn wait(&mut self, error: &io::Error) {
-        use io::ErrorKind as K;
-        // The client's doing, between its connecting and our accepting: the next one is fine.
-        if matches!(
-            error.kind(),
-            K::ConnectionAborted | K::ConnectionReset | K::Interrupted
-        ) {
-            tracing::debug!(%error, "a client was gone before it was accepted");
-            return;
-        }
-        if self.0 == 0 {
-            tracing::warn!(%error, "cannot accept connections for now; if this lasts, raise the limit on open files (ulimit -n)");
-        }
-        tokio::time::sleep(Duration::from_millis(10 << self.0.min(7))).await;
-        self.0 = self.0.saturating_add(1);
     }
 }
 

@@ -47,11 +47,13 @@ pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Set
         Err(ConnectError::new(Refusal::TimedOut, sentence))
     });
     let mut response = request.response();
-    response.metadata.recursion_available = true;
+    // Without an upstream only the cluster's own DNS is asked, for its own zone.
+    response.metadata.recursion_available = settings.upstream.is_some();
     match answered {
         Ok(found) => {
             response.metadata.response_code = found.metadata.response_code;
             response.metadata.authoritative = found.metadata.authoritative;
+            response.metadata.recursion_available |= found.metadata.recursion_available;
             response.answers = found.answers;
             response.authorities = found.authorities;
             response.additionals = found.additionals;

@@ -16,6 +16,8 @@ pub(crate) struct Request {
     /// As the client wrote it, in its letters' case.
     pub(crate) query: Query,
     pub(crate) recursion_desired: bool,
+    /// Answers that do not validate are wanted too (CD, RFC 4035 section 3.2.2).
+    pub(crate) checking_disabled: bool,
     pub(crate) edns: Option<Edns>,
 }
 
@@ -54,6 +56,7 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
         id,
         query: query.clone(),
         recursion_desired: message.metadata.recursion_desired,
+        checking_disabled: message.metadata.checking_disabled,
         edns: message.edns,
     };
     let code = match request.edns.as_ref().map(Edns::version) {
@@ -76,14 +79,24 @@ impl Request {
     pub(crate) fn response(&self) -> Message {
         let mut message = Message::response(self.id, OpCode::Query);
         message.metadata.recursion_desired = self.recursion_desired;
+        message.metadata.checking_disabled = self.checking_disabled;
         message.add_query(self.query.clone());
         if self.edns.is_some() {
             let mut edns = Edns::new();
             edns.set_version(EDNS);
             edns.set_max_payload(super::reply::UDP_PAYLOAD);
+            // Copied, whether or not there are signatures (RFC 3225 section 3).
+            edns.set_dnssec_ok(self.wants_signatures());
             message.set_edns(edns);
         }
         message
+    }
+
+    /// The DO bit.
+    pub(crate) fn wants_signatures(&self) -> bool {
+        self.edns
+            .as_ref()
+            .is_some_and(|edns| edns.flags().dnssec_ok)
     }
 
     /// How large a datagram its client takes.

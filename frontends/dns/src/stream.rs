@@ -1,6 +1,7 @@
 //! Questions over a stream, each with its length in front (RFC 7766).
 
 use std::io;
+use std::pin::pin;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -8,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use hickory_proto::op::Message;
 use kubevpn_conn::ClientIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::Settings;
 use crate::ask::{Answer, ask};
@@ -22,7 +23,7 @@ const AT_ONCE: usize = 16;
 const LONGEST: usize = 4096;
 
 /// Serves one client's stream: any number of questions, answered as soon as each can be, in whichever order. Ends with
-/// the client, or when it asks nothing for the idle timeout.
+/// the client, when it finishes no question within the idle timeout, or when the drain begins and nothing is open.
 ///
 /// Cancellation: dropping the future drops the stream and gives up what was asked.
 ///
@@ -50,11 +51,16 @@ where
     let mut input = BytesMut::new();
     let mut answering = FuturesUnordered::new();
     let mut ended = false;
+    let drain = client.drain();
+    let mut stopping = pin!(drain.stopping());
+    // Of the next whole question: single bytes of one move nothing.
+    let mut due = Instant::now() + settings.idle_timeout;
     let slow = || io::Error::from(io::ErrorKind::TimedOut);
     loop {
         while answering.len() < AT_ONCE
             && let Some(message) = take(&mut input)?
         {
+            due = Instant::now() + settings.idle_timeout;
             match read(&message) {
                 Read::Question(request) => {
                     let service = service.clone();
@@ -70,9 +76,13 @@ where
         }
         let reads = !ended && answering.len() < AT_ONCE;
         tokio::select! {
-            Some(answer) = answering.next() => send(&mut client, &answer, settings).await?,
+            Some(answer) = answering.next() => {
+                send(&mut client, &answer, settings).await?;
+                due = Instant::now() + settings.idle_timeout;
+            }
             got = client.read_buf(&mut input), if reads => ended = got? == 0,
-            () = tokio::time::sleep(settings.idle_timeout), if answering.is_empty() => return Err(slow()),
+            () = sleep_until(due), if answering.is_empty() => return Err(slow()),
+            () = &mut stopping, if answering.is_empty() => return Ok(()),
         }
     }
 }

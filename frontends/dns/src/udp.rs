@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kubevpn_conn::Drain;
+use kubevpn_conn::{Backoff, Drain};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::Settings;
@@ -19,6 +21,13 @@ const BUFFER: usize = 1024 * 1024;
 
 /// Longer datagrams hold no question.
 const LONGEST: usize = 4096;
+
+/// What the kernel may hand over at once: datagrams of one client, one after another (GRO).
+const AT_ONCE: usize = 64 * 1024;
+
+/// An answer to another machine is at most so many times as long as its question: the sender of a datagram may be
+/// forged, and what is answered then hits a third party. The bound is QUIC's (RFC 9000 section 8).
+const AMPLIFICATION: usize = 3;
 
 /// Binds a UDP socket to be served.
 ///
@@ -37,13 +46,76 @@ pub fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     let _ = socket.set_recv_buffer_size(BUFFER);
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
+    // Serving needs what the system may not have.
+    UdpSocketState::new((&socket).into())?;
     UdpSocket::from_std(socket.into())
+}
+
+/// The socket, which tells the address a datagram came to, and sends from it: bound to all addresses, the system would
+/// choose another one.
+struct Socket {
+    io: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    fn new(io: UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&io).into())?;
+        Ok(Self { io, state })
+    }
+
+    async fn receive(&self, buffer: &mut [u8]) -> io::Result<RecvMeta> {
+        let mut metas = [RecvMeta::default()];
+        let receiving = self.io.async_io(Interest::READABLE, || {
+            let mut slices = [IoSliceMut::new(buffer)];
+            self.state.recv((&self.io).into(), &mut slices, &mut metas)
+        });
+        receiving.await?;
+        Ok(metas[0])
+    }
+
+    async fn answer(&self, bytes: &[u8], asked: &RecvMeta) -> io::Result<()> {
+        let sending = || self.try_answer(bytes, asked);
+        self.io.async_io(Interest::WRITABLE, sending).await
+    }
+
+    fn try_answer(&self, contents: &[u8], asked: &RecvMeta) -> io::Result<()> {
+        let transmit = Transmit {
+            destination: asked.addr,
+            ecn: None,
+            contents,
+            segment_size: None,
+            src_ip: asked.dst_ip.filter(is_one_machines),
+        };
+        self.state.try_send((&self.io).into(), &transmit)
+    }
+}
+
+/// No broadcast or multicast address, which nothing can be sent from.
+fn is_one_machines(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
+}
+
+/// The length of an answer to a question of `length` bytes, where its client takes `takes`.
+fn limit(asked: &RecvMeta, length: usize, takes: usize) -> usize {
+    let peer = asked.addr.ip().to_canonical();
+    let is_here = peer.is_loopback() || asked.dst_ip.is_some_and(|ip| ip.to_canonical() == peer);
+    if is_here {
+        takes
+    } else {
+        takes.min(AMPLIFICATION * length)
+    }
 }
 
 /// Answers questions until the drain stops it. Each is answered by a task of the drain; one that is beyond the limits
 /// of the settings is dropped, as if the network had.
 ///
-/// An error of the socket never ends it: each is about one datagram.
+/// An answer leaves from the address that was asked. For a client on another machine it is at most three times as long
+/// as its question, as the address of its sender may be forged; what is longer is marked as truncated, and asked again
+/// over TCP.
+///
+/// An error of receiving never ends it; it waits longer with each in a row.
 ///
 /// ```no_run
 /// use hickory_proto::op::{Message, OpCode, Query};
@@ -63,47 +135,63 @@ pub async fn serve_udp<S>(socket: UdpSocket, service: S, settings: Settings, dra
 where
     S: Answer + Clone + Sync + 'static,
 {
-    let socket = Arc::new(socket);
+    let socket = match Socket::new(socket) {
+        Ok(socket) => Arc::new(socket),
+        Err(error) => {
+            tracing::warn!(%error, "cannot answer questions by UDP");
+            return;
+        }
+    };
     let settings = Arc::new(settings);
     let busy = Arc::new(Busy::default());
-    let mut buffer = vec![0; LONGEST];
+    let mut buffer = vec![0; AT_ONCE];
+    let mut patience = Backoff::default();
     loop {
-        let received = tokio::select! {
+        let receiving = async {
+            loop {
+                match socket.receive(&mut buffer).await {
+                    Ok(asked) => return asked,
+                    Err(error) => {
+                        patience
+                            .wait(&error, "cannot receive questions for now")
+                            .await
+                    }
+                }
+            }
+        };
+        let asked = tokio::select! {
             biased;
             () = drain.stopping() => return,
-            received = socket.recv_from(&mut buffer) => received,
+            asked = receiving => asked,
         };
-        let (length, peer) = match received {
-            Ok(received) => received,
-            Err(error) => {
-                // An earlier answer could not be delivered, as a rule.
-                tracing::debug!(%error, "receiving a question");
-                tokio::task::yield_now().await;
+        patience = Backoff::default();
+        for message in buffer[..asked.len].chunks(asked.stride.max(1)) {
+            let request = match read(message) {
+                _ if message.len() > LONGEST => continue,
+                Read::Question(request) => request,
+                Read::Wrong(answer) => {
+                    // Not waited for: it is worth less than the next question.
+                    let limit = limit(&asked, message.len(), PLAIN);
+                    let _ = socket.try_answer(&encode(&answer, limit), &asked);
+                    continue;
+                }
+                Read::Noise => continue,
+            };
+            let peer = asked.addr;
+            let Some(place) = busy.enter(peer.ip(), &settings) else {
+                tracing::debug!(client.addr = %peer, "as many questions are open as the limit allows");
                 continue;
-            }
-        };
-        let request = match read(&buffer[..length]) {
-            Read::Question(request) => request,
-            Read::Wrong(answer) => {
-                // Not waited for: it is worth less than the next question.
-                let _ = socket.try_send_to(&encode(&answer, PLAIN), peer);
-                continue;
-            }
-            Read::Noise => continue,
-        };
-        let Some(place) = busy.enter(peer.ip(), &settings) else {
-            tracing::debug!(client.addr = %peer, "as many questions are open as the limit allows");
-            continue;
-        };
-        let (socket, settings, service) = (socket.clone(), settings.clone(), service.clone());
-        drain.spawn(async move {
-            let answer = ask(&request, service, &settings).await;
-            let bytes = encode(&answer, request.udp_limit());
-            if let Err(error) = socket.send_to(&bytes, peer).await {
-                tracing::debug!(client.addr = %peer, %error, "the answer was not sent");
-            }
-            drop(place);
-        });
+            };
+            let limit = limit(&asked, message.len(), request.udp_limit());
+            let (socket, settings, service) = (socket.clone(), settings.clone(), service.clone());
+            drain.spawn(async move {
+                let answer = ask(&request, service, &settings).await;
+                if let Err(error) = socket.answer(&encode(&answer, limit), &asked).await {
+                    tracing::debug!(client.addr = %peer, %error, "the answer was not sent");
+                }
+                drop(place);
+            });
+        }
     }
 }
 
@@ -156,6 +244,24 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The sender of a datagram may be forged, but not as one of this machine.
+    #[test]
+    fn other_machines_get_no_more_than_three_times_what_they_sent() {
+        let asked = |peer: &str, at: &str| {
+            let mut meta = RecvMeta::default();
+            meta.addr = peer.parse().unwrap();
+            meta.dst_ip = Some(at.parse().unwrap());
+            limit(&meta, 40, 1232)
+        };
+        assert_eq!(asked("192.0.2.7:53", "192.0.2.1"), 120);
+        assert_eq!(asked("[2001:db8::7]:53", "2001:db8::1"), 120);
+        assert_eq!(asked("[::ffff:192.0.2.7]:53", "::ffff:192.0.2.1"), 120);
+        assert_eq!(asked("127.0.0.1:53", "127.0.0.2"), 1232);
+        assert_eq!(asked("192.0.2.1:53", "192.0.2.1"), 1232);
+        assert_eq!(asked("[::ffff:127.0.0.1]:53", "::ffff:127.0.0.1"), 1232);
+        assert_eq!(limit(&RecvMeta::default(), 40, 1232), 120);
+    }
 
     #[test]
     fn each_client_and_all_together_are_bounded() {

@@ -64,9 +64,11 @@ async fn by_tcp(request: &Request, server: SocketAddr) -> io::Result<Message> {
 fn question(request: &Request) -> io::Result<(Message, Vec<u8>)> {
     let mut question = Message::query();
     question.metadata.recursion_desired = request.recursion_desired;
+    question.metadata.checking_disabled = request.checking_disabled;
     question.add_query(request.query.clone());
     let mut edns = Edns::new();
     edns.set_max_payload(UDP_PAYLOAD);
+    edns.set_dnssec_ok(request.wants_signatures());
     question.set_edns(edns);
     let bytes = question.to_vec().map_err(io::Error::other)?;
     Ok((question, bytes))

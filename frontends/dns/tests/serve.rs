@@ -6,11 +6,11 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use kubevpn_conn::Drain;
+use kubevpn_conn::{Drain, Gate, Limits, Listener};
 use kubevpn_dns::{Answer, Settings, bind_udp, serve_stream, serve_udp};
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tower::service_fn;
 
 /// Longer than anything here takes; reached only when something hangs.
@@ -54,14 +54,22 @@ struct Rig {
 
 impl Rig {
     fn start(settings: Settings) -> Self {
-        let socket = bind_udp("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::bind("127.0.0.1:0", settings)
+    }
+
+    fn bind(addr: &str, settings: Settings) -> Self {
+        let socket = bind_udp(addr.parse().unwrap()).unwrap();
         let (addr, drain) = (socket.local_addr().unwrap(), Drain::new());
         tokio::spawn(serve_udp(socket, backend(), settings, drain.clone()));
         Self { addr, drain }
     }
 
     async fn client(&self) -> UdpSocket {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let any = match self.addr {
+            SocketAddr::V4(_) => "127.0.0.1:0",
+            SocketAddr::V6(_) => "[::1]:0",
+        };
+        let socket = UdpSocket::bind(any).await.unwrap();
         socket.connect(self.addr).await.unwrap();
         socket
     }
@@ -119,6 +127,54 @@ async fn an_answer_has_the_questions_id_name_and_case() {
     assert_eq!((got.answers.len(), got.edns), (1, None));
 }
 
+/// A client takes no answer from another address than the one it asked.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_answer_comes_from_the_address_that_was_asked() {
+    for (bound, asked) in [
+        ("0.0.0.0:0", "127.0.0.2"),
+        ("[::]:0", "127.0.0.3"),
+        ("[::]:0", "::1"),
+        ("127.0.0.1:0", "127.0.0.1"),
+    ] {
+        let rig = Rig::bind(bound, Settings::default());
+        let addr = SocketAddr::new(asked.parse().unwrap(), rig.addr.port());
+        let got = Rig { addr, ..rig }
+            .ask(&question("web.", RecordType::A))
+            .await;
+        assert_eq!(got.answers.len(), 1, "{asked} of {bound}");
+    }
+}
+
+/// RA, DO and CD: what is served, what was asked, and what the upstream is asked.
+#[tokio::test]
+async fn flags_are_true() {
+    let mut asked = question("web.", RecordType::A);
+    asked.metadata.checking_disabled = true;
+    let mut edns = Edns::new();
+    edns.set_dnssec_ok(true);
+    asked.set_edns(edns);
+    let alone = Rig::start(Settings::default());
+    let got = alone.ask(&asked).await;
+    assert!(!got.metadata.recursion_available, "nobody recurses");
+    assert!(got.metadata.checking_disabled);
+    assert!(got.edns.unwrap().flags().dnssec_ok);
+    let rig = Rig::start(Settings {
+        upstream: Some(upstream().await),
+        ..Settings::default()
+    });
+    let plain = question("out.", RecordType::A);
+    asked.queries = plain.queries.clone();
+    for (asked, signed) in [(asked, true), (plain, false)] {
+        let got = rig.ask(&asked).await;
+        assert!(got.metadata.recursion_available);
+        assert_eq!(got.metadata.checking_disabled, signed);
+        // The upstream says what it was asked.
+        let text = format!("DO {signed} CD {signed}");
+        assert_eq!(got.answers[0].data.to_string(), text);
+    }
+}
+
 #[tokio::test]
 async fn what_does_not_fit_is_asked_again_over_tcp() {
     let rig = Rig::start(Settings::default());
@@ -173,10 +229,48 @@ async fn streams_that_ask_nothing_or_too_much_are_ended() {
     let served = serve_stream(client, backend(), &Settings::default()).await;
     assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     drop(app);
+    // A byte now and then is no question.
+    let (mut app, client) = tokio::io::duplex(64);
+    let dripping = tokio::spawn(async move {
+        app.write_u16(40).await.unwrap();
+        while app.write_u8(0).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+        }
+    });
+    let started = tokio::time::Instant::now();
+    let served = serve_stream(client, backend(), &Settings::default()).await;
+    assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert_eq!(started.elapsed().as_secs(), 10);
+    dripping.await.unwrap();
     let (mut app, client) = tokio::io::duplex(64);
     app.write_u16(5000).await.unwrap();
     let served = serve_stream(client, backend(), &Settings::default()).await;
     assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+}
+
+/// An idle stream, or one with half a question, does not hold up the end.
+#[tokio::test]
+async fn a_drain_ends_streams_that_ask_nothing() {
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let addr = listener.addr().to_string();
+    let (gate, drain) = (Gate::new(Limits::default()), Drain::new());
+    let serving = listener.serve(gate.clone(), drain.clone(), |client| async {
+        let _ended = serve_stream(client, backend(), &Settings::default()).await;
+    });
+    let serving = tokio::spawn(serving);
+    let idle = TcpStream::connect(&addr).await.unwrap();
+    let mut half = TcpStream::connect(&addr).await.unwrap();
+    half.write_u16(40).await.unwrap();
+    let mut asked = TcpStream::connect(&addr).await.unwrap();
+    write(&mut asked, &question("web.", RecordType::A)).await;
+    assert!(read(&mut asked).await.is_some());
+    assert_eq!(gate.open(), 3);
+    let drained = drain.drain(Duration::from_secs(5)).await;
+    assert_eq!((drained.finished, drained.cut), (3, 0));
+    serving.await.unwrap();
+    drop((idle, half, asked));
 }
 
 /// A DNS server of somebody else's. Over UDP a forged answer comes first, and one about TXT is truncated.
@@ -184,7 +278,11 @@ async fn upstream() -> SocketAddr {
     fn answer(asked: &Message) -> Message {
         let mut answer = Message::response(asked.metadata.id, OpCode::Query);
         let query = &asked.queries[0];
-        let text = RData::TXT(TXT::new(vec!["upstream".into()]));
+        let edns = asked.edns.as_ref();
+        let signatures = edns.is_some_and(|edns| edns.flags().dnssec_ok);
+        let unchecked = asked.metadata.checking_disabled;
+        let text = format!("DO {signatures} CD {unchecked}");
+        let text = RData::TXT(TXT::new(vec![text]));
         answer.add_query(query.clone());
         answer.add_answer(Record::from_rdata(query.name().clone(), 60, text));
         answer
