@@ -59,6 +59,11 @@ pub struct Candidates {
     pub strays: Vec<Stray>,
     /// The Service they serve, `namespace/name`; `None` for a Pod that was asked for by itself.
     pub service: Option<String>,
+    /// The Pods' port that a headless Service has behind the asked one, where that is another: with DNS alone clients
+    /// have to know it.
+    pub behind: Option<u16>,
+    /// [`Candidates::map_port`] was called.
+    is_mapped: bool,
     /// Why there is neither, or why some are not ready, where more is known than that.
     pub(crate) because: Option<String>,
     /// The Service publishes its Pods whether they are ready or not.
@@ -146,6 +151,8 @@ impl Candidates {
             endpoints,
             strays: Vec::new(),
             service: None,
+            behind: None,
+            is_mapped: false,
             because: None,
             publishes_unready: false,
             source: None,
@@ -174,6 +181,15 @@ impl Candidates {
             asked: self.asked.clone(),
             census: self.census(),
         })
+    }
+
+    /// Takes the port for the Service's, as `kubectl port-forward` does, where a headless Service has another one behind
+    /// it.
+    pub fn map_port(&mut self) {
+        self.is_mapped = true;
+        if let Some(port) = self.behind.take() {
+            self.endpoints.iter_mut().for_each(|e| e.port = port);
+        }
     }
 
     fn with(&self, readiness: Readiness) -> impl Iterator<Item = &Endpoint> {
@@ -237,7 +253,12 @@ impl Candidates {
         };
         source.clone().changed().await;
         match source.cluster.ask(&source.query).await? {
-            Answer::Pods(candidates) => Ok(candidates),
+            Answer::Pods(mut candidates) => {
+                if self.is_mapped {
+                    candidates.map_port();
+                }
+                Ok(candidates)
+            }
             Answer::Dns(question) => Err(question.otherwise),
             Answer::ApiServer | Answer::Outside(_) => Err(LookupError::NameNotFound {
                 name: self.asked.clone(),

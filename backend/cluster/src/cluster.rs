@@ -195,10 +195,15 @@ impl Shared {
         };
         let slices = self.view.slices(namespace, name, trust).await?;
         let found = index::endpoints(slices.iter().map(|s| &**s), port_of, None);
+        let behind = match &port_of {
+            PortOf::Number(_) => index::behind(service, slices.iter().map(|s| &**s), port),
+            PortOf::Named(_) => None,
+        };
         let asked = format!("service {full_name}{port}");
         let none = index::why_none(service, &found);
         let mut candidates = self.candidates(asked, found, trust).await?;
         candidates.service = Some(full_name);
+        candidates.behind = behind;
         candidates.publishes_unready = index::publishes_unready(service);
         if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
             candidates.because = Some(none);

@@ -308,6 +308,19 @@ fn merge(known: &mut Endpoint, new: Endpoint) {
     }
 }
 
+/// The Pods' port behind a port of the Service, where they differ.
+pub(crate) fn behind<'a>(
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    port: Asked,
+) -> Option<u16> {
+    let name = service_port(service, Asked(Some(port.0?))).ok()?;
+    let name = name.name.as_deref().unwrap_or_default();
+    let ports = slices.into_iter();
+    let behind = ports.filter_map(|slice| slice_port(slice, name)).next()?;
+    (behind != port.number()).then_some(behind)
+}
+
 fn slice_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
     let mut ports = slice.ports.iter().flatten();
     let port = ports.find(|p| p.name.as_deref().unwrap_or("") == name && is_tcp(&p.protocol))?;

@@ -24,7 +24,11 @@ pub enum ForwardError {
     },
 
     /// Nothing listens on the port.
-    #[error("{to} refused the connection: nothing listens on this port inside the pod")]
+    #[error(
+        "{to} refused the connection: nothing listens on localhost:{} inside the pod, which is all that a port-forward \
+         reaches",
+        to.rsplit(':').next().unwrap_or_default()
+    )]
     Refused {
         /// `namespace/name:port`.
         to: String,
@@ -377,7 +381,8 @@ mod tests {
         assert!(error.retryable());
         assert_eq!(
             error.to_string(),
-            "shop/web-0:9999 refused the connection: nothing listens on this port inside the pod"
+            "shop/web-0:9999 refused the connection: nothing listens on localhost:9999 inside the pod, which is all \
+             that a port-forward reaches"
         );
         let ForwardError::Refused { said, .. } = error else {
             panic!("refused");

@@ -89,6 +89,7 @@ where
             asked,
             mut endpoints,
             service,
+            behind,
             ..
         } = candidates;
         let mut failed = Failed::default();
@@ -128,7 +129,16 @@ where
                 }
             }
         }
-        Err(failed.summary(&asked, service.is_some()))
+        let error = failed.summary(&asked, service.is_some());
+        Err(match (service, behind) {
+            (Some(service), Some(behind)) if error.refusal() == Refusal::Refused => {
+                let sentence = format!(
+                    "{error}; service {service} is headless, so that the port is its pods' own, which is {behind}: ask for that"
+                );
+                ConnectError::new(Refusal::Refused, sentence).with_source(error)
+            }
+            _ => error,
+        })
     }
 }
 
@@ -295,6 +305,21 @@ mod tests {
         fn dials(&self, pod: &str) -> usize {
             self.dials.lock().unwrap().get(pod).copied().unwrap_or(0)
         }
+    }
+
+    #[tokio::test]
+    async fn a_headless_services_port_is_told() {
+        let leaf = Leaf::default();
+        let refused = ("web-0".to_owned(), Refusal::Refused);
+        leaf.refuses.lock().unwrap().extend([refused]);
+        let mut candidates = candidates(&["web-0"]);
+        candidates.service = Some("shop/web".into());
+        candidates.behind = Some(8080);
+        let error = layer().layer(leaf.service()).oneshot(candidates).await;
+        let error = error.map(drop).unwrap_err();
+        assert_eq!(error.refusal(), Refusal::Refused);
+        let said = error.to_string();
+        assert!(said.contains("said no") && said.contains("8080"), "{said}");
     }
 
     fn layer() -> FailoverLayer {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use kubevpn_cluster::{Answer, Candidates, Cluster, Question};
-use kubevpn_target::{BoxError, ConnectError, Host, Refusal, Stream, Target, classify};
+use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -267,7 +267,11 @@ where
         let this = self.clone();
         Box::pin(async move {
             let elsewhere = match this.resolve(&target.host, Some(target.port)).await? {
-                Resolved::Pods(candidates) => {
+                Resolved::Pods(mut candidates) => {
+                    // A forward is to a Service's port, as kubectl's is, and not to a name of the DNS.
+                    if target.origin.frontend == Frontend::Forward {
+                        candidates.map_port();
+                    }
                     let stream = this.pods.oneshot(candidates).await;
                     return stream.map(Either::A).map_err(|e| classify(e.into()));
                 }

@@ -116,6 +116,29 @@ async fn every_kind_of_target() {
     }
 }
 
+/// DNS knows no ports: the asked one is dialled, and the other one told.
+#[tokio::test]
+async fn a_headless_service_tells_its_pods_port() {
+    let cluster = cluster(&api());
+    for (target, behind) in [
+        ("rpc:80", Some(8080)),
+        ("rpc:81", None),
+        ("rpc:8080", None),
+        ("web:80", None),
+    ] {
+        match ask(&cluster, target).await {
+            Ok(Answer::Pods(mut candidates)) => {
+                assert_eq!(candidates.behind, behind, "{target}");
+                candidates.map_port();
+                let asked = if target == "rpc:81" { 81 } else { 8080 };
+                assert_eq!(candidates.endpoints[0].port, asked, "{target}");
+            }
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    assert_eq!(said(ask(&cluster, "rpc:80").await), "default/web-1:80");
+}
+
 #[tokio::test]
 async fn every_kind_of_failure() {
     let cluster = cluster(&api());
