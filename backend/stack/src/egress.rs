@@ -94,8 +94,15 @@ fn denied(outbound: &Outbound) -> String {
         to,
         learned_from,
     } = outbound;
+    let is_fake = learned_from.is_none() && to.iter().any(Host::is_fake_ip);
     let to: Vec<_> = to.iter().map(Host::to_string).collect();
     let to = to.join(", ");
+    if is_fake {
+        return format!(
+            "{to} is nothing in the cluster, and most likely an address that the DNS of a VPN program made up for a \
+             name (fake-ip of sing-box, Clash, Surge): let the proxy resolve names, with socks5h:// or as an HTTP proxy"
+        );
+    }
     match learned_from {
         Some(learned_from) => format!(
             "{target} leads to {to} by {learned_from}: a host outside the cluster, which this proxy does not dial without --outside direct"
@@ -150,6 +157,19 @@ mod tests {
         let error = call(Outside::Deny, out()).await.unwrap_err();
         assert_eq!(error.refusal(), Refusal::Denied);
         assert!(error.to_string().contains("--outside direct"), "{error}");
+    }
+
+    /// The name was resolved before it was asked for.
+    #[tokio::test]
+    async fn a_made_up_address_is_told() {
+        for to in ["198.18.0.7:80", "[fc00::2]:9080"] {
+            let error = call(Outside::Deny, Elsewhere::Outside(target(to).into())).await;
+            let said = error.unwrap_err().to_string();
+            assert!(
+                said.contains("fake-ip") && said.contains("socks5h://"),
+                "{said}"
+            );
+        }
     }
 
     #[tokio::test]

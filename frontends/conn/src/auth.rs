@@ -36,7 +36,7 @@ impl Credentials {
         })
     }
 
-    /// Reads `user:password`. The password may contain colons.
+    /// Reads the one line `user:password`, with or without its end. The password may contain colons.
     ///
     /// ```
     /// use kubevpn_conn::Credentials;
@@ -44,7 +44,15 @@ impl Credentials {
     /// # Ok::<(), kubevpn_conn::CredentialsError>(())
     /// ```
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
-        let (user, password) = text.split_once(':').ok_or(CredentialsError::NoColon)?;
+        let mut lines = text.lines();
+        let line = lines.next().unwrap_or_default();
+        if line.starts_with('\u{feff}') {
+            return Err(CredentialsError::ByteOrderMark);
+        }
+        if lines.any(|line| !line.trim().is_empty()) {
+            return Err(CredentialsError::MoreLines);
+        }
+        let (user, password) = line.split_once(':').ok_or(CredentialsError::NoColon)?;
         Self::new(user, password)
     }
 
@@ -107,6 +115,14 @@ pub enum CredentialsError {
     /// No colon in `user:password`.
     #[error("the credentials have no colon: write user:password")]
     NoColon,
+    /// More than one line.
+    #[error("there is a second line: write one user:password alone")]
+    MoreLines,
+    /// U+FEFF, as some editors put in front of a text.
+    #[error(
+        "the text begins with a byte order mark, which no client would send: save it without one"
+    )]
+    ByteOrderMark,
     /// A colon in the user name.
     #[error("a user name cannot contain a colon")]
     ColonInUser,
@@ -169,6 +185,17 @@ mod tests {
             Credentials::parse(":p").unwrap_err(),
             CredentialsError::UserLength(0)
         );
+    }
+
+    #[test]
+    fn one_line_and_nothing_before_it() {
+        let error = |text: &str| Credentials::parse(text).unwrap_err();
+        assert_eq!(error("\u{feff}ann:x"), CredentialsError::ByteOrderMark);
+        assert_eq!(error("ann:x\nbob:y\n"), CredentialsError::MoreLines);
+        assert_eq!(error("\nann:x\n"), CredentialsError::MoreLines);
+        for text in ["ann:x", "ann:x\n", "ann:x\r\n", "ann:x\n\n"] {
+            assert!(Credentials::parse(text).unwrap().check(b"ann", b"x"));
+        }
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl Traffic {
 ///
 /// `end` is one of `eof` (also a client that has closed, with all it sent passed on), `client`, `upstream` (that side broke), `idle`, `refused` (see `refusal`),
 /// `rejected` (the handshake), `gone` (while dialing), `unused`, `cut`, `panicked`. A record that is dropped
-/// before its end is known was `cut`.
+/// before its end is known was `cut`; so was an answer whose upstream cannot tell whether it was whole
+/// (`UnexpectedEof`).
 ///
 /// ```
 /// use kubevpn_conn::Record;

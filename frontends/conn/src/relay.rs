@@ -73,6 +73,11 @@ impl End {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Eof => "eof",
+            // The upstream's stream ended where its end was not.
+            Self::Failed {
+                side: Side::Upstream,
+                error,
+            } if error.kind() == io::ErrorKind::UnexpectedEof => "cut",
             Self::Failed { side, .. } => side.as_str(),
             Self::Idle => "idle",
             Self::Cut => "cut",

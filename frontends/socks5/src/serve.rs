@@ -96,6 +96,8 @@ where
             Ok(relayed) => record.relayed(relayed),
             Err(ServeError::Refused(error)) => record.refused(error),
             Err(ServeError::Unused) => record.unused(),
+            // What it drops is cut.
+            Err(ServeError::Ending) => drop(record),
             Err(ServeError::Gone(error)) => record.gone(error),
             Err(error) => record.rejected(error),
         }
@@ -180,6 +182,7 @@ async fn handshake<C: ClientIo>(
     input: &mut BytesMut,
 ) -> Result<Target, Failed> {
     let gone = |error| Failed::with(ServeError::Gone(error));
+    let drain = client.drain();
     let mut begun = false;
     let mut out = Vec::new();
     loop {
@@ -198,12 +201,13 @@ async fn handshake<C: ClientIo>(
             return Ok(target);
         }
         let room = MAX_INPUT.saturating_sub(input.len());
-        if client
-            .read_buf(&mut (&mut *input).limit(room))
-            .await
-            .map_err(gone)?
-            == 0
-        {
+        let mut room = (&mut *input).limit(room);
+        let read = tokio::select! {
+            biased;
+            read = client.read_buf(&mut room) => read.map_err(gone)?,
+            () = drain.stopping() => return Err(Failed::with(ServeError::Ending)),
+        };
+        if read == 0 {
             return Err(Failed::with(if begun {
                 ServeError::Truncated
             } else {
@@ -241,6 +245,8 @@ pub enum ServeError {
     Truncated,
     /// The client ended without a byte.
     Unused,
+    /// The drain began before the handshake was complete.
+    Ending,
     /// The client's connection broke before its answer was sent.
     Gone(io::Error),
     /// The backend opened no stream, and the client got the reply that says so.
@@ -260,6 +266,7 @@ impl fmt::Display for ServeError {
             Self::Slow(limit) => write!(f, "no complete SOCKS handshake within {limit:?}"),
             Self::Truncated => f.write_str("the client ended in the middle of its SOCKS handshake"),
             Self::Unused => f.write_str("the client ended without a byte"),
+            Self::Ending => f.write_str("this proxy ended before the client's handshake did"),
             Self::Gone(_) => f.write_str("the client's connection broke before it was answered"),
             Self::Refused(error) => error.fmt(f),
         }
@@ -273,7 +280,7 @@ impl std::error::Error for ServeError {
             Self::Handshake(error) => error.source(),
             Self::Refused(error) => error.source(),
             Self::Gone(error) => Some(error),
-            Self::Slow(_) | Self::Truncated | Self::Unused => None,
+            Self::Slow(_) | Self::Truncated | Self::Unused | Self::Ending => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The handshake without I/O: bytes in; bytes and a [`Target`] out.
 //!
 //! ```text
-//!                    ┌── method 2 ──▶ Auth ── right ──┐
+//!                    ┌── method 2 ──▶ Auth ── right ──┐      (asked for, or all the client offers)
 //!   Opening ── 05 ───┤                                ├──▶ Request ──┐
 //!      │             └── method 0 ────────────────────┘              ├──▶ Asked ──answer──▶ Over
 //!      └────── 04 (SOCKS4, 4A) ──────────────────────────────────────┘
@@ -119,16 +119,16 @@ impl<'a> Session<'a> {
         let Some((Greeting { methods }, read)) = decoded else {
             return Ok(None);
         };
-        let (wanted, next) = match self.credentials {
-            Some(_) => (method::PASSWORD, State::Auth),
-            None => (method::NONE, State::Request),
-        };
-        if !methods.contains(&wanted) {
+        let open = self.credentials.is_none();
+        let (wanted, next) = if open && methods.contains(&method::NONE) {
+            (method::NONE, State::Request)
+        } else if methods.contains(&method::PASSWORD) {
+            // Of a proxy that asks for none, any will do: some programs offer nothing else.
+            (method::PASSWORD, State::Auth)
+        } else {
             greeting::encode_selection(method::NO_ACCEPTABLE, out);
-            return Err(HandshakeError::NoMethod {
-                password: self.credentials.is_some(),
-            });
-        }
+            return Err(HandshakeError::NoMethod { password: !open });
+        };
         greeting::encode_selection(wanted, out);
         self.state = next;
         Ok(Some((None, read)))
@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
         let Some((Auth { user, password }, read)) = decoded else {
             return Ok(None);
         };
-        let right = self.credentials.is_some_and(|c| c.check(user, password));
+        let right = self.credentials.is_none_or(|c| c.check(user, password));
         auth::encode_status(right, out);
         if !right {
             return Err(HandshakeError::WrongPassword);
@@ -228,7 +228,7 @@ pub enum HandshakeError {
     NotSocks(u8),
     /// An HTTP request.
     Http,
-    /// No offered method is the one we take: with `password` the one of RFC 1929, else none at all.
+    /// No offered method is one we take: with `password` that of RFC 1929 alone, else none at all, too.
     NoMethod {
         /// Whether this proxy asks for a password.
         password: bool,
@@ -277,7 +277,7 @@ impl fmt::Display for HandshakeError {
                 "the client offers no user name and password, which this proxy asks for",
             ),
             Self::NoMethod { password: false } => f.write_str(
-                "the client insists on authentication, which this proxy does not ask for: leave its user name and password empty",
+                "the client insists on a way of authentication that is not served: set it to none, or to user name and password",
             ),
             Self::WrongPassword => f.write_str("the user name or the password is wrong"),
             Self::Socks4HasNoPassword => f.write_str(

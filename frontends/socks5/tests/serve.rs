@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use kubevpn_conn::{ClientIo, Credentials, End, Relayed};
+use kubevpn_conn::{ClientIo, Credentials, Drain, End, Gate, Limits, Listener, Relayed};
 use kubevpn_socks5::{HandshakeError, ServeError, Settings, reply_code, serve_connection};
 use kubevpn_target::table::{REFUSALS, Row};
 use kubevpn_target::{Connect, ConnectError, Frontend, Target, TargetError};
@@ -94,6 +94,31 @@ fn handshake_error(served: Result<Relayed, ServeError>) -> HandshakeError {
         Err(ServeError::Handshake(error)) => error,
         other => panic!("{other:?}"),
     }
+}
+
+// === the end ===
+
+/// Clients that have not asked for anything do not hold up the end.
+#[tokio::test]
+async fn a_drain_ends_handshakes_at_once() {
+    let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
+        .await
+        .unwrap();
+    let addr = listener.addr().to_string();
+    let (gate, drain) = (Gate::new(Limits::default()), Drain::new());
+    let serving = listener.serve(gate, drain.clone(), |client| async {
+        let _ended = serve_connection(client, unreachable_backend(), &Settings::default()).await;
+    });
+    let serving = tokio::spawn(serving);
+    let silent = TcpStream::connect(&addr).await.unwrap();
+    let mut half = TcpStream::connect(&addr).await.unwrap();
+    half.write_all(HELLO).await.unwrap();
+    assert_eq!(read_exactly(&mut half, 2).await, b"\x05\x00");
+    half.write_all(&ASK[..5]).await.unwrap();
+    let drained = drain.drain(Duration::from_secs(5)).await;
+    assert_eq!((drained.finished, drained.cut), (2, 0));
+    serving.await.unwrap();
+    drop((silent, half));
 }
 
 // === refusals ===

@@ -106,7 +106,29 @@ impl Host {
         if let Ok(ip) = IpAddr::from_str(text) {
             return Ok(Self::from(ip));
         }
+        // With the dot that makes a name absolute, as some programs append it to whatever they are given.
+        if let Some(Ok(ip)) = text.strip_suffix('.').map(Ipv4Addr::from_str) {
+            return Ok(Self::from(ip));
+        }
         Name::parse(text).map(Self::Name)
+    }
+
+    /// Whether it is an address that the DNS of a VPN program makes up for a name (sing-box, Clash, Surge: "fake-ip"),
+    /// to learn from the connection which name was meant: 198.18.0.0/15, or fc00::/18. Nothing else is told by it.
+    ///
+    /// ```
+    /// use kubevpn_target::Host;
+    /// assert!(Host::parse("198.18.0.7")?.is_fake_ip());
+    /// assert!(Host::parse("fc00::2")?.is_fake_ip());
+    /// assert!(!Host::parse("10.96.0.1")?.is_fake_ip());
+    /// # Ok::<(), kubevpn_target::TargetError>(())
+    /// ```
+    pub fn is_fake_ip(&self) -> bool {
+        match self {
+            Self::Name(_) => false,
+            Self::Ip(IpAddr::V4(ip)) => matches!(ip.octets(), [198, 18 | 19, ..]),
+            Self::Ip(IpAddr::V6(ip)) => matches!(ip.segments(), [0xfc00, ..0x4000, ..]),
+        }
     }
 }
 
@@ -181,11 +203,12 @@ impl Name {
             if label.len() > MAX_LABEL {
                 return Err(TargetError::LabelTooLong(label.len()));
             }
-            if let Some(bad) = label
-                .bytes()
-                .find(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')))
-            {
-                return Err(TargetError::BadByte(bad));
+            let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            if let Some(bad) = label.chars().find(|c| !is_good(*c)) {
+                return Err(match u8::try_from(bad) {
+                    Ok(byte) if byte.is_ascii() => TargetError::BadByte(byte),
+                    _ => TargetError::BadChar(bad),
+                });
             }
         }
         let last = text.rsplit('.').next().unwrap_or(text);
@@ -220,7 +243,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// Who asked: for logs and limits, never for routing.
+/// Who asked: for logs and limits. For routing only in that the port of a forward is a Service's, also of a headless one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The frontend that took the request.
@@ -282,8 +305,10 @@ pub enum TargetError {
     NameTooLong(usize),
     /// A label has this many bytes; 63 is the limit.
     LabelTooLong(usize),
-    /// A byte that no host name has.
+    /// A byte that no host name has: of ASCII, or of no text at all.
     BadByte(u8),
+    /// A character beyond ASCII.
+    BadChar(char),
     /// The last label is a number, yet the whole is no IPv4 address.
     NumericName,
 }
@@ -307,10 +332,15 @@ impl fmt::Display for TargetError {
                 f,
                 "a label of the name has {n} bytes, {MAX_LABEL} is the limit"
             ),
-            Self::BadByte(b) => write!(
+            Self::BadByte(b) if b.is_ascii() => write!(
                 f,
-                "the name has the byte {:?}, which no host name has",
+                "the name has the character {:?}, which no host name has",
                 char::from(*b)
+            ),
+            Self::BadByte(b) => write!(f, "the name has the byte {b:#04x}, which no host name has"),
+            Self::BadChar(c) => write!(
+                f,
+                "the name has the character {c:?}: write it as DNS has it, in letters of ASCII (xn--...)"
             ),
             Self::NumericName => f.write_str("the name ends in a number but is no IPv4 address"),
         }
@@ -330,6 +360,7 @@ mod tests {
         assert_eq!(Host::parse("fd00::1"), ip("fd00::1"));
         assert_eq!(Host::parse("[fd00::1]"), ip("fd00::1"));
         assert_eq!(Host::parse("::ffff:10.0.0.1"), ip("10.0.0.1"));
+        assert_eq!(Host::parse("10.0.0.1."), ip("10.0.0.1"));
         assert_eq!(Host::parse("[10.0.0.1]"), Err(TargetError::BadIpv6));
         assert_eq!(Host::parse("[fd00::1"), Err(TargetError::BadIpv6));
         assert_eq!(Host::parse("fe80::1%eth0"), Err(TargetError::BadByte(b':')));
@@ -347,7 +378,7 @@ mod tests {
         assert_eq!(text(".a"), Err(TargetError::EmptyLabel));
         assert_eq!(text("a b"), Err(TargetError::BadByte(b' ')));
         assert_eq!(text("a\0b"), Err(TargetError::BadByte(0)));
-        assert_eq!(text("bücher"), Err(TargetError::BadByte(0xc3)));
+        assert_eq!(text("bücher"), Err(TargetError::BadChar('ü')));
         let label = "x".repeat(63);
         assert_eq!(text(&label), Ok(label.clone()));
         assert_eq!(
@@ -362,6 +393,40 @@ mod tests {
             text(&format!("{long}x")),
             Err(TargetError::NameTooLong(254))
         );
+    }
+
+    /// As it was typed.
+    #[test]
+    fn what_no_name_has_is_shown() {
+        let said = |s: &str| Name::parse(s).unwrap_err().to_string();
+        assert!(said("é.default").contains("'é'"), "{}", said("é.default"));
+        assert!(said("a b").contains("' '"));
+        assert!(said("a\tb").contains(r"'\t'"));
+        assert!(TargetError::BadByte(0xff).to_string().contains("0xff"));
+    }
+
+    #[test]
+    fn addresses_that_vpns_make_up() {
+        let is_fake = |s: &str| Host::parse(s).unwrap().is_fake_ip();
+        for fake in [
+            "198.18.0.0",
+            "198.19.255.255",
+            "fc00::2",
+            "fc00:3fff::1",
+            "::ffff:198.18.0.1",
+        ] {
+            assert!(is_fake(fake), "{fake}");
+        }
+        for real in [
+            "198.17.0.1",
+            "198.20.0.1",
+            "fc00:4000::1",
+            "fd00::1",
+            "fc01::",
+            "198.18.0.1.x",
+        ] {
+            assert!(!is_fake(real), "{real}");
+        }
     }
 
     #[test]

@@ -127,8 +127,14 @@ fn every_end_has_its_word() {
         side,
         error: reset(),
     };
-    let ends: [(&str, &str, Finish<'_>); 8] = [
+    let unsure = || End::Failed {
+        side: Side::Upstream,
+        error: io::ErrorKind::UnexpectedEof.into(),
+    };
+    let ends: [(&str, &str, Finish<'_>); 10] = [
         ("INFO", "idle", Box::new(|r| r.relayed(&relayed(End::Idle)))),
+        ("INFO", "cut", Box::new(|r| r.relayed(&relayed(End::Cut)))),
+        ("INFO", "cut", Box::new(|r| r.relayed(&relayed(unsure())))),
         (
             "INFO",
             "client",

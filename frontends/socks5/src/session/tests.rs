@@ -135,12 +135,7 @@ fn the_method_that_fits_is_taken() {
     assert_eq!(open(b"\x05\x01\x00").1, b"\x05\x00");
     assert_eq!(open(b"\x05\x02\x02\x00").1, b"\x05\x00");
     assert_eq!(with_password(b"\x05\x02\x00\x02").1, b"\x05\x02");
-    for offered in [
-        &b"\x05\x00"[..],
-        b"\x05\x01\x02",
-        b"\x05\x01\x01",
-        b"\x05\x02\x80\xfe",
-    ] {
+    for offered in [&b"\x05\x00"[..], b"\x05\x01\x01", b"\x05\x02\x80\xfe"] {
         let refused = (
             HandshakeError::NoMethod { password: false },
             b"\x05\xff".to_vec(),
@@ -156,6 +151,19 @@ fn the_method_that_fits_is_taken() {
     }
 }
 
+/// Programs that know no other way than RFC 1929 are let in with whatever they say.
+#[test]
+fn a_password_that_nobody_asked_for_is_taken() {
+    for said in [&b"\x01\x03ann\x06s3cret"[..], b"\x01\x00\x00"] {
+        let asked = [b"\x05\x01\x02", said, b"\x05\x01\x00\x03\x03web\x00\x50"].concat();
+        let (got, sent, rest) = open(&asked);
+        assert_eq!(got, Ok(Some("web:80".into())));
+        assert_eq!((&sent[..], &rest[..]), (&b"\x05\x02\x01\x00"[..], &b""[..]));
+    }
+    // Where no password will do as well, that is taken.
+    assert_eq!(open(b"\x05\x02\x02\x00").1, b"\x05\x00");
+}
+
 #[test]
 fn every_method_there_is() {
     for method in 0..=255 {
@@ -164,7 +172,7 @@ fn every_method_there_is() {
         let refused = |made: Made| made.0.is_err() && made.1 == [5, 0xff];
         match method {
             0 => assert!(taken(open(&offer)) && refused(with_password(&offer))),
-            2 => assert!(refused(open(&offer)) && taken(with_password(&offer))),
+            2 => assert!(taken(open(&offer)) && taken(with_password(&offer))),
             _ => assert!(
                 refused(open(&offer)) && refused(with_password(&offer)),
                 "{method}"
@@ -338,7 +346,10 @@ fn sentences_name_what_to_do_and_no_payload() {
         (HandshakeError::Command(3), "UDP ASSOCIATE"),
         (HandshakeError::Command(9), "0x09"),
         (HandshakeError::NoMethod { password: true }, "asks for"),
-        (HandshakeError::NoMethod { password: false }, "leave"),
+        (
+            HandshakeError::NoMethod { password: false },
+            "set it to none",
+        ),
     ] {
         assert!(error.to_string().contains(words), "{error}");
     }

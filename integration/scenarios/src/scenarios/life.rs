@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::http as proxies;
@@ -16,6 +16,8 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("life", clients_that_vanish_leave_nothing),
         scenario!("life", the_api_server_goes_and_comes_back),
         scenario!("life", it_ends_when_told),
+        scenario!("life", clients_that_closed_hold_no_place, One),
+        scenario!("life", a_killed_transfer_is_reset, One),
     ]
 }
 
@@ -128,6 +130,46 @@ async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
     Curl::get(proxy.socks, "http://productpage:9080/")
         .await?
         .json()?;
+    Ok(())
+}
+
+/// One after another under a limit of one. Held for the 30 s of a half-close, five would take longer than the patience.
+async fn clients_that_closed_hold_no_place(cx: Context) -> anyhow::Result<()> {
+    const CLIENTS: usize = 5;
+    let limit = ["--max-connections", "1"];
+    let proxy = cx.proxy(&cx.cluster.kubeconfig(), &limit).await?;
+    let all = async {
+        for _ in 0..CLIENTS {
+            Curl::get(proxy.socks, "http://productpage:9080/")
+                .await?
+                .json()?;
+        }
+        let open = async || Ok(CLIENTS - proxy.log().matches("end=\"eof\"").count());
+        settles("clients without a record", open, 0).await
+    };
+    tokio::time::timeout(PATIENCE, all).await?
+}
+
+/// Nothing is said of a process that is killed; its sockets must not say that the answer was whole.
+async fn a_killed_transfer_is_reset(cx: Context) -> anyhow::Result<()> {
+    let to = ["--forward", "0:productpage:9080"];
+    let mut proxy = cx.proxy(&cx.cluster.kubeconfig(), &to).await?;
+    let forward = proxy.forward("productpage:9080").await?;
+    let mut clients = [
+        Socks::connect(proxy.socks, "productpage", 9080).await?,
+        TcpStream::connect(forward).await?,
+    ];
+    for client in &mut clients {
+        client
+            .write_all(b"GET /bytes?n=1000000000 HTTP/1.0\r\n\r\n")
+            .await?;
+        client.read_exact(&mut [0; 100_000]).await?;
+    }
+    proxy.stop("KILL").await?;
+    for mut client in clients {
+        let read = Socks::read_all(&mut client).await;
+        anyhow::ensure!(read.is_err(), "{} bytes passed for the whole", read?.len());
+    }
     Ok(())
 }
 
