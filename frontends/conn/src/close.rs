@@ -46,6 +46,22 @@ pub async fn reply_and_close<C: ClientIo>(mut client: C, reply: &[u8]) -> io::Re
     timeout(PATIENCE, farewell).await.unwrap_or(Ok(()))
 }
 
+/// [`reply_and_close`] for an answer that changes nothing any more, whether or not it arrives.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let (client, app) = tokio::io::duplex(64);
+/// drop(app);
+/// kubevpn_conn::farewell(client, b"no").await;
+/// # }
+/// ```
+pub async fn farewell<C: ClientIo>(client: C, reply: &[u8]) {
+    if let Err(error) = reply_and_close(client, reply).await {
+        tracing::debug!(%error, "the client did not wait for its answer");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,8 @@
 //!
 //! The path of a connection: [`Addr`] and [`Listener`] accept it as a [`Client`] that holds its permit from
 //! the [`Gate`]; [`Drain`] runs it; the frontend reads a handshake, checks [`Credentials`] where there are
-//! any, dials inside [`while_connected`], and either says no with [`reply_and_close`] or hands both streams
-//! to [`relay()`], the client's wrapped in [`Rewind`] when it has sent bytes ahead. A [`Record`] tells the end.
+//! any, and either says no with [`reply_and_close`] or makes a [`Tunnel`] of the client: that dials inside
+//! [`while_connected`] and hands both streams to [`relay()`]. A [`Record`] tells the end.
 //!
 //! ```
 //! use kubevpn_conn::{End, RelayOptions, relay};
@@ -53,13 +53,14 @@ mod relay;
 mod rewind;
 mod seldom;
 mod sniff;
+mod tunnel;
 mod wait;
 
 use std::time::Duration;
 
 pub use self::addr::{Addr, AddrError};
 pub use self::auth::{Credentials, CredentialsError};
-pub use self::close::reply_and_close;
+pub use self::close::{farewell, reply_and_close};
 pub use self::drain::{Drain, Drained};
 pub use self::io::ClientIo;
 pub use self::limits::{Gate, Limits, Permit};
@@ -69,6 +70,7 @@ pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;
 pub use self::seldom::Backoff;
 pub use self::sniff::Opening;
+pub use self::tunnel::{Tunnel, TunnelError};
 pub use self::wait::while_connected;
 
 /// How long a client may take from the accepted connection to a complete request. Dialing is not counted.

@@ -42,4 +42,4 @@ mod forward;
 mod serve;
 
 pub use self::forward::{Forward, ForwardError};
-pub use self::serve::{ServeError, serve_connection};
+pub use self::serve::serve_connection;

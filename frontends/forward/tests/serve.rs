@@ -2,7 +2,8 @@
 
 use std::io;
 
-use kubevpn_forward::{ServeError, serve_connection};
+use kubevpn_conn::TunnelError;
+use kubevpn_forward::serve_connection;
 use kubevpn_target::{ConnectError, Frontend, Origin, Refusal, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,7 +67,7 @@ async fn a_client_whose_target_is_refused_is_reset() {
         Err::<TcpStream, _>(ConnectError::new(Refusal::NotReady, "no ready endpoint"))
     });
     let served = serve_connection(client, &to(), backend, None).await;
-    let Err(ServeError::Refused(error)) = served else {
+    let Err(TunnelError::Refused(error)) = served else {
         panic!("{served:?}");
     };
     assert_eq!(error.to_string(), "no ready endpoint");
@@ -90,6 +91,6 @@ async fn a_client_that_leaves_cancels_the_dial() {
     app.set_zero_linger().unwrap();
     drop(app);
     let served = serve_connection(client, &to(), backend, None).await;
-    assert!(matches!(served, Err(ServeError::Gone(_))), "{served:?}");
+    assert!(matches!(served, Err(TunnelError::Gone(_))), "{served:?}");
     assert!(cancelled.await.is_err());
 }

@@ -7,9 +7,11 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
+use kubevpn_target::ConnectError;
 
 use crate::headers::PSEUDONYM;
 use crate::problem::Problem;
+use crate::refusal::status;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -19,15 +21,8 @@ const MAX_DETAILS: usize = 512;
 /// No, and why: the sentence in the body, and again in `Proxy-Status` (RFC 9209) for clients that do not
 /// show the body of a refused CONNECT.
 pub(crate) fn refusal(problem: &Problem) -> Response<Bytes> {
-    let (status, error) = problem.status();
-    let sentence = problem.to_string();
-    let mut answer = text(status, "text/plain; charset=utf-8", format!("{sentence}\n"));
+    let mut answer = no(problem.status(), &problem.to_string());
     let headers = answer.headers_mut();
-    let details = quote(&sentence);
-    let field = format!("{PSEUDONYM}; error={error}; details=\"{details}\"");
-    if let Ok(field) = HeaderValue::from_str(&field) {
-        headers.insert(PROXY_STATUS, field);
-    }
     match problem {
         Problem::Unauthorized => {
             headers.insert(
@@ -39,6 +34,22 @@ pub(crate) fn refusal(problem: &Problem) -> Response<Bytes> {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         _ => {}
+    }
+    answer
+}
+
+/// The same for a target that was not reached.
+pub(crate) fn refused(error: &ConnectError) -> Response<Bytes> {
+    no(status(error.refusal()), &error.to_string())
+}
+
+fn no((status, error): (StatusCode, &str), sentence: &str) -> Response<Bytes> {
+    let mut answer = text(status, "text/plain; charset=utf-8", format!("{sentence}\n"));
+    let headers = answer.headers_mut();
+    let details = quote(sentence);
+    let field = format!("{PSEUDONYM}; error={error}; details=\"{details}\"");
+    if let Ok(field) = HeaderValue::from_str(&field) {
+        headers.insert(PROXY_STATUS, field);
     }
     answer
 }

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kubevpn_conn::{ClientIo, End, Record, reply_and_close};
+use kubevpn_conn::{ClientIo, End, Record, Tunnel, reply_and_close};
 use kubevpn_target::{Connect, Frontend, Origin};
 use tracing::Instrument;
 
@@ -25,7 +25,7 @@ use crate::problem::Problem;
 use crate::reply::{Answered, Reply};
 use crate::request::{self, Asked};
 use crate::tap::Tap;
-use crate::tunnel::{Taken, farewell};
+use crate::tunnel::{self, say_no};
 use crate::turn::{Handover, Turn};
 use crate::{MAX_FIELDS, MAX_HEAD, Settings, answer};
 
@@ -124,12 +124,15 @@ where
     early.extend_from_slice(&ahead);
 
     if let Over::Taken(handover) = over {
-        let taken = Taken {
+        let record = turn.take_record();
+        let tunnel = Tunnel {
             client,
             early,
-            record: turn.take_record(),
+            record: record.unwrap_or_else(|| Record::start(origin.frontend, origin.peer)),
+            patience: settings.head_timeout,
+            idle: settings.idle_timeout,
         };
-        return taken.serve(handover, connect, settings).await;
+        return tunnel::serve(handover, tunnel, connect).await;
     }
     let record = || Record::start(origin.frontend, origin.peer);
     match verdict(over, &facts, &turn, settings) {
@@ -146,7 +149,7 @@ where
         Verdict::Refuse(problem) => {
             record().rejected(&problem);
             if facts.unanswered {
-                farewell(client, &problem).await;
+                say_no(client, &problem).await;
             } else {
                 let _ = reply_and_close(client, b"").await;
             }

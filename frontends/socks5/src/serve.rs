@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use kubevpn_conn::{
-    ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, RelayOptions, Relayed, Rewind, relay,
-    reply_and_close, while_connected,
+    ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, Relayed, Tunnel, TunnelError, farewell,
 };
-use kubevpn_target::{Connect, ConnectError, Frontend, Origin, Stream, Target};
+use kubevpn_target::{Connect, ConnectError, Frontend, Origin, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::Instrument;
@@ -46,7 +45,7 @@ impl Default for Settings {
 /// Serves one client: handshake, one dial through `connect`, answer, relay. Writes one access record
 /// ([`kubevpn_conn::Record`]).
 ///
-/// `connect` is any `tower_service::Service<Target>` that answers with a [`Stream`]; give each connection
+/// `connect` is any `tower_service::Service<Target>` that answers with a [`kubevpn_target::Stream`]; give each connection
 /// a clone. It is called once, when the request is complete, and the client hears of success when it
 /// has answered. A client whose connection breaks meanwhile cancels the dial; one that has only ended its
 /// own writing does not.
@@ -83,28 +82,16 @@ where
         frontend: Frontend::Socks5,
         peer: client.peer(),
     };
-    let mut record = Record::start(origin.frontend, origin.peer);
+    let record = Record::start(origin.frontend, origin.peer);
     let span = tracing::info_span!(
         "conn",
         id = record.id(),
         client.addr = origin.peer.map(tracing::field::display),
         frontend = origin.frontend.as_str(),
     );
-    async {
-        let served = serve(client, connect, settings, origin, &mut record).await;
-        match &served {
-            Ok(relayed) => record.relayed(relayed),
-            Err(ServeError::Refused(error)) => record.refused(error),
-            Err(ServeError::Unused) => record.unused(),
-            // What it drops is cut.
-            Err(ServeError::Ending) => drop(record),
-            Err(ServeError::Gone(error)) => record.gone(error),
-            Err(error) => record.rejected(error),
-        }
-        served
-    }
-    .instrument(span)
-    .await
+    serve(client, connect, settings, origin, record)
+        .instrument(span)
+        .await
 }
 
 async fn serve<C, S>(
@@ -112,53 +99,46 @@ async fn serve<C, S>(
     connect: S,
     settings: &Settings,
     origin: Origin,
-    record: &mut Record,
+    record: Record,
 ) -> Result<Relayed, ServeError>
 where
     C: ClientIo,
     S: Connect,
 {
     let mut session = Session::new(settings.credentials.as_ref(), origin);
-    let mut input = BytesMut::new();
-    let limit = settings.handshake_timeout;
+    let mut early = BytesMut::new();
+    let patience = settings.handshake_timeout;
 
-    let asked = timeout(limit, handshake(&mut client, &mut session, &mut input)).await;
-    let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(limit)))) {
+    let asked = timeout(patience, handshake(&mut client, &mut session, &mut early)).await;
+    let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(patience)))) {
         Ok(target) => target,
         Err(Failed { error, last_words }) => {
+            match &error {
+                ServeError::Unused => record.unused(),
+                // What it drops is cut.
+                ServeError::Ending => drop(record),
+                ServeError::Gone(error) => record.gone(error),
+                error => record.rejected(error),
+            }
             if !last_words.is_empty() {
                 farewell(client, &last_words).await;
             }
             return Err(error);
         }
     };
-    record.target(&target);
-    tracing::debug!(%target, "dialing");
-
-    let mut answer = Vec::new();
-    // In a box, so that the memory of dialing is not held for the life of the connection.
-    let dial = Box::pin(connect.connect(target));
-    let upstream = match while_connected(&mut client, &mut input, dial).await {
-        Ok(Ok(upstream)) => upstream,
-        Ok(Err(error)) => {
-            session.answer(Err(error.refusal()), &mut answer);
-            farewell(client, &answer).await;
-            return Err(ServeError::Refused(error));
-        }
-        Err(error) => return Err(ServeError::Gone(error)),
-    };
-    record.via(upstream.via());
-    session.answer(Ok(()), &mut answer);
-    timeout(limit, send(&mut client, &answer))
-        .await
-        .map_err(|_| ServeError::Gone(io::ErrorKind::TimedOut.into()))?
-        .map_err(ServeError::Gone)?;
-
-    let options = RelayOptions {
+    let tunnel = Tunnel {
+        client,
+        early,
+        record,
+        patience,
         idle: settings.idle_timeout,
-        traffic: record.traffic(),
     };
-    Ok(relay(Rewind::new(client, input), upstream, options).await)
+    let answer = |dialled: Result<(), &ConnectError>| {
+        let mut answer = Vec::new();
+        session.answer(dialled.map_err(ConnectError::refusal), &mut answer);
+        answer
+    };
+    Ok(tunnel.serve(target, connect, answer).await?)
 }
 
 /// A handshake that failed, and what the client is told of it.
@@ -226,13 +206,6 @@ async fn send<C: ClientIo>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
     client.flush().await
 }
 
-/// The answer of a connection that ends with it. Whether it arrives changes nothing any more.
-async fn farewell<C: ClientIo>(client: C, bytes: &[u8]) {
-    if let Err(error) = reply_and_close(client, bytes).await {
-        tracing::debug!(%error, "the client did not wait for its answer");
-    }
-}
-
 /// Why a connection never came to be relayed.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -256,6 +229,15 @@ pub enum ServeError {
 impl From<HandshakeError> for ServeError {
     fn from(error: HandshakeError) -> Self {
         Self::Handshake(error)
+    }
+}
+
+impl From<TunnelError> for ServeError {
+    fn from(error: TunnelError) -> Self {
+        match error {
+            TunnelError::Gone(error) => Self::Gone(error),
+            TunnelError::Refused(error) => Self::Refused(error),
+        }
     }
 }
 

@@ -1,0 +1,165 @@
+//! A connection that becomes a tunnel: the dial, the word to the client, the relay, the record of it all.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kubevpn_target::{Connect, ConnectError, Stream, Target};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
+
+use crate::{ClientIo, Record, RelayOptions, Relayed, Rewind, farewell, relay, while_connected};
+
+/// A client whose request is complete, and what is needed to serve it to its end.
+///
+/// ```
+/// use kubevpn_conn::{Record, Tunnel};
+/// use kubevpn_target::{Frontend, Origin, Target};
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let backend = tower::service_fn(|_: Target| async {
+///     let (stream, mut server) = tokio::io::duplex(64);
+///     server.write_all(b"hello").await?;
+///     Ok::<_, std::io::Error>(stream)
+/// });
+/// let (mut app, client) = tokio::io::duplex(64);
+/// let tunnel = Tunnel {
+///     client,
+///     early: Default::default(),
+///     record: Record::start(Frontend::Forward, None),
+///     patience: kubevpn_conn::HANDSHAKE_TIMEOUT,
+///     idle: None,
+/// };
+/// let target = Target::parse("web:80", Origin::default()).unwrap();
+/// let served = tokio::spawn(tunnel.serve(target, backend, |dialled| match dialled {
+///     Ok(()) => b"yes ".to_vec(),
+///     Err(error) => error.to_string().into_bytes(),
+/// }));
+/// app.shutdown().await?;
+/// let mut heard = String::new();
+/// app.read_to_string(&mut heard).await?;
+/// assert_eq!(heard, "yes hello");
+/// assert_eq!(served.await?.unwrap().down, 5);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Tunnel<C> {
+    /// The client.
+    pub client: C,
+    /// Bytes the client sent behind its request: they are the first of the tunnel.
+    pub early: BytesMut,
+    /// The record of the connection. It is written here, whatever the end.
+    pub record: Record,
+    /// How long the client may take to take its answer, before it is held to be gone.
+    pub patience: Duration,
+    /// Ends a tunnel on which no byte moved for this long; `None` for never.
+    pub idle: Option<Duration>,
+}
+
+impl<C: ClientIo> Tunnel<C> {
+    /// Dials `target` once, tells the client, and relays until both directions are at their end.
+    ///
+    /// `answer` makes the words to the client: before the relay where a stream was opened, as the last thing the
+    /// client hears where none was. With no words for a failure the client is reset, since an orderly end could pass
+    /// for a server that had nothing to say.
+    ///
+    /// A client whose connection breaks meanwhile cancels the dial; one that has only ended its own writing does
+    /// not.
+    ///
+    /// Cancellation: dropping the future drops both streams; the client is reset if it was being relayed.
+    // An `async fn` would keep room for `self` beside the place it is moved to.
+    #[allow(clippy::manual_async_fn)]
+    pub fn serve<S: Connect>(
+        mut self,
+        target: Target,
+        connect: S,
+        answer: impl FnOnce(Result<(), &ConnectError>) -> Vec<u8> + Send,
+    ) -> impl Future<Output = Result<Relayed, TunnelError>> + Send {
+        async move {
+            self.record.target(&target);
+            tracing::debug!(%target, "dialing");
+            // In a box, so that the memory of dialing is not held for the life of the connection.
+            let dial = Box::pin(connect.connect(target));
+            let dialled = while_connected(&mut self.client, &mut self.early, dial).await;
+            let upstream = match dialled {
+                Ok(Ok(upstream)) => upstream,
+                Ok(Err(error)) => {
+                    self.record.refused(&error);
+                    let words = answer(Err(&error));
+                    if words.is_empty() {
+                        self.client.reset_on_drop();
+                    } else {
+                        farewell(self.client, &words).await;
+                    }
+                    return Err(TunnelError::Refused(error));
+                }
+                Err(error) => return Err(gone(self.record, error)),
+            };
+            self.record.via(upstream.via());
+            if let Err(error) = say(&mut self.client, self.patience, answer(Ok(()))).await {
+                return Err(gone(self.record, error));
+            }
+            let relayed = relay(
+                Rewind::new(self.client, self.early),
+                upstream,
+                RelayOptions {
+                    idle: self.idle,
+                    traffic: self.record.traffic(),
+                },
+            );
+            let relayed = relayed.await;
+            self.record.relayed(&relayed);
+            Ok(relayed)
+        }
+    }
+
+    /// Tells the client, and relays to a stream that is open already.
+    ///
+    /// Cancellation: as with [`serve`](Self::serve).
+    pub async fn relay<U>(mut self, upstream: U, answer: Vec<u8>) -> Result<Relayed, TunnelError>
+    where
+        U: Stream,
+    {
+        if let Err(error) = say(&mut self.client, self.patience, answer).await {
+            return Err(gone(self.record, error));
+        }
+        let options = RelayOptions {
+            idle: self.idle,
+            traffic: self.record.traffic(),
+        };
+        let relayed = relay(Rewind::new(self.client, self.early), upstream, options).await;
+        self.record.relayed(&relayed);
+        Ok(relayed)
+    }
+}
+
+fn gone(record: Record, error: io::Error) -> TunnelError {
+    record.gone(&error);
+    TunnelError::Gone(error)
+}
+
+async fn say<C: ClientIo>(client: &mut C, patience: Duration, words: Vec<u8>) -> io::Result<()> {
+    if words.is_empty() {
+        return Ok(());
+    }
+    let said = timeout(patience, async {
+        client.write_all(&words).await?;
+        client.flush().await
+    });
+    said.await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Why a tunnel never came to be relayed.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The client's connection broke before its answer was sent.
+    #[error("the client's connection broke before it was answered")]
+    Gone(#[source] io::Error),
+    /// The backend opened no stream, and the client was told so or reset.
+    #[error(transparent)]
+    Refused(ConnectError),
+}
