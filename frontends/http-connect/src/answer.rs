@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -14,6 +14,8 @@ use crate::problem::Problem;
 use crate::refusal::status;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const CHALLENGE: HeaderValue =
+    HeaderValue::from_static("Basic realm=\"kubevpn\", charset=\"UTF-8\"");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// How much of a sentence `Proxy-Status` repeats; the body has all of it.
 const MAX_DETAILS: usize = 512;
@@ -25,10 +27,10 @@ pub(crate) fn refusal(problem: &Problem) -> Response<Bytes> {
     let headers = answer.headers_mut();
     match problem {
         Problem::Unauthorized => {
-            headers.insert(
-                PROXY_AUTHENTICATE,
-                HeaderValue::from_static("Basic realm=\"kubevpn\", charset=\"UTF-8\""),
-            );
+            headers.insert(PROXY_AUTHENTICATE, CHALLENGE);
+        }
+        Problem::PageUnauthorized => {
+            headers.insert(WWW_AUTHENTICATE, CHALLENGE);
         }
         Problem::Method => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -130,10 +132,26 @@ pub(crate) fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
     for (name, value) in headers {
+        let begin = bytes.len();
         field(&mut bytes, name, value);
+        as_written(&mut bytes[begin..begin + name.as_str().len()]);
     }
     bytes.extend_from_slice(b"\r\n");
     bytes
+}
+
+/// Makes of a name what people write, for clients that compare letter by letter.
+fn as_written(name: &mut [u8]) {
+    let mut begins = true;
+    for byte in &mut *name {
+        if begins {
+            byte.make_ascii_uppercase();
+        }
+        begins = *byte == b'-';
+    }
+    if name.starts_with(b"Sec-Websocket-") {
+        name[7].make_ascii_uppercase();
+    }
 }
 
 fn field(bytes: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
@@ -191,13 +209,13 @@ mod tests {
             head.starts_with("HTTP/1.1 407 Proxy Authentication Required\r\n"),
             "{head}"
         );
-        assert!(head.contains("\r\nconnection: close"), "{head}");
+        assert!(head.contains("\r\nConnection: close"), "{head}");
         assert!(
-            head.contains(&format!("\r\ncontent-length: {}", body.len())),
+            head.contains(&format!("\r\nContent-Length: {}", body.len())),
             "{head}"
         );
         assert!(
-            head.contains("\r\nproxy-authenticate: Basic realm="),
+            head.contains("\r\nProxy-Authenticate: Basic realm="),
             "{head}"
         );
     }

@@ -35,7 +35,9 @@ pub(crate) fn forward(
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(AuthorityError::Scheme);
     }
-    host(authority, origin)
+    // What is before an @ names nobody for the target, and hides its name from a reader (RFC 9110 section 4.2.4).
+    let host_port = authority.rsplit('@').next().unwrap_or_default();
+    host(host_port, origin)
 }
 
 /// Reads what a `Host` field holds: an authority whose port may be missing.
@@ -79,7 +81,7 @@ fn no_userinfo(authority: &str) -> Result<(), AuthorityError> {
 /// Why a request-target names nothing that can be connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AuthorityError {
-    /// Something before an `@`, which RFC 9110 section 4.2.4 tells to treat as an error.
+    /// Something before an `@` where no user name can be.
     Userinfo,
     /// `https://…`: the encryption is the client's to do, through a tunnel.
     Https,

@@ -1,8 +1,11 @@
 //! What happens to the fields of a message on its way through (RFC 9110 section 7.6, RFC 9112 section 6).
 
+use std::mem::take;
+
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     MAX_FORWARDS, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    WWW_AUTHENTICATE,
 };
 use http::{Method, StatusCode, Uri, Version, request, response, uri};
 use kubevpn_target::Target;
@@ -46,82 +49,152 @@ pub(crate) enum Content {
     Chunked,
 }
 
-/// Makes of a request as a client sends it to a proxy the request a proxy sends on.
-pub(crate) fn request(head: &mut request::Parts, target: &Target, content: Content) -> Asks {
+/// Makes of a request as a client sends it to a proxy the request a proxy sends on. Fields that pass keep their
+/// order.
+pub(crate) fn request(
+    head: &mut request::Parts,
+    target: &Target,
+    content: Content,
+    keep_host: bool,
+) -> Asks {
     let from = head.version;
     let headers = &mut head.headers;
     let upgrade = (from == Version::HTTP_11 && content == Content::None)
         .then(|| wanted_upgrade(headers))
         .flatten();
     let trailers = has_token(headers, &TE, "trailers");
-    strip(headers);
-
-    if let Ok(host) = HeaderValue::from_str(&host_value(target)) {
-        headers.insert(HOST, host);
-    }
-    headers.append(
-        VIA,
-        if from == Version::HTTP_10 {
-            VIA_10
-        } else {
-            VIA_11
-        },
-    );
-    match content {
-        Content::None | Content::Known => {}
-        Content::Chunked => {
-            headers.remove(CONTENT_LENGTH);
-            headers.insert(TRANSFER_ENCODING, CHUNKED);
-        }
-    }
-    let go_ahead = has_token(headers, &EXPECT, "100-continue");
-    let go_ahead = go_ahead && content != Content::None && from == Version::HTTP_11;
-    if !go_ahead && has_token(headers, &EXPECT, "100-continue") {
-        headers.remove(EXPECT);
-    }
-    if trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-        headers.append(CONNECTION, HeaderValue::from_static("te"));
-    }
+    let expects = has_token(headers, &EXPECT, "100-continue");
+    let go_ahead = expects && content != Content::None && from == Version::HTTP_11;
     let asks = Asks {
         upgrade: upgrade.is_some(),
         go_ahead,
     };
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+
+    let connection = connection(headers, trailers, asks.upgrade);
+    let mut replaced = vec![
+        (CONNECTION, connection),
+        (TE, trailers.then(|| HeaderValue::from_static("trailers"))),
+        (UPGRADE, upgrade),
+        (
+            TRANSFER_ENCODING,
+            (content == Content::Chunked).then_some(CHUNKED),
+        ),
+    ];
+    match content {
+        Content::None => {}
+        Content::Known => {
+            let length = headers.get(CONTENT_LENGTH).cloned();
+            replaced.push((CONTENT_LENGTH, length));
+        }
+        Content::Chunked => replaced.push((CONTENT_LENGTH, None)),
+    }
+    let has_host = headers.get(HOST).is_some_and(|host| !host.is_empty());
+    if !keep_host || !has_host {
+        replaced.push((HOST, HeaderValue::from_str(&host_value(target)).ok()));
+    }
+    if expects && !go_ahead {
+        replaced.push((EXPECT, None));
     }
     if let Some(left) = forwards_left(headers, &head.method) {
-        headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
+        replaced.push((MAX_FORWARDS, Some(left.saturating_sub(1).into())));
     }
+    pass_on(headers, replaced, from);
     head.version = Version::HTTP_11;
     head.uri = origin_form(&head.uri);
     asks
 }
 
-/// Makes of a response as a server sends it the response a proxy sends on. `false` if its body is coded in
-/// a way we do not understand, so that it cannot be sent on.
-pub(crate) fn response(head: &mut response::Parts) -> bool {
+/// Why a response cannot be sent on: its body is coded in a way we do not understand, or has two lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownCoding;
+
+/// Makes of a response as a server sends it the response a proxy sends on. Answers with the length of a body that
+/// hyper takes to go on to the end of the connection, if there is one.
+pub(crate) fn response(head: &mut response::Parts) -> Result<Option<u64>, UnknownCoding> {
     let from = head.version;
     let headers = &mut head.headers;
     // A response with both is framed by its transfer coding; a length that stayed would be a lie.
     let coded = headers.contains_key(TRANSFER_ENCODING);
-    if coded && !is_chunked(headers) {
-        return false;
+    let chunked = is_chunked(headers);
+    let mut ends = None;
+    // "identity" was a coding until RFC 7230: none.
+    if coded && !chunked {
+        let mut codings = tokens(headers, &TRANSFER_ENCODING);
+        if !codings.all(|coding| coding.eq_ignore_ascii_case(b"identity")) {
+            return Err(UnknownCoding);
+        }
+        ends = length(headers).map_err(|_| UnknownCoding)?;
     }
     let upgrade = match head.status {
-        StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED => headers.remove(UPGRADE),
+        StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED => {
+            headers.get(UPGRADE).cloned()
+        }
         _ => None,
     };
-    strip(headers);
-    if coded {
-        headers.remove(CONTENT_LENGTH);
-    } else {
-        one_length(headers);
+    let connection = connection(headers, false, upgrade.is_some());
+    let mut replaced = vec![(CONNECTION, connection), (UPGRADE, upgrade)];
+    if headers.contains_key(CONTENT_LENGTH) {
+        // One of several that agree (`5, 5` is one of them); hyper has refused others.
+        let first = tokens(headers, &CONTENT_LENGTH).next();
+        let first = first.filter(|_| !chunked);
+        let first = first.and_then(|first| HeaderValue::from_bytes(first).ok());
+        replaced.push((CONTENT_LENGTH, first));
     }
-    if let Some(protocol) = upgrade {
-        headers.insert(UPGRADE, protocol);
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    pass_on(headers, replaced, from);
+    head.version = Version::HTTP_11;
+    Ok(ends)
+}
+
+/// The same for an interim response (1xx), which has no body.
+pub(crate) fn interim(headers: &mut HeaderMap) {
+    let replaced = vec![(CONTENT_LENGTH, None), (TRANSFER_ENCODING, None)];
+    pass_on(headers, replaced, Version::HTTP_11);
+}
+
+/// Whether a request shows, or a response asks for, credentials that vouch for the connection they are sent on.
+pub(crate) fn knows_client(headers: &HeaderMap) -> bool {
+    let schemes = [AUTHORIZATION, WWW_AUTHENTICATE];
+    let mut values = schemes.iter().flat_map(|name| headers.get_all(name));
+    values.any(|value| {
+        let scheme = value.as_bytes().split(|b| *b == b' ').next();
+        let scheme = scheme.unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
+}
+
+/// Leaves out what is about one connection, puts `replaced` in the place of what is there, or at the end, and adds
+/// who passed the message on.
+fn pass_on(
+    headers: &mut HeaderMap,
+    mut replaced: Vec<(HeaderName, Option<HeaderValue>)>,
+    from: Version,
+) {
+    let named = named(headers);
+    let before = take(headers);
+    headers.reserve(before.len() + replaced.len() + 1);
+    let mut passes = None;
+    for (name, value) in before {
+        if let Some(name) = name {
+            let known = replaced.iter_mut().find(|(other, _)| *other == name);
+            passes = match known {
+                Some((_, new)) => {
+                    if let Some(new) = new.take() {
+                        headers.append(name, new);
+                    }
+                    None
+                }
+                None if HOP_BY_HOP.contains(&name) || named.contains(&name) => None,
+                None => Some(name),
+            };
+        }
+        if let Some(name) = &passes {
+            headers.append(name, value);
+        }
+    }
+    for (name, value) in replaced {
+        if let Some(value) = value {
+            headers.append(name, value);
+        }
     }
     headers.append(
         VIA,
@@ -131,8 +204,6 @@ pub(crate) fn response(head: &mut response::Parts) -> bool {
             VIA_11
         },
     );
-    head.version = Version::HTTP_11;
-    true
 }
 
 /// Whether the only transfer coding is chunked, once. Others would be lost with the field, and a body
@@ -171,23 +242,41 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
-        .filter(|t| !t.eq_ignore_ascii_case(b"keep-alive") && !t.eq_ignore_ascii_case(b"close"))
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
+/// What `Connection` says of the message as it is sent on, in the sender's own spelling.
+fn connection(headers: &HeaderMap, te: bool, upgrade: bool) -> Option<HeaderValue> {
+    let mut options: Vec<&[u8]> = Vec::new();
+    for (wanted, name) in [(te, &b"TE"[..]), (upgrade, b"Upgrade")] {
+        let mut written = tokens(headers, &CONNECTION);
+        let written = written.find(|option| option.eq_ignore_ascii_case(name));
+        options.extend(wanted.then(|| written.unwrap_or(name)));
+    }
+    match options.is_empty() {
+        true => None,
+        false => HeaderValue::from_bytes(&options.join(&b", "[..])).ok(),
     }
 }
 
-/// Leaves one `Content-Length` of several that agree (`5, 5` is one of them). hyper has refused others.
-fn one_length(headers: &mut HeaderMap) {
-    let first = tokens(headers, &CONTENT_LENGTH).next();
-    let first = first.and_then(|length| HeaderValue::from_bytes(length).ok());
-    if let (Some(first), Entry::Occupied(mut all)) = (first, headers.entry(CONTENT_LENGTH)) {
-        all.insert(first);
+/// The fields that `Connection` names.
+fn named(headers: &HeaderMap) -> Vec<HeaderName> {
+    tokens(headers, &CONNECTION)
+        .filter(|t| !t.eq_ignore_ascii_case(b"keep-alive") && !t.eq_ignore_ascii_case(b"close"))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
+        .collect()
+}
+
+/// The one length all fields agree on.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, UnknownCoding> {
+    let mut one = None;
+    for token in tokens(headers, &CONTENT_LENGTH) {
+        let digits = token.iter().all(u8::is_ascii_digit);
+        let length = std::str::from_utf8(token).ok().filter(|_| digits);
+        let length = length.and_then(|length| length.parse::<u64>().ok());
+        let length = length.ok_or(UnknownCoding)?;
+        if *one.get_or_insert(length) != length {
+            return Err(UnknownCoding);
+        }
     }
+    Ok(one)
 }
 
 /// `/path?query`. An OPTIONS without a path should become `*` (RFC 9112 section 3.2.4), but the URI library

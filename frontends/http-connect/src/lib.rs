@@ -5,8 +5,9 @@
 //! dial, cache or decrypt. A request to the proxy itself gets a help page or the PAC file, never somebody
 //! else's answer; what has two readings is refused, or sent on so that one is left.
 //!
-//! The path of a connection: [`serve_connection`] (`serve.rs`) lets hyper read requests from the client's
-//! stream (`tap.rs`); `request.rs` says what one asks for, with `authority.rs` for where to. A CONNECT takes
+//! The path of a connection: [`serve_connection`] (`serve.rs`) reads the first head (`opening.rs`) and lets hyper
+//! speak HTTP on the client's stream (`client.rs`), in one phase at a time (`exchange.rs`). `request.rs` says what
+//! a request asks for, with `authority.rs` for where to. A CONNECT takes
 //! the stream out of hyper's hands and is dialled and relayed (`tunnel.rs`, `kubevpn-conn`). Any other
 //! request is sent on (`forward.rs`) with the fields that may pass (`headers.rs`), on a kept connection
 //! (`pool.rs`) or a new one (`upstream.rs`); bodies stream through `upload.rs` and `reply.rs`. What fails is
@@ -46,8 +47,11 @@
 
 mod answer;
 mod authority;
+mod client;
+mod exchange;
 mod forward;
 mod headers;
+mod opening;
 mod pac;
 mod pool;
 mod problem;
@@ -56,9 +60,7 @@ mod reply;
 mod request;
 mod serve;
 mod settings;
-mod tap;
 mod tunnel;
-mod turn;
 mod upload;
 mod upstream;
 
@@ -73,5 +75,6 @@ pub use self::settings::Settings;
 
 /// The largest head of a message, and how much of it hyper buffers of a body.
 const MAX_HEAD: usize = 64 * 1024;
-/// The most fields of a head; hyper's default, which costs no allocation.
-const MAX_FIELDS: usize = 100;
+/// The most fields of a head. A head of 64 KiB with more has fields of less than 64 bytes; and what hyper takes for
+/// so many while it reads one is still what an allocator keeps at hand (32 KiB).
+const MAX_FIELDS: usize = 1024;

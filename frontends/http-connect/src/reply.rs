@@ -10,17 +10,16 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use kubevpn_conn::End;
 use kubevpn_target::Target;
 
 use crate::Pool;
-use crate::turn::Turn;
+use crate::exchange::Exchange;
 use crate::upstream::Upstream;
 
-/// A text of ours, or the body of a target's answer. The turn is over when it is dropped.
+/// A text of ours, or the body of a target's answer. The answer is hyper's to finish when it is dropped.
 pub(crate) struct Reply {
     kind: Kind,
-    turn: Arc<Turn>,
+    exchange: Arc<Exchange>,
 }
 
 enum Kind {
@@ -35,58 +34,73 @@ pub(crate) struct Download {
     pub(crate) upstream: Option<Upstream>,
     pub(crate) target: Target,
     pub(crate) promised: Option<Duration>,
+    /// Where the body ends, if hyper would read on to the end of the connection.
+    pub(crate) left: Option<u64>,
     pub(crate) pool: Pool,
 }
 
 impl Reply {
-    pub(crate) fn text(answer: Response<Bytes>, turn: &Arc<Turn>) -> Response<Self> {
+    pub(crate) fn text(answer: Response<Bytes>, exchange: &Arc<Exchange>) -> Response<Self> {
         answer.map(|body| Self {
             kind: Kind::Text(Some(body).filter(|body| !body.is_empty())),
-            turn: Arc::clone(turn),
+            exchange: Arc::clone(exchange),
         })
     }
 
-    pub(crate) fn download(download: Download, turn: &Arc<Turn>) -> Self {
+    pub(crate) fn download(download: Download, exchange: &Arc<Exchange>) -> Self {
         Self {
             kind: Kind::Download(Box::new(download)),
-            turn: Arc::clone(turn),
+            exchange: Arc::clone(exchange),
         }
     }
 }
 
 impl Download {
     /// The answer is complete: its connection can serve again.
-    pub(crate) fn complete(&mut self, cx: &mut Context<'_>, turn: &Turn) {
+    pub(crate) fn complete(&mut self, cx: &mut Context<'_>, exchange: &Exchange) {
         if let Some(mut upstream) = self.upstream.take() {
-            if upstream.is_free(cx) {
-                self.pool.put(&self.target, upstream, self.promised);
+            if !upstream.is_free(cx) {
+                return;
             }
-            turn.ended(End::Eof);
+            match upstream.knows_client {
+                true => exchange.keep(&self.target, upstream),
+                false => self.pool.put(&self.target, upstream, self.promised),
+            }
         }
     }
 
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-        turn: &Turn,
+        exchange: &Exchange,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(upstream) = &mut self.upstream {
             upstream.drive(cx);
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.left == Some(0) {
+            self.upstream = None;
+            return Poll::Ready(None);
+        }
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(left), Some(Ok(data))) = (&mut self.left, &mut frame)
+            && let Some(data) = data.data_mut()
+        {
+            data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= data.len() as u64;
+        }
         match &frame {
             Some(Ok(frame)) => {
-                turn.count_down(frame.data_ref().map_or(0, Bytes::len));
+                exchange.count_down(frame.data_ref().map_or(0, Bytes::len));
                 // hyper does not ask again when it knows that this was all.
                 if frame.is_trailers() || self.body.is_end_stream() {
-                    self.complete(cx, turn);
+                    self.complete(cx, exchange);
                 }
             }
             Some(Err(error)) => {
                 self.upstream = None;
-                turn.upstream_failed(error);
+                exchange.upstream_failed(error);
             }
-            None => self.complete(cx, turn),
+            None => self.complete(cx, exchange),
         }
         Poll::Ready(frame)
     }
@@ -103,14 +117,14 @@ impl Body for Reply {
         let this = &mut *self;
         match &mut this.kind {
             Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Download(download) => download.poll_frame(cx, &this.turn),
+            Kind::Download(download) => download.poll_frame(cx, &this.exchange),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Text(text) => text.is_none(),
-            Kind::Download(download) => download.body.is_end_stream(),
+            Kind::Download(download) => download.left == Some(0) || download.body.is_end_stream(),
         }
     }
 
@@ -124,7 +138,7 @@ impl Body for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.turn.close();
+        self.exchange.finish();
     }
 }
 

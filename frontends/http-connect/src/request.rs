@@ -1,8 +1,13 @@
 //! What a request asks for, from its head alone.
 
+use std::net::SocketAddr;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{CONTENT_LENGTH, HOST, MAX_FORWARDS, PROXY_AUTHORIZATION, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, MAX_FORWARDS, PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{Method, Version};
 use kubevpn_conn::Credentials;
@@ -53,29 +58,29 @@ pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<
                 false => Ok(Asked::Forward(target)),
             }
         }
+        _ if head.method.as_str().eq_ignore_ascii_case("connect") => Err(Problem::Request(
+            "methods are written in capitals: send CONNECT host:port",
+        )),
         (_, Some(_)) => Err(Problem::Request(
             "only a CONNECT names host:port: write the whole address, http://host:port/path",
         )),
-        (_, None) => ours(head, host, settings),
+        (_, None) => ours(head, host, settings, origin),
     }
 }
 
 /// A request to the proxy itself. It is answered only under a name that cannot be somebody else's: a page
 /// in a browser that has its own name resolve to our address (DNS rebinding) shall read nothing.
-fn ours(head: &Parts, host: Option<Target>, settings: &Settings) -> Result<Asked, Problem> {
+fn ours(
+    head: &Parts,
+    host: Option<Target>,
+    settings: &Settings,
+    origin: Origin,
+) -> Result<Asked, Problem> {
     if let Some(target) = &host
         && let Host::Name(name) = &target.host
+        && !is_ours(name.as_str(), settings)
     {
-        let name = name.as_str();
-        let local = name == "localhost" || name.ends_with(".localhost");
-        if !local
-            && !settings
-                .names
-                .iter()
-                .any(|own| own.eq_ignore_ascii_case(name))
-        {
-            return Err(Problem::Misdirected);
-        }
+        return Err(Problem::Misdirected);
     }
     if head.uri.path() == "*" {
         return match head.method {
@@ -86,10 +91,32 @@ fn ours(head: &Parts, host: Option<Target>, settings: &Settings) -> Result<Asked
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Problem::Method);
     }
+    // A browser cannot show a password for its PAC file, so the users of this machine need none.
+    let is_near = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
+    if let Some(wanted) = &settings.credentials
+        && !origin.peer.is_none_or(is_near)
+        && !shows(head, &AUTHORIZATION, wanted)
+    {
+        return Err(Problem::PageUnauthorized);
+    }
     match head.uri.path() {
         "/" => Ok(Asked::Help(host)),
         "/proxy.pac" if settings.pac.is_some() => Ok(Asked::Pac(host)),
         _ => Err(Problem::NoPage),
+    }
+}
+
+/// Whether a name can be meant for us. `host.docker.internal` and its kin are what containers and virtual machines
+/// call the machine they run on; nobody else can have one, as `.internal` is reserved for private use.
+fn is_ours(name: &str, settings: &Settings) -> bool {
+    let mut labels = name.rsplit('.');
+    match (labels.next(), labels.next(), labels.next(), labels.next()) {
+        (Some("localhost"), ..) => true,
+        (Some("internal"), Some(_), Some("host"), None) => true,
+        _ => settings
+            .names
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name)),
     }
 }
 
@@ -157,14 +184,14 @@ fn last_hop(head: &Parts) -> Result<bool, Problem> {
 
 fn authorize(head: &Parts, settings: &Settings) -> Result<(), Problem> {
     match &settings.credentials {
-        Some(wanted) if !shows(head, wanted) => Err(Problem::Unauthorized),
+        Some(wanted) if !shows(head, &PROXY_AUTHORIZATION, wanted) => Err(Problem::Unauthorized),
         _ => Ok(()),
     }
 }
 
-/// Whether the request has the right `Proxy-Authorization: Basic` (RFC 7617).
-fn shows(head: &Parts, wanted: &Credentials) -> bool {
-    let mut all = head.headers.get_all(PROXY_AUTHORIZATION).iter();
+/// Whether the request has the right `Basic` credentials (RFC 7617) in this field.
+fn shows(head: &Parts, field: &HeaderName, wanted: &Credentials) -> bool {
+    let mut all = head.headers.get_all(field).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
         return false;
     };
@@ -180,5 +207,55 @@ fn shows(head: &Parts, wanted: &Credentials) -> bool {
     match pair.iter().position(|b| *b == b':') {
         Some(colon) => wanted.check(&pair[..colon], &pair[colon + 1..]),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use kubevpn_target::Frontend;
+
+    /// Who cannot have been let in by a login to this machine shows what the listener asks for.
+    #[test]
+    fn pages_are_for_all_of_this_machine_alone() {
+        let settings = Settings {
+            credentials: Credentials::new("ann", "s3:cret").ok(),
+            pac: Some("".into()),
+            ..Settings::default()
+        };
+        let ask = |path: &str, peer: Option<&str>, shown: &str| {
+            let peer = peer.map(|peer| SocketAddr::new(peer.parse().unwrap(), 1));
+            let origin = Origin {
+                frontend: Frontend::Http,
+                peer,
+            };
+            let request = Request::get(path)
+                .header("host", "192.0.2.1:8118")
+                .header("authorization", shown);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            read(&head, &settings, origin)
+        };
+        for path in ["/", "/proxy.pac", "/x"] {
+            for near in [
+                None,
+                Some("127.0.0.1"),
+                Some("::1"),
+                Some("::ffff:127.0.0.1"),
+            ] {
+                let asked = ask(path, near, "");
+                assert!(!matches!(asked, Err(Problem::PageUnauthorized)), "{near:?}");
+            }
+            for shown in ["", "Basic x", "Basic YW5uOnMzOmNyZQ=="] {
+                let asked = ask(path, Some("192.0.2.9"), shown);
+                assert!(matches!(asked, Err(Problem::PageUnauthorized)), "{path}");
+            }
+        }
+        let asked = ask("/proxy.pac", Some("192.0.2.9"), "Basic YW5uOnMzOmNyZXQ=");
+        assert!(matches!(asked, Ok(Asked::Pac(_))));
+        let problem = Problem::PageUnauthorized;
+        let answer = crate::answer::refusal(&problem);
+        assert_eq!(answer.status(), 401);
+        assert!(answer.headers().contains_key("www-authenticate"));
     }
 }

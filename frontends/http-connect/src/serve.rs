@@ -8,7 +8,7 @@ use std::{error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -20,13 +20,13 @@ use tracing::Instrument;
 
 use self::drive::{Driver, Over};
 use crate::authority::host_value;
+use crate::client::ClientStream;
+use crate::exchange::{Exchange, Handover, Phase};
 use crate::forward::forward;
-use crate::problem::Problem;
+use crate::opening::{self, NoHead};
 use crate::reply::{Answered, Reply};
 use crate::request::{self, Asked};
-use crate::tap::Tap;
 use crate::tunnel::{self, say_no};
-use crate::turn::{Handover, Turn};
 use crate::{MAX_FIELDS, MAX_HEAD, Settings, answer};
 
 mod drive;
@@ -90,139 +90,95 @@ where
     C: ClientIo,
     S: Connect + Clone,
 {
-    let turn = Arc::new(Turn::default());
-    let (for_hyper, tap) = Tap::new(client, Arc::clone(&turn));
+    let record = || Record::start(origin.frontend, origin.peer);
+    let mut client = client;
+    let head = match opening::read(&mut client, settings).await {
+        Ok(head) => head,
+        Err(NoHead::Unused) => {
+            record().unused();
+            let _ = reply_and_close(client, b"").await;
+            return Err(ServeError::Unused);
+        }
+        Err(NoHead::Refused(problem)) => {
+            record().rejected(&problem);
+            say_no(client, &problem).await;
+            return Err(ServeError::Rejected(problem.to_string()));
+        }
+        Err(NoHead::Gone(error)) => return Err(ServeError::Gone(error)),
+    };
+
+    let exchange = Arc::new(Exchange::new());
+    let (for_hyper, stream) = ClientStream::new(client, head, Arc::clone(&exchange));
     let (over, mut early) = {
-        let (connect, turn_of_request) = (connect.clone(), Arc::clone(&turn));
+        let (connect, exchange_of_request) = (connect.clone(), Arc::clone(&exchange));
         let service = service_fn(move |request| {
-            turn_of_request.begin();
-            let turn = Arc::clone(&turn_of_request);
-            respond(request, connect.clone(), settings, origin, turn)
+            exchange_of_request.begin();
+            let exchange = Arc::clone(&exchange_of_request);
+            respond(request, connect.clone(), settings, origin, exchange)
         });
         let mut http = http1::Builder::new()
             // A client may end its writing and still read its answer.
             .half_close(true)
+            // One limit however a head is cut into reads; `opening.rs` has the same for the first one.
+            .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .preserve_header_case(true)
+            .title_case_headers(true)
             // The driver knows idle connections from slow heads.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(for_hyper), service);
-        let mut driver = Driver::new(&tap, &turn, settings);
+        let mut driver = Driver::new(&stream, &exchange, settings);
         let stopping = pin!(settings.drain.stopping());
         let over = driver.run(&mut http, stopping).await;
         (over, BytesMut::from(http.into_parts().read_buf))
     };
-    let facts = Facts {
-        first: tap.first(),
-        refused: tap.refused(),
-        unanswered: tap.is_corked(),
-        ended: tap.has_ended(),
-    };
-    let Some((mut client, ahead)) = tap.into_inner() else {
+    let ended = stream.has_ended();
+    let Some((mut client, ahead)) = stream.into_inner() else {
         // hyper has just given its handle back.
         return Err(ServeError::Gone(io::ErrorKind::NotConnected.into()));
     };
     early.extend_from_slice(&ahead);
 
-    if let Over::Taken(handover) = over {
-        let record = turn.take_record();
-        let tunnel = Tunnel {
-            client,
-            early,
-            record: record.unwrap_or_else(|| Record::start(origin.frontend, origin.peer)),
-            patience: settings.head_timeout,
-            idle: settings.idle_timeout,
-        };
-        return tunnel::serve(handover, tunnel, connect).await;
-    }
-    let record = || Record::start(origin.frontend, origin.peer);
-    match verdict(over, &facts, &turn, settings) {
-        Verdict::Done => {
-            if !facts.ended {
+    match over {
+        Over::HandedOver(handover) => {
+            let tunnel = Tunnel {
+                client,
+                early,
+                record: exchange.take_record().unwrap_or_else(record),
+                patience: settings.head_timeout,
+                idle: settings.idle_timeout,
+            };
+            tunnel::serve(handover, tunnel, connect).await
+        }
+        Over::Done => {
+            if !ended {
                 let _ = reply_and_close(client, b"").await;
             }
             Ok(())
         }
-        Verdict::Unused => {
-            record().unused();
-            Err(ServeError::Unused)
-        }
-        Verdict::Refuse(problem) => {
+        Over::Refused { problem, said } => {
             record().rejected(&problem);
-            if facts.unanswered {
-                say_no(client, &problem).await;
-            } else {
-                let _ = reply_and_close(client, b"").await;
+            match exchange.phase() {
+                Phase::Head { .. } if !said => say_no(client, &problem).await,
+                _ => {
+                    let _ = reply_and_close(client, b"").await;
+                }
             }
             Err(ServeError::Rejected(problem.to_string()))
         }
-        Verdict::Gone(error) => {
+        Over::Gone(error) => {
             let told = io::Error::new(error.kind(), error.to_string());
-            turn.client_failed(told);
+            exchange.client_failed(told);
             client.reset_on_drop();
             Err(ServeError::Gone(error))
         }
-        Verdict::Idle => {
-            turn.ended(End::Idle);
+        Over::Idle => {
+            exchange.ended(End::Idle);
             client.reset_on_drop();
             Err(ServeError::Idle)
         }
     }
-}
-
-/// What the tap saw.
-struct Facts {
-    first: Option<u8>,
-    /// The status hyper would have answered a malformed head with.
-    refused: Option<StatusCode>,
-    /// No answer is half written.
-    unanswered: bool,
-    /// The client has sent its end of file.
-    ended: bool,
-}
-
-/// How the HTTP part of a connection is to end.
-enum Verdict {
-    Done,
-    Unused,
-    Refuse(Problem),
-    Gone(io::Error),
-    Idle,
-}
-
-fn verdict(over: Over, facts: &Facts, turn: &Turn, settings: &Settings) -> Verdict {
-    let unused = turn.requests() == 0 && facts.first.is_none();
-    match over {
-        _ if unused => Verdict::Unused,
-        Over::Http(Ok(())) | Over::Kept | Over::Taken(_) => Verdict::Done,
-        Over::Http(Err(error)) if error.is_parse() || error.is_incomplete_message() => {
-            Verdict::Refuse(malformed(&error, facts))
-        }
-        Over::Http(Err(error)) => Verdict::Gone(io::Error::other(error)),
-        Over::Slow => Verdict::Refuse(Problem::Slow(settings.head_timeout)),
-        Over::Gone(error) => Verdict::Gone(error),
-        Over::Idle => Verdict::Idle,
-    }
-}
-
-fn malformed(error: &hyper::Error, facts: &Facts) -> Problem {
-    let mut status = facts.refused.unwrap_or(StatusCode::BAD_REQUEST);
-    let sentence = match facts.first {
-        Some(0x16) => "this port does not speak TLS: write the proxy's address as http://, for https targets too".into(),
-        Some(0x04 | 0x05) => "this port does not speak SOCKS: use the SOCKS port, or set this one as an HTTP proxy".into(),
-        _ if error.is_parse_version_h2() => {
-            status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-            "the proxy speaks HTTP/1.1 with its clients: send HTTP/2 through a tunnel (CONNECT)".into()
-        }
-        _ if error.is_parse_too_large() => {
-            if status == StatusCode::BAD_REQUEST {
-                status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            }
-            format!("the request's head has more than {} KiB or {MAX_FIELDS} fields", MAX_HEAD / 1024)
-        }
-        _ if error.is_incomplete_message() => "the connection ended in the middle of the request's head".into(),
-        _ => format!("this is no well-formed HTTP/1.1 request ({error})"),
-    };
-    Problem::Malformed { status, sentence }
 }
 
 /// Answers one request, or hands its connection over and is not polled again.
@@ -231,13 +187,13 @@ async fn respond<S: Connect>(
     connect: S,
     settings: &Settings,
     origin: Origin,
-    turn: Arc<Turn>,
+    exchange: Arc<Exchange>,
 ) -> Answered {
     let (head, body) = request.into_parts();
     let (tunnel, has_body) = (head.method == Method::CONNECT, !body.is_end_stream());
     let own = |answer: Response<Bytes>| {
-        turn.answer();
-        Ok(Reply::text(answer, &turn))
+        exchange.start();
+        Ok(Reply::text(answer, &exchange))
     };
     let asked = request::read(&head, settings, origin);
     match &asked {
@@ -262,31 +218,31 @@ async fn respond<S: Connect>(
     let problem = match asked {
         Ok(Asked::Tunnel(target)) => {
             record.target(&target);
-            turn.record(record);
-            turn.hand_over(Handover::Tunnel(target));
+            exchange.record(record);
+            exchange.hand_over(Handover::Tunnel(target));
             return pending().await;
         }
         Ok(Asked::Forward(target)) => {
             record.target(&target);
-            turn.record(record);
-            let sent = forward(head, body, target, connect, &settings.pool, &turn);
+            exchange.record(record);
+            let sent = forward(head, body, target, connect, settings, &exchange);
             match sent.instrument(span).await {
                 Ok(answer) => return Ok(answer),
                 Err(problem) => problem,
             }
         }
         Err(problem) if tunnel => {
-            turn.record(record);
-            turn.hand_over(Handover::Refused(problem));
+            exchange.record(record);
+            exchange.hand_over(Handover::Refused(problem));
             return pending().await;
         }
         Err(problem) => {
-            turn.record(record);
+            exchange.record(record);
             problem
         }
         Ok(Asked::Help(_) | Asked::Pac(_) | Asked::LastHop) => unreachable!("answered above"),
     };
-    turn.failed(&problem);
+    exchange.failed(&problem);
     let mut answer = answer::refusal(&problem);
     if has_body {
         // Nobody reads what is left of it.

@@ -19,7 +19,8 @@ use crate::{Pac, Pool};
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Asked of every request that is to go anywhere (`Proxy-Authorization: Basic`); `None` lets everybody
-    /// in. The help page and the PAC file are for all.
+    /// in. The help page and the PAC file are for all on this machine; a client on another one is asked for the
+    /// same (`Authorization: Basic`).
     pub credentials: Option<Credentials>,
     /// From the accepted connection, or from the first byte of a later request, to the end of its head.
     pub head_timeout: Duration,
@@ -30,9 +31,13 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// The text served as `/proxy.pac`; `None` for no such page.
     pub pac: Option<Pac>,
-    /// Names that are the proxy's own besides `localhost`. The help page and the PAC file are served only
-    /// to a `Host` that is one of them or an address.
+    /// Names that are the proxy's own besides `localhost` and `host.docker.internal` (or any `host.*.internal`).
+    /// The help page and the PAC file are served only to a `Host` that is one of them or an address: a page in a
+    /// browser that has its own name resolve to our address (DNS rebinding) reads nothing.
     pub names: Vec<String>,
+    /// Leaves the `Host` of a request that is forwarded as the client wrote it, where RFC 9112 section 3.2.2 has the
+    /// proxy write that of the request-target: for those who ask an ingress for a name it is not reached by.
+    pub keep_host: bool,
     /// Connections to targets, kept for requests to come. Not to be shared between backends.
     pub pool: Pool,
     /// When it stops, a connection finishes the request in hand and ends.
@@ -48,6 +53,7 @@ impl Default for Settings {
             idle_timeout: None,
             pac: None,
             names: Vec::new(),
+            keep_host: false,
             pool: Pool::default(),
             drain: Drain::new(),
         }

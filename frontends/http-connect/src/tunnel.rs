@@ -6,9 +6,9 @@ use kubevpn_conn::{ClientIo, Tunnel, TunnelError, farewell};
 use kubevpn_target::{Connect, ConnectError, Plain};
 
 use crate::answer;
+use crate::exchange::Handover;
 use crate::problem::Problem;
 use crate::serve::ServeError;
-use crate::turn::Handover;
 
 /// Serves a client to its end whose connection is no HTTP any more.
 pub(crate) async fn serve<C: ClientIo, S: Connect>(

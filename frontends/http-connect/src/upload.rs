@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::turn::Turn;
+use crate::exchange::Exchange;
 
 /// How long a server may keep a client waiting that asked `Expect: 100-continue`, before its body is sent
 /// anyway: servers of HTTP/1.0 never say it.
@@ -23,15 +23,15 @@ pub(crate) struct Upload {
     /// `None` for a request that has none.
     body: Option<Incoming>,
     gate: Option<(GoAhead, Pin<Box<Sleep>>)>,
-    turn: Arc<Turn>,
+    exchange: Arc<Exchange>,
 }
 
 impl Upload {
-    pub(crate) fn new(body: Option<Incoming>, turn: Arc<Turn>) -> Self {
+    pub(crate) fn new(body: Option<Incoming>, exchange: Arc<Exchange>) -> Self {
         Self {
             body,
             gate: None,
-            turn,
+            exchange,
         }
     }
 
@@ -64,8 +64,10 @@ impl Body for Upload {
         };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => self.turn.count_up(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(_)) => self.turn.body_broke(),
+            Some(Ok(frame)) => self
+                .exchange
+                .count_up(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(_)) => self.exchange.body_broke(),
             None => {}
         }
         Poll::Ready(frame)

@@ -12,8 +12,8 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use kubevpn_target::{Stream, Via};
 
-use crate::MAX_HEAD;
 use crate::upload::Upload;
+use crate::{MAX_FIELDS, MAX_HEAD};
 
 /// The connection and the half of hyper that drives it. Whoever uses the connection drives it, so that a
 /// request costs no second task and no hop between threads.
@@ -21,6 +21,9 @@ pub(crate) struct Upstream {
     requests: http1::SendRequest<Upload>,
     wire: Option<Wire>,
     via: Via,
+    /// The server knows the client behind it by NTLM or Negotiate, which vouch for a connection and not for a
+    /// request (RFC 4559 section 6): nobody else's request may go out on it.
+    pub(crate) knows_client: bool,
 }
 
 type Wire = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -29,13 +32,22 @@ impl Upstream {
     pub(crate) async fn new<S: Stream>(stream: S) -> hyper::Result<Self> {
         let via = stream.via();
         let (requests, wire) = http1::Builder::new()
+            .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_HEAD)
+            .max_headers(MAX_FIELDS)
+            .preserve_header_case(true)
+            .title_case_headers(true)
+            // What clients take from a server, RFC 9112 sections 5.1 and 5.2 included.
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
             .handshake(TokioIo::new(stream))
             .await?;
         Ok(Self {
             requests,
             wire: Some(Box::pin(wire.with_upgrades())),
             via,
+            knows_client: false,
         })
     }
 

@@ -72,6 +72,10 @@ fn forwarding_has_a_default_port() {
         ("[fd00::1]:", "[fd00::1]:80"),
         ("[fd00::1]:81", "[fd00::1]:81"),
         ("10.0.0.1", "10.0.0.1:80"),
+        ("u@web", "web:80"),
+        ("u:p@web:81", "web:81"),
+        ("@web", "web:80"),
+        ("a@b@web", "web:80"),
     ] {
         assert_eq!(forward_to(text), Ok(means.into()), "{text}");
     }
@@ -85,7 +89,6 @@ fn forwarding_has_a_default_port() {
         ("fd00:::", target(TargetError::UnbracketedIpv6)),
         ("web:0", target(TargetError::PortZero)),
         ("web:65536", target(TargetError::BadPort)),
-        ("u@web", AuthorityError::Userinfo),
     ] {
         assert_eq!(forward_to(text), Err(error), "{text}");
     }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::StatusCode;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http1;
@@ -16,51 +17,41 @@ use tokio::time::{Instant, Sleep};
 
 use super::HALF_CLOSED;
 use crate::Settings;
+use crate::client::ClientStream;
+use crate::exchange::{Exchange, Handover, Phase};
+use crate::problem::{Problem, framing};
 use crate::reply::Reply;
-use crate::tap::Tap;
-use crate::turn::{Handover, Turn};
 
 /// How often a client that nobody reads from is asked whether its connection is broken.
 const CHECK: Duration = Duration::from_secs(1);
 
 /// Why hyper is not driven any further.
 pub(super) enum Over {
-    /// It came to its own end.
-    Http(hyper::Result<()>),
+    /// The connection is at its end: all that was asked for is answered.
+    Done,
     /// The connection is no HTTP any more.
-    Taken(Handover),
-    /// The client's connection broke.
+    HandedOver(Handover),
+    /// A head that is none, or was not complete in time.
+    Refused {
+        problem: Problem,
+        /// hyper said no in its own words, behind an answer that the client had not taken.
+        said: bool,
+    },
+    /// The client's connection broke, or the answer it was getting.
     Gone(io::Error),
-    /// A head was not complete in time.
-    Slow,
-    /// Nothing was asked for in time.
-    Kept,
     /// A request is open and no byte moved for too long.
     Idle,
 }
 
 pub(super) struct Driver<'d, C: ClientIo> {
-    tap: &'d Tap<C>,
-    turn: &'d Turn,
+    client: &'d ClientStream<C>,
+    exchange: &'d Exchange,
     settings: &'d Settings,
     stopped: bool,
-    running: bool,
-    wait: Option<Wait>,
-    moved: u64,
-    moved_at: Instant,
     /// When the client sent its end of file.
     ended_at: Option<Instant>,
     check_at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// Waiting for a request.
-struct Wait {
-    since: Instant,
-    /// Bytes hyper had been given when this began.
-    given: u64,
-    /// When the first byte of a head came.
-    head: Option<Instant>,
 }
 
 enum Due {
@@ -71,16 +62,16 @@ enum Due {
 }
 
 impl<'d, C: ClientIo> Driver<'d, C> {
-    pub(super) fn new(tap: &'d Tap<C>, turn: &'d Turn, settings: &'d Settings) -> Self {
+    pub(super) fn new(
+        client: &'d ClientStream<C>,
+        exchange: &'d Exchange,
+        settings: &'d Settings,
+    ) -> Self {
         Self {
-            tap,
-            turn,
+            client,
+            exchange,
             settings,
             stopped: false,
-            running: false,
-            wait: None,
-            moved: 0,
-            moved_at: Instant::now(),
             ended_at: None,
             check_at: None,
             timer: None,
@@ -97,36 +88,32 @@ impl<'d, C: ClientIo> Driver<'d, C> {
         S: HttpService<Incoming, ResBody = Reply>,
         S::Error: Into<BoxError>,
     {
-        self.running = true;
-        let over = poll_fn(|cx| {
+        poll_fn(|cx| {
             if !self.stopped && stopping.as_mut().poll(cx).is_ready() {
                 self.stopped = true;
                 Pin::new(&mut *http).graceful_shutdown();
             }
-            self.tap.arm();
+            self.client.arm();
             if let Poll::Ready(ended) = Pin::new(&mut *http).poll(cx) {
-                return Poll::Ready(Over::Http(ended));
+                return Poll::Ready(self.over(ended));
             }
             // What hyper has not written yet would be lost with it.
-            if self.tap.is_flushed()
-                && let Some(handover) = self.turn.take_handover()
+            if self.exchange.is_flushed()
+                && let Some(handover) = self.exchange.take_handover()
             {
-                return Poll::Ready(Over::Taken(handover));
+                return Poll::Ready(Over::HandedOver(handover));
             }
-            if let Poll::Ready(error) = self.tap.poll_watch(cx) {
+            if let Poll::Ready(error) = self.client.poll_watch(cx) {
                 return Poll::Ready(Over::Gone(error));
             }
             self.poll_clock(cx)
         })
-        .await;
-        self.running = false;
-        over
+        .await
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Over> {
         loop {
-            let now = Instant::now();
-            let Some((at, due)) = self.due(now) else {
+            let Some((at, due)) = self.due() else {
                 return Poll::Pending;
             };
             let timer = self
@@ -142,64 +129,46 @@ impl<'d, C: ClientIo> Driver<'d, C> {
                 continue;
             }
             match due {
-                Due::Slow => return Poll::Ready(Over::Slow),
-                Due::Kept => return Poll::Ready(Over::Kept),
+                Due::Slow => {
+                    let problem = Problem::Slow(self.settings.head_timeout);
+                    return Poll::Ready(Over::Refused {
+                        problem,
+                        said: false,
+                    });
+                }
+                Due::Kept => return Poll::Ready(Over::Done),
                 Due::Idle => return Poll::Ready(Over::Idle),
                 Due::Check => self.check_at = None,
             }
-            if let Some(error) = self.tap.broken() {
+            if let Some(error) = self.client.broken() {
                 return Poll::Ready(Over::Gone(error));
             }
         }
     }
 
     /// What is due next.
-    fn due(&mut self, now: Instant) -> Option<(Instant, Due)> {
-        let moved = self.tap.moved();
-        if self.moved != moved {
-            self.moved = moved;
-            self.moved_at = now;
-        }
-        match self.is_answering() {
-            true => self.due_of_answer(now),
-            false => Some(self.due_of_request(now)),
-        }
-    }
-
-    /// An answer is being made, or hyper still holds a part of it that the client does not take.
-    fn is_answering(&self) -> bool {
-        self.turn.answering() || !self.tap.is_flushed()
-    }
-
-    fn due_of_request(&mut self, now: Instant) -> (Instant, Due) {
-        let given = self.tap.given();
-        let wait = self.wait.get_or_insert(Wait {
-            since: now,
-            given,
-            head: None,
-        });
-        if wait.head.is_none() && given > wait.given {
-            wait.head = Some(now);
-        }
-        match wait.head {
-            _ if self.turn.requests() == 0 => (wait.since + self.settings.head_timeout, Due::Slow),
-            Some(head) => (head + self.settings.head_timeout, Due::Slow),
-            None => (wait.since + self.settings.keep_alive, Due::Kept),
+    fn due(&mut self) -> Option<(Instant, Due)> {
+        match self.exchange.phase() {
+            Phase::Head {
+                begun: Some(begun), ..
+            } => Some((begun + self.settings.head_timeout, Due::Slow)),
+            Phase::Head { since, begun: None } => {
+                Some((since + self.settings.keep_alive, Due::Kept))
+            }
+            Phase::Answering { .. } | Phase::Flushing => self.due_of_answer(),
         }
     }
 
-    fn due_of_answer(&mut self, now: Instant) -> Option<(Instant, Due)> {
-        self.wait = None;
-        let mut idle = self
-            .settings
-            .idle_timeout
-            .map(|limit| self.moved_at + limit);
-        if self.tap.has_ended() {
+    fn due_of_answer(&mut self) -> Option<(Instant, Due)> {
+        let now = Instant::now();
+        let moved_at = self.exchange.moved_at();
+        let mut idle = self.settings.idle_timeout.map(|limit| moved_at + limit);
+        if self.client.has_ended() {
             let ended = *self.ended_at.get_or_insert(now);
-            let limit = ended.max(self.moved_at) + HALF_CLOSED;
+            let limit = ended.max(moved_at) + HALF_CLOSED;
             idle = Some(idle.map_or(limit, |idle| idle.min(limit)));
         }
-        let check = match self.tap.is_unwatched() {
+        let check = match self.client.is_unwatched() {
             true => Some(*self.check_at.get_or_insert(now + CHECK)),
             false => {
                 self.check_at = None;
@@ -215,11 +184,36 @@ impl<'d, C: ClientIo> Driver<'d, C> {
     }
 }
 
-impl<C: ClientIo> Drop for Driver<'_, C> {
-    /// Cut in the middle of an answer: an orderly end could let what was sent so far pass for the whole.
-    fn drop(&mut self) {
-        if self.running && self.turn.answered() && self.is_answering() {
-            self.tap.reset_on_drop();
+impl<C: ClientIo> Driver<'_, C> {
+    /// How hyper came to its own end.
+    fn over(&self, ended: hyper::Result<()>) -> Over {
+        match ended {
+            Ok(()) => Over::Done,
+            Err(error) if error.is_parse() || error.is_incomplete_message() => Over::Refused {
+                problem: malformed(&error),
+                said: error.is_parse()
+                    && !error.is_parse_version_h2()
+                    && !self.client.has_swallowed(),
+            },
+            Err(error) => Over::Gone(io::Error::other(error)),
         }
     }
+}
+
+fn malformed(error: &hyper::Error) -> Problem {
+    if error.is_parse_too_large() {
+        return Problem::LargeHead;
+    }
+    let mut status = StatusCode::BAD_REQUEST;
+    let sentence = if error.is_parse_version_h2() {
+        status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+        "the proxy speaks HTTP/1.1 with its clients: send HTTP/2 through a tunnel (CONNECT)".into()
+    } else if error.is_incomplete_message() {
+        "the connection ended in the middle of the request's head".into()
+    } else if let Some(field) = framing(error) {
+        format!("where the request ends is not clear: {field}")
+    } else {
+        format!("this is no well-formed HTTP/1.1 request ({error})")
+    };
+    Problem::Malformed { status, sentence }
 }

@@ -31,7 +31,7 @@ const fn case(name: &'static str, request: &'static [u8], fate: Fate) -> Case {
     }
 }
 
-const PLAIN: &str = "GET / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\n\r\n";
+const PLAIN: &str = "GET / HTTP/1.1\r\nHost: web\r\nVia: 1.1 kubevpn\r\n\r\n";
 
 const CASES: &[Case] = &[
     // === RFC 9112 section 2: messages ===
@@ -49,7 +49,7 @@ const CASES: &[Case] = &[
     // === section 3: the request line ===
     case("3 two spaces", b"GET  http://web/ HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3 a tab for a space", b"GET\thttp://web/ HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
-    case("3.1 any method passes, as it is written", b"pROPfind http://web/ HTTP/1.1\r\nHost: web\r\n\r\n", Sent("pROPfind / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\n\r\n")),
+    case("3.1 any method passes, as it is written", b"pROPfind http://web/ HTTP/1.1\r\nHost: web\r\n\r\n", Sent("pROPfind / HTTP/1.1\r\nHost: web\r\nVia: 1.1 kubevpn\r\n\r\n")),
     case("3.1 a method that is no token", b"G[ET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3.2 a space in the target", b"GET http://web/a b HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3.2 no field Host", b"GET http://web/ HTTP/1.1\r\nA: b\r\n\r\n", NoButStays(400)),
@@ -58,10 +58,11 @@ const CASES: &[Case] = &[
     case("3.2 a Host with a path", b"GET http://web/ HTTP/1.1\r\nHost: web/x\r\n\r\n", NoButStays(400)),
     case("3.2 an empty Host", b"GET http://web/ HTTP/1.1\r\nHost:\r\n\r\n", Sent(PLAIN)),
     case("3.2.2 the target wins over Host", b"GET http://web/ HTTP/1.1\r\nHost: evil:81\r\n\r\n", Sent(PLAIN)),
-    case("3.2.2 Host keeps a port that is not 80", b"GET http://Web:081/ HTTP/1.1\r\nHost: x\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web:81\r\nvia: 1.1 kubevpn\r\n\r\n")),
-    case("3.2.2 a bracketed IPv6 address", b"GET http://[FD00::1]:8080/a HTTP/1.1\r\nHost: x\r\n\r\n", Sent("GET /a HTTP/1.1\r\nhost: [fd00::1]:8080\r\nvia: 1.1 kubevpn\r\n\r\n")),
+    case("3.2.2 Host keeps a port that is not 80", b"GET http://Web:081/ HTTP/1.1\r\nHost: x\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web:81\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("3.2.2 a bracketed IPv6 address", b"GET http://[FD00::1]:8080/a HTTP/1.1\r\nHost: x\r\n\r\n", Sent("GET /a HTTP/1.1\r\nHost: [fd00::1]:8080\r\nVia: 1.1 kubevpn\r\n\r\n")),
     case("3.2.2 an unbracketed IPv6 address", b"GET http://fd00::1/ HTTP/1.1\r\nHost: x\r\n\r\n", No(400)),
-    case("3.2.2 a user name", b"GET http://user:pass@web/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
+    case("3.2.2 a user name goes no further", b"GET http://user:pass@web/ HTTP/1.1\r\nHost: web\r\n\r\n", Sent(PLAIN)),
+    case("3.2.2 a user name in Host", b"GET http://web/ HTTP/1.1\r\nHost: user@web\r\n\r\n", NoButStays(400)),
     case("3.2.2 port 0", b"GET http://web:0/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
     case("3.2.2 port 65536", b"GET http://web:65536/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
     case("3.2.2 a port that is no number", b"GET http://web:8o/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
@@ -69,9 +70,11 @@ const CASES: &[Case] = &[
     case("3.2.2 an encoded host", b"GET http://we%62/ HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3.2.2 https is for a tunnel", b"GET https://web/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
     case("3.2.2 another scheme", b"GET ftp://web/ HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
-    case("3.2.2 a query without a path", b"GET http://web?a=b HTTP/1.1\r\nHost: web\r\n\r\n", Sent("GET /?a=b HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\n\r\n")),
+    case("3.2.2 a query without a path", b"GET http://web?a=b HTTP/1.1\r\nHost: web\r\n\r\n", Sent("GET /?a=b HTTP/1.1\r\nHost: web\r\nVia: 1.1 kubevpn\r\n\r\n")),
     case("3.2.3 host:port is for CONNECT", b"GET web:80 HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
     case("3.2.3 a tunnel without a port", b"CONNECT web HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
+    case("3.2.3 a tunnel to an address without brackets", b"CONNECT fd00::1:80 HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
+    case("3.2.3 a tunnel in small letters", b"connect web:80 HTTP/1.1\r\nHost: web\r\n\r\n", NoButStays(400)),
     case("3.2.3 a tunnel to port 0", b"CONNECT web:0 HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3.2.3 a tunnel to port 65536", b"CONNECT web:65536 HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
     case("3.2.3 a tunnel to an empty port", b"CONNECT web: HTTP/1.1\r\nHost: web\r\n\r\n", No(400)),
@@ -89,11 +92,12 @@ const CASES: &[Case] = &[
     case("5.2 a folded line", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: b\r\n c\r\n\r\n", No(400)),
     case("5.2 a folded Transfer-Encoding", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", No(400)),
     case("5.5 a NUL in a value", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: b\0c\r\n\r\n", No(400)),
-    case("5.5 bytes beyond ASCII pass", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: \xc3\xbc\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\na: ü\r\nvia: 1.1 kubevpn\r\n\r\n")),
-    case("5.5 spaces around a value go", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: \t b \t\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\na: b\r\nvia: 1.1 kubevpn\r\n\r\n")),
+    case("5.1 names and their order pass as they are written", b"GET http://web/ HTTP/1.1\r\nX-ONE: 1\r\nhOST: web\r\nConnection: B\r\nx-two: 2\r\nB: x\r\nX-one: 3\r\naccept: *\r\n\r\n", Sent("GET / HTTP/1.1\r\nX-ONE: 1\r\nX-one: 3\r\nhOST: web\r\nx-two: 2\r\naccept: *\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("5.5 bytes beyond ASCII pass", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: \xc3\xbc\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nA: ü\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("5.5 spaces around a value go", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: \t b \t\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nA: b\r\nVia: 1.1 kubevpn\r\n\r\n")),
     // === section 6: bodies ===
-    case("6.1 chunked and a length: one reading is left", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", SentLast("POST / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
-    case("6.1 the same the other way round", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n3\r\nabc\r\n0\r\n\r\n", SentLast("POST / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
+    case("6.1 chunked and a length: one reading is left", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", SentLast("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nVia: 1.1 kubevpn\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
+    case("6.1 the same the other way round", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n3\r\nabc\r\n0\r\n\r\n", SentLast("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nVia: 1.1 kubevpn\r\n\r\n3\r\nabc\r\n0\r\n\r\n")),
     case("6.1 another coding under chunked", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", No(501)),
     case("6.1 another coding on a line of its own", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", No(501)),
     case("6.1 chunked twice", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", No(501)),
@@ -105,27 +109,27 @@ const CASES: &[Case] = &[
     case("6.1 chunked in HTTP/1.0", b"POST http://web/ HTTP/1.0\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", No(400)),
     case("6.2 two lengths", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", No(400)),
     case("6.2 two lengths on one line", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 1, 2\r\n\r\nxx", No(400)),
-    case("6.2 one length twice", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nxx", Sent("POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 2\r\nvia: 1.1 kubevpn\r\n\r\nxx")),
+    case("6.2 one length twice", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nxx", Sent("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nVia: 1.1 kubevpn\r\n\r\nxx")),
     case("6.2 one length twice on one line", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2, 2\r\n\r\nxx", No(400)),
     case("6.2 a length with a sign", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: +2\r\n\r\nxx", No(400)),
     case("6.2 a length in hex", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 0x2\r\n\r\nxx", No(400)),
     case("6.2 a negative length", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: -1\r\n\r\n", No(400)),
     case("6.2 a length beyond all numbers", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 18446744073709551616\r\n\r\n", No(400)),
     case("6.2 an empty length", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length:\r\n\r\n", No(400)),
-    case("6.3 a body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\n\r\nxx", Sent("GET / HTTP/1.1\r\nhost: web\r\ncontent-length: 2\r\nvia: 1.1 kubevpn\r\n\r\nxx")),
-    case("6.3 a chunked body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")),
+    case("6.3 a body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\n\r\nxx", Sent("GET / HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nVia: 1.1 kubevpn\r\n\r\nxx")),
+    case("6.3 a chunked body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nVia: 1.1 kubevpn\r\n\r\n1\r\nx\r\n0\r\n\r\n")),
     // === RFC 9110 section 7.6: what a proxy does to a message ===
     case("7.6.1 fields of one connection", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: A, keep-alive\r\nA: 1\r\nKeep-Alive: 5\r\nProxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: x\r\nProxy-Authorization: Basic x\r\n\r\n", Sent(PLAIN)),
-    case("7.6.1 Connection cannot take Host away", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: host\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\n\r\n")),
-    case("7.6.1 Connection cannot change the framing", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nConnection: content-length\r\nContent-Length: 2\r\n\r\nxx", Sent("POST / HTTP/1.1\r\nhost: web\r\nvia: 1.1 kubevpn\r\ncontent-length: 2\r\n\r\nxx")),
+    case("7.6.1 Connection cannot take Host away", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: host\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("7.6.1 Connection cannot change the framing", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nConnection: content-length\r\nContent-Length: 2\r\n\r\nxx", Sent("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nVia: 1.1 kubevpn\r\n\r\nxx")),
     case("7.6.1 a client that closes", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n", SentLast(PLAIN)),
-    case("7.6.2 Max-Forwards is for two methods", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\nmax-forwards: 0\r\nvia: 1.1 kubevpn\r\n\r\n")),
-    case("7.6.2 Max-Forwards counts down", b"OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 1\r\n\r\n", Sent("OPTIONS / HTTP/1.1\r\nhost: web\r\nmax-forwards: 0\r\nvia: 1.1 kubevpn\r\n\r\n")),
+    case("7.6.2 Max-Forwards is for two methods", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("7.6.2 Max-Forwards counts down", b"OPTIONS http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 1\r\n\r\n", Sent("OPTIONS / HTTP/1.1\r\nHost: web\r\nMax-Forwards: 0\r\nVia: 1.1 kubevpn\r\n\r\n")),
     case("7.6.2 a Max-Forwards that is no number", b"TRACE http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: -1\r\n\r\n", NoButStays(400)),
     case("7.6.2 two of them", b"TRACE http://web/ HTTP/1.1\r\nHost: web\r\nMax-Forwards: 1\r\nMax-Forwards: 1\r\n\r\n", NoButStays(400)),
-    case("7.6.3 Via grows", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nVia: 1.0 a\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\nvia: 1.0 a\r\nvia: 1.1 kubevpn\r\n\r\n")),
-    case("2.5 HTTP/1.0 is sent on as what we speak", b"GET http://web/ HTTP/1.0\r\n\r\n", SentLast("GET / HTTP/1.1\r\nhost: web\r\nvia: 1.0 kubevpn\r\n\r\n")),
-    case("2.5 HTTP/1.0 that would stay", b"GET http://web/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Sent("GET / HTTP/1.1\r\nhost: web\r\nvia: 1.0 kubevpn\r\n\r\n")),
+    case("7.6.3 Via grows", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nVia: 1.0 a\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nVia: 1.0 a\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("2.5 HTTP/1.0 is sent on as what we speak", b"GET http://web/ HTTP/1.0\r\n\r\n", SentLast("GET / HTTP/1.1\r\nHost: web\r\nVia: 1.0 kubevpn\r\n\r\n")),
+    case("2.5 HTTP/1.0 that would stay", b"GET http://web/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nVia: 1.0 kubevpn\r\n\r\n")),
 ];
 
 #[tokio::test(start_paused = true)]

@@ -89,7 +89,9 @@ async fn serve(mut stream: BufReader<TcpStream>) -> std::io::Result<()> {
         loop {
             let mut field = String::new();
             stream.read_line(&mut field).await?;
-            match field.trim_end().split_once(": ") {
+            let field_name = field.split(':').next().unwrap_or_default();
+            let lower = field_name.to_ascii_lowercase();
+            match field.trim_end().split_once(": ").map(|(_, v)| (&*lower, v)) {
                 Some(("host" | "via", _)) => answer.push(field.trim_end().to_owned()),
                 Some(("content-length", n)) => length = n.parse().unwrap(),
                 Some(("transfer-encoding", _)) => chunked = true,
@@ -132,11 +134,11 @@ async fn curl_gets_its_answer() {
     let (direct, port) = (Direct::start().await, http_server().await);
     let url = format!("http://127.0.0.1:{port}/path?query");
     let got = direct.curl(&[&url]).await;
-    let text = format!("GET /path?query HTTP/1.1|host: 127.0.0.1:{port}|via: 1.1 kubevpn 200");
+    let text = format!("GET /path?query HTTP/1.1|Host: 127.0.0.1:{port}|Via: 1.1 kubevpn 200");
     assert_eq!(got, (Some(0), text));
     // Two on one connection of curl's, and one that speaks HTTP/1.0.
     let got = direct.curl(&[&url, &url, "--http1.0"]).await;
-    let text = format!("GET /path?query HTTP/1.1|host: 127.0.0.1:{port}|via: 1.0 kubevpn 200");
+    let text = format!("GET /path?query HTTP/1.1|Host: 127.0.0.1:{port}|Via: 1.0 kubevpn 200");
     assert_eq!(got, (Some(0), text.repeat(2)));
 }
 
@@ -168,7 +170,8 @@ async fn curl_tunnels() {
     let (direct, port) = (Direct::start().await, http_server().await);
     let url = format!("http://127.0.0.1:{port}/path");
     let got = direct.curl(&["--proxytunnel", &url]).await;
-    assert_eq!(got, (Some(0), "GET /path HTTP/1.1 200".into()));
+    let text = format!("GET /path HTTP/1.1|Host: 127.0.0.1:{port} 200");
+    assert_eq!(got, (Some(0), text));
 }
 
 #[tokio::test]
@@ -191,7 +194,7 @@ async fn curl_is_told_why_not() {
         "curl's code for a proxy that refuses: {answer}"
     );
     assert!(
-        answer.contains("proxy-status: kubevpn; error=connection_refused; details="),
+        answer.contains("Proxy-Status: kubevpn; error=connection_refused; details="),
         "{answer}"
     );
 }

@@ -119,9 +119,7 @@ async fn a_connection_nobody_uses_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn heads_have_bounds() {
     let line = |n| format!("x: {}\r\n", "y".repeat(n));
-    let fields = (0..100)
-        .map(|i| format!("x-{i}: y\r\n"))
-        .collect::<String>();
+    let fields = "x: y\r\n".repeat(2000);
     for (head, status) in [
         (
             format!(
@@ -159,8 +157,41 @@ async fn heads_have_bounds() {
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
             "{answer}"
         );
-        assert!(answer.contains("64 KiB or 100 fields\n"), "{answer}");
+        assert!(answer.contains("64 KiB or 1024 fields\n"), "{answer}");
         drop((read, sending.await.unwrap()));
+    }
+}
+
+/// One limit, in whatever pieces a head comes, and on a connection's first and later requests alike.
+#[tokio::test(start_paused = true)]
+async fn the_bound_of_a_head_is_one() {
+    for (size, passes) in [(65_536, true), (65_537, false)] {
+        for (piece, first) in [(1024, true), (70_000, true), (1024, false), (70_000, false)] {
+            let mut rig = Rig::new(Settings::default());
+            let mut client = rig.client();
+            if !first {
+                client
+                    .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    .await;
+                client.answer().await;
+            }
+            let empty = "GET http://web/ HTTP/1.1\r\nHost: web\r\nX: \r\n\r\n".len();
+            let long = "x".repeat(size - empty);
+            let head = format!("GET http://web/ HTTP/1.1\r\nHost: web\r\nX: {long}\r\n\r\n");
+            for piece in head.as_bytes().chunks(piece) {
+                client.send(piece).await;
+                tokio::task::yield_now().await;
+            }
+            if passes {
+                let (_, mut server) = rig.server().await;
+                assert!(server.head().await.contains(&long));
+            } else {
+                client
+                    .answer()
+                    .await
+                    .assert_refused(431, "http_request_error");
+            }
+        }
     }
 }
 
@@ -168,8 +199,8 @@ async fn heads_have_bounds() {
 async fn a_head_below_the_bounds_passes() {
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();
-    let fields = (0..90)
-        .map(|i| format!("x-{i}: {}\r\n", "y".repeat(500)))
+    let fields = (0..900)
+        .map(|i| format!("x-{i}: {}\r\n", "y".repeat(50)))
         .collect::<String>();
     client
         .send(format!(
@@ -320,6 +351,10 @@ impl ClientIo for Watched {
 
     fn reset_on_drop(&mut self) {
         self.reset.store(true, Ordering::Relaxed);
+    }
+
+    fn close_on_drop(&mut self) {
+        self.reset.store(false, Ordering::Relaxed);
     }
 }
 

@@ -77,6 +77,8 @@ async fn only_under_a_name_that_is_ours() {
         "192.168.1.5:8118",
         "proxy.example",
         "Proxy.Example:8118",
+        "host.docker.internal:8118",
+        "host.containers.internal",
     ] {
         let request = format!("GET /proxy.pac HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(ask(settings(), &request).await.status, 200, "{host}");
@@ -89,6 +91,10 @@ async fn only_under_a_name_that_is_ours() {
         "127.0.0.1.evil.example",
         "proxy.example.evil",
         "web",
+        "host.docker.internal.evil",
+        "a.host.docker.internal",
+        "metadata.google.internal",
+        "host.internal",
     ] {
         for path in ["/", "/proxy.pac", "/other", "*"] {
             let method = if path == "*" { "OPTIONS" } else { "GET" };

@@ -70,14 +70,6 @@ async fn a_target_that_ends_before_it_answers() {
         ("HTTP/1.1 200 OK\r\nContent-Le", "connection_terminated"),
         ("SSH-2.0-OpenSSH\r\n\r\n", "http_protocol_error"),
         (
-            "HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
-            "http_protocol_error",
-        ),
-        (
-            "HTTP/1.1 200 OK\r\nA: b\r\n folded\r\n\r\n",
-            "http_protocol_error",
-        ),
-        (
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
             "http_protocol_error",
         ),
@@ -111,15 +103,17 @@ async fn a_target_that_ends_before_it_answers() {
         let answer = client.answer().await;
         let sentence = answer.assert_refused(502, error);
         assert!(sentence.starts_with("web:80 "), "{sentence}");
+        for field in ["Content-Length", "Transfer-Encoding"] {
+            let twice = error == "http_protocol_error" && sent.contains(field);
+            assert_eq!(sentence.contains(field), twice, "{sentence}");
+        }
         assert_eq!(rig.dials(), 1, "a request with a body is sent once");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_head_of_a_target_has_bounds() {
-    let fields = (0..101)
-        .map(|i| format!("x-{i}: y\r\n"))
-        .collect::<String>();
+    let fields = "x: y\r\n".repeat(2000);
     let large = format!("x: {}\r\n", "y".repeat(64 * 1024));
     for fields in [fields, large] {
         let mut rig = Rig::new(Settings::default());

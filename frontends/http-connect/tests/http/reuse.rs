@@ -427,3 +427,36 @@ async fn nonsense_on_a_kept_connection_is_an_answer() {
         .assert_refused(502, "http_protocol_error");
     assert_eq!(rig.dials(), 1);
 }
+
+/// NTLM and Negotiate vouch for a connection: another client's request on it would be this client's.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_knows_its_client_is_that_clients_alone() {
+    let asks = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
+    let shown = "POST http://web/ HTTP/1.1\r\nHost: web\r\nAuthorization: Negotiate YQ==\r\nContent-Length: 2\r\n\r\nhi";
+    let mut rig = Rig::new(Settings::default());
+    let (mut ann, mut bob) = (rig.client(), rig.client());
+    ann.send(get("web")).await;
+    let (_, mut for_ann) = rig.server().await;
+    for_ann.head().await;
+    for_ann.send(asks).await;
+    assert_eq!(ann.answer().await.status, 401);
+
+    bob.send(get("web")).await;
+    let (_, mut for_bob) = rig.server().await;
+    for_bob.head().await;
+    for_bob.send(OK).await;
+    bob.answer().await;
+
+    // The rest of the handshake, in a request that goes on no other connection that was used before.
+    for _ in 0..2 {
+        ann.send(shown).await;
+        for_ann.head().await;
+        assert_eq!(for_ann.take(2).await, b"hi");
+        for_ann.send(OK).await;
+        assert_eq!(ann.answer().await.text(), "ok");
+    }
+    assert_eq!((rig.dials(), rig.settings.pool.idle()), (2, 1));
+    // When its client is gone, so is the connection.
+    ann.served().await.unwrap();
+    assert!(for_ann.has_ended().await);
+}

@@ -1,0 +1,224 @@
+//! The client's stream while hyper speaks HTTP on it.
+//!
+//! hyper owns the stream it serves. This is a handle to it of which two exist: hyper reads and writes through
+//! one; through the other we watch the client while hyper does not read, and send what hyper cannot.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use kubevpn_conn::ClientIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::exchange::{Exchange, Phase};
+
+/// How much a client may send ahead of what hyper wants to read, so that its end or reset behind that is
+/// noticed.
+const AHEAD: usize = 4096;
+
+pub(crate) struct ClientStream<C>(Arc<Mutex<State<C>>>);
+
+struct State<C> {
+    io: C,
+    exchange: Arc<Exchange>,
+    /// Read from the client and not yet given to hyper.
+    ahead: BytesMut,
+    /// The client has sent its end of file.
+    ended: bool,
+    /// hyper waits for the client to send something.
+    reading: bool,
+    /// Interim answers that are being written.
+    interim: BytesMut,
+    /// hyper's own answer to a head it cannot read was not written.
+    swallowed: bool,
+    /// Dropping the stream resets it.
+    resets: bool,
+}
+
+impl<C: ClientIo> ClientStream<C> {
+    /// Two handles to one stream, of which `ahead` was read before.
+    pub(crate) fn new(io: C, ahead: BytesMut, exchange: Arc<Exchange>) -> (Self, Self) {
+        let state = Arc::new(Mutex::new(State {
+            io,
+            exchange,
+            ahead,
+            ended: false,
+            reading: false,
+            interim: BytesMut::new(),
+            swallowed: false,
+            resets: false,
+        }));
+        (Self(Arc::clone(&state)), Self(state))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<C>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before hyper is polled.
+    pub(crate) fn arm(&self) {
+        self.state().reading = false;
+    }
+
+    /// After hyper was polled: sees to how the stream ends if it is dropped now, writes interim answers, and reads on
+    /// where hyper does not. Ready with what broke the connection.
+    pub(crate) fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let mut state = self.state();
+        let state = &mut *state;
+        // An answer that is complete by now, as most are, costs no system call.
+        if state.exchange.is_half_said() != state.resets {
+            state.resets = !state.resets;
+            match state.resets {
+                true => state.io.reset_on_drop(),
+                false => state.io.close_on_drop(),
+            }
+        }
+        if let Poll::Ready(Err(error)) = state.poll_interim(cx) {
+            return Poll::Ready(error);
+        }
+        while !state.reading && !state.ended && state.ahead.len() < AHEAD {
+            let mut chunk = [0; AHEAD];
+            let mut chunk = ReadBuf::new(&mut chunk[..AHEAD - state.ahead.len()]);
+            match ready!(Pin::new(&mut state.io).poll_read(cx, &mut chunk)) {
+                Ok(()) if chunk.filled().is_empty() => state.ended = true,
+                Ok(()) => state.ahead.extend_from_slice(chunk.filled()),
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether only asking tells of a broken connection: nobody waits for it to become readable.
+    pub(crate) fn is_unwatched(&self) -> bool {
+        let state = self.state();
+        !state.reading && (state.ended || state.ahead.len() >= AHEAD)
+    }
+
+    /// What ended the connection, if it can be told without reading: a client that has closed its socket, and not
+    /// its writing alone, has.
+    pub(crate) fn broken(&self) -> Option<io::Error> {
+        let state = self.state();
+        let broken = state.io.broken();
+        if broken.is_none() && state.ended && state.io.closed() == Some(true) {
+            return Some(io::ErrorKind::ConnectionAborted.into());
+        }
+        broken
+    }
+
+    /// The client has sent its end of file.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().ended
+    }
+
+    /// hyper's own answer to a head it cannot read did not go out.
+    pub(crate) fn has_swallowed(&self) -> bool {
+        self.state().swallowed
+    }
+
+    /// The stream, which ends in order, and what was read ahead. `None` while hyper has its handle.
+    pub(crate) fn into_inner(self) -> Option<(C, BytesMut)> {
+        let state = Arc::into_inner(self.0)?;
+        let mut state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if state.resets {
+            state.io.close_on_drop();
+        }
+        Some((state.io, state.ahead))
+    }
+}
+
+impl<C: ClientIo> State<C> {
+    /// Before any bytes of hyper's: what the client is to see earlier.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_empty() {
+            self.interim = self.exchange.take_interim();
+        }
+        while !self.interim.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.interim))?;
+            self.interim.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// hyper writes. What it writes without a request is its own bare answer to a head it cannot read: that goes
+    /// nowhere, because ours says why.
+    fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        len: usize,
+        write: impl FnOnce(Pin<&mut C>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if matches!(self.exchange.phase(), Phase::Head { .. }) {
+            self.swallowed = true;
+            return Poll::Ready(Ok(len));
+        }
+        ready!(self.poll_interim(cx))?;
+        let written = write(Pin::new(&mut self.io), cx);
+        self.exchange.writing(written.is_ready());
+        written
+    }
+}
+
+impl<C: ClientIo> AsyncRead for ClientStream<C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        let state = &mut *state;
+        let before = buf.filled().len();
+        if !state.ahead.is_empty() {
+            let n = state.ahead.len().min(buf.remaining());
+            // Split and not advanced: an empty one would hold its memory to the end of the connection.
+            buf.put_slice(&state.ahead.split_to(n));
+        } else if !state.ended {
+            state.reading = true;
+            ready!(Pin::new(&mut state.io).poll_read(cx, buf))?;
+            state.reading = false;
+        }
+        if buf.filled().len() > before {
+            state.exchange.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: ClientIo> AsyncWrite for ClientStream<C> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        state.poll_write_with(cx, buf.len(), |io, cx| io.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        state.poll_write_with(cx, len, |io, cx| io.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.state().io.is_write_vectored()
+    }
+
+    /// hyper flushes when its own buffer is empty, and only then.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        ready!(Pin::new(&mut state.io).poll_flush(cx))?;
+        state.exchange.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ending the stream is ours to do, when hyper is through.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
