@@ -131,20 +131,45 @@ async fn nobody_reads_the_output() {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {said}");
         assert!(code != 0 || said.is_empty(), "{words:?}: {said}");
     }
-    let full = std::fs::File::options().write(true).open("/dev/full");
-    if let Ok(full) = full {
+    let home = files.0.path().join("home");
+    std::fs::create_dir_all(home.join("log")).unwrap();
+    std::fs::create_dir_all(home.join("connections")).unwrap();
+    std::fs::write(home.join("log/daemon.log"), "a line\n").unwrap();
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let of_sim = sim.write_kubeconfig(files.0.path()).unwrap();
+    let of_sim = of_sim.to_str().unwrap();
+    for words in [
+        &["version"][..],
+        &["logs"],
+        &["status"],
+        &["quit"],
+        &["completion", "bash"],
+        &["env", "--kubeconfig", &kubeconfig],
+        &["pac", "--kubeconfig", of_sim],
+        &["resolve", "reviews", "--kubeconfig", of_sim],
+        &["resolve", "reviews:80", "--kubeconfig", of_sim],
+        &[
+            "resolve",
+            "reviews:80",
+            "--kubeconfig",
+            of_sim,
+            "-o",
+            "json",
+        ],
+    ] {
+        let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+            break;
+        };
         let mut command = tokio::process::Command::new(kubevpn());
         let output = command
-            .arg("version")
+            .args(words)
+            .env("KUBEVPN_HOME", &home)
             .stdout(full)
             .stderr(std::process::Stdio::piped());
         let output = output.spawn().unwrap().wait_with_output().await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(
-            said.contains("standard output") && said.contains("No space left"),
-            "{said}"
-        );
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert!(said.contains("No space left"), "{words:?}: {said}");
     }
 }
 
@@ -260,13 +285,13 @@ async fn forwards_that_cannot_be_had() {
     let addr = taken.local_addr().unwrap().to_string();
     forward(&format!("{addr}:db:5432"), &[])
         .await
-        .with(53, &[&addr, "already in use", "--forward"]);
+        .with(53, &[&addr, "already in use", "forward to db:5432"]);
     // A password would not help: there is nobody to ask for it.
     let files = Files::new();
     let password = files.write("password", "user:pass");
     forward("0.0.0.0:0:db:5432", &["--auth-file", &password])
         .await
-        .with(23, &["--forward", "--allow-unauthenticated"]);
+        .with(23, &["forward to db:5432", "--allow-unauthenticated"]);
 }
 
 #[tokio::test]

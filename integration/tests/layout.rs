@@ -6,9 +6,9 @@ use std::process::Command;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
+        .join("../..")
+        .canonicalize()
         .unwrap()
-        .to_owned()
 }
 
 fn metadata() -> serde_json::Value {
@@ -76,15 +76,37 @@ fn dependencies_point_one_way() {
             &["kubevpn-cluster", "kubevpn-portforward", "kubevpn-target"],
         ),
         (
-            "kubevpn",
+            "kubevpn-proxy",
             &[
                 "kubevpn-client",
                 "kubevpn-conn",
                 "kubevpn-dns",
                 "kubevpn-forward",
                 "kubevpn-http-connect",
-                "kubevpn-sim",
                 "kubevpn-socks5",
+                "kubevpn-stack",
+                "kubevpn-target",
+            ],
+        ),
+        (
+            "kubevpn-daemon",
+            &[
+                "kubevpn-client",
+                "kubevpn-conn",
+                "kubevpn-proxy",
+                "kubevpn-stack",
+                "kubevpn-target",
+            ],
+        ),
+        (
+            "kubevpn",
+            &[
+                "kubevpn-client",
+                "kubevpn-conn",
+                "kubevpn-daemon",
+                "kubevpn-forward",
+                "kubevpn-proxy",
+                "kubevpn-sim",
                 "kubevpn-stack",
                 "kubevpn-target",
             ],
@@ -118,6 +140,38 @@ fn dependencies_point_one_way() {
             );
         }
     }
+}
+
+/// Words that only the command may have: a library that knows a flag, an exit code or a terminal cannot be used by another
+/// program.
+#[test]
+fn libraries_of_bin_know_no_command_line() {
+    for krate in ["bin/proxy", "bin/daemon"] {
+        let manifest = std::fs::read_to_string(root().join(krate).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("clap"), "{krate} depends on clap");
+        for file in sources(&root().join(krate).join("src")) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            for line in code {
+                for word in ["\"--", " --", "println!", "eprint", "exit_code"] {
+                    let found = line.contains(word);
+                    assert!(!found, "{word:?} in {}: {line}", file.display());
+                }
+            }
+        }
+    }
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    let all = entries.flat_map(|path| match path.is_dir() {
+        true => sources(&path),
+        false => vec![path],
+    });
+    all.filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .collect()
 }
 
 /// `cargo build -p kubevpn-socks5` brings no Kubernetes and no HTTP along.

@@ -45,8 +45,13 @@ async fn addresses_that_cannot_be_used() {
     let no_socket = format!("unix:{}", rig.files.write("file", "not a socket"));
     let no_folder = "unix:/nonexistent/socket";
     for flag in FLAGS {
-        // An alias is named as what it stands for.
+        // A value is refused by the flag's name, an alias as what it stands for; a socket by the listener's.
         let named = flag.trim_end_matches("-connect");
+        let listener = match named {
+            "--listen-socks" => "SOCKS5 listener",
+            "--listen-http" => "HTTP listener",
+            _ => "SOCKS5 and HTTP listener",
+        };
         for (addr, code, words) in [
             (taken.as_str(), 53, &["already in use"][..]),
             ("localhost", 23, &["no port", "127.0.0.1:1080"]),
@@ -67,7 +72,10 @@ async fn addresses_that_cannot_be_used() {
                 "--listen-socks" => vec![flag, addr],
                 _ => vec!["--listen-socks", "", flag, addr],
             };
-            let words = [&[named], words].concat();
+            let is_value = words.iter().any(|w| {
+                ["no port", "no IP address"].contains(w) || *w == "65535" || *w == "missing"
+            });
+            let words = [&[if is_value { named } else { listener }], words].concat();
             rig.fails(&flags, &[]).await.with(code, &words);
         }
         // Flags without a value.
@@ -79,7 +87,7 @@ async fn addresses_that_cannot_be_used() {
         .with(23, nothing);
     // One that cannot be had: the others are not kept.
     let flags = ["--listen-socks", "127.0.0.1:0", "--listen-http", &taken];
-    rig.fails(&flags, &[]).await.with(53, &["--listen-http"]);
+    rig.fails(&flags, &[]).await.with(53, &["HTTP listener"]);
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn eventually<T>(what: &str, waiting: impl Future<Output = T>) -> T {
 }
 
 fn schema() -> jsonschema::Validator {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/status.schema.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/status.schema.json");
     let schema = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     jsonschema::validator_for(&schema).unwrap()
 }

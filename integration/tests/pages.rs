@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use kubevpn_sim::Sim;
 
 fn page(name: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     std::fs::read_to_string(root.join(name)).unwrap()
 }
 

@@ -205,3 +205,49 @@ async fn pac_is_printed_written_and_served() {
         .await
         .with(23, &["--http"]);
 }
+
+/// Where a proxy is named, nothing else is wanted of a kubeconfig; flags that it would ignore are refused.
+#[tokio::test]
+async fn named_proxy_needs_no_kubeconfig() {
+    let home = tempfile::tempdir().unwrap();
+    let nowhere = home.path().to_str().unwrap();
+    let environment = [("HOME", nowhere), ("KUBECONFIG", "/nonexistent/config")];
+    let named = ["--http", "127.0.0.1:3128"];
+    run(&[&["env"], &named[..]].concat(), &environment)
+        .await
+        .with(0, &["HTTP_PROXY='http://127.0.0.1:3128'", "localhost"]);
+    let words = [
+        &["run"],
+        &named[..],
+        &["--", "sh", "-c", "echo $http_proxy"],
+    ]
+    .concat();
+    run(&words, &environment)
+        .await
+        .with(0, &["http://127.0.0.1:3128"]);
+    let words = [&["run", "--outside", "direct"], &named[..], &["--", "true"]].concat();
+    run(&words, &environment).await.with(23, &["--http"]);
+    // Without one the API server is asked, and it is said that there is none.
+    run(&["run", "--", "true"], &environment)
+        .await
+        .with(20, &[]);
+}
+
+/// The temporary proxy asks for the password, the command has it in the URLs, and not by itself.
+#[tokio::test]
+async fn run_asks_for_the_password_of_its_environment() {
+    let rig = Rig::start().await;
+    let script = "echo \"[$KUBEVPN_AUTH]\"; curl -sS http://reviews/; \
+                  curl -s -o /dev/null -w ' %{http_code}' -x \"http://${http_proxy##*@}\" http://reviews/";
+    let words = [
+        "run",
+        "--kubeconfig",
+        &rig.kubeconfig,
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let ended = run(&words, &[("KUBEVPN_AUTH", "ann:s3:cret/")]).await;
+    ended.with(0, &["[]\n", r#""service":"reviews""#, " 407"]);
+}

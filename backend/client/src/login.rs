@@ -18,6 +18,7 @@ use kube::client::Body;
 use kubevpn_target::{BoxError, ConnectError};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
+use tracing::instrument::WithSubscriber as _;
 
 use crate::classify::{certificate_refused, classify_login};
 use crate::credential::Credential;
@@ -164,7 +165,7 @@ impl Login {
 
     fn log_in(&self, recipe: Arc<Recipe>, login: u64, last: Option<Arc<Credentials>>) -> LoggingIn {
         let this = self.clone();
-        let task = tokio::spawn(async move {
+        let logging_in = async move {
             let outcome = log_in(recipe, login, last).await;
             let outcome = outcome.map(Arc::new).map_err(Arc::new);
             let mut state = this.state();
@@ -180,7 +181,8 @@ impl Login {
             }
             drop(state);
             outcome
-        });
+        };
+        let task = tokio::spawn(logging_in.with_current_subscriber());
         async {
             task.await
                 .unwrap_or_else(|e| Err(Arc::new(ClientError::Login(e))))

@@ -19,6 +19,7 @@ use kubevpn_target::{ConnectError, Refusal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::instrument::WithSubscriber as _;
 
 use crate::fetch::{Failure, Kind, Select, Server, is_forbidden, list};
 use crate::trust::Trust;
@@ -183,7 +184,7 @@ impl<K: Kind> Shelf<K> {
                 slots: Arc::downgrade(&self.slots),
                 before,
             };
-            let task = tokio::spawn(loading.run());
+            let task = tokio::spawn(loading.run().with_current_subscriber());
             slot.task = Task(Some(task.abort_handle()));
         }
         Ok(Asked {

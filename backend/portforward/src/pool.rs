@@ -36,6 +36,7 @@ use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
+use tracing::instrument::WithSubscriber as _;
 
 use self::choose::{Choice, Demand, What, choose};
 pub(crate) use self::lease::Lease;
@@ -289,7 +290,7 @@ impl Pool {
             }))),
         };
         let asked = self.opener.session(id.clone());
-        tokio::spawn(async move {
+        let upgrade = async move {
             let failed = match asked.await {
                 Ok(Opened::Session(io, transport)) => {
                     opening.pool.add(&opening.pod, io, transport);
@@ -302,7 +303,8 @@ impl Pool {
                 }
             };
             opening.done(failed);
-        });
+        };
+        tokio::spawn(upgrade.with_current_subscriber());
     }
 
     /// Takes up a new session.
@@ -338,12 +340,13 @@ impl Pool {
         drop(state);
         tracing::info!(%pod, %transport, session = id, "session begins");
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        tokio::spawn(async move {
+        let driving = async move {
             let why = driver.await;
             if let Some(pool) = pool.upgrade() {
                 pool.session_ended(&pod, id, &why);
             }
-        });
+        };
+        tokio::spawn(driving.with_current_subscriber());
         self.busy.notify_one();
     }
 

@@ -127,7 +127,7 @@ async fn a_listener_that_waits_for_its_address() {
     connect().await.with(0, &["Found"]).unwrap();
     let other = ["--socks-listen", &*address, "--max-connections", "5"];
     let said = rig.managed.connect(&rig.kubeconfig, &other).await.unwrap();
-    said.with(53, &[&id, "other flags"]).unwrap();
+    said.with(53, &[&id, "other settings"]).unwrap();
     rig.managed.kill().await.unwrap();
     let thief = TcpListener::bind(&address).unwrap();
     connect().await.with(53, &[&address, "in use"]).unwrap();
@@ -189,7 +189,10 @@ async fn a_log_is_followed() {
     logs.ends("-INT", 130).await;
     // All there is, older files first, where nobody follows.
     let said = rig.managed.run(&["logs", &id]).await.unwrap();
-    let said = said.with(0, &["productpage:9080"]).unwrap();
+    // The clients' side, and the session's.
+    let said = said
+        .with(0, &["productpage:9080", "session begins"])
+        .unwrap();
     assert!(said.stdout.ends_with("of the next file\n"), "{said:?}");
     rig.managed.quit().await.unwrap();
 }
@@ -261,5 +264,78 @@ async fn the_kubeconfig_comes_to_name_another_server() {
     names(&here);
     let status = is("connected").await;
     works(listener(&status, &id, "socks").unwrap()).await;
+    rig.managed.quit().await.unwrap();
+}
+
+/// `env` and `pac` name the listeners of the current connection, where a daemon has one.
+#[tokio::test]
+async fn listeners_of_the_daemon_are_named() {
+    let rig = Rig::start().await;
+    let (_, socks) = rig.open().await;
+    let kubeconfig = rig.kubeconfig.to_str().unwrap();
+    let said = rig
+        .managed
+        .run(&["env", "--kubeconfig", kubeconfig])
+        .await
+        .unwrap();
+    let all = format!("ALL_PROXY='socks5h://{socks}'");
+    said.with(0, &[&all]).unwrap();
+    let said = rig
+        .managed
+        .run(&["pac", "--kubeconfig", kubeconfig])
+        .await
+        .unwrap();
+    said.with(0, &[&format!("SOCKS5 {socks}")]).unwrap();
+    rig.managed.quit().await.unwrap();
+    // No daemon is started for it.
+    let said = rig
+        .managed
+        .run(&["env", "--kubeconfig", kubeconfig])
+        .await
+        .unwrap();
+    said.with(0, &["127.0.0.1:1080"]).unwrap();
+    assert_eq!(rig.managed.processes().unwrap(), [0; 0]);
+}
+
+/// A log's level is its connection's own, and the daemon's is set where it runs; neither is that of the command which
+/// happened to start it.
+#[tokio::test]
+async fn log_levels_are_set_where_they_belong() {
+    let rig = Rig::start().await;
+    let set = async |level| {
+        rig.managed
+            .run(&["daemon", "log-level", level])
+            .await
+            .unwrap()
+    };
+    set("debug").await.with(80, &["kubevpn connect"]).unwrap();
+    let words = ["-v", "--socks-listen", "127.0.0.1:0"];
+    let said = rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+    let id = id_of(&said.with(0, &[]).unwrap()).unwrap();
+    let log = rig.file(&format!("log/{id}.log"));
+    let log = async || std::fs::read_to_string(&log).unwrap();
+    eventually("a line of the connection at debug", async {
+        while !log().await.contains("DEBUG") {
+            sleep(LOOK).await;
+        }
+    })
+    .await;
+    let daemon = rig.file("log/daemon.log");
+    assert!(!std::fs::read_to_string(&daemon).unwrap().contains("DEBUG"));
+    set("debug").await.with(0, &["debug"]).unwrap();
+    set("shout")
+        .await
+        .with(2, &["info", "debug", "trace"])
+        .unwrap();
+    // The level survives a kill.
+    rig.managed.kill().await.unwrap();
+    let before = log().await.matches("DEBUG").count();
+    rig.managed.status().await.unwrap();
+    eventually("another line at debug", async {
+        while log().await.matches("DEBUG").count() == before {
+            sleep(LOOK).await;
+        }
+    })
+    .await;
     rig.managed.quit().await.unwrap();
 }

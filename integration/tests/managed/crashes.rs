@@ -152,7 +152,7 @@ async fn state_files_that_cannot_be_read() {
     for (text, reason) in [
         ("{", "is broken"),
         (r#"{"version": 0}"#, "has version 0"),
-        (r#"{"version": 2}"#, "has version 2"),
+        (r#"{"version": 3}"#, "has version 3"),
         (r#"{"id": "x"}"#, "does not say its version"),
     ] {
         rig.managed.kill().await.unwrap();
@@ -192,7 +192,7 @@ async fn what_fails_changes_nothing() {
     let connect = async |words: &[&str]| rig.managed.connect(&rig.kubeconfig, words).await.unwrap();
     connect(&["--socks-listen", &taken])
         .await
-        .with(53, &[&taken, "--socks-listen"])
+        .with(53, &[&taken, "SOCKS5 listener"])
         .unwrap();
     assert_eq!(ids(&rig.managed.status().await.unwrap()), [""; 0]);
     let files = rig.managed.files().unwrap();

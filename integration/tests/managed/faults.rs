@@ -326,3 +326,27 @@ async fn a_daemon_ends_alike_on_each_signal() {
     }
     rig.managed.quit().await.unwrap();
 }
+
+/// The check of `connect` holds no place, and is no client: the first one gets the only place there is.
+#[tokio::test]
+async fn probe_of_connect_holds_no_place() {
+    let rig = Rig::start().await;
+    let words = [
+        "--forward",
+        "127.0.0.1:0:productpage:9080",
+        "--max-connections",
+        "1",
+    ];
+    let said = rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+    let id = id_of(&said.with(0, &[]).unwrap()).unwrap();
+    let status = rig.managed.status().await.unwrap();
+    let found = kubevpn_scenarios::managed::connection(&status, &id).unwrap();
+    assert_eq!(found["Traffic"]["TotalConnections"], 0, "{found}");
+    assert_eq!(found["Listeners"][0]["OpenClients"], 0, "{found}");
+    let forward = listener(&status, &id, "forward").unwrap();
+    let url = format!("http://{forward}/");
+    let words = ["--noproxy", "*", "--max-time", "20", &url];
+    let answer = kubevpn_scenarios::Curl::run(&words).await.unwrap();
+    assert_eq!(answer.json().unwrap()["service"], "productpage");
+    rig.managed.quit().await.unwrap();
+}

@@ -9,6 +9,7 @@ use kubevpn_spdy::{ResetStatus, Session};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
+use tracing::instrument::WithSubscriber as _;
 
 use crate::config::Config;
 use crate::pod::PodId;
@@ -38,10 +39,11 @@ impl Pool {
             let runtime = Handle::current();
             let running = Running(Arc::downgrade(self));
             let keeping = keep(Arc::downgrade(self), self.busy.clone());
-            runtime.spawn(async move {
+            let keeper = async move {
                 let _running = running;
                 keeping.await;
-            });
+            };
+            runtime.spawn(keeper.with_current_subscriber());
             state.runtime = Some(runtime);
         }
         drop(state);

@@ -220,6 +220,29 @@ mod unix {
         assert!(!path.exists());
     }
 
+    /// Two programs that start at the same time where a killed one has left its file.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_of_two_starters_on_a_stale_socket_listens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socks");
+        for _ in 0..100 {
+            drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+            let bind = || {
+                let addr = addr(&path);
+                tokio::spawn(async move { Listener::bind(&addr).await })
+            };
+            let (one, other) = (bind(), bind());
+            let (one, other) = (one.await.unwrap(), other.await.unwrap());
+            let (listens, refused) = match one {
+                Ok(listener) => (listener, other),
+                Err(error) => (other.unwrap(), Err(error)),
+            };
+            assert_eq!(refused.unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
+            UnixStream::connect(&path).await.unwrap();
+            drop(listens);
+        }
+    }
+
     #[tokio::test]
     async fn a_live_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,14 +1,21 @@
 //! A Unix socket and its file.
 
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, Metadata, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, sleep};
 
 use super::BACKLOG;
+
+/// Upper bound on the wait for other programs that bind in the same directory; each takes milliseconds.
+const TURN: Duration = Duration::from_secs(2);
+/// How often is looked whether they have ended.
+const LOOK: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -20,6 +27,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) async fn bind(path: &Path) -> io::Result<Self> {
+        let _turn = turn(path).await;
         clear(path).await?;
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
@@ -44,6 +52,22 @@ impl Drop for Socket {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|m| identity(&m) == self.file) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Lets one program at a time look at, delete and bind the sockets of a directory: two that find the same stale file could
+/// each delete the other's fresh socket, and both would believe that they listen. Ends when dropped. A directory that cannot
+/// be locked within [`TURN`] is no reason not to listen.
+async fn turn(path: &Path) -> Option<fs::File> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = fs::File::open(dir.unwrap_or(Path::new("."))).ok()?;
+    let until = Instant::now() + TURN;
+    loop {
+        match dir.try_lock() {
+            Ok(()) => return Some(dir),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => sleep(LOOK).await,
+            Err(_) => return None,
         }
     }
 }

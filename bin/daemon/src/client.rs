@@ -1,0 +1,610 @@
+//! A command's end of the socket: finds the daemon, starts it, speaks to it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::api::{API, About, ConnectEvent, ConnectRequest, Ended, Opened, Status};
+use crate::error::{ApiError, Code, Context as _};
+use crate::lock::{Lock, holder};
+use crate::log::Level;
+use crate::readiness;
+use crate::registry::DRAIN;
+use crate::run::IDLE_VARIABLE;
+use crate::state_dir::{self, StateDir};
+use crate::sys::{self, Process};
+
+/// How long the daemon may take for what it need not wait for.
+const PROMPT: Duration = Duration::from_secs(5);
+/// How long it may take to end everything, and to be gone after that.
+const ENDING: Duration = DRAIN.saturating_add(Duration::from_secs(5));
+/// How long it may take to start.
+const START: Duration = Duration::from_secs(20);
+/// How often is looked for what nothing tells us of.
+const LOOK: Duration = Duration::from_millis(50);
+/// How large an answer may be.
+const MOST_BYTES: usize = 16 << 20;
+
+/// The daemon of a directory, as far as it is there. Calls are bounded in time; a dropped call is given up, and the daemon
+/// does what it was asked to its end.
+pub struct Client {
+    dir: StateDir,
+}
+
+/// What starting it came to.
+enum Started {
+    Ready,
+    /// Somebody else is the daemon.
+    Other,
+}
+
+impl Client {
+    /// Speaks to the daemon of this directory.
+    pub fn new(dir: StateDir) -> Self {
+        Self { dir }
+    }
+
+    // === finding it ===
+
+    /// Who the daemon is, if there is one.
+    async fn about(&self) -> Result<Option<About>, ApiError> {
+        match self.get("/v1/daemon").await {
+            Ok(about) => Ok(Some(about)),
+            Err(Trouble::Gone(_)) => Ok(None),
+            Err(trouble) => Err(trouble.into()),
+        }
+    }
+
+    /// Whether there is one, of this version of the API.
+    pub async fn find(&self) -> Result<bool, ApiError> {
+        match self.about().await? {
+            None => Ok(false),
+            Some(about) if about.api == API => Ok(true),
+            Some(about) => Err(ApiError::new(
+                Code::OtherVersion,
+                format!(
+                    "the daemon is kubevpn {} and this is {}, which do not understand each other: end it with kubevpn \
+                     quit, and start again",
+                    about.version,
+                    crate::VERSION
+                ),
+            )),
+        }
+    }
+
+    /// Makes sure that there is one. However many do this at once, one is started.
+    pub async fn ensure(&self) -> Result<(), ApiError> {
+        let until = Instant::now() + START;
+        loop {
+            if self.find().await? {
+                return Ok(());
+            }
+            let started = self.start().await?;
+            if Instant::now() < until {
+                sleep(LOOK).await;
+                continue;
+            }
+            return Err(match started {
+                Started::Other => self.wedged("does not start to answer"),
+                Started::Ready => ApiError::new(
+                    Code::NotRunning,
+                    format!(
+                        "the daemon ends as soon as it has started: give it more time than {IDLE_VARIABLE} says"
+                    ),
+                ),
+            });
+        }
+    }
+
+    /// The same if there is something to bring back. False if there is no daemon and nothing for it to do.
+    pub async fn ensure_if_needed(&self) -> Result<bool, ApiError> {
+        if self.find().await? {
+            return Ok(true);
+        }
+        if !self.dir.has_connections() {
+            self.tidy()?;
+            return Ok(false);
+        }
+        self.ensure().await.map(|()| true)
+    }
+
+    /// Deletes what a daemon that was killed has left half-done, if that is all there is.
+    fn tidy(&self) -> Result<(), ApiError> {
+        if !self.dir.socket().exists() {
+            return Ok(());
+        }
+        let tidied = match Lock::try_take(&self.dir.lock()) {
+            // Somebody is starting.
+            Ok(None) => return Ok(()),
+            // Somebody was faster.
+            Ok(Some(_)) if self.dir.has_connections() => Ok(()),
+            Ok(Some(lock)) => self.dir.clear().and_then(|()| lock.release()),
+            Err(error) => Err(error),
+        };
+        tidied.context("cannot delete what a killed daemon has left")
+    }
+
+    async fn start(&self) -> Result<Started, ApiError> {
+        self.dir.prepare()?;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let mut command = Command::new(program);
+        command
+            .arg("daemon")
+            .env(state_dir::VARIABLE, self.dir.path())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        sys::keep_descriptors();
+        let mut child = command.spawn().context("cannot start the daemon")?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| ApiError::new(Code::Internal, "stdout is piped"))?;
+        // One line, or the end: both come soon, but nothing else shall wait for it.
+        let said = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        });
+        let line = match timeout(START, said).await {
+            Ok(Ok(Ok(line))) => line,
+            Ok(_) => String::new(),
+            Err(_) => return Err(self.wedged("does not start")),
+        };
+        match line.trim_end() {
+            readiness::READY => Ok(Started::Ready),
+            readiness::OTHER => {
+                let _ = child.wait();
+                Ok(Started::Other)
+            }
+            "" => {
+                let _ = child.wait();
+                Err(ApiError::new(
+                    Code::NotRunning,
+                    format!(
+                        "the daemon ended while it started; its log is {}",
+                        self.dir.log(None).display()
+                    ),
+                ))
+            }
+            why => {
+                let _ = child.wait();
+                Err(ApiError::new(Code::NotRunning, why))
+            }
+        }
+    }
+
+    fn wedged(&self, what: &str) -> ApiError {
+        let Some(process) = holder(&self.dir.lock()).filter(Process::lives) else {
+            return self.elsewhere();
+        };
+        ApiError::new(
+            Code::NotRunning,
+            format!(
+                "the daemon (process {}) {what}: end it with kubevpn quit; its log is {}",
+                process.pid,
+                self.dir.log(None).display()
+            ),
+        )
+    }
+
+    /// The lock is held, and not by a process that we could ask or end.
+    fn elsewhere(&self) -> ApiError {
+        ApiError::new(
+            Code::NotRunning,
+            format!(
+                "{} is locked by a process that is not on this machine, or is no daemon of kubevpn's: end it there, or set {} \
+                 to a directory of this machine's own",
+                self.dir.lock().display(),
+                state_dir::VARIABLE
+            ),
+        )
+    }
+
+    // === asking it ===
+
+    pub async fn status(&self) -> Result<Status, ApiError> {
+        Ok(self.get("/v1/status").await?)
+    }
+
+    /// Opens a connection; `step` is called with what happens.
+    pub async fn connect(
+        &self,
+        request: &ConnectRequest,
+        mut step: impl FnMut(&str),
+    ) -> Result<Opened, ApiError> {
+        let gone = |code| {
+            ApiError::new(
+                code,
+                "the daemon ended while it was asked: try again, it brings back what was open",
+            )
+        };
+        let failed = |trouble: Trouble| match trouble {
+            Trouble::Gone(_) => gone(Code::Ending),
+            Trouble::Failed(error) => error,
+        };
+        let body = serde_json::to_vec(request)
+            .map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
+        let sent = self.send(Method::POST, "/v1/connections", body).await;
+        let mut body = ok(sent.map_err(failed)?).await.map_err(failed)?.into_body();
+        let mut unread = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(Ok(data)) = frame.map(hyper::body::Frame::into_data) else {
+                break;
+            };
+            unread.extend_from_slice(&data);
+            if unread.len() > MOST_BYTES {
+                break;
+            }
+            while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = unread.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(ConnectEvent::Step(text)) => step(&text),
+                    Ok(ConnectEvent::Done(opened)) => return Ok(opened),
+                    Ok(ConnectEvent::Failed(error)) => return Err(error),
+                    Err(error) => return Err(ApiError::new(Code::Internal, error.to_string())),
+                }
+            }
+        }
+        Err(gone(Code::NotRunning))
+    }
+
+    /// Ends one connection, or all. Without a daemon what is left of one is deleted here.
+    pub async fn disconnect(&self, id: Option<&str>, now: bool) -> Result<Vec<String>, ApiError> {
+        let path = match id {
+            Some(id) => format!("/v1/connections/{id}"),
+            None => "/v1/connections".to_owned(),
+        };
+        let until = Instant::now() + START;
+        let mut asked = false;
+        loop {
+            if self.find().await? {
+                let ended = self.ask::<Ended>(Method::DELETE, &path, now, ENDING).await;
+                match ended {
+                    Ok(ended) => return Ok(ended.ids),
+                    Err(Trouble::Gone(_)) if Instant::now() < until => {
+                        asked = true;
+                        sleep(LOOK).await;
+                        continue;
+                    }
+                    // It went away in the middle of it, and had forgotten the connection by then.
+                    Err(Trouble::Failed(error))
+                        if asked && error.code == Code::NoSuchConnection =>
+                    {
+                        return Ok(id.map(str::to_owned).into_iter().collect());
+                    }
+                    Err(trouble) => return Err(trouble.into()),
+                }
+            }
+            let forgotten = match self.forget(id) {
+                Err(error) if asked && error.code == Code::NoSuchConnection => {
+                    Ok(Some(id.map(str::to_owned).into_iter().collect()))
+                }
+                other => other,
+            };
+            if let Some(ids) = forgotten? {
+                return Ok(ids);
+            }
+            if Instant::now() > until {
+                return Err(self.wedged("does not answer"));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Deletes what there is of a connection, or of all. `None` if there is a daemon after all.
+    fn forget(&self, id: Option<&str>) -> Result<Option<Vec<String>>, ApiError> {
+        let saved = self.dir.saved().context("cannot look for connections")?;
+        let ids: Vec<_> = match id {
+            Some(id) => saved.into_iter().filter(|saved| saved == id).collect(),
+            None => saved,
+        };
+        if ids.is_empty() {
+            return match id {
+                Some(id) => Err(ApiError::no_such_connection(id)),
+                None => Ok(Some(ids)),
+            };
+        }
+        let Some(lock) = Lock::try_take(&self.dir.lock()).context("cannot take the lock")? else {
+            return Ok(None);
+        };
+        let forgotten = ids.iter().try_for_each(|id| {
+            state_dir::remove(&self.dir.state(id))?;
+            state_dir::remove(&self.dir.kubeconfig(id))
+        });
+        let forgotten = forgotten.and_then(|()| match self.dir.has_connections() {
+            true => Ok(()),
+            false => self.dir.clear(),
+        });
+        let forgotten = forgotten.and_then(|()| lock.release());
+        forgotten.context("cannot delete what is left of the connection")?;
+        Ok(Some(ids))
+    }
+
+    /// Waits for a connection's end.
+    pub async fn ended(&self, id: &str) -> Result<(), ApiError> {
+        let path = format!("/v1/connections/{id}/ended");
+        let sent = self.send(Method::GET, &path, Vec::new()).await;
+        match async { read::<()>(ok(sent?).await?).await }.await {
+            // So has its connection.
+            Ok(()) | Err(Trouble::Gone(_)) => Ok(()),
+            Err(trouble) => Err(trouble.into()),
+        }
+    }
+
+    pub async fn use_current(&self, id: &str) -> Result<(), ApiError> {
+        let path = format!("/v1/current/{id}");
+        Ok(self.ask(Method::PUT, &path, false, PROMPT).await?)
+    }
+
+    /// How much the daemon's own log says from now on.
+    pub async fn set_log_level(&self, level: Level) -> Result<(), ApiError> {
+        let body = serde_json::to_vec(&level).context("cannot write the level")?;
+        let asking = async {
+            let sent = self.send(Method::PUT, "/v1/log-level", body).await?;
+            read(ok(sent).await?).await
+        };
+        let answered = timeout(PROMPT, asking).await;
+        Ok(answered.map_err(|_| self.wedged("does not answer"))??)
+    }
+
+    // === ending it ===
+
+    /// Ends the daemon that there is when this is called, however it is, and deletes everything but the logs. One that has
+    /// been started since is left alone, with its files.
+    pub async fn quit(&self, now: bool) -> Result<(), ApiError> {
+        if !self.dir.path().exists() {
+            return Ok(());
+        }
+        let mut ended = None;
+        let mut until = Instant::now() + PROMPT;
+        loop {
+            if let Some(lock) = Lock::try_take(&self.dir.lock()).context("cannot take the lock")? {
+                let cleared = self.dir.clear().and_then(|()| lock.release());
+                cleared.context("cannot delete what the daemon has left")?;
+                return Ok(());
+            }
+            match (holder(&self.dir.lock()).filter(Process::lives), &ended) {
+                (Some(daemon), None) => {
+                    self.end(&daemon, now).await?;
+                    ended = Some(daemon);
+                    until = Instant::now() + PROMPT;
+                }
+                (Some(daemon), Some(ended)) if daemon != *ended => return Ok(()),
+                // One that starts signs soon, and one that ends lets go soon.
+                _ if Instant::now() < until => {}
+                _ => return Err(self.elsewhere()),
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Asks this process to end, and makes it if it does not. Returns once it is gone, or another one has its place.
+    async fn end(&self, daemon: &Process, now: bool) -> Result<(), ApiError> {
+        let is_there = || holder(&self.dir.lock()).as_ref() == Some(daemon) && daemon.lives();
+        let mut until = Instant::now() + ENDING;
+        let mut asked = false;
+        while is_there() && Instant::now() < until {
+            if !asked {
+                match self.ask_to_quit(daemon, now).await {
+                    Ok(()) => {
+                        asked = true;
+                        until = Instant::now() + ENDING;
+                    }
+                    // It starts, or it ends.
+                    Err(Trouble::Gone(_)) => {}
+                    Err(trouble) => {
+                        let error = ApiError::from(trouble);
+                        tracing::warn!(
+                            error = error.whole(),
+                            "the daemon does not end when asked: it is made to"
+                        );
+                        break;
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
+        for by_force in [false, true] {
+            if !is_there() || !daemon.end(by_force).context("cannot end the daemon")? {
+                return Ok(());
+            }
+            let until = Instant::now() + ENDING;
+            // A stopped process does not notice TERM.
+            while daemon.lives() && Instant::now() < until {
+                sleep(LOOK).await;
+            }
+        }
+        if daemon.lives() {
+            let pid = daemon.pid;
+            return Err(ApiError::new(
+                Code::Other,
+                format!(
+                    "the daemon, process {pid}, was killed and has not ended: see what it waits for, e.g. with ps -o stat,wchan -p {pid}"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// `POST /v1/quit`, which daemons of every version understand, on a connection to this very process.
+    async fn ask_to_quit(&self, daemon: &Process, now: bool) -> Result<(), Trouble> {
+        let stream = self.dial().await?;
+        let peer = stream.peer_cred().map_err(Trouble::gone)?;
+        if peer.pid().and_then(|pid| u32::try_from(pid).ok()) != Some(daemon.pid) {
+            return Err(Trouble::Gone("another process listens".into()));
+        }
+        let path = if now { "/v1/quit?now" } else { "/v1/quit" };
+        let asking = async {
+            let sent = send(stream, Method::POST, path, Vec::new()).await?;
+            read::<Ended>(ok(sent).await?).await
+        };
+        let answered = timeout(ENDING, asking).await;
+        answered.map_err(|_| Trouble::Failed(self.wedged("does not answer")))??;
+        Ok(())
+    }
+
+    // === HTTP ===
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
+        self.ask(Method::GET, path, false, PROMPT).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        now: bool,
+        within: Duration,
+    ) -> Result<T, Trouble> {
+        let path = format!("{path}{}", if now { "?now" } else { "" });
+        let asking = async {
+            let sent = self.send(method, &path, Vec::new()).await?;
+            read(ok(sent).await?).await
+        };
+        timeout(within, asking)
+            .await
+            .map_err(|_| Trouble::Failed(self.wedged("does not answer")))?
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, Trouble> {
+        send(self.dial().await?, method, path, body).await
+    }
+
+    /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
+    async fn dial(&self) -> Result<UnixStream, Trouble> {
+        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+        let path = self.dir.socket();
+        let stream = match UnixStream::connect(&path).await {
+            Ok(stream) => stream,
+            // A reset: it closed its socket before it took us in.
+            Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
+                return Err(Trouble::gone(e));
+            }
+            Err(e) => {
+                let what = format!("cannot connect to the daemon's socket {}", path.display());
+                return Err(Trouble::Failed(ApiError::caused_by(Code::Other, what, &e)));
+            }
+        };
+        check_peer(&stream, &path, sys::own_uid()).map_err(Trouble::Failed)?;
+        Ok(stream)
+    }
+}
+
+/// That the process which listens acts as this user.
+fn check_peer(stream: &UnixStream, path: &Path, uid: u32) -> Result<(), ApiError> {
+    let peer = stream.peer_cred().context("cannot tell who listens")?.uid();
+    if peer == uid {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        Code::InvalidValue,
+        format!(
+            "a process of uid {peer} listens on {}, and you are uid {uid}: nothing was sent to it. Set {} to a directory of your own",
+            path.display(),
+            state_dir::VARIABLE
+        ),
+    ))
+}
+
+async fn send(
+    stream: UnixStream,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Response<Incoming>, Trouble> {
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(Trouble::gone)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the daemon's connection");
+        }
+    });
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "kubevpn")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| Trouble::Failed(ApiError::new(Code::InvalidValue, e.to_string())))?;
+    sender.send_request(request).await.map_err(Trouble::gone)
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Trouble {
+    /// There is no daemon, or none any more.
+    Gone(String),
+    /// It said no, or cannot be asked.
+    Failed(ApiError),
+}
+
+impl Trouble {
+    fn gone(error: impl std::error::Error) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+impl From<Trouble> for ApiError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Gone(why) => {
+                tracing::debug!(why, "no daemon");
+                Self::new(Code::NotRunning, "the daemon is not running")
+            }
+            Trouble::Failed(error) => error,
+        }
+    }
+}
+
+/// The answer, unless it is a failure.
+async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, Trouble> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let error: ApiError = read(response).await?;
+    match error.code {
+        Code::Ending => Err(Trouble::Gone(error.message)),
+        _ => Err(Trouble::Failed(error)),
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Trouble> {
+    let body = http_body_util::Limited::new(response.into_body(), MOST_BYTES);
+    let body = body.collect().await;
+    let body = body.map_err(|e| Trouble::Gone(e.to_string()))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|_| {
+        Trouble::Failed(ApiError::new(
+            Code::OtherVersion,
+            "the daemon answers in a way this kubevpn does not know: end it with kubevpn quit",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn socket_of_another_user_is_not_spoken_to() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let path = Path::new("/x/daemon.sock");
+        check_peer(&ours, path, sys::own_uid()).unwrap();
+        let said = check_peer(&ours, path, sys::own_uid() + 1).unwrap_err();
+        assert_eq!(said.code, Code::InvalidValue);
+        assert!(said.to_string().contains("/x/daemon.sock"), "{said}");
+    }
+}

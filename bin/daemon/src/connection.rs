@@ -1,0 +1,324 @@
+//! A connection: one cluster, context and namespace, and the listeners it has.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubevpn_conn::Addr;
+use kubevpn_proxy::{ListenerSpec, Policy};
+use kubevpn_target::{ConnectError, Refusal};
+
+use crate::api::{self, State};
+use crate::engine::{Engine, Listener as _, Session, SessionSettings, Stats};
+use crate::error::ApiError;
+use crate::log::{Level, Log};
+use crate::saved::{Saved, SavedListener};
+use crate::state_dir::StateDir;
+
+/// One of the daemon's connections. It ends with [`Connection::end`].
+pub(crate) struct Connection<S: Session> {
+    saved: Mutex<Saved>,
+    pub(crate) session: S,
+    listeners: Mutex<Vec<Entry<S::Listener>>>,
+    /// Who binds again what is missing: one at a time, or each would be in the other's way.
+    restoring: tokio::sync::Mutex<()>,
+    health: Mutex<Health>,
+    pub(crate) log: Log,
+}
+
+/// A listener, or why there is none.
+struct Entry<L> {
+    saved: SavedListener,
+    serving: Result<L, ApiError>,
+}
+
+impl<S: Session> Connection<S> {
+    /// Nothing is sent, and nothing listens yet.
+    pub(crate) fn new<E: Engine<Session = S>>(
+        engine: &E,
+        dir: &StateDir,
+        saved: Saved,
+        config: kube::Config,
+    ) -> Result<Arc<Self>, ApiError> {
+        let log = Log::to_file(&dir.log(Some(&saved.id)), saved.log_level);
+        let session = engine.open(SessionSettings {
+            policy: &saved.policy,
+            namespace: &saved.cluster.namespace,
+            config,
+            log: log.dispatch.clone(),
+        })?;
+        Ok(Arc::new(Self {
+            log,
+            saved: Mutex::new(saved),
+            session,
+            listeners: Mutex::default(),
+            restoring: tokio::sync::Mutex::default(),
+            health: Mutex::new(Health::new()),
+        }))
+    }
+
+    /// What its state file says.
+    pub(crate) fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn namespace(&self) -> String {
+        self.saved().cluster.namespace.clone()
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        self.saved().policy.clone()
+    }
+
+    /// Logs at this level from now on.
+    pub(crate) fn set_log_level(&self, level: Level) {
+        self.saved().log_level = level;
+        self.log.set_level(level);
+    }
+
+    /// Goes back to these listeners; gives those that were added since.
+    pub(crate) fn withdraw(&self, before: Vec<SavedListener>) -> Vec<S::Listener> {
+        let mut listeners = self.listeners();
+        let (stay, go) = std::mem::take(&mut *listeners)
+            .into_iter()
+            .partition(|entry| before.contains(&entry.saved));
+        *listeners = stay;
+        self.saved().listeners = before;
+        let go: Vec<Entry<_>> = go;
+        go.into_iter()
+            .filter_map(|entry| entry.serving.ok())
+            .collect()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Entry<S::Listener>>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a listener is that was asked for in the same words, or why it is not there.
+    pub(crate) fn listener(&self, spec: &ListenerSpec) -> Option<Result<Addr, ApiError>> {
+        let listeners = self.listeners();
+        let found = listeners.iter().find(|entry| entry.saved.spec == *spec);
+        found.map(|entry| match &entry.serving {
+            Ok(_) => Ok(entry.saved.bound.clone()),
+            Err(why) => Err(why.clone()),
+        })
+    }
+
+    /// Whether a listener has this one's place, and was asked for in other words.
+    pub(crate) fn has_otherwise(&self, spec: &ListenerSpec) -> bool {
+        let listeners = self.listeners();
+        let mut saved = listeners.iter().map(|entry| &entry.saved);
+        saved.any(|saved| saved.bound == spec.address && saved.spec != *spec)
+    }
+
+    /// It is one of the connection's listeners from now on.
+    pub(crate) fn adopt(&self, spec: ListenerSpec, serving: S::Listener) -> SavedListener {
+        let bound = serving.address().clone();
+        let saved = SavedListener { spec, bound };
+        self.place(saved.clone(), Ok(serving));
+        saved
+    }
+
+    fn place(&self, saved: SavedListener, serving: Result<S::Listener, ApiError>) {
+        let mut listeners = self.listeners();
+        listeners.retain(|entry| entry.saved != saved);
+        listeners.push(Entry { saved, serving });
+    }
+
+    /// Listens again where it did, and says what it could not have; what failed before is tried again.
+    pub(crate) async fn restore(&self) {
+        let _restoring = self.restoring.lock().await;
+        let missing: Vec<_> = {
+            let listeners = self.listeners();
+            let listens = |saved: &SavedListener| {
+                let mut same = listeners.iter().filter(|entry| entry.saved == *saved);
+                same.any(|entry| entry.serving.is_ok())
+            };
+            let all = self.saved().listeners.clone();
+            all.into_iter().filter(|saved| !listens(saved)).collect()
+        };
+        for saved in missing {
+            let bound = self.session.bind(&saved.spec, &saved.bound).await;
+            let serving = bound.and_then(|bound| self.session.serve(&saved.spec, bound));
+            match &serving {
+                Ok(_) => tracing::info!(listener = %saved.bound, "listening"),
+                Err(why) => tracing::debug!(listener = %saved.bound, %why, "not listening"),
+            }
+            self.place(saved, serving);
+        }
+        let lost = self
+            .listeners()
+            .iter()
+            .find_map(|entry| entry.serving.as_ref().err().map(ApiError::whole));
+        self.health(|health| health.listeners = lost);
+    }
+
+    /// Whether a listener is waiting for its address.
+    pub(crate) fn waits_for_listeners(&self) -> bool {
+        self.listeners().iter().any(|entry| entry.serving.is_err())
+    }
+
+    /// What was found out about it.
+    pub(crate) fn health(&self, change: impl FnOnce(&mut Health)) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = health.state();
+        change(&mut health);
+        let now = health.state();
+        if before != now {
+            health.since = Timestamp::now();
+            tracing::info!(
+                state = now.0.as_str(),
+                reason = now.1,
+                "the connection's state"
+            );
+        }
+    }
+
+    /// Stops listening, lets clients finish for `patience`, and lets go of the cluster.
+    pub(crate) async fn end(&self, patience: Duration) {
+        let entries = std::mem::take(&mut *self.listeners());
+        let serving: Vec<_> = entries.into_iter().filter_map(|e| e.serving.ok()).collect();
+        serving.iter().for_each(|listener| listener.stop());
+        let mut ending = tokio::task::JoinSet::new();
+        for serving in serving {
+            ending.spawn(serving.end(patience));
+        }
+        ending.join_all().await;
+        self.session.shutdown().await;
+    }
+
+    pub(crate) fn status(&self) -> api::Connection {
+        let saved = self.saved().clone();
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, reason) = health.state();
+        let listeners: Vec<_> = self.listeners().iter().map(Entry::status).collect();
+        let socks = listeners
+            .iter()
+            .find(|l| l.listening && matches!(l.protocol.as_str(), "socks" | "mixed"));
+        let Stats {
+            traffic,
+            sessions,
+            streams,
+            last_refusals,
+        } = self.session.stats();
+        let files = saved
+            .kubeconfig
+            .files
+            .iter()
+            .map(|f| f.display().to_string());
+        let files: Vec<_> = files.collect();
+        api::Connection {
+            id: saved.id,
+            cluster: saved.cluster.name.unwrap_or_default(),
+            kubeconfig: files.join(":"),
+            namespace: saved.cluster.namespace,
+            status: state.as_str().into(),
+            socks_listen_addr: socks.map(|l| l.address.clone()).unwrap_or_default(),
+            socks_egress: socks.is_some_and(|l| l.egress),
+            context: saved.cluster.context.unwrap_or_default(),
+            server: saved.cluster.server,
+            state,
+            reason,
+            since: health.since.to_string(),
+            started_at: saved.started_at,
+            listeners,
+            traffic,
+            sessions,
+            streams,
+            last_refusals,
+        }
+    }
+}
+
+impl<L: crate::Listener> Entry<L> {
+    fn status(&self) -> api::Listener {
+        let SavedListener { spec, bound } = &self.saved;
+        api::Listener {
+            protocol: spec.protocol.as_str().into(),
+            address: bound.to_string(),
+            listening: self.serving.is_ok(),
+            reason: self
+                .serving
+                .as_ref()
+                .err()
+                .map(ApiError::whole)
+                .unwrap_or_default(),
+            egress: spec.egress,
+            auth: spec.auth_file.is_some(),
+            open_clients: self.serving.as_ref().map_or(0, L::open_clients),
+        }
+    }
+}
+
+/// What is known of a connection's health; `None` is well.
+pub(crate) struct Health {
+    api: Option<(State, String)>,
+    /// The kubeconfig it was made from.
+    pub(crate) source: Option<String>,
+    listeners: Option<String>,
+    since: Timestamp,
+}
+
+impl Health {
+    fn new() -> Self {
+        Self {
+            api: None,
+            source: None,
+            listeners: None,
+            since: Timestamp::now(),
+        }
+    }
+
+    /// How the API server answered.
+    pub(crate) fn api(&mut self, answer: Result<(), &ConnectError>) {
+        self.api = answer.err().map(|error| {
+            let state = match error.refusal() {
+                Refusal::Unauthenticated => State::Unauthenticated,
+                Refusal::ClusterAway | Refusal::TimedOut => State::Unreachable,
+                _ => State::Degraded,
+            };
+            let mut reason = error.to_string();
+            if let Some(cause) = std::error::Error::source(error) {
+                reason = format!("{reason}: {cause}");
+            }
+            (state, reason)
+        });
+    }
+
+    fn state(&self) -> (State, String) {
+        if let Some((state, reason)) = &self.api {
+            return (*state, reason.clone());
+        }
+        match self.listeners.as_ref().or(self.source.as_ref()) {
+            Some(reason) => (State::Degraded, reason.clone()),
+            None => (State::Connected, String::new()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_is_said() {
+        let mut health = Health::new();
+        assert_eq!(health.state(), (State::Connected, String::new()));
+        health.source = Some("gone".into());
+        assert_eq!(health.state(), (State::Degraded, "gone".into()));
+        health.listeners = Some("taken".into());
+        assert_eq!(health.state().1, "taken");
+        for (refusal, state) in [
+            (Refusal::Unauthenticated, State::Unauthenticated),
+            (Refusal::ClusterAway, State::Unreachable),
+            (Refusal::NameNotFound, State::Degraded),
+        ] {
+            health.api(Err(&ConnectError::new(refusal, "why")));
+            assert_eq!(health.state(), (state, "why".into()));
+        }
+        health.api(Ok(()));
+        assert_eq!(health.state().1, "taken");
+    }
+}

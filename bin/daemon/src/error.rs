@@ -1,0 +1,239 @@
+//! Failures as the daemon and its clients tell each other: a code for programs, a message and its causes for people.
+
+use std::error::Error;
+use std::fmt;
+
+use kubevpn_client::KubeconfigError;
+use kubevpn_proxy::BindError;
+use kubevpn_target::{ConnectError, Refusal};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Why something that was asked of the daemon was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiError {
+    /// What kind of failure it is.
+    pub code: Code,
+    /// What failed, on what, and what to try.
+    pub message: String,
+    /// Its causes, the nearest first.
+    #[serde(default)]
+    pub causes: Vec<String>,
+}
+
+/// The kinds of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The kubeconfig cannot be used.
+    Kubeconfig,
+    /// A value that is understood and not accepted.
+    InvalidValue,
+    /// A listener off loopback that would let everybody in.
+    Exposed,
+    /// There is no such connection.
+    NoSuchConnection,
+    /// The connection, or its listener, is there with other settings.
+    Conflict,
+    /// Something else has the listener's address.
+    AddressInUse,
+    /// There is no daemon, or it does not answer.
+    NotRunning,
+    /// The daemon is about to end: ask its successor.
+    Ending,
+    /// The daemon speaks another version of this API.
+    OtherVersion,
+    /// A bug of ours.
+    Internal,
+    /// Anything else.
+    Other,
+    /// The cluster, or something in it, could not be reached.
+    Refused(Refusal),
+}
+
+impl Code {
+    const PLAIN: [Self; 11] = [
+        Self::Kubeconfig,
+        Self::InvalidValue,
+        Self::Exposed,
+        Self::NoSuchConnection,
+        Self::Conflict,
+        Self::AddressInUse,
+        Self::NotRunning,
+        Self::Ending,
+        Self::OtherVersion,
+        Self::Internal,
+        Self::Other,
+    ];
+
+    /// Its word in the API; that of a refusal is the refusal's.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kubeconfig => "kubeconfig",
+            Self::InvalidValue => "invalid_value",
+            Self::Exposed => "exposed",
+            Self::NoSuchConnection => "no_such_connection",
+            Self::Conflict => "conflict",
+            Self::AddressInUse => "address_in_use",
+            Self::NotRunning => "not_running",
+            Self::Ending => "ending",
+            Self::OtherVersion => "other_version",
+            Self::Internal => "daemon_internal",
+            Self::Other => "other",
+            Self::Refused(refusal) => refusal.as_str(),
+        }
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let refusals = Refusal::ALL.into_iter().map(Self::Refused);
+        let mut all = Self::PLAIN.into_iter().chain(refusals);
+        let found = all.find(|code| code.as_str() == text);
+        found.ok_or_else(|| de::Error::custom("no code of this API"))
+    }
+}
+
+impl ApiError {
+    /// A failure without a cause.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            causes: Vec::new(),
+        }
+    }
+
+    /// A failure that this error caused.
+    pub fn caused_by(
+        code: Code,
+        message: impl Into<String>,
+        error: &(dyn Error + 'static),
+    ) -> Self {
+        let mut causes = vec![error.to_string()];
+        causes.extend(causes_of(error));
+        Self {
+            causes,
+            ..Self::new(code, message)
+        }
+    }
+
+    /// This error, with its causes.
+    fn of(code: Code, error: &(dyn Error + 'static)) -> Self {
+        Self {
+            causes: causes_of(error),
+            ..Self::new(code, error.to_string())
+        }
+    }
+
+    /// That there is no such connection.
+    pub fn no_such_connection(id: &str) -> Self {
+        let message = format!("there is no connection {id}: kubevpn status lists those there are");
+        Self::new(Code::NoSuchConnection, message)
+    }
+
+    /// The message with its causes, in one line.
+    pub fn whole(&self) -> String {
+        let all = std::iter::once(&self.message).chain(&self.causes);
+        all.map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+}
+
+fn causes_of(error: &(dyn Error + 'static)) -> Vec<String> {
+    std::iter::successors(error.source(), |&error| error.source())
+        .map(ToString::to_string)
+        .collect()
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ApiError {}
+
+impl From<&KubeconfigError> for ApiError {
+    fn from(error: &KubeconfigError) -> Self {
+        Self::of(Code::Kubeconfig, error)
+    }
+}
+
+impl From<KubeconfigError> for ApiError {
+    fn from(error: KubeconfigError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<ConnectError> for ApiError {
+    fn from(error: ConnectError) -> Self {
+        Self::of(Code::Refused(error.refusal()), &error)
+    }
+}
+
+impl From<BindError> for ApiError {
+    fn from(error: BindError) -> Self {
+        let code = match &error {
+            BindError::InUse { .. } => Code::AddressInUse,
+            BindError::Exposed { .. } => Code::Exposed,
+            BindError::NotIp { .. } | BindError::OwnUpstream { .. } | BindError::Auth(_) => {
+                Code::InvalidValue
+            }
+            _ => Code::Other,
+        };
+        Self::of(code, &error)
+    }
+}
+
+impl From<kubevpn_client::ClientError> for ApiError {
+    fn from(error: kubevpn_client::ClientError) -> Self {
+        Self::of(Code::Other, &error)
+    }
+}
+
+/// What was being done when it failed.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl Into<String>) -> Result<T, ApiError>;
+}
+
+impl<T, E: Error + 'static> Context<T> for Result<T, E> {
+    fn context(self, what: impl Into<String>) -> Result<T, ApiError> {
+        self.map_err(|error| ApiError::caused_by(Code::Other, what, &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_read_back() {
+        let refusals = Refusal::ALL.into_iter().map(Code::Refused);
+        for code in Code::PLAIN.into_iter().chain(refusals) {
+            let error = ApiError {
+                causes: vec!["why".into()],
+                ..ApiError::new(code, "no")
+            };
+            let json = serde_json::to_string(&error).unwrap();
+            assert_eq!(
+                serde_json::from_str::<ApiError>(&json).unwrap(),
+                error,
+                "{json}"
+            );
+        }
+        assert!(serde_json::from_str::<Code>("\"x\"").is_err());
+    }
+
+    #[test]
+    fn causes_are_kept_in_order() {
+        let source = std::io::Error::other("the disk is full");
+        let error = ApiError::caused_by(Code::Other, "cannot write", &source);
+        assert_eq!(error.whole(), "cannot write: the disk is full");
+    }
+}

@@ -1,0 +1,208 @@
+//! An engine without a network: what it binds is a number in a set, and what the API server answers is set by the test.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use kubevpn_conn::Addr;
+use kubevpn_proxy::{ListenerSpec, Protocol};
+use kubevpn_target::{ConnectError, Refusal};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::api::{ClusterRef, ConnectRequest, KubeconfigSelection};
+use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
+use crate::error::{ApiError, Code};
+
+/// Clones are the same engine.
+#[derive(Clone, Default)]
+pub(crate) struct Fake(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    world: Mutex<World>,
+    trouble: Notify,
+}
+
+#[derive(Default)]
+pub(crate) struct World {
+    /// Addresses that something has: our listeners, or what a test puts here.
+    pub(crate) bound: BTreeSet<String>,
+    /// How the API server answers.
+    pub(crate) api: Option<Refusal>,
+    /// Set, each question to the API server waits for a permit.
+    pub(crate) gate: Option<Arc<Semaphore>>,
+    /// How often the API server was asked.
+    pub(crate) asked: usize,
+    /// The servers of the kubeconfigs that were given anew.
+    pub(crate) renewed: Vec<String>,
+    /// Sessions that have not been let go of.
+    pub(crate) sessions: usize,
+    /// The patience each listener was ended with.
+    pub(crate) ended: Vec<Duration>,
+    ports: u16,
+}
+
+impl Fake {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.world.lock().unwrap()
+    }
+
+    /// A client was refused in a way that tells of the connection.
+    pub(crate) fn trouble(&self) {
+        self.0.trouble.notify_one();
+    }
+}
+
+impl Engine for Fake {
+    type Session = FakeSession;
+
+    fn open(&self, _: SessionSettings<'_>) -> Result<FakeSession, ApiError> {
+        self.world().sessions += 1;
+        Ok(FakeSession(self.clone()))
+    }
+}
+
+pub(crate) struct FakeSession(Fake);
+
+impl Session for FakeSession {
+    type Bound = FakeListener;
+    type Listener = FakeListener;
+
+    async fn ask_api(&self, _: &str) -> Result<Option<String>, ConnectError> {
+        let gate = {
+            let mut world = self.0.world();
+            world.asked += 1;
+            world.gate.clone()
+        };
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        match self.0.world().api {
+            Some(refusal) => Err(ConnectError::new(refusal, "the API server says no")),
+            None => Ok(None),
+        }
+    }
+
+    async fn try_pods(&self, _: &str) -> Result<Option<String>, ConnectError> {
+        Ok(None)
+    }
+
+    async fn bind(&self, _: &ListenerSpec, address: &Addr) -> Result<FakeListener, ApiError> {
+        // As a real one does, between looking and having it.
+        tokio::task::yield_now().await;
+        let mut world = self.0.world();
+        let address = match address {
+            Addr::Tcp(at) if at.port() == 0 => {
+                world.ports += 1;
+                Addr::Tcp((at.ip(), 40_000 + world.ports).into())
+            }
+            other => other.clone(),
+        };
+        if !world.bound.insert(address.to_string()) {
+            return Err(ApiError::new(
+                Code::AddressInUse,
+                format!("{address} is already in use"),
+            ));
+        }
+        drop(world);
+        Ok(FakeListener {
+            engine: self.0.clone(),
+            address,
+        })
+    }
+
+    fn serve(&self, _: &ListenerSpec, bound: FakeListener) -> Result<FakeListener, ApiError> {
+        Ok(bound)
+    }
+
+    async fn endings(&self) -> Vec<String> {
+        vec!["cluster.local".into()]
+    }
+
+    fn renew(&self, config: kube::Config) -> Result<(), ApiError> {
+        let server = config.cluster_url.to_string();
+        self.0.world().renewed.push(server);
+        Ok(())
+    }
+
+    async fn trouble(&self) {
+        self.0.0.trouble.notified().await;
+    }
+
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    async fn shutdown(&self) {
+        self.0.world().sessions -= 1;
+    }
+}
+
+pub(crate) struct FakeListener {
+    engine: Fake,
+    address: Addr,
+}
+
+impl Listener for FakeListener {
+    fn address(&self) -> &Addr {
+        &self.address
+    }
+
+    fn open_clients(&self) -> usize {
+        0
+    }
+
+    async fn handshake(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn stop(&self) {}
+
+    async fn end(self, patience: Duration) {
+        self.engine.world().ended.push(patience);
+    }
+}
+
+impl Drop for FakeListener {
+    fn drop(&mut self) {
+        let address = self.address.to_string();
+        self.engine.world().bound.remove(&address);
+    }
+}
+
+pub(crate) const ID: &str = "0123456789ab";
+
+/// A kubeconfig of one context.
+pub(crate) fn kubeconfig(server: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    })
+}
+
+/// A connection with these SOCKS listeners.
+pub(crate) fn request(id: &str, addresses: &[&str]) -> ConnectRequest {
+    let spec = |address: &&str| ListenerSpec::new(Protocol::Socks, address.parse().unwrap());
+    ConnectRequest {
+        id: id.into(),
+        cluster: ClusterRef {
+            server: "http://127.0.0.1:1".into(),
+            name: None,
+            context: Some("c".into()),
+            namespace: format!("of-{id}"),
+        },
+        kubeconfig_selection: KubeconfigSelection {
+            context: Some(id.into()),
+            ..KubeconfigSelection::default()
+        },
+        kubeconfig: kubeconfig("http://127.0.0.1:1"),
+        policy: None,
+        listeners: addresses.iter().map(spec).collect(),
+        log_level: None,
+    }
+}

@@ -1,0 +1,45 @@
+//! Managed mode: one process per user that keeps connections, and how commands speak to it.
+//!
+//! A command finds or starts the daemon ([`Client`]) and speaks HTTP and JSON to it over a Unix socket ([`api`] has the
+//! types, `server.rs` answers). The daemon ([`run`]) keeps a `Registry` of connections; each is one cluster, context and
+//! namespace with its listeners (`connection.rs`), watched by `monitor.rs`. An [`Engine`] makes the way into a cluster:
+//! [`ProxyEngine`] does it with `kubevpn-proxy`, and tests with none. `saved.rs` has what outlives the process, and
+//! [`StateDir`] where; everything a platform does in its own way is in `sys.rs`. The crate reads no command line, prints
+//! nothing but the one line that tells the command which started the daemon that it is ready, and knows no exit codes.
+
+#[cfg(not(unix))]
+compile_error!("kubevpn needs Unix sockets, process groups and signals: see docs/platforms.md");
+
+pub mod api;
+mod client;
+mod connection;
+mod count;
+mod engine;
+mod error;
+mod failpoint;
+#[cfg(test)]
+mod fake;
+pub mod identity;
+mod lock;
+pub mod log;
+mod monitor;
+mod proxy_engine;
+mod readiness;
+mod registry;
+mod run;
+mod saved;
+mod server;
+mod signals;
+mod state_dir;
+mod sys;
+
+pub use self::client::Client;
+pub use self::engine::{Engine, Listener, Session, SessionSettings, Stats};
+pub use self::error::{ApiError, Code};
+pub use self::proxy_engine::{ProxyEngine, ProxyListener, ProxySession};
+pub use self::run::{IDLE_VARIABLE, run};
+pub use self::signals::{Ended, Termination};
+pub use self::state_dir::{StateDir, VARIABLE as HOME_VARIABLE};
+
+/// The version of this program, as the daemon and its clients tell each other.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,68 @@
+//! One daemon per directory: a lock on a file, which says whose it is. The file stays when the lock is released.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use crate::state_dir;
+use crate::sys::Process;
+
+/// Held until dropped, or until the process is gone, however it went.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// `None` if another process has it.
+    pub(crate) fn try_take(path: &Path) -> io::Result<Option<Self>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Writes who holds it.
+    pub(crate) fn sign(&mut self, process: &Process) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.write_all(&serde_json::to_vec(process)?)
+    }
+
+    /// Lets go of it; the file says of nobody any more.
+    pub(crate) fn release(self) -> io::Result<()> {
+        self.0.set_len(0)
+    }
+}
+
+/// The process that has signed it last, and may be gone.
+pub(crate) fn holder(path: &Path) -> Option<Process> {
+    let text = state_dir::read(path).ok().flatten()?;
+    serde_json::from_str(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let mut lock = Lock::try_take(&path).unwrap().unwrap();
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        let me = Process::me().unwrap();
+        lock.sign(&me).unwrap();
+        assert_eq!(holder(&path), Some(me));
+        lock.release().unwrap();
+        assert_eq!(holder(&path), None);
+        drop(Lock::try_take(&path).unwrap().unwrap());
+        assert!(Lock::try_take(&path).unwrap().is_some());
+    }
+}

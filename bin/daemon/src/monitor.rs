@@ -1,0 +1,142 @@
+//! Looks after a connection for as long as it lives: whether the API server answers, whether the kubeconfig it was
+//! made from has changed, whether a listener's address is free at last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::api::{KubeconfigSelection, own_env};
+use crate::connection::Connection;
+use crate::engine::Session;
+use crate::error::{ApiError, Code, Context as _};
+use crate::saved::Saved;
+use crate::state_dir::{self, StateDir};
+
+/// How often the API server is asked.
+const ASK: Duration = Duration::from_secs(10);
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// Trouble that many clients have at once is one question.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Never returns; give it up when the connection ends.
+pub(crate) async fn monitor<S: Session>(dir: StateDir, connection: Arc<Connection<S>>) {
+    let mut ask = interval(ASK);
+    let mut look = interval(LOOK);
+    for timer in [&mut ask, &mut look] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let source = connection.saved().kubeconfig.clone();
+    let mut seen = None;
+    loop {
+        tokio::select! {
+            _ = ask.tick() => {}
+            () = connection.session.trouble() => {
+                tokio::time::sleep(PAUSE).await;
+                ask.reset();
+            }
+            _ = look.tick() => {
+                if connection.waits_for_listeners() {
+                    connection.restore().await;
+                }
+                let now = Some(stamps(&source.files));
+                if now == seen {
+                    continue;
+                }
+                seen = now;
+                match renew(&dir, &connection) {
+                    Ok(renewed) => {
+                        connection.health(|health| health.source = None);
+                        if !renewed {
+                            continue;
+                        }
+                        tracing::info!("the kubeconfig has changed: using what it says now");
+                    }
+                    Err(error) => {
+                        let why = error.whole();
+                        tracing::warn!(why, "the kubeconfig has changed and is of no use");
+                        connection.health(|health| health.source = Some(why));
+                        continue;
+                    }
+                }
+            }
+        }
+        let began = Instant::now();
+        let answer = connection.session.ask_api(&connection.namespace()).await;
+        tracing::debug!(ok = answer.is_ok(), took = ?began.elapsed(), "asked the API server");
+        connection.health(|health| health.api(answer.as_ref().map(drop)));
+    }
+}
+
+/// What tells that a file has changed.
+fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+/// The transient kubeconfig anew from its source. False if it says what it said.
+fn renew<S: Session>(dir: &StateDir, connection: &Connection<S>) -> Result<bool, ApiError> {
+    let Saved {
+        id,
+        kubeconfig: source,
+        cluster,
+        ..
+    } = connection.saved().clone();
+    // Within a Pod there is no file but those that kube reads again itself.
+    if source.files.is_empty() {
+        return Ok(false);
+    }
+    let now = load(&source.args(&cluster.namespace), &source.env())?;
+    if now.server != cluster.server {
+        return Err(ApiError::new(
+            Code::Kubeconfig,
+            format!(
+                "the kubeconfig names {} now and the connection was made to {}: disconnect, and connect again",
+                now.server, cluster.server
+            ),
+        ));
+    }
+    let path = dir.kubeconfig(&id);
+    let before = state_dir::read(&path)?;
+    let before = before
+        .ok_or_else(|| ApiError::new(Code::Kubeconfig, "the transient kubeconfig is gone"))?;
+    let before: serde_json::Value =
+        serde_json::from_str(&before).context("the transient kubeconfig is broken")?;
+    let unfit = "the kubeconfig cannot be kept";
+    let mut now = serde_json::to_value(now.kubeconfig()).context(unfit)?;
+    // What the kubeconfig never said.
+    if source.token_sha256.is_some() {
+        now["users"] = before["users"].clone();
+    }
+    if source.proxy_of_env {
+        now["clusters"][0]["cluster"]["proxy-url"] =
+            before["clusters"][0]["cluster"]["proxy-url"].clone();
+    }
+    if now == before {
+        return Ok(false);
+    }
+    state_dir::write(&path, &serde_json::to_vec(&now).context(unfit)?)?;
+    let loaded = transient(dir, &id, &source)?;
+    connection.session.renew(loaded.config)?;
+    Ok(true)
+}
+
+/// What a connection's transient kubeconfig says.
+pub(crate) fn transient(
+    dir: &StateDir,
+    id: &str,
+    source: &KubeconfigSelection,
+) -> Result<Loaded, ApiError> {
+    let args = KubeconfigArgs {
+        kubeconfig: Some(dir.kubeconfig(id)),
+        request_timeout: source.request_timeout,
+        ..KubeconfigArgs::default()
+    };
+    Ok(load(&args, &Env::of(own_env()))?)
+}

@@ -1,0 +1,225 @@
+//! The real engine: `kubevpn-proxy`, with what goes through it counted.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubevpn_client::{ApiServer, Options, Renewal, build_renewable};
+use kubevpn_conn::Addr;
+use kubevpn_proxy::{
+    self as proxy, Backend, Bound, ClusterStack, ListenerSpec, Protocol, Server, probe,
+};
+use kubevpn_stack::{Deadline, DeadlineLayer, Forwarder, FromHost, OwnListeners};
+use kubevpn_target::{Connect, ConnectError};
+use tower::Layer as _;
+use tracing::Dispatch;
+
+use crate::count::{Counted, Counts};
+use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
+use crate::error::{ApiError, Context as _};
+
+/// Opens connections with `kubevpn-proxy`.
+pub struct ProxyEngine {
+    options: Options,
+    own: OwnListeners,
+}
+
+impl ProxyEngine {
+    /// An engine whose calls to API servers are made with these options.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            own: OwnListeners::default(),
+        }
+    }
+}
+
+impl Engine for ProxyEngine {
+    type Session = ProxySession;
+
+    fn open(&self, settings: SessionSettings<'_>) -> Result<ProxySession, ApiError> {
+        let SessionSettings {
+            policy,
+            namespace,
+            config,
+            log,
+        } = settings;
+        let own = self.own.clone();
+        let api_server = ApiServer::new(config.clone(), &self.options)?;
+        let (client, renewal) = build_renewable(config, &self.options)?;
+        let stack = policy.stack(namespace, own.clone());
+        let counts = Arc::new(Counts::default());
+        let host = FromHost::sharing(own.clone());
+        let host = DeadlineLayer::new(stack.settings.dial_timeout).layer(host);
+        let (cluster, forwarder) = proxy::chain(client.clone(), api_server, stack);
+        Ok(ProxySession {
+            client,
+            renewal,
+            cluster: Backend::of_cluster(cluster)
+                .map(|connect| Counted::new(connect, counts.clone())),
+            host: Backend::of_host(Counted::new(host, counts.clone())),
+            counts,
+            forwarder,
+            own,
+            log,
+        })
+    }
+}
+
+/// A way into one cluster.
+pub struct ProxySession {
+    client: kube::Client,
+    renewal: Renewal,
+    counts: Arc<Counts>,
+    cluster: Backend<Counted<ClusterStack>>,
+    host: Backend<Counted<Deadline<FromHost>>>,
+    forwarder: Forwarder,
+    own: OwnListeners,
+    log: Dispatch,
+}
+
+impl ProxySession {
+    fn serve_over<C>(
+        &self,
+        spec: &ListenerSpec,
+        bound: Bound,
+        backend: Backend<C>,
+    ) -> Result<ProxyListener, ApiError>
+    where
+        C: Connect + Clone + Sync + 'static,
+    {
+        let clients = spec.clients(&bound)?;
+        proxy::allow_for(clients.limits.total);
+        let address = bound.listener.addr().clone();
+        let tcp = bound.address();
+        let mut server = Server::new(backend, clients);
+        server.log_to(self.log.clone());
+        server.add(bound);
+        self.own.add(tcp);
+        Ok(ProxyListener {
+            address,
+            protocol: spec.protocol.clone(),
+            server: Box::new(server),
+            _own: Own(self.own.clone(), tcp),
+        })
+    }
+}
+
+impl Session for ProxySession {
+    type Bound = Bound;
+    type Listener = ProxyListener;
+
+    async fn ask_api(&self, namespace: &str) -> Result<Option<String>, ConnectError> {
+        probe::api(&self.client, namespace).await
+    }
+
+    async fn try_pods(&self, namespace: &str) -> Result<Option<String>, ConnectError> {
+        // For ourselves: in no count.
+        let connect = self.cluster.connect.inner().clone();
+        probe::data_path(&self.client, namespace, connect).await
+    }
+
+    async fn bind(&self, spec: &ListenerSpec, address: &Addr) -> Result<Bound, ApiError> {
+        Ok(spec.bind(address).await?)
+    }
+
+    fn serve(&self, spec: &ListenerSpec, bound: Bound) -> Result<ProxyListener, ApiError> {
+        match spec.egress {
+            true => self.serve_over(spec, bound, self.host.clone()),
+            false => self.serve_over(spec, bound, self.cluster.clone()),
+        }
+    }
+
+    async fn endings(&self) -> Vec<String> {
+        match &self.cluster.cluster {
+            Some(cluster) => proxy::endings(cluster).await,
+            None => Vec::new(),
+        }
+    }
+
+    fn renew(&self, config: kube::Config) -> Result<(), ApiError> {
+        self.renewal
+            .replace(config)
+            .context("the kubeconfig cannot be used")
+    }
+
+    async fn trouble(&self) {
+        self.counts.trouble.notified().await;
+    }
+
+    fn stats(&self) -> Stats {
+        let stats = self.forwarder.stats();
+        Stats {
+            traffic: self.counts.traffic(),
+            sessions: stats.sessions.iter().sum(),
+            streams: stats.streams,
+            last_refusals: self.counts.refusals(),
+        }
+    }
+
+    async fn shutdown(&self) {
+        self.forwarder.shutdown().await;
+    }
+}
+
+/// A listener that is served.
+pub struct ProxyListener {
+    address: Addr,
+    protocol: Protocol,
+    server: Box<dyn Served>,
+    _own: Own,
+}
+
+/// An address on the list of those that are never dialled; off it when dropped.
+struct Own(OwnListeners, Option<SocketAddr>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.0.remove(self.1);
+    }
+}
+
+impl Listener for ProxyListener {
+    fn address(&self) -> &Addr {
+        &self.address
+    }
+
+    fn open_clients(&self) -> usize {
+        self.server.open()
+    }
+
+    async fn handshake(&self) -> Result<(), String> {
+        probe::handshake(&self.address, &self.protocol).await
+    }
+
+    fn stop(&self) {
+        self.server.stop();
+    }
+
+    async fn end(self, patience: Duration) {
+        self.server.end(patience).await;
+        tracing::info!(listener = %self.address, "no longer listening");
+    }
+}
+
+/// A [`Server`], whatever it connects to.
+trait Served: Send + Sync {
+    fn open(&self) -> usize;
+    fn stop(&self);
+    fn end(self: Box<Self>, patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+impl<C: Connect + Clone + Sync + 'static> Served for Server<C> {
+    fn open(&self) -> usize {
+        self.open()
+    }
+
+    fn stop(&self) {
+        self.stop();
+    }
+
+    fn end(self: Box<Self>, patience: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin((*self).end(patience, std::future::pending()))
+    }
+}

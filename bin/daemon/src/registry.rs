@@ -1,0 +1,161 @@
+//! All connections: brought back here, opened in `connect.rs`, ended in `end.rs`.
+//!
+//! What survives a kill at any point: a connection is there once its state file is, and gone once that is gone. The
+//! transient kubeconfig is written before and deleted after; one without a state file is deleted at the next start.
+
+mod connect;
+mod end;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::AbortHandle;
+use tracing::instrument::WithSubscriber as _;
+
+use crate::api::{Problem, Status};
+use crate::connection::Connection;
+use crate::engine::Engine;
+use crate::error::{ApiError, Context as _};
+use crate::monitor;
+use crate::saved::Saved;
+use crate::state_dir::{self, StateDir};
+
+/// How long open connections may take to finish when they are told to.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+
+/// Everything the daemon owns.
+pub(crate) struct Registry<E: Engine> {
+    dir: StateDir,
+    engine: E,
+    inner: Mutex<Inner<E>>,
+    /// How many connections there are, or are being made.
+    busy: watch::Sender<usize>,
+}
+
+struct Inner<E: Engine> {
+    connections: BTreeMap<String, Entry<E>>,
+    problems: Vec<Problem>,
+    current: String,
+    /// Who changes a connection holds its lock.
+    locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
+    /// Nothing is opened any more.
+    ending: bool,
+}
+
+struct Entry<E: Engine> {
+    connection: Arc<Connection<E::Session>>,
+    monitor: AbortHandle,
+    ended: watch::Sender<()>,
+}
+
+impl<E: Engine> Registry<E> {
+    /// Brings back what was there, as far as that can be done without asking anybody. For who holds the lock.
+    pub(crate) async fn bring_back(dir: StateDir, engine: E) -> Result<Arc<Self>, ApiError> {
+        let what = format!("cannot look through {}", dir.connections().display());
+        dir.tidy().context(&what)?;
+        let current = dir.read_current()?;
+        let ids = dir.saved().context(&what)?;
+        let registry = Arc::new(Self {
+            dir,
+            engine,
+            inner: Mutex::new(Inner {
+                connections: BTreeMap::new(),
+                problems: Vec::new(),
+                current,
+                locks: HashMap::new(),
+                ending: false,
+            }),
+            busy: watch::Sender::new(0),
+        });
+        for id in ids {
+            match registry.bring_one_back(&id).await {
+                Ok(()) => tracing::info!(id, "brought back"),
+                Err(reason) => {
+                    tracing::warn!(id, reason, "not brought back");
+                    registry.inner().problems.push(Problem { id, reason });
+                }
+            }
+        }
+        Ok(registry)
+    }
+
+    async fn bring_one_back(&self, id: &str) -> Result<(), String> {
+        let saved = Saved::read(&self.dir, id)?;
+        let loaded = monitor::transient(&self.dir, id, &saved.kubeconfig)
+            .map_err(|error| format!("its kubeconfig cannot be used: {}", error.whole()))?;
+        let connection = Connection::new(&self.engine, &self.dir, saved, loaded.config)
+            .map_err(|error| error.whole())?;
+        connection.restore().await;
+        self.insert(id, connection);
+        Ok(())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<E>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, id: &str, connection: Arc<Connection<E::Session>>) {
+        let log = connection.log.dispatch.clone();
+        let monitoring = monitor::monitor(self.dir.clone(), connection.clone());
+        let monitor = tokio::spawn(monitoring.with_subscriber(log)).abort_handle();
+        let entry = Entry {
+            connection,
+            monitor,
+            ended: watch::Sender::new(()),
+        };
+        self.inner().connections.insert(id.to_owned(), entry);
+        self.busy.send_modify(|n| *n += 1);
+    }
+
+    fn get(&self, id: &str) -> Option<Arc<Connection<E::Session>>> {
+        let inner = self.inner();
+        Some(inner.connections.get(id)?.connection.clone())
+    }
+
+    async fn lock(&self, id: &str) -> OwnedMutexGuard<()> {
+        let lock = self.inner().locks.entry(id.to_owned()).or_default().clone();
+        lock.lock_owned().await
+    }
+
+    /// Makes a connection the current one, on disk and then in memory: a full disk changes nothing.
+    async fn set_current(&self, id: &str) -> Result<(), ApiError> {
+        // No ID: nobody else takes this lock.
+        let _lock = self.lock("current").await;
+        let path = self.dir.current();
+        match id {
+            "" => state_dir::remove(&path).context(format!("cannot delete {}", path.display()))?,
+            id => state_dir::write(&path, id.as_bytes())?,
+        }
+        id.clone_into(&mut self.inner().current);
+        Ok(())
+    }
+
+    pub(crate) async fn use_current(&self, id: &str) -> Result<(), ApiError> {
+        if !self.inner().connections.contains_key(id) {
+            return Err(ApiError::no_such_connection(id));
+        }
+        self.set_current(id).await
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let inner = self.inner();
+        let list = inner.connections.values();
+        let list: Vec<_> = list.map(|entry| entry.connection.status()).collect();
+        let is_there = inner.connections.contains_key(&inner.current);
+        let current = match is_there {
+            true => inner.current.clone(),
+            false => inner.connections.keys().next().cloned().unwrap_or_default(),
+        };
+        Status {
+            list,
+            current,
+            problems: inner.problems.clone(),
+            daemon: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

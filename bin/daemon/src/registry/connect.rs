@@ -1,0 +1,315 @@
+//! Opening a connection, and adding to one: all that was asked for, or nothing has changed.
+
+use std::time::Duration;
+
+use kubevpn_proxy::{ListenerSpec, Protocol};
+use tokio::sync::watch;
+
+use super::Registry;
+use crate::api::{Attached, ConnectRequest, Opened};
+use crate::connection::Connection;
+use crate::engine::{Engine, Listener as _, Session};
+use crate::error::{ApiError, Code, Context as _};
+use crate::saved::Saved;
+use crate::{failpoint, identity, monitor, state_dir};
+
+/// Told what was done.
+pub(crate) type Tell<'a> = &'a (dyn Fn(String) + Sync);
+
+impl<E: Engine> Registry<E> {
+    /// Opens a connection or finds it, and attaches the listeners that it lacks: all of them, or nothing has changed.
+    pub(crate) async fn connect(
+        &self,
+        mut ask: ConnectRequest,
+        tell: Tell<'_>,
+    ) -> Result<Opened, ApiError> {
+        self.busy.send_modify(|n| *n += 1);
+        let _busy = Busy(&self.busy);
+        if !identity::is_id(&ask.id) {
+            return Err(ApiError::new(Code::Internal, "the connection's ID is none"));
+        }
+        // A connection keeps its ID, even if its namespace would have another one by now.
+        if let Some(id) = self.same(&ask) {
+            ask.id = id;
+        }
+        let _lock = self.lock(&ask.id).await;
+        if self.inner().ending {
+            return Err(ApiError::new(
+                Code::Ending,
+                "the daemon is about to end: try again",
+            ));
+        }
+        let mut opened = match self.get(&ask.id) {
+            Some(connection) => self.attach_to(&connection, &ask, tell).await,
+            None => self.open(&ask, tell).await,
+        }?;
+        // The connection is there, whether or not this can be noted.
+        if let Err(error) = self.set_current(&opened.id).await {
+            tracing::warn!(%error, "cannot note the current connection");
+        }
+        if ask
+            .listeners
+            .iter()
+            .any(|spec| spec.protocol == Protocol::Dns)
+            && let Some(connection) = self.get(&opened.id)
+        {
+            opened.endings = connection.session.endings().await;
+        }
+        Ok(opened)
+    }
+
+    /// The connection of the same kubeconfig, context and namespace.
+    fn same(&self, ask: &ConnectRequest) -> Option<String> {
+        let inner = self.inner();
+        let found = inner.connections.iter().find(|(_, entry)| {
+            let saved = entry.connection.saved();
+            saved.kubeconfig == ask.kubeconfig_selection && saved.cluster == ask.cluster
+        });
+        found.map(|(id, _)| id.clone())
+    }
+
+    async fn attach_to(
+        &self,
+        connection: &Connection<E::Session>,
+        ask: &ConnectRequest,
+        tell: Tell<'_>,
+    ) -> Result<Opened, ApiError> {
+        let saved = connection.saved().clone();
+        if saved.kubeconfig != ask.kubeconfig_selection
+            || saved.cluster.server != ask.cluster.server
+        {
+            let files = saved
+                .kubeconfig
+                .files
+                .iter()
+                .map(|f| f.display().to_string());
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!(
+                    "connection {} is open with other credentials (kubeconfig {}, context {}{}): use those, or end it \
+                     with kubevpn disconnect {}",
+                    saved.id,
+                    files.collect::<Vec<_>>().join(":"),
+                    saved.cluster.context.as_deref().unwrap_or("-"),
+                    saved
+                        .kubeconfig
+                        .user
+                        .map(|user| format!(", user {user}"))
+                        .unwrap_or_default(),
+                    saved.id
+                ),
+            ));
+        }
+        if ask
+            .policy
+            .as_ref()
+            .is_some_and(|policy| *policy != connection.policy())
+        {
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!(
+                    "connection {0} is open with other settings about names: leave them out, or end it with kubevpn \
+                     disconnect {0}",
+                    saved.id
+                ),
+            ));
+        }
+        tell(format!("connection {} is open", saved.id));
+        connection.restore().await;
+        let started = self.attach(connection, &ask.listeners, tell).await?;
+        if let Some(level) = ask.log_level {
+            connection.set_log_level(level);
+        }
+        let before = saved.listeners.clone();
+        let opened = commit(connection, started, &ask.listeners);
+        if let Err(error) = self.save(connection) {
+            connection.set_log_level(saved.log_level);
+            let added = connection.withdraw(before);
+            end_all(added).await;
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    async fn open(&self, ask: &ConnectRequest, tell: Tell<'_>) -> Result<Opened, ApiError> {
+        // A state file that could not be brought back is not to be lost by accident.
+        if self.inner().problems.iter().any(|p| p.id == ask.id) {
+            return Err(ApiError::new(
+                Code::Conflict,
+                format!(
+                    "connection {0} is there and could not be brought back (kubevpn status says why): end it with \
+                     kubevpn disconnect {0}",
+                    ask.id
+                ),
+            ));
+        }
+        let kubeconfig = self.dir.kubeconfig(&ask.id);
+        let text = serde_json::to_vec(&ask.kubeconfig).context("cannot keep the kubeconfig")?;
+        state_dir::write(&kubeconfig, &text)?;
+        failpoint::point("connect:kubeconfig");
+        let opened = self.open_with_kubeconfig(ask, tell).await;
+        if opened.is_err()
+            && let Err(error) = state_dir::remove(&kubeconfig)
+        {
+            tracing::warn!(%error, "the transient kubeconfig stays");
+        }
+        opened
+    }
+
+    async fn open_with_kubeconfig(
+        &self,
+        ask: &ConnectRequest,
+        tell: Tell<'_>,
+    ) -> Result<Opened, ApiError> {
+        let mut saved = Saved::new(
+            ask.id.clone(),
+            ask.cluster.clone(),
+            ask.kubeconfig_selection.clone(),
+            ask.policy.clone().unwrap_or_default(),
+        );
+        saved.log_level = ask.log_level.unwrap_or_default();
+        let loaded = monitor::transient(&self.dir, &ask.id, &ask.kubeconfig_selection)?;
+        let connection = Connection::new(&self.engine, &self.dir, saved, loaded.config)?;
+        let started = match self.attach(&connection, &ask.listeners, tell).await {
+            Ok(started) => started,
+            Err(error) => {
+                connection.end(Duration::ZERO).await;
+                return Err(error);
+            }
+        };
+        let opened = commit(&connection, started, &ask.listeners);
+        if let Err(error) = self.save(&connection) {
+            connection.end(Duration::ZERO).await;
+            return Err(error);
+        }
+        self.insert(&ask.id, connection);
+        Ok(opened)
+    }
+
+    fn save(&self, connection: &Connection<E::Session>) -> Result<(), ApiError> {
+        failpoint::point("connect:checked");
+        connection.saved().write(&self.dir)?;
+        failpoint::point("connect:saved");
+        Ok(())
+    }
+
+    /// Starts the listeners that are missing, and checks that all works. After an error none of them is left.
+    async fn attach(
+        &self,
+        connection: &Connection<E::Session>,
+        specs: &[ListenerSpec],
+        tell: Tell<'_>,
+    ) -> Result<Started<E::Session>, ApiError> {
+        let mut started = Vec::new();
+        match self.try_attach(connection, specs, &mut started, tell).await {
+            Ok(()) => Ok(started),
+            Err(error) => {
+                end_all(started.into_iter().map(|(_, serving)| serving)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_attach(
+        &self,
+        connection: &Connection<E::Session>,
+        specs: &[ListenerSpec],
+        started: &mut Started<E::Session>,
+        tell: Tell<'_>,
+    ) -> Result<(), ApiError> {
+        let session = &connection.session;
+        // All are bound before one is served: a client is not to be let in and thrown out.
+        let mut bound = Vec::new();
+        for spec in specs {
+            match connection.listener(spec) {
+                Some(Ok(_)) => {}
+                // It was tried again just now.
+                Some(Err(why)) => return Err(why),
+                None if connection.has_otherwise(spec) => {
+                    return Err(other_settings(connection, spec));
+                }
+                None => bound.push((spec, session.bind(spec, &spec.address).await?)),
+            }
+        }
+        failpoint::point("connect:bound");
+        for (spec, bound) in bound {
+            started.push((spec.clone(), session.serve(spec, bound)?));
+        }
+        let namespace = connection.namespace();
+        let answered = session.ask_api(&namespace).await;
+        connection.health(|health| health.api(answered.as_ref().map(drop)));
+        answered?;
+        tell("the API server answers, and knows us".into());
+        for (spec, serving) in started.iter() {
+            let spoken = serving.handshake().await;
+            spoken.map_err(|why| ApiError::new(Code::Other, why))?;
+            tell(format!(
+                "{} answers on {}",
+                spec.protocol.as_str(),
+                serving.address()
+            ));
+        }
+        match session.try_pods(&namespace).await {
+            Ok(Some(pod)) => tell(format!("the way to Pods is open: {pod}")),
+            Ok(None) => tell("no ready Pod is known to try the way with".into()),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+/// One less when dropped.
+struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+/// Listeners that are served and not yet the connection's own.
+type Started<S> = Vec<(ListenerSpec, <S as Session>::Listener)>;
+
+/// Makes listeners the connection's own.
+fn commit<S: Session>(
+    connection: &Connection<S>,
+    started: Started<S>,
+    asked: &[ListenerSpec],
+) -> Opened {
+    let new: Vec<_> = started.iter().map(|(spec, _)| spec.clone()).collect();
+    for (spec, serving) in started {
+        let saved = connection.adopt(spec, serving);
+        connection.saved().listeners.push(saved);
+    }
+    let attached = asked.iter().map(|spec| Attached {
+        spec: spec.clone(),
+        bound: match connection.listener(spec) {
+            Some(Ok(bound)) => bound,
+            _ => spec.address.clone(),
+        },
+        already: !new.contains(spec),
+    });
+    Opened {
+        id: connection.saved().id.clone(),
+        listeners: attached.collect(),
+        endings: Vec::new(),
+    }
+}
+
+async fn end_all<L: crate::Listener>(serving: impl IntoIterator<Item = L>) {
+    for serving in serving {
+        serving.end(Duration::ZERO).await;
+    }
+}
+
+fn other_settings<S: Session>(connection: &Connection<S>, spec: &ListenerSpec) -> ApiError {
+    let id = connection.saved().id.clone();
+    ApiError::new(
+        Code::Conflict,
+        format!(
+            "connection {id} has a listener on {} with other settings: leave them as they were, pick another address, or end \
+             it with kubevpn disconnect {id}",
+            spec.address
+        ),
+    )
+}

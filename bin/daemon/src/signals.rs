@@ -1,0 +1,72 @@
+//! The signals that end a command: Ctrl-C, and those of `kill`, a closed terminal and Ctrl-\.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT from now on. SIGHUP and SIGQUIT are left out where this process was started to
+/// ignore them, as `nohup` does.
+pub struct Termination {
+    interrupt: Signal,
+    others: Vec<Signal>,
+}
+
+/// Which of them came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Ctrl-C: exit code 130.
+    Interrupted,
+    /// One of the others: exit code 0.
+    Terminated,
+}
+
+impl Termination {
+    /// Every one of them, from now on.
+    pub fn new() -> io::Result<Self> {
+        Self::of(&[SignalKind::hangup(), SignalKind::quit()])
+    }
+
+    /// Without SIGHUP, for a process that its terminal's end is no business of.
+    pub fn but_hangup() -> io::Result<Self> {
+        Self::of(&[SignalKind::quit()])
+    }
+
+    fn of(more: &[SignalKind]) -> io::Result<Self> {
+        let ignored = ignored();
+        let mut others = vec![signal(SignalKind::terminate())?];
+        for kind in more.iter().copied() {
+            if ignored & (1 << (kind.as_raw_value() - 1)) == 0 {
+                others.push(signal(kind)?);
+            }
+        }
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            others,
+        })
+    }
+
+    /// The next one. Cancel safe.
+    pub async fn next(&mut self) -> Ended {
+        std::future::poll_fn(|cx| {
+            use std::task::Poll::{Pending, Ready};
+            if self.interrupt.poll_recv(cx).is_ready() {
+                return Ready(Ended::Interrupted);
+            }
+            let mut others = self.others.iter_mut();
+            match others.any(|signal| signal.poll_recv(cx).is_ready()) {
+                true => Ready(Ended::Terminated),
+                false => Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// The signals that this process was started to ignore, bit N-1 for signal N (proc(5), `SigIgn`). Other systems have no
+/// such file: nothing counts as ignored there.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}

@@ -1,0 +1,430 @@
+//! Where everything of ours is: one directory, and nothing beside it is touched.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::error::{ApiError, Code, Context as _};
+use crate::{identity, sys};
+
+/// The environment variable that says where.
+pub const VARIABLE: &str = "KUBEVPN_HOME";
+/// A path of a Unix socket has room for 104 bytes on macOS and 108 on Linux, the last of which is a zero.
+const SOCKET_PATH: usize = 103;
+/// Nothing of ours is larger.
+const MOST_BYTES: u64 = 4 << 20;
+/// How unfinished files begin.
+const UNFINISHED: &str = ".kubevpn-unfinished-";
+
+/// The directory, which may not be there yet.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// `$KUBEVPN_HOME`, else `~/.kubevpn/proxy-out`.
+    pub fn locate() -> Result<Self, ApiError> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dir = match (set(VARIABLE), set("HOME")) {
+            (Some(dir), _) => PathBuf::from(dir),
+            (None, Some(home)) => Path::new(&home).join(".kubevpn/proxy-out"),
+            (None, None) => {
+                return Err(refused(format!(
+                    "neither {VARIABLE} nor HOME is set: set {VARIABLE} to a directory for what kubevpn keeps"
+                )));
+            }
+        };
+        if dir.is_relative() {
+            return Err(refused(format!(
+                "{VARIABLE} or HOME is the relative path {}, which is another directory in each working directory: write it \
+                 from / on",
+                dir.display()
+            )));
+        }
+        let home = Self(dir);
+        let length = home.socket().as_os_str().len();
+        if length > SOCKET_PATH {
+            return Err(refused(format!(
+                "the path of the daemon's socket, {}, has {length} bytes, and a socket's path has room for \
+                 {SOCKET_PATH}: set {VARIABLE} to a shorter one",
+                home.socket().display()
+            )));
+        }
+        home.check()?;
+        Ok(home)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// That nobody else can put things in it, and that it is not a directory for something else. What is not there yet
+    /// is fine.
+    fn check(&self) -> Result<(), ApiError> {
+        for dir in [self.0.clone(), self.connections(), self.logs()] {
+            // The directory itself may be a link to where there is room; below it a link leads to somebody else's.
+            let found = match dir == self.0 {
+                true => fs::metadata(&dir),
+                false => fs::symlink_metadata(&dir),
+            };
+            let found = match found {
+                Ok(found) => found,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => {
+                    let what = format!("cannot look at {}", dir.display());
+                    return Err(ApiError::caused_by(Code::Other, what, &e));
+                }
+            };
+            let wrong = match found.is_dir() {
+                false => "is no directory: move it away",
+                true if found.uid() != sys::own_uid() => {
+                    "belongs to another user: have it given to you"
+                }
+                true if found.mode() & 0o022 != 0 => {
+                    "can be written by others: take that right away with chmod go-w"
+                }
+                true => continue,
+            };
+            return Err(refused(format!(
+                "{} {wrong}, or set {VARIABLE} to another directory",
+                dir.display()
+            )));
+        }
+        match self.foreign() {
+            Some(name) => Err(refused(format!(
+                "{} is not a directory of kubevpn's: it holds {name:?}. Set {VARIABLE} to a new directory",
+                self.0.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Something in the directory that is not ours, if kubevpn has not used the directory before.
+    fn foreign(&self) -> Option<OsString> {
+        if self.connections().is_dir() {
+            return None;
+        }
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name());
+        let ours = [
+            "connections",
+            "log",
+            "daemon.lock",
+            "daemon.sock",
+            "lost+found",
+        ];
+        names
+            .filter(|name| ours.iter().all(|ours| name != ours))
+            .min()
+    }
+
+    /// Makes what is missing of it, for this user alone.
+    pub(crate) fn prepare(&self) -> Result<(), ApiError> {
+        for dir in [self.0.clone(), self.connections(), self.logs()] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .context(format!("cannot make the directory {}", dir.display()))?;
+        }
+        // Somebody else may have made one of them first.
+        self.check()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("daemon.sock")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("daemon.lock")
+    }
+
+    pub(crate) fn current(&self) -> PathBuf {
+        self.connections().join("current")
+    }
+
+    /// The current connection's ID as it was noted last.
+    pub(crate) fn read_current(&self) -> Result<String, ApiError> {
+        Ok(read(&self.current())?.unwrap_or_default())
+    }
+
+    pub(crate) fn connections(&self) -> PathBuf {
+        self.0.join("connections")
+    }
+
+    pub(crate) fn state(&self, id: &str) -> PathBuf {
+        self.connections().join(format!("{id}.json"))
+    }
+
+    pub(crate) fn kubeconfig(&self, id: &str) -> PathBuf {
+        self.connections().join(format!("{id}.kubeconfig"))
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// The daemon's log, or a connection's.
+    pub fn log(&self, id: Option<&str>) -> PathBuf {
+        self.logs().join(format!("{}.log", id.unwrap_or("daemon")))
+    }
+
+    /// Whether connections are to be brought back.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.saved().is_ok_and(|ids| !ids.is_empty())
+    }
+
+    /// The IDs with a state file.
+    pub(crate) fn saved(&self) -> io::Result<Vec<String>> {
+        let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+        let mut ids: Vec<_> = files(&self.connections())?
+            .filter(|file| Kind::of(file) == Some(Kind::State))
+            .filter_map(stem)
+            .collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Deletes what a daemon that was killed has left half-done: unfinished files, and kubeconfigs of no connection.
+    /// The caller holds the lock.
+    pub(crate) fn tidy(&self) -> io::Result<()> {
+        for file in files(&self.connections())? {
+            let orphan =
+                Kind::of(&file) == Some(Kind::Kubeconfig) && !file.with_extension("json").exists();
+            if orphan || Kind::of(&file) == Some(Kind::Unfinished) {
+                remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes every file of ours but the logs and the lock. The caller holds the lock.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        for file in files(&self.connections())? {
+            if Kind::of(&file).is_some() {
+                remove(&file)?;
+            }
+        }
+        self.remove_socket()
+    }
+
+    /// Deletes the daemon's socket; a file of that name that is no socket stays.
+    pub(crate) fn remove_socket(&self) -> io::Result<()> {
+        let path = self.socket();
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.file_type().is_socket() => remove(&path),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The kinds of files in `connections`; by their names they are ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    State,
+    Kubeconfig,
+    Current,
+    Unfinished,
+}
+
+impl Kind {
+    /// `None` for a file that is not ours, and may not be deleted.
+    fn of(path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        if name.starts_with(UNFINISHED) {
+            return Some(Self::Unfinished);
+        }
+        if name == "current" {
+            return Some(Self::Current);
+        }
+        match name.split_once('.') {
+            Some((id, "json")) if identity::is_id(id) => Some(Self::State),
+            Some((id, "kubeconfig")) if identity::is_id(id) => Some(Self::Kubeconfig),
+            _ => None,
+        }
+    }
+}
+
+fn refused(message: impl Into<String>) -> ApiError {
+    ApiError::new(Code::InvalidValue, message)
+}
+
+fn files(dir: &Path) -> io::Result<impl Iterator<Item = PathBuf> + use<>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => Some(entries),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let entries = entries.into_iter().flatten().filter_map(Result::ok);
+    let is_file = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| !kind.is_dir());
+    Ok(entries.filter(is_file).map(|entry| entry.path()))
+}
+
+/// Deletes a file; that there is none is as good.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Puts `bytes` in place of the file, whole or not at all, readable by this user alone. When it returns they have
+/// reached the disk.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ApiError> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+    let written = || -> io::Result<()> {
+        // Made with mode 0600, and deleted when anything fails.
+        let mut file: NamedTempFile = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(dir)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        sync(dir)
+    };
+    written().context(format!("cannot write {}", path.display()))
+}
+
+/// Makes what was renamed or deleted in a directory last.
+pub(crate) fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// A file's text; `None` if there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<String>, ApiError> {
+    let read = || -> io::Result<Option<String>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut text = String::new();
+        file.take(MOST_BYTES).read_to_string(&mut text)?;
+        Ok(Some(text))
+    };
+    read().context(format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn for_this_user_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = StateDir::at(&dir.path().join("a/b"));
+        home.prepare().unwrap();
+        write(&home.kubeconfig("0123"), b"secret").unwrap();
+        for dir in [home.path(), &home.connections(), &home.logs()] {
+            assert_eq!(mode(dir), 0o700, "{}", dir.display());
+        }
+        assert_eq!(mode(&home.kubeconfig("0123")), 0o600);
+        home.check().unwrap();
+        fs::set_permissions(home.connections(), fs::Permissions::from_mode(0o777)).unwrap();
+        let said = home.check().unwrap_err();
+        assert_eq!(said.code, Code::InvalidValue);
+        assert!(said.to_string().contains("chmod go-w"), "{said}");
+    }
+
+    #[test]
+    fn what_a_killed_daemon_leaves_is_tidied() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = StateDir::at(dir.path());
+        home.prepare().unwrap();
+        let foreign = [
+            "b.kubeconfig",
+            "b.json",
+            ".unfinished-x",
+            "0123456789ab.json.bak",
+        ];
+        for file in [
+            "0123456789ab.json",
+            "0123456789ab.kubeconfig",
+            "ba9876543210.kubeconfig",
+            ".kubevpn-unfinished-x",
+            "current",
+        ]
+        .iter()
+        .chain(&foreign)
+        {
+            fs::write(home.connections().join(file), "").unwrap();
+        }
+        let beside = [
+            home.log(None),
+            home.path().join("prod.kubeconfig"),
+            home.path().join("current"),
+            home.socket(),
+        ];
+        for file in &beside {
+            fs::write(file, "").unwrap();
+        }
+        home.tidy().unwrap();
+        assert_eq!(home.saved().unwrap(), ["0123456789ab"]);
+        assert!(home.kubeconfig("0123456789ab").exists());
+        assert!(!home.kubeconfig("ba9876543210").exists());
+        assert_eq!(
+            files(&home.connections()).unwrap().count(),
+            3 + foreign.len()
+        );
+        home.clear().unwrap();
+        assert!(!home.has_connections());
+        assert_eq!(files(&home.connections()).unwrap().count(), foreign.len());
+        assert!(beside.iter().all(|file| file.exists()));
+    }
+
+    #[test]
+    fn directory_for_something_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = StateDir::at(dir.path());
+        fs::write(dir.path().join("prod.kubeconfig"), "").unwrap();
+        let said = home.check().unwrap_err();
+        assert_eq!(said.code, Code::InvalidValue);
+        assert!(said.to_string().contains("prod.kubeconfig"), "{said}");
+        // A directory that was ours before somebody put a file in it stays ours.
+        fs::create_dir(home.connections()).unwrap();
+        home.check().unwrap();
+        fs::remove_dir(home.connections()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), home.connections()).unwrap();
+        assert!(
+            home.check()
+                .unwrap_err()
+                .to_string()
+                .contains("is no directory")
+        );
+    }
+
+    #[test]
+    fn a_write_is_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some("two"));
+        let nowhere = dir.path().join("none/state");
+        let said = write(&nowhere, b"x").unwrap_err().to_string();
+        assert!(said.contains("none/state"), "{said}");
+        assert_eq!(
+            files(dir.path()).unwrap().count(),
+            1,
+            "nothing unfinished stays"
+        );
+    }
+}

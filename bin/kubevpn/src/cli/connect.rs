@@ -1,0 +1,287 @@
+//! `kubevpn connect`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
+use kubevpn_conn::Addr;
+use kubevpn_daemon::api::{ClusterRef, ConnectRequest, KubeconfigSelection, Opened};
+use kubevpn_daemon::log::Level;
+use kubevpn_daemon::{Client, Code, StateDir, Termination, identity};
+use kubevpn_proxy::{ListenerSpec, Policy, Protocol, probe};
+use tokio::time::{Instant, sleep};
+
+use super::kube::KubeArgs;
+use super::listen::{AUTH, DEFAULT_SOCKS, ListenerArgs};
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use super::serve::{is_proxy, result, say_hints, say_scope, service, termination};
+use crate::exit::Failure;
+use crate::out::{self, even_unheard};
+
+/// Where the HTTP proxy listens if nothing else is said.
+const DEFAULT_HTTP: &str = "127.0.0.1:3128";
+/// How long a daemon that is about to end is waited for.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// Open a connection in the background, with local proxies into the cluster
+///
+/// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and brings it back after it was
+/// killed. Asking again adds the listeners that are missing. At least one listener (--socks, --http, ...) is needed for
+/// programs to use the connection. With -v the connection's log says more.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # a SOCKS5 proxy for the current context, until it is disconnected
+  kubevpn connect --socks
+  curl --proxy socks5h://127.0.0.1:1080 http://productpage.default.svc.cluster.local:9080
+
+  # an HTTP proxy beside it, on the same connection
+  kubevpn connect --http
+
+  # another namespace has a connection and a port of its own
+  kubevpn connect -n team-a --socks-listen 127.0.0.1:1081")]
+pub(crate) struct Connect {
+    /// Run in the foreground; disconnect when interrupted, terminated, or when the terminal is closed
+    #[arg(long)]
+    foreground: bool,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+struct Listen {
+    /// Listen for SOCKS5
+    #[arg(long)]
+    socks: bool,
+    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; means --socks
+    /// [default: 127.0.0.1:1080]
+    #[arg(
+        long = "socks-listen",
+        visible_alias = "listen-socks",
+        value_name = "ADDR"
+    )]
+    listen_socks: Option<String>,
+    /// Listen for HTTP proxy requests, CONNECT and plain http
+    #[arg(long)]
+    http: bool,
+    /// Local HTTP proxy listen address; means --http [default: 127.0.0.1:3128]
+    #[arg(
+        long = "http-listen",
+        visible_alias = "listen-http",
+        alias = "listen-http-connect",
+        value_name = "ADDR"
+    )]
+    listen_http: Option<String>,
+    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    #[arg(
+        long = "dns-listen",
+        visible_alias = "listen-dns",
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    listen_dns: String,
+    /// Dial everything from this machine, with its DNS and routes, on the SOCKS listener, and nothing in the cluster
+    #[arg(long)]
+    egress: bool,
+    #[command(flatten)]
+    more: ListenerArgs,
+}
+
+impl Listen {
+    /// What is to be listened on. Values are judged here, before anything is started.
+    fn specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
+        let auth = std::env::var_os(AUTH).is_some_and(|value| !value.is_empty());
+        if auth && self.more.auth_file.is_none() {
+            return Err(Failure::value(format!(
+                "{AUTH} is not kept for the daemon, which would have to write it down: use --auth-file"
+            )));
+        }
+        // `--socks-listen ''` is proxy-out's word for none.
+        let address = |given: &Option<String>, asked: bool, default: &'static str| match given {
+            Some(given) if given.is_empty() && asked => default.to_owned(),
+            Some(given) => given.clone(),
+            None if asked => default.to_owned(),
+            None => String::new(),
+        };
+        let socks = address(&self.listen_socks, self.socks, DEFAULT_SOCKS);
+        let http = address(&self.listen_http, self.http, DEFAULT_HTTP);
+        let mut specs = self.more.specs([
+            ("--socks-listen", socks.as_str(), Protocol::Socks),
+            ("--http-listen", &http, Protocol::Http),
+            ("--dns-listen", &self.listen_dns, Protocol::Dns),
+        ])?;
+        // The daemon is in another directory.
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        for spec in &mut specs {
+            spec.auth_file = spec.auth_file.as_ref().map(absolute);
+            if let Addr::Unix(path) = &spec.address {
+                spec.address = Addr::Unix(absolute(path));
+            }
+            spec.egress = self.egress && matches!(spec.protocol, Protocol::Socks | Protocol::Mixed);
+        }
+        if self.egress && !specs.iter().any(|spec| spec.egress) {
+            return Err(Failure::value(
+                "--egress must be used together with --socks",
+            ));
+        }
+        Ok(specs)
+    }
+}
+
+impl Connect {
+    pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
+        let daemon = Client::new(StateDir::locate()?);
+        let policy = self.policy.policy()?;
+        let listeners = self.listen.specs()?;
+        let args = KubeconfigArgs::from(self.kube);
+        let loaded = load(&args, &Env::of_process())?;
+        let steps = Steps::new();
+        steps.done(&format!(
+            "context {} of {}",
+            loaded.context.as_deref().unwrap_or("-"),
+            loaded.server
+        ));
+        // A credential plugin may ask questions now, here, and not in the background.
+        let (client, _) = reach(loaded.config.clone()).await?;
+        let uid = probe::api(&client, &loaded.namespace).await?;
+        steps.done(&format!("namespace {}", loaded.namespace));
+        let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
+        let mut request = request(id, &args, &loaded, listeners)?;
+        request.policy = (policy != Policy::default()).then_some(policy);
+        request.log_level = (verbose > 0).then(|| Level::of_verbosity(verbose));
+        if !self.foreground {
+            let opened = open(&daemon, &request, &steps).await?;
+            return even_unheard(say(&opened));
+        }
+        // Before the connection is there, so that no signal finds it without anybody to end it.
+        let mut termination = termination()?;
+        let opened = tokio::select! {
+            opened = open(&daemon, &request, &steps) => opened?,
+            ended = termination.next() => {
+                forget(&daemon, &request.id).await?;
+                return result(ended);
+            }
+        };
+        even_unheard(say(&opened))?;
+        stay(&daemon, &opened.id, termination).await
+    }
+}
+
+fn request(
+    id: String,
+    args: &KubeconfigArgs,
+    loaded: &Loaded,
+    listeners: Vec<ListenerSpec>,
+) -> Result<ConnectRequest, Failure> {
+    Ok(ConnectRequest {
+        id,
+        cluster: ClusterRef {
+            server: loaded.server.clone(),
+            name: loaded.cluster.clone(),
+            context: loaded.context.clone(),
+            namespace: loaded.namespace.clone(),
+        },
+        kubeconfig_selection: KubeconfigSelection::new(args, loaded),
+        kubeconfig: serde_json::to_value(loaded.kubeconfig()).map_err(anyhow::Error::from)?,
+        policy: None,
+        listeners,
+        log_level: None,
+    })
+}
+
+/// Asks until there is a daemon that is not about to end.
+async fn open(daemon: &Client, request: &ConnectRequest, steps: &Steps) -> Result<Opened, Failure> {
+    let until = Instant::now() + ENDING;
+    loop {
+        daemon.ensure().await?;
+        match daemon.connect(request, |step| steps.done(step)).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) if error.code == Code::Ending && Instant::now() < until => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Ends what may have been opened; that there is nothing is as good.
+async fn forget(daemon: &Client, id: &str) -> Result<(), Failure> {
+    match daemon.disconnect(Some(id), true).await {
+        Err(error) if error.code != Code::NoSuchConnection => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What has happened, as it happens.
+struct Steps {
+    terminal: bool,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self {
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn done(&self, what: &str) {
+        let what = out::escaped(what);
+        match self.terminal {
+            true => out::aside(format_args!(" \u{2713} {what}")),
+            false => out::aside(what),
+        }
+    }
+}
+
+fn say(opened: &Opened) -> Result<(), Failure> {
+    let id = &opened.id;
+    for listener in &opened.listeners {
+        let begun = match listener.already {
+            true => "Found",
+            false => "Started",
+        };
+        out::line(format_args!(
+            "{begun} managed local {} for connection {id} on {}",
+            service(&listener.spec.protocol),
+            listener.bound
+        ))?;
+    }
+    out::line(format_args!("Connection ID: {id}"))?;
+    for listener in &opened.listeners {
+        say_hints(&listener.bound, &listener.spec.protocol, &opened.endings)?;
+    }
+    if opened.listeners.is_empty() {
+        return out::line(
+            "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --dns-listen ADDR or --forward",
+        );
+    }
+    let mut protocols = opened
+        .listeners
+        .iter()
+        .map(|listener| &listener.spec.protocol);
+    match protocols.any(is_proxy) {
+        true => say_scope(),
+        false => Ok(()),
+    }
+}
+
+/// Waits for this command's end or the connection's, whichever is first. A second signal cuts open connections.
+async fn stay(daemon: &Client, id: &str, mut termination: Termination) -> Result<(), Failure> {
+    let ended = tokio::select! {
+        ended = daemon.ended(id) => return Ok(ended?),
+        ended = termination.next() => ended,
+    };
+    tokio::select! {
+        disconnected = daemon.disconnect(Some(id), false) => drop(disconnected?),
+        _ = termination.next() => forget(daemon, id).await?,
+    }
+    result(ended)
+}

@@ -1,0 +1,72 @@
+//! `kubevpn demo`.
+
+use kubevpn_conn::Addr;
+use kubevpn_proxy::{self as proxy, Backend, Bound, Protocol, probe};
+use kubevpn_sim::Sim;
+
+use super::listen::ListenArgs;
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use super::serve::serve;
+use crate::exit::Failure;
+use crate::out::{self, even_unheard};
+
+/// Try it on a cluster in memory: no kubeconfig, no root, no network
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    listen: ListenArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl Demo {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let policy = self.policy.policy()?;
+        let listening = self.listen.bind().await?;
+        let cluster = Sim::builder()
+            .plain()
+            .sample()
+            .start()
+            .await
+            .map_err(|e| Failure::Other(e.into()))?;
+        let (client, api_server) = reach(cluster.config()).await?;
+        probe::check(&client).await?;
+        even_unheard(say_what_to_try(&cluster, &listening.bound))?;
+        let own = listening.addresses().into_iter().collect();
+        let connect = proxy::connect(client, api_server, policy.stack("default", own));
+        serve(listening, Backend::of_cluster(connect)).await
+    }
+}
+
+/// Each line works as it is printed, in any shell.
+fn say_what_to_try(cluster: &Sim, bound: &[Bound]) -> Result<(), Failure> {
+    out::line(format_args!(
+        "A cluster in memory is up at {}. Paste into another terminal:",
+        cluster.server_url()
+    ))?;
+    for Bound {
+        listener, protocol, ..
+    } in bound
+    {
+        let proxy = match (listener.addr(), protocol) {
+            (Addr::Tcp(addr), Protocol::Http) => format!("--proxy http://{addr}"),
+            (Addr::Tcp(addr), Protocol::Socks | Protocol::Mixed) => {
+                format!("--proxy socks5h://{addr}")
+            }
+            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns) => continue,
+        };
+        for url in [
+            "http://productpage.default.svc.cluster.local:9080",
+            "http://reviews",
+            "http://api.team-a",
+            "'http://productpage:9080/bytes?n=3000000' --output /dev/null",
+        ] {
+            out::line(format_args!("  curl {proxy} {url}"))?;
+        }
+        out::line("and, to see refusals with their reasons here:")?;
+        out::line(format_args!("  curl {proxy} http://notready"))?;
+        out::line(format_args!("  curl {proxy} http://productpage:81"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `kubevpn env`.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use clap::ValueEnum;
+use kubevpn_client::{Env, KubeconfigArgs, load};
+
+use super::at::{At, exceptions};
+use super::kube::KubeArgs;
+use crate::exit::Failure;
+use crate::out;
+
+/// Print the lines that make a shell's programs use the proxy
+///
+/// Nothing but those lines is printed: eval "$(kubevpn env)". NO_PROXY has this machine and the API server, so that
+/// kubectl does not go through the proxy, and what it had before.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # for a proxy with both listeners
+  eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"
+
+  # in fish
+  kubevpn env --shell fish | source
+
+  # in PowerShell
+  kubevpn env --shell powershell | Out-String | Invoke-Expression")]
+pub(crate) struct EnvCommand {
+    /// Shell syntax to print [default: that of $SHELL, else bash]
+    #[arg(long, value_name = "SHELL", value_enum)]
+    shell: Option<Shell>,
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    kube: KubeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Powershell,
+}
+
+impl Shell {
+    /// By the name of a program; bash's words are those of most.
+    fn of(program: Option<&OsStr>) -> Self {
+        let name = program.map(Path::new).and_then(Path::file_stem);
+        match name.and_then(OsStr::to_str) {
+            Some("zsh") => Self::Zsh,
+            Some("fish") => Self::Fish,
+            Some("pwsh" | "powershell") => Self::Powershell,
+            _ => Self::Bash,
+        }
+    }
+
+    /// A line that sets a variable. Nothing in the value means anything to the shell.
+    fn export(self, name: &str, value: &str) -> String {
+        match self {
+            Self::Bash | Self::Zsh => format!("export {name}='{}'", value.replace('\'', r"'\''")),
+            Self::Fish => {
+                let value = value.replace('\\', r"\\").replace('\'', r"\'");
+                format!("set -gx {name} '{value}'")
+            }
+            Self::Powershell => format!("$env:{name} = '{}'", value.replace('\'', "''")),
+        }
+    }
+}
+
+impl EnvCommand {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let proxy = self.at.proxy().await?;
+        let api_server = api_server(self.kube, self.at.is_given())?;
+        let no_proxy = exceptions(api_server.as_deref(), &known_exceptions());
+        let shell = self.shell;
+        let shell = shell.unwrap_or_else(|| Shell::of(std::env::var_os("SHELL").as_deref()));
+        for (name, value) in proxy.variables(&no_proxy) {
+            out::line(format_args!("{}", shell.export(&name, &value)))?;
+        }
+        Ok(())
+    }
+}
+
+/// The host of the API server, which programs are to reach without the proxy. Where a proxy is named nothing else is
+/// wanted of the kubeconfig: without one, or with one that is of no use, the API server is no exception.
+pub(super) fn api_server(kube: KubeArgs, proxy_is_named: bool) -> Result<Option<String>, Failure> {
+    let is_asked_for = kube != KubeArgs::default();
+    match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
+        Ok(loaded) => {
+            let host = loaded.config.cluster_url.host();
+            Ok(host.map(bare).map(str::to_owned))
+        }
+        Err(error) if proxy_is_named && !is_asked_for => {
+            tracing::debug!(%error, "NO_PROXY is without the API server");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What this process was told to leave out, in either case.
+pub(super) fn known_exceptions() -> String {
+    let known = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
+    let [upper, lower] = known;
+    if upper.is_empty() { lower } else { upper }
+}
+
+/// A host without the brackets of a URL.
+pub(super) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_words() {
+        let of = |shell: &str| Shell::of(Some(OsStr::new(shell)));
+        assert_eq!(of("/usr/bin/zsh"), Shell::Zsh);
+        assert_eq!(of("/opt/pwsh.exe"), Shell::Powershell);
+        assert_eq!((of("/bin/sh"), Shell::of(None)), (Shell::Bash, Shell::Bash));
+    }
+
+    #[test]
+    fn nothing_in_a_value_is_the_shells() {
+        let odd = r"a'b\c$(d)`e`";
+        assert_eq!(Shell::Bash.export("X", odd), r"export X='a'\''b\c$(d)`e`'");
+        assert_eq!(Shell::Fish.export("X", odd), r"set -gx X 'a\'b\\c$(d)`e`'");
+        assert_eq!(
+            Shell::Powershell.export("X", odd),
+            r"$env:X = 'a''b\c$(d)`e`'"
+        );
+        let bash = format!("{}\nprintf %s \"$X\"", Shell::Bash.export("X", odd));
+        let output = std::process::Command::new("bash")
+            .args(["-c", &bash])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), odd);
+    }
+}

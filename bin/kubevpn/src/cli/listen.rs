@@ -1,0 +1,283 @@
+//! The flags about listeners: those that `proxy-out` and `connect` share, and what they mean.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::ArgAction;
+use kubevpn_conn::{Addr, Credentials, Limits};
+use kubevpn_forward::Forward;
+use kubevpn_proxy::{
+    Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
+    dns_settings, parse_credentials,
+};
+use kubevpn_target::Target;
+
+use crate::exit::Failure;
+
+/// Where SOCKS5 is spoken if nothing else is said.
+pub(crate) const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+/// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
+pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
+
+/// The flags every command with listeners has
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+pub(crate) struct ListenerArgs {
+    /// Local listen address for SOCKS5 and HTTP on one port
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) listen: String,
+    /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
+    /// addresses in brackets. May be given more than once
+    #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
+    forward: Vec<String>,
+    /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
+    #[arg(long, value_name = "ADDR", requires = "listen_dns")]
+    dns_upstream: Option<String>,
+    /// Ask clients for the user and password in this file, one line of USER:PASSWORD. Forwards and DNS cannot ask
+    #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
+    pub(crate) auth_file: Option<PathBuf>,
+    /// Let clients on other machines in without a password, where a listener is not on loopback
+    #[arg(long)]
+    allow_unauthenticated: bool,
+    /// Maximum number of concurrent client connections; further clients are queued
+    #[arg(long, value_name = "N", default_value_t = Limits::default().total, value_parser = at_least_one)]
+    max_connections: usize,
+    /// Maximum number of concurrent connections from one IP address; further ones are closed [default: unlimited]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    max_connections_per_client: Option<usize>,
+    // Last: what follows would be under its heading.
+    #[command(flatten)]
+    pac: PacArgs,
+}
+
+/// What the PAC file cannot learn
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "PAC file")]
+pub(crate) struct PacArgs {
+    /// Addresses that go through the proxy, besides the ranges of Services, e.g. those of Pods: 10.244.0.0/16. May be
+    /// given more than once
+    #[arg(long, value_name = "RANGE", action = ArgAction::Append)]
+    pac_range: Vec<String>,
+    /// HTTP proxy for the hosts outside the cluster [default: they are reached directly]
+    #[arg(long, value_name = "HOST:PORT")]
+    pac_upstream: Option<String>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("write a number".into()),
+    }
+}
+
+impl PacArgs {
+    pub(crate) fn settings(&self) -> Result<PacSettings, Failure> {
+        let ranges = self.pac_range.iter().map(|text| {
+            let range = text.parse();
+            range.map_err(|error| Failure::value(format!("--pac-range: {error}")))
+        });
+        if let Some(upstream) = &self.pac_upstream {
+            Target::parse(upstream, Default::default())
+                .map_err(|error| Failure::value(format!("--pac-upstream {upstream}: {error}")))?;
+        }
+        Ok(PacSettings {
+            ranges: ranges.collect::<Result<_, _>>()?,
+            upstream: self.pac_upstream.clone(),
+        })
+    }
+}
+
+impl ListenerArgs {
+    /// The listeners that are asked for: those of flags with an address, by the flag's name, its text (empty for none) and
+    /// its protocol; the mixed one; and the forwards. Values are judged here, before anything is bound or started.
+    pub(crate) fn specs<'a>(
+        &'a self,
+        listeners: impl IntoIterator<Item = (&'static str, &'a str, Protocol)>,
+    ) -> Result<Vec<ListenerSpec>, Failure> {
+        let mixed = ("--listen", self.listen.as_str(), Protocol::Mixed);
+        let mut specs = Vec::new();
+        let pac = self.pac.settings()?;
+        let dns_upstream = self.dns_upstream()?;
+        for (flag, text, protocol) in listeners.into_iter().chain([mixed]) {
+            if !text.is_empty() {
+                let addr = text
+                    .parse()
+                    .map_err(|error| Failure::value(format!("{flag}: {error}")))?;
+                specs.push(self.spec(protocol, addr, &pac, dns_upstream));
+            }
+        }
+        for text in &self.forward {
+            let Forward { listen, to } = text
+                .parse()
+                .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
+            specs.push(self.spec(Protocol::Forward(ForwardTo(to)), listen, &pac, dns_upstream));
+        }
+        Ok(specs)
+    }
+
+    fn spec(
+        &self,
+        protocol: Protocol,
+        address: Addr,
+        pac: &PacSettings,
+        dns_upstream: Option<SocketAddr>,
+    ) -> ListenerSpec {
+        let mut spec = ListenerSpec {
+            allow_unauthenticated: self.allow_unauthenticated,
+            max_connections: self.max_connections,
+            max_connections_per_client: self.max_connections_per_client,
+            ..ListenerSpec::new(protocol, address)
+        };
+        match spec.protocol {
+            Protocol::Socks => spec.auth_file = self.auth_file.clone(),
+            Protocol::Http | Protocol::Mixed => {
+                spec.auth_file = self.auth_file.clone();
+                spec.pac = pac.clone();
+            }
+            Protocol::Dns => spec.dns_upstream = dns_upstream,
+            Protocol::Forward(_) => {}
+        }
+        spec
+    }
+
+    fn dns_upstream(&self) -> Result<Option<SocketAddr>, Failure> {
+        let Some(text) = &self.dns_upstream else {
+            return Ok(None);
+        };
+        let ip = text.parse().map(|ip: IpAddr| SocketAddr::from((ip, 53)));
+        ip.or_else(|_| text.parse()).map(Some).map_err(|_| {
+            Failure::value(format!(
+                "--dns-upstream {text}: write an IP address, with :PORT where that is not 53"
+            ))
+        })
+    }
+
+    /// Binds all of these for one server, or nothing: `credentials` are those of every listener that can ask.
+    async fn bind(
+        &self,
+        specs: Vec<ListenerSpec>,
+        credentials: Option<Credentials>,
+    ) -> Result<Listening, Failure> {
+        let mut bound = Vec::new();
+        for spec in specs {
+            let asks = credentials.is_some();
+            let admits_all = spec.allow_unauthenticated;
+            bound.push(Bound::bind(spec.protocol, &spec.address, asks, admits_all).await?);
+        }
+        let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+        Ok(Listening {
+            bound,
+            clients: Clients {
+                credentials,
+                limits: Limits {
+                    total: self.max_connections,
+                    per_client: self.max_connections_per_client,
+                },
+                dns: dns_settings(self.dns_upstream()?, &own)?,
+                pac: self.pac.settings()?,
+            },
+        })
+    }
+}
+
+/// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
+pub(crate) fn credentials(auth_file: Option<&PathBuf>) -> Result<Option<Credentials>, Failure> {
+    if let Some(path) = auth_file {
+        let read = credentials_in(path);
+        return Ok(Some(read.map_err(|error| {
+            Failure::value(format!("--auth-file: {error}"))
+        })?));
+    }
+    match std::env::var_os(AUTH).filter(|value| !value.is_empty()) {
+        Some(value) => match parse_credentials(&value.to_string_lossy()) {
+            Ok(credentials) => Ok(Some(credentials)),
+            Err(error) => Err(Failure::value(format!("{AUTH}: {error}"))),
+        },
+        None => Ok(None),
+    }
+}
+
+/// The listeners of a command that serves them itself
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+pub(crate) struct ListenArgs {
+    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
+    /// [default: 127.0.0.1:1080, or none with --listen]
+    #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
+    listen_socks: Option<String>,
+    /// Local HTTP proxy listen address, for CONNECT and for plain http
+    #[arg(
+        long,
+        visible_aliases = ["listen-http-connect", "http-listen"],
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    listen_http: String,
+    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    #[arg(
+        long,
+        visible_alias = "dns-listen",
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    listen_dns: String,
+    #[command(flatten)]
+    more: ListenerArgs,
+}
+
+impl ListenArgs {
+    /// Binds all that was asked for, or nothing.
+    pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
+        let credentials = credentials(self.more.auth_file.as_ref())?;
+        let default = match self.more.listen.is_empty() {
+            true => DEFAULT_SOCKS,
+            false => "",
+        };
+        let socks = self.listen_socks.as_deref().unwrap_or(default);
+        let specs = self.more.specs([
+            ("--listen-socks", socks, Protocol::Socks),
+            ("--listen-http", &self.listen_http, Protocol::Http),
+            ("--listen-dns", &self.listen_dns, Protocol::Dns),
+        ])?;
+        if specs.is_empty() {
+            return Err(Failure::value(
+                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
+                 --listen-dns an address",
+            ));
+        }
+        self.more.bind(specs, credentials).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pac_flags_that_are_not_accepted() {
+        let settings = |ranges: &[&str], upstream: Option<&str>| {
+            let args = PacArgs {
+                pac_range: ranges.iter().map(|range| (*range).into()).collect(),
+                pac_upstream: upstream.map(Into::into),
+            };
+            args.settings()
+        };
+        assert!(settings(&["10.0.0.0/8"], Some("proxy.corp:8080")).is_ok());
+        for (ranges, upstream) in [
+            (&["10.0.0.0"][..], None),
+            (&[], Some("proxy.corp")),
+            (&[], Some("a\"b:1")),
+        ] {
+            let failure = settings(ranges, upstream).unwrap_err();
+            assert_eq!(crate::exit::exit_code(&failure), 23);
+        }
+    }
+}

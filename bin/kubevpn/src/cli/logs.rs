@@ -1,0 +1,111 @@
+//! `kubevpn logs`.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kubevpn_daemon::{ApiError, Code, StateDir, identity, log};
+
+use crate::exit::Failure;
+
+/// How often a followed log is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Print the daemon's log, or a connection's
+///
+/// Logs outlive their connection.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    /// Connection to show the log of [default: the daemon's own]
+    #[arg(value_name = "CONNECTION-ID")]
+    id: Option<String>,
+    /// The same
+    #[arg(long, value_name = "ID", hide = true, conflicts_with = "id")]
+    connection_id: Option<String>,
+    /// Follow the log: print new lines as they are written
+    #[arg(short, long)]
+    follow: bool,
+}
+
+impl Logs {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let home = StateDir::locate()?;
+        let id = self.id.or(self.connection_id);
+        let path = home.log(id.as_deref());
+        let files = log::files(&path);
+        let known = id.as_deref().is_none_or(identity::is_id);
+        if !known || id.is_some() && files.is_empty() {
+            let id = id.unwrap_or_default();
+            return Err(ApiError::new(
+                Code::NoSuchConnection,
+                format!(
+                    "there is no log of a connection {id}: kubevpn status lists those there are"
+                ),
+            )
+            .into());
+        }
+        let printed = async {
+            for older in files.iter().filter(|file| **file != path) {
+                copy(&mut File::open(older)?)?;
+            }
+            follow(&path, self.follow).await
+        };
+        let ended = tokio::select! {
+            printed = printed => printed,
+            _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
+        };
+        match ended {
+            // Whoever read it has had enough.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            ended => Ok(ended.with_context(|| format!("cannot print {}", path.display()))?),
+        }
+    }
+}
+
+/// Prints a file, and what is added to it; the next one when it was rotated away.
+async fn follow(path: &Path, follow: bool) -> io::Result<()> {
+    let mut open = open(path)?;
+    loop {
+        if let Some(file) = &mut open {
+            copy(file)?;
+        }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+        let there = std::fs::metadata(path).ok().map(|found| found.ino());
+        let ours = match &open {
+            Some(file) => Some(file.metadata()?.ino()),
+            None => None,
+        };
+        if there.is_some() && there != ours {
+            if let Some(file) = &mut open {
+                copy(file)?;
+            }
+            open = self::open(path)?;
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn copy(from: &mut impl Read) -> io::Result<()> {
+    // Not `io::copy`, which lets the kernel move the bytes: it reports no error of /dev/full.
+    let mut stdout = io::stdout().lock();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return stdout.flush(),
+            n => stdout.write_all(&buffer[..n])?,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `kubevpn pac`.
+
+use std::path::PathBuf;
+
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_proxy::{facts, pac_text};
+use kubevpn_stack::Cluster;
+
+use super::at::At;
+use super::kube::KubeArgs;
+use super::listen::PacArgs;
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use crate::exit::Failure;
+use crate::out;
+
+/// Print a PAC file: which hosts a browser takes to the proxy
+///
+/// A proxy with an HTTP listener serves the same as /proxy.pac, and keeps it up to date. What could not be learned of
+/// the cluster is a comment in the file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # for a proxy with both listeners
+  kubevpn pac --http 127.0.0.1:3128 --socks 127.0.0.1:1080 -o kubevpn.pac
+
+  # with the addresses of Pods, which the API does not tell
+  kubevpn pac --http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
+pub(crate) struct PacCommand {
+    /// Write the file here instead of printing it
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    pac: PacArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+impl PacCommand {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let at = self.at.proxy().await?;
+        let settings = self.pac.settings()?;
+        let policy = self.policy.policy()?;
+        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let config = policy.stack(&loaded.namespace, Default::default());
+        let (client, _) = reach(loaded.config).await?;
+        let cluster = Cluster::new(client, config.cluster);
+        let addr = |addr: std::net::SocketAddr| addr.to_string();
+        let facts = facts(&cluster, settings, at.http.map(addr), at.socks.map(addr)).await;
+        let file = pac_text(&facts);
+        match self.output {
+            None => out::print(file),
+            Some(path) => std::fs::write(&path, file).map_err(|error| {
+                Failure::value(format!(
+                    "--output: cannot write {}: {error}",
+                    path.display()
+                ))
+            }),
+        }
+    }
+}

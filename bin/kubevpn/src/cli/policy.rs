@@ -1,0 +1,157 @@
+//! The flags that decide what a host means; the same for every command that dials.
+
+use std::time::Duration;
+
+use clap::{ArgAction, ValueEnum};
+use kubevpn_proxy::{DnsService, DomainName, Policy};
+use kubevpn_stack::{Outside, TransportChoice};
+use kubevpn_target::Name;
+
+use crate::exit::Failure;
+
+/// What belongs to the cluster, and what becomes of the rest
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Names")]
+pub(crate) struct PolicyArgs {
+    /// DNS domain of the cluster [default: as CoreDNS is configured, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+    /// Names that end in this belong to the cluster too: its DNS is asked for them. May be given more than once
+    #[arg(long, value_name = "SUFFIX", action = ArgAction::Append)]
+    cluster_suffix: Vec<String>,
+    /// Service of the cluster's DNS [default: kube-system/kube-dns]
+    #[arg(long, value_name = "NAMESPACE/SERVICE")]
+    cluster_dns: Option<String>,
+    /// What to do with hosts outside the cluster
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    outside: OutsideArg,
+    /// Hold a connection this long while a Service has no ready endpoint, e.g. 30s [default: refuse it at once]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait_ready: Option<Duration>,
+    /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "auto",
+        help_heading = "Cluster"
+    )]
+    transport: TransportChoice,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OutsideArg {
+    /// Refuse them
+    #[default]
+    Deny,
+    /// Dial them from this machine
+    Direct,
+}
+
+impl PolicyArgs {
+    /// What is wrong with a value is said here, before anything is bound.
+    pub(crate) fn policy(&self) -> Result<Policy, Failure> {
+        let name = |flag: &str, text: &str| {
+            let name = Name::parse(text).map(DomainName::from);
+            name.map_err(|error| Failure::value(format!("{flag} {text}: {error}")))
+        };
+        let domain = self.cluster_domain.as_deref();
+        let suffixes = self.cluster_suffix.iter();
+        let dns = self.cluster_dns.as_deref();
+        Ok(Policy {
+            cluster_domain: domain
+                .map(|text| name("--cluster-domain", text))
+                .transpose()?,
+            cluster_suffix: suffixes
+                .map(|text| name("--cluster-suffix", text.trim_start_matches('.')))
+                .collect::<Result<_, _>>()?,
+            cluster_dns: dns
+                .map(|text| {
+                    text.parse::<DnsService>()
+                        .map_err(|error| Failure::value(format!("--cluster-dns {text}: {error}")))
+                })
+                .transpose()?,
+            outside: match self.outside {
+                OutsideArg::Deny => Outside::Deny,
+                OutsideArg::Direct => Outside::Direct,
+            },
+            wait_ready: self.wait_ready,
+            transport: self.transport,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use kubevpn_proxy::StackConfig;
+    use kubevpn_stack::OwnListeners;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        policy: PolicyArgs,
+    }
+
+    fn stack(args: &[&str]) -> Result<StackConfig, Failure> {
+        let args = ["test"].iter().chain(args);
+        let policy = Command::try_parse_from(args).unwrap().policy.policy()?;
+        Ok(policy.stack("shop", OwnListeners::default()))
+    }
+
+    #[test]
+    fn what_becomes_of_the_rest() {
+        let default = stack(&[]).unwrap();
+        assert_eq!(default.outside, Outside::Deny);
+        assert_eq!(default.settings.wait_ready, Duration::ZERO);
+        assert_eq!(default.cluster.namespace, "shop");
+        let direct = stack(&["--outside=direct", "--wait-ready=1m 30s"]).unwrap();
+        assert_eq!(direct.outside, Outside::Direct);
+        assert_eq!(direct.settings.wait_ready, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn what_belongs_to_the_cluster() {
+        let settings = stack(&[]).unwrap().cluster;
+        assert_eq!((settings.domain, settings.suffixes.len()), (None, 0));
+        let settings = stack(&[
+            "--cluster-domain=Corp.Example",
+            "--cluster-suffix=.internal.example",
+            "--cluster-suffix=stub.test",
+            "--cluster-dns=openshift-dns/dns-default",
+        ])
+        .unwrap()
+        .cluster;
+        assert_eq!(settings.domain, Name::parse("corp.example").ok());
+        let suffixes: Vec<_> = settings.suffixes.iter().map(Name::as_str).collect();
+        assert_eq!(suffixes, ["internal.example", "stub.test"]);
+        assert_eq!(settings.dns, ("openshift-dns".into(), "dns-default".into()));
+    }
+
+    #[test]
+    fn values_that_are_not_accepted() {
+        for (arg, said) in [
+            (
+                "--cluster-domain=a..b",
+                "--cluster-domain a..b: the name has an empty label",
+            ),
+            (
+                "--cluster-suffix=a b",
+                "--cluster-suffix a b: the name has the byte",
+            ),
+            (
+                "--cluster-dns=kube-dns",
+                "--cluster-dns kube-dns: write NAMESPACE/SERVICE",
+            ),
+            ("--cluster-dns=a/b/c", "--cluster-dns a/b/c: write"),
+            ("--cluster-dns=a.b/c", "--cluster-dns a.b/c: write"),
+        ] {
+            let Err(Failure::Api(error)) = stack(&[arg]) else {
+                panic!("{arg} is accepted");
+            };
+            assert_eq!(error.code, kubevpn_daemon::Code::InvalidValue, "{arg}");
+            assert!(error.message.starts_with(said), "{error}");
+        }
+    }
+}

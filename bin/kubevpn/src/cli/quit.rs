@@ -1,0 +1,23 @@
+//! `kubevpn quit`.
+
+use kubevpn_daemon::{Client, StateDir};
+
+use crate::exit::Failure;
+use crate::out;
+
+/// End every connection and the daemon; only logs stay
+///
+/// Works whatever the daemon's version, and if it does not answer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Quit {
+    /// Close established connections immediately instead of waiting up to 5 seconds
+    #[arg(long)]
+    now: bool,
+}
+
+impl Quit {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        Client::new(StateDir::locate()?).quit(self.now).await?;
+        out::line("Exited")
+    }
+}

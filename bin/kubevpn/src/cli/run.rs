@@ -1,0 +1,211 @@
+//! `kubevpn run`.
+
+use std::ffi::OsString;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_proxy::{self as proxy, Backend, Server, own, probe};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::at::{At, Proxy, exceptions};
+use super::env::{api_server, bare, known_exceptions};
+use super::kube::KubeArgs;
+use super::listen::{AUTH, credentials};
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use crate::exit::Failure;
+
+/// Run a command with its proxy environment variables set to a temporary proxy into the cluster
+///
+/// The proxy listens on free ports of 127.0.0.1 for as long as the command runs, unless --http or --socks name one that
+/// runs already. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and NODE_USE_ENV_PROXY for
+/// Node. Signals are passed on to it, and its exit code is ours. With KUBEVPN_AUTH the temporary proxy asks for that user
+/// and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # a request by name
+  kubevpn run -- curl http://productpage.default:9080
+
+  # a shell in which everything goes through the proxy
+  kubevpn run -n shop -- bash
+
+  # with a proxy that runs already
+  kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Command to run, with its arguments
+    #[arg(
+        required = true,
+        last = true,
+        value_name = "COMMAND",
+        help_heading = "Arguments"
+    )]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        if self.at.is_given() {
+            if self.policy != PolicyArgs::default() {
+                return Err(Failure::value(
+                    "the flags about names are those of the proxy: give them to the one that --http or --socks names",
+                ));
+            }
+            let proxy = self.at.proxy().await?;
+            let api_server = api_server(self.kube, true)?;
+            let status = run(&self.command, proxy, api_server.as_deref()).await?;
+            return ended(status);
+        }
+        let policy = self.policy.policy()?;
+        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let host = loaded.config.cluster_url.host();
+        let host = host.map(|host| bare(host).to_owned());
+        let credentials = credentials(None)?;
+        let login = credentials
+            .is_some()
+            .then(|| std::env::var(AUTH).ok())
+            .flatten();
+        let listening = own(credentials).await?;
+        let own = listening.addresses().into_iter().collect();
+        let config = policy.stack(&loaded.namespace, own);
+        let (client, api_server) = reach(loaded.config).await?;
+        probe::check(&client).await?;
+        let connect = proxy::connect(client, api_server, config);
+        let proxy = Proxy {
+            http: listening.addresses().first().copied(),
+            socks: listening.addresses().last().copied(),
+            login: login
+                .as_deref()
+                .and_then(|text| text.lines().next())
+                .map(str::to_owned),
+        };
+        let mut server = Server::new(Backend::of_cluster(connect), listening.clients);
+        listening
+            .bound
+            .into_iter()
+            .for_each(|bound| server.add(bound));
+        let status = run(&self.command, proxy, host.as_deref()).await?;
+        // What the command left behind has nobody to wait for it.
+        server.end(Duration::ZERO, std::future::pending()).await;
+        ended(status)
+    }
+}
+
+fn ended(status: ExitStatus) -> Result<(), Failure> {
+    match code(status) {
+        0 => Ok(()),
+        code => Err(Failure::Ended(code)),
+    }
+}
+
+/// The exit code, or what a shell says of a signal.
+fn code(status: ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let code = status.code().or_else(|| Some(128 + status.signal()?));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+async fn run(
+    words: &[OsString],
+    proxy: Proxy,
+    api_server: Option<&str>,
+) -> Result<ExitStatus, Failure> {
+    let Some((program, rest)) = words.split_first() else {
+        return Err(Failure::value("specify the command after --"));
+    };
+    let no_proxy = exceptions(api_server, &known_exceptions());
+    let java = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
+    // Before the command starts, so that none is missed.
+    let mut signals = Signals::new()?;
+    let mut command = Command::new(program);
+    command
+        .args(rest)
+        .envs(proxy.variables(&no_proxy))
+        .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
+        .env("NODE_USE_ENV_PROXY", "1")
+        .env_remove(AUTH);
+    let mut child = command.spawn().map_err(|error| Failure::NotRun {
+        command: program.to_string_lossy().into_owned(),
+        source: error,
+    })?;
+    loop {
+        tokio::select! {
+            ended = child.wait() => return ended.map_err(|error| Failure::Other(error.into())),
+            signal = signals.next() => pass_on(&child, signal),
+        }
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    let pid = child
+        .id()
+        .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    if let Some(pid) = pid
+        && let Err(error) = kill_process(pid, signal)
+    {
+        tracing::debug!(%error, "the command has ended");
+    }
+}
+
+/// The signals that are passed on. Ctrl-C and Ctrl-\ of a terminal reach the command without us: it is in the same
+/// process group.
+struct Signals {
+    all: Vec<(tokio::signal::unix::Signal, Signal)>,
+    typed: Vec<(tokio::signal::unix::Signal, Signal)>,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let of = |kind, passed| {
+            let received = signal(kind).map_err(|error| Failure::Other(error.into()))?;
+            Ok::<_, Failure>((received, passed))
+        };
+        Ok(Self {
+            all: vec![
+                of(SignalKind::terminate(), Signal::TERM)?,
+                of(SignalKind::hangup(), Signal::HUP)?,
+                of(SignalKind::user_defined1(), Signal::USR1)?,
+                of(SignalKind::user_defined2(), Signal::USR2)?,
+            ],
+            typed: vec![
+                of(SignalKind::interrupt(), Signal::INT)?,
+                of(SignalKind::quit(), Signal::QUIT)?,
+            ],
+        })
+    }
+
+    /// The next one to pass on.
+    async fn next(&mut self) -> Signal {
+        loop {
+            let (signal, typed) = std::future::poll_fn(|cx| {
+                for (signals, typed) in [(&mut self.all, false), (&mut self.typed, true)] {
+                    for (received, passed) in signals {
+                        if received.poll_recv(cx).is_ready() {
+                            return std::task::Poll::Ready((*passed, typed));
+                        }
+                    }
+                }
+                std::task::Poll::Pending
+            })
+            .await;
+            if !(typed && in_foreground()) {
+                return signal;
+            }
+        }
+    }
+}
+
+/// Whether what is typed at the terminal comes to our process group.
+fn in_foreground() -> bool {
+    let terminal = rustix::termios::tcgetpgrp(std::io::stdin());
+    terminal.is_ok_and(|group| group == rustix::process::getpgrp())
+}

@@ -1,0 +1,42 @@
+//! The `kubevpn` command. One file per subcommand in `cli/`; exit codes in `exit.rs`.
+
+mod cli;
+mod exit;
+mod out;
+mod telemetry;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+// Gives memory back to the system after a burst of connections, which glibc's does not.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// How long is waited at the end for what cannot be cut: the lookup of a name, a daemon that says nothing.
+const PARTING: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = cli::Args::parse();
+    let steps = telemetry::Steps::new();
+    if !args.is_daemon() {
+        telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(args.run(steps));
+            runtime.shutdown_timeout(PARTING);
+            result
+        }
+        Err(error) => Err(exit::Failure::Other(error.into())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

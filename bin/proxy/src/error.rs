@@ -1,0 +1,92 @@
+//! Why a listener cannot be had. The texts name the listener, and no flag: whoever asked for it knows its flags.
+
+use std::io;
+use std::path::PathBuf;
+
+use kubevpn_conn::{Addr, CredentialsError};
+
+/// A listener that cannot be bound or served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Another process, or another listener of this one, has the address.
+    #[error(
+        "the {listener}: {address} is already in use: stop the process that uses it, or pick another address"
+    )]
+    InUse {
+        /// The listener's name.
+        listener: String,
+        /// The address, with the transport where that is not TCP.
+        address: String,
+    },
+    /// The system refused for another reason.
+    #[error("the {listener}: cannot listen on {address}: pick another address")]
+    Io {
+        /// The listener's name.
+        listener: String,
+        /// The address, with the transport where that is not TCP.
+        address: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Off loopback, and nobody is asked for a password.
+    #[error(
+        "the {listener}: {address} can be reached from other machines, and whoever connects is in the cluster: listen on \
+         127.0.0.1, {}or allow clients without a password",
+        asking(.can_ask)
+    )]
+    Exposed {
+        /// The listener's name.
+        listener: String,
+        /// The address that was asked for.
+        address: Addr,
+        /// Whether its protocol has a place for a user and a password.
+        can_ask: bool,
+    },
+    /// A DNS listener on a Unix socket.
+    #[error("the {listener}: a DNS client needs an IP address and a port, not {address}")]
+    NotIp {
+        /// The listener's name.
+        listener: String,
+        /// The address that was asked for.
+        address: Addr,
+    },
+    /// A DNS listener that was told to ask itself.
+    #[error("the DNS upstream {upstream} is this program's own listener: it would ask itself")]
+    OwnUpstream {
+        /// The upstream that was asked for.
+        upstream: std::net::SocketAddr,
+    },
+    /// Its credentials.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+}
+
+fn asking(can_ask: &bool) -> &'static str {
+    match can_ask {
+        true => "ask for a password, ",
+        false => "",
+    }
+}
+
+/// A file of credentials that is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct AuthError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why; never what is in it.
+    pub reason: AuthReason,
+}
+
+/// Why a file of credentials is of no use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthReason {
+    /// It cannot be read.
+    #[error("{0}")]
+    Read(io::Error),
+    /// Its first line is not `USER:PASSWORD`.
+    #[error("{0}")]
+    Credentials(CredentialsError),
+}

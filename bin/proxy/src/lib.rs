@@ -1,0 +1,45 @@
+//! A local proxy into one cluster, from its settings to its end.
+//!
+//! [`ListenerSpec`] says what to listen on and [`Policy`] what a host means; [`Bound`] is a socket that nobody is let in by
+//! yet, and [`Server`] serves bound sockets over a [`Backend`] until [`Server::end`] drains them. [`connect`] builds the
+//! stack that a backend dials through. The crate reads no command line, prints nothing and handles no signal; its errors
+//! name the listener.
+//!
+//! ```
+//! use std::time::Duration;
+//! use kubevpn_proxy::{Backend, ListenerSpec, Protocol, Server};
+//! use kubevpn_stack::FromHost;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let spec = ListenerSpec::new(Protocol::Socks, "127.0.0.1:0".parse()?);
+//! let bound = spec.bind(&spec.address).await?;
+//! let mut server = Server::new(Backend::of_host(FromHost::default()), spec.clients(&bound)?);
+//! server.add(bound);
+//! server.end(Duration::from_secs(5), std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod descriptors;
+mod error;
+mod listener;
+mod pac;
+mod pac_file;
+mod policy;
+pub mod probe;
+mod server;
+mod stack;
+pub mod text;
+
+pub use self::descriptors::allow_for;
+pub use self::error::{AuthError, AuthReason, BindError};
+pub use self::listener::{
+    Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
+    dns_settings, own, parse_credentials, reachable,
+};
+pub use self::pac::{Facts, Range, text as pac_text};
+pub use self::pac_file::facts;
+pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};
+pub use self::server::Server;
+pub use self::stack::{Backend, ClusterStack, Names, chain, connect, endings};

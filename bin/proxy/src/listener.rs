@@ -1,0 +1,373 @@
+//! Listeners: how one is asked for, and the socket it becomes.
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use kubevpn_conn::{Addr, Credentials, CredentialsError, Limits, Listener};
+use kubevpn_target::{Origin, Target, TargetError};
+use serde::{Deserialize, Serialize};
+use tokio::net::UdpSocket;
+
+use crate::error::{AuthError, AuthReason, BindError};
+use crate::pac::Range;
+use crate::text;
+
+/// The most that is read of a file with credentials, which are 511 bytes at most.
+const MAX_AUTH: u64 = 1024;
+
+/// A listener as it is asked for. The serialised form is part of the daemon's API and of its state files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerSpec {
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// Where to listen; port 0 takes a free one.
+    #[serde(with = "text")]
+    pub address: Addr,
+    /// File with the user and password that clients must show; `None` lets everybody in.
+    pub auth_file: Option<PathBuf>,
+    /// Whether clients on other machines are let in without a password.
+    pub allow_unauthenticated: bool,
+    /// Whether everything is dialled from this machine, and nothing in the cluster.
+    pub egress: bool,
+    /// Connections open at once; further clients wait.
+    pub max_connections: usize,
+    /// Connections open at once from one IP address; further ones are closed.
+    pub max_connections_per_client: Option<usize>,
+    /// DNS server for the names that are not the cluster's; without one they are REFUSED.
+    pub dns_upstream: Option<SocketAddr>,
+    /// What its PAC file cannot learn.
+    #[serde(default)]
+    pub pac: PacSettings,
+}
+
+/// What a PAC file cannot learn of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PacSettings {
+    /// Addresses that go through the proxy, besides the ranges of Services.
+    pub ranges: Vec<Range>,
+    /// HTTP proxy for hosts outside the cluster, as `host:port`; `None` for a direct way.
+    pub upstream: Option<String>,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// SOCKS5.
+    Socks,
+    /// HTTP proxying.
+    Http,
+    /// SOCKS5 and HTTP, told apart by the first byte.
+    Mixed,
+    /// What this target speaks.
+    Forward(ForwardTo),
+    /// DNS by TCP on the listener, by UDP beside it.
+    Dns,
+}
+
+/// The target of a forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct ForwardTo(pub Target);
+
+impl FromStr for ForwardTo {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        Target::parse(text, Origin::default()).map(Self)
+    }
+}
+
+impl TryFrom<String> for ForwardTo {
+    type Error = TargetError;
+
+    fn try_from(text: String) -> Result<Self, TargetError> {
+        text.parse()
+    }
+}
+
+impl From<ForwardTo> for String {
+    fn from(to: ForwardTo) -> Self {
+        to.0.to_string()
+    }
+}
+
+impl Protocol {
+    /// Its word in status documents.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Socks => "socks",
+            Self::Http => "http",
+            Self::Mixed => "mixed",
+            Self::Forward(_) => "forward",
+            Self::Dns => "dns",
+        }
+    }
+
+    /// Whether it has a place for a user and a password.
+    fn asks_for_password(&self) -> bool {
+        match self {
+            Self::Socks | Self::Http | Self::Mixed => true,
+            Self::Forward(_) | Self::Dns => false,
+        }
+    }
+}
+
+/// As people and errors call the listener.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socks => f.write_str("SOCKS5 listener"),
+            Self::Http => f.write_str("HTTP listener"),
+            Self::Mixed => f.write_str("SOCKS5 and HTTP listener"),
+            Self::Forward(to) => write!(f, "forward to {}", to.0),
+            Self::Dns => f.write_str("DNS listener"),
+        }
+    }
+}
+
+impl ListenerSpec {
+    /// A listener with every setting at its default.
+    pub fn new(protocol: Protocol, address: Addr) -> Self {
+        Self {
+            protocol,
+            address,
+            auth_file: None,
+            allow_unauthenticated: false,
+            egress: false,
+            max_connections: Limits::default().total,
+            max_connections_per_client: None,
+            dns_upstream: None,
+            pac: PacSettings::default(),
+        }
+    }
+
+    /// Binds it at `address`, which is where it was asked for or where it has been before.
+    pub async fn bind(&self, address: &Addr) -> Result<Bound, BindError> {
+        let asks = self.auth_file.is_some();
+        Bound::bind(
+            self.protocol.clone(),
+            address,
+            asks,
+            self.allow_unauthenticated,
+        )
+        .await
+    }
+
+    /// What its clients may do; `bound` is where they come. Reads the file with the credentials.
+    pub fn clients(&self, bound: &Bound) -> Result<Clients, BindError> {
+        Ok(Clients {
+            credentials: self.auth_file.as_deref().map(credentials_in).transpose()?,
+            limits: Limits {
+                total: self.max_connections,
+                per_client: self.max_connections_per_client,
+            },
+            dns: dns_settings(self.dns_upstream, bound.address().as_slice())?,
+            pac: self.pac.clone(),
+        })
+    }
+}
+
+/// A socket that is bound and not yet served.
+pub struct Bound {
+    /// The listening socket.
+    pub listener: Listener,
+    /// On the same port; DNS has one.
+    pub udp: Option<UdpSocket>,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+}
+
+impl Bound {
+    /// Binds one, unless it would let in whoever can reach it: `asks` says that it asks for a password where its protocol
+    /// can, `admits_all` that somebody has accepted that it does not.
+    pub async fn bind(
+        protocol: Protocol,
+        addr: &Addr,
+        asks: bool,
+        admits_all: bool,
+    ) -> Result<Self, BindError> {
+        let can_ask = protocol.asks_for_password();
+        if !addr.is_loopback() && !(can_ask && asks) && !admits_all {
+            return Err(BindError::Exposed {
+                listener: protocol.to_string(),
+                address: addr.clone(),
+                can_ask,
+            });
+        }
+        let (listener, udp) = match protocol {
+            Protocol::Dns => {
+                let (listener, udp) = bind_both(&protocol, addr).await?;
+                (listener, Some(udp))
+            }
+            _ => (bind_one(&protocol, addr).await?, None),
+        };
+        Ok(Self {
+            listener,
+            udp,
+            protocol,
+        })
+    }
+
+    /// Where it is, if anybody can connect there by an address.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.listener.addr() {
+            Addr::Tcp(addr) => Some(*addr),
+            Addr::Unix(_) => None,
+        }
+    }
+}
+
+/// All that is listened on, and what its clients may do. Bound, and not yet served.
+pub struct Listening {
+    /// The sockets.
+    pub bound: Vec<Bound>,
+    /// What their clients may do.
+    pub clients: Clients,
+}
+
+/// What clients may do, whichever listener they come to.
+pub struct Clients {
+    /// Who they must be; anybody, where there are none.
+    pub credentials: Option<Credentials>,
+    /// How many.
+    pub limits: Limits,
+    /// Of DNS listeners.
+    pub dns: kubevpn_dns::Settings,
+    /// Of PAC files.
+    pub pac: PacSettings,
+}
+
+impl Listening {
+    /// Where it listens, as far as anybody can connect there by an address.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.iter().filter_map(Bound::address).collect()
+    }
+}
+
+/// A listener on every address is reached from this machine by loopback.
+pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    addr
+}
+
+/// Settings of DNS listeners with this upstream; `own` is where this program listens, and must not ask.
+pub fn dns_settings(
+    upstream: Option<SocketAddr>,
+    own: &[SocketAddr],
+) -> Result<kubevpn_dns::Settings, BindError> {
+    let is_upstream = |upstream: SocketAddr, own: &SocketAddr| {
+        own.port() == upstream.port() && (own.ip() == upstream.ip() || own.ip().is_unspecified())
+    };
+    match upstream {
+        Some(upstream) if own.iter().any(|own| is_upstream(upstream, own)) => {
+            Err(BindError::OwnUpstream { upstream })
+        }
+        _ => Ok(kubevpn_dns::Settings {
+            upstream,
+            ..kubevpn_dns::Settings::default()
+        }),
+    }
+}
+
+/// Listeners on free ports of loopback: HTTP, then SOCKS5.
+pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindError> {
+    let addr = Addr::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+    let mut bound = Vec::new();
+    for protocol in [Protocol::Http, Protocol::Socks] {
+        bound.push(Bound::bind(protocol, &addr, credentials.is_some(), false).await?);
+    }
+    Ok(Listening {
+        bound,
+        clients: Clients {
+            credentials,
+            limits: Limits::default(),
+            dns: kubevpn_dns::Settings::default(),
+            pac: PacSettings::default(),
+        },
+    })
+}
+
+async fn bind_one(protocol: &Protocol, addr: &Addr) -> Result<Listener, BindError> {
+    Listener::bind(addr)
+        .await
+        .map_err(|error| not_bound(protocol, error.addr.to_string(), error.source))
+}
+
+fn not_bound(protocol: &Protocol, address: String, source: io::Error) -> BindError {
+    let listener = protocol.to_string();
+    match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse { listener, address },
+        _ => BindError::Io {
+            listener,
+            address,
+            source,
+        },
+    }
+}
+
+/// The user and password in the first line of a file, of which 1 KiB is read; a pipe will do, as a shell's `<(...)` makes
+/// them.
+pub fn credentials_in(path: &Path) -> Result<Credentials, AuthError> {
+    let read = || {
+        let mut text = String::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_AUTH).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(AuthReason::Read);
+    let parsed = text.and_then(|text| parse_credentials(&text).map_err(AuthReason::Credentials));
+    parsed.map_err(|reason| AuthError {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+/// The user and password in the first line of a text. A byte-order mark before it is skipped.
+pub fn parse_credentials(text: &str) -> Result<Credentials, CredentialsError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Credentials::parse(text.lines().next().unwrap_or_default())
+}
+
+/// How many free TCP ports are tried until the UDP port of the same number is free too.
+const PORTS: usize = 16;
+
+/// TCP and UDP on one port.
+async fn bind_both(protocol: &Protocol, addr: &Addr) -> Result<(Listener, UdpSocket), BindError> {
+    let not_ip = || BindError::NotIp {
+        listener: protocol.to_string(),
+        address: addr.clone(),
+    };
+    let Addr::Tcp(wanted) = addr else {
+        return Err(not_ip());
+    };
+    let mut attempts = 1;
+    loop {
+        let listener = bind_one(protocol, addr).await?;
+        let Addr::Tcp(real) = *listener.addr() else {
+            return Err(not_ip());
+        };
+        match kubevpn_dns::bind_udp(real) {
+            Ok(udp) => return Ok((listener, udp)),
+            // The free TCP port is somebody's UDP port.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && wanted.port() == 0
+                    && attempts < PORTS =>
+            {
+                attempts += 1;
+            }
+            Err(source) => return Err(not_bound(protocol, format!("{real} (UDP)"), source)),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The PAC file: which hosts a browser takes to the proxy.
+//!
+//! Pure text. What a name is decides alone: a PAC file that resolves (`dnsResolve`, `isInNet` on names) would ask this
+//! machine's DNS for names it does not know, and wait for that.
+
+use std::fmt::Write as _;
+
+/// What the file is written from.
+#[derive(Debug)]
+pub struct Facts {
+    /// Where HTTP proxying is served, as `127.0.0.1:3128`, and SOCKS5.
+    pub http: Option<String>,
+    pub socks: Option<String>,
+    /// What names of the cluster end in.
+    pub endings: Vec<String>,
+    /// The active namespace.
+    pub namespace: String,
+    /// Its Services, or why they are not known.
+    pub services: Result<Vec<String>, String>,
+    /// The ranges of ClusterIPs, or why they are not known.
+    pub service_ranges: Result<Vec<String>, String>,
+    /// Further ranges, as a user gave them.
+    pub ranges: Vec<Range>,
+    /// The HTTP proxy for everything else, as `host:port`; none for a direct way.
+    pub upstream: Option<String>,
+}
+
+/// An address range, as `10.244.0.0/16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Range {
+    base: std::net::IpAddr,
+    length: u8,
+}
+
+impl std::str::FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text} is no range of addresses: write e.g. 10.244.0.0/16");
+        let (base, length) = text.split_once('/').ok_or_else(wrong)?;
+        let base: std::net::IpAddr = base.parse().map_err(|_| wrong())?;
+        let length: u8 = length.parse().map_err(|_| wrong())?;
+        let most = if base.is_ipv4() { 32 } else { 128 };
+        if length > most {
+            return Err(wrong());
+        }
+        Ok(Self { base, length })
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.base, self.length)
+    }
+}
+
+impl TryFrom<String> for Range {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Range> for String {
+    fn from(range: Range) -> Self {
+        range.to_string()
+    }
+}
+
+impl Range {
+    /// As the file compares: 16 bits a number, from the left.
+    fn groups(self) -> Vec<u16> {
+        match self.base {
+            std::net::IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                vec![u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]
+            }
+            std::net::IpAddr::V6(ip) => ip.segments().to_vec(),
+        }
+    }
+}
+
+/// So many Services may be all that were listed, and not all there are.
+const MOST: usize = 500;
+
+/// The functions the file decides with. Written for what runs PAC files: no newer than ECMAScript 5.
+const SCRIPT: &str = include_str!("pac/script.js");
+
+/// The whole file.
+pub fn text(facts: &Facts) -> String {
+    let mut file = String::from(
+        "// Which hosts go through kubevpn into the cluster. Point the browser at this file, or at /proxy.pac of the\n\
+         // proxy itself, which is always up to date.\n",
+    );
+    let mut ranges = facts.ranges.clone();
+    match &facts.service_ranges {
+        Ok(found) => ranges.extend(found.iter().filter_map(|text| text.parse::<Range>().ok())),
+        Err(why) => comment(
+            &mut file,
+            &format!(
+                "Not known: the ranges of ClusterIPs ({why}). Addresses of Services go past the proxy unless \
+                 the settings name them."
+            ),
+        ),
+    }
+    let mut complete = false;
+    let services = match &facts.services {
+        Ok(services) if services.len() < MOST => {
+            complete = true;
+            &services[..]
+        }
+        Ok(services) => {
+            comment(
+                &mut file,
+                &format!(
+                    "Namespace {} has {MOST} Services or more: those beyond go through the proxy when written with the \
+                     namespace or in full.",
+                    facts.namespace
+                ),
+            );
+            &services[..]
+        }
+        Err(why) => {
+            comment(
+                &mut file,
+                &format!(
+                    "Not known: the Services of namespace {} ({why}). Their names go through the proxy when written \
+                     with the namespace or in full.",
+                    facts.namespace
+                ),
+            );
+            &[]
+        }
+    };
+    let ways = [
+        // First, and not after SOCKS5: a browser that is refused by SOCKS takes the proxy for broken, and one that is
+        // refused by HTTP shows why.
+        facts.http.as_ref().map(|addr| format!("PROXY {addr}")),
+        facts.socks.as_ref().map(|addr| format!("SOCKS5 {addr}")),
+    ];
+    let ways: Vec<_> = ways.into_iter().flatten().collect();
+    let rest = match &facts.upstream {
+        Some(upstream) => format!("PROXY {upstream}"),
+        None => "DIRECT".into(),
+    };
+    let ranges = ranges.iter().map(|range| {
+        let groups: Vec<_> = range.groups().iter().map(u16::to_string).collect();
+        format!("[[{}], {}]", groups.join(", "), range.length)
+    });
+    let ranges: Vec<_> = ranges.collect();
+    let _ = write!(
+        file,
+        "var CLUSTER = {};\nvar REST = {};\nvar ENDINGS = {};\nvar NAMESPACE = {};\nvar SERVICES = {};\n\
+         var COMPLETE = {complete};\nvar RANGES = [{}];\n\n{SCRIPT}",
+        quoted(&ways.join("; ")),
+        quoted(&rest),
+        list(&facts.endings),
+        quoted(&facts.namespace),
+        list(services),
+        ranges.join(", ")
+    );
+    file
+}
+
+/// A line for people; what others wrote in it cannot end it.
+fn comment(file: &mut String, line: &str) {
+    let line: String = line
+        .chars()
+        .map(|c| match c {
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => ' ',
+            c => c,
+        })
+        .take(500)
+        .collect();
+    let _ = writeln!(file, "// {line}");
+}
+
+/// A JavaScript string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text)
+        .to_string()
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+}
+
+fn list(all: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let all: Vec<_> = all.into_iter().map(|text| quoted(text.as_ref())).collect();
+    format!("[{}]", all.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! What a host means: settings without a command line, as state files keep them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use kubevpn_stack::{
+    ClusterSettings, ForwarderConfig, Outside, OwnListeners, Settings, TransportChoice,
+};
+use kubevpn_target::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::text;
+
+/// What belongs to the cluster, and what becomes of the rest. The serialised form is part of the daemon's state files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Policy {
+    /// DNS domain of the cluster; `None` to read it from CoreDNS's configuration.
+    pub cluster_domain: Option<DomainName>,
+    /// Further suffixes that belong to the cluster: its DNS is asked for them.
+    pub cluster_suffix: Vec<DomainName>,
+    /// Service of the cluster's DNS; `None` for `kube-system/kube-dns`.
+    pub cluster_dns: Option<DnsService>,
+    /// Whether hosts outside the cluster are dialled from this machine.
+    #[serde(with = "outside")]
+    pub outside: Outside,
+    /// How long a connection is held while a Service has no ready endpoint; `None` refuses it at once.
+    pub wait_ready: Option<Duration>,
+    /// Transport of port-forwards.
+    #[serde(with = "text")]
+    pub transport: TransportChoice,
+}
+
+/// A domain name in settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DomainName(#[serde(with = "text")] NameText);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NameText(Name);
+
+impl fmt::Display for NameText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for NameText {
+    type Err = kubevpn_target::TargetError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Name::parse(text).map(Self)
+    }
+}
+
+impl From<Name> for DomainName {
+    fn from(name: Name) -> Self {
+        Self(NameText(name))
+    }
+}
+
+/// A Service, as `NAMESPACE/SERVICE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct DnsService {
+    namespace: String,
+    service: String,
+}
+
+/// The text is not `NAMESPACE/SERVICE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("write NAMESPACE/SERVICE, as in kube-system/kube-dns")]
+pub struct NotAService;
+
+impl FromStr for DnsService {
+    type Err = NotAService;
+
+    fn from_str(text: &str) -> Result<Self, NotAService> {
+        let is_label = |label: &str| Name::parse(label).is_ok() && !label.contains('.');
+        let (namespace, service) = text.split_once('/').ok_or(NotAService)?;
+        if !is_label(namespace) || !is_label(service) {
+            return Err(NotAService);
+        }
+        Ok(Self {
+            namespace: namespace.into(),
+            service: service.into(),
+        })
+    }
+}
+
+impl TryFrom<String> for DnsService {
+    type Error = NotAService;
+
+    fn try_from(text: String) -> Result<Self, NotAService> {
+        text.parse()
+    }
+}
+
+impl From<DnsService> for String {
+    fn from(DnsService { namespace, service }: DnsService) -> Self {
+        format!("{namespace}/{service}")
+    }
+}
+
+/// `deny` or `direct`.
+mod outside {
+    use kubevpn_stack::Outside;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Text {
+        Deny,
+        Direct,
+    }
+
+    pub(super) fn serialize<S: Serializer>(outside: &Outside, to: S) -> Result<S::Ok, S::Error> {
+        match outside {
+            Outside::Deny => Text::Deny,
+            Outside::Direct => Text::Direct,
+        }
+        .serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Outside, D::Error> {
+        Ok(match Text::deserialize(from)? {
+            Text::Deny => Outside::Deny,
+            Text::Direct => Outside::Direct,
+        })
+    }
+}
+
+impl Policy {
+    /// The settings of the stack, for names as they are meant in `namespace`; `own` are the addresses that must not be
+    /// connected to.
+    pub fn stack(&self, namespace: &str, own: OwnListeners) -> StackConfig {
+        let mut cluster = ClusterSettings {
+            namespace: namespace.to_owned(),
+            domain: self.cluster_domain.clone().map(|name| name.0.0),
+            suffixes: self
+                .cluster_suffix
+                .iter()
+                .map(|name| name.0.0.clone())
+                .collect(),
+            ..ClusterSettings::default()
+        };
+        if let Some(dns) = &self.cluster_dns {
+            cluster.dns = (dns.namespace.clone(), dns.service.clone());
+        }
+        StackConfig {
+            cluster,
+            forwarder: ForwarderConfig {
+                transport: self.transport,
+                ..ForwarderConfig::default()
+            },
+            outside: self.outside,
+            own,
+            settings: Settings {
+                wait_ready: self.wait_ready.unwrap_or_default(),
+                ..Settings::default()
+            },
+        }
+    }
+}
+
+/// Settings of the stack.
+#[derive(Debug, Default)]
+pub struct StackConfig {
+    /// Names and addresses.
+    pub cluster: ClusterSettings,
+    /// Port-forwards.
+    pub forwarder: ForwarderConfig,
+    /// Whether hosts outside the cluster are dialled from this machine.
+    pub outside: Outside,
+    /// Where this program listens, and must not connect to.
+    pub own: OwnListeners,
+    /// Time limits.
+    pub settings: Settings,
+}

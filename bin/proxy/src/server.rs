@@ -1,0 +1,273 @@
+//! Bound listeners, served: the frontends over one backend, until it is over.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening};
+use kubevpn_target::Connect;
+use tokio::task::JoinSet;
+use tracing::Dispatch;
+use tracing::dispatcher::with_default;
+
+use crate::pac_file::PacFile;
+use crate::{Backend, Bound, Clients, Names, Protocol};
+
+/// What is being served. Listeners can be added at any time; they share limits and backend.
+pub struct Server<C> {
+    frontends: Arc<Frontends<C>>,
+    gate: Gate,
+    drain: Drain,
+    accepting: JoinSet<()>,
+    /// Where SOCKS5 is spoken, for the PAC file.
+    socks: Arc<OnceLock<SocketAddr>>,
+    /// Where clients are logged, if not with everything else.
+    log: Option<Dispatch>,
+}
+
+impl<C: Connect + Clone + Sync + 'static> Server<C> {
+    /// Serves nothing yet. Credentials are asked of every client whose protocol has a place for them.
+    pub fn new(backend: Backend<C>, clients: Clients) -> Self {
+        let Clients {
+            credentials,
+            limits,
+            dns,
+            pac,
+        } = clients;
+        let drain = Drain::new();
+        let socks = Arc::new(OnceLock::new());
+        let pac = backend
+            .cluster
+            .map(|cluster| PacFile::new(cluster, pac, socks.clone()).served());
+        let frontends = Frontends {
+            connect: backend.connect,
+            names: backend.names,
+            socks: kubevpn_socks5::Settings {
+                credentials: credentials.clone(),
+                ..Default::default()
+            },
+            http: kubevpn_http_connect::Settings {
+                credentials,
+                pac,
+                drain: drain.clone(),
+                ..Default::default()
+            },
+            dns,
+            drain: drain.clone(),
+        };
+        Self {
+            frontends: Arc::new(frontends),
+            gate: Gate::new(limits),
+            drain,
+            accepting: JoinSet::new(),
+            socks,
+            log: None,
+        }
+    }
+
+    /// What the clients of listeners added from now on do is logged there.
+    pub fn log_to(&mut self, log: Dispatch) {
+        self.log = Some(log);
+    }
+
+    /// How many clients are connected.
+    pub fn open(&self) -> usize {
+        self.drain.open()
+    }
+
+    /// Accepts no more.
+    pub fn stop(&self) {
+        self.drain.stop();
+    }
+
+    /// Accepts clients from now on.
+    pub fn add(&mut self, bound: Bound) {
+        let Bound {
+            listener,
+            udp,
+            protocol,
+        } = bound;
+        let frontends = self.frontends.clone();
+        if let (Protocol::Socks | Protocol::Mixed, Addr::Tcp(addr)) = (&protocol, listener.addr()) {
+            // The first is as good as any.
+            let _ = self.socks.set(*addr);
+        }
+        if let (Some(udp), Some(names)) = (udp, &frontends.names) {
+            let (names, settings) = (names.clone(), frontends.dns.clone());
+            let serving = kubevpn_dns::serve_udp(udp, names, settings, self.drain.clone());
+            self.accepting.spawn(serving);
+        }
+        let log = self.log.clone();
+        let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
+            let serving = frontends.clone().serve(&protocol, client);
+            match &log {
+                Some(log) => Box::pin(Logged::new(serving, log.clone())),
+                None => serving,
+            }
+        });
+        self.accepting.spawn(serving);
+    }
+
+    /// Accepts no more, lets open connections finish for `patience` or until `cut`, and ends the rest.
+    pub async fn end(self, patience: Duration, cut: impl Future<Output = ()>) {
+        match self.drain.open() {
+            0 => tracing::debug!("ending"),
+            connections => tracing::info!(connections, "ending"),
+        }
+        tokio::select! {
+            drained = self.drain.drain(patience) => {
+                tracing::debug!(finished = drained.finished, cut = drained.cut, "ended");
+            }
+            () = cut => {}
+        }
+        // A Unix socket's file goes with its listener.
+        self.accepting.join_all().await;
+    }
+}
+
+/// What a future does is logged there, its being dropped included: a connection that is cut says so then.
+struct Logged {
+    future: Option<Serving>,
+    log: Dispatch,
+}
+
+impl Logged {
+    fn new(future: Serving, log: Dispatch) -> Self {
+        let future = Some(future);
+        Self { future, log }
+    }
+}
+
+impl Future for Logged {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { future, log } = &mut *self;
+        let future = future.as_mut().expect("it is there until it is dropped");
+        with_default(log, || future.as_mut().poll(cx))
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        with_default(&self.log, || drop(self.future.take()));
+    }
+}
+
+/// A client being served. In a box of its own size: that of the largest frontend is thrice the smallest one's.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Every frontend over one backend.
+struct Frontends<C> {
+    connect: C,
+    names: Option<Names>,
+    socks: kubevpn_socks5::Settings,
+    http: kubevpn_http_connect::Settings,
+    dns: kubevpn_dns::Settings,
+    drain: Drain,
+}
+
+impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
+    /// One connection. How it ended is in the access record.
+    fn serve(self: Arc<Self>, protocol: &Protocol, client: Client) -> Serving {
+        match protocol {
+            Protocol::Socks => self.socks(client),
+            Protocol::Http => self.http(client),
+            Protocol::Mixed => Box::pin(async move {
+                let opening = tokio::time::timeout(HANDSHAKE_TIMEOUT, Opening::read(client));
+                let opening = tokio::select! {
+                    opening = opening => opening,
+                    // It has asked for nothing: there is nothing to wait for.
+                    () = self.drain.stopping() => return,
+                };
+                match opening {
+                    Ok(Ok((Opening::Http, client))) => self.http(client).await,
+                    Ok(Ok((Opening::Socks, client))) => self.socks(client).await,
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }),
+            Protocol::Forward(to) => {
+                let to = to.clone();
+                Box::pin(async move {
+                    let connect = self.connect.clone();
+                    let _ended =
+                        kubevpn_forward::serve_connection(client, &to.0, connect, None).await;
+                })
+            }
+            Protocol::Dns => Box::pin(async move {
+                if let Some(names) = self.names.clone() {
+                    let _ended = kubevpn_dns::serve_stream(client, names, &self.dns).await;
+                }
+            }),
+        }
+    }
+
+    fn socks<I: ClientIo + 'static>(self: Arc<Self>, client: I) -> Serving {
+        Box::pin(async move {
+            let connect = self.connect.clone();
+            let _ended = kubevpn_socks5::serve_connection(client, connect, &self.socks).await;
+        })
+    }
+
+    fn http<I: ClientIo + 'static>(self: Arc<Self>, client: I) -> Serving {
+        Box::pin(async move {
+            let connect = self.connect.clone();
+            let _ended = kubevpn_http_connect::serve_connection(client, connect, &self.http).await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubevpn_target::{BoxError, Target};
+    use tokio::io::AsyncReadExt as _;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::ListenerSpec;
+
+    /// A client that has asked for nothing is not waited for, whatever the patience.
+    #[tokio::test]
+    async fn drain_does_not_wait_for_a_client_before_its_first_byte() {
+        let spec = ListenerSpec::new(Protocol::Mixed, "127.0.0.1:0".parse().unwrap());
+        let bound = spec.bind(&spec.address).await.unwrap();
+        let connect = service_fn(async |_: Target| Ok::<_, BoxError>(tokio::io::duplex(1).0));
+        let mut server = Server::new(Backend::of_host(connect), spec.clients(&bound).unwrap());
+        let address = bound.address().unwrap();
+        server.add(bound);
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        while server.open() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let ending = server.end(Duration::from_secs(3600), std::future::pending());
+        let ended = tokio::time::timeout(Duration::from_secs(60), ending).await;
+        assert!(ended.is_ok(), "it waits for a client that has said nothing");
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    /// An open connection holds this for as long as it lives.
+    #[test]
+    fn a_served_client_is_small() {
+        let connect = service_fn(async |_: Target| {
+            let big = [0_u8; 4096];
+            tokio::task::yield_now().await;
+            tracing::trace!(?big);
+            Ok::<_, BoxError>(tokio::io::duplex(1).0)
+        });
+        let frontends = Arc::new(Frontends {
+            connect,
+            names: None,
+            socks: kubevpn_socks5::Settings::default(),
+            http: kubevpn_http_connect::Settings::default(),
+            dns: kubevpn_dns::Settings::default(),
+            drain: Drain::new(),
+        });
+        let client = || tokio::io::duplex(1).0;
+        let socks = frontends.clone().socks(client());
+        assert!(size_of_val(&*socks) < 3 * 1024, "{}", size_of_val(&*socks));
+        let http = frontends.http(client());
+        assert!(size_of_val(&*http) < 6 * 1024, "{}", size_of_val(&*http));
+    }
+}
