@@ -162,7 +162,7 @@ where
             // Waiting here leaves further clients to the kernel's queue.
             if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
                 client.permit = Some(permit);
-                client.drain = drain.clone();
+                client.drain = Some(drain.clone());
                 drain.spawn(connection(client));
             }
         }
@@ -183,7 +183,7 @@ pub struct Client {
     io: Io,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
-    drain: Drain,
+    drain: Option<Drain>,
 }
 
 #[derive(Debug)]
@@ -208,7 +208,7 @@ impl Client {
             io,
             peer,
             permit: None,
-            drain: Drain::new(),
+            drain: None,
         }
     }
 }
@@ -306,7 +306,7 @@ impl ClientIo for Client {
     }
 
     fn drain(&self) -> Drain {
-        self.drain.clone()
+        self.drain.clone().unwrap_or_default()
     }
 
     fn release(&mut self) {
