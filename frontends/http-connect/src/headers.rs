@@ -20,7 +20,7 @@ const VIA_11: HeaderValue = HeaderValue::from_static("1.1 kubevpn");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 /// Fields about one connection, not about the message, whether or not `Connection` names them.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("keep-alive"),

@@ -185,17 +185,23 @@ pub fn libraries() -> Vec<Library> {
         library("curl", CURL, "a close-delimited answer", "curl -s $URL").says("HTTP/1.1 200 OK\r\n\r\nok").closes(),
         library("wget", "/usr/bin/wget", "GET", "wget -qO- $URL"),
         library("git", "/usr/bin/git", "ls-remote", "git ls-remote $URL 2>/dev/null | cut -f2")
-            .says("HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nContent-Length: 106\r\n\r\n001e# service=git-upload-pack\n0000004895dcfa3633004da0049d3d0fa03f80589cbcaf31 refs/heads/main\0 agent=git/2\n0000")
+            .says("HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nContent-Length: 112\r\n\r\n001e# service=git-upload-pack\n0000004a95dcfa3633004da0049d3d0fa03f80589cbcaf31 refs/heads/main\0 agent=git/2\n0000")
             .prints("refs/heads/main"),
         library("Python http.client", PYTHON, "GET", "python3 -c 'import os, http.client as h, urllib.parse as u\nurl = os.environ[\"URL\"]; p = os.environ.get(\"PROXY\"); c = h.HTTPConnection(u.urlparse(p or url).netloc)\nc.request(\"GET\", url if p else \"/\"); print(c.getresponse().read().decode())'"),
         library("Python urllib", PYTHON, "GET", "python3 -c 'import os, urllib.request as r; print(r.urlopen(os.environ[\"URL\"]).read().decode())'"),
         library("Python urllib", PYTHON, "chunked answer", "python3 -c 'import os, urllib.request as r; print(r.urlopen(os.environ[\"URL\"]).read().decode())'").says(CHUNKED),
-        library("Python urllib3", "/usr/lib/python3/dist-packages/urllib3", "GET", "python3 -c 'import os, urllib3; p = os.environ.get(\"PROXY\"); m = urllib3.ProxyManager(p) if p else urllib3.PoolManager(); print(m.request(\"GET\", os.environ[\"URL\"]).data.decode())'"),
-        library("Python requests", "/usr/lib/python3/dist-packages/requests", "GET", "python3 -c 'import os, requests; print(requests.get(os.environ[\"URL\"]).text)'"),
-        library("Python requests", "/usr/lib/python3/dist-packages/requests", "chunked POST", "python3 -c 'import os, requests; print(requests.post(os.environ[\"URL\"], data=iter([b\"hel\", b\"lo\"])).text)'").sees("hello"),
-        library("Python httpx", "/usr/lib/python3/dist-packages/httpx", "GET", "python3 -c 'import os, httpx; print(httpx.get(os.environ[\"URL\"]).text)'"),
-        library("Python aiohttp", "/usr/lib/python3/dist-packages/aiohttp", "GET", "python3 -c 'import os, asyncio, aiohttp\nasync def f():\n  async with aiohttp.ClientSession(trust_env=True) as s:\n    async with s.get(os.environ[\"URL\"]) as r: print(await r.text())\nasyncio.run(f())'"),
-        library("Ruby net/http", "/usr/bin/ruby", "GET", "ruby -rnet/http -e 'puts Net::HTTP.get(URI(ENV[\"URL\"]))'"),
+        library("Python urllib3", "/usr/lib/python3/dist-packages/urllib3", "GET", "/usr/bin/python3 -c 'import os, urllib3; p = os.environ.get(\"PROXY\"); m = urllib3.ProxyManager(p) if p else urllib3.PoolManager(); print(m.request(\"GET\", os.environ[\"URL\"]).data.decode())'"),
+        library("Python requests", "/usr/lib/python3/dist-packages/requests", "GET", "/usr/bin/python3 -c 'import os, requests; print(requests.get(os.environ[\"URL\"]).text)'"),
+        library("Python requests", "/usr/lib/python3/dist-packages/requests", "chunked POST", "/usr/bin/python3 -c 'import os, requests; print(requests.post(os.environ[\"URL\"], data=iter([b\"hel\", b\"lo\"])).text)'").sees("hello"),
+        library("Python httpx", "/usr/lib/python3/dist-packages/httpx", "GET", "/usr/bin/python3 -c 'import os, httpx; print(httpx.get(os.environ[\"URL\"]).text)'"),
+        library("Python aiohttp", "/usr/lib/python3/dist-packages/aiohttp", "GET", "/usr/bin/python3 -c 'import os, asyncio, aiohttp\nasync def f():\n  async with aiohttp.ClientSession(trust_env=True) as s:\n    async with s.get(os.environ[\"URL\"]) as r: print(await r.text())\nasyncio.run(f())'"),
+        library("pip", "/usr/bin/python3", "index versions", "python3 -m pip index versions x --index-url $URL --trusted-host 127.0.0.1 2>/dev/null | head -1")
+            .says("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 40\r\n\r\n<a href=\"x-1.0.tar.gz\">x-1.0.tar.gz</a>\n")
+            .prints("x (1.0)"),
+        library("npm", "/usr/bin/npm", "view", "npm view x version --registry $URL")
+            .says("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 95\r\n\r\n{\"name\":\"x\",\"dist-tags\":{\"latest\":\"1.0.0\"},\"versions\":{\"1.0.0\":{\"name\":\"x\",\"version\":\"1.0.0\"}}}")
+            .prints("1.0.0"),
+        library("Ruby net/http", "/usr/bin/ruby", "GET", "ruby -rnet/http -e 'u = URI(ENV[\"URL\"]); puts Net::HTTP.new(u.host, u.port, ENV[\"PROXY_HOST\"], ENV[\"PROXY_PORT\"]).get(\"/\").body'"),
         library("PHP curl", "/usr/lib/php", "GET", "php -r '$c = curl_init(getenv(\"URL\")); curl_setopt($c, CURLOPT_RETURNTRANSFER, 1); echo curl_exec($c);'"),
         library("PHP streams", "/usr/bin/php", "GET", "php -r '$p = getenv(\"PROXY_HOST\"); $o = $p ? [\"http\" => [\"proxy\" => \"tcp://$p:\" . getenv(\"PROXY_PORT\"), \"request_fulluri\" => true]] : []; echo file_get_contents(getenv(\"URL\"), false, stream_context_create($o));'"),
         library("Perl LWP", "/usr/share/perl5/LWP", "GET", "perl -MLWP::UserAgent -e '$u = LWP::UserAgent->new; $u->env_proxy; print $u->get($ENV{URL})->content'"),

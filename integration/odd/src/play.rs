@@ -65,9 +65,8 @@ async fn play_on(row: &Row, way: &Way) -> Result<Verdict> {
         replace(&bytes, b"{host}", host.as_bytes())
     };
     let fill_text = |text: &str| text.replace("{host}", &host);
-    let addr = way
-        .proxy
-        .unwrap_or(SocketAddr::from(([127, 0, 0, 1], server.port)));
+    let direct = || SocketAddr::from(([127, 0, 0, 1], server.port));
+    let addr = way.proxy.unwrap_or_else(direct);
     let heard = talk(addr, way.proxy.is_some(), &row.does, fill).await;
     let outcome = Outcome {
         heard,

@@ -188,7 +188,11 @@ impl Row {
         self.want(Want::Refused)
     }
 
+    /// And the next request on the connection is answered.
     pub(crate) fn stays(mut self) -> Self {
+        if !self.says.is_empty() {
+            self.says.push(plain());
+        }
         self.does.push(Do::Send(
             b"GET {http}/next HTTP/1.1\r\nHost: {host}\r\n\r\n".to_vec(),
         ));

@@ -102,7 +102,7 @@ async fn serve(mut stream: TcpStream, says: &[Say], saw: &Mutex<Saw>) {
             });
             saw.requests.len()
         };
-        let Some(say) = says.get(count - 1).or(says.last()) else {
+        let Some(say) = says.get(count - 1).or_else(|| says.last()) else {
             return;
         };
         if !say.early {

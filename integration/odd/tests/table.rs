@@ -1,5 +1,7 @@
 //! The table: each row on every way, and each real client through ours. Writes docs/odd.md when all of it was run.
 
+#![allow(clippy::print_stderr)]
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};

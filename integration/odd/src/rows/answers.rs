@@ -154,9 +154,12 @@ fn fields() -> Vec<Row> {
         r("a space before the colon", "9112 5.1", "X-A : 1\r\n")
             .ok()
             .hears("X-A: 1"),
-        r("a space before the colon of the length", "9112 5.1", "")
-            .says("HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok")
-            .ok(),
+        row(
+            "answer field: a space before the colon of the length",
+            "9112 5.1",
+        )
+        .says("HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok")
+        .ok(),
         r("a folded value", "9112 5.2", "X-A: 1\r\n 2\r\n\t3\r\n")
             .ok()
             .hears_field("x-a", "1 2 3"),
@@ -203,7 +206,7 @@ fn fields() -> Vec<Row> {
                 Want::SaysNot("\0".into()),
                 Want::Status(502),
             ]))),
-        r("LF alone ends the lines", "9112 2.2", "")
+        row("answer field: LF alone ends the lines", "9112 2.2")
             .says("HTTP/1.1 200 OK\nX-A: 1\nContent-Length: 2\n\nok")
             .ok()
             .hears_field("x-a", "1"),
