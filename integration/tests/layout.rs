@@ -118,6 +118,10 @@ fn dependencies_point_one_way() {
             "kubevpn-benches",
             &["kubevpn-client", "kubevpn-portforward", "lab"],
         ),
+        (
+            "kubevpn-odd",
+            &["kubevpn-conn", "kubevpn-http-connect", "kubevpn-target"],
+        ),
     ];
     let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap();
