@@ -39,7 +39,11 @@ impl Credential {
             .map(|token| token.expose_secret().to_owned());
         let mut expires = None;
         if let Some(path) = &user.token_file {
-            match std::fs::read_to_string(path) {
+            let read = std::fs::read_to_string(path).and_then(|text| match text.trim() {
+                "" => Err(std::io::Error::other("it is empty")),
+                _ => Ok(text),
+            });
+            match read {
                 Ok(text) => {
                     token = Some(text);
                     expires = Some(SystemTime::now() + FILE_AGE);

@@ -17,7 +17,7 @@ use kube::Config;
 use kube::config::{Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use secrecy::SecretString;
 
-pub use self::env::Env;
+pub use self::env::{Env, OWN_PROXIES, own_proxies};
 pub use self::error::{KubeconfigError, Names};
 use self::files::Files;
 use crate::proxy::{self, Proxy};
@@ -167,6 +167,15 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
         select::select(files, args, env)?
     };
     loaded.server = server_name(&loaded.config);
+    // One of a flag stands in no file.
+    let host = loaded.config.cluster_url.host().unwrap_or_default();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    if !loaded.hosts.contains(&host) {
+        loaded.hosts.push(host);
+    }
     if let Some(namespace) = args.namespace.as_ref().filter(|name| !name.is_empty()) {
         loaded.namespace.clone_from(namespace);
     }
@@ -177,10 +186,24 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     }
     let config = &mut loaded.config;
     config.default_namespace.clone_from(&loaded.namespace);
+    let user = &mut config.auth_info;
+    // As in kubectl each of them replaces its own alone.
     if args.impersonate.is_some() {
-        config.auth_info.impersonate.clone_from(&args.impersonate);
-        let groups = &args.impersonate_groups;
-        config.auth_info.impersonate_groups = (!groups.is_empty()).then(|| groups.clone());
+        user.impersonate.clone_from(&args.impersonate);
+    }
+    if !args.impersonate_groups.is_empty() {
+        user.impersonate_groups = Some(args.impersonate_groups.clone());
+    }
+    let groups = user
+        .impersonate_groups
+        .as_ref()
+        .is_some_and(|groups| !groups.is_empty());
+    let extra = user
+        .impersonate_user_extra
+        .as_ref()
+        .is_some_and(|extra| !extra.is_empty());
+    if user.impersonate.is_none() && (groups || extra || user.impersonate_uid.is_some()) {
+        return Err(KubeconfigError::GroupsWithoutUser);
     }
     config.read_timeout = args.request_timeout.filter(|t| !t.is_zero());
     if config.proxy_url.is_none() {

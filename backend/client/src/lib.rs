@@ -48,7 +48,9 @@ pub use self::classify::{classify_api, classify_status};
 pub use self::client::{build, build_renewable};
 pub use self::connector::ReachError;
 pub use self::error::{ClientError, PluginError, PluginFailure};
-pub use self::kubeconfig::{Env, KubeconfigArgs, KubeconfigError, Loaded, Names, load};
+pub use self::kubeconfig::{
+    Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, load, own_proxies,
+};
 pub use self::login::Renewal;
 pub use self::options::Options;
 pub use self::proxy::ProxyError;

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use kube::Config;
 use kube::client::Body;
@@ -306,7 +307,7 @@ impl Service<Request<Body>> for Login {
             let again = copy(&request);
             let credentials = this.credentials().await?;
             let answered = credentials.send(request).await;
-            if !is_refused(&answered) {
+            if !credentials.are_refused(&answered) {
                 return answered;
             }
             let Some(again) = again.filter(|_| this.not_taken(&credentials)) else {
@@ -322,18 +323,26 @@ impl Service<Request<Body>> for Login {
 impl Credentials {
     async fn send(&self, request: Request<Body>) -> Result<Response<Received>, BoxError> {
         let answered = self.stack.clone().oneshot(request).await;
-        if answered.is_ok() && !is_refused(&answered) {
+        if answered.is_ok() && !self.are_refused(&answered) {
             self.taken.store(true, Ordering::Relaxed);
         }
         answered
     }
-}
 
-/// Whether the server did not take our credentials.
-fn is_refused(answered: &Result<Response<Received>, BoxError>) -> bool {
-    match answered {
-        Ok(response) => response.status() == StatusCode::UNAUTHORIZED,
-        Err(error) => certificate_refused(&**error),
+    /// Whether the server did not take these.
+    fn are_refused(&self, answered: &Result<Response<Received>, BoxError>) -> bool {
+        let response = match answered {
+            Ok(response) => response,
+            Err(error) => return certificate_refused(&**error),
+        };
+        // nginx has the certificate's fault in HTML (its own codes 495 and 496), where an API server has a `Status`.
+        let kind = response.headers().get(CONTENT_TYPE);
+        let html = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        match response.status() {
+            StatusCode::UNAUTHORIZED => true,
+            StatusCode::BAD_REQUEST => html && self.credential.identity.is_some(),
+            _ => false,
+        }
     }
 }
 

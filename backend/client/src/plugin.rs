@@ -129,9 +129,11 @@ fn read(exec: &ExecConfig, answer: &[u8]) -> Result<Credential, PluginFailure> {
     let foreign = PluginFailure::Unusable(
         "what it printed is no ExecCredential of the apiVersion that the kubeconfig names",
     );
-    let answer: ExecCredential = match serde_saphyr::from_slice_with_options(answer, options) {
-        Ok(answer) => answer,
-        Err(_) => return Err(foreign),
+    // By way of JSON, where a number is no text.
+    let answer = serde_saphyr::from_slice_with_options(answer, options).ok();
+    let answer = answer.and_then(|json: serde_json::Value| serde_json::from_value(json).ok());
+    let Some(answer): Option<ExecCredential> = answer else {
+        return Err(foreign);
     };
     if answer.kind.as_deref() != Some("ExecCredential") || answer.api_version != exec.api_version {
         return Err(foreign);

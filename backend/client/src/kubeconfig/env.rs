@@ -1,7 +1,7 @@
 //! What is read of the process environment, handed in.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::error::{PluginError, PluginFailure};
 /// Read are `KUBECONFIG`, `HOME` (`USERPROFILE` on Windows), `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (and
 /// their lower-case forms), `PATH`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT` and
 /// `POD_NAMESPACE`. Two things read the process's own environment whatever is said here: a credential
-/// plugin inherits it, and the trust store of the system (used for a cluster without a certificate
+/// plugin inherits it, but for `not_for_plugins`, and the trust store of the system (used for a cluster without a certificate
 /// authority) heeds `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 #[derive(Clone, Debug)]
 pub struct Env {
@@ -24,14 +24,50 @@ pub struct Env {
     pub terminal: bool,
     /// Where a Pod finds its service account.
     pub service_account: PathBuf,
+    /// Variables that are not for credential plugins: those that point at our own listeners.
+    pub not_for_plugins: Vec<String>,
+}
+
+/// The variable in which `kubevpn env` and `kubevpn run` list the proxies they set in the others, with commas between.
+pub const OWN_PROXIES: &str = "KUBEVPN_PROXIES";
+
+/// Those of the variables that name a proxy of ours. What goes to the API server, or logs in to it, does not go through
+/// a proxy that needs just that.
+pub fn own_proxies(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let vars: HashMap<_, _> = vars.into_iter().collect();
+    let own = vars.get(OsStr::new(OWN_PROXIES));
+    let own = own
+        .map(|list| list.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let is_own = |name: &&str| {
+        let value = vars.get(OsStr::new(name)).and_then(|value| value.to_str());
+        value.is_some_and(|value| !value.is_empty() && own.split(',').any(|url| url == value))
+    };
+    let names = [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+    ];
+    names
+        .into_iter()
+        .filter(is_own)
+        .map(str::to_owned)
+        .collect()
 }
 
 impl Env {
-    /// The environment of this process, and its terminal.
+    /// The environment of this process, and its terminal, without the variables that point at our own listeners.
     pub fn of_process() -> Self {
+        let own = own_proxies(std::env::vars_os());
+        let others =
+            std::env::vars_os().filter(|(name, _)| !own.iter().any(|own| name == own.as_str()));
         Self {
             terminal: std::io::stdin().is_terminal(),
-            ..Self::of(std::env::vars_os())
+            not_for_plugins: own.clone(),
+            ..Self::of(others)
         }
     }
 
@@ -46,14 +82,13 @@ impl Env {
                 .collect(),
             terminal: false,
             service_account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+            not_for_plugins: Vec::new(),
         }
     }
 
     /// The variable, unless it is empty.
     pub(super) fn var_os(&self, name: &str) -> Option<&OsString> {
-        self.vars
-            .get(std::ffi::OsStr::new(name))
-            .filter(|v| !v.is_empty())
+        self.vars.get(OsStr::new(name)).filter(|v| !v.is_empty())
     }
 
     pub(super) fn var(&self, name: &str) -> Option<String> {
@@ -90,6 +125,7 @@ impl Env {
         if !self.terminal && exec.interactive_mode != Some(ExecInteractiveMode::Always) {
             exec.interactive_mode = Some(ExecInteractiveMode::Never);
         }
+        exec.drop_env = Some(self.not_for_plugins.clone());
         let command = Path::new(exec.command.as_deref().unwrap_or_default());
         if self.has_program(command) {
             return Ok(());

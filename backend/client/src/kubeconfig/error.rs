@@ -155,7 +155,7 @@ pub enum KubeconfigError {
         /// Which plugin, and how to get it; part of the text, which would say nothing without it.
         source: PluginError,
     },
-    /// `--as-group` without `--as`.
+    /// `--as-group` without `--as`, or what the kubeconfig has for them.
     #[error("--as-group needs --as: pass the user to act as")]
     GroupsWithoutUser,
 }

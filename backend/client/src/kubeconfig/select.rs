@@ -88,6 +88,11 @@ pub(super) fn select(
         (user.token_file, user.username, user.password) = (None, None, None);
         (user.exec, user.auth_provider) = (None, None);
     }
+    let url = server(&cluster, &cluster_name, &user)?;
+    if url.scheme_str() == Some("http") {
+        // Nothing that everybody on the way could read; so does kubectl.
+        user = unsigned(user);
+    }
     log_in_by_server(&mut cluster, &mut user);
     check_user(&user, user_name.as_deref().unwrap_or_default())?;
     if let Some(exec) = &mut user.exec
@@ -203,6 +208,17 @@ fn tidy_user(user: &mut AuthInfo, file: &Path) {
             .is_some_and(|c| c.contains(MAIN_SEPARATOR))
     {
         beside(&mut exec.command, file);
+    }
+}
+
+/// Whom to act as is no secret, and stays.
+fn unsigned(user: AuthInfo) -> AuthInfo {
+    AuthInfo {
+        impersonate: user.impersonate,
+        impersonate_uid: user.impersonate_uid,
+        impersonate_groups: user.impersonate_groups,
+        impersonate_user_extra: user.impersonate_user_extra,
+        ..AuthInfo::default()
     }
 }
 

@@ -6,4 +6,6 @@ mod plugins;
 mod proxied;
 mod raw;
 mod support;
+#[cfg(target_os = "linux")]
+mod terminators;
 mod upgrades;

@@ -64,6 +64,12 @@ impl Setup {
         Self::new(format!("https://{NAME}:6443")).trusting(&server.ca)
     }
 
+    /// With another server.
+    pub(crate) fn server(mut self, url: impl AsRef<str>) -> Self {
+        self.cluster[0] = format!("server: {:?}", url.as_ref());
+        self
+    }
+
     pub(crate) fn trusting(self, ca: &Ca) -> Self {
         let path = self.dir.path().join("ca.crt");
         std::fs::write(path, ca.pem()).unwrap();

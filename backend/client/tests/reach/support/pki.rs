@@ -1,7 +1,9 @@
 //! A certificate authority per test.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
@@ -67,12 +69,29 @@ impl Ca {
 
     /// A certificate for these names and addresses, ending in this year.
     pub(crate) fn issue(&self, names: &[&str], until: i32) -> Identity {
+        self.issue_until(names, |params| {
+            params.not_after = rcgen::date_time_ymd(until, 1, 1)
+        })
+    }
+
+    /// The same that lives for so long, and when it ends.
+    pub(crate) fn issue_for(&self, names: &[&str], life: Duration) -> (Identity, Timestamp) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let end = Duration::from_secs((now.unwrap() + life).as_secs());
+        let identity = self.issue_until(names, |params| {
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
+        });
+        let end = Timestamp::try_from(SystemTime::UNIX_EPOCH + end);
+        (identity, end.unwrap())
+    }
+
+    fn issue_until(&self, names: &[&str], end: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = DistinguishedName::new();
         let dn = &mut params.distinguished_name;
         dn.push(DnType::CommonName, "jane");
-        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        end(&mut params);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
