@@ -5,8 +5,10 @@
 //! rules, faults on command, and a log of what it was asked.
 
 use std::collections::BTreeMap;
+use std::future::Future as _;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,9 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+
+/// Between the bookmarks of a watch.
+const BOOKMARKS: Duration = Duration::from_secs(60);
 
 type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
@@ -67,8 +72,27 @@ struct State {
     /// A watch ends as soon as it has said what there was to say.
     watches_end: bool,
     log: Vec<String>,
+    /// What stands between it and the client does this to watches.
+    fault: Option<Fault>,
     /// Resources this server does not have.
     missing: Vec<String>,
+}
+
+/// What becomes of watches on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// They are answered with this status.
+    Status(u16),
+    /// Their connection breaks.
+    Broken,
+    /// No head of an answer arrives.
+    NoHead,
+    /// A head arrives, and nothing after it.
+    HeadAlone,
+    /// A head arrives, and the end of it this much later.
+    HeadAndEnd(Duration),
+    /// They work for this long, and then their connection breaks.
+    Cut(Duration),
 }
 
 struct Watch {
@@ -95,7 +119,11 @@ impl Api {
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = api.answer(&request);
             let call = Call::new(&api);
+            let fault = api.state().fault.filter(|_| is_watch(&request));
             async move {
+                if fault == Some(Fault::NoHead) {
+                    std::future::pending::<()>().await;
+                }
                 let latency = call.0.state().latency;
                 if !latency.is_zero() {
                     tokio::time::sleep(latency).await;
@@ -214,15 +242,17 @@ impl Api {
 
     /// Tells every watch which version it has come to.
     pub(crate) fn bookmark(&self) {
-        let state = self.state();
-        let version = state.version.to_string();
-        for watch in &state.watches {
-            let object = json!({
-                "kind": "Bookmark", "apiVersion": "v1", "metadata": {"resourceVersion": version},
-            });
-            let line = json!({"type": "BOOKMARK", "object": object}).to_string() + "\n";
-            watch.events.try_send(Ok(line.into())).unwrap();
-        }
+        let mut state = self.state();
+        let line = bookmark_at(state.version);
+        let told = |watch: &Watch| watch.events.try_send(Ok(line.clone())).is_ok();
+        state.watches.retain(told);
+    }
+
+    /// From now on watches fare so; those that are open are cut.
+    pub(crate) fn watches_meet(&self, fault: Option<Fault>) {
+        let mut state = self.state();
+        state.fault = fault;
+        state.watches.clear();
     }
 
     /// Forgets every change so far: who missed one has to list again.
@@ -278,7 +308,21 @@ impl Api {
             return Ok(status(404, "NotFound", "no such resource"));
         }
         Ok(if ask.watch {
-            state.watch(ask)
+            match state.fault {
+                Some(Fault::Status(code)) => return Ok(status(code, "Proxy", "no watches here")),
+                Some(Fault::Broken) => return Err(io::ErrorKind::ConnectionReset.into()),
+                _ => {}
+            }
+            let cut = match state.fault {
+                Some(Fault::Cut(after)) => Some((true, after)),
+                Some(Fault::HeadAndEnd(after)) => Some((false, after)),
+                Some(Fault::HeadAlone) => Some((false, Duration::MAX)),
+                _ => None,
+            };
+            match cut {
+                Some((passes, after)) => through(state.watch(ask, self), passes, after),
+                None => state.watch(ask, self),
+            }
         } else if ask.name.is_empty() {
             state.list(&ask)
         } else {
@@ -315,7 +359,7 @@ impl State {
         )
     }
 
-    fn watch(&mut self, ask: Ask) -> Reply {
+    fn watch(&mut self, ask: Ask, api: &Api) -> Reply {
         if ask.version < self.kept_from {
             let gone = status_body(410, "Expired", "too old resource version");
             return match self.gone_as_event {
@@ -334,12 +378,63 @@ impl State {
         if !self.watches_end {
             self.watches.push(Watch { ask, events });
         }
+        let api = api.clone();
+        let mut bookmark = Box::pin(tokio::time::sleep(BOOKMARKS));
         let frames = stream::poll_fn(move |cx| {
-            let frame = feed.poll_recv(cx);
-            frame.map(|f| f.map(|bytes| bytes.map(http_body::Frame::data)))
+            if let Poll::Ready(frame) = feed.poll_recv(cx) {
+                return Poll::Ready(frame.map(|bytes| bytes.map(http_body::Frame::data)));
+            }
+            std::task::ready!(bookmark.as_mut().poll(cx));
+            bookmark
+                .as_mut()
+                .reset(tokio::time::Instant::now() + BOOKMARKS);
+            let _ = bookmark.as_mut().poll(cx);
+            let line = bookmark_at(api.state().version);
+            Poll::Ready(Some(Ok(http_body::Frame::data(line))))
         });
         Response::new(StreamBody::new(frames).boxed_unsync())
     }
+}
+
+fn bookmark_at(version: u64) -> Bytes {
+    let version = version.to_string();
+    let object = json!({
+        "kind": "Bookmark", "apiVersion": "v1", "metadata": {"resourceVersion": version},
+    });
+    let line = json!({"type": "BOOKMARK", "object": object}).to_string() + "\n";
+    line.into()
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    request
+        .uri()
+        .query()
+        .is_some_and(|q| q.contains("watch=true"))
+}
+
+/// A watch that comes to its end after some time, and whose events pass until then or not.
+fn through(watch: Reply, passes: bool, after: Duration) -> Reply {
+    let (head, body) = watch.into_parts();
+    let mut body = Box::pin(body);
+    let mut end = Box::pin(async move {
+        match after {
+            Duration::MAX => std::future::pending().await,
+            after => tokio::time::sleep(after).await,
+        }
+    });
+    let mut over = false;
+    let frames = stream::poll_fn(move |cx| {
+        if over || end.as_mut().poll(cx).is_ready() {
+            let first = !std::mem::replace(&mut over, true);
+            let reset = (first && passes).then(|| Err(io::ErrorKind::ConnectionReset.into()));
+            return Poll::Ready(reset);
+        }
+        match passes {
+            true => http_body::Body::poll_frame(body.as_mut(), cx),
+            false => Poll::Pending,
+        }
+    });
+    Response::from_parts(head, StreamBody::new(frames).boxed_unsync())
 }
 
 /// What a watch says of a change; an object that leaves the selection is deleted for it.

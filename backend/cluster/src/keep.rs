@@ -4,10 +4,11 @@
 //! everyone else waits for the same load. What follows depends on the access rules, from the best down:
 //! a watch keeps the entry true until nobody used it for a while (`watch.rs`); a list, or a get of the one
 //! object, is believed for [`TRUSTED`] and then read again by whoever asks next. A right that is missing is
-//! asked for again after [`RIGHTS`].
+//! asked for again after [`RIGHTS`], a watch that broke after a back-off of 5 to 30 s. An entry is believed without an
+//! expiry only while its watch is connected and has shown that it passes events on.
 //!
 //! An answer that was good once is served on while the API server is away, and until a refusal has stood for some
-//! seconds.
+//! seconds. Whoever asks meanwhile waits [`PATIENT`] at most for a newer one.
 
 mod entry;
 
@@ -18,7 +19,7 @@ use std::time::Duration;
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::instrument::WithSubscriber as _;
 
 use crate::fetch::{Failure, Kind, Select, Server, is_forbidden, list};
@@ -35,6 +36,9 @@ pub(crate) const ABSENT: Duration = Duration::from_secs(5);
 
 /// After this time a right that was missing is asked for again.
 pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
+
+/// How long a load may take before whoever waits for it gets the last good answer instead.
+const PATIENT: Duration = Duration::from_secs(2);
 
 /// Entries per kind; the least recently used goes first. And how often unused ones are looked for.
 const ENTRIES: usize = 4096;
@@ -86,6 +90,8 @@ struct Asked<K> {
     entry: Arc<Entry<K>>,
     /// How many loads the entry had then.
     before: u64,
+    /// When the load began that is waited for.
+    since: Instant,
 }
 
 impl<K: Kind> Shelf<K> {
@@ -121,11 +127,11 @@ impl<K: Kind> Shelf<K> {
         let _ = self.ask(select);
     }
 
-    /// The objects of a selection if they are known already.
+    /// The objects of a selection as they were last known, however long ago.
     pub(crate) fn peek(&self, select: &Select) -> Option<Objects<K>> {
         let slots = lock(&self.slots);
         let entry = &slots.by_select.get(select)?.entry;
-        let objects = entry.state.borrow().current()?.found.ok()?;
+        let objects = entry.last_good()?;
         *lock(&entry.used) = Instant::now();
         Some(objects)
     }
@@ -139,15 +145,13 @@ impl<K: Kind> Shelf<K> {
         }
     }
 
-    /// The first answer to a question about anything that is watched.
+    /// The first answer to a question about anything that is current.
     pub(crate) fn find<T>(&self, mut ask: impl FnMut(&K) -> Option<T>) -> Option<T> {
         let slots = lock(&self.slots);
         slots.by_select.values().find_map(|slot| {
             let state = slot.entry.state.borrow();
-            match &state.held {
-                Held::Watched(objects) => objects.iter().find_map(|object| ask(object)),
-                _ => None,
-            }
+            let objects = state.current()?.found.ok()?;
+            objects.iter().find_map(|object| ask(object))
         })
     }
 
@@ -169,20 +173,28 @@ impl<K: Kind> Shelf<K> {
             .or_insert_with(|| Slot::new(select.clone(), now));
         let entry = slot.entry.clone();
         *lock(&entry.used) = now;
-        let (mut known, mut before) = (None, 0);
-        let mut load = false;
+        let (mut known, mut before, mut since) = (None, 0, now);
+        let mut turn = None;
         entry.state.send_if_modified(|state| {
             (known, before) = (state.current(), state.loads);
-            load = !state.loading && known.is_none();
-            state.loading |= load;
+            if known.is_none() && state.loading.is_none() {
+                state.loading = Some(now);
+                if state.followed {
+                    entry.wanted.notify_one();
+                } else {
+                    state.turn += 1;
+                    turn = Some(state.turn);
+                }
+            }
+            since = state.loading.unwrap_or(now);
             false
         });
-        if load {
+        if let Some(turn) = turn {
             let loading = Loading {
                 env: self.env.clone(),
                 entry: entry.clone(),
                 slots: Arc::downgrade(&self.slots),
-                before,
+                turn,
             };
             let task = tokio::spawn(loading.run().with_current_subscriber());
             slot.task = Task(Some(task.abort_handle()));
@@ -191,22 +203,36 @@ impl<K: Kind> Shelf<K> {
             known,
             entry,
             before,
+            since,
         })
     }
 }
 
-impl<K> Asked<K> {
-    /// What was known when it was asked for, however old by now: no load was started for it.
+impl<K: Kind> Asked<K> {
+    /// What was known when it was asked for, however old by now: no load was started for it. Else what the load comes
+    /// to, or the last good answer where that takes too long.
     async fn known(self) -> Result<Known<K>, Failure> {
         if let Some(known) = self.known {
             return Ok(known);
         }
         let mut state = self.entry.state.subscribe();
+        let loaded = state.wait_for(|state| state.loads > self.before);
+        let loaded = match self.entry.last_good() {
+            None => loaded.await,
+            Some(objects) => match timeout_at(self.since + PATIENT, loaded).await {
+                Ok(loaded) => loaded,
+                Err(_) => {
+                    tracing::debug!(select = ?self.entry.select, "the last good answer stands while it is read again");
+                    let until = Some(Instant::now() + K::TRUSTED);
+                    return Ok(Known {
+                        found: Ok(objects),
+                        until,
+                    });
+                }
+            },
+        };
         // The entry holds the sender: waiting cannot fail.
-        let state = state
-            .wait_for(|state| state.loads > self.before)
-            .await
-            .map_err(|_| cut_off())?;
+        let state = loaded.map_err(|_| cut_off())?;
         state.known().ok_or_else(cut_off)
     }
 }
@@ -231,11 +257,11 @@ impl<K> Slots<K> {
         self.swept = now;
         self.by_select.retain(|_, slot| {
             let state = slot.entry.state.borrow();
-            let kept = state.loading || matches!(state.held, Held::Watched(_));
+            let kept = state.followed || state.loading.is_some();
             kept || now < *lock(&slot.entry.used) + SWEEP
         });
         if self.by_select.len() >= ENTRIES {
-            let idle = |slot: &&Slot<K>| !slot.entry.state.borrow().loading;
+            let idle = |slot: &&Slot<K>| slot.entry.state.borrow().loading.is_none();
             let slots = self.by_select.values().filter(idle);
             let oldest = slots.min_by_key(|slot| *lock(&slot.entry.used));
             let Some(select) = oldest.map(|slot| slot.entry.select.clone()) else {
@@ -252,8 +278,8 @@ pub(crate) struct Loading<K: Kind> {
     pub(crate) env: Arc<Env>,
     pub(crate) entry: Arc<Entry<K>>,
     slots: Weak<Mutex<Slots<K>>>,
-    /// How many loads the entry had before this one.
-    before: u64,
+    /// Which of the entry's tasks this is.
+    turn: u64,
 }
 
 impl<K: Kind> Loading<K> {
@@ -261,19 +287,28 @@ impl<K: Kind> Loading<K> {
         #[cfg(feature = "watch")]
         if K::LISTED && self.entry.missing().is_none() {
             use crate::watch::{Ended, keep};
-            match keep(&self).await {
-                Ok(()) => return,
-                Err(Ended::NotWatched) => return self.entry.lacks(Missing::Watch),
-                Err(Ended::NotListed(failure)) if is_forbidden(&failure) => {
-                    self.entry.lacks(Missing::List(failure));
+            let ended = keep(&self).await;
+            match &ended {
+                Err(Ended::NotWatched(retry)) => self.entry.lacks(Missing::Watch, *retry),
+                Err(Ended::NotListed(failure)) if is_forbidden(failure) => {
+                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
                 }
-                Err(Ended::NotListed(failure)) => return self.say(Err(failure)),
+                _ => {}
+            }
+            let waited_for = self.entry.unfollowed();
+            match ended {
+                Err(Ended::NotListed(failure)) if !is_forbidden(&failure) => {
+                    return self.say(Err(failure));
+                }
+                // It was asked for after the watch had ended.
+                _ if waited_for => {}
+                _ => return,
             }
         }
         self.say(self.read().await);
     }
 
-    fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
+    pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
         let entry = &self.entry;
         match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {
             true => entry.lacks_all(),
@@ -307,7 +342,7 @@ impl<K: Kind> Loading<K> {
         if K::LISTED && refused.is_none() {
             match list(server, select, &mut keep).await {
                 Err(failure) if is_forbidden(&failure) => {
-                    self.entry.lacks(Missing::List(failure.clone()));
+                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
                     refused = Some(failure);
                 }
                 read => return read.map(|_| found),
@@ -333,8 +368,11 @@ impl<K: Kind> Loading<K> {
         if self.entry.used().elapsed() < self.env.idle {
             return false;
         }
-        // Under the lock nobody can be asking for it.
-        slots.by_select.remove(&self.entry.select);
+        // Under the lock nobody can be asking for it. Another entry may have taken its place.
+        let own = |slot: &Slot<K>| Arc::ptr_eq(&slot.entry, &self.entry);
+        if slots.by_select.get(&self.entry.select).is_some_and(own) {
+            slots.by_select.remove(&self.entry.select);
+        }
         true
     }
 }
@@ -342,22 +380,23 @@ impl<K: Kind> Loading<K> {
 impl<K: Kind> Drop for Loading<K> {
     /// Whatever ended the task: nobody waits for it, and nobody believes it.
     fn drop(&mut self) {
-        let mut watched = false;
+        let mut followed = false;
         self.entry.state.send_if_modified(|state| {
+            if state.turn != self.turn {
+                return false;
+            }
+            followed = std::mem::take(&mut state.followed);
             if let Held::Watched(objects) = &state.held {
                 let found = Ok(objects.clone());
                 let until = Instant::now();
                 state.held = Held::Read { found, until };
-                watched = true;
+                followed = true;
             }
-            let cut = state.loading && state.loads == self.before;
-            if cut {
-                state.loading = false;
-                state.loads += 1;
-            }
+            let cut = state.loading.take().is_some();
+            state.loads += u64::from(cut);
             cut
         });
-        if watched {
+        if followed {
             // Who waits for a change has to ask again, or would wait for ever.
             self.env.changes.send_modify(|n| *n += 1);
         }

@@ -250,8 +250,11 @@ impl View {
         trust: &mut Trust,
     ) -> Option<Objects<Pod>> {
         for namespace in self.places(None) {
-            let known = self.pods.peek(&Select::WithAddress { namespace, ip });
-            if let Some(pods) = known.filter(|pods| !pods.is_empty()) {
+            let select = Select::WithAddress { namespace, ip };
+            if self.pods.peek(&select).is_some_and(|pods| !pods.is_empty())
+                && let Ok(pods) = self.pods.get(&select, trust).await
+                && !pods.is_empty()
+            {
                 return Some(pods);
             }
         }

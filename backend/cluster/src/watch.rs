@@ -4,40 +4,60 @@
 //! watch that breaks goes on where it was; when the server no longer has that version (410 Gone) there is a new
 //! list. While the server is away, and until a new list is complete, the last good answer stands.
 //!
-//! Source: Kubernetes API concepts, "Efficient detection of changes".
+//! What a watch says is believed without an expiry only while it is connected and *proven*: something came over it, an
+//! event or one of the bookmarks that an API server sends about once a minute. Until then, as a proxy on the way may
+//! answer with a head and hold back the rest, the entry expires after [`UNPROVEN`] and is read again when it is asked
+//! for; a watch that was told nothing of what the list shows is given up for [`RIGHTS`]. A watch that breaks and is not
+//! back within [`GRACE`] is given up for the back-off of its entry. So is one that never gets a head.
+//!
+//! Source: Kubernetes API concepts, "Efficient detection of changes" and "Watch bookmarks".
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use kube::ResourceExt;
 use kube::api::{WatchEvent, WatchParams};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::fetch::{Failure, Kind, is_forbidden, list};
-use crate::keep::{ABSENT, Entry, Loading, Objects, TRUSTED};
+use crate::keep::{ABSENT, Entry, Loading, Objects, RIGHTS, TRUSTED};
 
-/// Between attempts while the API server does not answer: doubling, with jitter.
+/// Between attempts to have a watch back: doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a selection is believed after its watch broke, and how long it may take to have the watch back.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long what was read is believed while a watch is connected over which nothing came yet.
+const UNPROVEN: Duration = Duration::from_secs(25);
+
+/// A proven watch over which nothing came for so long is no longer proven: bookmarks are late.
+const QUIET: Duration = Duration::from_secs(150);
+
+/// How long a watch may take to tell what a list has shown.
+const TELLS: Duration = Duration::from_secs(1);
 
 /// An attempt that lasted so long was a watch, and what ended it says nothing about the next. A server that ends
 /// each at once, with or without an error, is not asked again at once.
 const LIVED: Duration = Duration::from_millis(500);
 
-/// How long the server lets a watch last, and how much later it is taken for dead if nobody says that it ended.
+/// How long the server lets a watch last, and how much later it is taken for dead if nobody says that it ended. The
+/// successor of one that ended so is as good as it was.
 const LASTS: u32 = 290;
 const LATE: Duration = Duration::from_secs(5);
+const LASTED: Duration = Duration::from_secs(200);
 
 /// Why a selection is not watched.
 pub(crate) enum Ended {
     /// There is no first answer.
     NotListed(Failure),
-    /// What was found is said, and will get old.
-    NotWatched,
+    /// What was found is said, and will get old; after this time a watch is worth another attempt.
+    NotWatched(Duration),
 }
 
 /// How a watch, or the list that it needs, came to its end.
@@ -47,6 +67,10 @@ enum Broken {
     /// The version is no longer known to the server.
     Gone,
     Denied(String),
+    /// The server, or what stands before it, has no watches.
+    Unsupported(String),
+    /// It tells nothing of what changes.
+    Silent,
     Failed(String),
 }
 
@@ -56,19 +80,30 @@ type Set<K> = BTreeMap<(String, String), Arc<K>>;
 pub(crate) async fn keep<K: Kind>(loading: &Loading<K>) -> Result<(), Ended> {
     let Loading { env, entry, .. } = loading;
     let (set, version) = listed(loading).await.map_err(Ended::NotListed)?;
+    let listed_at = Instant::now();
     if set.is_empty() && !entry.is_pinned() && !parked(entry).await {
         return Ok(());
     }
     let Ok(_watch) = env.watches.clone().try_acquire_owned() else {
         tracing::debug!(select = ?entry.select, "read from time to time: there are as many watches as may be");
         entry.read(Ok(objects(&set)), TRUSTED);
-        return Err(Ended::NotWatched);
+        return Err(Ended::NotWatched(RIGHTS));
     };
-    entry.watched(objects(&set));
-    let mut following = pin!(follow(loading, set, version));
+    entry.followed();
+    entry.read(Ok(objects(&set)), GRACE);
+    let mut follower = Follower {
+        loading,
+        set,
+        version: Some(version),
+        fresh: listed_at,
+        proven: false,
+        heard: false,
+        allowed: false,
+    };
+    let mut following = pin!(follower.follow());
     loop {
         tokio::select! {
-            ended = &mut following => return Err(ended),
+            ended = &mut following => return Err(Ended::NotWatched(ended)),
             () = sleep_until(entry.used() + env.idle) => {
                 if loading.gave_up() {
                     return Ok(());
@@ -99,126 +134,283 @@ async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
     }
 }
 
-/// Watches for as long as it may.
-async fn follow<K: Kind>(loading: &Loading<K>, mut set: Set<K>, version: String) -> Ended {
-    let Loading { env, entry, .. } = loading;
-    let tell = |set: &Set<K>| {
-        entry.watched(objects(set));
-        env.changes.send_modify(|n| *n += 1);
-    };
-    let mut version = Some(version);
-    let mut allowed = false;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let begun = Instant::now();
-        let broken = match &mut version {
-            Some(version) => watch(loading, &mut set, version, &mut allowed, tell).await,
-            None => match listed(loading).await {
-                Ok((new, at)) => {
-                    version = Some(at);
-                    if new != set {
-                        set = new;
-                        tell(&set);
-                    }
-                    continue;
+/// Keeps one selection by watches, one after the other.
+struct Follower<'a, K: Kind> {
+    loading: &'a Loading<K>,
+    set: Set<K>,
+    /// Where the next watch begins; `None` where there has to be a list first.
+    version: Option<String>,
+    /// When the set was last known to be true.
+    fresh: Instant,
+    /// Something came over the watch.
+    proven: bool,
+    /// And over this one.
+    heard: bool,
+    /// There was a watch once.
+    allowed: bool,
+}
+
+impl<K: Kind> Follower<'_, K> {
+    /// Watches for as long as it may; after how long another attempt is worth it.
+    async fn follow(&mut self) -> Duration {
+        let entry = &self.loading.entry;
+        let mut pause = FIRST_PAUSE;
+        // Since when there is no watch.
+        let mut down = Instant::now();
+        loop {
+            self.heard = false;
+            let mut lived = Duration::ZERO;
+            let broken = match timeout_at(down + GRACE, self.open()).await {
+                Ok(Ok(events)) => {
+                    let begun = Instant::now();
+                    let broken = self.listen(pin!(events)).await;
+                    lived = begun.elapsed();
+                    broken
                 }
-                Err(failure) if is_forbidden(&failure) => Broken::Denied(failure.to_string()),
-                Err(failure) => Broken::Failed(failure.to_string()),
+                Ok(Err(broken)) => broken,
+                Err(_) => Broken::Failed(format!("no answer within {GRACE:?}")),
+            };
+            let worked = lived >= LIVED || self.heard;
+            if !matches!(broken, Broken::Denied(_)) {
+                entry.not_refused();
+            }
+            if worked && self.proven {
+                self.fresh = Instant::now();
+            }
+            self.proven &= matches!(broken, Broken::Over) && lived >= LASTED;
+            if worked {
+                down = Instant::now();
+                pause = FIRST_PAUSE;
+            }
+            if !self.proven {
+                self.believed_until((down + GRACE).min(self.fresh + UNPROVEN));
+            }
+            match broken {
+                Broken::Over if worked => continue,
+                Broken::Over => tracing::debug!(select = ?entry.select, "watch ended at once"),
+                Broken::Gone => {
+                    tracing::debug!(select = ?entry.select, "watch too far behind, listing again");
+                    self.version = None;
+                }
+                Broken::Denied(error) if self.allowed && !entry.is_revoked() => {
+                    tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
+                }
+                Broken::Denied(error) | Broken::Unsupported(error) => {
+                    tracing::debug!(select = ?entry.select, error, "may not be watched");
+                    return self.given_up(RIGHTS);
+                }
+                Broken::Silent => {
+                    tracing::debug!(select = ?entry.select, "the watch tells nothing of what changes");
+                    return self.given_up(RIGHTS);
+                }
+                Broken::Failed(error) => {
+                    tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
+                }
+            }
+            let next = Instant::now() + jittered(pause);
+            if next >= down + GRACE {
+                let retry = entry.watch_broke();
+                tracing::debug!(select = ?entry.select, ?retry, "read from time to time: the watch does not come back");
+                return self.given_up(retry);
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+            loop {
+                tokio::select! {
+                    () = sleep_until(next) => break,
+                    () = entry.wanted.notified() => self.read_again().await,
+                }
+            }
+        }
+    }
+
+    /// Nobody tells of changes any more: what is known gets old.
+    fn given_up(&self, retry: Duration) -> Duration {
+        self.believed_until(self.fresh + TRUSTED);
+        self.loading.env.changes.send_modify(|n| *n += 1);
+        retry
+    }
+
+    fn tell(&self) {
+        let Loading { env, entry, .. } = self.loading;
+        entry.watched(objects(&self.set));
+        env.changes.send_modify(|n| *n += 1);
+    }
+
+    fn believed_until(&self, until: Instant) {
+        let trusted = until.saturating_duration_since(Instant::now());
+        self.loading.entry.read(Ok(objects(&self.set)), trusted);
+    }
+
+    /// A list where there has to be one, then the head of a watch.
+    async fn open(
+        &mut self,
+    ) -> Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>, Broken> {
+        let Loading { env, entry, .. } = self.loading;
+        let version = match &self.version {
+            Some(version) => version.clone(),
+            None => match listed(self.loading).await {
+                Ok((set, version)) => {
+                    self.take(set, version.clone());
+                    version
+                }
+                Err(failure) if is_forbidden(&failure) => {
+                    return Err(Broken::Denied(failure.to_string()));
+                }
+                Err(failure) => return Err(Broken::Failed(failure.to_string())),
             },
         };
-        let lived = begun.elapsed() >= LIVED;
-        if !matches!(broken, Broken::Denied(_)) {
-            entry.not_refused();
-        }
-        match broken {
-            Broken::Over if lived => continue,
-            Broken::Over => tracing::debug!(select = ?entry.select, "watch ended at once"),
-            Broken::Gone => {
-                tracing::debug!(select = ?entry.select, "watch too far behind, listing again");
-                version = None;
-            }
-            Broken::Denied(error) if allowed && !entry.is_revoked() => {
-                tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
-            }
-            Broken::Denied(error) => {
-                tracing::debug!(select = ?entry.select, error, "may not be watched any more");
-                entry.read(Ok(objects(&set)), TRUSTED);
-                // Who waits for a change is told that nobody tells of them any more.
-                env.changes.send_modify(|n| *n += 1);
-                return Ended::NotWatched;
-            }
-            Broken::Failed(error) => {
-                tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
-            }
-        }
-        if lived {
-            pause = FIRST_PAUSE;
-        }
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
-}
-
-/// One watch, to its end.
-async fn watch<K: Kind>(
-    loading: &Loading<K>,
-    set: &mut Set<K>,
-    version: &mut String,
-    allowed: &mut bool,
-    tell: impl Fn(&Set<K>),
-) -> Broken {
-    let select = &loading.entry.select;
-    let params = WatchParams {
-        field_selector: select.fields(),
-        label_selector: select.labels(),
-        timeout: Some(LASTS),
-        ..WatchParams::default()
-    };
-    let api = K::api(loading.env.server.client.clone(), select.namespace());
-    let mut events = match api.watch(&params, version).await {
-        Ok(events) => pin!(events),
-        Err(error) => return broken(error),
-    };
-    *allowed = true;
-    let silence = Duration::from_secs(LASTS.into()) + LATE;
-    loop {
-        let Ok(Some(event)) = timeout(silence, events.next()).await else {
-            return Broken::Over;
+        let select = &entry.select;
+        let params = WatchParams {
+            field_selector: select.fields(),
+            label_selector: select.labels(),
+            timeout: Some(LASTS),
+            ..WatchParams::default()
         };
+        let api = K::api(env.server.client.clone(), select.namespace());
+        let events = api.watch(&params, &version).await.map_err(broken)?;
+        self.allowed = true;
+        Ok(events)
+    }
+
+    /// What a list said.
+    fn take(&mut self, set: Set<K>, version: String) {
+        self.version = Some(version);
+        self.fresh = Instant::now();
+        if set != self.set {
+            self.set = set;
+            self.loading.env.changes.send_modify(|n| *n += 1);
+        }
+        self.believed_until(self.fresh + GRACE);
+    }
+
+    /// Somebody asks while no watch is connected.
+    async fn read_again(&mut self) {
+        match listed(self.loading).await {
+            Ok((set, version)) => self.take(set, version),
+            Err(failure) => self.loading.say(Err(failure)),
+        }
+    }
+
+    /// One watch, to its end.
+    async fn listen(
+        &mut self,
+        mut events: Pin<&mut impl Stream<Item = kube::Result<WatchEvent<K>>>>,
+    ) -> Broken {
+        let entry = &self.loading.entry;
+        let begun = Instant::now();
+        let mut heard = begun;
+        match self.proven {
+            true => entry.watched(objects(&self.set)),
+            false => self.believed_until(self.fresh + UNPROVEN),
+        }
+        loop {
+            let quiet = match self.proven {
+                true => heard + QUIET,
+                false => begun + Duration::from_secs(LASTS.into()) + LATE,
+            };
+            tokio::select! {
+                event = events.next() => {
+                    heard = Instant::now();
+                    if let Some(broken) = self.hear(event) {
+                        return broken;
+                    }
+                }
+                () = entry.wanted.notified() => {
+                    let (set, _) = match listed(self.loading).await {
+                        Ok(listed) => listed,
+                        Err(failure) => {
+                            self.loading.say(Err(failure));
+                            continue;
+                        }
+                    };
+                    let before = self.proven;
+                    let told = async {
+                        while self.set != set {
+                            let event = events.next().await;
+                            heard = Instant::now();
+                            if let Some(broken) = self.hear(event) {
+                                return Some(broken);
+                            }
+                        }
+                        None
+                    };
+                    match timeout(TELLS, told).await {
+                        Ok(Some(broken)) => return broken,
+                        Ok(None) => self.fresh = Instant::now(),
+                        // Others came over it meanwhile.
+                        Err(_) if self.proven && !before => {}
+                        Err(_) => {
+                            self.set = set;
+                            return Broken::Silent;
+                        }
+                    }
+                    match self.proven {
+                        true => entry.watched(objects(&self.set)),
+                        false => self.believed_until(self.fresh + UNPROVEN),
+                    }
+                }
+                () = sleep_until(quiet) => {
+                    if !self.proven {
+                        return Broken::Over;
+                    }
+                    self.proven = false;
+                    self.fresh = heard;
+                    self.believed_until(heard);
+                }
+            }
+        }
+    }
+
+    /// What comes over a watch; `Some` for its end.
+    fn hear(&mut self, event: Option<kube::Result<WatchEvent<K>>>) -> Option<Broken> {
         let changed = match event {
-            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                advance(version, object.resource_version());
+            None => return Some(Broken::Over),
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                self.advance(object.resource_version());
                 let (key, object) = kept(object);
-                let old = set.insert(key, object.clone());
+                let old = self.set.insert(key, object.clone());
                 old.is_none_or(|old| old != object)
             }
-            Ok(WatchEvent::Deleted(object)) => {
-                advance(version, object.resource_version());
-                set.remove(&key(&object)).is_some()
+            Some(Ok(WatchEvent::Deleted(object))) => {
+                self.advance(object.resource_version());
+                self.set.remove(&key(&object)).is_some()
             }
-            Ok(WatchEvent::Bookmark(bookmark)) => {
-                advance(version, Some(bookmark.metadata.resource_version));
+            Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+                self.advance(Some(bookmark.metadata.resource_version));
                 false
             }
-            Ok(WatchEvent::Error(status)) => return broken(kube::Error::Api(status)),
-            Err(error) => return broken(error),
+            Some(Ok(WatchEvent::Error(status))) => return Some(broken(kube::Error::Api(status))),
+            Some(Err(error)) => return Some(broken(error)),
         };
+        self.heard = true;
+        let entry = &self.loading.entry;
         if changed {
-            tell(set);
+            self.tell();
+        } else if !self.proven {
+            entry.watched(objects(&self.set));
         }
+        if !self.proven {
+            self.proven = true;
+            entry.watch_works();
+        }
+        None
     }
-}
 
-fn advance(version: &mut String, to: Option<String>) {
-    if let Some(to) = to.filter(|to| !to.is_empty()) {
-        *version = to;
+    fn advance(&mut self, to: Option<String>) {
+        if let Some(to) = to.filter(|to| !to.is_empty()) {
+            self.version = Some(to);
+        }
     }
 }
 
 fn broken(error: kube::Error) -> Broken {
     match &error {
-        kube::Error::Api(status) if status.code == 410 => Broken::Gone,
-        kube::Error::Api(status) if status.code == 403 => Broken::Denied(error.to_string()),
+        kube::Error::Api(status) => match status.code {
+            410 => Broken::Gone,
+            403 => Broken::Denied(error.to_string()),
+            400 | 404 | 405 | 406 | 415 | 501 => Broken::Unsupported(error.to_string()),
+            _ => Broken::Failed(error.to_string()),
+        },
         _ => Broken::Failed(error.to_string()),
     }
 }

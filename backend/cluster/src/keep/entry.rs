@@ -17,6 +17,10 @@ const DENIED: Duration = Duration::from_secs(10);
 /// refuses everything until it has read the access rules (kubernetes issue 121635).
 const REVOKED: Duration = Duration::from_secs(8);
 
+/// Before the next attempt to watch what could not be watched: doubling with each in a row.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
 pub(crate) struct Entry<K> {
     pub(crate) select: Select,
     pub(super) state: watch::Sender<State<K>>,
@@ -25,12 +29,16 @@ pub(crate) struct Entry<K> {
     /// Kept even though it is empty: that it is decides what a name means.
     pinned: AtomicBool,
     pub(crate) pinning: Notify,
+    /// Whoever follows the entry is to read it again.
+    pub(crate) wanted: Notify,
 }
 
 #[derive(Default)]
 struct Rights {
-    /// The right that is missing, and since when that is known.
+    /// The right that is missing, and when it is tried again.
     missing: Option<(Missing, Instant)>,
+    /// Watches in a row that broke and did not come back.
+    broken: u32,
     /// There was an answer once.
     had: bool,
     /// Since when every answer is a refusal.
@@ -46,13 +54,18 @@ pub(crate) enum Missing {
 pub(super) struct State<K> {
     /// How many loads there were; a load in progress is not counted yet.
     pub(super) loads: u64,
-    pub(super) loading: bool,
+    /// Since when.
+    pub(super) loading: Option<Instant>,
+    /// How many tasks there were for it; only the last has a say.
+    pub(super) turn: u64,
+    /// The task keeps the entry: it loads what is wanted.
+    pub(super) followed: bool,
     pub(super) held: Held<K>,
 }
 
 pub(super) enum Held<K> {
     Nothing,
-    /// True as long as the watch says nothing else.
+    /// True as long as the watch says nothing else: it is connected, and passes events on.
     Watched(Objects<K>),
     /// Read at one moment.
     Read {
@@ -90,7 +103,9 @@ impl<K> Entry<K> {
     pub(super) fn new(select: Select, now: Instant) -> Self {
         let state = State {
             loads: 0,
-            loading: false,
+            loading: None,
+            turn: 0,
+            followed: false,
             held: Held::Nothing,
         };
         Self {
@@ -100,6 +115,7 @@ impl<K> Entry<K> {
             rights: Mutex::default(),
             pinned: AtomicBool::new(false),
             pinning: Notify::new(),
+            wanted: Notify::new(),
         }
     }
 
@@ -128,8 +144,41 @@ impl<K> Entry<K> {
         *lock(&self.used)
     }
 
-    pub(super) fn lacks(&self, right: Missing) {
-        lock(&self.rights).missing = Some((right, Instant::now()));
+    /// Does without a right for that long.
+    pub(super) fn lacks(&self, right: Missing, retry: Duration) {
+        lock(&self.rights).missing = Some((right, Instant::now() + retry));
+    }
+
+    /// A watch broke and did not come back: when the next is worth an attempt.
+    pub(crate) fn watch_broke(&self) -> Duration {
+        let mut rights = lock(&self.rights);
+        let retry = FIRST_RETRY.saturating_mul(1 << rights.broken.min(8));
+        rights.broken = rights.broken.saturating_add(1);
+        retry.min(LAST_RETRY)
+    }
+
+    /// A watch passes events on.
+    pub(crate) fn watch_works(&self) {
+        lock(&self.rights).broken = 0;
+    }
+
+    /// From now on the task loads what is asked for.
+    pub(crate) fn followed(&self) {
+        self.state.send_if_modified(|state| {
+            state.followed = true;
+            false
+        });
+    }
+
+    /// And now no longer; whether a load is waited for.
+    pub(super) fn unfollowed(&self) -> bool {
+        let mut waited_for = false;
+        self.state.send_if_modified(|state| {
+            state.followed = false;
+            waited_for = state.loading.is_some();
+            false
+        });
+        waited_for
     }
 
     /// Nothing is allowed: any right would help, so all are tried next time.
@@ -139,8 +188,8 @@ impl<K> Entry<K> {
 
     pub(super) fn missing(&self) -> Option<Missing> {
         let missing = lock(&self.rights).missing.clone();
-        let (right, since) = missing?;
-        (since.elapsed() < RIGHTS).then_some(right)
+        let (right, retry) = missing?;
+        (Instant::now() < retry).then_some(right)
     }
 
     /// The last answer was no refusal.
@@ -179,7 +228,7 @@ impl<K> Entry<K> {
     fn set(&self, held: Held<K>) {
         self.state.send_modify(|state| {
             state.held = held;
-            state.loading = false;
+            state.loading = None;
             state.loads += 1;
         });
     }

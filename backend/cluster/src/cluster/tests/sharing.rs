@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::keeping::{questions, settle};
+use super::keeping::{prove, questions, settle};
 use super::*;
 
 /// A Service of a load balancer, and its Pod of the same name.
@@ -79,7 +79,7 @@ async fn a_node_keeps_the_ports_that_no_service_takes() {
         for (target, wanted) in [first].into_iter().chain(targets) {
             assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
         }
-        settle().await;
+        prove(&api).await;
         questions(&api);
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_secs(61)).await;
@@ -112,6 +112,7 @@ async fn a_node_without_a_right_to_services() {
         let found = said(ask(&cluster, target).await);
         assert_eq!(found, "team/node-exporter:9100");
     }
+    prove(&api).await;
     questions(&api);
     tokio::time::sleep(Duration::from_secs(60)).await;
     ask(&cluster, target).await.unwrap();
