@@ -7,7 +7,7 @@ mod names;
 mod records;
 
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
@@ -17,6 +17,7 @@ use kubevpn_target::{Host, Name};
 use crate::candidates::{Query, Source};
 use crate::fetch::Server;
 use crate::index::{self, Asked, Kind, PortOf, full_name};
+use crate::survey::Listed;
 use crate::trust::Trust;
 use crate::view::{Stats, View};
 use crate::{Answer, Candidates, Domain, LookupError, PodRef, Readiness};
@@ -37,6 +38,11 @@ pub struct Settings {
     /// The Service of the cluster's DNS, by namespace and name. Where there is none, the Pods of that namespace
     /// with the label `k8s-app=kube-dns`.
     pub dns: (String, String),
+    /// Takes a host for one outside the cluster where the access rules do not let us see whether it is one: a name
+    /// that may be in a namespace other than the active one, and a public address. `false` refuses it, naming the right
+    /// that is missing. For users with a Role in one namespace `github.com` may be the Service `github` in the
+    /// namespace `com`.
+    pub unseen_is_outside: bool,
     /// What nobody asked for in this time is no longer watched; a day at most.
     pub idle: Duration,
 }
@@ -48,6 +54,7 @@ impl Default for Settings {
             domain: None,
             suffixes: Vec::new(),
             dns: ("kube-system".into(), "kube-dns".into()),
+            unseen_is_outside: false,
             idle: Duration::from_secs(600),
         }
     }
@@ -63,6 +70,8 @@ struct Shared {
     view: View,
     whose: Whose,
     settings: Settings,
+    /// The Services and the ranges that were last listed for a survey.
+    surveyed: Mutex<(Listed, Listed)>,
 }
 
 /// What an object that exists leads to.
@@ -84,6 +93,7 @@ impl Cluster {
                 view,
                 whose: Whose::new(&settings),
                 settings,
+                surveyed: Mutex::default(),
             }),
         }
     }
@@ -125,6 +135,10 @@ impl Cluster {
 
     pub(crate) fn namespace(&self) -> &str {
         &self.shared.settings.namespace
+    }
+
+    pub(crate) fn surveyed(&self) -> &Mutex<(Listed, Listed)> {
+        &self.shared.surveyed
     }
 
     pub(crate) fn server(&self) -> &Server {

@@ -65,8 +65,9 @@ struct State {
     /// So many requests fail, each with its connection.
     broken: usize,
     watches: Vec<Watch>,
-    /// How long every answer takes.
+    /// How long every answer takes, or one to this alone.
     latency: Duration,
+    slow: Option<(String, Duration)>,
     calls: usize,
     most_calls: usize,
     /// A watch ends as soon as it has said what there was to say.
@@ -118,13 +119,14 @@ impl Api {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = api.answer(&request);
+            let asked = Ask::parse(request.uri()).to_string();
             let call = Call::new(&api);
             let fault = api.state().fault.filter(|_| is_watch(&request));
             async move {
                 if fault == Some(Fault::NoHead) {
                     std::future::pending::<()>().await;
                 }
-                let latency = call.0.state().latency;
+                let latency = call.0.state().latency_of(&asked);
                 if !latency.is_zero() {
                     tokio::time::sleep(latency).await;
                 }
@@ -151,7 +153,7 @@ impl Api {
             };
             let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
             let namespace = match resource.as_str() {
-                "namespaces" | "ipaddresses" => String::new(),
+                "namespaces" | "ipaddresses" | "servicecidrs" => String::new(),
                 _ if text("namespace").is_empty() => "default".to_owned(),
                 _ => text("namespace"),
             };
@@ -209,6 +211,11 @@ impl Api {
     /// From now on every answer takes so long.
     pub(crate) fn answer_after(&self, latency: Duration) {
         self.state().latency = latency;
+    }
+
+    /// From now on the answers to this question take so long.
+    pub(crate) fn answer_slowly(&self, question: &str, latency: Duration) {
+        self.state().slow = Some((question.into(), latency));
     }
 
     /// The next requests fail, each with its connection.
@@ -340,6 +347,13 @@ impl Api {
 }
 
 impl State {
+    fn latency_of(&self, asked: &str) -> Duration {
+        match &self.slow {
+            Some((question, latency)) if question == asked => *latency,
+            _ => self.latency,
+        }
+    }
+
     fn list(&self, ask: &Ask) -> Reply {
         let mut matching = self.objects.iter().filter(|(key, o)| ask.wants(key, o));
         let items: Vec<_> = matching

@@ -411,7 +411,7 @@ fn too_many<K: Kind>() -> Failure {
     ConnectError::new(Refusal::Overloaded, sentence).into()
 }
 
-fn cut_off() -> Failure {
+pub(crate) fn cut_off() -> Failure {
     ConnectError::new(
         Refusal::Internal,
         "a question to the API server was cut off",

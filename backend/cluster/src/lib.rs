@@ -73,5 +73,5 @@ pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
 pub use self::records::{Known, Record, RecordKind, Records};
-pub use self::survey::{Failed, Survey};
+pub use self::survey::{Failed, Listed, Survey};
 pub use self::view::Stats;

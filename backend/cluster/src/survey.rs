@@ -1,11 +1,12 @@
-//! What there is, at a glance and bounded: for a list that is written once and not kept.
+//! What there is, at a glance and bounded: for a file that is written now and then.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kubevpn_target::ConnectError;
 
 use crate::Cluster;
-use crate::fetch::{Failure, Select, first_page};
+use crate::fetch::{Failure, Select, first_page, is_forbidden};
+use crate::keep::lock;
 
 /// How many Services are named, and how many ranges.
 const SERVICES: u32 = 500;
@@ -17,23 +18,61 @@ pub struct Survey {
     /// The active namespace.
     pub namespace: String,
     /// The Services in it, the first 500 of them.
-    pub services: Result<Vec<String>, Failed>,
+    pub services: Listed,
     /// The ranges that ClusterIPs are taken from, as `10.96.0.0/12`.
-    pub service_ranges: Result<Vec<String>, Failed>,
+    pub service_ranges: Listed,
+}
+
+/// One list of a [`Survey`].
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// What was there when it was last listed; `None` where it never could be.
+    pub found: Option<Vec<String>>,
+    /// Why it could not be listed now.
+    pub failed: Option<Failed>,
+}
+
+impl Listed {
+    /// A list that failed keeps what the last good one found, unless it may no longer be seen.
+    fn update(&mut self, listed: Result<Vec<String>, Failed>) {
+        match listed {
+            Ok(found) => {
+                self.found = Some(found);
+                self.failed = None;
+            }
+            Err(failed) => {
+                if is_forbidden(&failed) {
+                    self.found = None;
+                }
+                self.failed = Some(failed);
+            }
+        }
+    }
 }
 
 /// Why something could not be read; its text is a sentence.
 pub type Failed = std::sync::Arc<ConnectError>;
 
 impl Cluster {
-    /// Lists the names in the active namespace, and the ranges of Services. Two calls, nothing is kept.
+    /// Lists the names in the active namespace, and the ranges of Services: two calls, 30 s each at most. Where one
+    /// fails, the last good list stands beside the error.
     ///
-    /// Cancellation: dropping the future gives the calls up.
+    /// Cancellation: dropping the future gives the calls up; [`last_survey`](Self::last_survey) has what was known.
     pub async fn survey(&self) -> Survey {
-        let namespace = self.namespace().to_owned();
         let (services, service_ranges) = tokio::join!(self.services(), self.ranges());
+        let mut last = lock(self.surveyed());
+        let (known_services, known_ranges) = &mut *last;
+        known_services.update(services);
+        known_ranges.update(service_ranges);
+        drop(last);
+        self.last_survey()
+    }
+
+    /// What [`survey`](Self::survey) found last, without asking.
+    pub fn last_survey(&self) -> Survey {
+        let (services, service_ranges) = lock(self.surveyed()).clone();
         Survey {
-            namespace,
+            namespace: self.namespace().to_owned(),
             services,
             service_ranges,
         }

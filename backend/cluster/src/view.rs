@@ -21,7 +21,7 @@ use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, s
 use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
 
-use self::second::Seconds;
+use self::second::Searches;
 
 /// How many watches are open at a time; what is beyond is read again when it is asked for.
 const WATCHES: usize = 512;
@@ -54,9 +54,7 @@ pub(crate) struct View {
     second_owners: Mutex<HashMap<IpAddr, Name>>,
     /// Namespaces whose Pods may not be got, and until when that is believed.
     unseen: Mutex<HashMap<String, (Failure, Instant)>>,
-    /// One for each address family.
-    second_v4: tokio::sync::Mutex<Seconds>,
-    second_v6: tokio::sync::Mutex<Seconds>,
+    searches: Mutex<Searches>,
 }
 
 /// Namespace and name.
@@ -88,8 +86,7 @@ impl View {
             owners: Mutex::default(),
             second_owners: Mutex::default(),
             unseen: Mutex::default(),
-            second_v4: tokio::sync::Mutex::default(),
-            second_v6: tokio::sync::Mutex::default(),
+            searches: Mutex::default(),
             env,
             namespace,
         }

@@ -13,11 +13,12 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::Future;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
-use kubevpn_cluster::{Candidates, Cluster};
+use kubevpn_cluster::{Candidates, Cluster, Endpoint};
 use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream, classify};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
@@ -29,11 +30,11 @@ use self::message::{Answered, DnsError};
 const NAMES: usize = 1024;
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How long it is believed that the DNS cannot be asked: what stands in the way, access rules as a rule, is not
-/// gone a moment later.
+/// How long it is believed that the DNS may not be asked, or is not there: access rules do not change a moment later.
+/// A server that hangs or fails may be well again with the next question.
 const FAILURE: Duration = Duration::from_secs(5);
 
-/// How often a question is asked when the connection breaks: a Pod of the DNS may be on its way out.
+/// How many replicas of the DNS are asked, one after the other: one may be on its way out, or hang.
 const ATTEMPTS: usize = 2;
 
 /// What the cluster's DNS has said. Clones share that.
@@ -63,8 +64,13 @@ struct Slots<Q, A> {
     swept: Instant,
 }
 
-/// What is known of one question. Who asks holds the lock, so that everyone else waits for the same answer.
-struct Slot<A>(tokio::sync::Mutex<Option<Known<A>>>);
+/// What is known of one question. The caller that asks the server holds the lock, so that all others wait for the same
+/// answer; it is theirs too, however short its lifetime.
+struct Slot<A> {
+    known: tokio::sync::Mutex<Option<Known<A>>>,
+    /// How many answers there were.
+    answers: AtomicU64,
+}
 
 struct Known<A> {
     answer: Result<A, Arc<ConnectError>>,
@@ -92,18 +98,22 @@ impl<Q, A> Default for Memory<Q, A> {
 }
 
 impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
-    /// The answer to a question, by `fetch` if it is not known.
+    /// The answer to a question, by `fetch` if it is not known. Callers that wait at the same time share one answer.
     ///
-    /// Cancellation: who waits for the same answer asks instead.
+    /// Cancellation: the next of the callers that wait asks instead.
     pub(crate) async fn ask(
         &self,
         question: &Q,
         fetch: impl Future<Output = Result<A, ConnectError>>,
     ) -> Result<A, Arc<ConnectError>> {
         let slot = self.slot(question);
-        let mut known = slot.0.lock().await;
-        if let Some(known) = known.as_ref().filter(|k| Instant::now() < k.until) {
-            return known.answer.clone();
+        let before = slot.answers.load(Ordering::Acquire);
+        let mut known = slot.known.lock().await;
+        let came = before < slot.answers.load(Ordering::Acquire);
+        let current = |k: &&Known<A>| came || Instant::now() < k.until;
+        if let Some(answer) = known.as_ref().filter(current).map(|k| k.answer.clone()) {
+            forget_after_the_last(&slot, &mut known);
+            return answer;
         }
         tracing::debug!("asking the cluster's DNS for {question}");
         let answer = fetch.await.map_err(Arc::new);
@@ -115,13 +125,18 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
             }
             Err(error) => {
                 tracing::debug!("the cluster's DNS cannot be asked: {error}");
-                FAILURE
+                match error.refusal() {
+                    Refusal::TimedOut | Refusal::Unreachable | Refusal::Overloaded => Duration::ZERO,
+                    _ => FAILURE,
+                }
             }
         };
-        *known = (!lasts.is_zero()).then(|| Known {
+        *known = Some(Known {
             answer: answer.clone(),
             until: Instant::now() + lasts,
         });
+        slot.answers.fetch_add(1, Ordering::Release);
+        forget_after_the_last(&slot, &mut known);
         answer
     }
 
@@ -131,27 +146,44 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
             return slot.clone();
         }
         slots.make_room(Instant::now());
-        let new = || Arc::new(Slot(tokio::sync::Mutex::new(None)));
-        let slot = slots.by_question.entry(question.clone());
-        slot.or_insert_with(new).clone()
+        let slot = Arc::new(Slot {
+            known: tokio::sync::Mutex::new(None),
+            answers: AtomicU64::new(0),
+        });
+        // Where all are being asked for, this one is shared with nobody.
+        if slots.by_question.len() < NAMES {
+            slots.by_question.insert(question.clone(), slot.clone());
+        }
+        slot
     }
 }
 
-impl<Q, A> Slots<Q, A> {
-    /// Before a new question: forgets the answers whose time is over, and all if it must.
+/// An answer whose time is over is held for the callers that wait for it, and no longer.
+fn forget_after_the_last<A>(slot: &Arc<Slot<A>>, known: &mut Option<Known<A>>) {
+    let waiting = Arc::strong_count(slot) > 2;
+    if !waiting && known.as_ref().is_some_and(|k| k.until <= Instant::now()) {
+        *known = None;
+    }
+}
+
+impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
+    /// Before a new question: forgets the answers whose time is over, and if it must the one whose time is over first.
     fn make_room(&mut self, now: Instant) {
         if self.by_question.len() < NAMES && now < self.swept + SWEEP {
             return;
         }
         self.swept = now;
         // What is being asked for is locked.
-        let current = |slot: &Arc<Slot<A>>| match slot.0.try_lock() {
-            Ok(known) => known.as_ref().is_some_and(|k| now < k.until),
-            Err(_) => true,
+        let until = |slot: &Arc<Slot<A>>| match slot.known.try_lock() {
+            Ok(known) => Some(known.as_ref().map_or(now, |k| k.until)),
+            Err(_) => None,
         };
-        self.by_question.retain(|_, slot| current(slot));
+        self.by_question.retain(|_, slot| until(slot).is_none_or(|until| now < until));
         if self.by_question.len() >= NAMES {
-            self.by_question.clear();
+            let slots = self.by_question.iter();
+            let known = slots.filter_map(|(question, slot)| Some((until(slot)?, question)));
+            let first = known.min_by_key(|(until, _)| *until).map(|(_, q)| q.clone());
+            first.and_then(|question| self.by_question.remove(&question));
         }
     }
 }
@@ -168,17 +200,22 @@ where
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {
-    let mut attempt = 1;
+    let mut asked: Vec<String> = Vec::new();
     loop {
-        let candidates = cluster.dns().await?;
+        let mut candidates = cluster.dns().await?;
+        let asked_already = |e: &Endpoint| asked.contains(&format!("{}:{}", e.pod, e.port));
+        if !candidates.endpoints.iter().all(asked_already) {
+            candidates.endpoints.retain(|e| !asked_already(e));
+        }
         let stream = pods.clone().oneshot(candidates).await;
         let mut stream = stream.map_err(|e| classify(e.into()))?;
+        let server = stream.via().to;
         match exchange::ask(&mut stream, question).await {
-            Err(DnsError::Broken(error)) if attempt < ATTEMPTS => {
-                tracing::debug!(%error, "the cluster's DNS broke off, asking again");
-                attempt += 1;
+            Err(error) if error.is_the_servers() && asked.len() + 1 < ATTEMPTS => {
+                tracing::debug!(server, %error, "asking another of the cluster's DNS");
+                asked.push(server);
             }
-            answered => return answered.map_err(|e| failed(question, &stream.via().to, e)),
+            answered => return answered.map_err(|e| failed(question, &server, e)),
         }
     }
 }
@@ -235,7 +272,7 @@ mod tests {
             let n = self.0.fetch_add(1, Ordering::Relaxed) + 1;
             tokio::task::yield_now().await;
             Ok(Answered {
-                addresses: vec![([10, 0, 0, u8::try_from(n).unwrap()]).into()],
+                addresses: vec![([10, 0, 0, u8::try_from(n % 256).unwrap()]).into()],
                 alias: None,
                 ttl: Duration::from_secs(ttl),
             })
@@ -310,13 +347,54 @@ mod tests {
         assert_eq!(remembered(), 11, "those that still hold, and the new one");
     }
 
+    /// A lifetime of zero is for one question, and for all that wait for its answer: they neither queue up for an
+    /// exchange each nor ask one each.
+    #[tokio::test(start_paused = true)]
+    async fn callers_at_one_time_share_an_answer_without_a_lifetime() {
+        let (dns, server) = (Memory::default(), Server::default());
+        let x = name("x.test.");
+        for round in 1..4 {
+            let begun = Instant::now();
+            let many = (0..20).map(|_| {
+                dns.ask(&x, async {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    server.answer(0).await
+                })
+            });
+            let answers = futures_util::future::join_all(many).await;
+            assert!(answers.iter().all(Result::is_ok));
+            assert_eq!((begun.elapsed().as_millis(), server.asked()), (100, round));
+        }
+        let slots = dns.slots.lock().unwrap();
+        let mut slots = slots.by_question.values();
+        assert!(slots.all(|slot| slot.known.try_lock().unwrap().is_none()));
+    }
+
+    /// More names than are remembered: those that were asked for, or are being asked for, are not all forgotten.
+    #[tokio::test(start_paused = true)]
+    async fn one_name_too_many_costs_one_name() {
+        let (dns, server) = (Memory::default(), Server::default());
+        for i in 0..NAMES {
+            let known = server.answer(30 + u64::from(i != 7));
+            dns.ask(&name(&format!("x{i}.test.")), async { known.await.map(|a| Answered { addresses: vec![], ..a }) })
+                .await
+                .unwrap();
+        }
+        dns.ask(&name("new.test."), async { Err(ConnectError::new(Refusal::Forbidden, "no")) })
+            .await
+            .unwrap_err();
+        let slots = dns.slots.lock().unwrap();
+        assert_eq!(slots.by_question.len(), NAMES);
+        assert!(!slots.by_question.contains_key(&name("x7.test.")), "it would have been over first");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_is_over_is_not_kept() {
         let (dns, server) = (Memory::default(), Server::default());
         let remembered = || {
             let slots = dns.slots.lock().unwrap();
             let slots = slots.by_question.values();
-            let known = slots.filter(|slot| slot.0.try_lock().unwrap().is_some());
+            let known = slots.filter(|slot| slot.known.try_lock().unwrap().is_some());
             known.count()
         };
         for (question, ttl) in [("a.test.", 3), ("b.test.", 60), ("c.test.", 0)] {

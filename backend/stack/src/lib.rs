@@ -48,7 +48,7 @@ mod resolve;
 mod stack;
 
 pub use kubevpn_cluster::{
-    Answer, Candidates, Cluster, Domain, Settings as ClusterSettings, Survey,
+    Answer, Candidates, Cluster, Domain, Listed, Settings as ClusterSettings, Survey,
 };
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 

@@ -38,7 +38,7 @@ pub use self::listener::{
     Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
     dns_settings, own, parse_credentials, reachable,
 };
-pub use self::pac::{Facts, Range, text as pac_text};
+pub use self::pac::{Facts, Known, Range, text as pac_text};
 pub use self::pac_file::facts;
 pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};
 pub use self::server::Server;

@@ -15,14 +15,23 @@ pub struct Facts {
     pub endings: Vec<String>,
     /// The active namespace.
     pub namespace: String,
-    /// Its Services, or why they are not known.
-    pub services: Result<Vec<String>, String>,
-    /// The ranges of ClusterIPs, or why they are not known.
-    pub service_ranges: Result<Vec<String>, String>,
+    /// Its Services.
+    pub services: Known,
+    /// The ranges of ClusterIPs.
+    pub service_ranges: Known,
     /// Further ranges, as a user gave them.
     pub ranges: Vec<Range>,
     /// The HTTP proxy for everything else, as `host:port`; none for a direct way.
     pub upstream: Option<String>,
+}
+
+/// What is known of a list.
+#[derive(Debug)]
+pub enum Known {
+    /// What was found when it could last be read, and why it could not be read now.
+    Listed(Vec<String>, Option<String>),
+    /// Why it never could be read.
+    Not(String),
 }
 
 /// An address range, as `10.244.0.0/16`.
@@ -96,8 +105,13 @@ pub fn text(facts: &Facts) -> String {
     );
     let mut ranges = facts.ranges.clone();
     match &facts.service_ranges {
-        Ok(found) => ranges.extend(found.iter().filter_map(|text| text.parse::<Range>().ok())),
-        Err(why) => comment(
+        Known::Listed(found, failed) => {
+            ranges.extend(found.iter().filter_map(|text| text.parse::<Range>().ok()));
+            if let Some(why) = failed {
+                comment(&mut file, &format!("The ranges of ClusterIPs are those last seen ({why})."));
+            }
+        }
+        Known::Not(why) => comment(
             &mut file,
             &format!(
                 "Not known: the ranges of ClusterIPs ({why}). Addresses of Services go past the proxy unless \
@@ -106,12 +120,18 @@ pub fn text(facts: &Facts) -> String {
         ),
     }
     let mut complete = false;
+    if let Known::Listed(_, Some(why)) = &facts.services {
+        comment(
+            &mut file,
+            &format!("The Services of namespace {} are those last seen ({why}).", facts.namespace),
+        );
+    }
     let services = match &facts.services {
-        Ok(services) if services.len() < MOST => {
+        Known::Listed(services, _) if services.len() < MOST => {
             complete = true;
             &services[..]
         }
-        Ok(services) => {
+        Known::Listed(services, _) => {
             comment(
                 &mut file,
                 &format!(
@@ -122,7 +142,7 @@ pub fn text(facts: &Facts) -> String {
             );
             &services[..]
         }
-        Err(why) => {
+        Known::Not(why) => {
             comment(
                 &mut file,
                 &format!(

@@ -5,16 +5,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kubevpn_http_connect::Pac;
-use kubevpn_stack::{Cluster, Survey};
-use kubevpn_target::Name;
+use kubevpn_stack::{Cluster, Listed, Survey};
+use kubevpn_target::{Name, Refusal};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::PacSettings;
-use crate::pac::{Facts, text};
+use crate::pac::{Facts, Known, text};
 
 /// How long a file is served as it was written: whoever can open a page of the proxy makes us ask the API server.
 const KEPT: Duration = Duration::from_secs(30);
+
+/// The same for one that lacks something, or is old.
+const INCOMPLETE: Duration = Duration::from_secs(2);
 
 /// How long the cluster may take; what it did not say by then is a comment.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,48 +30,66 @@ pub async fn facts(
     socks: Option<String>,
 ) -> Facts {
     let (survey, endings) = learn(cluster).await;
-    written(&survey, endings, settings, http, socks)
+    written(&survey.0, endings, settings, http, socks)
 }
 
-async fn learn(cluster: &Cluster) -> (Option<Survey>, Vec<String>) {
-    let asking = async { tokio::join!(cluster.survey(), cluster.domain()) };
-    match tokio::time::timeout(PATIENCE, asking).await {
-        Ok((survey, domain)) => {
-            let endings = domain.endings().map(Name::to_string).collect();
-            (Some(survey), endings)
+/// What there is, and how long that is believed: a failure that passes is not.
+async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
+    let survey = async {
+        let Ok(survey) = timeout(PATIENCE, cluster.survey()).await else {
+            return (cluster.last_survey(), INCOMPLETE);
+        };
+        let for_now = |listed: &Listed| {
+            let refusal = listed.failed.as_ref().map(|why| why.refusal());
+            let passing = [
+                Refusal::ClusterAway,
+                Refusal::TimedOut,
+                Refusal::Overloaded,
+                Refusal::Unauthenticated,
+            ];
+            refusal.is_some_and(|refusal| passing.contains(&refusal))
+        };
+        let kept = match for_now(&survey.services) || for_now(&survey.service_ranges) {
+            true => INCOMPLETE,
+            false => KEPT,
+        };
+        (survey, kept)
+    };
+    let endings = async {
+        match timeout(PATIENCE, cluster.domain()).await {
+            Ok(domain) => domain.endings().map(Name::to_string).collect(),
+            Err(_) => vec!["cluster.local".into()],
         }
-        Err(_) => (None, vec!["cluster.local".into()]),
+    };
+    tokio::join!(survey, endings)
+}
+
+/// What is known of a list, and why not more.
+fn known(listed: &Listed) -> Known {
+    let why = listed.failed.as_ref().map(ToString::to_string);
+    match &listed.found {
+        Some(found) => Known::Listed(found.clone(), why),
+        None => Known::Not(why.unwrap_or_else(|| {
+            let limit = PATIENCE.as_secs();
+            format!("the API server did not answer within {limit} s")
+        })),
     }
 }
 
 fn written(
-    survey: &Option<Survey>,
+    survey: &Survey,
     endings: Vec<String>,
     settings: PacSettings,
     http: Option<String>,
     socks: Option<String>,
 ) -> Facts {
-    let silent = || {
-        format!(
-            "the API server did not answer within {} s",
-            PATIENCE.as_secs()
-        )
-    };
-    let (namespace, services, service_ranges) = match survey {
-        Some(survey) => (
-            survey.namespace.clone(),
-            survey.services.clone().map_err(|why| why.to_string()),
-            survey.service_ranges.clone().map_err(|why| why.to_string()),
-        ),
-        None => (String::new(), Err(silent()), Err(silent())),
-    };
     Facts {
         http,
         socks,
         endings,
-        namespace,
-        services,
-        service_ranges,
+        namespace: survey.namespace.clone(),
+        services: known(&survey.services),
+        service_ranges: known(&survey.service_ranges),
         ranges: settings.ranges,
         upstream: settings.upstream,
     }
@@ -79,11 +100,11 @@ pub(super) struct PacFile {
     cluster: Cluster,
     settings: PacSettings,
     socks: Arc<OnceLock<SocketAddr>>,
-    known: Mutex<Option<Known>>,
+    written: Mutex<Option<Written>>,
 }
 
-struct Known {
-    survey: Option<Survey>,
+struct Written {
+    survey: Survey,
     endings: Vec<String>,
     until: Instant,
 }
@@ -98,7 +119,7 @@ impl PacFile {
             cluster,
             settings,
             socks,
-            known: Mutex::default(),
+            written: Mutex::default(),
         }
     }
 
@@ -112,16 +133,17 @@ impl PacFile {
 
     /// For a client that knows the proxy as `host`, an address or `localhost`, with its port.
     async fn text(&self, host: Option<String>) -> String {
-        let mut known = self.known.lock().await;
-        let fresh = known.take().filter(|known| Instant::now() < known.until);
+        let mut written_before = self.written.lock().await;
+        let fresh = written_before.take();
+        let fresh = fresh.filter(|written| Instant::now() < written.until);
         let fresh = match fresh {
             Some(fresh) => fresh,
             None => {
-                let (survey, endings) = learn(&self.cluster).await;
-                Known {
+                let ((survey, kept), endings) = learn(&self.cluster).await;
+                Written {
                     survey,
                     endings,
-                    until: Instant::now() + KEPT,
+                    until: Instant::now() + kept,
                 }
             }
         };
@@ -136,7 +158,7 @@ impl PacFile {
             host,
             socks,
         );
-        *known = Some(fresh);
+        *written_before = Some(fresh);
         text(&facts)
     }
 }

@@ -143,6 +143,7 @@ impl Policy {
                 .iter()
                 .map(|name| name.0.0.clone())
                 .collect(),
+            unseen_is_outside: self.outside == Outside::Direct,
             ..ClusterSettings::default()
         };
         if let Some(dns) = &self.cluster_dns {

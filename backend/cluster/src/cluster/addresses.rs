@@ -76,7 +76,8 @@ impl Shared {
         }
         // Either may be what is missing: we cannot know whose the address is.
         let hidden: Vec<_> = service.hidden.into_iter().chain(pods.hidden).collect();
-        if let Some(call) = hidden.last() {
+        let passed_over = self.settings.unseen_is_outside && is_public(ip);
+        if let Some(call) = hidden.last().filter(|_| !passed_over) {
             let namespace = &self.settings.namespace;
             let missing: Vec<_> = hidden.iter().map(ToString::to_string).collect();
             return Err(LookupError::Forbidden {
@@ -220,6 +221,19 @@ fn at(ip: IpAddr, port: Asked, found: Vec<Endpoint>) -> Answer {
         _ => format!("the pods at {ip}{port}"),
     };
     Answer::Pods(Candidates::new(asked, found))
+}
+
+/// Whether an address can be a host's on the internet, and is no Pod's or Service's as a rule.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            // RFC 6598, which clusters use too.
+            let shared = a == 100 && (64..128).contains(&b);
+            !ip.is_private() && !shared
+        }
+        IpAddr::V6(ip) => !ip.is_unique_local(),
+    }
 }
 
 /// Addresses that mean this host, or nobody in particular.

@@ -265,7 +265,9 @@ impl Shared {
                 self.question(name, &domain, alias, otherwise, only_dns)
             }
             Unknown::LastLabel(last) => {
-                if let Some(Hidden { what, why }) = nothing.hidden {
+                let settings = &self.settings;
+                let passed_over = settings.unseen_is_outside && last != settings.namespace;
+                if let Some(Hidden { what, why }) = nothing.hidden.filter(|_| !passed_over) {
                     return Err(LookupError::Forbidden {
                         sentence: format!(
                             "{name}{pointed} is {what}, or a host outside the cluster, and we may not look which: {why}"
@@ -277,7 +279,7 @@ impl Shared {
                 let may_be = meant.iter().any(|r| r.namespace() == last);
                 let exists = match self.has_namespace(last, trust).await {
                     Ok(exists) => exists,
-                    Err(why) if is_forbidden(&why) && may_be => {
+                    Err(why) if is_forbidden(&why) && may_be && !passed_over => {
                         return Err(LookupError::Forbidden {
                             sentence: format!(
                                 "{name}{pointed} is of the namespace {last}, or a host outside the cluster, and we may not look which: {why}"

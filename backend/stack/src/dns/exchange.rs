@@ -14,6 +14,9 @@ use super::message::{self, Answered, DnsError};
 /// How long the server may take for all of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long the answer for one family waits for the other's (RFC 8305 section 3 has a "resolution delay" of the kind).
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
+
 /// Something a DNS server can be asked over one stream.
 pub(crate) trait Question: Display + Sync {
     type Answer: Send;
@@ -94,19 +97,25 @@ where
     }
     write(stream, [&v4, &v6]).await?;
     let first = read(stream).await?;
-    let (a, b) = match v4.read(&first) {
-        Ok(None) => {
-            let b = v6.read(&first);
-            let second = read(stream).await?;
-            (v4.read(&second), b)
-        }
-        a => {
-            let second = read(stream).await?;
-            (a, v6.read(&second))
-        }
+    let (first, other) = match v4.read(&first) {
+        Ok(None) => (v6.read(&first), &v4),
+        a => (a, &v6),
     };
     let ours = |answer: Result<Option<Answered>, DnsError>| answer?.ok_or(DnsError::NotOurs);
-    merge(ours(a), ours(b))
+    let first = ours(first);
+    let second = async { ours(other.read(&read(stream).await?)) };
+    let second = match &first {
+        Ok(answered) if !answered.addresses.is_empty() => {
+            let second = timeout(OTHER_FAMILY, second).await;
+            second.unwrap_or(Err(DnsError::TimedOut(OTHER_FAMILY)))
+        }
+        _ => second.await,
+    };
+    let v4_first = other.id == v6.id;
+    match v4_first {
+        true => merge(first, second),
+        false => merge(second, first),
+    }
 }
 
 /// One message, which cannot be longer than its two bytes of length say.
@@ -220,7 +229,7 @@ mod tests {
             Err(DnsError::Failed(ResponseCode::Refused))
         ));
         let broken = served(async |mut stream, a, _| {
-            reply(&mut stream, &answer(&a, &["10.0.0.1"], 30)).await;
+            reply(&mut stream, &answer(&a, &[], 30)).await;
         });
         assert!(matches!(broken.await, Err(DnsError::Broken(_))));
         let twice = served(async |mut stream, a, _| {
@@ -236,6 +245,24 @@ mod tests {
             let _ = stream.write_all(&[0, 0, 0, 0]).await;
         });
         assert!(matches!(empty.await, Err(DnsError::Malformed(_))));
+    }
+
+    /// A server that closes after the first answer, or never gives the second.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_not_thrown_away_for_the_other_family() {
+        for swapped in [false, true] {
+            for closes in [false, true] {
+                let answered = served(async |mut stream, a, aaaa| {
+                    let (question, ip) = if swapped { (aaaa, "fd00::1") } else { (a, "10.0.0.1") };
+                    reply(&mut stream, &answer(&question, &[ip], 30)).await;
+                    if !closes {
+                        tokio::time::sleep(PATIENCE).await;
+                    }
+                });
+                let wanted = if swapped { "fd00::1" } else { "10.0.0.1" };
+                assert_eq!(ips(answered.await.unwrap()), [wanted]);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

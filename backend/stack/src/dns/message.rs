@@ -52,6 +52,17 @@ pub(crate) enum DnsError {
     TimedOut(Duration),
 }
 
+impl DnsError {
+    /// Whether another replica of the server may do better.
+    pub(crate) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::TimedOut(_) => true,
+            Self::Failed(code) => *code == ResponseCode::ServFail,
+            Self::Question(_) | Self::Malformed(_) | Self::NotOurs | Self::Truncated => false,
+        }
+    }
+}
+
 /// What one answer comes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answered {

@@ -108,6 +108,7 @@ mod tests {
         assert_eq!(default.cluster.namespace, "shop");
         let direct = stack(&["--outside=direct", "--wait-ready=1m 30s"]).unwrap();
         assert_eq!(direct.outside, Outside::Direct);
+        assert!(direct.cluster.unseen_is_outside && !default.cluster.unseen_is_outside);
         assert_eq!(direct.settings.wait_ready, Duration::from_secs(90));
     }
 

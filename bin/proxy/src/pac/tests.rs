@@ -10,8 +10,11 @@ fn facts() -> Facts {
         socks: Some("127.0.0.1:1080".into()),
         endings: vec!["cluster.local".into(), "corp.test".into()],
         namespace: "dev".into(),
-        services: Ok(vec!["web".into(), "db".into()]),
-        service_ranges: Ok(vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()]),
+        services: Known::Listed(vec!["web".into(), "db".into()], None),
+        service_ranges: Known::Listed(
+            vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()],
+            None,
+        ),
         ranges: vec!["10.244.0.0/16".parse().unwrap()],
         upstream: None,
     }
@@ -100,8 +103,8 @@ fn the_truth_table() {
 #[test]
 fn what_could_not_be_learned_is_a_comment() {
     let unknown = Facts {
-        services: Err("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
-        service_ranges: Err("cannot list servicecidrs".into()),
+        services: Known::Not("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
+        service_ranges: Known::Not("cannot list servicecidrs".into()),
         ranges: Vec::new(),
         ..facts()
     };
@@ -120,6 +123,25 @@ fn what_could_not_be_learned_is_a_comment() {
     assert_eq!(ways, [CLUSTER, CLUSTER, "DIRECT", "DIRECT", CLUSTER]);
     assert!(run(&facts(), &["web"]).iter().all(|way| way == CLUSTER));
     assert!(!text(&facts()).contains("Not known"));
+}
+
+/// An outage forgets nothing, and says so.
+#[test]
+fn what_was_last_seen_stands() {
+    let old = |known: Known| match known {
+        Known::Listed(found, _) => Known::Listed(found, Some("the API server is away".into())),
+        Known::Not(_) => unreachable!(),
+    };
+    let away = Facts {
+        services: old(facts().services),
+        service_ranges: old(facts().service_ranges),
+        ..facts()
+    };
+    let hosts = ["web", "10.96.0.1", "nosuch", "192.0.2.1"];
+    assert_eq!(run(&away, &hosts), run(&facts(), &hosts));
+    let comments = text(&away);
+    let seen = comments.matches("those last seen (the API server is away)");
+    assert_eq!(seen.count(), 2);
 }
 
 #[test]
@@ -148,7 +170,7 @@ fn the_ways_there_are() {
 fn names_are_quoted() {
     let odd = "x\"; throw 1; //\u{2028}</script>";
     let facts = Facts {
-        services: Ok(vec![odd.into()]),
+        services: Known::Listed(vec![odd.into()], None),
         ..facts()
     };
     assert_eq!(run(&facts, &["example.com", odd]), ["DIRECT", CLUSTER]);
@@ -168,11 +190,10 @@ fn ranges() {
         assert!(bad.parse::<Range>().is_err(), "{bad}");
     }
     let all = Facts {
-        service_ranges: Ok(vec![
-            "0.0.0.0/0".into(),
-            "10.0.0.1/32".into(),
-            "no range".into(),
-        ]),
+        service_ranges: Known::Listed(
+            vec!["0.0.0.0/0".into(), "10.0.0.1/32".into(), "no range".into()],
+            None,
+        ),
         ..facts()
     };
     assert_eq!(

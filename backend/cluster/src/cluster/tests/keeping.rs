@@ -546,6 +546,34 @@ status: {phase: Running, podIP: 10.1.1.1, podIPs: [{ip: 10.1.1.1}]}
     assert_eq!(samples.count(), 1);
 }
 
+/// The list of all Pods takes longer than any caller waits; each begins where the last gave up.
+#[tokio::test(start_paused = true)]
+async fn a_list_of_all_pods_outlives_the_callers_that_wait_for_it() {
+    let api = Api::default();
+    let cluster = cluster(&api);
+    for i in 0..1200 {
+        api.apply(&format!(
+            "
+kind: Pod
+metadata: {{name: pod-{i}}}
+spec: {{containers: []}}
+status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}, {{ip: 'fd00:1::{i}'}}]}}
+"
+        ));
+    }
+    api.answer_slowly("list pods", Duration::from_secs(15));
+    let caller = || tokio::time::timeout(Duration::from_secs(30), ask(&cluster, "[fd00:1::1199]:80"));
+    assert!(caller().await.is_err());
+    let _ = caller().await;
+    assert_eq!(said(caller().await.unwrap()), "default/pod-1199:80");
+    // An address that is in none of the Pods' networks costs no such list.
+    questions(&api);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(said(ask(&cluster, "[2001:db8::1]:80").await), "outside: 2001:db8::1");
+    let asked = questions(&api);
+    assert_eq!(asked.iter().filter(|call| *call == "list pods").count(), 1, "the sample");
+}
+
 /// Pods that have no address yet, and those with a node's, say nothing of what others have.
 #[tokio::test(start_paused = true)]
 async fn second_addresses_behind_pods_that_have_none_to_tell() {
