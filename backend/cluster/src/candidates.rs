@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::pending;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use kubevpn_target::{Host, Name};
 use tokio::sync::watch;
@@ -64,6 +65,8 @@ pub struct Candidates {
     pub behind: Option<u16>,
     /// [`Candidates::map_port`] was called.
     is_mapped: bool,
+    /// How long the Service keeps a client to one Pod (`sessionAffinity: ClientIP`), counted from its last connection.
+    pub affinity: Option<Duration>,
     /// Why there is neither, or why some are not ready, where more is known than that.
     pub(crate) because: Option<String>,
     /// The Service publishes its Pods whether they are ready or not.
@@ -153,6 +156,7 @@ impl Candidates {
             service: None,
             behind: None,
             is_mapped: false,
+            affinity: None,
             because: None,
             publishes_unready: false,
             source: None,

@@ -218,6 +218,7 @@ impl Shared {
         let mut candidates = self.candidates(asked, found, trust).await?;
         candidates.service = Some(full_name);
         candidates.behind = behind;
+        candidates.affinity = index::affinity(service);
         candidates.publishes_unready = index::publishes_unready(service);
         if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
             candidates.because = Some(none);

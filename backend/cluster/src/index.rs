@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, EndpointAddress, EndpointSubset, Endpoints};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
@@ -273,6 +274,18 @@ pub(crate) fn publishes_unready(service: &Service) -> bool {
     let spec = service.spec.as_ref();
     spec.and_then(|s| s.publish_not_ready_addresses)
         .unwrap_or(false)
+}
+
+/// How long a Service keeps a client to one Pod. Only kube-proxy does that, so a headless Service does not.
+pub(crate) fn affinity(service: &Service) -> Option<Duration> {
+    /// The default of the API (`ClientIPConfig.timeoutSeconds`): three hours.
+    const DEFAULT: i32 = 10800;
+    let spec = service.spec.as_ref()?;
+    let kept = spec.session_affinity.as_deref() == Some("ClientIP") && kind(service) == Kind::Mapped;
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+    let seconds = u64::try_from(seconds.unwrap_or(DEFAULT)).ok()?;
+    kept.then(|| Duration::from_secs(seconds))
 }
 
 /// Why a Service has no endpoint to its port, for when it has none.

@@ -1,4 +1,4 @@
-//! The stack without one of its layers: nothing looks whether an endpoint is ready, so that a Pod which fails its
+//! The stack with one of its layers set otherwise: nothing looks whether an endpoint is ready, so that a Pod which fails its
 //! readiness probe can be reached by its Service's name and be asked what is wrong.
 //!
 //! ```text
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use kubevpn_client::{ApiServer, Env, KubeconfigArgs, Options, build, load};
 use kubevpn_stack::{
-    Cluster, ClusterSettings, DeadlineLayer, Egress, FailoverLayer, Forwarder, ForwarderConfig,
+    Cluster, ClusterSettings, DeadlineLayer, DispatchLayer, Egress, Forwarder, ForwarderConfig,
     FromHost, Outside, ResolveLayer,
 };
 use kubevpn_target::{Connect as _, Origin, Target};
@@ -33,8 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let connect = ServiceBuilder::new()
         .layer(DeadlineLayer::new(Duration::from_secs(30)))
         .layer(ResolveLayer::new(cluster, egress))
-        // No OnlyReady here: the candidates come as they were found.
-        .layer(FailoverLayer::new(Duration::from_secs(10)))
+        .layer(DispatchLayer::new(Duration::from_secs(10)).also_unready())
         .service(Forwarder::new(client, ForwarderConfig::default()));
 
     let stream = connect.connect(target).await?;

@@ -3,8 +3,8 @@
 //! It holds no protocol: names are the business of `kubevpn-cluster`, streams of `kubevpn-portforward`.
 //!
 //! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
-//! [`Candidates`]) → [`OnlyReady`] → [`Failover`] (candidates to
-//! [`PodPort`](kubevpn_portforward::PodPort), the least used first) → the [`Forwarder`]. What no Pod serves leaves at
+//! [`Candidates`]) → [`Dispatch`] (candidates to [`PodPort`](kubevpn_portforward::PodPort): the ready ones, the least used
+//! first, the next when a dial fails) → the [`Forwarder`]. What no Pod serves leaves at
 //! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
 //! all. Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).
 //!
@@ -30,20 +30,19 @@
 //!
 //! The same view answers a DNS client: [`Resolve::answer`].
 //!
-//! Readiness follows tower's second legal form: every layer is ready at once and waits for the one below inside its
-//! call, on a clone of its own.
+//! Every layer is always ready (`poll_ready`): a call drives a clone of the service below with `oneshot`.
+
+#![warn(missing_docs)]
 
 mod deadline;
 mod dns;
+mod dispatch;
 mod egress;
 mod either;
-mod failover;
 #[doc(hidden)]
 pub mod fuzzing;
 mod held;
 mod host;
-mod pick;
-mod ready;
 mod resolve;
 mod stack;
 
@@ -53,12 +52,10 @@ pub use kubevpn_cluster::{
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
 pub use self::deadline::{Deadline, DeadlineLayer};
+pub use self::dispatch::{Blame, DialError, Dispatch, DispatchLayer, Lease};
 pub use self::egress::{Egress, Elsewhere, Outside};
 pub use self::either::Either;
-pub use self::failover::{Failover, FailoverLayer};
 pub use self::held::Held;
 pub use self::host::{FromHost, Outbound, OwnListeners};
-pub use self::pick::{Balance, Slot};
-pub use self::ready::{OnlyReady, OnlyReadyLayer};
 pub use self::resolve::{Resolve, ResolveLayer, Resolved};
 pub use self::stack::{Settings, Stack, stack};

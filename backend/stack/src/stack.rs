@@ -6,17 +6,14 @@ use kubevpn_cluster::Cluster;
 use kubevpn_portforward::Forwarder;
 use tower::ServiceBuilder;
 
-use crate::{
-    Deadline, DeadlineLayer, Failover, FailoverLayer, OnlyReady, OnlyReadyLayer, Resolve,
-    ResolveLayer,
-};
+use crate::{Deadline, DeadlineLayer, Dispatch, DispatchLayer, Resolve, ResolveLayer};
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// From the request to the open stream.
     pub dial_timeout: Duration,
-    /// One attempt, while there are other endpoints to try.
+    /// One attempt, while there are other endpoints to try: 10 s, and 1 s where another is known to answer at once.
     pub attempt_timeout: Duration,
     /// How long a connection may be held while a Service has no ready endpoint, beside the rest; zero for not
     /// at all.
@@ -35,7 +32,7 @@ impl Default for Settings {
 
 /// The default chain. Each of its layers is public and works alone: compose your own to leave one out or put one
 /// of yours between.
-pub type Stack<E> = Deadline<Resolve<OnlyReady<Failover<Forwarder>>, E>>;
+pub type Stack<E> = Deadline<Resolve<Dispatch<Forwarder>, E>>;
 
 /// Builds the default chain. Clones share the cluster's view, the load balance and the sessions.
 ///
@@ -53,9 +50,8 @@ pub fn stack<E: Clone>(
         ))
         // Names before anything else: all below speaks of Pods, and the rest leaves here.
         .layer(ResolveLayer::new(cluster, elsewhere))
-        // Before picking: what is not ready is not worth an attempt, and may be worth waiting for.
-        .layer(OnlyReadyLayer::waiting(settings.wait_ready))
-        // Innermost: a failed dial takes the next of the endpoints that are left.
-        .layer(FailoverLayer::new(settings.attempt_timeout))
+        // Innermost, and one layer: which endpoint is dialled, and what a failed dial means, follows from what there is
+        // and from what was tried.
+        .layer(DispatchLayer::new(settings.attempt_timeout).waiting(settings.wait_ready))
         .service(forwarder)
 }

@@ -346,3 +346,18 @@ fn why_a_pod_is_not_ready() {
     ));
     assert_eq!(long.unwrap().chars().count(), 201);
 }
+
+#[test]
+fn how_long_a_client_keeps_to_a_pod() {
+    let affinity = |spec: &str| {
+        let service = format!("{{metadata: {{name: web}}, spec: {{{spec}}}}}");
+        affinity(&serde_yaml_ng::from_str(&service).unwrap()).map(|d| d.as_secs())
+    };
+    assert_eq!(affinity("clusterIP: 10.0.0.1"), None);
+    assert_eq!(affinity("clusterIP: 10.0.0.1, sessionAffinity: None"), None);
+    assert_eq!(affinity("clusterIP: 10.0.0.1, sessionAffinity: ClientIP"), Some(10800));
+    assert_eq!(affinity("clusterIP: None, sessionAffinity: ClientIP"), None);
+    let config = "sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}";
+    let kept = format!("clusterIP: 10.0.0.1, sessionAffinity: ClientIP, {config}");
+    assert_eq!(affinity(&kept), Some(60));
+}

@@ -7,9 +7,9 @@ use std::time::Duration;
 use kubevpn_portforward::{ForwardError, PodPort};
 use kubevpn_sim::{Answer, Match, Sim};
 use kubevpn_stack::{
-    Cluster, ClusterSettings, FailoverLayer, OnlyReadyLayer, ResolveLayer, Settings, stack,
+    Cluster, ClusterSettings, DispatchLayer, ResolveLayer, Settings, stack,
 };
-use kubevpn_target::{BoxError, Connect, Refusal, Stream};
+use kubevpn_target::{Connect, Refusal, Stream};
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 use tower::{ServiceBuilder, service_fn};
@@ -133,7 +133,7 @@ async fn dialled(
             async move {
                 if first {
                     meanwhile(&sim);
-                    return Err::<DuplexStream, BoxError>(failed(to).into());
+                    return Err::<DuplexStream, _>(failed(to));
                 }
                 Ok(tokio::io::duplex(1).0)
             }
@@ -141,8 +141,7 @@ async fn dialled(
     };
     let connect = ServiceBuilder::new()
         .layer(ResolveLayer::new(cluster, deny(sim)))
-        .layer(OnlyReadyLayer::default())
-        .layer(FailoverLayer::new(Duration::from_secs(10)))
+        .layer(DispatchLayer::new(Duration::from_secs(10)))
         .service(leaf);
     let begun = Instant::now();
     let done = connect.connect(target("reviews:80")).await;
@@ -159,6 +158,11 @@ fn gone(to: PodPort) -> ForwardError {
 fn refused(to: PodPort) -> ForwardError {
     let (to, said) = (to.to_string(), "connection refused".into());
     ForwardError::Refused { to, said }
+}
+
+fn full(to: PodPort) -> ForwardError {
+    let (what, of) = (to.to_string(), "connections");
+    ForwardError::Overloaded { what, limit: 1, of }
 }
 
 fn answers_about_pods(sim: &Sim) -> usize {
@@ -202,6 +206,16 @@ async fn a_port_that_nobody_listens_on_is_refused_at_once() {
         );
         assert_eq!(answers_about_pods(&sim), asked);
     }
+}
+
+/// This program is at its own limit: the API server is asked for no Pod, and the client does not wait.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_ones_own_is_refused_at_once() {
+    let sim = Arc::new(sim().await);
+    let cluster = cluster_in_memory(&sim);
+    let came = dialled(&sim, cluster, full, |_| {}).await;
+    assert_eq!((came.done, came.took), (Err(Refusal::Overloaded), Duration::ZERO));
+    assert_eq!(answers_about_pods(&sim), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,212 @@
+//! Which of several Pods gets the next connection: how many each has, and how its last dials went.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kubevpn_cluster::{Endpoint, PodRef};
+use tokio::time::Instant;
+
+/// How long a Pod whose dial failed gets no connection while there are others: doubling with each failure in a row.
+const FIRST_BACK_OFF: Duration = Duration::from_secs(5);
+const LAST_BACK_OFF: Duration = Duration::from_secs(60);
+
+/// A Pod that accepted a connection this recently accepts the next at once, as a rule.
+const WARM: Duration = Duration::from_secs(60);
+
+/// A dial that is dropped after this long counts as failed.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+
+/// Pods without an open stream, and Services with an affinity, are forgotten beyond this many.
+const REMEMBERED: usize = 4096;
+
+/// The endpoints' health, shared by all clones.
+///
+/// The next connection goes to the healthy Pod with the fewest open streams, so that replicas are used evenly even when
+/// connections live unevenly long; among equals to the one that was used longest ago. A Pod whose dial failed is not
+/// healthy until its back-off is over; then one connection at a time is its probe.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    pods: HashMap<PodRef, Pod>,
+    picks: u64,
+    /// By what was asked for: the Pod that serves it, and when it last did.
+    sticky: HashMap<String, (PodRef, Instant)>,
+}
+
+#[derive(Debug, Default)]
+struct Pod {
+    /// Streams and dials.
+    open: usize,
+    streams: usize,
+    last_pick: u64,
+    served: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+    retry: Option<Instant>,
+    probed: bool,
+}
+
+impl Pod {
+    /// Whether it is given connections while others are there too.
+    fn is_up(&self, now: Instant) -> bool {
+        self.failures == 0 || (!self.probed && self.retry.is_none_or(|at| at <= now))
+    }
+
+    fn is_warm(&self, now: Instant) -> bool {
+        let lately = |at| now.saturating_duration_since(at) < WARM;
+        self.failures == 0 && (self.streams > 0 || self.served.is_some_and(lately))
+    }
+
+    fn failed(&mut self, now: Instant) {
+        let back_off = FIRST_BACK_OFF.saturating_mul(1 << self.failures.min(8));
+        self.retry = Some(now + back_off.min(LAST_BACK_OFF));
+        self.failures = self.failures.saturating_add(1);
+    }
+}
+
+impl Health {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the best endpoint out of `left`, and counts a dial on its Pod until the lease is dropped. With `warm` those
+    /// that are warm come first.
+    pub(super) fn take(&self, left: &mut Vec<Endpoint>, warm: bool) -> Option<(Endpoint, Lease)> {
+        let mut known = self.lock();
+        let now = Instant::now();
+        let rank = |endpoint: &Endpoint| match known.pods.get(&endpoint.pod) {
+            None => (false, warm, 0, 0),
+            Some(pod) => (!pod.is_up(now), warm && !pod.is_warm(now), pod.open, pod.last_pick),
+        };
+        let best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
+        let endpoint = left.swap_remove(best);
+        known.picks += 1;
+        let pick = known.picks;
+        if known.pods.len() >= REMEMBERED {
+            known.pods.retain(|_, pod| pod.open > 0);
+        }
+        let pod = known.pods.entry(endpoint.pod.clone()).or_default();
+        pod.open += 1;
+        pod.last_pick = pick;
+        let probe = pod.failures > 0;
+        pod.probed |= probe;
+        let lease = Lease {
+            health: self.clone(),
+            pod: endpoint.pod.clone(),
+            phase: Phase::Dial { since: now, probe },
+        };
+        Some((endpoint, lease))
+    }
+
+    /// Takes the endpoint that served the same before, if that was less than `lasts` ago and nothing failed there since.
+    pub(super) fn take_again(
+        &self,
+        asked: &str,
+        lasts: Duration,
+        left: &mut Vec<Endpoint>,
+    ) -> Option<(Endpoint, Lease)> {
+        let known = self.lock();
+        let (pod, at) = known.sticky.get(asked)?;
+        let failing = known.pods.get(pod).is_some_and(|pod| pod.failures > 0);
+        if failing || at.elapsed() >= lasts {
+            return None;
+        }
+        let at = left.iter().position(|e| e.pod == *pod)?;
+        drop(known);
+        let mut only = vec![left.swap_remove(at)];
+        self.take(&mut only, false)
+    }
+
+    /// Notes which Pod served it.
+    pub(super) fn stick(&self, asked: &str, pod: &PodRef) {
+        let mut known = self.lock();
+        if known.sticky.len() >= REMEMBERED {
+            let oldest = known.sticky.iter().min_by_key(|(_, (_, at))| *at);
+            let oldest = oldest.map(|(asked, _)| asked.clone());
+            oldest.and_then(|asked| known.sticky.remove(&asked));
+        }
+        known.sticky.insert(asked.to_owned(), (pod.clone(), Instant::now()));
+    }
+
+    /// Whether one of the endpoints would answer at once, as a rule.
+    pub(super) fn any_warm(&self, endpoints: &[Endpoint]) -> bool {
+        let known = self.lock();
+        let now = Instant::now();
+        let warm = |e: &Endpoint| known.pods.get(&e.pod).is_some_and(|pod| pod.is_warm(now));
+        endpoints.iter().any(warm)
+    }
+}
+
+/// A dial or a stream that counts on a Pod until it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    health: Health,
+    pod: PodRef,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Dial { since: Instant, probe: bool },
+    Stream,
+    /// It says nothing of the Pod.
+    Over,
+}
+
+impl Lease {
+    fn end_dial(&mut self, phase: Phase, note: impl FnOnce(&mut Pod, Instant)) {
+        let Phase::Dial { probe, .. } = self.phase else {
+            return;
+        };
+        self.phase = phase;
+        if let Some(pod) = self.health.lock().pods.get_mut(&self.pod) {
+            pod.probed &= !probe;
+            note(pod, Instant::now());
+        }
+    }
+
+    /// The dial failed, and it is the Pod's fault.
+    pub(super) fn failed(mut self) {
+        self.end_dial(Phase::Over, Pod::failed);
+    }
+
+    /// The dial failed for a reason that says nothing of the Pod.
+    pub(super) fn no_fault(mut self) {
+        self.end_dial(Phase::Over, |_, _| {});
+    }
+
+    /// The dial succeeded: the lease is the stream's now.
+    pub(super) fn succeeded(&mut self) {
+        self.end_dial(Phase::Stream, |pod, now| {
+            pod.streams += 1;
+            pod.served = Some(now);
+            (pod.failures, pod.retry) = (0, None);
+        });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Phase::Dial { since, .. } = self.phase {
+            // Its deadline, or a dial beside it that was faster.
+            let slow = since.elapsed() >= SLOW;
+            self.end_dial(Phase::Over, |pod, now| {
+                if slow {
+                    pod.failed(now);
+                }
+            });
+        }
+        if let Some(pod) = self.health.lock().pods.get_mut(&self.pod) {
+            pod.open -= 1;
+            if let Phase::Stream = self.phase {
+                pod.streams -= 1;
+                pod.served = Some(Instant::now());
+            }
+        }
+    }
+}
