@@ -236,7 +236,8 @@ impl Api {
     pub(crate) fn break_watches(&self) {
         for watch in self.state().watches.drain(..) {
             let reset = io::ErrorKind::ConnectionReset.into();
-            watch.events.try_send(Err(reset)).unwrap();
+            // One that its client has closed is over.
+            let _ = watch.events.try_send(Err(reset));
         }
     }
 
@@ -374,7 +375,7 @@ impl State {
     }
 
     fn watch(&mut self, ask: Ask, api: &Api) -> Reply {
-        if ask.version < self.kept_from {
+        if (1..self.kept_from).contains(&ask.version) {
             let gone = status_body(410, "Expired", "too old resource version");
             return match self.gone_as_event {
                 true => reply(200, &json!({"type": "ERROR", "object": gone})),
@@ -382,7 +383,16 @@ impl State {
             };
         }
         let (events, mut feed) = mpsc::channel(256);
-        for (version, key, before, after) in &self.history {
+        if ask.version == 0 {
+            // It begins with what is there.
+            let there = self.objects.iter();
+            let there = there.filter_map(|(key, object)| event(&ask, key, None, Some(object)));
+            for event in there.take(64) {
+                events.try_send(Ok(event)).unwrap();
+            }
+        }
+        let missed = self.history.iter().filter(|_| ask.version > 0);
+        for (version, key, before, after) in missed {
             if *version > ask.version
                 && let Some(event) = event(&ask, key, before.as_ref(), after.as_ref())
             {

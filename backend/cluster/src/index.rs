@@ -281,7 +281,8 @@ pub(crate) fn affinity(service: &Service) -> Option<Duration> {
     /// The default of the API (`ClientIPConfig.timeoutSeconds`): three hours.
     const DEFAULT: i32 = 10800;
     let spec = service.spec.as_ref()?;
-    let kept = spec.session_affinity.as_deref() == Some("ClientIP") && kind(service) == Kind::Mapped;
+    let kept =
+        spec.session_affinity.as_deref() == Some("ClientIP") && kind(service) == Kind::Mapped;
     let config = spec.session_affinity_config.as_ref();
     let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
     let seconds = u64::try_from(seconds.unwrap_or(DEFAULT)).ok()?;

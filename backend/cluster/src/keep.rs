@@ -13,6 +13,7 @@
 mod entry;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -53,6 +54,54 @@ pub(crate) struct Env {
     pub(crate) watches: Arc<Semaphore>,
     /// An entry that nobody used for this long is no longer watched.
     pub(crate) idle: Duration,
+    /// Whether the way to the API server passes the events of watches on.
+    pub(crate) path: Path,
+}
+
+/// What watches have shown of the way to the API server since one last broke: whether it passes their events on, which
+/// is true of all or of none.
+#[derive(Default)]
+pub(crate) struct Path {
+    /// How many watches broke, and how many had when one was opened that something came over.
+    broke: AtomicU64,
+    passed: AtomicU64,
+    /// A watch is open to find out.
+    asking: AtomicBool,
+}
+
+impl Path {
+    pub(crate) fn breaks(&self) -> u64 {
+        self.broke.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn broke(&self) {
+        self.broke.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Something came over a watch that was opened after so many had broken.
+    pub(crate) fn passed(&self, breaks: u64) {
+        self.passed.fetch_max(breaks + 1, Ordering::AcqRel);
+    }
+
+    /// Whether something came over any watch that was opened since the last one broke.
+    pub(crate) fn passes(&self) -> bool {
+        self.passed.load(Ordering::Acquire) > self.breaks()
+    }
+
+    /// Has one caller at a time find out.
+    pub(crate) fn ask(&self) -> Option<PathAsked<'_>> {
+        let asking = self.asking.swap(true, Ordering::AcqRel);
+        (!asking).then_some(PathAsked(self))
+    }
+}
+
+/// Somebody finds out.
+pub(crate) struct PathAsked<'a>(&'a Path);
+
+impl Drop for PathAsked<'_> {
+    fn drop(&mut self) {
+        self.0.asking.store(false, Ordering::Release);
+    }
 }
 
 /// The objects of a selection at one moment.

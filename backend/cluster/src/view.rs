@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::PodRef;
 use crate::fetch::{Failure, Select, Server, get, is_forbidden};
 use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses};
-use crate::keep::{Env, Objects, RIGHTS, Shelf, lock};
+use crate::keep::{Env, Objects, Path, RIGHTS, Shelf, lock};
 use crate::trust::Trust;
 
 use self::second::Searches;
@@ -76,6 +76,7 @@ impl View {
             changes: watch::Sender::new(0),
             watches: Arc::new(Semaphore::new(WATCHES)),
             idle: idle.min(LONGEST_IDLE),
+            path: Path::default(),
         });
         Self {
             services: Shelf::new(env.clone()),

@@ -4,11 +4,12 @@
 //! watch that breaks goes on where it was; when the server no longer has that version (410 Gone) there is a new
 //! list. While the server is away, and until a new list is complete, the last good answer stands.
 //!
-//! What a watch says is believed without an expiry only while it is connected and *proven*: something came over it, an
-//! event or one of the bookmarks that an API server sends about once a minute. Until then, as a proxy on the way may
-//! answer with a head and hold back the rest, the entry expires after [`UNPROVEN`] and is read again when it is asked
-//! for; a watch that was told nothing of what the list shows is given up for [`RIGHTS`]. A watch that breaks and is not
-//! back within [`GRACE`] is given up for the back-off of its entry. So is one that never gets a head.
+//! What a watch says is believed without an expiry only while it is connected and *proven*, as a proxy on the way may
+//! answer with a head and hold back the rest: something came over it, an event or one of the bookmarks that an API server
+//! sends about once a minute, or over another watch since one last broke. Where nothing did, one watch at a time is opened
+//! beside, without a version, over which objects come at once. Else the entry expires after [`UNPROVEN`] and is read again
+//! when it is asked for; a watch that does not tell what the list shows is given up for [`RIGHTS`]. A watch that breaks and
+//! is not back within [`GRACE`] is given up for the back-off of its entry. So is one that never gets a head.
 //!
 //! Source: Kubernetes API concepts, "Efficient detection of changes" and "Watch bookmarks".
 
@@ -24,7 +25,7 @@ use kube::api::{WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::fetch::{Failure, Kind, is_forbidden, list};
-use crate::keep::{ABSENT, Entry, Loading, Objects, RIGHTS, TRUSTED};
+use crate::keep::{ABSENT, Entry, Loading, Objects, Path, RIGHTS, TRUSTED};
 
 /// Between attempts to have a watch back: doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -98,6 +99,7 @@ pub(crate) async fn keep<K: Kind>(loading: &Loading<K>) -> Result<(), Ended> {
         fresh: listed_at,
         proven: false,
         heard: false,
+        breaks: 0,
         allowed: false,
     };
     let mut following = pin!(follower.follow());
@@ -146,6 +148,8 @@ struct Follower<'a, K: Kind> {
     proven: bool,
     /// And over this one.
     heard: bool,
+    /// How many watches had broken when it was opened.
+    breaks: u64,
     /// There was a watch once.
     allowed: bool,
 }
@@ -159,6 +163,7 @@ impl<K: Kind> Follower<'_, K> {
         let mut down = Instant::now();
         loop {
             self.heard = false;
+            self.breaks = self.path().breaks();
             let mut lived = Duration::ZERO;
             let broken = match timeout_at(down + GRACE, self.open()).await {
                 Ok(Ok(events)) => {
@@ -177,7 +182,12 @@ impl<K: Kind> Follower<'_, K> {
             if worked && self.proven {
                 self.fresh = Instant::now();
             }
-            self.proven &= matches!(broken, Broken::Over) && lived >= LASTED;
+            let orderly = matches!(broken, Broken::Over) && lived >= LASTED;
+            self.proven &= orderly;
+            // Other answers say nothing of the way they came.
+            if !orderly && matches!(broken, Broken::Over | Broken::Failed(_) | Broken::Silent) {
+                self.path().broke();
+            }
             if worked {
                 down = Instant::now();
                 pause = FIRST_PAUSE;
@@ -245,7 +255,6 @@ impl<K: Kind> Follower<'_, K> {
     async fn open(
         &mut self,
     ) -> Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>, Broken> {
-        let Loading { env, entry, .. } = self.loading;
         let version = match &self.version {
             Some(version) => version.clone(),
             None => match listed(self.loading).await {
@@ -259,17 +268,25 @@ impl<K: Kind> Follower<'_, K> {
                 Err(failure) => return Err(Broken::Failed(failure.to_string())),
             },
         };
-        let select = &entry.select;
+        let events = self.watch_from(&version).await.map_err(broken)?;
+        self.allowed = true;
+        Ok(events)
+    }
+
+    /// A watch from a version on; an empty one begins with the objects that are there.
+    async fn watch_from(
+        &self,
+        version: &str,
+    ) -> kube::Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>> {
+        let select = &self.loading.entry.select;
         let params = WatchParams {
             field_selector: select.fields(),
             label_selector: select.labels(),
             timeout: Some(LASTS),
             ..WatchParams::default()
         };
-        let api = K::api(env.server.client.clone(), select.namespace());
-        let events = api.watch(&params, &version).await.map_err(broken)?;
-        self.allowed = true;
-        Ok(events)
+        let api = K::api(self.loading.env.server.client.clone(), select.namespace());
+        api.watch(&params, version).await
     }
 
     /// What a list said.
@@ -299,6 +316,10 @@ impl<K: Kind> Follower<'_, K> {
         let entry = &self.loading.entry;
         let begun = Instant::now();
         let mut heard = begun;
+        if !self.proven {
+            self.believed_until((self.fresh + UNPROVEN).min(begun + GRACE));
+            self.proven = self.path_passes().await;
+        }
         match self.proven {
             true => entry.watched(objects(&self.set)),
             false => self.believed_until(self.fresh + UNPROVEN),
@@ -316,6 +337,11 @@ impl<K: Kind> Follower<'_, K> {
                     }
                 }
                 () = entry.wanted.notified() => {
+                    if self.path().passes() {
+                        self.proven = true;
+                        entry.watched(objects(&self.set));
+                        continue;
+                    }
                     let (set, _) = match listed(self.loading).await {
                         Ok(listed) => listed,
                         Err(failure) => {
@@ -361,6 +387,36 @@ impl<K: Kind> Follower<'_, K> {
         }
     }
 
+    fn path(&self) -> &Path {
+        &self.loading.env.path
+    }
+
+    /// Whether the way passes events on, where that is known or soon found out: a watch without a version begins with the
+    /// objects that are there.
+    async fn path_passes(&self) -> bool {
+        if self.path().passes() {
+            return true;
+        }
+        if self.set.is_empty() {
+            return false;
+        }
+        let Some(_asked) = self.path().ask() else {
+            return false;
+        };
+        let breaks = self.path().breaks();
+        let first = async {
+            let events = self.watch_from("").await.ok()?;
+            pin!(events).next().await?.ok()
+        };
+        match timeout(TELLS, first).await {
+            Ok(Some(WatchEvent::Added(_) | WatchEvent::Bookmark(_))) => {
+                self.path().passed(breaks);
+                self.path().passes()
+            }
+            _ => false,
+        }
+    }
+
     /// What comes over a watch; `Some` for its end.
     fn hear(&mut self, event: Option<kube::Result<WatchEvent<K>>>) -> Option<Broken> {
         let changed = match event {
@@ -393,6 +449,7 @@ impl<K: Kind> Follower<'_, K> {
             self.proven = true;
             entry.watch_works();
         }
+        self.path().passed(self.breaks);
         None
     }
 

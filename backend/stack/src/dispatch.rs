@@ -18,7 +18,6 @@
 mod health;
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -78,9 +77,9 @@ impl DialError for ForwardError {
     fn blame(&self) -> Blame {
         match self {
             Self::PodNotFound { .. } => Blame::Gone,
-            Self::Overloaded { .. } => Blame::Limit,
-            error if error.retryable() => Blame::Endpoint,
-            _ => Blame::Shared,
+            error if !error.retryable() => Blame::Shared,
+            error if error.is_limit() => Blame::Limit,
+            _ => Blame::Endpoint,
         }
     }
 }
@@ -101,12 +100,6 @@ impl DialError for ConnectError {
             | Refusal::Overloaded
             | Refusal::Unauthenticated => Blame::Shared,
         }
-    }
-}
-
-impl DialError for Infallible {
-    fn blame(&self) -> Blame {
-        match *self {}
     }
 }
 
@@ -181,7 +174,7 @@ pub struct Dispatch<S> {
 
 impl<S> Service<Candidates> for Dispatch<S>
 where
-    S: Service<PodPort> + Clone + Send + 'static,
+    S: Service<PodPort> + Clone + Send + Sync + 'static,
     S::Response: Stream,
     S::Error: DialError,
     S::Future: Send,
@@ -220,7 +213,7 @@ struct Failed {
 
 impl<S> Call<S>
 where
-    S: Service<PodPort> + Clone + Send + 'static,
+    S: Service<PodPort> + Clone + Send + Sync + 'static,
     S::Response: Stream,
     S::Error: DialError,
     S::Future: Send,
@@ -250,7 +243,9 @@ where
             true => candidates.usable()?,
             false => candidates.endpoints.iter().collect(),
         };
-        let new = usable.into_iter().filter(|e| !self.dialled.contains(&e.pod));
+        let new = usable
+            .into_iter()
+            .filter(|e| !self.dialled.contains(&e.pod));
         Ok(new.cloned().collect())
     }
 
@@ -298,9 +293,9 @@ where
         let mut dials = FuturesUnordered::new();
         let mut last = Instant::now();
         let mut failures = Failures::default();
-        let (mut first, mut start) = (true, true);
+        let mut first = true;
         loop {
-            if start && let Some((endpoint, mut lease)) = self.next(&mut left, first) {
+            if let Some((endpoint, mut lease)) = self.next(&mut left, first) {
                 let to = pod_port(&endpoint);
                 tracing::debug!(%to, others = left.len(), "dialing");
                 self.dialled.insert(endpoint.pod.clone());
@@ -316,7 +311,7 @@ where
                     }
                 });
             }
-            (first, start) = (false, false);
+            first = false;
             let alone = match layer.health.any_warm(&left) {
                 true => BESIDE.min(layer.attempt),
                 false => layer.attempt,
@@ -345,11 +340,10 @@ where
                         if blame == Blame::Shared {
                             break;
                         }
-                        start = true;
                     }
                     None => break,
                 },
-                () = sleep_until(last + alone), if more && !dials.is_empty() => start = true,
+                () = sleep_until(last + alone), if more && !dials.is_empty() => {}
             }
         }
         Err(failures.summary(&self.candidates))
@@ -448,16 +442,26 @@ impl Failures {
                 };
             }
         };
-        if self.dials == 1 {
-            return Failed { error, blame };
+        let again = |sentence, error: ConnectError| {
+            ConnectError::new(error.refusal(), sentence).with_source(error)
+        };
+        let mut error = error;
+        if self.dials > 1 {
+            let dials = self.dials;
+            let sentence = format!(
+                "{asked}: none of {dials} endpoints could be reached, the last one: {error}"
+            );
+            error = again(sentence, error);
         }
-        let dials = self.dials;
-        let sentence =
-            format!("{asked}: none of {dials} endpoints could be reached, the last one: {error}");
-        Failed {
-            error: ConnectError::new(error.refusal(), sentence).with_source(error),
-            blame,
+        if error.refusal() == Refusal::Refused
+            && let (Some(service), Some(behind)) = (&candidates.service, candidates.behind)
+        {
+            let sentence = format!(
+                "{error}; service {service} is headless, so that the port is its pods' own, which is {behind}: ask for that"
+            );
+            error = again(sentence, error);
         }
+        Failed { error, blame }
     }
 }
 

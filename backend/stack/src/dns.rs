@@ -126,7 +126,9 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
             Err(error) => {
                 tracing::debug!("the cluster's DNS cannot be asked: {error}");
                 match error.refusal() {
-                    Refusal::TimedOut | Refusal::Unreachable | Refusal::Overloaded => Duration::ZERO,
+                    Refusal::TimedOut | Refusal::Unreachable | Refusal::Overloaded => {
+                        Duration::ZERO
+                    }
                     _ => FAILURE,
                 }
             }
@@ -178,11 +180,14 @@ impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
             Ok(known) => Some(known.as_ref().map_or(now, |k| k.until)),
             Err(_) => None,
         };
-        self.by_question.retain(|_, slot| until(slot).is_none_or(|until| now < until));
+        self.by_question
+            .retain(|_, slot| until(slot).is_none_or(|until| now < until));
         if self.by_question.len() >= NAMES {
             let slots = self.by_question.iter();
             let known = slots.filter_map(|(question, slot)| Some((until(slot)?, question)));
-            let first = known.min_by_key(|(until, _)| *until).map(|(_, q)| q.clone());
+            let first = known
+                .min_by_key(|(until, _)| *until)
+                .map(|(_, q)| q.clone());
             first.and_then(|question| self.by_question.remove(&question));
         }
     }
@@ -376,16 +381,26 @@ mod tests {
         let (dns, server) = (Memory::default(), Server::default());
         for i in 0..NAMES {
             let known = server.answer(30 + u64::from(i != 7));
-            dns.ask(&name(&format!("x{i}.test.")), async { known.await.map(|a| Answered { addresses: vec![], ..a }) })
-                .await
-                .unwrap();
-        }
-        dns.ask(&name("new.test."), async { Err(ConnectError::new(Refusal::Forbidden, "no")) })
+            dns.ask(&name(&format!("x{i}.test.")), async {
+                known.await.map(|a| Answered {
+                    addresses: vec![],
+                    ..a
+                })
+            })
             .await
-            .unwrap_err();
+            .unwrap();
+        }
+        dns.ask(&name("new.test."), async {
+            Err(ConnectError::new(Refusal::Forbidden, "no"))
+        })
+        .await
+        .unwrap_err();
         let slots = dns.slots.lock().unwrap();
         assert_eq!(slots.by_question.len(), NAMES);
-        assert!(!slots.by_question.contains_key(&name("x7.test.")), "it would have been over first");
+        assert!(
+            !slots.by_question.contains_key(&name("x7.test.")),
+            "it would have been over first"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A stream that was opened one way or the other.
 #[derive(Debug)]
 pub enum Either<A, B> {
+    /// One way.
     A(A),
+    /// The other.
     B(B),
 }
 

@@ -35,8 +35,8 @@
 #![warn(missing_docs)]
 
 mod deadline;
-mod dns;
 mod dispatch;
+mod dns;
 mod egress;
 mod either;
 #[doc(hidden)]

@@ -108,7 +108,10 @@ pub fn text(facts: &Facts) -> String {
         Known::Listed(found, failed) => {
             ranges.extend(found.iter().filter_map(|text| text.parse::<Range>().ok()));
             if let Some(why) = failed {
-                comment(&mut file, &format!("The ranges of ClusterIPs are those last seen ({why})."));
+                comment(
+                    &mut file,
+                    &format!("The ranges of ClusterIPs are those last seen ({why})."),
+                );
             }
         }
         Known::Not(why) => comment(
@@ -123,7 +126,10 @@ pub fn text(facts: &Facts) -> String {
     if let Known::Listed(_, Some(why)) = &facts.services {
         comment(
             &mut file,
-            &format!("The Services of namespace {} are those last seen ({why}).", facts.namespace),
+            &format!(
+                "The Services of namespace {} are those last seen ({why}).",
+                facts.namespace
+            ),
         );
     }
     let services = match &facts.services {

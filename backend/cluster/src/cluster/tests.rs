@@ -373,7 +373,13 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
     api.apply("{kind: ServiceCIDR, metadata: {name: kubernetes}, spec: {cidrs: [10.96.0.0/12]}}");
     let cluster = cluster(&api);
     let first = cluster.survey().await;
-    assert!(first.services.found.as_ref().is_some_and(|s| s.contains(&"web".to_owned())));
+    assert!(
+        first
+            .services
+            .found
+            .as_ref()
+            .is_some_and(|s| s.contains(&"web".to_owned()))
+    );
     assert!(first.services.failed.is_none() && first.service_ranges.failed.is_none());
     api.away(true);
     let away = cluster.survey().await;
@@ -383,7 +389,7 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
     ] {
         assert_eq!(listed.found, before.found);
         let failed = listed.failed.as_ref().expect("it says why");
-        assert_eq!(failed.refusal(), kubevpn_target::Refusal::ClusterAway);
+        assert_eq!(failed.refusal(), Refusal::ClusterAway);
     }
     // What may no longer be seen is no longer said.
     api.away(false);
@@ -398,20 +404,35 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
 #[tokio::test]
 async fn what_may_not_be_seen_is_outside_if_told_so() {
     let api = api();
-    api.allow_only(&["get services default", "list services default", "get endpoints default"]);
+    api.allow_only(&[
+        "get services default",
+        "list services default",
+        "get endpoints default",
+    ]);
     let settings = |unseen_is_outside| Settings {
         unseen_is_outside,
         ..Settings::default()
     };
     let cautious = Cluster::new(api.client(), settings(false));
     let direct = Cluster::new(api.client(), settings(true));
-    for host in ["github.com:443", "www.example.com:443", "140.82.121.4:443", "[2606:4700::1]:443"] {
+    for host in [
+        "github.com:443",
+        "www.example.com:443",
+        "140.82.121.4:443",
+        "[2606:4700::1]:443",
+    ] {
         let outside = said(ask(&direct, host).await);
         assert!(outside.starts_with("outside: "), "{host}: {outside}");
         let refused = said(ask(&cautious, host).await);
         assert!(refused.starts_with("forbidden: "), "{host}: {refused}");
     }
-    for host in ["10.9.9.9:443", "100.64.1.1:443", "[fd00::9]:443", "api.team.svc:80", "x.default:80"] {
+    for host in [
+        "10.9.9.9:443",
+        "100.64.1.1:443",
+        "[fd00::9]:443",
+        "api.team.svc:80",
+        "x.default:80",
+    ] {
         let said = said(ask(&direct, host).await);
         assert!(!said.starts_with("outside"), "{host}: {said}");
     }

@@ -355,7 +355,10 @@ fn how_long_a_client_keeps_to_a_pod() {
     };
     assert_eq!(affinity("clusterIP: 10.0.0.1"), None);
     assert_eq!(affinity("clusterIP: 10.0.0.1, sessionAffinity: None"), None);
-    assert_eq!(affinity("clusterIP: 10.0.0.1, sessionAffinity: ClientIP"), Some(10800));
+    assert_eq!(
+        affinity("clusterIP: 10.0.0.1, sessionAffinity: ClientIP"),
+        Some(10800)
+    );
     assert_eq!(affinity("clusterIP: None, sessionAffinity: ClientIP"), None);
     let config = "sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}";
     let kept = format!("clusterIP: 10.0.0.1, sessionAffinity: ClientIP, {config}");

@@ -10,6 +10,7 @@ fn shelf(api: &Api) -> Shelf<Service> {
         changes: watch::Sender::new(0),
         watches: Arc::new(Semaphore::new(0)),
         idle: Duration::from_secs(600),
+        path: Path::default(),
     }))
 }
 

@@ -1,15 +1,21 @@
 //! The addresses of Pods that no selector finds: those that are not a Pod's first.
+//!
+//! A sample of the Pods says whether there are such addresses, and in which networks; only an address in one of these
+//! costs a list of all Pods. Loads run in tasks of their own: a caller that gives up does not take the work along.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Name, Seen, View};
-use crate::fetch::{Failure, Select, first_page, is_forbidden, list};
+use crate::fetch::{Failure, Select, Server, first_page, is_forbidden, list};
 use crate::index::{on_node_network, pod_addresses};
+use crate::keep::{cut_off, lock};
 
 /// How long the list of all Pods is believed, which only second addresses need; and how long it is believed
 /// that there are none, after Pods showed none that would have one.
@@ -19,98 +25,151 @@ const ONE_FAMILY: Duration = Duration::from_secs(600);
 /// How many Pods are looked at for that: more, where the first say nothing.
 const SAMPLES: [u32; 2] = [20, 500];
 
-/// For how many namespaces it is remembered which second addresses there are.
-const SEARCHED: usize = 64;
+/// How many searches are remembered.
+const SEARCHED: usize = 128;
 
-/// By the namespace that was searched; `None` for as much as may be seen.
-pub(super) type Seconds = HashMap<Option<String>, Second>;
+/// Which Pods are looked at: in which namespace (`None` for as many as may be seen), which family, and whether all.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Search {
+    within: Option<String>,
+    v4: bool,
+    all: bool,
+}
+
+/// Searches, and what they came to; `None` while they go on.
+pub(super) type Searches = HashMap<Search, watch::Receiver<Option<Result<Arc<Second>, Failure>>>>;
 
 /// The Pods by those of their addresses that no selector knows.
 pub(super) struct Second {
     pods: HashMap<IpAddr, Name>,
+    networks: HashSet<u32>,
     hidden: Option<Failure>,
     until: Instant,
 }
 
 impl View {
-    /// The Pod with an address that is not its first, which no selector finds: from a list of all Pods.
+    /// The Pod with an address that is not its first, which no selector finds.
+    ///
+    /// Cancellation: the search goes on for the next caller.
     pub(super) async fn pod_with_second_address(
         &self,
         ip: IpAddr,
         within: Option<&str>,
     ) -> Result<Seen<Option<Name>>, Failure> {
-        let seconds = match ip {
-            IpAddr::V4(_) => &self.second_v4,
-            IpAddr::V6(_) => &self.second_v6,
-        };
-        let mut seconds = seconds.lock().await;
-        let now = Instant::now();
-        let within = within.map(str::to_owned);
-        if seconds.get(&within).is_none_or(|s| s.until <= now) {
-            tracing::debug!("looking for pods with a second address");
-            let found = self.second_addresses(ip.is_ipv4(), within.as_deref());
-            let found = found.await?;
-            seconds.retain(|_, second| now < second.until);
-            if seconds.len() >= SEARCHED {
-                seconds.clear();
+        for all in [false, true] {
+            let search = Search {
+                within: within.map(str::to_owned),
+                v4: ip.is_ipv4(),
+                all,
+            };
+            let second = self.search(search).await?;
+            let found = second.pods.get(&ip).cloned();
+            if all || found.is_some() || !second.networks.contains(&network(ip)) {
+                let hidden = second.hidden.clone();
+                return Ok(Seen { found, hidden });
             }
-            seconds.insert(within.clone(), found);
         }
-        let second = seconds.get(&within);
-        Ok(Seen {
-            found: second.and_then(|s| s.pods.get(&ip).cloned()),
-            hidden: second.and_then(|s| s.hidden.clone()),
-        })
+        unreachable!("the second search returns")
     }
 
-    async fn second_addresses(&self, v4: bool, within: Option<&str>) -> Result<Second, Failure> {
-        let mut pods = HashMap::new();
-        let mut telling = false;
-        let add = |pods: &mut HashMap<_, _>, pod: &Pod| {
-            let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
-            if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
-                let others = pod_addresses(pod)
-                    .filter(|a| a.is_ipv4() == v4 && Some(a.to_string()) != first)
-                    .map(|a| (a, (namespace.clone(), name.clone())));
-                pods.extend(others);
-            }
-        };
-        let mut hidden = None;
-        let server = self.server();
-        for namespace in self.places(within) {
-            let select = Select::All { namespace };
-            let searched = async {
-                for size in SAMPLES {
-                    let sample = first_page(server, &select, size, |pod| {
-                        add(&mut pods, &pod);
-                        // A node has the addresses that it has, and some Pods none yet.
-                        telling |= !on_node_network(&pod) && pod_addresses(&pod).next().is_some();
-                    });
-                    sample.await?;
-                    if telling || !pods.is_empty() {
-                        break;
-                    }
+    async fn search(&self, search: Search) -> Result<Arc<Second>, Failure> {
+        let mut done = {
+            let mut searches = lock(&self.searches);
+            let now = Instant::now();
+            let current = |done: &watch::Receiver<Option<Result<Arc<Second>, Failure>>>| {
+                match &*done.borrow() {
+                    Some(Ok(second)) => now < second.until,
+                    Some(Err(_)) => false,
+                    None => done.has_changed().is_ok(),
                 }
-                if !pods.is_empty() {
-                    list(server, &select, |pod| add(&mut pods, &pod)).await?;
-                }
-                Ok::<_, Failure>(())
             };
-            match searched.await {
-                Ok(()) => break,
-                Err(failure) if is_forbidden(&failure) => hidden = Some(failure),
-                Err(failure) => return Err(failure),
+            if !searches.get(&search).is_some_and(current) {
+                searches.retain(|_, done| current(done));
+                if searches.len() >= SEARCHED {
+                    searches.clear();
+                }
+                tracing::debug!("looking for pods with a second address");
+                let (says, done) = watch::channel(None);
+                searches.insert(search.clone(), done);
+                let (server, places) =
+                    (self.server().clone(), self.places(search.within.as_deref()));
+                let (v4, all) = (search.v4, search.all);
+                tokio::spawn(async move {
+                    let found = second_addresses(&server, places, v4, all).await;
+                    says.send_replace(Some(found.map(Arc::new)));
+                });
             }
-        }
-        let believed = match telling && pods.is_empty() {
-            true => ONE_FAMILY,
-            false => SECOND_ADDRESSES,
+            searches[&search].clone()
         };
-        let until = Instant::now() + believed;
-        Ok(Second {
-            pods,
-            hidden,
-            until,
-        })
+        let done = done.wait_for(Option::is_some).await;
+        done.ok()
+            .and_then(|done| done.clone())
+            .unwrap_or_else(|| Err(cut_off()))
     }
+}
+
+/// The first 8 bits of an IPv4 address, 32 of an IPv6 address: no cluster gives its Pods addresses of more than a few.
+fn network(ip: IpAddr) -> u32 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip) >> 24,
+        IpAddr::V6(ip) => (ip.to_bits() >> 96) as u32,
+    }
+}
+
+async fn second_addresses(
+    server: &Server,
+    places: Vec<Option<String>>,
+    v4: bool,
+    all: bool,
+) -> Result<Second, Failure> {
+    let mut pods = HashMap::new();
+    let mut telling = false;
+    let mut add = |pod: &Pod| {
+        let first = pod.status.as_ref().and_then(|s| s.pod_ip.clone());
+        if let (Some(namespace), Some(name)) = (&pod.metadata.namespace, &pod.metadata.name) {
+            let others = pod_addresses(pod)
+                .filter(|a| a.is_ipv4() == v4 && Some(a.to_string()) != first)
+                .map(|a| (a, (namespace.clone(), name.clone())));
+            pods.extend(others);
+        }
+        // A node has the addresses that it has, and some Pods none yet.
+        telling |= !on_node_network(pod) && pod_addresses(pod).next().is_some();
+        telling
+    };
+    let mut hidden = None;
+    for namespace in places {
+        let select = Select::All { namespace };
+        let searched = async {
+            if all {
+                let keep = |pod| {
+                    add(&pod);
+                };
+                list(server, &select, keep).await?;
+                return Ok::<_, Failure>(());
+            }
+            for size in SAMPLES {
+                let mut told = false;
+                first_page(server, &select, size, |pod| told |= add(&pod)).await?;
+                if told {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        match searched.await {
+            Ok(()) => break,
+            Err(failure) if is_forbidden(&failure) => hidden = Some(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    let believed = match telling && pods.is_empty() {
+        true => ONE_FAMILY,
+        false => SECOND_ADDRESSES,
+    };
+    Ok(Second {
+        networks: pods.keys().map(|ip| network(*ip)).collect(),
+        pods,
+        hidden,
+        until: Instant::now() + believed,
+    })
 }

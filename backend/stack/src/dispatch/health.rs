@@ -81,7 +81,12 @@ impl Health {
         let now = Instant::now();
         let rank = |endpoint: &Endpoint| match known.pods.get(&endpoint.pod) {
             None => (false, warm, 0, 0),
-            Some(pod) => (!pod.is_up(now), warm && !pod.is_warm(now), pod.open, pod.last_pick),
+            Some(pod) => (
+                !pod.is_up(now),
+                warm && !pod.is_warm(now),
+                pod.open,
+                pod.last_pick,
+            ),
         };
         let best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
         let endpoint = left.swap_remove(best);
@@ -130,7 +135,9 @@ impl Health {
             let oldest = oldest.map(|(asked, _)| asked.clone());
             oldest.and_then(|asked| known.sticky.remove(&asked));
         }
-        known.sticky.insert(asked.to_owned(), (pod.clone(), Instant::now()));
+        known
+            .sticky
+            .insert(asked.to_owned(), (pod.clone(), Instant::now()));
     }
 
     /// Whether one of the endpoints would answer at once, as a rule.
@@ -152,7 +159,10 @@ pub struct Lease {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    Dial { since: Instant, probe: bool },
+    Dial {
+        since: Instant,
+        probe: bool,
+    },
     Stream,
     /// It says nothing of the Pod.
     Over,

@@ -27,7 +27,10 @@ fn of(endpoints: Vec<Endpoint>) -> Candidates {
 }
 
 fn candidates(pods: &[&str]) -> Candidates {
-    of(pods.iter().map(|name| endpoint(name, Readiness::Ready)).collect())
+    of(pods
+        .iter()
+        .map(|name| endpoint(name, Readiness::Ready))
+        .collect())
 }
 
 /// A leaf that answers each Pod's dials as told, and counts them.
@@ -44,15 +47,19 @@ impl Leaf {
     ) -> impl Service<PodPort, Response = DuplexStream, Error = ConnectError, Future: Send>
     + Clone
     + Send
+    + Sync
     + 'static
     + use<> {
         let leaf = self.clone();
         service_fn(move |to: PodPort| {
             let leaf = leaf.clone();
             async move {
-                let mut dials = leaf.dials.lock().unwrap();
-                *dials.entry(to.pod.clone()).or_default() += 1;
-                drop(dials);
+                *leaf
+                    .dials
+                    .lock()
+                    .unwrap()
+                    .entry(to.pod.clone())
+                    .or_default() += 1;
                 let hangs = leaf.hangs.lock().unwrap().contains(&to.pod);
                 if hangs {
                     std::future::pending::<()>().await;
@@ -139,7 +146,7 @@ async fn a_pod_that_answers_nothing_attracts_no_connections() {
     let begun = Instant::now();
     let mut waited = Duration::ZERO;
     for i in 0..30 {
-        tokio::time::sleep_until(begun + Duration::from_secs(2 * i)).await;
+        sleep_until(begun + Duration::from_secs(2 * i)).await;
         let asked = Instant::now();
         open.push(dial.clone().oneshot(candidates(&["a", "b"])).await.unwrap());
         waited += asked.elapsed();
@@ -212,8 +219,15 @@ async fn a_failure_that_all_share_is_said_at_once() {
             Refusal::Overloaded,
             Refusal::Unauthenticated,
         ];
-        assert_eq!(dials, if shared.contains(&refusal) { 1 } else { 2 }, "{refusal}");
-        assert!(dials == 1 || error.to_string().contains("none of 2 endpoints"), "{error}");
+        assert_eq!(
+            dials,
+            if shared.contains(&refusal) { 1 } else { 2 },
+            "{refusal}"
+        );
+        assert!(
+            dials == 1 || error.to_string().contains("none of 2 endpoints"),
+            "{error}"
+        );
     }
 }
 
@@ -258,6 +272,20 @@ async fn pods_that_are_gone_are_a_service_that_is_not_ready() {
     }
 }
 
+#[tokio::test]
+async fn a_headless_services_port_is_told() {
+    let leaf = Leaf::default();
+    leaf.refuse("web-0", Refusal::Refused);
+    let mut candidates = candidates(&["web-0"]);
+    candidates.service = Some("shop/web".into());
+    candidates.behind = Some(8080);
+    let error = layer().layer(leaf.service()).oneshot(candidates).await;
+    let error = error.map(drop).unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Refused);
+    let said = error.to_string();
+    assert!(said.contains("said no") && said.contains("8080"), "{said}");
+}
+
 /// A limit of this program says nothing of the Pods: another may have room, none is marked, and nobody waits for others.
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_ones_own_is_not_the_pods_fault() {
@@ -268,7 +296,10 @@ async fn a_limit_of_ones_own_is_not_the_pods_fault() {
     };
     let begun = Instant::now();
     let error = all_fail(vec![full(), full()], Some("shop/web")).await;
-    assert_eq!((error.refusal(), begun.elapsed()), (Refusal::Overloaded, Duration::ZERO));
+    assert_eq!(
+        (error.refusal(), begun.elapsed()),
+        (Refusal::Overloaded, Duration::ZERO)
+    );
     assert!(error.to_string().contains("none of 2 endpoints"), "{error}");
 }
 
@@ -281,7 +312,10 @@ async fn no_endpoint_is_a_refusal_and_not_a_panic() {
     }
 }
 
-async fn dialled(layer: DispatchLayer, endpoints: Vec<Endpoint>) -> Result<Vec<String>, ConnectError> {
+async fn dialled(
+    layer: DispatchLayer,
+    endpoints: Vec<Endpoint>,
+) -> Result<Vec<String>, ConnectError> {
     let leaf = Leaf::default();
     layer.layer(leaf.service()).oneshot(of(endpoints)).await?;
     let dials = leaf.dials.lock().unwrap();
@@ -299,7 +333,10 @@ async fn the_ready_ones_else_those_that_still_serve_else_none() {
     assert_eq!(serve.unwrap(), ["b"]);
     let error = dialled(layer(), vec![not.clone()]).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::NotReady);
-    assert!(error.to_string().contains("service shop/web port 80"), "{error}");
+    assert!(
+        error.to_string().contains("service shop/web port 80"),
+        "{error}"
+    );
     let any = dialled(layer().also_unready(), vec![not]).await;
     assert_eq!(any.unwrap(), ["c"]);
 }
@@ -309,7 +346,10 @@ async fn waiting_ends() {
     let before = Instant::now();
     let minute = Duration::from_secs(60);
     let ready = vec![endpoint("a", Readiness::Ready)];
-    assert_eq!(dialled(layer().waiting(minute), ready).await.unwrap(), ["a"]);
+    assert_eq!(
+        dialled(layer().waiting(minute), ready).await.unwrap(),
+        ["a"]
+    );
     assert!(before.elapsed().is_zero());
     let not = vec![endpoint("c", Readiness::NotReady)];
     let error = dialled(layer().waiting(minute), not).await.unwrap_err();
@@ -338,9 +378,15 @@ async fn a_service_with_an_affinity_keeps_to_one_pod() {
         open.push(to(&["a", "b", "c"]).await.unwrap());
         tokio::time::sleep(lasts / 2).await;
     }
-    let first = ["a", "b", "c"].into_iter().find(|p| leaf.dials(p) == 10).expect("one had all");
+    let first = ["a", "b", "c"]
+        .into_iter()
+        .find(|p| leaf.dials(p) == 10)
+        .expect("one had all");
     // Without it another takes its place, and keeps it.
-    let rest: Vec<_> = ["a", "b", "c"].into_iter().filter(|p| *p != first).collect();
+    let rest: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .filter(|p| *p != first)
+        .collect();
     open.push(to(&rest).await.unwrap());
     let second = rest.iter().find(|p| leaf.dials(p) == 1).unwrap();
     open.push(to(&["a", "b", "c"]).await.unwrap());
@@ -348,7 +394,14 @@ async fn a_service_with_an_affinity_keeps_to_one_pod() {
     // It refuses: the third.
     leaf.refuse(second, Refusal::Refused);
     open.push(to(&rest).await.unwrap());
-    assert_eq!(rest.iter().map(|p| leaf.dials(p)).collect::<Vec<_>>().iter().sum::<usize>(), 4);
+    assert_eq!(
+        rest.iter()
+            .map(|p| leaf.dials(p))
+            .collect::<Vec<_>>()
+            .iter()
+            .sum::<usize>(),
+        4
+    );
     // After its time the emptiest is taken.
     tokio::time::sleep(lasts).await;
     leaf.refuses.lock().unwrap().clear();

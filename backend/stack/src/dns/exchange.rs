@@ -253,7 +253,11 @@ mod tests {
         for swapped in [false, true] {
             for closes in [false, true] {
                 let answered = served(async |mut stream, a, aaaa| {
-                    let (question, ip) = if swapped { (aaaa, "fd00::1") } else { (a, "10.0.0.1") };
+                    let (question, ip) = if swapped {
+                        (aaaa, "fd00::1")
+                    } else {
+                        (a, "10.0.0.1")
+                    };
                     reply(&mut stream, &answer(&question, &[ip], 30)).await;
                     if !closes {
                         tokio::time::sleep(PATIENCE).await;

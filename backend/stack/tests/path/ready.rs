@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use kubevpn_portforward::{ForwardError, PodPort};
 use kubevpn_sim::{Answer, Match, Sim};
-use kubevpn_stack::{
-    Cluster, ClusterSettings, DispatchLayer, ResolveLayer, Settings, stack,
-};
+use kubevpn_stack::{Cluster, ClusterSettings, DispatchLayer, ResolveLayer, Settings, stack};
 use kubevpn_target::{Connect, Refusal, Stream};
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
@@ -214,7 +212,10 @@ async fn a_limit_of_ones_own_is_refused_at_once() {
     let sim = Arc::new(sim().await);
     let cluster = cluster_in_memory(&sim);
     let came = dialled(&sim, cluster, full, |_| {}).await;
-    assert_eq!((came.done, came.took), (Err(Refusal::Overloaded), Duration::ZERO));
+    assert_eq!(
+        (came.done, came.took),
+        (Err(Refusal::Overloaded), Duration::ZERO)
+    );
     assert_eq!(answers_about_pods(&sim), 0);
 }
 

@@ -11,10 +11,7 @@ fn facts() -> Facts {
         endings: vec!["cluster.local".into(), "corp.test".into()],
         namespace: "dev".into(),
         services: Known::Listed(vec!["web".into(), "db".into()], None),
-        service_ranges: Known::Listed(
-            vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()],
-            None,
-        ),
+        service_ranges: Known::Listed(vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()], None),
         ranges: vec!["10.244.0.0/16".parse().unwrap()],
         upstream: None,
     }

@@ -562,16 +562,24 @@ status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}, {{ip: 'fd0
         ));
     }
     api.answer_slowly("list pods", Duration::from_secs(15));
-    let caller = || tokio::time::timeout(Duration::from_secs(30), ask(&cluster, "[fd00:1::1199]:80"));
+    let caller =
+        || tokio::time::timeout(Duration::from_secs(30), ask(&cluster, "[fd00:1::1199]:80"));
     assert!(caller().await.is_err());
     let _ = caller().await;
     assert_eq!(said(caller().await.unwrap()), "default/pod-1199:80");
     // An address that is in none of the Pods' networks costs no such list.
     questions(&api);
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(said(ask(&cluster, "[2001:db8::1]:80").await), "outside: 2001:db8::1");
+    assert_eq!(
+        said(ask(&cluster, "[2001:db8::1]:80").await),
+        "outside: 2001:db8::1"
+    );
     let asked = questions(&api);
-    assert_eq!(asked.iter().filter(|call| *call == "list pods").count(), 1, "the sample");
+    assert_eq!(
+        asked.iter().filter(|call| *call == "list pods").count(),
+        1,
+        "the sample"
+    );
 }
 
 /// Pods that have no address yet, and those with a node's, say nothing of what others have.
