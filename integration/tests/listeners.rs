@@ -90,6 +90,22 @@ async fn addresses_that_cannot_be_used() {
     rig.fails(&flags, &[]).await.with(53, &["HTTP listener"]);
 }
 
+/// A port alone is of 127.0.0.1 and of ::1, which is what a program may take `localhost` for.
+#[tokio::test]
+async fn a_port_alone_is_of_both_families() {
+    let rig = Rig::start().await;
+    let mut proxy = rig.proxy(&["--listen-http", "0"], &[]).await;
+    let http = proxy.http().await.unwrap();
+    let second = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, http.port()));
+    let said = format!("HTTP proxy listening on {second}");
+    proxy.logged(&[&said]).await.unwrap();
+    TcpStream::connect(http).await.unwrap();
+    TcpStream::connect(second).await.unwrap();
+    // An address is that address.
+    let at = (std::net::Ipv6Addr::LOCALHOST, proxy.socks.port());
+    assert!(TcpStream::connect(at).await.is_err());
+}
+
 #[tokio::test]
 async fn credentials_that_cannot_be_used() {
     let rig = Rig::start().await;
@@ -99,7 +115,9 @@ async fn credentials_that_cannot_be_used() {
         ("ann", "no colon"),
         (":secret", "user name has 0 bytes"),
         ("ann:", "password has 0 bytes"),
-        ("\nann:secret", "no colon"),
+        ("\nann:secret", "second line"),
+        ("ann:secret\nbob:secret\n", "second line"),
+        ("\u{feff}ann:secret", "byte order mark"),
     ] {
         let file = rig.files.write("auth", text);
         let flags = [&free[..], &["--auth-file", &file]].concat();

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use kubevpn_conn::{Addr, Credentials, CredentialsError, Limits, Listener};
+use kubevpn_conn::{Addr, Credentials, Limits, Listener};
 use kubevpn_target::{Origin, Target, TargetError};
 use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
@@ -27,6 +27,9 @@ pub struct ListenerSpec {
     /// Where to listen; port 0 takes a free one.
     #[serde(with = "text")]
     pub address: Addr,
+    /// Whether the same port of `[::1]` is wanted too, where it can be had. Of a server in this process alone.
+    #[serde(skip)]
+    pub both_families: bool,
     /// File with the user and password that clients must show; `None` lets everybody in.
     pub auth_file: Option<PathBuf>,
     /// Whether clients on other machines are let in without a password.
@@ -137,6 +140,7 @@ impl ListenerSpec {
         Self {
             protocol,
             address,
+            both_families: false,
             auth_file: None,
             allow_unauthenticated: false,
             egress: false,
@@ -316,7 +320,7 @@ fn not_bound(protocol: &Protocol, address: String, source: io::Error) -> BindErr
     }
 }
 
-/// The user and password in the first line of a file, of which 1 KiB is read; a pipe will do, as a shell's `<(...)` makes
+/// The user and password in the one line of a file, of which 1 KiB is read; a pipe will do, as a shell's `<(...)` makes
 /// them.
 pub fn credentials_in(path: &Path) -> Result<Credentials, AuthError> {
     let read = || {
@@ -326,17 +330,11 @@ pub fn credentials_in(path: &Path) -> Result<Credentials, AuthError> {
         Ok(text)
     };
     let text = read().map_err(AuthReason::Read);
-    let parsed = text.and_then(|text| parse_credentials(&text).map_err(AuthReason::Credentials));
+    let parsed = text.and_then(|text| Credentials::parse(&text).map_err(AuthReason::Credentials));
     parsed.map_err(|reason| AuthError {
         path: path.to_owned(),
         reason,
     })
-}
-
-/// The user and password in the first line of a text. A byte-order mark before it is skipped.
-pub fn parse_credentials(text: &str) -> Result<Credentials, CredentialsError> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    Credentials::parse(text.lines().next().unwrap_or_default())
 }
 
 /// How many free TCP ports are tried until the UDP port of the same number is free too.

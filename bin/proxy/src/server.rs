@@ -72,9 +72,9 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         self.log = Some(log);
     }
 
-    /// How many clients are connected.
+    /// How many clients are connected, without those that have their answer and may have left.
     pub fn open(&self) -> usize {
-        self.drain.open()
+        self.gate.open()
     }
 
     /// Accepts no more.

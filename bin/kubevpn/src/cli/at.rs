@@ -138,9 +138,10 @@ impl Proxy {
             both("http_proxy", format!("http://{login}{http}"));
             both("https_proxy", format!("http://{login}{http}"));
         }
-        let all = match (self.socks, self.http) {
-            (Some(socks), _) => Some(format!("socks5h://{login}{socks}")),
-            (None, Some(http)) => Some(format!("http://{login}{http}")),
+        // HTTP first: some programs do not know SOCKS, and end with an error.
+        let all = match (self.http, self.socks) {
+            (Some(http), _) => Some(format!("http://{login}{http}")),
+            (None, Some(socks)) => Some(format!("socks5h://{login}{socks}")),
             (None, None) => None,
         };
         if let Some(all) = all {
@@ -316,8 +317,8 @@ mod tests {
         for (name, value) in [
             ("HTTP_PROXY", "http://127.0.0.1:3128"),
             ("https_proxy", "http://127.0.0.1:3128"),
-            ("ALL_PROXY", "socks5h://[::1]:1080"),
-            ("all_proxy", "socks5h://[::1]:1080"),
+            ("ALL_PROXY", "http://127.0.0.1:3128"),
+            ("all_proxy", "http://127.0.0.1:3128"),
             ("no_proxy", "localhost"),
         ] {
             assert!(variables.contains(&(name.into(), value.into())), "{name}");

@@ -255,9 +255,9 @@ fn say(opened: &Opened) -> Result<(), Failure> {
         ))?;
     }
     out::line(format_args!("Connection ID: {id}"))?;
-    for listener in &opened.listeners {
-        say_hints(&listener.bound, &listener.spec.protocol, &opened.endings)?;
-    }
+    let listeners = opened.listeners.iter();
+    let listeners = listeners.map(|listener| (&listener.bound, &listener.spec.protocol));
+    say_hints(listeners, &opened.endings)?;
     if opened.listeners.is_empty() {
         return out::line(
             "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --dns-listen ADDR or --forward",

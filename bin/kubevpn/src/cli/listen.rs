@@ -1,6 +1,6 @@
 //! The flags about listeners: those that `proxy-out` and `connect` share, and what they mean.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ArgAction;
@@ -8,7 +8,7 @@ use kubevpn_conn::{Addr, Credentials, Limits};
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{
     Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
-    dns_settings, parse_credentials,
+    dns_settings,
 };
 use kubevpn_target::Target;
 
@@ -109,14 +109,19 @@ impl ListenerArgs {
                 let addr = text
                     .parse()
                     .map_err(|error| Failure::value(format!("{flag}: {error}")))?;
-                specs.push(self.spec(protocol, addr, &pac, dns_upstream));
+                let mut spec = self.spec(protocol, addr, &pac, dns_upstream);
+                spec.both_families = is_port_alone(text);
+                specs.push(spec);
             }
         }
         for text in &self.forward {
             let Forward { listen, to } = text
                 .parse()
                 .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
-            specs.push(self.spec(Protocol::Forward(ForwardTo(to)), listen, &pac, dns_upstream));
+            let protocol = Protocol::Forward(ForwardTo(to));
+            let mut spec = self.spec(protocol, listen, &pac, dns_upstream);
+            spec.both_families = is_port_alone(text);
+            specs.push(spec);
         }
         Ok(specs)
     }
@@ -168,7 +173,17 @@ impl ListenerArgs {
         for spec in specs {
             let asks = credentials.is_some();
             let admits_all = spec.allow_unauthenticated;
-            bound.push(Bound::bind(spec.protocol, &spec.address, asks, admits_all).await?);
+            let protocol = spec.protocol;
+            let first = Bound::bind(protocol.clone(), &spec.address, asks, admits_all).await?;
+            let port = first.address().map(|addr| addr.port());
+            bound.push(first);
+            if let Some(port) = port.filter(|_| spec.both_families) {
+                let second = Addr::Tcp((Ipv6Addr::LOCALHOST, port).into());
+                match Bound::bind(protocol, &second, asks, admits_all).await {
+                    Ok(second) => bound.push(second),
+                    Err(error) => tracing::warn!(%error, "listening on 127.0.0.1 alone"),
+                }
+            }
         }
         let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
         Ok(Listening {
@@ -186,6 +201,12 @@ impl ListenerArgs {
     }
 }
 
+/// Whether it begins with a port of this machine that names no address: both families are meant, as kubectl has it.
+fn is_port_alone(text: &str) -> bool {
+    let first = text.split(':').next().unwrap_or_default();
+    first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
+}
+
 /// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
 pub(crate) fn credentials(auth_file: Option<&PathBuf>) -> Result<Option<Credentials>, Failure> {
     if let Some(path) = auth_file {
@@ -195,7 +216,7 @@ pub(crate) fn credentials(auth_file: Option<&PathBuf>) -> Result<Option<Credenti
         })?));
     }
     match std::env::var_os(AUTH).filter(|value| !value.is_empty()) {
-        Some(value) => match parse_credentials(&value.to_string_lossy()) {
+        Some(value) => match Credentials::parse(&value.to_string_lossy()) {
             Ok(credentials) => Ok(Some(credentials)),
             Err(error) => Err(Failure::value(format!("{AUTH}: {error}"))),
         },
@@ -260,6 +281,27 @@ impl ListenArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_of_both_families() {
+        for text in [
+            "1080",
+            ":1080",
+            "localhost:1080",
+            "8080:web:80",
+            "LocalHost:1:[fd00::1]:80",
+        ] {
+            assert!(is_port_alone(text), "{text}");
+        }
+        for text in [
+            "127.0.0.1:1080",
+            "[::1]:1080",
+            "0.0.0.0:80:web:80",
+            "unix:socks",
+        ] {
+            assert!(!is_port_alone(text), "{text}");
+        }
+    }
 
     #[test]
     fn pac_flags_that_are_not_accepted() {

@@ -69,8 +69,9 @@ fn say_listening(bound: &[Bound], endings: &[String]) -> Result<(), Failure> {
             Protocol::Forward(to) => out::line(format_args!("Forwarding {addr} -> {}", to.0))?,
             other => out::line(format_args!("{} listening on {addr}", service(other)))?,
         }
-        say_hints(addr, protocol, endings)?;
     }
+    let listeners = bound.iter().map(|b| (b.listener.addr(), &b.protocol));
+    say_hints(listeners, endings)?;
     let is_proxy = |bound: &Bound| is_proxy(&bound.protocol);
     match bound.iter().any(is_proxy) {
         true => say_scope(),
@@ -97,33 +98,49 @@ pub(crate) fn is_proxy(protocol: &Protocol) -> bool {
     }
 }
 
-/// Says what makes programs use a listener.
-pub(crate) fn say_hints(
-    addr: &Addr,
-    protocol: &Protocol,
+/// Says what makes programs use these listeners.
+pub(crate) fn say_hints<'a>(
+    listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
     endings: &[String],
 ) -> Result<(), Failure> {
-    let Addr::Tcp(addr) = addr else { return Ok(()) };
-    let addr = reachable(*addr);
-    if let Protocol::Socks | Protocol::Mixed = protocol {
-        out::line(format_args!(
-            "Proxy hint: export ALL_PROXY=socks5h://{addr} all_proxy=socks5h://{addr}"
-        ))?;
-    }
-    if let Protocol::Http | Protocol::Mixed = protocol {
-        out::line(format_args!(
-            "Proxy hint: export HTTP_PROXY=http://{addr} http_proxy=http://{addr}"
-        ))?;
-        out::line(format_args!(
-            "Proxy hint: export HTTPS_PROXY=http://{addr} https_proxy=http://{addr}"
-        ))?;
-    }
-    if let Protocol::Dns = protocol {
-        for hint in dns_hints(addr, endings) {
-            out::line(hint)?;
+    hints(listeners, endings).iter().try_for_each(out::line)
+}
+
+/// HTTP where there is a listener for it: every program speaks that. Python's httpx, for one, ends with an error where
+/// `ALL_PROXY` names SOCKS and a package is missing.
+fn hints<'a>(
+    listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
+    endings: &[String],
+) -> Vec<String> {
+    let (mut http, mut socks, mut dns) = (None, None, Vec::new());
+    for (addr, protocol) in listeners {
+        let Addr::Tcp(addr) = addr else { continue };
+        let addr = reachable(*addr);
+        match protocol {
+            Protocol::Http | Protocol::Mixed => http = http.or(Some(addr)),
+            Protocol::Socks => socks = socks.or(Some(addr)),
+            Protocol::Dns => dns.extend(dns_hints(addr, endings)),
+            Protocol::Forward(_) => {}
         }
     }
-    Ok(())
+    let export = |name: &str, url: String| {
+        let lower = name.to_lowercase();
+        format!("Proxy hint: export {name}={url} {lower}={url}")
+    };
+    let mut hints = match (http, socks) {
+        (Some(http), _) => ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+            .map(|name| export(name, format!("http://{http}")))
+            .into(),
+        (None, Some(socks)) => vec![
+            export("ALL_PROXY", format!("socks5h://{socks}")),
+            "Proxy hint: Go, Java and Node take no SOCKS proxy from ALL_PROXY, and Python needs a package \
+             (requests[socks], httpx[socks]): for those add an HTTP listener"
+                .into(),
+        ],
+        (None, None) => Vec::new(),
+    };
+    hints.extend(dns);
+    hints
 }
 
 /// Says what the proxy is for.
@@ -156,6 +173,24 @@ fn dns_hints(addr: SocketAddr, endings: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_is_what_programs_are_told_of() {
+        let addr = |text: &str| text.parse::<Addr>().unwrap();
+        let (socks, http) = (addr("127.0.0.1:1080"), addr("0.0.0.0:3128"));
+        let both = [(&socks, &Protocol::Socks), (&http, &Protocol::Http)];
+        let said = hints(both.into_iter(), &[]);
+        assert_eq!(said.len(), 3);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            let lower = name.to_lowercase();
+            let url = "http://127.0.0.1:3128";
+            let line = format!("Proxy hint: export {name}={url} {lower}={url}");
+            assert!(said.contains(&line), "{said:?}");
+        }
+        let said = hints(both[..1].iter().copied(), &[]);
+        assert!(said[0].ends_with("all_proxy=socks5h://127.0.0.1:1080"));
+        assert!(said[1].contains("httpx[socks]"), "{said:?}");
+    }
 
     /// As a shell takes it, with `sudo` and `/etc` somewhere else.
     #[test]

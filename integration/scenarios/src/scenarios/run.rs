@@ -66,7 +66,7 @@ async fn curl_and_kubectl(cx: Context) -> anyhow::Result<()> {
         "productpage",
     )
     .await?;
-    // By SOCKS5 alone, from ALL_PROXY.
+    // From ALL_PROXY alone.
     let socks = "unset http_proxy HTTP_PROXY; exec curl -sS http://reviews.default/";
     answers(&cx, &["sh", "-c", socks], "reviews").await?;
     if has("kubectl", "--help").await.is_some() {
