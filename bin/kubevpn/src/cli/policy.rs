@@ -139,7 +139,7 @@ mod tests {
             ),
             (
                 "--cluster-suffix=a b",
-                "--cluster-suffix a b: the name has the byte",
+                "--cluster-suffix a b: the name has the character",
             ),
             (
                 "--cluster-dns=kube-dns",
