@@ -126,7 +126,7 @@ async fn env_prints_export_lines_only() {
     for line in [
         "export HTTP_PROXY='http://127.0.0.1:3128'",
         "export http_proxy='http://127.0.0.1:3128'",
-        "export ALL_PROXY='socks5h://127.0.0.1:1080'",
+        "export ALL_PROXY='http://127.0.0.1:3128'",
         "export no_proxy='corp.test,localhost,127.0.0.1,::1'",
     ] {
         assert!(bash.lines().any(|l| l == line), "{line} is missing: {bash}");
@@ -166,6 +166,7 @@ async fn pac_is_printed_written_and_served() {
         .unwrap();
     assert_eq!(served.code, 0, "{}", served.message);
     let (head, body) = served.body.split_once("\r\n\r\n").unwrap();
+    let head = head.to_lowercase();
     for field in [
         "content-type: application/x-ns-proxy-autoconfig",
         "x-content-type-options: nosniff",
