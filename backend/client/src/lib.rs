@@ -39,6 +39,7 @@ mod plugin;
 mod proxy;
 mod raw;
 mod recipe;
+mod retry;
 mod tls;
 mod transport;
 

@@ -1,28 +1,32 @@
 //! Requests on connections: calls share HTTP/2 connections, each upgrade gets an HTTP/1.1 one.
 
+use std::fmt;
+use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{Either, ready, select};
-use http::{Request, Response, header};
+use futures_util::future::{Either, select};
+use http::{Request, Response, Uri, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Bytes, Incoming};
-use hyper_util::client::legacy::connect::capture_connection;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection, capture_connection};
 use hyper_util::client::legacy::{Builder, Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use kubevpn_target::BoxError;
-use tokio::sync::OnceCell;
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
-use crate::connector::Connector;
+use crate::connector::{Conn, Connector};
 use crate::error::ClientError;
 use crate::options::Options;
+use crate::retry::Retries;
 
 /// How many requests one connection carries at a time before the next is opened. API servers and the
 /// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for
@@ -37,7 +41,7 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> 
 /// Sends each request the way it needs. Always ready.
 #[derive(Clone)]
 pub(crate) struct Transport {
-    calls: Retry<RetryPolicy, Calls>,
+    calls: Retry<Retries, Calls>,
     upgrades: Client<Connector, Body>,
     server: Arc<str>,
     /// How long a call may take until its response's head is there.
@@ -69,7 +73,10 @@ impl Transport {
             .pool_max_idle_per_host(0)
             .build(upgrades);
         Self {
-            calls: Retry::new(retry, Calls::new(shared, calls, server.clone())),
+            calls: Retry::new(
+                Retries::new(retry),
+                Calls::new(shared, calls, server.clone()),
+            ),
             upgrades,
             server,
             answer: options.answer_timeout,
@@ -155,28 +162,172 @@ struct Calls {
 
 #[derive(Clone)]
 struct Lane {
-    client: Client<Connector, Body>,
+    client: Client<LaneConnector, Body>,
     /// A clone lives as long as a request or the body of its response.
     streams: Arc<()>,
-    /// Set once the first connection stands or has failed.
-    opened: Arc<OnceCell<()>>,
+    gate: Arc<Gate>,
+}
+
+/// Lets one request at a time make the lane's connection: that the others can share it is known when TLS is up, and
+/// after a connection died each of 64 watches would make one.
+#[derive(Default)]
+struct Gate {
+    /// Connections that are open.
+    open: Arc<AtomicUsize>,
+    turn: tokio::sync::Mutex<()>,
+    /// How many attempts came to nothing, and how the last did.
+    failed: Mutex<(usize, Option<Arc<Error>>)>,
+}
+
+impl Gate {
+    fn is_open(&self) -> bool {
+        self.open.load(Relaxed) > 0
+    }
+
+    fn failed(&self) -> MutexGuard<'_, (usize, Option<Arc<Error>>)> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection that another request of the lane was making came to nothing.
+#[derive(Debug)]
+struct NotConnected(Arc<Error>);
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for NotConnected {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
 }
 
 impl Lane {
-    /// The first request goes ahead until it has a connection: what comes with it would otherwise open as
-    /// many, since that they can share one is known when TLS is up.
-    async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+    /// Where the lane has no connection, the request waits for the one that is being made, or makes it. An attempt
+    /// that fails fails every request that waited for it.
+    async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+        let gate = &*self.gate;
+        if gate.is_open() {
+            return Ok(self.client.request(request).await?);
+        }
+        let before = gate.failed().0;
+        let turn = gate.turn.lock().await;
+        if gate.is_open() {
+            drop(turn);
+            return Ok(self.client.request(request).await?);
+        }
+        if let (after, Some(error)) = &*gate.failed()
+            && *after > before
+        {
+            return Err(NotConnected(error.clone()).into());
+        }
         let mut connection = capture_connection(&mut request);
-        let mut answer = Either::Left(self.client.request(request));
-        self.opened
-            .get_or_init(|| async {
-                let connected = pin!(connection.wait_for_connection_metadata());
-                if let Either::Left((answered, _)) = select(&mut answer, connected).await {
-                    answer = Either::Right(ready(answered));
-                }
-            })
-            .await;
-        answer.await
+        let mut answer = pin!(self.client.request(request));
+        let connected = pin!(connection.wait_for_connection_metadata());
+        let answered = match select(&mut answer, connected).await {
+            Either::Left((answered, _)) => Some(answered),
+            Either::Right(_) => None,
+        };
+        match answered {
+            Some(Err(error)) => {
+                let error = Arc::new(error);
+                let mut failed = gate.failed();
+                *failed = (failed.0 + 1, Some(error.clone()));
+                Err(NotConnected(error).into())
+            }
+            Some(Ok(answered)) => Ok(answered),
+            None => {
+                drop(turn);
+                Ok(answer.await?)
+            }
+        }
+    }
+}
+
+/// Makes the connections of one lane.
+#[derive(Clone)]
+struct LaneConnector {
+    connector: Connector,
+    open: Arc<AtomicUsize>,
+}
+
+impl Service<Uri> for LaneConnector {
+    type Response = LaneConn;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<LaneConn, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(cx)
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let (connecting, open) = (self.connector.call(server), self.open.clone());
+        Box::pin(async move {
+            let conn = connecting.await?;
+            open.fetch_add(1, Relaxed);
+            Ok(LaneConn { conn, open })
+        })
+    }
+}
+
+/// A connection of a lane, counted until it is dropped.
+struct LaneConn {
+    conn: Conn,
+    open: Arc<AtomicUsize>,
+}
+
+impl Drop for LaneConn {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Connection for LaneConn {
+    fn connected(&self) -> Connected {
+        self.conn.connected()
+    }
+}
+
+impl Read for LaneConn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_read(cx, buf)
+    }
+}
+
+impl Write for LaneConn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.conn).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.conn.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.conn).poll_shutdown(cx)
     }
 }
 
@@ -198,10 +349,15 @@ impl Calls {
         if let Some(lane) = free {
             return lane.clone();
         }
+        let gate = Arc::<Gate>::default();
+        let connector = LaneConnector {
+            connector: self.connector.clone(),
+            open: gate.open.clone(),
+        };
         let lane = Lane {
-            client: self.builder.build(self.connector.clone()),
+            client: self.builder.build(connector),
             streams: Arc::default(),
-            opened: Arc::default(),
+            gate,
         };
         lanes.push(lane.clone());
         lane

@@ -88,8 +88,12 @@ pub struct UnknownTransport;
 pub struct Config {
     /// Which transports may be used.
     pub transport: TransportChoice,
-    /// A transport that was turned down is left out this long.
+    /// A transport that was turned down is left out this long; then it is tried beside a dial, not in front of it.
     pub transport_retry: Duration,
+    /// How long an upgrade may be silent before the next transport is tried beside it.
+    pub transport_stagger: Duration,
+    /// How long a dial waits for a session before it tries a channel beside it.
+    pub channel_after: Duration,
 
     /// How long a whole dial may take, upgrades and second attempts included.
     pub dial_timeout: Duration,
@@ -139,6 +143,14 @@ pub struct Config {
     /// Connections on one session, ended ones that linger or wait for the other side's end included: at 500 short
     /// connections a second that is as many again. 1,000 worked; a server may draw its line lower.
     pub streams_per_session: usize,
+    /// Received bytes that one connection may hold unread, in bytes, before its session is no longer read. A local
+    /// client that keeps up never lets it fill.
+    pub unread_per_stream: usize,
+    /// The same for all connections of one session.
+    pub unread_per_session: usize,
+    /// The same for all sessions. What clients do not read takes at most twice this in memory, and 256 KiB for
+    /// each session; of one session, [`Config::unread_per_session`] + 2.25 MiB. See [`kubevpn_spdy::Config`].
+    pub unread: usize,
     /// Upgrades for one Pod at a time.
     pub upgrades_at_once: usize,
     /// A connection that could share a session waits this long for one of its own.
@@ -170,6 +182,8 @@ impl Default for Config {
         Self {
             transport: TransportChoice::Auto,
             transport_retry: Duration::from_secs(600),
+            transport_stagger: Duration::from_secs(2),
+            channel_after: Duration::from_secs(5),
             dial_timeout: Duration::from_secs(15),
             upgrade_timeout: Duration::from_secs(10),
             reply_timeout: Duration::from_secs(5),
@@ -185,6 +199,9 @@ impl Default for Config {
             sessions: 256,
             streams_per_pod: 3000,
             streams_per_session: 400,
+            unread_per_stream: 512 * 1024,
+            unread_per_session: 4 * 1024 * 1024,
+            unread: 128 * 1024 * 1024,
             upgrades_at_once: 4,
             share_after: Duration::from_millis(30),
             idle: Duration::from_secs(300),
@@ -211,6 +228,9 @@ mod tests {
         assert!(found < Duration::from_secs(10));
         assert!(config.reply_timeout < config.dial_timeout);
         assert!(config.ping_every < Duration::from_secs(240));
+        // Upgrades that are swallowed are known to be before the dial is over.
+        let all = config.transport_stagger + config.upgrade_timeout;
+        assert!(all < config.dial_timeout && config.channel_after < config.upgrade_timeout);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! From a port to a stream: a session, a pair of streams on it, and the port's fate; else another session.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_spdy::{Session, StreamError};
 use kubevpn_target::BoxError;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
@@ -68,10 +69,7 @@ struct Dial<'a> {
 impl Dial<'_> {
     async fn attempts(&self) -> Result<PodStream, ForwardError> {
         let Self {
-            pool,
-            pod,
-            to,
-            began,
+            pool, to, began, ..
         } = *self;
         // After a failure only a session that was heard of meanwhile is trusted: what broke one may have
         // broken all of them.
@@ -80,11 +78,7 @@ impl Dial<'_> {
         loop {
             let sessions = pool.opener().has_sessions();
             let attempted = if sessions {
-                match pool.session(pod, to.port, heard_since).await {
-                    Ok(Ok(taken)) => self.connect(*taken).await,
-                    Ok(Err(tried)) => self.channel(tried).await,
-                    Err(error) => Err(Failure::Final(error)),
-                }
+                self.on_session(heard_since).await
             } else {
                 self.channel(Vec::new()).await
             };
@@ -103,6 +97,31 @@ impl Dial<'_> {
             }
             heard_since = Some(began);
             attempt += 1;
+        }
+    }
+
+    /// A stream on a session; beside it a channel, where no session is to be had for long.
+    async fn on_session(&self, heard_since: Option<Instant>) -> Result<PodStream, Failure> {
+        let Self { pool, pod, to, .. } = *self;
+        let mut session = pin!(pool.session(pod, to.port, heard_since));
+        let late = async {
+            sleep(self.config().channel_after).await;
+            match pool.opener().has_channels() {
+                true => self.channel(Vec::new()).await,
+                false => std::future::pending().await,
+            }
+        };
+        let session = tokio::select! {
+            session = &mut session => session,
+            stream = late => match stream {
+                Ok(stream) => return Ok(stream),
+                Err(_) => session.await,
+            },
+        };
+        match session {
+            Ok(Ok(taken)) => self.connect(*taken).await,
+            Ok(Err(tried)) => self.channel(tried).await,
+            Err(error) => Err(Failure::Final(error)),
         }
     }
 

@@ -118,6 +118,8 @@ pub struct Rejection {
     pub transport: Transport,
     /// The status of the answer; none where the connection was dropped instead.
     pub status: Option<StatusCode>,
+    /// Nothing came back at all, within the bound.
+    pub silent: bool,
     /// Whether the API server itself said it, rather than something before it.
     pub by_api_server: bool,
     /// What was said, bounded.
@@ -437,6 +439,7 @@ mod tests {
             tried: vec![Rejection {
                 transport: Transport::Spdy,
                 status: Some(StatusCode::BAD_GATEWAY),
+                silent: false,
                 by_api_server,
                 message: String::new(),
             }],

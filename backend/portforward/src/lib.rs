@@ -27,6 +27,8 @@
 //! Sources: KEP-4006 for SPDY in WebSocket; `k8s.io/kubelet/pkg/cri/streaming/portforward` and containerd for what the
 //! other side does, none of which is specified; `docs/decisions/0003-sessions.md` for what was measured.
 
+#![warn(missing_docs)]
+
 mod config;
 mod dial;
 mod error;

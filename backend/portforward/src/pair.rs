@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -192,10 +192,8 @@ impl Pair {
     ///
     /// Nothing may be sent from then on: the server's SPDY library hands frames to five workers, and data
     /// that nobody reads any more stops one of them for good.
-    fn is_over(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        let error = self.error.as_mut();
-        self.ended || error.is_none_or(|e| e.poll_readable(&mut cx).is_ready())
+    fn is_over(&self) -> bool {
+        self.ended || self.error.as_ref().is_none_or(Stream::is_readable)
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

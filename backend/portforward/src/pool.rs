@@ -32,7 +32,7 @@ mod tests;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError};
+use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError, Unread};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
@@ -48,14 +48,13 @@ use crate::pod::PodId;
 use crate::stats::{Connection, Epoch, Stats};
 use crate::transport::{Io, Open, Opened};
 
-/// What a stream may hold unread. A local client that keeps up never lets it fill.
-const STREAM_BUFFER: usize = 512 * 1024;
-
 /// All sessions of a forwarder.
 pub(crate) struct Pool {
     config: Arc<Config>,
     opener: Box<dyn Open>,
     epoch: Epoch,
+    /// Of all sessions.
+    unread: Unread,
     state: Mutex<State>,
     /// There is something to look after.
     busy: Arc<Notify>,
@@ -91,6 +90,7 @@ impl Drop for Pool {
 impl Pool {
     pub(crate) fn new(config: Arc<Config>, opener: Box<dyn Open>) -> Arc<Self> {
         Arc::new(Self {
+            unread: Unread::limited(config.unread),
             config,
             opener,
             epoch: Epoch::new(),
@@ -310,7 +310,9 @@ impl Pool {
     /// Takes up a new session.
     fn add(self: &Arc<Self>, pod: &Arc<PodId>, io: Box<dyn Io>, transport: Transport) {
         let config = SpdyConfig {
-            stream_buffer: STREAM_BUFFER,
+            stream_buffer: self.config.unread_per_stream,
+            session_buffer: self.config.unread_per_session,
+            unread: self.unread.clone(),
             // Two streams each; the Pod's own bound is what counts.
             max_streams: 2 * self.config.streams_per_pod,
             ..SpdyConfig::default()

@@ -330,6 +330,10 @@ impl Open for Far {
         true
     }
 
+    fn has_channels(&self) -> bool {
+        false
+    }
+
     fn session(&self, _: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
         let node = self.0.clone();
         Box::pin(async move {

@@ -9,12 +9,14 @@ mod tunnel;
 mod upgrade;
 mod websocket;
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 pub(crate) use self::channel::Channel;
 pub(crate) use self::upgrade::said;
@@ -28,12 +30,19 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
+fn boxed(io: impl Io + 'static) -> Box<dyn Io> {
+    Box::new(io)
+}
+
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the pool asks for new connections.
 pub(crate) trait Open: Send + Sync + 'static {
     /// Whether there may be sessions at all; else every connection is a channel of its own.
     fn has_sessions(&self) -> bool;
+
+    /// Whether a channel may be tried where a session is long in coming.
+    fn has_channels(&self) -> bool;
 
     /// Asks for a session to the Pod.
     fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>>;
@@ -65,7 +74,11 @@ pub(crate) struct Api {
 
 /// What is known of each transport.
 #[derive(Debug, Default)]
-struct Memory([Known; Transport::ALL.len()]);
+struct Memory {
+    known: [Known; Transport::ALL.len()],
+    /// When a channel was last opened.
+    channel: Option<Instant>,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Known {
@@ -74,7 +87,9 @@ enum Known {
     Fit,
     /// It failed once, in a way that may have been an accident.
     Doubtful,
-    /// It is turned down, since then at least.
+    /// Another was faster by so much that this one may never answer; what becomes of it is not known yet.
+    Silent,
+    /// It is turned down; when it was last found to be.
     Down(Instant),
 }
 
@@ -91,7 +106,7 @@ impl Api {
     fn order(&self) -> Vec<Transport> {
         match self.config.transport {
             TransportChoice::Only(transport) => vec![transport],
-            TransportChoice::Auto => self.memory().order(Instant::now(), &self.config),
+            TransportChoice::Auto => self.memory().order(),
         }
     }
 
@@ -99,38 +114,137 @@ impl Api {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tries the transports in order, the next as soon as the last is turned down, or beside it once it has been
+    /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken.
     async fn ask_session(self, pod: Arc<PodId>) -> Result<Opened, ForwardError> {
+        self.look_again(&pod);
+        let began = Instant::now();
         let mut asked = Asked::new(pod);
-        for transport in self.order() {
-            let within = self.config.upgrade_timeout;
-            let (client, pod) = (&self.client, &*asked.pod);
-            let opened = match transport {
-                Transport::Spdy => match spdy::open(client, pod, Method::POST, within).await {
-                    Err(UpgradeError::Forbidden { message }) => {
-                        asked.forbidden(&Method::POST, message)?;
-                        // Rules that do not grant `create` may grant `get`.
-                        let io = spdy::open(client, &asked.pod, Method::GET, within).await;
-                        io.map(|io| Box::new(io) as Box<dyn Io>)
+        let mut order = self.order().into_iter();
+        let (mut more, mut start, mut channels) = (true, true, false);
+        let mut tried = FuturesUnordered::new();
+        let mut running: Vec<(Transport, Instant)> = Vec::new();
+        let mut stagger = pin!(sleep(self.config.transport_stagger));
+        loop {
+            while std::mem::take(&mut start) {
+                match order.next() {
+                    None => more = false,
+                    Some(Transport::WsV4) => (channels, start) = (true, true),
+                    Some(transport) => {
+                        let now = Instant::now();
+                        running.push((transport, now));
+                        tried.push(self.clone().attempt(asked.pod.clone(), transport));
+                        stagger.as_mut().reset(now + self.config.transport_stagger);
                     }
-                    io => io.map(|io| Box::new(io) as Box<dyn Io>),
-                },
-                Transport::SpdyWs => {
-                    let io = tunnel::open(client, pod, within).await;
-                    io.map(|io| Box::new(io) as Box<dyn Io>)
                 }
-                Transport::WsV4 => return Ok(Opened::ChannelsOnly(asked.tried)),
+            }
+            let (transport, attempted) = tokio::select! {
+                biased;
+                Some(attempted) = tried.next() => attempted,
+                () = &mut stagger, if more && !tried.is_empty() => {
+                    start = true;
+                    continue;
+                }
+                else => break,
             };
-            match opened {
+            running.retain(|(t, _)| *t != transport);
+            match attempted {
                 Ok(io) => {
                     tracing::debug!(pod = %asked.pod, %transport, "session opened");
                     self.memory().worked(transport, &asked.tried);
+                    running.retain(|(_, at)| at.elapsed() >= self.config.transport_stagger);
+                    if !running.is_empty() {
+                        self.leave(&asked.pod, transport, &running, tried);
+                    }
                     return Ok(Opened::Session(io, transport));
                 }
-                Err(no) => asked.refused(transport, no)?,
+                Err(failed) => {
+                    asked.failed(transport, failed)?;
+                    start = true;
+                }
             }
         }
-        // Only where channels are not to be tried.
-        Err(asked.rejected())
+        if !channels {
+            return Err(asked.rejected());
+        }
+        let mut memory = self.memory();
+        if memory.channel.is_some_and(|at| at >= began) {
+            memory.worked(Transport::WsV4, &asked.tried);
+        }
+        Ok(Opened::ChannelsOnly(asked.tried))
+    }
+
+    /// One transport, by each verb that may be granted.
+    async fn attempt(self, pod: Arc<PodId>, transport: Transport) -> (Transport, Attempted) {
+        let within = self.config.upgrade_timeout;
+        let client = &self.client;
+        let attempted = match transport {
+            Transport::Spdy => match spdy::open(client, &pod, Method::POST, within).await {
+                Err(UpgradeError::Forbidden { message }) => {
+                    // Rules that do not grant `create` may grant `get`.
+                    let io = spdy::open(client, &pod, Method::GET, within).await;
+                    io.map(boxed).map_err(|error| Failed {
+                        create: Some(message),
+                        error,
+                    })
+                }
+                io => io.map(boxed).map_err(Failed::from),
+            },
+            Transport::SpdyWs => {
+                let io = tunnel::open(client, &pod, within).await;
+                io.map(boxed).map_err(Failed::from)
+            }
+            Transport::WsV4 => {
+                let error = UpgradeError::rejected("not a session");
+                Err(Failed::from(error))
+            }
+        };
+        (transport, attempted)
+    }
+
+    /// Waits aside for the end of attempts that another transport was faster than.
+    fn leave(
+        &self,
+        pod: &Arc<PodId>,
+        instead: Transport,
+        running: &[(Transport, Instant)],
+        mut tried: FuturesUnordered<impl Future<Output = (Transport, Attempted)> + Send + 'static>,
+    ) {
+        for (transport, _) in running {
+            self.memory().known[*transport as usize] = Known::Silent;
+        }
+        let (api, mut asked) = (self.clone(), Asked::new(pod.clone()));
+        tokio::spawn(async move {
+            while let Some((transport, attempted)) = tried.next().await {
+                match attempted {
+                    Ok(_) => api.memory().worked(transport, &[]),
+                    Err(failed) => {
+                        api.memory().known[transport as usize] = Known::Fit;
+                        // What says nothing of the transport leaves it as it was.
+                        if asked.failed(transport, failed).is_ok() {
+                            api.memory().worked(instead, &asked.tried);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Tries again, beside what is asked, the transports that were turned down long enough ago.
+    fn look_again(&self, pod: &Arc<PodId>) {
+        if self.config.transport != TransportChoice::Auto {
+            return;
+        }
+        let due = self.memory().due(Instant::now(), &self.config);
+        for transport in due {
+            let (api, pod) = (self.clone(), pod.clone());
+            tokio::spawn(async move {
+                if let (_, Ok(_)) = api.clone().attempt(pod, transport).await {
+                    tracing::info!(%transport, "transport works again");
+                    api.memory().worked(transport, &[]);
+                }
+            });
+        }
     }
 
     async fn ask_channel(
@@ -139,12 +253,15 @@ impl Api {
         port: u16,
         tried: Vec<Rejection>,
     ) -> Result<Box<dyn Io>, ForwardError> {
+        self.look_again(&pod);
         let mut asked = Asked::new(pod);
         asked.tried = tried;
         let within = self.config.upgrade_timeout;
         match channel::open(&self.client, &asked.pod, port, within).await {
             Ok(io) => {
-                self.memory().worked(Transport::WsV4, &asked.tried);
+                let mut memory = self.memory();
+                memory.worked(Transport::WsV4, &asked.tried);
+                memory.channel = Some(Instant::now());
                 Ok(Box::new(io))
             }
             Err(no) => {
@@ -159,6 +276,10 @@ impl Api {
 impl Open for Api {
     fn has_sessions(&self) -> bool {
         self.order().first() != Some(&Transport::WsV4)
+    }
+
+    fn has_channels(&self) -> bool {
+        self.order().contains(&Transport::WsV4)
     }
 
     fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
@@ -176,17 +297,31 @@ impl Open for Api {
 }
 
 impl Memory {
-    fn order(&self, now: Instant, config: &Config) -> Vec<Transport> {
-        let fit = |t: &Transport| match self.0[*t as usize] {
-            Known::Fit | Known::Doubtful => true,
-            Known::Down(at) => now.duration_since(at) >= config.transport_retry,
-        };
-        let fit: Vec<_> = Transport::ALL.into_iter().filter(fit).collect();
+    /// Those that were not turned down, the silent ones last; all of them where none is left.
+    fn order(&self) -> Vec<Transport> {
+        let known = |t: &Transport| self.known[*t as usize];
+        let fit = |t: &Transport| !matches!(known(t), Known::Down(_));
+        let mut fit: Vec<_> = Transport::ALL.into_iter().filter(fit).collect();
         if fit.is_empty() {
-            Transport::ALL.to_vec()
-        } else {
-            fit
+            return Transport::ALL.to_vec();
         }
+        fit.sort_by_key(|t| matches!(known(t), Known::Silent));
+        fit
+    }
+
+    /// The transports to sessions that were turned down long enough ago, which they are taken to be anew.
+    fn due(&mut self, now: Instant, config: &Config) -> Vec<Transport> {
+        let sessions = [Transport::Spdy, Transport::SpdyWs];
+        let due = sessions
+            .into_iter()
+            .filter(|t| match &mut self.known[*t as usize] {
+                Known::Down(at) if now.duration_since(*at) >= config.transport_retry => {
+                    *at = now;
+                    true
+                }
+                _ => false,
+            });
+        due.collect()
     }
 
     /// What worked does no more: all get another chance.
@@ -196,22 +331,42 @@ impl Memory {
 
     /// Only the success of another transport proves that a refusal was about the transport; not even that does
     /// where the API server itself failed to reach the node, which may have come back meanwhile. A connection that was
-    /// cut, or a proxy's 5xx, may have been one of several servers that ended: that counts when it happens again.
+    /// cut, or a proxy's 5xx, may have been one of several servers that ended: that counts when it happens again. One
+    /// that swallowed the request while another was answered counts at once.
     fn worked(&mut self, transport: Transport, tried: &[Rejection]) {
         for rejection in tried {
             let failed = rejection.status.is_none_or(|s| s.is_server_error());
-            let known = &mut self.0[rejection.transport as usize];
+            let known = &mut self.known[rejection.transport as usize];
             *known = match known {
                 _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
-                Known::Fit if failed => Known::Doubtful,
-                Known::Fit | Known::Doubtful => {
+                Known::Fit if failed && !rejection.silent => Known::Doubtful,
+                Known::Fit | Known::Doubtful | Known::Silent => {
                     tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
                     Known::Down(Instant::now())
                 }
                 Known::Down(_) => Known::Down(Instant::now()),
             };
         }
-        self.0[transport as usize] = Known::Fit;
+        self.known[transport as usize] = Known::Fit;
+    }
+}
+
+/// How the attempt of one transport to a session went.
+type Attempted = Result<Box<dyn Io>, Failed>;
+
+/// Why it came to nothing.
+struct Failed {
+    /// What the API server said where the verb `create` is not granted, and `get` was tried too.
+    create: Option<String>,
+    error: UpgradeError,
+}
+
+impl From<UpgradeError> for Failed {
+    fn from(error: UpgradeError) -> Self {
+        Self {
+            create: None,
+            error,
+        }
     }
 }
 
@@ -253,31 +408,45 @@ impl Asked {
         }
     }
 
+    /// As [`Asked::refused`], for an attempt by each verb.
+    fn failed(&mut self, transport: Transport, failed: Failed) -> Result<(), ForwardError> {
+        if let Some(message) = failed.create {
+            self.forbidden(&Method::POST, message)?;
+        }
+        self.refused(transport, failed.error)
+    }
+
     /// Notes what the transport met; an error when no other transport can do better.
     fn refused(&mut self, transport: Transport, no: UpgradeError) -> Result<(), ForwardError> {
-        match no {
+        let rejection = |status, silent, by_api_server, message| Rejection {
+            transport,
+            status,
+            silent,
+            by_api_server,
+            message,
+        };
+        let rejection = match no {
             UpgradeError::Rejected {
                 status,
                 by_api_server,
                 message,
-            } => {
-                let rejection = Rejection {
-                    transport,
-                    status,
-                    by_api_server,
-                    message,
-                };
-                tracing::debug!(pod = %self.pod, %rejection, "transport turned down");
-                self.tried.push(rejection);
-                Ok(())
+            } => rejection(status, false, by_api_server, message),
+            UpgradeError::Silent { after } => {
+                let message = format!("no answer within {} s", after.as_secs());
+                rejection(None, true, false, message)
             }
             // All forms but SPDY's first are asked by GET.
-            UpgradeError::Forbidden { message } => self.forbidden(&Method::GET, message),
-            UpgradeError::Gone => Err(ForwardError::PodNotFound {
-                pod: self.pod.to_string(),
-            }),
-            UpgradeError::Final(error) => Err(ForwardError::Api(error)),
-        }
+            UpgradeError::Forbidden { message } => return self.forbidden(&Method::GET, message),
+            UpgradeError::Gone => {
+                return Err(ForwardError::PodNotFound {
+                    pod: self.pod.to_string(),
+                });
+            }
+            UpgradeError::Final(error) => return Err(ForwardError::Api(error)),
+        };
+        tracing::debug!(pod = %self.pod, %rejection, "transport turned down");
+        self.tried.push(rejection);
+        Ok(())
     }
 
     fn rejected(self) -> ForwardError {

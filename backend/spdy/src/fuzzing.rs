@@ -4,7 +4,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
-    Config,
+    Config, Unread,
     error::SessionError,
     frame::{
         self, Data, Deflater, Frame, GoAway, GoAwayStatus, Headers, HeadersFrame, Ping,
@@ -33,6 +33,8 @@ pub fn fuzz_frames(data: &[u8]) {
 const CONFIG: Config = Config {
     max_streams: 4,
     stream_buffer: 2048,
+    session_buffer: 6 * 1024,
+    unread: Unread::UNLIMITED,
     send_buffer: 4096,
     max_data_frame: 1024,
 };
@@ -208,6 +210,7 @@ impl Player {
         assert!(totals.live <= CONFIG.max_streams);
         // One input of at most 255 bytes may go over each bound.
         assert!(totals.buffered <= CONFIG.max_streams * (CONFIG.stream_buffer + 255));
+        assert!(totals.weight <= CONFIG.session_buffer + 255);
         assert!(totals.queued <= CONFIG.max_streams * 16 * 1024);
         assert_eq!(totals.full, machine.full().count());
     }

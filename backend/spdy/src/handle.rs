@@ -121,6 +121,7 @@ impl Session {
         let Totals {
             live,
             full: _,
+            weight: _,
             buffered,
             queued,
             opened,

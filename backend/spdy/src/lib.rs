@@ -52,6 +52,8 @@
 //!
 //! The protocol: draft-mbelshe-httpbis-spdy-00, which is SPDY/3; 3.1 adds the session's window.
 
+#![warn(missing_docs)]
+
 mod config;
 mod driver;
 mod error;
@@ -65,7 +67,7 @@ mod shared;
 mod stream;
 
 pub use self::{
-    config::Config,
+    config::{Config, Unread},
     driver::{Driver, client, server},
     error::{OpenError, SessionError, StreamError},
     frame::{GoAwayStatus, HeaderError, Headers, ResetStatus, StreamId, WireError},

@@ -5,8 +5,8 @@
 //! ([`Machine::transmit`]) and calls it for the handles of streams; it never waits: a call that
 //! cannot go on says so, and an [`Event`] tells when to come back.
 //!
-//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, over which
-//! [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
+//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them by
+//! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
 //! the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
 //! that is over and has no handle leaves nothing behind but its number, which is below the next.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
@@ -103,6 +103,8 @@ pub(crate) struct Totals {
     pub(crate) full: usize,
     /// Received payload that nobody has read.
     pub(crate) buffered: usize,
+    /// The same with the bookkeeping of small pieces.
+    pub(crate) weight: usize,
     /// Payload to be sent.
     pub(crate) queued: usize,
     /// Streams ever opened by either side.
@@ -228,7 +230,9 @@ impl Machine {
             return;
         };
         if entry.is_live() {
+            let before = self.totals.weight;
             entry.discard_received(&mut self.totals);
+            self.freed(before);
             trace!(%stream, %status, "sending RST_STREAM");
             RstStream { stream, status }.encode(&mut self.control);
             self.fail(stream, StreamError::ResetHere(status));
@@ -241,6 +245,7 @@ impl Machine {
             return;
         };
         entry.held_by_handle = false;
+        let before = self.totals.weight;
         entry.discard_received(&mut self.totals);
         match entry.state {
             State::Ended => {}
@@ -248,6 +253,7 @@ impl Machine {
             State::LocalEnded if entry.ready => {}
             _ => self.reset(stream, ResetStatus::CANCEL),
         }
+        self.freed(before);
         self.settle(stream);
     }
 
@@ -291,9 +297,24 @@ impl Machine {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(Read::End);
         };
+        let before = self.totals.weight;
         let read = entry.read(&mut self.totals);
         entry.weigh(&self.config, &mut self.totals);
+        self.freed(before);
         read
+    }
+
+    /// Tells what is unread no longer, and lets the streams that held up reading for want of room look again.
+    fn freed(&mut self, before: usize) {
+        if self.totals.weight == before {
+            return;
+        }
+        self.config.unread.change(before, self.totals.weight);
+        if self.totals.full > 0 {
+            for entry in self.streams.values_mut().filter(|entry| entry.full) {
+                entry.weigh(&self.config, &mut self.totals);
+            }
+        }
     }
 
     /// Whether a read would not wait.
@@ -384,9 +405,17 @@ impl Machine {
             self.totals.live -= 1;
         }
         if entry.counted_out && !entry.held_by_handle {
+            let before = self.totals.weight;
             entry.discard_received(&mut self.totals);
             self.streams.remove(&stream);
+            self.freed(before);
         }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.config.unread.change(self.totals.weight, 0);
     }
 }
 

@@ -149,7 +149,7 @@ impl State {
     fn work(&self) -> Work {
         Work {
             output: self.corks == 0 && self.machine.has_output(),
-            ends: self.machine.has_ends(),
+            ends: self.corks == 0 && self.machine.has_ends(),
             input: self.machine.wants_input(),
             ending: self.ending.is_some() || self.orphaned,
         }

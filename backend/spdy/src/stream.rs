@@ -102,6 +102,11 @@ impl Stream {
         Poll::Pending
     }
 
+    /// Whether a read would not wait. Nobody is woken when it no longer would.
+    pub fn is_readable(&self) -> bool {
+        !self.rest.is_empty() || self.owner.0.lock().machine.is_readable(self.id)
+    }
+
     /// Queues as much of `data` as fits without waiting, and says how much that was.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let sent = self.owner.0.with(|state| state.machine.send(self.id, data));

@@ -73,6 +73,41 @@ async fn the_next_connection_is_opened_before_the_streams_of_one_run_out() {
 }
 
 #[tokio::test]
+async fn fifty_watches_whose_connection_died_make_one_new_one() {
+    let server = Server::start().await;
+    let relay = Relay::start(server.address).await;
+    let mut setup = Setup::new(format!("https://{}", relay.address)).trusting(&server.ca);
+    setup.options.ping_interval = Duration::from_millis(50);
+    setup.options.ping_timeout = Duration::from_secs(1);
+    let client = setup.client();
+    let hold = || client.send(get("/hold").map(Body::from));
+    let held = join_all((0..50).map(|_| hold())).await;
+    let held: Vec<_> = held.into_iter().map(Result::unwrap).collect();
+    assert_eq!(server.connections(), 1);
+    relay.cut();
+    // Each asks again the moment it hears of the end, as watches do.
+    let again = held.into_iter().map(|watch| async {
+        let ended = http_body_util::BodyExt::collect(watch.into_body()).await;
+        assert!(ended.is_err());
+        hold().await.unwrap()
+    });
+    let _held = join_all(again).await;
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_not_asked_a_multiple_of_what_is_asked_of_us() {
+    let server = Server::start().await;
+    let client = Setup::of(&server).client();
+    let calls = 100;
+    for _ in 0..calls {
+        client.request_text(get("/504")).await.unwrap_err();
+    }
+    let seen = server.seen().len();
+    assert!(seen <= calls + 20, "{seen} requests for {calls} calls");
+}
+
+#[tokio::test]
 async fn every_request_says_who_we_are() {
     let server = Server::start().await;
     let mut setup = Setup::of(&server).user("token: sesame");

@@ -775,7 +775,7 @@ async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
     assert_eq!(pool.stats().stalled, 0);
     // It reads on, up to what the other holds up.
     let began = Instant::now();
-    one.read_exact(&mut vec![0; 2 * STREAM_BUFFER])
+    one.read_exact(&mut vec![0; 2 * quick().unread_per_stream])
         .await
         .unwrap();
     assert!(began.elapsed() <= 2 * S, "{:?}", began.elapsed());
@@ -811,6 +811,31 @@ async fn a_session_somebody_does_not_read_is_not_shared_while_an_upgrade_takes_l
     assert_eq!(streams, [1, 1], "one each");
     drop(state);
     drop(stalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_reads_is_bounded_in_all() {
+    let config = Config {
+        unread: 8 << 20,
+        ..quick()
+    };
+    let (_node, pool) = Node::start(config.clone());
+    let mut stalled = Vec::new();
+    for pod in 0..64 {
+        let mut stream = dial::dial(pool.clone(), of(&format!("web-{pod}"), FLOOD))
+            .await
+            .unwrap();
+        stream.read_exact(&mut [0; 1]).await.unwrap();
+        settle().await;
+        stalled.push(stream);
+    }
+    let unread = pool.stats().unread;
+    // What is read at once may go over it.
+    let most = config.unread + 64 * 128 * 1024;
+    assert!(unread <= most, "{unread}");
+    // Who reads gets on all the same.
+    let mut buf = vec![0; 1 << 20];
+    soon(stalled[63].read_exact(&mut buf)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use super::*;
 use crate::forward::Forwarder;
 use crate::pod::PodPort;
 use crate::stream::PodStream;
-use crate::testing::{CLOSED, ECHO, MUTE, Node, SINK, SLOW, echo, soon, to};
+use crate::testing::{CLOSED, ECHO, MUTE, Node, SINK, SLOW, echo, settle, soon, to};
 use crate::transport::tunnel::Tunnel;
 
 /// How a request is answered.
@@ -285,9 +285,74 @@ async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
         assert_eq!(server.asked(), ["GET spdy-ws"]);
         server.change([Answer::Upgrade; 4]);
         advance(Duration::from_secs(601)).await;
+        // Beside a dial, which does not wait for it.
+        dial_anew(&forwarder).await.unwrap();
+        settle().await;
+        let mut asked = server.asked();
+        asked.sort_unstable();
+        assert_eq!(asked, ["GET spdy-ws", "POST spdy"]);
         dial_anew(&forwarder).await.unwrap();
         assert_eq!(server.asked(), ["POST spdy"]);
     }
+}
+
+/// Dials anew; how long it took.
+async fn timed(forwarder: &Forwarder) -> Duration {
+    let began = Instant::now();
+    let mut stream = dial_anew(forwarder).await.unwrap();
+    echo(&mut stream, b"hello").await.unwrap();
+    began.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_swallows_upgrades_is_got_around_within_a_dial() {
+    let Config {
+        transport_stagger: stagger,
+        channel_after,
+        upgrade_timeout,
+        ..
+    } = Config::default();
+    let (ok, hang) = (Answer::Upgrade, Answer::Hang);
+    for (script, first) in [
+        ([hang, hang, ok, ok], stagger),
+        ([UNKNOWN, UNKNOWN, hang, ok], channel_after),
+        ([hang, hang, hang, ok], channel_after),
+        ([hang, hang, UNKNOWN, ok], channel_after),
+    ] {
+        let server = Server::new(script);
+        let forwarder = server.forwarder(AUTO);
+        let slack = Duration::from_millis(100);
+        let took = timed(&forwarder).await;
+        assert!(took >= first && took < first + slack, "{took:?}");
+        // Once it is known what is swallowed, nobody waits for it, nor when it is tried again.
+        sleep(stagger + upgrade_timeout).await;
+        for _ in 0..3 {
+            let took = timed(&forwarder).await;
+            assert!(took < slack, "{took:?}");
+            advance(Duration::from_secs(601)).await;
+        }
+        // It lets them pass again.
+        server.change([ok; 4]);
+        advance(Duration::from_secs(601)).await;
+        timed(&forwarder).await;
+        sleep(Duration::from_secs(1)).await;
+        server.asked();
+        timed(&forwarder).await;
+        assert_eq!(server.asked(), ["POST spdy"]);
+    }
+    // All of them: an error within the dial's time.
+    let server = Server::new([hang; 4]);
+    let began = Instant::now();
+    dial_anew(&server.forwarder(AUTO)).await.unwrap_err();
+    assert!(began.elapsed() < Config::default().dial_timeout + Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_dial_does_not_wait_for_what_was_silent_at_the_first() {
+    let server = Server::new([Answer::Hang, Answer::Hang, Answer::Upgrade, Answer::Upgrade]);
+    let forwarder = server.forwarder(AUTO);
+    timed(&forwarder).await;
+    assert!(timed(&forwarder).await < Duration::from_millis(100));
 }
 
 #[tokio::test(start_paused = true)]

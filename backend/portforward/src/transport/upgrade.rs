@@ -43,6 +43,8 @@ pub(crate) enum UpgradeError {
         by_api_server: bool,
         message: String,
     },
+    /// Nothing came back.
+    Silent { after: Duration },
     /// The access rules do not grant the verb of the request's method.
     Forbidden { message: String },
     /// There is no such Pod.
@@ -88,10 +90,7 @@ pub(crate) async fn upgrade(
 ) -> Result<(Response<()>, Raw), UpgradeError> {
     match tokio::time::timeout(within, exchange(client, pod, request)).await {
         Ok(answer) => answer,
-        Err(_) => Err(UpgradeError::rejected(format!(
-            "no answer within {} s",
-            within.as_secs()
-        ))),
+        Err(_) => Err(UpgradeError::Silent { after: within }),
     }
 }
 
@@ -218,7 +217,7 @@ pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
     };
     match refused(status, body, &action) {
         UpgradeError::Rejected { message, .. } | UpgradeError::Forbidden { message } => message,
-        UpgradeError::Gone => String::new(),
+        UpgradeError::Gone | UpgradeError::Silent { .. } => String::new(),
         UpgradeError::Final(error) => error.to_string(),
     }
 }

@@ -16,6 +16,10 @@ use crate::{
 /// smaller pieces are copied out, or a few bytes that nobody reads could keep a whole buffer.
 const MIN_SLICE: usize = 16 * 1024;
 
+/// Unread bytes of a session over which everything is copied out: a part of a buffer keeps all of it in memory,
+/// which does not matter for long where it is read at once.
+const MOST_SLICED: usize = 256 * 1024;
+
 impl Machine {
     /// Takes whole frames, and what there is of a DATA frame's payload, off the front of `input`. An
     /// error leaves the session good for nothing but GOAWAY.
@@ -101,14 +105,18 @@ impl Machine {
             data.len -= len as u32;
             match self.streams.get_mut(&data.stream) {
                 Some(entry) if entry.receives() => {
-                    let chunk = if len < MIN_SLICE {
+                    let exact =
+                        self.totals.buffered >= MOST_SLICED || !self.config.unread.is_ample();
+                    let chunk = if len < MIN_SLICE || exact {
                         let chunk = Bytes::copy_from_slice(input.get(..len).unwrap_or_default());
                         input.advance(len);
                         chunk
                     } else {
                         input.split_to(len).freeze()
                     };
+                    let before = self.totals.weight;
                     entry.push(chunk, &mut self.totals);
+                    self.config.unread.change(before, self.totals.weight);
                     events.push(Event::Readable(data.stream));
                     if entry.weigh(&self.config, &mut self.totals) {
                         events.push(Event::Full(data.stream));

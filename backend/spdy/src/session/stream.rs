@@ -77,7 +77,9 @@ impl Entry {
         self.received += chunk.len() as u64;
         self.buffered += chunk.len();
         totals.buffered += chunk.len();
-        self.weight += chunk.len().max(MIN_WEIGHT);
+        let weight = chunk.len().max(MIN_WEIGHT);
+        self.weight += weight;
+        totals.weight += weight;
         self.chunks.push_back(chunk);
     }
 
@@ -86,7 +88,9 @@ impl Entry {
         if let Some(chunk) = self.chunks.pop_front() {
             self.buffered -= chunk.len();
             totals.buffered -= chunk.len();
-            self.weight -= chunk.len().max(MIN_WEIGHT);
+            let weight = chunk.len().max(MIN_WEIGHT);
+            self.weight -= weight;
+            totals.weight -= weight;
             if self.chunks.is_empty() {
                 self.chunks = VecDeque::new();
             }
@@ -109,6 +113,7 @@ impl Entry {
     pub(super) fn discard_received(&mut self, totals: &mut Totals) {
         self.discarded = true;
         totals.buffered -= self.buffered;
+        totals.weight -= self.weight;
         self.chunks = VecDeque::new();
         self.buffered = 0;
         self.weight = 0;
@@ -122,7 +127,9 @@ impl Entry {
 
     /// Decides whether the stream holds up reading; true if it has just begun to.
     pub(super) fn weigh(&mut self, config: &Config, totals: &mut Totals) -> bool {
-        let full = self.weight > config.stream_buffer && self.receives();
+        let left = config.session_buffer.saturating_sub(totals.weight);
+        let most = config.stream_buffer.min(left).min(config.unread.room());
+        let full = self.weight > most && self.receives();
         let was = std::mem::replace(&mut self.full, full);
         totals.full += usize::from(full);
         totals.full -= usize::from(was);

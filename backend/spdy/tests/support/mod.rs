@@ -38,7 +38,7 @@ where
     A: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     B: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (client, client_driver) = client(near, config);
+    let (client, client_driver) = client(near, config.clone());
     let (server, incoming, server_driver) = server(far, config);
     Pair {
         client,

@@ -1,6 +1,7 @@
 //! What a session holds at most.
 
 use super::*;
+use crate::Unread;
 
 const STREAM_BUFFER: usize = 64 * 1024;
 
@@ -32,6 +33,65 @@ fn a_stream_nobody_reads_stops_the_reading() {
     assert_eq!(client.full().count(), 0);
     received(&mut client, &chunk).unwrap();
     assert!(!client.wants_input(), "and again");
+}
+
+/// A client with this many streams, on each of which its peer has sent `each` bytes as long as the client reads.
+fn unread(config: Config, streams: usize, each: usize) -> (Machine, Vec<StreamId>) {
+    let mut client = Machine::new(Role::Client, config);
+    let mut server = machine(Role::Server);
+    let streams: Vec<_> = (0..streams)
+        .map(|_| client.open(&headers(), false).unwrap())
+        .collect();
+    pass(&mut client, &mut server);
+    for &stream in &streams {
+        server.accept(stream, &Headers::new(), false);
+    }
+    pass(&mut server, &mut client);
+    for _ in 0..each / (20 * 1024) {
+        for &stream in &streams {
+            if client.wants_input() {
+                received(&mut client, &data(stream, &[7; 20 * 1024], false)).unwrap();
+            }
+        }
+    }
+    (client, streams)
+}
+
+#[test]
+fn a_session_holds_no_more_than_its_bound_however_many_do_not_read() {
+    let config = Config::default();
+    let most = config.session_buffer + 20 * 1024;
+    let (mut client, streams) = unread(config, 64, 500 * 1024);
+    let held = client.totals().buffered;
+    assert!(held <= most, "{held}");
+    assert!(!client.wants_input());
+    // Those that hold it up are known, and when others have read they do no longer.
+    let (full, _) = client.full().next().expect("somebody holds it up");
+    for stream in streams.into_iter().filter(|stream| *stream != full).take(8) {
+        read_all(&mut client, stream);
+    }
+    assert!(client.wants_input(), "{:?}", client.totals());
+}
+
+#[test]
+fn sessions_hold_no_more_than_their_common_bound() {
+    let limit = 4 << 20;
+    let unread_of_all = Unread::limited(limit);
+    let sessions: Vec<_> = (0..16)
+        .map(|_| {
+            let unread_of_all = unread_of_all.clone();
+            let config = Config {
+                unread: unread_of_all,
+                ..Config::default()
+            };
+            unread(config, 4, 500 * 1024)
+        })
+        .collect();
+    let held: usize = sessions.iter().map(|(m, _)| m.totals().buffered).sum();
+    assert_eq!(held, unread_of_all.bytes());
+    assert!(held <= limit + 16 * 20 * 1024, "{held}");
+    drop(sessions);
+    assert_eq!(unread_of_all.bytes(), 0);
 }
 
 #[test]
@@ -79,13 +139,30 @@ fn a_few_bytes_do_not_keep_a_whole_buffer() {
     assert!(input.try_reclaim(64 * 1024), "the buffer is free");
     assert_eq!(input.as_ptr(), buffer);
 
-    // Large payload is not copied.
+    // Large payload is not copied while it is read as it comes.
     input.extend(data(stream, &[1; 40 * 1024], false));
     client.receive(&mut input, &mut Vec::new()).unwrap();
     assert!(!input.try_reclaim(64 * 1024), "the buffer is in use");
     let read = read_all(&mut client, stream).0;
     assert_eq!(read.len(), 5 + 40 * 1024);
     assert!(input.try_reclaim(64 * 1024));
+}
+
+#[test]
+fn what_is_not_read_keeps_no_buffers_it_was_read_into() {
+    let (mut client, _, stream) = pair();
+    let part = data(stream, &[1; 16 * 1024], false);
+    let mut kept = 0;
+    let mut input = BytesMut::new();
+    for _ in 0..60 {
+        input = BytesMut::with_capacity(128 * 1024);
+        input.extend_from_slice(&part);
+        client.receive(&mut input, &mut Vec::new()).unwrap();
+        kept += usize::from(!input.try_reclaim(128 * 1024));
+    }
+    assert_eq!(client.totals().buffered, 60 * 16 * 1024);
+    assert!(kept <= 16, "{kept} buffers of 128 KiB for less than 1 MiB");
+    drop(input);
 }
 
 #[test]

@@ -388,7 +388,7 @@ proptest! {
     #[test]
     fn bytes_arrive_as_they_were_sent(acts in proptest::collection::vec(act(), 1..120)) {
         let config = Config { stream_buffer: 32 * 1024, send_buffer: 32 * 1024, ..Config::default() };
-        let mut sides = [Machine::new(Role::Client, config), Machine::new(Role::Server, config)];
+        let mut sides = [Machine::new(Role::Client, config.clone()), Machine::new(Role::Server, config)];
         let mut wires = [BytesMut::new(), BytesMut::new()];
         let mut inputs = [BytesMut::new(), BytesMut::new()];
         let mut streams: Vec<StreamId> = Vec::new();
