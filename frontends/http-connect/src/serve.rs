@@ -141,7 +141,7 @@ where
     early.extend_from_slice(&ahead);
 
     match over {
-        Over::HandedOver(handover) => {
+        Over::Handover(handover) => {
             let tunnel = Tunnel {
                 client,
                 early,

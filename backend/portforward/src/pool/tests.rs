@@ -339,14 +339,13 @@ async fn short_connections_by_the_dozen_share_one_session() {
     sleep(2 * S).await;
     let others: Vec<_> = (0..40).map(|_| open(&pool)).collect();
     let others = futures_util::future::join_all(others).await;
-    let state = pool.state();
-    let shared = state.pods.values().flat_map(|p| &p.sessions);
-    let shared: Vec<_> = shared
-        .map(|e| e.connections.len())
-        .filter(|&n| n > 0)
-        .collect();
+    let shared: Vec<_> = {
+        let state = pool.state();
+        let sessions = state.pods.values().flat_map(|p| &p.sessions);
+        let counts = sessions.map(|e| e.connections.len());
+        counts.filter(|&n| n > 0).collect()
+    };
     assert!(shared.contains(&1), "{shared:?}");
-    drop(state);
     echo(&mut staying, b"alone").await.unwrap();
     drop(others);
 }

@@ -61,7 +61,7 @@ impl Drop for Socket {
 /// be locked within [`TURN`] is no reason not to listen.
 async fn turn(path: &Path) -> Option<fs::File> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let dir = fs::File::open(dir.unwrap_or(Path::new("."))).ok()?;
+    let dir = fs::File::open(dir.unwrap_or_else(|| Path::new("."))).ok()?;
     let until = Instant::now() + TURN;
     loop {
         match dir.try_lock() {

@@ -30,7 +30,7 @@ pub(super) enum Over {
     /// The connection is at its end: all that was asked for is answered.
     Done,
     /// The connection is no HTTP any more.
-    HandedOver(Handover),
+    Handover(Handover),
     /// A head that is none, or was not complete in time.
     Refused {
         problem: Problem,
@@ -101,7 +101,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
             if self.exchange.is_flushed()
                 && let Some(handover) = self.exchange.take_handover()
             {
-                return Poll::Ready(Over::HandedOver(handover));
+                return Poll::Ready(Over::Handover(handover));
             }
             if let Poll::Ready(error) = self.client.poll_watch(cx) {
                 return Poll::Ready(Over::Gone(error));
