@@ -37,6 +37,13 @@ impl StateDir {
                 )));
             }
         };
+        let dir = Self::of(dir)?;
+        dir.check()?;
+        Ok(dir)
+    }
+
+    /// A directory whose path can be used; what is there has not been looked at.
+    fn of(dir: PathBuf) -> Result<Self, ApiError> {
         if dir.is_relative() {
             return Err(refused(format!(
                 "{VARIABLE} or HOME is the relative path {}, which is another directory in each working directory: write it \
@@ -53,7 +60,6 @@ impl StateDir {
                 home.socket().display()
             )));
         }
-        home.check()?;
         Ok(home)
     }
 
@@ -84,13 +90,15 @@ impl StateDir {
                     return Err(ApiError::caused_by(Code::Other, what, &e));
                 }
             };
+            let own = sys::own_uid();
             let wrong = match found.is_dir() {
-                false => "is no directory: move it away",
-                true if found.uid() != sys::own_uid() => {
-                    "belongs to another user: have it given to you"
-                }
+                false => "is no directory: move it away".to_owned(),
+                true if found.uid() != own => format!(
+                    "is owned by uid {}, not by you (uid {own}): chown it",
+                    found.uid()
+                ),
                 true if found.mode() & 0o022 != 0 => {
-                    "can be written by others: take that right away with chmod go-w"
+                    "can be written by others: take that right away with chmod go-w".to_owned()
                 }
                 true => continue,
             };
@@ -386,6 +394,23 @@ mod tests {
         assert!(!home.has_connections());
         assert_eq!(files(&home.connections()).unwrap().count(), foreign.len());
         assert!(beside.iter().all(|file| file.exists()));
+    }
+
+    #[test]
+    fn path_of_the_socket_is_bounded() {
+        let of = |length: usize| {
+            let beside = "/".len() + "/daemon.sock".len();
+            StateDir::of(Path::new("/").join("x".repeat(length - beside)))
+        };
+        assert_eq!(
+            of(SOCKET_PATH).unwrap().socket().as_os_str().len(),
+            SOCKET_PATH
+        );
+        let said = of(SOCKET_PATH + 1).unwrap_err();
+        assert_eq!(said.code, Code::InvalidValue);
+        assert!(said.message.contains("104 bytes"), "{said}");
+        let said = StateDir::of("here".into()).unwrap_err();
+        assert!(said.message.contains("relative"), "{said}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::commands::Running;
 use super::privacy::tree;
-use crate::{Rig, ids, works};
+use crate::{Rig, ids, say, works};
 
 /// `KUBEVPN_HOME=~/.kube`: a directory that holds other files is refused, and nothing in it changes.
 #[tokio::test]
@@ -349,4 +349,84 @@ async fn probe_of_connect_holds_no_place() {
     let answer = kubevpn_scenarios::Curl::run(&words).await.unwrap();
     assert_eq!(answer.json().unwrap()["service"], "productpage");
     rig.managed.quit().await.unwrap();
+}
+
+/// Directories that cannot be used: what is said, the code, and that nothing is made in them.
+#[tokio::test]
+async fn directories_that_cannot_be_used() {
+    let mut rig = Rig::start().await;
+    let tmp = tempfile::tempdir().unwrap();
+    let long = tmp.path().join("x".repeat(120));
+    let file = tmp.path().join("file");
+    std::fs::write(&file, "theirs").unwrap();
+    let linked = tmp.path().join("linked");
+    std::fs::create_dir_all(linked.join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(linked.join("elsewhere"), linked.join("connections")).unwrap();
+    let others = tmp.path().join("others");
+    std::fs::create_dir(&others).unwrap();
+    let mut rows = vec![
+        (long, 23, "has room for"),
+        (file, 23, "is no directory"),
+        (linked, 23, "connections is no directory"),
+    ];
+    // Only root can give a directory away.
+    match std::os::unix::fs::chown(&others, Some(12345), None) {
+        Ok(()) => rows.push((others, 23, "is owned by uid 12345, not by you")),
+        Err(error) => say(&format!("no directory of another user: {error}")),
+    }
+    let before = tree(tmp.path(), Path::new(""));
+    for (home, code, text) in rows {
+        let home = home.to_str().unwrap().to_owned();
+        rig.managed.environment = vec![("KUBEVPN_HOME".into(), home.clone())];
+        for words in [
+            &["status"][..],
+            &["quit"],
+            &["logs"],
+            &["disconnect", "--all"],
+        ] {
+            let said = rig.managed.run(words).await.unwrap();
+            said.with(code, &[text, "KUBEVPN_HOME"]).unwrap();
+        }
+        let words = ["--socks-listen", "127.0.0.1:0"];
+        let said = rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+        said.with(code, &[text]).unwrap();
+    }
+    assert_eq!(tree(tmp.path(), Path::new("")), before);
+    rig.managed.environment.clear();
+    // A link in place of the directory itself leads to where there is room, and works.
+    let room = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(room.path(), rig.managed.home()).unwrap();
+    let (_, socks) = rig.open().await;
+    works(socks).await;
+    rig.managed.quit().await.unwrap();
+    assert!(room.path().join("log/daemon.log").exists());
+}
+
+/// In a mount namespace of its own, in which the directory is on a disk that cannot be written.
+#[tokio::test]
+async fn a_read_only_disk() {
+    let rig = Rig::start().await;
+    let home = rig.make_home();
+    let script = r#"
+set -eu
+mount -t tmpfs -o ro,mode=700 tmpfs "$KUBEVPN_HOME"
+code=0; said=$("$0" connect --kubeconfig "$1" --socks-listen 127.0.0.1:0 2>&1) || code=$?
+[ $code = 1 ] || { echo "connect ended with $code: $said"; exit 3; }
+case $said in *'Read-only file system'*) ;; *) echo "connect said: $said"; exit 4 ;; esac
+"$0" status
+"#;
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "bash", "-c", script])
+        .arg(crate::kubevpn())
+        .arg(&rig.kubeconfig)
+        .env("KUBEVPN_HOME", &home)
+        .kill_on_drop(true);
+    let output = command.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
