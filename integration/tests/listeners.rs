@@ -300,3 +300,44 @@ async fn nohup_keeps_it_running() {
     assert_eq!(answer.json().unwrap()["service"], "reviews");
     assert_eq!(proxy.stop("TERM").await.unwrap().code(), Some(0));
 }
+
+/// An ingress is asked by name, and the proxy's own pages answer under the name a LAN has for it.
+#[tokio::test]
+async fn names_over_http() {
+    let rig = Rig::start().await;
+    for (keep, host) in [(&[][..], "reviews"), (&["--keep-host"], "shop.example")] {
+        let flags = [
+            "--listen-http",
+            "127.0.0.1:0",
+            "--listen-name",
+            "Proxy.corp",
+        ];
+        let mut proxy = rig.proxy(&[&flags[..], keep].concat(), &[]).await;
+        let http = format!("http://{}", proxy.http().await.unwrap());
+        let asked = [
+            "-H",
+            "Host: shop.example",
+            "--proxy",
+            &http,
+            "http://reviews/",
+        ];
+        let answer = Curl::run(&asked).await.unwrap();
+        assert_eq!(answer.json().unwrap()["host"], host);
+        for (name, status) in [
+            ("proxy.corp", 200),
+            ("host.docker.internal", 200),
+            ("corp", 421),
+        ] {
+            let (name, page) = (format!("Host: {name}"), format!("{http}/"));
+            let asked = ["--noproxy", "*", "--include", "-H", &name, &page];
+            let answer = Curl::run(&asked).await.unwrap().body;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{name}: {answer}"
+            );
+        }
+    }
+    rig.fails(&["--listen-name", "a b"], &[])
+        .await
+        .with(2, &["a b"]);
+}

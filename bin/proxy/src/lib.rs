@@ -35,8 +35,8 @@ pub mod text;
 pub use self::descriptors::allow_for;
 pub use self::error::{AuthError, AuthReason, BindError};
 pub use self::listener::{
-    Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
-    dns_settings, own, reachable,
+    Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
+    credentials_in, dns_settings, own, reachable,
 };
 pub use self::pac::{Facts, Known, Range, text as pac_text};
 pub use self::pac_file::facts;

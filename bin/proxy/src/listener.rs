@@ -45,6 +45,25 @@ pub struct ListenerSpec {
     /// What its PAC file cannot learn.
     #[serde(default)]
     pub pac: PacSettings,
+    /// How it speaks HTTP.
+    #[serde(default, skip_serializing_if = "HttpSettings::is_default")]
+    pub http: HttpSettings,
+}
+
+/// How an HTTP listener behaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpSettings {
+    /// Names under which its own pages answer, besides those that are always its own.
+    pub names: Vec<String>,
+    /// Whether the `Host` of a request is left as the client wrote it.
+    pub keep_host: bool,
+}
+
+impl HttpSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a PAC file cannot learn of the cluster.
@@ -148,6 +167,7 @@ impl ListenerSpec {
             max_connections_per_client: None,
             dns_upstream: None,
             pac: PacSettings::default(),
+            http: HttpSettings::default(),
         }
     }
 
@@ -173,6 +193,7 @@ impl ListenerSpec {
             },
             dns: dns_settings(self.dns_upstream, bound.address().as_slice())?,
             pac: self.pac.clone(),
+            http: self.http.clone(),
         })
     }
 }
@@ -197,7 +218,8 @@ impl Bound {
         admits_all: bool,
     ) -> Result<Self, BindError> {
         let can_ask = protocol.asks_for_password();
-        if !addr.is_loopback() && !(can_ask && asks) && !admits_all {
+        let guarded = addr.is_loopback() || admits_all || (can_ask && asks);
+        if !guarded {
             return Err(BindError::Exposed {
                 listener: protocol.to_string(),
                 address: addr.clone(),
@@ -245,6 +267,8 @@ pub struct Clients {
     pub dns: kubevpn_dns::Settings,
     /// Of PAC files.
     pub pac: PacSettings,
+    /// Of HTTP listeners.
+    pub http: HttpSettings,
 }
 
 impl Listening {
@@ -298,6 +322,7 @@ pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindErro
             limits: Limits::default(),
             dns: kubevpn_dns::Settings::default(),
             pac: PacSettings::default(),
+            http: HttpSettings::default(),
         },
     })
 }

@@ -35,6 +35,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             limits,
             dns,
             pac,
+            http,
         } = clients;
         let drain = Drain::new();
         let socks = Arc::new(OnceLock::new());
@@ -51,6 +52,8 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             http: kubevpn_http_connect::Settings {
                 credentials,
                 pac,
+                names: http.names,
+                keep_host: http.keep_host,
                 drain: drain.clone(),
                 ..Default::default()
             },

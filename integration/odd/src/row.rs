@@ -54,7 +54,7 @@ pub(crate) enum Want {
     /// As `Refused`, with a text for a person.
     Told(&'static str),
     /// One of these statuses, or the first want: where RFCs leave a choice.
-    Or(Box<[Want; 2]>),
+    Or(Box<[Self; 2]>),
     /// The connection is still there for the next request.
     Stays,
 }

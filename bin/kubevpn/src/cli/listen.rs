@@ -7,10 +7,10 @@ use clap::ArgAction;
 use kubevpn_conn::{Addr, Credentials, Limits};
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{
-    Bound, Clients, ForwardTo, ListenerSpec, Listening, PacSettings, Protocol, credentials_in,
-    dns_settings,
+    Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
+    credentials_in, dns_settings,
 };
-use kubevpn_target::Target;
+use kubevpn_target::{Name, Target};
 
 use crate::exit::Failure;
 
@@ -50,6 +50,14 @@ pub(crate) struct ListenerArgs {
     /// Maximum number of concurrent connections from one IP address; further ones are closed [default: unlimited]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_connections_per_client: Option<usize>,
+    /// Also answer requests for /proxy.pac and the help page under NAME, besides localhost, addresses and
+    /// host.docker.internal. May be given more than once
+    #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = host_name)]
+    listen_name: Vec<String>,
+    /// Leave the Host field of forwarded HTTP requests as the client wrote it, to test an ingress by name [default: it is
+    /// that of the address that is asked for]
+    #[arg(long)]
+    keep_host: bool,
     // Last: what follows would be under its heading.
     #[command(flatten)]
     pac: PacArgs,
@@ -74,6 +82,11 @@ fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("write a number".into()),
     }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let name = Name::parse(text).map_err(|error| error.to_string())?;
+    Ok(name.as_str().to_owned())
 }
 
 impl PacArgs {
@@ -144,11 +157,19 @@ impl ListenerArgs {
             Protocol::Http | Protocol::Mixed => {
                 spec.auth_file = self.auth_file.clone();
                 spec.pac = pac.clone();
+                spec.http = self.http();
             }
             Protocol::Dns => spec.dns_upstream = dns_upstream,
             Protocol::Forward(_) => {}
         }
         spec
+    }
+
+    fn http(&self) -> HttpSettings {
+        HttpSettings {
+            names: self.listen_name.clone(),
+            keep_host: self.keep_host,
+        }
     }
 
     fn dns_upstream(&self) -> Result<Option<SocketAddr>, Failure> {
@@ -196,6 +217,7 @@ impl ListenerArgs {
                 },
                 dns: dns_settings(self.dns_upstream()?, &own)?,
                 pac: self.pac.settings()?,
+                http: self.http(),
             },
         })
     }
