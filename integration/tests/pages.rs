@@ -23,11 +23,12 @@ fn script(page: &str) -> String {
             line if inside => {
                 script.push_str(line);
                 script.push('\n');
-                // A proxy in the background: go on when it says the last of what it says, as a reader would.
+                // A proxy in the background: go on when it has said what it listens on, as a reader would. That ends with the
+                // scope of a proxy, or, of forwards alone, with their lines.
                 if line.ends_with('&') {
                     started += 1;
                     script.push_str(&format!(
-                        "until [ \"$(grep -c 'Proxy scope' \"$OUT\")\" = {started} ]; do kill -0 $!; sleep 0.05; done\n"
+                        "until [ \"$(grep -c '^Proxy scope\\|^Forwarding 127' \"$OUT\")\" = {started} ]; do kill -0 $!; sleep 0.05; done\n"
                     ));
                 }
             }

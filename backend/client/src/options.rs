@@ -11,7 +11,7 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// How long a call may take until the head of its response is there; a watch's events and an
     /// upgraded stream have no limit, upgrades are timed by who asks for them. `--request-timeout`
-    /// ([`Config::read_timeout`]) goes before it. 30 s.
+    /// (kube's `Config::read_timeout`) goes before it. 30 s.
     pub answer_timeout: Duration,
     /// A shared connection that was silent for so long is probed with an HTTP/2 PING. 5 s.
     pub ping_interval: Duration,

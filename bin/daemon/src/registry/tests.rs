@@ -376,7 +376,8 @@ async fn changed_kubeconfig_is_used_and_another_server_is_not() {
     let rig = Rig::new().await;
     let source = rig.tmp.path().join("kubeconfig");
     let write = |text: &str| std::fs::write(&source, text).unwrap();
-    let server = "http://127.0.0.1:1/";
+    // Without TLS no token would be used.
+    let server = "https://127.0.0.1:1/";
     let named = |token: &str, server: &str| {
         let mut config = kubeconfig(server);
         config["users"][0]["user"]["token"] = token.into();

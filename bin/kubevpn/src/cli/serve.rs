@@ -67,6 +67,7 @@ fn say_listening(bound: &[Bound], endings: &[String]) -> Result<(), Failure> {
         let addr = listener.addr();
         match protocol {
             Protocol::Forward(to) => out::line(format_args!("Forwarding {addr} -> {}", to.0))?,
+            Protocol::Dns => out::line(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
             other => out::line(format_args!("{} listening on {addr}", service(other)))?,
         }
     }
@@ -86,7 +87,7 @@ pub(crate) fn service(protocol: &Protocol) -> String {
         Protocol::Http => "HTTP proxy".into(),
         Protocol::Mixed => "SOCKS5 and HTTP proxy".into(),
         Protocol::Forward(to) => format!("forward to {}", to.0),
-        Protocol::Dns => "DNS".into(),
+        Protocol::Dns => "DNS (UDP and TCP)".into(),
     }
 }
 
