@@ -92,14 +92,15 @@ impl<C: ClientIo> Tunnel<C> {
                     if words.is_empty() {
                         self.client.reset_on_drop();
                     } else {
-                        farewell(self.client, &words).await;
+                        Box::pin(farewell(self.client, &words)).await;
                     }
                     return Err(TunnelError::Refused(error));
                 }
                 Err(error) => return Err(gone(self.record, error)),
             };
             self.record.via(upstream.via());
-            if let Err(error) = say(&mut self.client, self.patience, answer(Ok(()))).await {
+            let said = Box::pin(say(&mut self.client, self.patience, answer(Ok(())))).await;
+            if let Err(error) = said {
                 return Err(gone(self.record, error));
             }
             let relayed = relay(

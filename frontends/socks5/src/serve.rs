@@ -109,7 +109,9 @@ where
     let mut early = BytesMut::new();
     let patience = settings.handshake_timeout;
 
-    let asked = timeout(patience, handshake(&mut client, &mut session, &mut early)).await;
+    // In a box, as is all else that is over before the relay begins: its memory is not held for the life of the connection.
+    let handshake = Box::pin(handshake(&mut client, &mut session, &mut early));
+    let asked = timeout(patience, handshake).await;
     let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(patience)))) {
         Ok(target) => target,
         Err(Failed { error, last_words }) => {
@@ -121,7 +123,7 @@ where
                 error => record.rejected(error),
             }
             if !last_words.is_empty() {
-                farewell(client, &last_words).await;
+                Box::pin(farewell(client, &last_words)).await;
             }
             return Err(error);
         }
