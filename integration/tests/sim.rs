@@ -111,8 +111,9 @@ impl Cluster for InMemory {
         })
     }
 
-    fn expire_watches(&self) {
+    fn expire_watches(&self) -> bool {
         self.sim.expire_watches();
+        true
     }
 
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {

@@ -134,10 +134,8 @@ impl Dial<'_> {
             request,
             good,
         } = taken;
-        let lost = |source: BoxError| {
-            let pod = to.pod_name();
-            Failure::Session(ForwardError::SessionLost { pod, source })
-        };
+        let lost =
+            |source: BoxError| Failure::Session(ForwardError::session_lost(to.pod_name(), source));
         let fresh = handle.stats().last_received.elapsed() < FRESH;
         let mut pair = match Pair::open(&handle, to.port, request) {
             Ok(pair) => pair,
@@ -217,10 +215,10 @@ impl Dial<'_> {
                 if !matches!(error, StreamError::Session(_)) {
                     lease.distrust();
                 }
-                Err(Failure::Session(ForwardError::SessionLost {
-                    pod: self.to.pod_name(),
-                    source: error.into(),
-                }))
+                Err(Failure::Session(ForwardError::session_lost(
+                    self.to.pod_name(),
+                    error,
+                )))
             }
         }
     }
@@ -246,10 +244,10 @@ impl Dial<'_> {
                     return Err(Failure::Final(error));
                 }
                 Fate::Broken(error) => {
-                    return Err(Failure::Final(ForwardError::SessionLost {
-                        pod: self.to.pod_name(),
-                        source: error.into(),
-                    }));
+                    return Err(Failure::Final(ForwardError::session_lost(
+                        self.to.pod_name(),
+                        error,
+                    )));
                 }
             }
         }

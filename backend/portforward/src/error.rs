@@ -1,8 +1,10 @@
 //! Why no stream was opened, in one enum; and what the Pod's side says, bounded.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -13,7 +15,7 @@ use crate::config::Transport;
 /// Why a dial failed. No byte was exchanged with the Pod.
 ///
 /// `Display` is the sentence for the user; the cause, where there is one, is the source.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForwardError {
     /// The API server knows no such Pod.
@@ -92,7 +94,7 @@ pub enum ForwardError {
         pod: String,
         /// What broke it.
         #[source]
-        source: BoxError,
+        source: Arc<dyn Error + Send + Sync>,
     },
 
     /// A bound on open connections is reached.
@@ -139,6 +141,11 @@ impl fmt::Display for Rejection {
 }
 
 impl ForwardError {
+    pub(crate) fn session_lost(pod: String, source: impl Into<BoxError>) -> Self {
+        let source = source.into().into();
+        Self::SessionLost { pod, source }
+    }
+
     /// The class a frontend answers with.
     pub fn refusal(&self) -> Refusal {
         match self {
@@ -179,52 +186,6 @@ impl ForwardError {
             Self::Overloaded { .. } | Self::ShutDown => true,
             Self::Api(error) => error.refusal() == Refusal::Overloaded,
             _ => false,
-        }
-    }
-
-    /// The same for another dial that waited for the same thing. Sources stay with the first.
-    pub(crate) fn again(&self) -> Self {
-        match self {
-            Self::PodNotFound { pod } => Self::PodNotFound { pod: pod.clone() },
-            Self::Refused { to, said } => Self::Refused {
-                to: to.clone(),
-                said: said.clone(),
-            },
-            Self::NotForwarded { to, said } => Self::NotForwarded {
-                to: to.clone(),
-                said: said.clone(),
-            },
-            Self::Forbidden {
-                pod,
-                namespace,
-                verbs,
-                message,
-            } => Self::Forbidden {
-                pod: pod.clone(),
-                namespace: namespace.clone(),
-                verbs: verbs.clone(),
-                message: message.clone(),
-            },
-            Self::Api(error) => Self::Api(ConnectError::new(error.refusal(), error.to_string())),
-            Self::Rejected { pod, tried } => Self::Rejected {
-                pod: pod.clone(),
-                tried: tried.clone(),
-            },
-            Self::TimedOut { pod, step, after } => Self::TimedOut {
-                pod: pod.clone(),
-                step,
-                after: *after,
-            },
-            Self::SessionLost { pod, source } => Self::SessionLost {
-                pod: pod.clone(),
-                source: source.to_string().into(),
-            },
-            Self::Overloaded { what, limit, of } => Self::Overloaded {
-                what: what.clone(),
-                limit: *limit,
-                of,
-            },
-            Self::ShutDown => Self::ShutDown,
         }
     }
 }

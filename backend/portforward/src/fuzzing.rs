@@ -20,10 +20,6 @@ const SENTENCE: usize = 301;
 /// Reads `data` as what the API server and a Pod's node say; the first byte picks which of it.
 ///
 /// Panics when a bound is not kept, or when the way the bytes were cut changes what they mean.
-///
-/// ```
-/// kubevpn_portforward::fuzzing::pod_answers(b"\x00dial tcp4 127.0.0.1:9999: connect: connection refused");
-/// ```
 pub fn pod_answers(data: &[u8]) {
     let Some((&what, data)) = data.split_first() else {
         return;

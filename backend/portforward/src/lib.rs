@@ -34,6 +34,7 @@ mod dial;
 mod error;
 mod fate;
 mod forward;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod pair;

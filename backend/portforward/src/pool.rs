@@ -199,7 +199,7 @@ impl Pool {
         if failed > 0 && matches!(what, What::Wait | What::Full) {
             match pod.failure.clone() {
                 Some(Failed::ChannelsOnly(tried)) => return Ok(Step::ChannelsOnly(tried)),
-                Some(Failed::Error(error)) if what == What::Full => return Err(error.again()),
+                Some(Failed::Error(error)) if what == What::Full => return Err(error),
                 _ => {}
             }
         }
@@ -284,10 +284,10 @@ impl Pool {
         let opening = Opening {
             pool: self.clone(),
             pod: id.clone(),
-            failed: Some(Failed::Error(Arc::new(ForwardError::SessionLost {
-                pod: id.to_string(),
-                source: "the upgrade was cut off".into(),
-            }))),
+            failed: Some(Failed::Error(ForwardError::session_lost(
+                id.to_string(),
+                "the upgrade was cut off",
+            ))),
         };
         let asked = self.opener.session(id.clone());
         let upgrade = async move {
@@ -299,7 +299,7 @@ impl Pool {
                 Ok(Opened::ChannelsOnly(tried)) => Some(Failed::ChannelsOnly(tried)),
                 Err(error) => {
                     tracing::debug!(pod = %opening.pod, %error, "no session");
-                    Some(Failed::Error(Arc::new(error)))
+                    Some(Failed::Error(error))
                 }
             };
             opening.done(failed);

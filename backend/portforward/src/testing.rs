@@ -341,7 +341,7 @@ impl Open for Far {
             let took = node.upgrade_ms.load(SeqCst) as u64;
             sleep(Duration::from_millis(took)).await;
             match &*node.refuse.lock().unwrap() {
-                Some(error) => Err(error.again()),
+                Some(error) => Err(error.clone()),
                 None => Ok(Opened::Session(node.connect(), Transport::Spdy)),
             }
         })

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::channel::Channel;
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::upgrade::said;
 use self::upgrade::{UpgradeError, verb};
 use crate::config::{Config, Transport, TransportChoice};

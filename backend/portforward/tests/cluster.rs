@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{ECHO, HTTP, Lab, NOTHING, close, request};
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_portforward::TransportChoice;
+use kubevpn_portforward::{Config, TransportChoice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -102,6 +102,59 @@ async fn a_wedged_session_is_noticed_and_replaced() {
         lost.is_empty(),
         "lost to a wedged session: {lost:?} {stats:?}"
     );
+}
+
+/// 64 clients of which none reads its 500 KiB, first on as few sessions as there can be, then on one each: the process
+/// grows by no more than `Config::unread` and `Config::unread_per_session` say.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a cluster, and a process of its own"]
+#[expect(clippy::print_stderr, reason = "the figures")]
+async fn unread_bytes_stay_within_the_formula() {
+    const MIB: usize = 1 << 20;
+    for sessions_per_pod in [1, 64] {
+        let config = Config {
+            sessions_per_pod,
+            ..Config::default()
+        };
+        let (of_session, in_all) = (config.unread_per_session, config.unread);
+        let lab = Lab::with(&cluster(), config).await;
+        lab.get("/ready").await.unwrap();
+        let before = resident();
+        let mut streams = Vec::new();
+        for _ in 0..64 {
+            let mut stream = lab.dial(HTTP).await.unwrap();
+            let ask = b"GET /bytes?n=512000 HTTP/1.0\r\n\r\n";
+            stream.write_all(ask).await.unwrap();
+            streams.push(stream);
+        }
+        let mut stats = lab.forwarder.stats();
+        let mut same = 0;
+        while same < 20 {
+            sleep(Duration::from_millis(50)).await;
+            let now = lab.forwarder.stats();
+            same = if now.unread == stats.unread {
+                same + 1
+            } else {
+                0
+            };
+            stats = now;
+        }
+        let sessions: usize = stats.sessions.iter().sum();
+        let grown = resident().saturating_sub(before);
+        let by_session = sessions * (of_session + 9 * MIB / 4);
+        let bound = by_session.min(2 * in_all + sessions * MIB / 4);
+        eprintln!(
+            "{sessions} sessions: {} KiB unread, {} KiB more resident, at most {} KiB",
+            stats.unread / 1024,
+            grown / 1024,
+            bound / 1024
+        );
+        assert!(stats.unread > 0, "{stats:?}");
+        assert!(
+            grown <= bound,
+            "{grown} bytes more, {bound} at most: {stats:?}"
+        );
+    }
 }
 
 /// Prints what `docs/decisions/0003-sessions.md` reports. Asserts nothing about time.

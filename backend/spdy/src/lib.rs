@@ -57,7 +57,15 @@
 mod config;
 mod driver;
 mod error;
+#[cfg_attr(
+    not(any(test, feature = "fuzzing")),
+    allow(
+        dead_code,
+        reason = "frames that are never sent are encoded by the fuzz targets alone"
+    )
+)]
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;

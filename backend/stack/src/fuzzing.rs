@@ -8,10 +8,6 @@ use crate::dns::message::{ADDRESSES, LONGEST, Question};
 /// Reads `data` as the answer to a question for the addresses of `web.corp.test`, whatever id it has.
 ///
 /// Panics when more is taken from it than the bounds allow.
-///
-/// ```
-/// kubevpn_stack::fuzzing::dns_answer(b"\0\0\x81\x80\0\0\0\0\0\0\0\0");
-/// ```
 pub fn dns_answer(data: &[u8]) {
     let Ok(name) = Name::parse("web.corp.test.") else {
         return;

@@ -39,6 +39,7 @@ mod dispatch;
 mod dns;
 mod egress;
 mod either;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod held;

@@ -12,10 +12,6 @@ use crate::Opening;
 ///
 /// Panics when a byte is lost or comes twice, when the pieces change what the client is taken for, or when it is
 /// taken for what it cannot be.
-///
-/// ```
-/// kubevpn_conn::fuzzing::first_byte(b"\x01\x05\x01\x00");
-/// ```
 pub fn first_byte(data: &[u8]) {
     let Some((&piece, sent)) = data.split_first() else {
         return;

@@ -39,6 +39,7 @@ mod addr;
 mod auth;
 mod close;
 mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod io;

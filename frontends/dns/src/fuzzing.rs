@@ -8,10 +8,6 @@ use crate::request::{Read, read};
 /// Reads `data` as a message to the server and answers it.
 ///
 /// Panics when the answer is to another question or id, is no answer, or is longer than its client takes.
-///
-/// ```
-/// kubevpn_dns::fuzzing::dns_message(b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01");
-/// ```
 pub fn dns_message(data: &[u8]) {
     let (answer, limit) = match read(data) {
         Read::Question(request) => {

@@ -58,6 +58,7 @@ mod stream;
 mod udp;
 mod upstream;
 
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 

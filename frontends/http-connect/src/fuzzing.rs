@@ -9,10 +9,6 @@ use crate::authority::{forward, host, host_value, tunnel};
 ///
 /// Panics when two readings of the same bytes differ: ours and that of the URI library hyper parses
 /// with, ours of CONNECT and of forwarding, or that of the `Host` field made of a target.
-///
-/// ```
-/// kubevpn_http_connect::fuzzing::http_authority(b"http://[fd00::1]:8080/path");
-/// ```
 pub fn http_authority(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let tunnel = tunnel(text, Origin::default());

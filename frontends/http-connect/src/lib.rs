@@ -64,6 +64,7 @@ mod tunnel;
 mod upload;
 mod upstream;
 
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 

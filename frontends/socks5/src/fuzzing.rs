@@ -10,10 +10,6 @@ use crate::session::{HandshakeError, MAX_INPUT, Session};
 ///
 /// Panics when the way the bytes were cut changes the outcome, or when a session waits for more input
 /// than it may hold.
-///
-/// ```
-/// kubevpn_socks5::fuzzing::socks5_handshake(b"\x05\x01\x00\x05\x01\x00\x01\x7f\0\0\x01\0\x50");
-/// ```
 pub fn socks5_handshake(data: &[u8]) {
     let credentials = Credentials::new("user", "pass").ok();
     for credentials in [None, credentials.as_ref()] {

@@ -47,6 +47,7 @@ mod serve;
 mod session;
 mod wire;
 
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 

@@ -1,6 +1,7 @@
 //! The whole vocabulary of failure, classified once.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::{fmt, io};
 
 /// Any error, as tower's layers pass it on.
@@ -123,11 +124,11 @@ impl fmt::Display for Refusal {
 /// assert_eq!(error.refusal(), Refusal::NoSuchPort);
 /// assert_eq!(error.to_string(), "service shop/web has no TCP port 81, it has 80 (http)");
 /// ```
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectError {
     refusal: Refusal,
     sentence: Box<str>,
-    source: Option<BoxError>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl ConnectError {
@@ -143,7 +144,7 @@ impl ConnectError {
     /// The same with the error that caused it. The sentence should not repeat the cause's text.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(source.into().into());
         self
     }
 
@@ -209,7 +210,7 @@ pub fn classify(error: BoxError) -> ConnectError {
     ConnectError {
         refusal,
         sentence: sentence.into(),
-        source: Some(error),
+        source: Some(error.into()),
     }
 }
 

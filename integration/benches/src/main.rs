@@ -15,6 +15,7 @@
 //! `load.rs` is what the clients do, `wire.rs` what they say, `subject.rs` what they go through, `cpu.rs` who used the
 //! processors, `report.rs` what is said about it. `frontends.rs` is a bench of its own: the frontends without a cluster.
 
+mod budgets;
 mod cpu;
 mod forwarder;
 mod frontends;
@@ -80,11 +81,13 @@ struct Args {
     nodelay: Option<u8>,
 }
 
-/// What is measured without a cluster.
+/// What else is measured.
 #[derive(Debug, Subcommand)]
 enum Other {
     /// The frontends alone, beside proxies that only proxy
     Frontends(frontends::FrontendArgs),
+    /// What the budgets come to: many Pods, outages, gateways that swallow or refuse upgrades
+    Budgets(budgets::BudgetArgs),
 }
 
 #[tokio::main]
@@ -93,8 +96,10 @@ async fn main() -> anyhow::Result<()> {
     if let Some(port) = args.kube_rs_forward {
         return forwarder::run(port, args.nodelay == Some(1)).await;
     }
-    if let Some(Other::Frontends(args)) = args.command {
-        return frontends::run(args).await;
+    match args.command {
+        Some(Other::Frontends(args)) => return frontends::run(args).await,
+        Some(Other::Budgets(args)) => return budgets::run(args).await,
+        None => {}
     }
     let lab = Lab::attach().await?;
     let me = std::env::current_exe()?;

@@ -1,7 +1,7 @@
 //! What the clients go through: ours, kubectl, a kube-rs forwarder, or any command.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -76,7 +76,40 @@ async fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
 }
 
+/// Starts it on a kubeconfig, with its output to be read.
+fn spawn(mut command: Command, kubeconfig: &Path) -> anyhow::Result<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    command
+        .env("KUBECONFIG", kubeconfig)
+        .spawn()
+        .context("starting the subject")
+}
+
 impl Subject {
+    /// `kubevpn proxy-out` on this kubeconfig, with these flags as well.
+    pub(crate) async fn proxy(
+        kubevpn: &Path,
+        kubeconfig: &Path,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(kubevpn);
+        command
+            .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
+            .args(flags)
+            .env("RUST_LOG", "warn");
+        let mut child = spawn(command, kubeconfig)?;
+        let line = line_with(&mut child, "SOCKS5 proxy listening on ").await?;
+        let socks = line.rsplit(' ').next().unwrap_or_default().parse()?;
+        Ok(Self {
+            child,
+            way: Way::Socks(socks),
+        })
+    }
+
     pub(crate) async fn start(kind: &Kind, lab: &Lab) -> anyhow::Result<Self> {
         Self::start_for(kind, lab, &[Port::Http]).await
     }
@@ -84,28 +117,9 @@ impl Subject {
     /// The same with forwards for these ports, where the kind needs one for each.
     pub(crate) async fn start_for(kind: &Kind, lab: &Lab, ports: &[Port]) -> anyhow::Result<Self> {
         let kubeconfig = lab.kubeconfig();
-        let spawn = |mut command: Command| {
-            command
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .kill_on_drop(true);
-            command
-                .env("KUBECONFIG", &kubeconfig)
-                .spawn()
-                .context("starting the subject")
-        };
+        let spawn = |command| spawn(command, &kubeconfig);
         let (child, way) = match kind {
-            Kind::Ours(path) => {
-                let mut command = Command::new(path);
-                command
-                    .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
-                    .env("RUST_LOG", "warn");
-                let mut child = spawn(command)?;
-                let line = line_with(&mut child, "SOCKS5 proxy listening on ").await?;
-                let socks = line.rsplit(' ').next().unwrap_or_default().parse()?;
-                (child, Way::Socks(socks))
-            }
+            Kind::Ours(path) => return Self::proxy(path, &kubeconfig, &[]).await,
             Kind::Kubectl { websocket } => {
                 let mut forwards = Vec::new();
                 let mut words = Vec::new();
@@ -169,15 +183,9 @@ impl Subject {
     /// A connection to the port: for ours with the SOCKS5 handshake, which is part of what is measured.
     pub(crate) async fn connect(&self, port: Port) -> anyhow::Result<TcpStream> {
         match &self.way {
-            Way::Socks(proxy) => {
-                let mut stream = TcpStream::connect(proxy).await?;
-                stream.set_nodelay(true)?;
+            Way::Socks(_) => {
                 let (host, port) = port.target();
-                let mut address = vec![3, u8::try_from(host.len())?];
-                address.extend_from_slice(host.as_bytes());
-                address.extend_from_slice(&port.to_be_bytes());
-                wire::socks5(&mut stream, &address).await?;
-                Ok(stream)
+                self.connect_to(host, port).await
             }
             Way::Forwards(forwards) => {
                 let found = forwards.iter().find(|(p, _)| *p == port);
@@ -189,21 +197,39 @@ impl Subject {
         }
     }
 
+    /// A connection to any name, of a subject that is a proxy.
+    pub(crate) async fn connect_to(&self, host: &str, port: u16) -> anyhow::Result<TcpStream> {
+        let Way::Socks(proxy) = &self.way else {
+            bail!("this subject is no proxy");
+        };
+        let mut stream = TcpStream::connect(proxy).await?;
+        stream.set_nodelay(true)?;
+        let mut address = vec![3, u8::try_from(host.len())?];
+        address.extend_from_slice(host.as_bytes());
+        address.extend_from_slice(&port.to_be_bytes());
+        wire::socks5(&mut stream, &address).await?;
+        Ok(stream)
+    }
+
     pub(crate) fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the subject has ended")
     }
 
     /// Resident memory of the subject's process, in bytes.
     pub(crate) fn resident(&self) -> anyhow::Result<u64> {
-        let pid = self.pid()?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib * 1024)
+        resident(self.pid()?)
     }
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib * 1024)
 }
 
 async fn line_with(child: &mut Child, words: &str) -> anyhow::Result<String> {

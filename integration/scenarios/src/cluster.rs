@@ -41,9 +41,10 @@ pub trait Cluster: Send + Sync {
     /// What clients have asked the API server for since then.
     fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>>;
 
-    /// Makes the API server forget every change so far, so that running watches end with 410 Gone; where it cannot be
-    /// made to, nothing happens. A restart has the same effect on both kinds.
-    fn expire_watches(&self) {}
+    /// Makes every watch that resumes be told 410 Gone; whether that can be had of this cluster.
+    fn expire_watches(&self) -> bool {
+        false
+    }
 
     /// Connections into Pods that are open at the node now.
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>>;

@@ -96,7 +96,7 @@ impl Arrivals {
 pub(crate) enum Failed {
     /// There are no sessions to be had here, perhaps channels.
     ChannelsOnly(Vec<Rejection>),
-    Error(Arc<ForwardError>),
+    Error(ForwardError),
 }
 
 /// One session.

@@ -207,6 +207,7 @@ fn is_overloaded(status: StatusCode) -> bool {
 }
 
 /// What is said of a refusal of `pods/portforward` with this status and body.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
     let action = Action {
         verb: "create",

@@ -28,12 +28,16 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) async fn new(cluster: &Config, transport: TransportChoice) -> Self {
-        let client = build(cluster.clone(), &Options::new("kubevpn-test")).unwrap();
-        let pod = pod(client.clone()).await;
         let config = kubevpn_portforward::Config {
             transport,
             ..Default::default()
         };
+        Self::with(cluster, config).await
+    }
+
+    pub(crate) async fn with(cluster: &Config, config: kubevpn_portforward::Config) -> Self {
+        let client = build(cluster.clone(), &Options::new("kubevpn-test")).unwrap();
+        let pod = pod(client.clone()).await;
         let forwarder = Forwarder::new(client, config);
         Self { forwarder, pod }
     }

@@ -86,11 +86,12 @@ impl Machine {
     }
 
     /// Ends our direction of a stream, after what is queued.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn finish(&mut self, stream: StreamId) -> Result<(), StreamError> {
         self.finish_when(stream, When::Now)
     }
 
-    /// As [`finish`](Self::finish); an end alone may wait.
+    /// Ends our direction of a stream, after what is queued; an end alone may wait.
     pub(crate) fn finish_when(&mut self, stream: StreamId, when: When) -> Result<(), StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(());

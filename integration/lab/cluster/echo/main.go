@@ -68,7 +68,9 @@ func main() {
 		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
 		io.CopyN(w, &pattern{}, n)
 	})
-	mux.HandleFunc("/sink", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/sink", func(w http.ResponseWriter, r *http.Request) { // ?ms=pause before the body is read
+		ms, _ := strconv.Atoi(r.FormValue("ms"))
+		time.Sleep(time.Duration(ms) * time.Millisecond)
 		n, err := io.Copy(io.Discard, r.Body)
 		fmt.Fprintln(w, n)
 		if err != nil {
