@@ -56,29 +56,21 @@ impl fmt::Display for Forward {
     }
 }
 
+const HOW: &str = "a forward is written [ADDR:]PORT:HOST:PORT, with IPv6 addresses in brackets";
+
 /// Why a text is no forward.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// There are too few parts.
+    #[error("{}", HOW)]
     Parts,
     /// The part in front is no address to listen on.
+    #[error("where to listen: {}; {}", .0, HOW)]
     Listen(AddrError),
     /// The part behind is no host and port.
+    #[error("where to: {}; {}", .0, HOW)]
     Target(TargetError),
 }
-
-impl fmt::Display for ForwardError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Parts => {}
-            Self::Listen(error) => write!(f, "where to listen: {error}; ")?,
-            Self::Target(error) => write!(f, "where to: {error}; ")?,
-        }
-        f.write_str("a forward is written [ADDR:]PORT:HOST:PORT, with IPv6 addresses in brackets")
-    }
-}
-
-impl std::error::Error for ForwardError {}
 
 #[cfg(test)]
 mod tests {

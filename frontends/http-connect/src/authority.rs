@@ -3,8 +3,6 @@
 //! Strict on purpose: what two readers could take for two hosts is refused, so that the backend, the
 //! server behind it and the log all mean the same one.
 
-use std::fmt;
-
 use kubevpn_target::{Host, Origin, Target, TargetError};
 
 /// The port of `http://` where none is written.
@@ -79,33 +77,22 @@ fn no_userinfo(authority: &str) -> Result<(), AuthorityError> {
 }
 
 /// Why a request-target names nothing that can be connected to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AuthorityError {
     /// Something before an `@` where no user name can be.
+    #[error("a user name in front of the host is not taken: leave out what is before the @")]
     Userinfo,
     /// `https://…`: the encryption is the client's to do, through a tunnel.
+    #[error(
+        "an https:// address cannot be forwarded, only tunnelled: let the client send CONNECT host:443 to this proxy (https_proxy=http://…)"
+    )]
     Https,
     /// Neither `http` nor `https`.
+    #[error("only http:// addresses are forwarded; for any other protocol send CONNECT host:port")]
     Scheme,
     /// The host or the port.
-    Target(TargetError),
-}
-
-impl From<TargetError> for AuthorityError {
-    fn from(error: TargetError) -> Self {
-        Self::Target(error)
-    }
-}
-
-impl fmt::Display for AuthorityError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Userinfo => f.write_str("a user name in front of the host is not taken: leave out what is before the @"),
-            Self::Https => f.write_str("an https:// address cannot be forwarded, only tunnelled: let the client send CONNECT host:443 to this proxy (https_proxy=http://…)"),
-            Self::Scheme => f.write_str("only http:// addresses are forwarded; for any other protocol send CONNECT host:port"),
-            Self::Target(error) => error.fmt(f),
-        }
-    }
+    #[error(transparent)]
+    Target(#[from] TargetError),
 }
 
 #[cfg(test)]

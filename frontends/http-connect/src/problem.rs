@@ -25,46 +25,88 @@ pub(crate) fn framing(error: &hyper::Error) -> Option<&'static str> {
 }
 
 /// Why a request got no answer of its target's.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     /// The request-target names nothing that can be connected to.
+    #[error(transparent)]
     Target(AuthorityError),
     /// The request breaks a rule of HTTP.
+    #[error("{0}")]
     Request(&'static str),
     /// The head is no HTTP, or more than it may be.
+    #[error("{sentence}")]
     Malformed {
         status: StatusCode,
         sentence: String,
     },
     /// The head is larger than it may be.
+    #[error("the request's head has more than {} KiB or {} fields", MAX_HEAD / 1024, MAX_FIELDS)]
     LargeHead,
     /// No complete head in this time.
+    #[error("the request was not complete within {0:?}")]
     Slow(Duration),
     /// A transfer coding besides chunked.
+    #[error(
+        "the only transfer coding this proxy takes is chunked, once: send the body without any other"
+    )]
     Coding,
     /// A method our own pages do not have.
+    #[error(
+        "the proxy's own pages are only to be read: to reach another server send it the whole address, as a client does that is told of its proxy"
+    )]
     Method,
     /// A request to the proxy itself under a name it does not have.
+    #[error(
+        "this is an HTTP proxy, and it does not have the name the Host field says: set it as the client's proxy (http_proxy=http://…) instead of opening it"
+    )]
     Misdirected,
     /// A path our own pages do not have.
+    #[error(
+        "this is an HTTP proxy and has no such page: set it as the client's proxy (http_proxy=http://…) instead of opening it"
+    )]
     NoPage,
     /// No credentials, or not the right ones.
+    #[error(
+        "the proxy asks for a user name and a password: put them into its address (http://user:password@…)"
+    )]
     Unauthorized,
     /// The same for one of our own pages.
+    #[error(
+        "this page needs the proxy's user name and password when it is asked for from another machine"
+    )]
     PageUnauthorized,
     /// The body of the request broke or was malformed, after its head had been sent on.
+    #[error("the request's body ended too early or is not well-formed")]
     Body,
     /// No stream to the target.
+    #[error(transparent)]
     Refused(ConnectError),
     /// The stream to the target ended before an answer.
-    Died { target: Target, error: hyper::Error },
+    #[error(
+        "{target} closed the connection before it answered; whether it acted on the request is not known"
+    )]
+    Died {
+        target: Target,
+        #[source]
+        error: hyper::Error,
+    },
     /// What the target answered is no HTTP/1 message.
-    Garbage { target: Target, error: hyper::Error },
+    #[error(fmt = garbage)]
+    Garbage {
+        target: Target,
+        #[source]
+        error: hyper::Error,
+    },
     /// The target's answer has a head larger than it may be.
+    #[error("{} answered with a head of more than {} KiB or {} fields", .0, MAX_HEAD / 1024, MAX_FIELDS)]
     LargeAnswer(Target),
     /// The target's answer has a transfer coding besides chunked.
+    #[error(
+        "{0} answered with a transfer coding other than chunked, which the proxy does not take"
+    )]
     AnswerCoding(Target),
     /// The target switched protocols unasked, or did not go on after it had.
+    #[error("{0} switched to another protocol against the rules of HTTP")]
     Switched(Target),
 }
 
@@ -94,41 +136,15 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Target(error) => error.fmt(f),
-            Self::Request(sentence) => f.write_str(sentence),
-            Self::Malformed { sentence, .. } => f.write_str(sentence),
-            Self::LargeHead => write!(f, "the request's head has more than {} KiB or {MAX_FIELDS} fields", MAX_HEAD / 1024),
-            Self::Slow(limit) => write!(f, "the request was not complete within {limit:?}"),
-            Self::Coding => f.write_str("the only transfer coding this proxy takes is chunked, once: send the body without any other"),
-            Self::Method => f.write_str("the proxy's own pages are only to be read: to reach another server send it the whole address, as a client does that is told of its proxy"),
-            Self::Misdirected => f.write_str("this is an HTTP proxy, and it does not have the name the Host field says: set it as the client's proxy (http_proxy=http://…) instead of opening it"),
-            Self::NoPage => f.write_str("this is an HTTP proxy and has no such page: set it as the client's proxy (http_proxy=http://…) instead of opening it"),
-            Self::Unauthorized => f.write_str("the proxy asks for a user name and a password: put them into its address (http://user:password@…)"),
-            Self::PageUnauthorized => f.write_str("this page needs the proxy's user name and password when it is asked for from another machine"),
-            Self::Body => f.write_str("the request's body ended too early or is not well-formed"),
-            Self::Refused(error) => error.fmt(f),
-            Self::Died { target, .. } => write!(f, "{target} closed the connection before it answered; whether it acted on the request is not known"),
-            Self::Garbage { target, error } => match framing(error) {
-                Some(field) => write!(f, "{target} sent an answer of which it is not clear where it ends: {field}"),
-                None => write!(f, "{target} did not answer in HTTP/1; if it speaks another protocol, use CONNECT"),
-            },
-            Self::LargeAnswer(target) => write!(f, "{target} answered with a head of more than {} KiB or {MAX_FIELDS} fields", MAX_HEAD / 1024),
-            Self::AnswerCoding(target) => write!(f, "{target} answered with a transfer coding other than chunked, which the proxy does not take"),
-            Self::Switched(target) => write!(f, "{target} switched to another protocol against the rules of HTTP"),
-        }
-    }
-}
-
-impl std::error::Error for Problem {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            // Its own text is shown above, so the chain goes on behind it.
-            Self::Refused(error) => error.source(),
-            Self::Died { error, .. } | Self::Garbage { error, .. } => Some(error),
-            _ => None,
-        }
+fn garbage(target: &Target, error: &hyper::Error, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match framing(error) {
+        Some(field) => write!(
+            f,
+            "{target} sent an answer of which it is not clear where it ends: {field}"
+        ),
+        None => write!(
+            f,
+            "{target} did not answer in HTTP/1; if it speaks another protocol, use CONNECT"
+        ),
     }
 }

@@ -1,10 +1,10 @@
 //! One client connection from its first byte to its last.
 
 use std::future::pending;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{error, fmt, io};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HeaderValue};
@@ -253,40 +253,24 @@ async fn respond<S: Connect>(
 }
 
 /// Why a connection ended before its time. Its requests have their own records; this is about the rest.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The client ended, or said nothing, without a byte.
+    #[error("the client ended without a byte")]
     Unused,
     /// What the client sent is no HTTP request, or was not complete in time, and it was told this.
+    #[error("{0}")]
     Rejected(String),
     /// A CONNECT was refused; its record says why.
+    #[error("a tunnel was refused")]
     Refused,
     /// The connection to the client, or the answer it was getting, broke.
-    Gone(io::Error),
+    #[error("the client's connection broke off")]
+    Gone(#[source] io::Error),
     /// No byte moved for as long as the settings allow.
+    #[error("no byte moved for too long")]
     Idle,
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unused => f.write_str("the client ended without a byte"),
-            Self::Rejected(sentence) => f.write_str(sentence),
-            Self::Refused => f.write_str("a tunnel was refused"),
-            Self::Gone(_) => f.write_str("the client's connection broke off"),
-            Self::Idle => f.write_str("no byte moved for too long"),
-        }
-    }
-}
-
-impl error::Error for ServeError {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match self {
-            Self::Gone(error) => Some(error),
-            Self::Unused | Self::Rejected(_) | Self::Refused | Self::Idle => None,
-        }
-    }
 }
 
 /// A client that has ended its writing may be gone for good, which looks the same. So its request is given

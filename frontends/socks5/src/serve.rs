@@ -1,6 +1,5 @@
 //! One client connection from its first byte to its last.
 
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -209,29 +208,30 @@ async fn send<C: ClientIo>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Why a connection never came to be relayed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The client said something that cannot be served, and was told so.
-    Handshake(HandshakeError),
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
     /// The handshake was not complete within this time.
+    #[error("no complete SOCKS handshake within {0:?}")]
     Slow(Duration),
     /// The client ended in the middle of its handshake.
+    #[error("the client ended in the middle of its SOCKS handshake")]
     Truncated,
     /// The client ended without a byte.
+    #[error("the client ended without a byte")]
     Unused,
     /// The drain began before the handshake was complete.
+    #[error("this proxy ended before the client's handshake did")]
     Ending,
     /// The client's connection broke before its answer was sent.
-    Gone(io::Error),
+    #[error("the client's connection broke before it was answered")]
+    Gone(#[source] io::Error),
     /// The backend opened no stream, and the client got the reply that says so.
+    #[error(transparent)]
     Refused(ConnectError),
-}
-
-impl From<HandshakeError> for ServeError {
-    fn from(error: HandshakeError) -> Self {
-        Self::Handshake(error)
-    }
 }
 
 impl From<TunnelError> for ServeError {
@@ -239,32 +239,6 @@ impl From<TunnelError> for ServeError {
         match error {
             TunnelError::Gone(error) => Self::Gone(error),
             TunnelError::Refused(error) => Self::Refused(error),
-        }
-    }
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Handshake(error) => error.fmt(f),
-            Self::Slow(limit) => write!(f, "no complete SOCKS handshake within {limit:?}"),
-            Self::Truncated => f.write_str("the client ended in the middle of its SOCKS handshake"),
-            Self::Unused => f.write_str("the client ended without a byte"),
-            Self::Ending => f.write_str("this proxy ended before the client's handshake did"),
-            Self::Gone(_) => f.write_str("the client's connection broke before it was answered"),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ServeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            // Their own text is shown above, so the chain goes on behind it.
-            Self::Handshake(error) => error.source(),
-            Self::Refused(error) => error.source(),
-            Self::Gone(error) => Some(error),
-            Self::Slow(_) | Self::Truncated | Self::Unused | Self::Ending => None,
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::wire::{WireError, http, socks4};
 
 /// The longest message is one of SOCKS4 with its two texts; nothing needs more than this at once.
 pub(crate) const MAX_INPUT: usize = 1024;
+/// The first byte of a TLS handshake record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 pub(crate) struct Session<'a> {
     credentials: Option<&'a Credentials>,
@@ -221,31 +223,45 @@ impl<'a> Session<'a> {
 }
 
 /// Why a handshake came to nothing: the client's doing, in every case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The first byte belongs to neither SOCKS nor HTTP.
+    #[error(fmt = not_socks)]
     NotSocks(u8),
     /// An HTTP request.
+    #[error(
+        "the client speaks HTTP to the SOCKS port: set it to a socks5h:// proxy, or use --listen-http"
+    )]
     Http,
     /// No offered method is one we take: with `password` that of RFC 1929 alone, else none at all, too.
+    #[error(fmt = no_method)]
     NoMethod {
         /// Whether this proxy asks for a password.
         password: bool,
     },
     /// User name or password are not the ones.
+    #[error("the user name or the password is wrong")]
     WrongPassword,
     /// SOCKS4 on a proxy that asks for a password.
+    #[error(
+        "the client speaks SOCKS4, which has no password, and this proxy asks for one: set it to SOCKS5"
+    )]
     Socks4HasNoPassword,
     /// A command other than CONNECT.
+    #[error("the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone", Command(*.0))]
     Command(u8),
     /// An address type that is none of RFC 1928's.
+    #[error("the address type {0:#04x} is none of SOCKS5's")]
     AddressType(u8),
     /// A host or port nobody can connect to.
-    Target(TargetError),
+    #[error("the client asks for what nobody can connect to")]
+    Target(#[source] TargetError),
     /// A message has another version byte than it should.
+    #[error("a message of the handshake has the version {0:#04x}")]
     Version(u8),
     /// A text of a SOCKS4 request has no end within 255 bytes.
+    #[error("a text of the SOCKS4 request has no end within 255 bytes")]
     Unterminated,
 }
 
@@ -259,50 +275,25 @@ impl HandshakeError {
     }
 }
 
-impl fmt::Display for HandshakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // A TLS handshake record.
-            Self::NotSocks(0x16) => {
-                f.write_str("the client speaks TLS to the SOCKS port: set it to a plain socks5h:// proxy")
-            }
-            Self::NotSocks(b) => write!(
-                f,
-                "the client speaks no SOCKS, its first byte is {b:#04x}: set it to a socks5h:// proxy"
-            ),
-            Self::Http => f.write_str(
-                "the client speaks HTTP to the SOCKS port: set it to a socks5h:// proxy, or use --listen-http",
-            ),
-            Self::NoMethod { password: true } => f.write_str(
-                "the client offers no user name and password, which this proxy asks for",
-            ),
-            Self::NoMethod { password: false } => f.write_str(
-                "the client insists on a way of authentication that is not served: set it to none, or to user name and password",
-            ),
-            Self::WrongPassword => f.write_str("the user name or the password is wrong"),
-            Self::Socks4HasNoPassword => f.write_str(
-                "the client speaks SOCKS4, which has no password, and this proxy asks for one: set it to SOCKS5",
-            ),
-            Self::Command(code) => write!(
-                f,
-                "the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone",
-                Command(*code)
-            ),
-            Self::AddressType(t) => write!(f, "the address type {t:#04x} is none of SOCKS5's"),
-            Self::Target(_) => f.write_str("the client asks for what nobody can connect to"),
-            Self::Version(v) => write!(f, "a message of the handshake has the version {v:#04x}"),
-            Self::Unterminated => f.write_str("a text of the SOCKS4 request has no end within 255 bytes"),
-        }
+fn not_socks(first: &u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match *first {
+        TLS_HANDSHAKE => f.write_str(
+            "the client speaks TLS to the SOCKS port: set it to a plain socks5h:// proxy",
+        ),
+        byte => write!(
+            f,
+            "the client speaks no SOCKS, its first byte is {byte:#04x}: set it to a socks5h:// proxy"
+        ),
     }
 }
 
-impl std::error::Error for HandshakeError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Target(error) => Some(error),
-            _ => None,
+fn no_method(password: &bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(match password {
+        true => "the client offers no user name and password, which this proxy asks for",
+        false => {
+            "the client insists on a way of authentication that is not served: set it to none, or to user name and password"
         }
-    }
+    })
 }
 
 #[cfg(test)]

@@ -124,7 +124,8 @@ impl fmt::Display for Refusal {
 /// assert_eq!(error.refusal(), Refusal::NoSuchPort);
 /// assert_eq!(error.to_string(), "service shop/web has no TCP port 81, it has 80 (http)");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{sentence}")]
 pub struct ConnectError {
     refusal: Refusal,
     sentence: Box<str>,
@@ -154,23 +155,11 @@ impl ConnectError {
     }
 }
 
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence)
-    }
-}
-
-impl Error for ConnectError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|e| e as _)
-    }
-}
-
 /// Classifies the error of any backend.
 ///
-/// A [`ConnectError`] is passed on as it is; otherwise the chain of sources is searched for one, for an
-/// [`io::Error`] and, with the feature `tower`, for tower's timeout and overload errors. What nobody
-/// knows is [`Refusal::Internal`].
+/// A [`ConnectError`] is passed on as it is; otherwise the chain of causes is searched for one, then for an
+/// [`io::Error`] and, with the feature `tower`, for tower's timeout and overload errors. Any other error is
+/// [`Refusal::Internal`].
 ///
 /// ```
 /// use kubevpn_target::{Refusal, classify};
@@ -182,36 +171,40 @@ pub fn classify(error: BoxError) -> ConnectError {
         Ok(ours) => return *ours,
         Err(other) => other,
     };
-    let mut refusal = Refusal::Internal;
-    let mut sentence = error.to_string();
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
-    while let Some(e) = cause {
-        if let Some(ours) = e.downcast_ref::<ConnectError>() {
-            refusal = ours.refusal;
-            sentence = ours.to_string();
-            break;
-        }
-        if let Some(io) = e.downcast_ref::<io::Error>()
-            && let Some(known) = classify_io(io)
-        {
-            refusal = known;
-            break;
-        }
-        #[cfg(feature = "tower")]
-        if e.is::<tower::timeout::error::Elapsed>() {
-            refusal = Refusal::TimedOut;
-            break;
-        } else if e.is::<tower::load_shed::error::Overloaded>() {
-            refusal = Refusal::Overloaded;
-            break;
-        }
-        cause = e.source();
-    }
+    let ours = chain(&*error).find_map(|e| e.downcast_ref::<ConnectError>());
+    let (refusal, sentence) = match ours {
+        Some(ours) => (ours.refusal, ours.sentence.clone()),
+        None => (
+            chain(&*error).find_map(known).unwrap_or(Refusal::Internal),
+            error.to_string().into(),
+        ),
+    };
     ConnectError {
         refusal,
-        sentence: sentence.into(),
+        sentence,
         source: Some(error.into()),
     }
+}
+
+/// The error and its causes. What an [`io::Error`] holds is among them, which its `source` skips.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref().and_then(io::Error::get_ref) {
+            Some(held) => Some(held),
+            None => error.source(),
+        }
+    })
+}
+
+/// The class of an error of another library.
+fn known(error: &(dyn Error + 'static)) -> Option<Refusal> {
+    #[cfg(feature = "tower")]
+    if error.is::<tower::timeout::error::Elapsed>() {
+        return Some(Refusal::TimedOut);
+    } else if error.is::<tower::load_shed::error::Overloaded>() {
+        return Some(Refusal::Overloaded);
+    }
+    error.downcast_ref().and_then(classify_io)
 }
 
 fn classify_io(error: &io::Error) -> Option<Refusal> {
@@ -231,20 +224,9 @@ fn classify_io(error: &io::Error) -> Option<Refusal> {
 mod tests {
     use super::*;
 
-    #[derive(Debug)]
-    struct Wrapped(BoxError);
-
-    impl fmt::Display for Wrapped {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("wrapped")
-        }
-    }
-
-    impl Error for Wrapped {
-        fn source(&self) -> Option<&(dyn Error + 'static)> {
-            Some(&*self.0)
-        }
-    }
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    struct Wrapped(#[source] BoxError);
 
     fn of(error: impl Into<BoxError>) -> Refusal {
         classify(error.into()).refusal()
@@ -268,6 +250,14 @@ mod tests {
         assert_eq!(of(ours()), Refusal::Forbidden);
         assert_eq!(of(Wrapped(ours().into())), Refusal::Forbidden);
         assert_eq!(classify(Wrapped(ours().into()).into()).to_string(), "no");
+        // An `io::Error` may hold any of these.
+        let held = |error: BoxError| of(io::Error::other(error));
+        assert_eq!(held(ours().into()), Refusal::Forbidden);
+        assert_eq!(held(Wrapped(ours().into()).into()), Refusal::Forbidden);
+        let timed_out = io::Error::new(io::ErrorKind::TimedOut, ours());
+        assert_eq!(classify(timed_out.into()).refusal(), Refusal::Forbidden);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(held(refused.into()), Refusal::Refused);
     }
 
     #[cfg(feature = "tower")]

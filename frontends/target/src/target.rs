@@ -285,69 +285,56 @@ impl fmt::Display for Frontend {
 }
 
 /// Why something is no target: the client's mistake, found before any backend is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Port 0.
+    #[error("port 0 cannot be connected to")]
     PortZero,
     /// No `:port` at the end.
+    #[error("the port is missing: write host:port")]
     NoPort,
     /// The port is not a number from 1 to 65535.
+    #[error("the port is not a number from 1 to 65535")]
     BadPort,
     /// No host at all.
+    #[error("the host is empty")]
     EmptyHost,
     /// Brackets around something that is no IPv6 address.
+    #[error("the brackets hold no IPv6 address")]
     BadIpv6,
     /// An IPv6 address with a port needs brackets.
+    #[error("an IPv6 address with a port is written [address]:port")]
     UnbracketedIpv6,
     /// Two dots in a row, or a dot in front.
+    #[error("the name has an empty label (two dots in a row, or one in front)")]
     EmptyLabel,
     /// The name has this many bytes; 253 is the limit.
+    #[error("the name has {} bytes, {} is the limit", .0, MAX_NAME)]
     NameTooLong(usize),
     /// A label has this many bytes; 63 is the limit.
+    #[error("a label of the name has {} bytes, {} is the limit", .0, MAX_LABEL)]
     LabelTooLong(usize),
     /// A byte that no host name has: of ASCII, or of no text at all.
+    #[error(fmt = bad_byte)]
     BadByte(u8),
     /// A character beyond ASCII.
+    #[error(
+        "the name has the character {0:?}: write it as DNS has it, in letters of ASCII (xn--...)"
+    )]
     BadChar(char),
     /// The last label is a number, yet the whole is no IPv4 address.
+    #[error("the name ends in a number but is no IPv4 address")]
     NumericName,
 }
 
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PortZero => f.write_str("port 0 cannot be connected to"),
-            Self::NoPort => f.write_str("the port is missing: write host:port"),
-            Self::BadPort => f.write_str("the port is not a number from 1 to 65535"),
-            Self::EmptyHost => f.write_str("the host is empty"),
-            Self::BadIpv6 => f.write_str("the brackets hold no IPv6 address"),
-            Self::UnbracketedIpv6 => {
-                f.write_str("an IPv6 address with a port is written [address]:port")
-            }
-            Self::EmptyLabel => {
-                f.write_str("the name has an empty label (two dots in a row, or one in front)")
-            }
-            Self::NameTooLong(n) => write!(f, "the name has {n} bytes, {MAX_NAME} is the limit"),
-            Self::LabelTooLong(n) => write!(
-                f,
-                "a label of the name has {n} bytes, {MAX_LABEL} is the limit"
-            ),
-            Self::BadByte(b) if b.is_ascii() => write!(
-                f,
-                "the name has the character {:?}, which no host name has",
-                char::from(*b)
-            ),
-            Self::BadByte(b) => write!(f, "the name has the byte {b:#04x}, which no host name has"),
-            Self::BadChar(c) => write!(
-                f,
-                "the name has the character {c:?}: write it as DNS has it, in letters of ASCII (xn--...)"
-            ),
-            Self::NumericName => f.write_str("the name ends in a number but is no IPv4 address"),
-        }
+fn bad_byte(byte: &u8, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str("the name has the ")?;
+    match byte.is_ascii() {
+        true => write!(f, "character {:?}", char::from(*byte))?,
+        false => write!(f, "byte {byte:#04x}")?,
     }
+    f.write_str(", which no host name has")
 }
-
-impl std::error::Error for TargetError {}
 
 #[cfg(test)]
 mod tests {
