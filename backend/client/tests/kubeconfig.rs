@@ -717,7 +717,6 @@ fn data_as_people_paste_it() {
     assert_eq!(loaded.config.root_cert.unwrap().len(), 1);
 }
 
-#[cfg(unix)]
 #[test]
 fn the_plugin_is_looked_for() {
     let plugin = |command: &str| {

@@ -7,9 +7,6 @@
 //! [`StateDir`] where; everything a platform does in its own way is in `sys.rs`. The crate reads no command line, prints
 //! nothing but the one line that tells the command which started the daemon that it is ready, and knows no exit codes.
 
-#[cfg(not(unix))]
-compile_error!("kubevpn needs Unix sockets, process groups and signals: see docs/platforms.md");
-
 pub mod api;
 mod client;
 mod connection;

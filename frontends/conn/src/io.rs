@@ -83,7 +83,6 @@ impl ClientIo for TcpStream {
 }
 
 /// A Unix socket has no reset but this: its peer closed with bytes unread.
-#[cfg(unix)]
 impl ClientIo for tokio::net::UnixStream {
     fn broken(&self) -> Option<io::Error> {
         pending_error(self.take_error())

@@ -12,7 +12,6 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::{Addr, Backoff, ClientIo, Drain, Gate, Permit};
 
-#[cfg(unix)]
 mod unix;
 
 /// Connections the kernel keeps waiting for us.
@@ -51,7 +50,6 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    #[cfg(unix)]
     Unix(unix::Socket),
 }
 
@@ -71,13 +69,10 @@ impl Listener {
                 let _ = tokio::task::spawn_blocking(move || crate::peer::prepare(real)).await;
                 (Addr::Tcp(real), Socket::Tcp(listener))
             }
-            #[cfg(unix)]
             Addr::Unix(path) => {
                 let socket = unix::Socket::bind(path).await.map_err(failed)?;
                 (addr.clone(), Socket::Unix(socket))
             }
-            #[cfg(not(unix))]
-            Addr::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
         };
         Ok(Self { addr, socket })
     }
@@ -106,8 +101,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // On Unix: a port is free again at once after a restart. On Windows the option means stealing it.
-    #[cfg(unix)]
+    // A port is free again at once after a restart.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG as u32)
@@ -134,7 +128,6 @@ impl Accept for Listener {
     async fn accept(&mut self) -> io::Result<Io> {
         match &self.socket {
             Socket::Tcp(listener) => Ok(Io::Tcp(listener.accept().await?.0)),
-            #[cfg(unix)]
             Socket::Unix(listener) => Ok(Io::Unix(listener.accept().await?)),
         }
     }
@@ -189,7 +182,6 @@ pub struct Client {
 #[derive(Debug)]
 enum Io {
     Tcp(TcpStream),
-    #[cfg(unix)]
     Unix(tokio::net::UnixStream),
 }
 
@@ -201,7 +193,6 @@ impl Client {
                 tune(stream, peer);
                 peer
             }
-            #[cfg(unix)]
             Io::Unix(_) => None,
         };
         Self {
@@ -238,7 +229,6 @@ macro_rules! each {
     ($inner:expr, $io:ident => $do:expr) => {
         match $inner {
             Io::Tcp($io) => $do,
-            #[cfg(unix)]
             Io::Unix($io) => $do,
         }
     };

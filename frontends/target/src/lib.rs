@@ -27,6 +27,10 @@
 
 #![warn(missing_docs)]
 
+// Here, since nearly every crate depends on this one: a build for Windows ends with this sentence and nothing else.
+#[cfg(not(unix))]
+compile_error!("kubevpn needs Unix sockets, sessions and signals: see docs/platforms.md");
+
 mod connect;
 mod refusal;
 #[cfg(feature = "test-support")]

@@ -48,7 +48,6 @@ impl Kubeconfig {
     pub(crate) fn write(path: &Path, yaml: &str) -> io::Result<()> {
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         options.open(path)?.write_all(yaml.as_bytes())
     }

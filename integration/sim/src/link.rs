@@ -202,10 +202,7 @@ impl Links {
 /// A second socket on the same port is what keeps the port ours while nothing listens on it.
 fn socket() -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    #[cfg(unix)]
     socket.set_reuseport(true)?;
-    #[cfg(not(unix))]
-    socket.set_reuseaddr(true)?;
     Ok(socket)
 }
 

@@ -219,7 +219,6 @@ async fn a_kubeconfig_says_all_of_it() {
     let sim = Sim::builder().namespace("shop").start().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = sim.write_kubeconfig(dir.path()).unwrap();
-    #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();

@@ -1,5 +1,4 @@
 //! Credential plugins: run when needed, once, and what they do wrong.
-#![cfg(unix)]
 
 use std::os::unix::fs::PermissionsExt;
 

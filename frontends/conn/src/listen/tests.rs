@@ -189,7 +189,6 @@ async fn errors_do_not_end_the_loop_and_do_not_spin_it() {
 
 // === Unix sockets ===
 
-#[cfg(unix)]
 mod unix {
     use super::*;
     use std::os::unix::fs::PermissionsExt;

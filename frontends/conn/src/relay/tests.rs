@@ -786,7 +786,6 @@ async fn many_megabytes_each_way_over_tcp() {
     assert!(matches!(relayed.await.unwrap().end, End::Eof));
 }
 
-#[cfg(unix)]
 #[tokio::test]
 async fn a_unix_client_that_leaves_bytes_unread_is_noticed() {
     let (mut app, client) = tokio::net::UnixStream::pair().unwrap();
