@@ -71,7 +71,7 @@ fn asking(can_ask: &bool) -> &'static str {
 
 /// A file of credentials that is of no use.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {reason}", path.display())]
+#[error("the file of user and password, {}: {reason}", path.display())]
 pub struct AuthError {
     /// The file.
     pub path: PathBuf,

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening};
-use kubevpn_target::Connect;
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening, Record};
+use kubevpn_target::{Connect, Frontend};
 use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::dispatcher::with_default;
@@ -179,16 +179,17 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
             Protocol::Socks => self.socks(client),
             Protocol::Http => self.http(client),
             Protocol::Mixed => Box::pin(async move {
+                let peer = client.peer();
                 let opening = tokio::time::timeout(HANDSHAKE_TIMEOUT, Opening::read(client));
                 let opening = tokio::select! {
-                    opening = opening => opening,
+                    opening = opening => opening.ok().and_then(Result::ok),
                     // It has asked for nothing: there is nothing to wait for.
-                    () = self.drain.stopping() => return,
+                    () = self.drain.stopping() => None,
                 };
                 match opening {
-                    Ok(Ok((Opening::Http, client))) => self.http(client).await,
-                    Ok(Ok((Opening::Socks, client))) => self.socks(client).await,
-                    Ok(Err(_)) | Err(_) => {}
+                    Some((Opening::Http, client)) => self.http(client).await,
+                    Some((Opening::Socks, client)) => self.socks(client).await,
+                    None => Record::start(Frontend::Other, peer).unused(),
                 }
             }),
             Protocol::Forward(to) => {
@@ -224,6 +225,8 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use kubevpn_target::{BoxError, Target};
     use tokio::io::AsyncReadExt as _;
     use tower::service_fn;
@@ -231,7 +234,7 @@ mod tests {
     use super::*;
     use crate::ListenerSpec;
 
-    /// A client that has asked for nothing is not waited for, whatever the patience.
+    /// A client that has asked for nothing is not waited for, whatever the patience, and has its record.
     #[tokio::test]
     async fn drain_does_not_wait_for_a_client_before_its_first_byte() {
         let spec = ListenerSpec::new(Protocol::Mixed, "127.0.0.1:0".parse().unwrap());
@@ -239,6 +242,13 @@ mod tests {
         let connect = service_fn(async |_: Target| Ok::<_, BoxError>(tokio::io::duplex(1).0));
         let mut server = Server::new(Backend::of_host(connect), spec.clients(&bound).unwrap());
         let address = bound.address().unwrap();
+        let (mut log, writer) = std::io::pipe().unwrap();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::DEBUG);
+        server.log_to(Dispatch::new(
+            subscriber.with_writer(Arc::new(writer)).finish(),
+        ));
         server.add(bound);
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         while server.open() == 0 {
@@ -248,6 +258,9 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(60), ending).await;
         assert!(ended.is_ok(), "it waits for a client that has said nothing");
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        let mut logged = String::new();
+        log.read_to_string(&mut logged).unwrap();
+        assert!(logged.contains("end=\"unused\""), "{logged}");
     }
 
     /// An open connection holds this for as long as it lives.
