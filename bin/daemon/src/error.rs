@@ -1,16 +1,18 @@
 //! Failures as the daemon and its clients tell each other: a code for programs, a message and its causes for people.
 
 use std::error::Error;
-use std::fmt;
 
 use kubevpn_client::KubeconfigError;
 use kubevpn_proxy::BindError;
 use kubevpn_target::{ConnectError, Refusal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::identity;
+
 /// Why something that was asked of the daemon was not done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
+#[error("{message}")]
 pub struct ApiError {
     /// What kind of failure it is.
     pub code: Code,
@@ -132,9 +134,14 @@ impl ApiError {
         }
     }
 
-    /// That there is no such connection.
+    /// That there is no such connection, or can be none.
     pub fn no_such_connection(id: &str) -> Self {
-        let message = format!("there is no connection {id}: kubevpn status lists those there are");
+        let message = match identity::is_id(id) {
+            true => format!("there is no connection {id}: kubevpn status lists those there are"),
+            false => format!(
+                "{id:?} is no connection ID, which has twelve hex digits: kubevpn status lists those there are"
+            ),
+        };
         Self::new(Code::NoSuchConnection, message)
     }
 
@@ -150,14 +157,6 @@ fn causes_of(error: &(dyn Error + 'static)) -> Vec<String> {
         .map(ToString::to_string)
         .collect()
 }
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl Error for ApiError {}
 
 impl From<&KubeconfigError> for ApiError {
     fn from(error: &KubeconfigError) -> Self {
@@ -228,6 +227,13 @@ mod tests {
             );
         }
         assert!(serde_json::from_str::<Code>("\"x\"").is_err());
+    }
+
+    #[test]
+    fn what_can_be_no_id_is_quoted() {
+        let said = |id| ApiError::no_such_connection(id).message;
+        assert!(said("03dc50feb8c3").starts_with("there is no connection 03dc50feb8c3"));
+        assert!(said("a\nb").starts_with(r#""a\nb" is no connection ID"#));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One daemon per directory: a lock on a file, which says whose it is. The file stays when the lock is released.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::state_dir;
@@ -22,6 +22,8 @@ impl Lock {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
+        // Whatever the umask of the command that has made it: others are to open it, too.
+        file.set_permissions(Permissions::from_mode(0o600))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -32,6 +34,7 @@ impl Lock {
     /// Writes who holds it.
     pub(crate) fn sign(&mut self, process: &Process) -> io::Result<()> {
         self.0.set_len(0)?;
+        self.0.rewind()?;
         self.0.write_all(&serde_json::to_vec(process)?)
     }
 

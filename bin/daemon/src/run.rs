@@ -43,6 +43,7 @@ async fn start<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError>
     if let Err(error) = sys::new_session() {
         tracing::debug!(%error, "no new session");
     }
+    sys::own_files_are_readable();
     let idle = idle.map_or(Ok(IDLE), idle_time)?;
     let dir = StateDir::locate()?;
     dir.prepare()?;
@@ -82,7 +83,7 @@ fn idle_time(text: &str) -> Result<Duration, ApiError> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err(wrong("the daemon would end at once")),
         Ok(idle) => Ok(idle),
-        Err(error) => Err(wrong(&error.to_string())),
+        Err(error) => Err(wrong(&format!("{error}: write a duration, e.g. 5m"))),
     }
 }
 

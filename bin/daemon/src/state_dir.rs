@@ -1,9 +1,11 @@
 //! Where everything of ours is: one directory, and nothing beside it is touched.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -138,11 +140,10 @@ impl StateDir {
     /// Makes what is missing of it, for this user alone.
     pub(crate) fn prepare(&self) -> Result<(), ApiError> {
         for dir in [self.0.clone(), self.connections(), self.logs()] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&dir)
-                .context(format!("cannot make the directory {}", dir.display()))?;
+            make(&dir).context(format!(
+                "cannot make the directory {} ({VARIABLE} names another)",
+                dir.display()
+            ))?;
         }
         // Somebody else may have made one of them first.
         self.check()
@@ -263,6 +264,18 @@ impl Kind {
     }
 }
 
+/// Makes a directory and those it is in, all of mode 0700 whatever the umask. One that is there stays as it is.
+fn make(dir: &Path) -> io::Result<()> {
+    if let Some(parent) = dir.parent().filter(|parent| !parent.exists()) {
+        make(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 fn refused(message: impl Into<String>) -> ApiError {
     ApiError::new(Code::InvalidValue, message)
 }
@@ -325,8 +338,6 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -344,10 +355,13 @@ mod tests {
         }
         assert_eq!(mode(&home.kubeconfig("0123")), 0o600);
         home.check().unwrap();
-        fs::set_permissions(home.connections(), fs::Permissions::from_mode(0o777)).unwrap();
-        let said = home.check().unwrap_err();
-        assert_eq!(said.code, Code::InvalidValue);
-        assert!(said.to_string().contains("chmod go-w"), "{said}");
+        fs::set_permissions(home.connections(), Permissions::from_mode(0o777)).unwrap();
+        // Also of a directory that somebody else made before us.
+        for said in [home.check(), home.prepare()] {
+            let said = said.unwrap_err();
+            assert_eq!(said.code, Code::InvalidValue);
+            assert!(said.to_string().contains("chmod go-w"), "{said}");
+        }
     }
 
     #[test]

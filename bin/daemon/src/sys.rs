@@ -16,6 +16,12 @@ pub(crate) fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Files that this process makes are its user's to read and write, and nobody else's, whatever the umask of the command that
+/// has started it.
+pub(crate) fn own_files_are_readable() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 /// Keeps every descriptor but the three standard ones from the programs this one starts.
 pub(crate) fn keep_descriptors() {
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
@@ -44,10 +50,14 @@ pub(crate) struct Process {
 impl Process {
     /// This one.
     pub(crate) fn me() -> io::Result<Self> {
-        let pid = std::process::id();
-        let started = started(pid)
-            .ok_or_else(|| io::Error::other("cannot tell when this process was started"))?;
-        Ok(Self { pid, started })
+        Self::of(std::process::id())
+            .ok_or_else(|| io::Error::other("cannot tell when this process was started"))
+    }
+
+    /// The one that has this number now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let started = started(pid)?;
+        Some(Self { pid, started })
     }
 
     /// Asks it to end, or ends it. False if it is not there any more; nobody else is ever signalled.
@@ -135,10 +145,7 @@ mod tests {
             .arg("60")
             .spawn()
             .unwrap();
-        let process = Process {
-            pid: child.id(),
-            started: started(child.id()).unwrap(),
-        };
+        let process = Process::of(child.id()).unwrap();
         assert!(process.lives());
         let later = Process {
             started: "another time".into(),

@@ -430,3 +430,27 @@ case $said in *'Read-only file system'*) ;; *) echo "connect said: $said"; exit 
         String::from_utf8_lossy(&output.stderr)
     );
 }
+
+/// A umask that takes the owner's own rights, or none at all, changes nothing for what is kept.
+#[tokio::test]
+async fn umask_of_the_command_does_not_matter() {
+    for umask in ["0277", "0777", "0000"] {
+        let rig = Rig::start().await;
+        let script = format!(
+            r#"umask {umask}; "$0" quit; exec "$0" connect --kubeconfig "$1" --listen-socks 127.0.0.1:0"#
+        );
+        let mut command = Command::new("bash");
+        command
+            .args(["-c", &script])
+            .arg(crate::kubevpn())
+            .arg(&rig.kubeconfig)
+            .env("KUBEVPN_HOME", rig.managed.home());
+        let output = command.output().await.unwrap();
+        assert!(output.status.success(), "{umask}: {output:?}");
+        for (path, (_, mode, ..)) in tree(rig.managed.home().parent().unwrap(), Path::new("")) {
+            let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+            assert_eq!(mode & 0o777, wanted, "{umask}: {}", path.display());
+        }
+        rig.managed.quit().await.unwrap();
+    }
+}

@@ -1,6 +1,6 @@
 //! `kubevpn disconnect`.
 
-use kubevpn_daemon::{ApiError, Client, Code, StateDir, identity};
+use kubevpn_daemon::{ApiError, Client, StateDir, identity};
 
 use crate::exit::Failure;
 use crate::out;
@@ -27,13 +27,7 @@ pub(crate) struct Disconnect {
 impl Disconnect {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         if let Some(id) = self.id.as_deref().filter(|id| !identity::is_id(id)) {
-            return Err(ApiError::new(
-                Code::NoSuchConnection,
-                format!(
-                    "{id:?} is no connection ID, which has twelve hex digits: kubevpn status lists those there are"
-                ),
-            )
-            .into());
+            return Err(ApiError::no_such_connection(id).into());
         }
         let daemon = Client::new(StateDir::locate()?);
         let ended = daemon.disconnect(self.id.as_deref(), self.now).await?;

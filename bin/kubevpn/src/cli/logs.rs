@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kubevpn_daemon::{ApiError, Code, StateDir, identity, log};
+use kubevpn_daemon::{ApiError, StateDir, identity, log};
 
 use crate::exit::Failure;
 
@@ -36,16 +36,8 @@ impl Logs {
         let id = self.id.or(self.connection_id);
         let path = home.log(id.as_deref());
         let files = log::files(&path);
-        let known = id.as_deref().is_none_or(identity::is_id);
-        if !known || id.is_some() && files.is_empty() {
-            let id = id.unwrap_or_default();
-            return Err(ApiError::new(
-                Code::NoSuchConnection,
-                format!(
-                    "there is no log of a connection {id}: kubevpn status lists those there are"
-                ),
-            )
-            .into());
+        if let Some(id) = id.filter(|id| !identity::is_id(id) || files.is_empty()) {
+            return Err(ApiError::no_such_connection(&id).into());
         }
         let printed = async {
             for older in files.iter().filter(|file| **file != path) {
