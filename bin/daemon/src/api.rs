@@ -5,6 +5,7 @@
 //! | `GET /v1/daemon` | [`About`] |
 //! | `GET /v1/status` | [`Status`] |
 //! | `POST /v1/connections`, an [`ConnectRequest`] | a line of JSON for each [`ConnectEvent`], the last `done` or `failed` |
+//! | `POST /v1/connections/find`, a [`ConnectionQuery`] | the [`Connection`], or `null` |
 //! | `DELETE /v1/connections/ID`, `DELETE /v1/connections`; `?now` cuts open connections | [`Ended`] |
 //! | `GET /v1/connections/ID/ended` | nothing, when the connection has ended |
 //! | `PUT /v1/current/ID` | nothing |
@@ -59,6 +60,16 @@ pub struct ConnectRequest {
     pub log_level: Option<Level>,
 }
 
+/// Which connection is asked for: that of this kubeconfig, context and namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionQuery {
+    pub cluster: ClusterRef,
+    pub kubeconfig_selection: KubeconfigSelection,
+    /// `None` for whatever its policy is.
+    pub policy: Option<Policy>,
+}
+
 /// What a connection leads to, in words for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +78,18 @@ pub struct ClusterRef {
     pub name: Option<String>,
     pub context: Option<String>,
     pub namespace: String,
+}
+
+impl ClusterRef {
+    /// What this kubeconfig leads to.
+    pub fn new(loaded: &Loaded) -> Self {
+        Self {
+            server: loaded.server.clone(),
+            name: loaded.cluster.clone(),
+            context: loaded.context.clone(),
+            namespace: loaded.namespace.clone(),
+        }
+    }
 }
 
 /// Which kubeconfig, and what of it: enough to select the same again when the files have changed. Two that are equal

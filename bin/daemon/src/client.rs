@@ -13,7 +13,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::api::{API, About, ConnectEvent, ConnectRequest, Ended, Opened, Status};
+use crate::api::{
+    API, About, ConnectEvent, ConnectRequest, Connection, ConnectionQuery, Ended, Opened, Status,
+};
 use crate::error::{ApiError, Code, Context as _};
 use crate::lock::{Lock, holder};
 use crate::log::Level;
@@ -216,6 +218,15 @@ impl Client {
         Ok(self.get("/v1/status").await?)
     }
 
+    /// The connection that is asked for, if it is open.
+    pub async fn find_connection(
+        &self,
+        query: &ConnectionQuery,
+    ) -> Result<Option<Connection>, ApiError> {
+        self.ask_with(Method::POST, "/v1/connections/find", query)
+            .await
+    }
+
     /// Opens a connection; `step` is called with what happens.
     pub async fn connect(
         &self,
@@ -348,9 +359,19 @@ impl Client {
 
     /// How much the daemon's own log says from now on.
     pub async fn set_log_level(&self, level: Level) -> Result<(), ApiError> {
-        let body = serde_json::to_vec(&level).context("cannot write the level")?;
+        self.ask_with(Method::PUT, "/v1/log-level", &level).await
+    }
+
+    /// Sends a document, and reads the answer.
+    async fn ask_with<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        document: &impl serde::Serialize,
+    ) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(document).context("cannot write the request")?;
         let asking = async {
-            let sent = self.send(Method::PUT, "/v1/log-level", body).await?;
+            let sent = self.send(method, path, body).await?;
             read(ok(sent).await?).await
         };
         let answered = timeout(PROMPT, asking).await;

@@ -118,6 +118,10 @@ impl<E: Engine> Server<E> {
                 Ok(request) => self.connect(request),
                 Err(error) => failed(&error),
             },
+            (&Method::POST, [Some("v1"), Some("connections"), Some("find"), None]) => {
+                let query = read(body).await;
+                said(query.map(|query| registry.find(&query)))
+            }
             (&Method::DELETE, [Some("v1"), Some("connections"), id, None]) => {
                 let (registry, id) = (registry.clone(), id.map(str::to_owned));
                 self.to_its_end(async move {

@@ -18,6 +18,8 @@ mod proxy_out;
 mod quit;
 mod resolve;
 mod run;
+#[cfg(test)]
+mod sample;
 mod serve;
 mod status;
 mod version;

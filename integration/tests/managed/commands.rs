@@ -273,13 +273,19 @@ async fn listeners_of_the_daemon_are_named() {
     let rig = Rig::start().await;
     let (_, socks) = rig.open().await;
     let kubeconfig = rig.kubeconfig.to_str().unwrap();
-    let said = rig
-        .managed
-        .run(&["env", "--kubeconfig", kubeconfig])
-        .await
-        .unwrap();
     let all = format!("ALL_PROXY='socks5h://{socks}'");
-    said.with(0, &[&all]).unwrap();
+    for words in [&["env", "--kubeconfig", kubeconfig][..], &["env"]] {
+        // The current connection is all that is wanted: no kubeconfig is.
+        let mut command = rig.managed.command(words);
+        let output = command.env("HOME", "/nonexistent").output().await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{output:?}");
+        assert!(said.contains(&all), "{words:?}: {said}");
+    }
+    // Another namespace would be another connection, and that is not there.
+    let words = ["env", "--kubeconfig", kubeconfig, "-n", "team-a"];
+    let said = rig.managed.run(&words).await.unwrap();
+    said.with(0, &["127.0.0.1:1080"]).unwrap();
     let said = rig
         .managed
         .run(&["pac", "--kubeconfig", kubeconfig])
@@ -294,6 +300,60 @@ async fn listeners_of_the_daemon_are_named() {
         .await
         .unwrap();
     said.with(0, &["127.0.0.1:1080"]).unwrap();
+    assert_eq!(rig.managed.processes().unwrap(), [0; 0]);
+}
+
+/// `run` uses the connection to its own cluster, context and namespace where that speaks HTTP, and makes a proxy of its own
+/// otherwise.
+#[tokio::test]
+async fn run_uses_the_connection_to_its_cluster() {
+    let rig = Rig::start().await;
+    let kubeconfig = rig.kubeconfig.to_str().unwrap();
+    let proxy_of = async |words: &[&str], environment: &[(&str, &str)]| {
+        let run = ["run", "--kubeconfig", kubeconfig];
+        let script = [
+            "--",
+            "sh",
+            "-c",
+            "echo $http_proxy; exec curl -sS http://productpage.default:9080/",
+        ];
+        let mut command = rig.managed.command(&[&run[..], words, &script].concat());
+        let output = command.envs(environment.iter().copied()).output();
+        let output = output.await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        let (proxy, answer) = said.split_once('\n').unwrap();
+        assert!(answer.contains(r#""service":"productpage""#), "{said}");
+        proxy.to_owned()
+    };
+    let (id, _) = rig.open().await;
+    // SOCKS alone is not for Go, Java and Node.
+    let own = proxy_of(&[], &[]).await;
+    let words = ["--http-listen", "127.0.0.1:0"];
+    let said = rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+    said.with(0, &[&id]).unwrap();
+    let status = rig.managed.status().await.unwrap();
+    let http = format!("http://{}", listener(&status, &id, "http").unwrap());
+    assert_ne!(own, http);
+    assert_eq!(proxy_of(&[], &[]).await, http);
+    let total = |status: &Value| {
+        let found = connection(status, &id).unwrap();
+        found["Traffic"]["TotalConnections"].as_u64().unwrap()
+    };
+    let before = rig.managed.status().await.unwrap();
+    assert_eq!(total(&before), total(&status) + 1);
+    for (words, environment) in [
+        (&["-n", "team-a"][..], &[][..]),
+        (&["--outside", "direct"], &[]),
+        (&["--request-timeout", "29s"], &[]),
+        (&[], &[("KUBEVPN_AUTH", "ann:s3cret")]),
+    ] {
+        let own = proxy_of(words, environment).await;
+        assert!(!own.ends_with(&http["http://".len()..]), "{words:?}: {own}");
+    }
+    assert_eq!(total(&rig.managed.status().await.unwrap()), total(&before));
+    rig.managed.quit().await.unwrap();
+    assert_ne!(proxy_of(&[], &[]).await, http);
     assert_eq!(rig.managed.processes().unwrap(), [0; 0]);
 }
 

@@ -1,12 +1,15 @@
 //! Opening a connection, and adding to one: all that was asked for, or nothing has changed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_proxy::{ListenerSpec, Protocol};
 use tokio::sync::watch;
 
 use super::Registry;
-use crate::api::{Attached, ConnectRequest, Opened};
+use crate::api::{
+    self, Attached, ClusterRef, ConnectRequest, ConnectionQuery, KubeconfigSelection, Opened,
+};
 use crate::connection::Connection;
 use crate::engine::{Engine, Listener as _, Session};
 use crate::error::{ApiError, Code, Context as _};
@@ -29,8 +32,8 @@ impl<E: Engine> Registry<E> {
             return Err(ApiError::new(Code::Internal, "the connection's ID is none"));
         }
         // A connection keeps its ID, even if its namespace would have another one by now.
-        if let Some(id) = self.same(&ask) {
-            ask.id = id;
+        if let Some(connection) = self.same(&ask.cluster, &ask.kubeconfig_selection) {
+            ask.id = connection.saved().id.clone();
         }
         let _lock = self.lock(&ask.id).await;
         if self.inner().ending {
@@ -59,13 +62,26 @@ impl<E: Engine> Registry<E> {
     }
 
     /// The connection of the same kubeconfig, context and namespace.
-    fn same(&self, ask: &ConnectRequest) -> Option<String> {
+    fn same(
+        &self,
+        cluster: &ClusterRef,
+        selection: &KubeconfigSelection,
+    ) -> Option<Arc<Connection<E::Session>>> {
         let inner = self.inner();
-        let found = inner.connections.iter().find(|(_, entry)| {
-            let saved = entry.connection.saved();
-            saved.kubeconfig == ask.kubeconfig_selection && saved.cluster == ask.cluster
+        let mut connections = inner.connections.values().map(|entry| &entry.connection);
+        let found = connections.find(|connection| {
+            let saved = connection.saved();
+            saved.kubeconfig == *selection && saved.cluster == *cluster
         });
-        found.map(|(id, _)| id.clone())
+        found.cloned()
+    }
+
+    /// How the connection is that is asked for.
+    pub(crate) fn find(&self, query: &ConnectionQuery) -> Option<api::Connection> {
+        let found = self.same(&query.cluster, &query.kubeconfig_selection)?;
+        let policy = query.policy.as_ref();
+        let fits = policy.is_none_or(|policy| *policy == found.policy());
+        fits.then(|| found.status())
     }
 
     async fn attach_to(

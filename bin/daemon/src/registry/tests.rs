@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{DRAIN, Registry};
-use crate::api::{ConnectRequest, Opened, State, Status};
+use crate::api::{ConnectRequest, ConnectionQuery, Opened, State, Status};
 use crate::error::{ApiError, Code};
 use crate::fake::{Fake, ID, kubeconfig, request};
 use crate::log::Level;
@@ -208,6 +208,37 @@ async fn connection_keeps_its_id() {
     again.id = OTHER.into();
     assert_eq!(rig.connect(again).await.unwrap().id, ID);
     assert_eq!(ids(&rig.registry.status()), [ID]);
+}
+
+/// A command that is to use a connection finds that of its own kubeconfig, context and namespace, and no other.
+#[tokio::test(start_paused = true)]
+async fn connection_is_found_by_what_it_leads_to() {
+    let rig = Rig::new().await;
+    let asked = request(ID, &["127.0.0.1:7"]);
+    let query = ConnectionQuery {
+        cluster: asked.cluster.clone(),
+        kubeconfig_selection: asked.kubeconfig_selection.clone(),
+        policy: None,
+    };
+    assert!(rig.registry.find(&query).is_none());
+    rig.connect(asked).await.unwrap();
+    let found = rig.registry.find(&query).unwrap();
+    assert_eq!((found.id.as_str(), found.listeners.len()), (ID, 1));
+    let same = ConnectionQuery {
+        policy: Some(Policy::default()),
+        ..query.clone()
+    };
+    assert!(rig.registry.find(&same).is_some());
+    let mut others = [query.clone(), query.clone(), query];
+    others[0].cluster.namespace = "other".into();
+    others[1].kubeconfig_selection.user = Some("other".into());
+    others[2].policy = Some(Policy {
+        wait_ready: Some(Duration::from_secs(1)),
+        ..Policy::default()
+    });
+    for other in others {
+        assert!(rig.registry.find(&other).is_none(), "{other:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::Client;
+use crate::api::ConnectionQuery;
 use crate::fake::{Fake, ID, request};
 
 struct Rig {
@@ -99,6 +100,13 @@ async fn commands_are_answered_until_quit() {
         .unwrap_err();
     assert_eq!(unknown.code, Code::NoSuchConnection);
     client.set_log_level(Level::Debug).await.unwrap();
+    let query = ConnectionQuery {
+        cluster: asked.cluster.clone(),
+        kubeconfig_selection: asked.kubeconfig_selection.clone(),
+        policy: None,
+    };
+    let found = client.find_connection(&query).await.unwrap();
+    assert_eq!(found.unwrap().id, ID);
     assert_eq!(client.disconnect(Some(ID), true).await.unwrap(), [ID]);
     assert_eq!(rig.engine.world().sessions, 0);
     client.connect(&request(ID, &[]), |_| {}).await.unwrap();
@@ -165,6 +173,68 @@ async fn connection_is_forgotten_without_a_daemon() {
     assert_eq!(unknown.code, Code::NoSuchConnection);
     assert_eq!(client.disconnect(None, false).await.unwrap(), [""; 0]);
     assert!(!client.ensure_if_needed().await.unwrap());
+}
+
+/// Another process, as a daemon's lock names it.
+struct Bystander {
+    child: std::process::Child,
+    process: Process,
+}
+
+impl Bystander {
+    fn start() -> Self {
+        let child = std::process::Command::new("sleep").arg("600").spawn();
+        let child = child.unwrap();
+        let process = Process::of(child.id()).unwrap();
+        Self { child, process }
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A lock that is held, and an answer to every question in virtual time.
+fn locked() -> (tempfile::TempDir, StateDir, Lock) {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = StateDir::at(tmp.path());
+    dir.prepare().unwrap();
+    let lock = Lock::try_take(&dir.lock()).unwrap().unwrap();
+    (tmp, dir, lock)
+}
+
+/// `quit` ends, says which file it is about, and ends nobody, when the process that holds the lock cannot be told.
+#[tokio::test(start_paused = true)]
+async fn quit_is_bounded_when_the_holder_of_the_lock_is_unknown() {
+    let (_tmp, dir, lock) = locked();
+    let client = Client::new(dir);
+    let quit = tokio::time::timeout(Duration::from_secs(60), client.quit(true));
+    let said = quit.await.expect("quit goes on and on").unwrap_err();
+    assert_eq!(said.code, Code::NotRunning);
+    assert!(said.message.contains("daemon.lock"), "{said}");
+    drop(lock);
+}
+
+/// The daemon that is asked to quit has gone, and the next one has the lock: it and its files are left alone.
+#[tokio::test(start_paused = true)]
+async fn quit_leaves_the_next_daemon_alone() {
+    let (_tmp, dir, mut lock) = locked();
+    std::fs::write(dir.state(ID), "of the next daemon").unwrap();
+    let (first, mut next) = (Bystander::start(), Bystander::start());
+    lock.sign(&first.process).unwrap();
+    let successor = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        drop(first);
+        lock.sign(&next.process).unwrap();
+    };
+    let client = Client::new(dir.clone());
+    let (quit, ()) = tokio::join!(client.quit(true), successor);
+    quit.unwrap();
+    assert!(next.child.try_wait().unwrap().is_none());
+    assert!(dir.state(ID).exists());
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
+use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_conn::Addr;
-use kubevpn_daemon::api::Status;
-use kubevpn_daemon::{Client, StateDir};
-use kubevpn_proxy::reachable;
+use kubevpn_daemon::api::{
+    ClusterRef, Connection, ConnectionQuery, KubeconfigSelection, Listener, State,
+};
+use kubevpn_daemon::{ApiError, Client, StateDir};
+use kubevpn_proxy::{Policy, reachable};
 
+use super::kube::KubeArgs;
 use super::listen::DEFAULT_SOCKS;
 use crate::exit::Failure;
 
@@ -17,7 +21,7 @@ pub(crate) struct At {
     /// Address of its HTTP listener
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// Address of its SOCKS5 listener [default with neither: those of the current connection, else 127.0.0.1:1080]
+    /// Address of its SOCKS5 listener
     #[arg(long, value_name = "ADDR")]
     socks: Option<String>,
 }
@@ -31,62 +35,86 @@ pub(crate) struct Proxy {
     pub(crate) login: Option<String>,
 }
 
-/// Where the current connection of a running daemon listens. No daemon is started for it.
-async fn of_daemon() -> Option<Proxy> {
-    let daemon = Client::new(StateDir::locate().ok()?);
-    let is_there = daemon.find().await;
-    let status = match is_there {
-        Ok(true) => daemon.status().await,
-        Ok(false) => return None,
-        Err(error) => Err(error),
-    };
-    match status {
-        Ok(status) => of_status(&status),
-        Err(error) => {
-            tracing::debug!(
-                error = error.whole(),
-                "the daemon is not asked where it listens"
-            );
-            None
+/// A connection of a running daemon. None is started for it; a daemon that cannot be asked has none.
+async fn of_daemon(
+    find: impl AsyncFnOnce(&Client) -> Result<Option<Connection>, ApiError>,
+) -> Option<Connection> {
+    let asked = async {
+        let daemon = Client::new(StateDir::locate()?);
+        match daemon.find().await? {
+            true => find(&daemon).await,
+            false => Ok(None),
         }
-    }
+    };
+    asked.await.unwrap_or_else(|error| {
+        tracing::debug!(error = error.whole(), "no daemon is asked where it listens");
+        None
+    })
 }
 
-fn of_status(status: &Status) -> Option<Proxy> {
-    let mut list = status.list.iter();
-    let current = list.find(|connection| connection.id == status.current)?;
+async fn current() -> Option<Connection> {
+    of_daemon(async |daemon| {
+        let status = daemon.status().await?;
+        let mut list = status.list.into_iter();
+        Ok(list.find(|connection| connection.id == status.current))
+    })
+    .await
+}
+
+/// The connection of this kubeconfig, context and namespace, with this policy; `None` for any.
+async fn of_cluster(
+    args: &KubeconfigArgs,
+    loaded: &Loaded,
+    policy: Option<Policy>,
+) -> Option<Connection> {
+    let query = ConnectionQuery {
+        cluster: ClusterRef::new(loaded),
+        kubeconfig_selection: KubeconfigSelection::new(args, loaded),
+        policy,
+    };
+    of_daemon(async |daemon| daemon.find_connection(&query).await).await
+}
+
+/// The connection's listeners that programs may be told of and that pass `fits`.
+fn listeners(connection: &Connection, fits: impl Fn(&Listener) -> bool) -> Proxy {
     let speaks = |protocol: &str| {
-        let mut listeners = current.listeners.iter().filter(|listener| {
-            listener.listening && [protocol, "mixed"].contains(&listener.protocol.as_str())
+        let mut listeners = connection.listeners.iter().filter(|listener| {
+            let speaks = [protocol, "mixed"].contains(&listener.protocol.as_str());
+            speaks && listener.listening && fits(listener)
         });
         listeners.find_map(|listener| listener.address.parse().ok().map(reachable))
     };
-    let proxy = Proxy {
+    Proxy {
         http: speaks("http"),
         socks: speaks("socks"),
         login: None,
-    };
-    (proxy.http.is_some() || proxy.socks.is_some()).then_some(proxy)
+    }
+}
+
+/// What `run` takes in place of a proxy of its own: one that works, leads into the cluster, asks for no password, and speaks
+/// HTTP, since many programs know no SOCKS.
+fn in_place_of_own(connection: &Connection) -> Option<Proxy> {
+    let works = matches!(connection.state, State::Connected | State::Degraded);
+    let proxy = listeners(connection, |listener| !listener.egress && !listener.auth);
+    (works && proxy.http.is_some()).then_some(proxy)
+}
+
+/// The same of the daemon that runs, if it has the connection that is asked for.
+pub(crate) async fn of_daemon_for_run(
+    args: &KubeconfigArgs,
+    loaded: &Loaded,
+    policy: &Policy,
+) -> Option<Proxy> {
+    let policy = (*policy != Policy::default()).then(|| policy.clone());
+    let connection = of_cluster(args, loaded, policy).await?;
+    let proxy = in_place_of_own(&connection)?;
+    tracing::debug!(id = connection.id, ?proxy, "using the daemon's connection");
+    Some(proxy)
 }
 
 impl At {
-    /// Whether a proxy was named.
-    pub(crate) fn is_given(&self) -> bool {
-        self.http.is_some() || self.socks.is_some()
-    }
-
-    /// The proxy that was named, else that of the current connection, else one on the default address.
-    pub(crate) async fn proxy(&self) -> Result<Proxy, Failure> {
-        match self.is_given() {
-            true => self.named(),
-            false => match of_daemon().await {
-                Some(proxy) => Ok(proxy),
-                None => self.named(),
-            },
-        }
-    }
-
-    fn named(&self) -> Result<Proxy, Failure> {
+    /// The proxy that was named, if one was.
+    pub(crate) fn named(&self) -> Result<Option<Proxy>, Failure> {
         let read = |flag: &str, text: &str| match text.parse() {
             Ok(Addr::Tcp(addr)) if addr.port() != 0 => Ok(addr),
             Ok(other) => Err(Failure::value(format!(
@@ -95,16 +123,72 @@ impl At {
             Err(error) => Err(Failure::value(format!("{flag}: {error}"))),
         };
         let http = self.http.as_deref().map(|text| read("--http", text));
-        let socks = match (&self.socks, &self.http) {
-            (None, None) => Some(DEFAULT_SOCKS),
-            (socks, _) => socks.as_deref(),
-        };
-        Ok(Proxy {
+        let socks = self.socks.as_deref().map(|text| read("--socks", text));
+        let proxy = Proxy {
             http: http.transpose()?,
-            socks: socks.map(|text| read("--socks", text)).transpose()?,
+            socks: socks.transpose()?,
             login: None,
-        })
+        };
+        Ok(proxy.is_some().then_some(proxy))
     }
+
+    /// The proxy that was named, else that of the daemon's connection to the cluster of these flags (without flags: of the
+    /// current connection), else one on the default address; and the host of the API server that it goes to, where known.
+    pub(crate) async fn proxy(&self, kube: KubeArgs) -> Result<(Proxy, Option<String>), Failure> {
+        if let Some(named) = self.named()? {
+            return Ok((named, api_server(kube)?));
+        }
+        let is_asked_for = kube != KubeArgs::default();
+        let args = KubeconfigArgs::from(kube);
+        let loaded = load(&args, &Env::of_process());
+        let connection = match (is_asked_for, &loaded) {
+            (true, Ok(loaded)) => of_cluster(&args, loaded, None).await,
+            (true, Err(_)) => None,
+            (false, _) => current().await,
+        };
+        if let Some(connection) = connection {
+            let proxy = listeners(&connection, |_| true);
+            if proxy.is_some() {
+                return Ok((proxy, host(&connection.server)));
+            }
+        }
+        Ok((Proxy::assumed(), host(&loaded?.server)))
+    }
+
+    /// The same for a cluster whose names are told beside it: only a connection to that very cluster will do.
+    pub(crate) async fn proxy_of(
+        &self,
+        args: &KubeconfigArgs,
+        loaded: &Loaded,
+    ) -> Result<Proxy, Failure> {
+        if let Some(named) = self.named()? {
+            return Ok(named);
+        }
+        let connection = of_cluster(args, loaded, None).await;
+        let proxy = connection.map(|connection| listeners(&connection, |_| true));
+        Ok(proxy.filter(Proxy::is_some).unwrap_or_else(Proxy::assumed))
+    }
+}
+
+/// The host of the API server, which programs are to reach without a proxy that was named: nothing else is wanted of the
+/// kubeconfig. Without one, or with one that is of no use, the API server is no exception.
+pub(crate) fn api_server(kube: KubeArgs) -> Result<Option<String>, Failure> {
+    let is_asked_for = kube != KubeArgs::default();
+    match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
+        Ok(loaded) => Ok(host(&loaded.server)),
+        Err(error) if !is_asked_for => {
+            tracing::debug!(%error, "NO_PROXY is without the API server");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The host of a server's URL, without the brackets of IPv6.
+pub(crate) fn host(url: &str) -> Option<String> {
+    let url: http::Uri = url.parse().ok()?;
+    let host = url.host()?;
+    Some(host.trim_matches(['[', ']']).to_owned())
 }
 
 /// The hosts that are never asked of the proxy: this machine, and what the proxy itself goes to.
@@ -126,6 +210,18 @@ pub(crate) fn exceptions(api_server: Option<&str>, known: &str) -> String {
 }
 
 impl Proxy {
+    fn is_some(&self) -> bool {
+        self.http.is_some() || self.socks.is_some()
+    }
+
+    /// Where one listens if nothing is said.
+    fn assumed() -> Self {
+        Self {
+            socks: DEFAULT_SOCKS.parse().ok(),
+            ..Self::default()
+        }
+    }
+
     /// The variables, each in both cases: some programs read one, some the other.
     pub(crate) fn variables(&self, no_proxy: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
@@ -197,67 +293,65 @@ fn userinfo(login: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_daemon::api::{Connection, Listener, State, Traffic};
-
     use super::*;
+    use crate::cli::sample;
 
-    fn listener(protocol: &str, address: &str, listening: bool) -> Listener {
-        Listener {
-            protocol: protocol.into(),
-            address: address.into(),
-            listening,
-            reason: String::new(),
-            egress: false,
-            auth: false,
-            open_clients: 0,
-        }
+    fn both(proxy: &Proxy) -> [Option<String>; 2] {
+        [proxy.http, proxy.socks].map(|addr| addr.map(|addr| addr.to_string()))
+    }
+
+    fn some(addr: &str) -> Option<String> {
+        Some(addr.to_owned())
     }
 
     #[test]
-    fn listeners_of_the_current_connection() {
-        let connection = |id: &str, listeners| Connection {
-            id: id.into(),
-            cluster: String::new(),
-            kubeconfig: String::new(),
-            namespace: String::new(),
-            status: String::new(),
-            socks_listen_addr: String::new(),
-            socks_egress: false,
-            context: String::new(),
-            server: String::new(),
-            state: State::Connected,
-            reason: String::new(),
-            since: String::new(),
-            started_at: String::new(),
-            listeners,
-            traffic: Traffic::default(),
-            sessions: 0,
-            streams: 0,
-            last_refusals: Vec::new(),
-        };
-        let other = connection("a", vec![listener("socks", "127.0.0.1:1", true)]);
-        let current = connection(
-            "b",
-            vec![
-                listener("dns", "127.0.0.1:2", true),
-                listener("socks", "127.0.0.1:3", false),
-                listener("socks", "unix:/tmp/x", true),
-                listener("mixed", "0.0.0.0:4", true),
-                listener("http", "127.0.0.1:5", true),
-            ],
-        );
-        let mut status = Status {
-            list: vec![other, current],
-            current: "b".into(),
-            ..Status::default()
-        };
-        let proxy = of_status(&status).unwrap();
-        assert_eq!(proxy.socks, "127.0.0.1:4".parse().ok());
-        assert_eq!(proxy.http, "127.0.0.1:4".parse().ok());
-        status.list[1].listeners.clear();
-        assert_eq!(of_status(&status), None);
-        status.current.clear();
-        assert_eq!(of_status(&status), None);
+    fn listeners_of_a_connection() {
+        let mut connection = sample::connection("b");
+        connection.listeners = vec![
+            sample::listener("dns", "127.0.0.1:2", true),
+            sample::listener("socks", "127.0.0.1:3", false),
+            sample::listener("socks", "unix:/tmp/x", true),
+            sample::listener("mixed", "0.0.0.0:4", true),
+            sample::listener("http", "127.0.0.1:5", true),
+        ];
+        let proxy = listeners(&connection, |_| true);
+        assert_eq!(both(&proxy), [some("127.0.0.1:4"), some("127.0.0.1:4")]);
+        connection.listeners.truncate(3);
+        assert!(!listeners(&connection, |_| true).is_some());
+    }
+
+    #[test]
+    fn what_run_takes_in_place_of_its_own() {
+        let mut connection = sample::connection("b");
+        connection.listeners = vec![
+            sample::listener("http", "127.0.0.1:1", true),
+            sample::listener("http", "127.0.0.1:2", true),
+            sample::listener("mixed", "127.0.0.1:3", true),
+        ];
+        connection.listeners[0].auth = true;
+        connection.listeners[1].egress = true;
+        let proxy = in_place_of_own(&connection).unwrap();
+        assert_eq!(both(&proxy), [some("127.0.0.1:3"), some("127.0.0.1:3")]);
+        for state in [State::Unreachable, State::Unauthenticated] {
+            let mut away = connection.clone();
+            away.state = state;
+            assert_eq!(in_place_of_own(&away), None);
+        }
+        // Go, Java and Node would go past a proxy that speaks SOCKS alone.
+        connection.listeners[2].protocol = "socks".into();
+        assert_eq!(in_place_of_own(&connection), None);
+    }
+
+    #[test]
+    fn host_of_a_server() {
+        for (url, name) in [
+            ("https://api.test:6443", "api.test"),
+            ("https://[fd00::1]:6443/prefix", "fd00::1"),
+            ("http://10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(host(url).as_deref(), Some(name));
+        }
+        assert_eq!(host("api.test/x y"), None);
     }
 
     #[test]
@@ -282,12 +376,13 @@ mod tests {
     }
 
     fn proxy(http: Option<&str>, socks: Option<&str>) -> Proxy {
-        at(http, socks).named().unwrap()
+        at(http, socks).named().unwrap().unwrap()
     }
 
     #[test]
     fn where_it_listens() {
-        assert_eq!(proxy(None, None).socks, "127.0.0.1:1080".parse().ok());
+        assert_eq!(at(None, None).named().unwrap(), None);
+        assert_eq!(Proxy::assumed().socks, "127.0.0.1:1080".parse().ok());
         let http = proxy(Some("3128"), None);
         assert_eq!(
             (http.http, http.socks),
@@ -324,7 +419,7 @@ mod tests {
             assert!(variables.contains(&(name.into(), value.into())), "{name}");
         }
         assert_eq!(variables.len(), 8);
-        let socks = proxy(None, None).variables("x");
+        let socks = Proxy::assumed().variables("x");
         assert!(!socks.iter().any(|(name, _)| name == "HTTP_PROXY"));
     }
 

@@ -41,7 +41,7 @@ Examples:
   kubevpn connect --http
 
   # another namespace has a connection and a port of its own
-  kubevpn connect -n team-a --socks-listen 127.0.0.1:1081")]
+  kubevpn connect -n team-a --listen-socks 127.0.0.1:1081")]
 pub(crate) struct Connect {
     /// Run in the foreground; disconnect when interrupted, terminated, or when the terminal is closed
     #[arg(long)]
@@ -60,34 +60,9 @@ struct Listen {
     /// Listen for SOCKS5
     #[arg(long)]
     socks: bool,
-    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; means --socks
-    /// [default: 127.0.0.1:1080]
-    #[arg(
-        long = "socks-listen",
-        visible_alias = "listen-socks",
-        value_name = "ADDR"
-    )]
-    listen_socks: Option<String>,
     /// Listen for HTTP proxy requests, CONNECT and plain http
     #[arg(long)]
     http: bool,
-    /// Local HTTP proxy listen address; means --http [default: 127.0.0.1:3128]
-    #[arg(
-        long = "http-listen",
-        visible_alias = "listen-http",
-        alias = "listen-http-connect",
-        value_name = "ADDR"
-    )]
-    listen_http: Option<String>,
-    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
-    #[arg(
-        long = "dns-listen",
-        visible_alias = "listen-dns",
-        value_name = "ADDR",
-        default_value = "",
-        hide_default_value = true
-    )]
-    listen_dns: String,
     /// Dial everything from this machine, with its DNS and routes, on the SOCKS listener, and nothing in the cluster
     #[arg(long)]
     egress: bool,
@@ -95,29 +70,27 @@ struct Listen {
     more: ListenerArgs,
 }
 
+/// Where is listened without an address; `--socks --listen-socks ''` names none either.
+fn default(asked_for: bool, given: &mut Option<String>, address: &'static str) -> &'static str {
+    if !asked_for {
+        return "";
+    }
+    given.take_if(|given| given.is_empty());
+    address
+}
+
 impl Listen {
     /// What is to be listened on. Values are judged here, before anything is started.
-    fn specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
+    fn specs(mut self) -> Result<Vec<ListenerSpec>, Failure> {
         let auth = std::env::var_os(AUTH).is_some_and(|value| !value.is_empty());
         if auth && self.more.auth_file.is_none() {
             return Err(Failure::value(format!(
                 "{AUTH} is not kept for the daemon, which would have to write it down: use --auth-file"
             )));
         }
-        // `--socks-listen ''` is proxy-out's word for none.
-        let address = |given: &Option<String>, asked: bool, default: &'static str| match given {
-            Some(given) if given.is_empty() && asked => default.to_owned(),
-            Some(given) => given.clone(),
-            None if asked => default.to_owned(),
-            None => String::new(),
-        };
-        let socks = address(&self.listen_socks, self.socks, DEFAULT_SOCKS);
-        let http = address(&self.listen_http, self.http, DEFAULT_HTTP);
-        let mut specs = self.more.specs([
-            ("--socks-listen", socks.as_str(), Protocol::Socks),
-            ("--http-listen", &http, Protocol::Http),
-            ("--dns-listen", &self.listen_dns, Protocol::Dns),
-        ])?;
+        let socks = default(self.socks, &mut self.more.listen_socks, DEFAULT_SOCKS);
+        let http = default(self.http, &mut self.more.listen_http, DEFAULT_HTTP);
+        let mut specs = self.more.specs(socks, http)?;
         // The daemon is in another directory.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         for spec in &mut specs {
@@ -129,7 +102,7 @@ impl Listen {
         }
         if self.egress && !specs.iter().any(|spec| spec.egress) {
             return Err(Failure::value(
-                "--egress must be used together with --socks",
+                "--egress is for a SOCKS listener: add --socks",
             ));
         }
         Ok(specs)
@@ -183,12 +156,7 @@ fn request(
 ) -> Result<ConnectRequest, Failure> {
     Ok(ConnectRequest {
         id,
-        cluster: ClusterRef {
-            server: loaded.server.clone(),
-            name: loaded.cluster.clone(),
-            context: loaded.context.clone(),
-            namespace: loaded.namespace.clone(),
-        },
+        cluster: ClusterRef::new(loaded),
         kubeconfig_selection: KubeconfigSelection::new(args, loaded),
         kubeconfig: serde_json::to_value(loaded.kubeconfig()).map_err(anyhow::Error::from)?,
         policy: None,
@@ -260,7 +228,7 @@ fn say(opened: &Opened) -> Result<(), Failure> {
     say_hints(listeners, &opened.endings)?;
     if opened.listeners.is_empty() {
         return out::line(
-            "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --dns-listen ADDR or --forward",
+            "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --listen-dns ADDR or --forward",
         );
     }
     let mut protocols = opened

@@ -4,7 +4,7 @@ use kubevpn_conn::Addr;
 use kubevpn_proxy::{self as proxy, Backend, Bound, Protocol, probe};
 use kubevpn_sim::Sim;
 
-use super::listen::ListenArgs;
+use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use super::serve::serve;
@@ -15,7 +15,7 @@ use crate::out::{self, even_unheard};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Demo {
     #[command(flatten)]
-    listen: ListenArgs,
+    listen: ListenerArgs,
     #[command(flatten)]
     policy: PolicyArgs,
 }

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use clap::ValueEnum;
-use kubevpn_client::{Env, KubeconfigArgs, load};
 
 use super::at::{At, exceptions};
 use super::kube::KubeArgs;
@@ -13,11 +12,16 @@ use crate::out;
 
 /// Print the lines that make a shell's programs use the proxy
 ///
-/// Nothing but those lines is printed: eval "$(kubevpn env)". NO_PROXY has this machine and the API server, so that
-/// kubectl does not go through the proxy, and what it had before.
+/// Nothing but those lines is printed: eval "$(kubevpn env)". Without --http and --socks they name the listeners of the
+/// current connection (`kubevpn connect`), or of the connection to the cluster that --context and the like choose; where there
+/// is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine and the API server, so that kubectl does not go through the
+/// proxy, and what it had before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  # for the current connection
+  kubevpn connect --http && eval \"$(kubevpn env)\"
+
   # for a proxy with both listeners
   eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"
 
@@ -71,8 +75,7 @@ impl Shell {
 
 impl EnvCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let proxy = self.at.proxy().await?;
-        let api_server = api_server(self.kube, self.at.is_given())?;
+        let (proxy, api_server) = self.at.proxy(self.kube).await?;
         let no_proxy = exceptions(api_server.as_deref(), &known_exceptions());
         let shell = self.shell;
         let shell = shell.unwrap_or_else(|| Shell::of(std::env::var_os("SHELL").as_deref()));
@@ -83,33 +86,11 @@ impl EnvCommand {
     }
 }
 
-/// The host of the API server, which programs are to reach without the proxy. Where a proxy is named nothing else is
-/// wanted of the kubeconfig: without one, or with one that is of no use, the API server is no exception.
-pub(super) fn api_server(kube: KubeArgs, proxy_is_named: bool) -> Result<Option<String>, Failure> {
-    let is_asked_for = kube != KubeArgs::default();
-    match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
-        Ok(loaded) => {
-            let host = loaded.config.cluster_url.host();
-            Ok(host.map(bare).map(str::to_owned))
-        }
-        Err(error) if proxy_is_named && !is_asked_for => {
-            tracing::debug!(%error, "NO_PROXY is without the API server");
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// What this process was told to leave out, in either case.
 pub(super) fn known_exceptions() -> String {
     let known = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
     let [upper, lower] = known;
     if upper.is_empty() { lower } else { upper }
-}
-
-/// A host without the brackets of a URL.
-pub(super) fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 #[cfg(test)]

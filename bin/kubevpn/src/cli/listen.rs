@@ -23,6 +23,28 @@ pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ListenerArgs {
+    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
+    /// [default: 127.0.0.1:1080 for connect --socks, and for proxy-out without --listen]
+    #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
+    pub(crate) listen_socks: Option<String>,
+    /// Local HTTP proxy listen address, for CONNECT and for plain http
+    /// [default: 127.0.0.1:3128 for connect --http]
+    #[arg(
+        long,
+        visible_alias = "http-listen",
+        alias = "listen-http-connect",
+        value_name = "ADDR"
+    )]
+    pub(crate) listen_http: Option<String>,
+    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    #[arg(
+        long,
+        visible_alias = "dns-listen",
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    listen_dns: String,
     /// Local listen address for SOCKS5 and HTTP on one port
     #[arg(
         long,
@@ -30,7 +52,7 @@ pub(crate) struct ListenerArgs {
         default_value = "",
         hide_default_value = true
     )]
-    pub(crate) listen: String,
+    listen: String,
     /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
     /// addresses in brackets. May be given more than once
     #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
@@ -38,7 +60,8 @@ pub(crate) struct ListenerArgs {
     /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
-    /// Ask clients for the user and password in this file, one line of USER:PASSWORD. Forwards and DNS cannot ask
+    /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH=USER:PASSWORD does the
+    /// same, but for connect. Forwards and DNS cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     pub(crate) auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
@@ -107,17 +130,27 @@ impl PacArgs {
 }
 
 impl ListenerArgs {
-    /// The listeners that are asked for: those of flags with an address, by the flag's name, its text (empty for none) and
-    /// its protocol; the mixed one; and the forwards. Values are judged here, before anything is bound or started.
-    pub(crate) fn specs<'a>(
-        &'a self,
-        listeners: impl IntoIterator<Item = (&'static str, &'a str, Protocol)>,
-    ) -> Result<Vec<ListenerSpec>, Failure> {
-        let mixed = ("--listen", self.listen.as_str(), Protocol::Mixed);
+    /// The listeners that are asked for; `socks` and `http` are where these listen if their flags say nothing, empty for
+    /// nowhere. Values are judged here, before anything is bound or started.
+    pub(crate) fn specs(&self, socks: &str, http: &str) -> Result<Vec<ListenerSpec>, Failure> {
+        let listeners = [
+            (
+                "--listen-socks",
+                self.listen_socks.as_deref().unwrap_or(socks),
+                Protocol::Socks,
+            ),
+            (
+                "--listen-http",
+                self.listen_http.as_deref().unwrap_or(http),
+                Protocol::Http,
+            ),
+            ("--listen-dns", &self.listen_dns, Protocol::Dns),
+            ("--listen", &self.listen, Protocol::Mixed),
+        ];
         let mut specs = Vec::new();
         let pac = self.pac.settings()?;
         let dns_upstream = self.dns_upstream()?;
-        for (flag, text, protocol) in listeners.into_iter().chain([mixed]) {
+        for (flag, text, protocol) in listeners {
             if !text.is_empty() {
                 let addr = text
                     .parse()
@@ -184,12 +217,20 @@ impl ListenerArgs {
         })
     }
 
-    /// Binds all of these for one server, or nothing: `credentials` are those of every listener that can ask.
-    async fn bind(
-        &self,
-        specs: Vec<ListenerSpec>,
-        credentials: Option<Credentials>,
-    ) -> Result<Listening, Failure> {
+    /// Binds all that was asked for, for one server in this process, or nothing.
+    pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
+        let credentials = credentials(self.auth_file.as_ref())?;
+        let socks = match self.listen.is_empty() {
+            true => DEFAULT_SOCKS,
+            false => "",
+        };
+        let specs = self.specs(socks, "")?;
+        if specs.is_empty() {
+            return Err(Failure::value(
+                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
+                 --listen-dns an address",
+            ));
+        }
         let mut bound = Vec::new();
         for spec in specs {
             let asks = credentials.is_some();
@@ -243,60 +284,6 @@ pub(crate) fn credentials(auth_file: Option<&PathBuf>) -> Result<Option<Credenti
             Err(error) => Err(Failure::value(format!("{AUTH}: {error}"))),
         },
         None => Ok(None),
-    }
-}
-
-/// The listeners of a command that serves them itself
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Listeners")]
-pub(crate) struct ListenArgs {
-    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
-    /// [default: 127.0.0.1:1080, or none with --listen]
-    #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
-    listen_socks: Option<String>,
-    /// Local HTTP proxy listen address, for CONNECT and for plain http
-    #[arg(
-        long,
-        visible_aliases = ["listen-http-connect", "http-listen"],
-        value_name = "ADDR",
-        default_value = "",
-        hide_default_value = true
-    )]
-    listen_http: String,
-    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
-    #[arg(
-        long,
-        visible_alias = "dns-listen",
-        value_name = "ADDR",
-        default_value = "",
-        hide_default_value = true
-    )]
-    listen_dns: String,
-    #[command(flatten)]
-    more: ListenerArgs,
-}
-
-impl ListenArgs {
-    /// Binds all that was asked for, or nothing.
-    pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
-        let credentials = credentials(self.more.auth_file.as_ref())?;
-        let default = match self.more.listen.is_empty() {
-            true => DEFAULT_SOCKS,
-            false => "",
-        };
-        let socks = self.listen_socks.as_deref().unwrap_or(default);
-        let specs = self.more.specs([
-            ("--listen-socks", socks, Protocol::Socks),
-            ("--listen-http", &self.listen_http, Protocol::Http),
-            ("--listen-dns", &self.listen_dns, Protocol::Dns),
-        ])?;
-        if specs.is_empty() {
-            return Err(Failure::value(
-                "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
-                 --listen-dns an address",
-            ));
-        }
-        self.more.bind(specs, credentials).await
     }
 }
 

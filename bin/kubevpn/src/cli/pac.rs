@@ -17,7 +17,8 @@ use crate::out;
 /// Print a PAC file: which hosts a browser takes to the proxy
 ///
 /// A proxy with an HTTP listener serves the same as /proxy.pac, and keeps it up to date. What could not be learned of
-/// the cluster is a comment in the file.
+/// the cluster is a comment in the file. Without --http and --socks the file names the listeners of the connection to the
+/// cluster (`kubevpn connect`); where there is none, SOCKS5 on 127.0.0.1:1080.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -42,10 +43,13 @@ pub(crate) struct PacCommand {
 
 impl PacCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let at = self.at.proxy().await?;
+        // Before anything is read.
+        self.at.named()?;
         let settings = self.pac.settings()?;
         let policy = self.policy.policy()?;
-        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let args = KubeconfigArgs::from(self.kube);
+        let loaded = load(&args, &Env::of_process())?;
+        let at = self.at.proxy_of(&args, &loaded).await?;
         let config = policy.stack(&loaded.namespace, Default::default());
         let (client, _) = reach(loaded.config).await?;
         let cluster = Cluster::new(client, config.cluster);

@@ -7,15 +7,16 @@ use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
-use super::listen::ListenArgs;
+use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
 use super::serve::serve;
 use crate::exit::Failure;
 
-/// Expose cluster workloads through a local outbound proxy
+/// Run a local SOCKS5 and HTTP proxy that reaches the Services and Pods of a cluster
 ///
 /// Programs that use the proxy reach Services and Pods by cluster name or IP, over nothing but the Kubernetes
-/// API's port-forward: no root, no routes, nothing installed in the cluster.
+/// API's port-forward: no root, no routes, nothing installed in the cluster. It runs until Ctrl-C; `kubevpn connect` does the
+/// same in the background.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -31,7 +32,7 @@ Examples:
   curl --proxy http://127.0.0.1:3128 http://productpage.default:9080")]
 pub(crate) struct ProxyOut {
     #[command(flatten)]
-    listen: ListenArgs,
+    listen: ListenerArgs,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]

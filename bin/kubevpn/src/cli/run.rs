@@ -10,20 +10,21 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::at::{At, Proxy, exceptions};
-use super::env::{api_server, bare, known_exceptions};
+use super::at::{At, Proxy, api_server, exceptions, host, of_daemon_for_run};
+use super::env::known_exceptions;
 use super::kube::KubeArgs;
 use super::listen::{AUTH, credentials};
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
 
-/// Run a command with its proxy environment variables set to a temporary proxy into the cluster
+/// Run a command with its proxy environment variables set to a proxy into the cluster
 ///
-/// The proxy listens on free ports of 127.0.0.1 for as long as the command runs, unless --http or --socks name one that
-/// runs already. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and NODE_USE_ENV_PROXY for
-/// Node. Signals are passed on to it, and its exit code is ours. With KUBEVPN_AUTH the temporary proxy asks for that user
-/// and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
+/// The proxy is the one that --http or --socks name; else that of the open connection to the same cluster, context and
+/// namespace (`kubevpn connect --http`), where it has an HTTP listener without a password; else a temporary one on free ports of
+/// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
+/// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is ours. With KUBEVPN_AUTH it is always a
+/// temporary proxy, which asks for that user and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -54,22 +55,27 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        if self.at.is_given() {
+        if let Some(proxy) = self.at.named()? {
             if self.policy != PolicyArgs::default() {
                 return Err(Failure::value(
                     "the flags about names are those of the proxy: give them to the one that --http or --socks names",
                 ));
             }
-            let proxy = self.at.proxy().await?;
-            let api_server = api_server(self.kube, true)?;
+            let api_server = api_server(self.kube)?;
             let status = run(&self.command, proxy, api_server.as_deref()).await?;
             return ended(status);
         }
         let policy = self.policy.policy()?;
-        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let host = loaded.config.cluster_url.host();
-        let host = host.map(|host| bare(host).to_owned());
+        let args = KubeconfigArgs::from(self.kube);
+        let loaded = load(&args, &Env::of_process())?;
+        let host = host(&loaded.server);
         let credentials = credentials(None)?;
+        if credentials.is_none()
+            && let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await
+        {
+            let status = run(&self.command, proxy, host.as_deref()).await?;
+            return ended(status);
+        }
         let login = credentials
             .is_some()
             .then(|| std::env::var(AUTH).ok())

@@ -237,26 +237,17 @@ fn align(rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_daemon::api::{Listener, Problem, Traffic};
+    use kubevpn_daemon::api::{Problem, Traffic};
 
     use super::*;
+    use crate::cli::sample::{connection, listener};
 
     fn sample() -> Document {
         Document {
             list: vec![Connection {
-                id: "03dc50feb8c3".into(),
-                cluster: "lab".into(),
-                kubeconfig: "/home/jane/.kube/config".into(),
-                namespace: "shop".into(),
-                status: "connected".into(),
                 socks_listen_addr: "127.0.0.1:1080".into(),
-                socks_egress: false,
-                context: "lab".into(),
-                server: "https://10.0.0.1:6443".into(),
                 state: State::Degraded,
                 reason: "a listener is not bound".into(),
-                since: "2026-01-02T03:04:05Z".into(),
-                started_at: "2026-01-02T03:04:05Z".into(),
                 listeners: vec![
                     listener("socks", "127.0.0.1:1080", true),
                     listener("http", "127.0.0.1:3128", false),
@@ -266,8 +257,7 @@ mod tests {
                     ..Traffic::default()
                 },
                 sessions: 1,
-                streams: 0,
-                last_refusals: Vec::new(),
+                ..connection("03dc50feb8c3")
             }],
             current: "03dc50feb8c3".into(),
             problems: vec![Problem {
@@ -275,18 +265,6 @@ mod tests {
                 reason: "its state file is broken".into(),
             }],
             daemon: None,
-        }
-    }
-
-    fn listener(protocol: &str, address: &str, listening: bool) -> Listener {
-        Listener {
-            protocol: protocol.into(),
-            address: address.into(),
-            listening,
-            reason: String::new(),
-            egress: false,
-            auth: false,
-            open_clients: 0,
         }
     }
 

@@ -1,0 +1,39 @@
+//! A connection as the daemon tells of it, for tests.
+
+use kubevpn_daemon::api::{Connection, Listener, State, Traffic};
+
+pub(crate) fn listener(protocol: &str, address: &str, listening: bool) -> Listener {
+    Listener {
+        protocol: protocol.into(),
+        address: address.into(),
+        listening,
+        reason: String::new(),
+        egress: false,
+        auth: false,
+        open_clients: 0,
+    }
+}
+
+/// One that is well and has no listener.
+pub(crate) fn connection(id: &str) -> Connection {
+    Connection {
+        id: id.into(),
+        cluster: "lab".into(),
+        kubeconfig: "/home/jane/.kube/config".into(),
+        namespace: "shop".into(),
+        status: "connected".into(),
+        socks_listen_addr: String::new(),
+        socks_egress: false,
+        context: "lab".into(),
+        server: "https://10.0.0.1:6443".into(),
+        state: State::Connected,
+        reason: String::new(),
+        since: "2026-01-02T03:04:05Z".into(),
+        started_at: "2026-01-02T03:04:05Z".into(),
+        listeners: Vec::new(),
+        traffic: Traffic::default(),
+        sessions: 0,
+        streams: 0,
+        last_refusals: Vec::new(),
+    }
+}
