@@ -205,6 +205,13 @@ async fn kubeconfigs_that_cannot_be_used() {
     proxy_out(&["--kubeconfig", "/nonexistent/config"], &home)
         .await
         .with(20, &["/nonexistent/config"]);
+    // What is wrong with a flag is said first.
+    proxy_out(
+        &["--kubeconfig", "/nonexistent/config", "--forward", "x"],
+        &home,
+    )
+    .await
+    .with(23, &["--forward x"]);
     let broken = files.write("broken", "apiVersion: v1\nclusters: [unclosed");
     proxy_out(&["--kubeconfig", &broken], &home)
         .await

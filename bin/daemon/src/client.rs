@@ -1,29 +1,27 @@
 //! A command's end of the socket: finds the daemon, starts it, speaks to it.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response};
-use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use http_body_util::BodyExt as _;
+use hyper::Method;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::http::{Trouble, ok, read, send};
 use crate::api::{
     API, About, ConnectEvent, ConnectRequest, Connection, ConnectionQuery, Ended, Opened, Status,
 };
 use crate::error::{ApiError, Code, Context as _};
-use crate::lock::{Lock, holder};
+use crate::lock::holder;
 use crate::log::Level;
 use crate::readiness;
 use crate::registry::DRAIN;
 use crate::run::IDLE_VARIABLE;
 use crate::state_dir::{self, StateDir};
 use crate::sys::{self, Process};
+
+mod http;
 
 /// How long the daemon may take for what it need not wait for.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -124,13 +122,12 @@ impl Client {
         if !self.dir.socket().exists() {
             return Ok(());
         }
-        let tidied = match Lock::try_take(&self.dir.lock()) {
+        let tidied = match self.dir.try_lock()? {
             // Somebody is starting.
-            Ok(None) => return Ok(()),
+            None => return Ok(()),
             // Somebody was faster.
-            Ok(Some(_)) if self.dir.has_connections() => Ok(()),
-            Ok(Some(lock)) => self.dir.clear().and_then(|()| lock.release()),
-            Err(error) => Err(error),
+            Some(_) if self.dir.has_connections() => Ok(()),
+            Some(lock) => self.dir.clear().and_then(|()| lock.release()),
         };
         tidied.context("cannot delete what a killed daemon has left")
     }
@@ -325,7 +322,7 @@ impl Client {
                 None => Ok(Some(ids)),
             };
         }
-        let Some(lock) = Lock::try_take(&self.dir.lock()).context("cannot take the lock")? else {
+        let Some(lock) = self.dir.try_lock()? else {
             return Ok(None);
         };
         let forgotten = ids.iter().try_for_each(|id| {
@@ -346,8 +343,12 @@ impl Client {
         let path = format!("/v1/connections/{id}/ended");
         let sent = self.send(Method::GET, &path, Vec::new()).await;
         match async { read::<()>(ok(sent?).await?).await }.await {
-            // So has its connection.
-            Ok(()) | Err(Trouble::Gone(_)) => Ok(()),
+            Ok(()) => Ok(()),
+            // It answers even when it ends itself, unless it is killed.
+            Err(Trouble::Gone(_)) => Err(ApiError::new(
+                Code::NotRunning,
+                "the daemon was killed: kubevpn status starts it again, and brings the connection back",
+            )),
             Err(trouble) => Err(trouble.into()),
         }
     }
@@ -362,22 +363,6 @@ impl Client {
         self.ask_with(Method::PUT, "/v1/log-level", &level).await
     }
 
-    /// Sends a document, and reads the answer.
-    async fn ask_with<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        document: &impl serde::Serialize,
-    ) -> Result<T, ApiError> {
-        let body = serde_json::to_vec(document).context("cannot write the request")?;
-        let asking = async {
-            let sent = self.send(method, path, body).await?;
-            read(ok(sent).await?).await
-        };
-        let answered = timeout(PROMPT, asking).await;
-        Ok(answered.map_err(|_| self.wedged("does not answer"))??)
-    }
-
     // === ending it ===
 
     /// Ends the daemon that there is when this is called, however it is, and deletes everything but the logs. One that has
@@ -389,7 +374,7 @@ impl Client {
         let mut ended = None;
         let mut until = Instant::now() + PROMPT;
         loop {
-            if let Some(lock) = Lock::try_take(&self.dir.lock()).context("cannot take the lock")? {
+            if let Some(lock) = self.dir.try_lock()? {
                 let cleared = self.dir.clear().and_then(|()| lock.release());
                 cleared.context("cannot delete what the daemon has left")?;
                 return Ok(());
@@ -472,160 +457,5 @@ impl Client {
         let answered = timeout(ENDING, asking).await;
         answered.map_err(|_| Trouble::Failed(self.wedged("does not answer")))??;
         Ok(())
-    }
-
-    // === HTTP ===
-
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
-        self.ask(Method::GET, path, false, PROMPT).await
-    }
-
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        now: bool,
-        within: Duration,
-    ) -> Result<T, Trouble> {
-        let path = format!("{path}{}", if now { "?now" } else { "" });
-        let asking = async {
-            let sent = self.send(method, &path, Vec::new()).await?;
-            read(ok(sent).await?).await
-        };
-        timeout(within, asking)
-            .await
-            .map_err(|_| Trouble::Failed(self.wedged("does not answer")))?
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Vec<u8>,
-    ) -> Result<Response<Incoming>, Trouble> {
-        send(self.dial().await?, method, path, body).await
-    }
-
-    /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
-    async fn dial(&self) -> Result<UnixStream, Trouble> {
-        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
-        let path = self.dir.socket();
-        let stream = match UnixStream::connect(&path).await {
-            Ok(stream) => stream,
-            // A reset: it closed its socket before it took us in.
-            Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
-                return Err(Trouble::gone(e));
-            }
-            Err(e) => {
-                let what = format!("cannot connect to the daemon's socket {}", path.display());
-                return Err(Trouble::Failed(ApiError::caused_by(Code::Other, what, &e)));
-            }
-        };
-        check_peer(&stream, &path, sys::own_uid()).map_err(Trouble::Failed)?;
-        Ok(stream)
-    }
-}
-
-/// That the process which listens acts as this user.
-fn check_peer(stream: &UnixStream, path: &Path, uid: u32) -> Result<(), ApiError> {
-    let peer = stream.peer_cred().context("cannot tell who listens")?.uid();
-    if peer == uid {
-        return Ok(());
-    }
-    Err(ApiError::new(
-        Code::InvalidValue,
-        format!(
-            "a process of uid {peer} listens on {}, and you are uid {uid}: nothing was sent to it. Set {} to a directory of your own",
-            path.display(),
-            state_dir::VARIABLE
-        ),
-    ))
-}
-
-async fn send(
-    stream: UnixStream,
-    method: Method,
-    path: &str,
-    body: Vec<u8>,
-) -> Result<Response<Incoming>, Trouble> {
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(Trouble::gone)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the daemon's connection");
-        }
-    });
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "kubevpn")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|e| Trouble::Failed(ApiError::new(Code::InvalidValue, e.to_string())))?;
-    sender.send_request(request).await.map_err(Trouble::gone)
-}
-
-/// Why there is no answer.
-#[derive(Debug)]
-enum Trouble {
-    /// There is no daemon, or none any more.
-    Gone(String),
-    /// It said no, or cannot be asked.
-    Failed(ApiError),
-}
-
-impl Trouble {
-    fn gone(error: impl std::error::Error) -> Self {
-        Self::Gone(error.to_string())
-    }
-}
-
-impl From<Trouble> for ApiError {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Gone(why) => {
-                tracing::debug!(why, "no daemon");
-                Self::new(Code::NotRunning, "the daemon is not running")
-            }
-            Trouble::Failed(error) => error,
-        }
-    }
-}
-
-/// The answer, unless it is a failure.
-async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, Trouble> {
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    let error: ApiError = read(response).await?;
-    match error.code {
-        Code::Ending => Err(Trouble::Gone(error.message)),
-        _ => Err(Trouble::Failed(error)),
-    }
-}
-
-async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Trouble> {
-    let body = http_body_util::Limited::new(response.into_body(), MOST_BYTES);
-    let body = body.collect().await;
-    let body = body.map_err(|e| Trouble::Gone(e.to_string()))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|_| {
-        Trouble::Failed(ApiError::new(
-            Code::OtherVersion,
-            "the daemon answers in a way this kubevpn does not know: end it with kubevpn quit",
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn socket_of_another_user_is_not_spoken_to() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let path = Path::new("/x/daemon.sock");
-        check_peer(&ours, path, sys::own_uid()).unwrap();
-        let said = check_peer(&ours, path, sys::own_uid() + 1).unwrap_err();
-        assert_eq!(said.code, Code::InvalidValue);
-        assert!(said.to_string().contains("/x/daemon.sock"), "{said}");
     }
 }

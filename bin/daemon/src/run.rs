@@ -47,8 +47,7 @@ async fn start<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError>
     let idle = idle.map_or(Ok(IDLE), idle_time)?;
     let dir = StateDir::locate()?;
     dir.prepare()?;
-    let taken = Lock::try_take(&dir.lock()).context("cannot take the lock")?;
-    let Some(lock) = taken else {
+    let Some(lock) = dir.try_lock()? else {
         readiness::tell(readiness::OTHER);
         return Ok(());
     };
@@ -112,7 +111,8 @@ impl<E: Engine> Daemon<E> {
             idle,
         } = self;
         let me = Process::me().context("cannot tell what this process is")?;
-        lock.sign(&me).context("cannot write the lock")?;
+        lock.sign(&me)
+            .context(format!("cannot write {}", dir.lock().display()))?;
         tracing::info!(version = crate::VERSION, pid = me.pid, home = %dir.path().display(), "the daemon starts");
         let registry = Registry::bring_back(dir.clone(), engine).await?;
         let listener =

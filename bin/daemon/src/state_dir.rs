@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::error::{ApiError, Code, Context as _};
+use crate::lock::Lock;
 use crate::{identity, sys};
 
 /// The environment variable that says where.
@@ -94,6 +95,9 @@ impl StateDir {
             };
             let own = sys::own_uid();
             let wrong = match found.is_dir() {
+                false if found.is_symlink() => {
+                    "is a symbolic link: put a directory there".to_owned()
+                }
                 false => "is no directory: move it away".to_owned(),
                 true if found.uid() != own => format!(
                     "is owned by uid {}, not by you (uid {own}): chown it",
@@ -155,6 +159,12 @@ impl StateDir {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.0.join("daemon.lock")
+    }
+
+    /// Takes the lock; `None` if another process has it.
+    pub(crate) fn try_lock(&self) -> Result<Option<Lock>, ApiError> {
+        let path = self.lock();
+        Lock::try_take(&path).context(format!("cannot take the lock {}", path.display()))
     }
 
     pub(crate) fn current(&self) -> PathBuf {
@@ -445,7 +455,7 @@ mod tests {
             home.check()
                 .unwrap_err()
                 .to_string()
-                .contains("is no directory")
+                .contains("is a symbolic link")
         );
     }
 

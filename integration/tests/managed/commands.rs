@@ -45,8 +45,13 @@ impl Running {
     }
 
     /// Sends a signal, and waits for the end it brings.
-    pub(super) async fn ends(mut self, signal: &str, code: i32) {
+    pub(super) async fn ends(self, signal: &str, code: i32) {
         self.signal(signal).await;
+        self.ended(code).await;
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(mut self, code: i32) {
         let status = eventually("its end", self.child.wait()).await.unwrap();
         assert_eq!(status.code(), Some(code));
     }

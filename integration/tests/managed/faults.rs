@@ -109,6 +109,18 @@ async fn foreground_connection_ends_with_its_command() {
             "{signal}"
         );
     }
+    // A killed daemon is no orderly end: its connection comes back.
+    let words = ["connect", "--foreground", "--kubeconfig", kubeconfig];
+    for (orderly, code) in [(true, 0), (false, 80)] {
+        let mut command = Running::start(&rig, &words);
+        command.says("Connection ID").await;
+        match orderly {
+            true => rig.managed.quit().await.unwrap(),
+            false => rig.managed.kill().await.unwrap(),
+        }
+        command.ended(code).await;
+    }
+    assert_eq!(ids(&rig.managed.status().await.unwrap()).len(), 1);
     rig.managed.quit().await.unwrap();
 }
 
@@ -367,7 +379,7 @@ async fn directories_that_cannot_be_used() {
     let mut rows = vec![
         (long, 23, "has room for"),
         (file, 23, "is no directory"),
-        (linked, 23, "connections is no directory"),
+        (linked, 23, "connections is a symbolic link"),
     ];
     // Only root can give a directory away.
     match std::os::unix::fs::chown(&others, Some(12345), None) {

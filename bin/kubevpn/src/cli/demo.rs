@@ -23,7 +23,7 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
-        let listening = self.listen.bind().await?;
+        let listening = self.listen.bind(self.listen.own_specs()?).await?;
         let cluster = Sim::builder()
             .plain()
             .sample()

@@ -217,9 +217,8 @@ impl ListenerArgs {
         })
     }
 
-    /// Binds all that was asked for, for one server in this process, or nothing.
-    pub(crate) async fn bind(&self) -> Result<Listening, Failure> {
-        let credentials = credentials(self.auth_file.as_ref())?;
+    /// The same for a server in this process: one of them at least.
+    pub(crate) fn own_specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
         let socks = match self.listen.is_empty() {
             true => DEFAULT_SOCKS,
             false => "",
@@ -231,6 +230,12 @@ impl ListenerArgs {
                  --listen-dns an address",
             ));
         }
+        Ok(specs)
+    }
+
+    /// Binds all of these for one server, or nothing.
+    pub(crate) async fn bind(&self, specs: Vec<ListenerSpec>) -> Result<Listening, Failure> {
+        let credentials = credentials(self.auth_file.as_ref())?;
         let mut bound = Vec::new();
         for spec in specs {
             let asks = credentials.is_some();

@@ -46,14 +46,15 @@ pub(crate) struct ProxyOut {
 impl ProxyOut {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
+        let specs = self.listen.own_specs()?;
         if self.egress {
-            let listening = self.listen.bind().await?;
+            let listening = self.listen.bind(specs).await?;
             let host = FromHost::new(listening.addresses());
             let connect = DeadlineLayer::new(Settings::default().dial_timeout).layer(host);
             return serve(listening, Backend::of_host(connect)).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let listening = self.listen.bind().await?;
+        let listening = self.listen.bind(specs).await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack(&loaded.namespace, own);

@@ -64,6 +64,10 @@ impl Status {
                 shown = now;
             }
             if !self.watch {
+                let is_empty = status.list.is_empty() && status.problems.is_empty();
+                if is_empty && matches!(self.output, Format::Table | Format::Wide) {
+                    out::aside("no connection is open: kubevpn connect opens one");
+                }
                 return match code(&status) {
                     0 => Ok(()),
                     code => Err(Failure::Ended(code)),
