@@ -60,8 +60,8 @@ pub(crate) struct ListenerArgs {
     /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
-    /// Ask clients for the user and password in this file, one line of USER:PASSWORD; KUBEVPN_AUTH=USER:PASSWORD does the
-    /// same, but for connect. Forwards and DNS cannot ask
+    /// Ask clients for the user and password in this file, one line of USER:PASSWORD. KUBEVPN_AUTH=USER:PASSWORD in the
+    /// environment does the same, except for connect. Forwards and DNS cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     pub(crate) auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
