@@ -99,7 +99,9 @@ impl<S: Session> Connection<S> {
     /// Where a listener is that was asked for in the same words, or why it is not there.
     pub(crate) fn listener(&self, spec: &ListenerSpec) -> Option<Result<Addr, ApiError>> {
         let listeners = self.listeners();
-        let found = listeners.iter().find(|entry| entry.saved.spec == *spec);
+        let found = listeners
+            .iter()
+            .find(|entry| entry.saved.spec.is_same(spec));
         found.map(|entry| match &entry.serving {
             Ok(_) => Ok(entry.saved.bound.clone()),
             Err(why) => Err(why.clone()),
@@ -110,7 +112,7 @@ impl<S: Session> Connection<S> {
     pub(crate) fn has_otherwise(&self, spec: &ListenerSpec) -> bool {
         let listeners = self.listeners();
         let mut saved = listeners.iter().map(|entry| &entry.saved);
-        saved.any(|saved| saved.bound == spec.address && saved.spec != *spec)
+        saved.any(|saved| saved.bound == spec.address && !saved.spec.is_same(spec))
     }
 
     /// It is one of the connection's listeners from now on.

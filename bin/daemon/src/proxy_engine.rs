@@ -17,7 +17,7 @@ use tracing::Dispatch;
 
 use crate::count::{Counted, Counts};
 use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
-use crate::error::{ApiError, Context as _};
+use crate::error::{ApiError, Code, Context as _};
 
 /// Opens connections with `kubevpn-proxy`.
 pub struct ProxyEngine {
@@ -83,31 +83,35 @@ impl ProxySession {
     fn serve_over<C>(
         &self,
         spec: &ListenerSpec,
-        bound: Bound,
+        bound: Vec<Bound>,
         backend: Backend<C>,
     ) -> Result<ProxyListener, ApiError>
     where
         C: Connect + Clone + Sync + 'static,
     {
-        let clients = spec.clients(&bound)?;
+        let addresses: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+        let clients = spec.clients(&addresses)?;
         proxy::allow_for(clients.limits.total);
-        let address = bound.listener.addr().clone();
-        let tcp = bound.address();
+        // The second is the same port of the other family, and goes with the first.
+        let Some(first) = bound.first() else {
+            return Err(ApiError::new(Code::Internal, "nothing was bound"));
+        };
+        let address = first.listener.addr().clone();
         let mut server = Server::new(backend, clients);
         server.log_to(self.log.clone());
-        server.add(bound);
-        self.own.add(tcp);
+        bound.into_iter().for_each(|bound| server.add(bound));
+        let own = addresses.into_iter().map(|at| Own::new(&self.own, at));
         Ok(ProxyListener {
             address,
             protocol: spec.protocol.clone(),
             server: Box::new(server),
-            _own: Own(self.own.clone(), tcp),
+            _own: own.collect(),
         })
     }
 }
 
 impl Session for ProxySession {
-    type Bound = Bound;
+    type Bound = Vec<Bound>;
     type Listener = ProxyListener;
 
     async fn ask_api(&self, namespace: &str) -> Result<Option<String>, ConnectError> {
@@ -120,11 +124,11 @@ impl Session for ProxySession {
         probe::data_path(&self.client, namespace, connect).await
     }
 
-    async fn bind(&self, spec: &ListenerSpec, address: &Addr) -> Result<Bound, ApiError> {
-        Ok(spec.bind(address).await?)
+    async fn bind(&self, spec: &ListenerSpec, address: &Addr) -> Result<Vec<Bound>, ApiError> {
+        Ok(spec.bind(address, spec.auth_file.is_some()).await?)
     }
 
-    fn serve(&self, spec: &ListenerSpec, bound: Bound) -> Result<ProxyListener, ApiError> {
+    fn serve(&self, spec: &ListenerSpec, bound: Vec<Bound>) -> Result<ProxyListener, ApiError> {
         match spec.egress {
             true => self.serve_over(spec, bound, self.host.clone()),
             false => self.serve_over(spec, bound, self.cluster.clone()),
@@ -168,15 +172,22 @@ pub struct ProxyListener {
     address: Addr,
     protocol: Protocol,
     server: Box<dyn Served>,
-    _own: Own,
+    _own: Vec<Own>,
 }
 
 /// An address on the list of those that are never dialled; off it when dropped.
-struct Own(OwnListeners, Option<SocketAddr>);
+struct Own(OwnListeners, SocketAddr);
+
+impl Own {
+    fn new(list: &OwnListeners, address: SocketAddr) -> Self {
+        list.add(Some(address));
+        Self(list.clone(), address)
+    }
+}
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.0.remove(self.1);
+        self.0.remove(Some(self.1));
     }
 }
 

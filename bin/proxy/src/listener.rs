@@ -27,8 +27,8 @@ pub struct ListenerSpec {
     /// Where to listen; port 0 takes a free one.
     #[serde(with = "text")]
     pub address: Addr,
-    /// Whether the same port of `[::1]` is wanted too, where it can be had. Of a server in this process alone.
-    #[serde(skip)]
+    /// Whether the same port of `[::1]` is wanted too, where it can be had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub both_families: bool,
     /// File with the user and password that clients must show; `None` lets everybody in.
     pub auth_file: Option<PathBuf>,
@@ -171,27 +171,43 @@ impl ListenerSpec {
         }
     }
 
-    /// Binds it at `address`, which is where it was asked for or where it has been before.
-    pub async fn bind(&self, address: &Addr) -> Result<Bound, BindError> {
-        let asks = self.auth_file.is_some();
-        Bound::bind(
-            self.protocol.clone(),
-            address,
-            asks,
-            self.allow_unauthenticated,
-        )
-        .await
+    /// Whether a listener that was asked for with `other` is this one: the second family is no listener of its own.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let other = Self {
+            both_families: self.both_families,
+            ..other.clone()
+        };
+        *self == other
     }
 
-    /// What its clients may do; `bound` is where they come. Reads the file with the credentials.
-    pub fn clients(&self, bound: &Bound) -> Result<Clients, BindError> {
+    /// Binds it at `address`, which is where it was asked for or where it has been before; with
+    /// [`both_families`](Self::both_families) the same port of `[::1]` too. `asks` says whether clients have to show a
+    /// password.
+    pub async fn bind(&self, address: &Addr, asks: bool) -> Result<Vec<Bound>, BindError> {
+        let bind = |address| {
+            let protocol = self.protocol.clone();
+            async move { Bound::bind(protocol, &address, asks, self.allow_unauthenticated).await }
+        };
+        let mut bound = vec![bind(address.clone()).await?];
+        if let Some(first) = bound[0].address().filter(|_| self.both_families) {
+            let second = Addr::Tcp((Ipv6Addr::LOCALHOST, first.port()).into());
+            match bind(second).await {
+                Ok(second) => bound.push(second),
+                Err(error) => tracing::warn!(%error, "listening on {first} alone"),
+            }
+        }
+        Ok(bound)
+    }
+
+    /// What its clients may do; `own` is where they come. Reads the file with the credentials.
+    pub fn clients(&self, own: &[SocketAddr]) -> Result<Clients, BindError> {
         Ok(Clients {
             credentials: self.auth_file.as_deref().map(credentials_in).transpose()?,
             limits: Limits {
                 total: self.max_connections,
                 per_client: self.max_connections_per_client,
             },
-            dns: dns_settings(self.dns_upstream, bound.address().as_slice())?,
+            dns: dns_settings(self.dns_upstream, own)?,
             pac: self.pac.clone(),
             http: self.http.clone(),
         })
@@ -391,6 +407,56 @@ async fn bind_both(protocol: &Protocol, addr: &Addr) -> Result<(Listener, UdpSoc
                 attempts += 1;
             }
             Err(source) => return Err(not_bound(protocol, format!("{real} (UDP)"), source)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(address: &str, both_families: bool) -> ListenerSpec {
+        let spec = ListenerSpec::new(Protocol::Socks, address.parse().unwrap());
+        ListenerSpec {
+            both_families,
+            ..spec
+        }
+    }
+
+    #[tokio::test]
+    async fn second_family_is_bound_where_it_can_be() {
+        let spec = spec("127.0.0.1:0", true);
+        let bound = spec.bind(&spec.address, false).await.unwrap();
+        let addresses: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+        let port = addresses[0].port();
+        let both = [
+            (Ipv4Addr::LOCALHOST, port).into(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ];
+        assert_eq!(addresses, both);
+        // Only the second is taken.
+        drop(bound);
+        let _taken = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, port)).unwrap();
+        let first = Addr::Tcp((Ipv4Addr::LOCALHOST, port).into());
+        let bound = spec.bind(&first, false).await.unwrap();
+        assert_eq!(bound.len(), 1);
+    }
+
+    #[test]
+    fn second_family_makes_no_other_listener() {
+        let one = spec("127.0.0.1:1080", false);
+        assert!(one.is_same(&spec("127.0.0.1:1080", true)));
+        assert!(!one.is_same(&spec("127.0.0.1:1081", true)));
+    }
+
+    /// The daemon has to know it, and the state file to keep it.
+    #[test]
+    fn second_family_is_written_down() {
+        for both_families in [true, false] {
+            let spec = spec("127.0.0.1:1080", both_families);
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(text.contains("bothFamilies"), both_families);
+            assert_eq!(serde_json::from_str::<ListenerSpec>(&text).unwrap(), spec);
         }
     }
 }

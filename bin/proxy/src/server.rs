@@ -238,9 +238,10 @@ mod tests {
     #[tokio::test]
     async fn drain_does_not_wait_for_a_client_before_its_first_byte() {
         let spec = ListenerSpec::new(Protocol::Mixed, "127.0.0.1:0".parse().unwrap());
-        let bound = spec.bind(&spec.address).await.unwrap();
+        let mut bound = spec.bind(&spec.address, false).await.unwrap();
+        let bound = bound.remove(0);
         let connect = service_fn(async |_: Target| Ok::<_, BoxError>(tokio::io::duplex(1).0));
-        let mut server = Server::new(Backend::of_host(connect), spec.clients(&bound).unwrap());
+        let mut server = Server::new(Backend::of_host(connect), spec.clients(&[]).unwrap());
         let address = bound.address().unwrap();
         let (mut log, writer) = std::io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt()

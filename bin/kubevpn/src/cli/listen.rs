@@ -1,6 +1,6 @@
 //! The flags about listeners: those that `proxy-out` and `connect` share, and what they mean.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ArgAction;
@@ -238,19 +238,7 @@ impl ListenerArgs {
         let credentials = credentials(self.auth_file.as_ref())?;
         let mut bound = Vec::new();
         for spec in specs {
-            let asks = credentials.is_some();
-            let admits_all = spec.allow_unauthenticated;
-            let protocol = spec.protocol;
-            let first = Bound::bind(protocol.clone(), &spec.address, asks, admits_all).await?;
-            let port = first.address().map(|addr| addr.port());
-            bound.push(first);
-            if let Some(port) = port.filter(|_| spec.both_families) {
-                let second = Addr::Tcp((Ipv6Addr::LOCALHOST, port).into());
-                match Bound::bind(protocol, &second, asks, admits_all).await {
-                    Ok(second) => bound.push(second),
-                    Err(error) => tracing::warn!(%error, "listening on 127.0.0.1 alone"),
-                }
-            }
+            bound.extend(spec.bind(&spec.address, credentials.is_some()).await?);
         }
         let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
         Ok(Listening {

@@ -1,5 +1,7 @@
 //! Managed mode: connections that a daemon keeps.
 
+use std::net::{Ipv6Addr, SocketAddr};
+
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -24,7 +26,7 @@ pub(super) fn list() -> Vec<Scenario> {
 
 const FREE: [&str; 2] = ["--socks-listen", "127.0.0.1:0"];
 
-async fn answers(proxy: std::net::SocketAddr, url: &str) -> anyhow::Result<()> {
+async fn answers(proxy: SocketAddr, url: &str) -> anyhow::Result<()> {
     let answer = Curl::get(proxy, url).await?.json()?;
     anyhow::ensure!(
         answer["service"] == "productpage",
@@ -53,7 +55,7 @@ async fn the_validation_list(cx: Context) -> anyhow::Result<()> {
 
     // The same port, which is free again.
     let managed = Managed::new(&cx.kubevpn)?;
-    let at = socks.to_string();
+    let at = socks.port().to_string();
     let words = [&cx.flags[..], &["--socks", "--socks-listen", &at]].concat();
     let said = managed.connect(&kubeconfig, &words).await?;
     let said = said.with(
@@ -68,6 +70,9 @@ async fn the_validation_list(cx: Context) -> anyhow::Result<()> {
     let uid = namespace.metadata.uid.context("a namespace has a UID")?;
     anyhow::ensure!(uid.ends_with(&id), "connection {id} of namespace {uid}");
     both(socks).await?;
+    // A port alone is of both families.
+    let second = SocketAddr::from((Ipv6Addr::LOCALHOST, socks.port()));
+    both(second).await?;
     let files = managed.files()?;
     for file in [format!("{id}.json"), format!("{id}.kubeconfig")] {
         anyhow::ensure!(files.contains(&file), "no {file} in {files:?}");
@@ -80,10 +85,10 @@ async fn the_validation_list(cx: Context) -> anyhow::Result<()> {
     let files = managed.files()?;
     let stays = files.iter().find(|file| file.contains(&id));
     anyhow::ensure!(stays.is_none(), "disconnect left {files:?}");
-    anyhow::ensure!(
-        tokio::net::TcpStream::connect(socks).await.is_err(),
-        "something still listens on {socks}"
-    );
+    for at in [socks, second] {
+        let there = tokio::net::TcpStream::connect(at).await.is_ok();
+        anyhow::ensure!(!there, "something still listens on {at}");
+    }
     managed.quit().await?;
     for log in [format!("{id}.log"), "daemon.log".into()] {
         let log = managed.home().join("log").join(log);
