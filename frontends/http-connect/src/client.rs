@@ -1,7 +1,8 @@
 //! The client's stream while hyper speaks HTTP on it.
 //!
 //! hyper owns the stream it serves. This is a handle to it of which two exist: hyper reads and writes through
-//! one; through the other we watch the client while hyper does not read, and send what hyper cannot.
+//! one; through the other we watch the client while hyper does not read, and send what hyper cannot. hyper is given
+//! one message at a time, its head as a whole.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,7 +13,10 @@ use bytes::{Buf, BytesMut};
 use kubevpn_conn::ClientIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::content::Content;
 use crate::exchange::{Exchange, Phase};
+use crate::head::{HeadReader, NoHead};
+use crate::problem::Problem;
 
 /// How much a client may send ahead of what hyper wants to read, so that its end or reset behind that is
 /// noticed.
@@ -25,6 +29,13 @@ struct State<C> {
     exchange: Arc<Exchange>,
     /// Read from the client and not yet given to hyper.
     ahead: BytesMut,
+    /// So much of it is a whole head, or the rest of one.
+    ready: usize,
+    /// What is to come of the body of the request in hand.
+    content: Content,
+    head: HeadReader,
+    /// Why there is no next head.
+    refused: Option<Problem>,
     /// The client has sent its end of file.
     ended: bool,
     /// hyper waits for the client to send something.
@@ -38,12 +49,20 @@ struct State<C> {
 }
 
 impl<C: ClientIo> ClientStream<C> {
-    /// Two handles to one stream, of which `ahead` was read before.
-    pub(crate) fn new(io: C, ahead: BytesMut, exchange: Arc<Exchange>) -> (Self, Self) {
+    /// Two handles to one stream, of which `ahead` was read before; a head of the length `ready` is in front.
+    pub(crate) fn new(
+        io: C,
+        (ahead, ready): (BytesMut, usize),
+        exchange: Arc<Exchange>,
+    ) -> (Self, Self) {
         let state = Arc::new(Mutex::new(State {
             io,
             exchange,
             ahead,
+            ready,
+            content: Content::NONE,
+            head: HeadReader::default(),
+            refused: None,
             ended: false,
             reading: false,
             interim: BytesMut::new(),
@@ -112,6 +131,11 @@ impl<C: ClientIo> ClientStream<C> {
         self.state().ended
     }
 
+    /// Why the next head is not for hyper.
+    pub(crate) fn take_refused(&self) -> Option<Problem> {
+        self.state().refused.take()
+    }
+
     /// hyper's own answer to a head it cannot read did not go out.
     pub(crate) fn has_swallowed(&self) -> bool {
         self.state().swallowed
@@ -160,6 +184,65 @@ impl<C: ClientIo> State<C> {
     }
 }
 
+impl<C: ClientIo> State<C> {
+    /// hyper reads the next head. One that is refused is not its to answer.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ready == 0 {
+            if self.refused.is_some() {
+                return Poll::Pending;
+            }
+            let before = self.ahead.len();
+            let (io, ended, ahead) = (&mut self.io, &mut self.ended, &mut self.ahead);
+            let read = self.head.poll(cx, io, ended, ahead);
+            self.reading = read.is_pending();
+            match self.ahead.len() {
+                0 => {}
+                n if n > before => self.exchange.received(),
+                _ => self.exchange.head_begun(),
+            }
+            match ready!(read) {
+                Ok(length) => self.ready = length,
+                Err(NoHead::Gone(error)) => return Poll::Ready(Err(error)),
+                Err(NoHead::Refused(problem)) => {
+                    self.refused = Some(problem);
+                    return Poll::Pending;
+                }
+                Err(NoHead::Unused) => {}
+            }
+        }
+        let n = self.ready.min(buf.remaining());
+        self.give(n, buf);
+        self.ready -= n;
+        Poll::Ready(Ok(()))
+    }
+
+    /// hyper reads a body.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.remaining());
+            let n = self.content.take(&self.ahead[..n]);
+            self.give(n, buf);
+        } else if !self.ended {
+            self.reading = true;
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            self.reading = false;
+            let taken = before + self.content.take(&buf.filled()[before..]);
+            self.ahead.extend_from_slice(&buf.filled()[taken..]);
+            buf.set_filled(taken);
+        }
+        if buf.filled().len() > before {
+            self.exchange.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn give(&mut self, n: usize, buf: &mut ReadBuf<'_>) {
+        // Split and not advanced: an empty one would hold its memory to the end of the connection.
+        buf.put_slice(&self.ahead.split_to(n));
+    }
+}
+
 impl<C: ClientIo> AsyncRead for ClientStream<C> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -167,21 +250,13 @@ impl<C: ClientIo> AsyncRead for ClientStream<C> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut state = self.state();
-        let state = &mut *state;
-        let before = buf.filled().len();
-        if !state.ahead.is_empty() {
-            let n = state.ahead.len().min(buf.remaining());
-            // Split and not advanced: an empty one would hold its memory to the end of the connection.
-            buf.put_slice(&state.ahead.split_to(n));
-        } else if !state.ended {
-            state.reading = true;
-            ready!(Pin::new(&mut state.io).poll_read(cx, buf))?;
-            state.reading = false;
+        if let Some(content) = state.exchange.take_content() {
+            state.content = content;
         }
-        if buf.filled().len() > before {
-            state.exchange.received();
+        match state.content.is_over() {
+            true => state.poll_head(cx, buf),
+            false => state.poll_body(cx, buf),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -214,6 +289,9 @@ impl<C: ClientIo> AsyncWrite for ClientStream<C> {
         let mut state = self.state();
         ready!(Pin::new(&mut state.io).poll_flush(cx))?;
         state.exchange.flushed();
+        if !state.ahead.is_empty() {
+            state.exchange.head_begun();
+        }
         Poll::Ready(Ok(()))
     }
 

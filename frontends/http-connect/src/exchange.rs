@@ -19,6 +19,7 @@ use kubevpn_conn::{End, Record, Relayed, Side, Traffic};
 use kubevpn_target::{Target, Via};
 use tokio::time::Instant;
 
+use crate::content::Content;
 use crate::problem::Problem;
 use crate::upstream::Upstream;
 
@@ -49,6 +50,8 @@ struct State {
     dirty: bool,
     /// When a byte was last read from the client or written to it.
     moved_at: Instant,
+    /// How the body ends of a request whose head hyper has just read.
+    content: Option<Content>,
     handover: Option<Handover>,
     /// Interim answers (1xx) the client is to see before the next bytes of hyper's.
     interim: BytesMut,
@@ -81,6 +84,7 @@ impl Exchange {
             },
             dirty: false,
             moved_at: now,
+            content: None,
             handover: None,
             interim: BytesMut::new(),
             own: None,
@@ -108,24 +112,32 @@ impl Exchange {
 
     // === what hyper does ===
 
-    /// The client's bytes were given to hyper.
+    /// The client sent something.
     pub(crate) fn received(&self) {
-        let mut state = self.state();
-        state.moved_at = Instant::now();
-        let now = state.moved_at;
-        if let Phase::Head { begun, .. } = &mut state.phase {
-            begun.get_or_insert(now);
+        self.state().moved_at = Instant::now();
+        self.head_begun();
+    }
+
+    /// Something of the next head is there.
+    pub(crate) fn head_begun(&self) {
+        if let Phase::Head { begun, .. } = &mut self.state().phase {
+            begun.get_or_insert_with(Instant::now);
         }
     }
 
-    /// hyper has a complete head.
-    pub(crate) fn begin(&self) {
+    /// hyper has a complete head, and how the body behind it ends.
+    pub(crate) fn begin(&self, content: Content) {
         let mut state = self.state();
         // The end of the answer before may still be in hyper's buffer: from here on it is part of this one.
         state.answered();
         state.phase = Phase::Answering { started: false };
+        state.content = Some(content);
         state.interim.clear();
         state.body_broke = false;
+    }
+
+    pub(crate) fn take_content(&self) -> Option<Content> {
+        self.state().content.take()
     }
 
     /// hyper wants to write, and bytes were taken from it if `taken`.

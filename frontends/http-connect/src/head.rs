@@ -1,19 +1,19 @@
-//! The first head of a connection, read before hyper takes memory for it.
+//! The head of a request, read before hyper sees it.
 //!
-//! A client that has not shown a password yet costs what it has sent and no more, and one that speaks another
-//! protocol is told so. Later heads are hyper's to read.
+//! A client that has not shown a password yet costs what it has sent and no more, one that speaks another protocol is
+//! told so, and what a server may put right is put right (RFC 9112 section 5.2).
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::task::ready;
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use kubevpn_conn::ClientIo;
 use kubevpn_target::TargetError;
 use tokio::io::ReadBuf;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::problem::Problem;
 use crate::{MAX_HEAD, Settings};
@@ -22,6 +22,8 @@ use crate::{MAX_HEAD, Settings};
 const SMALL_HEAD: usize = 8 * 1024;
 /// How many unfinished heads may be large at a time, in the whole process: 64 KiB each.
 static LARGE_HEADS: Semaphore = Semaphore::const_new(256);
+/// How much of a name is shown.
+const MAX_SHOWN: usize = 40;
 
 /// Why there is no head.
 pub(crate) enum NoHead {
@@ -32,73 +34,194 @@ pub(crate) enum NoHead {
     Gone(io::Error),
 }
 
-/// Reads up to the end of the first head, and what comes with it; not the empty lines before it.
-pub(crate) async fn read<C: ClientIo>(
+/// The first head of a connection, with its length, and what comes behind it.
+pub(crate) async fn first<C: ClientIo>(
     client: &mut C,
     settings: &Settings,
-) -> Result<BytesMut, NoHead> {
-    let mut head = BytesMut::new();
+) -> Result<(BytesMut, usize), NoHead> {
+    let (mut bytes, mut ended) = (BytesMut::new(), false);
+    let mut reader = HeadReader::default();
     let limit = settings.head_timeout;
-    tokio::select! {
+    let read = poll_fn(|cx| reader.poll(cx, client, &mut ended, &mut bytes));
+    let read = tokio::select! {
         biased;
-        read = tokio::time::timeout(limit, fill(client, &mut head)) => match read {
-            Ok(Ok(())) => Ok(head),
-            Ok(Err(error)) => Err(error),
-            Err(_) if head.is_empty() => Err(NoHead::Unused),
-            Err(_) => Err(NoHead::Refused(Problem::Slow(limit))),
-        },
-        () = settings.drain.stopping() => Err(NoHead::Unused),
+        read = tokio::time::timeout(limit, read) => read,
+        () = settings.drain.stopping() => return Err(NoHead::Unused),
+    };
+    match read {
+        Ok(Ok(0)) => Err(NoHead::Unused),
+        Ok(Ok(length)) => Ok((bytes, length)),
+        Ok(Err(error)) => Err(error),
+        Err(_) if bytes.is_empty() => Err(NoHead::Unused),
+        Err(_) => Err(NoHead::Refused(Problem::Slow(limit))),
     }
 }
 
-async fn fill<C: ClientIo>(client: &mut C, head: &mut BytesMut) -> Result<(), NoHead> {
-    let mut large = None;
-    let mut blank = 0;
-    let mut seen = 0;
-    loop {
-        let got = poll_fn(|cx| {
-            // Not a place of its own in the future.
+/// Reads one head after another.
+#[derive(Default)]
+pub(crate) struct HeadReader {
+    /// So much of the head has no end in it.
+    seen: usize,
+    /// Bytes of empty lines in front of it.
+    blank: usize,
+    large: Option<Large>,
+}
+
+/// A place among [`LARGE_HEADS`].
+enum Large {
+    Waiting(Pin<Box<dyn Future<Output = Option<SemaphorePermit<'static>>> + Send>>),
+    Has(#[allow(dead_code)] Option<SemaphorePermit<'static>>),
+}
+
+impl HeadReader {
+    /// Reads until `bytes` begin with a head, without the empty lines before it, and answers with its length; with 0
+    /// for a client that ended before the first byte of one. `ended` says whether it has.
+    pub(crate) fn poll<C: ClientIo>(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut C,
+        ended: &mut bool,
+        bytes: &mut BytesMut,
+    ) -> Poll<Result<usize, NoHead>> {
+        loop {
+            if let Some(length) = self.look(bytes).map_err(NoHead::Refused)? {
+                *self = Self::default();
+                return Poll::Ready(Ok(length));
+            }
+            if *ended {
+                return Poll::Ready(match bytes.is_empty() {
+                    true => Ok(0),
+                    false => Err(NoHead::Refused(malformed(
+                        "the connection ended in the middle of the request's head".into(),
+                    ))),
+                });
+            }
+            if self.seen > SMALL_HEAD {
+                ready!(self.poll_large(cx));
+            }
             let mut chunk = [0; 4096];
             let mut chunk = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut *client).poll_read(cx, &mut chunk))?;
-            head.extend_from_slice(chunk.filled());
-            std::task::Poll::Ready(io::Result::Ok(chunk.filled().len()))
-        });
-        if got.await.map_err(NoHead::Gone)? == 0 {
-            return Err(match head.is_empty() && blank == 0 {
-                true => NoHead::Unused,
-                false => NoHead::Refused(malformed(
-                    "the connection ended in the middle of the request's head".into(),
-                )),
-            });
+            let read = ready!(Pin::new(&mut *client).poll_read(cx, &mut chunk));
+            read.map_err(NoHead::Gone)?;
+            *ended = chunk.filled().is_empty();
+            bytes.extend_from_slice(chunk.filled());
         }
-        if seen == 0 {
+    }
+
+    fn poll_large(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let wait = || Large::Waiting(Box::pin(async { LARGE_HEADS.acquire().await.ok() }));
+        let large = self.large.get_or_insert_with(wait);
+        if let Large::Waiting(waiting) = large {
+            *large = Large::Has(ready!(waiting.as_mut().poll(cx)));
+        }
+        Poll::Ready(())
+    }
+
+    /// The length of the head, if all of it is there.
+    fn look(&mut self, bytes: &mut BytesMut) -> Result<Option<usize>, Problem> {
+        if self.seen == 0 {
             // RFC 9112 section 2.2.
-            let empty = head.iter().take_while(|b| matches!(b, b'\r' | b'\n'));
+            let empty = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n'));
             let empty = empty.count();
-            blank += empty;
-            let _ = head.split_to(empty);
+            self.blank += empty;
+            let _ = bytes.split_to(empty);
         }
-        if let Some(first) = head.first() {
-            check_first(*first).map_err(NoHead::Refused)?;
+        if let Some(first) = bytes.first() {
+            check_first(*first)?;
         }
-        if ends(head, seen) {
-            return check_target(head).map_err(NoHead::Refused);
+        let end = end(bytes, self.seen);
+        if end.unwrap_or(bytes.len()) + self.blank > MAX_HEAD {
+            return Err(Problem::LargeHead);
         }
-        seen = head.len();
-        if seen + blank >= MAX_HEAD {
-            return Err(NoHead::Refused(Problem::LargeHead));
+        self.seen = bytes.len();
+        let Some(length) = end else {
+            return Ok(None);
+        };
+        check_line(bytes)?;
+        put_right(bytes, length).map(Some)
+    }
+}
+
+/// Where the first empty line ends that is not wholly before `seen`.
+fn end(head: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(2);
+    let mut lines = memchr(b'\n', head, from);
+    lines.find_map(|at| match &head[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
+}
+
+/// Joins the lines of folded fields, and leaves out fields under names that are none, as it is done with answers.
+/// Answers with the new length.
+fn put_right(head: &mut BytesMut, mut length: usize) -> Result<usize, Problem> {
+    let mut at = line_end(head, 0);
+    unfold(&mut head[at..length]);
+    while at < length {
+        let next = line_end(head, at);
+        if passes(&head[at..next])? {
+            at = next;
+        } else {
+            let rest = head.split_off(next);
+            head.truncate(at);
+            head.unsplit(rest);
+            length -= next - at;
         }
-        if seen > SMALL_HEAD && large.is_none() {
-            large = LARGE_HEADS.acquire().await.ok();
+    }
+    Ok(length)
+}
+
+fn line_end(bytes: &[u8], from: usize) -> usize {
+    memchr(b'\n', bytes, from)
+        .next()
+        .map_or(bytes.len(), |at| at + 1)
+}
+
+fn memchr(wanted: u8, bytes: &[u8], from: usize) -> impl Iterator<Item = usize> {
+    let found = move |(at, byte): (usize, &u8)| (*byte == wanted).then_some(at);
+    bytes.iter().enumerate().skip(from).filter_map(found)
+}
+
+/// Puts spaces in the place of line ends before whitespace, but for one before the first field.
+fn unfold(fields: &mut [u8]) {
+    for at in 1..fields.len() {
+        if fields[at - 1] == b'\n' && matches!(fields[at], b' ' | b'\t') {
+            fields[at - 1] = b' ';
+            if let Some(cr @ b'\r') = at.checked_sub(2).map(|at| &mut fields[at]) {
+                *cr = b' ';
+            }
         }
     }
 }
 
-/// Whether an empty line is in there, and not wholly before `seen`.
-fn ends(head: &[u8], seen: usize) -> bool {
-    let new = &head[seen.saturating_sub(2)..];
-    (new.windows(2).any(|w| w == b"\n\n")) || new.windows(3).any(|w| w == b"\n\r\n")
+/// Whether the field of this line goes on to hyper, which is strict with the rest.
+fn passes(line: &[u8]) -> Result<bool, Problem> {
+    let Some(colon) = line.iter().position(|b| *b == b':') else {
+        return Ok(true);
+    };
+    let name = &line[..colon];
+    let shown = || {
+        name[..colon.min(MAX_SHOWN)]
+            .trim_ascii()
+            .escape_ascii()
+            .to_string()
+    };
+    if let Some(b' ' | b'\t') = name.last() {
+        return Err(malformed(format!(
+            "there is a space between the name of the field \"{}\" and its colon, which RFC 9112 section 5.1 forbids in a request",
+            shown()
+        )));
+    }
+    let is_visible = |b: &u8| *b > b' ' && *b != 0x7f;
+    if !name.is_empty() && HeaderName::from_bytes(name).is_err() && name.iter().all(is_visible) {
+        tracing::debug!(
+            name = shown(),
+            "a field whose name is none is left out of the request"
+        );
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// A method begins with a letter, or at least with a character of a token (RFC 9110 section 5.6.2).
@@ -111,8 +234,16 @@ fn check_first(first: u8) -> Result<(), Problem> {
     }
 }
 
-/// The URI library can only say that a target is none; the most usual mistake has a name.
-fn check_target(head: &[u8]) -> Result<(), Problem> {
+/// What hyper and the URI library have no words for.
+fn check_line(head: &[u8]) -> Result<(), Problem> {
+    if head.starts_with(b"PRI * HTTP/2.0\r\n") {
+        return Err(Problem::Malformed {
+            status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            sentence:
+                "the proxy speaks HTTP/1.1 with its clients: send HTTP/2 through a tunnel (CONNECT)"
+                    .into(),
+        });
+    }
     let line = head.split(|b| *b == b'\r' || *b == b'\n').next();
     let mut words = line.unwrap_or_default().split(|b| *b == b' ');
     let (method, target) = (words.next(), words.next().unwrap_or_default());
@@ -141,16 +272,78 @@ fn malformed(sentence: String) -> Problem {
 mod tests {
     use super::*;
 
+    fn read(bytes: &str) -> Result<Option<String>, String> {
+        let mut bytes = BytesMut::from(bytes);
+        let length = HeadReader::default().look(&mut bytes);
+        let length = length.map_err(|problem| problem.to_string())?;
+        Ok(length.map(|length| String::from_utf8_lossy(&bytes[..length]).into_owned()))
+    }
+
     #[test]
-    fn the_end_of_a_head_is_found_wherever_it_is_cut() {
+    fn end_of_a_head_is_found_wherever_it_is_cut() {
         for head in [
             "GET / HTTP/1.1\r\nA: b\r\n\r\n",
             "GET / HTTP/1.1\n\n",
             "GET / HTTP/1.0\r\n\n",
+            "\r\n\nGET / HTTP/1.0\r\n\n",
         ] {
             for cut in 0..head.len() {
-                assert!(!ends(&head.as_bytes()[..cut], 0), "{head:?} {cut}");
-                assert!(ends(head.as_bytes(), cut), "{head:?} {cut}");
+                let (mut reader, mut bytes) = (HeadReader::default(), BytesMut::new());
+                bytes.extend_from_slice(&head.as_bytes()[..cut]);
+                assert_eq!(reader.look(&mut bytes).unwrap(), None, "{head:?} {cut}");
+                bytes.extend_from_slice(&head.as_bytes()[cut..]);
+                bytes.extend_from_slice(b"GET /next");
+                let length = reader.look(&mut bytes).unwrap().unwrap();
+                assert_eq!(&bytes[..length], head.trim_start().as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn folded_fields_are_joined() {
+        let joined = read("GET / HTTP/1.1\r\nA: b\r\n c\r\n\t\r\nD: e\n f\r\n\r\n").unwrap();
+        let wanted = "GET / HTTP/1.1\r\nA: b   c  \t\r\nD: e  f\r\n\r\n";
+        assert_eq!(joined.unwrap(), wanted);
+        // RFC 9112 section 2.2 has this refused; hyper does.
+        let first = "GET / HTTP/1.1\r\n A: b\r\n\r\n";
+        assert_eq!(read(first).unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn field_under_a_name_that_is_none_is_left_out() {
+        let odd = "GET / HTTP/1.1\r\nA[0]: b\r\nHost: x\r\n\u{fc}: c\r\n\r\n";
+        let wanted = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert_eq!(read(odd).unwrap().unwrap(), wanted);
+        // What could be read as another field is hyper's to refuse.
+        for line in ["nonsense", ": b", "A b: c", "\rA: b", "A\0: b"] {
+            let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
+            assert_eq!(read(&head).unwrap().unwrap(), head);
+        }
+    }
+
+    #[test]
+    fn space_before_a_colon_is_refused_by_name() {
+        let sentence = read("GET / HTTP/1.1\r\nContent-Length : 5\r\n\r\n").unwrap_err();
+        assert!(sentence.contains("\"Content-Length\""), "{sentence}");
+    }
+
+    #[test]
+    fn limit_is_one_however_a_head_is_cut() {
+        let head = |length: usize| {
+            let begin = "GET / HTTP/1.1\r\nA: ";
+            format!("{begin}{}\r\n\r\n", "b".repeat(length - begin.len() - 4))
+        };
+        for (length, fits) in [(MAX_HEAD, true), (MAX_HEAD + 1, false)] {
+            let head = head(length);
+            assert_eq!(read(&head).is_ok(), fits);
+            for cut in [1, 4096, MAX_HEAD - 1] {
+                let (mut reader, mut bytes) = (HeadReader::default(), BytesMut::new());
+                let mut pieces = head.as_bytes().chunks(cut);
+                let read = pieces.try_for_each(|piece| {
+                    bytes.extend_from_slice(piece);
+                    reader.look(&mut bytes).map(drop)
+                });
+                assert_eq!(read.is_ok(), fits, "{length} {cut}");
             }
         }
     }

@@ -5,8 +5,9 @@
 //! dial, cache or decrypt. A request to the proxy itself gets a help page or the PAC file, never somebody
 //! else's answer; what has two readings is refused, or sent on so that one is left.
 //!
-//! The path of a connection: [`serve_connection`] (`serve.rs`) reads the first head (`opening.rs`) and lets hyper
-//! speak HTTP on the client's stream (`client.rs`), in one phase at a time (`exchange.rs`). `request.rs` says what
+//! The path of a connection: [`serve_connection`] (`serve.rs`) reads the first head (`head.rs`) and lets hyper
+//! speak HTTP on the client's stream, which gives it a message at a time (`client.rs`, `content.rs`), in one phase at
+//! a time (`exchange.rs`). `request.rs` says what
 //! a request asks for, with `authority.rs` for where to. A CONNECT takes
 //! the stream out of hyper's hands and is dialled and relayed (`tunnel.rs`, `kubevpn-conn`). Any other
 //! request is sent on (`forward.rs`) with the fields that may pass (`headers.rs`), on a kept connection
@@ -48,10 +49,11 @@
 mod answer;
 mod authority;
 mod client;
+mod content;
 mod exchange;
 mod forward;
+mod head;
 mod headers;
-mod opening;
 mod pac;
 mod pool;
 mod problem;

@@ -21,9 +21,10 @@ use tracing::Instrument;
 use self::drive::{Driver, Over};
 use crate::authority::host_value;
 use crate::client::ClientStream;
+use crate::content::Content;
 use crate::exchange::{Exchange, Handover, Phase};
 use crate::forward::forward;
-use crate::opening::{self, NoHead};
+use crate::head::{self, NoHead};
 use crate::reply::{Answered, Reply};
 use crate::request::{self, Asked};
 use crate::tunnel::{self, say_no};
@@ -92,7 +93,7 @@ where
 {
     let record = || Record::start(origin.frontend, origin.peer);
     let mut client = client;
-    let head = match opening::read(&mut client, settings).await {
+    let head = match head::first(&mut client, settings).await {
         Ok(head) => head,
         Err(NoHead::Unused) => {
             record().unused();
@@ -111,15 +112,16 @@ where
     let (for_hyper, stream) = ClientStream::new(client, head, Arc::clone(&exchange));
     let (over, mut early) = {
         let (connect, exchange_of_request) = (connect.clone(), Arc::clone(&exchange));
-        let service = service_fn(move |request| {
-            exchange_of_request.begin();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let length = request.body().size_hint().exact();
+            exchange_of_request.begin(Content::new(length));
             let exchange = Arc::clone(&exchange_of_request);
             respond(request, connect.clone(), settings, origin, exchange)
         });
         let mut http = http1::Builder::new()
             // A client may end its writing and still read its answer.
             .half_close(true)
-            // One limit however a head is cut into reads; `opening.rs` has the same for the first one.
+            // `head.rs` has the same limit.
             .max_header_size(MAX_HEAD)
             .max_buf_size(MAX_HEAD)
             .max_headers(MAX_FIELDS)

@@ -98,10 +98,16 @@ impl<'d, C: ClientIo> Driver<'d, C> {
                 return Poll::Ready(self.over(ended));
             }
             // What hyper has not written yet would be lost with it.
-            if self.exchange.is_flushed()
-                && let Some(handover) = self.exchange.take_handover()
-            {
-                return Poll::Ready(Over::Handover(handover));
+            if self.exchange.is_flushed() {
+                if let Some(handover) = self.exchange.take_handover() {
+                    return Poll::Ready(Over::Handover(handover));
+                }
+                if let Some(problem) = self.client.take_refused() {
+                    return Poll::Ready(Over::Refused {
+                        problem,
+                        said: false,
+                    });
+                }
             }
             if let Poll::Ready(error) = self.client.poll_watch(cx) {
                 return Poll::Ready(Over::Gone(error));
@@ -191,9 +197,7 @@ impl<C: ClientIo> Driver<'_, C> {
             Ok(()) => Over::Done,
             Err(error) if error.is_parse() || error.is_incomplete_message() => Over::Refused {
                 problem: malformed(&error),
-                said: error.is_parse()
-                    && !error.is_parse_version_h2()
-                    && !self.client.has_swallowed(),
+                said: error.is_parse() && !self.client.has_swallowed(),
             },
             Err(error) => Over::Gone(io::Error::other(error)),
         }
@@ -204,16 +208,12 @@ fn malformed(error: &hyper::Error) -> Problem {
     if error.is_parse_too_large() {
         return Problem::LargeHead;
     }
-    let mut status = StatusCode::BAD_REQUEST;
-    let sentence = if error.is_parse_version_h2() {
-        status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-        "the proxy speaks HTTP/1.1 with its clients: send HTTP/2 through a tunnel (CONNECT)".into()
-    } else if error.is_incomplete_message() {
-        "the connection ended in the middle of the request's head".into()
-    } else if let Some(field) = framing(error) {
-        format!("where the request ends is not clear: {field}")
-    } else {
-        format!("this is no well-formed HTTP/1.1 request ({error})")
+    let sentence = match framing(error) {
+        Some(field) => format!("where the request ends is not clear: {field}"),
+        None => format!("this is no well-formed HTTP/1.1 request ({error})"),
     };
-    Problem::Malformed { status, sentence }
+    Problem::Malformed {
+        status: StatusCode::BAD_REQUEST,
+        sentence,
+    }
 }

@@ -88,9 +88,11 @@ const CASES: &[Case] = &[
     case("5.1 a space before the colon", b"GET http://web/ HTTP/1.1\r\nHost : web\r\n\r\n", No(400)),
     case("5.1 a field without a name", b"GET http://web/ HTTP/1.1\r\nHost: web\r\n: x\r\n\r\n", No(400)),
     case("5.1 a field without a colon", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nnonsense\r\n\r\n", No(400)),
-    case("5.1 a name that is no token", b"GET http://web/ HTTP/1.1\r\nHost: web\r\na(b: c\r\n\r\n", No(400)),
-    case("5.2 a folded line", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: b\r\n c\r\n\r\n", No(400)),
-    case("5.2 a folded Transfer-Encoding", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", No(400)),
+    case("5.1 a field whose name is no token is left out", b"GET http://web/ HTTP/1.1\r\na(b: c\r\nHost: web\r\na[0]:\r\n c\r\n\r\n", Sent(PLAIN)),
+    case("5.1 a name with a space in it", b"GET http://web/ HTTP/1.1\r\nHost: web\r\na b: c\r\n\r\n", No(400)),
+    case("5.2 a folded line is joined", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: b\r\n c\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nA: b   c\r\nVia: 1.1 kubevpn\r\n\r\n")),
+    case("5.2 a folded Transfer-Encoding is one", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", Sent("POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nVia: 1.1 kubevpn\r\n\r\n0\r\n\r\n")),
+    case("5.2 a folded Host is one", b"GET http://web/ HTTP/1.1\r\nHost:\r\n\tweb\r\n\r\n", Sent(PLAIN)),
     case("5.5 a NUL in a value", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: b\0c\r\n\r\n", No(400)),
     case("5.1 names and their order pass as they are written", b"GET http://web/ HTTP/1.1\r\nX-ONE: 1\r\nhOST: web\r\nConnection: B\r\nx-two: 2\r\nB: x\r\nX-one: 3\r\naccept: *\r\n\r\n", Sent("GET / HTTP/1.1\r\nX-ONE: 1\r\nX-one: 3\r\nhOST: web\r\nx-two: 2\r\naccept: *\r\nVia: 1.1 kubevpn\r\n\r\n")),
     case("5.5 bytes beyond ASCII pass", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nA: \xc3\xbc\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nA: ü\r\nVia: 1.1 kubevpn\r\n\r\n")),
@@ -271,6 +273,39 @@ async fn pipelined_requests() {
     a.head().await;
     a.send(OK).await;
     assert_eq!(client.answer().await.text(), "ok");
+}
+
+/// hyper has nothing of the next head while the body before it is read, however that ends.
+#[tokio::test(start_paused = true)]
+async fn heads_behind_bodies_are_read_as_the_first_one() {
+    let bodies = [
+        "Host: a\r\n\r\n",
+        "Host: a\r\nContent-Length: 3\r\n\r\nabc",
+        "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
+    ];
+    for body in bodies {
+        let next =
+            "POST http://b/ HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\nA:\r\n folded\r\n\r\nx";
+        let sent = format!("POST http://a/ HTTP/1.1\r\n{body}{next}");
+        for cut in 0..sent.len() {
+            let mut rig = Rig::new(Settings::default());
+            let mut client = rig.client();
+            client.send(&sent[..cut]).await;
+            tokio::task::yield_now().await;
+            client.send(&sent[cut..]).await;
+            for host in ["a:80", "b:80"] {
+                let (target, mut server) = rig.server().await;
+                assert_eq!(target.to_string(), host, "{body:?} {cut}");
+                let head = server.head().await;
+                assert_eq!(head.contains("A: folded"), host == "b:80", "{head} {cut}");
+                while !server.is_silent().await {
+                    server.take(1).await;
+                }
+                server.send(OK).await;
+                assert_eq!(client.answer().await.text(), "ok", "{body:?} {cut}");
+            }
+        }
+    }
 }
 
 /// A malformed head behind a good request: its answer is ours too, and comes behind the other.

@@ -72,6 +72,31 @@ async fn a_slow_second_head_too_but_not_the_pause_before_it() {
     assert_eq!(begun.elapsed(), Duration::from_secs(10));
 }
 
+/// Half a head that came with the request before it is a slow head too, from when that one is answered.
+#[tokio::test(start_paused = true)]
+async fn a_pipelined_half_head_is_given_up() {
+    let bodies = [
+        "Host: web\r\n\r\n",
+        "Host: web\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ];
+    for body in bodies {
+        let mut rig = Rig::new(Settings::default());
+        let mut client = rig.client();
+        let sent = format!("POST http://web/ HTTP/1.1\r\n{body}GET http://we");
+        client.send(sent).await;
+        let (_, mut server) = rig.server().await;
+        server.head().await;
+        sleep(Duration::from_secs(20)).await;
+        server.send(OK).await;
+        client.answer().await;
+        let begun = Instant::now();
+        let answer = client.answer().await;
+        answer.assert_refused(408, "http_request_error");
+        assert_eq!(begun.elapsed(), Duration::from_secs(10));
+        assert!(client.peer.has_ended().await);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_head_that_ends_too_early() {
     let rig = rig();
