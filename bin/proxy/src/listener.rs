@@ -132,7 +132,7 @@ impl Protocol {
     }
 
     /// Whether it has a place for a user and a password.
-    fn asks_for_password(&self) -> bool {
+    pub(crate) fn asks_for_password(&self) -> bool {
         match self {
             Self::Socks | Self::Http | Self::Mixed => true,
             Self::Forward(_) | Self::Dns => false,

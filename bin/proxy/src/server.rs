@@ -103,6 +103,10 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             self.accepting.spawn(serving);
         }
         let log = self.log.clone();
+        let listener = match frontends.socks.credentials.is_some() && protocol.asks_for_password() {
+            true => listener.asks_for_password(),
+            false => listener,
+        };
         let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
             let serving = frontends.clone().serve(&protocol, client);
             match &log {

@@ -56,6 +56,10 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
 
     /// Gives the connection's place among those that are limited back before its end ([`Gate`](crate::Gate)).
     fn release(&mut self) {}
+
+    /// The client has shown what the listener asks for, and counts no more among those that have not
+    /// ([`Listener::asks_for_password`](crate::Listener::asks_for_password)).
+    fn authenticated(&mut self) {}
 }
 
 impl ClientIo for TcpStream {

@@ -9,6 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::seldom::Seldom;
 
+/// The fewest places for clients that have yet to show a password, where the total allows as many.
+const STRANGERS: usize = 64;
+
 /// How many connections a [`Gate`] lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -53,9 +56,12 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     limits: Limits,
     slots: Arc<Semaphore>,
+    /// For clients on other machines that have yet to show a password.
+    strangers: Arc<Semaphore>,
     clients: Mutex<HashMap<IpAddr, usize>>,
     total_reached: Seldom,
     per_client_reached: Seldom,
+    strangers_reached: Seldom,
 }
 
 impl Gate {
@@ -65,9 +71,11 @@ impl Gate {
         Self(Arc::new(Inner {
             limits: Limits { total, ..limits },
             slots: Arc::new(Semaphore::new(total)),
+            strangers: Arc::new(Semaphore::new((total / 8).max(STRANGERS).min(total))),
             clients: Mutex::default(),
             total_reached: Seldom::default(),
             per_client_reached: Seldom::default(),
+            strangers_reached: Seldom::default(),
         }))
     }
 
@@ -96,6 +104,18 @@ impl Gate {
             _counted: counted,
             _slot: slot,
         })
+    }
+
+    /// A place for a client that may be anybody; `None` where others like it have all of them: an eighth of the total,
+    /// and at least 64, so that they cannot take the places of clients that are known.
+    pub(crate) fn stranger(&self) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.0.strangers).try_acquire_owned().ok();
+        if place.is_none() && self.0.strangers_reached.is_due() {
+            tracing::warn!(
+                "too many clients on other machines have yet to show a password: new ones are closed"
+            );
+        }
+        place
     }
 
     /// How many hold a permit now.
@@ -172,6 +192,18 @@ mod tests {
         drop(first);
         assert!(second.await.unwrap());
         assert_eq!(gate.open(), 0);
+    }
+
+    #[test]
+    fn strangers_take_no_more_than_their_part() {
+        for (total, strangers) in [(1, 1), (64, 64), (100, 64), (8192, 1024)] {
+            let gate = gate(total, None);
+            let held: Vec<_> = std::iter::from_fn(|| gate.stranger()).collect();
+            assert_eq!(held.len(), strangers, "of {total}");
+            drop(held);
+            assert!(gate.stranger().is_some());
+            assert_eq!(gate.open(), 0);
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{Addr, Backoff, ClientIo, Drain, Gate, Permit};
 
@@ -45,6 +46,7 @@ const BACKLOG: i32 = 1024;
 pub struct Listener {
     addr: Addr,
     socket: Socket,
+    asks: bool,
 }
 
 #[derive(Debug)]
@@ -74,12 +76,20 @@ impl Listener {
                 (addr.clone(), Socket::Unix(socket))
             }
         };
-        Ok(Self { addr, socket })
+        let asks = false;
+        Ok(Self { addr, socket, asks })
     }
 
     /// Where it listens, with the real port.
     pub fn addr(&self) -> &Addr {
         &self.addr
+    }
+
+    /// Clients have to show a password: fewer from other machines may be open that have not
+    /// ([`ClientIo::authenticated`]). Beyond an eighth of the gate's total, and at least 64, a new one is closed.
+    pub fn asks_for_password(mut self) -> Self {
+        self.asks = true;
+        self
     }
 
     /// Accepts clients and runs `connection` on each in `drain`, until the drain stops it; then closes.
@@ -122,6 +132,9 @@ pub struct BindError {
 
 trait Accept {
     async fn accept(&mut self) -> io::Result<Io>;
+
+    /// Whether a client with this address may be anybody.
+    fn is_stranger(&self, peer: Option<SocketAddr>) -> bool;
 }
 
 impl Accept for Listener {
@@ -131,6 +144,14 @@ impl Accept for Listener {
             Socket::Unix(listener) => Ok(Io::Unix(listener.accept().await?)),
         }
     }
+
+    fn is_stranger(&self, peer: Option<SocketAddr>) -> bool {
+        self.asks && peer.is_some_and(|peer| !is_local(peer))
+    }
+}
+
+fn is_local(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
 }
 
 async fn accept_loop<A, F, Fut>(listener: &mut A, gate: &Gate, drain: &Drain, connection: F)
@@ -152,6 +173,12 @@ where
             };
             patience = Backoff::default();
             let mut client = Client::new(io);
+            if listener.is_stranger(client.peer) {
+                client.stranger = gate.stranger();
+                if client.stranger.is_none() {
+                    continue;
+                }
+            }
             // Waiting here leaves further clients to the kernel's queue.
             if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
                 client.permit = Some(permit);
@@ -176,6 +203,8 @@ pub struct Client {
     io: Io,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
+    /// Until it has shown a password.
+    stranger: Option<OwnedSemaphorePermit>,
     drain: Option<Drain>,
 }
 
@@ -199,6 +228,7 @@ impl Client {
             io,
             peer,
             permit: None,
+            stranger: None,
             drain: None,
         }
     }
@@ -209,7 +239,6 @@ impl Client {
 fn tune(stream: &TcpStream, peer: Option<SocketAddr>) {
     // Each fails only on a connection that has ended, and reading it will say so.
     let _ = stream.set_nodelay(true);
-    let is_local = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
     if !peer.is_some_and(is_local) {
         let keepalive = socket2::TcpKeepalive::new()
             .with_time(Duration::from_secs(60))
@@ -301,6 +330,10 @@ impl ClientIo for Client {
 
     fn release(&mut self) {
         self.permit = None;
+    }
+
+    fn authenticated(&mut self) {
+        self.stranger = None;
     }
 }
 

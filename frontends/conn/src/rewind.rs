@@ -135,6 +135,10 @@ impl<T: ClientIo> ClientIo for Rewind<T> {
     fn release(&mut self) {
         self.inner.release();
     }
+
+    fn authenticated(&mut self) {
+        self.inner.authenticated();
+    }
 }
 
 impl<T: Stream> Stream for Rewind<T> {

@@ -5,6 +5,7 @@
 //! one message at a time, its head as a whole.
 
 use std::io::{self, IoSlice};
+use std::mem::take;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -86,6 +87,9 @@ impl<C: ClientIo> ClientStream<C> {
     pub(crate) fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut state = self.state();
         let state = &mut *state;
+        if state.exchange.is_authenticated() {
+            state.io.authenticated();
+        }
         // An answer that is complete by now, as most are, costs no system call.
         if state.exchange.is_half_said() != state.resets {
             state.resets = !state.resets;
@@ -238,8 +242,11 @@ impl<C: ClientIo> State<C> {
     }
 
     fn give(&mut self, n: usize, buf: &mut ReadBuf<'_>) {
-        // Split and not advanced: an empty one would hold its memory to the end of the connection.
-        buf.put_slice(&self.ahead.split_to(n));
+        // Split and not advanced, and none is left empty: it would hold its memory to the end of the connection.
+        match n == self.ahead.len() {
+            true => buf.put_slice(&take(&mut self.ahead)),
+            false => buf.put_slice(&self.ahead.split_to(n)),
+        }
     }
 }
 

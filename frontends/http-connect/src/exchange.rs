@@ -61,6 +61,8 @@ struct State {
     traffic: Arc<Traffic>,
     /// The client's body broke.
     body_broke: bool,
+    /// The client has shown what the listener asks for.
+    authenticated: bool,
 }
 
 /// What a connection becomes once it is no HTTP any more.
@@ -91,6 +93,7 @@ impl Exchange {
             record: None,
             traffic: Arc::default(),
             body_broke: false,
+            authenticated: false,
         }))
     }
 
@@ -171,6 +174,14 @@ impl Exchange {
     }
 
     // === what we make of the request ===
+
+    pub(crate) fn authenticated(&self) {
+        self.state().authenticated = true;
+    }
+
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.state().authenticated
+    }
 
     /// The answer's head can go out.
     pub(crate) fn start(&self) {

@@ -144,6 +144,9 @@ where
 
     match over {
         Over::Handover(handover) => {
+            if exchange.is_authenticated() {
+                client.authenticated();
+            }
             let tunnel = Tunnel {
                 client,
                 early,
@@ -198,6 +201,9 @@ async fn respond<S: Connect>(
         Ok(Reply::text(answer, &exchange))
     };
     let asked = request::read(&head, settings, origin);
+    if let Ok(Asked::Tunnel(_) | Asked::Forward(_)) = asked {
+        exchange.authenticated();
+    }
     match &asked {
         Ok(Asked::Help(host)) => {
             let host = host.as_ref().map(host_value);

@@ -127,6 +127,7 @@ where
             return Err(error);
         }
     };
+    client.authenticated();
     let tunnel = Tunnel {
         client,
         early,

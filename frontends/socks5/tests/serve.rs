@@ -3,14 +3,19 @@
 use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use kubevpn_conn::{ClientIo, Credentials, Drain, End, Gate, Limits, Listener, Relayed};
 use kubevpn_socks5::{HandshakeError, ServeError, Settings, reply_code, serve_connection};
 use kubevpn_target::table::{REFUSALS, Row};
 use kubevpn_target::{Connect, ConnectError, Frontend, Target, TargetError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -660,4 +665,74 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
         listener.accept()
     );
     (connected.unwrap(), accepted.unwrap().0)
+}
+
+/// A client that shows whether its listener holds it for known.
+struct Watched {
+    io: DuplexStream,
+    known: Arc<AtomicBool>,
+}
+
+impl ClientIo for Watched {
+    fn authenticated(&mut self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_known_by_its_password_alone() {
+    for (shown, is_known) in [
+        (&b""[..], false),
+        (b"\x01\x03ann\x05wrong", false),
+        (b"\x01\x03ann\x06s3cret\x05\x01\x00\x03", false),
+        (b"\x01\x03ann\x06s3cret\x05\x01\x00\x03\x01x\x00\x50", true),
+    ] {
+        let settings = Settings {
+            credentials: Credentials::new("ann", "s3cret").ok(),
+            ..Settings::default()
+        };
+        let (mut app, io) = duplex(1024);
+        let known = Arc::<AtomicBool>::default();
+        let client = Watched {
+            io,
+            known: Arc::clone(&known),
+        };
+        tokio::spawn(async move {
+            let backend = service_fn(|_: Target| pending::<io::Result<DuplexStream>>());
+            serve_connection(client, backend, &settings).await
+        });
+        app.write_all(&[b"\x05\x01\x02", shown].concat())
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(known.load(Ordering::Relaxed), is_known, "{shown:?}");
+    }
 }

@@ -119,6 +119,60 @@ async fn stopping_closes_the_listener_and_leaves_connections_alone() {
     assert_eq!(client.read_u8().await.unwrap(), b'x');
 }
 
+// === clients that have yet to show a password ===
+
+/// Takes every client for one on another machine.
+struct FromElsewhere(Listener);
+
+impl Accept for FromElsewhere {
+    async fn accept(&mut self) -> io::Result<Io> {
+        self.0.accept().await
+    }
+
+    fn is_stranger(&self, _: Option<SocketAddr>) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_beyond_their_part_is_closed() {
+    let listener = bind("127.0.0.1:0").await;
+    let addr = listener.addr().to_string();
+    let (gate, drain) = (Gate::new(Limits::default()), Drain::new());
+    let (give, mut accepted) = mpsc::channel(16);
+    tokio::spawn({
+        let (gate, mut listener) = (gate.clone(), FromElsewhere(listener));
+        async move {
+            let connection = |client| {
+                let give = give.clone();
+                async move { give.send(client).await.unwrap() }
+            };
+            accept_loop(&mut listener, &gate, &drain, connection).await;
+        }
+    });
+    let mut others: Vec<_> = std::iter::from_fn(|| gate.stranger()).collect();
+    let mut app = TcpStream::connect(&addr).await.unwrap();
+    assert_eq!(app.read(&mut [0]).await.unwrap(), 0);
+    drop(others.pop());
+    let _app = TcpStream::connect(&addr).await.unwrap();
+    let mut client = accepted.recv().await.unwrap();
+    assert!(gate.stranger().is_none(), "the client has the last place");
+    client.authenticated();
+    assert!(gate.stranger().is_some());
+}
+
+#[tokio::test]
+async fn only_a_listener_that_asks_has_strangers_and_none_on_its_machine() {
+    let asks = bind("127.0.0.1:0").await.asks_for_password();
+    let open = bind("127.0.0.1:0").await;
+    let elsewhere = "192.0.2.1:5".parse().ok();
+    assert!(asks.is_stranger(elsewhere) && !open.is_stranger(elsewhere));
+    for near in ["127.0.0.1:5", "[::1]:5", "[::ffff:127.0.0.1]:5"] {
+        assert!(!asks.is_stranger(near.parse().ok()), "{near}");
+    }
+    assert!(!asks.is_stranger(None), "a Unix socket");
+}
+
 // === errors of accepting ===
 
 /// Gives its script, then nothing for ever.
@@ -130,6 +184,10 @@ impl Accept for Script {
             Some(next) => next.map(Io::Tcp),
             None => std::future::pending().await,
         }
+    }
+
+    fn is_stranger(&self, _: Option<SocketAddr>) -> bool {
+        false
     }
 }
 

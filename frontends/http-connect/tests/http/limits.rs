@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_conn::ClientIo;
+use kubevpn_conn::{ClientIo, Credentials};
 use kubevpn_http_connect::{ServeError, Settings, serve_connection};
 use kubevpn_target::{Refusal, Target};
 use tokio::io::{
@@ -362,9 +362,14 @@ struct Watched {
     io: DuplexStream,
     reset: Arc<AtomicBool>,
     broken: Arc<AtomicBool>,
+    known: Arc<AtomicBool>,
 }
 
 impl ClientIo for Watched {
+    fn authenticated(&mut self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
     fn peer(&self) -> Option<SocketAddr> {
         None
     }
@@ -427,6 +432,7 @@ async fn asked(request: &str) -> Asked {
         io: far,
         reset: Arc::clone(&reset),
         broken: Arc::clone(&broken),
+        known: Arc::default(),
     };
     let (streams, mut dials) = mpsc::channel(1);
     let backend = tower::service_fn(move |_: Target| {
@@ -449,6 +455,44 @@ async fn asked(request: &str) -> Asked {
         reset,
         broken,
         served,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_known_by_its_password_alone() {
+    let settings = Arc::new(Settings {
+        credentials: Credentials::new("ann", "s3:cret").ok(),
+        ..Settings::default()
+    });
+    for request in ["GET http://web/", "CONNECT web:80", "GET /", "OPTIONS *"] {
+        for (shown, is_known) in [
+            ("", false),
+            ("Proxy-Authorization: Basic eDp5\r\n", false),
+            ("Proxy-Authorization: Basic YW5uOnMzOmNyZXQ=\r\n", true),
+        ] {
+            let (near, far) = duplex(4096);
+            let watched = Watched {
+                io: far,
+                reset: Arc::default(),
+                broken: Arc::default(),
+                known: Arc::default(),
+            };
+            let known = Arc::clone(&watched.known);
+            let backend =
+                tower::service_fn(|_: Target| std::future::pending::<io::Result<DuplexStream>>());
+            let settings = Arc::clone(&settings);
+            tokio::spawn(async move { serve_connection(watched, backend, &settings).await });
+            let mut client = Peer::new(near);
+            client
+                .send(format!(
+                    "{request} HTTP/1.1\r\nHost: localhost\r\n{shown}\r\n"
+                ))
+                .await;
+            sleep(Duration::from_secs(1)).await;
+            // Our own pages ask nobody on this machine.
+            let is_known = is_known && request.contains("web");
+            assert_eq!(known.load(Ordering::Relaxed), is_known, "{request} {shown}");
+        }
     }
 }
 
