@@ -15,7 +15,7 @@ use crate::recipe::Recipe;
 /// are replaced by those of `options`: kube's default of 295 s for writing would end upgraded streams
 /// that send nothing for so long, and its connector knows no limit for TLS.
 ///
-/// Where rustls has no process-wide cryptography yet, *ring* becomes it: kube's TLS needs one.
+/// Where rustls has no process-wide cryptography yet, aws-lc-rs becomes it: kube's TLS needs one.
 pub fn build(config: Config, options: &Options) -> Result<Client, ClientError> {
     build_renewable(config, options).map(|(client, _)| client)
 }

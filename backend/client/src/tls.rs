@@ -6,8 +6,8 @@ use kube::Config;
 use kube::client::ConfigExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -20,7 +20,7 @@ use crate::error::ClientError;
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     if CryptoProvider::get_default().is_none() {
         // Fails if somebody was faster, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     }
     CryptoProvider::get_default()
         .expect("it was installed")
@@ -150,7 +150,7 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// `insecure-skip-tls-verify`: anybody is the API server.
+/// `insecure-skip-tls-verify`: any certificate will do, whose key signed the handshake. Go checks that too.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 
@@ -168,23 +168,72 @@ impl ServerCertVerifier for Unchecked {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        let key = public_key(leaf).ok_or(CertificateError::BadEncoding)?;
+        let key = webpki::RawPublicKeyEntity::try_from(&key)
+            .map_err(|_| CertificateError::BadEncoding)?;
+        let known = self.0.signature_verification_algorithms.mapping.iter();
+        let of_scheme = known.filter(|(scheme, _)| *scheme == signature.scheme);
+        let mut algorithms = of_scheme.flat_map(|(_, algorithms)| algorithms.iter());
+        match algorithms.any(|algorithm| {
+            key.verify_signature(*algorithm, message, signature.signature())
+                .is_ok()
+        }) {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
     }
 
     fn verify_tls13_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        let key = public_key(leaf).ok_or(CertificateError::BadEncoding)?;
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// The `subjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1), also of one that webpki reads nothing of, of
+/// version 1 for one.
+fn public_key<'a>(certificate: &'a [u8]) -> Option<SubjectPublicKeyInfoDer<'a>> {
+    const VERSION: u8 = 0xA0;
+    let (_, certificate) = element(&mut &*certificate)?;
+    let (_, mut fields) = element(&mut &*certificate)?;
+    if fields.first() == Some(&VERSION) {
+        element(&mut fields)?;
+    }
+    // Serial number, signature algorithm, issuer, validity, subject.
+    for _ in 0..5 {
+        element(&mut fields)?;
+    }
+    let (whole, _) = element(&mut fields)?;
+    Some(whole.into())
+}
+
+/// The next DER element, whole and its contents alone; `rest` begins behind it then. TLS has 3 bytes for a
+/// certificate's length.
+fn element<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let all = *rest;
+    let (head, length) = match *all.get(1)? {
+        short @ ..=0x7F => (2, usize::from(short)),
+        long @ 0x81..=0x83 => {
+            let bytes = all.get(2..2 + usize::from(long & 0x7F))?;
+            let length = bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
+            (2 + bytes.len(), length)
+        }
+        _ => return None,
+    };
+    let whole = all.get(..head + length)?;
+    *rest = &all[whole.len()..];
+    Some((whole, &whole[head..]))
 }

@@ -49,7 +49,7 @@ impl Tls {
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &ca).map_err(failed)?;
 
-        let provider = Arc::new(crypto::ring::default_provider());
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
         let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

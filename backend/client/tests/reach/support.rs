@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 pub(crate) use self::pki::{Ca, Identity};
 pub(crate) use self::proxies::{Asked, HttpProxy, Relay, SocksProxy};
-pub(crate) use self::server::{Server, Speaks};
+pub(crate) use self::server::{BOTH, Server, Speaks};
 
 /// The API server's name: resolved by proxies alone, RFC 6761 keeps it from ever existing.
 pub(crate) const NAME: &str = "api.kubevpn.test";

@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -27,6 +27,31 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Signed by its own key, as `openssl req -x509` does it; `ca` is its CA:TRUE.
+    pub(crate) fn self_signed(names: &[&str], until: i32, ca: bool) -> Self {
+        let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        if ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Self {
+            der: cert.der().clone(),
+            pem: cert.pem(),
+            key,
+        }
+    }
+
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.der.clone()]
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::try_from(self.key.serialize_der()).unwrap()
+    }
+
     pub(crate) fn key_pem(&self) -> String {
         self.key.serialize_pem()
     }
@@ -38,12 +63,16 @@ impl Ca {
     }
 
     pub(crate) fn named(name: &str) -> Self {
+        Self::of(name, KeyPair::generate().unwrap())
+    }
+
+    /// Whose key this is.
+    pub(crate) fn of(name: &str, key: KeyPair) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let key = KeyPair::generate().unwrap();
         let cert = params.self_signed(&key).unwrap();
         Self {
             der: cert.der().clone(),
@@ -60,7 +89,7 @@ impl Ca {
     pub(crate) fn trusted(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
-        ClientConfig::builder_with_provider(ring::default_provider().into())
+        ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
@@ -69,7 +98,12 @@ impl Ca {
 
     /// A certificate for these names and addresses, ending in this year.
     pub(crate) fn issue(&self, names: &[&str], until: i32) -> Identity {
-        self.issue_until(names, |params| {
+        self.issue_to(KeyPair::generate().unwrap(), names, until)
+    }
+
+    /// The same for this key.
+    pub(crate) fn issue_to(&self, key: KeyPair, names: &[&str], until: i32) -> Identity {
+        self.issue_until(key, names, |params| {
             params.not_after = rcgen::date_time_ymd(until, 1, 1)
         })
     }
@@ -78,14 +112,20 @@ impl Ca {
     pub(crate) fn issue_for(&self, names: &[&str], life: Duration) -> (Identity, Timestamp) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let end = Duration::from_secs((now.unwrap() + life).as_secs());
-        let identity = self.issue_until(names, |params| {
+        let key = KeyPair::generate().unwrap();
+        let identity = self.issue_until(key, names, |params| {
             params.not_after = rcgen::date_time_ymd(1970, 1, 1) + end;
         });
         let end = Timestamp::try_from(SystemTime::UNIX_EPOCH + end);
         (identity, end.unwrap())
     }
 
-    fn issue_until(&self, names: &[&str], end: impl FnOnce(&mut CertificateParams)) -> Identity {
+    fn issue_until(
+        &self,
+        key: KeyPair,
+        names: &[&str],
+        end: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name = DistinguishedName::new();
@@ -96,7 +136,6 @@ impl Ca {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
             der: cert.der().clone(),
@@ -107,7 +146,7 @@ impl Ca {
 
     /// A TLS server of this identity; `clients` makes it ask for certificates of ours.
     pub(crate) fn server(&self, identity: &Identity, alpn: &[&str], clients: bool) -> ServerConfig {
-        let provider: Arc<CryptoProvider> = ring::default_provider().into();
+        let provider: Arc<CryptoProvider> = aws_lc_rs::default_provider().into();
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .unwrap();
@@ -120,9 +159,8 @@ impl Ca {
         } else {
             builder.with_no_client_auth()
         };
-        let key = PrivateKeyDer::try_from(identity.key.serialize_der()).unwrap();
         let mut config = builder
-            .with_single_cert(vec![identity.der.clone()], key)
+            .with_single_cert(identity.chain(), identity.private_key())
             .unwrap();
         config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
         config

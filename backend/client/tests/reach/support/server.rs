@@ -14,7 +14,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::HandshakeKind;
+use rustls::{HandshakeKind, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -82,6 +82,15 @@ impl Server {
             Speaks::MutualTls => Some(ca.server(&identity, BOTH, true)),
             Speaks::Plain => None,
         };
+        Self::serving(speaks, ca, tls).await
+    }
+
+    /// With TLS of this configuration, and this authority for those who ask for one.
+    pub(crate) async fn presenting(ca: Ca, tls: ServerConfig) -> Self {
+        Self::serving(Speaks::Tls(BOTH), ca, Some(tls)).await
+    }
+
+    async fn serving(speaks: Speaks, ca: Ca, tls: Option<ServerConfig>) -> Self {
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
