@@ -8,6 +8,7 @@ mod managed {
     mod crashes;
     mod credentials;
     mod faults;
+    mod login;
     mod privacy;
 }
 

@@ -147,6 +147,33 @@ async fn env_prints_export_lines_only() {
         .with(20, &["/nonexistent"]);
 }
 
+/// kubectl with another context, and the logins of all users, do without the proxy.
+#[tokio::test]
+async fn the_hosts_of_all_contexts_are_left_alone() {
+    let rig = Rig::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let more = dir.path().join("more");
+    let text = "{clusters: [{name: other, cluster: {server: 'https://api.other.test:6443'}}], \
+                contexts: [{name: other, context: {cluster: other, user: other}}], \
+                users: [{name: other, user: {exec: {apiVersion: client.authentication.k8s.io/v1, command: aws, \
+                args: [--login-url, 'https://login.other.test/x']}}}]}";
+    std::fs::write(&more, text).unwrap();
+    let files = format!("{}:{}", rig.kubeconfig, more.display());
+    let environment = [("KUBECONFIG", files.as_str()), ("SHELL", "/bin/bash")];
+    let hosts = ["api.other.test", "login.other.test", ".amazonaws.com"];
+    let env = run(&["env", "--http", "3128"], &environment).await;
+    env.with(0, &hosts);
+    let words = [
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "echo $NO_PROXY; echo own $KUBEVPN_PROXIES",
+    ];
+    let ran = run(&words, &environment).await;
+    ran.with(0, &hosts);
+}
+
 /// The file of `pac` and the proxy's own say the same, and no browser of another site may have it.
 #[tokio::test]
 async fn pac_is_printed_written_and_served() {

@@ -112,6 +112,9 @@ pub struct KubeconfigSelection {
     pub proxy_of_env: bool,
     /// Of `--token`: the token itself is in the transient kubeconfig alone.
     pub token_sha256: Option<String>,
+    /// A file could be read only once: what it said is in the transient kubeconfig, and no file is looked at again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_once: bool,
 }
 
 impl KubeconfigSelection {
@@ -136,6 +139,7 @@ impl KubeconfigSelection {
             request_timeout: args.request_timeout,
             proxy_of_env: loaded.proxy_of_env,
             token_sha256: args.token.as_ref().map(digest),
+            read_once: !loaded.once.is_empty(),
         }
     }
 
@@ -281,6 +285,9 @@ pub struct Connection {
     pub state: State,
     /// Empty when all is well.
     pub reason: String,
+    /// The command that logs in, where that is needed and a credential plugin can do it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub login: String,
     pub since: String,
     pub started_at: String,
     pub listeners: Vec<Listener>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::Method;
+use kubevpn_client::own_proxies;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::http::{Trouble, ok, read, send};
@@ -143,6 +144,10 @@ impl Client {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
+        // It outlives them, and needs none of them.
+        for own in own_proxies(std::env::vars_os()) {
+            command.env_remove(own);
+        }
         sys::keep_descriptors();
         let mut child = command.spawn().context("cannot start the daemon")?;
         let stdout = child

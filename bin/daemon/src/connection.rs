@@ -1,5 +1,6 @@
 //! A connection: one cluster, context and namespace, and the listeners it has.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::api::{self, State};
 use crate::engine::{Engine, Listener as _, Session, SessionSettings, Stats};
 use crate::error::ApiError;
 use crate::log::{Level, Log};
+use crate::login;
 use crate::saved::{Saved, SavedListener};
 use crate::state_dir::StateDir;
 
@@ -23,6 +25,8 @@ pub(crate) struct Connection<S: Session> {
     /// Who binds again what is missing: one at a time, or each would be in the other's way.
     restoring: tokio::sync::Mutex<()>,
     health: Mutex<Health>,
+    /// Whether a credential plugin logs in.
+    has_plugin: AtomicBool,
     pub(crate) log: Log,
 }
 
@@ -40,6 +44,7 @@ impl<S: Session> Connection<S> {
         saved: Saved,
         config: kube::Config,
     ) -> Result<Arc<Self>, ApiError> {
+        let has_plugin = AtomicBool::new(config.auth_info.exec.is_some());
         let log = Log::to_file(&dir.log(Some(&saved.id)), saved.log_level);
         let session = engine.open(SessionSettings {
             policy: &saved.policy,
@@ -54,7 +59,22 @@ impl<S: Session> Connection<S> {
             listeners: Mutex::default(),
             restoring: tokio::sync::Mutex::default(),
             health: Mutex::new(Health::new()),
+            has_plugin,
         }))
+    }
+
+    /// Uses these credentials for everything new.
+    pub(crate) fn renew(&self, config: kube::Config) -> Result<(), ApiError> {
+        let has_plugin = config.auth_info.exec.is_some();
+        self.session.renew(config)?;
+        self.has_plugin.store(has_plugin, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the API server does not take its credentials.
+    pub(crate) fn is_unauthenticated(&self) -> bool {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.state().0 == State::Unauthenticated
     }
 
     /// What its state file says.
@@ -211,6 +231,12 @@ impl<S: Session> Connection<S> {
             .iter()
             .map(|f| f.display().to_string());
         let files: Vec<_> = files.collect();
+        let login = match state {
+            State::Unauthenticated if self.has_plugin.load(Ordering::Relaxed) => {
+                login::command(&saved.kubeconfig, &saved.cluster.namespace)
+            }
+            _ => String::new(),
+        };
         api::Connection {
             id: saved.id,
             cluster: saved.cluster.name.unwrap_or_default(),
@@ -223,6 +249,7 @@ impl<S: Session> Connection<S> {
             server: saved.cluster.server,
             state,
             reason,
+            login,
             since: health.since.to_string(),
             started_at: saved.started_at,
             listeners,

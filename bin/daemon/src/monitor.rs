@@ -89,7 +89,7 @@ fn renew<S: Session>(dir: &StateDir, connection: &Connection<S>) -> Result<bool,
         ..
     } = connection.saved().clone();
     // Within a Pod there is no file but those that kube reads again itself.
-    if source.files.is_empty() {
+    if source.files.is_empty() || source.read_once {
         return Ok(false);
     }
     let now = load(&source.args(&cluster.namespace), &source.env())?;
@@ -122,8 +122,7 @@ fn renew<S: Session>(dir: &StateDir, connection: &Connection<S>) -> Result<bool,
         return Ok(false);
     }
     state_dir::write(&path, &serde_json::to_vec(&now).context(unfit)?)?;
-    let loaded = transient(dir, &id, &source)?;
-    connection.session.renew(loaded.config)?;
+    connection.renew(transient(dir, &id, &source)?.config)?;
     Ok(true)
 }
 

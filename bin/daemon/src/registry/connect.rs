@@ -131,6 +131,7 @@ impl<E: Engine> Registry<E> {
             ));
         }
         tell(format!("connection {} is open", saved.id));
+        self.log_in(connection, ask)?;
         connection.restore().await;
         let started = self.attach(connection, &ask.listeners, tell).await?;
         if let Some(level) = ask.log_level {
@@ -145,6 +146,29 @@ impl<E: Engine> Registry<E> {
             return Err(error);
         }
         Ok(opened)
+    }
+
+    /// Credentials that were made by a login just now, in place of those that are not taken; and of a kubeconfig that
+    /// could be read only once what it says this time.
+    fn log_in(
+        &self,
+        connection: &Connection<E::Session>,
+        ask: &ConnectRequest,
+    ) -> Result<(), ApiError> {
+        let path = self.dir.kubeconfig(&ask.id);
+        let now = serde_json::to_vec(&ask.kubeconfig).context("cannot keep the kubeconfig")?;
+        let has_changed = || -> Result<bool, ApiError> {
+            let before = state_dir::read(&path)?;
+            Ok(before.is_none_or(|before| before.as_bytes() != now))
+        };
+        if !connection.is_unauthenticated()
+            && !(ask.kubeconfig_selection.read_once && has_changed()?)
+        {
+            return Ok(());
+        }
+        state_dir::write(&path, &now)?;
+        let loaded = monitor::transient(&self.dir, &ask.id, &ask.kubeconfig_selection)?;
+        connection.renew(loaded.config)
     }
 
     async fn open(&self, ask: &ConnectRequest, tell: Tell<'_>) -> Result<Opened, ApiError> {

@@ -16,6 +16,8 @@ use crate::fake::{Fake, ID, kubeconfig, request};
 use crate::log::Level;
 use crate::state_dir::StateDir;
 
+mod login;
+
 const OTHER: &str = "ba9876543210";
 const FREE: &str = "127.0.0.1:0";
 

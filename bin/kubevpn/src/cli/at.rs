@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
+use kubevpn_client::{Env, KubeconfigArgs, Loaded, OWN_PROXIES, load};
 use kubevpn_conn::Addr;
 use kubevpn_daemon::api::{
     ClusterRef, Connection, ConnectionQuery, KubeconfigSelection, Listener, State,
@@ -133,10 +133,10 @@ impl At {
     }
 
     /// The proxy that was named, else that of the daemon's connection to the cluster of these flags (without flags: of the
-    /// current connection), else one on the default address; and the host of the API server that it goes to, where known.
-    pub(crate) async fn proxy(&self, kube: KubeArgs) -> Result<(Proxy, Option<String>), Failure> {
+    /// current connection), else one on the default address; and the hosts that kubectl goes to, where known.
+    pub(crate) async fn proxy(&self, kube: KubeArgs) -> Result<(Proxy, Vec<String>), Failure> {
         if let Some(named) = self.named()? {
-            return Ok((named, api_server(kube)?));
+            return Ok((named, kubectl_hosts(kube)?));
         }
         let is_asked_for = kube != KubeArgs::default();
         let args = KubeconfigArgs::from(kube);
@@ -149,10 +149,12 @@ impl At {
         if let Some(connection) = connection {
             let proxy = listeners(&connection, |_| true);
             if proxy.is_some() {
-                return Ok((proxy, host(&connection.server)));
+                let mut hosts = loaded.map(|loaded| loaded.hosts).unwrap_or_default();
+                hosts.extend(host(&connection.server));
+                return Ok((proxy, hosts));
             }
         }
-        Ok((Proxy::assumed(), host(&loaded?.server)))
+        Ok((Proxy::assumed(), loaded?.hosts))
     }
 
     /// The same for a cluster whose names are told beside it: only a connection to that very cluster will do.
@@ -170,29 +172,29 @@ impl At {
     }
 }
 
-/// The host of the API server, which programs are to reach without a proxy that was named: nothing else is wanted of the
-/// kubeconfig. Without one, or with one that is of no use, the API server is no exception.
-pub(crate) fn api_server(kube: KubeArgs) -> Result<Option<String>, Failure> {
+/// The hosts that kubectl goes to, whatever the context, which programs are to reach without a proxy that was named: nothing
+/// else is wanted of the kubeconfig. Without one, or with one that is of no use, there are none.
+pub(crate) fn kubectl_hosts(kube: KubeArgs) -> Result<Vec<String>, Failure> {
     let is_asked_for = kube != KubeArgs::default();
     match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
-        Ok(loaded) => Ok(host(&loaded.server)),
+        Ok(loaded) => Ok(loaded.hosts),
         Err(error) if !is_asked_for => {
-            tracing::debug!(%error, "NO_PROXY is without the API server");
-            Ok(None)
+            tracing::debug!(%error, "NO_PROXY is without API servers");
+            Ok(Vec::new())
         }
         Err(error) => Err(error.into()),
     }
 }
 
 /// The host of a server's URL, without the brackets of IPv6.
-pub(crate) fn host(url: &str) -> Option<String> {
+fn host(url: &str) -> Option<String> {
     let url: http::Uri = url.parse().ok()?;
     let host = url.host()?;
     Some(host.trim_matches(['[', ']']).to_owned())
 }
 
-/// The hosts that are never asked of the proxy: this machine, and what the proxy itself goes to.
-pub(crate) fn exceptions(api_server: Option<&str>, known: &str) -> String {
+/// The hosts that are never asked of the proxy: this machine, and what the proxy itself and kubectl go to.
+pub(crate) fn exceptions(hosts: &[String], known: &str) -> String {
     let mut all: Vec<&str> = known
         .split(',')
         .map(str::trim)
@@ -200,7 +202,7 @@ pub(crate) fn exceptions(api_server: Option<&str>, known: &str) -> String {
         .collect();
     for host in ["localhost", "127.0.0.1", "::1"]
         .into_iter()
-        .chain(api_server)
+        .chain(hosts.iter().map(String::as_str))
     {
         if !all.contains(&host) {
             all.push(host);
@@ -222,10 +224,19 @@ impl Proxy {
         }
     }
 
-    /// The variables, each in both cases: some programs read one, some the other.
-    pub(crate) fn variables(&self, no_proxy: &str) -> Vec<(String, String)> {
+    /// The variables, each in both cases: some programs read one, some the other. `own` is what [`OWN_PROXIES`] says
+    /// already.
+    pub(crate) fn variables(&self, no_proxy: &str, own: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
+        let mut own: Vec<_> = own
+            .split(',')
+            .filter(|url| !url.is_empty())
+            .map(str::to_owned)
+            .collect();
         let mut both = |name: &str, value: String| {
+            if name != "no_proxy" && !own.contains(&value) {
+                own.push(value.clone());
+            }
             found.push((name.to_uppercase(), value.clone()));
             found.push((name.to_lowercase(), value));
         };
@@ -244,6 +255,7 @@ impl Proxy {
             both("all_proxy", all);
         }
         both("no_proxy", no_proxy.into());
+        found.push((OWN_PROXIES.to_owned(), own.join(",")));
         found
     }
 
@@ -256,7 +268,8 @@ impl Proxy {
         let except = no_proxy.split(',').map(|host| match host {
             "127.0.0.1" => "127.*".to_owned(),
             host if host.contains(':') => format!("[{host}]"),
-            host => host.trim_start_matches('.').to_owned(),
+            host if host.starts_with('.') => format!("*{host}"),
+            host => host.to_owned(),
         });
         let except = except.collect::<Vec<_>>().join("|");
         if let Some(http) = self.http {
@@ -360,7 +373,7 @@ mod tests {
             login: Some("ann:s3:c/r t".into()),
             ..proxy(Some("3128"), None)
         };
-        let variables = proxy.variables("x");
+        let variables = proxy.variables("x", "");
         let wanted = "http://ann:s3%3Ac%2Fr%20t@127.0.0.1:3128";
         assert!(
             variables.contains(&("HTTP_PROXY".into(), wanted.into())),
@@ -397,10 +410,11 @@ mod tests {
     #[test]
     fn who_is_left_out() {
         let own = "localhost,127.0.0.1,::1";
-        assert_eq!(exceptions(None, ""), own);
-        assert_eq!(exceptions(Some("api.test"), ""), format!("{own},api.test"));
+        assert_eq!(exceptions(&[], ""), own);
+        let of = |host: &str, known| exceptions(&[host.to_owned()], known);
+        assert_eq!(of("api.test", ""), format!("{own},api.test"));
         assert_eq!(
-            exceptions(Some("127.0.0.1"), ".corp, localhost,"),
+            of("127.0.0.1", ".corp, localhost,"),
             ".corp,localhost,127.0.0.1,::1"
         );
     }
@@ -408,18 +422,23 @@ mod tests {
     #[test]
     fn each_variable_in_both_cases() {
         let both = proxy(Some("127.0.0.1:3128"), Some("[::1]:1080"));
-        let variables = both.variables("localhost");
+        let variables = both.variables("localhost", "http://127.0.0.1:9,http://127.0.0.1:3128");
         for (name, value) in [
             ("HTTP_PROXY", "http://127.0.0.1:3128"),
             ("https_proxy", "http://127.0.0.1:3128"),
             ("ALL_PROXY", "http://127.0.0.1:3128"),
             ("all_proxy", "http://127.0.0.1:3128"),
             ("no_proxy", "localhost"),
+            (
+                "KUBEVPN_PROXIES",
+                "http://127.0.0.1:9,http://127.0.0.1:3128",
+            ),
         ] {
             assert!(variables.contains(&(name.into(), value.into())), "{name}");
         }
-        assert_eq!(variables.len(), 8);
-        let socks = Proxy::assumed().variables("x");
+        assert_eq!(variables.len(), 9);
+        let socks = Proxy::assumed().variables("x", "");
+        assert!(socks.contains(&("KUBEVPN_PROXIES".into(), "socks5h://127.0.0.1:1080".into())));
         assert!(!socks.iter().any(|(name, _)| name == "HTTP_PROXY"));
     }
 
@@ -429,8 +448,8 @@ mod tests {
         assert_eq!(
             both.java("localhost,127.0.0.1,::1,.corp", "-Xmx1g "),
             "-Xmx1g -Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1 \
-             -Dhttps.proxyPort=3128 -Dhttp.nonProxyHosts=localhost|127.*|[::1]|corp \
-             -DsocksProxyHost=127.0.0.1 -DsocksProxyPort=1080 -DsocksNonProxyHosts=localhost|127.*|[::1]|corp"
+             -Dhttps.proxyPort=3128 -Dhttp.nonProxyHosts=localhost|127.*|[::1]|*.corp \
+             -DsocksProxyHost=127.0.0.1 -DsocksProxyPort=1080 -DsocksNonProxyHosts=localhost|127.*|[::1]|*.corp"
         );
     }
 }

@@ -122,6 +122,12 @@ impl Connect {
             loaded.context.as_deref().unwrap_or("-"),
             loaded.server
         ));
+        for path in &loaded.once {
+            steps.done(&format!(
+                "{} can be read only once: what it says is kept, and not looked at again",
+                path.display()
+            ));
+        }
         // A credential plugin may ask questions now, here, and not in the background.
         let (client, _) = reach(loaded.config.clone()).await?;
         let uid = probe::api(&client, &loaded.namespace).await?;

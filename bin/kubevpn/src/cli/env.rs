@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use clap::ValueEnum;
+use kubevpn_client::OWN_PROXIES;
 
 use super::at::{At, exceptions};
 use super::kube::KubeArgs;
@@ -14,8 +15,8 @@ use crate::out;
 ///
 /// Nothing but those lines is printed: eval "$(kubevpn env)". Without --http and --socks they name the listeners of the
 /// current connection (`kubevpn connect`), or of the connection to the cluster that --context and the like choose; where there
-/// is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine and the API server, so that kubectl does not go through the
-/// proxy, and what it had before.
+/// is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine, the API servers of all contexts and where their users log in,
+/// so that kubectl does not go through the proxy, and what it had before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -75,11 +76,11 @@ impl Shell {
 
 impl EnvCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let (proxy, api_server) = self.at.proxy(self.kube).await?;
-        let no_proxy = exceptions(api_server.as_deref(), &known_exceptions());
+        let (proxy, hosts) = self.at.proxy(self.kube).await?;
+        let no_proxy = exceptions(&hosts, &known_exceptions());
         let shell = self.shell;
         let shell = shell.unwrap_or_else(|| Shell::of(std::env::var_os("SHELL").as_deref()));
-        for (name, value) in proxy.variables(&no_proxy) {
+        for (name, value) in proxy.variables(&no_proxy, &own_proxies()) {
             out::line(format_args!("{}", shell.export(&name, &value)))?;
         }
         Ok(())
@@ -91,6 +92,11 @@ pub(super) fn known_exceptions() -> String {
     let known = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
     let [upper, lower] = known;
     if upper.is_empty() { lower } else { upper }
+}
+
+/// The proxies of ours that this process was told of.
+pub(super) fn own_proxies() -> String {
+    std::env::var(OWN_PROXIES).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -82,6 +82,9 @@ impl Resolve {
         if self.output == Output::Text {
             steps.tell();
         }
+        for note in loaded.notes {
+            steps.note("kubeconfig", note);
+        }
         steps.note("parse", parsed(&host, port, &namespace));
         let mut found = Found::default();
         let done = explain(&connect, &host, port, limit, &steps, &mut found).await;

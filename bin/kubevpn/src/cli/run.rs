@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::at::{At, Proxy, api_server, exceptions, host, of_daemon_for_run};
-use super::env::known_exceptions;
+use super::at::{At, Proxy, exceptions, kubectl_hosts, of_daemon_for_run};
+use super::env::{known_exceptions, own_proxies};
 use super::kube::KubeArgs;
 use super::listen::{AUTH, credentials};
 use super::policy::PolicyArgs;
@@ -61,19 +61,18 @@ impl Run {
                     "the flags about names are those of the proxy: give them to the one that --http or --socks names",
                 ));
             }
-            let api_server = api_server(self.kube)?;
-            let status = run(&self.command, proxy, api_server.as_deref()).await?;
+            let hosts = kubectl_hosts(self.kube)?;
+            let status = run(&self.command, proxy, &hosts).await?;
             return ended(status);
         }
         let policy = self.policy.policy()?;
         let args = KubeconfigArgs::from(self.kube);
         let loaded = load(&args, &Env::of_process())?;
-        let host = host(&loaded.server);
         let credentials = credentials(None)?;
         if credentials.is_none()
             && let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await
         {
-            let status = run(&self.command, proxy, host.as_deref()).await?;
+            let status = run(&self.command, proxy, &loaded.hosts).await?;
             return ended(status);
         }
         let login = credentials
@@ -99,7 +98,7 @@ impl Run {
             .bound
             .into_iter()
             .for_each(|bound| server.add(bound));
-        let status = run(&self.command, proxy, host.as_deref()).await?;
+        let status = run(&self.command, proxy, &loaded.hosts).await?;
         // What the command left behind has nobody to wait for it.
         server.end(Duration::ZERO, std::future::pending()).await;
         ended(status)
@@ -120,22 +119,18 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-async fn run(
-    words: &[OsString],
-    proxy: Proxy,
-    api_server: Option<&str>,
-) -> Result<ExitStatus, Failure> {
+async fn run(words: &[OsString], proxy: Proxy, hosts: &[String]) -> Result<ExitStatus, Failure> {
     let Some((program, rest)) = words.split_first() else {
         return Err(Failure::value("specify the command after --"));
     };
-    let no_proxy = exceptions(api_server, &known_exceptions());
+    let no_proxy = exceptions(hosts, &known_exceptions());
     let java = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
     // Before the command starts, so that none is missed.
     let mut signals = Signals::new()?;
     let mut command = Command::new(program);
     command
         .args(rest)
-        .envs(proxy.variables(&no_proxy))
+        .envs(proxy.variables(&no_proxy, &own_proxies()))
         .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
         .env("NODE_USE_ENV_PROXY", "1")
         .env_remove(AUTH);

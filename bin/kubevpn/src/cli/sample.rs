@@ -28,6 +28,7 @@ pub(crate) fn connection(id: &str) -> Connection {
         server: "https://10.0.0.1:6443".into(),
         state: State::Connected,
         reason: String::new(),
+        login: String::new(),
         since: "2026-01-02T03:04:05Z".into(),
         started_at: "2026-01-02T03:04:05Z".into(),
         listeners: Vec::new(),

@@ -167,6 +167,10 @@ fn table(status: &Document, wide: bool, home: &str) -> String {
             let reason = out::escaped(&connection.reason);
             text.push_str(&format!("{}: {reason}\n", connection.id));
         }
+        if !connection.login.is_empty() {
+            let login = out::escaped(&connection.login);
+            text.push_str(&format!("{}: log in with: {login}\n", connection.id));
+        }
     }
     for problem in &status.problems {
         text.push_str(&format!(
@@ -183,6 +187,10 @@ fn row(connection: &Connection, current: &str, home: &str) -> Vec<String> {
         Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
         _ => connection.kubeconfig.clone(),
     };
+    let state = match connection.login.is_empty() {
+        true => connection.state.as_str(),
+        false => "login needed",
+    };
     let mark = if connection.id == current { "*" } else { "" };
     vec![
         mark.to_owned(),
@@ -190,7 +198,7 @@ fn row(connection: &Connection, current: &str, home: &str) -> Vec<String> {
         connection.cluster.clone(),
         kubeconfig,
         connection.namespace.clone(),
-        connection.state.as_str().to_owned(),
+        state.to_owned(),
     ]
 }
 

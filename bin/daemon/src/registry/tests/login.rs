@@ -1,0 +1,53 @@
+//! Credentials given anew to a connection that is there.
+
+use super::*;
+
+/// A plugin that wants a person has one when the same is connected again.
+#[tokio::test(start_paused = true)]
+async fn connecting_again_is_the_login() {
+    let rig = Rig::new().await;
+    let mut asked = request(ID, &[FREE]);
+    let server = "https://127.0.0.1:1/";
+    asked.kubeconfig = kubeconfig(server);
+    asked.kubeconfig["users"][0]["user"] = serde_json::json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1", "command": "sh", "interactiveMode": "Never",
+    }});
+    rig.connect(asked.clone()).await.unwrap();
+    rig.connect(asked.clone()).await.unwrap();
+    assert!(rig.engine.world().renewed.is_empty(), "all is well");
+    let login = || rig.registry.status().list[0].login.clone();
+    assert_eq!(login(), "");
+    rig.engine.world().api = Some(Refusal::Unauthenticated);
+    sleep(Duration::from_secs(11)).await;
+    let namespace = format!("of-{ID}");
+    assert_eq!(
+        login(),
+        format!("kubevpn connect --context {ID} --namespace {namespace}")
+    );
+    rig.connect(asked.clone()).await.unwrap_err();
+    assert_eq!(rig.engine.world().renewed, [server]);
+    rig.engine.world().api = None;
+    let opened = rig.connect(asked).await.unwrap();
+    assert!(opened.listeners[0].already);
+    assert_eq!(rig.engine.world().renewed, [server, server]);
+    assert_eq!((rig.state().0, login()), (State::Connected, String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_read_once_is_kept_until_it_is_given_again() {
+    let rig = Rig::new().await;
+    let mut asked = request(ID, &[FREE]);
+    asked.kubeconfig = kubeconfig("https://127.0.0.1:1/");
+    asked.kubeconfig_selection.files = vec!["/dev/fd/63".into()];
+    asked.kubeconfig_selection.read_once = true;
+    rig.connect(asked.clone()).await.unwrap();
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(rig.state(), (State::Connected, String::new()));
+    rig.connect(asked.clone()).await.unwrap();
+    assert!(rig.engine.world().renewed.is_empty());
+    asked.kubeconfig["users"][0]["user"]["token"] = "another token".into();
+    rig.connect(asked).await.unwrap();
+    assert_eq!(rig.engine.world().renewed.len(), 1);
+    let transient = std::fs::read_to_string(rig.dir().kubeconfig(ID)).unwrap();
+    assert!(transient.contains("another token"), "{transient}");
+}
