@@ -6,10 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kubevpn_target::{Host, Name};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
-use crate::index::Asked;
+use crate::objects::Asked;
+use crate::store::Validity;
 use crate::{Cluster, LookupError};
 
 /// What a host and port turned out to be.
@@ -243,7 +242,7 @@ impl Candidates {
     /// Cancellation: nothing is lost by dropping the future.
     pub async fn changed(&self) {
         match &self.source {
-            Some(source) => source.clone().changed().await,
+            Some(source) => source.validity.over().await,
             None => pending().await,
         }
     }
@@ -255,7 +254,7 @@ impl Candidates {
         let Some(source) = &self.source else {
             return pending().await;
         };
-        source.clone().changed().await;
+        source.validity.over().await;
         match source.cluster.ask(&source.query).await? {
             Answer::Pods(mut candidates) => {
                 if self.is_mapped {
@@ -284,26 +283,7 @@ pub(crate) enum Query {
 pub(crate) struct Source {
     pub(crate) cluster: Cluster,
     pub(crate) query: Query,
-    /// Counts the changes of everything watched, marked as seen before the answer was read.
-    pub(crate) changes: watch::Receiver<u64>,
-    /// When the answer is too old to trust, where something is not watched.
-    pub(crate) stale_at: Option<Instant>,
-}
-
-impl Source {
-    async fn changed(mut self) {
-        let stale = async {
-            match self.stale_at {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            // A sender that is gone means nothing is kept any more: the answer is stale.
-            _ = self.changes.changed() => {}
-            () = stale => {}
-        }
-    }
+    pub(crate) validity: Validity,
 }
 
 impl fmt::Debug for Source {

@@ -16,10 +16,10 @@ use kubevpn_target::{Host, Name};
 
 use crate::candidates::{Query, Source};
 use crate::fetch::Server;
-use crate::index::{self, Asked, Kind, PortOf, full_name};
+use crate::objects::{self, Asked, Kind, PortOf, full_name};
+use crate::store::Validity;
+use crate::store::{Stats, View};
 use crate::survey::Listed;
-use crate::trust::Trust;
-use crate::view::{Stats, View};
 use crate::{Answer, Candidates, Domain, LookupError, PodRef, Readiness};
 
 use self::domain::Whose;
@@ -154,9 +154,7 @@ impl Cluster {
 impl Cluster {
     pub(crate) async fn ask(&self, query: &Query) -> Result<Answer, LookupError> {
         let shared = &self.shared;
-        // Before anything is read, so that no change is missed.
-        let changes = shared.view.changes();
-        let trust = &mut Trust::default();
+        let trust = &mut Validity::default();
         let mut answer = match query {
             Query::Target { host, port } => match host {
                 Host::Name(name) => shared.by_name(name, *port, trust).await?,
@@ -171,8 +169,7 @@ impl Cluster {
             candidates.source = Some(Source {
                 cluster: self.clone(),
                 query: query.clone(),
-                changes,
-                stale_at: trust.until,
+                validity: trust.clone(),
             });
             tracing::debug!("{}", describe(candidates));
         }
@@ -186,16 +183,16 @@ impl Shared {
         &self,
         service: &Service,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Hit, LookupError> {
         let full_name = full_name(&service.metadata);
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
-        let port_of = match index::kind(service) {
+        let port_of = match objects::kind(service) {
             Kind::External(to) => return alias(full_name, to),
             Kind::Headless => PortOf::Number(port.number()),
             Kind::Mapped => {
-                let matched = index::service_port(service, port)?;
+                let matched = objects::service_port(service, port)?;
                 if is_api_server(namespace, name) {
                     return Ok(Hit::Answer(Answer::ApiServer));
                 }
@@ -208,18 +205,18 @@ impl Shared {
             }
         };
         let slices = self.view.slices(namespace, name, trust).await?;
-        let found = index::endpoints(slices.iter().map(|s| &**s), port_of, None);
+        let found = objects::endpoints(slices.iter().map(|s| &**s), port_of, None);
         let behind = match &port_of {
-            PortOf::Number(_) => index::behind(service, slices.iter().map(|s| &**s), port),
+            PortOf::Number(_) => objects::behind(service, slices.iter().map(|s| &**s), port),
             PortOf::Named(_) => None,
         };
         let asked = format!("service {full_name}{port}");
-        let none = index::why_none(service, &found);
+        let none = objects::why_none(service, &found);
         let mut candidates = self.candidates(asked, found, trust).await?;
         candidates.service = Some(full_name);
         candidates.behind = behind;
-        candidates.affinity = index::affinity(service);
-        candidates.publishes_unready = index::publishes_unready(service);
+        candidates.affinity = objects::affinity(service);
+        candidates.publishes_unready = objects::publishes_unready(service);
         if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
             candidates.because = Some(none);
         }
@@ -229,7 +226,7 @@ impl Shared {
 
 impl Shared {
     /// Looks at the first Pod that is not ready, if it may be seen: what ails one ails the others as a rule.
-    async fn explain_unready(&self, candidates: &mut Candidates, trust: &mut Trust) {
+    async fn explain_unready(&self, candidates: &mut Candidates, trust: &mut Validity) {
         let mut unready = candidates.endpoints.iter();
         let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
             return;
@@ -238,7 +235,7 @@ impl Shared {
             namespace, name, ..
         } = &endpoint.pod;
         if let Ok(Some(pod)) = self.view.pod(namespace, name, trust).await
-            && let Some(why) = index::why_not_ready(&pod)
+            && let Some(why) = objects::why_not_ready(&pod)
         {
             candidates.because = Some(format!("pod {}: {why}", endpoint.pod));
         }
@@ -279,7 +276,11 @@ fn describe(candidates: &Candidates) -> String {
     let all: Vec<_> = endpoints.chain(strays).collect();
     match all.len() {
         0 => format!("{} has no endpoint", candidates.asked),
-        _ => format!("{} has {}", candidates.asked, index::list(all.into_iter())),
+        _ => format!(
+            "{} has {}",
+            candidates.asked,
+            objects::list(all.into_iter())
+        ),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The API calls: one question, one answer, every failure classified.
 
 use std::fmt::Debug;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::keep::TRUSTED;
+use crate::select::Select;
 
 /// A failed call. Shared: one call may answer many who wait.
 pub(crate) type Failure = Arc<ConnectError>;
+
+/// How long what nothing watches is believed.
+pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
 
 /// How long one call may take, its body included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,70 +82,6 @@ pub(crate) trait Kind:
     /// Neither the list nor the get is allowed: the least that would do is said.
     fn both(_list: Failure, get: Failure) -> Failure {
         get
-    }
-}
-
-/// Which objects of a kind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Select {
-    /// One by its name; the namespace is empty for a kind that has none.
-    Named { namespace: String, name: String },
-    /// The EndpointSlices of a Service.
-    OfService { namespace: String, service: String },
-    /// The Pods whose first address this is, everywhere or in one namespace.
-    WithAddress {
-        namespace: Option<String>,
-        ip: IpAddr,
-    },
-    /// Those with a label, in one namespace.
-    WithLabel {
-        namespace: String,
-        label: &'static str,
-    },
-    /// All, everywhere or in one namespace.
-    All { namespace: Option<String> },
-}
-
-impl Select {
-    pub(crate) fn named(namespace: &str, name: &str) -> Self {
-        Self::Named {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
-    }
-
-    pub(crate) fn of_service(namespace: &str, service: &str) -> Self {
-        Self::OfService {
-            namespace: namespace.into(),
-            service: service.into(),
-        }
-    }
-
-    pub(crate) fn namespace(&self) -> Option<&str> {
-        match self {
-            Self::Named { namespace, .. }
-            | Self::OfService { namespace, .. }
-            | Self::WithLabel { namespace, .. } => Some(namespace),
-            Self::WithAddress { namespace, .. } | Self::All { namespace } => namespace.as_deref(),
-        }
-    }
-
-    pub(crate) fn fields(&self) -> Option<String> {
-        match self {
-            Self::Named { name, .. } => Some(format!("metadata.name={name}")),
-            Self::WithAddress { ip, .. } => Some(format!("status.podIP={ip}")),
-            Self::OfService { .. } | Self::WithLabel { .. } | Self::All { .. } => None,
-        }
-    }
-
-    pub(crate) fn labels(&self) -> Option<String> {
-        match self {
-            Self::OfService { service, .. } => {
-                Some(format!("kubernetes.io/service-name={service}"))
-            }
-            Self::WithLabel { label, .. } => Some((*label).to_owned()),
-            _ => None,
-        }
     }
 }
 

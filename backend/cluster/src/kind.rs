@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 use kubevpn_target::{ConnectError, Refusal};
 
-use crate::fetch::{Failure, Kind, Select, Server, get};
-use crate::index::slices_of;
+use crate::fetch::{Failure, Kind, Server, get};
+use crate::objects::slices_of;
+use crate::select::Select;
 
 fn namespaced<K>(client: Client, namespace: Option<&str>) -> Api<K>
 where

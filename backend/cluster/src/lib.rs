@@ -53,18 +53,15 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod fetch;
-mod index;
-mod keep;
 mod kind;
 #[cfg(test)]
 mod log;
 mod name;
+mod objects;
 mod records;
+mod select;
+mod store;
 mod survey;
-mod trust;
-mod view;
-#[cfg(feature = "watch")]
-mod watch;
 
 pub use self::candidates::{
     Answer, Candidates, Endpoint, Fate, Outside, PodRef, Question, Readiness, Stray,
@@ -73,5 +70,5 @@ pub use self::cluster::{Cluster, Settings};
 pub use self::error::LookupError;
 pub use self::name::Domain;
 pub use self::records::{Known, Record, RecordKind, Records};
+pub use self::store::Stats;
 pub use self::survey::{Failed, Listed, Survey};
-pub use self::view::Stats;

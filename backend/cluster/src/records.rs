@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kubevpn_target::Name;
 
-use crate::index::{self, Kind};
 use crate::name::{before, is_object_label};
+use crate::objects::{self, Kind, cluster_ips};
 use crate::{Domain, LookupError};
 
 /// Which records are asked for.
@@ -161,7 +161,7 @@ pub(crate) fn of_service<'a>(
     wanted: RecordKind,
     domain: &Domain,
 ) -> Option<Records> {
-    let members = match (index::kind(service), part) {
+    let members = match (objects::kind(service), part) {
         (Kind::External(_), _) => return None,
         (Kind::Mapped, Part::Whole | Part::Port { .. }) => mapped(service, part),
         _ => endpoints(slices, part),
@@ -249,20 +249,6 @@ fn mapped(service: &Service, part: Part<'_>) -> Vec<Member> {
     ports
         .flat_map(|port| cluster_ips(service).map(move |ip| member(port.port, ip)))
         .collect()
-}
-
-/// The addresses that DNS has for a Service: not the external ones.
-pub(crate) fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
-    let spec = service.spec.iter();
-    let all = spec.flat_map(|spec| {
-        let many = spec.cluster_ips.iter().flatten();
-        let one = spec
-            .cluster_ip
-            .iter()
-            .filter(|_| spec.cluster_ips.is_none());
-        many.chain(one)
-    });
-    all.filter_map(|text| text.parse().ok())
 }
 
 fn endpoints<'a>(

@@ -5,8 +5,9 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kubevpn_target::ConnectError;
 
 use crate::Cluster;
-use crate::fetch::{Failure, Select, first_page, is_forbidden};
-use crate::keep::lock;
+use crate::fetch::{Failure, first_page, is_forbidden};
+use crate::select::Select;
+use crate::store::lock;
 
 /// How many Services are named, and how many ranges.
 const SERVICES: u32 = 500;

@@ -7,10 +7,10 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::Shared;
 use crate::fetch::Failure;
-use crate::index::{Asked, Bare, Found, answers_at, on_node_network, pods_at};
-use crate::keep::Objects;
-use crate::trust::Trust;
-use crate::view::Seen;
+use crate::objects::{Asked, Bare, Found, answers_at, on_node_network, pods_at};
+use crate::select::Objects;
+use crate::store::Seen;
+use crate::store::Validity;
 use crate::{Answer, Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
 
 /// How many addresses without an owner are looked up for one Service.
@@ -21,7 +21,7 @@ impl Shared {
         &self,
         ip: IpAddr,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Answer, LookupError> {
         let outside = || {
             Answer::Outside(Outside {
@@ -98,7 +98,7 @@ impl Shared {
         ip: IpAddr,
         port: Asked,
         known: Option<Objects<Pod>>,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Answer>, LookupError> {
         if let Some(pods) = known {
             let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
@@ -131,7 +131,7 @@ impl Shared {
         &self,
         service: &Service,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Answer, LookupError> {
         let hit = self.serve(service, port, trust).await?;
         self.follow(hit, port, trust).await
@@ -139,7 +139,7 @@ impl Shared {
 
     /// A Pod known from a Service in use. One that does not serve on the port there is looked at first: it
     /// may have its address together with others, from the node.
-    async fn seen_at(&self, ip: IpAddr, port: Asked, trust: &mut Trust) -> Option<Endpoint> {
+    async fn seen_at(&self, ip: IpAddr, port: Asked, trust: &mut Validity) -> Option<Endpoint> {
         let (pod, serves) = self.view.seen_pod(ip, port.number())?;
         tracing::debug!("{ip} is of pod {pod}, known from a service in use");
         if serves {
@@ -160,7 +160,7 @@ impl Shared {
         &self,
         asked: String,
         found: Found,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Candidates, Failure> {
         let mut candidates = Candidates::new(asked, found.pods);
         candidates.strays = found.strays;
@@ -198,7 +198,7 @@ impl Shared {
     async fn owners(
         &self,
         bare: &Bare,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Result<Vec<Endpoint>, String>, Failure> {
         let seen = self.view.pods_at(bare.ip, None, trust).await?;
         // That it is no Pod's is part of the answer, so it is kept like one.

@@ -8,8 +8,8 @@ use tokio::sync::OnceCell;
 use super::{Hit, Settings, Shared};
 use crate::corefile::cluster_zones;
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{Asked, dns_endpoint};
-use crate::trust::Trust;
+use crate::objects::{Asked, dns_endpoint};
+use crate::store::Validity;
 use crate::{Answer, Candidates, Domain, LookupError};
 
 /// The port that DNS is spoken on (RFC 1035 section 4.2).
@@ -81,7 +81,7 @@ impl Shared {
     }
 
     /// The Pods of the cluster's DNS: those of its Service, else those with its label.
-    pub(super) async fn dns(&self, trust: &mut Trust) -> Result<Answer, LookupError> {
+    pub(super) async fn dns(&self, trust: &mut Validity) -> Result<Answer, LookupError> {
         let (namespace, name) = &self.settings.dns;
         let Some(service) = self.view.service(namespace, name, trust).await? else {
             return Ok(Answer::Pods(self.labelled_dns(trust).await?));
@@ -95,7 +95,7 @@ impl Shared {
         }
     }
 
-    async fn labelled_dns(&self, trust: &mut Trust) -> Result<Candidates, LookupError> {
+    async fn labelled_dns(&self, trust: &mut Validity) -> Result<Candidates, LookupError> {
         let (namespace, name) = &self.settings.dns;
         let pods = self.view.labelled(namespace, LABEL, trust).await?;
         let endpoints: Vec<_> = pods.iter().filter_map(|pod| dns_endpoint(pod)).collect();

@@ -4,9 +4,9 @@ use kubevpn_target::{Host, Name};
 
 use super::{Hit, Shared, is_api_server};
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
 use crate::name::{Reading, Unknown, in_full, questions, readings, spells_domain, unknown};
-use crate::trust::Trust;
+use crate::objects::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
+use crate::store::Validity;
 use crate::{Answer, Candidates, Domain, LookupError, Outside, Question};
 
 /// How many ExternalName Services are followed.
@@ -51,7 +51,7 @@ impl Shared {
         &self,
         name: &Name,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Answer, LookupError> {
         match self.read(name, port, trust).await? {
             Ok(hit) => self.follow(hit, port, trust).await,
@@ -64,7 +64,7 @@ impl Shared {
         &self,
         mut hit: Hit,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Answer, LookupError> {
         let mut passed: Vec<String> = Vec::new();
         loop {
@@ -93,7 +93,7 @@ impl Shared {
         &self,
         name: &Name,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Result<Hit, Nothing>, LookupError> {
         let namespace = &self.settings.namespace;
         let mut domain = self.whose.guess();
@@ -162,7 +162,7 @@ impl Shared {
         &self,
         reading: &Reading,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Hit>, Stop> {
         let view = &self.view;
         match reading {
@@ -190,11 +190,11 @@ impl Shared {
                 let Some(object) = view.service(namespace, service, trust).await? else {
                     return Ok(None);
                 };
-                if let Kind::External(_) = index::kind(&object) {
+                if let Kind::External(_) = objects::kind(&object) {
                     return Ok(None);
                 }
                 let slices = view.slices(namespace, service, trust).await?;
-                let found = index::endpoints(
+                let found = objects::endpoints(
                     slices.iter().map(|s| &**s),
                     PortOf::Number(port.number()),
                     Some(hostname),
@@ -205,7 +205,7 @@ impl Shared {
                 let asked = format!("{reading}{port}");
                 let mut candidates = self.candidates(asked, found, trust).await?;
                 candidates.service = Some(format!("{namespace}/{service}"));
-                candidates.publishes_unready = index::publishes_unready(&object);
+                candidates.publishes_unready = objects::publishes_unready(&object);
                 Ok(Some(Hit::pods(candidates)))
             }
             Reading::PodAddress { namespace, ip } => {
@@ -240,7 +240,7 @@ impl Shared {
         name: &Name,
         nothing: Nothing,
         alias: Option<&String>,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Answer, LookupError> {
         let pointed = match alias {
             Some(service) => format!(" (where service {service} points)"),
@@ -329,7 +329,7 @@ impl Shared {
         name: &Name,
         meant: Option<&Reading>,
         pointed: &str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> LookupError {
         let because = match meant {
             None if name.is_absolute() && pointed.is_empty() => {
@@ -355,7 +355,7 @@ impl Shared {
     }
 
     /// The active namespace is taken to exist: whoever has rights there alone may not see that it does.
-    async fn has_namespace(&self, name: &str, trust: &mut Trust) -> Result<bool, Failure> {
+    async fn has_namespace(&self, name: &str, trust: &mut Validity) -> Result<bool, Failure> {
         if name == self.settings.namespace {
             return Ok(true);
         }

@@ -7,11 +7,11 @@ use kubevpn_target::Name;
 
 use super::{Cluster, Shared};
 use crate::fetch::{Failure, is_forbidden};
-use crate::index::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
 use crate::name::undash;
+use crate::objects::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
 use crate::records::{Form, Part, addresses, form, of_service, pointer};
-use crate::trust::Trust;
-use crate::view::Seen;
+use crate::store::Seen;
+use crate::store::Validity;
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
 
 impl Cluster {
@@ -94,7 +94,7 @@ impl Shared {
         wanted: RecordKind,
         domain: &Domain,
     ) -> Result<Found, Failure> {
-        let trust = &mut Trust::default();
+        let trust = &mut Validity::default();
         match form {
             Form::Branch => Ok(Found::Records(Records::default())),
             Form::Namespace(namespace) => {
@@ -109,7 +109,7 @@ impl Shared {
                 let Some(service) = self.view.service(namespace, name, trust).await? else {
                     return Ok(Found::Missing);
                 };
-                let kind = index::kind(&service);
+                let kind = objects::kind(&service);
                 if let Kind::External(to) = kind {
                     let to = Name::parse(&format!("{}.", to.trim_end_matches('.')));
                     return Ok(match (part, to) {
@@ -144,7 +144,7 @@ impl Shared {
     }
 
     async fn at_address(&self, ip: IpAddr, domain: &Domain) -> Result<Found, Failure> {
-        let trust = &mut Trust::default();
+        let trust = &mut Validity::default();
         let port = Asked(None);
         let pointing = |text: String| {
             let name = Name::parse(&text).ok()?;

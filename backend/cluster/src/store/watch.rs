@@ -24,8 +24,13 @@ use kube::ResourceExt;
 use kube::api::{WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::fetch::{Failure, Kind, is_forbidden, list};
-use crate::keep::{ABSENT, Entry, Loading, Objects, Path, RIGHTS, TRUSTED};
+use super::entry::{Entry, RIGHTS};
+use super::load::{Loading, Path};
+use crate::fetch::{Failure, Kind, TRUSTED, is_forbidden, list};
+use crate::select::Objects;
+
+/// How long it is believed that something does not exist.
+pub(super) const ABSENT: Duration = Duration::from_secs(5);
 
 /// Between attempts to have a watch back: doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -59,6 +64,8 @@ pub(crate) enum Ended {
     NotListed(Failure),
     /// What was found is said, and will get old; after this time a watch is worth another attempt.
     NotWatched(Duration),
+    /// There is nothing, and nobody said that this matters.
+    Absent,
 }
 
 /// How a watch, or the list that it needs, came to its end.
@@ -77,18 +84,21 @@ enum Broken {
 
 type Set<K> = BTreeMap<(String, String), Arc<K>>;
 
-/// Loads an entry and keeps it, until it may be forgotten.
-pub(crate) async fn keep<K: Kind>(loading: &Loading<K>) -> Result<(), Ended> {
+/// Loads an entry and keeps it; why it is not kept, or no longer.
+pub(super) async fn keep<K: Kind>(loading: &Loading<K>) -> Ended {
     let Loading { env, entry, .. } = loading;
-    let (set, version) = listed(loading).await.map_err(Ended::NotListed)?;
+    let (set, version) = match listed(loading).await {
+        Ok(listed) => listed,
+        Err(failure) => return Ended::NotListed(failure),
+    };
     let listed_at = Instant::now();
     if set.is_empty() && !entry.is_pinned() && !parked(entry).await {
-        return Ok(());
+        return Ended::Absent;
     }
     let Ok(_watch) = env.watches.clone().try_acquire_owned() else {
         tracing::debug!(select = ?entry.select, "read from time to time: there are as many watches as may be");
         entry.read(Ok(objects(&set)), TRUSTED);
-        return Err(Ended::NotWatched(RIGHTS));
+        return Ended::NotWatched(RIGHTS);
     };
     entry.followed();
     entry.read(Ok(objects(&set)), GRACE);
@@ -102,17 +112,7 @@ pub(crate) async fn keep<K: Kind>(loading: &Loading<K>) -> Result<(), Ended> {
         breaks: 0,
         allowed: false,
     };
-    let mut following = pin!(follower.follow());
-    loop {
-        tokio::select! {
-            ended = &mut following => return Err(Ended::NotWatched(ended)),
-            () = sleep_until(entry.used() + env.idle) => {
-                if loading.gave_up() {
-                    return Ok(());
-                }
-            }
-        }
-    }
+    Ended::NotWatched(follower.follow().await)
 }
 
 /// All objects of the selection, and the version they have together.
@@ -236,14 +236,7 @@ impl<K: Kind> Follower<'_, K> {
     /// Nobody tells of changes any more: what is known gets old.
     fn given_up(&self, retry: Duration) -> Duration {
         self.believed_until(self.fresh + TRUSTED);
-        self.loading.env.changes.send_modify(|n| *n += 1);
         retry
-    }
-
-    fn tell(&self) {
-        let Loading { env, entry, .. } = self.loading;
-        entry.watched(objects(&self.set));
-        env.changes.send_modify(|n| *n += 1);
     }
 
     fn believed_until(&self, until: Instant) {
@@ -295,7 +288,6 @@ impl<K: Kind> Follower<'_, K> {
         self.fresh = Instant::now();
         if set != self.set {
             self.set = set;
-            self.loading.env.changes.send_modify(|n| *n += 1);
         }
         self.believed_until(self.fresh + GRACE);
     }
@@ -424,8 +416,11 @@ impl<K: Kind> Follower<'_, K> {
             Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                 self.advance(object.resource_version());
                 let (key, object) = kept(object);
-                let old = self.set.insert(key, object.clone());
-                old.is_none_or(|old| old != object)
+                let changed = self.set.get(&key) != Some(&object);
+                if changed {
+                    self.set.insert(key, object);
+                }
+                changed
             }
             Some(Ok(WatchEvent::Deleted(object))) => {
                 self.advance(object.resource_version());
@@ -440,9 +435,7 @@ impl<K: Kind> Follower<'_, K> {
         };
         self.heard = true;
         let entry = &self.loading.entry;
-        if changed {
-            self.tell();
-        } else if !self.proven {
+        if changed || !self.proven {
             entry.watched(objects(&self.set));
         }
         if !self.proven {

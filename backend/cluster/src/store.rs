@@ -1,6 +1,12 @@
 //! What can be seen of the cluster: one method per question.
 
+mod entry;
+mod load;
 mod second;
+mod shelf;
+mod validity;
+#[cfg(feature = "watch")]
+mod watch;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,16 +18,21 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
 use kube::Client;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::PodRef;
-use crate::fetch::{Failure, Select, Server, get, is_forbidden};
-use crate::index::{Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses};
-use crate::keep::{Env, Objects, Path, RIGHTS, Shelf, lock};
-use crate::trust::Trust;
+use crate::fetch::{Failure, Server, get, is_forbidden};
+use crate::objects::{
+    Asked, answers_at, has_cluster_ip, pod_addresses, seen_pod, service_addresses,
+};
+use crate::select::{Objects, Select};
 
+use self::entry::RIGHTS;
+use self::load::{Env, Path};
 use self::second::Searches;
+use self::shelf::Shelf;
+pub(crate) use self::validity::{Validity, lock};
 
 /// How many watches are open at a time; what is beyond is read again when it is asked for.
 const WATCHES: usize = 512;
@@ -73,7 +84,6 @@ impl View {
     pub(crate) fn new(client: Client, namespace: String, idle: Duration) -> Self {
         let env = Arc::new(Env {
             server: Server::new(client),
-            changes: watch::Sender::new(0),
             watches: Arc::new(Semaphore::new(WATCHES)),
             idle: idle.min(LONGEST_IDLE),
             path: Path::default(),
@@ -95,11 +105,6 @@ impl View {
 
     pub(crate) fn server(&self) -> &Server {
         &self.env.server
-    }
-
-    /// Counts changes from now on.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.env.changes.subscribe()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -150,7 +155,7 @@ impl View {
         &self,
         namespace: &str,
         name: &str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let select = Select::named(namespace, name);
         let found = self.services.get(&select, trust).await?;
@@ -162,7 +167,7 @@ impl View {
         &self,
         namespace: &str,
         service: &str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Objects<EndpointSlice>, Failure> {
         let select = Select::of_service(namespace, service);
         let slices = self.slices.get(&select, trust).await?;
@@ -178,7 +183,7 @@ impl View {
         &self,
         namespace: &str,
         name: &str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Arc<Pod>>, Failure> {
         let select = Select::named(namespace, name);
         let found = self.pods.get(&select, trust).await?;
@@ -212,7 +217,7 @@ impl View {
         &self,
         namespace: &str,
         label: &'static str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Objects<Pod>, Failure> {
         let namespace = namespace.to_owned();
         let select = Select::WithLabel { namespace, label };
@@ -229,7 +234,7 @@ impl View {
     pub(crate) async fn has_namespace(
         &self,
         name: &str,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<bool, Failure> {
         let select = Select::named("", name);
         let found = self.namespaces.get(&select, trust).await?;
@@ -245,7 +250,7 @@ impl View {
     pub(crate) async fn known_pods_at(
         &self,
         ip: IpAddr,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Option<Objects<Pod>> {
         for namespace in self.places(None) {
             let select = Select::WithAddress { namespace, ip };
@@ -271,7 +276,7 @@ impl View {
         &self,
         ip: IpAddr,
         within: Option<&str>,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
         let first = self.pods_with_first_address(ip, within, trust).await?;
         if !first.found.is_empty() {
@@ -297,7 +302,7 @@ impl View {
         &self,
         ip: IpAddr,
         within: Option<&str>,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Seen<Vec<Arc<Pod>>>, Failure> {
         let mut hidden = None;
         let mut found = Vec::new();
@@ -323,7 +328,7 @@ impl View {
         &self,
         ip: IpAddr,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let known = lock(&self.owners).get(&(ip, port)).cloned();
         let Some((namespace, name)) = known else {
@@ -342,7 +347,7 @@ impl View {
         &self,
         ip: IpAddr,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Option<Arc<Service>>, Failure> {
         let Some((namespace, name)) = self.parent_of(ip, trust).await? else {
             return Ok(None);
@@ -358,7 +363,7 @@ impl View {
         &self,
         ip: IpAddr,
         port: Asked,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Seen<Option<Arc<Service>>>, Failure> {
         let mut hidden = None;
         for namespace in self.places(None) {
@@ -398,7 +403,7 @@ impl View {
     }
 
     /// What the IPAddress object says; nothing where there is none or it may not be read.
-    async fn parent_of(&self, ip: IpAddr, trust: &mut Trust) -> Result<Option<Name>, Failure> {
+    async fn parent_of(&self, ip: IpAddr, trust: &mut Validity) -> Result<Option<Name>, Failure> {
         let select = Select::named("", &ip.to_string());
         let found = match self.addresses.get(&select, trust).await {
             Ok(found) => found,

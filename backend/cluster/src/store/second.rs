@@ -12,10 +12,12 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::load::cut_off;
+use super::validity::lock;
 use super::{Name, Seen, View};
-use crate::fetch::{Failure, Select, Server, first_page, is_forbidden, list};
-use crate::index::{on_node_network, pod_addresses};
-use crate::keep::{cut_off, lock};
+use crate::fetch::{Failure, Server, first_page, is_forbidden, list};
+use crate::objects::{on_node_network, pod_addresses};
+use crate::select::Select;
 
 /// How long the list of all Pods is believed, which only second addresses need; and how long it is believed
 /// that there are none, after Pods showed none that would have one.

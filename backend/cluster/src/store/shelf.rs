@@ -10,33 +10,20 @@
 //! An answer that was good once is served on while the API server is away, and until a refusal has stood for some
 //! seconds. Whoever asks meanwhile waits [`PATIENT`] at most for a newer one.
 
-mod entry;
-
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use kubevpn_target::{ConnectError, Refusal};
-use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::instrument::WithSubscriber as _;
 
-use crate::fetch::{Failure, Kind, Select, Server, is_forbidden, list};
-use crate::trust::Trust;
-
-pub(crate) use self::entry::Entry;
-use self::entry::{Held, Known, Missing};
-
-/// How long what nothing watches is believed.
-pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
-
-/// How long it is believed that something does not exist.
-pub(crate) const ABSENT: Duration = Duration::from_secs(5);
-
-/// After this time a right that was missing is asked for again.
-pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
+use super::entry::{Entry, Known, Missing, RIGHTS};
+use super::load::{Env, Loading, cut_off};
+use super::validity::{Changes, Validity, lock};
+use crate::fetch::{Failure, Kind, is_forbidden};
+use crate::select::{Objects, Select};
 
 /// How long a load may take before whoever waits for it gets the last good answer instead.
 const PATIENT: Duration = Duration::from_secs(2);
@@ -44,68 +31,6 @@ const PATIENT: Duration = Duration::from_secs(2);
 /// Entries per kind; the least recently used goes first. And how often unused ones are looked for.
 const ENTRIES: usize = 4096;
 const SWEEP: Duration = Duration::from_secs(30);
-
-/// What the objects of one cluster are kept with.
-pub(crate) struct Env {
-    pub(crate) server: Server,
-    /// Counts the changes of everything kept.
-    pub(crate) changes: watch::Sender<u64>,
-    /// One for each watch that may be open at a time.
-    pub(crate) watches: Arc<Semaphore>,
-    /// An entry that nobody used for this long is no longer watched.
-    pub(crate) idle: Duration,
-    /// Whether the way to the API server passes the events of watches on.
-    pub(crate) path: Path,
-}
-
-/// What watches have shown of the way to the API server since one last broke: whether it passes their events on, which
-/// is true of all or of none.
-#[derive(Default)]
-pub(crate) struct Path {
-    /// How many watches broke, and how many had when one was opened that something came over.
-    broke: AtomicU64,
-    passed: AtomicU64,
-    /// A watch is open to find out.
-    asking: AtomicBool,
-}
-
-impl Path {
-    pub(crate) fn breaks(&self) -> u64 {
-        self.broke.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn broke(&self) {
-        self.broke.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Something came over a watch that was opened after so many had broken.
-    pub(crate) fn passed(&self, breaks: u64) {
-        self.passed.fetch_max(breaks + 1, Ordering::AcqRel);
-    }
-
-    /// Whether something came over any watch that was opened since the last one broke.
-    pub(crate) fn passes(&self) -> bool {
-        self.passed.load(Ordering::Acquire) > self.breaks()
-    }
-
-    /// Has one caller at a time find out.
-    pub(crate) fn ask(&self) -> Option<PathAsked<'_>> {
-        let asking = self.asking.swap(true, Ordering::AcqRel);
-        (!asking).then_some(PathAsked(self))
-    }
-}
-
-/// Somebody finds out.
-pub(crate) struct PathAsked<'a>(&'a Path);
-
-impl Drop for PathAsked<'_> {
-    fn drop(&mut self) {
-        self.0.asking.store(false, Ordering::Release);
-    }
-}
-
-/// The objects of a selection at one moment.
-pub(crate) type Objects<K> = Arc<Vec<Arc<K>>>;
 
 pub(crate) struct Shelf<K: Kind> {
     env: Arc<Env>,
@@ -137,6 +62,7 @@ impl Drop for Task {
 struct Asked<K> {
     known: Option<Known<K>>,
     entry: Arc<Entry<K>>,
+    changes: Changes,
     /// How many loads the entry had then.
     before: u64,
     /// When the load began that is waited for.
@@ -161,9 +87,11 @@ impl<K: Kind> Shelf<K> {
     pub(crate) async fn get(
         &self,
         select: &Select,
-        trust: &mut Trust,
+        trust: &mut Validity,
     ) -> Result<Objects<K>, Failure> {
-        let known = self.ask(select)?.known().await?;
+        let asked = self.ask(select)?;
+        trust.rests_on(asked.changes.clone());
+        let known = asked.known().await?;
         if let Some(until) = known.until {
             trust.until(until);
         }
@@ -181,7 +109,7 @@ impl<K: Kind> Shelf<K> {
         let slots = lock(&self.slots);
         let entry = &slots.by_select.get(select)?.entry;
         let objects = entry.last_good()?;
-        *lock(&entry.used) = Instant::now();
+        entry.pulse.touch();
         Some(objects)
     }
 
@@ -221,7 +149,8 @@ impl<K: Kind> Shelf<K> {
             .entry(select.clone())
             .or_insert_with(|| Slot::new(select.clone(), now));
         let entry = slot.entry.clone();
-        *lock(&entry.used) = now;
+        entry.pulse.touch();
+        let changes = Changes::of(&entry.pulse);
         let (mut known, mut before, mut since) = (None, 0, now);
         let mut turn = None;
         entry.state.send_if_modified(|state| {
@@ -242,15 +171,16 @@ impl<K: Kind> Shelf<K> {
             let loading = Loading {
                 env: self.env.clone(),
                 entry: entry.clone(),
-                slots: Arc::downgrade(&self.slots),
                 turn,
             };
-            let task = tokio::spawn(loading.run().with_current_subscriber());
+            let task = run(loading, Arc::downgrade(&self.slots));
+            let task = tokio::spawn(task.with_current_subscriber());
             slot.task = Task(Some(task.abort_handle()));
         }
         Ok(Asked {
             known,
             entry,
+            changes,
             before,
             since,
         })
@@ -282,7 +212,7 @@ impl<K: Kind> Asked<K> {
         };
         // The entry holds the sender: waiting cannot fail.
         let state = loaded.map_err(|_| cut_off())?;
-        state.known().ok_or_else(cut_off)
+        state.held.known().ok_or_else(cut_off)
     }
 }
 
@@ -307,12 +237,12 @@ impl<K> Slots<K> {
         self.by_select.retain(|_, slot| {
             let state = slot.entry.state.borrow();
             let kept = state.followed || state.loading.is_some();
-            kept || now < *lock(&slot.entry.used) + SWEEP
+            kept || now < slot.entry.pulse.used() + SWEEP
         });
         if self.by_select.len() >= ENTRIES {
             let idle = |slot: &&Slot<K>| slot.entry.state.borrow().loading.is_none();
             let slots = self.by_select.values().filter(idle);
-            let oldest = slots.min_by_key(|slot| *lock(&slot.entry.used));
+            let oldest = slots.min_by_key(|slot| slot.entry.pulse.used());
             let Some(select) = oldest.map(|slot| slot.entry.select.clone()) else {
                 return false;
             };
@@ -322,133 +252,58 @@ impl<K> Slots<K> {
     }
 }
 
-/// The load of one entry, and the watch that may follow it.
-pub(crate) struct Loading<K: Kind> {
-    pub(crate) env: Arc<Env>,
-    pub(crate) entry: Arc<Entry<K>>,
-    slots: Weak<Mutex<Slots<K>>>,
-    /// Which of the entry's tasks this is.
-    turn: u64,
+/// Loads an entry, and keeps it while it is used.
+async fn run<K: Kind>(loading: Loading<K>, slots: Weak<Mutex<Slots<K>>>) {
+    tokio::select! {
+        () = load(&loading) => {}
+        () = unused(&loading, &slots) => {}
+    }
 }
 
-impl<K: Kind> Loading<K> {
-    async fn run(self) {
-        #[cfg(feature = "watch")]
-        if K::LISTED && self.entry.missing().is_none() {
-            use crate::watch::{Ended, keep};
-            let ended = keep(&self).await;
-            match &ended {
-                Err(Ended::NotWatched(retry)) => self.entry.lacks(Missing::Watch, *retry),
-                Err(Ended::NotListed(failure)) if is_forbidden(failure) => {
-                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
-                }
-                _ => {}
+async fn load<K: Kind>(loading: &Loading<K>) {
+    #[cfg(feature = "watch")]
+    if K::LISTED && loading.entry.missing().is_none() {
+        use super::watch::{Ended, keep};
+        let entry = &loading.entry;
+        let ended = keep(loading).await;
+        match &ended {
+            Ended::NotWatched(retry) => entry.lacks(Missing::Watch, *retry),
+            Ended::NotListed(failure) if is_forbidden(failure) => {
+                entry.lacks(Missing::List(failure.clone()), RIGHTS);
             }
-            let waited_for = self.entry.unfollowed();
-            match ended {
-                Err(Ended::NotListed(failure)) if !is_forbidden(&failure) => {
-                    return self.say(Err(failure));
-                }
-                // It was asked for after the watch had ended.
-                _ if waited_for => {}
-                _ => return,
+            Ended::NotListed(_) | Ended::Absent => {}
+        }
+        let waited_for = entry.unfollowed();
+        match ended {
+            Ended::NotListed(failure) if !is_forbidden(&failure) => {
+                return loading.say(Err(failure));
             }
-        }
-        self.say(self.read().await);
-    }
-
-    pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
-        let entry = &self.entry;
-        match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {
-            true => entry.lacks_all(),
-            false => entry.not_refused(),
-        }
-        match read {
-            Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
-            Err(failure) => match entry.last_good() {
-                Some(objects) if !(is_forbidden(&failure) && entry.is_revoked()) => {
-                    tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");
-                    entry.read(Ok(objects), K::TRUSTED);
-                }
-                _ if is_forbidden(&failure) => entry.read(Err(failure), entry.denied()),
-                _ => entry.read(Err(failure), Duration::ZERO),
-            },
+            // It was asked for after the watch had ended.
+            _ if waited_for => {}
+            _ => return,
         }
     }
+    loading.say(loading.read().await);
+}
 
-    /// One list, or where that is forbidden one get.
-    async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
-        let (server, select) = (&self.env.server, &self.entry.select);
-        let mut found = Vec::new();
-        let mut keep = |mut object: K| {
-            object.prune();
-            found.push(Arc::new(object));
-        };
-        let mut refused = match self.entry.missing() {
-            Some(Missing::List(failure)) => Some(failure),
-            _ => None,
-        };
-        if K::LISTED && refused.is_none() {
-            match list(server, select, &mut keep).await {
-                Err(failure) if is_forbidden(&failure) => {
-                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
-                    refused = Some(failure);
-                }
-                read => return read.map(|_| found),
-            }
-        }
-        match (K::get_alone(server, select).await, refused) {
-            (Some(Ok(objects)), _) => {
-                objects.into_iter().for_each(keep);
-                Ok(found)
-            }
-            (Some(Err(also)), Some(refused)) if is_forbidden(&also) => Err(K::both(refused, also)),
-            (Some(Err(failure)), _) => Err(failure),
-            (None, refused) => Err(refused.unwrap_or_else(cut_off)),
-        }
-    }
-
-    /// Gives the entry up if nobody used it for too long.
-    pub(crate) fn gave_up(&self) -> bool {
-        let Some(slots) = self.slots.upgrade() else {
-            return true;
+/// Returns when nobody used the entry for so long that it was given up.
+async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
+    let Loading { env, entry, .. } = loading;
+    loop {
+        sleep_until(entry.pulse.used() + env.idle).await;
+        let Some(slots) = slots.upgrade() else {
+            return;
         };
         let mut slots = lock(&slots);
-        if self.entry.used().elapsed() < self.env.idle {
-            return false;
+        if entry.pulse.used().elapsed() < env.idle {
+            continue;
         }
         // Under the lock nobody can be asking for it. Another entry may have taken its place.
-        let own = |slot: &Slot<K>| Arc::ptr_eq(&slot.entry, &self.entry);
-        if slots.by_select.get(&self.entry.select).is_some_and(own) {
-            slots.by_select.remove(&self.entry.select);
+        let own = |slot: &Slot<K>| Arc::ptr_eq(&slot.entry, entry);
+        if slots.by_select.get(&entry.select).is_some_and(own) {
+            slots.by_select.remove(&entry.select);
         }
-        true
-    }
-}
-
-impl<K: Kind> Drop for Loading<K> {
-    /// Whatever ended the task: nobody waits for it, and nobody believes it.
-    fn drop(&mut self) {
-        let mut followed = false;
-        self.entry.state.send_if_modified(|state| {
-            if state.turn != self.turn {
-                return false;
-            }
-            followed = std::mem::take(&mut state.followed);
-            if let Held::Watched(objects) = &state.held {
-                let found = Ok(objects.clone());
-                let until = Instant::now();
-                state.held = Held::Read { found, until };
-                followed = true;
-            }
-            let cut = state.loading.take().is_some();
-            state.loads += u64::from(cut);
-            cut
-        });
-        if followed {
-            // Who waits for a change has to ask again, or would wait for ever.
-            self.env.changes.send_modify(|n| *n += 1);
-        }
+        return;
     }
 }
 
@@ -458,18 +313,6 @@ fn too_many<K: Kind>() -> Failure {
         "cannot look up {kind}: {ENTRIES} questions about {kind} wait for the API server already; try again when it has answered"
     );
     ConnectError::new(Refusal::Overloaded, sentence).into()
-}
-
-pub(crate) fn cut_off() -> Failure {
-    ConnectError::new(
-        Refusal::Internal,
-        "a question to the API server was cut off",
-    )
-    .into()
-}
-
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, feature = "watch"))]

@@ -1,13 +1,17 @@
 use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::Service;
 
+use tokio::sync::Semaphore;
+
+use super::super::load::Path;
+use super::super::watch::ABSENT;
 use super::*;
 use crate::fake::Api;
+use crate::fetch::Server;
 
 fn shelf(api: &Api) -> Shelf<Service> {
     Shelf::new(Arc::new(Env {
         server: Server::new(api.client()),
-        changes: watch::Sender::new(0),
         watches: Arc::new(Semaphore::new(0)),
         idle: Duration::from_secs(600),
         path: Path::default(),
@@ -22,7 +26,7 @@ async fn an_answer_that_gets_old_meanwhile() {
     api.allow_only(&["list services default"]);
     let shelf = shelf(&api);
     let select = Select::named("default", "web");
-    let read = shelf.get(&select, &mut Trust::default()).await.unwrap();
+    let read = shelf.get(&select, &mut Validity::default()).await.unwrap();
     tokio::time::advance(ABSENT - Duration::from_nanos(1)).await;
     let asked = shelf.ask(&select).unwrap();
     tokio::time::advance(Duration::from_nanos(1)).await;
@@ -41,12 +45,12 @@ async fn more_questions_than_the_server_answers() {
         shelf.warm(&name(i));
     }
     assert_eq!(shelf.len(), ENTRIES);
-    let refused = shelf.get(&name(ENTRIES), &mut Trust::default()).await;
+    let refused = shelf.get(&name(ENTRIES), &mut Validity::default()).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.refusal(), Refusal::Overloaded, "{refused}");
     // Those that are waited for already have their turn, and then there is room.
     for i in [0, ENTRIES - 1, ENTRIES] {
-        shelf.get(&name(i), &mut Trust::default()).await.unwrap();
+        shelf.get(&name(i), &mut Validity::default()).await.unwrap();
     }
     assert_eq!(api.most_calls(), 256);
 }

@@ -1,14 +1,18 @@
 //! One selection: what is known of it, and what we may.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{Objects, RIGHTS, lock};
-use crate::fetch::{Failure, Select, is_forbidden};
+use super::validity::{Pulse, lock};
+use crate::fetch::{Failure, is_forbidden};
+use crate::select::{Objects, Select};
+
+/// After this time a right that was missing is asked for again.
+pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
 
 /// How long it is believed that the access rules forbid something.
 const DENIED: Duration = Duration::from_secs(10);
@@ -24,7 +28,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 pub(crate) struct Entry<K> {
     pub(crate) select: Select,
     pub(super) state: watch::Sender<State<K>>,
-    pub(super) used: Mutex<Instant>,
+    pub(super) pulse: Arc<Pulse>,
     rights: Mutex<Rights>,
     /// Kept even though it is empty: that it is decides what a name means.
     pinned: AtomicBool,
@@ -74,6 +78,38 @@ pub(super) enum Held<K> {
     },
 }
 
+impl<K> Held<K> {
+    pub(super) fn known(&self) -> Option<Known<K>> {
+        let (found, until) = match self {
+            Self::Nothing => return None,
+            Self::Watched(objects) => (Ok(objects.clone()), None),
+            Self::Read { found, until } => (found.clone(), Some(*until)),
+        };
+        Some(Known { found, until })
+    }
+
+    /// Whether an answer that rests on it has to be made again: there are other objects, or they expire earlier.
+    fn is_outdated_by(&self, new: &Self) -> bool {
+        let (Some(old), Some(new)) = (self.known(), new.known()) else {
+            return false;
+        };
+        let same = match (&old.found, &new.found) {
+            (Ok(old), Ok(new)) => {
+                let both = old.iter().zip(new.iter());
+                old.len() == new.len() && both.into_iter().all(|(old, new)| Arc::ptr_eq(old, new))
+            }
+            (Err(_), Err(_)) => true,
+            _ => false,
+        };
+        let earlier = match (old.until, new.until) {
+            (None, Some(_)) => true,
+            (Some(old), Some(new)) => new < old,
+            (_, None) => false,
+        };
+        !same || earlier
+    }
+}
+
 /// An answer, and until when it is believed; `None` while it is watched.
 pub(super) struct Known<K> {
     pub(super) found: Result<Objects<K>, Failure>,
@@ -81,20 +117,11 @@ pub(super) struct Known<K> {
 }
 
 impl<K> State<K> {
-    /// The last answer.
-    pub(super) fn known(&self) -> Option<Known<K>> {
-        let (found, until) = match &self.held {
-            Held::Nothing => return None,
-            Held::Watched(objects) => (Ok(objects.clone()), None),
-            Held::Read { found, until } => (found.clone(), Some(*until)),
-        };
-        Some(Known { found, until })
-    }
-
     /// What may be answered without asking.
     pub(super) fn current(&self) -> Option<Known<K>> {
         let now = Instant::now();
-        self.known()
+        self.held
+            .known()
             .filter(|known| known.until.is_none_or(|until| now < until))
     }
 }
@@ -111,7 +138,7 @@ impl<K> Entry<K> {
         Self {
             select,
             state: watch::Sender::new(state),
-            used: Mutex::new(now),
+            pulse: Arc::new(Pulse::new(now)),
             rights: Mutex::default(),
             pinned: AtomicBool::new(false),
             pinning: Notify::new(),
@@ -138,10 +165,6 @@ impl<K> Entry<K> {
 
     pub(crate) fn is_pinned(&self) -> bool {
         self.pinned.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn used(&self) -> Instant {
-        *lock(&self.used)
     }
 
     /// Does without a right for that long.
@@ -226,15 +249,44 @@ impl<K> Entry<K> {
     }
 
     fn set(&self, held: Held<K>) {
+        let mut news = false;
         self.state.send_modify(|state| {
+            news = state.held.is_outdated_by(&held);
             state.held = held;
             state.loading = None;
             state.loads += 1;
         });
+        if news {
+            self.pulse.changed();
+        }
+    }
+
+    /// Its task of this turn has ended, however: nobody waits for it, and nobody believes what it watched.
+    pub(super) fn abandoned(&self, turn: u64) {
+        let mut followed = false;
+        self.state.send_if_modified(|state| {
+            if state.turn != turn {
+                return false;
+            }
+            followed = std::mem::take(&mut state.followed);
+            if let Held::Watched(objects) = &state.held {
+                let found = Ok(objects.clone());
+                let until = Instant::now();
+                state.held = Held::Read { found, until };
+                followed = true;
+            }
+            let cut = state.loading.take().is_some();
+            state.loads += u64::from(cut);
+            cut
+        });
+        if followed {
+            // A caller that waits for a change has to ask again, or would wait for ever.
+            self.pulse.changed();
+        }
     }
 
     /// What was good when it was last read.
     pub(super) fn last_good(&self) -> Option<Objects<K>> {
-        self.state.borrow().known()?.found.ok()
+        self.state.borrow().held.known()?.found.ok()
     }
 }

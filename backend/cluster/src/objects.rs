@@ -14,7 +14,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::name::undash;
-use crate::records::cluster_ips;
 use crate::{Endpoint, LookupError, PodRef, Readiness, Stray};
 
 /// How many names a sentence lists before it says how many more there are.
@@ -68,10 +67,16 @@ pub(crate) fn kind(service: &Service) -> Kind<'_> {
     }
 }
 
+/// Namespace and name.
+pub(crate) fn object_name(meta: &ObjectMeta) -> (String, String) {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    (part(&meta.namespace), part(&meta.name))
+}
+
 /// `namespace/name`, as messages say it.
 pub(crate) fn full_name(meta: &ObjectMeta) -> String {
-    let part = |part: &Option<String>| part.clone().unwrap_or_default();
-    format!("{}/{}", part(&meta.namespace), part(&meta.name))
+    let (namespace, name) = object_name(meta);
+    format!("{namespace}/{name}")
 }
 
 /// Every address a Service answers on: ClusterIPs, external IPs, the load balancer's.
@@ -88,6 +93,20 @@ pub(crate) fn service_addresses(service: &Service) -> impl Iterator<Item = IpAdd
         .flatten()
         .filter_map(|ingress| ingress.ip.as_ref());
     own.chain(ingress).filter_map(|text| address(text))
+}
+
+/// The addresses that DNS has for a Service: not the external ones.
+pub(crate) fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
+    let spec = service.spec.iter();
+    let all = spec.flat_map(|spec| {
+        let many = spec.cluster_ips.iter().flatten();
+        let one = spec
+            .cluster_ip
+            .iter()
+            .filter(|_| spec.cluster_ips.is_none());
+        many.chain(one)
+    });
+    all.filter_map(|text| text.parse().ok())
 }
 
 /// An address of its own, unlike those that Services may share with each other, or with a node.

@@ -1,0 +1,71 @@
+//! Which objects are read together.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The objects of a selection at one moment.
+pub(crate) type Objects<K> = Arc<Vec<Arc<K>>>;
+
+/// Which objects of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Select {
+    /// One by its name; the namespace is empty for a kind that has none.
+    Named { namespace: String, name: String },
+    /// The EndpointSlices of a Service.
+    OfService { namespace: String, service: String },
+    /// The Pods whose first address this is, everywhere or in one namespace.
+    WithAddress {
+        namespace: Option<String>,
+        ip: IpAddr,
+    },
+    /// Those with a label, in one namespace.
+    WithLabel {
+        namespace: String,
+        label: &'static str,
+    },
+    /// All, everywhere or in one namespace.
+    All { namespace: Option<String> },
+}
+
+impl Select {
+    pub(crate) fn named(namespace: &str, name: &str) -> Self {
+        Self::Named {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    pub(crate) fn of_service(namespace: &str, service: &str) -> Self {
+        Self::OfService {
+            namespace: namespace.into(),
+            service: service.into(),
+        }
+    }
+
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Named { namespace, .. }
+            | Self::OfService { namespace, .. }
+            | Self::WithLabel { namespace, .. } => Some(namespace),
+            Self::WithAddress { namespace, .. } | Self::All { namespace } => namespace.as_deref(),
+        }
+    }
+
+    pub(crate) fn fields(&self) -> Option<String> {
+        match self {
+            Self::Named { name, .. } => Some(format!("metadata.name={name}")),
+            Self::WithAddress { ip, .. } => Some(format!("status.podIP={ip}")),
+            Self::OfService { .. } | Self::WithLabel { .. } | Self::All { .. } => None,
+        }
+    }
+
+    pub(crate) fn labels(&self) -> Option<String> {
+        match self {
+            Self::OfService { service, .. } => {
+                Some(format!("kubernetes.io/service-name={service}"))
+            }
+            Self::WithLabel { label, .. } => Some((*label).to_owned()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The load of one selection, by the best of the rights that there are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use kubevpn_target::{ConnectError, Refusal};
+use tokio::sync::Semaphore;
+
+use super::entry::{Entry, Missing, RIGHTS};
+use crate::fetch::{Failure, Kind, Server, is_forbidden, list};
+
+/// How long it is believed that something does not exist.
+pub(crate) const ABSENT: Duration = Duration::from_secs(5);
+
+/// What the objects of one cluster are kept with.
+pub(crate) struct Env {
+    pub(crate) server: Server,
+    /// One for each watch that may be open at a time.
+    pub(crate) watches: Arc<Semaphore>,
+    /// An entry that nobody used for this long is no longer watched.
+    pub(crate) idle: Duration,
+    /// Whether the way to the API server passes the events of watches on.
+    pub(crate) path: Path,
+}
+
+/// What watches have shown of the way to the API server since one last broke: whether it passes their events on, which
+/// is true of all or of none.
+#[derive(Default)]
+pub(crate) struct Path {
+    /// How many watches broke, and how many had when one was opened that something came over.
+    broke: AtomicU64,
+    passed: AtomicU64,
+    /// A watch is open to find out.
+    asking: AtomicBool,
+}
+
+impl Path {
+    pub(crate) fn breaks(&self) -> u64 {
+        self.broke.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn broke(&self) {
+        self.broke.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Something came over a watch that was opened after so many had broken.
+    pub(crate) fn passed(&self, breaks: u64) {
+        self.passed.fetch_max(breaks + 1, Ordering::AcqRel);
+    }
+
+    /// Whether something came over any watch that was opened since the last one broke.
+    pub(crate) fn passes(&self) -> bool {
+        self.passed.load(Ordering::Acquire) > self.breaks()
+    }
+
+    /// Has one caller at a time find out.
+    pub(crate) fn ask(&self) -> Option<PathAsked<'_>> {
+        let asking = self.asking.swap(true, Ordering::AcqRel);
+        (!asking).then_some(PathAsked(self))
+    }
+}
+
+/// Somebody finds out.
+pub(crate) struct PathAsked<'a>(&'a Path);
+
+impl Drop for PathAsked<'_> {
+    fn drop(&mut self) {
+        self.0.asking.store(false, Ordering::Release);
+    }
+}
+
+/// The load of one entry, and the watch that may follow it.
+pub(crate) struct Loading<K: Kind> {
+    pub(crate) env: Arc<Env>,
+    pub(crate) entry: Arc<Entry<K>>,
+    /// Which of the entry's tasks this is.
+    pub(super) turn: u64,
+}
+
+impl<K: Kind> Loading<K> {
+    pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
+        let entry = &self.entry;
+        match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {
+            true => entry.lacks_all(),
+            false => entry.not_refused(),
+        }
+        match read {
+            Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
+            Err(failure) => match entry.last_good() {
+                Some(objects) if !(is_forbidden(&failure) && entry.is_revoked()) => {
+                    tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");
+                    entry.read(Ok(objects), K::TRUSTED);
+                }
+                _ if is_forbidden(&failure) => entry.read(Err(failure), entry.denied()),
+                _ => entry.read(Err(failure), Duration::ZERO),
+            },
+        }
+    }
+
+    /// One list, or where that is forbidden one get.
+    pub(super) async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
+        let (server, select) = (&self.env.server, &self.entry.select);
+        let mut found = Vec::new();
+        let mut keep = |mut object: K| {
+            object.prune();
+            found.push(Arc::new(object));
+        };
+        let mut refused = match self.entry.missing() {
+            Some(Missing::List(failure)) => Some(failure),
+            _ => None,
+        };
+        if K::LISTED && refused.is_none() {
+            match list(server, select, &mut keep).await {
+                Err(failure) if is_forbidden(&failure) => {
+                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
+                    refused = Some(failure);
+                }
+                read => return read.map(|_| found),
+            }
+        }
+        match (K::get_alone(server, select).await, refused) {
+            (Some(Ok(objects)), _) => {
+                objects.into_iter().for_each(keep);
+                Ok(found)
+            }
+            (Some(Err(also)), Some(refused)) if is_forbidden(&also) => Err(K::both(refused, also)),
+            (Some(Err(failure)), _) => Err(failure),
+            (None, refused) => Err(refused.unwrap_or_else(cut_off)),
+        }
+    }
+}
+
+impl<K: Kind> Drop for Loading<K> {
+    /// Whatever ended the task: nobody waits for it, and nobody believes it.
+    fn drop(&mut self) {
+        self.entry.abandoned(self.turn);
+    }
+}
+
+pub(crate) fn cut_off() -> Failure {
+    ConnectError::new(
+        Refusal::Internal,
+        "a question to the API server was cut off",
+    )
+    .into()
+}

@@ -1,0 +1,103 @@
+//! How long an answer may be believed that rests on several selections.
+
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// The use of one selection, and its changes.
+pub(crate) struct Pulse {
+    used: Mutex<Instant>,
+    changes: watch::Sender<()>,
+}
+
+impl Pulse {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            used: Mutex::new(now),
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    pub(super) fn used(&self) -> Instant {
+        *lock(&self.used)
+    }
+
+    pub(super) fn touch(&self) {
+        *lock(&self.used) = Instant::now();
+    }
+
+    /// Answers that rest on the selection have to be made again.
+    pub(super) fn changed(&self) {
+        self.changes.send_replace(());
+    }
+}
+
+/// Changes of one selection, from a moment before it was read.
+#[derive(Clone)]
+pub(crate) struct Changes {
+    pulse: Arc<Pulse>,
+    seen: watch::Receiver<()>,
+}
+
+impl Changes {
+    pub(super) fn of(pulse: &Arc<Pulse>) -> Self {
+        Self {
+            pulse: pulse.clone(),
+            seen: pulse.changes.subscribe(),
+        }
+    }
+}
+
+/// Minimum expiry over all selections read for one answer, and what they change.
+#[derive(Clone, Default)]
+pub(crate) struct Validity {
+    /// `None` while all of it is watched.
+    until: Option<Instant>,
+    changes: Vec<Changes>,
+}
+
+impl Validity {
+    /// The answer rests on something that expires at this time.
+    pub(crate) fn until(&mut self, at: Instant) {
+        self.until = Some(self.until.map_or(at, |known| known.min(at)));
+    }
+
+    /// The answer rests on a selection.
+    pub(super) fn rests_on(&mut self, changes: Changes) {
+        self.changes.push(changes);
+    }
+
+    /// Waits until the answer may no longer hold. It may return without a change.
+    pub(crate) async fn over(&self) {
+        let mut changes: Vec<_> = self.changes.iter().map(|c| c.seen.clone()).collect();
+        // A sender that is gone means that the selection is no longer kept.
+        let mut changes: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = changes
+            .drain(..)
+            .map(|mut seen| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+                Box::pin(async move { drop(seen.changed().await) })
+            })
+            .collect();
+        let changed = poll_fn(|cx| {
+            let any = changes.iter_mut().any(|c| c.as_mut().poll(cx).is_ready());
+            if any { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let expired = async {
+            match self.until {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = expired => {}
+        }
+    }
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
