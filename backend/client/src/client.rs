@@ -3,9 +3,10 @@
 use kube::{Client, Config};
 
 use crate::error::ClientError;
-use crate::login::{Login, Renewal};
+use crate::login::Login;
 use crate::options::Options;
 use crate::recipe::Recipe;
+use crate::renewal::Renewal;
 
 /// Makes the client; must be called within a tokio runtime, as the client's queue is a task.
 ///
@@ -26,7 +27,14 @@ pub fn build_renewable(
     options: &Options,
 ) -> Result<(Client, Renewal), ClientError> {
     let namespace = config.default_namespace.clone();
-    let login = Login::new(Recipe::new(config, options)?);
+    let recipe = Recipe::new(config, options)?;
+    if recipe.config.accept_invalid_certs {
+        tracing::warn!(
+            server = %recipe.server,
+            "the API server's certificate is not checked (insecure-skip-tls-verify): whoever is on the way can read and change everything"
+        );
+    }
+    let login = Login::new(recipe);
     let client = Client::new(login.clone(), namespace);
     let options = options.clone();
     Ok((client, Renewal { login, options }))

@@ -24,6 +24,8 @@
 //! Sources: kubernetes.io "Organizing Cluster Access Using kubeconfig Files" for merging, RFC 7540 and
 //! RFC 9110 section 7.8 for HTTP/2 and upgrades, RFC 9110 section 9.3.6 and RFC 1928 for the proxies.
 
+#![warn(missing_docs)]
+
 mod action;
 mod ahead;
 mod classify;
@@ -39,6 +41,7 @@ mod plugin;
 mod proxy;
 mod raw;
 mod recipe;
+mod renewal;
 mod retry;
 mod tls;
 mod transport;
@@ -52,7 +55,7 @@ pub use self::error::{ClientError, PluginError, PluginFailure};
 pub use self::kubeconfig::{
     Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, load, own_proxies,
 };
-pub use self::login::Renewal;
 pub use self::options::Options;
 pub use self::proxy::ProxyError;
 pub use self::raw::{ApiServer, RawStream};
+pub use self::renewal::Renewal;

@@ -16,15 +16,14 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use kube::Config;
 use kube::client::Body;
-use kubevpn_target::{BoxError, ConnectError};
+use kubevpn_target::BoxError;
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 use tracing::instrument::WithSubscriber as _;
 
-use crate::classify::{certificate_refused, classify_login};
+use crate::classify::certificate_refused;
 use crate::credential::Credential;
 use crate::error::ClientError;
-use crate::options::Options;
 use crate::plugin;
 use crate::recipe::{Recipe, Stack};
 use crate::transport::{Received, Transport};
@@ -89,12 +88,6 @@ enum Step {
 impl Login {
     /// Runs no plugin yet; anything else that is wrong with the credentials is said now.
     pub(crate) fn new(recipe: Recipe) -> Self {
-        if recipe.config.accept_invalid_certs {
-            tracing::warn!(
-                server = %recipe.server,
-                "the API server's certificate is not checked (insecure-skip-tls-verify): whoever is on the way can read and change everything"
-            );
-        }
         Self(Arc::new(Mutex::new(State {
             phase: first(&recipe, 0),
             recipe: Arc::new(recipe),
@@ -112,6 +105,18 @@ impl Login {
         state.last = None;
         state.phase = first(&recipe, state.logins);
         state.recipe = Arc::new(recipe);
+    }
+
+    pub(crate) async fn log_in_now(&self) -> Result<(), Arc<ClientError>> {
+        let outcome = match self.step(true) {
+            Step::Done(outcome) => outcome,
+            Step::Wait { login, .. } => login.await,
+        };
+        outcome.map(drop)
+    }
+
+    pub(crate) fn recipe(&self) -> Arc<Recipe> {
+        self.state().recipe.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,7 +156,7 @@ impl Login {
             Step::Done(outcome) => return outcome,
             Step::Wait { login, since } => (login, since),
         };
-        let recipe = self.state().recipe.clone();
+        let recipe = self.recipe();
         let Some(exec) = recipe.plugin() else {
             return login.await;
         };
@@ -218,7 +223,7 @@ impl Login {
     }
 
     /// Why requests fail until somebody logs in.
-    fn trouble(&self) -> Option<Arc<ClientError>> {
+    pub(crate) fn trouble(&self) -> Option<Arc<ClientError>> {
         match &self.state().phase {
             Phase::Failed { error, .. } => Some(error.clone()),
             _ => None,
@@ -356,38 +361,4 @@ fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
-}
-
-/// Gives a running client another configuration. Clones are the same.
-#[derive(Clone)]
-pub struct Renewal {
-    pub(crate) login: Login,
-    pub(crate) options: Options,
-}
-
-impl Renewal {
-    /// Logs in now instead of at the first request. A credential plugin may ask its user questions, and takes the time
-    /// that takes: no limit on an answer of the API server's should count it. Without a plugin it returns at once.
-    ///
-    /// Cancellation: a plugin that runs goes on, and the next request has its outcome.
-    pub async fn log_in(&self) -> Result<(), ConnectError> {
-        let login = match self.login.step(true) {
-            Step::Done(outcome) => outcome,
-            Step::Wait { login, .. } => login.await,
-        };
-        login.map(drop).map_err(classify_login)
-    }
-
-    /// Why requests fail until somebody logs in: what the credential plugin, or reading the files again, ended with
-    /// the last time. `None` while there are credentials, or a login goes on.
-    pub fn trouble(&self) -> Option<ConnectError> {
-        self.login.trouble().map(classify_login)
-    }
-
-    /// From the next request on the client uses this configuration: other credentials, perhaps another address. What
-    /// is open stays open. After an error nothing has changed.
-    pub fn replace(&self, config: Config) -> Result<(), ClientError> {
-        self.login.replace(Recipe::new(config, &self.options)?);
-        Ok(())
-    }
 }

@@ -5,9 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::Uri;
 use hyper_util::rt::TokioIo;
 use kube::Config;
 use kubevpn_target::{ConnectError, Refusal, Stream, Target, Via};
@@ -15,8 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 
 use crate::classify::classify_connection;
-use crate::connector::{Raw, Reach, ReachError};
+use crate::connector::{Raw, ReachError};
 use crate::error::ClientError;
+use crate::login::Login;
 use crate::options::Options;
 use crate::recipe::Recipe;
 
@@ -27,29 +26,15 @@ use crate::recipe::Recipe;
 /// only be had through our own TLS or HTTP is [`Refusal::Unreachable`]: a server under a path, or without TLS.
 #[derive(Clone)]
 pub struct ApiServer {
-    way: Arc<Way>,
-}
-
-/// Where it is, and how it is reached.
-struct Way {
-    reach: Reach,
-    url: Uri,
-    name: Arc<str>,
-    within: Duration,
+    pub(crate) login: Login,
 }
 
 impl ApiServer {
     /// Nothing is sent, and no credential is needed. What can be wrong with `config` is as with
-    /// [`build`](crate::build).
+    /// [`build`](crate::build). For a configuration that changes there is [`Renewal::api_server`](crate::Renewal::api_server).
     pub fn new(config: Config, options: &Options) -> Result<Self, ClientError> {
-        let recipe = Recipe::new(config, options)?;
-        let way = Way {
-            reach: recipe.reach(&recipe.tls),
-            url: recipe.config.cluster_url.clone(),
-            name: recipe.server.clone(),
-            within: options.connect_timeout,
-        };
-        Ok(Self { way: Arc::new(way) })
+        let login = Login::new(Recipe::new(config, options)?);
+        Ok(Self { login })
     }
 
     /// One connection.
@@ -57,12 +42,9 @@ impl ApiServer {
     /// Errors: as above; `ClusterAway` where none can be made, the connect timeout included.
     /// Cancellation: dropping the future gives it up.
     pub async fn connect_raw(&self) -> Result<RawStream, ConnectError> {
-        let Way {
-            reach,
-            url,
-            name,
-            within,
-        } = &*self.way;
+        let recipe = self.login.recipe();
+        let (url, name) = (&recipe.config.cluster_url, &recipe.server);
+        let within = recipe.options.connect_timeout;
         let unreachable = |why: &str| {
             let sentence = format!(
                 "the API server of the kubeconfig is {name}, {why}: use that address instead"
@@ -75,10 +57,10 @@ impl ApiServer {
         if url.scheme_str() == Some("http") {
             return unreachable("which speaks no TLS, as whoever connects here expects");
         }
-        let connecting = reach.clone().call(url.clone());
-        let connected = match tokio::time::timeout(*within, connecting).await {
+        let connecting = recipe.reach(&recipe.tls).call(url.clone());
+        let connected = match tokio::time::timeout(within, connecting).await {
             Ok(connected) => connected,
-            Err(_) => Err(ReachError::TimedOut(*within).into()),
+            Err(_) => Err(ReachError::TimedOut(within).into()),
         };
         match connected {
             Ok(raw) => Ok(RawStream {

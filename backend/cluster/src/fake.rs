@@ -62,6 +62,7 @@ struct State {
     /// When there are any, nothing else is allowed: verb, resource, namespace (`*` for any).
     rules: Option<Vec<(String, String, String)>>,
     away: bool,
+    status: Option<u16>,
     /// So many requests fail, each with its connection.
     broken: usize,
     watches: Vec<Watch>,
@@ -208,6 +209,11 @@ impl Api {
         self.state().away = away;
     }
 
+    /// From now on every request is answered with this status.
+    pub(crate) fn answer_status(&self, code: u16) {
+        self.state().status = Some(code);
+    }
+
     /// From now on every answer takes so long.
     pub(crate) fn answer_after(&self, latency: Duration) {
         self.state().latency = latency;
@@ -297,6 +303,9 @@ impl Api {
         }
         if state.away {
             return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        if let Some(code) = state.status {
+            return Ok(status(code, "ServiceUnavailable", "not now"));
         }
         if let Some(rules) = &state.rules
             && !rules.iter().any(|(verb, resource, namespace)| {

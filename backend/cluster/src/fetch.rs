@@ -114,7 +114,8 @@ impl Doing<'_> {
             .into()
     }
 
-    /// A question that came to nothing is asked once more: the connection it was on may have broken under it.
+    /// Asks once more where the connection broke before the answer was whole. An answer with a status is not asked for
+    /// again here: the client has done that within its budget.
     async fn call<K: Kind, T, F>(&self, server: &Server, ask: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, kube::Error>>,
@@ -123,14 +124,18 @@ impl Doing<'_> {
         let twice = async {
             // Nobody closes it.
             let _turn = server.calls.acquire().await;
-            let answer = ask().await.map_err(failed);
-            match &answer {
-                Err(failure) if failure.refusal() == Refusal::ClusterAway => {
-                    tracing::debug!("{failure}; asking again");
-                    ask().await.map_err(failed)
+            let (failure, answered) = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    let answered = matches!(error, kube::Error::Api(_));
+                    (failed(error), answered)
                 }
-                _ => answer,
+            };
+            if answered || failure.refusal() != Refusal::ClusterAway {
+                return Err(failure);
             }
+            tracing::debug!("{failure}; asking again");
+            ask().await.map_err(failed)
         };
         match timeout(PATIENCE, twice).await {
             Ok(answer) => answer,

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubevpn_client::{ApiServer, Options, Renewal, build_renewable};
+use kubevpn_client::{Options, Renewal, build_renewable};
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{
     self as proxy, Backend, Bound, ClusterStack, ListenerSpec, Protocol, Server, probe,
@@ -46,13 +46,12 @@ impl Engine for ProxyEngine {
             log,
         } = settings;
         let own = self.own.clone();
-        let api_server = ApiServer::new(config.clone(), &self.options)?;
         let (client, renewal) = build_renewable(config, &self.options)?;
         let stack = policy.stack(namespace, own.clone());
         let counts = Arc::new(Counts::default());
         let host = FromHost::sharing(own.clone());
         let host = DeadlineLayer::new(stack.settings.dial_timeout).layer(host);
-        let (cluster, forwarder) = proxy::chain(client.clone(), api_server, stack);
+        let (cluster, forwarder) = proxy::chain(client.clone(), renewal.api_server(), stack);
         Ok(ProxySession {
             client,
             renewal,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kubevpn_client::ApiServer;
+use kubevpn_client::{ApiServer, RawStream, build_renewable};
 use kubevpn_target::{Connect, Origin, Refusal, Stream, Target};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,9 +15,17 @@ fn raw(setup: &Setup) -> ApiServer {
 
 /// TLS and HTTP of our own over such a connection.
 async fn asks(setup: &Setup, server: &Server) {
-    let target = Target::parse("kubernetes.default.svc:443", Origin::default()).unwrap();
-    let stream = raw(setup).connect(target).await.unwrap();
+    let stream = connect(raw(setup)).await;
     assert_eq!(stream.via().to, setup.load().server);
+    speaks(stream, server).await;
+}
+
+async fn connect(api_server: ApiServer) -> RawStream {
+    let target = Target::parse("kubernetes.default.svc:443", Origin::default()).unwrap();
+    api_server.connect(target).await.unwrap()
+}
+
+async fn speaks(stream: RawStream, server: &Server) {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(server.ca.trusted()));
     let name = ServerName::try_from(NAME).unwrap();
     let mut tls = connector.connect(name, stream).await.unwrap();
@@ -32,6 +40,21 @@ async fn asks(setup: &Setup, server: &Server) {
 async fn directly() {
     let server = Server::start().await;
     asks(&Setup::of(&server), &server).await;
+}
+
+#[tokio::test]
+async fn connections_follow_a_changed_configuration() {
+    let server = Server::start().await;
+    let before = Setup::by_name(&server).proxy(format!("http://{}", nobody().await));
+    let (_client, renewal) = build_renewable(before.load().config, &before.options).unwrap();
+    let api_server = renewal.api_server();
+    api_server.connect_raw().await.unwrap_err();
+    let proxy = HttpProxy::start(server.address, None).await;
+    let url = format!("http://{}", proxy.address);
+    let after = Setup::by_name(&server).proxy(url);
+    renewal.replace(after.load().config).unwrap();
+    speaks(connect(api_server).await, &server).await;
+    assert_eq!(proxy.asked()[0].target, format!("{NAME}:6443"));
 }
 
 #[tokio::test]

@@ -68,8 +68,7 @@ impl ProxyOut {
 /// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
 pub(crate) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
     let options = super::options();
-    let api_server = ApiServer::new(config.clone(), &options).map_err(ApiError::from)?;
     let (client, renewal) = build_renewable(config, &options).map_err(ApiError::from)?;
     renewal.log_in().await?;
-    Ok((client, api_server))
+    Ok((client, renewal.api_server()))
 }

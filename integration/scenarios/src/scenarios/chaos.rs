@@ -117,7 +117,10 @@ async fn load_while_the_api_server_misbehaves(cx: Context) -> anyhow::Result<()>
     let api = client(&kubeconfig).await?;
     let relay = Relay::start(&kubeconfig).await?;
     let proxy = cx
-        .logging_proxy(relay.kubeconfig(), "warn,kubevpn_cluster::store::watch=debug")
+        .logging_proxy(
+            relay.kubeconfig(),
+            "warn,kubevpn_cluster::store::watch=debug",
+        )
         .await?;
     let ip = cluster_ips(&api, "default", "productpage")
         .await?

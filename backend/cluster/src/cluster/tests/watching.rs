@@ -275,3 +275,18 @@ async fn a_question_whose_connection_breaks_is_asked_again() {
     let refused = said(ask(&cluster(&api), "web:80").await);
     assert!(refused.starts_with("cluster_away"), "{refused}");
 }
+
+/// The client sends again what may be sent again, within its budget: twice that would be a multiple.
+#[tokio::test(start_paused = true)]
+async fn an_answer_with_a_status_is_not_asked_for_again() {
+    let api = api();
+    api.answer_status(503);
+    let refused = said(ask(&cluster(&api), "web:80").await);
+    assert!(refused.starts_with("cluster_away"), "{refused}");
+    let mut asked = questions(&api);
+    asked.sort();
+    let all = asked.len();
+    asked.dedup();
+    assert_eq!(asked.len(), all, "{asked:?}");
+    assert!(all > 0);
+}
