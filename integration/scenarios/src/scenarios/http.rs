@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::scenario;
+use super::steady::figure;
 use crate::client::read_head;
 use crate::{Context, Curl, Proxy, Scenario, Socks, Tunnel, Way};
 
@@ -18,6 +19,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("http", a_chunked_upload_of_unknown_length),
         scenario!("http", bytes_sent_with_the_request_arrive_whole),
         scenario!("http", a_password_is_asked_for),
+        scenario!("http", a_reader_that_pauses_gets_the_whole_answer, One),
     ]
 }
 
@@ -247,5 +249,43 @@ async fn a_password_is_asked_for(cx: Context) -> anyhow::Result<()> {
         !proxy.log().contains("s3cret"),
         "the password is in the log"
     );
+    Ok(())
+}
+
+/// For longer than an idle connection is kept, with `KUBEVPN_FULL=1`. Of the smaller answer nothing is left at the server
+/// by then: its end is in our memory, behind what the kernel holds for a Unix socket.
+async fn a_reader_that_pauses_gets_the_whole_answer(cx: Context) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let socket = dir.path().join("http");
+    let listen = format!("unix:{}", socket.display());
+    let kubeconfig = cx.cluster.kubeconfig();
+    let _proxy = cx.proxy(&kubeconfig, &["--listen-http", &listen]).await?;
+    let pause = cx.size(2, 90);
+    let read = async |bytes: u32| {
+        let url = format!("http://productpage:9080/bytes?n={bytes}");
+        let curl = format!(
+            "curl --disable -sS --http1.0 --unix-socket {} --request-target {url} {url}",
+            socket.display()
+        );
+        let output = tokio::process::Command::new("bash")
+            .args([
+                "-c",
+                &format!("set -o pipefail; {curl} | (sleep {pause}; wc -c)"),
+            ])
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        let counted = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        anyhow::ensure!(
+            output.status.success() && counted == bytes.to_string(),
+            "{counted} of {bytes} bytes after {pause} s: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        figure(&format!(
+            "{counted} of {bytes} bytes reach a client that reads after {pause} s"
+        ));
+        Ok(())
+    };
+    tokio::try_join!(read(280_100), read(1_000_000))?;
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(super) fn list() -> Vec<Scenario> {
 }
 
 #[expect(clippy::print_stdout, reason = "a figure for whoever runs this")]
-fn figure(text: &str) {
+pub(super) fn figure(text: &str) {
     println!("    {text}");
 }
 
