@@ -21,7 +21,7 @@ mod row;
 mod rows;
 mod server;
 
-pub use self::libraries::{Library, Ran, libraries};
+pub use self::libraries::{Library, Ran, install_libraries, libraries};
 pub use self::page::write;
 pub use self::peers::{Missing, Peers};
 pub use self::play::{Played, Verdict, play};

@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
+use crate::libraries::NAME;
+
 /// A program that is not there, and how to get it.
 #[derive(Clone, Debug)]
 pub struct Missing(pub String);
@@ -51,15 +53,7 @@ impl Peers {
             return Ok(());
         }
         let packages: Vec<&str> = missing().map(|(_, _, package)| *package).collect();
-        let mut install = std::process::Command::new("apt-get");
-        install
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let _ = install.status();
+        install(packages.iter().copied());
         match missing().next() {
             None => Ok(()),
             Some(_) => {
@@ -131,13 +125,33 @@ impl Peers {
     }
 }
 
+/// Debian packages, if there are any; where that is not allowed they go on missing.
+pub(crate) fn install<'p>(packages: impl Iterator<Item = &'p str>) {
+    let packages: Vec<_> = packages.collect();
+    if packages.is_empty() {
+        return;
+    }
+    let install = ["install", "-y", "--no-install-recommends"];
+    for words in [&["update"][..], &[&install[..], &packages].concat()] {
+        let mut apt = std::process::Command::new("apt-get");
+        apt.args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let _ = apt.status();
+    }
+}
+
 /// Our frontend over plain TCP, as in its example.
 pub(crate) async fn ours() -> Result<SocketAddr> {
     let listener = Listener::bind(&"127.0.0.1:0".parse()?).await?;
     let kubevpn_conn::Addr::Tcp(addr) = *listener.addr() else {
         bail!("no TCP address");
     };
-    let dialer = tower::service_fn(|target: Target| TcpStream::connect(target.to_string()));
+    let dialer = tower::service_fn(|target: Target| {
+        TcpStream::connect(target.to_string().replace(NAME, "127.0.0.1"))
+    });
     let settings = Arc::new(Settings::default());
     let (gate, drain) = (Gate::new(Limits::default()), settings.drain.clone());
     tokio::spawn(async move {

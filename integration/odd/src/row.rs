@@ -200,6 +200,12 @@ impl Row {
         self.want(Want::Stays)
     }
 
+    /// All of it once more on the same connection.
+    pub(crate) fn twice(mut self) -> Self {
+        self.does.extend(self.does.clone());
+        self
+    }
+
     pub(crate) fn proxied(mut self) -> Self {
         self.proxied = true;
         self

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use kubevpn_odd::{Missing, Peers, Played, Verdict, libraries, play, rows, write};
+use kubevpn_odd::{
+    Missing, Peers, Played, Verdict, install_libraries, libraries, play, rows, write,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
@@ -16,7 +18,10 @@ fn main() -> ExitCode {
     let runtime = Runtime::new().expect("a runtime");
     let missing = match arguments.list {
         true => None,
-        false => Peers::check().err(),
+        false => {
+            install_libraries();
+            Peers::check().err()
+        }
     };
     let (played, ran) = <(Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>)>::default();
     let mut trials = Vec::new();
@@ -46,6 +51,9 @@ fn main() -> ExitCode {
     for (number, library) in libraries().into_iter().enumerate() {
         let (handle, ran) = (runtime.handle().clone(), Arc::clone(&ran));
         let is_there = library.is_there();
+        if !is_there && !arguments.list {
+            eprintln!("ignored: {} needs {}", library.name(), library.needs());
+        }
         let trial = Trial::test(library.name(), move || {
             let outcome = handle.block_on(library.run())?;
             let text = format!("{outcome:?}");
