@@ -67,6 +67,9 @@ const POSTGRES: [&str; 14] = [
     "libxml2",
 ];
 
+/// A tool of the module in `clients/go`.
+const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
+
 /// Debian's package of a program, where it is not called the same.
 const PACKAGES: [(&str, &str); 4] = [
     ("javac", "default-jdk-headless"),
@@ -179,10 +182,20 @@ impl<'l> Kits<'l> {
             }
             Kit::Go => {
                 let sources = self.sources().join("go");
-                let built = self.dir.join("go-clients");
-                let (sources, built) = (sources.to_string_lossy(), built.to_string_lossy());
-                self.run("go", &["build", "-C", &sources, "-o", &built, "."])
-                    .await
+                let sources = sources.to_string_lossy();
+                for (name, package) in [("go-clients", "."), ("grpcurl", GRPCURL)] {
+                    let built = self.dir.join(name);
+                    let build = [
+                        "build",
+                        "-C",
+                        &sources,
+                        "-o",
+                        &built.to_string_lossy(),
+                        package,
+                    ];
+                    self.run("go", &build).await?;
+                }
+                Ok(())
             }
             Kit::Java => {
                 self.machine("javac").await?;
