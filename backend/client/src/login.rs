@@ -14,7 +14,6 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
-use kube::Config;
 use kube::client::Body;
 use kubevpn_target::BoxError;
 use tokio::time::Instant;

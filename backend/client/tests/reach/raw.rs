@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use kubevpn_client::{ApiServer, RawStream, build_renewable};
+use kubevpn_client::{ApiServer, build_renewable};
 use kubevpn_target::{Connect, Origin, Refusal, Stream, Target};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::support::{HttpProxy, NAME, Server, Setup, SocksProxy, nobody};
 
@@ -15,17 +15,13 @@ fn raw(setup: &Setup) -> ApiServer {
 
 /// TLS and HTTP of our own over such a connection.
 async fn asks(setup: &Setup, server: &Server) {
-    let stream = connect(raw(setup)).await;
+    let target = Target::parse("kubernetes.default.svc:443", Origin::default()).unwrap();
+    let stream = raw(setup).connect(target).await.unwrap();
     assert_eq!(stream.via().to, setup.load().server);
     speaks(stream, server).await;
 }
 
-async fn connect(api_server: ApiServer) -> RawStream {
-    let target = Target::parse("kubernetes.default.svc:443", Origin::default()).unwrap();
-    api_server.connect(target).await.unwrap()
-}
-
-async fn speaks(stream: RawStream, server: &Server) {
+async fn speaks(stream: impl AsyncRead + AsyncWrite + Unpin, server: &Server) {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(server.ca.trusted()));
     let name = ServerName::try_from(NAME).unwrap();
     let mut tls = connector.connect(name, stream).await.unwrap();
@@ -53,7 +49,7 @@ async fn connections_follow_a_changed_configuration() {
     let url = format!("http://{}", proxy.address);
     let after = Setup::by_name(&server).proxy(url);
     renewal.replace(after.load().config).unwrap();
-    speaks(connect(api_server).await, &server).await;
+    speaks(api_server.connect_raw().await.unwrap(), &server).await;
     assert_eq!(proxy.asked()[0].target, format!("{NAME}:6443"));
 }
 
