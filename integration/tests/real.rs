@@ -5,6 +5,7 @@
 
 mod common;
 mod differential;
+mod watches;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,12 +38,26 @@ fn main() -> ExitCode {
         arguments,
         || Box::pin(async { Ok(Arc::new(Real(Lab::attach().await?)) as _) }),
         SKIPS,
-        vec![Trial::test("names::same_as_the_clusters_dns", || {
-            let runtime = tokio::runtime::Runtime::new()?;
-            let compared = runtime.block_on(differential::same_as_the_clusters_dns());
-            compared.map_err(|error| format!("{error:#}").into())
-        })],
+        vec![
+            real_only("names::same_as_the_clusters_dns", || {
+                Box::pin(differential::same_as_the_clusters_dns())
+            }),
+            real_only("watches::however_they_fail", || {
+                Box::pin(watches::however_they_fail())
+            })
+            // It needs nginx.
+            .with_ignored_flag(true),
+        ],
     )
+}
+
+/// A test that is no scenario.
+fn real_only(name: &str, test: fn() -> LocalBoxFuture<'static, anyhow::Result<()>>) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Runtime::new()?;
+        let done = runtime.block_on(test());
+        done.map_err(|error| format!("{error:#}").into())
+    })
 }
 
 struct Real(Lab);

@@ -1,27 +1,64 @@
 //! What could serve a target, and the rule for which of it may.
 
 use std::fmt;
-use std::future::pending;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use kubevpn_target::{Host, Name};
 
-use crate::objects::Asked;
-use crate::store::Validity;
-use crate::{Cluster, LookupError};
+use crate::LookupError;
 
-/// What a host and port turned out to be.
+/// What is asked: what a host and port mean.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Query {
+    pub(crate) host: Host,
+    pub(crate) port: Option<NonZeroU16>,
+    pub(crate) is_mapped: bool,
+}
+
+impl Query {
+    /// Without a port a Service is taken by its first TCP port, and what has no ports of its own gets
+    /// [`Endpoint::port`] 0.
+    pub fn new(host: &Host, port: impl Into<Option<NonZeroU16>>) -> Self {
+        Self {
+            host: host.clone(),
+            port: port.into(),
+            is_mapped: false,
+        }
+    }
+
+    /// The port is a Service's, as for `kubectl port-forward`: where a headless Service has another one behind it, that
+    /// is dialled.
+    #[must_use]
+    pub fn mapped(mut self) -> Self {
+        self.is_mapped = true;
+        self
+    }
+}
+
+/// What a query comes to.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum Resolution<P> {
     /// Pods that serve it, or would if they were ready.
-    Pods(Candidates),
+    Pods(P),
     /// The API server itself, to be dialled as the kubeconfig does.
     ApiServer,
     /// Nothing of this cluster: whether it may be reached, and how, is for a policy to say.
     Outside(Outside),
     /// A name of this cluster that no object answers: its DNS may.
     Dns(Question),
+}
+
+impl<P> Resolution<P> {
+    pub(crate) fn map<Q>(self, pods: impl FnOnce(P) -> Q) -> Resolution<Q> {
+        match self {
+            Self::Pods(found) => Resolution::Pods(pods(found)),
+            Self::ApiServer => Resolution::ApiServer,
+            Self::Outside(outside) => Resolution::Outside(outside),
+            Self::Dns(question) => Resolution::Dns(question),
+        }
+    }
 }
 
 /// What to ask the cluster's DNS.
@@ -62,23 +99,22 @@ pub struct Candidates {
     /// The Pods' port that a headless Service has behind the asked one, where that is another: with DNS alone clients
     /// have to know it.
     pub behind: Option<u16>,
-    /// [`Candidates::map_port`] was called.
-    is_mapped: bool,
     /// How long the Service keeps a client to one Pod (`sessionAffinity: ClientIP`), counted from its last connection.
     pub affinity: Option<Duration>,
     /// Why there is neither, or why some are not ready, where more is known than that.
     pub(crate) because: Option<String>,
     /// The Service publishes its Pods whether they are ready or not.
     pub(crate) publishes_unready: bool,
-    pub(crate) source: Option<Source>,
 }
 
 /// One Pod and the port to dial on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// The Pod.
     pub pod: PodRef,
     /// 0 where no port was asked for and none follows from the Service.
     pub port: u16,
+    /// Whether it may be given new connections.
     pub readiness: Readiness,
     /// The Pod's addresses as far as they were seen, for explanations; nobody dials them.
     pub addresses: Vec<IpAddr>,
@@ -87,7 +123,9 @@ pub struct Endpoint {
 /// Which Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodRef {
+    /// The Pod's namespace.
     pub namespace: String,
+    /// The Pod's name.
     pub name: String,
     /// Tells a StatefulSet's Pod from its successor of the same name; `None` where it was not said.
     pub uid: Option<String>,
@@ -123,30 +161,21 @@ impl fmt::Display for Readiness {
     }
 }
 
-/// What became of Pods since they were looked up; where they differ, the last of these that is one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    /// They are what they were.
-    Same,
-    /// It may not be asked, the API server did not answer, or the answer is neither of the others.
-    Unclear,
-    /// One is gone or on its way out, and was not known to be.
-    Ended,
-}
-
 /// An endpoint that is not a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
     /// Its address as the slice has it: an IP, or a host name in an FQDN slice.
     pub address: String,
+    /// Its port; 0 as for [`Endpoint::port`].
     pub port: u16,
+    /// Whether it may be given new connections.
     pub readiness: Readiness,
     /// Why it cannot be dialled.
     pub reason: String,
 }
 
 impl Candidates {
-    /// Candidates that nothing keeps fresh: [`Candidates::changed`] never returns.
+    /// Pods, and the words for what was asked.
     pub fn new(asked: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         Self {
             asked: asked.into(),
@@ -154,11 +183,9 @@ impl Candidates {
             strays: Vec::new(),
             service: None,
             behind: None,
-            is_mapped: false,
             affinity: None,
             because: None,
             publishes_unready: false,
-            source: None,
         }
     }
 
@@ -186,10 +213,8 @@ impl Candidates {
         })
     }
 
-    /// Takes the port for the Service's, as `kubectl port-forward` does, where a headless Service has another one behind
-    /// it.
-    pub fn map_port(&mut self) {
-        self.is_mapped = true;
+    /// Takes the port for the Service's.
+    pub(crate) fn map_port(&mut self) {
         if let Some(port) = self.behind.take() {
             self.endpoints.iter_mut().for_each(|e| e.port = port);
         }
@@ -223,71 +248,5 @@ impl Candidates {
         let because = self.because.iter().map(|b| format!(" ({b})"));
         let because: String = because.collect();
         format!("{total} {verb}: {}{because}", parts.join(", "))
-    }
-
-    /// Asks the API server for the usable Pods, whatever the watches have told: one call each, all at once, and for a
-    /// handful at most, which speak for the others.
-    ///
-    /// Cancellation: the calls are given up.
-    pub async fn fate(&self) -> Fate {
-        match &self.source {
-            Some(source) => source.cluster.fate(self).await,
-            None => Fate::Unclear,
-        }
-    }
-
-    /// Waits until the objects behind these candidates may have changed.
-    ///
-    /// It may return without a change, and returns at once when there was one since the lookup.
-    /// Cancellation: nothing is lost by dropping the future.
-    pub async fn changed(&self) {
-        match &self.source {
-            Some(source) => source.validity.over().await,
-            None => pending().await,
-        }
-    }
-
-    /// Waits like [`Candidates::changed`], then looks up the same once more.
-    ///
-    /// Errors: those of the lookup, among them `NameNotFound` for what no longer is any Pod's.
-    pub async fn refreshed(&self) -> Result<Self, LookupError> {
-        let Some(source) = &self.source else {
-            return pending().await;
-        };
-        source.validity.over().await;
-        match source.cluster.ask(&source.query).await? {
-            Answer::Pods(mut candidates) => {
-                if self.is_mapped {
-                    candidates.map_port();
-                }
-                Ok(candidates)
-            }
-            Answer::Dns(question) => Err(question.otherwise),
-            Answer::ApiServer | Answer::Outside(_) => Err(LookupError::NameNotFound {
-                name: self.asked.clone(),
-                because: "it was there a moment ago".into(),
-            }),
-        }
-    }
-}
-
-/// What was looked up.
-#[derive(Clone, Debug)]
-pub(crate) enum Query {
-    Target { host: Host, port: Asked },
-    Dns,
-}
-
-/// Where candidates come from, and what would tell that they are out of date.
-#[derive(Clone)]
-pub(crate) struct Source {
-    pub(crate) cluster: Cluster,
-    pub(crate) query: Query,
-    pub(crate) validity: Validity,
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.query.fmt(f)
     }
 }

@@ -16,22 +16,38 @@ use crate::PodRef;
 pub enum LookupError {
     /// No object answers the name, and it can only be one of this cluster's.
     #[error("nothing in the cluster is named {name}: {because}")]
-    NameNotFound { name: String, because: String },
+    NameNotFound {
+        /// The name, and what pointed to it.
+        name: String,
+        /// What was looked for and is not there.
+        because: String,
+    },
     /// The Service has no TCP port of that number, or none at all; `ports` lists those it has.
     #[error("service {service} has no TCP port{}, {ports}", spaced(.port))]
     NoSuchPort {
+        /// `namespace/name`.
         service: String,
+        /// The asked port.
         port: Option<NonZeroU16>,
+        /// Its ports, as a clause.
         ports: String,
     },
     /// Endpoints exist or not, none may be used.
     #[error("{asked} has no ready endpoint: {census}")]
-    NotReady { asked: String, census: String },
+    NotReady {
+        /// What was asked for, in words.
+        asked: String,
+        /// How many endpoints there are, and why none is ready.
+        census: String,
+    },
     /// What is ready is not a Pod.
     #[error("{asked} is served by {address}, which port-forward cannot reach: {reason}")]
     NotAPod {
+        /// What was asked for, in words.
         asked: String,
+        /// The address of the endpoint.
         address: String,
+        /// Why it cannot be reached.
         reason: String,
     },
     /// Several Pods have this address, and none of them alone is meant.
@@ -40,16 +56,25 @@ pub enum LookupError {
         list(pods)
     )]
     AmbiguousAddress {
+        /// The asked address.
         ip: IpAddr,
+        /// The asked port.
         port: u16,
+        /// The Pods that share the address.
         pods: Vec<PodRef>,
     },
     /// ExternalName Services point at each other, or further than we follow.
     #[error("service {service} is an ExternalName that leads nowhere: {reason}")]
-    ExternalName { service: String, reason: String },
+    ExternalName {
+        /// `namespace/name`.
+        service: String,
+        /// Where it points, and what is wrong with that.
+        reason: String,
+    },
     /// The access rules do not let us see whether the name exists.
     #[error("{sentence}")]
     Forbidden {
+        /// What cannot be told, and the right that is missing.
         sentence: String,
         /// The call that was refused; its words are in the sentence.
         call: Arc<ConnectError>,

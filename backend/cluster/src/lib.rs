@@ -4,20 +4,20 @@
 //! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS: it says what
 //! to ask the cluster's for ([`Question`]), and which Pods that is ([`Cluster::dns`]).
 //!
-//! The path of one lookup: [`Cluster::lookup`] (`cluster.rs`) → what a name can mean, in order (`name.rs`,
-//! `cluster/names.rs`), or whose an address is (`cluster/addresses.rs`) → the objects behind it (`view.rs`,
-//! one question each) → ports and endpoints (`index.rs`, pure) → [`Answer`] (`candidates.rs`) or
-//! [`LookupError`] (`error.rs`). `trust.rs` rides along and
-//! notes how long the answer may be trusted.
+//! The path of a query: [`Cluster::subscribe`] (`cluster.rs`) → the answer that subscribers share (`subscribe.rs`) →
+//! the rule (`resolve.rs`, pure: what a name can mean in `resolve/names.rs`, whose an address is in
+//! `resolve/addresses.rs`, ports and endpoints in `objects.rs`) over a snapshot of what is known (`snapshot.rs`) → what the
+//! rule needs is read (`store.rs`), and the rule applied again → [`Answer`] or [`LookupError`]. A [`Subscription`] to
+//! Pods tells when they may have changed.
 //!
-//! What has just failed may be asked for past all that is kept: [`Candidates::fate`] (`cluster/fate.rs`).
+//! Pods that have just failed can be asked for past all that is kept: [`Subscription::check_pods`] (`check.rs`).
 //!
 //! The same objects as a DNS server sees them: [`Cluster::records`] and [`Cluster::pointers`]
-//! (`cluster/records.rs`) → [`Records`] (`records.rs`, pure).
+//! (`resolve/records.rs`) → [`Records`] (`records.rs`, pure).
 //!
-//! The path of an object: a call (`fetch.rs`) or a watch (`watch.rs`) → the little of it that is read
-//! (`kind.rs`) → kept while somebody uses it (`keep.rs`, which has the ladder of access rights). So a lookup
-//! that was made before asks the API server nothing.
+//! The path of an object: a call (`fetch.rs`) or a watch (`store/watch.rs`) → the little of it that is read
+//! (`kind.rs`) → kept while somebody uses it (`store/shelf.rs`). So a query that was answered before asks the API
+//! server nothing.
 //!
 //! ```
 //! use kubevpn_cluster::{Candidates, Endpoint, PodRef, Readiness};
@@ -41,12 +41,14 @@
 //! Sources: kubernetes.io "DNS for Services and Pods" for names, the EndpointSlice API reference for
 //! conditions, kube-proxy for the use of terminating endpoints (KEP-1669).
 
+#![warn(missing_docs)]
 #![cfg_attr(
     not(feature = "watch"),
     allow(dead_code, reason = "what only watching uses")
 )]
 
 mod candidates;
+mod check;
 mod cluster;
 mod corefile;
 mod error;
@@ -59,16 +61,23 @@ mod log;
 mod name;
 mod objects;
 mod records;
+mod resolve;
 mod select;
+mod settings;
+mod snapshot;
 mod store;
+mod subscribe;
 mod survey;
 
 pub use self::candidates::{
-    Answer, Candidates, Endpoint, Fate, Outside, PodRef, Question, Readiness, Stray,
+    Candidates, Endpoint, Outside, PodRef, Query, Question, Readiness, Resolution, Stray,
 };
-pub use self::cluster::{Cluster, Settings};
+pub use self::check::PodCheck;
+pub use self::cluster::Cluster;
 pub use self::error::LookupError;
 pub use self::name::Domain;
 pub use self::records::{Known, Record, RecordKind, Records};
+pub use self::settings::Settings;
 pub use self::store::Stats;
+pub use self::subscribe::{Answer, Subscription};
 pub use self::survey::{Failed, Listed, Survey};

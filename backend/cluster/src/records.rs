@@ -16,8 +16,11 @@ use crate::{Domain, LookupError};
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
+    /// An IPv4 address.
     A,
+    /// An IPv6 address.
     Aaaa,
+    /// A port and its host (RFC 2782).
     Srv,
     /// Any other: no object has one, but a name that exists is told from one that does not.
     Other,
@@ -26,19 +29,27 @@ pub enum RecordKind {
 /// One record of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
+    /// A or AAAA.
     Address(IpAddr),
+    /// SRV, with priority 0.
     Service {
+        /// Its share of the connections.
         weight: u16,
+        /// The port.
         port: u16,
+        /// The host.
         target: Name,
     },
+    /// CNAME.
     Alias(Name),
+    /// PTR.
     Pointer(Name),
 }
 
 /// The records of a name that exists; none of that kind where there is no answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
+    /// The records asked for.
     pub answers: Vec<Record>,
     /// The addresses of the names in the answers.
     pub additional: Vec<(Name, IpAddr)>,

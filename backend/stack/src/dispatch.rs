@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use kubevpn_cluster::{Candidates, Endpoint, Fate, LookupError, PodRef};
+use kubevpn_cluster::{Candidates, Endpoint, LookupError, PodCheck, PodRef, Subscription};
 use kubevpn_portforward::{ForwardError, PodPort};
 use kubevpn_target::{ConnectError, Refusal, Stream};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -160,7 +160,7 @@ impl<S> Layer<S> for DispatchLayer {
 ///
 /// When no endpoint is usable the call waits, if it may, for the moment one is; else it is refused with how many exist
 /// and why they are not. When all that were ready are gone, or none of a Service's can be reached, Pods that the watches
-/// tell of in the next moments are dialled too. Unreachable ones are asked for first ([`Candidates::fate`]): where they
+/// tell of in the next moments are dialled too. Unreachable ones are asked for first ([`Subscription::check_pods`]): where they
 /// are what they were, the failure stands at once. A failure that another Pod would share (the API server is away, the
 /// rules forbid port-forwards) is passed on at once.
 ///
@@ -172,7 +172,7 @@ pub struct Dispatch<S> {
     layer: DispatchLayer,
 }
 
-impl<S> Service<Candidates> for Dispatch<S>
+impl<S> Service<Subscription> for Dispatch<S>
 where
     S: Service<PodPort> + Clone + Send + Sync + 'static,
     S::Response: Stream,
@@ -187,10 +187,10 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, candidates: Candidates) -> Self::Future {
+    fn call(&mut self, pods: Subscription) -> Self::Future {
         let call = Call {
             dispatch: self.clone(),
-            candidates,
+            pods,
             dialled: HashSet::new(),
         };
         Box::pin(call.run())
@@ -200,7 +200,8 @@ where
 /// One call.
 struct Call<S> {
     dispatch: Dispatch<S>,
-    candidates: Candidates,
+    /// Those that a dial may still be made to, or failed.
+    pods: Subscription,
     /// The Pods that were dialled.
     dialled: HashSet<PodRef>,
 }
@@ -252,7 +253,7 @@ where
     /// The endpoints as soon as there is a usable one.
     async fn ready(&mut self) -> Result<Vec<Endpoint>, ConnectError> {
         let wait = self.dispatch.layer.wait;
-        let mut unready = match self.usable(&self.candidates) {
+        let mut unready = match self.usable(&self.pods) {
             Ok(usable) => return Ok(usable),
             Err(error) if wait.is_zero() => return Err(error.into()),
             Err(error) => error,
@@ -264,14 +265,14 @@ where
             };
             tracing::debug!("{unready}, waiting");
             let left = deadline.saturating_duration_since(Instant::now());
-            self.candidates = match timeout(left, self.candidates.refreshed()).await {
-                Ok(refreshed) => refreshed?,
+            match timeout(left, self.pods.next()).await {
+                Ok(next) => next?,
                 Err(_) => {
                     let sentence = format!("{unready}, and that did not change within {wait:?}");
                     return Err(ConnectError::new(Refusal::TimedOut, sentence));
                 }
-            };
-            match self.usable(&self.candidates) {
+            }
+            match self.usable(&self.pods) {
                 Ok(usable) => return Ok(usable),
                 Err(error) => unready = error,
             }
@@ -281,9 +282,9 @@ where
     /// The next endpoint, and the count of it.
     fn next(&self, left: &mut Vec<Endpoint>, first: bool) -> Option<(Endpoint, Lease)> {
         let health = &self.dispatch.layer.health;
-        let again = self.candidates.affinity.filter(|_| first);
+        let again = self.pods.affinity.filter(|_| first);
         again
-            .and_then(|lasts| health.take_again(&self.candidates.asked, lasts, left))
+            .and_then(|lasts| health.take_again(&self.pods.asked, lasts, left))
             .or_else(|| health.take(left, !first))
     }
 
@@ -321,8 +322,8 @@ where
                 biased;
                 done = dials.next() => match done {
                     Some(Ok((pod, stream))) => {
-                        if self.candidates.affinity.is_some() {
-                            layer.health.stick(&self.candidates.asked, &pod);
+                        if self.pods.affinity.is_some() {
+                            layer.health.stick(&self.pods.asked, &pod);
                         }
                         return Ok(stream);
                     }
@@ -346,29 +347,29 @@ where
                 () = sleep_until(last + alone), if more && !dials.is_empty() => {}
             }
         }
-        Err(failures.summary(&self.candidates))
+        Err(failures.summary(&self.pods))
     }
 
     /// What may be dialled instead of the Pods that failed, as soon as that is known.
     async fn others(&mut self, blame: Blame) -> Option<Vec<Endpoint>> {
         let news = NEWS.max(self.dispatch.layer.wait);
-        let (found, candidates) = match blame {
+        let (found, pods) = match blame {
             Blame::Shared | Blame::Limit => return None,
             Blame::Gone => timeout(news, self.replaced()).await.ok().flatten()?,
-            Blame::Endpoint if self.candidates.service.is_none() => return None,
+            Blame::Endpoint if self.pods.service.is_none() => return None,
             Blame::Endpoint => self.in_doubt(news).await?,
         };
-        self.candidates = candidates;
+        self.pods = pods;
         Some(found)
     }
 
     /// The usable endpoints that were not dialled, when there are any, and all that were found with them.
-    async fn replaced(&self) -> Option<(Vec<Endpoint>, Candidates)> {
-        let mut candidates = self.candidates.clone();
+    async fn replaced(&self) -> Option<(Vec<Endpoint>, Subscription)> {
+        let mut pods = self.pods.clone();
         loop {
-            candidates = candidates.refreshed().await.ok()?;
-            match self.usable(&candidates) {
-                Ok(usable) if !usable.is_empty() => return Some((usable, candidates)),
+            pods.next().await.ok()?;
+            match self.usable(&pods) {
+                Ok(usable) if !usable.is_empty() => return Some((usable, pods)),
                 // It is known by now that they are gone; what comes is worth waiting for if that is wanted.
                 Err(LookupError::NotReady { .. }) if self.dispatch.layer.wait.is_zero() => {
                     return None;
@@ -381,17 +382,17 @@ where
 
     /// The same while it is not known that the Pods that failed are what they were; for as long as `news` where they
     /// are not.
-    async fn in_doubt(&self, news: Duration) -> Option<(Vec<Endpoint>, Candidates)> {
+    async fn in_doubt(&self, news: Duration) -> Option<(Vec<Endpoint>, Subscription)> {
         let begun = Instant::now();
         let mut others = pin!(self.replaced());
-        let fate = tokio::select! {
+        let check = tokio::select! {
             found = &mut others => return found,
-            fate = timeout(DOUBT, self.candidates.fate()) => fate.unwrap_or(Fate::Unclear),
+            check = timeout(DOUBT, self.pods.check_pods()) => check.unwrap_or(PodCheck::Unclear),
         };
-        let (patience, said) = match fate {
-            Fate::Same => (None, "are what they were"),
-            Fate::Unclear => (Some(DOUBT), "may not be what they were"),
-            Fate::Ended => (Some(news), "are not what they were"),
+        let (patience, said) = match check {
+            PodCheck::Same => (None, "are what they were"),
+            PodCheck::Unclear => (Some(DOUBT), "may not be what they were"),
+            PodCheck::Ended => (Some(news), "are not what they were"),
         };
         tracing::debug!("the pods that failed {said}");
         let left = patience?.saturating_sub(begun.elapsed());

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
-use kubevpn_cluster::{Candidates, Cluster, Endpoint};
+use kubevpn_cluster::{Cluster, Endpoint, Subscription};
 use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream, classify};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
@@ -201,18 +201,18 @@ pub(crate) async fn fetch<S, Q>(
 ) -> Result<Q::Answer, ConnectError>
 where
     Q: exchange::Question,
-    S: Service<Candidates> + Clone,
+    S: Service<Subscription> + Clone,
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {
     let mut asked: Vec<String> = Vec::new();
     loop {
-        let mut candidates = cluster.dns().await?;
+        let mut pods_of_dns = cluster.dns().await?;
         let asked_already = |e: &Endpoint| asked.contains(&format!("{}:{}", e.pod, e.port));
-        if !candidates.endpoints.iter().all(asked_already) {
-            candidates.endpoints.retain(|e| !asked_already(e));
+        if !pods_of_dns.endpoints.iter().all(asked_already) {
+            pods_of_dns.endpoints.retain(|e| !asked_already(e));
         }
-        let stream = pods.clone().oneshot(candidates).await;
+        let stream = pods.clone().oneshot(pods_of_dns).await;
         let mut stream = stream.map_err(|e| classify(e.into()))?;
         let server = stream.via().to;
         match exchange::ask(&mut stream, question).await {

@@ -2,9 +2,9 @@
 //!
 //! It holds no protocol: names are the business of `kubevpn-cluster`, streams of `kubevpn-portforward`.
 //!
-//! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to
-//! [`Candidates`]) → [`Dispatch`] (candidates to [`PodPort`](kubevpn_portforward::PodPort): the ready ones, the least used
-//! first, the next when a dial fails) → the [`Forwarder`]. What no Pod serves leaves at
+//! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to a
+//! [`Subscription`]: the Pods now, and as they change) → [`Dispatch`] (to [`PodPort`](kubevpn_portforward::PodPort): the
+//! ready ones, the least used first, the next when a dial fails) → the [`Forwarder`]. What no Pod serves leaves at
 //! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
 //! all. Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).
 //!
@@ -48,7 +48,8 @@ mod resolve;
 mod stack;
 
 pub use kubevpn_cluster::{
-    Answer, Candidates, Cluster, Domain, Listed, Settings as ClusterSettings, Survey,
+    Answer, Candidates, Cluster, Domain, Listed, Query, Settings as ClusterSettings, Subscription,
+    Survey,
 };
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 

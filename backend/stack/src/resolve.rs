@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use kubevpn_cluster::{Answer, Candidates, Cluster, Question};
+use kubevpn_cluster::{Answer, Cluster, Query, Question, Subscription};
 use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
@@ -74,8 +74,8 @@ pub struct Resolve<S, E> {
 /// What a host and port mean.
 #[derive(Clone, Debug)]
 pub enum Resolved {
-    /// Pods that could serve it, ready or not.
-    Pods(Candidates),
+    /// Pods that could serve it, ready or not, and a way to follow them.
+    Pods(Subscription),
     /// The API server itself.
     ApiServer,
     /// A host outside the cluster.
@@ -89,21 +89,33 @@ pub enum Resolved {
 
 impl<S, E> Resolve<S, E>
 where
-    S: Service<Candidates> + Clone,
+    S: Service<Subscription> + Clone,
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {
-    /// Resolves without dialing what comes of it. Without a port, [`Cluster::lookup`] says how.
+    /// Resolves without dialing what comes of it. Without a port, [`Query::new`] says how.
+    ///
+    /// Errors: the name leads nowhere, its object cannot serve, or neither the API server nor the cluster's DNS says.
+    ///
+    /// Cancellation: what was asked of either is still kept for the next call.
     pub async fn resolve(
         &self,
         host: &Host,
         port: Option<NonZeroU16>,
     ) -> Result<Resolved, ConnectError> {
+        self.resolve_as(host, |host| Query::new(host, port)).await
+    }
+
+    async fn resolve_as(
+        &self,
+        host: &Host,
+        query: impl Fn(&Host) -> Query,
+    ) -> Result<Resolved, ConnectError> {
         let mut host = host.clone();
         let mut learned_from: Option<String> = None;
         for _ in 0..=ALIASES {
-            let question = match self.cluster.lookup(&host, port).await? {
-                Answer::Pods(candidates) => return Ok(Resolved::Pods(candidates)),
+            let question = match self.cluster.subscribe(query(&host)).await? {
+                Answer::Pods(pods) => return Ok(Resolved::Pods(pods)),
                 Answer::ApiServer => return Ok(Resolved::ApiServer),
                 Answer::Outside(outside) => {
                     return Ok(Resolved::Outside {
@@ -118,7 +130,7 @@ where
                 None => "the cluster's DNS".into(),
             });
             match self.ask(question).await? {
-                Known::Addresses(ips) => return self.addresses(&host, &ips, port, by_dns).await,
+                Known::Addresses(ips) => return self.addresses(&host, &ips, query, by_dns).await,
                 Known::Alias(alias) => host = alias,
             }
             learned_from = Some(by_dns);
@@ -164,14 +176,14 @@ where
         &self,
         host: &Host,
         ips: &[IpAddr],
-        port: Option<NonZeroU16>,
+        query: impl Fn(&Host) -> Query,
         learned_from: String,
     ) -> Result<Resolved, ConnectError> {
-        let mut pods: Option<Candidates> = None;
+        let mut pods: Option<Subscription> = None;
         let mut outside = Vec::new();
         let mut failed = None;
         for ip in ips.iter().take(ADDRESSES) {
-            match self.cluster.lookup(&Host::Ip(*ip), port).await {
+            match self.cluster.subscribe(query(&Host::Ip(*ip))).await {
                 Ok(Answer::ApiServer) => return Ok(Resolved::ApiServer),
                 Ok(Answer::Pods(found)) if found.service.is_some() => {
                     return Ok(Resolved::Pods(found));
@@ -179,10 +191,11 @@ where
                 Ok(Answer::Pods(found)) => match &mut pods {
                     None => pods = Some(found),
                     Some(pods) => {
-                        let new = found.endpoints.into_iter();
-                        let known = |pod| pods.endpoints.iter().any(|e| e.pod == pod);
-                        let new: Vec<_> = new.filter(|e| !known(e.pod.clone())).collect();
-                        pods.endpoints.extend(new);
+                        for endpoint in &found.endpoints {
+                            if pods.endpoints.iter().all(|e| e.pod != endpoint.pod) {
+                                pods.endpoints.push(endpoint.clone());
+                            }
+                        }
                     }
                 },
                 Ok(Answer::Outside(found)) => outside.push(found.host),
@@ -247,7 +260,7 @@ fn list(ips: &[IpAddr]) -> String {
 
 impl<S, E> Service<Target> for Resolve<S, E>
 where
-    S: Service<Candidates> + Clone + Send + Sync + 'static,
+    S: Service<Subscription> + Clone + Send + Sync + 'static,
     S::Response: Stream,
     S::Error: Into<BoxError>,
     S::Future: Send,
@@ -266,13 +279,15 @@ where
     fn call(&mut self, target: Target) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let elsewhere = match this.resolve(&target.host, Some(target.port)).await? {
-                Resolved::Pods(mut candidates) => {
-                    // A forward is to a Service's port, as kubectl's is, and not to a name of the DNS.
-                    if target.origin.frontend == Frontend::Forward {
-                        candidates.map_port();
-                    }
-                    let stream = this.pods.oneshot(candidates).await;
+            // A forward is to a Service's port, as kubectl's is, and not to a name of the DNS.
+            let is_mapped = target.origin.frontend == Frontend::Forward;
+            let query = |host: &Host| match Query::new(host, target.port) {
+                query if is_mapped => query.mapped(),
+                query => query,
+            };
+            let elsewhere = match this.resolve_as(&target.host, query).await? {
+                Resolved::Pods(pods) => {
+                    let stream = this.pods.oneshot(pods).await;
                     return stream.map(Either::A).map_err(|e| classify(e.into()));
                 }
                 Resolved::ApiServer => Elsewhere::ApiServer(target),

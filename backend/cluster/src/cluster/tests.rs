@@ -1,6 +1,6 @@
+mod check;
 #[cfg(feature = "watch")]
 mod churn;
-mod fate;
 #[cfg(feature = "watch")]
 mod keeping;
 #[cfg(feature = "watch")]
@@ -12,9 +12,8 @@ use kubevpn_target::{ConnectError, Refusal};
 
 use super::*;
 use crate::fake::Api;
-use crate::{Known, Readiness, Record, RecordKind, Records};
-
-const CLUSTER: &str = include_str!("../../tests/fixtures/cluster.yaml");
+use crate::resolve::tests::{CLUSTER, FAILURES, TARGETS, said};
+use crate::{Candidates, Readiness, Record, Records};
 
 fn api() -> Api {
     let api = Api::default();
@@ -31,88 +30,11 @@ async fn ask(cluster: &Cluster, target: &str) -> Result<Answer, LookupError> {
     cluster.lookup(&target.host, target.port).await
 }
 
-/// One line for an answer or an error.
-fn said(answer: Result<Answer, LookupError>) -> String {
-    match answer {
-        Ok(Answer::Pods(candidates)) => match candidates.usable() {
-            Ok(usable) => usable
-                .iter()
-                .map(|e| format!("{}:{}", e.pod, e.port))
-                .collect::<Vec<_>>()
-                .join(" "),
-            Err(error) => format!("{}: {error}", error.refusal()),
-        },
-        Ok(Answer::ApiServer) => "the API server".into(),
-        Ok(Answer::Outside(outside)) => match outside.learned_from {
-            None => format!("outside: {}", outside.host),
-            Some(from) => format!("outside: {} by {from}", outside.host),
-        },
-        // As it is where the DNS knows nothing either.
-        Ok(Answer::Dns(question)) => said(Err(question.otherwise)),
-        Err(error) => format!("{}: {error}", error.refusal()),
-    }
-}
-
 #[tokio::test]
 async fn every_kind_of_target() {
     let cluster = cluster(&api());
-    let both = "default/web-1:8080 default/web-2:8080";
-    for (target, wanted) in [
-        // Service names.
-        ("web:80", both),
-        ("web.default:80", both),
-        ("web.default.svc:80", both),
-        ("Web.Default.SVC.Cluster.Local:80", both),
-        (
-            "web.default.svc.cluster.local.:81",
-            "default/web-1:9090 default/web-2:9090",
-        ),
-        ("api.team:80", "team/api-1:8080"),
-        ("leaving:80", "default/leaving-1:8080"),
-        // Service addresses.
-        ("10.96.0.10:80", both),
-        ("[fd00:10:96::a]:80", both),
-        ("203.0.113.7:80", both),
-        ("203.0.113.8:80", both),
-        ("10.96.0.40:80", "team/api-1:8080"),
-        // Headless: the port as asked.
-        ("db:9999", "default/db-0:9999"),
-        ("peers:5432", "default/db-1:5432"),
-        // Endpoints.
-        ("db-0.db:5432", "default/db-0:5432"),
-        ("db-0.db.default.svc.cluster.local:1", "default/db-0:1"),
-        ("10-244-0-12.web.default.svc:1", "default/web-2:1"),
-        // Pods.
-        ("web-1.default.pod:8080", "default/web-1:8080"),
-        ("web-1.default.pod.cluster.local:8080", "default/web-1:8080"),
-        ("10-244-0-40.team.pod.cluster.local:1", "team/api-1:1"),
-        (
-            "fd00-10-244--11.default.pod.cluster.local:1",
-            "default/web-1:1",
-        ),
-        ("10.244.0.40:1", "team/api-1:1"),
-        ("[fd00:10:244::11]:1", "default/web-1:1"),
-        ("10.244.0.50:1", "default/next:1"),
-        ("10.245.0.2:9100", "team/node-exporter:9100"),
-        // Other names for what is here.
-        ("alias:80", both),
-        ("manual:80", "default/web-1:8080"),
-        ("kubernetes:443", "the API server"),
-        ("kubernetes.default.svc.cluster.local:443", "the API server"),
-        ("10.96.0.1:443", "the API server"),
-        // Outside.
-        ("www.example.com:443", "outside: www.example.com"),
-        ("example.com:443", "outside: example.com"),
-        ("a.b.example.com:443", "outside: a.b.example.com"),
-        ("db-7.db:5432", "outside: db-7.db"),
-        ("192.0.2.1:443", "outside: 192.0.2.1"),
-        ("127.0.0.1:443", "outside: 127.0.0.1"),
-        (
-            "outside:443",
-            "outside: outside.example.test. by service default/outside",
-        ),
-    ] {
-        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
+    for (target, wanted) in TARGETS.iter().chain(&FAILURES) {
+        assert_eq!(said(ask(&cluster, target).await), *wanted, "{target}");
     }
 }
 
@@ -120,118 +42,26 @@ async fn every_kind_of_target() {
 #[tokio::test]
 async fn a_headless_service_tells_its_pods_port() {
     let cluster = cluster(&api());
-    for (target, behind) in [
-        ("rpc:80", Some(8080)),
-        ("rpc:81", None),
-        ("rpc:8080", None),
-        ("web:80", None),
+    for (host, port, behind) in [
+        ("rpc", 80, Some(8080)),
+        ("rpc", 81, None),
+        ("rpc", 8080, None),
+        ("web", 80, None),
     ] {
-        match ask(&cluster, target).await {
-            Ok(Answer::Pods(mut candidates)) => {
-                assert_eq!(candidates.behind, behind, "{target}");
-                candidates.map_port();
-                let asked = if target == "rpc:81" { 81 } else { 8080 };
-                assert_eq!(candidates.endpoints[0].port, asked, "{target}");
+        let query = Query::new(&Host::parse(host).unwrap(), NonZeroU16::new(port));
+        match cluster.subscribe(query.clone()).await {
+            Ok(Answer::Pods(pods)) => assert_eq!(pods.behind, behind, "{host}:{port}"),
+            other => panic!("{host}:{port}: {other:?}"),
+        }
+        match cluster.subscribe(query.mapped()).await {
+            Ok(Answer::Pods(pods)) => {
+                let asked = if port == 81 { 81 } else { 8080 };
+                assert_eq!(pods.endpoints[0].port, asked, "{host}:{port}");
             }
-            other => panic!("{target}: {other:?}"),
+            other => panic!("{host}:{port}: {other:?}"),
         }
     }
     assert_eq!(said(ask(&cluster, "rpc:80").await), "default/web-1:80");
-}
-
-#[tokio::test]
-async fn every_kind_of_failure() {
-    let cluster = cluster(&api());
-    for (target, wanted) in [
-        (
-            "nosuch:80",
-            "name_not_found: nothing in the cluster is named nosuch: there is no service default/nosuch; \
-             try kubectl get services,pods -n default",
-        ),
-        (
-            "nosuch.team:80",
-            "name_not_found: nothing in the cluster is named nosuch.team: there is no service team/nosuch; \
-             try kubectl get services,pods -n team",
-        ),
-        (
-            "web.nowhere.svc:80",
-            "name_not_found: nothing in the cluster is named web.nowhere.svc: there is no namespace nowhere",
-        ),
-        (
-            "a.b.c.d.team:80",
-            "name_not_found: nothing in the cluster is named a.b.c.d.team: \
-             it has the form of no service, endpoint or pod",
-        ),
-        (
-            "web.:80",
-            "name_not_found: nothing in the cluster is named web.: names with a trailing dot are not \
-             searched for: write it without the dot, or in full",
-        ),
-        (
-            "_http._tcp.web.default.svc.cluster.local:80",
-            "name_not_found: nothing in the cluster is named _http._tcp.web.default.svc.cluster.local: \
-             it has the form of no service, endpoint or pod",
-        ),
-        (
-            "nosuch.team.pod:80",
-            "name_not_found: nothing in the cluster is named nosuch.team.pod: there is no pod team/nosuch; \
-             try kubectl get services,pods -n team",
-        ),
-        (
-            "web:82",
-            "no_such_port: service default/web has no TCP port 82, it has 80 (http), 81 (admin)",
-        ),
-        (
-            "kubernetes:80",
-            "no_such_port: service default/kubernetes has no TCP port 80, it has 443 (https)",
-        ),
-        (
-            "empty:80",
-            "not_ready: service default/empty port 80 has no ready endpoint: \
-             no running pod matches its selector app=no-such",
-        ),
-        (
-            "db-1.db:5432",
-            "not_ready: endpoint db-1 of service default/db port 5432 has no ready endpoint: 1 exists: \
-             1 not ready (pod default/db-1: container db waits, CrashLoopBackOff)",
-        ),
-        (
-            "job-1.default.pod:80",
-            "not_ready: pod default/job-1 port 80 has no ready endpoint: the pod has run to its end",
-        ),
-        (
-            "waiting.default.pod:80",
-            "not_ready: pod default/waiting port 80 has no ready endpoint: 1 exists: 1 not ready",
-        ),
-        (
-            "far:80",
-            "unreachable: service default/far port 80 is served by 198.51.100.56, which port-forward cannot \
-             reach: it is no pod's address, and only pods can be forwarded to",
-        ),
-        (
-            "sly:80",
-            "unreachable: service default/sly port 80 is served by 198.51.100.57, which port-forward cannot \
-             reach: it is no pod's address, and only pods can be forwarded to",
-        ),
-        (
-            "loop-a:80",
-            "unreachable: service default/loop-a is an ExternalName that leads nowhere: \
-             it points to loop-b.default.svc.cluster.local., after 2 others",
-        ),
-        (
-            "number:80",
-            "unreachable: service default/number is an ExternalName that leads nowhere: it points to \
-             \"10.0.0.1\", and the name ends in a number but is no IPv4 address",
-        ),
-        (
-            // What an ExternalName holds is a name of the DNS: nothing searches for it.
-            "short:80",
-            "name_not_found: nothing in the cluster is named api.team. (where service default/short points): \
-             it has the form of no service, endpoint or pod",
-        ),
-    ] {
-        assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
-    }
 }
 
 #[tokio::test]
@@ -510,19 +340,20 @@ async fn the_port_need_not_be_told() {
 }
 
 #[tokio::test]
-async fn candidates_are_refreshed() {
+async fn pods_are_followed() {
     let api = api();
     let cluster = cluster(&api);
-    let Ok(Answer::Pods(before)) = ask(&cluster, "api.team:80").await else {
+    let Ok(Answer::Pods(mut pods)) = ask(&cluster, "api.team:80").await else {
         panic!("api has a pod");
     };
-    assert_eq!(before.service.as_deref(), Some("team/api"));
+    assert_eq!(pods.service.as_deref(), Some("team/api"));
+    let asked = pods.asked.clone();
     api.delete("endpointslices", "team", "api-x");
-    let after = before.refreshed().await.unwrap();
-    assert_eq!(after.asked, before.asked);
-    assert!(after.endpoints.is_empty());
+    pods.next().await.unwrap();
+    assert_eq!(pods.asked, asked);
+    assert!(pods.endpoints.is_empty());
     api.delete("services", "team", "api");
-    let gone = said(after.refreshed().await.map(Answer::Pods));
+    let gone = said(pods.next().await.map(|()| Answer::Pods(pods)));
     assert!(gone.starts_with("name_not_found"), "{gone}");
     let Ok(Answer::Pods(pod)) = ask(&cluster, "api-1.team.pod:80").await else {
         panic!("the pod is there");
@@ -787,10 +618,11 @@ async fn the_pods_of_the_dns() {
     api.apply(KUBE_DNS);
     let cluster = cluster(&api);
     assert_eq!(found(&cluster).await, "kube-system/coredns-1:1053");
-    let candidates = cluster.dns().await.unwrap();
-    assert_eq!(candidates.service.as_deref(), Some("kube-system/kube-dns"));
+    let mut pods = cluster.dns().await.unwrap();
+    assert_eq!(pods.service.as_deref(), Some("kube-system/kube-dns"));
     api.delete("endpointslices", "kube-system", "kube-dns-x");
-    assert!(candidates.refreshed().await.unwrap().endpoints.is_empty());
+    pods.next().await.unwrap();
+    assert!(pods.endpoints.is_empty());
     // Another place, by a setting.
     let settings = Settings {
         dns: ("default".into(), "web".into()),

@@ -10,9 +10,6 @@ use tokio::sync::Semaphore;
 use super::entry::{Entry, Missing, RIGHTS};
 use crate::fetch::{Failure, Kind, Server, is_forbidden, list};
 
-/// How long it is believed that something does not exist.
-pub(crate) const ABSENT: Duration = Duration::from_secs(5);
-
 /// What the objects of one cluster are kept with.
 pub(crate) struct Env {
     pub(crate) server: Server,

@@ -87,13 +87,19 @@ impl<K: Kind> Shelf<K> {
     pub(crate) async fn get(
         &self,
         select: &Select,
-        trust: &mut Validity,
+        validity: &mut Validity,
     ) -> Result<Objects<K>, Failure> {
-        let asked = self.ask(select)?;
-        trust.rests_on(asked.changes.clone());
-        let known = asked.known().await?;
+        let known = async {
+            let asked = self.ask(select)?;
+            validity.rests_on(asked.changes.clone());
+            asked.known().await
+        };
+        let known = known.await.unwrap_or_else(|failure| Known {
+            found: Err(failure),
+            until: Some(Instant::now()),
+        });
         if let Some(until) = known.until {
-            trust.until(until);
+            validity.until(until);
         }
         known.found
     }
@@ -123,12 +129,20 @@ impl<K: Kind> Shelf<K> {
     }
 
     /// The first answer to a question about anything that is current.
-    pub(crate) fn find<T>(&self, mut ask: impl FnMut(&K) -> Option<T>) -> Option<T> {
+    pub(crate) fn find<T>(
+        &self,
+        mut ask: impl FnMut(&K) -> Option<T>,
+        validity: &mut Validity,
+    ) -> Option<T> {
         let slots = lock(&self.slots);
         slots.by_select.values().find_map(|slot| {
             let state = slot.entry.state.borrow();
-            let objects = state.current()?.found.ok()?;
-            objects.iter().find_map(|object| ask(object))
+            let known = state.current()?;
+            let found = known.found.ok()?.iter().find_map(|object| ask(object))?;
+            // The state is locked: a change is told after this.
+            validity.rests_on(Changes::of(&slot.entry.pulse));
+            known.until.into_iter().for_each(|at| validity.until(at));
+            Some(found)
         })
     }
 

@@ -1,7 +1,6 @@
 //! How long an answer may be believed that rests on several selections.
 
 use std::future::{pending, poll_fn};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -71,16 +70,29 @@ impl Validity {
         self.changes.push(changes);
     }
 
+    /// Whether the answer holds now.
+    pub(crate) fn holds(&self) -> bool {
+        let in_time = self.until.is_none_or(|until| Instant::now() < until);
+        in_time
+            && !self
+                .changes
+                .iter()
+                .any(|c| c.seen.has_changed().unwrap_or(true))
+    }
+
+    /// The answer was used, and with it what it rests on.
+    pub(crate) fn touch(&self) {
+        self.changes.iter().for_each(|c| c.pulse.touch());
+    }
+
     /// Waits until the answer may no longer hold. It may return without a change.
     pub(crate) async fn over(&self) {
-        let mut changes: Vec<_> = self.changes.iter().map(|c| c.seen.clone()).collect();
-        // A sender that is gone means that the selection is no longer kept.
-        let mut changes: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = changes
-            .drain(..)
-            .map(|mut seen| -> Pin<Box<dyn Future<Output = ()> + Send>> {
-                Box::pin(async move { drop(seen.changed().await) })
-            })
-            .collect();
+        let changes = self.changes.iter().map(|c| {
+            let mut seen = c.seen.clone();
+            // A sender that is gone means that the selection is no longer kept.
+            Box::pin(async move { drop(seen.changed().await) })
+        });
+        let mut changes: Vec<_> = changes.collect();
         let changed = poll_fn(|cx| {
             let any = changes.iter_mut().any(|c| c.as_mut().poll(cx).is_ready());
             if any { Poll::Ready(()) } else { Poll::Pending }

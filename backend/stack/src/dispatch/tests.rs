@@ -22,11 +22,11 @@ fn endpoint(name: &str, readiness: Readiness) -> Endpoint {
     }
 }
 
-fn of(endpoints: Vec<Endpoint>) -> Candidates {
-    Candidates::new("service shop/web port 80", endpoints)
+fn of(endpoints: Vec<Endpoint>) -> Subscription {
+    Candidates::new("service shop/web port 80", endpoints).into()
 }
 
-fn candidates(pods: &[&str]) -> Candidates {
+fn candidates(pods: &[&str]) -> Subscription {
     of(pods
         .iter()
         .map(|name| endpoint(name, Readiness::Ready))

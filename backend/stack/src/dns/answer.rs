@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{Name as DnsName, RData, Record as DnsRecord, RecordType};
-use kubevpn_cluster::{Candidates, Known, Record, RecordKind, Records};
+use kubevpn_cluster::{Known, Record, RecordKind, Records, Subscription};
 use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream};
 use tower_service::Service;
 
@@ -17,7 +17,7 @@ const TTL: u32 = 5;
 
 impl<S, E> Resolve<S, E>
 where
-    S: Service<Candidates> + Clone,
+    S: Service<Subscription> + Clone,
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {

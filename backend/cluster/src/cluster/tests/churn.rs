@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::*;
+use crate::resolve::tests::{CHANGING, PODS, SERVICES, SLICES, pod_of, service_of, slice_of};
 
 /// What may happen.
 #[derive(Clone, Debug)]
@@ -42,31 +43,10 @@ enum Step {
     Away(bool),
 }
 
-const SERVICES: [&str; 3] = ["a", "b", "default"];
-const SLICES: [&str; 4] = ["a-1", "a-2", "b-1", "x"];
-const PODS: [&str; 4] = ["p0", "p1", "p2", "10-1-0-0"];
 const KINDS: [(&str, &[&str]); 3] = [
     ("services", &SERVICES),
     ("endpointslices", &SLICES),
     ("pods", &PODS),
-];
-
-/// Names that depend on more than one object, and whose meaning moves from one to another.
-const TARGETS: [&str; 14] = [
-    "a:80",
-    "a:81",
-    "b:80",
-    "a.default:80",
-    "a.default.svc.cluster.local:80",
-    "b.default.svc:81",
-    "host.a:80",
-    "host.b.default.svc:80",
-    "10-1-0-1.a.default.svc:80",
-    "p1.default.pod:80",
-    "10-1-0-0.default.pod.cluster.local:80",
-    "10.96.0.0:80",
-    "10.96.1.1:80",
-    "default:80",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -76,7 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, of, pods, shape)| Step::Slice { name, of, pods, shape }),
         3 => (0..4_usize, 0..3_usize).prop_map(|(name, shape)| Step::Pod { name, shape }),
         3 => (0..3_usize, 0..4_usize).prop_map(|(kind, name)| Step::Delete { kind, name }),
-        6 => (0..TARGETS.len()).prop_map(Step::Ask),
+        6 => (0..CHANGING.len()).prop_map(Step::Ask),
         4 => Just(Step::Settle),
         2 => (0..8_000_u64).prop_map(Step::Pass),
         1 => Just(Step::Cut),
@@ -87,78 +67,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn service(name: usize, shape: usize) -> String {
-    let spec = [
-        "clusterIP: 10.96.0.N, selector: {app: x}, ports: [{name: http, port: 80}]",
-        "clusterIP: 10.96.1.N, selector: {app: x}, ports: [{name: http, port: 81}, {name: other, port: 80}]",
-        "clusterIP: None, selector: {app: x}",
-        "clusterIP: None, publishNotReadyAddresses: true, selector: {app: x}",
-        "type: ExternalName, externalName: b.default.svc.cluster.local",
-        "clusterIP: 10.96.0.N, ports: [{name: http, port: 80}]",
-    ][shape];
-    // No two have the same address at any time.
-    let spec = spec.replace('N', &name.to_string());
-    let name = SERVICES[name];
-    format!("{{kind: Service, metadata: {{name: {name}}}, spec: {{{spec}}}}}")
-}
-
-fn slice(name: usize, of: usize, pods: usize, shape: usize) -> String {
-    let conditions = [
-        "{}",
-        "{ready: true}",
-        "{ready: false}",
-        "{ready: false, serving: true, terminating: true}",
-        "{ready: true}",
-        "{ready: true}",
-    ][shape];
-    let ports = ["http", "other"][shape % 2];
-    let reference = |pod: &str| match shape {
-        4 => String::new(),
-        _ => format!(", targetRef: {{kind: Pod, name: {pod}}}"),
-    };
-    let endpoints = PODS
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| pods >> i & 1 == 1)
-        .map(|(i, pod)| {
-            let hostname = if i == 0 { ", hostname: host" } else { "" };
-            format!(
-                "{{addresses: [10.1.0.{i}], conditions: {conditions}{hostname}{}}}",
-                reference(pod)
-            )
-        });
-    let endpoints = endpoints.collect::<Vec<_>>().join(", ");
-    let (name, of) = (SLICES[name], SERVICES[of]);
-    format!(
-        "{{kind: EndpointSlice, metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {of}}}}}, \
-         addressType: IPv4, endpoints: [{endpoints}], ports: [{{name: {ports}, port: 80{shape}}}]}}"
-    )
-}
-
-fn pod(name: usize, shape: usize) -> String {
-    let phase = ["Running", "Pending", "Succeeded"][shape];
-    format!(
-        "{{kind: Pod, metadata: {{name: {}}}, spec: {{containers: []}}, \
-         status: {{phase: {phase}, podIP: 10.1.0.{name}, podIPs: [{{ip: 10.1.0.{name}}}]}}}}",
-        PODS[name]
-    )
-}
-
 async fn happen(api: &Api, cluster: &Cluster, step: Step) {
     match step {
-        Step::Service { name, shape } => drop(api.apply(&service(name, shape))),
+        Step::Service { name, shape } => drop(api.apply(&service_of(name, shape))),
         Step::Slice {
             name,
             of,
             pods,
             shape,
-        } => drop(api.apply(&slice(name, of, pods, shape))),
-        Step::Pod { name, shape } => drop(api.apply(&pod(name, shape))),
+        } => drop(api.apply(&slice_of(name, of, pods, shape))),
+        Step::Pod { name, shape } => drop(api.apply(&pod_of(name, shape))),
         Step::Delete { kind, name } => {
             let (kind, names) = KINDS[kind];
             api.delete(kind, "default", names[name % names.len()]);
         }
-        Step::Ask(target) => drop(ask(cluster, TARGETS[target]).await),
+        Step::Ask(target) => drop(ask(cluster, CHANGING[target]).await),
         Step::Settle => sleep(Duration::from_millis(5)).await,
         Step::Pass(ms) => sleep(Duration::from_millis(ms)).await,
         Step::Cut => api.cut_watches(),
@@ -194,7 +117,7 @@ proptest! {
             // Longer than any pause, and than anything is believed that is not watched.
             sleep(Duration::from_secs(11)).await;
             let new = cluster(&api);
-            for target in TARGETS {
+            for target in CHANGING {
                 let (known, found) = (all(ask(&old, target).await), all(ask(&new, target).await));
                 assert_eq!(known, found, "{target} after {steps:#?}");
             }

@@ -5,54 +5,51 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kubevpn_target::Name;
 
-use super::{Cluster, Shared};
-use crate::fetch::{Failure, is_forbidden};
+use super::{Notes, Seen, Walk, domain};
+use crate::fetch::is_forbidden;
 use crate::name::undash;
 use crate::objects::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
 use crate::records::{Form, Part, addresses, form, of_service, pointer};
-use crate::store::Seen;
-use crate::store::Validity;
+use crate::snapshot::{Snapshot, Step, Stop};
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
 
-impl Cluster {
-    /// The records of a name, which is taken to be in full. Nothing is chosen and no readiness waited for: a Service
-    /// without a ready endpoint has what DNS has for it.
-    ///
-    /// Errors: the API server did not answer.
-    ///
-    /// Cancellation: what was asked of the API server is still kept for the next lookup.
-    pub async fn records(&self, name: &Name, wanted: RecordKind) -> Result<Known, LookupError> {
-        let domain = self.domain().await;
-        if !domain.contains(name) {
-            return Ok(Known::Outside);
-        }
-        let Some(form) = form(name, &domain) else {
-            return Ok(Known::Ask { otherwise: None });
-        };
-        // What an object may not have, the zone may: its SOA, and what an administrator wrote.
-        if wanted == RecordKind::Other && form == Form::Branch {
-            return Ok(Known::Ask { otherwise: None });
-        }
-        let found = self.shared.under_domain(form, wanted, &domain).await;
-        let missing = || LookupError::NameNotFound {
-            name: name.to_string(),
-            because: "no service, endpoint, pod or namespace has it".into(),
-        };
-        settle(found, missing)
+/// The records of a name, which is taken to be in full.
+pub(crate) fn records(
+    snapshot: &Snapshot<'_>,
+    name: &Name,
+    wanted: RecordKind,
+    notes: &mut Notes,
+) -> Step<Known> {
+    let mut walk = Walk { snapshot, notes };
+    let domain = domain(snapshot)?;
+    if !domain.contains(name) {
+        return Ok(Known::Outside);
     }
+    let Some(form) = form(name, &domain) else {
+        return Ok(Known::Ask { otherwise: None });
+    };
+    // What an object may not have, the zone may: its SOA, and what an administrator wrote.
+    if wanted == RecordKind::Other && form == Form::Branch {
+        return Ok(Known::Ask { otherwise: None });
+    }
+    let found = walk.under_domain(form, wanted, &domain);
+    let missing = || LookupError::NameNotFound {
+        name: name.to_string(),
+        because: "no service, endpoint, pod or namespace has it".into(),
+    };
+    settle(found, missing)
+}
 
-    /// The names of an address.
-    ///
-    /// Errors and cancellation: as [`records`](Self::records).
-    pub async fn pointers(&self, ip: IpAddr) -> Result<Known, LookupError> {
-        let domain = self.domain().await;
-        let found = self.shared.at_address(ip.to_canonical(), &domain).await;
-        let missing = || LookupError::NameNotFound {
-            name: ip.to_string(),
-            because: "its pod has no name in DNS".into(),
-        };
-        settle(found, missing)
-    }
+/// The names of an address.
+pub(crate) fn pointers(snapshot: &Snapshot<'_>, ip: IpAddr, notes: &mut Notes) -> Step<Known> {
+    let mut walk = Walk { snapshot, notes };
+    let domain = domain(snapshot)?;
+    let found = walk.at_address(ip, &domain);
+    let missing = || LookupError::NameNotFound {
+        name: ip.to_string(),
+        because: "its pod has no name in DNS".into(),
+    };
+    settle(found, missing)
 }
 
 /// What was found of a name.
@@ -70,10 +67,7 @@ impl From<Option<Records>> for Found {
     }
 }
 
-fn settle(
-    found: Result<Found, Failure>,
-    missing: impl FnOnce() -> LookupError,
-) -> Result<Known, LookupError> {
+fn settle(found: Step<Found>, missing: impl FnOnce() -> LookupError) -> Step<Known> {
     match found {
         Ok(Found::Records(records)) => Ok(Known::Records(records)),
         Ok(Found::Outside) => Ok(Known::Outside),
@@ -82,23 +76,17 @@ fn settle(
             additional: Vec::new(),
         }))),
         Ok(Found::Missing) => Ok(Known::ask(Err(missing()))),
-        Err(why) if is_forbidden(&why) => Ok(Known::ask(Err(LookupError::Api(why)))),
-        Err(why) => Err(why.into()),
+        Err(Stop::Failed(why)) if is_forbidden(&why) => Ok(Known::ask(Err(LookupError::Api(why)))),
+        Err(stop) => Err(stop),
     }
 }
 
-impl Shared {
-    async fn under_domain(
-        &self,
-        form: Form<'_>,
-        wanted: RecordKind,
-        domain: &Domain,
-    ) -> Result<Found, Failure> {
-        let trust = &mut Validity::default();
+impl Walk<'_> {
+    fn under_domain(&mut self, form: Form<'_>, wanted: RecordKind, domain: &Domain) -> Step<Found> {
         match form {
             Form::Branch => Ok(Found::Records(Records::default())),
             Form::Namespace(namespace) => {
-                let exists = self.view.has_namespace(namespace, trust).await?;
+                let exists = self.is_namespace(namespace)?;
                 Ok(exists.then(Records::default).into())
             }
             Form::Service {
@@ -106,10 +94,10 @@ impl Shared {
                 name,
                 part,
             } => {
-                let Some(service) = self.view.service(namespace, name, trust).await? else {
+                let Some(service) = self.service(namespace, name)? else {
                     return Ok(Found::Missing);
                 };
-                let kind = objects::kind(&service);
+                let kind = objects::kind(service);
                 if let Kind::External(to) = kind {
                     let to = Name::parse(&format!("{}.", to.trim_end_matches('.')));
                     return Ok(match (part, to) {
@@ -119,22 +107,22 @@ impl Shared {
                 }
                 let by_endpoints = kind == Kind::Headless || matches!(part, Part::Endpoint(_));
                 let slices = match by_endpoints {
-                    true => Some(self.view.slices(namespace, name, trust).await?),
+                    true => Some(self.slices(namespace, name)?),
                     false => None,
                 };
                 let slices = slices.iter().flat_map(|slices| slices.iter()).map(|s| &**s);
-                Ok(of_service(&service, slices, part, wanted, domain).into())
+                Ok(of_service(service, slices, part, wanted, domain).into())
             }
             Form::Pod { namespace, label } => {
                 let seen = match undash(label) {
-                    Some(ip) => self.view.pods_at(ip, Some(namespace), trust).await?,
+                    Some(ip) => self.pods_at(ip, Some(namespace))?,
                     None => Seen {
-                        found: Vec::from_iter(self.view.pod(namespace, label, trust).await?),
+                        found: Vec::from_iter(self.pod(namespace, label)?.cloned()),
                         hidden: None,
                     },
                 };
                 let pod = match (seen.found.into_iter().next(), seen.hidden) {
-                    (None, Some(why)) => return Err(why),
+                    (None, Some(why)) => return Err(why.into()),
                     (pod, _) => pod,
                 };
                 let pod = pod.filter(|pod| pod_endpoint(pod, 0).is_some());
@@ -143,8 +131,7 @@ impl Shared {
         }
     }
 
-    async fn at_address(&self, ip: IpAddr, domain: &Domain) -> Result<Found, Failure> {
-        let trust = &mut Validity::default();
+    fn at_address(&mut self, ip: IpAddr, domain: &Domain) -> Step<Found> {
         let port = Asked(None);
         let pointing = |text: String| {
             let name = Name::parse(&text).ok()?;
@@ -158,26 +145,26 @@ impl Shared {
             let (namespace, name) = full_name.split_once('/').unwrap_or_default();
             pointing(format!("{name}.{namespace}.svc.{domain}")).into()
         };
-        let mut service = self.view.known_service_at(ip, port, trust).await?;
+        let mut service = self.known_service_at(ip, port)?;
         if service.is_none() {
-            service = self.view.service_of_cluster_ip(ip, port, trust).await?;
+            service = self.service_of_cluster_ip(ip, port)?;
         }
         if let Some(service) = service.filter(|s| has_cluster_ip(s, ip)) {
-            return Ok(named(&service));
+            return Ok(named(service));
         }
         // Before all Services are looked at: a Pod's address is no ClusterIP.
-        let mut pods = self.view.pods_with_first_address(ip, None, trust).await?;
+        let mut pods = self.pods_with_first_address(ip, None)?;
         if pods.found.is_empty() {
-            let service = self.view.service_at(ip, port, trust).await?;
+            let service = self.service_at(ip, port)?;
             if let Some(service) = service.found.filter(|s| has_cluster_ip(s, ip)) {
-                return Ok(named(&service));
+                return Ok(named(service));
             }
-            pods = self.view.pods_at(ip, None, trust).await?;
+            pods = self.pods_at(ip, None)?;
             pods.hidden = pods.hidden.or(service.hidden);
         }
         let Some(pod) = pods.found.first() else {
             return match pods.hidden {
-                Some(why) => Err(why),
+                Some(why) => Err(why.into()),
                 None => Ok(Found::Outside),
             };
         };
@@ -187,7 +174,7 @@ impl Shared {
         let Some(service) = subdomain.filter(|name| !name.is_empty()) else {
             return Ok(Found::Missing);
         };
-        let slices = self.view.slices(&namespace, &service, trust).await?;
+        let slices = self.slices(&namespace, &service)?;
         let hostname = pointer(slices.iter().map(|s| &**s), ip);
         let full = hostname.map(|host| format!("{host}.{service}.{namespace}.svc.{domain}"));
         Ok(full.and_then(pointing).into())

@@ -2,12 +2,14 @@
 
 use kubevpn_target::{Host, Name};
 
-use super::{Hit, Shared, is_api_server};
+use super::{Hit, Walk, domain, is_api_server};
+use crate::candidates::Resolution;
 use crate::fetch::{Failure, is_forbidden};
 use crate::name::{Reading, Unknown, in_full, questions, readings, spells_domain, unknown};
 use crate::objects::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
-use crate::store::Validity;
-use crate::{Answer, Candidates, Domain, LookupError, Outside, Question};
+use crate::select::Select;
+use crate::snapshot::{Need, Needs, Step, Stop, readable};
+use crate::{Candidates, Domain, LookupError, Outside, Question};
 
 /// How many ExternalName Services are followed.
 const ALIASES: usize = 8;
@@ -26,46 +28,16 @@ struct Hidden {
     why: Failure,
 }
 
-/// Why one reading of a name ends the lookup, or may.
-enum Stop {
-    /// A call failed.
-    Call(Failure),
-    /// The object is there and cannot serve.
-    Answer(LookupError),
-}
-
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
-        Self::Call(failure)
-    }
-}
-
-impl From<LookupError> for Stop {
-    fn from(error: LookupError) -> Self {
-        Self::Answer(error)
-    }
-}
-
-impl Shared {
-    pub(super) async fn by_name(
-        &self,
-        name: &Name,
-        port: Asked,
-        trust: &mut Validity,
-    ) -> Result<Answer, LookupError> {
-        match self.read(name, port, trust).await? {
-            Ok(hit) => self.follow(hit, port, trust).await,
-            Err(nothing) => self.nothing(name, nothing, None, trust).await,
+impl Walk<'_> {
+    pub(super) fn by_name(&mut self, name: &Name, port: Asked) -> Step<Resolution<Candidates>> {
+        match self.read(name, port)? {
+            Ok(hit) => self.follow(hit, port),
+            Err(nothing) => self.nothing(name, nothing, None),
         }
     }
 
     /// Goes on while one ExternalName leads to the next.
-    pub(super) async fn follow(
-        &self,
-        mut hit: Hit,
-        port: Asked,
-        trust: &mut Validity,
-    ) -> Result<Answer, LookupError> {
+    pub(super) fn follow(&mut self, mut hit: Hit, port: Asked) -> Step<Resolution<Candidates>> {
         let mut passed: Vec<String> = Vec::new();
         loop {
             let (service, to) = match hit {
@@ -73,15 +45,16 @@ impl Shared {
                 Hit::Alias { service, to } => (service, to),
             };
             if passed.contains(&service) || passed.len() == ALIASES {
-                return Err(LookupError::ExternalName {
+                return Err(Stop::Error(LookupError::ExternalName {
                     reason: format!("it points to {to}, after {} others", passed.len()),
                     service,
-                });
+                }));
             }
-            tracing::debug!("service {service} is another name for {to}");
-            hit = match self.read(&to, port, trust).await? {
+            self.notes
+                .step(format!("service {service} is another name for {to}"));
+            hit = match self.read(&to, port)? {
                 Ok(hit) => hit,
-                Err(nothing) => return self.nothing(&to, nothing, Some(&service), trust).await,
+                Err(nothing) => return self.nothing(&to, nothing, Some(&service)),
             };
             passed.push(service);
         }
@@ -89,111 +62,94 @@ impl Shared {
 
     /// Tries what a name can mean, in order. A reading that we may not see is passed over: only when no
     /// other exists does it matter.
-    async fn read(
-        &self,
-        name: &Name,
-        port: Asked,
-        trust: &mut Validity,
-    ) -> Result<Result<Hit, Nothing>, LookupError> {
-        let namespace = &self.settings.namespace;
-        let mut domain = self.whose.guess();
-        let mut meanings = readings(name, namespace, &domain);
-        self.warm(&meanings, unknown(name, &domain) == Unknown::Cluster);
+    fn read(&mut self, name: &Name, port: Asked) -> Step<Result<Hit, Nothing>> {
+        let snapshot = self.snapshot;
+        let namespace = &snapshot.settings.namespace;
+        let guess = snapshot.domain.as_ref().unwrap_or(&snapshot.guess);
+        let mut meanings = readings(name, namespace, guess);
+        let soon = soon(&meanings, unknown(name, guess) == Unknown::Cluster);
+        let with_soon = |stop| match stop {
+            Stop::Needs(needs) => Stop::Needs(Needs { soon, ..needs }),
+            stop => stop,
+        };
         if spells_domain(name) {
-            domain = self.domain().await;
-            meanings = readings(name, namespace, &domain);
+            match domain(snapshot) {
+                Ok(domain) => meanings = readings(name, namespace, &domain),
+                Err(stop) => return Err(with_soon(stop)),
+            }
         }
         let mut nothing = Nothing::default();
         for reading in meanings {
-            match self.try_reading(&reading, port, trust).await {
+            match self.try_reading(&reading, port) {
                 Ok(Some(hit)) => {
                     nothing.looked_for.iter().for_each(|r| self.pin(r));
                     return Ok(Ok(hit));
                 }
-                Ok(None) => tracing::debug!("{reading} does not exist"),
-                Err(Stop::Answer(error)) => return Err(error),
-                Err(Stop::Call(failure)) if is_forbidden(&failure) => {
-                    tracing::debug!("{reading}: {failure}");
+                Ok(None) => self.notes.step(format!("{reading} does not exist")),
+                Err(Stop::Failed(failure)) if is_forbidden(&failure) => {
+                    self.notes.step(format!("{reading}: {failure}"));
                     nothing.hidden = Some(Hidden {
                         what: reading.to_string(),
                         why: failure,
                     });
                 }
-                Err(Stop::Call(failure)) => return Err(failure.into()),
+                Err(stop) => return Err(with_soon(stop)),
             }
             nothing.looked_for.push(reading);
         }
         Ok(Err(nothing))
     }
 
-    /// Asks for everything the readings need at once, as far as it is likely to be needed: a host outside
-    /// has no endpoints. Once the first reading is known the rest follows from it, one by one.
-    fn warm(&self, readings: &[Reading], is_clusters: bool) {
-        let services = readings.iter().filter_map(|reading| match reading {
-            Reading::Service { namespace, name } => Some((namespace, name, is_clusters)),
-            Reading::Endpoint {
-                namespace, service, ..
-            } => Some((namespace, service, false)),
-            Reading::PodAddress { .. } | Reading::Pod { .. } => None,
-        });
-        for (i, (namespace, name, endpoints)) in services.enumerate() {
-            if i == 0 && self.view.is_known(namespace, name) {
-                return;
-            }
-            self.view.warm(namespace, name, endpoints);
-        }
-    }
-
     /// What comes first and does not exist is part of the answer, so it is kept like one.
-    fn pin(&self, reading: &Reading) {
+    fn pin(&mut self, reading: &Reading) {
+        let pins = &mut self.notes.pins;
         match reading {
-            Reading::Service { namespace, name } => self.view.pin(namespace, name),
+            Reading::Service { namespace, name } => {
+                pins.push(Need::Services(Select::named(namespace, name)));
+                pins.push(Need::Slices(Select::of_service(namespace, name)));
+            }
             Reading::Endpoint {
                 namespace, service, ..
-            } => self.view.pin(namespace, service),
-            Reading::PodAddress { namespace, ip } => {
-                self.view.pin_address(*ip, Some(namespace));
+            } => {
+                pins.push(Need::Services(Select::named(namespace, service)));
+                pins.push(Need::Slices(Select::of_service(namespace, service)));
             }
+            Reading::PodAddress { namespace, ip } => self.pin_address(*ip, Some(namespace)),
             Reading::Pod { .. } => {}
         }
     }
 
-    async fn try_reading(
-        &self,
-        reading: &Reading,
-        port: Asked,
-        trust: &mut Validity,
-    ) -> Result<Option<Hit>, Stop> {
-        let view = &self.view;
+    fn try_reading(&mut self, reading: &Reading, port: Asked) -> Step<Option<Hit>> {
         match reading {
             Reading::Service { namespace, name } => {
-                let service = match view.service(namespace, name, trust).await {
+                let service = match self.service(namespace, name) {
                     Ok(Some(service)) => service,
                     Ok(None) => return Ok(None),
                     // Which Service stands for the API server is known without being allowed to read it.
-                    Err(e)
+                    Err(Stop::Failed(e))
                         if is_forbidden(&e)
                             && is_api_server(namespace, name)
                             && port.may_be(443) =>
                     {
-                        return Ok(Some(Hit::Answer(Answer::ApiServer)));
+                        return Ok(Some(Hit::Answer(Resolution::ApiServer)));
                     }
-                    Err(e) => return Err(e.into()),
+                    Err(stop) => return Err(stop),
                 };
-                Ok(Some(self.serve(&service, port, trust).await?))
+                let hit = self.serve(service, port);
+                Ok(Some(hit.map_err(Stop::for_good)?))
             }
             Reading::Endpoint {
                 namespace,
                 service,
                 hostname,
             } => {
-                let Some(object) = view.service(namespace, service, trust).await? else {
+                let Some(object) = self.service(namespace, service)? else {
                     return Ok(None);
                 };
-                if let Kind::External(_) = objects::kind(&object) {
+                if let Kind::External(_) = objects::kind(object) {
                     return Ok(None);
                 }
-                let slices = view.slices(namespace, service, trust).await?;
+                let slices = self.slices(namespace, service)?;
                 let found = objects::endpoints(
                     slices.iter().map(|s| &**s),
                     PortOf::Number(port.number()),
@@ -203,13 +159,13 @@ impl Shared {
                     return Ok(None);
                 }
                 let asked = format!("{reading}{port}");
-                let mut candidates = self.candidates(asked, found, trust).await?;
+                let mut candidates = self.candidates(asked, found)?;
                 candidates.service = Some(format!("{namespace}/{service}"));
-                candidates.publishes_unready = objects::publishes_unready(&object);
+                candidates.publishes_unready = objects::publishes_unready(object);
                 Ok(Some(Hit::pods(candidates)))
             }
             Reading::PodAddress { namespace, ip } => {
-                let seen = view.pods_at(*ip, Some(namespace), trust).await?;
+                let seen = self.pods_at(*ip, Some(namespace))?;
                 let pods = pods_at(seen.found.iter().map(|p| &**p), *ip, port)?;
                 match (pods.is_empty(), seen.hidden) {
                     (true, Some(why)) => Err(why.into()),
@@ -221,11 +177,11 @@ impl Shared {
                 }
             }
             Reading::Pod { namespace, name } => {
-                let Some(pod) = view.pod(namespace, name, trust).await? else {
+                let Some(pod) = self.pod(namespace, name)? else {
                     return Ok(None);
                 };
                 let asked = format!("{reading}{port}");
-                let endpoint = pod_endpoint(&pod, port.number());
+                let endpoint = pod_endpoint(pod, port.number());
                 let ended = endpoint.is_none();
                 let mut candidates = Candidates::new(asked, endpoint.into_iter().collect());
                 candidates.because = ended.then(|| "the pod has run to its end".into());
@@ -235,20 +191,20 @@ impl Shared {
     }
 
     /// The rule for what nothing answers.
-    async fn nothing(
-        &self,
+    fn nothing(
+        &mut self,
         name: &Name,
         nothing: Nothing,
         alias: Option<&String>,
-        trust: &mut Validity,
-    ) -> Result<Answer, LookupError> {
+    ) -> Step<Resolution<Candidates>> {
+        let settings = self.snapshot.settings;
         let pointed = match alias {
             Some(service) => format!(" (where service {service} points)"),
             None => String::new(),
         };
-        let domain = self.domain().await;
+        let domain = domain(self.snapshot)?;
         let meant = match domain.contains(name) {
-            true => readings(&in_full(name), &self.settings.namespace, &domain),
+            true => readings(&in_full(name), &settings.namespace, &domain),
             false => nothing.looked_for,
         };
         match unknown(name, &domain) {
@@ -256,46 +212,46 @@ impl Shared {
                 let only_dns = domain.contains(name) && meant.is_empty();
                 if let (false, Some(Hidden { what, why })) = (only_dns, nothing.hidden) {
                     // The DNS would answer with an address that we may look up no more than the name.
-                    return Err(LookupError::Forbidden {
+                    return Err(Stop::Error(LookupError::Forbidden {
                         sentence: format!("cannot tell whether {what}{pointed} exists: {why}"),
                         call: why,
-                    });
+                    }));
                 }
-                let otherwise = self.not_found(name, meant.last(), &pointed, trust).await;
+                let otherwise = self.not_found(name, meant.last(), &pointed)?;
                 self.question(name, &domain, alias, otherwise, only_dns)
             }
             Unknown::LastLabel(last) => {
-                let settings = &self.settings;
                 let passed_over = settings.unseen_is_outside && last != settings.namespace;
                 if let Some(Hidden { what, why }) = nothing.hidden.filter(|_| !passed_over) {
-                    return Err(LookupError::Forbidden {
+                    return Err(Stop::Error(LookupError::Forbidden {
                         sentence: format!(
                             "{name}{pointed} is {what}, or a host outside the cluster, and we may not look which: {why}"
                         ),
                         call: why,
-                    });
+                    }));
                 }
                 // A name with more labels than any object has is not the cluster's for all we may see.
                 let may_be = meant.iter().any(|r| r.namespace() == last);
-                let exists = match self.has_namespace(last, trust).await {
+                let exists = match self.has_namespace(last) {
                     Ok(exists) => exists,
-                    Err(why) if is_forbidden(&why) && may_be && !passed_over => {
-                        return Err(LookupError::Forbidden {
+                    Err(Stop::Failed(why)) if is_forbidden(&why) && may_be && !passed_over => {
+                        return Err(Stop::Error(LookupError::Forbidden {
                             sentence: format!(
                                 "{name}{pointed} is of the namespace {last}, or a host outside the cluster, and we may not look which: {why}"
                             ),
                             call: why,
-                        });
+                        }));
                     }
-                    Err(why) if is_forbidden(&why) => false,
-                    Err(failure) => return Err(LookupError::Api(failure)),
+                    Err(Stop::Failed(why)) if is_forbidden(&why) => false,
+                    Err(stop) => return Err(stop),
                 };
                 if exists {
-                    let otherwise = self.not_found(name, meant.last(), &pointed, trust).await;
+                    let otherwise = self.not_found(name, meant.last(), &pointed)?;
                     return self.question(name, &domain, alias, otherwise, false);
                 }
-                tracing::debug!("{name} is a host outside the cluster");
-                Ok(Answer::Outside(Outside {
+                self.notes
+                    .step(format!("{name} is a host outside the cluster"));
+                Ok(Resolution::Outside(Outside {
                     host: Host::Name(name.clone()),
                     learned_from: alias.map(|service| format!("service {service}")),
                 }))
@@ -311,12 +267,12 @@ impl Shared {
         alias: Option<&String>,
         otherwise: LookupError,
         only_dns: bool,
-    ) -> Result<Answer, LookupError> {
-        let names = questions(name, &self.settings.namespace, domain);
+    ) -> Step<Resolution<Candidates>> {
+        let names = questions(name, &self.snapshot.settings.namespace, domain);
         if names.is_empty() {
-            return Err(otherwise);
+            return Err(Stop::Error(otherwise));
         }
-        Ok(Answer::Dns(Question {
+        Ok(Resolution::Dns(Question {
             names,
             learned_from: alias.map(|service| format!("service {service}")),
             otherwise,
@@ -324,13 +280,12 @@ impl Shared {
         }))
     }
 
-    async fn not_found(
-        &self,
+    fn not_found(
+        &mut self,
         name: &Name,
         meant: Option<&Reading>,
         pointed: &str,
-        trust: &mut Validity,
-    ) -> LookupError {
+    ) -> Step<LookupError> {
         let because = match meant {
             None if name.is_absolute() && pointed.is_empty() => {
                 "names with a trailing dot are not searched for: write it without the dot, or in full"
@@ -340,31 +295,51 @@ impl Shared {
             Some(meant) => {
                 let namespace = meant.namespace();
                 // What may not be seen is not worth another refusal here.
-                match self.has_namespace(namespace, trust).await {
-                    Ok(false) => format!("there is no namespace {namespace}"),
+                match readable(self.has_namespace(namespace))? {
+                    Some(false) => format!("there is no namespace {namespace}"),
                     _ => format!(
                         "there is no {meant}; try kubectl get services,pods -n {namespace}"
                     ),
                 }
             }
         };
-        LookupError::NameNotFound {
+        Ok(LookupError::NameNotFound {
             name: format!("{name}{pointed}"),
             because,
-        }
+        })
     }
 
     /// The active namespace is taken to exist: whoever has rights there alone may not see that it does.
-    async fn has_namespace(&self, name: &str, trust: &mut Validity) -> Result<bool, Failure> {
-        if name == self.settings.namespace {
+    fn has_namespace(&mut self, name: &str) -> Step<bool> {
+        if name == self.snapshot.settings.namespace {
             return Ok(true);
         }
-        let exists = self.view.has_namespace(name, trust).await;
+        let exists = self.is_namespace(name);
         match &exists {
-            Ok(true) => tracing::debug!("there is a namespace {name}"),
-            Ok(false) => tracing::debug!("there is no namespace {name}"),
-            Err(failure) => tracing::debug!("{failure}"),
+            Ok(true) => self.notes.step(format!("there is a namespace {name}")),
+            Ok(false) => self.notes.step(format!("there is no namespace {name}")),
+            Err(Stop::Failed(failure)) => self.notes.step(failure.to_string()),
+            Err(_) => {}
         }
         exists
     }
+}
+
+/// Everything the readings need, as far as it is likely to be needed: a host outside has no endpoints.
+fn soon(readings: &[Reading], is_clusters: bool) -> Vec<Need> {
+    let mut soon = Vec::new();
+    for reading in readings {
+        let (namespace, name, endpoints) = match reading {
+            Reading::Service { namespace, name } => (namespace, name, is_clusters),
+            Reading::Endpoint {
+                namespace, service, ..
+            } => (namespace, service, false),
+            Reading::PodAddress { .. } | Reading::Pod { .. } => continue,
+        };
+        soon.push(Need::Services(Select::named(namespace, name)));
+        if endpoints {
+            soon.push(Need::Slices(Select::of_service(namespace, name)));
+        }
+    }
+    soon
 }

@@ -1,8 +1,9 @@
-//! What became of Pods that a dial met, while the watches tell nothing. Time is paused.
+//! Whether Pods that a dial met are still what they were, while the watches tell nothing. Time is paused.
 
-use crate::Fate;
+use std::time::Duration;
 
 use super::*;
+use crate::PodCheck;
 
 /// A Service with these endpoints, each in flow style.
 fn service(spec: &str, endpoints: &[String]) -> String {
@@ -36,7 +37,7 @@ const READY: &str = "phase: Running, conditions: [{type: Ready, status: 'True'}]
 const UNREADY: &str = "phase: Running, conditions: [{type: Ready, status: 'False'}]";
 const DELETED: &str = "uid: u-a, deletionTimestamp: '2026-01-01T00:00:00Z'";
 
-async fn candidates(cluster: &Cluster) -> Candidates {
+async fn candidates(cluster: &Cluster) -> Subscription {
     match ask(cluster, "shop:80").await {
         Ok(Answer::Pods(candidates)) => candidates,
         other => panic!("{other:?}"),
@@ -55,57 +56,63 @@ async fn one_pod() {
     let ready = "ready: true";
     let serving = "ready: false, serving: true, terminating: true";
     let published = "publishNotReadyAddresses: true";
-    for (why, spec, conditions, object, fate) in [
+    for (why, spec, conditions, object, check) in [
         (
             "as it was",
             "",
             ready,
             pod("a", "uid: u-a", READY),
-            Fate::Same,
+            PodCheck::Same,
         ),
-        ("gone", "", ready, String::new(), Fate::Ended),
+        ("gone", "", ready, String::new(), PodCheck::Ended),
         (
             "its successor",
             "",
             ready,
             pod("a", "uid: u-b", READY),
-            Fate::Ended,
+            PodCheck::Ended,
         ),
         (
             "evicted",
             "",
             ready,
             pod("a", "uid: u-a", "phase: Failed"),
-            Fate::Ended,
+            PodCheck::Ended,
         ),
-        ("ending", "", ready, pod("a", DELETED, READY), Fate::Ended),
+        (
+            "ending",
+            "",
+            ready,
+            pod("a", DELETED, READY),
+            PodCheck::Ended,
+        ),
         (
             "known to be ending",
             "",
             serving,
             pod("a", DELETED, READY),
-            Fate::Unclear,
+            PodCheck::Unclear,
         ),
         (
             "unready",
             "",
             ready,
             pod("a", "uid: u-a", UNREADY),
-            Fate::Unclear,
+            PodCheck::Unclear,
         ),
         (
             "published unready",
             published,
             ready,
             pod("a", "uid: u-a", UNREADY),
-            Fate::Same,
+            PodCheck::Same,
         ),
         (
             "published to its end",
             published,
             ready,
             pod("a", DELETED, UNREADY),
-            Fate::Unclear,
+            PodCheck::Unclear,
         ),
     ] {
         let api = Api::default();
@@ -114,7 +121,7 @@ async fn one_pod() {
             api.apply(&object);
         }
         let candidates = candidates(&cluster(&api)).await;
-        assert_eq!(candidates.fate().await, fate, "{why}");
+        assert_eq!(candidates.check_pods().await, check, "{why}");
         assert_eq!(asked_of_pods(&api), ["get pods default a"], "{why}");
     }
 }
@@ -129,12 +136,12 @@ async fn one_that_ended_stands_out_and_few_are_asked_for() {
     }
     let candidates = candidates(&cluster(&api)).await;
     api.asked();
-    assert_eq!(candidates.fate().await, Fate::Same);
+    assert_eq!(candidates.check_pods().await, PodCheck::Same);
     assert_eq!(asked_of_pods(&api).len(), 4);
     api.apply(&pod("b", "uid: u-b", UNREADY));
-    assert_eq!(candidates.fate().await, Fate::Unclear);
+    assert_eq!(candidates.check_pods().await, PodCheck::Unclear);
     api.delete("pods", "default", "c");
-    assert_eq!(candidates.fate().await, Fate::Ended);
+    assert_eq!(candidates.check_pods().await, PodCheck::Ended);
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,13 +157,13 @@ async fn who_may_not_ask_does_not_go_on_asking() {
     let cluster = cluster(&api);
     let candidates = candidates(&cluster).await;
     for _ in 0..3 {
-        assert_eq!(candidates.fate().await, Fate::Unclear);
+        assert_eq!(candidates.check_pods().await, PodCheck::Unclear);
     }
     assert_eq!(asked_of_pods(&api), ["get pods default a"]);
     rules.push("get pods default");
     api.allow_only(&rules);
     tokio::time::sleep(Duration::from_secs(301)).await;
-    assert_eq!(candidates.fate().await, Fate::Same);
+    assert_eq!(candidates.check_pods().await, PodCheck::Same);
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,13 +173,15 @@ async fn no_answer_is_none() {
     api.apply(&pod("a", "uid: u-a", READY));
     let candidates = candidates(&cluster(&api)).await;
     api.away(true);
-    assert_eq!(candidates.fate().await, Fate::Unclear);
+    assert_eq!(candidates.check_pods().await, PodCheck::Unclear);
     api.away(false);
     // A connection that broke under the question is not the answer.
     api.break_requests(1);
-    assert_eq!(candidates.fate().await, Fate::Same);
+    assert_eq!(candidates.check_pods().await, PodCheck::Same);
     assert_eq!(
-        Candidates::new("any", Vec::new()).fate().await,
-        Fate::Unclear
+        Subscription::from(Candidates::new("any", Vec::new()))
+            .check_pods()
+            .await,
+        PodCheck::Unclear
     );
 }

@@ -1,0 +1,278 @@
+//! What a query comes to, by the objects that are known: pure, without I/O and without a clock.
+//!
+//! A rule reads facts of a [`Snapshot`] one after the other, and stops at the first that is not there: it is read, and
+//! the rule applied again. So a rule is a function of the snapshot, however that came about.
+
+mod addresses;
+mod names;
+mod records;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kubevpn_target::{Host, Name};
+
+use crate::candidates::{Query, Resolution};
+use crate::fetch::Failure;
+use crate::objects::{self, Asked, Kind, PortOf, dns_endpoint, full_name};
+use crate::select::{Objects, Select};
+use crate::snapshot::{Need, Owner, Snapshot, Step, Stop, fact, readable};
+use crate::{Candidates, Domain, LookupError, PodRef, Readiness};
+
+pub(crate) use self::records::{pointers, records};
+
+/// The port that DNS is spoken on (RFC 1035 section 4.2).
+const DNS: Asked = Asked::port(53);
+
+/// What the Pods of the cluster's DNS are labelled with in nearly every cluster, CoreDNS or not.
+const LABEL: &str = "k8s-app=kube-dns";
+
+/// What is resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Target(Query),
+    /// The Pods of the cluster's DNS.
+    Dns,
+}
+
+/// What a resolution says beside its answer.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// Each step, in words for the log.
+    pub(crate) steps: Vec<String>,
+    /// Selections that are empty, or may not be seen, and decide the answer.
+    pub(crate) pins: Vec<Need>,
+    /// Whose the address is.
+    pub(crate) owner: Option<Owner>,
+}
+
+impl Notes {
+    fn step(&mut self, step: impl Into<String>) {
+        self.steps.push(step.into());
+    }
+}
+
+/// Resolves a subject, or says what has to be read first.
+pub(crate) fn resolve(
+    snapshot: &Snapshot<'_>,
+    subject: &Subject,
+    notes: &mut Notes,
+) -> Step<Resolution<Candidates>> {
+    let mut walk = Walk { snapshot, notes };
+    let mut found = match subject {
+        Subject::Target(query) => {
+            let port = Asked(query.port);
+            match &query.host {
+                Host::Name(name) => walk.by_name(name, port)?,
+                Host::Ip(ip) => walk.by_address(*ip, port)?,
+            }
+        }
+        Subject::Dns => walk.dns()?,
+    };
+    if let Resolution::Pods(candidates) = &mut found {
+        if let Err(LookupError::NotReady { .. }) = candidates.usable() {
+            walk.explain_unready(candidates)?;
+        }
+        walk.notes.step(describe(candidates));
+        if matches!(subject, Subject::Target(query) if query.is_mapped) {
+            candidates.map_port();
+        }
+    }
+    Ok(found)
+}
+
+/// What belongs to the cluster.
+pub(crate) fn domain(snapshot: &Snapshot<'_>) -> Step<Arc<Domain>> {
+    let domain = snapshot.domain.clone();
+    domain.ok_or_else(|| Stop::needs(Need::Domain))
+}
+
+/// One resolution.
+struct Walk<'a> {
+    snapshot: &'a Snapshot<'a>,
+    notes: &'a mut Notes,
+}
+
+/// What an object that exists leads to.
+enum Hit {
+    Answer(Resolution<Candidates>),
+    /// An ExternalName: ask again for this.
+    Alias {
+        service: String,
+        to: Name,
+    },
+}
+
+impl Hit {
+    fn pods(candidates: Candidates) -> Self {
+        Self::Answer(Resolution::Pods(candidates))
+    }
+}
+
+/// Something that was looked for in more places than may be seen.
+struct Seen<T> {
+    found: T,
+    /// Why one of the places could not be searched.
+    hidden: Option<Failure>,
+}
+
+impl<'a> Walk<'a> {
+    fn service(&self, namespace: &str, name: &str) -> Step<Option<&'a Arc<Service>>> {
+        let select = Select::named(namespace, name);
+        let found = fact(&self.snapshot.services, select, Need::Services)?;
+        Ok(found.first())
+    }
+
+    /// The endpoints of a Service.
+    fn slices(&mut self, namespace: &str, service: &str) -> Step<&'a Objects<EndpointSlice>> {
+        let select = Select::of_service(namespace, service);
+        let slices = fact(&self.snapshot.slices, select.clone(), Need::Slices)?;
+        if slices.is_empty() {
+            // The Service was just made, or has no selector: the first endpoint is to be seen at once.
+            self.notes.pins.push(Need::Slices(select));
+        }
+        Ok(slices)
+    }
+
+    fn pods(&self, select: Select) -> Step<&'a Objects<Pod>> {
+        fact(&self.snapshot.pods, select, Need::Pods)
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Step<Option<&'a Arc<Pod>>> {
+        Ok(self.pods(Select::named(namespace, name))?.first())
+    }
+
+    fn is_namespace(&self, name: &str) -> Step<bool> {
+        let select = Select::named("", name);
+        let found = fact(&self.snapshot.namespaces, select, Need::Namespaces)?;
+        Ok(!found.is_empty())
+    }
+
+    /// A Service that exists.
+    fn serve(&mut self, service: &Service, port: Asked) -> Step<Hit> {
+        let full_name = full_name(&service.metadata);
+        let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        let port_of = match objects::kind(service) {
+            Kind::External(to) => return Ok(alias(full_name, to)?),
+            Kind::Headless => PortOf::Number(port.number()),
+            Kind::Mapped => {
+                let matched = objects::service_port(service, port)?;
+                if is_api_server(namespace, name) {
+                    return Ok(Hit::Answer(Resolution::ApiServer));
+                }
+                let port_name = matched.name.as_deref().unwrap_or_default();
+                self.notes.step(format!(
+                    "service {full_name} has port {} ({port_name})",
+                    matched.port
+                ));
+                PortOf::Named(port_name)
+            }
+        };
+        let slices = self.slices(namespace, name)?;
+        let found = objects::endpoints(slices.iter().map(|s| &**s), port_of, None);
+        let behind = match &port_of {
+            PortOf::Number(_) => objects::behind(service, slices.iter().map(|s| &**s), port),
+            PortOf::Named(_) => None,
+        };
+        let asked = format!("service {full_name}{port}");
+        let none = objects::why_none(service, &found);
+        let mut candidates = self.candidates(asked, found)?;
+        candidates.service = Some(full_name);
+        candidates.behind = behind;
+        candidates.affinity = objects::affinity(service);
+        candidates.publishes_unready = objects::publishes_unready(service);
+        if candidates.endpoints.is_empty() && candidates.strays.is_empty() {
+            candidates.because = Some(none);
+        }
+        Ok(Hit::pods(candidates))
+    }
+
+    /// Looks at the first Pod that is not ready, if it may be seen: what ails one ails the others as a rule.
+    fn explain_unready(&self, candidates: &mut Candidates) -> Step<()> {
+        let mut unready = candidates.endpoints.iter();
+        let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
+            return Ok(());
+        };
+        let PodRef {
+            namespace, name, ..
+        } = &endpoint.pod;
+        if let Some(Some(pod)) = readable(self.pod(namespace, name))?
+            && let Some(why) = objects::why_not_ready(pod)
+        {
+            candidates.because = Some(format!("pod {}: {why}", endpoint.pod));
+        }
+        Ok(())
+    }
+
+    /// The Pods of the cluster's DNS: those of its Service, else those with its label.
+    fn dns(&mut self) -> Step<Resolution<Candidates>> {
+        let (namespace, name) = &self.snapshot.settings.dns;
+        let Some(service) = self.service(namespace, name)? else {
+            let namespace = namespace.clone();
+            let label = LABEL;
+            let pods = self.pods(Select::WithLabel { namespace, label })?;
+            return Ok(Resolution::Pods(self.labelled_dns(pods)?));
+        };
+        match self.serve(service, DNS)? {
+            Hit::Answer(answer) => Ok(answer),
+            Hit::Alias { service, to } => Err(Stop::Error(LookupError::ExternalName {
+                reason: format!("it points to {to}, and the cluster's DNS is asked in its pods"),
+                service,
+            })),
+        }
+    }
+
+    fn labelled_dns(&self, pods: &Objects<Pod>) -> Result<Candidates, LookupError> {
+        let (namespace, name) = &self.snapshot.settings.dns;
+        let endpoints: Vec<_> = pods.iter().filter_map(|pod| dns_endpoint(pod)).collect();
+        if endpoints.is_empty() {
+            return Err(LookupError::NameNotFound {
+                name: format!("service {namespace}/{name}"),
+                because: format!("and no pod in {namespace} has the label {LABEL}"),
+            });
+        }
+        let asked = format!("the pods in {namespace} with the label {LABEL}");
+        Ok(Candidates::new(asked, endpoints))
+    }
+}
+
+/// An ExternalName is a name of the DNS: no search list applies to it.
+fn alias(service: String, to: &str) -> Result<Hit, LookupError> {
+    let absolute = format!("{}.", to.trim_end_matches('.'));
+    match Name::parse(&absolute) {
+        Ok(to) => Ok(Hit::Alias { service, to }),
+        Err(error) => Err(LookupError::ExternalName {
+            service,
+            reason: format!("it points to {to:?}, and {error}"),
+        }),
+    }
+}
+
+fn is_api_server(namespace: &str, name: &str) -> bool {
+    (namespace, name) == ("default", "kubernetes")
+}
+
+fn describe(candidates: &Candidates) -> String {
+    let endpoints = candidates.endpoints.iter().map(|e| match e.port {
+        0 => format!("{} {}", e.pod, e.readiness),
+        port => format!("{}:{port} {}", e.pod, e.readiness),
+    });
+    let strays = candidates
+        .strays
+        .iter()
+        .map(|s| format!("{}:{} not a pod", s.address, s.port));
+    let all: Vec<_> = endpoints.chain(strays).collect();
+    match all.len() {
+        0 => format!("{} has no endpoint", candidates.asked),
+        _ => format!(
+            "{} has {}",
+            candidates.asked,
+            objects::list(all.into_iter())
+        ),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,309 @@
+//! Queries, and what they come to as the cluster changes.
+//!
+//! Subscribers to the same query share a [`Topic`]: its last answer, which is made again when something it rests on has
+//! changed or expired, and somebody asks. A topic that nobody asks for is dropped.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::pending;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use kubevpn_target::Host;
+use tokio::time::Instant;
+
+use crate::candidates::Resolution;
+use crate::check::{PodCheck, check_pods};
+use crate::resolve::{Notes, Subject, resolve};
+use crate::settings::Settings;
+use crate::snapshot::{Hints, Owner, Snapshot, Step, Stop};
+use crate::store::{Store, Validity, lock};
+use crate::{Candidates, LookupError};
+
+/// Topics; the least recently used goes first. And how often unused ones are looked for.
+const TOPICS: usize = 4096;
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// What a query came to; Pods can be followed.
+pub type Answer = Resolution<Subscription>;
+
+/// The store, and what was resolved from it.
+pub(crate) struct Resolver {
+    pub(crate) store: Arc<Store>,
+    pub(crate) settings: Settings,
+    topics: Mutex<Topics>,
+}
+
+struct Topics {
+    by_subject: HashMap<Subject, Arc<Topic>>,
+    swept: Instant,
+}
+
+/// One subject, and what it last came to.
+pub(crate) struct Topic {
+    subject: Subject,
+    state: Mutex<TopicState>,
+}
+
+struct TopicState {
+    used: Instant,
+    last: Option<Arc<Resolved>>,
+    owner: Option<Owner>,
+}
+
+/// What a subject came to, and how long that holds.
+struct Resolved {
+    answer: Result<Resolution<Arc<Candidates>>, LookupError>,
+    validity: Validity,
+}
+
+impl Resolver {
+    pub(crate) fn new(store: Store, settings: Settings) -> Self {
+        let topics = Topics {
+            by_subject: HashMap::new(),
+            swept: Instant::now(),
+        };
+        Self {
+            store: Arc::new(store),
+            settings,
+            topics: Mutex::new(topics),
+        }
+    }
+
+    /// What a subject comes to.
+    pub(crate) async fn subscribe(
+        self: &Arc<Self>,
+        subject: Subject,
+    ) -> Result<Answer, LookupError> {
+        let topic = self.topic(subject);
+        let last = self.current(&topic).await;
+        let answer = last.answer.clone()?;
+        let resolver = self.clone();
+        Ok(answer.map(|candidates| Subscription {
+            candidates,
+            source: Some(Source {
+                resolver,
+                topic,
+                last,
+            }),
+        }))
+    }
+
+    pub(crate) fn topic(&self, subject: Subject) -> Arc<Topic> {
+        let now = Instant::now();
+        let mut topics = lock(&self.topics);
+        if let Some(topic) = topics.by_subject.get(&subject) {
+            return topic.clone();
+        }
+        topics.make_room(now, self.store.idle());
+        let state = TopicState {
+            used: now,
+            last: None,
+            owner: None,
+        };
+        let topic = Arc::new(Topic {
+            subject: subject.clone(),
+            state: Mutex::new(state),
+        });
+        topics.by_subject.insert(subject, topic.clone());
+        topic
+    }
+
+    async fn current(&self, topic: &Topic) -> Arc<Resolved> {
+        if let Some(last) = topic.last().filter(|last| last.validity.holds()) {
+            last.validity.touch();
+            return last;
+        }
+        let rule =
+            |snapshot: &Snapshot<'_>, notes: &mut Notes| resolve(snapshot, &topic.subject, notes);
+        let (answer, validity) = self.settle(Some(topic), rule).await;
+        let answer = answer.map(|answer| answer.map(Arc::new));
+        let resolved = Arc::new(Resolved { answer, validity });
+        lock(&topic.state).last = Some(resolved.clone());
+        resolved
+    }
+
+    /// Applies a rule, and reads what it needs, until it has an answer.
+    pub(crate) async fn settle<T>(
+        &self,
+        topic: Option<&Topic>,
+        rule: impl Fn(&Snapshot<'_>, &mut Notes) -> Step<T>,
+    ) -> (Result<T, LookupError>, Validity) {
+        let Self {
+            store, settings, ..
+        } = self;
+        let mut validity = Validity::default();
+        let hints = match topic {
+            Some(topic) => topic.hints(store, settings, &mut validity),
+            None => Hints::default(),
+        };
+        let mut snapshot = Snapshot::new(settings, store.domain_guess(), hints);
+        let mut told = 0;
+        loop {
+            let mut notes = Notes::default();
+            let step = rule(&snapshot, &mut notes);
+            // The steps before those that needed something are the same each time.
+            for step in &notes.steps[told.min(notes.steps.len())..] {
+                tracing::debug!("{step}");
+            }
+            told = told.max(notes.steps.len());
+            let answer = match step {
+                Err(Stop::Needs(needs)) => {
+                    store.warm(&needs.soon);
+                    store.read(needs.first, &mut snapshot, &mut validity).await;
+                    continue;
+                }
+                Ok(answer) => Ok(answer),
+                Err(Stop::Failed(failure)) => Err(failure.into()),
+                Err(Stop::Error(error)) => Err(error),
+            };
+            notes.pins.iter().for_each(|need| store.pin(need));
+            if let Some(topic) = topic {
+                topic.owned_by(notes.owner, store);
+            }
+            return (answer, validity);
+        }
+    }
+}
+
+impl Topic {
+    fn last(&self) -> Option<Arc<Resolved>> {
+        let mut state = lock(&self.state);
+        state.used = Instant::now();
+        state.last.clone()
+    }
+
+    fn hints(&self, store: &Store, settings: &Settings, validity: &mut Validity) -> Hints {
+        let Subject::Target(query) = &self.subject else {
+            return Hints::default();
+        };
+        let Host::Ip(ip) = query.host else {
+            return Hints::default();
+        };
+        let owner = lock(&self.state).owner.clone();
+        let port = query.port.map_or(0, |port| port.get());
+        store.hints((ip, port), owner, settings, validity)
+    }
+
+    /// A Service with the address is asked for by its name from now on, and kept so.
+    fn owned_by(&self, owner: Option<Owner>, store: &Store) {
+        if let Some(Owner::Service((namespace, name))) = &owner {
+            store.warm_service(namespace, name);
+        }
+        lock(&self.state).owner = owner;
+    }
+}
+
+impl Topics {
+    /// Before a new topic: forgets those that nobody asked for, and the least recently used if it must.
+    fn make_room(&mut self, now: Instant, idle: Duration) {
+        let full = self.by_subject.len() >= TOPICS;
+        if !full && now < self.swept + SWEEP {
+            return;
+        }
+        self.swept = now;
+        let used = |topic: &Topic| lock(&topic.state).used;
+        self.by_subject.retain(|_, topic| now < used(topic) + idle);
+        if self.by_subject.len() >= TOPICS {
+            let oldest = self.by_subject.values().min_by_key(|topic| used(topic));
+            let oldest = oldest.map(|topic| topic.subject.clone());
+            oldest.and_then(|subject| self.by_subject.remove(&subject));
+        }
+    }
+}
+
+/// Pods that could serve a query, as they were last found, and a way to follow them. It dereferences to these
+/// [`Candidates`]. Clones follow on their own.
+#[derive(Clone)]
+pub struct Subscription {
+    candidates: Arc<Candidates>,
+    source: Option<Source>,
+}
+
+#[derive(Clone)]
+struct Source {
+    resolver: Arc<Resolver>,
+    topic: Arc<Topic>,
+    last: Arc<Resolved>,
+}
+
+impl Subscription {
+    /// Waits until the Pods may have changed since they were found. It may return without a change. What
+    /// nothing keeps up to date never changes.
+    ///
+    /// Cancellation: nothing is lost by dropping the future.
+    pub async fn changed(&self) {
+        match &self.source {
+            Some(source) => source.last.validity.over().await,
+            None => pending().await,
+        }
+    }
+
+    /// Waits like [`changed`](Self::changed), then resolves the query again and takes what it comes to.
+    ///
+    /// Errors: those of the lookup, among them `NameNotFound` for what no longer is any Pod's. The Pods stay those that
+    /// were found before.
+    ///
+    /// Cancellation: nothing is lost by dropping the future.
+    pub async fn next(&mut self) -> Result<(), LookupError> {
+        self.changed().await;
+        let Some(source) = &mut self.source else {
+            return pending().await;
+        };
+        source.last = source.resolver.current(&source.topic).await;
+        match source.last.answer.clone()? {
+            Resolution::Pods(candidates) => {
+                self.candidates = candidates;
+                Ok(())
+            }
+            Resolution::Dns(question) => Err(question.otherwise),
+            Resolution::ApiServer | Resolution::Outside(_) => Err(LookupError::NameNotFound {
+                name: self.candidates.asked.clone(),
+                because: "it was there a moment ago".into(),
+            }),
+        }
+    }
+
+    /// Asks the API server for the usable Pods, whatever the watches have told: one call each, all at once, and for a
+    /// handful at most, which speak for the others.
+    ///
+    /// Errors: a failed call is [`PodCheck::Unclear`]. Cancellation: the calls are given up.
+    pub async fn check_pods(&self) -> PodCheck {
+        match &self.source {
+            Some(source) => check_pods(&source.resolver.store, self).await,
+            None => PodCheck::Unclear,
+        }
+    }
+}
+
+impl From<Candidates> for Subscription {
+    /// Pods that nothing keeps up to date.
+    fn from(candidates: Candidates) -> Self {
+        Self {
+            candidates: Arc::new(candidates),
+            source: None,
+        }
+    }
+}
+
+impl Deref for Subscription {
+    type Target = Candidates;
+
+    fn deref(&self) -> &Candidates {
+        &self.candidates
+    }
+}
+
+impl DerefMut for Subscription {
+    /// What is changed here is overwritten by [`next`](Subscription::next).
+    fn deref_mut(&mut self) -> &mut Candidates {
+        Arc::make_mut(&mut self.candidates)
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.candidates.fmt(f)
+    }
+}

@@ -1,0 +1,231 @@
+//! How soon a change is seen behind an nginx that lets calls through and not watches.
+//!
+//! One nginx with a port for each way of failing stands before the API server; behind each port a view of its own follows
+//! one Service. Its EndpointSlice is changed twice: soon after the first lookup, and when everything has been tried.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::join_all;
+use kubevpn_client::{Env, KubeconfigArgs, Options, build, load};
+use kubevpn_stack::{Answer, Cluster, ClusterSettings};
+use kubevpn_target::Host;
+use lab::Lab;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+/// What nginx does to a watch; `HOLE` is an address that answers nothing.
+const WAYS: &[(&str, &str)] = &[
+    ("passed on", "proxy_buffering off;"),
+    ("400", "if ($arg_watch) { return 400; }"),
+    ("403", "if ($arg_watch) { return 403; }"),
+    ("404", "if ($arg_watch) { return 404; }"),
+    ("405", "if ($arg_watch) { return 405; }"),
+    ("410", "if ($arg_watch) { return 410; }"),
+    ("429", "if ($arg_watch) { return 429; }"),
+    ("500", "if ($arg_watch) { return 500; }"),
+    ("501", "if ($arg_watch) { return 501; }"),
+    ("503", "if ($arg_watch) { return 503; }"),
+    ("connection closed", "if ($arg_watch) { return 444; }"),
+    ("no answer", "if ($arg_watch) { proxy_pass http://HOLE; }"),
+    (
+        "buffered",
+        "proxy_buffers 8 256k; proxy_buffer_size 256k; proxy_busy_buffers_size 512k;",
+    ),
+    (
+        "cut after 3 s of silence",
+        "proxy_buffering off; proxy_read_timeout 3s;",
+    ),
+];
+
+/// The view is at most 30 s old, and a slow machine has as much again.
+const BOUND: Duration = Duration::from_secs(60);
+
+#[expect(clippy::print_stdout, reason = "the table")]
+pub(crate) async fn however_they_fail() -> anyhow::Result<()> {
+    let lab = Lab::attach().await?;
+    let namespace = format!("watches-{}", std::process::id());
+    let dir = tempfile::tempdir()?;
+    let (_nginx, ports) = nginx(&lab, &dir).await?;
+    let measured = async {
+        apply(&lab, &dir, &namespace, "a").await?;
+        let mut clusters = Vec::new();
+        for port in &ports {
+            clusters.push(cluster(&dir, &namespace, *port)?);
+        }
+        let seen = |pod: &'static str| join_all(clusters.iter().map(move |c| seen(c, pod)));
+        for (first, (way, _)) in seen("a").await.into_iter().zip(WAYS) {
+            first.with_context(|| format!("{way}: the first lookup"))?;
+        }
+        sleep(Duration::from_secs(2)).await;
+        apply(&lab, &dir, &namespace, "b").await?;
+        let soon = seen("b").await;
+        sleep(Duration::from_secs(20)).await;
+        apply(&lab, &dir, &namespace, "c").await?;
+        let later = seen("c").await;
+        anyhow::Ok((soon, later))
+    };
+    let measured = measured.await;
+    lab.kubectl(&["delete", "namespace", &namespace, "--wait=false"])
+        .await?;
+    let (soon, later) = measured?;
+    println!("\n| a watch is | a change is seen after | and later |\n|-|-|-|");
+    let mut late = Vec::new();
+    for (((way, _), soon), later) in WAYS.iter().zip(soon).zip(later) {
+        let text = |seen: &Option<Duration>| match seen {
+            Some(after) => format!("{:.1} s", after.as_secs_f64()),
+            None => format!("more than {BOUND:?}"),
+        };
+        println!("| {way} | {} | {} |", text(&soon), text(&later));
+        if soon.is_none() || later.is_none() {
+            late.push(*way);
+        }
+    }
+    ensure!(late.is_empty(), "not seen within {BOUND:?}: {late:?}");
+    Ok(())
+}
+
+/// Asks until this Pod is the endpoint; after how long.
+async fn seen(cluster: &Cluster, pod: &str) -> Option<Duration> {
+    let begun = Instant::now();
+    let host = Host::parse("web").ok()?;
+    let asking = async {
+        loop {
+            if let Ok(Answer::Pods(pods)) = cluster.lookup(&host, None).await
+                && pods.endpoints.iter().any(|e| e.pod.name == pod)
+            {
+                return begun.elapsed();
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(BOUND, asking).await.ok()
+}
+
+async fn apply(lab: &Lab, dir: &TempDir, namespace: &str, pod: &str) -> anyhow::Result<()> {
+    let objects = format!(
+        "
+{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: {namespace}}}
+spec: {{ports: [{{port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: web-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: web}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.1.1.1], targetRef: {{kind: Pod, namespace: {namespace}, name: {pod}}}}}]
+ports: [{{port: 80}}]
+"
+    );
+    let file = write(dir.path(), "objects.yaml", &objects)?;
+    lab.kubectl(&["apply", "-f", &file]).await?;
+    Ok(())
+}
+
+fn cluster(dir: &TempDir, namespace: &str, port: u16) -> anyhow::Result<Cluster> {
+    let kubeconfig = format!(
+        "{{apiVersion: v1, kind: Config, current-context: x, contexts: [{{name: x, context: {{cluster: x, user: x}}}}], \
+         clusters: [{{name: x, cluster: {{server: 'http://127.0.0.1:{port}'}}}}], users: [{{name: x, user: {{}}}}]}}"
+    );
+    let kubeconfig = write(dir.path(), &format!("kubeconfig-{port}"), &kubeconfig)?;
+    let args = KubeconfigArgs {
+        kubeconfig: Some(kubeconfig.into()),
+        ..KubeconfigArgs::default()
+    };
+    let config = load(&args, &Env::of_process())?.config;
+    let client = build(config, &Options::new("kubevpn-watches"))?;
+    let settings = ClusterSettings {
+        namespace: namespace.to_owned(),
+        ..ClusterSettings::default()
+    };
+    Ok(Cluster::new(client, settings))
+}
+
+/// The nginx, and its port for each of the ways. It has the administrator's rights.
+async fn nginx(lab: &Lab, dir: &TempDir) -> anyhow::Result<(Child, Vec<u16>)> {
+    let server = lab
+        .kubectl(&[
+            "config",
+            "view",
+            "-o",
+            "jsonpath={.clusters[0].cluster.server}",
+        ])
+        .await?;
+    // It accepts, and answers nothing.
+    let hole = TcpListener::bind("127.0.0.1:0").await?;
+    let hole_address = hole.local_addr()?.to_string();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = hole.accept().await {
+            held.push(connection);
+        }
+    });
+    let mut free = Vec::new();
+    for _ in WAYS {
+        free.push(TcpListener::bind("127.0.0.1:0").await?);
+    }
+    let ports = free
+        .iter()
+        .map(|listener| anyhow::Ok(listener.local_addr()?.port()));
+    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
+    drop(free);
+    let mut servers = String::new();
+    for ((_, way), port) in WAYS.iter().zip(&ports) {
+        let way = way.replace("HOLE", &hole_address);
+        writeln!(
+            servers,
+            "  server {{ listen 127.0.0.1:{port}; location / {{ {way} proxy_pass {server}; }} }}"
+        )?;
+    }
+    let (here, pki) = (dir.path().display(), lab.dir().join("pki"));
+    let pki = pki.display();
+    let config = format!(
+        "daemon off;
+user root;
+pid {here}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {here}; proxy_temp_path {here}; fastcgi_temp_path {here}; uwsgi_temp_path {here}; scgi_temp_path {here};
+  proxy_ssl_certificate {pki}/admin.crt;
+  proxy_ssl_certificate_key {pki}/admin.key;
+  proxy_http_version 1.1;
+  proxy_set_header Connection '';
+  proxy_read_timeout 1h;
+{servers}}}
+"
+    );
+    let file = write(dir.path(), "nginx.conf", &config)?;
+    let nginx = Command::new("nginx")
+        .args(["-c", &file])
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("nginx does not start: apt-get install nginx-light")?;
+    let last = ports.last().context("there are ways")?;
+    let listening = async {
+        while TcpStream::connect(("127.0.0.1", *last)).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let listening = timeout(Duration::from_secs(20), listening).await;
+    listening.context("nginx does not listen; its error is above")?;
+    Ok((nginx, ports))
+}
+
+/// The path of a file with this text.
+fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<String> {
+    let path = dir.join(name);
+    std::fs::File::create(&path)?.write_all(text.as_bytes())?;
+    Ok(path.display().to_string())
+}
