@@ -45,7 +45,7 @@ impl Credential {
             });
             match read {
                 Ok(text) => {
-                    token = Some(text);
+                    token = Some(text.trim().to_owned());
                     expires = Some(SystemTime::now() + FILE_AGE);
                 }
                 Err(_) if token.is_some() => {}
@@ -58,11 +58,11 @@ impl Credential {
         if let (None, None, Some(provider)) = (&token, &user.username, &user.auth_provider) {
             token = Some(of_provider(provider)?);
         }
-        let authorization = match token.as_deref().map(str::trim) {
+        let authorization = match token.as_deref() {
             Some("") => None,
             Some(token) => Some(bearer(token).ok_or(ClientError::Token)?),
-            None if user.username.is_some() || user.password.is_some() => Some(basic(user)),
-            None => None,
+            // As for kubectl a password alone is nobody's.
+            None => user.username.is_some().then(|| basic(user)),
         };
         Ok(Self {
             authorization,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http::Uri;
 use kube::Config;
 use kube::config::{Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 pub use self::env::{Env, OWN_PROXIES, own_proxies};
 pub use self::error::{KubeconfigError, Names};
@@ -52,6 +52,29 @@ pub struct KubeconfigArgs {
     pub tls_server_name: Option<String>,
     /// `--request-timeout`: how long one call may take; `None` or zero for the default.
     pub request_timeout: Option<Duration>,
+}
+
+impl KubeconfigArgs {
+    /// An empty flag is none, as for kubectl.
+    fn without_empty(&self) -> Self {
+        let mut args = self.clone();
+        for text in [
+            &mut args.context,
+            &mut args.cluster,
+            &mut args.user,
+            &mut args.namespace,
+            &mut args.server,
+            &mut args.impersonate,
+            &mut args.tls_server_name,
+        ] {
+            text.take_if(|text| text.is_empty());
+        }
+        for path in [&mut args.kubeconfig, &mut args.certificate_authority] {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        args.token.take_if(|token| token.expose_secret().is_empty());
+        args
+    }
 }
 
 /// What the flags, the files and the environment come to.
@@ -154,9 +177,7 @@ impl fmt::Debug for Loaded {
 /// assert!(matches!(error, KubeconfigError::NoneFound { .. }));
 /// ```
 pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError> {
-    if args.impersonate.is_none() && !args.impersonate_groups.is_empty() {
-        return Err(KubeconfigError::GroupsWithoutUser);
-    }
+    let args = &args.without_empty();
     let files = Files::read(args.kubeconfig.as_deref(), env)?;
     let mut loaded = if files.is_empty() && args.server.is_none() {
         match incluster::load(env)? {
@@ -176,7 +197,7 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     if !loaded.hosts.contains(&host) {
         loaded.hosts.push(host);
     }
-    if let Some(namespace) = args.namespace.as_ref().filter(|name| !name.is_empty()) {
+    if let Some(namespace) = &args.namespace {
         loaded.namespace.clone_from(namespace);
     }
     // It becomes part of URLs.

@@ -36,6 +36,7 @@ mod error;
 mod kubeconfig;
 mod login;
 mod options;
+mod p521;
 mod pem;
 mod plugin;
 mod proxy;

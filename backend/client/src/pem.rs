@@ -5,9 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Without the line breaks and indentation that base64 gets in an editor.
+/// Without the line breaks that base64 gets in an editor. Other white space is as wrong as it is for Go.
 pub(crate) fn unwrapped(base64: &str) -> String {
-    base64.split_ascii_whitespace().collect()
+    base64.split(['\r', '\n']).collect()
 }
 
 pub(crate) fn decode(base64: &str) -> Option<Vec<u8>> {

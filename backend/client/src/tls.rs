@@ -5,8 +5,11 @@ use std::sync::Arc;
 use kube::Config;
 use kube::client::ConfigExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -15,12 +18,15 @@ use rustls::{
 };
 
 use crate::error::ClientError;
+use crate::p521::Secp521r1;
 
 /// The process's cryptography; ours where it has none yet, as kube's TLS needs one.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     if CryptoProvider::get_default().is_none() {
+        let mut ours = rustls::crypto::aws_lc_rs::default_provider();
+        ours.kx_groups.push(&Secp521r1);
         // Fails if somebody was faster, which is as good.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let _ = ours.install_default();
     }
     CryptoProvider::get_default()
         .expect("it was installed")
@@ -33,7 +39,7 @@ pub(crate) fn client_config(config: &Config) -> Result<ClientConfig, ClientError
         match (config.accept_invalid_certs, &config.root_cert) {
             (true, _) => Arc::new(Unchecked(provider())),
             (false, Some(trusted)) if config.root_cert_file.is_none() => {
-                Arc::new(Trusted::new(trusted)?)
+                Arc::new(Trusted::new(trusted))
             }
             // The system's trust store, or a service account's file that is read again when it is rotated.
             _ => {
@@ -71,39 +77,68 @@ pub(crate) fn showing(tls: &ClientConfig, identity: Option<&Arc<CertifiedKey>>) 
 /// accept it. Its name and dates are checked as any other's.
 #[derive(Debug)]
 struct Trusted {
-    signed: Arc<WebPkiServerVerifier>,
-    themselves: Vec<CertificateDer<'static>>,
+    certificates: Vec<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Trusted {
-    fn new(certificates: &[Vec<u8>]) -> Result<Self, ClientError> {
-        let themselves: Vec<_> = certificates
-            .iter()
-            .map(|der| CertificateDer::from(der.clone()))
-            .collect();
+    fn new(certificates: &[Vec<u8>]) -> Self {
+        let certificates = certificates.iter().cloned().map(CertificateDer::from);
+        Self {
+            certificates: certificates.collect(),
+            algorithms: provider().signature_verification_algorithms,
+        }
+    }
+
+    /// Those that may sign now. Go asks of them, too, what webpki does not: to be an authority's, and in their dates.
+    fn authorities(&self, now: UnixTime) -> RootCertStore {
+        let signs = |certificate: &&CertificateDer<'_>| {
+            // Version 1, which is silent about it, is not read here.
+            let Ok(leaf) = ParsedCertificate::try_from(*certificate) else {
+                return true;
+            };
+            let alone = RootCertStore::empty();
+            self.signed(&leaf, &alone, &[], now)
+                .is_err_and(|error| is_an_authority(&error))
+        };
         let mut roots = RootCertStore::empty();
         // As Go does it: one that cannot be read takes no other with it.
-        roots.add_parsable_certificates(themselves.iter().cloned());
-        let signed = WebPkiServerVerifier::builder_with_provider(roots.into(), provider())
-            .build()
-            .map_err(|e| ClientError::Certificates(e.into()))?;
-        Ok(Self { signed, themselves })
+        let certificates = self.certificates.iter().filter(signs);
+        roots.add_parsable_certificates(certificates.cloned());
+        roots
+    }
+
+    fn signed(
+        &self,
+        leaf: &ParsedCertificate<'_>,
+        roots: &RootCertStore,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let algorithms = self.algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(leaf, roots, intermediates, now, algorithms)
     }
 }
 
-/// Whether webpki had got as far as the dates, which it checks before it looks for who signed.
-fn dates_are_good(error: &rustls::Error) -> bool {
-    let rustls::Error::InvalidCertificate(reason) = error else {
-        return false;
-    };
-    match reason {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
-        CertificateError::Other(other) => matches!(
+/// Whether webpki takes the certificate for no server's. It has looked at the dates before.
+fn is_an_authority(error: &rustls::Error) -> bool {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => matches!(
             other.0.downcast_ref(),
             Some(webpki::Error::CaUsedAsEndEntity)
         ),
         _ => false,
     }
+}
+
+/// Whether webpki had got as far as the dates, which it checks before it looks for who signed.
+fn dates_are_good(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
+        )
+    ) || is_an_authority(error)
 }
 
 impl ServerCertVerifier for Trusted {
@@ -112,19 +147,17 @@ impl ServerCertVerifier for Trusted {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self
-            .signed
-            .verify_server_cert(leaf, intermediates, name, ocsp, now);
-        match &verified {
-            Err(error) if dates_are_good(error) && self.themselves.contains(leaf) => {
-                verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            _ => verified,
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        let signed = self.signed(&parsed, &self.authorities(now), intermediates, now);
+        match signed {
+            Err(error) if dates_are_good(&error) && self.certificates.contains(leaf) => {}
+            signed => signed?,
         }
+        verify_server_name(&parsed, name)?;
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -133,7 +166,7 @@ impl ServerCertVerifier for Trusted {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed.verify_tls12_signature(message, leaf, signature)
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -142,11 +175,11 @@ impl ServerCertVerifier for Trusted {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed.verify_tls13_signature(message, leaf, signature)
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }
 

@@ -194,6 +194,8 @@ clusters:
         setup.file("first", first),
         setup.file("second", TWO),
         setup.path("missing-too"),
+        // Once more is no more.
+        setup.path("second"),
     ];
     let list = std::env::join_paths(&paths).unwrap();
     let setup = setup.var("KUBECONFIG", list.to_str().unwrap());
@@ -542,8 +544,8 @@ fn entries_that_cannot_be_used() {
         r#"user "jane" of the kubeconfig has no client-key: add it, or pass another --user"#
     );
     assert_eq!(
-        user("client-key: x").wrong(),
-        r#"user "jane" of the kubeconfig has no client-certificate: add it, or pass another --user"#
+        user("client-key: x").load().config.auth_info.client_key,
+        None
     );
     let files = user("client-key: jane.key, client-certificate: jane.crt");
     let start = format!(
@@ -653,7 +655,7 @@ kind: Config
 
 #[test]
 fn the_hosts_of_all_contexts_and_logins() {
-    let plugin = "exec: {command: aws, args: [get, '--url=https://me@sso.test:8443/start?x=https://two.test'], env: [{name: A, value: 'http://three.test'}]}";
+    let plugin = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: aws, args: [get, '--url=https://me@sso.test:8443/start?x=https://two.test'], env: [{name: A, value: 'http://three.test'}]}";
     let yaml = TWO
         .replace("token: of-jane", plugin)
         .replace("username: joe", "auth-provider: {name: oidc, config: {idp-issuer-url: 'https://Idp.test/realm'}}, username: joe")
@@ -721,7 +723,7 @@ fn data_as_people_paste_it() {
 fn the_plugin_is_looked_for() {
     let plugin = |command: &str| {
         let exec = format!(
-            "exec: {{apiVersion: client.authentication.k8s.io/v1, command: '{command}', installHint: brew install it}}"
+            "exec: {{apiVersion: client.authentication.k8s.io/v1, interactiveMode: Never, command: '{command}', installHint: brew install it}}"
         );
         Setup::of(&TWO.replace("token: of-jane", &exec))
     };
@@ -743,6 +745,18 @@ fn the_plugin_is_looked_for() {
     on_path.file("bin/get-token", "");
     let path = on_path.path("bin").to_str().unwrap().to_owned();
     on_path.var("PATH", &path).load();
+    for (fields, problem) in [
+        ("/v1", "has no interactiveMode"),
+        (
+            "/v1alpha1, interactiveMode: Never",
+            "has another apiVersion",
+        ),
+    ] {
+        let exec =
+            format!("exec: {{command: sh, apiVersion: client.authentication.k8s.io{fields}}}");
+        let said = Setup::of(&TWO.replace("token: of-jane", &exec)).wrong();
+        assert!(said.contains(problem), "{said}");
+    }
 }
 
 /// What only the client finds: the text of `build`'s error and of its causes.

@@ -30,13 +30,18 @@ pub(super) enum Value {
 }
 
 impl Node {
-    /// Every document of the text, or where it is no YAML. A key that is there twice has its last value, as for kubectl.
-    pub(super) fn parse(text: &str) -> Result<Vec<Self>, Option<(u64, u64)>> {
+    /// The first document of the text, or where it is no YAML. kubectl reads no other, and of a key that is there twice the
+    /// last value, too.
+    pub(super) fn parse(text: &str) -> Result<Option<Self>, Option<(u64, u64)>> {
         let options = serde_saphyr::options! {
             duplicate_keys: DuplicateKeyPolicy::LastWins,
             with_snippet: false,
         };
-        serde_saphyr::from_multiple_with_options(text, options)
+        let mut bytes = text.as_bytes();
+        let mut documents = serde_saphyr::read_with_options(&mut bytes, options);
+        let first: Option<Result<Self, serde_saphyr::Error>> = documents.next();
+        first
+            .transpose()
             .map_err(|e| e.location().map(|at| (at.line(), at.column())))
     }
 

@@ -131,13 +131,19 @@ pub enum KubeconfigError {
         /// The field or file.
         what: String,
     },
-    /// A client certificate without its key, or the other way round.
-    #[error("user {user:?} of the kubeconfig has no {missing}: add it, or pass another --user")]
-    HalfAnIdentity {
+    /// A client certificate without its key.
+    #[error("user {user:?} of the kubeconfig has no client-key: add it, or pass another --user")]
+    NoKey {
         /// The user.
         user: String,
-        /// What lacks.
-        missing: &'static str,
+    },
+    /// A credential plugin's entry that kubectl refuses, too.
+    #[error("the credential plugin of user {user:?} of the kubeconfig {problem}")]
+    PluginEntry {
+        /// The user.
+        user: String,
+        /// What is wrong with it, and what to do.
+        problem: &'static str,
     },
     /// The proxy cannot be used.
     #[error("the proxy of {from} cannot be used: {source}")]

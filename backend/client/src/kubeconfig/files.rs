@@ -86,6 +86,9 @@ impl Files {
         let unreadable = |e| KubeconfigError::unreadable("kubeconfig", path, e);
         // Paths in a kubeconfig are relative to it, and must outlive a change of directory.
         let path = &std::path::absolute(path).map_err(unreadable)?;
+        if self.read.contains(path) {
+            return Ok(true);
+        }
         let unreadable = |e| KubeconfigError::unreadable("kubeconfig", path, e);
         let found = match std::fs::metadata(path) {
             Ok(found) if found.is_dir() => {
@@ -115,9 +118,9 @@ impl Files {
             return Err(too_large(bytes.len() as u64));
         }
         let text = text(bytes).ok_or_else(|| broken(path, None, "it is no text".to_owned()))?;
-        let documents = Node::parse(&text)
+        let document = Node::parse(&text)
             .map_err(|at| broken(path, at, "it cannot be read as YAML there".to_owned()))?;
-        for document in documents {
+        if let Some(document) = document {
             self.add_document(document, path)?;
         }
         if !found.is_file() {

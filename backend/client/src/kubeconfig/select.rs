@@ -4,7 +4,7 @@ use std::path::{MAIN_SEPARATOR, Path};
 
 use http::Uri;
 use kube::Config;
-use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster};
+use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster, ExecConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::env::Env;
@@ -23,8 +23,10 @@ pub(super) fn select(
     args: &KubeconfigArgs,
     env: &Env,
 ) -> Result<Loaded, KubeconfigError> {
-    let asked = args.context.clone().filter(|name| !name.is_empty());
-    let context_name = asked.or_else(|| files.current_context.clone());
+    let context_name = args
+        .context
+        .clone()
+        .or_else(|| files.current_context.clone());
     let context: Context = match &context_name {
         Some(name) => match files.contexts.find(name) {
             Some(found) => found.read()?,
@@ -62,25 +64,23 @@ pub(super) fn select(
     override_cluster(&mut cluster, args, env);
     check_cluster(&cluster, &cluster_name)?;
 
-    let user_name = args.user.clone().or(context.user);
-    let user_name = user_name.filter(|name| !name.is_empty());
+    let user_name = args.user.clone().or(context.user).unwrap_or_default();
     let mut user = AuthInfo::default();
-    if let Some(name) = &user_name {
-        match files.users.find(name) {
-            Some(found) => {
-                user = found.read()?;
-                tidy_user(&mut user, &found.file);
-            }
-            None if args.user.is_some() => {
-                return Err(KubeconfigError::UnknownUser {
-                    name: name.clone(),
-                    known: Names(files.users.names()),
-                });
-            }
-            // kubectl goes on without credentials too, which is enough for some servers.
-            None => {
-                tracing::warn!(user = %name, "the kubeconfig has no such user, going on as nobody")
-            }
+    match files.users.find(&user_name) {
+        Some(found) => {
+            user = found.read()?;
+            tidy_user(&mut user, &found.file);
+        }
+        None if args.user.is_some() => {
+            return Err(KubeconfigError::UnknownUser {
+                name: user_name,
+                known: Names(files.users.names()),
+            });
+        }
+        None if user_name.is_empty() => {}
+        // kubectl goes on without credentials too, which is enough for some servers.
+        None => {
+            tracing::warn!(user = %user_name, "the kubeconfig has no such user, going on as nobody")
         }
     }
     if let Some(token) = &args.token {
@@ -94,7 +94,10 @@ pub(super) fn select(
         user = unsigned(user);
     }
     log_in_by_server(&mut cluster, &mut user);
-    check_user(&user, user_name.as_deref().unwrap_or_default())?;
+    check_user(&user, &user_name)?;
+    if let Some(exec) = &user.exec {
+        check_plugin(exec, &user_name)?;
+    }
     if let Some(exec) = &mut user.exec
         && exec.provide_cluster_info
     {
@@ -127,7 +130,7 @@ pub(super) fn select(
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         context: context_name,
         cluster: Some(cluster_name).filter(|name| !name.is_empty()),
-        user: user_name,
+        user: Some(user_name).filter(|name| !name.is_empty()),
         server: String::new(),
         files: files.read,
         once: files.once,
@@ -187,6 +190,10 @@ fn tidy_user(user: &mut AuthInfo, file: &Path) {
         &mut user.client_key_data,
     ] {
         tidy_secret(field);
+    }
+    // A key alone is of no use, and for kubectl no fault.
+    if user.client_certificate.is_none() && user.client_certificate_data.is_none() {
+        (user.client_key, user.client_key_data) = (None, None);
     }
     for field in [
         &mut user.token_file,
@@ -353,18 +360,30 @@ pub(super) fn read_pem(what: &str, path: &Path) -> Result<Vec<u8>, KubeconfigErr
     std::fs::read(path).map_err(unreadable)
 }
 
+/// What kubectl asks of a plugin's entry before it runs it.
+fn check_plugin(exec: &ExecConfig, user: &str) -> Result<(), KubeconfigError> {
+    const V1: &str = "client.authentication.k8s.io/v1";
+    const V1BETA1: &str = "client.authentication.k8s.io/v1beta1";
+    let problem = match exec.api_version.as_deref() {
+        Some(V1) if exec.interactive_mode.is_none() => {
+            "has no interactiveMode, which must be Never, IfAvailable or Always"
+        }
+        Some(V1 | V1BETA1) => return Ok(()),
+        _ => {
+            "has another apiVersion than client.authentication.k8s.io/v1 and v1beta1: update the plugin, and the kubeconfig with it"
+        }
+    };
+    let user = user.to_owned();
+    Err(KubeconfigError::PluginEntry { user, problem })
+}
+
 /// That nothing is there twice or by half, and that the files of certificate, key and token can be read.
 fn check_user(user: &AuthInfo, name: &str) -> Result<(), KubeconfigError> {
     let certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
     let key = user.client_key.is_some() || user.client_key_data.is_some();
-    let missing = match (certificate, key) {
-        (true, false) => Some("client-key"),
-        (false, true) => Some("client-certificate"),
-        _ => None,
-    };
-    if let Some(missing) = missing {
+    if certificate && !key {
         let user = name.to_owned();
-        return Err(KubeconfigError::HalfAnIdentity { user, missing });
+        return Err(KubeconfigError::NoKey { user });
     }
     for (first, has_first, second, has_second) in [
         (

@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use rcgen::{KeyPair, PKCS_ECDSA_P521_SHA512};
-use rustls::client::danger::HandshakeSignatureValid;
+use rcgen::{CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P521_SHA512, date_time_ymd};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use rustls::{NamedGroup, ServerConfig, SignatureScheme, SupportedProtocolVersion};
 
-use crate::support::{BOTH, Ca, Identity, Server, Setup};
+use crate::failures::failure;
+use crate::support::{BOTH, Ca, Identity, Server, Setup, Speaks};
 
 /// X.509 version 1, which plain `openssl x509 -req` makes, to the year 2126.
 const V1: &str = "\
@@ -42,70 +39,41 @@ fn provider() -> Arc<CryptoProvider> {
     aws_lc_rs::default_provider().into()
 }
 
-/// A server that shows this certificate, whoever's the key is, and asks for one that may be anybody's.
+/// A server that shows this certificate, whoever's the key is.
 fn showing(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ServerConfig {
     let key = provider().key_provider.load_private_key(key).unwrap();
-    let shown = SingleCertAndKey::from(CertifiedKey::new(chain, key));
+    let shown = Shown(SingleCertAndKey::from(CertifiedKey::new(chain, key)));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .unwrap()
-        .with_client_cert_verifier(Arc::new(Anybody))
+        .with_no_client_auth()
         .with_cert_resolver(Arc::new(shown));
     config.alpn_protocols = BOTH.iter().map(|p| p.as_bytes().to_vec()).collect();
     config
 }
 
-fn of(identity: &Identity) -> ServerConfig {
-    showing(identity.chain(), identity.private_key(), &[&TLS13, &TLS12])
+/// As OpenSSL does it under TLS 1.2, a key on a curve is for those alone who offer the curve (RFC 8422 section 5.1).
+#[derive(Debug)]
+struct Shown(SingleCertAndKey);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let offered = hello.named_groups().unwrap_or_default();
+        let shown = self.0.resolve(hello)?;
+        let schemes = [SignatureScheme::ECDSA_NISTP521_SHA512];
+        match shown.key.choose_scheme(&schemes) {
+            Some(_) if !offered.contains(&NamedGroup::secp521r1) => None,
+            _ => Some(shown),
+        }
+    }
 }
 
-#[derive(Debug)]
-struct Anybody;
-
-impl ClientCertVerifier for Anybody {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = provider().signature_verification_algorithms;
-        algorithms.supported_schemes()
-    }
+fn of(identity: &Identity) -> ServerConfig {
+    showing(identity.chain(), identity.private_key(), &[&TLS13, &TLS12])
 }
 
 /// Asks the server, with this for its authority.
@@ -128,7 +96,7 @@ async fn keys_on_p521() {
         (usual(), p521(), usual()),
         (usual(), usual(), p521()),
     ] {
-        let ca = Ca::of("kubernetes", authority);
+        let ca = Ca::of("kubernetes", authority, |_| {});
         let identity = ca.issue_to(servers, HERE, 4000);
         let jane = ca.issue_to(clients, &["jane"], 4000);
         // It checks the client's certificate.
@@ -181,17 +149,39 @@ async fn the_servers_own_certificate_is_the_authority() {
     }
 }
 
+/// What the kubeconfig names as an authority signs nothing where it is none, or is none any more.
+#[tokio::test]
+async fn authorities_that_may_not_sign() {
+    let changes: [(fn(&mut CertificateParams), bool); 4] = [
+        (|_| {}, true),
+        (|p| p.is_ca = IsCa::NoCa, false),
+        (|p| p.not_after = date_time_ymd(2001, 1, 1), false),
+        (|p| p.not_before = date_time_ymd(4000, 1, 1), false),
+    ];
+    for (n, (change, taken)) in changes.into_iter().enumerate() {
+        let ca = Ca::of("kubernetes", KeyPair::generate().unwrap(), change);
+        let server = Server::presenting(Ca::new(), of(&ca.issue(HERE, 4000))).await;
+        assert_eq!(ask(&server, ca.pem()).await.is_ok(), taken, "{n}");
+        // Beside one that may it is no harm.
+        let good = Ca::new();
+        let server = Server::presenting(Ca::new(), of(&good.issue(HERE, 4000))).await;
+        let both = format!("{}{}", ca.pem(), good.pem());
+        ask(&server, &both).await.unwrap();
+    }
+}
+
+/// It is shown: what this server does not take is the certificate, and not that there is none.
 #[tokio::test]
 async fn a_clients_certificate_of_version_1() {
-    let server = Server::presenting(Ca::new(), of(&Ca::new().issue(HERE, 4000))).await;
-    let setup = Setup::new(server.url())
-        .cluster("insecure-skip-tls-verify: true")
+    let server = Server::speaking(Speaks::MutualTls).await;
+    let setup = Setup::of(&server)
         .user("client-certificate: jane.crt")
         .user("client-key: jane.key");
     setup.file("jane.crt", V1);
     setup.file("jane.key", V1_KEY);
-    setup.client().apiserver_version().await.unwrap();
-    assert!(server.last().certificate);
+    let said = failure(&setup).await.to_string();
+    assert!(said.contains("does not accept our certificate"), "{said}");
+    assert!(!said.contains("CertificateRequired"), "{said}");
 }
 
 /// `insecure-skip-tls-verify` is about the certificate. That who shows it has its key is checked, whatever its version.

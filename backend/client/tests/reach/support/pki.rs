@@ -63,16 +63,21 @@ impl Ca {
     }
 
     pub(crate) fn named(name: &str) -> Self {
-        Self::of(name, KeyPair::generate().unwrap())
+        Self::of(name, KeyPair::generate().unwrap(), |_| {})
     }
 
-    /// Whose key this is.
-    pub(crate) fn of(name: &str, key: KeyPair) -> Self {
+    /// Whose key this is, and whose certificate is different in this.
+    pub(crate) fn of(
+        name: &str,
+        key: KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        change(&mut params);
         let cert = params.self_signed(&key).unwrap();
         Self {
             der: cert.der().clone(),
