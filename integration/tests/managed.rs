@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod managed {
+    mod canaries;
     mod commands;
     mod crashes;
     mod credentials;
