@@ -1,9 +1,13 @@
 //! What `integration/fuzz` runs: plain functions over bytes, so that a test can replay a corpus.
 
+use bytes::{Buf as _, BytesMut};
 use http::Uri;
 use kubevpn_target::{Host, Origin, Target};
 
+use crate::MAX_HEAD;
 use crate::authority::{forward, host, host_value, tunnel};
+use crate::content::Content;
+use crate::head::HeadReader;
 
 /// Reads `data` as a request-target and as a `Host` field.
 ///
@@ -47,4 +51,69 @@ fn stable(target: &Target) {
     let origin = Origin::default();
     assert_eq!(tunnel(&target.to_string(), origin).as_ref(), Ok(target));
     assert_eq!(host(&host_value(target), origin).as_ref(), Ok(target));
+}
+
+/// Reads `data` as requests behind one another, whole and in pieces. Its first byte says how long their bodies are: 255
+/// for chunks.
+///
+/// Panics when the pieces change what is read, or when a head that is read would be taken for two, or for a folded one.
+///
+/// ```
+/// kubevpn_http_connect::fuzzing::http_messages(b"\x02GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\nokGET / HTTP/1.0\r\n\r\n");
+/// ```
+pub fn http_messages(data: &[u8]) {
+    let Some((&length, sent)) = data.split_first() else {
+        return;
+    };
+    let whole = messages(length, sent, sent.len());
+    for piece in [1, 7] {
+        assert_eq!(whole, messages(length, sent, piece), "in pieces of {piece}");
+    }
+}
+
+/// What was read of each request: its head, and its body as it was sent; and why no more was.
+fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<(Vec<u8>, Vec<u8>)>, Option<String>) {
+    let mut read: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let (mut head, mut bytes, mut content) =
+        (HeadReader::default(), BytesMut::new(), Content::NONE);
+    for piece in sent.chunks(piece.max(1)) {
+        bytes.extend_from_slice(piece);
+        while !bytes.is_empty() {
+            if !content.is_over() {
+                let taken = content.take(&bytes);
+                assert!(taken > 0 && taken <= bytes.len());
+                if let Some((_, body)) = read.last_mut() {
+                    body.extend_from_slice(&bytes[..taken]);
+                }
+                bytes.advance(taken);
+                continue;
+            }
+            match head.look(&mut bytes) {
+                Ok(Some(length_of_head)) => {
+                    let head = bytes.split_to(length_of_head).to_vec();
+                    one_head(&head);
+                    read.push((head, Vec::new()));
+                    content = Content::new((length != u8::MAX).then(|| length.into()));
+                }
+                Ok(None) => break,
+                Err(problem) => return (read, Some(problem.to_string())),
+            }
+        }
+    }
+    (read, None)
+}
+
+fn one_head(head: &[u8]) {
+    assert!(head.len() <= MAX_HEAD);
+    let mut lines: Vec<&[u8]> = head.split_inclusive(|b| *b == b'\n').collect();
+    let last = lines.pop();
+    assert!(
+        matches!(last, Some(b"\n" | b"\r\n")),
+        "it ends in an empty line"
+    );
+    for (number, line) in lines.iter().enumerate() {
+        assert!(!matches!(*line, b"\n" | b"\r\n"), "another empty line");
+        let folded = line.starts_with(b" ") || line.starts_with(b"\t");
+        assert!(!folded || number <= 1, "a folded field");
+    }
 }

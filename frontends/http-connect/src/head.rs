@@ -16,7 +16,7 @@ use tokio::io::ReadBuf;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::problem::Problem;
-use crate::{MAX_HEAD, Settings};
+use crate::{MAX_FIELDS, MAX_HEAD, Settings};
 
 /// A head up to this size is read at once; one beyond it waits for one of [`LARGE_HEADS`].
 const SMALL_HEAD: usize = 8 * 1024;
@@ -85,7 +85,6 @@ impl HeadReader {
     ) -> Poll<Result<usize, NoHead>> {
         loop {
             if let Some(length) = self.look(bytes).map_err(NoHead::Refused)? {
-                *self = Self::default();
                 return Poll::Ready(Ok(length));
             }
             if *ended {
@@ -117,8 +116,8 @@ impl HeadReader {
         Poll::Ready(())
     }
 
-    /// The length of the head, if all of it is there.
-    fn look(&mut self, bytes: &mut BytesMut) -> Result<Option<usize>, Problem> {
+    /// The length of the head, if all of it is there. It has been put right by then.
+    pub(crate) fn look(&mut self, bytes: &mut BytesMut) -> Result<Option<usize>, Problem> {
         if self.seen == 0 {
             // RFC 9112 section 2.2.
             let empty = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n'));
@@ -133,10 +132,12 @@ impl HeadReader {
         if end.unwrap_or(bytes.len()) + self.blank > MAX_HEAD {
             return Err(Problem::LargeHead);
         }
-        self.seen = bytes.len();
         let Some(length) = end else {
+            self.seen = bytes.len();
             return Ok(None);
         };
+        // The next one is looked for from its beginning.
+        *self = Self::default();
         check_line(bytes)?;
         put_right(bytes, length).map(Some)
     }
@@ -155,21 +156,32 @@ fn end(head: &[u8], seen: usize) -> Option<usize> {
 
 /// Joins the lines of folded fields, and leaves out fields under names that are none, as it is done with answers.
 /// Answers with the new length.
-fn put_right(head: &mut BytesMut, mut length: usize) -> Result<usize, Problem> {
+fn put_right(head: &mut BytesMut, length: usize) -> Result<usize, Problem> {
     let mut at = line_end(head, 0);
+    let mut kept = at;
+    let mut lines = 0;
     unfold(&mut head[at..length]);
     while at < length {
+        lines += 1;
+        if lines > MAX_FIELDS + 1 {
+            return Err(Problem::LargeHead);
+        }
         let next = line_end(head, at);
         if passes(&head[at..next])? {
-            at = next;
-        } else {
-            let rest = head.split_off(next);
-            head.truncate(at);
-            head.unsplit(rest);
-            length -= next - at;
+            if kept < at {
+                head.copy_within(at..next, kept);
+            }
+            kept += next - at;
         }
+        at = next;
     }
-    Ok(length)
+    if kept < length {
+        tracing::debug!("fields whose names are none are left out of a request");
+        let rest = head.split_off(length);
+        head.truncate(kept);
+        head.unsplit(rest);
+    }
+    Ok(kept)
 }
 
 fn line_end(bytes: &[u8], from: usize) -> usize {
@@ -201,27 +213,16 @@ fn passes(line: &[u8]) -> Result<bool, Problem> {
         return Ok(true);
     };
     let name = &line[..colon];
-    let shown = || {
-        name[..colon.min(MAX_SHOWN)]
-            .trim_ascii()
-            .escape_ascii()
-            .to_string()
-    };
     if let Some(b' ' | b'\t') = name.last() {
+        let shown = &name[..colon.min(MAX_SHOWN)];
         return Err(malformed(format!(
             "there is a space between the name of the field \"{}\" and its colon, which RFC 9112 section 5.1 forbids in a request",
-            shown()
+            shown.trim_ascii().escape_ascii()
         )));
     }
     let is_visible = |b: &u8| *b > b' ' && *b != 0x7f;
-    if !name.is_empty() && HeaderName::from_bytes(name).is_err() && name.iter().all(is_visible) {
-        tracing::debug!(
-            name = shown(),
-            "a field whose name is none is left out of the request"
-        );
-        return Ok(false);
-    }
-    Ok(true)
+    let is_none = !name.is_empty() && HeaderName::from_bytes(name).is_err();
+    Ok(!(is_none && name.iter().all(is_visible)))
 }
 
 /// A method begins with a letter, or at least with a character of a token (RFC 9110 section 5.6.2).
@@ -270,7 +271,10 @@ fn malformed(sentence: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::fuzzing::http_messages;
 
     fn read(bytes: &str) -> Result<Option<String>, String> {
         let mut bytes = BytesMut::from(bytes);
@@ -319,6 +323,18 @@ mod tests {
             let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
             assert_eq!(read(&head).unwrap().unwrap(), head);
         }
+    }
+
+    #[test]
+    fn the_corpus_of_the_fuzzer() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../integration/fuzz/corpus/http_messages");
+        let mut files = 0;
+        for file in std::fs::read_dir(&corpus).expect("the corpus is committed") {
+            http_messages(&std::fs::read(file.unwrap().path()).unwrap());
+            files += 1;
+        }
+        assert!(files >= 12, "{files} files in {}", corpus.display());
     }
 
     #[test]

@@ -140,7 +140,13 @@ where
         // hyper has just given its handle back.
         return Err(ServeError::Gone(io::ErrorKind::NotConnected.into()));
     };
-    early.extend_from_slice(&ahead);
+    if let Over::Handover(_) = over {
+        early.extend_from_slice(&ahead);
+    } else {
+        // Nothing of it is held while the client is told no.
+        early = BytesMut::new();
+    }
+    drop(ahead);
 
     match over {
         Over::Handover(handover) => {

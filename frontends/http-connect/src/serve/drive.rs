@@ -205,11 +205,12 @@ impl<C: ClientIo> Driver<'_, C> {
 }
 
 fn malformed(error: &hyper::Error) -> Problem {
-    if error.is_parse_too_large() {
-        return Problem::LargeHead;
-    }
     let sentence = match framing(error) {
         Some(field) => format!("where the request ends is not clear: {field}"),
+        // A head has its bounds by `head.rs`: what is too large for hyper is the length.
+        None if error.is_parse_too_large() => {
+            "where the request ends is not clear: its Content-Length is beyond any body".into()
+        }
         None => format!("this is no well-formed HTTP/1.1 request ({error})"),
     };
     Problem::Malformed {

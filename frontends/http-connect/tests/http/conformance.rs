@@ -117,6 +117,7 @@ const CASES: &[Case] = &[
     case("6.2 a length in hex", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 0x2\r\n\r\nxx", No(400)),
     case("6.2 a negative length", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: -1\r\n\r\n", No(400)),
     case("6.2 a length beyond all numbers", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 18446744073709551616\r\n\r\n", No(400)),
+    case("6.2 a length beyond any body", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 18446744073709551615\r\n\r\n", No(400)),
     case("6.2 an empty length", b"POST http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length:\r\n\r\n", No(400)),
     case("6.3 a body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\n\r\nxx", Sent("GET / HTTP/1.1\r\nHost: web\r\nContent-Length: 2\r\nVia: 1.1 kubevpn\r\n\r\nxx")),
     case("6.3 a chunked body with a GET", b"GET http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", Sent("GET / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\nVia: 1.1 kubevpn\r\n\r\n1\r\nx\r\n0\r\n\r\n")),

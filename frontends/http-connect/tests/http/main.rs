@@ -10,3 +10,4 @@ mod own;
 mod record;
 mod refusals;
 mod reuse;
+mod watched;
