@@ -26,6 +26,18 @@ pub struct Peers {
     pub(crate) ways: Vec<Way>,
     _others: Vec<Child>,
     _dir: TempDir,
+    _shared_memory: SharedMemory,
+}
+
+/// What squid leaves in `/dev/shm` when it is killed, under a name of its own: no other squid starts over another user's.
+struct SharedMemory(String);
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        for segment in ["metadata", "queues", "readers"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{}-cf__{segment}.shm", self.0));
+        }
+    }
 }
 
 pub(crate) struct Way {
@@ -81,6 +93,7 @@ impl Peers {
             },
         ];
         let mut others = Vec::new();
+        let service = format!("odd{}", std::process::id());
         for (name, program, _) in OTHERS {
             let port = free_port().await?;
             let home = dir.path().join(name);
@@ -89,10 +102,13 @@ impl Peers {
             std::fs::set_permissions(&home, open)?;
             let file = home.join("conf");
             let home = home.display();
-            let (settings, args): (String, &[&str]) = match name {
-                "squid" => (squid(port, &home.to_string()), &["-N", "-f"]),
-                "tinyproxy" => (tinyproxy(port, &home.to_string()), &["-d", "-c"]),
-                _ => (apache(port, &home.to_string()), &["-X", "-f"]),
+            let (settings, args) = match name {
+                "squid" => {
+                    let args = vec!["-N", "-n", &service, "-f"];
+                    (squid(port, &home.to_string()), args)
+                }
+                "tinyproxy" => (tinyproxy(port, &home.to_string()), vec!["-d", "-c"]),
+                _ => (apache(port, &home.to_string()), vec!["-X", "-f"]),
             };
             std::fs::write(&file, settings)?;
             let child = Command::new(program)
@@ -116,6 +132,7 @@ impl Peers {
             ways,
             _others: others,
             _dir: dir,
+            _shared_memory: SharedMemory(service),
         })
     }
 
