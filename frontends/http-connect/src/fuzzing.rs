@@ -71,9 +71,12 @@ pub fn http_messages(data: &[u8]) {
     }
 }
 
-/// What was read of each request: its head, and its body as it was sent; and why no more was.
-fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<(Vec<u8>, Vec<u8>)>, Option<String>) {
-    let mut read: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+/// A head, and its body as it was sent.
+type Message = (Vec<u8>, Vec<u8>);
+
+/// What was read, and why no more was.
+fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<Message>, Option<String>) {
+    let mut read: Vec<Message> = Vec::new();
     let (mut head, mut bytes, mut content) =
         (HeadReader::default(), BytesMut::new(), Content::NONE);
     for piece in sent.chunks(piece.max(1)) {
