@@ -91,11 +91,23 @@ fn listeners(connection: &Connection, fits: impl Fn(&Listener) -> bool) -> Proxy
     }
 }
 
+/// What programs are told of a connection: listeners that lead into the cluster and ask for no password, where it has such;
+/// else those that lead into the cluster; else whatever listens.
+fn preferred(connection: &Connection) -> Option<Proxy> {
+    let fits: [fn(&Listener) -> bool; 3] = [is_open, |listener| !listener.egress, |_| true];
+    let mut proxies = fits.into_iter().map(|fits| listeners(connection, fits));
+    proxies.find(Proxy::is_some)
+}
+
+fn is_open(listener: &Listener) -> bool {
+    !listener.egress && !listener.auth
+}
+
 /// What `run` takes in place of a proxy of its own: one that works, leads into the cluster, asks for no password, and speaks
 /// HTTP, since many programs know no SOCKS.
 fn in_place_of_own(connection: &Connection) -> Option<Proxy> {
     let works = matches!(connection.state, State::Connected | State::Degraded);
-    let proxy = listeners(connection, |listener| !listener.egress && !listener.auth);
+    let proxy = listeners(connection, is_open);
     (works && proxy.http.is_some()).then_some(proxy)
 }
 
@@ -146,13 +158,12 @@ impl At {
             (true, Err(_)) => None,
             (false, _) => current().await,
         };
-        if let Some(connection) = connection {
-            let proxy = listeners(&connection, |_| true);
-            if proxy.is_some() {
-                let mut hosts = loaded.map(|loaded| loaded.hosts).unwrap_or_default();
-                hosts.extend(host(&connection.server));
-                return Ok((proxy, hosts));
-            }
+        if let Some(connection) = connection
+            && let Some(proxy) = preferred(&connection)
+        {
+            let mut hosts = loaded.map(|loaded| loaded.hosts).unwrap_or_default();
+            hosts.extend(host(&connection.server));
+            return Ok((proxy, hosts));
         }
         Ok((Proxy::assumed(), loaded?.hosts))
     }
@@ -167,8 +178,10 @@ impl At {
             return Ok(named);
         }
         let connection = of_cluster(args, loaded, None).await;
-        let proxy = connection.map(|connection| listeners(&connection, |_| true));
-        Ok(proxy.filter(Proxy::is_some).unwrap_or_else(Proxy::assumed))
+        Ok(connection
+            .as_ref()
+            .and_then(preferred)
+            .unwrap_or_else(Proxy::assumed))
     }
 }
 
@@ -327,10 +340,18 @@ mod tests {
             sample::listener("mixed", "0.0.0.0:4", true),
             sample::listener("http", "127.0.0.1:5", true),
         ];
-        let proxy = listeners(&connection, |_| true);
-        assert_eq!(both(&proxy), [some("127.0.0.1:4"), some("127.0.0.1:4")]);
-        connection.listeners.truncate(3);
-        assert!(!listeners(&connection, |_| true).is_some());
+        let proxy = |connection: &Connection| preferred(connection).as_ref().map(both);
+        let [four, five] = ["127.0.0.1:4", "127.0.0.1:5"].map(some);
+        assert_eq!(proxy(&connection), Some([four.clone(), four.clone()]));
+        // One that asks for a password, or leads elsewhere, is for when there is no other.
+        connection.listeners[3].egress = true;
+        assert_eq!(proxy(&connection), Some([five.clone(), None]));
+        connection.listeners[4].auth = true;
+        assert_eq!(proxy(&connection), Some([five, None]));
+        connection.listeners.pop();
+        assert_eq!(proxy(&connection), Some([four.clone(), four]));
+        connection.listeners.pop();
+        assert_eq!(proxy(&connection), None);
     }
 
     #[test]
