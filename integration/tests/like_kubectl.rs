@@ -21,9 +21,10 @@ mod like_kubectl {
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::time::Instant;
 
 use self::like_kubectl::cases::{Case, all};
 use self::like_kubectl::meant::MEANT;

@@ -285,9 +285,13 @@ pub struct Connection {
     pub state: State,
     /// Empty when all is well.
     pub reason: String,
-    /// The command that logs in, where that is needed and a credential plugin can do it.
+    /// The command that logs in, where that is needed and a credential plugin can do it. It is for who shows the status to
+    /// make, of `selection`, and left out by the daemon.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub login: String,
+    /// What to connect to again, where that would log in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<KubeconfigSelection>,
     pub since: String,
     pub started_at: String,
     pub listeners: Vec<Listener>,

@@ -13,7 +13,6 @@ use crate::api::{self, State};
 use crate::engine::{Engine, Listener as _, Session, SessionSettings, Stats};
 use crate::error::ApiError;
 use crate::log::{Level, Log};
-use crate::login;
 use crate::saved::{Saved, SavedListener};
 use crate::state_dir::StateDir;
 
@@ -231,12 +230,7 @@ impl<S: Session> Connection<S> {
             .iter()
             .map(|f| f.display().to_string());
         let files: Vec<_> = files.collect();
-        let login = match state {
-            State::Unauthenticated if self.has_plugin.load(Ordering::Relaxed) => {
-                login::command(&saved.kubeconfig, &saved.cluster.namespace)
-            }
-            _ => String::new(),
-        };
+        let can_log_in = state == State::Unauthenticated && self.has_plugin.load(Ordering::Relaxed);
         api::Connection {
             id: saved.id,
             cluster: saved.cluster.name.unwrap_or_default(),
@@ -249,7 +243,8 @@ impl<S: Session> Connection<S> {
             server: saved.cluster.server,
             state,
             reason,
-            login,
+            login: String::new(),
+            selection: can_log_in.then_some(saved.kubeconfig),
             since: health.since.to_string(),
             started_at: saved.started_at,
             listeners,

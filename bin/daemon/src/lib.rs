@@ -19,7 +19,6 @@ mod fake;
 pub mod identity;
 mod lock;
 pub mod log;
-mod login;
 mod monitor;
 mod proxy_engine;
 mod readiness;

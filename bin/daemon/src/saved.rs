@@ -174,7 +174,10 @@ mod tests {
         let saved = Saved::new(
             ID.into(),
             cluster,
-            KubeconfigSelection::default(),
+            KubeconfigSelection {
+                read_once: true,
+                ..KubeconfigSelection::default()
+            },
             Policy::default(),
         );
         saved.write(&dir).unwrap();

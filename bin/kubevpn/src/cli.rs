@@ -11,6 +11,7 @@ mod disconnect;
 mod env;
 mod kube;
 mod listen;
+mod login;
 mod logs;
 mod pac;
 mod policy;

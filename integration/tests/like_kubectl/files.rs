@@ -116,9 +116,16 @@ pub(crate) const FLAGS: [(&str, &[&str]); 33] = [
     ("another file", &["--kubeconfig", "sub/../config"]),
 ];
 
+/// The case, variables, and flags.
+type Environment = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
 /// `KUBECONFIG` and what else there is.
 #[rustfmt::skip]
-pub(crate) const ENVIRONMENTS: [(&str, &[(&str, &str)], &[&str]); 12] = [
+pub(crate) const ENVIRONMENTS: [Environment; 12] = [
     ("missing file first", &[("KUBECONFIG", "DIR/missing:DIR/config")], &[]),
     ("empty parts", &[("KUBECONFIG", ":DIR/config::")], &[]),
     ("relative path", &[("KUBECONFIG", "config")], &[]),

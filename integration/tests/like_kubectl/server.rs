@@ -187,7 +187,7 @@ fn answer(mut io: Box<dyn Io>, mut shown: Shown, shared: &Shared) -> std::io::Re
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
     // A path of the server's URL, without what each of the programs asks for.
-    shown.path = match path.find("/api").or(path.find("/version")) {
+    shown.path = match path.find("/api").or_else(|| path.find("/version")) {
         Some(end) => path[..end].to_owned(),
         None => path.to_owned(),
     };

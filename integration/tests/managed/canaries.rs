@@ -192,11 +192,12 @@ impl Rig {
             .start()
             .await
             .unwrap();
-        let of = std::env::var_os("KUBEVPN_CANARIES_OF").map(PathBuf::from);
+        let of = std::env::var_os("KUBEVPN_CANARIES_OF");
+        let of = of.map_or_else(|| kubevpn().to_owned(), PathBuf::from);
         Self {
             sim,
             dir: tempfile::tempdir().unwrap(),
-            managed: Managed::new(of.as_deref().unwrap_or(kubevpn())).unwrap(),
+            managed: Managed::new(&of).unwrap(),
             canaries,
         }
     }

@@ -152,7 +152,8 @@ async fn the_servers_own_certificate_is_the_authority() {
 /// What the kubeconfig names as an authority signs nothing where it is none, or is none any more.
 #[tokio::test]
 async fn authorities_that_may_not_sign() {
-    let changes: [(fn(&mut CertificateParams), bool); 4] = [
+    type Change = fn(&mut CertificateParams);
+    let changes: [(Change, bool); 4] = [
         (|_| {}, true),
         (|p| p.is_ca = IsCa::NoCa, false),
         (|p| p.not_after = date_time_ymd(2001, 1, 1), false),

@@ -157,13 +157,9 @@ impl<E: Engine> Registry<E> {
     ) -> Result<(), ApiError> {
         let path = self.dir.kubeconfig(&ask.id);
         let now = serde_json::to_vec(&ask.kubeconfig).context("cannot keep the kubeconfig")?;
-        let has_changed = || -> Result<bool, ApiError> {
-            let before = state_dir::read(&path)?;
-            Ok(before.is_none_or(|before| before.as_bytes() != now))
-        };
-        if !connection.is_unauthenticated()
-            && !(ask.kubeconfig_selection.read_once && has_changed()?)
-        {
+        let is_new = ask.kubeconfig_selection.read_once
+            && state_dir::read(&path)?.is_none_or(|before| before.as_bytes() != now);
+        if !connection.is_unauthenticated() && !is_new {
             return Ok(());
         }
         state_dir::write(&path, &now)?;

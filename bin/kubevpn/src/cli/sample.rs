@@ -29,6 +29,7 @@ pub(crate) fn connection(id: &str) -> Connection {
         state: State::Connected,
         reason: String::new(),
         login: String::new(),
+        selection: None,
         since: "2026-01-02T03:04:05Z".into(),
         started_at: "2026-01-02T03:04:05Z".into(),
         listeners: Vec::new(),

@@ -8,6 +8,7 @@ use kubevpn_daemon::api::{Connection, State, Status as Document};
 use kubevpn_daemon::{Client, Code, StateDir};
 use tokio::time::{Instant, sleep};
 
+use super::login;
 use crate::exit::Failure;
 use crate::out;
 
@@ -93,7 +94,15 @@ pub(crate) async fn ask(daemon: &Client) -> Result<Document, Failure> {
             {
                 sleep(PAUSE).await;
             }
-            other => return Ok(other?),
+            other => {
+                let mut status = other?;
+                for connection in &mut status.list {
+                    if let Some(selection) = connection.selection.take() {
+                        connection.login = login::command(&selection, &connection.namespace);
+                    }
+                }
+                return Ok(status);
+            }
         }
     }
 }

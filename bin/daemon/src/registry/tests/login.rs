@@ -15,22 +15,18 @@ async fn connecting_again_is_the_login() {
     rig.connect(asked.clone()).await.unwrap();
     rig.connect(asked.clone()).await.unwrap();
     assert!(rig.engine.world().renewed.is_empty(), "all is well");
-    let login = || rig.registry.status().list[0].login.clone();
-    assert_eq!(login(), "");
+    let again = || rig.registry.status().list[0].selection.clone();
+    assert_eq!(again(), None);
     rig.engine.world().api = Some(Refusal::Unauthenticated);
     sleep(Duration::from_secs(11)).await;
-    let namespace = format!("of-{ID}");
-    assert_eq!(
-        login(),
-        format!("kubevpn connect --context {ID} --namespace {namespace}")
-    );
+    assert_eq!(again(), Some(asked.kubeconfig_selection.clone()));
     rig.connect(asked.clone()).await.unwrap_err();
     assert_eq!(rig.engine.world().renewed, [server]);
     rig.engine.world().api = None;
     let opened = rig.connect(asked).await.unwrap();
     assert!(opened.listeners[0].already);
     assert_eq!(rig.engine.world().renewed, [server, server]);
-    assert_eq!((rig.state().0, login()), (State::Connected, String::new()));
+    assert_eq!((rig.state().0, again()), (State::Connected, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The command that logs in where the daemon cannot: it has no terminal for a credential plugin's questions.
 
-use crate::api::KubeconfigSelection;
+use kubevpn_daemon::api::KubeconfigSelection;
 
 /// `kubevpn connect` with the flags that find the same connection, for a shell.
 pub(crate) fn command(selection: &KubeconfigSelection, namespace: &str) -> String {
