@@ -1,7 +1,8 @@
 //! How soon a change is seen behind an nginx that lets calls through and not watches.
 //!
 //! One nginx with a port for each way of failing stands before the API server; behind each port a view of its own follows
-//! one Service. Its EndpointSlice is changed twice: soon after the first lookup, and when everything has been tried.
+//! one Service, asked ten times a second as by a busy proxy. Its EndpointSlice is changed twice: soon after the first lookup,
+//! and when everything has been tried.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -63,10 +64,11 @@ pub(crate) async fn however_they_fail() -> anyhow::Result<()> {
         for (first, (way, _)) in seen("a").await.into_iter().zip(WAYS) {
             first.with_context(|| format!("{way}: the first lookup"))?;
         }
-        sleep(Duration::from_secs(2)).await;
+        let busy = |time| timeout(time, seen("nobody"));
+        drop(busy(Duration::from_secs(2)).await);
         apply(&lab, &dir, &namespace, "b").await?;
         let soon = seen("b").await;
-        sleep(Duration::from_secs(20)).await;
+        drop(busy(Duration::from_secs(20)).await);
         apply(&lab, &dir, &namespace, "c").await?;
         let later = seen("c").await;
         anyhow::Ok((soon, later))
@@ -191,8 +193,9 @@ async fn nginx(lab: &Lab, dir: &TempDir) -> anyhow::Result<(Child, Vec<u16>)> {
     let config = format!(
         "daemon off;
 user root;
+master_process off;
 pid {here}/nginx.pid;
-error_log stderr;
+error_log stderr crit;
 events {{}}
 http {{
   access_log off;

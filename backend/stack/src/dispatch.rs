@@ -159,10 +159,10 @@ impl<S> Layer<S> for DispatchLayer {
 /// while it is ready and reachable.
 ///
 /// When no endpoint is usable the call waits, if it may, for the moment one is; else it is refused with how many exist
-/// and why they are not. When all that were ready are gone, or none of a Service's can be reached, Pods that the watches
-/// tell of in the next moments are dialled too. Unreachable ones are asked for first ([`Subscription::check_pods`]): where they
-/// are what they were, the failure stands at once. A failure that another Pod would share (the API server is away, the
-/// rules forbid port-forwards) is passed on at once.
+/// and why they are not. When all that were ready are gone, or none of a Service's can be reached, Pods that the
+/// subscription tells of in the next moments are dialled too. Unreachable ones are asked for first
+/// ([`Subscription::check_pods`]): where they are what they were, the failure stands at once. A failure that another Pod
+/// would share (the API server is away, the rules forbid port-forwards) is passed on at once.
 ///
 /// Always ready; the inner service is waited for inside the call. How long all of it may take together is not decided
 /// here: put a [`Deadline`](crate::Deadline) outside. Cancellation: dropping a call's future gives its dials up.
