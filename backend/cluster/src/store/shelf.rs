@@ -3,8 +3,8 @@
 //! A [`Shelf`] has one entry per selection of one kind. The first to ask for a selection starts its load,
 //! everyone else waits for the same load. What follows depends on the access rules, from the best down:
 //! a watch keeps the entry true until nobody used it for a while (`watch.rs`); a list, or a get of the one
-//! object, is believed for [`TRUSTED`] and then read again by whoever asks next. A right that is missing is
-//! asked for again after [`RIGHTS`], a watch that broke after a back-off of 5 to 30 s. An entry is believed without an
+//! object, is believed for `TRUSTED` and then read again by whoever asks next. A right that is missing is
+//! asked for again after `RIGHTS`, a watch that broke after a back-off of 5 to 30 s. An entry is believed without an
 //! expiry only while its watch is connected and has shown that it passes events on.
 //!
 //! An answer that was good once is served on while the API server is away, and until a refusal has stood for some
@@ -19,10 +19,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::instrument::WithSubscriber as _;
 
-use super::entry::{Entry, Known, Missing, RIGHTS};
+use super::entry::{Entry, Known};
 use super::load::{Env, Loading, cut_off};
 use super::validity::{Changes, Validity, lock};
-use crate::fetch::{Failure, Kind, is_forbidden};
+use crate::fetch::{Failure, Kind};
 use crate::select::{Objects, Select};
 
 /// How long a load may take before whoever waits for it gets the last good answer instead.
@@ -277,7 +277,9 @@ async fn run<K: Kind>(loading: Loading<K>, slots: Weak<Mutex<Slots<K>>>) {
 async fn load<K: Kind>(loading: &Loading<K>) {
     #[cfg(feature = "watch")]
     if K::LISTED && loading.entry.missing().is_none() {
+        use super::entry::{Missing, RIGHTS};
         use super::watch::{Ended, keep};
+        use crate::fetch::is_forbidden;
         let entry = &loading.entry;
         let ended = keep(loading).await;
         match &ended {
