@@ -343,12 +343,17 @@ impl Client {
         Ok(Some(ids))
     }
 
-    /// Waits for a connection's end.
+    /// Waits for a connection's end, which may have come before this is called.
     pub async fn ended(&self, id: &str) -> Result<(), ApiError> {
         let path = format!("/v1/connections/{id}/ended");
-        let sent = self.send(Method::GET, &path, Vec::new()).await;
-        match async { read::<()>(ok(sent?).await?).await }.await {
+        let asked = async {
+            let sent = self.send(Method::GET, &path, Vec::new()).await?;
+            read::<()>(ok(sent).await?).await
+        };
+        match asked.await {
             Ok(()) => Ok(()),
+            Err(Trouble::Failed(error)) if error.code == Code::NoSuchConnection => Ok(()),
+            Err(Trouble::Gone(_)) if !self.dir.state(id).exists() => Ok(()),
             // It answers even when it ends itself, unless it is killed.
             Err(Trouble::Gone(_)) => Err(ApiError::new(
                 Code::NotRunning,

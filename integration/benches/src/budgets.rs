@@ -1,6 +1,6 @@
 //! What the budgets of the program come to on the real cluster, in numbers: sessions and memory with many Pods in
-//! use, connections and requests around an outage of the API server, gateways that swallow or refuse upgrades, and an
-//! upload that its Pod pauses.
+//! use, connections and requests around an outage of the API server, gateways that swallow or refuse upgrades, an
+//! upload that its Pod pauses, and a node that freezes.
 //!
 //!     cargo run -p lab -- bench budgets
 //!
@@ -22,7 +22,15 @@ use self::gateway::{CountingRelay, Gateway, Treatment, Upgrade};
 use crate::subject::{Subject, resident};
 use crate::wire;
 
-const PARTS: [&str; 6] = ["pods", "restart", "outage", "swallowed", "refused", "pause"];
+const PARTS: [&str; 7] = [
+    "pods",
+    "restart",
+    "outage",
+    "swallowed",
+    "refused",
+    "pause",
+    "frozen",
+];
 
 const SERVICES: u32 = 200;
 const PODS: u32 = 100;
@@ -35,7 +43,7 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: budgets\r\n\r\n";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BudgetArgs {
-    /// Only these parts: pods, restart, outage, swallowed, refused, pause
+    /// Only these parts: pods, restart, outage, swallowed, refused, pause, frozen
     #[arg(long = "only", value_name = "PART")]
     only: Vec<String>,
     /// How long the API server is down in the part `outage`
@@ -66,7 +74,8 @@ pub(crate) async fn run(args: BudgetArgs) -> anyhow::Result<()> {
             "outage" => outage(&lab, &kubevpn, Duration::from_secs(args.down)).await,
             "swallowed" => swallowed(&lab, &kubevpn).await,
             "refused" => refused(&lab, &kubevpn).await,
-            _ => pause(&lab, &kubevpn).await,
+            "pause" => pause(&lab, &kubevpn).await,
+            _ => frozen(&lab, &kubevpn).await,
         };
         for line in lines.with_context(|| part.to_owned())? {
             println!("{part}: {line}");
@@ -340,4 +349,95 @@ async fn pause(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
         ));
     }
     Ok(lines)
+}
+
+/// A Service with a Pod of the node and one of kwok's, whose node then freezes: what becomes of the connections.
+async fn frozen(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
+    const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: frozen, labels: {frozen: "yes"}}
+spec:
+  nodeName: kwok-0
+  automountServiceAccountToken: false
+  tolerations: [{operator: Exists}]
+  containers: [{name: fake, image: fake, ports: [{name: web, containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: frozen}
+spec:
+  selector: {frozen: "yes"}
+  ports: [{port: 80, targetPort: web}]
+"#;
+    filled(lab).await?;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), OBJECTS)?;
+    let file = file.path().display().to_string();
+    lab.kubectl(&["apply", "-f", &file]).await?;
+    let label = [
+        "label",
+        "pod",
+        "-l",
+        "app=reviews",
+        "--overwrite",
+        "frozen=yes",
+    ];
+    lab.kubectl(&label).await?;
+    let ready = [
+        "get",
+        "endpointslices",
+        "-l",
+        "kubernetes.io/service-name=frozen",
+        "-o",
+        "jsonpath={.items[*].endpoints[*].conditions.ready}",
+    ];
+    let begun = Instant::now();
+    while lab.kubectl(&ready).await?.trim() != "true true" {
+        ensure!(
+            begun.elapsed() < PATIENCE,
+            "two ready endpoints are awaited"
+        );
+        sleep(Duration::from_millis(200)).await;
+    }
+    let mut lines = Vec::new();
+    for warm in [true, false] {
+        let proxy = Subject::proxy(kubevpn, &lab.kubeconfig(), &[]).await?;
+        if warm {
+            get_all(&proxy, 40).await;
+        }
+        lab.signal(Daemon::Kwok, Signal::Stop)?;
+        let got = get_all(&proxy, 200).await;
+        lab.signal(Daemon::Kwok, Signal::Cont)?;
+        let failed = got.iter().filter(|(ok, _)| !ok).count();
+        let waited: Vec<_> = got
+            .iter()
+            .map(|(_, t)| *t)
+            .filter(|t| *t > WAITED)
+            .collect();
+        lines.push(format!(
+            "{} Pods: of 200 connections {failed} failed, {} took longer than {WAITED:?}: {waited:.2?}",
+            if warm { "with sessions to both" } else { "without a session to the" },
+            waited.len(),
+        ));
+    }
+    lab.kubectl(&["delete", "-f", &file, "--grace-period=0", "--force"])
+        .await?;
+    lab.kubectl(&["label", "pod", "-l", "app=reviews", "frozen-"])
+        .await?;
+    Ok(lines)
+}
+
+/// A connection that takes longer has waited for the frozen node.
+const WAITED: Duration = Duration::from_millis(500);
+
+/// GETs on new connections, one after another: whether each was answered, and its time.
+async fn get_all(proxy: &Subject, n: usize) -> Vec<(bool, Duration)> {
+    let mut got = Vec::new();
+    for _ in 0..n {
+        let begun = Instant::now();
+        let answered = get(proxy, "frozen", 80).await.is_ok();
+        got.push((answered, begun.elapsed()));
+    }
+    got
 }

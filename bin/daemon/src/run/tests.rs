@@ -148,6 +148,24 @@ async fn terminated_daemon_leaves_what_brings_the_connections_back() {
     assert_eq!(rig.left(), [""; 0]);
 }
 
+/// `connect --foreground` asks for it after it has said the connection's ID, and others may be faster.
+#[tokio::test]
+async fn end_that_came_before_it_was_waited_for_is_an_end() {
+    let rig = Rig::start(IDLE).await;
+    let client = rig.client();
+    client.connect(&request(ID, &[]), |_| {}).await.unwrap();
+    client.disconnect(Some(ID), true).await.unwrap();
+    client.ended(ID).await.unwrap();
+    client.connect(&request(ID, &[]), |_| {}).await.unwrap();
+    client.quit(true).await.unwrap();
+    client.ended(ID).await.unwrap();
+    // A daemon that is gone and left the connection's state was killed, and the connection comes back.
+    std::fs::create_dir_all(rig.dir().connections()).unwrap();
+    std::fs::write(rig.dir().state(ID), "").unwrap();
+    let killed = client.ended(ID).await.unwrap_err();
+    assert_eq!(killed.code, Code::NotRunning);
+}
+
 #[tokio::test]
 async fn idle_daemon_ends_by_itself() {
     let rig = Rig::start(Duration::from_millis(1)).await;
