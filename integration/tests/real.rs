@@ -3,8 +3,10 @@
 //! Without `KUBEVPN_LAB` in the environment nothing runs; with it a cluster that is not there is a
 //! failure. One at a time: some stop the API server.
 
+mod certificates;
 mod common;
 mod differential;
+mod nginx;
 mod watches;
 
 use std::path::PathBuf;
@@ -42,10 +44,13 @@ fn main() -> ExitCode {
             real_only("names::same_as_the_clusters_dns", || {
                 Box::pin(differential::same_as_the_clusters_dns())
             }),
+            real_only("certificates::of_every_kind", || {
+                Box::pin(certificates::of_every_kind())
+            }),
             real_only("watches::however_they_fail", || {
                 Box::pin(watches::however_they_fail())
             })
-            // It needs nginx.
+            // It takes a minute.
             .with_ignored_flag(true),
         ],
     )

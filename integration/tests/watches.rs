@@ -4,10 +4,6 @@
 //! one Service, asked ten times a second as by a busy proxy. Its EndpointSlice is changed twice: soon after the first lookup,
 //! and when everything has been tried; kubectl's time for that is counted too.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -17,9 +13,11 @@ use kubevpn_stack::{Answer, Cluster, ClusterSettings};
 use kubevpn_target::Host;
 use lab::Lab;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::net::TcpListener;
+use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
+
+use crate::nginx::{nginx, write};
 
 /// What nginx does to a watch; `HOLE` is an address that answers nothing.
 const WAYS: &[(&str, &str)] = &[
@@ -53,7 +51,7 @@ pub(crate) async fn however_they_fail() -> anyhow::Result<()> {
     let lab = Lab::attach().await?;
     let namespace = format!("watches-{}", std::process::id());
     let dir = tempfile::tempdir()?;
-    let (_nginx, ports) = nginx(&lab, &dir).await?;
+    let (_nginx, ports) = failing(&lab, &dir).await?;
     let measured = async {
         apply(&lab, &dir, &namespace, "a").await?;
         let mut clusters = Vec::new();
@@ -154,16 +152,8 @@ fn cluster(dir: &TempDir, namespace: &str, port: u16) -> anyhow::Result<Cluster>
     Ok(Cluster::new(client, settings))
 }
 
-/// The nginx, and its port for each of the ways. It has the administrator's rights.
-async fn nginx(lab: &Lab, dir: &TempDir) -> anyhow::Result<(Child, Vec<u16>)> {
-    let server = lab
-        .kubectl(&[
-            "config",
-            "view",
-            "-o",
-            "jsonpath={.clusters[0].cluster.server}",
-        ])
-        .await?;
+/// The nginx, and its port for each of the ways.
+async fn failing(lab: &Lab, dir: &TempDir) -> anyhow::Result<(Child, Vec<u16>)> {
     // It accepts, and answers nothing.
     let hole = TcpListener::bind("127.0.0.1:0").await?;
     let hole_address = hole.local_addr()?.to_string();
@@ -173,64 +163,9 @@ async fn nginx(lab: &Lab, dir: &TempDir) -> anyhow::Result<(Child, Vec<u16>)> {
             held.push(connection);
         }
     });
-    let mut free = Vec::new();
-    for _ in WAYS {
-        free.push(TcpListener::bind("127.0.0.1:0").await?);
-    }
-    let ports = free
-        .iter()
-        .map(|listener| anyhow::Ok(listener.local_addr()?.port()));
-    let ports = ports.collect::<anyhow::Result<Vec<_>>>()?;
-    drop(free);
-    let mut servers = String::new();
-    for ((_, way), port) in WAYS.iter().zip(&ports) {
+    let servers = WAYS.iter().map(|(_, way)| {
         let way = way.replace("HOLE", &hole_address);
-        writeln!(
-            servers,
-            "  server {{ listen 127.0.0.1:{port}; location / {{ {way} proxy_pass {server}; }} }}"
-        )?;
-    }
-    let (here, pki) = (dir.path().display(), lab.dir().join("pki"));
-    let pki = pki.display();
-    let config = format!(
-        "daemon off;
-user root;
-master_process off;
-pid {here}/nginx.pid;
-error_log stderr crit;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {here}; proxy_temp_path {here}; fastcgi_temp_path {here}; uwsgi_temp_path {here}; scgi_temp_path {here};
-  proxy_ssl_certificate {pki}/admin.crt;
-  proxy_ssl_certificate_key {pki}/admin.key;
-  proxy_http_version 1.1;
-  proxy_set_header Connection '';
-  proxy_read_timeout 1h;
-{servers}}}
-"
-    );
-    let file = write(dir.path(), "nginx.conf", &config)?;
-    let nginx = Command::new("nginx")
-        .args(["-c", &file])
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .context("nginx does not start: apt-get install nginx-light")?;
-    let last = ports.last().context("there are ways")?;
-    let listening = async {
-        while TcpStream::connect(("127.0.0.1", *last)).await.is_err() {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let listening = timeout(Duration::from_secs(20), listening).await;
-    listening.context("nginx does not listen; its error is above")?;
-    Ok((nginx, ports))
-}
-
-/// The path of a file with this text.
-fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<String> {
-    let path = dir.join(name);
-    std::fs::File::create(&path)?.write_all(text.as_bytes())?;
-    Ok(path.display().to_string())
+        format!("listen ADDRESS; location / {{ {way} proxy_pass API; }}")
+    });
+    nginx(lab, dir.path(), &servers.collect::<Vec<_>>()).await
 }
