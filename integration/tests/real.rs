@@ -6,6 +6,7 @@
 mod certificates;
 mod common;
 mod differential;
+mod logins;
 mod nginx;
 mod watches;
 
@@ -46,6 +47,12 @@ fn main() -> ExitCode {
             }),
             real_only("certificates::of_every_kind", || {
                 Box::pin(certificates::of_every_kind())
+            }),
+            real_only("logins::kubectl_with_another_context", || {
+                Box::pin(logins::kubectl_with_another_context())
+            }),
+            real_only("logins::a_plugin_that_fetches_its_token", || {
+                Box::pin(logins::a_plugin_that_fetches_its_token())
             }),
             real_only("watches::however_they_fail", || {
                 Box::pin(watches::however_they_fail())
