@@ -7,15 +7,16 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use kubevpn_proxy::{Backend, ListenerSpec, Protocol, Server};
+//! use kubevpn_proxy::{Backend, Bound, ListenerSpec, Protocol, Server};
 //! use kubevpn_stack::FromHost;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let spec = ListenerSpec::new(Protocol::Socks, "127.0.0.1:0".parse()?);
-//! let bound = spec.bind(&spec.address).await?;
-//! let mut server = Server::new(Backend::of_host(FromHost::default()), spec.clients(&bound)?);
-//! server.add(bound);
+//! let bound = spec.bind(&spec.address, false).await?;
+//! let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
+//! let mut server = Server::new(Backend::of_host(FromHost::default()), spec.clients(&own)?);
+//! bound.into_iter().for_each(|bound| server.add(bound));
 //! server.end(Duration::from_secs(5), std::future::pending()).await;
 //! # Ok(())
 //! # }
