@@ -195,18 +195,23 @@ async fn restart(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     let mark = lab.audit_mark()?;
     in_use(&proxy).await?;
     let begun = watched_again(lab, &mark).await?;
-    let first = relay.accepted();
+    let first = (relay.accepted(), relay.reached());
     lab.stop(Daemon::ApiServer, Signal::Kill).await?;
     let mark = lab.audit_mark()?;
     lab.resume(Daemon::ApiServer).await?;
     let back = Instant::now();
     let again = watched_again(lab, &mark).await?;
     let took = back.elapsed();
-    let handshakes = relay.accepted() - first;
+    let attempts = relay.accepted() - first.0;
+    let handshakes = relay.reached() - first.1;
     Ok(vec![
-        format!("{SERVICES} Services in use: {begun} watches, {first} connections made so far"),
         format!(
-            "after the restart: {handshakes} connections, {again} watches begun within {took:.1?} of its being ready"
+            "{SERVICES} Services in use: {begun} watches, {} connections made so far",
+            first.0
+        ),
+        format!(
+            "the restart: {attempts} connections tried, {handshakes} of them TLS handshakes, {again} watches begun within \
+             {took:.1?} of its being ready"
         ),
     ])
 }

@@ -37,10 +37,11 @@ fn kubeconfig_at(
     Ok(file)
 }
 
-/// Passes connections on to the API server and counts them. Each is one TLS handshake.
+/// Passes connections on to the API server and counts them.
 pub(super) struct CountingRelay {
     kubeconfig: tempfile::NamedTempFile,
     accepted: Arc<AtomicU64>,
+    reached: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -54,13 +55,15 @@ impl CountingRelay {
             format!("https://{own}")
         })?;
         let api: SocketAddr = api.context("the server is no address")?;
-        let accepted = Arc::new(AtomicU64::new(0));
-        let counter = accepted.clone();
+        let (accepted, reached) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+        let counters = (accepted.clone(), reached.clone());
         let task = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                counter.fetch_add(1, SeqCst);
+                counters.0.fetch_add(1, SeqCst);
+                let reached = counters.1.clone();
                 tokio::spawn(async move {
                     let mut server = TcpStream::connect(api).await?;
+                    reached.fetch_add(1, SeqCst);
                     tokio::io::copy_bidirectional(&mut client, &mut server).await
                 });
             }
@@ -68,6 +71,7 @@ impl CountingRelay {
         Ok(Self {
             kubeconfig,
             accepted,
+            reached,
             task,
         })
     }
@@ -76,9 +80,14 @@ impl CountingRelay {
         self.kubeconfig.path()
     }
 
-    /// Connections so far.
+    /// Connections so far, those to an API server that was away among them.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(SeqCst)
+    }
+
+    /// Those that an API server accepted: a TLS handshake each.
+    pub(super) fn reached(&self) -> u64 {
+        self.reached.load(SeqCst)
     }
 }
 
