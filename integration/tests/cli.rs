@@ -140,6 +140,9 @@ async fn nobody_reads_the_output() {
     let of_sim = of_sim.to_str().unwrap();
     for words in [
         &["version"][..],
+        &["--help"],
+        &["connect", "--help"],
+        &["--version"],
         &["logs"],
         &["status"],
         &["quit"],

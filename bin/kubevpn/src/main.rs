@@ -19,7 +19,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const PARTING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let args = cli::Args::parse();
+    let args = match cli::Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => return ended(out::written(help.print())),
+    };
     let steps = telemetry::Steps::new();
     if !args.is_daemon() {
         telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
@@ -35,6 +39,10 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(exit::Failure::Other(error.into())),
     };
+    ended(result)
+}
+
+fn ended(result: Result<(), exit::Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

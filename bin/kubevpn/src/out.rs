@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 
 use anyhow::Context as _;
 
@@ -15,8 +15,12 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
 
 /// Says a text with its own line ends. [`Failure::Unheard`] where nobody reads any more, as behind `| head`.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    written(write!(io::stdout().lock(), "{text}"))
+}
+
+/// The outcome of writing to standard output, which is written through.
+pub(crate) fn written(said: io::Result<()>) -> Result<(), Failure> {
+    match said.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Unheard),
         said => Ok(said.context("cannot write to standard output")?),
     }
@@ -24,7 +28,7 @@ pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
 
 /// Says a line on standard error. Who does not hear it may hear how the command ends.
 pub(crate) fn aside(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Text from elsewhere as a terminal may have it: control characters, line ends among them, and those that change the
