@@ -90,7 +90,7 @@ impl Trusted {
         }
     }
 
-    /// Those that may sign now. Go asks of them, too, what webpki does not: to be an authority's, and in their dates.
+    /// Authorities that may sign now. Go checks what webpki does not: CA:TRUE, and the dates of the authority itself.
     fn authorities(&self, now: UnixTime) -> RootCertStore {
         let signs = |certificate: &&CertificateDer<'_>| {
             // Version 1, which is silent about it, is not read here.

@@ -9,7 +9,7 @@ use kubevpn_target::{Host, Name};
 
 use crate::LookupError;
 
-/// What is asked: what a host and port mean.
+/// A question to the cluster: the meaning of a host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     pub(crate) host: Host,
@@ -37,7 +37,7 @@ impl Query {
     }
 }
 
-/// What a query comes to.
+/// The answer to a query.
 #[derive(Clone, Debug)]
 pub enum Resolution<P> {
     /// Pods that serve it, or would if they were ready.

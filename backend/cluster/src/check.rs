@@ -12,15 +12,15 @@ use tokio::task::JoinSet;
 use crate::store::Store;
 use crate::{Candidates, Endpoint, Readiness};
 
-/// How many Pods are asked for.
+/// Upper bound on the Pods read for one check.
 const ASKED: usize = 4;
 
 /// Current state of Pods that failed a dial, ordered by precedence: for several Pods the greatest variant wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PodCheck {
-    /// They are what they were.
+    /// The Pods are unchanged.
     Same,
-    /// It may not be asked, the API server did not answer, or the answer is neither of the others.
+    /// Reading is forbidden, the API server did not answer, or the answer is neither of the others.
     Unclear,
     /// One is gone or on its way out, and was not known to be.
     Ended,

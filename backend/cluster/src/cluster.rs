@@ -71,7 +71,7 @@ impl Cluster {
         }
     }
 
-    /// What belongs to the cluster; as most clusters have it while it cannot be read.
+    /// The names that belong to the cluster; a guess while the configuration of its DNS cannot be read.
     ///
     /// Cancellation: the next caller asks again.
     pub async fn domain(&self) -> Arc<Domain> {

@@ -142,7 +142,7 @@ pub enum KubeconfigError {
     PluginEntry {
         /// The user.
         user: String,
-        /// What is wrong with it, and what to do.
+        /// The reason, and what to do.
         problem: &'static str,
     },
     /// The proxy cannot be used.

@@ -360,7 +360,7 @@ pub(super) fn read_pem(what: &str, path: &Path) -> Result<Vec<u8>, KubeconfigErr
     std::fs::read(path).map_err(unreadable)
 }
 
-/// What kubectl asks of a plugin's entry before it runs it.
+/// Checks a plugin's entry as kubectl does before it runs the plugin.
 fn check_plugin(exec: &ExecConfig, user: &str) -> Result<(), KubeconfigError> {
     const V1: &str = "client.authentication.k8s.io/v1";
     const V1BETA1: &str = "client.authentication.k8s.io/v1beta1";

@@ -99,7 +99,7 @@ async fn keys_on_p521() {
         let ca = Ca::of("kubernetes", authority, |_| {});
         let identity = ca.issue_to(servers, HERE, 4000);
         let jane = ca.issue_to(clients, &["jane"], 4000);
-        // It checks the client's certificate.
+        // The server checks the client's certificate.
         let tls = ca.server(&identity, BOTH, true);
         let server = Server::presenting(ca, tls).await;
         let setup = Setup::of(&server)
@@ -149,7 +149,7 @@ async fn the_servers_own_certificate_is_the_authority() {
     }
 }
 
-/// What the kubeconfig names as an authority signs nothing where it is none, or is none any more.
+/// A certificate named as an authority signs nothing where it is no CA, or out of its dates.
 #[tokio::test]
 async fn authorities_that_may_not_sign() {
     type Change = fn(&mut CertificateParams);
@@ -171,7 +171,7 @@ async fn authorities_that_may_not_sign() {
     }
 }
 
-/// It is shown: what this server does not take is the certificate, and not that there is none.
+/// The certificate is shown: this server refuses the certificate, and not its absence.
 #[tokio::test]
 async fn a_clients_certificate_of_version_1() {
     let server = Server::speaking(Speaks::MutualTls).await;

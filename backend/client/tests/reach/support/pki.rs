@@ -66,7 +66,7 @@ impl Ca {
         Self::of(name, KeyPair::generate().unwrap(), |_| {})
     }
 
-    /// Whose key this is, and whose certificate is different in this.
+    /// A certificate for `key`, with `change` applied to its parameters.
     pub(crate) fn of(
         name: &str,
         key: KeyPair,
