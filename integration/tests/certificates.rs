@@ -59,7 +59,7 @@ const ROWS: [Row; 11] = [
         ..row("another self-signed one", "self-signed", "self-signed-ca")
     },
     Row {
-        refused: Some("No required SSL certificate was sent"),
+        refused: Some("a gateway before the API server wants a client certificate"),
         ..client("no client certificate", "")
     },
 ];

@@ -64,6 +64,12 @@ pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
                 "cannot {doing}: the API server does not accept our credentials (401): log in again, or check the user of the kubeconfig's context"
             ),
         ),
+        400 if foreign && said.contains("SSL certificate") => (
+            Refusal::Unauthenticated,
+            format!(
+                "cannot {doing}: a gateway before the API server wants a client certificate that it accepts (400: {said}): check client-certificate in the kubeconfig"
+            ),
+        ),
         403 if foreign => (
             Refusal::Forbidden,
             format!(

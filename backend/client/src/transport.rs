@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use kubevpn_target::BoxError;
+use tokio::time::Instant;
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
@@ -32,6 +33,9 @@ use crate::retry::Retries;
 /// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for
 /// calls beside long watches.
 const STREAMS_PER_CONNECTION: usize = 64;
+/// How long an API server that could not be connected to is left alone. Hundreds of watches, each with a back-off of its
+/// own, would try anew several times a second otherwise.
+const REST: Duration = Duration::from_millis(250);
 
 /// What is read of the API server.
 pub(crate) type Received = UnsyncBoxBody<Bytes, BoxError>;
@@ -158,6 +162,7 @@ struct Calls {
     connector: Connector,
     server: Arc<str>,
     lanes: Arc<Mutex<Vec<Lane>>>,
+    failures: Arc<Mutex<Failures>>,
 }
 
 #[derive(Clone)]
@@ -175,8 +180,25 @@ struct Gate {
     /// Connections that are open.
     open: Arc<AtomicUsize>,
     turn: tokio::sync::Mutex<()>,
-    /// How many attempts came to nothing, and how the last did.
-    failed: Mutex<(usize, Option<Arc<Error>>)>,
+    failures: Arc<Mutex<Failures>>,
+}
+
+/// The attempts to connect to one API server that failed, of all its lanes.
+#[derive(Default)]
+struct Failures {
+    count: usize,
+    in_a_row: u32,
+    last: Option<(Instant, Arc<Error>)>,
+}
+
+impl Failures {
+    /// The error for a request that has seen `before` failures come and go, where connecting again is no use: an attempt
+    /// failed while it waited, or two in a row have and the last was less than [`REST`] ago.
+    fn spared(&self, before: usize) -> Option<Arc<Error>> {
+        let (at, error) = self.last.as_ref()?;
+        let resting = self.in_a_row > 1 && at.elapsed() < REST;
+        (resting || self.count > before).then(|| error.clone())
+    }
 }
 
 impl Gate {
@@ -184,8 +206,8 @@ impl Gate {
         self.open.load(Relaxed) > 0
     }
 
-    fn failed(&self) -> MutexGuard<'_, (usize, Option<Arc<Error>>)> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -207,22 +229,20 @@ impl std::error::Error for NotConnected {
 
 impl Lane {
     /// Where the lane has no connection, the request waits for the one that is being made, or makes it. An attempt
-    /// that fails fails every request that waited for it.
+    /// that fails fails every request that waited for it, and after two in a row those that come within [`REST`].
     async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let gate = &*self.gate;
         if gate.is_open() {
             return Ok(self.client.request(request).await?);
         }
-        let before = gate.failed().0;
+        let before = gate.failures().count;
         let turn = gate.turn.lock().await;
         if gate.is_open() {
             drop(turn);
             return Ok(self.client.request(request).await?);
         }
-        if let (after, Some(error)) = &*gate.failed()
-            && *after > before
-        {
-            return Err(NotConnected(error.clone()).into());
+        if let Some(error) = gate.failures().spared(before) {
+            return Err(NotConnected(error).into());
         }
         let mut connection = capture_connection(&mut request);
         let mut answer = pin!(self.client.request(request));
@@ -231,14 +251,17 @@ impl Lane {
             Either::Left((answered, _)) => Some(answered),
             Either::Right(_) => None,
         };
+        if let Some(Err(error)) = answered {
+            let error = Arc::new(error);
+            let mut failures = gate.failures();
+            failures.count += 1;
+            failures.in_a_row += 1;
+            failures.last = Some((Instant::now(), error.clone()));
+            return Err(NotConnected(error).into());
+        }
+        gate.failures().in_a_row = 0;
         match answered {
-            Some(Err(error)) => {
-                let error = Arc::new(error);
-                let mut failed = gate.failed();
-                *failed = (failed.0 + 1, Some(error.clone()));
-                Err(NotConnected(error).into())
-            }
-            Some(Ok(answered)) => Ok(answered),
+            Some(answered) => Ok(answered?),
             None => {
                 drop(turn);
                 Ok(answer.await?)
@@ -338,6 +361,7 @@ impl Calls {
             connector,
             server,
             lanes: Arc::default(),
+            failures: Arc::default(),
         }
     }
 
@@ -349,7 +373,10 @@ impl Calls {
         if let Some(lane) = free {
             return lane.clone();
         }
-        let gate = Arc::<Gate>::default();
+        let gate = Arc::new(Gate {
+            failures: self.failures.clone(),
+            ..Gate::default()
+        });
         let connector = LaneConnector {
             connector: self.connector.clone(),
             open: gate.open.clone(),

@@ -1,11 +1,13 @@
 //! Plain calls: which HTTP version, over how many connections, with which headers.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Version;
 use kube::client::Body;
 use kubevpn_client::ClientError;
+use tokio::net::TcpListener;
 
 use crate::support::{Relay, Server, Setup, Speaks, get};
 
@@ -94,6 +96,36 @@ async fn fifty_watches_whose_connection_died_make_one_new_one() {
     });
     let _held = join_all(again).await;
     assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_connected_to_is_left_alone_for_a_moment() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Setup::new(format!("https://{}", listener.local_addr().unwrap())).client();
+    let attempts = AtomicUsize::new(0);
+    let down = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+            attempts.fetch_add(1, Relaxed);
+        }
+    };
+    let begun = Instant::now();
+    let calls = async {
+        for _ in 0..200 {
+            client.request_text(get("/version")).await.unwrap_err();
+        }
+    };
+    tokio::select! {
+        never = down => never,
+        () = calls => {}
+    }
+    // The second failure begins the first rest.
+    let allowed = 3 + begun.elapsed().as_millis() / 250;
+    let attempts = attempts.load(Relaxed);
+    assert!(
+        attempts as u128 <= allowed,
+        "{attempts} attempts, {allowed} allowed"
+    );
 }
 
 #[tokio::test]

@@ -69,6 +69,11 @@ async fn what_the_api_server_answers() {
             "cannot list services in namespace shop: the API server ran out of time (slow): try again",
         ),
         (
+            "/certificate",
+            Refusal::Unauthenticated,
+            "cannot list services in namespace shop: a gateway before the API server wants a client certificate that it accepts (400: 400 No required SSL certificate was sent): check client-certificate in the kubeconfig",
+        ),
+        (
             "/gateway",
             Refusal::ClusterAway,
             "cannot list services in namespace shop: something that is no API server answered 502 Bad Gateway (<html>bad gateway</html>): check the server in the kubeconfig, and try again",

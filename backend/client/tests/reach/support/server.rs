@@ -216,6 +216,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Reply {
             _ => json(200, "{}"),
         },
         "/html" => text(200, "<html>please log in</html>"),
+        "/certificate" => text(400, "400 No required SSL certificate was sent"),
         "/gateway" => text(502, "<html>bad gateway</html>"),
         "/waf" => text(403, "blocked\r\nby policy"),
         "/401" => status(401, "Unauthorized", "Unauthorized"),
