@@ -131,17 +131,20 @@ pub struct BindError {
 // === the accept loop ===
 
 trait Accept {
-    async fn accept(&mut self) -> io::Result<Io>;
+    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)>;
 
     /// Whether a client with this address may be anybody.
     fn is_stranger(&self, peer: Option<SocketAddr>) -> bool;
 }
 
 impl Accept for Listener {
-    async fn accept(&mut self) -> io::Result<Io> {
+    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
         match &self.socket {
-            Socket::Tcp(listener) => Ok(Io::Tcp(listener.accept().await?.0)),
-            Socket::Unix(listener) => Ok(Io::Unix(listener.accept().await?)),
+            Socket::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Io::Tcp(stream), Some(peer)))
+            }
+            Socket::Unix(listener) => Ok((Io::Unix(listener.accept().await?), None)),
         }
     }
 
@@ -163,8 +166,8 @@ where
     let mut patience = Backoff::default();
     let accepting = async {
         loop {
-            let io = match listener.accept().await {
-                Ok(io) => io,
+            let (io, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     let sentence = "cannot accept connections for now; if this lasts, raise the limit on open files (ulimit -n)";
                     patience.wait(&error, sentence).await;
@@ -172,7 +175,7 @@ where
                 }
             };
             patience = Backoff::default();
-            let mut client = Client::new(io);
+            let mut client = Client::new(io, peer);
             if listener.is_stranger(client.peer) {
                 client.stranger = gate.stranger();
                 if client.stranger.is_none() {
@@ -215,15 +218,10 @@ enum Io {
 }
 
 impl Client {
-    fn new(io: Io) -> Self {
-        let peer = match &io {
-            Io::Tcp(stream) => {
-                let peer = stream.peer_addr().ok();
-                tune(stream, peer);
-                peer
-            }
-            Io::Unix(_) => None,
-        };
+    fn new(io: Io, peer: Option<SocketAddr>) -> Self {
+        if let Io::Tcp(stream) = &io {
+            tune(stream, peer);
+        }
         Self {
             io,
             peer,
@@ -250,7 +248,8 @@ fn tune(stream: &TcpStream, peer: Option<SocketAddr>) {
 impl From<TcpStream> for Client {
     /// A connection accepted elsewhere, without a permit.
     fn from(stream: TcpStream) -> Self {
-        Self::new(Io::Tcp(stream))
+        let peer = stream.peer_addr().ok();
+        Self::new(Io::Tcp(stream), peer)
     }
 }
 
@@ -313,7 +312,13 @@ impl ClientIo for Client {
     }
 
     fn closed(&self) -> Option<bool> {
-        each!(&self.io, io => io.closed())
+        match &self.io {
+            #[cfg(target_os = "linux")]
+            Io::Tcp(stream) => crate::peer::closed(stream.local_addr().ok()?, self.peer?),
+            #[cfg(not(target_os = "linux"))]
+            Io::Tcp(stream) => stream.closed(),
+            Io::Unix(stream) => stream.closed(),
+        }
     }
 
     fn reset_on_drop(&mut self) {

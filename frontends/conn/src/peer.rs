@@ -8,10 +8,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable as _,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -73,6 +77,8 @@ struct Found {
 struct Kernel {
     socket: Socket,
     asked: u32,
+    /// Of the question, then of the answer.
+    buffer: Vec<u8>,
 }
 
 impl Kernel {
@@ -81,7 +87,11 @@ impl Kernel {
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-        Ok(Self { socket, asked: 0 })
+        Ok(Self {
+            socket,
+            asked: 0,
+            buffer: Vec::with_capacity(LONGEST),
+        })
     }
 
     /// The TCP socket that is bound to `at` and connected to `to`. The kernel answers before the question is sent, so
@@ -108,24 +118,29 @@ impl Kernel {
         };
         let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
         message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
+        let bytes = &mut self.buffer;
+        bytes.clear();
+        bytes.resize(message.buffer_len(), 0);
+        message.serialize(bytes);
+        self.socket.send(bytes, 0)?;
         loop {
-            let mut answer = Vec::with_capacity(LONGEST);
-            self.socket.recv(&mut answer, 0)?;
-            let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer)
-                .map_err(io::Error::other)?;
-            if answer.header.sequence_number != self.asked {
+            bytes.clear();
+            self.socket.recv(bytes, 0)?;
+            let answer = NetlinkBuffer::new_checked(&*bytes).map_err(io::Error::other)?;
+            if answer.sequence_number() != self.asked {
                 continue;
             }
-            return match answer.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                    Ok(Some(Found {
-                        state: found.header.state,
-                        inode: found.header.inode,
-                    }))
-                }
+            // The attributes behind the header are left unparsed.
+            if answer.message_type() == SOCK_DIAG_BY_FAMILY {
+                let found = InetResponseHeader::parse(answer.payload());
+                let found = found.map_err(io::Error::other)?;
+                return Ok(Some(Found {
+                    state: found.state,
+                    inode: found.inode,
+                }));
+            }
+            let answer = NetlinkMessage::<SockDiagMessage>::deserialize(bytes);
+            return match answer.map_err(io::Error::other)?.payload {
                 NetlinkPayload::Error(error) => match error.to_io() {
                     error if error.kind() == io::ErrorKind::NotFound => Ok(None),
                     error => Err(error),

@@ -243,8 +243,10 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
             }
             Poll::Ready(Gone::Closed) => {
                 self.upstream.no_reader();
-                // Whether it comes through makes no difference: the stream is dropped.
-                let _ = Pin::new(&mut self.upstream).poll_shutdown(cx);
+                if !self.up.is_done() {
+                    // Whether it comes through makes no difference: the stream is dropped.
+                    let _ = Pin::new(&mut self.upstream).poll_shutdown(cx);
+                }
                 return Poll::Ready(End::Eof);
             }
             Poll::Pending => {}

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -76,9 +77,9 @@ impl Watch {
         early: &mut BytesMut,
     ) -> Poll<io::Error> {
         while !self.ended && early.len() < EARLY {
-            let mut chunk = [0; 2048];
+            let mut chunk = [MaybeUninit::uninit(); 2048];
             let room = chunk.len().min(EARLY - early.len());
-            let mut chunk = ReadBuf::new(&mut chunk[..room]);
+            let mut chunk = ReadBuf::uninit(&mut chunk[..room]);
             match ready!(Pin::new(&mut *client).poll_read(cx, &mut chunk)) {
                 Ok(()) if chunk.filled().is_empty() => self.ended = true,
                 Ok(()) => early.extend_from_slice(chunk.filled()),
@@ -149,16 +150,16 @@ impl Check {
     }
 
     fn look<C: ClientIo>(&mut self, client: &C, ended: bool) -> Option<Gone> {
-        if let Some(error) = client.broken() {
-            return Some(Gone::Broken(error));
+        if ended {
+            self.asked = self.asked.saturating_add(1);
+            let closed = client.closed();
+            self.is_unknown = closed.is_none();
+            // Asked first: a socket that the kernel still knows has not been reset, and most clients close.
+            if closed == Some(true) {
+                return Some(Gone::Closed);
+            }
         }
-        if !ended {
-            return None;
-        }
-        self.asked = self.asked.saturating_add(1);
-        let closed = client.closed();
-        self.is_unknown = closed.is_none();
-        (closed == Some(true)).then_some(Gone::Closed)
+        client.broken().map(Gone::Broken)
     }
 }
 

@@ -125,7 +125,7 @@ async fn stopping_closes_the_listener_and_leaves_connections_alone() {
 struct FromElsewhere(Listener);
 
 impl Accept for FromElsewhere {
-    async fn accept(&mut self) -> io::Result<Io> {
+    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
         self.0.accept().await
     }
 
@@ -179,9 +179,9 @@ async fn only_a_listener_that_asks_has_strangers_and_none_on_its_machine() {
 struct Script(VecDeque<io::Result<TcpStream>>);
 
 impl Accept for Script {
-    async fn accept(&mut self) -> io::Result<Io> {
+    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
         match self.0.pop_front() {
-            Some(next) => next.map(Io::Tcp),
+            Some(next) => next.map(|stream| (Io::Tcp(stream), None)),
             None => std::future::pending().await,
         }
     }
@@ -267,7 +267,8 @@ mod unix {
         assert_eq!(mode & 0o777, 0o600);
         let (mut app, accepted) =
             tokio::join!(async { UnixStream::connect(&path).await.unwrap() }, async {
-                Client::new(listener.accept().await.unwrap())
+                let (io, peer) = listener.accept().await.unwrap();
+                Client::new(io, peer)
             });
         let mut client = accepted;
         assert_eq!(client.peer(), None);
