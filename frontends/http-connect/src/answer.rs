@@ -130,7 +130,10 @@ pub(crate) fn last_words(answer: Response<Bytes>) -> Vec<u8> {
 /// The head of an answer as bytes.
 pub(crate) fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
-    let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+    let mut bytes = Vec::with_capacity(64 * (headers.len() + 1));
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
     for (name, value) in headers {
         let begin = bytes.len();
         field(&mut bytes, name, value);

@@ -5,7 +5,7 @@
 //! one message at a time, its head as a whole.
 
 use std::io::{self, IoSlice};
-use std::mem::take;
+use std::mem::{MaybeUninit, take};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -102,8 +102,8 @@ impl<C: ClientIo> ClientStream<C> {
             return Poll::Ready(error);
         }
         while !state.reading && !state.ended && state.ahead.len() < AHEAD {
-            let mut chunk = [0; AHEAD];
-            let mut chunk = ReadBuf::new(&mut chunk[..AHEAD - state.ahead.len()]);
+            let mut chunk = [MaybeUninit::uninit(); AHEAD];
+            let mut chunk = ReadBuf::uninit(&mut chunk[..AHEAD - state.ahead.len()]);
             match ready!(Pin::new(&mut state.io).poll_read(cx, &mut chunk)) {
                 Ok(()) if chunk.filled().is_empty() => state.ended = true,
                 Ok(()) => state.ahead.extend_from_slice(chunk.filled()),

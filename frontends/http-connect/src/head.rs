@@ -5,13 +5,15 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::{HeaderName, StatusCode};
 use kubevpn_conn::ClientIo;
 use kubevpn_target::TargetError;
+use memchr::{memchr, memchr_iter};
 use tokio::io::ReadBuf;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -98,8 +100,8 @@ impl HeadReader {
             if self.seen > SMALL_HEAD {
                 ready!(self.poll_large(cx));
             }
-            let mut chunk = [0; 4096];
-            let mut chunk = ReadBuf::new(&mut chunk);
+            let mut chunk = [MaybeUninit::uninit(); 4096];
+            let mut chunk = ReadBuf::uninit(&mut chunk);
             let read = ready!(Pin::new(&mut *client).poll_read(cx, &mut chunk));
             read.map_err(NoHead::Gone)?;
             *ended = chunk.filled().is_empty();
@@ -123,7 +125,7 @@ impl HeadReader {
             let empty = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n'));
             let empty = empty.count();
             self.blank += empty;
-            let _ = bytes.split_to(empty);
+            bytes.advance(empty);
         }
         if let Some(first) = bytes.first() {
             check_first(*first)?;
@@ -146,10 +148,10 @@ impl HeadReader {
 /// Where the first empty line ends that is not wholly before `seen`.
 fn end(head: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(2);
-    let mut lines = memchr(b'\n', head, from);
-    lines.find_map(|at| match &head[at + 1..] {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
+    let mut lines = memchr_iter(b'\n', &head[from..]).map(|at| from + at + 1);
+    lines.find_map(|next| match &head[next..] {
+        [b'\n', ..] => Some(next + 1),
+        [b'\r', b'\n', ..] => Some(next + 2),
         _ => None,
     })
 }
@@ -185,22 +187,18 @@ fn put_right(head: &mut BytesMut, length: usize) -> Result<usize, Problem> {
 }
 
 fn line_end(bytes: &[u8], from: usize) -> usize {
-    memchr(b'\n', bytes, from)
-        .next()
-        .map_or(bytes.len(), |at| at + 1)
-}
-
-fn memchr(wanted: u8, bytes: &[u8], from: usize) -> impl Iterator<Item = usize> {
-    let found = move |(at, byte): (usize, &u8)| (*byte == wanted).then_some(at);
-    bytes.iter().enumerate().skip(from).filter_map(found)
+    memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at + 1)
 }
 
 /// Puts spaces in the place of line ends before whitespace, but for one before the first field.
 fn unfold(fields: &mut [u8]) {
-    for at in 1..fields.len() {
-        if fields[at - 1] == b'\n' && matches!(fields[at], b' ' | b'\t') {
-            fields[at - 1] = b' ';
-            if let Some(cr @ b'\r') = at.checked_sub(2).map(|at| &mut fields[at]) {
+    let mut from = 0;
+    while let Some(at) = memchr(b'\n', &fields[from..]) {
+        let at = from + at;
+        from = at + 1;
+        if let Some(b' ' | b'\t') = fields.get(from) {
+            fields[at] = b' ';
+            if let Some(cr @ b'\r') = at.checked_sub(1).map(|at| &mut fields[at]) {
                 *cr = b' ';
             }
         }
@@ -209,7 +207,7 @@ fn unfold(fields: &mut [u8]) {
 
 /// Whether the field of this line goes on to hyper, which is strict with the rest.
 fn passes(line: &[u8]) -> Result<bool, Problem> {
-    let Some(colon) = line.iter().position(|b| *b == b':') else {
+    let Some(colon) = memchr(b':', line) else {
         return Ok(true);
     };
     let name = &line[..colon];

@@ -170,6 +170,23 @@ fn pass_on(
     from: Version,
 ) {
     let named = named(headers);
+    let via = match from {
+        Version::HTTP_10 => VIA_10,
+        _ => VIA_11,
+    };
+    let stays = |name: &HeaderName| match replaced.iter().find(|(other, _)| other == name) {
+        Some((_, new)) => new.is_some(),
+        None => !HOP_BY_HOP.contains(name) && !named.contains(name),
+    };
+    if headers.keys().all(stays) {
+        for (name, value) in replaced {
+            if let Some(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        headers.append(VIA, via);
+        return;
+    }
     let before = take(headers);
     headers.reserve(before.len() + replaced.len() + 1);
     let mut passes = None;
@@ -196,14 +213,7 @@ fn pass_on(
             headers.append(name, value);
         }
     }
-    headers.append(
-        VIA,
-        if from == Version::HTTP_10 {
-            VIA_10
-        } else {
-            VIA_11
-        },
-    );
+    headers.append(VIA, via);
 }
 
 /// Whether the only transfer coding is chunked, once. Others would be lost with the field, and a body
@@ -246,9 +256,11 @@ fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 fn connection(headers: &HeaderMap, te: bool, upgrade: bool) -> Option<HeaderValue> {
     let mut options: Vec<&[u8]> = Vec::new();
     for (wanted, name) in [(te, &b"TE"[..]), (upgrade, b"Upgrade")] {
-        let mut written = tokens(headers, &CONNECTION);
-        let written = written.find(|option| option.eq_ignore_ascii_case(name));
-        options.extend(wanted.then(|| written.unwrap_or(name)));
+        if wanted {
+            let mut written = tokens(headers, &CONNECTION);
+            let written = written.find(|option| option.eq_ignore_ascii_case(name));
+            options.push(written.unwrap_or(name));
+        }
     }
     match options.is_empty() {
         true => None,

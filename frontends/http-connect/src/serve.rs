@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kubevpn_conn::{ClientIo, End, Record, Tunnel, reply_and_close};
+use kubevpn_conn::{ClientIo, End, Record, Relayed, Tunnel, TunnelError, reply_and_close};
 use kubevpn_target::{Connect, Frontend, Origin};
 use tracing::Instrument;
 
@@ -91,8 +91,45 @@ where
     C: ClientIo,
     S: Connect + Clone,
 {
+    // In a box, so that its memory is not held by the tunnel that may come of it.
+    let spoken = Box::pin(speak(client, connect.clone(), settings, origin)).await?;
+    match spoken {
+        None => Ok(()),
+        Some((Handover::Tunnel(target), tunnel)) => {
+            served(tunnel::dial(target, tunnel, connect).await)
+        }
+        // The rest is larger than a tunnel.
+        Some((Handover::Upgrade(fields, upstream), tunnel)) => {
+            served(Box::pin(tunnel::switch(&fields, upstream, tunnel)).await)
+        }
+        Some((Handover::Refused(problem), tunnel)) => {
+            tunnel.record.rejected(&problem);
+            Box::pin(say_no(tunnel.client, &problem)).await;
+            Err(ServeError::Refused)
+        }
+    }
+}
+
+fn served(tunnel: Result<Relayed, TunnelError>) -> Result<(), ServeError> {
+    match tunnel {
+        Ok(_) => Ok(()),
+        Err(TunnelError::Gone(error)) => Err(ServeError::Gone(error)),
+        Err(TunnelError::Refused(_)) => Err(ServeError::Refused),
+    }
+}
+
+/// Answers requests for as long as the connection is HTTP, and to its end unless it is handed over.
+async fn speak<C, S>(
+    mut client: C,
+    connect: S,
+    settings: &Settings,
+    origin: Origin,
+) -> Result<Option<(Handover, Tunnel<C>)>, ServeError>
+where
+    C: ClientIo,
+    S: Connect + Clone,
+{
     let record = || Record::start(origin.frontend, origin.peer);
-    let mut client = client;
     let head = match head::first(&mut client, settings).await {
         Ok(head) => head,
         Err(NoHead::Unused) => {
@@ -111,7 +148,7 @@ where
     let exchange = Arc::new(Exchange::new());
     let (for_hyper, stream) = ClientStream::new(client, head, Arc::clone(&exchange));
     let (over, mut early) = {
-        let (connect, exchange_of_request) = (connect.clone(), Arc::clone(&exchange));
+        let exchange_of_request = Arc::clone(&exchange);
         let service = service_fn(move |request: Request<Incoming>| {
             let length = request.body().size_hint().exact();
             exchange_of_request.begin(Content::new(length));
@@ -160,13 +197,13 @@ where
                 patience: settings.head_timeout,
                 idle: settings.idle_timeout,
             };
-            tunnel::serve(handover, tunnel, connect).await
+            Ok(Some((handover, tunnel)))
         }
         Over::Done => {
             if !ended {
                 let _ = reply_and_close(client, b"").await;
             }
-            Ok(())
+            Ok(None)
         }
         Over::Refused { problem, said } => {
             record().rejected(&problem);
