@@ -38,7 +38,7 @@ pub(super) async fn churn(
     let (done, failed) =
         in_parallel(clients, sizes.window, async || get(subject).await.map(drop)).await;
     let what = format!("new connections, {clients} clients");
-    let goal = if clients > 16 { 1.5 } else { 1.8 };
+    let goal = if clients > 16 { 1.55 } else { 1.5 };
     let rate = done as f64 / sizes.window.as_secs_f64();
     Ok(Measured {
         figures: vec![
