@@ -23,7 +23,7 @@ use crate::tls::Tls;
 use crate::world::{is_ready, is_terminating, name_of};
 
 /// The workload of [`Builder::sample`], which the real cluster of the lab runs too.
-const SAMPLE: &str = include_str!("../../lab/cluster/manifests/sample.yaml");
+const SAMPLE: &str = include_str!("../sample.yaml");
 /// The default user's token.
 const ADMIN: &str = "admin";
 
