@@ -99,6 +99,17 @@ fn dependencies_point_one_way() {
             ],
         ),
         (
+            "kubevpn-embed",
+            &[
+                "kubevpn-client",
+                "kubevpn-conn",
+                "kubevpn-forward",
+                "kubevpn-http-connect",
+                "kubevpn-stack",
+                "kubevpn-target",
+            ],
+        ),
+        (
             "kubevpn",
             &[
                 "kubevpn-client",
@@ -150,7 +161,7 @@ fn dependencies_point_one_way() {
 /// program.
 #[test]
 fn libraries_of_bin_know_no_command_line() {
-    for krate in ["bin/proxy", "bin/daemon"] {
+    for krate in ["bin/proxy", "bin/daemon", "bin/embed"] {
         let manifest = std::fs::read_to_string(root().join(krate).join("Cargo.toml")).unwrap();
         assert!(!manifest.contains("clap"), "{krate} depends on clap");
         for file in sources(&root().join(krate).join("src")) {

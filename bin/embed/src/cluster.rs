@@ -1,0 +1,270 @@
+//! A cluster, and the ways into it.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Config;
+use kubevpn_client::{ApiServer, Env, KubeconfigArgs, Options, build_renewable, load};
+use kubevpn_conn::Drain;
+use kubevpn_http_connect::Settings as HttpSettings;
+use kubevpn_stack::{
+    ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings, Stack, stack,
+};
+use kubevpn_target::{Connect as _, ConnectError, Origin, Refusal, Target};
+
+use crate::{BuildError, ClusterStream, Connector, LocalPort, OpenError};
+
+/// From a target to its stream.
+pub(crate) type Dialer = Stack<Egress<ApiServer>>;
+
+/// A Kubernetes cluster. Clones share its connections and what is known of its objects.
+///
+/// Objects are watched while they are in use, so that a connection to a target that was asked for before costs no call to
+/// the API server; what nobody asked for in 10 minutes is watched no more.
+#[derive(Clone)]
+pub struct Cluster {
+    dialer: Dialer,
+}
+
+impl Cluster {
+    /// The cluster that kubectl would use: by `KUBECONFIG`, else `~/.kube/config`, else, in a Pod, by its service account.
+    ///
+    /// Reads files and sends nothing: whether the API server answers is found out by the first connection.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cluster = kubevpn_embed::Cluster::try_default().await?;
+    /// let stream = cluster.connect("db.shop:5432").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn try_default() -> Result<Self, BuildError> {
+        Self::builder().build().await
+    }
+
+    /// A cluster by other settings than the default ones.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Opens a byte stream to `target`, written `HOST:PORT`.
+    ///
+    /// For a Service, to the ready Pod with the fewest streams of this `Cluster`; where a Pod cannot be reached the next
+    /// one is tried. The stream is open when this returns: something in the Pod accepted it, or the transport cannot tell
+    /// before the first read.
+    ///
+    /// Errors: [`ConnectError::refusal`] has the class. A text that is no target is [`Refusal::NameNotFound`]. Fails after
+    /// [`Builder::dial_timeout`] at the latest.
+    ///
+    /// Cancellation: dropping the future gives the attempt up.
+    pub async fn connect(&self, target: &str) -> Result<ClusterStream, ConnectError> {
+        let parsed = Target::parse(target, Origin::default()).map_err(|error| {
+            let sentence = format!("{target:?} names no target: {error}");
+            ConnectError::new(Refusal::NameNotFound, sentence)
+        })?;
+        self.dial(parsed).await
+    }
+
+    pub(crate) async fn dial(&self, target: Target) -> Result<ClusterStream, ConnectError> {
+        let stream = self.dialer.clone().connect(target).await?;
+        Ok(ClusterStream::new(stream))
+    }
+
+    /// Opens a free port of 127.0.0.1 behind which `target` is, written `HOST:PORT`, until the [`LocalPort`] is dropped.
+    ///
+    /// Each client of the port is a connection to the target of its own, dialled when the client connects. A client whose
+    /// target cannot be had is reset.
+    ///
+    /// ```no_run
+    /// # async fn run(cluster: kubevpn_embed::Cluster) -> Result<(), Box<dyn std::error::Error>> {
+    /// let database = cluster.forward("db.shop:5432").await?;
+    /// let url = format!("postgres://app@{}/shop", database.addr());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn forward(&self, target: &str) -> Result<LocalPort, OpenError> {
+        self.forward_on(LOOPBACK, target).await
+    }
+
+    /// As [`forward`](Self::forward), on an address of one's choice; port 0 lets the system choose.
+    ///
+    /// Whoever can connect to the address reaches the target with the rights of this `Cluster`.
+    pub async fn forward_on(
+        &self,
+        listen: SocketAddr,
+        target: &str,
+    ) -> Result<LocalPort, OpenError> {
+        let to = Target::parse(target, Origin::default());
+        let to = to.map_err(|source| OpenError::Target {
+            text: target.to_owned(),
+            source,
+        })?;
+        let (to, dialer) = (Arc::new(to), self.dialer.clone());
+        let opened = LocalPort::open(listen, Drain::new(), move |client| {
+            let (to, dialer) = (Arc::clone(&to), dialer.clone());
+            Box::pin(async move {
+                let _recorded = kubevpn_forward::serve_connection(client, &to, dialer, None).await;
+            })
+        });
+        Ok(opened.await?)
+    }
+
+    /// Opens an HTTP proxy into the cluster on a free port of 127.0.0.1, until the [`LocalPort`] is dropped. For clients that
+    /// take a proxy and no connector, reqwest among them:
+    ///
+    /// ```text
+    /// let proxy = cluster.http_proxy().await?;
+    /// let proxy = reqwest::Proxy::all(format!("http://{}", proxy.addr()))?;
+    /// let client = reqwest::Client::builder().proxy(proxy).build()?;
+    /// client.get("http://web.shop/").send().await?;
+    /// ```
+    ///
+    /// It tunnels (CONNECT) and forwards. Every program of this machine that finds the port reaches the cluster with the rights
+    /// of this `Cluster`.
+    pub async fn http_proxy(&self) -> Result<LocalPort, OpenError> {
+        let drain = Drain::new();
+        let settings = Arc::new(HttpSettings {
+            drain: drain.clone(),
+            ..HttpSettings::default()
+        });
+        let dialer = self.dialer.clone();
+        let opened = LocalPort::open(LOOPBACK, drain, move |client| {
+            let (settings, dialer) = (Arc::clone(&settings), dialer.clone());
+            Box::pin(async move {
+                let _recorded =
+                    kubevpn_http_connect::serve_connection(client, dialer, &settings).await;
+            })
+        });
+        Ok(opened.await?)
+    }
+
+    /// The tower services: of a URI for HTTP clients such as hyper's, and of a [`Target`] for layers and frontends.
+    pub fn connector(&self) -> Connector {
+        Connector::new(self.clone())
+    }
+}
+
+/// Of IPv4, as programs that are given `localhost` may try that first or alone.
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Cluster`]. Those that are left out are kubectl's.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), kubevpn_embed::BuildError> {
+/// use std::time::Duration;
+///
+/// let staging = kubevpn_embed::Cluster::builder()
+///     .context("staging")
+///     .namespace("shop")
+///     .wait_ready(Duration::from_secs(60))
+///     .build()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Builder {
+    kubeconfig: KubeconfigArgs,
+    user_agent: String,
+    settings: Settings,
+}
+
+impl Builder {
+    fn new() -> Self {
+        Self {
+            kubeconfig: KubeconfigArgs::default(),
+            user_agent: concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")).into(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// The kubeconfig file, instead of those of `KUBECONFIG` and the home directory.
+    #[must_use]
+    pub fn kubeconfig(mut self, file: impl Into<PathBuf>) -> Self {
+        self.kubeconfig.kubeconfig = Some(file.into());
+        self
+    }
+
+    /// The context of the kubeconfig, instead of the current one.
+    #[must_use]
+    pub fn context(mut self, name: impl Into<String>) -> Self {
+        self.kubeconfig.context = Some(name.into());
+        self
+    }
+
+    /// The namespace of short names, instead of the context's.
+    #[must_use]
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        self.kubeconfig.namespace = Some(name.into());
+        self
+    }
+
+    /// The `User-Agent` of calls to the API server, as its audit log has it: `kubevpn-embed/VERSION` by default.
+    #[must_use]
+    pub fn user_agent(mut self, name: impl Into<String>) -> Self {
+        self.user_agent = name.into();
+        self
+    }
+
+    /// Upper bound on opening a stream, from the name to the open stream: 30 s by default.
+    #[must_use]
+    pub fn dial_timeout(mut self, limit: Duration) -> Self {
+        self.settings.dial_timeout = limit;
+        self
+    }
+
+    /// How long a connection waits for a Service without a ready Pod, in addition to
+    /// [`dial_timeout`](Self::dial_timeout): not at all by default.
+    #[must_use]
+    pub fn wait_ready(mut self, limit: Duration) -> Self {
+        self.settings.wait_ready = limit;
+        self
+    }
+
+    /// Makes the cluster by a kubeconfig, or by the service account of a Pod. Sends nothing.
+    ///
+    /// Panics outside a tokio runtime.
+    pub async fn build(self) -> Result<Cluster, BuildError> {
+        let args = self.kubeconfig.clone();
+        let loading = tokio::task::spawn_blocking(move || load(&args, &Env::of_process()));
+        let loaded = match loading.await {
+            Ok(loaded) => loaded?,
+            Err(panicked) => resume_unwind(panicked.into_panic()),
+        };
+        self.finish(loaded.config, loaded.namespace)
+    }
+
+    /// Makes the cluster by a configuration that the program has, of which the kubeconfig and the context are not
+    /// looked up. Sends nothing.
+    ///
+    /// Its timeouts for connecting and writing are replaced by ours. Panics outside a tokio runtime.
+    pub fn build_from(self, config: Config) -> Result<Cluster, BuildError> {
+        let namespace = self.kubeconfig.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        self.finish(config, namespace)
+    }
+
+    fn finish(self, config: Config, namespace: String) -> Result<Cluster, BuildError> {
+        let options = Options::new(self.user_agent);
+        let (client, renewal) = build_renewable(config, &options)?;
+        let settings = ClusterSettings {
+            namespace,
+            ..ClusterSettings::default()
+        };
+        let view = kubevpn_stack::Cluster::new(client.clone(), settings);
+        let forwarder = Forwarder::new(client, ForwarderConfig::default());
+        let egress = Egress::new(renewal.api_server(), Outside::Deny, FromHost::default());
+        let dialer = stack(view, forwarder, egress, self.settings);
+        Ok(Cluster { dialer })
+    }
+}

@@ -1,0 +1,90 @@
+//! The examples, as programs: on the simulation, and with `KUBEVPN_LAB=1` on the real cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use kubevpn_sim::Sim;
+use tokio::process::Command;
+
+/// Upper bound on one run; a program that takes it hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Each example with its argument, and what its output begins with.
+const EXAMPLES: [(&str, &str, &str); 3] = [
+    ("embed-stream", "productpage:9080", "HTTP/1.1 200 OK\r\n"),
+    ("embed-forward", "productpage:9080", "HTTP/1.1 200 OK\r\n"),
+    ("embed-http", "http://productpage:9080/", "{"),
+];
+
+#[tokio::test]
+async fn examples_on_the_simulation() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let kubeconfig = sim.write_kubeconfig(dir.path()).unwrap();
+    every_example(&kubeconfig).await;
+    let user_agent = concat!("kubevpn-embed/", env!("CARGO_PKG_VERSION"));
+    let asked = sim.requests();
+    assert!(!asked.is_empty());
+    for request in asked {
+        assert_eq!(request.user_agent, user_agent, "{}", request.uri);
+    }
+}
+
+/// A cluster that is asked for and not there is a failure.
+#[tokio::test]
+async fn examples_on_the_real_cluster() {
+    if std::env::var_os("KUBEVPN_LAB").is_some() {
+        let lab = lab::Lab::attach().await.unwrap();
+        every_example(&lab.kubeconfig()).await;
+    }
+}
+
+#[tokio::test]
+async fn example_without_a_kubeconfig_says_so() {
+    let ended = run("embed-stream", "web:80", Path::new("/nowhere/at/all")).await;
+    assert!(!ended.status.success());
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("/nowhere/at/all"), "{said}");
+}
+
+async fn every_example(kubeconfig: &Path) {
+    for (name, argument, begins) in EXAMPLES {
+        let ended = run(name, argument, kubeconfig).await;
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let errors = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{name}: {errors}");
+        let is_of_the_service = said.contains(r#""service":"productpage""#);
+        assert!(
+            said.starts_with(begins) && is_of_the_service,
+            "{name}: {said}"
+        );
+    }
+}
+
+async fn run(name: &str, argument: &str, kubeconfig: &Path) -> Output {
+    let program = example(name);
+    let ended = Command::new(&program)
+        .arg(argument)
+        .env("KUBECONFIG", kubeconfig)
+        .kill_on_drop(true)
+        .output();
+    let ended = tokio::time::timeout(LIMIT, ended).await.expect("it hangs");
+    ended.unwrap_or_else(|e| {
+        panic!(
+            "cannot run {}: {e}; `cargo test -p kubevpn-embed` builds it, `--test examples` alone does not",
+            program.display()
+        )
+    })
+}
+
+/// Cargo puts examples beside the directory of the tests.
+fn example(name: &str) -> PathBuf {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("examples")
+        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
