@@ -15,11 +15,11 @@ use hyper_util::rt::TokioIo;
 use kubevpn_target::BoxError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tower::Service;
 use tower::util::{MapErr, MapResponse};
 
 use crate::ahead::ReadAhead;
+use crate::dialer::{Dialer, Socket};
 use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
 
 /// Idle time before TCP probes the connection, and between probes: shorter than the 4 minutes after which
@@ -28,7 +28,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_RETRIES: u32 = 4;
 
 /// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
-pub(crate) type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(crate) type Raw = MaybeHttpsStream<TokioIo<Socket>>;
 
 /// The same, read in large pieces.
 type Ahead = TokioIo<ReadAhead<TokioIo<Raw>>>;
@@ -168,8 +168,16 @@ enum Way {
 impl Reach {
     /// `tls` is for an `https` proxy: as with kubectl, whom we trust to be the API server we trust to be
     /// its proxy. `within` bounds a connection from name lookup to the end of the TLS handshake.
-    pub(crate) fn new(proxy: Option<&Proxy>, tls: &ClientConfig, within: Duration) -> Self {
-        let tcp = tcp(within);
+    pub(crate) fn new(
+        proxy: Option<&Proxy>,
+        tls: &ClientConfig,
+        dialer: Option<&Dialer>,
+        within: Duration,
+    ) -> Self {
+        let tcp = match dialer {
+            Some(dialer) => Tcp::Given(dialer.clone()),
+            None => Tcp::System(tcp(within)),
+        };
         let way = match proxy {
             None => Way::Direct(tcp),
             Some(proxy) => match proxy.kind {
@@ -267,10 +275,7 @@ fn tunnel_failed(error: TunnelError, proxy: &str) -> BoxError {
 fn socks_failed(error: SocksError, proxy: &str) -> BoxError {
     let proxy = proxy.to_owned();
     let reached = match error {
-        SocksError::Inner(source) => ReachError::ProxyAway {
-            proxy,
-            source: source.into(),
-        },
+        SocksError::Inner(source) => ReachError::ProxyAway { proxy, source },
         SocksError::Io(source) => ReachError::ProxyAway {
             proxy,
             source: source.into(),
@@ -284,9 +289,43 @@ fn socks_failed(error: SocksError, proxy: &str) -> BoxError {
 }
 
 /// TCP with happy eyeballs.
-type Tcp = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> ReachError>>;
+type System = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> ReachError>>;
 
-fn tcp(within: Duration) -> Tcp {
+/// Makes the connections below all protocols.
+#[derive(Clone)]
+enum Tcp {
+    System(System),
+    Given(Dialer),
+}
+
+impl Service<Uri> for Tcp {
+    type Response = TokioIo<Socket>;
+    type Error = BoxError;
+    type Future = Connecting<TokioIo<Socket>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // As hyper-util's, neither ever pushes back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        match self {
+            Self::System(tcp) => {
+                let connecting = tcp.call(to);
+                Box::pin(async move {
+                    let tcp = connecting.await?;
+                    Ok(TokioIo::new(Socket::from(tcp.into_inner())))
+                })
+            }
+            Self::Given(dialer) => {
+                let dialing = dialer.dial(to);
+                Box::pin(async move { Ok(TokioIo::new(dialing.await?)) })
+            }
+        }
+    }
+}
+
+fn tcp(within: Duration) -> System {
     let mut tcp = HttpConnector::new_with_resolver(MapErr::new(
         GaiResolver::new(),
         ReachError::Lookup as fn(io::Error) -> ReachError,

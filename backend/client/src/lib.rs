@@ -32,6 +32,7 @@ mod classify;
 mod client;
 mod connector;
 mod credential;
+mod dialer;
 mod error;
 mod kubeconfig;
 mod login;
@@ -52,6 +53,7 @@ pub use self::ahead::ReadAhead;
 pub use self::classify::{classify_api, classify_status};
 pub use self::client::{build, build_renewable};
 pub use self::connector::ReachError;
+pub use self::dialer::{Dialer, Socket};
 pub use self::error::{ClientError, PluginError, PluginFailure};
 pub use self::kubeconfig::{
     Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, load, own_proxies,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::dialer::Dialer;
+
 /// How to behave towards the API server.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -22,6 +24,8 @@ pub struct Options {
     pub plugin_timeout: Duration,
     /// How often a call (never an upgrade) is tried again after a 429, 503 or 504. 3.
     pub retries: u32,
+    /// Makes connections where TCP is not the way. `None`.
+    pub dialer: Option<Dialer>,
 }
 
 impl Options {
@@ -35,6 +39,7 @@ impl Options {
             ping_timeout: Duration::from_secs(5),
             plugin_timeout: Duration::from_secs(20),
             retries: 3,
+            dialer: None,
         }
     }
 }

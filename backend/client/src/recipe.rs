@@ -118,7 +118,12 @@ impl Recipe {
 
     /// The way to the server, or to the proxy before it.
     pub(crate) fn reach(&self, tls: &ClientConfig) -> Reach {
-        Reach::new(self.proxy.as_ref(), tls, self.options.connect_timeout)
+        let Options {
+            connect_timeout,
+            dialer,
+            ..
+        } = &self.options;
+        Reach::new(self.proxy.as_ref(), tls, dialer.as_ref(), *connect_timeout)
     }
 
     /// Connections on which this credential's certificate is shown.

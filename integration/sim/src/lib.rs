@@ -42,8 +42,8 @@
 //! # }
 //! ```
 //!
-//! With a paused clock use [`Sim::connect`], a connection in memory: the clock runs ahead while sockets are
-//! on their way.
+//! With a paused clock use [`Sim::connect`], a connection in memory, or [`Sim::line`], which delays its bytes: the clock
+//! runs ahead while sockets are on their way.
 //!
 //! Sources: the Kubernetes API conventions and reference, RFC 6455 (WebSocket), RFC 7386 (merge patch), and
 //! `cri/sbserver` and `streaming/portforward` of containerd and the kubelet for what a forward does.
@@ -55,6 +55,7 @@ mod cluster;
 mod faults;
 mod kind;
 mod kubeconfig;
+mod line;
 mod link;
 mod names;
 mod pod;
@@ -70,5 +71,6 @@ mod world;
 pub use self::access::{Rule, User};
 pub use self::audit::Request;
 pub use self::faults::{Answer, FaultId, Faults, Match, Reject, StreamFault, Transport};
+pub use self::line::Line;
 pub use self::portforward::Session;
 pub use self::sim::{Builder, Error, Sim};

@@ -5,9 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::DuplexStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::access::{Access, Rule, User};
 use crate::audit::Request;
@@ -15,6 +17,7 @@ use crate::cluster::{Cluster, Options};
 use crate::faults::Faults;
 use crate::kind::{Kind, POD};
 use crate::kubeconfig::Kubeconfig;
+use crate::line::Line;
 use crate::link::Links;
 use crate::portforward::Session;
 use crate::server;
@@ -31,6 +34,7 @@ const ADMIN: &str = "admin";
 pub struct Sim {
     cluster: Arc<Cluster>,
     kubeconfig: Kubeconfig,
+    tls: Option<TlsAcceptor>,
 }
 
 /// What a [`Sim`] is to be. See [`Sim::builder`].
@@ -245,6 +249,11 @@ impl Sim {
         Some(io)
     }
 
+    /// A line in memory on which each byte takes `each_way` to the API server, or back.
+    pub fn line(&self, each_way: Duration) -> Line {
+        Line::new(Arc::clone(&self.cluster), self.tls.clone(), each_way)
+    }
+
     /// The switches for what goes wrong.
     pub fn faults(&self) -> &Faults {
         &self.cluster.faults
@@ -385,11 +394,12 @@ impl Builder {
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         tracing::debug!(seed, "a simulation starts");
         let cluster = Arc::new(Cluster::new(options, Access::new(users), faults, seed));
-        let acceptor = tls.map(|t| t.acceptor);
-        cluster.spawn(server::serve(Arc::clone(&cluster), links, acceptor));
+        let tls = tls.map(|t| t.acceptor);
+        cluster.spawn(server::serve(Arc::clone(&cluster), links, tls.clone()));
         let sim = Sim {
             cluster,
             kubeconfig,
+            tls,
         };
         if sim.get("Namespace", "", &self.namespace).is_none() {
             let name = &self.namespace;

@@ -7,15 +7,14 @@ use hyper::upgrade::Upgraded;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use kubevpn_client::ReadAhead;
+use kubevpn_client::{ReadAhead, Socket};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::support::{Server, Setup, Speaks, upgrade};
 
 /// The connector's stream: TLS to the API server around TLS to a proxy around TCP.
-type Raw = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Raw = MaybeHttpsStream<TokioIo<Socket>>;
 type Conn = MaybeHttpsStream<TokioIo<ReadAhead<TokioIo<Raw>>>>;
 
 pub(crate) async fn upgraded(client: &Client) -> Upgraded {
@@ -49,6 +48,7 @@ pub(crate) fn check_socket(upgraded: Upgraded) {
         MaybeHttpsStream::Http(tcp) => tcp.inner(),
         MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
     };
+    let tcp = tcp.tcp().expect("TCP");
     assert!(tcp.nodelay().unwrap(), "TCP_NODELAY");
     assert!(SockRef::from(tcp).keepalive().unwrap(), "SO_KEEPALIVE");
 }

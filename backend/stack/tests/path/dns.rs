@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{cluster_as, egress, forwarder_as, get, sim, target};
 
-const KUBE_DNS: &str = "
+pub(crate) const KUBE_DNS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: kube-system}}
 ---
 apiVersion: apps/v1

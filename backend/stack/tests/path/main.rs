@@ -2,4 +2,5 @@
 
 mod dns;
 mod ready;
+mod rounds;
 mod support;

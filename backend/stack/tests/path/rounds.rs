@@ -1,0 +1,381 @@
+//! Round trips to the API server, counted: on a line in memory each byte takes half of [`TRIP`] each way, and the clock
+//! is paused, so that nothing else takes time. A count is the time in round trips; the pause of 25 ms before a port is
+//! taken to be good is half of one.
+//!
+//! `--nocapture` prints each row, and the steps with the time at which they were taken.
+
+#![expect(clippy::print_stdout, reason = "the rows, and their steps")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hickory_proto::op::Query;
+use hickory_proto::rr::{Name, RecordType};
+use kubevpn_client::{ApiServer, Dialer, Options, build_renewable};
+use kubevpn_sim::{Line, Sim};
+use kubevpn_stack::{
+    Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
+    Stack, stack,
+};
+use kubevpn_target::{Connect as _, Refusal, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, sleep};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::dns::KUBE_DNS;
+use crate::support::target;
+
+/// A round trip.
+const TRIP: Duration = Duration::from_millis(50);
+
+/// The configuration of CoreDNS, by which it knows no name of the cluster's that no object has.
+const COREDNS: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: coredns, namespace: kube-system}
+data:
+  Corefile: |
+    .:53 {
+        errors
+        health {
+           lameduck 5s
+        }
+        ready
+        kubernetes cluster.local in-addr.arpa ip6.arpa {
+           pods insecure
+           fallthrough in-addr.arpa ip6.arpa
+           ttl 30
+        }
+        prometheus :9153
+        forward . /etc/resolv.conf {
+           max_concurrent 1000
+        }
+        cache 30 {
+           disable success cluster.local
+           disable denial cluster.local
+        }
+        loop
+        reload
+        loadbalance
+    }
+";
+
+type Connect = Stack<Egress<ApiServer>>;
+
+/// The whole data path over a long line.
+struct Far {
+    sim: Sim,
+    line: Line,
+    connect: Connect,
+}
+
+impl Far {
+    async fn start() -> Self {
+        let sim = Sim::builder().sample().seed(7).start().await.unwrap();
+        sim.apply(KUBE_DNS).unwrap();
+        sim.apply(COREDNS).unwrap();
+        let line = sim.line(TRIP / 2);
+        let dial = line.clone();
+        let dialer = Dialer::new(move |_| {
+            let line = dial.clone();
+            async move { line.dial().await }
+        });
+        let options = Options {
+            dialer: Some(dialer),
+            ..Options::new("test")
+        };
+        let (client, renewal) = build_renewable(sim.config(), &options).unwrap();
+        let api_server = renewal.api_server();
+        let forwarder = Forwarder::new(client.clone(), ForwarderConfig::default());
+        let connect = stack(
+            Cluster::new(client, ClusterSettings::default()),
+            forwarder,
+            Egress::new(api_server, Outside::Deny, FromHost::default()),
+            Settings::default(),
+        );
+        Self { sim, line, connect }
+    }
+
+    /// The same in use: one Service was asked for, and all that follows is done.
+    async fn warm() -> Self {
+        let far = Self::start().await;
+        far.answered("productpage:9080").await;
+        quiet().await;
+        far
+    }
+
+    /// A connection, and the first bytes of the answer over it.
+    async fn answered(&self, asked: &str) -> Answered {
+        let begun = Instant::now();
+        let mut stream = self.connect.clone().connect(target(asked)).await.unwrap();
+        let connected = begun.elapsed();
+        let pod = stream.via().to;
+        get(&mut stream).await;
+        Answered {
+            connected: trips(connected),
+            answered: trips(begun.elapsed()),
+            pod,
+            stream: Box::new(stream),
+        }
+    }
+
+    async fn refused(&self, asked: &str) -> (String, Refusal) {
+        let begun = Instant::now();
+        let refused = self.connect.clone().connect(target(asked)).await;
+        let refusal = refused.unwrap_err().refusal();
+        (trips(begun.elapsed()), refusal)
+    }
+
+    async fn addresses(&self, name: &str) -> (String, usize) {
+        let begun = Instant::now();
+        let query = Query::query(Name::from_ascii(name).unwrap(), RecordType::A);
+        let answer = self.connect.get_ref().answer(&query).await.unwrap();
+        (trips(begun.elapsed()), answer.answers.len())
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+struct Answered {
+    connected: String,
+    answered: String,
+    pod: String,
+    stream: Box<dyn Io>,
+}
+
+/// Sends a request, and waits for the first byte of its answer.
+async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let request = b"GET / HTTP/1.1\r\nHost: any\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = vec![0; 4096];
+    assert!(stream.read(&mut answer).await.unwrap() > 0);
+}
+
+/// Lets everything that was begun come to its end; shorter than anything is kept for.
+async fn quiet() {
+    sleep(Duration::from_secs(2)).await;
+}
+
+fn trips(took: Duration) -> String {
+    format!("{:.1}", took.as_secs_f64() / TRIP.as_secs_f64())
+}
+
+/// Round trips since the row began, in front of each step.
+struct Trips(Instant);
+
+impl FormatTime for Trips {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
+        write!(w, "{:>6}", trips(self.0.elapsed()))
+    }
+}
+
+/// Prints what follows, under this title, until it is dropped.
+fn row(title: &str) -> tracing::subscriber::DefaultGuard {
+    println!("\n{title}");
+    let crates = ["client", "cluster", "portforward", "stack", "sim"];
+    let filter = crates.map(|name| format!("kubevpn_{name}=debug")).join(",");
+    let steps = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_timer(Trips(Instant::now()))
+        .with_ansi(false)
+        .with_level(false)
+        .with_test_writer()
+        .finish();
+    tracing::subscriber::set_default(steps)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_from_the_start() {
+    let far = Far::start().await;
+    let _steps = row("start to the first answer");
+    let first = far.answered("productpage:9080").await;
+    println!(
+        "= {} connected, {} answered",
+        first.connected, first.answered
+    );
+    assert_eq!((&*first.connected, &*first.answered), ("8.5", "9.5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_further_service() {
+    let far = Far::warm().await;
+    let _steps = row("first connection to a further Service");
+    let first = far.answered("reviews:80").await;
+    println!(
+        "= {} connected, {} answered",
+        first.connected, first.answered
+    );
+    assert_eq!((&*first.connected, &*first.answered), ("6.5", "7.5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_replica_is_opened_beside_the_one_that_serves() {
+    let far = Far::start().await;
+    let first = far.answered("productpage:9080").await;
+    quiet().await;
+    let steps = row("first connection after which a second replica is used");
+    let second = far.answered("productpage:9080").await;
+    println!(
+        "= {} connected, {} answered",
+        second.connected, second.answered
+    );
+    assert_eq!((&*second.connected, &*second.answered), ("5.5", "6.5"));
+    drop(steps);
+    quiet().await;
+    let _steps = row("first connection to the second replica");
+    let third = far.answered("productpage:9080").await;
+    println!(
+        "= {} connected, {} answered",
+        third.connected, third.answered
+    );
+    assert_ne!(second.pod, first.pod, "replicas are used evenly");
+    // Its port is not known to be good: a dial waits for what its node says.
+    assert_eq!((&*third.connected, &*third.answered), ("0.6", "1.6"));
+}
+
+/// Success is said when the Pod has accepted, however far it is and whatever the line does.
+#[tokio::test(start_paused = true)]
+async fn a_closed_port_is_refused() {
+    let far = Far::warm().await;
+    far.answered("multi:80").await;
+    quiet().await;
+    let _steps = row("a port that nothing listens on");
+    let (trips, refusal) = far.refused("multi:9999").await;
+    println!("= {trips} {refusal:?}");
+    assert_eq!((&*trips, refusal), ("2.0", Refusal::Refused));
+    // Its node takes its time to find out.
+    far.sim.faults().slow_pods(Duration::from_millis(20));
+    let (trips, refusal) = far.refused("multi:9999").await;
+    println!("= {trips} {refusal:?}, late");
+    assert_eq!((&*trips, refusal), ("2.4", Refusal::Refused));
+    // What is sent to it, and what it says, arrives in one piece.
+    far.line.stall(4 * TRIP);
+    let (trips, refusal) = far.refused("multi:9999").await;
+    println!("= {trips} {refusal:?}, late and behind a lost packet");
+    assert_eq!(refusal, Refusal::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_connections() {
+    let far = Far::start().await;
+    for _ in 0..4 {
+        far.answered("productpage:9080").await;
+        quiet().await;
+    }
+    let _steps = row("later connections, one after the other");
+    for (pause, took) in [(0, "1.0"), (1, "1.0"), (4, "2.0"), (10, "2.0"), (40, "2.0")] {
+        sleep(Duration::from_secs(pause)).await;
+        let later = far.answered("productpage:9080").await;
+        println!("= {} answered, after {pause} s", later.answered);
+        assert_eq!(later.answered, took, "after {pause} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn later_connections_beside_open_ones() {
+    let far = Far::start().await;
+    let mut open = vec![far.answered("reviews:80").await];
+    quiet().await;
+    let _steps = row("later connections, each beside those before");
+    for n in 1..8 {
+        let later = far.answered("reviews:80").await;
+        println!("= {} answered, beside {n}", later.answered);
+        let took = if n == 1 { "1.6" } else { "1.0" };
+        assert_eq!(later.answered, took, "beside {n}");
+        open.push(later);
+        quiet().await;
+    }
+    for open in &mut open {
+        get(&mut open.stream).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_does_not_exist() {
+    let far = Far::warm().await;
+    let _steps = row("a name that does not exist");
+    for (name, took) in [
+        ("nosuch:80", "9.0"),
+        ("nosuch:80", "0.0"),
+        ("other:80", "3.0"),
+        ("nosuch.team-a:80", "4.0"),
+        ("other.team-a:80", "3.0"),
+        ("nosuch.default.svc.cluster.local:80", "0.0"),
+        ("third.default.svc.cluster.local:80", "3.0"),
+    ] {
+        let (trips, refusal) = far.refused(name).await;
+        println!("= {trips} {refusal:?}, {name}");
+        assert_eq!((&*trips, refusal), (took, Refusal::NameNotFound), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_does_not_exist() {
+    let far = Far::warm().await;
+    let _steps = row("a namespace that does not exist");
+    let (trips, refusal) = far.refused("web.nosuch.svc:80").await;
+    println!("= {trips} {refusal:?}, web.nosuch.svc");
+    assert_eq!((&*trips, refusal), ("10.0", Refusal::NameNotFound));
+    // It may be a host outside, which is not reached here.
+    let (trips, refusal) = far.refused("web.other:80").await;
+    println!("= {trips} {refusal:?}, web.other");
+    assert_eq!((&*trips, refusal), ("2.0", Refusal::Denied));
+}
+
+/// What a day of typical use asks of the API server, in small: more Services one after the other, connections to them with
+/// pauses between, mistyped names, a DNS client. What is asked ahead may not be more than was asked for before.
+#[tokio::test(start_paused = true)]
+async fn a_day_of_use_asks_no_more_of_the_api_server() {
+    let far = Far::start().await;
+    for hour in 0..8 {
+        for asked in [
+            "productpage:9080",
+            "reviews:80",
+            "multi:80",
+            "api.team-a:80",
+        ] {
+            far.addresses("reviews.default.svc.cluster.local.").await;
+            for _ in 0..5 {
+                far.answered(asked).await;
+                sleep(Duration::from_secs(7)).await;
+            }
+        }
+        far.refused(&format!("typo-{hour}:80")).await;
+        far.refused(&format!("web.typo-{hour}.svc:80")).await;
+        sleep(Duration::from_secs(3600)).await;
+    }
+    let mut asked = BTreeMap::<String, usize>::new();
+    for request in far.sim.requests() {
+        let what = format!(
+            "{} {} {}",
+            request.verb, request.resource, request.subresource
+        );
+        *asked.entry(what).or_default() += 1;
+    }
+    for (what, times) in &asked {
+        println!("{times:>6} {what}");
+    }
+    let all: usize = asked.values().sum();
+    println!("{all:>6} in all");
+    assert!(all <= 466, "{all}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_asked_of_the_dns_listener() {
+    let far = Far::warm().await;
+    let _steps = row("a name asked of the DNS listener");
+    for (name, took) in [
+        ("reviews.default.svc.cluster.local.", "2.0"),
+        ("reviews.default.svc.cluster.local.", "0.0"),
+        ("productpage.default.svc.cluster.local.", "0.0"),
+    ] {
+        let (trips, answers) = far.addresses(name).await;
+        println!("= {trips} {name}");
+        assert_eq!((&*trips, answers), (took, 1), "{name}");
+    }
+}
