@@ -6,7 +6,7 @@
 //! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,
 //! overrides, proxy) → [`Loaded`] → [`build`] (`client.rs`) → [`kube::Client`].
 //! The path of a request: base URL, headers and credentials (`recipe.rs`; `login.rs` makes them and
-//! renews them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each) →
+//! renews them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each, the next one made ahead: `spare.rs`) →
 //! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`classify.rs`).
 //! Who wants to speak to the API server without us gets a bare connection from [`ApiServer`] (`raw.rs`).
 //!
@@ -45,6 +45,7 @@ mod raw;
 mod recipe;
 mod renewal;
 mod retry;
+mod spare;
 mod tls;
 mod transport;
 

@@ -52,6 +52,8 @@ struct State {
     logins: u64,
     /// Logins in a row whose credentials the server never took.
     in_vain: u32,
+    /// An upgrade was expected while there were no credentials.
+    upgrade_expected: bool,
 }
 
 enum Phase {
@@ -93,6 +95,7 @@ impl Login {
             last: None,
             logins: 0,
             in_vain: 0,
+            upgrade_expected: false,
         })))
     }
 
@@ -112,6 +115,15 @@ impl Login {
             Step::Wait { login, .. } => login.await,
         };
         outcome.map(drop)
+    }
+
+    /// An upgrade is likely soon: its connection is made now, or once there are credentials.
+    pub(crate) fn expect_upgrade(&self) {
+        let mut state = self.state();
+        match &state.phase {
+            Phase::LoggedIn(credentials) => credentials.transport.expect_upgrade(),
+            _ => state.upgrade_expected = true,
+        }
     }
 
     pub(crate) fn recipe(&self) -> Arc<Recipe> {
@@ -176,8 +188,14 @@ impl Login {
             let mut state = this.state();
             // Unless they were replaced meanwhile.
             if state.logins == login {
+                let expected = std::mem::take(&mut state.upgrade_expected);
                 state.phase = match &outcome {
-                    Ok(credentials) => Phase::LoggedIn(credentials.clone()),
+                    Ok(credentials) => {
+                        if expected {
+                            credentials.transport.expect_upgrade();
+                        }
+                        Phase::LoggedIn(credentials.clone())
+                    }
                     Err(error) => Phase::Failed {
                         error: error.clone(),
                         at: Instant::now(),

@@ -37,6 +37,13 @@ impl ApiServer {
         Ok(Self { login })
     }
 
+    /// Says that a request for an upgrade is likely soon, of the client that this shares its configuration with
+    /// ([`Renewal::api_server`](crate::Renewal::api_server)): a connection, its TLS done, is kept ready for it from now until
+    /// a minute after the last upgrade. Must be called within a tokio runtime.
+    pub fn expect_upgrade(&self) {
+        self.login.expect_upgrade();
+    }
+
     /// One connection.
     ///
     /// Errors: as above; `ClusterAway` where none can be made, the connect timeout included.

@@ -133,6 +133,7 @@ impl Recipe {
         Transport::new(
             Connector::negotiating(reach.clone(), tls, self.server_name.as_ref()),
             Connector::http1(reach, tls, self.server_name.as_ref()),
+            self.config.cluster_url.clone(),
             self.server.clone(),
             self.retry.clone(),
             &self.options,

@@ -28,6 +28,7 @@ use crate::connector::{Conn, Connector};
 use crate::error::ClientError;
 use crate::options::Options;
 use crate::retry::Retries;
+use crate::spare::Spare;
 
 /// How many requests one connection carries at a time before the next is opened. API servers and the
 /// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for
@@ -46,7 +47,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> 
 #[derive(Clone)]
 pub(crate) struct Transport {
     calls: Retry<Retries, Calls>,
-    upgrades: Client<Connector, Body>,
+    upgrades: Client<Spare, Body>,
+    spare: Spare,
     server: Arc<str>,
     /// How long a call may take until its response's head is there.
     answer: Duration,
@@ -57,6 +59,7 @@ impl Transport {
     pub(crate) fn new(
         calls: Connector,
         upgrades: Connector,
+        url: Uri,
         server: Arc<str>,
         retry: RetryPolicy,
         options: &Options,
@@ -73,18 +76,25 @@ impl Transport {
             .http2_keep_alive_while_idle(true);
         // An idle HTTP/1.1 connection is not probed: what is left of a refused upgrade may be dead by the
         // time of the next one.
+        let spare = Spare::new(upgrades, url);
         let upgrades = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
-            .build(upgrades);
+            .build(spare.clone());
         Self {
             calls: Retry::new(
                 Retries::new(retry),
                 Calls::new(shared, calls, server.clone()),
             ),
             upgrades,
+            spare,
             server,
             answer: options.answer_timeout,
         }
+    }
+
+    /// An upgrade is likely soon.
+    pub(crate) fn expect_upgrade(&self) {
+        self.spare.expect();
     }
 }
 
@@ -114,6 +124,7 @@ impl Service<Request<Body>> for Transport {
             upgrades,
             server,
             answer,
+            ..
         } = self.clone();
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         Box::pin(async move {

@@ -71,6 +71,24 @@ async fn an_upgrade_has_an_http1_connection_of_its_own() {
     }
 }
 
+/// Each connection is made before the upgrade that takes it, and takes a request for granted only once one is expected.
+#[tokio::test]
+async fn the_next_connection_is_made_ahead_where_upgrades_are_expected() {
+    let server = Server::start().await;
+    let (client, renewal) = Setup::of(&server).renewable();
+    client.apiserver_version().await.unwrap();
+    echoes(upgraded(&client).await).await;
+    assert_eq!(server.connections(), 2, "nothing is made ahead");
+    for n in 2..5 {
+        renewal.api_server().expect_upgrade();
+        while server.connections() <= n {
+            tokio::task::yield_now().await;
+        }
+        echoes(upgraded(&client).await).await;
+        assert_eq!(server.last().connection, n);
+    }
+}
+
 #[tokio::test]
 async fn its_socket_does_not_wait_to_send() {
     let server = Server::start().await;

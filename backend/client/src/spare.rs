@@ -1,0 +1,241 @@
+//! The connection for the next upgrade, made before it is asked for.
+//!
+//! An upgrade takes a connection of its own: on a long line two round trips before the first byte of the request. So one
+//! connection, its TLS done, is kept ready while upgrades are likely: from the first sign that one will be needed, until
+//! [`IN_USE`] after the last. One that is taken is replaced; at most one is ready or being made.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::Uri;
+use hyper::rt::{Read as _, ReadBuf};
+use kubevpn_target::BoxError;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tower::Service;
+
+use crate::connector::{Conn, Connector};
+
+/// How long a connection may wait for its upgrade: an API server closes one that has no request after 32 s
+/// (kubernetes, `ReadHeaderTimeout` of its server).
+const FRESH: Duration = Duration::from_secs(25);
+
+/// How long after the last sign of use one is kept ready.
+const IN_USE: Duration = Duration::from_secs(60);
+
+type Made = Result<Conn, BoxError>;
+
+/// Makes connections for upgrades, the next one ahead. Clones share it; with the last one it is closed.
+#[derive(Clone)]
+pub(crate) struct Spare(Arc<Owner>);
+
+struct Owner {
+    connector: Connector,
+    server: Uri,
+    shelf: Arc<Shelf>,
+}
+
+/// What the keeper and those who take share.
+#[derive(Default)]
+struct Shelf {
+    state: Mutex<State>,
+    /// The keeper has to look: it was taken, or is wanted no more.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    ready: Option<Conn>,
+    /// An upgrade that waits for the one that is being made.
+    waiting: Option<oneshot::Sender<Made>>,
+    making: bool,
+    /// Until when one is kept; `None` while no task keeps one.
+    until: Option<Instant>,
+    /// Somebody said once that upgrades are likely.
+    expected: bool,
+}
+
+impl Spare {
+    pub(crate) fn new(connector: Connector, server: Uri) -> Self {
+        Self(Arc::new(Owner {
+            connector,
+            server,
+            shelf: Arc::default(),
+        }))
+    }
+
+    /// An upgrade is likely soon: one connection is made now, where none is ready.
+    pub(crate) fn expect(&self) {
+        self.0.shelf.state().expected = true;
+        self.keep();
+    }
+
+    /// Keeps one from now on, if any is expected at all.
+    fn keep(&self) {
+        let Owner {
+            connector,
+            server,
+            shelf,
+        } = &*self.0;
+        let mut state = shelf.state();
+        if !state.expected {
+            return;
+        }
+        let kept = state.until.replace(Instant::now() + IN_USE).is_some();
+        if !kept {
+            state.making = true;
+            let (connector, server, shelf) = (connector.clone(), server.clone(), shelf.clone());
+            tokio::spawn(keep(connector, server, Keeping(shelf)));
+        }
+    }
+
+    /// The one that is ready, or a promise of the one that is being made.
+    fn take(&self) -> Option<Taken> {
+        let mut state = self.0.shelf.state();
+        if let Some(mut conn) = state.ready.take() {
+            self.0.shelf.changed.notify_one();
+            let mut cx = Context::from_waker(Waker::noop());
+            return match poll_over(&mut conn, &mut cx) {
+                Poll::Pending => Some(Taken::Ready(Box::new(conn))),
+                Poll::Ready(()) => None,
+            };
+        }
+        let awaited = state.waiting.as_ref().is_some_and(|w| !w.is_closed());
+        if !state.making || awaited {
+            return None;
+        }
+        let (give, given) = oneshot::channel();
+        state.waiting = Some(give);
+        Some(Taken::Promised(given))
+    }
+}
+
+enum Taken {
+    Ready(Box<Conn>),
+    Promised(oneshot::Receiver<Made>),
+}
+
+impl Service<Uri> for Spare {
+    type Response = Conn;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Made> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The connector never pushes back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, server: Uri) -> Self::Future {
+        let taken = self.take();
+        self.keep();
+        let mut connector = self.0.connector.clone();
+        Box::pin(async move {
+            match taken {
+                Some(Taken::Ready(conn)) => return Ok(*conn),
+                Some(Taken::Promised(given)) => {
+                    if let Ok(made) = given.await {
+                        return made;
+                    }
+                }
+                None => {}
+            }
+            connector.call(server).await
+        })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut state = self.shelf.state();
+        (state.until, state.ready) = (None, None);
+        drop(state);
+        self.shelf.changed.notify_one();
+    }
+}
+
+impl Shelf {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a new connection to the upgrade that waits for it, else keeps it. `false` where none is wanted, or none can
+    /// be had.
+    fn place(&self, made: Made) -> bool {
+        let mut state = self.state();
+        state.making = false;
+        let waiting = state.waiting.take();
+        let failed = made.is_err();
+        let left = match waiting {
+            Some(waiting) => waiting.send(made).err(),
+            None => Some(made),
+        };
+        // After a failure the next use tries again.
+        if failed || state.until.is_none() {
+            return false;
+        }
+        state.ready = left.and_then(Result::ok);
+        true
+    }
+
+    /// Returns when the connection that is kept is over, by itself or because somebody took it.
+    async fn over(&self) {
+        poll_fn(|cx| match &mut self.state().ready {
+            Some(conn) => poll_over(conn, cx),
+            None => Poll::Pending,
+        })
+        .await;
+    }
+}
+
+/// The task that keeps a connection. However it ends, nobody waits for it.
+struct Keeping(Arc<Shelf>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.until, state.ready, state.waiting, state.making) = (None, None, None, false);
+    }
+}
+
+/// Keeps one connection ready until none is wanted.
+async fn keep(mut connector: Connector, server: Uri, keeping: Keeping) {
+    let shelf = &keeping.0;
+    loop {
+        let made = connector.call(server.clone()).await;
+        if !shelf.place(made) {
+            return;
+        }
+        let fresh = Instant::now() + FRESH;
+        loop {
+            let until = {
+                let now = Instant::now();
+                let mut state = shelf.state();
+                let Some(until) = state.until.filter(|until| now < *until) else {
+                    return;
+                };
+                if state.ready.is_none() || fresh <= now {
+                    state.ready = None;
+                    state.making = true;
+                    break;
+                }
+                until
+            };
+            tokio::select! {
+                () = shelf.changed.notified() => {}
+                // A server that closes them at once is not asked for one after the other.
+                () = shelf.over() => return,
+                () = sleep_until(fresh.min(until)) => {}
+            }
+        }
+    }
+}
+
+/// Ready when the connection has ended, or the server speaks although it was not asked.
+fn poll_over(conn: &mut Conn, cx: &mut Context<'_>) -> Poll<()> {
+    let mut byte = [0];
+    let mut byte = ReadBuf::new(&mut byte);
+    Pin::new(conn).poll_read(cx, byte.unfilled()).map(drop)
+}
