@@ -65,6 +65,8 @@ pub enum Known {
         /// What holds if it cannot be: `None` where nothing is known without it.
         otherwise: Option<Result<Records, LookupError>>,
     },
+    /// No object has it, and the cluster's DNS knows no names of its own.
+    Missing,
     /// It is not the cluster's.
     Outside,
 }

@@ -19,6 +19,7 @@ use crate::{LookupError, PodRef};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
     Domain,
+    Additions,
     Services(Select),
     Slices(Select),
     Pods(Select),
@@ -69,6 +70,8 @@ pub(crate) struct Snapshot<'a> {
     /// The cluster's domain as far as it is known without asking.
     pub(crate) guess: Arc<Domain>,
     pub(crate) domain: Option<Arc<Domain>>,
+    /// Whether the cluster's DNS may know names under the domain that no object has.
+    pub(crate) additions: Option<bool>,
     pub(crate) services: Facts<Service>,
     pub(crate) slices: Facts<EndpointSlice>,
     pub(crate) pods: Facts<Pod>,
@@ -84,6 +87,7 @@ impl<'a> Snapshot<'a> {
             settings,
             guess,
             domain: None,
+            additions: None,
             services: Facts::new(),
             slices: Facts::new(),
             pods: Facts::new(),
@@ -137,6 +141,14 @@ impl Stop {
     pub(crate) fn needs(first: Need) -> Self {
         let soon = Vec::new();
         Self::Needs(Needs { first, soon })
+    }
+
+    /// The same, where these will be needed next.
+    pub(crate) fn with_soon(self, soon: Vec<Need>) -> Self {
+        match self {
+            Self::Needs(needs) => Self::Needs(Needs { soon, ..needs }),
+            stop => stop,
+        }
     }
 
     /// A failed call decides, and no other meaning is tried.

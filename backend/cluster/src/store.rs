@@ -47,7 +47,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Store {
     env: Arc<Env>,
-    domain: DomainCell,
+    domain: Arc<DomainCell>,
     services: Shelf<Service>,
     slices: Shelf<EndpointSlice>,
     pods: Shelf<Pod>,
@@ -76,7 +76,7 @@ impl Store {
             path: Path::default(),
         });
         Self {
-            domain: DomainCell::new(settings),
+            domain: Arc::new(DomainCell::new(settings)),
             services: Shelf::new(env.clone()),
             slices: Shelf::new(env.clone()),
             pods: Shelf::new(env.clone()),
@@ -100,6 +100,11 @@ impl Store {
     /// The cluster's domain as far as it is known without asking.
     pub(crate) fn domain_guess(&self) -> Arc<Domain> {
         self.domain.guess()
+    }
+
+    /// Whether the cluster's DNS may know names that no object has, as far as that is known without asking.
+    pub(crate) fn additions(&self) -> Option<bool> {
+        self.domain.additions()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -126,6 +131,9 @@ impl Store {
                 if !is_known {
                     validity.until(Instant::now());
                 }
+            }
+            Need::Additions => {
+                snapshot.additions = Some(self.domain.adds_names(self.server()).await);
             }
             Need::Services(select) => {
                 let found = self.services.get(&select, validity).await;
@@ -165,6 +173,11 @@ impl Store {
             match need {
                 Need::Services(select) => self.services.warm(select),
                 Need::Slices(select) => self.slices.warm(select),
+                Need::Namespaces(select) => self.namespaces.warm(select),
+                Need::Additions if self.domain.is_due() => {
+                    let (domain, server) = (self.domain.clone(), self.server().clone());
+                    tokio::spawn(async move { domain.adds_names(&server).await });
+                }
                 _ => {}
             }
         }

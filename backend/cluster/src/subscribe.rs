@@ -139,6 +139,7 @@ impl Resolver {
             None => Hints::default(),
         };
         let mut snapshot = Snapshot::new(settings, store.domain_guess(), hints);
+        snapshot.additions = store.additions();
         let mut told = 0;
         loop {
             let mut notes = Notes::default();

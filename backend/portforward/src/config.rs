@@ -103,8 +103,8 @@ pub struct Config {
     /// up. The session is pinged after a fifth of it.
     pub reply_timeout: Duration,
     /// How long the Pod's side may take to report a failure on a port not known to be good; counted from
-    /// the stream's reply. Silence until then, and until the echo of a PING that is sent then, is success.
-    /// Failures were reported after 0.3 to 4 ms on a quiet cluster; on a busy one the echo takes as much longer as
+    /// the stream's reply. Silence until then, and until the echo of a PING that is sent then, is success; on a line
+    /// longer than that the PING leaves so long after the streams, and counts if its echo is as late. Failures were reported after 0.3 to 4 ms on a quiet cluster; on a busy one the echo takes as much longer as
     /// they do. Zero for not waiting at all.
     pub fate_wait: Duration,
     /// How long the text of the error stream may come after the end of the data stream; 0.02 to 4 ms on a
@@ -137,6 +137,8 @@ pub struct Config {
     /// Sessions of all Pods together beyond the first of each Pod, which is always to be had. From half of it on
     /// a Pod gets a second one and no more.
     pub sessions: usize,
+    /// Sessions that were opened before a connection asked for them, and that none has used yet.
+    pub ahead: usize,
     /// Connections to one Pod, ended ones that linger included. Its container runtime holds four
     /// descriptors and up to one thread for each, and did not survive 5,000.
     pub streams_per_pod: usize,
@@ -153,16 +155,22 @@ pub struct Config {
     pub unread: usize,
     /// Upgrades for one Pod at a time.
     pub upgrades_at_once: usize,
-    /// A connection that could share a session waits this long for one of its own.
+    /// A connection that could share a session waits this long for one of its own; not at all where the fastest of the
+    /// last upgrades took longer.
     pub share_after: Duration,
     /// A session nobody used for this long is closed.
     pub idle: Duration,
     /// The same for a Pod's other unused sessions, when it has more than one.
     pub idle_spare: Duration,
+    /// The same for a session that was opened ahead and that no connection ever used.
+    pub idle_ahead: Duration,
 
     /// A silent session is pinged this often: it keeps the connection alive in middleboxes, some of which
     /// forget after 4 minutes, and finds those that have died.
     pub ping_every: Duration,
+    /// The same for a session that was used within the last minute, where the fastest of the last upgrades took longer
+    /// than [`Config::share_after`]: so that the next connection need not wait a round trip to know that it is alive.
+    pub ping_in_use: Duration,
     /// A session is pinged when it has been silent this long after something was sent.
     pub suspect_after: Duration,
     /// A session that stays silent this long after a ping is closed, and its connections fail.
@@ -197,6 +205,7 @@ impl Default for Config {
             crowd: 64,
             short: Duration::from_secs(1),
             sessions: 256,
+            ahead: 16,
             streams_per_pod: 3000,
             streams_per_session: 400,
             unread_per_stream: 512 * 1024,
@@ -206,7 +215,9 @@ impl Default for Config {
             share_after: Duration::from_millis(30),
             idle: Duration::from_secs(300),
             idle_spare: Duration::from_secs(10),
+            idle_ahead: Duration::from_secs(60),
             ping_every: Duration::from_secs(30),
+            ping_in_use: Duration::from_secs(3),
             suspect_after: Duration::from_secs(3),
             probe_timeout: Duration::from_secs(3),
             upload_patience: Duration::from_secs(300),

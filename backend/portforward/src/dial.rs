@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
 use crate::fate::Fate;
-use crate::pair::Pair;
+use crate::pair::{Early, Pair};
 use crate::pod::{PodId, PodPort};
 use crate::pool::{Lease, Pool, Taken};
 use crate::stream::{Carrier, PodStream};
@@ -145,11 +145,14 @@ impl Dial<'_> {
             }
         };
         lease.named(pair.id());
-        if !(good && fresh) {
+        if good && !fresh {
             self.replied(&mut pair, &lease, &handle).await?;
         }
         if !good {
-            match pair.fate(&handle, self.config()).await {
+            let mut early = Early::new(&handle, self.config());
+            let replied = self.replied(&mut pair, &lease, &handle);
+            early.beside(replied).await?;
+            match pair.fate(&mut early, self.config()).await {
                 Fate::Good => lease.remember(),
                 Fate::Refused => {
                     let error = pair.text().refusal(to.to_string());

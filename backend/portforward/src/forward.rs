@@ -23,6 +23,7 @@ use crate::transport::Api;
 #[derive(Clone)]
 pub struct Forwarder {
     pool: Arc<Pool>,
+    expect: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Forwarder {
@@ -32,7 +33,32 @@ impl Forwarder {
         let api = Api::new(client, config.clone());
         Self {
             pool: Pool::new(config, Box::new(api)),
+            expect: Arc::new(|| {}),
         }
+    }
+
+    /// The same, which tells `expect` when a session will likely be asked for soon: its connection can be made ahead.
+    #[must_use]
+    pub fn expecting(self, expect: impl Fn() + Send + Sync + 'static) -> Self {
+        let expect = Arc::new(expect);
+        Self { expect, ..self }
+    }
+
+    /// Says that a connection to some Pod is likely soon.
+    pub fn expect(&self) {
+        (self.expect)();
+    }
+
+    /// Opens a session to the Pod, for connections that are likely to come, where it has none. Nothing happens where
+    /// [`Config::ahead`] sessions are unused already, where all sessions together are at their bound, and for some
+    /// seconds after it failed. Must be called within a tokio runtime.
+    pub fn warm(&self, to: &PodPort) {
+        self.pool.warm(to);
+    }
+
+    /// Whether there is a session for a connection to the Pod.
+    pub fn is_warm(&self, to: &PodPort) -> bool {
+        self.pool.is_warm(to)
     }
 
     /// Counts, for status and metrics.

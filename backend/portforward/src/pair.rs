@@ -6,14 +6,15 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use kubevpn_spdy::{Headers, OpenError, Session, Stream, StreamError, StreamId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::config::Config;
 use crate::error::ErrorText;
@@ -31,6 +32,77 @@ pub(crate) struct Pair {
     first: Bytes,
     /// The data stream's end came with the first look at it.
     ended: bool,
+}
+
+/// The PING that tells how long a silent forward was given to fail, sent before the streams have their reply.
+///
+/// A forward that fails says so within [`Config::fate_wait`] of its reply. That it did not is known by the echo of a PING
+/// that the server has read so long after the streams, as the echo takes the same way back. On a short line the PING is
+/// sent when the reply has come and the wait is over. On a line longer than the wait it is sent so long after the streams,
+/// and its echo comes as long after the reply: that saves the round trip. Where the two come closer together, because they
+/// have waited for one another on the way, it says nothing, and another is sent as on a short line.
+pub(crate) struct Early<'a> {
+    session: &'a Session,
+    opened: Instant,
+    wait: Duration,
+    echo: Pin<Box<dyn Future<Output = Option<Instant>> + Send + 'a>>,
+    /// When the echo came; `None` within for a session that has ended.
+    came: Option<Option<Instant>>,
+}
+
+impl<'a> Early<'a> {
+    /// For streams that were opened a moment ago.
+    pub(crate) fn new(session: &'a Session, config: &Config) -> Self {
+        let (opened, wait) = (Instant::now(), config.fate_wait);
+        let echo = Box::pin(async move {
+            sleep_until(opened + wait).await;
+            session.ping().await.ok().map(|_| Instant::now())
+        });
+        Self {
+            session,
+            opened,
+            wait,
+            echo,
+            came: None,
+        }
+    }
+
+    /// Waits for the reply, and sends the PING meanwhile when its time has come.
+    pub(crate) async fn beside<T>(&mut self, reply: impl Future<Output = T>) -> T {
+        let mut reply = pin!(reply);
+        loop {
+            tokio::select! {
+                biased;
+                reply = &mut reply => return reply,
+                at = &mut self.echo, if self.came.is_none() && !self.wait.is_zero() => {
+                    self.came = Some(at);
+                }
+            }
+        }
+    }
+
+    /// From the reply on, until silence is success.
+    async fn silence(&mut self, config: &Config) {
+        if self.wait.is_zero() {
+            return;
+        }
+        // A session without an echo is found out by its probe, not here.
+        let patience = config.reply_timeout / 5;
+        let replied = Instant::now();
+        if replied > self.opened + self.wait {
+            let came = match self.came {
+                Some(came) => came,
+                None => timeout(patience, &mut self.echo).await.ok().flatten(),
+            };
+            sleep_until(replied + self.wait).await;
+            if came.is_some_and(|at| at >= replied + self.wait / 2) {
+                return;
+            }
+        } else {
+            sleep(self.wait).await;
+        }
+        let _ = timeout(patience, self.session.ping()).await;
+    }
 }
 
 impl Pair {
@@ -81,16 +153,10 @@ impl Pair {
         }
     }
 
-    /// Waits until the fate of the forward is known. Silence is success when it lasts for [`Config::fate_wait`] and the
-    /// echo of a PING sent then: what was said before, on a busy machine too, is read before it.
-    pub(crate) async fn fate(&mut self, session: &Session, config: &Config) -> Fate {
-        let silence = async {
-            sleep(config.fate_wait).await;
-            if !config.fate_wait.is_zero() {
-                // A session without an echo is found out by its probe, not here.
-                let _ = timeout(config.reply_timeout / 5, session.ping()).await;
-            }
-        };
+    /// Waits until the fate of the forward is known; the reply has just come. Silence is success when it lasts as long as
+    /// `early` says: what was said before, on a busy machine too, is read before it.
+    pub(crate) async fn fate(&mut self, early: &mut Early<'_>, config: &Config) -> Fate {
+        let silence = early.silence(config);
         let news = tokio::select! {
             biased;
             news = self.first_news() => Some(news),

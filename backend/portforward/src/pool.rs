@@ -1,8 +1,8 @@
 //! Sessions per Pod: chosen, shared, probed, retired.
 //!
 //! A dial (`../dial.rs`) takes a session (`choose.rs` says which) and opens a stream on it. Upgrades run in tasks of their
-//! own, so that a dial given up does not take with it what others wait for. `keep.rs` looks after what is open;
-//! `state.rs` is what all know.
+//! own, so that a dial given up does not take with it what others wait for. `warm.rs` opens sessions ahead of any dial,
+//! `keep.rs` looks after what is open; `state.rs` is what all know.
 //!
 //! Invariants, at every moment the lock is free:
 //!
@@ -28,6 +28,7 @@ mod probe;
 mod state;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -168,6 +169,7 @@ impl Pool {
         // A second session to a Pod is a luxury of an emptier pool, the first is not.
         let ample = 2 * extras < limit;
         let below_limit = extras < limit || state.idle().is_some();
+        let quick = state.upgrades_take(self.config.share_after);
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
         let since = *ask.failures.get_or_insert_with(|| {
@@ -193,6 +195,7 @@ impl Pool {
             },
             hurried: pod.arrivals.exceed(self.config.hurry),
             patient: ask.patient,
+            quick,
             spare: ample && pod.wants_spare(now),
         };
         let Choice { what, open } = choose(&views, demand, &self.config);
@@ -210,7 +213,7 @@ impl Pool {
             if crowded && let Some(idle) = state.idle() {
                 idle.retire();
             }
-            self.open(&mut state, id);
+            self.open(&mut state, id, false);
         }
         let pod = state.pod(id);
         let index = match what {
@@ -234,6 +237,7 @@ impl Pool {
         let connection = Arc::new(Connection::new(self.epoch));
         entry.connections.push(connection.clone());
         entry.used = now;
+        entry.ahead = false;
         entry.request += 1;
         Ok(Step::Take(Box::new(Taken {
             handle: entry.handle.clone(),
@@ -276,14 +280,17 @@ impl Pool {
         })
     }
 
-    /// Starts an upgrade.
-    fn open(self: &Arc<Self>, state: &mut State, id: &Arc<PodId>) {
+    /// Starts an upgrade; `ahead` of any connection that asks for it, or for one that waits.
+    fn open(self: &Arc<Self>, state: &mut State, id: &Arc<PodId>, ahead: bool) {
         state.gain(id);
         state.counts.upgrades += 1;
         state.pod(id).opening += 1;
+        state.warming += usize::from(ahead);
+        let began = Instant::now();
         let opening = Opening {
             pool: self.clone(),
             pod: id.clone(),
+            ahead,
             failed: Some(Failed::Error(ForwardError::session_lost(
                 id.to_string(),
                 "the upgrade was cut off",
@@ -293,7 +300,8 @@ impl Pool {
         let upgrade = async move {
             let failed = match asked.await {
                 Ok(Opened::Session(io, transport)) => {
-                    opening.pool.add(&opening.pod, io, transport);
+                    opening.pool.state().upgrade_took(began.elapsed());
+                    opening.pool.add(&opening.pod, io, transport, ahead);
                     None
                 }
                 Ok(Opened::ChannelsOnly(tried)) => Some(Failed::ChannelsOnly(tried)),
@@ -308,7 +316,7 @@ impl Pool {
     }
 
     /// Takes up a new session.
-    fn add(self: &Arc<Self>, pod: &Arc<PodId>, io: Box<dyn Io>, transport: Transport) {
+    fn add(self: &Arc<Self>, pod: &Arc<PodId>, io: Box<dyn Io>, transport: Transport, ahead: bool) {
         let config = SpdyConfig {
             stream_buffer: self.config.unread_per_stream,
             session_buffer: self.config.unread_per_session,
@@ -333,6 +341,7 @@ impl Pool {
             transport,
             connections: Vec::new(),
             used: now,
+            ahead,
             request: 0,
             retired: false,
             wedged: Arc::default(),
@@ -429,6 +438,7 @@ impl Drop for Waiting {
 struct Opening {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
+    ahead: bool,
     failed: Option<Failed>,
 }
 
@@ -440,13 +450,18 @@ impl Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
+        let now = self.pool.epoch.now();
         let mut state = self.pool.state();
         state.pod(&self.pod).opening -= 1;
         state.lose(&self.pod);
+        state.warming -= usize::from(self.ahead);
         let pod = state.pod(&self.pod);
         if let Some(failed) = self.failed.take() {
             pod.failures += 1;
             pod.failure = Some(failed);
+            if self.ahead {
+                pod.leave_cold(now);
+            }
         }
         pod.wake();
     }

@@ -35,6 +35,7 @@ use tower_service::Service;
 
 use self::health::Health;
 pub use self::health::Lease;
+use crate::ahead::{Ahead, Ways, pod_port};
 use crate::held::Held;
 
 /// How long a dial goes on alone where another endpoint is known to answer at once.
@@ -110,6 +111,7 @@ pub struct DispatchLayer {
     attempt: Duration,
     wait: Duration,
     only_ready: bool,
+    ways: Ways,
 }
 
 impl DispatchLayer {
@@ -120,7 +122,16 @@ impl DispatchLayer {
             attempt,
             wait: Duration::ZERO,
             only_ready: true,
+            ways: Ways::default(),
         }
+    }
+
+    /// While the way to the Pod whose turn it is has to be opened, and the way to another is open, that one gets the
+    /// connection.
+    #[must_use]
+    pub fn ahead(mut self, ahead: impl Ahead) -> Self {
+        self.ways = Ways::new(ahead);
+        self
     }
 
     /// Without a ready endpoint, a call is held for this long; zero, the default, refuses it at once.
@@ -281,11 +292,11 @@ where
 
     /// The next endpoint, and the count of it.
     fn next(&self, left: &mut Vec<Endpoint>, first: bool) -> Option<(Endpoint, Lease)> {
-        let health = &self.dispatch.layer.health;
+        let DispatchLayer { health, ways, .. } = &self.dispatch.layer;
         let again = self.pods.affinity.filter(|_| first);
         again
             .and_then(|lasts| health.take_again(&self.pods.asked, lasts, left))
-            .or_else(|| health.take(left, !first))
+            .or_else(|| health.take(left, !first, ways))
     }
 
     /// Dials one endpoint after the other, or beside it.
@@ -463,15 +474,6 @@ impl Failures {
             error = again(sentence, error);
         }
         Failed { error, blame }
-    }
-}
-
-fn pod_port(endpoint: &Endpoint) -> PodPort {
-    PodPort {
-        namespace: endpoint.pod.namespace.clone(),
-        pod: endpoint.pod.name.clone(),
-        uid: endpoint.pod.uid.clone(),
-        port: endpoint.port,
     }
 }
 

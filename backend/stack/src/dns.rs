@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
 use kubevpn_cluster::{Cluster, Endpoint, Subscription};
-use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream, classify};
+use kubevpn_target::{BoxError, ConnectError, Refusal, Stream, classify};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_service::Service;
 
+pub(crate) use self::exchange::Names;
 use self::message::{Answered, DnsError};
 
 /// How many names are remembered, and how often those whose time is over are looked for.
@@ -41,7 +42,7 @@ const ATTEMPTS: usize = 2;
 #[derive(Clone, Default)]
 pub(crate) struct RemoteDns {
     /// The addresses of names, for who dials.
-    pub(crate) addresses: Memory<Name, Answered>,
+    pub(crate) addresses: Memory<Names, Answered>,
     /// Whole answers, for who asks as a DNS client.
     pub(crate) messages: Memory<Query, Message>,
 }
@@ -261,6 +262,8 @@ impl Lasting for Answered {
 mod tests {
     use std::future::pending;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kubevpn_target::Name;
 
     use super::*;
 

@@ -34,6 +34,7 @@
 
 #![warn(missing_docs)]
 
+mod ahead;
 mod deadline;
 mod dispatch;
 mod dns;
@@ -53,6 +54,7 @@ pub use kubevpn_cluster::{
 };
 pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
 
+pub use self::ahead::Ahead;
 pub use self::deadline::{Deadline, DeadlineLayer};
 pub use self::dispatch::{Blame, DialError, Dispatch, DispatchLayer, Lease};
 pub use self::egress::{Egress, Elsewhere, Outside};

@@ -3,17 +3,20 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use kubevpn_cluster::{Answer, Cluster, Query, Question, Subscription};
+use futures_util::poll;
+use kubevpn_cluster::{Answer, Cluster, LookupError, Query, Question, Subscription};
 use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::instrument::WithSubscriber as _;
 
-use crate::dns::{self, RemoteDns};
+use crate::ahead::{Ahead, Ways};
+use crate::dns::{self, Names, RemoteDns};
 use crate::egress::Elsewhere;
 use crate::either::Either;
 use crate::host::Outbound;
@@ -29,6 +32,7 @@ const ADDRESSES: usize = 4;
 pub struct ResolveLayer<E> {
     cluster: Cluster,
     dns: RemoteDns,
+    ways: Ways,
     elsewhere: E,
 }
 
@@ -38,8 +42,17 @@ impl<E> ResolveLayer<E> {
         Self {
             cluster,
             dns: RemoteDns::default(),
+            ways: Ways::default(),
             elsewhere,
         }
+    }
+
+    /// Tells below that a connection is likely soon while a target is looked up, and opens the way to a Pod of a Service
+    /// that a DNS client asks for.
+    #[must_use]
+    pub fn ahead(mut self, ahead: impl Ahead) -> Self {
+        self.ways = Ways::new(ahead);
+        self
     }
 }
 
@@ -51,6 +64,7 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
             pods,
             elsewhere: self.elsewhere.clone(),
             dns: self.dns.clone(),
+            ways: self.ways.clone(),
             cluster: self.cluster.clone(),
         }
     }
@@ -68,6 +82,7 @@ pub struct Resolve<S, E> {
     pub(crate) pods: S,
     elsewhere: E,
     pub(crate) dns: RemoteDns,
+    pub(crate) ways: Ways,
     pub(crate) cluster: Cluster,
 }
 
@@ -114,7 +129,7 @@ where
         let mut host = host.clone();
         let mut learned_from: Option<String> = None;
         for _ in 0..=ALIASES {
-            let question = match self.cluster.subscribe(query(&host)).await? {
+            let question = match subscribe(&self.cluster, &self.ways, query(&host)).await? {
                 Answer::Pods(pods) => return Ok(Resolved::Pods(pods)),
                 Answer::ApiServer => return Ok(Resolved::ApiServer),
                 Answer::Outside(outside) => {
@@ -143,32 +158,46 @@ where
         ))
     }
 
+    /// Opens the way to one of the Pods that a host means, for a connection that is likely to come. Nothing is waited for.
+    pub(crate) fn warm(&self, host: Host) {
+        let Some(turn) = self.ways.turn() else {
+            return;
+        };
+        let (cluster, ways) = (self.cluster.clone(), self.ways.clone());
+        let warming = async move {
+            let query = Query::new(&host, None::<NonZeroU16>);
+            if let Ok(Answer::Pods(pods)) = subscribe(&cluster, &ways, query).await
+                && let Ok(usable) = pods.usable()
+                && let Some(first) = usable.first()
+                && !ways.is_warm(first)
+            {
+                ways.expect();
+                ways.warm(first);
+            }
+            drop(turn);
+        };
+        tokio::spawn(warming.with_current_subscriber());
+    }
+
     /// The cluster whose names are resolved.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// Asks the cluster's DNS for each of the names until it knows one.
+    /// Asks the cluster's DNS for all of the names; the first that it knows counts.
     async fn ask(&self, question: Question) -> Result<Known, ConnectError> {
-        let mut failed = None;
-        for name in &question.names {
-            let fetch = dns::fetch(name, &self.cluster, &self.pods);
-            match self.dns.addresses.ask(name, fetch).await {
-                Ok(answered) if !answered.addresses.is_empty() => {
-                    return Ok(Known::Addresses(answered.addresses));
-                }
-                Ok(answered) => {
-                    if let Some(alias) = answered.alias {
-                        return Ok(Known::Alias(Host::Name(alias)));
-                    }
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+        let names = Names(question.names.clone());
+        let fetch = dns::fetch(&names, &self.cluster, &self.pods);
+        match self.dns.addresses.ask(&names, fetch).await {
+            Ok(answered) if !answered.addresses.is_empty() => {
+                Ok(Known::Addresses(answered.addresses))
             }
+            Ok(answered) => match answered.alias {
+                Some(alias) => Ok(Known::Alias(Host::Name(alias))),
+                None => Err(unknown(question, None)),
+            },
+            Err(error) => Err(unknown(question, Some(error))),
         }
-        Err(unknown(question, failed))
     }
 
     /// What the addresses of a name are.
@@ -214,6 +243,19 @@ where
                 to: outside,
                 learned_from: Some(learned_from),
             }),
+        }
+    }
+}
+
+/// What is known is answered at once. What has to be asked for leads to a Pod as a rule, so that the way to one is prepared
+/// meanwhile.
+async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answer, LookupError> {
+    let mut asked = pin!(cluster.subscribe(query));
+    match poll!(&mut asked) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => {
+            ways.expect();
+            asked.await
         }
     }
 }

@@ -49,9 +49,13 @@ pub fn stack<E: Clone>(
             settings.dial_timeout.saturating_add(settings.wait_ready),
         ))
         // Names before anything else: all below speaks of Pods, and the rest leaves here.
-        .layer(ResolveLayer::new(cluster, elsewhere))
+        .layer(ResolveLayer::new(cluster, elsewhere).ahead(forwarder.clone()))
         // Innermost, and one layer: which endpoint is dialled, and what a failed dial means, follows from what there is
         // and from what was tried.
-        .layer(DispatchLayer::new(settings.attempt_timeout).waiting(settings.wait_ready))
+        .layer(
+            DispatchLayer::new(settings.attempt_timeout)
+                .waiting(settings.wait_ready)
+                .ahead(forwarder.clone()),
+        )
         .service(forwarder)
 }

@@ -13,7 +13,8 @@ use crate::StackConfig;
 /// How long the cluster may take to say what its names end in.
 const ENDINGS: Duration = Duration::from_secs(10);
 
-/// The chain from a target to its stream, for one cluster.
+/// The chain from a target to its stream, for one cluster; `api_server` is that of the client
+/// ([`Renewal::api_server`](kubevpn_client::Renewal::api_server)), whose next connection is made ahead through it.
 pub fn connect(client: kube::Client, api_server: ApiServer, config: StackConfig) -> ClusterStack {
     chain(client, api_server, config).0
 }
@@ -25,7 +26,9 @@ pub fn chain(
     config: StackConfig,
 ) -> (ClusterStack, Forwarder) {
     let cluster = Cluster::new(client.clone(), config.cluster);
-    let forwarder = Forwarder::new(client, config.forwarder);
+    let expected = api_server.clone();
+    let forwarder =
+        Forwarder::new(client, config.forwarder).expecting(move || expected.expect_upgrade());
     let egress = Egress::new(api_server, config.outside, FromHost::sharing(config.own));
     let stack = stack(cluster, forwarder.clone(), egress, config.settings);
     (stack, forwarder)

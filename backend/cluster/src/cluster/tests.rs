@@ -675,6 +675,7 @@ fn known(known: Result<Known, LookupError>) -> String {
         Ok(Known::Ask {
             otherwise: Some(Err(error)),
         }) => format!("ask, or {}", error.refusal()),
+        Ok(Known::Missing) => "missing".into(),
         Ok(Known::Outside) => "outside".into(),
         Err(error) => format!("{}: {error}", error.refusal()),
     }

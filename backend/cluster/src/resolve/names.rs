@@ -5,10 +5,10 @@ use kubevpn_target::{Host, Name};
 use super::{Hit, Walk, domain, is_api_server};
 use crate::candidates::Resolution;
 use crate::fetch::{Failure, is_forbidden};
-use crate::name::{Reading, Unknown, in_full, questions, readings, spells_domain, unknown};
+use crate::name::{Reading, Unknown, before, in_full, questions, readings, spells_domain, unknown};
 use crate::objects::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
 use crate::select::Select;
-use crate::snapshot::{Need, Needs, Step, Stop, readable};
+use crate::snapshot::{Need, Step, Stop, readable};
 use crate::{Candidates, Domain, LookupError, Outside, Question};
 
 /// How many ExternalName Services are followed.
@@ -68,10 +68,7 @@ impl Walk<'_> {
         let guess = snapshot.domain.as_ref().unwrap_or(&snapshot.guess);
         let mut meanings = readings(name, namespace, guess);
         let soon = soon(&meanings, unknown(name, guess) == Unknown::Cluster);
-        let with_soon = |stop| match stop {
-            Stop::Needs(needs) => Stop::Needs(Needs { soon, ..needs }),
-            stop => stop,
-        };
+        let with_soon = |stop: Stop| stop.with_soon(soon);
         if spells_domain(name) {
             match domain(snapshot) {
                 Ok(domain) => meanings = readings(name, namespace, &domain),
@@ -190,8 +187,38 @@ impl Walk<'_> {
         }
     }
 
-    /// The rule for what nothing answers.
+    /// The rule for what nothing answers. All it may have to know is asked for at once.
     fn nothing(
+        &mut self,
+        name: &Name,
+        nothing: Nothing,
+        alias: Option<&String>,
+    ) -> Step<Resolution<Candidates>> {
+        let soon = self.soon_of_nothing(name, &nothing);
+        let decided = self.decide_nothing(name, nothing, alias);
+        decided.map_err(|stop| stop.with_soon(soon))
+    }
+
+    fn soon_of_nothing(&self, name: &Name, nothing: &Nothing) -> Vec<Need> {
+        let snapshot = self.snapshot;
+        let domain = snapshot.domain.as_ref().unwrap_or(&snapshot.guess);
+        let mut soon = vec![Need::Additions];
+        let (namespace, is_clusters) = match unknown(name, domain) {
+            Unknown::Cluster => (nothing.looked_for.last().map(Reading::namespace), true),
+            Unknown::LastLabel(last) => (Some(last), false),
+        };
+        if let Some(namespace) = namespace.filter(|n| *n != snapshot.settings.namespace) {
+            soon.push(Need::Namespaces(Select::named("", namespace)));
+        }
+        if is_clusters && snapshot.additions != Some(false) {
+            let (namespace, name) = &snapshot.settings.dns;
+            soon.push(Need::Services(Select::named(namespace, name)));
+            soon.push(Need::Slices(Select::of_service(namespace, name)));
+        }
+        soon
+    }
+
+    fn decide_nothing(
         &mut self,
         name: &Name,
         nothing: Nothing,
@@ -269,7 +296,7 @@ impl Walk<'_> {
         only_dns: bool,
     ) -> Step<Resolution<Candidates>> {
         let names = questions(name, &self.snapshot.settings.namespace, domain);
-        if names.is_empty() {
+        if names.is_empty() || self.is_missing(&names, domain)? {
             return Err(Stop::Error(otherwise));
         }
         Ok(Resolution::Dns(Question {
@@ -278,6 +305,23 @@ impl Walk<'_> {
             otherwise,
             only_dns,
         }))
+    }
+
+    /// Whether the cluster's DNS would say the same: it has no other source for these names.
+    ///
+    /// Where Pods' names with an address are, it makes some up.
+    fn is_missing(&self, names: &[Name], domain: &Domain) -> Step<bool> {
+        let of_objects = |name: &Name| {
+            let labels = before(name.as_str(), domain.cluster().as_str());
+            labels.is_some_and(|labels| labels.rsplit('.').next() != Some("pod"))
+        };
+        if !names.iter().all(of_objects) {
+            return Ok(false);
+        }
+        match self.snapshot.additions {
+            Some(additions) => Ok(!additions),
+            None => Err(Stop::needs(Need::Additions)),
+        }
     }
 
     fn not_found(

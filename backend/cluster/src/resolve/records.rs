@@ -10,7 +10,8 @@ use crate::fetch::is_forbidden;
 use crate::name::undash;
 use crate::objects::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
 use crate::records::{Form, Part, addresses, form, of_service, pointer};
-use crate::snapshot::{Snapshot, Step, Stop};
+use crate::select::Select;
+use crate::snapshot::{Need, Snapshot, Step, Stop};
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
 
 /// The records of a name, which is taken to be in full.
@@ -21,7 +22,7 @@ pub(crate) fn records(
     notes: &mut Notes,
 ) -> Step<Known> {
     let mut walk = Walk { snapshot, notes };
-    let domain = domain(snapshot)?;
+    let domain = domain(snapshot).map_err(|stop| stop.with_soon(soon(name, &snapshot.guess)))?;
     if !domain.contains(name) {
         return Ok(Known::Outside);
     }
@@ -33,11 +34,28 @@ pub(crate) fn records(
         return Ok(Known::Ask { otherwise: None });
     }
     let found = walk.under_domain(form, wanted, &domain);
+    if let (Ok(Found::Missing), false) = (&found, matches!(form, Form::Pod { .. })) {
+        match snapshot.additions {
+            Some(true) => {}
+            Some(false) => return Ok(Known::Missing),
+            None => return Err(Stop::needs(Need::Additions)),
+        }
+    }
     let missing = || LookupError::NameNotFound {
         name: name.to_string(),
         because: "no service, endpoint, pod or namespace has it".into(),
     };
     settle(found, missing)
+}
+
+/// What a name needs as a rule, if the domain is what it is taken to be.
+fn soon(name: &Name, guess: &Domain) -> Vec<Need> {
+    match form(name, guess) {
+        Some(Form::Service {
+            namespace, name, ..
+        }) => vec![Need::Services(Select::named(namespace, name))],
+        _ => Vec::new(),
+    }
 }
 
 /// The names of an address.

@@ -321,6 +321,7 @@ impl World {
     fn fill(&self, snapshot: &mut Snapshot<'_>, need: Need) {
         match need {
             Need::Domain => snapshot.domain = Some(snapshot.guess.clone()),
+            Need::Additions => snapshot.additions = Some(true),
             Need::Services(select) => {
                 let found = self.read("services", &self.services, &select);
                 snapshot.services.insert(select, found);

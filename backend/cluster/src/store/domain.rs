@@ -1,21 +1,42 @@
-//! The cluster's domain: given, or found once in the configuration of CoreDNS.
+//! The cluster's domain: given, or found once in the configuration of CoreDNS; and whether that has more names than the
+//! objects, which is read again when it is a minute old.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kubevpn_target::Name;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
+use super::entry::RIGHTS;
+use super::validity::lock;
 use crate::Domain;
-use crate::corefile::cluster_zones;
+use crate::corefile::{adds_names, cluster_zones};
 use crate::fetch::{Failure, Server, get, is_forbidden};
 use crate::settings::Settings;
+
+/// How long it is believed what CoreDNS adds: it reads its own configuration again once in 30 s
+/// (coredns.io, plugin `reload`).
+const ADDITIONS: Duration = Duration::from_secs(60);
 
 /// Known from the start where it was given; else read once, when a name first depends on it.
 pub(super) struct DomainCell {
     known: OnceCell<Arc<Domain>>,
     /// What most clusters have.
     usual: Arc<Domain>,
+    /// The configuration is CoreDNS's own: it is the DNS that is asked, and it says what the domain is.
+    is_coredns: bool,
+    additions: Mutex<Option<Additions>>,
+    /// Held while the configuration is read for the additions alone.
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// Whether the DNS may know names that no object has, and until when that is believed.
+#[derive(Clone, Copy)]
+struct Additions {
+    any: bool,
+    until: Instant,
 }
 
 impl DomainCell {
@@ -23,8 +44,57 @@ impl DomainCell {
         let of = |name: &Name| Arc::new(Domain::new(name.clone(), settings.suffixes.clone()));
         let given = settings.domain.as_ref().map(of);
         Self {
+            is_coredns: given.is_none() && settings.dns == Settings::default().dns,
             known: OnceCell::new_with(given),
             usual: of(&Domain::usual()),
+            additions: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether the next question for the additions takes a call.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_coredns && self.known.initialized() && self.additions().is_none()
+    }
+
+    /// Whether the DNS may know names that no object has, while that is believed.
+    pub(super) fn additions(&self) -> Option<bool> {
+        let additions = (*lock(&self.additions))?;
+        (Instant::now() < additions.until).then_some(additions.any)
+    }
+
+    fn adds(&self, any: bool, believed: Duration) {
+        let until = Instant::now() + believed;
+        *lock(&self.additions) = Some(Additions { any, until });
+    }
+
+    /// Whether the DNS may know names under the domain that no object has. It may, where that cannot be told.
+    ///
+    /// Cancellation: the next caller asks again.
+    pub(super) async fn adds_names(&self, server: &Server) -> bool {
+        let Some(domain) = self.known.get().filter(|_| self.is_coredns) else {
+            return true;
+        };
+        if let Some(any) = self.additions() {
+            return any;
+        }
+        let _reading = self.reading.lock().await;
+        if let Some(any) = self.additions() {
+            return any;
+        }
+        match corefile(server).await {
+            Ok(corefile) => {
+                let any = corefile.is_none_or(|text| adds_names(&text, domain.cluster()));
+                self.adds(any, ADDITIONS);
+                any
+            }
+            Err(failure) => {
+                tracing::debug!("{failure}");
+                if is_forbidden(&failure) {
+                    self.adds(true, RIGHTS);
+                }
+                true
+            }
         }
     }
 
@@ -48,21 +118,23 @@ impl DomainCell {
     }
 
     async fn find(&self, server: &Server, settings: &Settings) -> Result<Arc<Domain>, Failure> {
-        let zones = match corefile(server).await {
-            Ok(corefile) => cluster_zones(&corefile.unwrap_or_default()),
+        let corefile = match corefile(server).await {
+            Ok(corefile) => corefile.unwrap_or_default(),
             Err(failure) if is_forbidden(&failure) => {
                 tracing::debug!("{failure}");
-                Vec::new()
+                String::new()
             }
             Err(failure) => return Err(failure),
         };
-        let mut zones = zones.into_iter();
+        let mut zones = cluster_zones(&corefile).into_iter();
         let Some(first) = zones.next() else {
+            self.adds(true, RIGHTS);
             tracing::debug!("the cluster's domain is taken to be {}", self.usual);
             return Ok(self.usual.clone());
         };
         // Objects are looked up under one domain; the names under others are for the cluster's DNS.
         let suffixes = settings.suffixes.iter().cloned().chain(zones);
+        self.adds(adds_names(&corefile, &first), ADDITIONS);
         let domain = Domain::new(first, suffixes);
         tracing::debug!("the cluster's domain is {domain}, by the configuration of CoreDNS");
         Ok(Arc::new(domain))

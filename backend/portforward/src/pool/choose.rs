@@ -40,6 +40,8 @@ pub(crate) struct Demand {
     pub(crate) hurried: bool,
     /// It has not waited long yet.
     pub(crate) patient: bool,
+    /// An upgrade is worth a wait where a session can be shared.
+    pub(crate) quick: bool,
     /// Lately a connection found no session free: one is kept ready.
     pub(crate) spare: bool,
 }
@@ -110,7 +112,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
         let open = opening <= waiting && opening < config.upgrades_at_once;
         let mine = opening + usize::from(open) > waiting;
         let what = match share {
-            Some(&(index, _)) if !(patient && mine) => What::Share(index),
+            Some(&(index, _)) if !(patient && demand.quick && mine) => What::Share(index),
             _ => What::Wait,
         };
         return Choice { what, open };
@@ -152,6 +154,7 @@ mod tests {
         allowance: 4,
         hurried: false,
         patient: true,
+        quick: true,
         spare: false,
     };
 
@@ -213,6 +216,16 @@ mod tests {
             (What::Share(1), false),
             "but not at any price"
         );
+        let far = Demand {
+            quick: false,
+            ..CALM
+        };
+        assert_eq!(pick(&[live(1)], far), (What::Share(0), true));
+        let bulk = View {
+            busy: true,
+            ..live(1)
+        };
+        assert_eq!(pick(&[bulk], far), (What::Wait, true));
     }
 
     #[test]

@@ -27,6 +27,9 @@ const JUMP: Duration = Duration::from_secs(5);
 /// a probe goes there: so the rest of the session lives for 2.7 hours.
 const RENEW: Duration = Duration::from_secs(200);
 
+/// A session used this recently, in milliseconds, is likely to be used again.
+const IN_USE: u64 = 60_000;
+
 const DEAD: &str = "the connection to the cluster stopped answering";
 const WEDGED: &str = "the connection's session to the pod stopped carrying data";
 const STALLED: &str = "not read for too long while others waited on the same session";
@@ -123,6 +126,7 @@ impl Pool {
         let now = self.epoch.now();
         let mut rounds = Vec::new();
         let mut state = self.state();
+        let far = !state.upgrades_take(self.config.share_after);
         let mut counts = std::mem::take(&mut state.counts);
         for (id, pod) in &mut state.pods {
             for entry in &mut pod.sessions {
@@ -131,6 +135,7 @@ impl Pool {
                     entry,
                     now,
                     epoch: self.epoch,
+                    far,
                     config: &self.config,
                     counts: &mut counts,
                 };
@@ -185,6 +190,8 @@ struct Look<'a> {
     entry: &'a mut Entry,
     now: u64,
     epoch: Epoch,
+    /// A round trip to the API server is worth sparing.
+    far: bool,
     config: &'a Config,
     counts: &'a mut Stats,
 }
@@ -217,13 +224,21 @@ impl Look<'_> {
             }
             Verdict::Wedged => self.split(),
         }
-        let unused = self.entry.connections.is_empty()
-            && self.now.saturating_sub(self.entry.used) >= ms(self.config.idle);
+        let idle = match self.entry.ahead {
+            true => self.config.idle_ahead,
+            false => self.config.idle,
+        };
+        let since_use = self.now.saturating_sub(self.entry.used);
+        let unused = self.entry.connections.is_empty() && since_use >= ms(idle);
         if unused && !self.entry.retired {
             tracing::debug!(pod = %self.pod, session = self.entry.id, "unused, closing");
             self.entry.retire();
         }
-        let silent = self.now.saturating_sub(heard) >= ms(self.config.ping_every);
+        let ping_every = match self.far && since_use < IN_USE {
+            true => self.config.ping_in_use,
+            false => self.config.ping_every,
+        };
+        let silent = self.now.saturating_sub(heard) >= ms(ping_every);
         let overdue = |l: &Arc<Connection>| {
             l.asked()
                 .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))

@@ -1,6 +1,6 @@
 //! What the pool knows, behind its one lock. Nothing here waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -22,6 +22,10 @@ const SPARE: u64 = 60_000;
 const UNREAD: usize = 128 * 1024;
 /// Ports of one Pod that are remembered as good.
 const PORTS: usize = 64;
+/// How many of the last upgrades are looked at to see how long they take.
+const UPGRADES: usize = 4;
+/// How long no session is opened ahead after one could not be, in milliseconds.
+const COLD: u64 = 5_000;
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -30,6 +34,10 @@ pub(crate) struct State {
     pub(crate) sessions: usize,
     /// Of these, all but the first of each Pod.
     pub(crate) extras: usize,
+    /// Upgrades under way that no connection asked for.
+    pub(crate) warming: usize,
+    /// How long the last upgrades took, the newest at the end.
+    took: VecDeque<Duration>,
     /// Tasks that drive a session.
     pub(crate) drivers: usize,
     pub(crate) next_id: u64,
@@ -56,6 +64,8 @@ pub(crate) struct Pod {
     pub(crate) failure: Option<Failed>,
     /// Until when one more session than needed is kept.
     spare_until: u64,
+    /// Until when none is opened ahead.
+    cold_until: u64,
     /// Until when each port is taken to be good.
     good: HashMap<u16, u64>,
     /// Connections whose client has ended, in the order they did.
@@ -107,6 +117,8 @@ pub(crate) struct Entry {
     /// Its connections, also those only waiting for their end.
     pub(crate) connections: Vec<Arc<Connection>>,
     pub(crate) used: u64,
+    /// It was opened ahead, and no connection has used it yet.
+    pub(crate) ahead: bool,
     /// The last request id.
     pub(crate) request: u64,
     /// Takes no new connections, and closes with its last.
@@ -154,11 +166,29 @@ impl State {
         self.entries().filter(idle).min_by_key(|e| e.used)
     }
 
+    /// Sessions that were opened ahead, or are being opened so, and that no connection has used yet.
+    pub(crate) fn ahead(&self) -> usize {
+        let sessions = self.pods.values().flat_map(|pod| &pod.sessions);
+        self.warming + sessions.filter(|e| e.ahead && !e.retired).count()
+    }
+
+    pub(crate) fn upgrade_took(&mut self, took: Duration) {
+        if self.took.len() == UPGRADES {
+            self.took.pop_front();
+        }
+        self.took.push_back(took);
+    }
+
+    /// Whether an upgrade may be had within this time, by the fastest of the last.
+    pub(crate) fn upgrades_take(&self, at_most: Duration) -> bool {
+        self.took.iter().min().is_none_or(|took| *took <= at_most)
+    }
+
     /// Forgets what is nowhere in use.
     pub(crate) fn prune(&mut self, now: u64) {
         self.pods.retain(|_, pod| {
             pod.good.retain(|_, until| *until > now);
-            !(pod.is_unused() && pod.good.is_empty())
+            !(pod.is_unused() && pod.good.is_empty()) || pod.is_cold(now)
         });
     }
 
@@ -206,6 +236,15 @@ impl Pod {
         let sessions = self.sessions.iter().enumerate();
         let fit = sessions.filter(|(_, e)| fit(e));
         fit.map(|(index, e)| (index, e.view(now, config))).collect()
+    }
+
+    /// No session could be opened ahead.
+    pub(crate) fn leave_cold(&mut self, now: u64) {
+        self.cold_until = now + COLD;
+    }
+
+    pub(crate) fn is_cold(&self, now: u64) -> bool {
+        self.cold_until > now
     }
 
     pub(crate) fn want_spare(&mut self, now: u64) {

@@ -414,6 +414,91 @@ async fn unused_sessions_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_opened_ahead_serves_the_first_connection() {
+    let (node, pool) = Node::start(quick());
+    assert!(!pool.is_warm(&to(ECHO)));
+    for _ in 0..3 {
+        pool.warm(&to(ECHO));
+    }
+    settle().await;
+    assert!(pool.is_warm(&to(ECHO)));
+    pool.warm(&to(ECHO));
+    let first = open(&pool).await;
+    assert_eq!(node.upgrades(), 1);
+    // From now on it is kept as any other.
+    drop(first);
+    sleep(quick().idle_ahead + 4 * S).await;
+    assert_eq!(pool.stats().sessions, [1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dial_waits_for_the_session_that_is_opened_ahead() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(100, SeqCst);
+    pool.warm(&to(ECHO));
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_opened_ahead_are_few_and_go_unused() {
+    let (node, pool) = Node::start(quick());
+    let pods = (0..100).map(|n| PodPort {
+        pod: format!("pod-{n}"),
+        ..to(ECHO)
+    });
+    for pod in pods {
+        pool.warm(&pod);
+    }
+    settle().await;
+    let bound = quick().ahead;
+    assert_eq!((node.upgrades(), pool.stats().sessions[0]), (bound, bound));
+    sleep(quick().idle_ahead + 4 * S).await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    pool.warm(&to(ECHO));
+    settle().await;
+    assert!(pool.is_warm(&to(ECHO)), "there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
+    let (node, pool) = Node::start(quick());
+    *node.refuse.lock().unwrap() = Some(ForwardError::session_lost("web-0".into(), "no"));
+    for _ in 0..8 {
+        pool.warm(&to(ECHO));
+        settle().await;
+    }
+    assert_eq!(node.upgrades(), 1);
+    sleep(6 * S).await;
+    pool.warm(&to(ECHO));
+    settle().await;
+    assert_eq!(node.upgrades(), 2);
+    // A dial is none of these attempts.
+    *node.refuse.lock().unwrap() = None;
+    open(&pool).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_upgrades_take_long_nobody_waits_for_one_in_vain() {
+    let (node, pool) = Node::start(quick());
+    node.upgrade_ms.store(100, SeqCst);
+    let first = open(&pool).await;
+    let began = Instant::now();
+    let second = open(&pool).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "it is shared");
+    sleep(S).await;
+    assert_eq!(node.upgrades(), 2, "and one more is opened beside");
+    let third = open(&pool).await;
+    let state = pool.state();
+    let sessions = state.pods.values().flat_map(|p| &p.sessions);
+    let mut connections: Vec<_> = sessions.map(|s| s.connections.len()).collect();
+    connections.sort_unstable();
+    assert_eq!(connections[..2], [1, 2]);
+    drop(state);
+    drop((first, second, third));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
     let (_node, pool) = Node::start(quick());
     let burst = (open(&pool).await, open(&pool).await, open(&pool).await);

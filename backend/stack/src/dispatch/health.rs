@@ -7,6 +7,8 @@ use std::time::Duration;
 use kubevpn_cluster::{Endpoint, PodRef};
 use tokio::time::Instant;
 
+use crate::ahead::Ways;
+
 /// How long a Pod whose dial failed gets no connection while there are others: doubling with each failure in a row.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(5);
 const LAST_BACK_OFF: Duration = Duration::from_secs(60);
@@ -75,8 +77,14 @@ impl Health {
     }
 
     /// Takes the best endpoint out of `left`, and counts a dial on its Pod until the lease is dropped. With `warm` those
-    /// that are warm come first.
-    pub(super) fn take(&self, left: &mut Vec<Endpoint>, warm: bool) -> Option<(Endpoint, Lease)> {
+    /// that are warm come first. Where the way to the best is not open and that to another healthy one is, that one is
+    /// taken, and the way to the best opened beside.
+    pub(super) fn take(
+        &self,
+        left: &mut Vec<Endpoint>,
+        warm: bool,
+        ways: &Ways,
+    ) -> Option<(Endpoint, Lease)> {
         let mut known = self.lock();
         let now = Instant::now();
         let rank = |endpoint: &Endpoint| match known.pods.get(&endpoint.pod) {
@@ -88,7 +96,15 @@ impl Health {
                 pod.last_pick,
             ),
         };
-        let best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
+        let mut best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
+        if left.len() > 1 && !ways.is_warm(&left[best]) {
+            let open = |i: &usize| !rank(&left[*i]).0 && ways.is_warm(&left[*i]);
+            let others = (0..left.len()).filter(open);
+            if let Some(other) = others.min_by_key(|i| rank(&left[*i])) {
+                ways.warm(&left[best]);
+                best = other;
+            }
+        }
         let endpoint = left.swap_remove(best);
         known.picks += 1;
         let pick = known.picks;
@@ -124,7 +140,7 @@ impl Health {
         let at = left.iter().position(|e| e.pod == *pod)?;
         drop(known);
         let mut only = vec![left.swap_remove(at)];
-        self.take(&mut only, false)
+        self.take(&mut only, false, &Ways::default())
     }
 
     /// Notes which Pod served it.

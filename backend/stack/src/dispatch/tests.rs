@@ -108,6 +108,64 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
     assert!(dials.values().all(|n| *n >= 8), "{dials:?}");
 }
 
+/// Ways that are open, and those that were to be opened.
+#[derive(Clone, Default)]
+struct Open(Arc<Mutex<(Vec<String>, Vec<String>)>>);
+
+impl Ahead for Open {
+    fn expect(&self) {}
+
+    fn warm(&self, to: &PodPort) {
+        self.0.lock().unwrap().1.push(to.pod.clone());
+    }
+
+    fn is_warm(&self, to: &PodPort) -> bool {
+        self.0.lock().unwrap().0.contains(&to.pod)
+    }
+}
+
+impl Open {
+    fn open(&self, pod: &str) {
+        self.0.lock().unwrap().0.push(pod.into());
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().1)
+    }
+}
+
+#[tokio::test]
+async fn a_pod_whose_way_is_open_serves_while_the_way_to_another_is_opened() {
+    let (leaf, ways) = (Leaf::default(), Open::default());
+    let dial = layer().ahead(ways.clone()).layer(leaf.service());
+    let next = || dial.clone().oneshot(candidates(&["a", "b"]));
+    let mut held = vec![next().await.unwrap()];
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 0));
+    assert!(ways.asked().is_empty(), "a dial opens its own way");
+    ways.open("a");
+    held.push(next().await.unwrap());
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (2, 0));
+    assert_eq!(ways.asked(), ["b"]);
+    ways.open("b");
+    for _ in 0..2 {
+        held.push(next().await.unwrap());
+    }
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (2, 2));
+    assert!(ways.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_that_fails_is_not_preferred_for_its_open_way() {
+    let (leaf, ways) = (Leaf::default(), Open::default());
+    let dial = layer().ahead(ways.clone()).layer(leaf.service());
+    ways.open("a");
+    leaf.refuse("a", Refusal::Refused);
+    for _ in 0..3 {
+        dial.clone().oneshot(candidates(&["a", "b"])).await.unwrap();
+    }
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 3));
+}
+
 #[tokio::test]
 async fn a_failed_dial_takes_the_next_and_avoids_the_first_for_a_while() {
     let leaf = Leaf::default();

@@ -6,7 +6,7 @@ use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{Name as DnsName, RData, Record as DnsRecord, RecordType};
 use kubevpn_cluster::{Known, Record, RecordKind, Records, Subscription};
-use kubevpn_target::{BoxError, ConnectError, Name, Refusal, Stream};
+use kubevpn_target::{BoxError, ConnectError, Host, Name, Refusal, Stream};
 use tower_service::Service;
 
 use super::fetch;
@@ -31,7 +31,11 @@ where
     pub async fn answer(&self, query: &Query) -> Result<Message, ConnectError> {
         let (zone, known) = self.look(query).await?;
         let records = match known {
-            Known::Records(records) => Ok(records),
+            Known::Records(records) => {
+                self.connects_next(query, &records);
+                Ok(records)
+            }
+            Known::Missing => Err(()),
             Known::Outside => return Err(not_ours(query)),
             Known::Ask { otherwise } => {
                 let fetch = fetch(query, &self.cluster, &self.pods);
@@ -59,11 +63,6 @@ where
             };
             return Ok((zone, known));
         }
-        let domain = self.cluster.domain().await;
-        let zones = domain.endings().filter_map(|ending| in_full(ending).ok());
-        let Some(zone) = zones.into_iter().find(|zone| zone.zone_of(name)) else {
-            return Err(not_ours(query));
-        };
         let wanted = match query.query_type() {
             RecordType::A => RecordKind::A,
             RecordType::AAAA => RecordKind::Aaaa,
@@ -75,7 +74,25 @@ where
             // Not a name that an object could have.
             Err(_) => Known::Ask { otherwise: None },
         };
-        Ok((zone, known))
+        if let Known::Outside = known {
+            return Err(not_ours(query));
+        }
+        let domain = self.cluster.domain().await;
+        let zones = domain.endings().filter_map(|ending| in_full(ending).ok());
+        match zones.into_iter().find(|zone| zone.zone_of(name)) {
+            Some(zone) => Ok((zone, known)),
+            None => Err(not_ours(query)),
+        }
+    }
+
+    /// A client that was told a Service's address connects to it next, as a rule: the way to one of its Pods is opened.
+    fn connects_next(&self, query: &Query, records: &Records) {
+        let asked = matches!(query.query_type(), RecordType::A | RecordType::AAAA);
+        let name = Name::parse(&query.name().to_ascii());
+        let (true, false, Ok(name)) = (asked, records.answers.is_empty(), name) else {
+            return;
+        };
+        self.warm(Host::Name(name));
     }
 }
 

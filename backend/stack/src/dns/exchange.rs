@@ -1,6 +1,7 @@
 //! One question over one stream.
 
-use std::fmt::Display;
+use std::collections::VecDeque;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
@@ -37,6 +38,32 @@ impl Question for Name {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         both(stream, self).await
+    }
+}
+
+/// Names in the order in which they are searched, for the addresses of the first that exists. All of them are asked for at
+/// once: one after the other they would take a round trip each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Names(pub(crate) Vec<Name>);
+
+impl Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(Name::to_string).collect();
+        f.write_str(&names.join(", "))
+    }
+}
+
+impl Question for Names {
+    type Answer = Answered;
+
+    async fn ask<S>(&self, stream: &mut S) -> Result<Answered, DnsError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        match &*self.0 {
+            [name] => both(stream, name).await,
+            names => first(stream, names).await,
+        }
     }
 }
 
@@ -115,6 +142,112 @@ where
     match v4_first {
         true => merge(first, second),
         false => merge(second, first),
+    }
+}
+
+/// One name, asked for in both families.
+struct Asked {
+    v4: Asking,
+    v6: Asking,
+}
+
+impl Asked {
+    fn is_answered(&self) -> bool {
+        self.v4.answer.is_some() && self.v6.answer.is_some()
+    }
+}
+
+struct Asking {
+    question: message::Question,
+    answer: Option<Result<Answered, DnsError>>,
+}
+
+impl Asking {
+    /// Takes an answer; `false` if it is to another question.
+    fn take(&mut self, message: &[u8]) -> bool {
+        let answer = match self.question.read(message) {
+            Ok(None) => return false,
+            Ok(Some(answer)) => Ok(answer),
+            Err(error) => Err(error),
+        };
+        let open = self.answer.is_none();
+        if open {
+            self.answer = Some(answer);
+        }
+        open
+    }
+
+    fn has_addresses(&self) -> bool {
+        matches!(&self.answer, Some(Ok(answer)) if !answer.addresses.is_empty())
+    }
+}
+
+async fn first<S>(stream: &mut S, names: &[Name]) -> Result<Answered, DnsError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut asked = VecDeque::new();
+    let mut id: Option<u16> = None;
+    for name in names {
+        let mut of = |record| -> Result<Asking, DnsError> {
+            let mut question = message::Question::new(name, record)?;
+            // The first is random, and no two are the same.
+            question.id = id.map_or(question.id, |id| id.wrapping_add(1));
+            id = Some(question.id);
+            let answer = None;
+            Ok(Asking { question, answer })
+        };
+        asked.push_back(Asked {
+            v4: of(RecordType::A)?,
+            v6: of(RecordType::AAAA)?,
+        });
+    }
+    let questions = asked.iter().flat_map(|a| [&a.v4.question, &a.v6.question]);
+    write(stream, questions).await?;
+    let mut ttl: Option<Duration> = None;
+    loop {
+        // The names before the first one are known not to exist.
+        while asked.front().is_some_and(Asked::is_answered)
+            && let Some(Asked { v4, v6 }) = asked.pop_front()
+            && let (Some(v4), Some(v6)) = (v4.answer, v6.answer)
+        {
+            let answered = merge(v4, v6)?;
+            if !answered.addresses.is_empty() || answered.alias.is_some() {
+                return Ok(answered);
+            }
+            ttl = Some(ttl.unwrap_or(answered.ttl).min(answered.ttl));
+        }
+        let Some(front) = asked.front_mut() else {
+            return Ok(Answered {
+                addresses: Vec::new(),
+                alias: None,
+                ttl: ttl.unwrap_or_default(),
+            });
+        };
+        let half = front.v4.has_addresses() || front.v6.has_addresses();
+        let received = match half {
+            true => {
+                let received = timeout(OTHER_FAMILY, read(stream)).await;
+                received.unwrap_or(Err(DnsError::TimedOut(OTHER_FAMILY)))
+            }
+            false => read(stream).await,
+        };
+        match received {
+            Ok(message) => {
+                let mut asking = asked.iter_mut().flat_map(|a| [&mut a.v4, &mut a.v6]);
+                if !asking.any(|asking| asking.take(&message)) {
+                    return Err(DnsError::NotOurs);
+                }
+            }
+            Err(error) if half => {
+                let missing = match front.v4.answer {
+                    None => &mut front.v4,
+                    Some(_) => &mut front.v6,
+                };
+                missing.answer = Some(Err(error));
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -267,6 +400,73 @@ mod tests {
                 assert_eq!(ips(answered.await.unwrap()), [wanted]);
             }
         }
+    }
+
+    fn names() -> Names {
+        let names = ["a.test.", "b.test.", "c.test."];
+        Names(names.map(|name| Name::parse(name).unwrap()).into())
+    }
+
+    /// What comes of a server that answers six questions in this order: name and family, with these addresses each.
+    async fn searched(
+        order: &[usize],
+        ips: impl Fn(&Message) -> Vec<&'static str>,
+    ) -> Result<Answered, DnsError> {
+        let (mut ours, mut theirs) = tokio::io::duplex(4096);
+        let server = async {
+            let mut questions = Vec::new();
+            for _ in 0..6 {
+                let question = read(&mut theirs).await.unwrap();
+                questions.push(Message::from_vec(&question).unwrap());
+            }
+            for n in order {
+                let question = &questions[*n];
+                reply(&mut theirs, &answer(question, &ips(question), 30)).await;
+            }
+            if order.len() < 6 {
+                tokio::time::sleep(PATIENCE).await;
+            }
+        };
+        let names = names();
+        tokio::select! {
+            answered = ask(&mut ours, &names) => answered,
+            () = async { server.await; std::future::pending().await } => unreachable!(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_names_asked_for_at_once_the_first_that_exists_counts() {
+        let of = |name: &'static str, ip: &'static str| {
+            move |question: &Message| {
+                let asked = question.queries[0].name().to_ascii();
+                if asked == name { vec![ip] } else { vec![] }
+            }
+        };
+        let all = [0, 1, 2, 3, 4, 5];
+        let backwards = [5, 4, 3, 2, 1, 0];
+        for order in [all, backwards] {
+            let found = searched(&order, of("b.test.", "10.0.0.1")).await;
+            assert_eq!(ips(found.unwrap()), ["10.0.0.1"]);
+            let found = searched(&order, of("no.test.", "10.0.0.1")).await.unwrap();
+            assert_eq!(
+                (found.addresses.len(), found.ttl),
+                (0, Duration::from_secs(5))
+            );
+            // Of two the first, whichever came first.
+            let found = searched(&order, |question| {
+                match &*question.queries[0].name().to_ascii() {
+                    "a.test." => vec!["10.0.0.1"],
+                    _ => vec!["10.0.0.2"],
+                }
+            });
+            assert_eq!(ips(found.await.unwrap()), ["10.0.0.1"]);
+        }
+        // Those behind it are not waited for, nor the other family for long.
+        let found = searched(&[0], of("a.test.", "10.0.0.1")).await;
+        assert_eq!(ips(found.unwrap()), ["10.0.0.1"]);
+        // Those before it are.
+        let silent = searched(&[2, 3, 4, 5], of("b.test.", "10.0.0.1")).await;
+        assert!(matches!(silent, Err(DnsError::TimedOut(PATIENCE))));
     }
 
     #[tokio::test(start_paused = true)]

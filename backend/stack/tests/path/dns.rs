@@ -190,11 +190,15 @@ async fn names_that_lead_to_services_and_pods() {
             "productpage",
             vec!["far.corp.test.", "near.corp.test."],
         ),
-        // As a Pod would search for it.
+        // As a Pod would search for it, but all at once.
         (
             "rewritten:9080",
             "productpage",
-            vec!["rewritten.default.svc.cluster.local."],
+            vec![
+                "rewritten.default.svc.cluster.local.",
+                "rewritten.svc.cluster.local.",
+                "rewritten.cluster.local.",
+            ],
         ),
     ] {
         let stream = connect.clone().connect(target(asked)).await.expect(asked);
