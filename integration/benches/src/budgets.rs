@@ -7,7 +7,7 @@
 //! The Pods of the first two parts are kwok's, behind the real API server. `--only PART` takes one; the outage takes
 //! ten minutes, or `--down SECONDS`.
 
-mod gateway;
+pub(crate) mod gateway;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

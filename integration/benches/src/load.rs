@@ -4,7 +4,7 @@ mod client;
 mod dial;
 mod latency;
 mod open;
-mod rate;
+pub(crate) mod rate;
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl Figure {
         }
     }
 
-    fn goal(self, goal: Goal) -> Self {
+    pub(crate) fn goal(self, goal: Goal) -> Self {
         let goal = Some(goal);
         Self { goal, ..self }
     }

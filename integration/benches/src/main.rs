@@ -13,18 +13,21 @@
 //! `reviews`.
 //!
 //! `load.rs` is what the clients do, `wire.rs` what they say, `subject.rs` what they go through, `cpu.rs` who used the
-//! processors, `report.rs` what is said about it. `frontends.rs` is a bench of its own: the frontends without a cluster.
+//! processors, `report.rs` what is said about it. `frontends.rs` is a bench of its own: the frontends without a cluster;
+//! `line.rs` another: everything over a long line, in round trips.
 
 mod budgets;
 mod cpu;
 mod forwarder;
 mod frontends;
+mod line;
 mod load;
 mod report;
 mod subject;
 mod wire;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -69,6 +72,9 @@ struct Args {
     /// Another subject: NAME=COMMAND, with {port} where the local port goes
     #[arg(long = "peer", value_name = "NAME=COMMAND")]
     peers: Vec<String>,
+    /// Measure over lines that take this long for a round trip instead: 10ms, 50ms, 150ms
+    #[arg(long = "line", value_name = "TIME", value_parser = line::length)]
+    lines: Vec<Duration>,
     #[command(flatten)]
     part: Part,
     /// Keep the measurements that the raw file has
@@ -133,6 +139,22 @@ async fn main() -> anyhow::Result<()> {
     } else {
         Sizes::FULL
     };
+    if !args.lines.is_empty() {
+        kinds.retain(|kind| matches!(kind, Kind::Ours(_) | Kind::Kubectl { .. }));
+        let earlier = match &args.part.raw {
+            Some(path) if args.add => report::load(path)?,
+            _ => Vec::new(),
+        };
+        let rounds = line::run(&lab, &kinds, &args.lines, args.rounds, earlier).await?;
+        if let Some(path) = &args.part.raw {
+            report::save(path, &rounds)?;
+        }
+        let text = report::figures(&rounds, Page::Line)?;
+        return match &args.part.report {
+            Some(path) => report::insert(path, Page::Line, &text),
+            None => report::print(&text),
+        };
+    }
     let workloads: Vec<Workload> = Workload::ALL
         .into_iter()
         .filter(|workload| begins(&workload.title(), &args.part.only))

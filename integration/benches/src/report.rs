@@ -108,6 +108,7 @@ pub(crate) fn save(path: &Path, rounds: &[Round]) -> anyhow::Result<()> {
 pub(crate) enum Page {
     Cluster,
     Frontends,
+    Line,
 }
 
 impl Page {
@@ -115,19 +116,20 @@ impl Page {
         match self {
             Self::Cluster => ("<!-- measured: begin -->\n", "<!-- measured: end -->"),
             Self::Frontends => ("<!-- frontends: begin -->\n", "<!-- frontends: end -->"),
+            Self::Line => ("<!-- line: begin -->\n", "<!-- line: end -->"),
         }
     }
 
     fn rival(self) -> &'static str {
         match self {
-            Self::Cluster => "kubectl",
+            Self::Cluster | Self::Line => "kubectl",
             Self::Frontends => "peer",
         }
     }
 
     fn is_rival(self, subject: &str) -> bool {
         match self {
-            Self::Cluster => is_kubectl(subject),
+            Self::Cluster | Self::Line => is_kubectl(subject),
             Self::Frontends => !is_ours(subject),
         }
     }

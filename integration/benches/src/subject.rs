@@ -116,10 +116,19 @@ impl Subject {
 
     /// The same with forwards for these ports, where the kind needs one for each.
     pub(crate) async fn start_for(kind: &Kind, lab: &Lab, ports: &[Port]) -> anyhow::Result<Self> {
-        let kubeconfig = lab.kubeconfig();
-        let spawn = |command| spawn(command, &kubeconfig);
+        Self::start_on(kind, lab, &lab.kubeconfig(), ports).await
+    }
+
+    /// The same on this kubeconfig.
+    pub(crate) async fn start_on(
+        kind: &Kind,
+        lab: &Lab,
+        kubeconfig: &Path,
+        ports: &[Port],
+    ) -> anyhow::Result<Self> {
+        let spawn = |command| spawn(command, kubeconfig);
         let (child, way) = match kind {
-            Kind::Ours(path) => return Self::proxy(path, &kubeconfig, &[]).await,
+            Kind::Ours(path) => return Self::proxy(path, kubeconfig, &[]).await,
             Kind::Kubectl { websocket } => {
                 let mut forwards = Vec::new();
                 let mut words = Vec::new();

@@ -9,7 +9,7 @@
 //! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
 //! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one;
 //! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
-//! `upgrades` asks for a port-forward in every way a client might.
+//! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -38,6 +38,7 @@ mod command;
 mod daemon;
 mod debian;
 mod guests;
+mod line;
 mod node;
 mod process;
 mod scale;
@@ -51,6 +52,7 @@ pub use self::check::Claim;
 pub use self::clients::{Client, Listener, Passage, write_page};
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::Daemon;
+pub use self::line::{Length, Line};
 pub use self::process::Signal;
 pub use self::scale::{Asked, Connections, Measured, contradictions};
 pub use self::upgrades::Answer;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 const LONGEST_HEAD: usize = 32 << 10;
 
 /// The kubeconfig with another address of its server.
-fn kubeconfig_at(
+pub(crate) fn kubeconfig_at(
     kubeconfig: &Path,
     server: impl FnOnce(&str) -> String,
 ) -> anyhow::Result<tempfile::NamedTempFile> {

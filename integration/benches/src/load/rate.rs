@@ -11,7 +11,7 @@ use crate::subject::{Port, Subject};
 use crate::wire;
 
 /// `clients` loops for the length of the window; how often the body ran, and how often it failed.
-async fn in_parallel<F>(clients: usize, window: Duration, body: F) -> (u64, u64)
+pub(crate) async fn in_parallel<F>(clients: usize, window: Duration, body: F) -> (u64, u64)
 where
     F: AsyncFn() -> anyhow::Result<()>,
 {

@@ -1,0 +1,278 @@
+//! A long line to a server on this machine: a relay on loopback on which bytes take their time.
+//!
+//! The kernels that the lab runs on have no netem. So each direction of a connection is a queue here: a piece is stamped
+//! when it comes, and passed on when its time is up, however many others are on their way. A connection's first bytes take
+//! a round trip more, for the TCP handshake that loopback does at once. Where the line has a bandwidth, all connections
+//! share it, each direction by itself, and a buffer of [`BUFFERED`] stands before it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// How much time's worth of bytes waits before a line with a bandwidth; then senders are made to wait.
+const BUFFERED: Duration = Duration::from_millis(100);
+
+/// How large a piece is at most, and how many are on their way in one direction of a connection: 64 MiB.
+const PIECE: usize = 16 << 10;
+const PIECES: usize = 4096;
+
+/// What a [`Line`] is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// From one end to the other.
+    pub each_way: Duration,
+    /// Bytes a second, of all connections together; `None` for as many as there are.
+    pub bandwidth: Option<u64>,
+}
+
+/// A running relay. Dropping it ends its connections.
+#[derive(Debug)]
+pub struct Line {
+    address: SocketAddr,
+    ends: Arc<Ends>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    to: SocketAddr,
+    length: Length,
+    up: Mutex<Instant>,
+    down: Mutex<Instant>,
+    /// Nothing arrives before.
+    stalled: Mutex<Instant>,
+    resets: watch::Sender<u64>,
+    accepted: AtomicU64,
+}
+
+impl Line {
+    /// Starts a line that leads to this address.
+    ///
+    /// Errors: no port is to be had.
+    pub async fn start(to: SocketAddr, length: Length) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let now = Instant::now();
+        let ends = Arc::new(Ends {
+            to,
+            length,
+            up: Mutex::new(now),
+            down: Mutex::new(now),
+            stalled: Mutex::new(now),
+            resets: watch::Sender::new(0),
+            accepted: AtomicU64::new(0),
+        });
+        let task = tokio::spawn(accept(listener, ends.clone()));
+        Ok(Self {
+            address,
+            ends,
+            task,
+        })
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets nothing arrive for this long, and then all at once: what a lost packet does to those behind it.
+    pub fn stall(&self, lasts: Duration) {
+        *lock(&self.ends.stalled) = Instant::now() + lasts;
+    }
+
+    /// Resets every connection.
+    pub fn reset(&self) {
+        self.ends.resets.send_modify(|n| *n += 1);
+    }
+
+    /// How many connections there were so far.
+    pub fn accepted(&self) -> u64 {
+        self.ends.accepted.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.reset();
+    }
+}
+
+async fn accept(listener: TcpListener, ends: Arc<Ends>) {
+    while let Ok((client, _)) = listener.accept().await {
+        ends.accepted.fetch_add(1, Ordering::Relaxed);
+        let resets = ends.resets.subscribe();
+        tokio::spawn(pass(client, resets, ends.clone()));
+    }
+}
+
+/// One connection, to its end.
+async fn pass(
+    mut client: TcpStream,
+    mut resets: watch::Receiver<u64>,
+    ends: Arc<Ends>,
+) -> io::Result<()> {
+    let open = Instant::now() + 2 * ends.length.each_way;
+    let mut server = TcpStream::connect(ends.to).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let reset = {
+        let (client_read, client_write) = client.split();
+        let (server_read, server_write) = server.split();
+        let up = carry(client_read, server_write, &ends, &ends.up, open);
+        let down = carry(server_read, client_write, &ends, &ends.down, open);
+        tokio::select! {
+            _ = async { tokio::join!(up, down) } => false,
+            _ = resets.changed() => true,
+        }
+    };
+    if reset {
+        client.set_zero_linger()?;
+        server.set_zero_linger()?;
+    }
+    Ok(())
+}
+
+/// One direction of a connection, to its end.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    ends: &Ends,
+    free: &Mutex<Instant>,
+    open: Instant,
+) {
+    let (sent, mut coming) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let leave = async move {
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            // A broken connection ends as one that was closed does.
+            let read = from.read_buf(&mut piece).await.unwrap_or_default();
+            let left = ends.leave(read, free, open).await;
+            let arrives = left + ends.length.each_way;
+            if sent.send((arrives, piece)).await.is_err() || read == 0 {
+                return;
+            }
+        }
+    };
+    let arrive = async move {
+        while let Some((at, piece)) = coming.recv().await {
+            sleep_until(at).await;
+            let stalled = *lock(&ends.stalled);
+            sleep_until(stalled).await;
+            let done = match piece.is_empty() {
+                true => to.shutdown().await,
+                false => to.write_all(&piece).await,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(leave, arrive);
+}
+
+impl Ends {
+    /// When bytes that have come now are on the line.
+    async fn leave(&self, bytes: usize, free: &Mutex<Instant>, open: Instant) -> Instant {
+        let now = Instant::now().max(open);
+        let Some(bandwidth) = self.length.bandwidth else {
+            return now;
+        };
+        let takes = Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
+        let left = {
+            let mut free = lock(free);
+            *free = (*free).max(now) + takes;
+            *free
+        };
+        sleep_until(left - BUFFERED).await;
+        left
+    }
+}
+
+fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that echoes, and a line to it.
+    async fn echo(each_way: u64, bandwidth: Option<u64>) -> Line {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut io, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = io.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        let each_way = Duration::from_millis(each_way);
+        let length = Length {
+            each_way,
+            bandwidth,
+        };
+        Line::start(to, length).await.unwrap()
+    }
+
+    async fn there_and_back(io: &mut TcpStream, bytes: usize) -> Duration {
+        let begun = Instant::now();
+        let (mut read, mut write) = io.split();
+        let sent = vec![7; bytes];
+        let mut got = vec![0; bytes];
+        let (wrote, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut got));
+        wrote.unwrap();
+        read.unwrap();
+        assert!(got == sent);
+        begun.elapsed()
+    }
+
+    // Lower bounds alone: how much later it is depends on the machine.
+    #[tokio::test]
+    async fn bytes_take_their_time_and_the_first_a_round_trip_more() {
+        let line = echo(20, None).await;
+        let mut io = TcpStream::connect(line.address()).await.unwrap();
+        let first = there_and_back(&mut io, 5).await;
+        assert!(first >= Duration::from_millis(80), "{first:?}");
+        let second = there_and_back(&mut io, 1 << 20).await;
+        assert!(second >= Duration::from_millis(40), "{second:?}");
+        io.shutdown().await.unwrap();
+        assert_eq!(io.read(&mut [0; 8]).await.unwrap(), 0, "the end passes too");
+        assert_eq!(line.accepted(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_bandwidth_is_shared() {
+        let line = echo(0, Some(1 << 20)).await;
+        let one = async || {
+            let mut io = TcpStream::connect(line.address()).await.unwrap();
+            there_and_back(&mut io, 256 << 10).await
+        };
+        let (one, other) = tokio::join!(one(), one());
+        let longer = one.max(other);
+        assert!(longer >= Duration::from_millis(500), "{longer:?}");
+    }
+
+    #[tokio::test]
+    async fn it_stalls_and_it_resets() {
+        let line = echo(0, None).await;
+        let mut io = TcpStream::connect(line.address()).await.unwrap();
+        there_and_back(&mut io, 5).await;
+        line.stall(Duration::from_millis(60));
+        let stalled = there_and_back(&mut io, 5).await;
+        assert!(stalled >= Duration::from_millis(60), "{stalled:?}");
+        line.reset();
+        let error = io.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
