@@ -64,6 +64,7 @@ fn dependencies_point_one_way() {
         ("kubevpn-http-connect", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-forward", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-dns", &["kubevpn-conn", "kubevpn-target"]),
+        ("kubevpn-transparent", &["kubevpn-conn", "kubevpn-target"]),
         ("kubevpn-client", &["kubevpn-target"]),
         ("kubevpn-cluster", &["kubevpn-client", "kubevpn-target"]),
         ("kubevpn-spdy", &[]),

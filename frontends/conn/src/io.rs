@@ -40,6 +40,13 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
         None
     }
 
+    /// The address that the client connected to, before a rule of the kernel redirected it here (`SO_ORIGINAL_DST`).
+    ///
+    /// Known on Linux, of TCP connections that the kernel tracks; `None` for one that was not redirected.
+    fn original_destination(&self) -> Option<SocketAddr> {
+        None
+    }
+
     /// Makes the drop a reset and no orderly end, where the transport knows the difference. The same when this
     /// process is killed.
     ///
@@ -74,6 +81,20 @@ impl ClientIo for TcpStream {
     #[cfg(target_os = "linux")]
     fn closed(&self) -> Option<bool> {
         crate::peer::closed(self.local_addr().ok()?, self.peer_addr().ok()?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn original_destination(&self) -> Option<SocketAddr> {
+        let socket = socket2::SockRef::from(self);
+        // The two are options of their protocols: an IPv4 client of an IPv6 socket is asked for as IPv4.
+        let local = self.local_addr().ok()?;
+        let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+        let found = match local {
+            SocketAddr::V4(_) => socket.original_dst_v4(),
+            SocketAddr::V6(_) => socket.original_dst_v6(),
+        };
+        let to = found.ok()?.as_socket()?;
+        (SocketAddr::new(to.ip(), to.port()) != local).then_some(to)
     }
 
     // Both fail on a connection that has ended already, which is as good.

@@ -80,6 +80,15 @@ impl Listener {
         Ok(Self { addr, socket, asks })
     }
 
+    /// A socket that listens already: one that a service manager handed over, or that is in another network namespace.
+    pub fn of(listener: TcpListener) -> io::Result<Self> {
+        Ok(Self {
+            addr: Addr::Tcp(listener.local_addr()?),
+            socket: Socket::Tcp(listener),
+            asks: false,
+        })
+    }
+
     /// Where it listens, with the real port.
     pub fn addr(&self) -> &Addr {
         &self.addr
@@ -319,6 +328,10 @@ impl ClientIo for Client {
             Io::Tcp(stream) => stream.closed(),
             Io::Unix(stream) => stream.closed(),
         }
+    }
+
+    fn original_destination(&self) -> Option<SocketAddr> {
+        each!(&self.io, io => io.original_destination())
     }
 
     fn reset_on_drop(&mut self) {

@@ -120,6 +120,10 @@ impl<T: ClientIo> ClientIo for Rewind<T> {
         self.inner.closed()
     }
 
+    fn original_destination(&self) -> Option<SocketAddr> {
+        self.inner.original_destination()
+    }
+
     fn reset_on_drop(&mut self) {
         self.inner.reset_on_drop();
     }

@@ -17,6 +17,9 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// How long a stream is kept on which nothing is asked, and how long its client may take to read an answer.
     pub idle_timeout: Duration,
+    /// All clients are on this machine, whatever their addresses, as in a network namespace of it: an answer by UDP is
+    /// as long as its client takes.
+    pub local_clients: bool,
     /// Questions by UDP that are being answered, in all. What is beyond is dropped, and the client asks again.
     pub in_flight: usize,
     /// The same for one client address. Clients of this machine have one between them.
@@ -29,6 +32,7 @@ impl Default for Settings {
             upstream: None,
             answer_timeout: Duration::from_millis(4500),
             idle_timeout: Duration::from_secs(10),
+            local_clients: false,
             in_flight: 256,
             in_flight_per_client: 128,
         }

@@ -98,9 +98,11 @@ fn is_one_machines(ip: &IpAddr) -> bool {
 }
 
 /// The length of an answer to a question of `length` bytes, where its client takes `takes`.
-fn limit(asked: &RecvMeta, length: usize, takes: usize) -> usize {
+fn limit(settings: &Settings, asked: &RecvMeta, length: usize, takes: usize) -> usize {
     let peer = asked.addr.ip().to_canonical();
-    let is_here = peer.is_loopback() || asked.dst_ip.is_some_and(|ip| ip.to_canonical() == peer);
+    let is_here = settings.local_clients
+        || peer.is_loopback()
+        || asked.dst_ip.is_some_and(|ip| ip.to_canonical() == peer);
     if is_here {
         takes
     } else {
@@ -171,7 +173,7 @@ where
                 Read::Question(request) => request,
                 Read::Wrong(answer) => {
                     // Not waited for: it is worth less than the next question.
-                    let limit = limit(&asked, message.len(), PLAIN);
+                    let limit = limit(&settings, &asked, message.len(), PLAIN);
                     let _ = socket.try_answer(&encode(&answer, limit), &asked);
                     continue;
                 }
@@ -182,7 +184,7 @@ where
                 tracing::debug!(client.addr = %peer, "as many questions are open as the limit allows");
                 continue;
             };
-            let limit = limit(&asked, message.len(), request.udp_limit());
+            let limit = limit(&settings, &asked, message.len(), request.udp_limit());
             let (socket, settings, service) = (socket.clone(), settings.clone(), service.clone());
             drain.spawn(async move {
                 let answer = ask(&request, service, &settings).await;
@@ -252,7 +254,7 @@ mod tests {
             let mut meta = RecvMeta::default();
             meta.addr = peer.parse().unwrap();
             meta.dst_ip = Some(at.parse().unwrap());
-            limit(&meta, 40, 1232)
+            limit(&Settings::default(), &meta, 40, 1232)
         };
         assert_eq!(asked("192.0.2.7:53", "192.0.2.1"), 120);
         assert_eq!(asked("[2001:db8::7]:53", "2001:db8::1"), 120);
@@ -260,7 +262,13 @@ mod tests {
         assert_eq!(asked("127.0.0.1:53", "127.0.0.2"), 1232);
         assert_eq!(asked("192.0.2.1:53", "192.0.2.1"), 1232);
         assert_eq!(asked("[::ffff:127.0.0.1]:53", "::ffff:127.0.0.1"), 1232);
-        assert_eq!(limit(&RecvMeta::default(), 40, 1232), 120);
+        let unknown = RecvMeta::default();
+        assert_eq!(limit(&Settings::default(), &unknown, 40, 1232), 120);
+        let local = Settings {
+            local_clients: true,
+            ..Settings::default()
+        };
+        assert_eq!(limit(&local, &unknown, 40, 1232), 1232);
     }
 
     #[test]

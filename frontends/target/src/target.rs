@@ -264,6 +264,8 @@ pub enum Frontend {
     Http,
     /// A static forward: one local port for one target.
     Forward,
+    /// A connection that was redirected to us, with an original destination.
+    Transparent,
 }
 
 impl Frontend {
@@ -274,6 +276,7 @@ impl Frontend {
             Self::Socks5 => "socks5",
             Self::Http => "http",
             Self::Forward => "forward",
+            Self::Transparent => "transparent",
         }
     }
 }

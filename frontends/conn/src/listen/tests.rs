@@ -361,3 +361,24 @@ mod unix {
         );
     }
 }
+
+#[tokio::test]
+async fn a_socket_that_listens_already_is_served() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = socket.local_addr().unwrap();
+    let listener = Listener::of(socket).unwrap();
+    assert_eq!(listener.addr(), &Addr::Tcp(addr));
+    let (give, mut accepted) = mpsc::channel(1);
+    let drain = Drain::new();
+    let serving = listener.serve(Gate::new(Limits::default()), drain, move |client| {
+        let give = give.clone();
+        async move { give.send(client).await.unwrap() }
+    });
+    let serving = tokio::spawn(serving);
+    let app = TcpStream::connect(addr).await.unwrap();
+    let client = accepted.recv().await.unwrap();
+    assert_eq!(client.peer(), app.local_addr().ok());
+    // Whether or not the kernel keeps track of connections, nobody redirected this one.
+    assert_eq!(client.original_destination(), None);
+    serving.abort();
+}

@@ -1,0 +1,36 @@
+//! A frontend for programs that know nothing of a proxy: their connections are redirected here by a rule of the kernel,
+//! and lead where they were meant to go.
+//!
+//! It makes no rules, no namespaces, and does not listen or dial: whoever redirects connections to a listener hands them
+//! to it. A redirect of netfilter (`redirect`, `dnat`) is what is understood, by `SO_ORIGINAL_DST`; TPROXY is not.
+//!
+//! The path of a connection: [`serve_connection`] (`serve.rs`) asks the client's socket for its original destination and
+//! makes it a [`Target`](kubevpn_target::Target). Where the address is one that [`Names`] (`names.rs`) gave to a name, the
+//! target is that name, so that logs and refusals speak of it. The rest is a [`Tunnel`](kubevpn_conn::Tunnel). There is
+//! no protocol to refuse in: the client is connected already, and is reset.
+//!
+//! ```
+//! use kubevpn_target::Name;
+//! use kubevpn_transparent::Names;
+//!
+//! // The addresses that a DNS server answers with, for a name that has none.
+//! let names = Names::default();
+//! let name = Name::parse("db-0.db.shop.svc")?;
+//! let addresses = names.assign(&name).unwrap();
+//! assert_eq!(addresses.v4.to_string(), "198.18.1.0");
+//! assert_eq!(addresses.v6.to_string(), "fc00::c612:100");
+//! // Where a connection to that address leads.
+//! assert_eq!(names.find(addresses.v4.into()), Some(name));
+//! # Ok::<(), kubevpn_target::TargetError>(())
+//! ```
+//!
+//! Specified in RFC 2544 and RFC 6890 (198.18.0.0/15 is for use within one site), RFC 4193 (fc00::/8 is not defined);
+//! `SO_ORIGINAL_DST` is in the kernel's `include/uapi/linux/netfilter_ipv4.h`.
+
+#![warn(missing_docs)]
+
+mod names;
+mod serve;
+
+pub use self::names::{Addresses, Names, is_assignable};
+pub use self::serve::{ServeError, Settings, serve_connection};
