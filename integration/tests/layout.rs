@@ -87,8 +87,10 @@ fn dependencies_point_one_way() {
                 "kubevpn-socks5",
                 "kubevpn-stack",
                 "kubevpn-target",
+                "kubevpn-transparent",
             ],
         ),
+        ("kubevpn-namespace", &[]),
         (
             "kubevpn-daemon",
             &[
@@ -117,6 +119,7 @@ fn dependencies_point_one_way() {
                 "kubevpn-conn",
                 "kubevpn-daemon",
                 "kubevpn-forward",
+                "kubevpn-namespace",
                 "kubevpn-proxy",
                 "kubevpn-sim",
                 "kubevpn-stack",

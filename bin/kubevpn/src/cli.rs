@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod disconnect;
 mod env;
+mod isolated;
 mod kube;
 mod listen;
 mod login;
@@ -22,6 +23,7 @@ mod run;
 #[cfg(test)]
 mod sample;
 mod serve;
+mod shell;
 mod status;
 mod version;
 
@@ -52,6 +54,7 @@ pub(crate) struct Args {
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
     Run(Box<run::Run>),
+    Shell(Box<shell::Shell>),
     Env(Box<env::EnvCommand>),
     Pac(Box<pac::PacCommand>),
     Connect(Box<connect::Connect>),
@@ -85,6 +88,7 @@ impl Args {
             Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
             Command::Run(command) => command.run().await,
+            Command::Shell(command) => command.run().await,
             Command::Env(command) => command.run().await,
             Command::Pac(command) => command.run().await,
             Command::Connect(command) => command.run(self.verbose).await,

@@ -21,6 +21,11 @@ pub(crate) enum Failure {
         command: String,
         source: std::io::Error,
     },
+    /// A network of its own cannot be had for a command: why and what to do, and what the system said.
+    NotIsolated {
+        message: String,
+        cause: Option<String>,
+    },
     /// A command that was run ended with this code, or what is shown already means it.
     Ended(u8),
     /// Ctrl-C.
@@ -59,6 +64,7 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
         // As shells have it.
         Failure::NotRun { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
         Failure::NotRun { .. } => 126,
+        Failure::NotIsolated { .. } => 60,
         Failure::Ended(code) => *code,
         Failure::Other(_) => 1,
         Failure::Interrupted => 130,
@@ -89,6 +95,9 @@ impl Failure {
                 ),
                 vec![source.to_string()],
             ),
+            Self::NotIsolated { message, cause } => {
+                (message.clone(), cause.iter().cloned().collect())
+            }
             Self::Other(error) => {
                 let causes = error.chain().skip(1).map(ToString::to_string);
                 (error.to_string(), causes.collect())
@@ -104,6 +113,12 @@ impl Failure {
             && let Some(hint) = hint(error.code)
         {
             lines.push(format!("  try: {hint}"));
+        }
+        if let Self::NotIsolated { .. } = self {
+            lines.push(
+                "  try: --isolated=auto, which uses the environment's way where there is no other"
+                    .into(),
+            );
         }
         lines
     }

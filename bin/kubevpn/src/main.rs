@@ -19,6 +19,11 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const PARTING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    // Before there is a second thread.
+    #[cfg(target_os = "linux")]
+    if kubevpn_namespace::is_helper() {
+        return kubevpn_namespace::helper();
+    }
     let args = match cli::Args::try_parse() {
         Ok(args) => args,
         Err(error) if error.use_stderr() => error.exit(),

@@ -24,6 +24,8 @@
 
 mod descriptors;
 mod error;
+mod guard;
+mod inside;
 mod listener;
 mod pac;
 mod pac_file;
@@ -35,6 +37,8 @@ pub mod text;
 
 pub use self::descriptors::allow_for;
 pub use self::error::{AuthError, AuthReason, BindError};
+pub use self::guard::{Guard, Pattern, PatternError, Rules};
+pub use self::inside::{HOST, Inside, InsideSockets};
 pub use self::listener::{
     Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
     credentials_in, dns_settings, own, reachable,

@@ -79,6 +79,16 @@ impl From<Range> for String {
 }
 
 impl Range {
+    pub(crate) fn contains(self, ip: std::net::IpAddr) -> bool {
+        use std::net::IpAddr;
+        let bits = |ip| match ip {
+            IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
+        let mask = !u128::MAX.checked_shr(self.length.into()).unwrap_or(0);
+        self.base.is_ipv4() == ip.is_ipv4() && (bits(self.base) ^ bits(ip)) & mask == 0
+    }
+
     /// As the file compares: 16 bits a number, from the left.
     fn groups(self) -> Vec<u16> {
         match self.base {

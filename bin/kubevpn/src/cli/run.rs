@@ -1,6 +1,6 @@
 //! `kubevpn run`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::at::{At, Proxy, exceptions, kubectl_hosts, of_daemon_for_run};
 use super::env::{known_exceptions, own_proxies};
+use super::isolated::IsolationArgs;
 use super::kube::KubeArgs;
 use super::listen::{AUTH, credentials};
 use super::policy::PolicyArgs;
@@ -25,6 +26,9 @@ use crate::exit::Failure;
 /// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
 /// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is ours. With KUBEVPN_AUTH it is always a
 /// temporary proxy, which asks for that user and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
+///
+/// With --isolated (Linux) there is no proxy: the command runs in a network of its own, in which every TCP connection and
+/// every DNS lookup of any program leads into the cluster. It needs no root. UDP other than DNS is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +39,10 @@ Examples:
   kubevpn run -n shop -- bash
 
   # with a proxy that runs already
-  kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py")]
+  kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py
+
+  # a program that knows no proxy
+  kubevpn run --isolated -- psql -h db.shop")]
 pub(crate) struct Run {
     #[command(flatten)]
     at: At,
@@ -43,6 +50,8 @@ pub(crate) struct Run {
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     /// Command to run, with its arguments
     #[arg(
         required = true,
@@ -55,6 +64,19 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        if self.isolation.is_wanted()? {
+            if self.at.named()?.is_some() {
+                return Err(Failure::value(
+                    "an isolated command uses no proxy: leave --http and --socks out",
+                ));
+            }
+            let policy = self.policy.policy()?;
+            let status = self
+                .isolation
+                .run(&self.command, self.kube, &policy)
+                .await?;
+            return ended(status);
+        }
         if let Some(proxy) = self.at.named()? {
             if self.policy != PolicyArgs::default() {
                 return Err(Failure::value(
@@ -105,7 +127,7 @@ impl Run {
     }
 }
 
-fn ended(status: ExitStatus) -> Result<(), Failure> {
+pub(super) fn ended(status: ExitStatus) -> Result<(), Failure> {
     match code(status) {
         0 => Ok(()),
         code => Err(Failure::Ended(code)),
@@ -134,14 +156,23 @@ async fn run(words: &[OsString], proxy: Proxy, hosts: &[String]) -> Result<ExitS
         .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
         .env("NODE_USE_ENV_PROXY", "1")
         .env_remove(AUTH);
-    let mut child = command.spawn().map_err(|error| Failure::NotRun {
+    let mut child = command.spawn().map_err(|error| not_run(program, error))?;
+    wait(&mut child, &mut signals).await
+}
+
+pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
+    Failure::NotRun {
         command: program.to_string_lossy().into_owned(),
-        source: error,
-    })?;
+        source,
+    }
+}
+
+/// Waits for the command's end, and passes signals on to it until then.
+pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
     loop {
         tokio::select! {
             ended = child.wait() => return ended.map_err(|error| Failure::Other(error.into())),
-            signal = signals.next() => pass_on(&child, signal),
+            signal = signals.next() => pass_on(child, signal),
         }
     }
 }
@@ -159,13 +190,13 @@ fn pass_on(child: &Child, signal: Signal) {
 
 /// The signals that are passed on. Ctrl-C and Ctrl-\ of a terminal reach the command without us: it is in the same
 /// process group.
-struct Signals {
+pub(super) struct Signals {
     all: Vec<(tokio::signal::unix::Signal, Signal)>,
     typed: Vec<(tokio::signal::unix::Signal, Signal)>,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         let of = |kind, passed| {
             let received = signal(kind).map_err(|error| Failure::Other(error.into()))?;
             Ok::<_, Failure>((received, passed))
@@ -187,21 +218,26 @@ impl Signals {
     /// The next one to pass on.
     async fn next(&mut self) -> Signal {
         loop {
-            let (signal, typed) = std::future::poll_fn(|cx| {
-                for (signals, typed) in [(&mut self.all, false), (&mut self.typed, true)] {
-                    for (received, passed) in signals {
-                        if received.poll_recv(cx).is_ready() {
-                            return std::task::Poll::Ready((*passed, typed));
-                        }
-                    }
-                }
-                std::task::Poll::Pending
-            })
-            .await;
+            let (signal, typed) = self.any().await;
             if !(typed && in_foreground()) {
                 return signal;
             }
         }
+    }
+
+    /// The next one, and whether it may have been typed at a terminal.
+    pub(super) async fn any(&mut self) -> (Signal, bool) {
+        std::future::poll_fn(|cx| {
+            for (signals, typed) in [(&mut self.all, false), (&mut self.typed, true)] {
+                for (received, passed) in signals {
+                    if received.poll_recv(cx).is_ready() {
+                        return std::task::Poll::Ready((*passed, typed));
+                    }
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
     }
 }
 

@@ -1,0 +1,482 @@
+//! `kubevpn run --isolated`: a command in a network of its own.
+
+use std::ffi::OsString;
+use std::num::NonZeroU16;
+use std::process::ExitStatus;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use kubevpn_conn::Addr;
+use kubevpn_proxy::{Pattern, Policy};
+
+use super::kube::KubeArgs;
+use crate::exit::Failure;
+use crate::out;
+
+/// Whether the command has a network of its own
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Isolation")]
+pub(crate) struct IsolationArgs {
+    /// Run the command in a network of its own, where everything leads into the cluster (Linux). auto falls back to the
+    /// environment's way where that cannot be had
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always"
+    )]
+    isolated: Option<When>,
+    #[command(flatten)]
+    inside: InsideArgs,
+}
+
+/// The network of an isolated command
+#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Isolation")]
+pub(crate) struct InsideArgs {
+    /// End with the command, and do not wait for processes that it left behind: they lose their network
+    #[arg(long)]
+    no_wait: bool,
+    /// Let the command connect to nothing but TARGET: a name, *.NAME, an address or a range, and :PORT where only that is
+    /// meant; may be given more than once
+    #[arg(long, value_name = "TARGET")]
+    allow: Vec<Pattern>,
+    /// Never let the command connect to TARGET, whatever it asks for it by; may be given more than once
+    #[arg(long, value_name = "TARGET")]
+    deny: Vec<Pattern>,
+    /// Make port PORT of the command's loopback reachable from this machine, at the same port of 127.0.0.1 or at the one in
+    /// front; may be given more than once
+    #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
+    publish: Vec<Publish>,
+}
+
+/// A port inside, and where it is reached from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Publish {
+    listen: Addr,
+    port: NonZeroU16,
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (listen, port) = text.rsplit_once(':').unwrap_or((text, text));
+        let port = port.parse::<NonZeroU16>();
+        let listen = listen.parse::<Addr>();
+        match (listen, port) {
+            (Ok(listen @ Addr::Tcp(_)), Ok(port)) => Ok(Self { listen, port }),
+            _ => Err(
+                "write PORT, PORT:PORT or ADDR:PORT:PORT, with IPv6 addresses in brackets".into(),
+            ),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    /// Or fail
+    Always,
+    /// Where it can be had
+    Auto,
+}
+
+impl IsolationArgs {
+    /// Whether it is to be isolated; with `auto`, whether it can be, too.
+    pub(super) fn is_wanted(&self) -> Result<bool, Failure> {
+        match self.isolated {
+            None if self.inside != InsideArgs::default() => Err(Failure::value(
+                "--no-wait, --allow, --deny and --publish are about an isolated command: add --isolated",
+            )),
+            None => Ok(false),
+            Some(When::Always) => Ok(true),
+            // The environment's way would keep no rules.
+            Some(When::Auto) if self.inside.has_rules() => Ok(true),
+            Some(When::Auto) => match system::possible() {
+                Ok(()) => Ok(true),
+                Err(why) => {
+                    out::aside(format_args!(
+                        "not isolated, using proxy environment variables: {}",
+                        out::escaped(&why.to_string())
+                    ));
+                    Ok(false)
+                }
+            },
+        }
+    }
+
+    pub(super) async fn run(
+        &self,
+        words: &[OsString],
+        kube: KubeArgs,
+        policy: &Policy,
+    ) -> Result<ExitStatus, Failure> {
+        self.inside.run(words, kube, policy, false).await
+    }
+}
+
+impl InsideArgs {
+    fn has_rules(&self) -> bool {
+        !self.allow.is_empty() || !self.deny.is_empty()
+    }
+
+    /// Runs the command; `prompt` says whether a shell's prompt is to show where it is.
+    pub(super) async fn run(
+        &self,
+        words: &[OsString],
+        kube: KubeArgs,
+        policy: &Policy,
+        prompt: bool,
+    ) -> Result<ExitStatus, Failure> {
+        system::run(words, kube, policy, self, prompt).await
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::ffi::{OsStr, OsString};
+    use std::net::Ipv4Addr;
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::ExitStatus;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use kubevpn_client::{Env, KubeconfigArgs, OWN_PROXIES, load};
+    use kubevpn_conn::{Drain, Gate, Limits, Listener};
+    use kubevpn_daemon::{ApiError, Code};
+    use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Members, Porter, Sockets};
+    use kubevpn_proxy::{
+        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, endings, probe,
+    };
+    use kubevpn_stack::OwnListeners;
+    use kubevpn_target::{ConnectError, Host, Origin, Refusal, Target};
+    use tokio::net::TcpStream;
+    use tokio::process::{Child, Command};
+    use tokio::task::{JoinSet, spawn_blocking};
+    use tower::util::BoxCloneSyncService;
+
+    use super::{InsideArgs, Publish};
+    use crate::cli::kube::KubeArgs;
+    use crate::cli::listen::AUTH;
+    use crate::cli::proxy_out::reach;
+    use crate::cli::run::{Signals, not_run, wait};
+    use crate::exit::Failure;
+    use crate::out;
+
+    /// Where the cluster does not say what its names end in.
+    const USUAL_DOMAIN: &str = "cluster.local";
+
+    /// A proxy of the machine outside is not there inside.
+    const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "ftp_proxy"];
+
+    pub(super) use kubevpn_namespace::possible;
+
+    pub(super) async fn run(
+        words: &[OsString],
+        kube: KubeArgs,
+        policy: &Policy,
+        isolation: &InsideArgs,
+        prompt: bool,
+    ) -> Result<ExitStatus, Failure> {
+        let Some(program) = words.first() else {
+            return Err(Failure::value("specify the command after --"));
+        };
+        let loaded = load(&KubeconfigArgs::from(kube), &Env::of_process())?;
+        let config = policy.stack(&loaded.namespace, OwnListeners::default());
+        let (client, api_server) = reach(loaded.config).await?;
+        probe::check(&client).await?;
+        let connect = proxy::connect(client, api_server, config);
+        let backend = Backend::of_cluster(connect.clone());
+        let endings = match &backend.cluster {
+            Some(cluster) => endings(cluster).await,
+            None => Vec::new(),
+        };
+        let domain = endings.first().map_or(USUAL_DOMAIN, String::as_str);
+        let resolv_conf = resolv_conf(&loaded.namespace, domain);
+        let (allow, deny) = (isolation.allow.clone(), isolation.deny.clone());
+        let rules = Rules::new(allow, deny, &loaded.namespace, domain);
+        let guard = (!rules.is_empty()).then(|| Guard::new(rules, &connect));
+
+        let prompt = prompt.then(|| format!("kubevpn:{}", loaded.namespace));
+        let (entry, mut child, mut signals) = start(words, prompt)?;
+        let pid = child.id().unwrap_or_default();
+        let making = spawn_blocking(move || -> Result<_, EnterError> {
+            Ok((entry.prepare(pid, resolv_conf)?, entry))
+        });
+        let made = making.await;
+        let (sockets, entry) = match made.map_err(|error| Failure::Other(error.into()))? {
+            Ok(made) => made,
+            Err(error) => return not_made(child, error).await,
+        };
+        let Sockets {
+            listeners,
+            dns,
+            members,
+        } = sockets;
+        let sockets = InsideSockets {
+            listeners,
+            dns,
+            address: ADDRESS_V4.into(),
+            guard,
+        };
+        let inside = Inside::serve(backend, policy.outside, sockets)
+            .map_err(|error| Failure::Other(error.into()))?;
+        let (published, members) = publish(&isolation.publish, pid, members).await?;
+        let started = spawn_blocking(move || entry.start()).await;
+        let status = match started.map_err(|error| Failure::Other(error.into()))? {
+            Ok(()) => wait(&mut child, &mut signals).await?,
+            Err(error) => {
+                let _ended = child.wait().await;
+                return Err(not_run(program, error));
+            }
+        };
+        if !isolation.no_wait {
+            wait_for_rest(program, &members, &mut signals).await;
+        }
+        drop(published);
+        inside.end(Duration::ZERO).await;
+        Ok(status)
+    }
+
+    /// Listens outside for servers inside; their end is that of what is returned.
+    async fn publish(
+        wanted: &[Publish],
+        pid: u32,
+        members: Members,
+    ) -> Result<(JoinSet<()>, Members), Failure> {
+        let mut accepting = JoinSet::new();
+        if wanted.is_empty() {
+            return Ok((accepting, members));
+        }
+        let porter = spawn_blocking(move || Porter::enter(pid)).await;
+        let porter = porter
+            .map_err(|error| Failure::Other(error.into()))?
+            .map_err(|error| failure(&error))?;
+        let members = members.without(porter.pid());
+        let porter = Arc::new(porter);
+        let gate = Gate::new(Limits::default());
+        for Publish { listen, port } in wanted {
+            let listener = Listener::bind(listen).await.map_err(|error| {
+                let sentence = format!("--publish: {error}: {}", error.source);
+                Failure::Api(ApiError::new(Code::AddressInUse, sentence))
+            })?;
+            out::aside(format_args!(
+                "port {port} of the command is published at {}",
+                listener.addr()
+            ));
+            let to = Target {
+                host: Host::from(Ipv4Addr::LOCALHOST),
+                port: *port,
+                origin: Origin::default(),
+            };
+            let connect = connect_inside(porter.clone());
+            let serving = listener.serve(gate.clone(), Drain::new(), move |client| {
+                let (to, connect) = (to.clone(), connect.clone());
+                async move {
+                    let _ended =
+                        kubevpn_forward::serve_connection(client, &to, connect, None).await;
+                }
+            });
+            accepting.spawn(serving);
+        }
+        Ok((accepting, members))
+    }
+
+    /// Connects to a port of the network's loopback.
+    fn connect_inside(porter: Arc<Porter>) -> BoxCloneSyncService<Target, TcpStream, ConnectError> {
+        BoxCloneSyncService::new(tower::service_fn(move |target: Target| {
+            let porter = porter.clone();
+            async move {
+                let port = target.port.get();
+                let connecting = spawn_blocking(move || porter.connect(port)).await;
+                let connected = connecting.map_err(std::io::Error::other).flatten();
+                let connected = connected.and_then(TcpStream::from_std);
+                connected.map_err(|error| {
+                    let sentence = format!("nothing listens on port {port} of the command");
+                    ConnectError::new(Refusal::Refused, sentence).with_source(error)
+                })
+            }
+        }))
+    }
+
+    /// The helper, which will be the command. It ends with the thread that starts it, which is the main one.
+    fn start(
+        words: &[OsString],
+        prompt: Option<String>,
+    ) -> Result<(Entry, Child, Signals), Failure> {
+        let (command, entry) = Entry::new(words).map_err(|error| failure(&error))?;
+        // Before it starts, so that none is missed.
+        let signals = Signals::new()?;
+        let mut command = Command::from(command);
+        for name in PROXIES {
+            command.env_remove(name).env_remove(name.to_uppercase());
+        }
+        command.env_remove(OWN_PROXIES).env_remove(AUTH);
+        command.env("KUBEVPN_ISOLATED", "1");
+        if let Some(prompt) = prompt {
+            // Shown in front of the prompt by the bashrc of Debian and its children.
+            command.env("debian_chroot", prompt);
+        }
+        let spawned = command.spawn();
+        let child = spawned.map_err(|error| Failure::NotIsolated {
+            message: "an isolated network cannot be made here: /proc/self/exe cannot be run".into(),
+            cause: Some(error.to_string()),
+        })?;
+        Ok((entry, child, signals))
+    }
+
+    /// A helper that was ended by a signal is a command that was.
+    async fn not_made(mut child: Child, error: EnterError) -> Result<ExitStatus, Failure> {
+        match child.wait().await {
+            Ok(status) if status.signal().is_some() => Ok(status),
+            _ => Err(failure(&error)),
+        }
+    }
+
+    fn failure(error: &EnterError) -> Failure {
+        Failure::NotIsolated {
+            message: error.to_string(),
+            cause: Some(error.source.to_string()),
+        }
+    }
+
+    /// As a Pod of the namespace has it.
+    fn resolv_conf(namespace: &str, domain: &str) -> String {
+        format!(
+            "nameserver {ADDRESS_V4}\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n"
+        )
+    }
+
+    /// Processes that the command left behind keep their network until they end, or a signal comes.
+    async fn wait_for_rest(program: &OsStr, members: &Members, signals: &mut Signals) {
+        match members.now() {
+            Ok(left) if !left.is_empty() => out::aside(format_args!(
+                "waiting for {} that {} left behind; Ctrl-C ends their network",
+                match left.len() {
+                    1 => "a process".to_owned(),
+                    several => format!("{several} processes"),
+                },
+                out::escaped(&program.to_string_lossy())
+            )),
+            Ok(_) => return,
+            Err(error) => return tracing::debug!(%error, "the processes inside are not known"),
+        }
+        tokio::select! {
+            gone = members.gone() => if let Err(error) = gone {
+                tracing::debug!(%error, "the processes inside are not known");
+            },
+            (signal, _) = signals.any() => tracing::debug!(?signal, "not waiting any longer"),
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn names_are_completed_as_in_a_pod() {
+            assert_eq!(
+                resolv_conf("shop", "corp.test"),
+                "nameserver 198.18.0.1\nsearch shop.svc.corp.test svc.corp.test corp.test\noptions ndots:5\n"
+            );
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::ffi::OsString;
+    use std::process::ExitStatus;
+
+    use kubevpn_proxy::Policy;
+
+    use crate::cli::kube::KubeArgs;
+    use crate::exit::Failure;
+
+    const WHY: &str = "an isolated network cannot be made here: it takes the namespaces of Linux";
+
+    pub(super) fn possible() -> Result<(), &'static str> {
+        Err(WHY)
+    }
+
+    pub(super) async fn run(
+        _: &[OsString],
+        _: KubeArgs,
+        _: &Policy,
+        _: &super::InsideArgs,
+        _: bool,
+    ) -> Result<ExitStatus, Failure> {
+        Err(Failure::NotIsolated {
+            message: WHY.into(),
+            cause: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        isolation: IsolationArgs,
+        #[arg(last = true)]
+        words: Vec<String>,
+    }
+
+    #[test]
+    fn when_it_is_isolated() {
+        let parse = |args: &[&str]| -> Result<_, ErrorKind> {
+            let args = [&["test"][..], args, &["--", "x"]].concat();
+            let parsed = Command::try_parse_from(args).map_err(|error| error.kind())?;
+            assert_eq!(parsed.words, ["x"]);
+            let isolation = parsed.isolation;
+            // Flags about an isolated command are refused without one.
+            let is_wrong = isolation.isolated.is_none() && isolation.is_wanted().is_err();
+            Ok((isolation.isolated, isolation.inside.no_wait, is_wrong))
+        };
+        assert_eq!(parse(&[]), Ok((None, false, false)));
+        assert_eq!(
+            parse(&["--isolated"]),
+            Ok((Some(When::Always), false, false))
+        );
+        let auto = ["--isolated=auto", "--no-wait"];
+        assert_eq!(parse(&auto), Ok((Some(When::Auto), true, false)));
+        assert_eq!(parse(&["--no-wait"]), Ok((None, true, true)));
+        assert_eq!(parse(&["--isolated=x"]), Err(ErrorKind::InvalidValue));
+    }
+
+    #[test]
+    fn what_is_published_where() {
+        let read = |text: &str| {
+            let published: Publish = text.parse().ok()?;
+            Some((published.listen.to_string(), published.port.get()))
+        };
+        for (text, listen, port) in [
+            ("8080", "127.0.0.1:8080", 8080),
+            ("9000:8080", "127.0.0.1:9000", 8080),
+            ("0:8080", "127.0.0.1:0", 8080),
+            ("0.0.0.0:9000:8080", "0.0.0.0:9000", 8080),
+            ("[::1]:9000:8080", "[::1]:9000", 8080),
+        ] {
+            assert_eq!(read(text), Some((listen.into(), port)), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "x",
+            "8080:",
+            "8080:0",
+            "unix:/tmp/x:80",
+            "127.0.0.1:80",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

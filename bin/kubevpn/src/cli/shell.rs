@@ -1,0 +1,38 @@
+//! `kubevpn shell`.
+
+use super::isolated::InsideArgs;
+use super::kube::KubeArgs;
+use super::policy::PolicyArgs;
+use super::run::ended;
+use crate::exit::Failure;
+
+/// Start a shell in the cluster's network (Linux)
+///
+/// The same as `kubevpn run --isolated -- $SHELL`: every TCP connection and every DNS lookup of any program in it leads into
+/// the cluster. The prompt shows kubevpn and the namespace where it shows $debian_chroot, as that of Debian's and Ubuntu's
+/// bash does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # a shell in the namespace shop
+  kubevpn shell -n shop
+
+  # one that reaches hosts outside the cluster too
+  kubevpn shell --outside direct")]
+pub(crate) struct Shell {
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    inside: InsideArgs,
+}
+
+impl Shell {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let policy = self.policy.policy()?;
+        let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        let shell = shell.unwrap_or_else(|| "/bin/sh".into());
+        ended(self.inside.run(&[shell], self.kube, &policy, true).await?)
+    }
+}

@@ -1,0 +1,160 @@
+//! The conversation between the process outside and its helper: packets with file descriptors, over a pair of sockets.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Step;
+
+/// How long the other side may take for its part; a namespace is made in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest packet: a `resolv.conf` and little else.
+const LONGEST: usize = 16 * 1024;
+
+/// The most descriptors in one packet.
+const DESCRIPTORS: usize = 8;
+
+/// Messages of the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromHelper {
+    /// The namespaces are there and belong to nobody yet.
+    Unshared,
+    /// All is set up. With the sockets: this many that accept connections, then those for datagrams.
+    Ready { listeners: usize },
+    /// A step failed, on a file perhaps.
+    Failed { step: Step, on: String, error: i32 },
+    /// The command cannot be run.
+    NotRun { error: i32 },
+}
+
+/// Messages to the helper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToHelper {
+    /// The namespaces are yours. With the command's standard input.
+    SetUp {
+        /// The contents of `/etc/resolv.conf`.
+        resolv_conf: String,
+        /// The allocator's settings that the command is to have, which the helper has others of.
+        malloc_conf: Option<String>,
+    },
+    /// Become the command.
+    Start,
+}
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Control(OwnedFd);
+
+impl Control {
+    /// Two ends.
+    pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let kind = SocketType::SEQPACKET;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        Ok((Self::of(ours)?, theirs))
+    }
+
+    /// The end that a descriptor is, for a side that waits for the other as long as that lives.
+    pub(crate) fn patient(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// The end that a descriptor is.
+    pub(crate) fn of(socket: OwnedFd) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        Ok(Self(socket))
+    }
+
+    pub(crate) fn send(
+        &self,
+        message: &impl Serialize,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// The next message; `None` when the other end is closed.
+    pub(crate) fn receive<T: for<'de> Deserialize<'de>>(
+        &self,
+    ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = loop {
+            match recvmsg(&self.0, &mut slices, &mut control, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+                // So does an end that was closed with a packet unread.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                received => break received?,
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        let bytes = bytes.get(..received.bytes).unwrap_or_default();
+        Ok(Some((serde_json::from_slice(bytes)?, descriptors)))
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn messages_with_descriptors() {
+        let (ours, theirs) = Control::pair().unwrap();
+        let theirs = Control::of(theirs).unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        theirs
+            .send(&FromHelper::Ready { listeners: 1 }, &[reader.as_fd()])
+            .unwrap();
+        let (message, mut descriptors) = ours.receive::<FromHelper>().unwrap().unwrap();
+        assert!(matches!(message, FromHelper::Ready { listeners: 1 }));
+        let mut received = std::fs::File::from(descriptors.pop().unwrap());
+        assert!(descriptors.is_empty());
+        writer.write_all(b"x").unwrap();
+        let mut byte = [0];
+        received.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        writer.write_all(b"y").unwrap();
+        reader.read_exact(&mut byte).unwrap();
+        ours.send(&ToHelper::Start, &[]).unwrap();
+        let (message, none) = theirs.receive::<ToHelper>().unwrap().unwrap();
+        assert!(matches!(message, ToHelper::Start) && none.is_empty());
+        drop(theirs);
+        assert!(ours.receive::<FromHelper>().unwrap().is_none());
+    }
+}

@@ -1,0 +1,142 @@
+//! The process outside: starts the helper, gives it what it needs, takes its sockets.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::{Command, Stdio};
+
+use crate::control::{Control, FromHelper, ToHelper};
+use crate::error::{EnterError, Step};
+use crate::helper::WORD;
+use crate::{Members, maps};
+
+/// The settings of jemalloc, as tikv-jemallocator reads them. A helper has no thread beside its own.
+pub(crate) const MALLOC_CONF: &str = "_RJEM_MALLOC_CONF";
+pub(crate) const NO_THREADS: &str = "background_thread:false";
+
+/// A namespace being made: from the start of its helper to the command that the helper becomes.
+///
+/// The methods block, for 20 s at most where something is wrong, and for milliseconds where nothing is. To drop it ends
+/// a helper that was not told to start.
+#[derive(Debug)]
+pub struct Entry {
+    control: Control,
+}
+
+/// The sockets of a new network, in it and owned here.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Every TCP connection comes to one of these; its original destination is known.
+    pub listeners: Vec<TcpListener>,
+    /// Every question by UDP comes to one of these.
+    pub dns: Vec<UdpSocket>,
+    /// The processes that are in it.
+    pub members: Members,
+}
+
+/// Whether a namespace can be made here, by making one that nobody uses. Blocks for some milliseconds.
+pub fn possible() -> Result<(), EnterError> {
+    let (mut command, entry) = Entry::new(&[])?;
+    let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut child = spawned.map_err(|error| EnterError::new(Step::Helper, error))?;
+    // Here is the other end of the helper's conversation, beside its own.
+    drop(command);
+    let made = entry.prepare(child.id(), String::new());
+    drop(entry);
+    let ended = child.wait();
+    made?;
+    ended.map_err(|error| EnterError::new(Step::Helper, error))?;
+    Ok(())
+}
+
+impl Entry {
+    /// The helper that is to become the command of these words, to be started by the caller: its environment will be the
+    /// command's. The thread that starts it has to outlive it, since its end is that of the command.
+    ///
+    /// The program is the running one, which has to call [`helper`](crate::helper).
+    pub fn new(words: &[OsString]) -> Result<(Command, Self), EnterError> {
+        let failed = |error| EnterError::new(Step::Helper, error);
+        let (control, theirs) = Control::pair().map_err(failed)?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(WORD)
+            .args(words)
+            .env(MALLOC_CONF, NO_THREADS)
+            .stdin(Stdio::from(theirs));
+        Ok((command, Self { control }))
+    }
+
+    /// Has everything made, for the helper of this number.
+    pub fn prepare(&self, pid: u32, resolv_conf: String) -> Result<Sockets, EnterError> {
+        match self.next()?.0 {
+            FromHelper::Unshared => {}
+            other => return Err(unexpected(other)),
+        }
+        maps::write(pid).map_err(|error| EnterError::new(Step::Users, error))?;
+        let at_helper = |error| EnterError::new(Step::Helper, error);
+        let members = Members::of(pid).map_err(at_helper)?;
+        let set_up = ToHelper::SetUp {
+            resolv_conf,
+            malloc_conf: std::env::var(MALLOC_CONF).ok(),
+        };
+        let stdin = io::stdin();
+        self.control
+            .send(&set_up, &[stdin.as_fd()])
+            .map_err(at_helper)?;
+        match self.next()? {
+            (FromHelper::Ready { listeners }, sockets) => {
+                adopt(sockets, listeners, members).map_err(at_helper)
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets the helper become the command. The error is that the command cannot be run.
+    pub fn start(self) -> io::Result<()> {
+        self.control.send(&ToHelper::Start, &[])?;
+        match self.control.receive()? {
+            // The command runs: its end of the conversation is closed.
+            None => Ok(()),
+            Some((FromHelper::NotRun { error }, _)) => Err(io::Error::from_raw_os_error(error)),
+            Some(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn next(&self) -> Result<(FromHelper, Vec<OwnedFd>), EnterError> {
+        let received = self.control.receive();
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended");
+        received
+            .and_then(|message| message.ok_or_else(gone))
+            .map_err(|error| EnterError::new(Step::Helper, error))
+    }
+}
+
+fn unexpected(message: FromHelper) -> EnterError {
+    match message {
+        FromHelper::Failed { step, on, error } => {
+            EnterError::on(step, on, io::Error::from_raw_os_error(error))
+        }
+        _ => EnterError::new(Step::Helper, io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}
+
+fn adopt(mut sockets: Vec<OwnedFd>, listeners: usize, members: Members) -> io::Result<Sockets> {
+    if listeners > sockets.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let dns = sockets.split_off(listeners);
+    let listeners: Vec<_> = sockets.into_iter().map(TcpListener::from).collect();
+    let dns: Vec<_> = dns.into_iter().map(UdpSocket::from).collect();
+    for listener in &listeners {
+        listener.set_nonblocking(true)?;
+    }
+    for socket in &dns {
+        socket.set_nonblocking(true)?;
+    }
+    Ok(Sockets {
+        listeners,
+        dns,
+        members,
+    })
+}

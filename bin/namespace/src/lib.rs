@@ -1,0 +1,50 @@
+//! A network for one command, made of namespaces and without any right that an ordinary user lacks. Linux only.
+//!
+//! The command gets a user, a network and a mount namespace of its own. In the network there is one interface, `lo`, on
+//! which *every* address is local; a rule redirects TCP to a listener and questions by UDP to a DNS socket, and all else
+//! is refused at once. Both sockets are made inside and handed out, so that a process outside serves them: the kernel
+//! does TCP, and a connection's original destination is known (`SO_ORIGINAL_DST`). It serves nothing itself.
+//!
+//! ```text
+//!   outside: Entry                                inside: helper(), a process with one thread
+//!   new(words): this program again, with the ───► unshare(2)
+//!     word of the helper, stdin a socket    ◄───  "the namespaces are there"
+//!   prepare(): uid_map, gid_map, the files  ───►  mounts (files.rs), addresses and routes (network.rs), rules
+//!     to show, the real stdin                     (rules.rs), sockets
+//!                                           ◄───  the sockets (SCM_RIGHTS, control.rs)
+//!   start()                                 ───►  execve(2) of the command, in the same process
+//! ```
+//!
+//! Since the helper becomes the command, the command is a child of the process outside, in its process group and on its
+//! terminal, as if there were no namespaces. It is killed with that process: what is left of its network would lead
+//! nowhere.
+//!
+//! Sources: user_namespaces(7), network_namespaces(7), rtnetlink(7), `include/uapi/linux/netfilter/nf_tables.h`.
+#![cfg(target_os = "linux")]
+
+mod control;
+mod entry;
+mod error;
+mod files;
+mod helper;
+mod maps;
+mod members;
+mod netlink;
+mod network;
+mod porter;
+mod rules;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+pub use self::entry::{Entry, Sockets, possible};
+pub use self::error::{EnterError, Step};
+pub use self::helper::{helper, is_helper};
+pub use self::members::Members;
+pub use self::porter::Porter;
+
+/// The address that programs inside have, and ask for names: whatever is sent to port 53 is a question.
+pub const ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The same for IPv6, where the system has it.
+pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 1);
+/// The port that names are asked at.
+pub const DNS_PORT: u16 = 53;

@@ -1,0 +1,62 @@
+//! The users of a user namespace.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read as _};
+
+use rustix::process::{getegid, geteuid};
+
+/// A map has at most 340 lines of three numbers (user_namespaces(7)).
+const LONGEST: u64 = 16 * 1024;
+
+/// Makes the users of a process's new namespace those of ours: of root all, so that it may do with files as before; of
+/// anybody else that one alone, which is all that an ordinary user may do. Files of others are then shown as those of
+/// `nobody`, and setuid programs have no effect.
+pub(crate) fn write(pid: u32) -> io::Result<()> {
+    let of = |name: &str| format!("/proc/{pid}/{name}");
+    if geteuid().is_root() {
+        let all = (same("/proc/self/uid_map")?, same("/proc/self/gid_map")?);
+        match fs::write(of("uid_map"), all.0) {
+            Ok(()) => return fs::write(of("gid_map"), all.1),
+            // A root without the right to do so.
+            Err(error) => tracing::debug!(%error, "all users cannot be mapped"),
+        }
+    }
+    fs::write(of("setgroups"), "deny")?;
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    fs::write(of("uid_map"), format!("{uid} {uid} 1"))?;
+    fs::write(of("gid_map"), format!("{gid} {gid} 1"))
+}
+
+/// The map in which everybody who is known here has the same number.
+fn same(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?
+        .take(LONGEST)
+        .read_to_string(&mut text)?;
+    Ok(identity(&text))
+}
+
+fn identity(map: &str) -> String {
+    map.lines().fold(String::new(), |mut same, line| {
+        let mut numbers = line.split_whitespace();
+        if let (Some(first), Some(count)) = (numbers.next(), numbers.nth(1)) {
+            let _ = writeln!(same, "{first} {first} {count}");
+        }
+        same
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_stays_who_they_are() {
+        let whole = "         0          0 4294967295\n";
+        assert_eq!(identity(whole), "0 0 4294967295\n");
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(identity(rootless), "0 0 1\n1 1 65536\n");
+        assert_eq!(identity("garbage\n"), "");
+    }
+}
