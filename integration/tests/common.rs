@@ -44,12 +44,18 @@ pub(crate) fn run(
 ) -> ExitCode {
     open_files();
     let full = std::env::var_os(FULL).is_some();
+    let no_namespaces = why_no_namespaces();
     let mut trials = more;
     for (prefix, flags) in TRANSPORTS {
         let runs = |s: &Scenario| prefix.is_empty() || s.transports == Transports::Every;
         for scenario in all().into_iter().filter(runs) {
             let name = format!("{prefix}{}", scenario.name);
             let skip = skips.iter().find(|(skipped, _)| *skipped == name);
+            let skip = skip.map(|(_, reason)| (*reason).to_owned());
+            let skip = skip.or_else(|| {
+                let needs_them = scenario.name.starts_with("isolated::");
+                no_namespaces.clone().filter(|_| needs_them)
+            });
             let test = move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(2)
@@ -67,8 +73,8 @@ pub(crate) fn run(
                 })
             };
             let test = move || test().map_err(|error: anyhow::Error| format!("{error:#}").into());
-            let title = match skip {
-                Some((_, reason)) => format!("{name} (skipped: {reason})"),
+            let title = match &skip {
+                Some(reason) => format!("{name} (skipped: {reason})"),
                 None => name,
             };
             trials.push(Trial::test(title, test).with_ignored_flag(skip.is_some()));
@@ -81,6 +87,17 @@ pub(crate) fn run(
         );
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Why nothing can be isolated on this machine, if that is so: asked of another program than ours.
+fn why_no_namespaces() -> Option<String> {
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["--user", "--net", "--mount", "--map-root-user", "true"]);
+    match unshare.output() {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(format!("unshare cannot be run: {error}")),
+    }
 }
 
 /// `pods/portforward`

@@ -7,6 +7,8 @@ mod failover;
 mod forward;
 mod grpc;
 mod http;
+#[cfg(target_os = "linux")]
+mod isolated;
 mod life;
 mod load;
 mod managed;
@@ -49,6 +51,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         chaos::list(),
         dns::list(),
         run::list(),
+        #[cfg(target_os = "linux")]
+        isolated::list(),
         http::list(),
         grpc::list(),
         load::list(),

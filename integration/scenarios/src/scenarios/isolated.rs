@@ -1,0 +1,756 @@
+//! `kubevpn run --isolated`: programs that know no proxy, as this user and, where that is root, as another one.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use anyhow::Context as _;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::scenario;
+use crate::cluster::{client, cluster_ips, pod_ips};
+use crate::proxy::PATIENCE;
+use crate::{Context, Curl, Scenario};
+
+pub(super) fn list() -> Vec<Scenario> {
+    vec![
+        scenario!("isolated", curl_by_name_and_address),
+        scenario!("isolated", static_go_client, One),
+        scenario!("isolated", half_closed_client_gets_the_whole_answer, One),
+        scenario!("isolated", any_dns_server_is_ours, One),
+        scenario!("isolated", what_is_not_tcp_is_refused, One),
+        scenario!("isolated", hosts_outside_are_denied, One),
+        scenario!("isolated", rules_hold_whatever_is_asked_for, One),
+        scenario!("isolated", loopback_is_its_own, One),
+        scenario!("isolated", servers_inside_are_published, One),
+        scenario!("isolated", as_if_it_were_not, One),
+        scenario!("isolated", exit_codes_are_the_commands, One),
+        scenario!("isolated", signals_reach_the_command, One),
+        scenario!("isolated", nothing_is_left_behind, One),
+        scenario!(
+            "isolated",
+            what_a_command_leaves_behind_keeps_its_network,
+            One
+        ),
+        scenario!("isolated", the_way_out_is_closed, One),
+        scenario!("isolated", where_it_cannot_be_had, One),
+    ]
+}
+
+/// Somebody who runs commands.
+struct User {
+    uid: u32,
+    gid: u32,
+    before: Vec<String>,
+    kubevpn: PathBuf,
+    /// A kubeconfig they can read, and a directory of theirs.
+    files: TempDir,
+}
+
+/// The system's programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// No account has it.
+const OTHER: u32 = 12_345;
+
+impl User {
+    /// The current user, and where that is root a user without any right.
+    fn all(cx: &Context) -> anyhow::Result<Vec<Self>> {
+        let own = std::fs::metadata("/proc/self")?;
+        let mut all = vec![Self::new(cx, own.uid(), own.gid(), &[])?];
+        if own.uid() == 0 {
+            let id = OTHER.to_string();
+            let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
+            all.push(Self::new(cx, OTHER, OTHER, &words)?);
+        }
+        Ok(all)
+    }
+
+    fn new(cx: &Context, uid: u32, gid: u32, before: &[&str]) -> anyhow::Result<Self> {
+        let files = tempfile::tempdir()?;
+        let path = |name: &str| files.path().join(name);
+        std::fs::copy(cx.cluster.kubeconfig(), path("kubeconfig"))?;
+        let kubevpn = path("kubevpn");
+        // Where it was built may be closed to others.
+        if std::fs::hard_link(&cx.kubevpn, &kubevpn).is_err() {
+            std::fs::copy(&cx.kubevpn, &kubevpn)?;
+        }
+        let kubeconfig = path("kubeconfig");
+        for (of, mode) in [(files.path(), 0o777), (kubeconfig.as_path(), 0o644)] {
+            std::fs::set_permissions(of, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(Self {
+            uid,
+            gid,
+            before: before.iter().map(|word| (*word).to_owned()).collect(),
+            kubevpn,
+            files,
+        })
+    }
+
+    /// `kubevpn run --isolated` with these flags and words.
+    fn command(&self, cx: &Context, flags: &[&str], words: &[&str]) -> Command {
+        let mut before = self.before.iter();
+        let mut command = match before.next() {
+            Some(first) => Command::new(first),
+            None => Command::new(&self.kubevpn),
+        };
+        command.args(before);
+        if !self.before.is_empty() {
+            command.arg(&self.kubevpn);
+        }
+        command
+            .args(["run", "--isolated", "--kubeconfig"])
+            .arg(self.files.path().join("kubeconfig"))
+            .args(&cx.flags)
+            .args(flags)
+            .arg("--")
+            .args(words)
+            .env("HOME", self.files.path())
+            // A directory that is closed to the user makes a program that is in none forbidden, not unknown.
+            .env("PATH", PATH)
+            .env_remove("KUBECONFIG")
+            .current_dir(self.files.path())
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, cx: &Context, flags: &[&str], words: &[&str]) -> anyhow::Result<Ended> {
+        let mut command = self.command(cx, flags, words);
+        Ended::of(command.output()).await
+    }
+
+    /// A shell's script that has to end well; its output.
+    async fn script(&self, cx: &Context, script: &str) -> anyhow::Result<String> {
+        let ended = self.run(cx, &[], &["bash", "-c", script]).await?;
+        anyhow::ensure!(
+            ended.code == Some(0),
+            "as {}: {script} ended with {ended:?}",
+            self.uid
+        );
+        Ok(ended.out)
+    }
+
+    /// Starts it and reads its first line.
+    async fn start(&self, cx: &Context, flags: &[&str], script: &str) -> anyhow::Result<Running> {
+        let mut command = self.command(cx, flags, &["bash", "-c", script]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut out = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        let mut line = String::new();
+        tokio::time::timeout(PATIENCE, out.read_line(&mut line))
+            .await
+            .context("it says nothing")??;
+        Ok(Running {
+            child,
+            out,
+            line: line.trim_end().to_owned(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    async fn of(output: impl Future<Output = std::io::Result<Output>>) -> anyhow::Result<Self> {
+        let output = tokio::time::timeout(PATIENCE, output).await;
+        let output = output.context("it does not end")??;
+        Ok(Self {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    fn with(&self, code: i32, said: &str) -> anyhow::Result<()> {
+        let is = self.code == Some(code) && self.err.contains(said);
+        anyhow::ensure!(is, "not {code} and {said:?}: {self:?}");
+        Ok(())
+    }
+}
+
+struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    line: String,
+}
+
+impl Running {
+    async fn signal(&self, name: &str, pid: u32) -> anyhow::Result<()> {
+        let pid = pid.to_string();
+        let mut kill = Command::new("kill");
+        let sent = kill.args(["-s", name, &pid]).status().await?;
+        anyhow::ensure!(sent.success(), "kill -s {name} {pid} failed");
+        Ok(())
+    }
+
+    fn pid(&self) -> anyhow::Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
+    async fn ended(self) -> anyhow::Result<Ended> {
+        let Self { child, mut out, .. } = self;
+        let mut rest = String::new();
+        let (ended, read) = tokio::join!(
+            Ended::of(child.wait_with_output()),
+            tokio::time::timeout(PATIENCE, out.read_to_string(&mut rest))
+        );
+        read.context("somebody holds its standard output")??;
+        Ok(Ended {
+            out: rest,
+            ..ended?
+        })
+    }
+}
+
+/// The system's, which other users may run too.
+const PYTHON: &str = "/usr/bin/python3";
+
+#[expect(clippy::print_stderr, reason = "says what was not run")]
+fn has_python() -> bool {
+    let there = Path::new(PYTHON).exists();
+    if !there {
+        eprintln!("not run: there is no {PYTHON}");
+    }
+    there
+}
+
+const CURL: &str = "curl --disable --silent --show-error --max-time 60";
+
+async fn curl_by_name_and_address(cx: Context) -> anyhow::Result<()> {
+    let api = client(&cx.cluster.kubeconfig()).await?;
+    let ips = cluster_ips(&api, "default", "productpage").await?;
+    let pod = pod_ips(&api, "default", "productpage")
+        .await?
+        .swap_remove(0);
+    let bracketed = |ip: &str| match ip.contains(':') {
+        true => format!("[{ip}]"),
+        false => ip.to_owned(),
+    };
+    let mut hosts: Vec<_> = [
+        "productpage",
+        "productpage.default",
+        "productpage.default.svc",
+        "productpage.default.svc.cluster.local",
+        "productpage.default.svc.cluster.local.",
+    ]
+    .map(str::to_owned)
+    .into();
+    hosts.extend(ips.iter().map(|ip| bracketed(ip)));
+    hosts.push(bracketed(&pod));
+    let urls: Vec<_> = hosts
+        .iter()
+        .map(|host| format!("http://{host}:9080/"))
+        .collect();
+    for user in User::all(&cx)? {
+        // Each on a connection of its own.
+        let script = format!(
+            "for url in {}; do {CURL} $url && echo || exit; done",
+            urls.join(" ")
+        );
+        let script = script.replace('[', "'[").replace(']', "]'");
+        let said = user.script(&cx, &script).await?;
+        let answers = said.matches(r#""service":"productpage""#).count();
+        anyhow::ensure!(
+            answers == urls.len(),
+            "{answers} answers of {urls:?}: {said}"
+        );
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "says what was not run")]
+async fn static_go_client(cx: Context) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let source = dir.path().join("get.go");
+    std::fs::write(
+        &source,
+        r#"package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+)
+
+func main() {
+	http.DefaultTransport.(*http.Transport).Proxy = nil
+	for _, url := range os.Args[1:] {
+		answer, err := http.Get(url)
+		if err != nil {
+			panic(err)
+		}
+		io.Copy(os.Stdout, answer.Body)
+		fmt.Println()
+	}
+}
+"#,
+    )?;
+    let program = dir.path().join("get");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).args([&program, &source]).envs([
+        ("CGO_ENABLED", "0"),
+        ("GOFLAGS", "-mod=mod"),
+        ("GOPROXY", "off"),
+    ]);
+    match build.output().await {
+        Err(error) => {
+            eprintln!("not run: go cannot be run: {error}");
+            return Ok(());
+        }
+        Ok(built) => anyhow::ensure!(built.status.success(), "go build: {built:?}"),
+    }
+    let api = client(&cx.cluster.kubeconfig()).await?;
+    let ip = cluster_ips(&api, "default", "productpage")
+        .await?
+        .swap_remove(0);
+    let by_ip = match ip.contains(':') {
+        true => format!("http://[{ip}]:9080/"),
+        false => format!("http://{ip}:9080/"),
+    };
+    for user in User::all(&cx)? {
+        let own = user.files.path().join("get");
+        std::fs::copy(&program, &own)?;
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755))?;
+        let words = [
+            own.to_str().context("UTF-8")?,
+            "http://productpage:9080/",
+            &by_ip,
+        ];
+        let ended = user.run(&cx, &[], &words).await?;
+        let answers = ended.out.matches(r#""service":"productpage""#).count();
+        anyhow::ensure!(answers == 2 && ended.code == Some(0), "{ended:?}");
+    }
+    Ok(())
+}
+
+/// A client that ends its writing before the answer comes.
+async fn half_closed_client_gets_the_whole_answer(cx: Context) -> anyhow::Result<()> {
+    if !has_python() {
+        return Ok(());
+    }
+    let script = "import socket; s = socket.create_connection(('productpage', 9080)); \
+                  s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); s.shutdown(1); \
+                  print(b''.join(iter(lambda: s.recv(4096), b'')).decode())";
+    for user in User::all(&cx)? {
+        let said = user
+            .script(&cx, &format!("{PYTHON} -c \"{script}\""))
+            .await?;
+        anyhow::ensure!(said.contains(r#""service":"productpage""#), "{said}");
+    }
+    Ok(())
+}
+
+/// A program that asks a server of its own choice: `dig @8.8.8.8`, the resolvers of browsers.
+async fn any_dns_server_is_ours(cx: Context) -> anyhow::Result<()> {
+    let api = client(&cx.cluster.kubeconfig()).await?;
+    let ips = cluster_ips(&api, "default", "productpage").await?;
+    let Some(ip) = ips
+        .iter()
+        .find_map(|ip| ip.parse::<std::net::Ipv4Addr>().ok())
+    else {
+        return Ok(());
+    };
+    let [a, b, c, d] = ip.octets();
+    let wanted = format!("{a:02x} {b:02x} {c:02x} {d:02x}");
+    let question = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0bproductpage\x07default\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01";
+    for user in User::all(&cx)? {
+        for server in [
+            "8.8.8.8",
+            "198.18.0.1",
+            "10.96.0.10",
+            "2001:4860:4860::8888",
+        ] {
+            let script = format!(
+                "exec 3<>/dev/udp/{server}/53; printf '{question}' >&3; \
+                 timeout 20 dd bs=512 count=1 status=none <&3 | od -An -v -tx1 -w512"
+            );
+            let said = user.script(&cx, &script).await?;
+            anyhow::ensure!(said.trim_end().ends_with(&wanted), "{server}: {said}");
+        }
+        // With its length in front.
+        let script = format!(
+            "exec 3<>/dev/tcp/8.8.8.8/53; printf '\\x00\\x37{question}' >&3; \
+             timeout 20 head -c 73 <&3 | od -An -v -tx1 -w512"
+        );
+        let said = user.script(&cx, &script).await?;
+        anyhow::ensure!(said.trim_end().ends_with(&wanted), "by TCP: {said}");
+    }
+    Ok(())
+}
+
+/// At once, and not by silence.
+async fn what_is_not_tcp_is_refused(cx: Context) -> anyhow::Result<()> {
+    if !has_python() {
+        return Ok(());
+    }
+    let script = "import errno, socket\n\
+        def refused(family, kind, protocol, to):\n\
+        \x20   try:\n\
+        \x20       s = socket.socket(family, kind, protocol)\n\
+        \x20       s.sendto(b'12345678', to)\n\
+        \x20   except OSError as e:\n\
+        \x20       return errno.errorcode[e.errno]\n\
+        print(refused(socket.AF_INET, socket.SOCK_DGRAM, 0, ('8.8.8.8', 443)),\n\
+        \x20     refused(socket.AF_INET6, socket.SOCK_DGRAM, 0, ('2001:db8::1', 443)),\n\
+        \x20     refused(socket.AF_INET, socket.SOCK_DGRAM, 0, ('224.0.0.251', 5353)),\n\
+        \x20     refused(socket.AF_INET, socket.SOCK_DGRAM, 0, ('10.96.0.1', 123)))\n";
+    for user in User::all(&cx)? {
+        let path = user.files.path().join("udp.py");
+        std::fs::write(&path, script)?;
+        let path = path.to_str().context("UTF-8")?;
+        let said = user.script(&cx, &format!("{PYTHON} {path}")).await?;
+        anyhow::ensure!(said == "EPERM EPERM EPERM EPERM\n", "{said}");
+    }
+    Ok(())
+}
+
+async fn hosts_outside_are_denied(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let run = async |url: &str| {
+            let script = format!("{CURL} {url}");
+            user.run(&cx, &[], &["bash", "-c", &script]).await
+        };
+        // CURLE_COULDNT_RESOLVE_HOST
+        run("http://www.example.test/")
+            .await?
+            .with(6, "a host outside the cluster was looked up")?;
+        let literal = run("http://203.0.113.1/").await?;
+        let is_denied = literal.err.contains("target=203.0.113.1:80");
+        let is_denied = is_denied && literal.err.contains("refusal=\"denied\"");
+        // As curl connects, sends, or waits for the answer.
+        let is_reset = matches!(literal.code, Some(7 | 52 | 55 | 56));
+        anyhow::ensure!(is_denied && is_reset, "{literal:?}");
+    }
+    Ok(())
+}
+
+/// A Service by its ClusterIP is the Service.
+async fn rules_hold_whatever_is_asked_for(cx: Context) -> anyhow::Result<()> {
+    let api = client(&cx.cluster.kubeconfig()).await?;
+    let ip = cluster_ips(&api, "default", "productpage")
+        .await?
+        .swap_remove(0);
+    let by_ip = match ip.contains(':') {
+        true => format!("http://[{ip}]:9080/"),
+        false => format!("http://{ip}:9080/"),
+    };
+    for user in User::all(&cx)? {
+        for flags in [
+            &["--deny", "productpage:9080"][..],
+            &["--deny", "*.default", "--allow", "reviews"],
+            &["--allow", "reviews.default:80"],
+        ] {
+            for url in ["http://productpage:9080/", &by_ip] {
+                let script = format!("{CURL} {url}");
+                let ended = user.run(&cx, flags, &["bash", "-c", &script]).await?;
+                let is_denied = ended.err.contains("refusal=\"denied\"");
+                let is_reset = matches!(ended.code, Some(7 | 52 | 55 | 56));
+                anyhow::ensure!(is_denied && is_reset, "{flags:?} {url}: {ended:?}");
+            }
+            let script = format!("{CURL} http://reviews/");
+            let ended = user.run(&cx, flags, &["bash", "-c", &script]).await?;
+            let reaches = ended.out.contains(r#""service":"reviews""#);
+            anyhow::ensure!(
+                reaches != flags.contains(&"*.default"),
+                "{flags:?}: {ended:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A server on the machine's loopback is reached by a name, and by no address.
+async fn loopback_is_its_own(cx: Context) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nhost";
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    for user in User::all(&cx)? {
+        let script = format!(
+            "{CURL} http://127.0.0.1:{port}/; echo $?; {CURL} http://localhost:{port}/; echo $?; \
+             {CURL} http://host.kubevpn.internal:{port}/ && echo && {CURL} http://productpage:9080/"
+        );
+        let said = user.script(&cx, &script).await?;
+        anyhow::ensure!(said.starts_with("7\n7\nhost\n{"), "{said}");
+    }
+    Ok(())
+}
+
+async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
+    if !has_python() {
+        return Ok(());
+    }
+    let server = "import socket; l = socket.create_server(('127.0.0.1', 8000)); print('ready', flush=True); \
+                  c, _ = l.accept(); c.recv(1000); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\ninside'); c.close()";
+    for user in User::all(&cx)? {
+        let script = format!("exec {PYTHON} -c \"{server}\"");
+        let flags = ["--publish", "0:8000"];
+        let mut running = user.start(&cx, &flags, &script).await?;
+        anyhow::ensure!(running.line == "ready", "{}", running.line);
+        let mut log = BufReader::new(running.child.stderr.take().context("stderr is piped")?);
+        let mut line = String::new();
+        tokio::time::timeout(PATIENCE, log.read_line(&mut line)).await??;
+        let at = line
+            .trim_end()
+            .strip_prefix("port 8000 of the command is published at ")
+            .with_context(|| format!("it says {line}"))?;
+        let answer = Curl::run(&["--noproxy", "*", &format!("http://{at}/")]).await?;
+        anyhow::ensure!(
+            answer.body == "inside",
+            "{} {}",
+            answer.body,
+            answer.message
+        );
+        running.ended().await?.with(0, "")?;
+    }
+    Ok(())
+}
+
+/// The user, the files, the environment and standard input are what they are without it.
+async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let script = "id -u; id -g; pwd; echo \"[$https_proxy$ALL_PROXY$_RJEM_MALLOC_CONF]\"; cat; \
+                      touch made; stat -c %u made";
+        let mut command = user.command(&cx, &[], &["bash", "-c", script]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env("https_proxy", "http://127.0.0.1:9")
+            .env("ALL_PROXY", "http://127.0.0.1:9");
+        let mut child = command.spawn()?;
+        let mut stdin = child.stdin.take().context("stdin is piped")?;
+        stdin.write_all(b"a line\n").await?;
+        drop(stdin);
+        let ended = Ended::of(child.wait_with_output()).await?;
+        let (uid, gid, dir) = (user.uid, user.gid, user.files.path().display());
+        let wanted = format!("{uid}\n{gid}\n{dir}\n[]\na line\n{uid}\n");
+        anyhow::ensure!(ended.out == wanted && ended.code == Some(0), "{ended:?}");
+        let made = std::fs::metadata(user.files.path().join("made"))?;
+        anyhow::ensure!(made.uid() == uid, "made by {}", made.uid());
+    }
+    Ok(())
+}
+
+async fn exit_codes_are_the_commands(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let run = async |words: &[&str]| user.run(&cx, &[], words).await;
+        run(&["true"]).await?.with(0, "")?;
+        run(&["sh", "-c", "exit 7"]).await?.with(7, "")?;
+        run(&["sh", "-c", "kill -KILL $$"]).await?.with(137, "")?;
+        run(&["no-such-command"])
+            .await?
+            .with(127, "cannot run no-such-command")?;
+        run(&["/"]).await?.with(126, "cannot run /")?;
+    }
+    Ok(())
+}
+
+async fn signals_reach_the_command(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        for (signal, code) in [("TERM", 15), ("HUP", 1), ("USR1", 10), ("INT", 2)] {
+            let script =
+                format!("trap 'exit {code}' {signal}; echo ready; while :; do sleep 0.05; done");
+            let running = user.start(&cx, &[], &script).await?;
+            anyhow::ensure!(running.line == "ready", "{}", running.line);
+            running.signal(signal, running.pid()?).await?;
+            running.ended().await?.with(code, "")?;
+        }
+    }
+    Ok(())
+}
+
+/// The processes in a namespace that was printed as `net:[4026532180]`.
+fn members(network: &str) -> anyhow::Result<Vec<String>> {
+    anyhow::ensure!(network.starts_with("net:["), "no network: {network:?}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let is = std::fs::read_link(path.join("ns/net"));
+        if is.is_ok_and(|is| is == Path::new(network)) {
+            found.push(path.display().to_string());
+        }
+    }
+    Ok(found)
+}
+
+/// Waits until nobody is in it any more.
+async fn emptied(network: &str) -> anyhow::Result<()> {
+    let left = async {
+        while !members(network)?.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(PATIENCE, left).await {
+        Ok(left) => left,
+        Err(_) => anyhow::bail!("still in {network}: {:?}", members(network)?),
+    }
+}
+
+/// However it ends. A namespace without a process, and without a descriptor, is no more: mounts and sockets go with it.
+async fn nothing_is_left_behind(cx: Context) -> anyhow::Result<()> {
+    const WAIT: &str = "readlink /proc/self/ns/net; echo $$; exec sleep 1000";
+    for user in User::all(&cx)? {
+        let own = std::fs::read_link("/proc/self/ns/net")?;
+        for (signal, of_command) in [("TERM", false), ("KILL", false), ("KILL", true)] {
+            let mut running = user.start(&cx, &[], WAIT).await?;
+            let network = running.line.clone();
+            anyhow::ensure!(Path::new(&network) != own, "it is not isolated: {network}");
+            let mut pid = String::new();
+            running.out.read_line(&mut pid).await?;
+            anyhow::ensure!(members(&network)?.len() == 1, "{:?}", members(&network)?);
+            let to = match of_command {
+                true => pid.trim_end().parse()?,
+                false => running.pid()?,
+            };
+            running.signal(signal, to).await?;
+            let ended = running.ended().await?;
+            let wanted = match (signal, of_command) {
+                ("TERM", _) => Some(143),
+                (_, true) => Some(137),
+                // kubevpn was killed.
+                (_, false) => None,
+            };
+            anyhow::ensure!(ended.code == wanted, "{signal}: {ended:?}");
+            emptied(&network).await?;
+        }
+        let network = user.script(&cx, "readlink /proc/self/ns/net").await?;
+        emptied(network.trim_end()).await?;
+        // The files are the machine's again, as they have been outside all the time.
+        let seen = user.script(&cx, "cat /etc/resolv.conf").await?;
+        let is_ours = |text: &str| text.contains("nameserver 198.18.0.1\nsearch default.svc.");
+        anyhow::ensure!(is_ours(&seen), "{seen}");
+        anyhow::ensure!(!is_ours(&std::fs::read_to_string("/etc/resolv.conf")?));
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        anyhow::ensure!(!mounts.contains("kubevpn "), "{mounts}");
+    }
+    Ok(())
+}
+
+async fn what_a_command_leaves_behind_keeps_its_network(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let fifo = user.files.path().join("go");
+        let fifo = fifo.to_str().context("UTF-8")?;
+        let script = format!(
+            "rm -f {fifo}; mkfifo {fifo}; readlink /proc/self/ns/net; \
+             (read line <{fifo}; exec {CURL} http://productpage:9080/ >got 2>&1) >/dev/null 2>&1 & exit 3"
+        );
+        let mut running = user.start(&cx, &[], &script).await?;
+        let mut log = BufReader::new(running.child.stderr.take().context("stderr is piped")?);
+        let mut line = String::new();
+        let waiting = async {
+            while !line.starts_with("waiting for a process that bash left behind") {
+                line.clear();
+                anyhow::ensure!(log.read_line(&mut line).await? > 0, "it does not wait");
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, waiting).await??;
+        std::fs::write(fifo, "go\n")?;
+        running.ended().await?.with(3, "")?;
+        let got = std::fs::read_to_string(user.files.path().join("got"))?;
+        anyhow::ensure!(got.contains(r#""service":"productpage""#), "{got}");
+
+        let running = user.start(&cx, &["--no-wait"], &script).await?;
+        let network = running.line.clone();
+        running.ended().await?.with(3, "")?;
+        anyhow::ensure!(members(&network)?.len() == 1, "{:?}", members(&network)?);
+        std::fs::write(fifo, "go\n")?;
+        emptied(&network).await?;
+        let got = std::fs::read_to_string(user.files.path().join("got"))?;
+        anyhow::ensure!(!got.contains("service"), "{got}");
+    }
+    Ok(())
+}
+
+/// Each of these would be a way around.
+async fn the_way_out_is_closed(cx: Context) -> anyhow::Result<()> {
+    if !has_python() {
+        return Ok(());
+    }
+    let ways = [
+        // The machine's network, by a process that is in it.
+        "nsenter --net=/proc/$OUTSIDE/ns/net true",
+        "nsenter --net --target $OUTSIDE true",
+        "ls /proc/$OUTSIDE/root/",
+        "cat /proc/$OUTSIDE/environ",
+        // With every right in a namespace of one's own.
+        "unshare --user --map-root-user nsenter --net=/proc/$OUTSIDE/ns/net true",
+        "unshare --user --map-root-user ip link set lo down",
+        // No other interface is there, and none can lead out.
+        "ip -brief link | grep -v '^lo ' | grep -w UP",
+    ];
+    for user in User::all(&cx)? {
+        for way in ways {
+            let outside = std::process::id();
+            let script = format!("OUTSIDE={outside}; {way} >&2 && echo open || echo closed");
+            let said = user.script(&cx, &script).await?;
+            anyhow::ensure!(said == "closed\n", "as {}: {way}: {said}", user.uid);
+        }
+    }
+    // An abstract socket belongs to the network it was made in.
+    let name = format!("kubevpn-test-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+    let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect('\\0{name}')");
+    let outside = Command::new(PYTHON).args(["-c", &connect]).status();
+    anyhow::ensure!(outside.await?.success(), "the socket is not there at all");
+    for user in User::all(&cx)? {
+        let ended = user.run(&cx, &[], &[PYTHON, "-c", &connect]).await?;
+        ended.with(1, "ConnectionRefusedError")?;
+    }
+    Ok(())
+}
+
+/// In a user namespace that may have none below it, as nobody on the machine may where a setting says so.
+async fn where_it_cannot_be_had(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let run = async |isolated: &str| {
+            let script = format!(
+                "echo 0 >/proc/sys/user/max_user_namespaces; \
+                 exec {} run {isolated} --kubeconfig kubeconfig -- curl -sS http://productpage:9080/",
+                user.kubevpn.display()
+            );
+            let mut words = user.before.clone();
+            words.extend(["unshare", "--user", "--map-root-user", "bash", "-c"].map(str::to_owned));
+            let mut command = Command::new(&words[0]);
+            command
+                .args(&words[1..])
+                .arg(script)
+                .current_dir(user.files.path())
+                .env("HOME", user.files.path())
+                .stdin(Stdio::null())
+                .kill_on_drop(true);
+            Ended::of(command.output()).await
+        };
+        let refused = run("--isolated").await?;
+        refused.with(60, "error: an isolated network cannot be made here: ")?;
+        refused.with(60, "max_user_namespaces")?;
+        refused.with(60, "  try: --isolated=auto")?;
+        let fell_back = run("--isolated=auto").await?;
+        fell_back.with(0, "not isolated, using proxy environment variables: ")?;
+        anyhow::ensure!(
+            fell_back.out.contains(r#""service":"productpage""#),
+            "{fell_back:?}"
+        );
+    }
+    Ok(())
+}
