@@ -1,5 +1,8 @@
 //! The command line: what it says, and the exit code it ends with, when it cannot do what was asked.
 
+mod check;
+mod first_minute;
+mod help;
 mod listeners;
 mod programs;
 
@@ -201,6 +204,15 @@ async fn a_login_has_the_time_it_takes() {
         .with(0, &[]);
 }
 
+/// A kubeconfig with one context.
+fn contexts_named(files: &Files, name: &str) -> String {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncontexts: [{{name: {name}, context: {{cluster: a, user: a}}}}]\n\
+         clusters: [{{name: a, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers: [{{name: a, user: {{}}}}]\n"
+    );
+    files.write("near", &text)
+}
+
 #[tokio::test]
 async fn kubeconfigs_that_cannot_be_used() {
     let files = Files::new();
@@ -232,6 +244,10 @@ async fn kubeconfigs_that_cannot_be_used() {
     proxy_out(&["--kubeconfig", &contexts, "--context", "prod"], &home)
         .await
         .with(20, &["prod", "a"]);
+    let near = contexts_named(&files, "production");
+    proxy_out(&["--kubeconfig", &near, "--context", "prodution"], &home)
+        .await
+        .with(20, &["  try: did you mean \"production\"?"]);
     proxy_out(&["--kubeconfig", &contexts, "--cluster", "nope"], &home)
         .await
         .with(20, &["nope"]);

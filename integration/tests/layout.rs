@@ -183,6 +183,27 @@ fn libraries_of_bin_know_no_command_line() {
     }
 }
 
+/// A log of a normal day is for people: what has no `Display` is said at `debug`.
+#[test]
+fn no_rust_structures_in_logs_of_a_normal_day() {
+    for dir in ["backend", "frontends", "bin"] {
+        for file in sources(&root().join(dir)) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for level in ["tracing::info!(", "tracing::warn!(", "tracing::error!("] {
+                for (at, _) in text.match_indices(level) {
+                    let call = text[at + level.len()..]
+                        .split(");")
+                        .next()
+                        .unwrap_or_default();
+                    let fields = call.split('"').step_by(2).collect::<String>();
+                    let found = fields.contains("= ?") || fields.trim_start().starts_with('?');
+                    assert!(!found, "{}: {level}{call}", file.display());
+                }
+            }
+        }
+    }
+}
+
 fn sources(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     let all = entries.flat_map(|path| match path.is_dir() {

@@ -42,6 +42,7 @@ async fn addresses_that_cannot_be_used() {
     let rig = Rig::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
+    let own = format!("(process {})", std::process::id());
     let no_socket = format!("unix:{}", rig.files.write("file", "not a socket"));
     let no_folder = "unix:/nonexistent/socket";
     for flag in FLAGS {
@@ -53,14 +54,18 @@ async fn addresses_that_cannot_be_used() {
             _ => "SOCKS5 and HTTP listener",
         };
         for (addr, code, words) in [
-            (taken.as_str(), 53, &["already in use"][..]),
+            (
+                taken.as_str(),
+                53,
+                &["already in use", "  try: end ", &own][..],
+            ),
             ("localhost", 23, &["no port", "127.0.0.1:1080"]),
             ("127.0.0.1", 23, &["no port", "127.0.0.1:1080"]),
             ("127.0.0.1:65536", 23, &["127.0.0.1:65536", "65535"]),
             ("example.com:1080", 23, &["no IP address", "unix:/path"]),
             ("unix:", 23, &["path", "missing"]),
             (&no_socket, 1, &["is no socket"]),
-            (no_folder, 1, &["cannot listen on", "because: "]),
+            (no_folder, 1, &["cannot listen on", "caused by: "]),
             (
                 "0.0.0.0:0",
                 23,

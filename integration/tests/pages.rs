@@ -24,11 +24,11 @@ fn script(page: &str) -> String {
                 script.push_str(line);
                 script.push('\n');
                 // A proxy in the background: go on when it has said what it listens on, as a reader would. That ends with the
-                // scope of a proxy, or, of forwards alone, with their lines.
+                // line for a shell, or, of forwards alone, with their lines.
                 if line.ends_with('&') {
                     started += 1;
                     script.push_str(&format!(
-                        "until [ \"$(grep -c '^Proxy scope\\|^Forwarding 127' \"$OUT\")\" = {started} ]; do kill -0 $!; sleep 0.05; done\n"
+                        "until [ \"$(grep -c '^Shell: \\|^Forwarding 127' \"$OUT\")\" = {started} ]; do kill -0 $!; sleep 0.05; done\n"
                     ));
                 }
             }
@@ -104,7 +104,7 @@ fn environment() {
     let said = run("docs/environment.md");
     assert_eq!(
         said.matches(r#""service":"productpage""#).count(),
-        2,
+        4,
         "{said}"
     );
     assert_eq!(said.matches(r#""service":"reviews""#).count(), 1, "{said}");
@@ -140,7 +140,7 @@ fn what_the_demo_prints_works_when_pasted() {
         demo.args(["demo", "--listen-socks", "127.0.0.1:0"])
             .env_remove("KUBECONFIG");
         let mut proxy = kubevpn_scenarios::Proxy::spawn(demo).await.unwrap();
-        proxy.logged(&["Proxy scope"]).await.unwrap();
+        proxy.logged(&["Shell: "]).await.unwrap();
         let lines: Vec<String> = proxy
             .log()
             .lines()

@@ -169,12 +169,14 @@ fn of_provider(provider: &AuthProviderConfig) -> Result<String, ClientError> {
 
 /// Whether a JSON Web Token is not known to have run out.
 fn lasts(token: &str) -> bool {
-    let payload = token.split('.').nth(1).unwrap_or_default();
+    token_expires(token).is_none_or(|at| at > SystemTime::now())
+}
+
+/// The `exp` of a JSON Web Token (RFC 7519 section 4.1.4); `None` of anything else.
+pub(crate) fn token_expires(token: &str) -> Option<SystemTime> {
+    let payload = token.split('.').nth(1)?;
     let decoded = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('='));
-    let claims: Option<serde_json::Value> = decoded
-        .ok()
-        .and_then(|json| serde_json::from_slice(&json).ok());
-    let expires = claims.and_then(|claims| claims["exp"].as_f64());
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    expires.is_none_or(|at| at > now.map_or(0.0, |now| now.as_secs_f64()))
+    let claims: serde_json::Value = serde_json::from_slice(&decoded.ok()?).ok()?;
+    let seconds = claims["exp"].as_f64()?.max(0.0);
+    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }

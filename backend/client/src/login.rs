@@ -25,6 +25,7 @@ use crate::credential::Credential;
 use crate::error::ClientError;
 use crate::plugin;
 use crate::recipe::{Recipe, Stack};
+use crate::shown::Shown;
 use crate::transport::{Received, Transport};
 
 /// The longest wait before credentials that were never taken are made again.
@@ -237,6 +238,17 @@ impl Login {
         state.last = Some(credentials.clone());
         state.phase = Phase::LoggedOut;
         true
+    }
+
+    /// Credentials in use.
+    pub(crate) fn shown(&self) -> Option<Shown> {
+        let state = self.state();
+        match &state.phase {
+            Phase::LoggedIn(credentials) => {
+                Some(Shown::new(&state.recipe, &credentials.credential))
+            }
+            _ => None,
+        }
     }
 
     /// Why requests fail until somebody logs in.

@@ -9,6 +9,7 @@ use crate::login::Login;
 use crate::options::Options;
 use crate::raw::ApiServer;
 use crate::recipe::Recipe;
+use crate::shown::Shown;
 
 /// Gives a running client another configuration. Clones are the same.
 #[derive(Clone)]
@@ -30,6 +31,11 @@ impl Renewal {
     /// the last time. `None` while there are credentials, or a login goes on.
     pub fn trouble(&self) -> Option<ConnectError> {
         self.login.trouble().map(classify_login)
+    }
+
+    /// Credentials that the client shows the API server now. `None` where a credential plugin has not been asked yet, or failed.
+    pub fn shown(&self) -> Option<Shown> {
+        self.login.shown()
     }
 
     /// Connections to the API server for others, by the configuration that the client has at that time.

@@ -1,6 +1,7 @@
 //! TLS with the API server: whom we trust, and what we show.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use kube::Config;
 use kube::client::ConfigExt;
@@ -233,6 +234,22 @@ impl ServerCertVerifier for Unchecked {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The end of a certificate's validity. webpki looks at the dates first, and tells the end to whoever asks after it.
+pub(crate) fn not_after(certificate: &CertificateDer<'static>) -> Option<SystemTime> {
+    /// Beyond the last date a certificate can have, which is in the year 9999.
+    const NEVER: Duration = Duration::from_secs(1 << 40);
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let (nobody, never) = (RootCertStore::empty(), UnixTime::since_unix_epoch(NEVER));
+    let algorithms = provider().signature_verification_algorithms.all;
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], never, algorithms) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs())),
+        _ => None,
     }
 }
 

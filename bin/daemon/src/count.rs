@@ -18,8 +18,9 @@ use crate::api::{Refused, Traffic};
 /// How many refusals are remembered.
 const REFUSALS: usize = 10;
 
+/// Counts of a [`Counted`].
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub struct Counts {
     open: AtomicU64,
     total: AtomicU64,
     refused: AtomicU64,
@@ -31,7 +32,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn traffic(&self) -> Traffic {
+    /// So far.
+    pub fn traffic(&self) -> Traffic {
         let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Traffic {
             open_connections: get(&self.open),
@@ -43,7 +45,7 @@ impl Counts {
     }
 
     /// The last ones, newest first.
-    pub(crate) fn refusals(&self) -> Vec<Refused> {
+    pub fn refusals(&self) -> Vec<Refused> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.iter().rev().cloned().collect()
     }
@@ -71,13 +73,14 @@ impl Counts {
 
 /// Dials as `C` does, and counts.
 #[derive(Clone, Debug)]
-pub(crate) struct Counted<C> {
+pub struct Counted<C> {
     inner: C,
     counts: Arc<Counts>,
 }
 
 impl<C> Counted<C> {
-    pub(crate) fn new(inner: C, counts: Arc<Counts>) -> Self {
+    /// Counts into `counts`, which others may share.
+    pub fn new(inner: C, counts: Arc<Counts>) -> Self {
         Self { inner, counts }
     }
 
@@ -110,7 +113,7 @@ impl<C: Connect + Clone + 'static> Service<Target> for Counted<C> {
 }
 
 /// A stream whose bytes are counted.
-pub(crate) struct CountedStream<S> {
+pub struct CountedStream<S> {
     stream: S,
     counts: Arc<Counts>,
 }

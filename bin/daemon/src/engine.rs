@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
+use kubevpn_proxy::probe::Way;
 use kubevpn_proxy::{ListenerSpec, Policy};
 use kubevpn_target::ConnectError;
 use tracing::Dispatch;
@@ -44,11 +45,8 @@ pub trait Session: Send + Sync + 'static {
         namespace: &str,
     ) -> impl Future<Output = Result<Option<String>, ConnectError>> + Send;
 
-    /// Opens a stream to a ready Pod of the namespace and says to which; `None` where no such Pod is known.
-    fn try_pods(
-        &self,
-        namespace: &str,
-    ) -> impl Future<Output = Result<Option<String>, ConnectError>> + Send;
+    /// Opens a stream to a ready Pod of the namespace, where there is one to try with.
+    fn try_pods(&self, namespace: &str) -> impl Future<Output = Result<Way, ConnectError>> + Send;
 
     /// Binds a listener at `address`, which is where it was asked for or where it has been before.
     fn bind(

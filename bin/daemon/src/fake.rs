@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
+use kubevpn_proxy::probe::Way;
 use kubevpn_proxy::{ListenerSpec, Protocol};
 use kubevpn_target::{ConnectError, Refusal};
 use serde_json::{Value, json};
@@ -84,8 +85,9 @@ impl Session for FakeSession {
         }
     }
 
-    async fn try_pods(&self, _: &str) -> Result<Option<String>, ConnectError> {
-        Ok(None)
+    async fn try_pods(&self, namespace: &str) -> Result<Way, ConnectError> {
+        let namespace = namespace.to_owned();
+        Ok(Way::NoneReady { namespace })
     }
 
     async fn bind(&self, _: &ListenerSpec, address: &Addr) -> Result<FakeListener, ApiError> {

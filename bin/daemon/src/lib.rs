@@ -31,6 +31,7 @@ mod state_dir;
 mod sys;
 
 pub use self::client::Client;
+pub use self::count::{Counted, CountedStream, Counts};
 pub use self::engine::{Engine, Listener, Session, SessionSettings, Stats};
 pub use self::error::{ApiError, Code};
 pub use self::proxy_engine::{ProxyEngine, ProxyListener, ProxySession};

@@ -117,7 +117,7 @@ impl Session for ProxySession {
         probe::api(&self.client, namespace).await
     }
 
-    async fn try_pods(&self, namespace: &str) -> Result<Option<String>, ConnectError> {
+    async fn try_pods(&self, namespace: &str) -> Result<probe::Way, ConnectError> {
         // For ourselves: in no count.
         let connect = self.cluster.connect.inner().clone();
         probe::data_path(&self.client, namespace, connect).await

@@ -138,7 +138,7 @@ impl<E: Engine> Daemon<E> {
                 tracing::info!("told to end: the next start brings the connections back");
                 registry.suspend(DRAIN).await;
             }
-            () = registry.idle(idle) => tracing::info!(?idle, "nothing to do"),
+            () = registry.idle(idle) => tracing::info!(idle = %humantime::format_duration(idle), "nothing to do"),
         }
         // No new command, and those that are there have their answer.
         serving.abort();

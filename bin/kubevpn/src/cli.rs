@@ -1,6 +1,8 @@
 //! The command line: a file per subcommand.
 
 mod at;
+mod bugreport;
+mod check;
 mod completion;
 mod connect;
 mod connection;
@@ -9,13 +11,19 @@ mod daemon;
 mod demo;
 mod disconnect;
 mod env;
+mod forwards;
+pub(crate) mod habits;
+mod holder;
 mod isolated;
 mod kube;
 mod listen;
 mod login;
 mod logs;
+mod nc;
+mod open;
 mod pac;
 mod policy;
+mod port_forward;
 mod proxy_out;
 mod quit;
 mod resolve;
@@ -23,16 +31,21 @@ mod run;
 #[cfg(test)]
 mod sample;
 mod serve;
+mod service;
+mod services;
 mod shell;
+mod snippet;
 mod status;
+mod suggest;
 mod version;
+mod which;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use kubevpn_client::Options;
 
 use crate::exit::Failure;
-use crate::telemetry::Steps;
+use crate::telemetry::{LogArgs, Steps, Usual};
 
 /// Reach the Services and Pods of a Kubernetes cluster from this machine, over nothing but the Kubernetes API
 #[derive(Debug, Parser)]
@@ -43,9 +56,8 @@ use crate::telemetry::Steps;
     arg_required_else_help = true
 )]
 pub(crate) struct Args {
-    /// Increase log verbosity (-v: debug, -vv: also dependencies); RUST_LOG overrides
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -53,6 +65,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    PortForward(Box<port_forward::PortForward>),
     Run(Box<run::Run>),
     Shell(Box<shell::Shell>),
     Env(Box<env::EnvCommand>),
@@ -65,17 +78,39 @@ enum Command {
     #[command(visible_alias = "conn")]
     Connection(connection::Connection),
     Daemon(daemon::DaemonCommand),
+    Services(Box<services::Services>),
+    Open(Box<open::Open>),
+    Nc(Box<nc::Nc>),
+    Snippet(Box<snippet::Snippet>),
+    Check(Box<check::Check>),
     Resolve(Box<resolve::Resolve>),
+    #[command(name = "bugreport")]
+    BugReport(Box<bugreport::BugReport>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
     Completion(completion::Completion),
-    Version(version::Version),
+    Version(Box<version::Version>),
 }
 
 impl Args {
     /// Whether the command tells the steps that the layers take.
     pub(crate) fn tells_steps(&self) -> bool {
-        matches!(self.command, Command::Resolve(_))
+        matches!(self.command, Command::Resolve(_) | Command::Check(_))
+    }
+
+    /// Its log level without `-v`.
+    pub(crate) fn usual_log(&self) -> Usual {
+        match &self.command {
+            Command::Run(_) | Command::Nc(_) | Command::Open(_) => Usual::Errors,
+            Command::BugReport(_) => Usual::Warnings,
+            _ if self.tells_steps() => Usual::Warnings,
+            _ => Usual::Info,
+        }
+    }
+
+    /// Whether the command reads standard input: that read cannot be cancelled, and is not waited for at the end.
+    pub(crate) fn reads_input(&self) -> bool {
+        matches!(self.command, Command::Nc(_))
     }
 
     /// Whether it is the daemon, which logs to a file.
@@ -85,13 +120,20 @@ impl Args {
 
     pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
         match self.command {
+            Command::Services(command) => command.run().await,
+            Command::Open(command) => command.run().await,
+            Command::Nc(command) => command.run().await,
+            Command::Snippet(command) => command.run().await,
+            Command::Check(command) => command.run(steps).await,
+            Command::BugReport(command) => command.run().await,
             Command::Resolve(command) => command.run(steps).await,
             Command::ProxyOut(command) => command.run().await,
+            Command::PortForward(command) => command.run().await,
             Command::Run(command) => command.run().await,
             Command::Shell(command) => command.run().await,
             Command::Env(command) => command.run().await,
             Command::Pac(command) => command.run().await,
-            Command::Connect(command) => command.run(self.verbose).await,
+            Command::Connect(command) => command.run(self.log.verbose).await,
             Command::Disconnect(command) => command.run().await,
             Command::Quit(command) => command.run().await,
             Command::Status(command) => command.run().await,
@@ -101,7 +143,7 @@ impl Args {
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
             Command::Completion(command) => command.run(),
-            Command::Version(command) => command.run(),
+            Command::Version(command) => command.run().await,
         }
     }
 }

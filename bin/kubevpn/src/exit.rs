@@ -2,6 +2,7 @@
 //!
 //! The numbers follow the families of the Go kubevpn, so that scripts keep working.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use kubevpn_client::KubeconfigError;
@@ -9,6 +10,7 @@ use kubevpn_daemon::{ApiError, Code};
 use kubevpn_proxy::BindError;
 use kubevpn_target::{ConnectError, Refusal};
 
+use crate::near::nearest;
 use crate::out;
 
 /// Why a command ended without success. clap itself ends with 2 on words it does not know.
@@ -16,6 +18,8 @@ use crate::out;
 pub(crate) enum Failure {
     /// What the daemon said, or what a library did: with its code.
     Api(ApiError),
+    /// A failure of the same kinds, with advice.
+    Advised { error: ApiError, advice: String },
     /// A command that was to be run could not be.
     NotRun {
         command: String,
@@ -39,7 +43,7 @@ pub(crate) enum Failure {
 /// The exit code of each failure; 0 is none.
 pub(crate) fn exit_code(failure: &Failure) -> u8 {
     match failure {
-        Failure::Api(error) => match error.code {
+        Failure::Api(error) | Failure::Advised { error, .. } => match error.code {
             Code::Other => 1,
             Code::Kubeconfig => 20,
             Code::InvalidValue | Code::Exposed => 23,
@@ -62,7 +66,7 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
             },
         },
         // As shells have it.
-        Failure::NotRun { source, .. } if source.kind() == std::io::ErrorKind::NotFound => 127,
+        Failure::NotRun { source, .. } if source.kind() == ErrorKind::NotFound => 127,
         Failure::NotRun { .. } => 126,
         Failure::NotIsolated { .. } => 60,
         Failure::Ended(code) => *code,
@@ -78,6 +82,16 @@ impl Failure {
         Self::Api(ApiError::new(Code::InvalidValue, sentence))
     }
 
+    /// The failure in one line, without causes.
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::Api(error) | Self::Advised { error, .. } => error.message.clone(),
+            Self::Other(error) => error.to_string(),
+            Self::NotRun { command, source } => format!("cannot run {command}: {source}"),
+            Self::Ended(_) | Self::Interrupted | Self::Unheard => String::new(),
+        }
+    }
+
     /// Says it on stderr, causes and all, and gives the code for `main`.
     pub(crate) fn report(&self) -> ExitCode {
         for line in self.lines() {
@@ -88,15 +102,18 @@ impl Failure {
 
     fn lines(&self) -> Vec<String> {
         let (message, causes) = match self {
-            Self::Api(error) => (error.message.clone(), error.causes.clone()),
-            Self::NotRun { command, source } => (
-                format!(
-                    "cannot run {command}: specify the command after --, as in kubevpn run -- curl http://web"
-                ),
-                vec![source.to_string()],
+            Self::Api(error) | Self::Advised { error, .. } => {
+                (error.message.clone(), error.causes.clone())
+            }
+            Self::NotRun { command, source } if source.kind() == ErrorKind::NotFound => (
+                format!("cannot run {command}: it is not found in PATH"),
+                Vec::new(),
             ),
             Self::NotIsolated { message, cause } => {
                 (message.clone(), cause.iter().cloned().collect())
+            }
+            Self::NotRun { command, source } => {
+                (format!("cannot run {command}"), vec![source.to_string()])
             }
             Self::Other(error) => {
                 let causes = error.chain().skip(1).map(ToString::to_string);
@@ -107,19 +124,17 @@ impl Failure {
         let mut lines = vec![format!("error: {}", set_in(&message))];
         let causes = causes
             .iter()
-            .map(|cause| format!("  because: {}", set_in(cause)));
+            .map(|cause| format!("  caused by: {}", set_in(cause)));
         lines.extend(causes);
-        if let Self::Api(error) = self
-            && let Some(hint) = hint(error.code)
-        {
-            lines.push(format!("  try: {hint}"));
-        }
-        if let Self::NotIsolated { .. } = self {
-            lines.push(
-                "  try: --isolated=auto, which uses the environment's way where there is no other"
-                    .into(),
-            );
-        }
+        let advice = match self {
+            Self::Api(error) => hint(error.code),
+            Self::Advised { advice, .. } => Some(advice.as_str()),
+            Self::NotIsolated { .. } => {
+                Some("--isolated=auto, which uses the environment's way where there is no other")
+            }
+            _ => None,
+        };
+        lines.extend(advice.map(|advice| format!("  try: {}", set_in(advice))));
         lines
     }
 }
@@ -160,7 +175,21 @@ impl From<BindError> for Failure {
 
 impl From<KubeconfigError> for Failure {
     fn from(error: KubeconfigError) -> Self {
-        Self::Api(error.into())
+        let near = match &error {
+            KubeconfigError::UnknownContext { name, known }
+            | KubeconfigError::UnknownCluster { name, known }
+            | KubeconfigError::UnknownUser { name, known } => {
+                nearest(name, known.0.iter().map(String::as_str))
+            }
+            _ => None,
+        };
+        match near.map(|near| format!("did you mean {near:?}?")) {
+            Some(advice) => Self::Advised {
+                error: error.into(),
+                advice,
+            },
+            None => Self::Api(error.into()),
+        }
     }
 }
 
@@ -194,9 +223,15 @@ mod tests {
         let lines = Failure::from(exposed).lines();
         assert_eq!(
             lines[..3],
-            ["error: open to all", "  because: one", "  because: two"]
+            ["error: open to all", "  caused by: one", "  caused by: two"]
         );
         assert!(lines[3].contains("--auth-file"), "{lines:?}");
+        let advised = Failure::Advised {
+            error: ApiError::new(Code::Refused(Refusal::NameNotFound), "no"),
+            advice: "web.shop?".into(),
+        };
+        assert_eq!(advised.lines(), ["error: no", "  try: web.shop?"]);
+        assert_eq!(exit_code(&advised), 50);
     }
 
     /// What an API server, a plugin or a daemon says is text, and nothing else.

@@ -1,8 +1,12 @@
 //! The `kubevpn` command. One file per subcommand in `cli/`; exit codes in `exit.rs`.
 
+mod age;
 mod cli;
 mod exit;
+mod live;
+mod near;
 mod out;
+mod table;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -24,22 +28,30 @@ fn main() -> ExitCode {
     if kubevpn_namespace::is_helper() {
         return kubevpn_namespace::helper();
     }
-    let args = match cli::Args::try_parse() {
+    let args = match cli::Args::try_parse_from(cli::habits::in_order(std::env::args_os())) {
         Ok(args) => args,
         Err(error) if error.use_stderr() => error.exit(),
         Err(help) => return ended(out::written(help.print())),
     };
     let steps = telemetry::Steps::new();
     if !args.is_daemon() {
-        telemetry::init(args.verbose, args.tells_steps().then(|| steps.clone()));
+        let told = args.tells_steps().then(|| steps.clone());
+        telemetry::init(&args.log, args.usual_log(), told);
+    }
+    if args.log.quiet {
+        out::hush();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
     let result = match runtime {
         Ok(runtime) => {
+            let parting = match args.reads_input() {
+                true => Duration::ZERO,
+                false => PARTING,
+            };
             let result = runtime.block_on(args.run(steps));
-            runtime.shutdown_timeout(PARTING);
+            runtime.shutdown_timeout(parting);
             result
         }
         Err(error) => Err(exit::Failure::Other(error.into())),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
@@ -23,6 +24,26 @@ pub(crate) fn written(said: io::Result<()>) -> Result<(), Failure> {
     match said.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Unheard),
         said => Ok(said.context("cannot write to standard output")?),
+    }
+}
+
+/// `--quiet`.
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// From now on notes are not said.
+pub(crate) fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
+}
+
+pub(crate) fn is_hushed() -> bool {
+    HUSHED.load(Ordering::Relaxed)
+}
+
+/// Says a line that helps people and is no result: not with `--quiet`.
+pub(crate) fn note(text: impl Display) -> Result<(), Failure> {
+    match is_hushed() {
+        true => Ok(()),
+        false => line(text),
     }
 }
 

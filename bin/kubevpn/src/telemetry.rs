@@ -2,11 +2,13 @@
 //! the command that explains it: they are the same events.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use clap::{ArgAction, ValueEnum};
 use kubevpn_daemon::log::Level;
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
@@ -14,25 +16,97 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, fmt as log};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as log};
 
 use crate::exit::Failure;
+use crate::live::Above;
 use crate::out;
 
-/// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word. A command that
-/// tells the steps itself logs warnings alone, unless told to say more.
-pub(crate) fn init(verbose: u8, steps: Option<Steps>) {
-    let filter = match (verbose, steps.is_some(), std::env::var_os("RUST_LOG")) {
-        (0, true, None) => EnvFilter::new("warn"),
-        _ => Level::of_verbosity(verbose).filter(),
+/// The flags about what is said on standard error, which every command has.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Increase log verbosity (-v: debug, -vv: also dependencies); RUST_LOG overrides
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print nothing but results and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Format of log lines
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    log_format: LogFormat,
+    /// Whether log lines are in color; auto is for a terminal, and not with NO_COLOR in the environment
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: Color,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    /// no-color.org: any value but the empty one.
+    fn is_wanted(self, no_color: Option<&OsStr>, terminal: bool) -> bool {
+        match self {
+            Self::Auto => terminal && no_color.is_none_or(OsStr::is_empty),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+/// Log level of a command without `-v`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usual {
+    /// Lifecycles, refusals and access records: the log of a proxy.
+    Info,
+    /// Of commands that say what they do themselves.
+    Warnings,
+    /// Of commands whose standard error is another program's.
+    Errors,
+}
+
+/// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word.
+pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<Steps>) {
+    let own = std::env::var_os("RUST_LOG").is_some_and(|own| !own.is_empty());
+    let filter = match (args.verbose, usual) {
+        _ if own => Level::Info.filter(),
+        _ if args.quiet => EnvFilter::new("error"),
+        (0, Usual::Warnings) => EnvFilter::new("warn"),
+        (0, Usual::Errors) => EnvFilter::new("error"),
+        (verbose, _) => Level::of_verbosity(verbose).filter(),
     };
+    let terminal = std::io::stderr().is_terminal();
+    let no_color = std::env::var_os("NO_COLOR");
     let log = log::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter(filter);
+        .with_writer(Above::new)
+        .with_ansi(args.color.is_wanted(no_color.as_deref(), terminal));
+    let log: Box<dyn Layer<Registry> + Send + Sync> = match args.log_format {
+        LogFormat::Text => log.boxed(),
+        LogFormat::Json => log.json().boxed(),
+    };
     let ours = Targets::new().with_target("kubevpn", tracing::Level::DEBUG);
     tracing_subscriber::registry()
-        .with(log)
+        .with(log.with_filter(filter))
         .with(steps.map(|steps| steps.with_filter(ours)))
         .init();
 }
@@ -43,12 +117,11 @@ const STEPS: usize = 1000;
 /// What our own crates say they do, with the time since the first look at it. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Steps {
-    begun: Instant,
     noted: Arc<Mutex<Noted>>,
 }
 
-#[derive(Default)]
 struct Noted {
+    begun: Instant,
     steps: Vec<Step>,
     /// What the cluster was found to be: a second lookup of the same says it all again.
     found: HashSet<String>,
@@ -76,10 +149,29 @@ impl fmt::Display for Step {
 
 impl Steps {
     pub(crate) fn new() -> Self {
-        Self {
+        let noted = Noted {
             begun: Instant::now(),
-            noted: Arc::default(),
+            steps: Vec::new(),
+            found: HashSet::new(),
+            told: false,
+            unwritten: None,
+        };
+        Self {
+            noted: Arc::new(Mutex::new(noted)),
         }
+    }
+
+    /// Forgets all steps so far, which were not those of the target.
+    pub(crate) fn begin(&self) {
+        let mut noted = self.noted();
+        noted.begun = Instant::now();
+        noted.steps.clear();
+        noted.found.clear();
+    }
+
+    /// From now on no step is a line on stdout: the target has been reached, or not.
+    pub(crate) fn end(&self) {
+        self.noted().told = false;
     }
 
     /// From now on each step is a line on stdout, too.
@@ -88,8 +180,8 @@ impl Steps {
     }
 
     pub(crate) fn note(&self, by: &'static str, text: String) {
-        let at = self.begun.elapsed();
         let mut noted = self.noted();
+        let at = noted.begun.elapsed();
         if noted.steps.len() >= STEPS || by == RESOLVE && !noted.found.insert(text.clone()) {
             return;
         }
@@ -187,6 +279,17 @@ mod tests {
             ("session", "session begins"),
         ];
         assert_eq!(said, wanted.map(|(by, text)| (by, text.to_owned())));
+    }
+
+    #[test]
+    fn colors_are_for_terminals() {
+        let auto = |no_color: Option<&str>, terminal| {
+            Color::Auto.is_wanted(no_color.map(OsStr::new), terminal)
+        };
+        assert!(auto(None, true) && auto(Some(""), true));
+        assert!(!auto(Some("1"), true) && !auto(None, false));
+        assert!(Color::Always.is_wanted(Some(OsStr::new("1")), false));
+        assert!(!Color::Never.is_wanted(None, true));
     }
 
     #[test]

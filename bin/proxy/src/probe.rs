@@ -1,5 +1,8 @@
 //! Whether a proxy works, before anybody is told that it does.
 
+mod rights;
+
+use std::fmt;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -12,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+pub use self::rights::{CREATE_PORT_FORWARD, GET_PORT_FORWARD, Right, may};
 use crate::{Protocol, reachable};
 
 /// How long the API server may take.
@@ -150,57 +154,125 @@ async fn speak(
     }
 }
 
-/// Opens a stream to a ready Pod of the namespace; says to which. `None` where no such Pod is known, which is no
-/// failure: an empty namespace has none, and not everybody may list them.
-pub async fn data_path<C>(
-    client: &Client,
-    namespace: &str,
-    connect: C,
-) -> Result<Option<String>, ConnectError>
+/// Whether streams to the Pods of a namespace can be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// One was opened.
+    Open {
+        /// The Pod and its port.
+        to: String,
+    },
+    /// The Pods could not be listed.
+    NotListed {
+        /// The namespace.
+        namespace: String,
+        /// The access rules hide them.
+        forbidden: bool,
+    },
+    /// There is no ready Pod.
+    NoneReady {
+        /// The namespace.
+        namespace: String,
+    },
+    /// No ready Pod says which port it has.
+    NoPort {
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+/// A sentence for people.
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open { to } => write!(f, "port-forward works (tried with pod {to})"),
+            Self::NotListed {
+                namespace,
+                forbidden: true,
+            } => write!(
+                f,
+                "port-forward was not tried: you may not list the Pods of {namespace}"
+            ),
+            Self::NotListed { namespace, .. } => write!(
+                f,
+                "port-forward was not tried: the Pods of {namespace} could not be listed"
+            ),
+            Self::NoneReady { namespace } => write!(
+                f,
+                "port-forward was not tried: no Pod of {namespace} is ready"
+            ),
+            Self::NoPort { namespace } => write!(
+                f,
+                "port-forward was not tried: no ready Pod of {namespace} declares a port"
+            ),
+        }
+    }
+}
+
+/// Opens a stream to a ready Pod of the namespace, where there is one that is seen to have a port; an empty namespace is no
+/// failure, and not everybody may list its Pods. That the access rules let nobody forward is one.
+pub async fn data_path<C>(client: &Client, namespace: &str, connect: C) -> Result<Way, ConnectError>
 where
     C: Connect + Clone,
 {
+    rights::may_forward(client, namespace).await?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let running = ListParams::default()
         .fields("status.phase=Running")
         .limit(PODS);
+    let not_listed = |forbidden| Way::NotListed {
+        namespace: namespace.to_owned(),
+        forbidden,
+    };
     let pods = match timeout(ANSWER, pods.list(&running)).await {
         Ok(Ok(pods)) => pods.items,
         Ok(Err(error)) => {
             tracing::debug!(%error, "no Pods to try the way with");
-            return Ok(None);
+            let forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
+            return Ok(not_listed(forbidden));
         }
-        Err(_) => return Ok(None),
+        Err(_) => return Ok(not_listed(false)),
     };
+    let ready: Vec<_> = pods.iter().filter(|pod| is_ready(pod)).collect();
+    if ready.is_empty() {
+        let namespace = namespace.to_owned();
+        return Ok(Way::NoneReady { namespace });
+    }
     let mut failed = None;
-    for (pod, port) in pods.iter().filter_map(ready_port).take(DIALS) {
+    for (pod, port) in ready.into_iter().filter_map(tcp_port).take(DIALS) {
         let Ok(target) = Target::parse(&format!("{pod}.{namespace}.pod:{port}"), Origin::default())
         else {
             continue;
         };
+        let to = format!("{pod}:{port}");
         let Err(error) = connect.clone().connect(target).await else {
-            return Ok(Some(format!("{pod}:{port}")));
+            return Ok(Way::Open { to });
         };
         match error.refusal() {
             // The Pod itself was asked, or it is gone by now: the way is there.
-            Refusal::Refused => return Ok(Some(format!("{pod}:{port}"))),
+            Refusal::Refused => return Ok(Way::Open { to }),
             Refusal::NameNotFound | Refusal::NotReady | Refusal::NoSuchPort => {}
             _ => failed = Some(error),
         }
     }
-    failed.map_or(Ok(None), Err)
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(Way::NoPort {
+            namespace: namespace.to_owned(),
+        }),
+    }
 }
 
-/// A ready Pod, and a TCP port it says it has.
-fn ready_port(pod: &Pod) -> Option<(&str, u16)> {
-    let status = pod.status.as_ref()?;
-    let ready = status.conditions.as_deref()?.iter();
-    if !ready
+fn is_ready(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let mut conditions = status
         .into_iter()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
-    {
-        return None;
-    }
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// A Pod, and a TCP port it says it has.
+fn tcp_port(pod: &Pod) -> Option<(&str, u16)> {
     let containers = pod.spec.as_ref()?.containers.iter();
     let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
     let tcp = ports.find(|p| p.protocol.as_deref().is_none_or(|p| p == "TCP"))?;

@@ -17,6 +17,7 @@ mod ready;
 mod refusals;
 mod rights;
 mod run;
+mod small;
 mod steady;
 mod streams;
 mod targets;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         run::list(),
         #[cfg(target_os = "linux")]
         isolated::list(),
+        small::list(),
         http::list(),
         grpc::list(),
         load::list(),

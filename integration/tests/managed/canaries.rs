@@ -334,7 +334,7 @@ fn base64(text: &str) -> String {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [&[&str]; 7] = [
+const COMMANDS: [&[&str]; 9] = [
     &["proxy-out", "--listen-socks", "127.0.0.1:0"],
     &["run", "--", "true"],
     &["env"],
@@ -342,6 +342,8 @@ const COMMANDS: [&[&str]; 7] = [
     &["resolve", "reviews.default:80"],
     &["resolve", "reviews.default", "-o", "json"],
     &["connect", "--socks-listen", "127.0.0.1:0"],
+    &["check", "--listen-socks", "127.0.0.1:0", "-o", "json"],
+    &["bugreport", "-o", "/dev/stdout"],
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use kubevpn_scenarios::Socks;
 use kubevpn_scenarios::managed::{connection, id_of, listener};
 use kubevpn_sim::Sim;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::sleep;
 
@@ -207,7 +207,7 @@ async fn a_log_is_followed() {
 async fn a_status_is_watched() {
     let rig = Rig::start().await;
     let mut watch = Running::start(&rig, &["status", "--watch", "-o", "wide"]);
-    watch.says("CONNECTION ID").await;
+    watch.says("CURRENT").await;
     let (id, socks) = rig.open().await;
     let line = watch.says(&id).await;
     assert!(line.contains(&socks.to_string()), "{line}");
@@ -216,7 +216,7 @@ async fn a_status_is_watched() {
     let id_words = ["disconnect", &*id];
     let ended = rig.managed.run(&id_words).await.unwrap();
     ended.with(0, &[]).unwrap();
-    let line = watch.says("CONNECTION ID").await;
+    let line = watch.says("CURRENT").await;
     assert!(line.starts_with("CURRENT"), "{line}");
     watch.ends("-INT", 130).await;
     rig.managed.quit().await.unwrap();
@@ -360,6 +360,47 @@ async fn run_uses_the_connection_to_its_cluster() {
     rig.managed.quit().await.unwrap();
     assert_ne!(proxy_of(&[], &[]).await, http);
     assert_eq!(rig.managed.processes().unwrap(), [0; 0]);
+}
+
+/// `nc` goes through the connection to its cluster, and says itself why something is refused.
+#[tokio::test]
+async fn nc_uses_the_connection_to_its_cluster() {
+    let rig = Rig::start().await;
+    let kubeconfig = rig.kubeconfig.to_str().unwrap();
+    let nc = async |port: &str| {
+        let words = ["nc", "productpage", port, "--kubeconfig", kubeconfig];
+        let mut command = rig.managed.command(&words);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // A command that was refused reads nothing.
+        let mut input = child.stdin.take().unwrap();
+        let _ = input.write_all(b"GET / HTTP/1.0\r\n\r\n").await;
+        drop(input);
+        let output = eventually("its end", child.wait_with_output())
+            .await
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let is_answered = |(code, said): (Option<i32>, String)| {
+        let answered = code == Some(0) && said.contains(r#""service":"productpage""#);
+        assert!(answered, "{code:?}: {said}");
+    };
+    is_answered(nc("9080").await);
+    let words = ["--http-listen", "127.0.0.1:0"];
+    let said = rig.managed.connect(&rig.kubeconfig, &words).await.unwrap();
+    let id = id_of(&said.with(0, &[]).unwrap()).unwrap();
+    is_answered(nc("9080").await);
+    let status = rig.managed.status().await.unwrap();
+    let traffic = &connection(&status, &id).unwrap()["Traffic"];
+    assert_eq!(traffic["TotalConnections"], 1, "{status}");
+    let (code, said) = nc("81").await;
+    assert_eq!(code, Some(50), "{said}");
+    assert!(said.contains("no TCP port 81"), "{said}");
+    rig.managed.quit().await.unwrap();
 }
 
 /// A log's level is its connection's own, and the daemon's is set where it runs; neither is that of the command which

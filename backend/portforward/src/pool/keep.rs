@@ -319,7 +319,8 @@ impl Look<'_> {
             }
             kept += 1;
         }
-        tracing::info!(pod = %self.pod, session = self.entry.id, lost, kept, probe = ?self.entry.probe, "session is wedged");
+        tracing::info!(pod = %self.pod, session = self.entry.id, lost, kept, "session is wedged");
+        tracing::debug!(session = self.entry.id, probe = ?self.entry.probe, "what was asked of it");
         self.counts.wedged += 1;
         self.entry.wedge();
     }

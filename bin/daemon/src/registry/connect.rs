@@ -275,7 +275,7 @@ impl<E: Engine> Registry<E> {
         let answered = session.ask_api(&namespace).await;
         connection.health(|health| health.api(answered.as_ref().map(drop)));
         answered?;
-        tell("the API server answers, and knows us".into());
+        tell("the API server accepts the credentials".into());
         for (spec, serving) in started.iter() {
             let spoken = serving.handshake().await;
             spoken.map_err(|why| ApiError::new(Code::Other, why))?;
@@ -285,11 +285,7 @@ impl<E: Engine> Registry<E> {
                 serving.address()
             ));
         }
-        match session.try_pods(&namespace).await {
-            Ok(Some(pod)) => tell(format!("the way to Pods is open: {pod}")),
-            Ok(None) => tell("no ready Pod is known to try the way with".into()),
-            Err(error) => return Err(error.into()),
-        }
+        tell(session.try_pods(&namespace).await?.to_string());
         Ok(())
     }
 }

@@ -8,6 +8,10 @@ use crate::out;
 
 /// Print the completion script for a shell
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # for this shell
+  source <(kubevpn completion bash)")]
 pub(crate) struct Completion {
     /// The shell to complete in
     shell: Shell,

@@ -16,7 +16,7 @@ use super::kube::KubeArgs;
 use super::listen::{AUTH, DEFAULT_SOCKS, ListenerArgs};
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
-use super::serve::{is_proxy, result, say_hints, say_scope, service, termination};
+use super::serve::{result, say_hints, service, termination};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 
@@ -207,6 +207,9 @@ impl Steps {
     }
 
     fn done(&self, what: &str) {
+        if out::is_hushed() {
+            return;
+        }
         let what = out::escaped(what);
         match self.terminal {
             true => out::aside(format_args!(" \u{2713} {what}")),
@@ -231,18 +234,11 @@ fn say(opened: &Opened) -> Result<(), Failure> {
     out::line(format_args!("Connection ID: {id}"))?;
     let listeners = opened.listeners.iter();
     let listeners = listeners.map(|listener| (&listener.bound, &listener.spec.protocol));
-    say_hints(listeners, &opened.endings)?;
-    if opened.listeners.is_empty() {
-        return out::line(
+    say_hints(listeners, &opened.endings, None, Some("kubevpn env"))?;
+    match opened.listeners.is_empty() {
+        true => out::note(
             "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --listen-dns ADDR or --forward",
-        );
-    }
-    let mut protocols = opened
-        .listeners
-        .iter()
-        .map(|listener| &listener.spec.protocol);
-    match protocols.any(is_proxy) {
-        true => say_scope(),
+        ),
         false => Ok(()),
     }
 }

@@ -1,14 +1,19 @@
 //! `kubevpn connection`.
 
 use clap::Subcommand;
-use kubevpn_daemon::{ApiError, Client, StateDir, identity};
+use kubevpn_daemon::{ApiError, Client, StateDir};
 
-use super::status::{self, Format};
+use super::status::{self, Format, Shown};
+use super::which;
 use crate::exit::Failure;
 use crate::out;
 
 /// List connections, and choose the current one
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # the one that env, pac and run use
+  kubevpn connection use 03d")]
 pub(crate) struct Connection {
     #[command(subcommand)]
     what: What,
@@ -34,12 +39,15 @@ impl Connection {
             What::List => {
                 out::print(format_args!(
                     "{}",
-                    status::render(&status::ask(&daemon).await?, Format::Table)?
+                    status::render(
+                        &status::ask(&daemon).await?,
+                        &Shown::now(Format::Table, false)
+                    )?
                 ))?;
             }
             What::Use { id } => {
-                let known = identity::is_id(&id) && daemon.ensure_if_needed().await?;
-                if !known {
+                let id = which::connection(&daemon, Some(&id)).await?;
+                if !daemon.ensure_if_needed().await? {
                     return Err(ApiError::no_such_connection(&id).into());
                 }
                 daemon.use_current(&id).await?;

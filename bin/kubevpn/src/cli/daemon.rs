@@ -9,6 +9,10 @@ use crate::out;
 
 /// The background daemon that keeps connections; started by `connect`, not by people
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # each step of the daemon that runs
+  kubevpn daemon log-level debug")]
 pub(crate) struct DaemonCommand {
     /// How long to stay without a connection [default: 5m]
     #[arg(long, value_name = "DURATION", env = IDLE_VARIABLE, hide = true)]

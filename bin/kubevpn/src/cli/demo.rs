@@ -7,12 +7,16 @@ use kubevpn_sim::Sim;
 use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
-use super::serve::serve;
+use super::serve::{Intro, serve};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 
 /// Try it on a cluster in memory: no kubeconfig, no root, no network
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # with both listeners
+  kubevpn demo --listen-http 127.0.0.1:3128")]
 pub(crate) struct Demo {
     #[command(flatten)]
     listen: ListenerArgs,
@@ -35,7 +39,14 @@ impl Demo {
         even_unheard(say_what_to_try(&cluster, &listening.bound))?;
         let own = listening.addresses().into_iter().collect();
         let connect = proxy::connect(client, api_server, policy.stack("default", own));
-        serve(listening, Backend::of_cluster(connect)).await
+        let intro = Intro {
+            leads_to: Some(format!(
+                "Cluster: in memory, namespace default ({})",
+                cluster.server_url()
+            )),
+            example: Some("http://productpage.default:9080/".to_owned()),
+        };
+        serve(listening, Backend::of_cluster(connect), intro).await
     }
 }
 

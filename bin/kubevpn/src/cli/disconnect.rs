@@ -1,7 +1,8 @@
 //! `kubevpn disconnect`.
 
-use kubevpn_daemon::{ApiError, Client, StateDir, identity};
+use kubevpn_daemon::{Client, StateDir};
 
+use super::which;
 use crate::exit::Failure;
 use crate::out;
 
@@ -10,11 +11,18 @@ use crate::out;
 /// What was kept of it is deleted, but for its log.
 #[derive(Debug, clap::Args)]
 #[command(
-    override_usage = "kubevpn disconnect [--now] <CONNECTION-ID>\n       kubevpn disconnect [--now] --all"
+    override_usage = "kubevpn disconnect [--now] [CONNECTION]\n       kubevpn disconnect [--now] --all",
+    after_help = "\
+Examples:
+  # the only one
+  kubevpn disconnect
+
+  # by the beginning of its ID, at once
+  kubevpn disconnect --now 03d"
 )]
 pub(crate) struct Disconnect {
-    /// The connection, as kubevpn status lists it
-    #[arg(value_name = "CONNECTION-ID", required_unless_present = "all")]
+    /// The connection: its ID or the beginning of it, its context or its namespace [default: the only one]
+    #[arg(value_name = "CONNECTION")]
     id: Option<String>,
     /// Every connection
     #[arg(long, conflicts_with = "id")]
@@ -26,11 +34,12 @@ pub(crate) struct Disconnect {
 
 impl Disconnect {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        if let Some(id) = self.id.as_deref().filter(|id| !identity::is_id(id)) {
-            return Err(ApiError::no_such_connection(id).into());
-        }
         let daemon = Client::new(StateDir::locate()?);
-        let ended = daemon.disconnect(self.id.as_deref(), self.now).await?;
+        let id = match self.all {
+            true => None,
+            false => Some(which::connection(&daemon, self.id.as_deref()).await?),
+        };
+        let ended = daemon.disconnect(id.as_deref(), self.now).await?;
         for id in ended {
             out::line(format_args!("Stopped connection {id}"))?;
         }

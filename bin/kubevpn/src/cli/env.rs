@@ -42,7 +42,7 @@ pub(crate) struct EnvCommand {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Shell {
+pub(super) enum Shell {
     Bash,
     Zsh,
     Fish,
@@ -58,6 +58,22 @@ impl Shell {
             Some("fish") => Self::Fish,
             Some("pwsh" | "powershell") => Self::Powershell,
             _ => Self::Bash,
+        }
+    }
+
+    /// The person's own.
+    pub(super) fn of_user() -> Self {
+        Self::of(std::env::var_os("SHELL").as_deref())
+    }
+
+    /// The line that has the shell do what a command of ours prints.
+    pub(super) fn evaluates(self, command: &str) -> String {
+        match self {
+            Self::Bash | Self::Zsh => format!("eval \"$({command})\""),
+            Self::Fish => format!("{command} --shell fish | source"),
+            Self::Powershell => {
+                format!("{command} --shell powershell | Out-String | Invoke-Expression")
+            }
         }
     }
 
@@ -78,8 +94,7 @@ impl EnvCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let (proxy, hosts) = self.at.proxy(self.kube).await?;
         let no_proxy = exceptions(&hosts, &known_exceptions());
-        let shell = self.shell;
-        let shell = shell.unwrap_or_else(|| Shell::of(std::env::var_os("SHELL").as_deref()));
+        let shell = self.shell.unwrap_or_else(Shell::of_user);
         for (name, value) in proxy.variables(&no_proxy, &own_proxies()) {
             out::line(format_args!("{}", shell.export(&name, &value)))?;
         }

@@ -51,6 +51,13 @@ pub(crate) struct KubeArgs {
     request_timeout: Option<Duration>,
 }
 
+impl KubeArgs {
+    /// The namespace that was asked for.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+}
+
 impl From<KubeArgs> for KubeconfigArgs {
     fn from(args: KubeArgs) -> Self {
         Self {

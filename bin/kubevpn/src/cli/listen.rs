@@ -7,11 +7,12 @@ use clap::ArgAction;
 use kubevpn_conn::{Addr, Credentials, Limits};
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{
-    Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
-    credentials_in, dns_settings,
+    BindError, Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings,
+    Protocol, credentials_in, dns_settings,
 };
 use kubevpn_target::{Name, Target};
 
+use super::holder::{Held, connections, held};
 use crate::exit::Failure;
 
 /// Where SOCKS5 is spoken if nothing else is said.
@@ -24,7 +25,7 @@ pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ListenerArgs {
     /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
-    /// [default: 127.0.0.1:1080 for connect --socks, and for proxy-out without --listen]
+    /// [default: 127.0.0.1:1080 for connect --socks, and for proxy-out without --listen and --forward]
     #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
     pub(crate) listen_socks: Option<String>,
     /// Local HTTP proxy listen address, for CONNECT and for plain http
@@ -55,7 +56,7 @@ pub(crate) struct ListenerArgs {
     listen: String,
     /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
     /// addresses in brackets. May be given more than once
-    #[arg(long, value_name = "FORWARD", action = ArgAction::Append)]
+    #[arg(short = 'L', long, value_name = "FORWARD", action = ArgAction::Append)]
     forward: Vec<String>,
     /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
@@ -130,6 +131,25 @@ impl PacArgs {
 }
 
 impl ListenerArgs {
+    /// Forwards alone.
+    pub(super) fn of_forwards(forward: Vec<String>) -> Self {
+        Self {
+            listen_socks: None,
+            listen_http: None,
+            listen_dns: String::new(),
+            listen: String::new(),
+            forward,
+            dns_upstream: None,
+            auth_file: None,
+            allow_unauthenticated: false,
+            max_connections: Limits::default().total,
+            max_connections_per_client: None,
+            listen_name: Vec::new(),
+            keep_host: false,
+            pac: PacArgs::default(),
+        }
+    }
+
     /// The listeners that are asked for; `socks` and `http` are where these listen if their flags say nothing, empty for
     /// nowhere. Values are judged here, before anything is bound or started.
     pub(crate) fn specs(&self, socks: &str, http: &str) -> Result<Vec<ListenerSpec>, Failure> {
@@ -161,7 +181,9 @@ impl ListenerArgs {
             }
         }
         for text in &self.forward {
+            // As kubectl names a Service.
             let Forward { listen, to } = text
+                .replacen("svc/", "", 1)
                 .parse()
                 .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
             let protocol = Protocol::Forward(ForwardTo(to));
@@ -219,7 +241,7 @@ impl ListenerArgs {
 
     /// The same for a server in this process: one of them at least.
     pub(crate) fn own_specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
-        let socks = match self.listen.is_empty() {
+        let socks = match self.listen.is_empty() && self.forward.is_empty() {
             true => DEFAULT_SOCKS,
             false => "",
         };
@@ -238,7 +260,10 @@ impl ListenerArgs {
         let credentials = credentials(self.auth_file.as_ref())?;
         let mut bound = Vec::new();
         for spec in specs {
-            bound.extend(spec.bind(&spec.address, credentials.is_some()).await?);
+            match spec.bind(&spec.address, credentials.is_some()).await {
+                Ok(of_spec) => bound.extend(of_spec),
+                Err(error) => return Err(not_bound(error, &spec.address).await),
+            }
         }
         let own: Vec<_> = bound.iter().filter_map(Bound::address).collect();
         Ok(Listening {
@@ -257,8 +282,28 @@ impl ListenerArgs {
     }
 }
 
+/// With who has the address, where that can be told.
+async fn not_bound(error: BindError, address: &Addr) -> Failure {
+    let (BindError::InUse { .. }, Addr::Tcp(address)) = (&error, address) else {
+        return error.into();
+    };
+    let advice = match held(*address, &connections().await) {
+        Held::Connection(id) => {
+            format!("kubevpn disconnect {id}, which has it, or another address")
+        }
+        Held::Process { pid, name } => {
+            format!("end {name} (process {pid}), which has it, or take another address")
+        }
+        Held::Free | Held::Somebody | Held::Refused(_) => return error.into(),
+    };
+    Failure::Advised {
+        error: error.into(),
+        advice,
+    }
+}
+
 /// Whether it begins with a port of this machine that names no address: both families are meant, as kubectl has it.
-fn is_port_alone(text: &str) -> bool {
+pub(super) fn is_port_alone(text: &str) -> bool {
     let first = text.split(':').next().unwrap_or_default();
     first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
 }

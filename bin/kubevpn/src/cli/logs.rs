@@ -18,8 +18,15 @@ const LOOK: Duration = Duration::from_millis(200);
 ///
 /// Logs outlive their connection.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # the daemon's
+  kubevpn logs
+
+  # a connection's, and what is added to it
+  kubevpn logs -f 03d")]
 pub(crate) struct Logs {
-    /// Connection to show the log of [default: the daemon's own]
+    /// Connection to show the log of, by its ID or the beginning of it [default: the daemon's own]
     #[arg(value_name = "CONNECTION-ID")]
     id: Option<String>,
     /// The same
@@ -33,7 +40,8 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let home = StateDir::locate()?;
-        let id = self.id.or(self.connection_id);
+        let given = self.id.or(self.connection_id);
+        let id = given.map(|given| whole(&home, given)).transpose()?;
         let path = home.log(id.as_deref());
         let files = log::files(&path);
         if let Some(id) = id.filter(|id| !identity::is_id(id) || files.is_empty()) {
@@ -54,6 +62,32 @@ impl Logs {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             ended => Ok(ended.with_context(|| format!("cannot print {}", path.display()))?),
         }
+    }
+}
+
+/// The ID of which this is the beginning: logs outlive their connection, so that no daemon is asked.
+fn whole(home: &StateDir, given: String) -> Result<String, Failure> {
+    if identity::is_id(&given) {
+        return Ok(given);
+    }
+    let daemon = home.log(None);
+    let there = daemon.parent().map(std::fs::read_dir);
+    let there = there.into_iter().flatten().flatten().flatten();
+    let mut fits: Vec<String> = there
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let id = name.to_str()?.strip_suffix(".log")?;
+            (identity::is_id(id) && id.starts_with(&given)).then(|| id.to_owned())
+        })
+        .collect();
+    fits.sort();
+    match &fits[..] {
+        [id] if !given.is_empty() => Ok(id.clone()),
+        [] => Err(ApiError::no_such_connection(&given).into()),
+        several => Err(Failure::value(format!(
+            "{given:?} may be several connections: {}; name one by its ID",
+            several.join(", ")
+        ))),
     }
 }
 

@@ -1,16 +1,26 @@
 //! `kubevpn proxy-out`.
 
-use kubevpn_client::{ApiServer, Env, KubeconfigArgs, build_renewable, load};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use kubevpn_client::{ApiServer, Env, KubeconfigArgs, Loaded, build_renewable, load};
 use kubevpn_daemon::ApiError;
 use kubevpn_proxy::{self as proxy, Backend, probe};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
+use kubevpn_target::{ConnectError, Refusal};
+use tokio::time::{Instant, sleep};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
 use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
-use super::serve::serve;
+use super::serve::{Intro, serve};
+use super::service;
 use crate::exit::Failure;
+use crate::out;
+
+/// Between two questions to an API server that is away: the first and the longest pause.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Run a local SOCKS5 and HTTP proxy that reaches the Services and Pods of a cluster
 ///
@@ -29,7 +39,10 @@ Examples:
 
   # an HTTP proxy beside it
   kubevpn proxy-out --listen-http 127.0.0.1:3128
-  curl --proxy http://127.0.0.1:3128 http://productpage.default:9080")]
+  curl --proxy http://127.0.0.1:3128 http://productpage.default:9080
+
+  # at login, while the VPN may still be down
+  kubevpn proxy-out --wait-api")]
 pub(crate) struct ProxyOut {
     #[command(flatten)]
     listen: ListenerArgs,
@@ -41,9 +54,32 @@ pub(crate) struct ProxyOut {
     /// kubeconfig is read, and no cluster asked
     #[arg(long, help_heading = "Names", conflicts_with_all = ["outside", "listen_dns"])]
     egress: bool,
+    /// Wait for an API server that cannot be reached yet, e.g. while a VPN comes up; with =DURATION no longer than that
+    /// [default: end at once]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = humantime::parse_duration,
+        num_args = 0..=1,
+        require_equals = true,
+        help_heading = "Cluster",
+        conflicts_with = "egress"
+    )]
+    wait_api: Option<Option<Duration>>,
 }
 
 impl ProxyOut {
+    /// With these listeners and every other setting at its default.
+    pub(super) fn of(listen: ListenerArgs, kube: KubeArgs, policy: PolicyArgs) -> Self {
+        Self {
+            listen,
+            kube,
+            policy,
+            egress: false,
+            wait_api: None,
+        }
+    }
+
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
         let specs = self.listen.own_specs()?;
@@ -51,18 +87,75 @@ impl ProxyOut {
             let listening = self.listen.bind(specs).await?;
             let host = FromHost::new(listening.addresses());
             let connect = DeadlineLayer::new(Settings::default().dial_timeout).layer(host);
-            return serve(listening, Backend::of_host(connect)).await;
+            let warning =
+                "WARNING: --egress: whoever reaches this port uses this machine's network";
+            let intro = Intro {
+                leads_to: Some(warning.to_owned()),
+                example: None,
+            };
+            return serve(listening, Backend::of_host(connect), intro).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let listening = self.listen.bind(specs).await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack(&loaded.namespace, own);
+        let leads_to = leads_to(&loaded);
         let (client, api_server) = reach(loaded.config).await?;
-        probe::check(&client).await?;
+        match self.wait_api {
+            None => probe::check(&client).await?,
+            Some(limit) => wait(&client, limit).await?,
+        }
+        // A program does not read it.
+        let example = match std::io::stdout().is_terminal() && !out::is_hushed() {
+            true => service::example(&client, &loaded.namespace).await,
+            false => None,
+        };
+        let intro = Intro {
+            leads_to: Some(leads_to),
+            example,
+        };
         let connect = proxy::connect(client, api_server, config);
-        serve(listening, Backend::of_cluster(connect)).await
+        serve(listening, Backend::of_cluster(connect), intro).await
     }
+}
+
+fn leads_to(loaded: &Loaded) -> String {
+    let context = loaded
+        .context
+        .iter()
+        .map(|name| format!("context {name}, "));
+    let context: String = context.collect();
+    format!(
+        "Cluster: {context}namespace {} ({})",
+        loaded.namespace, loaded.server
+    )
+}
+
+/// Until the API server answers, as when the VPN to it comes up later. Anything but that it cannot be reached is an error
+/// at once.
+async fn wait(client: &kube::Client, limit: Option<Duration>) -> Result<(), ConnectError> {
+    let begun = Instant::now();
+    let mut pause = PAUSES.0;
+    loop {
+        let error = match probe::check(client).await {
+            Err(error) if is_away(&error) => error,
+            done => return done,
+        };
+        if limit.is_some_and(|limit| begun.elapsed() + pause > limit) {
+            return Err(error);
+        }
+        if pause == PAUSES.0 && !out::is_hushed() {
+            let error = error.to_string();
+            out::aside(format_args!("waiting: {}", out::escaped(&error)));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+fn is_away(error: &ConnectError) -> bool {
+    matches!(error.refusal(), Refusal::ClusterAway | Refusal::TimedOut)
 }
 
 /// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.

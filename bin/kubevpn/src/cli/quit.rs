@@ -9,6 +9,10 @@ use crate::out;
 ///
 /// Works whatever the daemon's version, and if it does not answer.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # with five seconds for open connections
+  kubevpn quit")]
 pub(crate) struct Quit {
     /// Close established connections immediately instead of waiting up to 5 seconds
     #[arg(long)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use kubevpn_client::{Env, KubeconfigArgs, load};
 use kubevpn_proxy::{self as proxy, ClusterStack};
-use kubevpn_stack::{Candidates, Resolved};
+use kubevpn_stack::{Candidates, Resolved, Settings};
 use kubevpn_target::{
     Connect as _, ConnectError, Host, Origin, Refusal, Stream as _, Target, Via, classify,
 };
@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
+use super::habits;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
+use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
 use crate::telemetry::{Step, Steps};
@@ -40,7 +42,7 @@ Examples:
   # for a program
   kubevpn resolve reviews:80 -o json")]
 pub(crate) struct Resolve {
-    /// What to look up: a name or an address, perhaps with a port
+    /// Name or address, perhaps with a port; svc/NAME, pod/NAME and URLs are understood
     #[arg(value_name = "HOST[:PORT]")]
     target: String,
     /// Output format
@@ -71,42 +73,56 @@ struct Found {
 
 impl Resolve {
     pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
-        let (host, port) = parse(&self.target)?;
+        // Before anything is read.
+        habits::target(&self.target, "default")?;
         let policy = self.policy.policy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let namespace = loaded.namespace;
         let config = policy.stack(&namespace, Default::default());
-        let limit = config.settings.dial_timeout;
         let (client, api_server) = reach(loaded.config).await?;
-        let connect = proxy::connect(client, api_server, config);
+        let connect = proxy::connect(client.clone(), api_server, config);
         if self.output == Output::Text {
             steps.tell();
         }
         for note in loaded.notes {
             steps.note("kubeconfig", note);
         }
-        steps.note("parse", parsed(&host, port, &namespace));
-        let mut found = Found::default();
-        let done = explain(&connect, &host, port, limit, &steps, &mut found).await;
+        let explained = explained(&connect, &self.target, &namespace, &steps).await?;
         if self.output == Output::Json {
-            let document = document(&self.target, &found, &done, &steps.all());
-            out::line(format_args!("{document:#}"))?;
+            out::line(format_args!("{:#}", explained.document))?;
         }
-        done?;
+        if let Err(error) = explained.done {
+            return Err(advised(error, &client, &namespace, &explained.host).await);
+        }
         steps.written()
     }
 }
 
-fn parse(text: &str) -> Result<(Host, Option<NonZeroU16>), Failure> {
-    // An IPv6 address may stand alone, and has colons too.
-    if let Ok(host) = Host::parse(text) {
-        return Ok((host, None));
-    }
-    let parsed = match text.contains(':') {
-        true => Target::parse(text, Origin::default()).map(|t| (t.host, Some(t.port))),
-        false => Host::parse(text).map(|host| (host, None)),
-    };
-    parsed.map_err(|error| Failure::value(format!("{text}: {error}")))
+/// Outcome of a target.
+pub(super) struct Explained {
+    pub(super) host: Host,
+    pub(super) document: Value,
+    pub(super) done: Result<(), ConnectError>,
+}
+
+/// Takes every step to a target, as the proxy would for a client.
+pub(super) async fn explained(
+    connect: &ClusterStack,
+    target: &str,
+    namespace: &str,
+    steps: &Steps,
+) -> Result<Explained, Failure> {
+    let (host, port) = habits::target(target, namespace)?;
+    steps.note("parse", parsed(&host, port, namespace));
+    let mut found = Found::default();
+    let limit = Settings::default().dial_timeout;
+    let done = explain(connect, &host, port, limit, steps, &mut found).await;
+    steps.end();
+    Ok(Explained {
+        document: document(target, &found, &done, &steps.all()),
+        host,
+        done,
+    })
 }
 
 fn parsed(host: &Host, port: Option<NonZeroU16>, namespace: &str) -> String {
@@ -191,7 +207,7 @@ fn meaning(resolved: &Resolved) -> String {
     }
 }
 
-/// What a program reads. Keys are only ever added.
+/// The JSON document. Keys are only ever added.
 fn document(target: &str, found: &Found, done: &Result<(), ConnectError>, steps: &[Step]) -> Value {
     let ms = |at: Duration| (at.as_secs_f64() * 1e6).round() / 1e3;
     let steps = steps
@@ -246,34 +262,11 @@ fn endpoints(candidates: &Candidates) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::exit_code;
-
-    #[test]
-    fn hosts_with_and_without_a_port() {
-        let read = |text: &str| {
-            let (host, port) = parse(text).unwrap();
-            (host.to_string(), port.map_or(0, NonZeroU16::get))
-        };
-        for (text, host, port) in [
-            ("web", "web", 0),
-            ("web.shop:80", "web.shop", 80),
-            ("10.0.0.1", "10.0.0.1", 0),
-            ("10.0.0.1:80", "10.0.0.1", 80),
-            ("fd00::1", "fd00::1", 0),
-            ("[fd00::1]", "fd00::1", 0),
-            ("[fd00::1]:80", "fd00::1", 80),
-        ] {
-            assert_eq!(read(text), (host.to_owned(), port), "{text}");
-        }
-        for bad in ["", "web:0", "web:x", "a b", "web:80:81", "[web]:80"] {
-            assert_eq!(exit_code(&parse(bad).unwrap_err()), 23, "{bad}");
-        }
-    }
 
     #[test]
     fn what_it_was_parsed_as() {
         let said = |text: &str| {
-            let (host, port) = parse(text).unwrap();
+            let (host, port) = habits::target(text, "shop").unwrap();
             parsed(&host, port, "shop")
         };
         assert_eq!(said("web:80"), "the name web, in namespace shop, port 80");

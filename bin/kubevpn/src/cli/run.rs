@@ -5,13 +5,14 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_proxy::{self as proxy, Backend, Server, own, probe};
+use kubevpn_proxy::{self as proxy, Backend, Bound, Server, own, probe};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::at::{At, Proxy, exceptions, kubectl_hosts, of_daemon_for_run};
 use super::env::{known_exceptions, own_proxies};
+use super::forwards::Forwards;
 use super::isolated::IsolationArgs;
 use super::kube::KubeArgs;
 use super::listen::{AUTH, credentials};
@@ -38,10 +39,13 @@ Examples:
   # a shell in which everything goes through the proxy
   kubevpn run -n shop -- bash
 
+  # a program that knows no proxy
+  kubevpn run --forward 5432:db:5432 -- psql -h localhost
+
   # with a proxy that runs already
   kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py
 
-  # a program that knows no proxy
+  # any program, whole, in the cluster's network (Linux)
   kubevpn run --isolated -- psql -h db.shop")]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -50,12 +54,16 @@ pub(crate) struct Run {
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
+    /// Forward a local port to one host and port while the command runs: PORT:HOST:PORT. Port 0 takes a free one, which
+    /// the command finds in KUBEVPN_FORWARD_1 (IP:PORT) and for {} among its words (PORT); a second is {2}
+    #[arg(long, value_name = "FORWARD", conflicts_with_all = ["http", "socks", "isolated"], help_heading = "Listeners")]
+    forward: Vec<String>,
     #[command(flatten)]
     isolation: IsolationArgs,
     /// Command to run, with its arguments
     #[arg(
         required = true,
-        last = true,
+        trailing_var_arg = true,
         value_name = "COMMAND",
         help_heading = "Arguments"
     )]
@@ -84,7 +92,7 @@ impl Run {
                 ));
             }
             let hosts = kubectl_hosts(self.kube)?;
-            let status = run(&self.command, proxy, &hosts).await?;
+            let status = run(&self.command, proxy, &hosts, &Forwards::default()).await?;
             return ended(status);
         }
         let policy = self.policy.policy()?;
@@ -92,17 +100,20 @@ impl Run {
         let loaded = load(&args, &Env::of_process())?;
         let credentials = credentials(None)?;
         if credentials.is_none()
+            && self.forward.is_empty()
             && let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await
         {
-            let status = run(&self.command, proxy, &loaded.hosts).await?;
+            let status = run(&self.command, proxy, &loaded.hosts, &Forwards::default()).await?;
             return ended(status);
         }
         let login = credentials
             .is_some()
             .then(|| std::env::var(AUTH).ok())
             .flatten();
+        let mut forwards = Forwards::bind(&self.forward).await?;
         let listening = own(credentials).await?;
-        let own = listening.addresses().into_iter().collect();
+        let forwarded = forwards.bound.iter().filter_map(Bound::address);
+        let own = listening.addresses().into_iter().chain(forwarded).collect();
         let config = policy.stack(&loaded.namespace, own);
         let (client, api_server) = reach(loaded.config).await?;
         probe::check(&client).await?;
@@ -120,7 +131,9 @@ impl Run {
             .bound
             .into_iter()
             .for_each(|bound| server.add(bound));
-        let status = run(&self.command, proxy, &loaded.hosts).await?;
+        forwards.bound.drain(..).for_each(|bound| server.add(bound));
+        let words = forwards.in_words(&self.command);
+        let status = run(&words, proxy, &loaded.hosts, &forwards).await?;
         // What the command left behind has nobody to wait for it.
         server.end(Duration::ZERO, std::future::pending()).await;
         ended(status)
@@ -141,7 +154,12 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-async fn run(words: &[OsString], proxy: Proxy, hosts: &[String]) -> Result<ExitStatus, Failure> {
+async fn run(
+    words: &[OsString],
+    proxy: Proxy,
+    hosts: &[String],
+    forwards: &Forwards,
+) -> Result<ExitStatus, Failure> {
     let Some((program, rest)) = words.split_first() else {
         return Err(Failure::value("specify the command after --"));
     };
@@ -155,6 +173,7 @@ async fn run(words: &[OsString], proxy: Proxy, hosts: &[String]) -> Result<ExitS
         .envs(proxy.variables(&no_proxy, &own_proxies()))
         .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
         .env("NODE_USE_ENV_PROXY", "1")
+        .envs(forwards.variables())
         .env_remove(AUTH);
     let mut child = command.spawn().map_err(|error| not_run(program, error))?;
     wait(&mut child, &mut signals).await

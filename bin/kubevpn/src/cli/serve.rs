@@ -1,21 +1,56 @@
 //! Serving until told to end, and what is said about it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
-use kubevpn_daemon::Termination;
+use kubevpn_daemon::{Counted, Counts, Termination};
 use kubevpn_proxy::{Backend, Bound, Listening, Protocol, Server, allow_for, endings, reachable};
 use kubevpn_target::Connect;
 
+use super::env::Shell;
 use crate::exit::Failure;
+use crate::live::{self, Live};
 use crate::out::{self, even_unheard};
 
+/// A URL, where none of the cluster's is known.
+const EXAMPLE: &str = "http://SERVICE.NAMESPACE:PORT/";
 /// How long open connections may take to finish once the program is told to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Destination of a proxy, for people.
+#[derive(Debug, Default)]
+pub(crate) struct Intro {
+    /// A line about it.
+    pub(crate) leads_to: Option<String>,
+    /// A URL that is answered there.
+    pub(crate) example: Option<String>,
+}
+
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
-pub(crate) async fn serve<C>(listening: Listening, backend: Backend<C>) -> Result<(), Failure>
+pub(crate) async fn serve<C>(
+    listening: Listening,
+    backend: Backend<C>,
+    intro: Intro,
+) -> Result<(), Failure>
+where
+    C: Connect + Clone + Sync + 'static,
+{
+    if !live::is_wanted() {
+        return serve_until_told(listening, backend, intro, None).await;
+    }
+    let counts = Arc::new(Counts::default());
+    let backend = backend.map(|connect| Counted::new(connect, counts.clone()));
+    serve_until_told(listening, backend, intro, Some(counts)).await
+}
+
+async fn serve_until_told<C>(
+    listening: Listening,
+    backend: Backend<C>,
+    intro: Intro,
+    counts: Option<Arc<Counts>>,
+) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
@@ -27,10 +62,27 @@ where
         Some(cluster) => endings(cluster).await,
         None => Vec::new(),
     };
-    even_unheard(say_listening(&bound, &endings))?;
+    even_unheard(say_listening(&bound, &endings, &intro))?;
     let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
-    let ended = termination.next().await;
+    let mut live = counts.map(Live::new);
+    let ended = loop {
+        let tick = async {
+            match &mut live {
+                Some(live) => live.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = termination.next() => break ended,
+            () = tick => {}
+        }
+        if let Some(live) = &mut live {
+            live.show(server.open());
+        }
+    };
+    // Gone before anything else is said.
+    drop(live);
     if server.open() > 0 {
         out::aside(format_args!(
             "waiting up to {} s for open connections to finish; Ctrl-C again cuts them",
@@ -58,26 +110,24 @@ pub(crate) fn result(ended: kubevpn_daemon::Ended) -> Result<(), Failure> {
     }
 }
 
-/// Says where the proxy listens and how to use it. Only what is bound is said.
-fn say_listening(bound: &[Bound], endings: &[String]) -> Result<(), Failure> {
+/// Says where the proxy listens, where it leads, and how to use it. Only what is bound is said.
+fn say_listening(bound: &[Bound], endings: &[String], intro: &Intro) -> Result<(), Failure> {
     for Bound {
         listener, protocol, ..
     } in bound
     {
         let addr = listener.addr();
         match protocol {
-            Protocol::Forward(to) => out::line(format_args!("Forwarding {addr} -> {}", to.0))?,
-            Protocol::Dns => out::line(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
-            other => out::line(format_args!("{} listening on {addr}", service(other)))?,
+            Protocol::Forward(to) => out::note(format_args!("Forwarding {addr} -> {}", to.0))?,
+            Protocol::Dns => out::note(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
+            other => out::note(format_args!("{} listening on {addr}", service(other)))?,
         }
     }
-    let listeners = bound.iter().map(|b| (b.listener.addr(), &b.protocol));
-    say_hints(listeners, endings)?;
-    let is_proxy = |bound: &Bound| is_proxy(&bound.protocol);
-    match bound.iter().any(is_proxy) {
-        true => say_scope(),
-        false => Ok(()),
+    if let Some(leads_to) = &intro.leads_to {
+        out::note(out::escaped(leads_to))?;
     }
+    let listeners = bound.iter().map(|b| (b.listener.addr(), &b.protocol));
+    say_hints(listeners, endings, intro.example.as_deref(), None)
 }
 
 /// What a listener is to its clients.
@@ -91,64 +141,62 @@ pub(crate) fn service(protocol: &Protocol) -> String {
     }
 }
 
-/// Whether clients name the hosts they go to.
-pub(crate) fn is_proxy(protocol: &Protocol) -> bool {
-    match protocol {
-        Protocol::Socks | Protocol::Http | Protocol::Mixed => true,
-        Protocol::Forward(_) | Protocol::Dns => false,
-    }
-}
-
-/// Says what makes programs use these listeners.
+/// Says what makes programs use these listeners. `env` is the command of ours that does, where it needs no addresses.
 pub(crate) fn say_hints<'a>(
     listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
     endings: &[String],
+    example: Option<&str>,
+    env: Option<&str>,
 ) -> Result<(), Failure> {
-    hints(listeners, endings).iter().try_for_each(out::line)
+    let hints = hints(listeners, endings, example, env, Shell::of_user());
+    hints.iter().try_for_each(out::note)
 }
 
-/// HTTP where there is a listener for it: every program speaks that. Python's httpx, for one, ends with an error where
-/// `ALL_PROXY` names SOCKS and a package is missing.
+/// HTTP where there is a listener for it: every program speaks that, and shows why something is refused. The variables are
+/// set by a command, which leaves out this machine and the API servers.
 fn hints<'a>(
     listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
     endings: &[String],
+    example: Option<&str>,
+    env: Option<&str>,
+    shell: Shell,
 ) -> Vec<String> {
     let (mut http, mut socks, mut dns) = (None, None, Vec::new());
     for (addr, protocol) in listeners {
         let Addr::Tcp(addr) = addr else { continue };
         let addr = reachable(*addr);
         match protocol {
-            Protocol::Http | Protocol::Mixed => http = http.or(Some(addr)),
+            Protocol::Http => http = http.or(Some(addr)),
             Protocol::Socks => socks = socks.or(Some(addr)),
+            Protocol::Mixed => (http, socks) = (http.or(Some(addr)), socks.or(Some(addr))),
             Protocol::Dns => dns.extend(dns_hints(addr, endings)),
             Protocol::Forward(_) => {}
         }
     }
-    let export = |name: &str, url: String| {
-        let lower = name.to_lowercase();
-        format!("Proxy hint: export {name}={url} {lower}={url}")
+    let proxy = match (http, socks) {
+        (Some(http), _) => Some(format!("http://{http}")),
+        (None, Some(socks)) => Some(format!("socks5h://{socks}")),
+        (None, None) => None,
     };
-    let mut hints = match (http, socks) {
-        (Some(http), _) => ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
-            .map(|name| export(name, format!("http://{http}")))
-            .into(),
-        (None, Some(socks)) => vec![
-            export("ALL_PROXY", format!("socks5h://{socks}")),
-            "Proxy hint: Go, Java and Node take no SOCKS proxy from ALL_PROXY, and Python needs a package \
-             (requests[socks], httpx[socks]): for those add an HTTP listener"
-                .into(),
-        ],
-        (None, None) => Vec::new(),
-    };
+    let mut hints = Vec::new();
+    if let Some(proxy) = proxy {
+        let example = example.unwrap_or(EXAMPLE);
+        hints.push(format!("Try: curl --proxy {proxy} {example}"));
+        if let Some(http) = http {
+            hints.push(format!("Browser: http://{http}/proxy.pac"));
+        }
+        let flag = |flag: &str, addr: Option<SocketAddr>| match addr {
+            Some(addr) => format!(" --{flag} {addr}"),
+            None => String::new(),
+        };
+        let command = match env {
+            Some(command) => command.to_owned(),
+            None => format!("kubevpn env{}{}", flag("http", http), flag("socks", socks)),
+        };
+        hints.push(format!("Shell: {}", shell.evaluates(&command)));
+    }
     hints.extend(dns);
     hints
-}
-
-/// Says what the proxy is for.
-pub(crate) fn say_scope() -> Result<(), Failure> {
-    out::line(
-        "Proxy scope: TCP traffic only. Use socks5h if you want proxy-side cluster DNS resolution.",
-    )
 }
 
 /// How this machine's own resolver is told to ask us for the cluster's names, and for no others. Each works as it is
@@ -180,17 +228,46 @@ mod tests {
         let addr = |text: &str| text.parse::<Addr>().unwrap();
         let (socks, http) = (addr("127.0.0.1:1080"), addr("0.0.0.0:3128"));
         let both = [(&socks, &Protocol::Socks), (&http, &Protocol::Http)];
-        let said = hints(both.into_iter(), &[]);
-        assert_eq!(said.len(), 3);
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-            let lower = name.to_lowercase();
-            let url = "http://127.0.0.1:3128";
-            let line = format!("Proxy hint: export {name}={url} {lower}={url}");
-            assert!(said.contains(&line), "{said:?}");
-        }
-        let said = hints(both[..1].iter().copied(), &[]);
-        assert!(said[0].ends_with("all_proxy=socks5h://127.0.0.1:1080"));
-        assert!(said[1].contains("httpx[socks]"), "{said:?}");
+        let said = |shell, example| hints(both.into_iter(), &[], example, None, shell);
+        assert_eq!(
+            said(Shell::Bash, Some("http://reviews.default/")),
+            [
+                "Try: curl --proxy http://127.0.0.1:3128 http://reviews.default/",
+                "Browser: http://127.0.0.1:3128/proxy.pac",
+                "Shell: eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"",
+            ]
+        );
+        let fish = &said(Shell::Fish, None)[2];
+        assert!(fish.ends_with("--socks 127.0.0.1:1080 --shell fish | source"));
+        let managed = hints(
+            both[..1].iter().copied(),
+            &[],
+            None,
+            Some("kubevpn env"),
+            Shell::Powershell,
+        );
+        assert_eq!(
+            managed,
+            [
+                "Try: curl --proxy socks5h://127.0.0.1:1080 http://SERVICE.NAMESPACE:PORT/",
+                "Shell: kubevpn env --shell powershell | Out-String | Invoke-Expression",
+            ]
+        );
+        let mixed = [(&socks, &Protocol::Mixed)];
+        let mixed = hints(mixed.into_iter(), &[], None, None, Shell::Zsh);
+        assert!(
+            mixed[2].contains("--http 127.0.0.1:1080 --socks 127.0.0.1:1080"),
+            "{mixed:?}"
+        );
+        let forward = Protocol::Forward("db:5432".parse().unwrap());
+        let none = hints(
+            [(&socks, &forward)].into_iter(),
+            &[],
+            None,
+            None,
+            Shell::Bash,
+        );
+        assert!(none.is_empty(), "{none:?}");
     }
 
     /// As a shell takes it, with `sudo` and `/etc` somewhere else.

@@ -4,13 +4,16 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 use kubevpn_daemon::api::{Connection, State, Status as Document};
 use kubevpn_daemon::{Client, Code, StateDir};
 use tokio::time::{Instant, sleep};
 
 use super::login;
+use crate::age::age;
 use crate::exit::Failure;
 use crate::out;
+use crate::table::align;
 
 /// How long a daemon that ends and starts again and again is asked.
 const RESTARTS: Duration = Duration::from_secs(10);
@@ -24,13 +27,23 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Ends with 40 when the API server of a connection cannot be reached, 32 when one does not take the credentials, 1 when a
 /// connection is degraded or could not be brought back, and 0 when all is well or there is none.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # what is open, and where it listens
+  kubevpn status
+
+  # for a program
+  kubevpn status -o json")]
 pub(crate) struct Status {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
-    /// Show it again whenever it has changed
+    /// Keep watching: show it again whenever it has changed
     #[arg(short, long)]
     watch: bool,
+    /// Print no line of column names
+    #[arg(long)]
+    no_headers: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -38,12 +51,33 @@ pub(crate) enum Format {
     /// A line for each connection
     #[default]
     Table,
-    /// The same with listeners and counts
+    /// The same with cluster, kubeconfig, counts and reason
     Wide,
     /// Everything, as docs/status.schema.json describes it
     Json,
     /// The same as YAML
     Yaml,
+    /// Their IDs
+    Name,
+}
+
+/// Form of the output.
+pub(crate) struct Shown {
+    format: Format,
+    no_headers: bool,
+    now: Timestamp,
+    home: String,
+}
+
+impl Shown {
+    pub(crate) fn now(format: Format, no_headers: bool) -> Self {
+        Self {
+            format,
+            no_headers,
+            now: Timestamp::now(),
+            home: std::env::var("HOME").unwrap_or_default(),
+        }
+    }
 }
 
 impl Status {
@@ -57,12 +91,15 @@ impl Status {
     async fn show(self) -> Result<(), Failure> {
         let daemon = Client::new(StateDir::locate()?);
         let mut shown = String::new();
+        let begun = Shown::now(self.output, self.no_headers);
         loop {
             let status = ask(&daemon).await?;
-            let now = render(&status, self.output)?;
-            if now != shown {
+            // Nothing has changed where only ages have.
+            let content = render(&status, &begun)?;
+            if content != shown {
+                let now = render(&status, &Shown::now(self.output, self.no_headers))?;
                 show(&now, self.watch && !shown.is_empty())?;
-                shown = now;
+                shown = content;
             }
             if !self.watch {
                 let is_empty = status.list.is_empty() && status.problems.is_empty();
@@ -131,42 +168,53 @@ fn show(text: &str, again: bool) -> Result<(), Failure> {
     out::print(text)
 }
 
-pub(crate) fn render(status: &Document, format: Format) -> Result<String, Failure> {
-    Ok(match format {
-        Format::Table | Format::Wide => {
-            let home = std::env::var("HOME").unwrap_or_default();
-            table(status, format == Format::Wide, &home)
-        }
+pub(crate) fn render(status: &Document, shown: &Shown) -> Result<String, Failure> {
+    Ok(match shown.format {
+        Format::Table | Format::Wide => table(status, shown),
         Format::Json => serde_json::to_string_pretty(status).map_err(anyhow::Error::from)? + "\n",
         Format::Yaml => serde_yaml_ng::to_string(status).map_err(anyhow::Error::from)?,
+        Format::Name => {
+            let ids = status
+                .list
+                .iter()
+                .map(|connection| connection.id.clone() + "\n");
+            ids.collect()
+        }
     })
 }
 
-fn table(status: &Document, wide: bool, home: &str) -> String {
+fn table(status: &Document, shown: &Shown) -> String {
+    let wide = shown.format == Format::Wide;
     let mut head = vec![
         "CURRENT",
-        "CONNECTION ID",
-        "CLUSTER",
-        "KUBECONFIG",
+        "ID",
+        "CONTEXT",
         "NAMESPACE",
         "STATUS",
+        "LISTENERS",
+        "OPEN",
+        "AGE",
     ];
     if wide {
         head.extend([
-            "SOCKS",
-            "LISTENERS",
-            "OPEN",
+            "CLUSTER",
+            "KUBECONFIG",
             "TOTAL",
             "REFUSED",
             "SINCE",
             "REASON",
         ]);
     }
-    let mut rows = vec![head.into_iter().map(str::to_owned).collect()];
+    let head: Vec<_> = head.into_iter().map(str::to_owned).collect();
+    let mut rows = if shown.no_headers {
+        Vec::new()
+    } else {
+        vec![head]
+    };
     for connection in &status.list {
-        let mut row = row(connection, &status.current, home);
+        let mut row = row(connection, &status.current, shown.now);
         if wide {
-            row.extend(more(connection));
+            row.extend(more(connection, &shown.home));
         }
         rows.push(row);
     }
@@ -191,69 +239,48 @@ fn table(status: &Document, wide: bool, home: &str) -> String {
     text
 }
 
-fn row(connection: &Connection, current: &str, home: &str) -> Vec<String> {
-    let kubeconfig = match connection.kubeconfig.strip_prefix(home) {
-        Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
-        _ => connection.kubeconfig.clone(),
-    };
+fn row(connection: &Connection, current: &str, now: Timestamp) -> Vec<String> {
     let state = match connection.login.is_empty() {
         true => connection.state.as_str(),
         false => "login needed",
     };
     let mark = if connection.id == current { "*" } else { "" };
+    let listeners = connection.listeners.iter().map(|l| {
+        let egress = if l.egress { " (egress)" } else { "" };
+        let not = if l.listening { "" } else { " (not listening)" };
+        format!("{}={}{egress}{not}", l.protocol, l.address)
+    });
+    let started: Option<Timestamp> = connection.started_at.parse().ok();
+    let age = started.map(|started| {
+        let seconds = now.as_second().saturating_sub(started.as_second());
+        age(u64::try_from(seconds).unwrap_or_default())
+    });
     vec![
         mark.to_owned(),
         connection.id.clone(),
-        connection.cluster.clone(),
-        kubeconfig,
+        connection.context.clone(),
         connection.namespace.clone(),
         state.to_owned(),
+        listeners.collect::<Vec<_>>().join(","),
+        connection.traffic.open_connections.to_string(),
+        age.unwrap_or_default(),
     ]
 }
 
-fn more(connection: &Connection) -> Vec<String> {
-    let socks = match (
-        connection.socks_listen_addr.as_str(),
-        connection.socks_egress,
-    ) {
-        ("", _) => String::new(),
-        (addr, true) => format!("{addr} (egress)"),
-        (addr, false) => format!("{addr} (cluster)"),
+fn more(connection: &Connection, home: &str) -> Vec<String> {
+    let kubeconfig = match connection.kubeconfig.strip_prefix(home) {
+        Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
+        _ => connection.kubeconfig.clone(),
     };
-    let listeners = connection.listeners.iter().map(|l| {
-        let not = if l.listening { "" } else { " (not listening)" };
-        format!("{}={}{not}", l.protocol, l.address)
-    });
     let traffic = &connection.traffic;
     vec![
-        socks,
-        listeners.collect::<Vec<_>>().join(","),
-        traffic.open_connections.to_string(),
+        connection.cluster.clone(),
+        kubeconfig,
         traffic.total_connections.to_string(),
         traffic.refused_connections.to_string(),
         connection.since.clone(),
         connection.reason.clone(),
     ]
-}
-
-/// Columns three spaces apart, as kubectl has them; an empty cell is `-`, but for the first column's.
-fn align(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let cell = |row: &Vec<String>, column: usize| match row.get(column).map(String::as_str) {
-        Some("") | None if column > 0 => "-".to_owned(),
-        text => out::escaped(text.unwrap_or_default()).into_owned(),
-    };
-    let width = |column| {
-        let cells = rows.iter().map(|row| cell(row, column).chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = widths.iter().enumerate();
-        let cells = cells.map(|(column, width)| format!("{:width$}", cell(row, column)));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -308,21 +335,35 @@ mod tests {
         }
     }
 
+    fn shown(format: Format) -> Shown {
+        Shown {
+            format,
+            no_headers: false,
+            now: "2026-01-02T05:04:05Z".parse().unwrap(),
+            home: "/home/jane".into(),
+        }
+    }
+
     #[test]
     fn a_table() {
-        let text = table(&sample(), false, "/home/jane");
+        let text = table(&sample(), &shown(Format::Table));
         assert_eq!(
             text,
-            "CURRENT   CONNECTION ID   CLUSTER   KUBECONFIG       NAMESPACE   STATUS\n\
-             *         03dc50feb8c3    lab       ~/.kube/config   shop        degraded\n\
+            "CURRENT   ID             CONTEXT   NAMESPACE   STATUS     LISTENERS                                                  OPEN   AGE\n\
+             *         03dc50feb8c3   lab       shop        degraded   socks=127.0.0.1:1080,http=127.0.0.1:3128 (not listening)   0      120m\n\
              03dc50feb8c3: a listener is not bound\n\
              0123456789ab: not brought back: its state file is broken\n"
         );
-        let wide = table(&sample(), true, "/home/jane");
-        assert!(wide.contains("127.0.0.1:1080 (cluster)"), "{wide}");
-        assert!(
-            wide.contains("http=127.0.0.1:3128 (not listening)"),
-            "{wide}"
+        let wide = table(&sample(), &shown(Format::Wide));
+        assert!(wide.contains("~/.kube/config"), "{wide}");
+        let bare = Shown {
+            no_headers: true,
+            ..shown(Format::Table)
+        };
+        assert!(table(&sample(), &bare).starts_with('*'));
+        assert_eq!(
+            render(&sample(), &shown(Format::Name)).unwrap(),
+            "03dc50feb8c3\n"
         );
     }
 
@@ -330,9 +371,9 @@ mod tests {
     fn text_of_the_api_server_cannot_drive_the_terminal() {
         let mut status = sample();
         status.list[0].reason = "one\n\u{1b}[2Jtwo".into();
-        status.list[0].cluster = "a\u{9b}b".into();
-        for wide in [false, true] {
-            let text = table(&status, wide, "/home/jane");
+        status.list[0].context = "a\u{9b}b".into();
+        for format in [Format::Table, Format::Wide] {
+            let text = table(&status, &shown(format));
             assert!(text.contains(r"one\n\u{1b}[2Jtwo"), "{text}");
             assert!(text.contains(r"a\u{9b}b"), "{text}");
         }
@@ -340,13 +381,13 @@ mod tests {
 
     #[test]
     fn nothing_is_a_document_too() {
-        let json = render(&Document::default(), Format::Json).unwrap();
+        let json = render(&Document::default(), &shown(Format::Json)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             json,
             serde_json::json!({"List": [], "CurrentConnectionID": "", "Problems": []})
         );
-        let yaml = render(&sample(), Format::Yaml).unwrap();
+        let yaml = render(&sample(), &shown(Format::Yaml)).unwrap();
         let back: Document = serde_yaml_ng::from_str(&yaml).unwrap();
         assert_eq!(
             serde_json::to_value(back).unwrap(),

@@ -1,14 +1,126 @@
 //! `kubevpn version`.
 
+use std::time::Duration;
+
+use clap::ValueEnum;
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_daemon::{Client, StateDir};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::kube::KubeArgs;
+use super::proxy_out::reach;
 use crate::exit::Failure;
 use crate::out;
 
+/// Time limit of the API server, its login included.
+const ANSWER: Duration = Duration::from_secs(10);
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Set when a release is built.
+const COMMIT: Option<&str> = option_env!("KUBEVPN_COMMIT");
+
 /// Print the version
+///
+/// JSON has those of the daemon, if one runs, and of the API server, too.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Version {}
+#[command(after_help = "\
+Examples:
+  # this program's
+  kubevpn version
+
+  # and the daemon's and the API server's
+  kubevpn version -o json")]
+pub(crate) struct Version {
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Output,
+    /// Ask neither daemon nor API server
+    #[arg(long)]
+    client: bool,
+    #[command(flatten)]
+    kube: KubeArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// One line
+    #[default]
+    Text,
+    /// One document; keys are only ever added
+    Json,
+}
 
 impl Version {
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        out::line(format_args!("kubevpn {}", env!("CARGO_PKG_VERSION")))
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        if self.output == Output::Text {
+            let commit = COMMIT.map(|commit| format!(" ({commit})"));
+            return out::line(format_args!(
+                "kubevpn {VERSION}{}",
+                commit.unwrap_or_default()
+            ));
+        }
+        let args = KubeconfigArgs::from(self.kube);
+        let asked = (!self.client).then_some(&args);
+        out::line(format_args!("{:#}", document(asked).await))
+    }
+}
+
+/// With daemon and API server, if they are to be asked.
+pub(super) async fn document(asked: Option<&KubeconfigArgs>) -> Value {
+    let mut document = json!({
+        "version": VERSION,
+        "commit": COMMIT,
+        "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+    });
+    if let Some(args) = asked {
+        let (daemon, server) = tokio::join!(daemon(), timeout(ANSWER, server(args)));
+        let late = || Err("the API server did not answer in time".to_owned());
+        for (name, asked) in [
+            ("daemon", daemon),
+            ("server", server.unwrap_or_else(|_| late())),
+        ] {
+            document[name] = match asked {
+                Ok(found) => found,
+                Err(why) => json!({"error": why}),
+            };
+        }
+    }
+    document
+}
+
+/// `null` where none runs.
+async fn daemon() -> Result<Value, String> {
+    let asked = async {
+        let daemon = Client::new(StateDir::locate()?);
+        match daemon.find().await? {
+            true => daemon.status().await.map(|status| status.daemon),
+            false => Ok(None),
+        }
+    };
+    let status = asked.await.map_err(|error| error.whole())?;
+    Ok(status.map_or(Value::Null, |daemon| {
+        json!({"version": daemon.version, "pid": daemon.pid, "startedAt": daemon.started_at})
+    }))
+}
+
+async fn server(args: &KubeconfigArgs) -> Result<Value, String> {
+    let loaded = load(args, &Env::of_process()).map_err(|error| error.to_string())?;
+    let url = loaded.server;
+    let (client, _) = reach(loaded.config)
+        .await
+        .map_err(|failure| failure.message())?;
+    match client.apiserver_version().await {
+        Ok(version) => Ok(json!({"version": version.git_version, "url": url})),
+        Err(error) => Err(kubevpn_client::classify_api(
+            error,
+            &kubevpn_client::Action {
+                verb: "get",
+                resource: "/version",
+                api_group: "",
+                namespace: None,
+                name: None,
+            },
+        )
+        .to_string()),
     }
 }

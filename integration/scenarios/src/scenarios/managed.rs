@@ -62,7 +62,7 @@ async fn the_validation_list(cx: Context) -> anyhow::Result<()> {
         0,
         &[
             "Started managed local SOCKS5 proxy for connection",
-            "ALL_PROXY",
+            "Shell: eval \"$(kubevpn env)\"",
         ],
     )?;
     let id = id_of(&said)?;

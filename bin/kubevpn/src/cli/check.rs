@@ -1,0 +1,225 @@
+//! `kubevpn check`: facts (`check/machine.rs`, `check/cluster.rs`) to findings (`check/findings.rs`) to text or JSON.
+
+mod cluster;
+mod facts;
+mod findings;
+mod machine;
+
+use clap::ValueEnum;
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_conn::{Addr, AddrError};
+use kubevpn_proxy::Policy;
+use serde_json::{Value, json};
+
+use self::cluster::Reached;
+use self::facts::{Facts, Trouble};
+use self::findings::{Finding, Level, Report};
+use super::habits;
+use super::kube::KubeArgs;
+use super::listen::DEFAULT_SOCKS;
+use super::policy::PolicyArgs;
+use super::resolve::{self, Explained};
+use super::suggest::advised;
+use crate::exit::Failure;
+use crate::out;
+use crate::telemetry::Steps;
+
+/// Check what a proxy needs: kubeconfig, API server, credentials, access, transports, names, and this machine
+///
+/// Each finding is ok, a warning or a problem, with what to do about it. Nothing is changed, in the cluster or here. The exit
+/// code is that of the first problem, and 0 where nothing that is needed is missing. With a HOST:PORT it goes on to that, as
+/// `kubevpn resolve` does.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # the current context
+  kubevpn check
+
+  # another namespace, and one Service in it
+  kubevpn check -n shop web:80
+
+  # for a program
+  kubevpn check -o json")]
+pub(crate) struct Check {
+    /// Go on to this host and port, and dial it
+    #[arg(value_name = "HOST:PORT")]
+    target: Option<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Output,
+    /// Check that a proxy could listen on ADDR
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_SOCKS)]
+    listen_socks: Addr,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A line for each finding
+    #[default]
+    Text,
+    /// One document, as docs/check.schema.json describes it
+    Json,
+}
+
+impl Check {
+    pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
+        if let Some(target) = &self.target {
+            habits::target(target, "default")?;
+        }
+        let policy = self.policy.policy()?;
+        let args = KubeconfigArgs::from(self.kube);
+        let (facts, reached) = found(&args, &policy, &self.listen_socks).await;
+        let report = findings::report(&facts);
+        if self.output == Output::Text {
+            out::print(text(&report))?;
+        }
+        let explained = match (&self.target, &reached) {
+            (Some(target), Some(reached)) => {
+                steps.begin();
+                if self.output == Output::Text {
+                    out::line("")?;
+                    steps.tell();
+                }
+                let connect = cluster::chain(reached, &policy);
+                Some(resolve::explained(&connect, target, &reached.namespace, &steps).await?)
+            }
+            _ => None,
+        };
+        if self.output == Output::Json {
+            let document = document(&report, explained.as_ref());
+            out::line(format_args!("{document:#}"))?;
+        }
+        steps.written()?;
+        match report.code() {
+            0 => {}
+            code => return Err(Failure::Ended(code)),
+        }
+        match (explained, &reached) {
+            (
+                Some(Explained {
+                    host,
+                    done: Err(error),
+                    ..
+                }),
+                Some(reached),
+            ) => Err(advised(error, &reached.client, &reached.namespace, &host).await),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Every fact, and the cluster if it can be asked for more.
+async fn found(args: &KubeconfigArgs, policy: &Policy, listen: &Addr) -> (Facts, Option<Reached>) {
+    let mut facts = machine::facts(listen).await;
+    let loaded = match load(args, &Env::of_process()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            facts.kubeconfig = Some(Err(Trouble::of(error)));
+            return (facts, None);
+        }
+    };
+    let server = loaded.config.cluster_url.clone();
+    let is_direct = loaded.config.proxy_url.is_none();
+    facts.kubeconfig = Some(Ok(cluster::kubeconfig(&loaded)));
+    let addresses = async {
+        // A proxy looks the name up itself.
+        match is_direct {
+            true => machine::addresses(&server).await,
+            false => Vec::new(),
+        }
+    };
+    let (reached, addresses, lookup) = tokio::join!(
+        cluster::api_server(&mut facts, loaded),
+        addresses,
+        machine::lookup()
+    );
+    facts.addresses = addresses;
+    facts.lookup = Some(lookup);
+    if let Some(reached) = &reached {
+        cluster::rest(&mut facts, reached, policy).await;
+    }
+    (facts, reached)
+}
+
+/// The document of a whole check, for who writes it down.
+pub(super) async fn document_of(args: &KubeconfigArgs) -> Result<Value, Failure> {
+    let listen = DEFAULT_SOCKS
+        .parse()
+        .map_err(|error: AddrError| Failure::value(format!("{DEFAULT_SOCKS}: {error}")))?;
+    let (facts, _) = found(args, &Policy::default(), &listen).await;
+    Ok(document(&findings::report(&facts), None))
+}
+
+/// Columns, with what to do below; what comes from elsewhere drives no terminal.
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    for Finding {
+        topic,
+        level,
+        text: said,
+        advice,
+        ..
+    } in &report.findings
+    {
+        let said = out::escaped(said);
+        text.push_str(&format!("{:<8} {topic:<12} {said}\n", level.as_str()));
+        if let Some(advice) = advice {
+            let advice = out::escaped(advice);
+            text.push_str(&format!("{:<8} {:<12} try: {advice}\n", "", ""));
+        }
+    }
+    if let Some(role) = &report.role {
+        text.push_str(
+            "\nThe Role with the rights that are missing, for who manages the cluster:\n\n",
+        );
+        text.push_str(role);
+    }
+    let counted = |level, one: &str, many: &str| match report.count(level) {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        n => Some(format!("{n} {many}")),
+    };
+    let problems = counted(Level::Problem, "problem", "problems");
+    let warnings = counted(Level::Warning, "warning", "warnings");
+    let counts: Vec<_> = [problems, warnings].into_iter().flatten().collect();
+    text.push_str(&match counts.is_empty() {
+        true => "\nAll is well\n".to_owned(),
+        false => format!("\n{}\n", counts.join(", ")),
+    });
+    text
+}
+
+/// The JSON document. Keys are only ever added.
+fn document(report: &Report, explained: Option<&Explained>) -> Value {
+    let findings = report.findings.iter().map(|finding| {
+        let mut document = json!({
+            "topic": finding.topic,
+            "level": finding.level.as_str(),
+            "text": finding.text,
+        });
+        if finding.level == Level::Problem {
+            document["exitCode"] = finding.code.into();
+        }
+        if let Some(advice) = &finding.advice {
+            document["try"] = advice.as_str().into();
+        }
+        document
+    });
+    let mut document = json!({
+        "exitCode": report.code(),
+        "problems": report.count(Level::Problem),
+        "warnings": report.count(Level::Warning),
+        "findings": findings.collect::<Vec<_>>(),
+    });
+    if let Some(role) = &report.role {
+        document["role"] = role.as_str().into();
+    }
+    if let Some(explained) = explained {
+        document["target"] = explained.document.clone();
+    }
+    document
+}

@@ -1,0 +1,170 @@
+//! Facts that `kubevpn check` judges: plain values, so that every case can be written down in a test.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use kubevpn_client::Shown;
+use kubevpn_daemon::ApiError;
+use kubevpn_proxy::probe::{Right, Way};
+
+pub(super) use crate::cli::holder::Held;
+use crate::exit::{Failure, exit_code};
+
+/// Everything there is to judge. `None` and empty lists are what was not looked at, as what went before failed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// This machine's time.
+    pub(super) now: Option<SystemTime>,
+    pub(super) kubeconfig: Option<Result<Kubeconfig, Trouble>>,
+    pub(super) server: Option<Result<Server, Trouble>>,
+    /// Addresses of the API server's name, where it is reached without a proxy.
+    pub(super) addresses: Vec<Address>,
+    pub(super) credentials: Option<Credentials>,
+    /// Each right and whether the access rules allow it.
+    pub(super) rights: Option<Result<Vec<(Right, bool)>, Trouble>>,
+    pub(super) transports: Vec<Tried>,
+    pub(super) names: Option<Names>,
+    pub(super) ranges: Option<Ranges>,
+    /// Address for the proxy's listener.
+    pub(super) listener: Option<Listener>,
+    pub(super) proxies: Vec<ProxyVariable>,
+    pub(super) lookup: Option<Lookup>,
+    /// The hard limit on open files; `Some(None)` for no limit.
+    pub(super) files: Option<Option<u64>>,
+}
+
+/// A failure: its exit code, and the sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    pub(super) code: u8,
+    pub(super) sentence: String,
+}
+
+impl Trouble {
+    pub(super) fn of(error: impl Into<ApiError>) -> Self {
+        let error = error.into();
+        Self {
+            sentence: error.message.clone(),
+            code: exit_code(&Failure::Api(error)),
+        }
+    }
+}
+
+/// The selected entries of the kubeconfig.
+#[derive(Clone, Debug)]
+pub(super) struct Kubeconfig {
+    pub(super) files: Vec<String>,
+    pub(super) context: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) namespace: String,
+    pub(super) server: String,
+    /// Entries that are broken, and not used.
+    pub(super) notes: Vec<String>,
+    pub(super) trust: Trust,
+    /// The proxy to the API server, without its password.
+    pub(super) proxy: Option<String>,
+    /// The environment named it.
+    pub(super) proxy_of_env: bool,
+}
+
+/// Trust anchor for the certificate of the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// The `certificate-authority` of the cluster's entry.
+    Kubeconfig,
+    /// The system's trust store.
+    System,
+    /// Nobody's: `insecure-skip-tls-verify`.
+    Nobody,
+    /// There is no TLS.
+    Plain,
+}
+
+/// An API server that answers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    /// As `v1.34.4`, where it may be read.
+    pub(super) version: Option<String>,
+    /// The 34 of it.
+    pub(super) minor: Option<u32>,
+    /// Until the first answer: name lookup, TCP, proxy, TLS and one request.
+    pub(super) first: Duration,
+    /// The shortest time of a request on the open connection.
+    pub(super) round_trip: Duration,
+    /// Seconds by which this machine's clock is ahead of the server's.
+    pub(super) ahead: Option<i64>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    pub(super) ip: IpAddr,
+    /// This machine has a route to it.
+    pub(super) routed: bool,
+}
+
+/// The client's credentials, and the API server's verdict.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Credentials {
+    pub(super) shown: Option<Shown>,
+    /// There are none, or they are not accepted.
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// A transport, and what came of it.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    pub(super) transport: String,
+    pub(super) came: Result<Way, Trouble>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// Ending of the cluster's names.
+    pub(super) domain: String,
+    /// Ready endpoints of the cluster's DNS, or why they are not known.
+    pub(super) dns: Option<Result<usize, String>>,
+}
+
+/// Ranges of addresses of the cluster, and which of them this machine sends elsewhere.
+#[derive(Clone, Debug)]
+pub(super) struct Ranges {
+    pub(super) services: Result<Vec<Range>, String>,
+    pub(super) pods: Result<Vec<Range>, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) cidr: String,
+    /// The address of this machine that a route of its own into this range leaves by.
+    pub(super) routed_by: Option<IpAddr>,
+}
+
+/// Address for the proxy's listener, and its holder.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub(super) address: String,
+    pub(super) state: Held,
+}
+
+/// A variable that names a proxy.
+#[derive(Clone, Debug)]
+pub(super) struct ProxyVariable {
+    pub(super) name: &'static str,
+    /// Without its password.
+    pub(super) url: String,
+    /// The holder, where that is a port of this machine.
+    pub(super) held: Option<Held>,
+    /// `KUBEVPN_PROXIES` names it: it was set by `kubevpn env` or `kubevpn run`.
+    pub(super) known: bool,
+}
+
+/// Answer of this machine's own DNS.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lookup {
+    /// A name that is the cluster's.
+    pub(super) name: String,
+    /// Its addresses by this machine's DNS; none is the ordinary case.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Its address by the API.
+    pub(super) real: Option<IpAddr>,
+}

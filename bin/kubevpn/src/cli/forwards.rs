@@ -1,0 +1,105 @@
+//! The forwards that last as long as a command: bound, and told to it by variables and in its words.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+
+use kubevpn_forward::Forward;
+use kubevpn_proxy::{Bound, ForwardTo, ListenerSpec, Protocol};
+
+use super::listen::is_port_alone;
+use crate::exit::Failure;
+
+/// In the order in which they were asked for.
+#[derive(Default)]
+pub(super) struct Forwards {
+    /// Two of one that is on both families.
+    pub(super) bound: Vec<Bound>,
+    addresses: Vec<SocketAddr>,
+    /// One has a port that nobody knew before.
+    is_free: bool,
+}
+
+impl Forwards {
+    pub(super) async fn bind(texts: &[String]) -> Result<Self, Failure> {
+        let mut forwards = Self::default();
+        for text in texts {
+            let Forward { listen, to } = text
+                .parse()
+                .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
+            let mut spec = ListenerSpec::new(Protocol::Forward(ForwardTo(to)), listen);
+            spec.both_families = is_port_alone(text);
+            let bound = spec.bind(&spec.address, false).await?;
+            let Some(address) = bound.first().and_then(Bound::address) else {
+                return Err(Failure::value(format!(
+                    "--forward {text}: the command needs an IP address and a port"
+                )));
+            };
+            forwards.is_free |= text.starts_with("0:") || text.contains(":0:");
+            forwards.addresses.push(address);
+            forwards.bound.extend(bound);
+        }
+        Ok(forwards)
+    }
+
+    /// `KUBEVPN_FORWARD_1` and so on: IP:PORT.
+    pub(super) fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        let numbered = self.addresses.iter().zip(1..);
+        numbered.map(|(address, n)| (format!("KUBEVPN_FORWARD_{n}"), address.to_string()))
+    }
+
+    /// The words with the port, where a free one was asked for, in place of `{}`, which is the first's, and `{N}`.
+    pub(super) fn in_words(&self, words: &[OsString]) -> Vec<OsString> {
+        let with_ports = |word: &OsString| match word.to_str().filter(|_| self.is_free) {
+            None => word.clone(),
+            Some(text) => {
+                let mut text = text.to_owned();
+                for (address, n) in self.addresses.iter().zip(1..) {
+                    let port = address.port().to_string();
+                    if n == 1 {
+                        text = text.replace("{}", &port);
+                    }
+                    text = text.replace(&format!("{{{n}}}"), &port);
+                }
+                text.into()
+            }
+        };
+        words.iter().map(with_ports).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn forwards(texts: &[&str]) -> Forwards {
+        let texts: Vec<_> = texts.iter().map(|text| (*text).to_owned()).collect();
+        Forwards::bind(&texts).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn commands_are_told_of_their_ports() {
+        let two = forwards(&["127.0.0.1:0:db:5432", "127.0.0.1:0:web:80"]).await;
+        let [first, second] = [0, 1].map(|n| two.addresses[n].port());
+        let variables: Vec<_> = two.variables().collect();
+        assert_eq!(
+            variables[1],
+            ("KUBEVPN_FORWARD_2".into(), format!("127.0.0.1:{second}"))
+        );
+        let words = ["psql", "-p{}", "{1}-{2}"].map(OsString::from);
+        let told = two.in_words(&words);
+        let told: Vec<_> = told.iter().filter_map(|word| word.to_str()).collect();
+        let wanted = format!("psql -p{first} {first}-{second}");
+        assert_eq!(told.join(" "), wanted);
+        // Braces are find's where no port was asked for.
+        let none = forwards(&[]).await;
+        assert_eq!(none.in_words(&words), words);
+    }
+
+    #[tokio::test]
+    async fn a_forward_that_is_none() {
+        let Err(failure) = Forwards::bind(&["db:5432".to_owned()]).await else {
+            panic!("it is accepted");
+        };
+        assert_eq!(crate::exit::exit_code(&failure), 23);
+    }
+}

@@ -1,0 +1,298 @@
+//! `kubevpn open`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_proxy::{self as proxy, Backend, Server, own, probe};
+use kubevpn_target::Host;
+use tokio::process::Command;
+
+use super::at::Proxy;
+use super::kube::KubeArgs;
+use super::policy::PolicyArgs;
+use super::proxy_out::reach;
+use super::serve::{result, termination};
+use super::{service, snippet};
+use crate::exit::Failure;
+use crate::out;
+
+/// Open a page of a Service in a browser with a profile of its own
+///
+/// The browser has a temporary proxy into the cluster and a temporary profile: your own browser is left as it is. Both are
+/// gone when it is closed. $BROWSER, Chromium, Chrome, Edge, Brave or Firefox is taken, the first that there is. Without a port
+/// it is the Service's port of HTTP.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # the page of a Service
+  kubevpn open productpage
+
+  # a page of another namespace
+  kubevpn open grafana.monitoring:3000/dashboards
+
+  # what a browser makes of it, for a script
+  kubevpn open productpage -- --headless --dump-dom")]
+pub(crate) struct Open {
+    /// Service, perhaps with a port and a path
+    #[arg(value_name = "SERVICE[:PORT][/PATH]")]
+    page: String,
+    #[command(flatten)]
+    kube: KubeArgs,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Further arguments of the browser
+    #[arg(last = true, value_name = "ARGUMENT", help_heading = "Arguments")]
+    arguments: Vec<OsString>,
+}
+
+/// Family of a browser, which decides its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Chromium,
+    Firefox,
+}
+
+const BROWSERS: [&str; 11] = [
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+    "microsoft-edge-stable",
+    "brave-browser",
+    "firefox",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Firefox.app/Contents/MacOS/firefox",
+];
+
+impl Kind {
+    /// By the name of the program; `None` of one whose flags are not known.
+    fn of(program: &Path) -> Option<Self> {
+        let name = program.file_name()?.to_str()?.to_ascii_lowercase();
+        let is = |words: &[&str]| words.iter().any(|word| name.contains(word));
+        match () {
+            () if is(&["firefox"]) => Some(Self::Firefox),
+            () if is(&["chrom", "edge", "brave"]) => Some(Self::Chromium),
+            () => None,
+        }
+    }
+
+    /// The arguments that give it a profile of its own, with this proxy.
+    fn arguments(self, profile: &Path, proxy: &Proxy, url: &str) -> Vec<OsString> {
+        let profile = profile.as_os_str();
+        let mut arguments = Vec::new();
+        match self {
+            Self::Chromium => {
+                let mut directory = OsString::from("--user-data-dir=");
+                directory.push(profile);
+                arguments.push(directory);
+                if let Some(http) = proxy.http {
+                    arguments.push(format!("--proxy-server=http://{http}").into());
+                }
+                let quiet = [
+                    "--no-first-run",
+                    "--no-default-browser-check",
+                    "--disable-background-networking",
+                    "--disable-component-update",
+                    "--disable-sync",
+                ];
+                arguments.extend(quiet.map(OsString::from));
+            }
+            Self::Firefox => {
+                arguments.extend(["--new-instance", "--profile"].map(OsString::from));
+                arguments.push(profile.to_owned());
+            }
+        }
+        arguments.push(url.into());
+        arguments
+    }
+}
+
+/// A page as it was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    scheme: &'static str,
+    /// `HOST` or `HOST:PORT`.
+    authority: String,
+    path: String,
+}
+
+impl Page {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let (scheme, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+            (Some(rest), _) => ("http", rest),
+            (_, Some(rest)) => ("https", rest),
+            _ => (
+                "http",
+                text.trim_start_matches("svc/")
+                    .trim_start_matches("service/"),
+            ),
+        };
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = authority.split(':').next().unwrap_or_default();
+        Host::parse(host).map_err(|error| Failure::value(format!("{text}: {error}")))?;
+        Ok(Self {
+            scheme,
+            authority: authority.to_owned(),
+            path: if path.is_empty() { "/" } else { path }.to_owned(),
+        })
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}{}", self.scheme, self.authority, self.path)
+    }
+
+    /// The page at the Service's port of HTTP, where none was said.
+    async fn at_its_port(self, client: &kube::Client, namespace: &str) -> Self {
+        if self.authority.contains(':') || self.scheme != "http" {
+            return self;
+        }
+        let mut labels = self.authority.split('.');
+        let name = labels.next().unwrap_or_default();
+        let namespace = labels.next().unwrap_or(namespace);
+        match service::port_of_http(client, namespace, name).await {
+            Some(port) if port != 80 => Self {
+                authority: format!("{}:{port}", self.authority),
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
+/// `$BROWSER`, else the first that is on `PATH`.
+fn browser() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let find = |program: &Path| match program.is_absolute() {
+        true => program.is_file().then(|| program.to_owned()),
+        false => std::env::split_paths(&path)
+            .map(|dir| dir.join(program))
+            .find(|file| file.is_file()),
+    };
+    let own = std::env::var_os("BROWSER").unwrap_or_default();
+    let own: Vec<_> = std::env::split_paths(&own).collect();
+    let all = own
+        .iter()
+        .map(PathBuf::as_path)
+        .chain(BROWSERS.map(Path::new));
+    all.filter(|program| Kind::of(program).is_some())
+        .find_map(find)
+}
+
+impl Open {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let page = Page::parse(&self.page)?;
+        let policy = self.policy.policy()?;
+        let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let mut termination = termination()?;
+        let listening = own(None).await?;
+        let addresses = listening.addresses();
+        let own = addresses.iter().copied().collect();
+        let config = policy.stack(&loaded.namespace, own);
+        let (client, api_server) = reach(loaded.config).await?;
+        probe::check(&client).await?;
+        let url = page.at_its_port(&client, &loaded.namespace).await.url();
+        let connect = proxy::connect(client, api_server, config);
+        let proxy = Proxy {
+            http: addresses.first().copied(),
+            socks: addresses.last().copied(),
+            login: None,
+        };
+        let mut server = Server::new(Backend::of_cluster(connect), listening.clients);
+        listening
+            .bound
+            .into_iter()
+            .for_each(|bound| server.add(bound));
+        let profile = tempfile::Builder::new()
+            .prefix("kubevpn-browser-")
+            .tempdir()
+            .map_err(|error| {
+                anyhow::Error::from(error).context("cannot make a profile for the browser")
+            })?;
+        let found = browser().and_then(|program| Some((Kind::of(&program)?, program)));
+        let ended = match found {
+            None => {
+                let http = addresses
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                out::line(format_args!(
+                    "No browser was found. Paste, until Ctrl-C: BROWSER --proxy-server=http://{http} {url}"
+                ))?;
+                result(termination.next().await)
+            }
+            Some((kind, program)) => {
+                if kind == Kind::Firefox {
+                    let preferences = snippet::firefox(&proxy);
+                    std::fs::write(profile.path().join("user.js"), preferences)
+                        .map_err(anyhow::Error::from)?;
+                }
+                let mut child = Command::new(&program)
+                    .args(kind.arguments(profile.path(), &proxy, &url))
+                    .args(&self.arguments)
+                    .kill_on_drop(true)
+                    .spawn()
+                    .map_err(|source| Failure::NotRun {
+                        command: program.display().to_string(),
+                        source,
+                    })?;
+                tokio::select! {
+                    ended = child.wait() => match ended.map_err(anyhow::Error::from)?.code() {
+                        Some(0) => Ok(()),
+                        code => Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+                    },
+                    signal = termination.next() => {
+                        // A signal that was typed has reached the browser too; its rest is ended.
+                        child.kill().await.map_err(anyhow::Error::from)?;
+                        result(signal)
+                    }
+                }
+            }
+        };
+        server.end(Duration::ZERO, std::future::pending()).await;
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages() {
+        for (text, url) in [
+            ("productpage", "http://productpage/"),
+            ("svc/productpage", "http://productpage/"),
+            (
+                "grafana.monitoring:3000/d?x=1",
+                "http://grafana.monitoring:3000/d?x=1",
+            ),
+            ("https://api.shop/", "https://api.shop/"),
+        ] {
+            assert_eq!(Page::parse(text).unwrap().url(), url);
+        }
+        assert!(Page::parse("a b").is_err());
+        assert!(Page::parse("").is_err());
+    }
+
+    #[test]
+    fn flags_of_each_kind() {
+        assert_eq!(
+            Kind::of(Path::new("/usr/bin/google-chrome")),
+            Some(Kind::Chromium)
+        );
+        assert_eq!(Kind::of(Path::new("firefox-esr")), Some(Kind::Firefox));
+        assert_eq!(Kind::of(Path::new("lynx")), None);
+        let proxy = Proxy {
+            http: "127.0.0.1:3128".parse().ok(),
+            ..Proxy::default()
+        };
+        let arguments = Kind::Chromium.arguments(Path::new("/tmp/x"), &proxy, "http://web/");
+        let has = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
+        assert!(has("--user-data-dir=/tmp/x") && has("--proxy-server=http://127.0.0.1:3128"));
+        assert_eq!(arguments.last().unwrap(), "http://web/");
+    }
+}

@@ -1,0 +1,227 @@
+//! `kubevpn snippet`: configuration of other programs, for a proxy that runs.
+
+use std::net::SocketAddr;
+
+use clap::ValueEnum;
+
+use super::at::{At, Proxy};
+use super::kube::KubeArgs;
+use crate::exit::Failure;
+use crate::out;
+
+/// Print ready configuration of another program, for the proxy that runs
+///
+/// Without --http and --socks it names the listeners that `kubevpn env` names. Names under cluster.local, .svc and .pod
+/// go to the proxy, where the program can tell hosts apart.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # ssh to hosts of the cluster
+  kubevpn snippet ssh >> ~/.ssh/config
+
+  # rules for a proxy program, to a proxy that runs
+  kubevpn snippet clash --socks 127.0.0.1:1080")]
+pub(crate) struct Snippet {
+    /// Program to configure
+    #[arg(value_name = "PROGRAM", value_enum)]
+    program: Program,
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    kube: KubeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Program {
+    /// A command that starts Chrome, or a browser made of it, with a profile of its own
+    Chrome,
+    /// user.js of a Firefox profile
+    Firefox,
+    /// .gitconfig
+    Git,
+    /// .ssh/config
+    Ssh,
+    /// Options of the JVM, for idea.vmoptions and the like
+    Jetbrains,
+    /// settings.json
+    Vscode,
+    /// .docker/config.json, for containers
+    Docker,
+    SingBox,
+    Clash,
+    Surge,
+    Proxychains,
+}
+
+impl Snippet {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let (proxy, _) = self.at.proxy(self.kube).await?;
+        out::print(text(self.program, &proxy)?)
+    }
+}
+
+fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
+    let http = || {
+        proxy.http.ok_or_else(|| {
+            Failure::value("this program needs an HTTP listener: start the proxy with --listen-http, or name one with --http")
+        })
+    };
+    // Those that speak both prefer HTTP, which says why something is refused.
+    let url = match (proxy.http, proxy.socks) {
+        (Some(http), _) => format!("http://{http}"),
+        (None, Some(socks)) => format!("socks5h://{socks}"),
+        (None, None) => {
+            return Err(Failure::value(
+                "no proxy is known: name one with --http or --socks",
+            ));
+        }
+    };
+    let kind = match proxy.socks {
+        Some(_) => "socks5",
+        None => "http",
+    };
+    let Some(any) = proxy.socks.or(proxy.http) else {
+        return Err(Failure::value(
+            "no proxy is known: name one with --http or --socks",
+        ));
+    };
+    let (ip, port) = (any.ip(), any.port());
+    Ok(match program {
+        Program::Chrome => {
+            // Chrome's socks5 leaves names to the proxy.
+            let server = match proxy.http {
+                Some(http) => format!("--proxy-pac-url=http://{http}/proxy.pac"),
+                None => format!("--proxy-server=socks5://{any}"),
+            };
+            format!("google-chrome --user-data-dir=\"$HOME/.cache/kubevpn-chrome\" {server}\n")
+        }
+        Program::Firefox => firefox(proxy),
+        Program::Git => format!(
+            "# one for each host of the cluster\n[http \"http://SERVICE.NAMESPACE.svc.cluster.local\"]\n\tproxy = {url}\n"
+        ),
+        Program::Ssh => {
+            "Host *.svc *.svc.cluster.local *.pod\n    ProxyCommand kubevpn nc %h %p\n".to_owned()
+        }
+        Program::Jetbrains => {
+            let local = "localhost|127.*|[::1]";
+            match proxy.http {
+                Some(http) => {
+                    ["http", "https"]
+                        .map(|scheme| {
+                            format!(
+                                "-D{scheme}.proxyHost={}\n-D{scheme}.proxyPort={}\n",
+                                http.ip(),
+                                http.port()
+                            )
+                        })
+                        .concat()
+                        + &format!("-Dhttp.nonProxyHosts={local}\n")
+                }
+                None => format!(
+                    "-DsocksProxyHost={ip}\n-DsocksProxyPort={port}\n-DsocksNonProxyHosts={local}\n"
+                ),
+            }
+        }
+        Program::Vscode => {
+            format!(
+                "{{\n  \"http.proxy\": \"http://{}\",\n  \"http.proxySupport\": \"on\"\n}}\n",
+                http()?
+            )
+        }
+        Program::Docker => {
+            // A container's own loopback is not this machine's.
+            let inside = format!("http://host.docker.internal:{}", http()?.port());
+            format!(
+                "{{\n  \"proxies\": {{\n    \"default\": {{\n      \"httpProxy\": \"{inside}\",\n      \"httpsProxy\": \"{inside}\",\n      \"noProxy\": \"localhost,127.0.0.1\"\n    }}\n  }}\n}}\n"
+            )
+        }
+        Program::SingBox => format!(
+            "{{\n  \"outbounds\": [\n    {{\"type\": \"{}\", \"tag\": \"kubevpn\", \"server\": \"{ip}\", \"server_port\": {port}}}\n  ],\n  \"route\": {{\n    \"rules\": [\n      {{\"domain_suffix\": [\".cluster.local\", \".svc\", \".pod\"], \"outbound\": \"kubevpn\"}}\n    ]\n  }}\n}}\n",
+            if kind == "socks5" { "socks" } else { kind }
+        ),
+        Program::Clash => format!(
+            "proxies:\n- {{name: kubevpn, type: {kind}, server: {ip}, port: {port}}}\nrules:\n- DOMAIN-SUFFIX,cluster.local,kubevpn\n- DOMAIN-SUFFIX,svc,kubevpn\n- DOMAIN-SUFFIX,pod,kubevpn\n"
+        ),
+        Program::Surge => format!(
+            "[Proxy]\nkubevpn = {kind}, {ip}, {port}\n[Rule]\nDOMAIN-SUFFIX,cluster.local,kubevpn\nDOMAIN-SUFFIX,svc,kubevpn\nDOMAIN-SUFFIX,pod,kubevpn\n"
+        ),
+        Program::Proxychains => {
+            format!("strict_chain\nproxy_dns\n[ProxyList]\n{kind} {ip} {port}\n")
+        }
+    })
+}
+
+/// Preferences of a profile (Mozilla's `network.proxy.*`).
+pub(super) fn firefox(proxy: &Proxy) -> String {
+    let number =
+        |name: &str, value: u16| format!("user_pref(\"network.proxy.{name}\", {value});\n");
+    let host = |name: &str, addr: SocketAddr| {
+        format!("user_pref(\"network.proxy.{name}\", \"{}\");\n", addr.ip())
+    };
+    let mut text = number("type", 1);
+    match (proxy.http, proxy.socks) {
+        (Some(http), _) => {
+            for name in ["http", "ssl"] {
+                text += &host(name, http);
+                text += &number(&format!("{name}_port"), http.port());
+            }
+        }
+        (None, Some(socks)) => {
+            text += &host("socks", socks);
+            text += &number("socks_port", socks.port());
+            text += &number("socks_version", 5);
+            text += "user_pref(\"network.proxy.socks_remote_dns\", true);\n";
+        }
+        (None, None) => {}
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(http: bool, socks: bool) -> Proxy {
+        Proxy {
+            http: http.then(|| "127.0.0.1:3128".parse().unwrap()),
+            socks: socks.then(|| "127.0.0.1:1080".parse().unwrap()),
+            login: None,
+        }
+    }
+
+    #[test]
+    fn every_program_is_told_where_the_proxy_is() {
+        for program in Program::value_variants() {
+            for (http, socks) in [(true, true), (true, false), (false, true)] {
+                let said = text(*program, &proxy(http, socks));
+                let needs_http = matches!(program, Program::Vscode | Program::Docker);
+                if needs_http && !http {
+                    assert!(said.is_err(), "{program:?}");
+                    continue;
+                }
+                let said = said.unwrap();
+                let port = said.contains("3128") || said.contains("1080");
+                assert!(port || *program == Program::Ssh, "{program:?}: {said}");
+                assert!(said.ends_with('\n'), "{program:?}: {said}");
+                if matches!(
+                    program,
+                    Program::Vscode | Program::Docker | Program::SingBox
+                ) {
+                    serde_json::from_str::<serde_json::Value>(&said).unwrap();
+                }
+                if *program == Program::Clash {
+                    serde_yaml_ng::from_str::<serde_json::Value>(&said).unwrap();
+                }
+            }
+            assert!(text(*program, &proxy(false, false)).is_err());
+        }
+    }
+
+    #[test]
+    fn firefox_leaves_names_to_socks() {
+        let said = firefox(&proxy(false, true));
+        assert!(said.contains("socks_remote_dns\", true"), "{said}");
+        let said = firefox(&proxy(true, true));
+        assert!(said.contains("\"network.proxy.ssl_port\", 3128"), "{said}");
+    }
+}

@@ -1,0 +1,95 @@
+//! The help of every command, as it is printed 100 columns wide: `golden/help`, written anew with `KUBEVPN_BLESS` in the
+//! environment.
+
+use std::path::Path;
+
+use kubevpn_scenarios::run_to_end;
+
+use crate::kubevpn;
+
+const COMMANDS: [&str; 24] = [
+    "bugreport",
+    "check",
+    "completion",
+    "connect",
+    "connection",
+    "daemon",
+    "demo",
+    "disconnect",
+    "env",
+    "logs",
+    "nc",
+    "open",
+    "pac",
+    "port-forward",
+    "proxy-out",
+    "quit",
+    "resolve",
+    "run",
+    "services",
+    "shell",
+    "snippet",
+    "status",
+    "version",
+    "",
+];
+
+async fn help(command: &str) -> String {
+    let words = [command, "--help"];
+    let words = words.iter().filter(|word| !word.is_empty());
+    let output = run_to_end(kubevpn(), words, &[("COLUMNS", "100")]);
+    let output = output.await.unwrap();
+    assert!(output.status.success(), "{command}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn help_is_what_was_agreed() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../integration/tests/golden/help");
+    let bless = std::env::var_os("KUBEVPN_BLESS").is_some();
+    let mut differ = Vec::new();
+    for command in COMMANDS {
+        let name = if command.is_empty() {
+            "kubevpn"
+        } else {
+            command
+        };
+        let path = dir.join(format!("{name}.txt"));
+        let now = help(command).await;
+        if bless {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(&path, &now).unwrap();
+        }
+        let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+        if now != agreed {
+            differ.push(format!("{}:\n{now}", path.display()));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
+
+/// Each has an example, and each is in the list above.
+#[tokio::test]
+async fn every_command_has_an_example() {
+    let all = help("").await;
+    let listed = all.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    let mut count = 0;
+    for line in listed {
+        // Deeper are the lines that go on.
+        let Some(name) = line
+            .strip_prefix("  ")
+            .filter(|rest| !rest.starts_with(' '))
+        else {
+            continue;
+        };
+        let name = name.split_whitespace().next().unwrap();
+        if name == "help" {
+            continue;
+        }
+        count += 1;
+        assert!(COMMANDS.contains(&name), "{name} is not in the list");
+        assert!(help(name).await.contains("Examples:\n"), "{name}");
+    }
+    assert_eq!(count, COMMANDS.len() - 1);
+}
