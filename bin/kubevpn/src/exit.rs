@@ -88,6 +88,7 @@ impl Failure {
             Self::Api(error) | Self::Advised { error, .. } => error.message.clone(),
             Self::Other(error) => error.to_string(),
             Self::NotRun { command, source } => format!("cannot run {command}: {source}"),
+            Self::NotIsolated { message, .. } => message.clone(),
             Self::Ended(_) | Self::Interrupted | Self::Unheard => String::new(),
         }
     }
