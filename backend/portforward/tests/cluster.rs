@@ -112,8 +112,11 @@ async fn a_wedged_session_is_noticed_and_replaced() {
 async fn unread_bytes_stay_within_the_formula() {
     const MIB: usize = 1 << 20;
     for sessions_per_pod in [1, 64] {
+        // As many connections in a second never share, and each waits for a session of its own.
         let config = Config {
             sessions_per_pod,
+            hurry: 64,
+            share_after: Duration::from_secs(10),
             ..Config::default()
         };
         let (of_session, in_all) = (config.unread_per_session, config.unread);
