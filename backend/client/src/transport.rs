@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use kubevpn_target::BoxError;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
@@ -35,7 +35,7 @@ use crate::spare::Spare;
 /// calls beside long watches.
 const STREAMS_PER_CONNECTION: usize = 64;
 /// How long an API server that could not be connected to is left alone. Hundreds of watches, each with a back-off of its
-/// own, would try anew several times a second otherwise.
+/// own, would try a hundred times a second otherwise.
 const REST: Duration = Duration::from_millis(250);
 
 /// What is read of the API server.
@@ -174,6 +174,7 @@ struct Calls {
     server: Arc<str>,
     lanes: Arc<Mutex<Vec<Lane>>>,
     failures: Arc<Mutex<Failures>>,
+    alone: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -192,6 +193,8 @@ struct Gate {
     open: Arc<AtomicUsize>,
     turn: tokio::sync::Mutex<()>,
     failures: Arc<Mutex<Failures>>,
+    /// Lets one lane at a time try an API server that could not be connected to twice.
+    alone: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The attempts to connect to one API server that failed, of all its lanes.
@@ -203,12 +206,20 @@ struct Failures {
 }
 
 impl Failures {
-    /// The error for a request that has seen `before` failures come and go, where connecting again is no use: an attempt
-    /// failed while it waited, or two in a row have and the last was less than [`REST`] ago.
-    fn spared(&self, before: usize) -> Option<Arc<Error>> {
-        let (at, error) = self.last.as_ref()?;
-        let resting = self.in_a_row > 1 && at.elapsed() < REST;
-        (resting || self.count > before).then(|| error.clone())
+    /// How the last attempt failed, where that was after the first `before` of them.
+    fn since(&self, before: usize) -> Option<Arc<Error>> {
+        let (_, error) = self.last.as_ref()?;
+        (self.count > before).then(|| error.clone())
+    }
+
+    fn is_resting(&self) -> bool {
+        self.in_a_row > 1
+    }
+
+    /// When the next attempt may be made.
+    fn rest(&self) -> Option<Instant> {
+        let (at, _) = self.last.as_ref()?;
+        self.is_resting().then(|| *at + REST)
     }
 }
 
@@ -240,7 +251,7 @@ impl std::error::Error for NotConnected {
 
 impl Lane {
     /// Where the lane has no connection, the request waits for the one that is being made, or makes it. An attempt
-    /// that fails fails every request that waited for it, and after two in a row those that come within [`REST`].
+    /// that fails fails every request that waited for it. After two in a row the next is made [`REST`] later.
     async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let gate = &*self.gate;
         if gate.is_open() {
@@ -252,8 +263,17 @@ impl Lane {
             drop(turn);
             return Ok(self.client.request(request).await?);
         }
-        if let Some(error) = gate.failures().spared(before) {
+        let is_resting = gate.failures().is_resting();
+        let alone = match is_resting {
+            true => Some(gate.alone.lock().await),
+            false => None,
+        };
+        if let Some(error) = gate.failures().since(before) {
             return Err(NotConnected(error).into());
+        }
+        let rest = gate.failures().rest();
+        if let Some(until) = rest {
+            sleep_until(until).await;
         }
         let mut connection = capture_connection(&mut request);
         let mut answer = pin!(self.client.request(request));
@@ -274,7 +294,7 @@ impl Lane {
         match answered {
             Some(answered) => Ok(answered?),
             None => {
-                drop(turn);
+                drop((turn, alone));
                 Ok(answer.await?)
             }
         }
@@ -373,6 +393,7 @@ impl Calls {
             server,
             lanes: Arc::default(),
             failures: Arc::default(),
+            alone: Arc::default(),
         }
     }
 
@@ -386,6 +407,7 @@ impl Calls {
         }
         let gate = Arc::new(Gate {
             failures: self.failures.clone(),
+            alone: self.alone.clone(),
             ..Gate::default()
         });
         let connector = LaneConnector {

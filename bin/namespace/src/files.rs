@@ -43,7 +43,7 @@ pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
     let stage = stage.ok_or_else(|| failed(STAGES[0], io::ErrorKind::NotFound.into()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("kubevpn", *stage, "tmpfs", flags, c"mode=0755,size=256k")
-        .map_err(|error| failed(*stage, error.into()))?;
+        .map_err(|error| failed(stage, error.into()))?;
     let mut shown = vec![(RESOLV_CONF, resolv_conf)];
     shown.extend(nsswitch.as_deref().map(|text| (NSSWITCH_CONF, text)));
     for (number, (path, text)) in shown.into_iter().enumerate() {
@@ -58,7 +58,7 @@ pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
         }
     }
     // The bind mounts keep the file system alive.
-    unmount(*stage, UnmountFlags::DETACH).map_err(|error| failed(*stage, error.into()))
+    unmount(*stage, UnmountFlags::DETACH).map_err(|error| failed(stage, error.into()))
 }
 
 /// The same but that hosts are looked up in `/etc/hosts` and by DNS alone: mDNS in front of it keeps names below `.local`

@@ -62,7 +62,7 @@ impl FromStr for Pattern {
         let (host, ports) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or(PatternError)?;
-                (host, rest.strip_prefix(':').map_or(Err(rest), Ok))
+                (host, rest.strip_prefix(':').ok_or(rest))
             }
             // An IPv6 address or range without a port has more than one colon.
             None => match text.split_once(':') {

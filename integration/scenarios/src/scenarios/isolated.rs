@@ -114,6 +114,8 @@ impl User {
             .env("HOME", self.files.path())
             // A directory that is closed to the user makes a program that is in none forbidden, not unknown.
             .env("PATH", PATH)
+            // The records of what it asks for.
+            .env("RUST_LOG", "info")
             .env_remove("KUBECONFIG")
             .current_dir(self.files.path())
             .stdin(Stdio::null())
