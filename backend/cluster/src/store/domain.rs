@@ -59,6 +59,9 @@ impl DomainCell {
 
     /// Whether the DNS may know names that no object has, while that is believed.
     pub(super) fn additions(&self) -> Option<bool> {
+        if !self.is_coredns {
+            return Some(true);
+        }
         let additions = (*lock(&self.additions))?;
         (Instant::now() < additions.until).then_some(additions.any)
     }
@@ -146,4 +149,21 @@ async fn corefile(server: &Server) -> Result<Option<String>, Failure> {
     let config = get::<ConfigMap>(server, Some("kube-system"), "coredns").await?;
     let data = config.and_then(|config| config.data);
     Ok(data.and_then(|mut data| data.remove("Corefile")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_dns_is_asked_whatever_corednss_configuration_says() {
+        let mut settings = Settings::default();
+        let of_coredns = DomainCell::new(&settings);
+        settings.dns = ("corp".to_owned(), "dns".to_owned());
+        let of_another = DomainCell::new(&settings);
+        for (cell, additions) in [(of_coredns, Some(false)), (of_another, Some(true))] {
+            cell.adds(false, ADDITIONS);
+            assert_eq!(cell.additions(), additions);
+        }
+    }
 }
