@@ -38,7 +38,7 @@ struct Owner {
     shelf: Arc<Shelf>,
 }
 
-/// What the keeper and those who take share.
+/// The state shared by the task that keeps a connection ready and the upgrades that take it.
 #[derive(Default)]
 struct Shelf {
     state: Mutex<State>,

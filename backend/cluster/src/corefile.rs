@@ -117,7 +117,7 @@ fn blocks(corefile: &str) -> Vec<Block<'_>> {
             }
         }
     }
-    // What is not closed may be anything.
+    // A block without its closing brace may say anything.
     if depth > 0 {
         return Vec::new();
     }

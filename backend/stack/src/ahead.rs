@@ -1,4 +1,4 @@
-//! What can be made ready below before a connection asks for it.
+//! Ways to Pods that are opened before a connection asks for them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Ahead for Forwarder {
     }
 }
 
-/// What a layer knows of the ways below it: nothing, where it is not told.
+/// The [`Ahead`] that a layer was given, or none.
 #[derive(Clone, Default)]
 pub(crate) struct Ways(Option<Known>);
 

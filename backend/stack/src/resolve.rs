@@ -247,7 +247,7 @@ where
     }
 }
 
-/// What is known is answered at once. What has to be asked for leads to a Pod as a rule, so that the way to one is prepared
+/// A target that is known is answered at once. One that has to be asked for leads to a Pod as a rule, so that the way to one is prepared
 /// meanwhile.
 async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answer, LookupError> {
     let mut asked = pin!(cluster.subscribe(query));

@@ -48,7 +48,7 @@ pub(crate) fn records(
     settle(found, missing)
 }
 
-/// What a name needs as a rule, if the domain is what it is taken to be.
+/// The objects that a name usually needs, if the guessed domain is right.
 fn soon(name: &Name, guess: &Domain) -> Vec<Need> {
     match form(name, guess) {
         Some(Form::Service {

@@ -54,7 +54,7 @@ impl DomainCell {
 
     /// Whether the next question for the additions takes a call.
     pub(super) fn is_due(&self) -> bool {
-        self.is_coredns && self.known.initialized() && self.additions().is_none()
+        self.known.initialized() && self.additions().is_none()
     }
 
     /// Whether the DNS may know names that no object has, while that is believed.
@@ -75,7 +75,7 @@ impl DomainCell {
     ///
     /// Cancellation: the next caller asks again.
     pub(super) async fn adds_names(&self, server: &Server) -> bool {
-        let Some(domain) = self.known.get().filter(|_| self.is_coredns) else {
+        let Some(domain) = self.known.get() else {
             return true;
         };
         if let Some(any) = self.additions() {

@@ -117,7 +117,7 @@ pub(crate) struct Entry {
     /// Its connections, also those only waiting for their end.
     pub(crate) connections: Vec<Arc<Connection>>,
     pub(crate) used: u64,
-    /// It was opened ahead, and no connection has used it yet.
+    /// Opened ahead of need, and not used by a connection yet.
     pub(crate) ahead: bool,
     /// The last request id.
     pub(crate) request: u64,

@@ -9,7 +9,7 @@ use crate::pool::state::Entry;
 impl Pool {
     /// Opens a session to the Pod where there is none and none is being opened, within the bounds.
     ///
-    /// It takes no session away from anybody, so the bound of all sessions is a hard one here.
+    /// The limit on all sessions is hard here: a session opened ahead closes no other.
     pub(crate) fn warm(self: &Arc<Self>, to: &PodPort) {
         let id = Arc::new(PodId::from(to));
         if !id.is_valid() || !self.opener().has_sessions() {

@@ -407,7 +407,7 @@ mod tests {
         Names(names.map(|name| Name::parse(name).unwrap()).into())
     }
 
-    /// What comes of a server that answers six questions in this order: name and family, with these addresses each.
+    /// The result for a server that answers six questions (name and family) in this order, with these addresses each.
     async fn searched(
         order: &[usize],
         ips: impl Fn(&Message) -> Vec<&'static str>,
@@ -461,10 +461,10 @@ mod tests {
             });
             assert_eq!(ips(found.await.unwrap()), ["10.0.0.1"]);
         }
-        // Those behind it are not waited for, nor the other family for long.
+        // Later names of the list are not waited for, and the other family not for long.
         let found = searched(&[0], of("a.test.", "10.0.0.1")).await;
         assert_eq!(ips(found.unwrap()), ["10.0.0.1"]);
-        // Those before it are.
+        // Earlier names of the list are waited for.
         let silent = searched(&[2, 3, 4, 5], of("b.test.", "10.0.0.1")).await;
         assert!(matches!(silent, Err(DnsError::TimedOut(PATIENCE))));
     }
