@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use kubevpn_scenarios::{Curl, Proxy, Socks};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
@@ -116,13 +116,12 @@ async fn credentials_that_cannot_be_used() {
     let rig = Rig::start().await;
     let free = ["--listen-socks", "127.0.0.1:0"];
     for (text, words) in [
-        ("", "no colon"),
-        ("ann", "no colon"),
-        (":secret", "user name has 0 bytes"),
+        ("", "no user"),
+        ("ann", "line 1: the credentials have no colon"),
+        ("ann:s\n\n:secret", "line 3: the user name has 0 bytes"),
         ("ann:", "password has 0 bytes"),
-        ("\nann:secret", "second line"),
-        ("ann:secret\nbob:secret\n", "second line"),
         ("\u{feff}ann:secret", "byte order mark"),
+        (&"ann:secret\n".repeat(129), "more than 128 users"),
     ] {
         let file = rig.files.write("auth", text);
         let flags = [&free[..], &["--auth-file", &file]].concat();
@@ -132,11 +131,17 @@ async fn credentials_that_cannot_be_used() {
         rig.fails(&free, &[("KUBEVPN_AUTH_FILE", &file)])
             .await
             .with(23, &[&file, words]);
-        if !text.is_empty() {
-            let ended = rig.fails(&free, &[("KUBEVPN_AUTH", text)]).await;
-            assert!(!ended.said.contains("secret"), "{}", ended.said);
-            ended.with(23, &["KUBEVPN_AUTH", words]);
-        }
+    }
+    for (text, words) in [
+        ("ann", "no colon"),
+        (":secret", "user name has 0 bytes"),
+        ("ann:", "password has 0 bytes"),
+        ("ann:secret\nbob:secret\n", "second line"),
+        ("\u{feff}ann:secret", "byte order mark"),
+    ] {
+        let ended = rig.fails(&free, &[("KUBEVPN_AUTH", text)]).await;
+        assert!(!ended.said.contains("secret"), "{}", ended.said);
+        ended.with(23, &["KUBEVPN_AUTH", words]);
     }
     for path in ["/nonexistent/auth", "/"] {
         let flags = [&free[..], &["--auth-file", path]].concat();
@@ -148,7 +153,7 @@ async fn credentials_that_cannot_be_used() {
     let flags = [&free[..], &["--auth-file", "/dev/zero"]].concat();
     rig.fails(&flags, &[])
         .await
-        .with(23, &["--auth-file", "no colon"]);
+        .with(23, &["--auth-file", "more than 64 KiB"]);
     // An empty variable is none: still nobody may come from outside.
     rig.fails(&["--listen-socks", "0.0.0.0:0"], &[("KUBEVPN_AUTH", "")])
         .await
@@ -201,6 +206,125 @@ async fn credentials_from_a_pipe() {
     let ann = format!("socks5h://ann:s3cret@{}", proxy.socks);
     let answer = Curl::run(&["--proxy", &ann, "http://reviews/"]).await;
     assert_eq!(answer.unwrap().json().unwrap()["service"], "reviews");
+}
+
+/// A certificate of this machine's own, and its key, in PEM.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// As a Secret is changed under a program that runs; curl takes an HTTPS proxy.
+#[tokio::test]
+async fn users_and_certificate_follow_their_files() {
+    let rig = Rig::start().await;
+    let files = [certificate(), certificate()];
+    let users = rig.files.write("users", "ann:x\nbob:y\n");
+    let crt = rig.files.write("tls.crt", &files[0].0);
+    let key = rig.files.write("tls.key", &files[0].1);
+    let flags = [
+        "--listen-http",
+        "127.0.0.1:0",
+        "--auth-file",
+        &users,
+        "--tls-cert",
+        &crt,
+        "--tls-key",
+        &key,
+    ];
+    let mut proxy = rig.proxy(&flags, &[]).await;
+    let at = proxy.https().await.unwrap();
+    let ask = async |user: &str, trusted: &str| {
+        let proxy = format!("https://{user}@{at}");
+        let asked = [
+            "--proxy",
+            &proxy,
+            "--proxy-cacert",
+            trusted,
+            "http://reviews/",
+        ];
+        Curl::run(&asked).await.unwrap()
+    };
+    for user in ["ann:x", "bob:y"] {
+        assert_eq!(ask(user, &crt).await.json().unwrap()["service"], "reviews");
+    }
+    let refused = ask("bob:x", &crt).await;
+    assert!(refused.body.contains("password"), "{}", refused.body);
+
+    let trusted = rig.files.write("new.crt", &files[1].0);
+    rig.files.write("users", "carol:z\n");
+    rig.files.write("tls.crt", &files[1].0);
+    rig.files.write("tls.key", &files[1].1);
+    let changed = async { while ask("carol:z", &trusted).await.json().is_err() {} };
+    tokio::time::timeout(Duration::from_secs(60), changed)
+        .await
+        .expect("the new user is let in, by the new certificate");
+    let refused = ask("ann:x", &trusted).await;
+    assert!(refused.body.contains("password"), "{}", refused.body);
+    let log = proxy.log();
+    assert!(
+        !log.contains("PRIVATE") && !log.contains("carol:z"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used() {
+    let rig = Rig::start().await;
+    let (certificate, key) = certificate();
+    let certificate = rig.files.write("tls.crt", &certificate);
+    let key = rig.files.write("tls.key", &key);
+    for (crt, key, words) in [
+        ("/nonexistent", key.as_str(), "/nonexistent: No such file"),
+        (&key, &key, "no CERTIFICATE"),
+        (&certificate, &certificate, "the key: "),
+        ("/dev/zero", &key, "more than 64 KiB"),
+    ] {
+        rig.fails(&["--tls-cert", crt, "--tls-key", key], &[])
+            .await
+            .with(23, &["--tls-cert", words]);
+    }
+    rig.fails(&["--tls-cert", &certificate], &[])
+        .await
+        .with(2, &["--tls-key"]);
+    // A certificate asks nobody who they are.
+    let exposed = ["--listen-socks", "0.0.0.0:0", "--tls-cert", &certificate];
+    rig.fails(&[&exposed[..], &["--tls-key", &key]].concat(), &[])
+        .await
+        .with(23, &["--auth-file"]);
+}
+
+/// As in a Deployment: what is open may finish, and probes are told.
+#[tokio::test]
+async fn probes_are_answered_to_the_end_of_the_drain() {
+    let rig = Rig::start().await;
+    let flags = ["--admin", "127.0.0.1:0", "--drain", "10m"];
+    let mut proxy = rig.proxy(&flags, &[]).await;
+    let admin = proxy.admin().await.unwrap();
+    let ask = async |path: &str| {
+        let url = format!("http://{admin}{path}");
+        let asked = ["--noproxy", "*", "--include", &url];
+        Curl::run(&asked).await.unwrap().body
+    };
+    assert!(ask("/livez").await.starts_with("HTTP/1.1 200 "));
+    assert!(ask("/readyz").await.starts_with("HTTP/1.1 200 "));
+    let mut client = Socks::connect(proxy.socks, "multi", 7007).await.unwrap();
+    proxy.signal("TERM").await.unwrap();
+    proxy.logged(&["waiting up to 600 s"]).await.unwrap();
+    assert!(ask("/livez").await.starts_with("HTTP/1.1 200 "));
+    let unready = ask("/readyz").await;
+    assert!(unready.starts_with("HTTP/1.1 503 "), "{unready}");
+    // Once the accept loop has seen it.
+    let refused = async { while TcpStream::connect(proxy.socks).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), refused)
+        .await
+        .expect("it accepts nobody");
+    client.write_all(b"still here").await.unwrap();
+    let mut heard = [0; 10];
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"still here");
+    reset(client);
+    assert_eq!(proxy.ended().await.unwrap().code(), Some(0));
 }
 
 /// Ends a connection both ways: one that only says its own end may still be answered for a while.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use kubevpn_conn::{Addr, CredentialsError};
+use kubevpn_conn::{Addr, CredentialsLineError};
 
 /// A listener that cannot be bound or served.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ fn asking(can_ask: &bool) -> &'static str {
 
 /// A file of credentials that is of no use.
 #[derive(Debug, thiserror::Error)]
-#[error("the file of user and password, {}: {reason}", path.display())]
+#[error("the file of users and passwords, {}: {reason}", path.display())]
 pub struct AuthError {
     /// The file.
     pub path: PathBuf,
@@ -86,7 +86,10 @@ pub enum AuthReason {
     /// It cannot be read.
     #[error("{0}")]
     Read(io::Error),
-    /// Its first line is not `USER:PASSWORD`.
+    /// It is no text.
+    #[error("the file is not UTF-8")]
+    NoText,
+    /// A line of it is not `USER:PASSWORD`.
     #[error("{0}")]
-    Credentials(CredentialsError),
+    Credentials(CredentialsLineError),
 }

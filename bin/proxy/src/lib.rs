@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod descriptors;
 mod error;
 mod guard;
@@ -31,10 +32,13 @@ mod pac;
 mod pac_file;
 mod policy;
 pub mod probe;
+mod reread;
 mod server;
 mod stack;
 pub mod text;
+mod tls;
 
+pub use self::admin::{Admin, Readiness};
 pub use self::descriptors::allow_for;
 pub use self::error::{AuthError, AuthReason, BindError};
 pub use self::guard::{Guard, Pattern, PatternError, Rules};
@@ -46,5 +50,7 @@ pub use self::listener::{
 pub use self::pac::{Facts, Known, Range, text as pac_text};
 pub use self::pac_file::facts;
 pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};
+pub use self::reread::Reread;
 pub use self::server::Server;
 pub use self::stack::{Backend, ClusterStack, Names, chain, connect, endings};
+pub use self::tls::{Tls, TlsError};

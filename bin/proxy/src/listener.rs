@@ -1,7 +1,7 @@
 //! Listeners: how one is asked for, and the socket it becomes.
 
 use std::fmt;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,10 +13,8 @@ use tokio::net::UdpSocket;
 
 use crate::error::{AuthError, AuthReason, BindError};
 use crate::pac::Range;
-use crate::text;
-
-/// The most that is read of a file with credentials, which are 511 bytes at most.
-const MAX_AUTH: u64 = 1024;
+use crate::reread::{Reread, read};
+use crate::{Tls, text};
 
 /// A listener as it is asked for. The serialised form is part of the daemon's API and of its state files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +28,7 @@ pub struct ListenerSpec {
     /// Whether the same port of `[::1]` is wanted too, where it can be had.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub both_families: bool,
-    /// File with the user and password that clients must show; `None` lets everybody in.
+    /// File with the users and passwords of which clients must show one; `None` lets everybody in.
     pub auth_file: Option<PathBuf>,
     /// Whether clients on other machines are let in without a password.
     pub allow_unauthenticated: bool,
@@ -201,8 +199,12 @@ impl ListenerSpec {
 
     /// What its clients may do; `own` is where they come. Reads the file with the credentials.
     pub fn clients(&self, own: &[SocketAddr]) -> Result<Clients, BindError> {
+        let read = self.auth_file.as_deref().map(credentials_in).transpose()?;
+        let (credentials, reread) = read.unzip();
         Ok(Clients {
-            credentials: self.auth_file.as_deref().map(credentials_in).transpose()?,
+            credentials,
+            tls: None,
+            reread: reread.into_iter().collect(),
             limits: Limits {
                 total: self.max_connections,
                 per_client: self.max_connections_per_client,
@@ -277,6 +279,10 @@ pub struct Listening {
 pub struct Clients {
     /// Who they must be; anybody, where there are none.
     pub credentials: Option<Credentials>,
+    /// The certificate of listeners that can ask for a password; they speak without TLS, where there is none.
+    pub tls: Option<Tls>,
+    /// The files that these came from, for as long as clients are served.
+    pub reread: Vec<Reread>,
     /// How many.
     pub limits: Limits,
     /// Of DNS listeners.
@@ -285,6 +291,15 @@ pub struct Clients {
     pub pac: PacSettings,
     /// Of HTTP listeners.
     pub http: HttpSettings,
+}
+
+impl Clients {
+    /// Speaks TLS with them, if there is a certificate; its files are followed.
+    pub fn speak_tls(&mut self, tls: Option<(Tls, Reread)>) {
+        let (tls, reread) = tls.unzip();
+        self.tls = tls;
+        self.reread.extend(reread);
+    }
 }
 
 impl Listening {
@@ -335,6 +350,8 @@ pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindErro
         bound,
         clients: Clients {
             credentials,
+            tls: None,
+            reread: Vec::new(),
             limits: Limits::default(),
             dns: kubevpn_dns::Settings::default(),
             pac: PacSettings::default(),
@@ -346,11 +363,10 @@ pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindErro
 async fn bind_one(protocol: &Protocol, addr: &Addr) -> Result<Listener, BindError> {
     Listener::bind(addr)
         .await
-        .map_err(|error| not_bound(protocol, error.addr.to_string(), error.source))
+        .map_err(|error| not_bound(protocol.to_string(), error.addr.to_string(), error.source))
 }
 
-fn not_bound(protocol: &Protocol, address: String, source: io::Error) -> BindError {
-    let listener = protocol.to_string();
+pub(crate) fn not_bound(listener: String, address: String, source: io::Error) -> BindError {
     match source.kind() {
         io::ErrorKind::AddrInUse => BindError::InUse { listener, address },
         _ => BindError::Io {
@@ -361,21 +377,28 @@ fn not_bound(protocol: &Protocol, address: String, source: io::Error) -> BindErr
     }
 }
 
-/// The user and password in the one line of a file, of which 1 KiB is read; a pipe will do, as a shell's `<(...)` makes
-/// them.
-pub fn credentials_in(path: &Path) -> Result<Credentials, AuthError> {
-    let read = || {
-        let mut text = String::new();
-        let file = std::fs::File::open(path)?;
-        file.take(MAX_AUTH).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    let text = read().map_err(AuthReason::Read);
-    let parsed = text.and_then(|text| Credentials::parse(&text).map_err(AuthReason::Credentials));
-    parsed.map_err(|reason| AuthError {
+/// The users in a file of 64 KiB at most, each a line `USER:PASSWORD`, and what follows the file; a pipe will do, as a
+/// shell's `<(...)` makes them, and is read once.
+pub fn credentials_in(path: &Path) -> Result<(Credentials, Reread), AuthError> {
+    let failed = |reason| AuthError {
         path: path.to_owned(),
         reason,
-    })
+    };
+    let contents = read(path).map_err(|error| failed(AuthReason::Read(error)))?;
+    let credentials = users(&contents).map_err(failed)?;
+    let clone = credentials.clone();
+    let update = move |contents: &[Vec<u8>]| {
+        let contents = contents.first().map_or(&[][..], Vec::as_slice);
+        clone.replace(users(contents).map_err(|reason| reason.to_string())?);
+        Ok(())
+    };
+    let reread = Reread::new(vec![path.to_owned()], vec![contents], Box::new(update));
+    Ok((credentials, reread))
+}
+
+fn users(contents: &[u8]) -> Result<Credentials, AuthReason> {
+    let text = str::from_utf8(contents).map_err(|_| AuthReason::NoText)?;
+    Credentials::parse_lines(text).map_err(AuthReason::Credentials)
 }
 
 /// How many free TCP ports are tried until the UDP port of the same number is free too.
@@ -406,7 +429,13 @@ async fn bind_both(protocol: &Protocol, addr: &Addr) -> Result<(Listener, UdpSoc
             {
                 attempts += 1;
             }
-            Err(source) => return Err(not_bound(protocol, format!("{real} (UDP)"), source)),
+            Err(source) => {
+                return Err(not_bound(
+                    protocol.to_string(),
+                    format!("{real} (UDP)"),
+                    source,
+                ));
+            }
         }
     }
 }
@@ -447,6 +476,28 @@ mod tests {
         let one = spec("127.0.0.1:1080", false);
         assert!(one.is_same(&spec("127.0.0.1:1080", true)));
         assert!(!one.is_same(&spec("127.0.0.1:1081", true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn users_follow_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("users");
+        std::fs::write(&file, "ann:x\nbob:y\n").unwrap();
+        let (credentials, reread) = credentials_in(&file).unwrap();
+        assert!(credentials.check(b"ann", b"x") && credentials.check(b"bob", b"y"));
+        let following = tokio::spawn(reread.run());
+        // Of no use, and then of use.
+        for (text, ann, carol) in [
+            ("ann", true, false),
+            ("\n", true, false),
+            ("carol:z\n", false, true),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+            assert_eq!(credentials.check(b"ann", b"x"), ann, "{text:?}");
+            assert_eq!(credentials.check(b"carol", b"z"), carol, "{text:?}");
+        }
+        following.abort();
     }
 
     /// The daemon has to know it, and the state file to keep it.

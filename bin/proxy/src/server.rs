@@ -1,5 +1,6 @@
 //! Bound listeners, served: the frontends over one backend, until it is over.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,7 @@ use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
 use crate::pac_file::PacFile;
-use crate::{Backend, Bound, Clients, Names, Protocol};
+use crate::{Backend, Bound, Clients, Names, Protocol, Tls};
 
 /// What is being served. Listeners can be added at any time; they share limits and backend.
 pub struct Server<C> {
@@ -32,6 +33,8 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
     pub fn new(backend: Backend<C>, clients: Clients) -> Self {
         let Clients {
             credentials,
+            tls,
+            reread,
             limits,
             dns,
             pac,
@@ -39,9 +42,9 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         } = clients;
         let drain = Drain::new();
         let socks = Arc::new(OnceLock::new());
-        let pac = backend
-            .cluster
-            .map(|cluster| PacFile::new(cluster, pac, socks.clone()).served());
+        // It would name the proxy as one without TLS.
+        let cluster = backend.cluster.filter(|_| tls.is_none());
+        let pac = cluster.map(|cluster| PacFile::new(cluster, pac, socks.clone()).served());
         let frontends = Frontends {
             connect: backend.connect,
             names: backend.names,
@@ -58,13 +61,24 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
                 ..Default::default()
             },
             dns,
+            tls,
             drain: drain.clone(),
         };
+        let mut accepting = JoinSet::new();
+        for reread in reread {
+            let drain = drain.clone();
+            accepting.spawn(async move {
+                tokio::select! {
+                    () = reread.run() => {}
+                    () = drain.stopping() => {}
+                }
+            });
+        }
         Self {
             frontends: Arc::new(frontends),
             gate: Gate::new(limits),
             drain,
-            accepting: JoinSet::new(),
+            accepting,
             socks,
             log: None,
         }
@@ -108,7 +122,12 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             false => listener,
         };
         let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
-            let serving = frontends.clone().serve(&protocol, client);
+            let serving = match &frontends.tls {
+                Some(tls) if protocol.asks_for_password() => {
+                    frontends.clone().serve_inside(tls, &protocol, client)
+                }
+                _ => frontends.clone().serve(&protocol, client),
+            };
             match &log {
                 Some(log) => Box::pin(Logged::new(serving, log.clone())),
                 None => serving,
@@ -173,27 +192,49 @@ struct Frontends<C> {
     socks: kubevpn_socks5::Settings,
     http: kubevpn_http_connect::Settings,
     dns: kubevpn_dns::Settings,
+    tls: Option<Tls>,
     drain: Drain,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
+    /// One connection, what is spoken on it inside TLS.
+    fn serve_inside(self: Arc<Self>, tls: &Tls, protocol: &Protocol, client: Client) -> Serving {
+        let (tls, protocol) = (tls.clone(), protocol.clone());
+        Box::pin(async move {
+            let peer = client.peer();
+            let accepted = self.before_the_end(tls.accept(client)).await;
+            match accepted {
+                Some(Ok(client)) => self.serve(&protocol, client).await,
+                Some(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    Record::start(Frontend::Other, peer).rejected(&error);
+                }
+                // It left, as a look at whether the port is open does, or was silent.
+                Some(Err(_)) | None => Record::start(Frontend::Other, peer).unused(),
+            }
+        })
+    }
+
+    /// What is waited for before a client has asked for anything: no longer than for a handshake, and not when the drain
+    /// begins.
+    async fn before_the_end<T>(&self, waited: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = tokio::time::timeout(HANDSHAKE_TIMEOUT, waited) => done.ok(),
+            () = self.drain.stopping() => None,
+        }
+    }
+
     /// One connection. How it ended is in the access record.
-    fn serve(self: Arc<Self>, protocol: &Protocol, client: Client) -> Serving {
+    fn serve<I: ClientIo + 'static>(self: Arc<Self>, protocol: &Protocol, client: I) -> Serving {
         match protocol {
             Protocol::Socks => self.socks(client),
             Protocol::Http => self.http(client),
             Protocol::Mixed => Box::pin(async move {
                 let peer = client.peer();
-                let opening = tokio::time::timeout(HANDSHAKE_TIMEOUT, Opening::read(client));
-                let opening = tokio::select! {
-                    opening = opening => opening.ok().and_then(Result::ok),
-                    // It has asked for nothing: there is nothing to wait for.
-                    () = self.drain.stopping() => None,
-                };
+                let opening = self.before_the_end(Opening::read(client)).await;
                 match opening {
-                    Some((Opening::Http, client)) => self.http(client).await,
-                    Some((Opening::Socks, client)) => self.socks(client).await,
-                    None => Record::start(Frontend::Other, peer).unused(),
+                    Some(Ok((Opening::Http, client))) => self.http(client).await,
+                    Some(Ok((Opening::Socks, client))) => self.socks(client).await,
+                    Some(Err(_)) | None => Record::start(Frontend::Other, peer).unused(),
                 }
             }),
             Protocol::Forward(to) => {
@@ -247,7 +288,7 @@ mod tests {
         let connect = service_fn(async |_: Target| Ok::<_, BoxError>(tokio::io::duplex(1).0));
         let mut server = Server::new(Backend::of_host(connect), spec.clients(&[]).unwrap());
         let address = bound.address().unwrap();
-        let (mut log, writer) = std::io::pipe().unwrap();
+        let (mut log, writer) = io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
             .with_max_level(tracing::Level::DEBUG);
@@ -284,6 +325,7 @@ mod tests {
             socks: kubevpn_socks5::Settings::default(),
             http: kubevpn_http_connect::Settings::default(),
             dns: kubevpn_dns::Settings::default(),
+            tls: None,
             drain: Drain::new(),
         });
         let client = || tokio::io::duplex(1).0;

@@ -1,39 +1,38 @@
-//! The one user a listener may ask for.
+//! The users a listener lets in.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use subtle::{Choice, ConstantTimeEq};
 
 /// The longest user name or password (RFC 1929: a length of one byte).
 const MAX: usize = 255;
+/// Upper bound on users: a check compares with all of them.
+const MAX_USERS: usize = 128;
 
-/// A user name and a password to be shown by clients.
+/// User names and passwords, one pair of which a client has to show.
 ///
-/// `Debug` hides the password. There is no way to read either back.
+/// Clones share their users, so that [`replace`](Self::replace) reaches all listeners. `Debug` hides the passwords. There is
+/// no way to read either back.
 #[derive(Clone)]
-pub struct Credentials {
-    user: Field,
+pub struct Credentials(Arc<RwLock<Vec<User>>>);
+
+struct User {
+    name: Field,
     password: Field,
 }
 
 impl Credentials {
-    /// Both of 1 to 255 bytes; no colon in the user name, since HTTP's Basic scheme cannot carry one.
+    /// One user. Name and password of 1 to 255 bytes; no colon in the name, since HTTP's Basic scheme cannot carry one.
     ///
     /// ```
     /// use kubevpn_conn::Credentials;
     /// let credentials = Credentials::new("ann", "s3cret")?;
-    /// assert_eq!(format!("{credentials:?}"), r#"Credentials { user: "ann", .. }"#);
+    /// assert_eq!(format!("{credentials:?}"), r#"Credentials { users: ["ann"], .. }"#);
     /// # Ok::<(), kubevpn_conn::CredentialsError>(())
     /// ```
     pub fn new(user: &str, password: &str) -> Result<Self, CredentialsError> {
-        if user.contains(':') {
-            return Err(CredentialsError::ColonInUser);
-        }
-        Ok(Self {
-            user: Field::new(user.as_bytes()).ok_or(CredentialsError::UserLength(user.len()))?,
-            password: Field::new(password.as_bytes())
-                .ok_or(CredentialsError::PasswordLength(password.len()))?,
-        })
+        Ok(Self::of(vec![User::new(user, password)?]))
     }
 
     /// Reads the one line `user:password`, with or without its end. The password may contain colons.
@@ -46,17 +45,47 @@ impl Credentials {
     pub fn parse(text: &str) -> Result<Self, CredentialsError> {
         let mut lines = text.lines();
         let line = lines.next().unwrap_or_default();
-        if line.starts_with('\u{feff}') {
-            return Err(CredentialsError::ByteOrderMark);
-        }
         if lines.any(|line| !line.trim().is_empty()) {
             return Err(CredentialsError::MoreLines);
         }
-        let (user, password) = line.split_once(':').ok_or(CredentialsError::NoColon)?;
-        Self::new(user, password)
+        Ok(Self::of(vec![User::parse(line)?]))
     }
 
-    /// Whether these are the ones. Takes the same time whatever was sent, wherever it differs.
+    /// Reads 1 to 128 users, each a line `user:password`; empty lines are skipped. A user may have several lines, each with a
+    /// password that is right, as while one is replaced by another.
+    ///
+    /// The error names the line.
+    ///
+    /// ```
+    /// use kubevpn_conn::Credentials;
+    /// let credentials = Credentials::parse_lines("ann:s3cret\nbob:s3:cret\n").unwrap();
+    /// assert!(credentials.check(b"bob", b"s3:cret"));
+    /// let error = Credentials::parse_lines("ann:s3cret\n\nbob\n").unwrap_err();
+    /// assert!(error.to_string().starts_with("line 3: "));
+    /// ```
+    pub fn parse_lines(text: &str) -> Result<Self, CredentialsLineError> {
+        let mut users = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim().is_empty() {
+                continue;
+            }
+            if users.len() == MAX_USERS {
+                return Err(CredentialsLineError::TooMany);
+            }
+            let user = User::parse(line);
+            users.push(user.map_err(|reason| CredentialsLineError::Line { number, reason })?);
+        }
+        match users.is_empty() {
+            true => Err(CredentialsLineError::Empty),
+            false => Ok(Self::of(users)),
+        }
+    }
+
+    fn of(users: Vec<User>) -> Self {
+        Self(Arc::new(RwLock::new(users)))
+    }
+
+    /// Whether the pair is one of these. For as many users it takes the same time whatever was sent, wherever it differs.
     ///
     /// ```
     /// use kubevpn_conn::Credentials;
@@ -66,21 +95,69 @@ impl Credentials {
     /// # Ok::<(), kubevpn_conn::CredentialsError>(())
     /// ```
     pub fn check(&self, user: &[u8], password: &[u8]) -> bool {
-        // `&`, not `&&`: both are compared always.
-        (self.user.matches(user) & self.password.matches(password)).into()
+        // Only the lengths of what the client sent, which it knows, decide here.
+        let (Some(user), Some(password)) = (Field::new(user), Field::new(password)) else {
+            return false;
+        };
+        let users = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        // `&` and `|` evaluate both sides: every user is compared, both fields of it always.
+        let found = users.iter().fold(Choice::from(0), |found, known| {
+            found | (known.name.matches(&user) & known.password.matches(&password))
+        });
+        found.into()
+    }
+
+    /// Takes the users of `new` instead, here and in all clones.
+    ///
+    /// ```
+    /// use kubevpn_conn::Credentials;
+    /// let credentials = Credentials::new("ann", "old")?;
+    /// let listener = credentials.clone();
+    /// credentials.replace(Credentials::new("ann", "new")?);
+    /// assert!(listener.check(b"ann", b"new"));
+    /// assert!(!listener.check(b"ann", b"old"));
+    /// # Ok::<(), kubevpn_conn::CredentialsError>(())
+    /// ```
+    pub fn replace(&self, new: Self) {
+        let users = std::mem::take(&mut *new.0.write().unwrap_or_else(PoisonError::into_inner));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = users;
     }
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let names = users
+            .iter()
+            .map(|user| String::from_utf8_lossy(user.name.bytes()));
         f.debug_struct("Credentials")
-            .field("user", &String::from_utf8_lossy(self.user.bytes()))
+            .field("users", &names.collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }
 
+impl User {
+    fn new(name: &str, password: &str) -> Result<Self, CredentialsError> {
+        if name.contains(':') {
+            return Err(CredentialsError::ColonInUser);
+        }
+        Ok(Self {
+            name: Field::new(name.as_bytes()).ok_or(CredentialsError::UserLength(name.len()))?,
+            password: Field::new(password.as_bytes())
+                .ok_or(CredentialsError::PasswordLength(password.len()))?,
+        })
+    }
+
+    fn parse(line: &str) -> Result<Self, CredentialsError> {
+        if line.starts_with('\u{feff}') {
+            return Err(CredentialsError::ByteOrderMark);
+        }
+        let (name, password) = line.split_once(':').ok_or(CredentialsError::NoColon)?;
+        Self::new(name, password)
+    }
+}
+
 /// Up to 255 bytes, padded, so that a comparison touches as many whatever their number.
-#[derive(Clone)]
 struct Field {
     padded: Box<[u8; MAX]>,
     len: u8,
@@ -98,14 +175,8 @@ impl Field {
         &self.padded[..usize::from(self.len)]
     }
 
-    fn matches(&self, sent: &[u8]) -> Choice {
-        // Only the length of what the client sent, which it knows, decides here.
-        match Self::new(sent) {
-            Some(sent) => {
-                self.padded.as_slice().ct_eq(sent.padded.as_slice()) & self.len.ct_eq(&sent.len)
-            }
-            None => Choice::from(0),
-        }
+    fn matches(&self, sent: &Self) -> Choice {
+        self.padded.as_slice().ct_eq(sent.padded.as_slice()) & self.len.ct_eq(&sent.len)
     }
 }
 
@@ -132,6 +203,25 @@ pub enum CredentialsError {
     /// The password is empty or too long.
     #[error("the password has {0} bytes, it needs 1 to {MAX}")]
     PasswordLength(usize),
+}
+
+/// Why lines are no [`Credentials`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsLineError {
+    /// Of one line.
+    #[error("line {number}: {reason}")]
+    Line {
+        /// Counted from 1, with the empty ones.
+        number: usize,
+        /// Why.
+        reason: CredentialsError,
+    },
+    /// No line has anything in it.
+    #[error("there is no user: write a line of user:password")]
+    Empty,
+    /// More users than are compared with.
+    #[error("there are more than {MAX_USERS} users")]
+    TooMany,
 }
 
 #[cfg(test)]
@@ -196,6 +286,43 @@ mod tests {
         for text in ["ann:x", "ann:x\n", "ann:x\r\n", "ann:x\n\n"] {
             assert!(Credentials::parse(text).unwrap().check(b"ann", b"x"));
         }
+    }
+
+    #[test]
+    fn every_line_is_a_user() {
+        let lines = "ann:x\r\n\nbob:y\nbob:z\n";
+        let credentials = Credentials::parse_lines(lines).unwrap();
+        for (user, password, right) in [
+            ("ann", "x", true),
+            ("bob", "y", true),
+            ("bob", "z", true),
+            ("ann", "y", false),
+            ("bob", "x", false),
+            ("", "", false),
+        ] {
+            let found = credentials.check(user.as_bytes(), password.as_bytes());
+            assert_eq!(found, right, "{user}:{password}");
+        }
+        let error = |text: &str| Credentials::parse_lines(text).unwrap_err();
+        assert_eq!(error("\n \n"), CredentialsLineError::Empty);
+        let line = |number, reason| CredentialsLineError::Line { number, reason };
+        assert_eq!(error("\n\nann"), line(3, CredentialsError::NoColon));
+        assert_eq!(
+            error("\u{feff}ann:x"),
+            line(1, CredentialsError::ByteOrderMark)
+        );
+        let many = |count: usize| "ann:x\n".repeat(count);
+        assert!(Credentials::parse_lines(&many(MAX_USERS)).is_ok());
+        assert_eq!(error(&many(MAX_USERS + 1)), CredentialsLineError::TooMany);
+    }
+
+    #[test]
+    fn users_are_replaced_in_every_clone() {
+        let credentials = Credentials::parse_lines("ann:x\nbob:y").unwrap();
+        let clone = credentials.clone();
+        credentials.replace(Credentials::parse_lines("bob:z").unwrap());
+        assert!(clone.check(b"bob", b"z"));
+        assert!(!clone.check(b"ann", b"x") && !clone.check(b"bob", b"y"));
     }
 
     #[test]

@@ -60,7 +60,7 @@ mod wait;
 use std::time::Duration;
 
 pub use self::addr::{Addr, AddrError};
-pub use self::auth::{Credentials, CredentialsError};
+pub use self::auth::{Credentials, CredentialsError, CredentialsLineError};
 pub use self::close::{farewell, reply_and_close};
 pub use self::drain::{Drain, Drained};
 pub use self::io::ClientIo;

@@ -65,7 +65,9 @@ impl Proxy {
                     log.push_str(&line);
                     log.push('\n');
                 });
-                if let Some(address) = line.strip_prefix("SOCKS5 proxy listening on ") {
+                let address = line.strip_prefix("SOCKS5 proxy ");
+                let address = address.and_then(|rest| rest.split_once("listening on "));
+                if let Some((_, address)) = address {
                     return Ok(Some(
                         address
                             .parse::<SocketAddr>()
@@ -129,6 +131,16 @@ impl Proxy {
         self.said("HTTP proxy listening on ", "").await
     }
 
+    /// Where HTTP is spoken inside TLS; it must have been started with a certificate.
+    pub async fn https(&mut self) -> anyhow::Result<SocketAddr> {
+        self.said("HTTP proxy inside TLS listening on ", "").await
+    }
+
+    /// Where probes are answered; it must have been started with a listener for them.
+    pub async fn admin(&mut self) -> anyhow::Result<SocketAddr> {
+        self.said("Admin listening on ", " (/livez, /readyz)").await
+    }
+
     /// Where it listens for a forward to this host and port; it must have been started with one.
     pub async fn forward(&mut self, to: &str) -> anyhow::Result<SocketAddr> {
         self.said("Forwarding ", &format!(" -> {to}")).await
@@ -171,13 +183,24 @@ impl Proxy {
     }
 
     /// Sends a signal by name and waits for the end.
-    pub async fn stop(mut self, signal: &str) -> anyhow::Result<ExitStatus> {
+    pub async fn stop(self, signal: &str) -> anyhow::Result<ExitStatus> {
+        self.signal(signal).await?;
+        self.ended().await
+    }
+
+    /// Sends a signal by name.
+    pub async fn signal(&self, signal: &str) -> anyhow::Result<()> {
         let pid = self.pid()?.to_string();
         let sent = Command::new("kill")
             .args(["-s", signal, &pid])
             .status()
             .await?;
         anyhow::ensure!(sent.success(), "kill -s {signal} {pid} failed");
+        Ok(())
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> anyhow::Result<ExitStatus> {
         Ok(tokio::time::timeout(PATIENCE, self.child.wait())
             .await
             .context("it does not end")??)

@@ -7,7 +7,7 @@ use kubevpn_sim::Sim;
 use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
-use super::serve::{Intro, serve};
+use super::serve::{Ending, Intro, serve};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 
@@ -46,7 +46,13 @@ impl Demo {
             )),
             example: Some("http://productpage.default:9080/".to_owned()),
         };
-        serve(listening, Backend::of_cluster(connect), intro).await
+        serve(
+            listening,
+            Backend::of_cluster(connect),
+            intro,
+            Ending::new()?,
+        )
+        .await
     }
 }
 

@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::ArgAction;
-use kubevpn_conn::{Addr, Credentials, Limits};
+use kubevpn_conn::{Addr, AddrError, Credentials, Limits};
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{
     BindError, Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings,
-    Protocol, credentials_in, dns_settings,
+    Protocol, Reread, Tls, credentials_in, dns_settings,
 };
 use kubevpn_target::{Name, Target};
 
@@ -61,8 +61,9 @@ pub(crate) struct ListenerArgs {
     /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
-    /// Ask clients for the user and password in this file, one line of USER:PASSWORD. KUBEVPN_AUTH=USER:PASSWORD in the
-    /// environment does the same, except for connect. Forwards and DNS cannot ask
+    /// Ask clients for a user and password of this file, a line of USER:PASSWORD for each, 128 at most. It is read again when it
+    /// changes. KUBEVPN_AUTH=USER:PASSWORD in the environment does the same for one user, except for connect. Forwards and DNS
+    /// cannot ask
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     pub(crate) auth_file: Option<PathBuf>,
     /// Let clients on other machines in without a password, where a listener is not on loopback
@@ -98,6 +99,31 @@ pub(crate) struct PacArgs {
     /// HTTP proxy for the hosts outside the cluster [default: they are reached directly]
     #[arg(long, value_name = "HOST:PORT")]
     pac_upstream: Option<String>,
+}
+
+/// TLS with clients
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+pub(crate) struct TlsArgs {
+    /// Speak SOCKS5 and HTTP inside TLS with this certificate and those behind it, in PEM. It and the key are read again when
+    /// they change. Forwards and DNS stay without
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The certificate, and what follows its files.
+    pub(crate) fn read(&self) -> Result<Option<(Tls, Reread)>, Failure> {
+        let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
+            return Ok(None);
+        };
+        let read = Tls::read(certificate, key);
+        let read = read.map_err(|error| Failure::value(format!("--tls-cert, --tls-key: {error}")));
+        read.map(Some)
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -171,10 +197,7 @@ impl ListenerArgs {
         let pac = self.pac.settings()?;
         let dns_upstream = self.dns_upstream()?;
         for (flag, text, protocol) in listeners {
-            if !text.is_empty() {
-                let addr = text
-                    .parse()
-                    .map_err(|error| Failure::value(format!("{flag}: {error}")))?;
+            if let Some(addr) = address(flag, text)? {
                 let mut spec = self.spec(protocol, addr, &pac, dns_upstream);
                 spec.both_families = is_port_alone(text);
                 specs.push(spec);
@@ -257,7 +280,14 @@ impl ListenerArgs {
 
     /// Binds all of these for one server, or nothing.
     pub(crate) async fn bind(&self, specs: Vec<ListenerSpec>) -> Result<Listening, Failure> {
-        let credentials = credentials(self.auth_file.as_ref())?;
+        let (credentials, reread) = match &self.auth_file {
+            Some(file) => {
+                let read = credentials_in(file);
+                read.map(|(credentials, reread)| (Some(credentials), Some(reread)))
+                    .map_err(|error| Failure::value(format!("--auth-file: {error}")))?
+            }
+            None => (credentials_of_environment()?, None),
+        };
         let mut bound = Vec::new();
         for spec in specs {
             match spec.bind(&spec.address, credentials.is_some()).await {
@@ -270,6 +300,8 @@ impl ListenerArgs {
             bound,
             clients: Clients {
                 credentials,
+                tls: None,
+                reread: reread.into_iter().collect(),
                 limits: Limits {
                     total: self.max_connections,
                     per_client: self.max_connections_per_client,
@@ -280,6 +312,13 @@ impl ListenerArgs {
             },
         })
     }
+}
+
+/// The address that a flag names; an empty one is none.
+pub(super) fn address(flag: &str, text: &str) -> Result<Option<Addr>, Failure> {
+    let given = Some(text).filter(|text| !text.is_empty());
+    let parsed = given.map(str::parse).transpose();
+    parsed.map_err(|error: AddrError| Failure::value(format!("{flag}: {error}")))
 }
 
 /// With who has the address, where that can be told.
@@ -308,21 +347,12 @@ pub(super) fn is_port_alone(text: &str) -> bool {
     first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
 }
 
-/// Who may use the listeners: as the file says, else the environment; everybody where neither says anything.
-pub(crate) fn credentials(auth_file: Option<&PathBuf>) -> Result<Option<Credentials>, Failure> {
-    if let Some(path) = auth_file {
-        let read = credentials_in(path);
-        return Ok(Some(read.map_err(|error| {
-            Failure::value(format!("--auth-file: {error}"))
-        })?));
-    }
-    match std::env::var_os(AUTH).filter(|value| !value.is_empty()) {
-        Some(value) => match Credentials::parse(&value.to_string_lossy()) {
-            Ok(credentials) => Ok(Some(credentials)),
-            Err(error) => Err(Failure::value(format!("{AUTH}: {error}"))),
-        },
-        None => Ok(None),
-    }
+/// The one user whom the environment lets in; everybody where it names none.
+pub(crate) fn credentials_of_environment() -> Result<Option<Credentials>, Failure> {
+    let value = std::env::var_os(AUTH).filter(|value| !value.is_empty());
+    let parsed = value.map(|value| Credentials::parse(&value.to_string_lossy()));
+    let parsed = parsed.transpose();
+    parsed.map_err(|error| Failure::value(format!("{AUTH}: {error}")))
 }
 
 #[cfg(test)]

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use kubevpn_client::{ApiServer, Env, KubeconfigArgs, Loaded, build_renewable, load};
 use kubevpn_daemon::ApiError;
-use kubevpn_proxy::{self as proxy, Backend, probe};
+use kubevpn_proxy::{self as proxy, Admin, Backend, probe};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::time::{Instant, sleep};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
-use super::listen::ListenerArgs;
+use super::listen::{ListenerArgs, TlsArgs, address};
 use super::policy::PolicyArgs;
-use super::serve::{Intro, serve};
+use super::serve::{DRAIN, Ending, Intro, result, serve};
 use super::service;
 use crate::exit::Failure;
 use crate::out;
@@ -47,6 +47,21 @@ pub(crate) struct ProxyOut {
     #[command(flatten)]
     listen: ListenerArgs,
     #[command(flatten)]
+    tls: TlsArgs,
+    /// Listen for probes on ADDR: /livez answers as long as the process does, /readyz while clients are accepted. Anybody who
+    /// can connect may ask
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    admin: Option<String>,
+    /// Wait this long for open connections to finish once told to end
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = humantime::parse_duration,
+        default_value = "5s",
+        help_heading = "Listeners"
+    )]
+    drain: Duration,
+    #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
@@ -73,6 +88,9 @@ impl ProxyOut {
     pub(super) fn of(listen: ListenerArgs, kube: KubeArgs, policy: PolicyArgs) -> Self {
         Self {
             listen,
+            tls: TlsArgs::default(),
+            admin: None,
+            drain: DRAIN,
             kube,
             policy,
             egress: false,
@@ -83,8 +101,22 @@ impl ProxyOut {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
         let specs = self.listen.own_specs()?;
+        let tls = self.tls.read()?;
+        let mut ending = Ending {
+            drain: self.drain,
+            ..Ending::new()?
+        };
+        let admin = address("--admin", self.admin.as_deref().unwrap_or_default())?;
+        let admin = async {
+            match &admin {
+                Some(address) => Admin::start(address).await.map(Some),
+                None => Ok(None),
+            }
+        };
         if self.egress {
-            let listening = self.listen.bind(specs).await?;
+            let mut listening = self.listen.bind(specs).await?;
+            listening.clients.speak_tls(tls);
+            ending.admin = admin.await?;
             let host = FromHost::new(listening.addresses());
             let connect = DeadlineLayer::new(Settings::default().dial_timeout).layer(host);
             let warning =
@@ -93,19 +125,28 @@ impl ProxyOut {
                 leads_to: Some(warning.to_owned()),
                 example: None,
             };
-            return serve(listening, Backend::of_host(connect), intro).await;
+            return serve(listening, Backend::of_host(connect), intro, ending).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let listening = self.listen.bind(specs).await?;
+        let mut listening = self.listen.bind(specs).await?;
+        listening.clients.speak_tls(tls);
+        ending.admin = admin.await?;
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack(&loaded.namespace, own);
         let leads_to = leads_to(&loaded);
-        let (client, api_server) = reach(loaded.config).await?;
-        match self.wait_api {
-            None => probe::check(&client).await?,
-            Some(limit) => wait(&client, limit).await?,
-        }
+        let reached = async {
+            let (client, api_server) = reach(loaded.config).await?;
+            match self.wait_api {
+                None => probe::check(&client).await?,
+                Some(limit) => wait(&client, limit).await?,
+            }
+            Ok::<_, Failure>((client, api_server))
+        };
+        let (client, api_server) = tokio::select! {
+            reached = reached => reached?,
+            ended = ending.termination.next() => return result(ended),
+        };
         // A program does not read it.
         let example = match std::io::stdout().is_terminal() && !out::is_hushed() {
             true => service::example(&client, &loaded.namespace).await,
@@ -116,7 +157,7 @@ impl ProxyOut {
             example,
         };
         let connect = proxy::connect(client, api_server, config);
-        serve(listening, Backend::of_cluster(connect), intro).await
+        serve(listening, Backend::of_cluster(connect), intro, ending).await
     }
 }
 

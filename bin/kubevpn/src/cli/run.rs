@@ -15,7 +15,7 @@ use super::env::{known_exceptions, own_proxies};
 use super::forwards::Forwards;
 use super::isolated::IsolationArgs;
 use super::kube::KubeArgs;
-use super::listen::{AUTH, credentials};
+use super::listen::{AUTH, credentials_of_environment};
 use super::policy::PolicyArgs;
 use super::proxy_out::reach;
 use crate::exit::Failure;
@@ -98,7 +98,7 @@ impl Run {
         let policy = self.policy.policy()?;
         let args = KubeconfigArgs::from(self.kube);
         let loaded = load(&args, &Env::of_process())?;
-        let credentials = credentials(None)?;
+        let credentials = credentials_of_environment()?;
         if credentials.is_none()
             && self.forward.is_empty()
             && let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use kubevpn_conn::Addr;
 use kubevpn_daemon::{Counted, Counts, Termination};
-use kubevpn_proxy::{Backend, Bound, Listening, Protocol, Server, allow_for, endings, reachable};
+use kubevpn_proxy::{
+    Admin, Backend, Bound, Listening, Protocol, Readiness, Server, allow_for, endings, reachable,
+};
 use kubevpn_target::Connect;
 
 use super::env::Shell;
@@ -16,8 +18,8 @@ use crate::out::{self, even_unheard};
 
 /// A URL, where none of the cluster's is known.
 const EXAMPLE: &str = "http://SERVICE.NAMESPACE:PORT/";
-/// How long open connections may take to finish once the program is told to end.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long open connections may take to finish once the program is told to end, unless a flag says otherwise.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
 /// Destination of a proxy, for people.
 #[derive(Debug, Default)]
@@ -28,33 +30,61 @@ pub(crate) struct Intro {
     pub(crate) example: Option<String>,
 }
 
+/// How a server learns of its end, and what it does then.
+pub(crate) struct Ending {
+    /// The signals, from before the server is there.
+    pub(crate) termination: Termination,
+    /// How long open connections may take to finish.
+    pub(crate) drain: Duration,
+    /// Who is told of it.
+    pub(crate) admin: Option<Admin>,
+}
+
+impl Ending {
+    /// By a signal from now on, with every setting at its default.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            termination: termination()?,
+            drain: DRAIN,
+            admin: None,
+        })
+    }
+
+    fn tell(&self, readiness: Readiness) {
+        if let Some(admin) = &self.admin {
+            admin.set(readiness);
+        }
+    }
+}
+
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
 pub(crate) async fn serve<C>(
     listening: Listening,
     backend: Backend<C>,
     intro: Intro,
+    ending: Ending,
 ) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
     if !live::is_wanted() {
-        return serve_until_told(listening, backend, intro, None).await;
+        return serve_until_told(listening, backend, intro, ending, None).await;
     }
     let counts = Arc::new(Counts::default());
     let backend = backend.map(|connect| Counted::new(connect, counts.clone()));
-    serve_until_told(listening, backend, intro, Some(counts)).await
+    serve_until_told(listening, backend, intro, ending, Some(counts)).await
 }
 
 async fn serve_until_told<C>(
     listening: Listening,
     backend: Backend<C>,
     intro: Intro,
+    mut ending: Ending,
     counts: Option<Arc<Counts>>,
 ) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
-    let mut termination = termination()?;
     let Listening { bound, clients } = listening;
     allow_for(clients.limits.total);
     let has_dns = bound.iter().any(|bound| bound.protocol == Protocol::Dns);
@@ -62,9 +92,12 @@ where
         Some(cluster) => endings(cluster).await,
         None => Vec::new(),
     };
-    even_unheard(say_listening(&bound, &endings, &intro))?;
+    let inside_tls = clients.tls.is_some();
+    let admin = ending.admin.as_ref().map(Admin::addr);
+    even_unheard(say_listening(&bound, &endings, &intro, inside_tls, admin))?;
     let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
+    ending.tell(Readiness::Ready);
     let mut live = counts.map(Live::new);
     let ended = loop {
         let tick = async {
@@ -74,7 +107,7 @@ where
             }
         };
         tokio::select! {
-            ended = termination.next() => break ended,
+            ended = ending.termination.next() => break ended,
             () = tick => {}
         }
         if let Some(live) = &mut live {
@@ -83,16 +116,20 @@ where
     };
     // Gone before anything else is said.
     drop(live);
+    ending.tell(Readiness::Ending);
     if server.open() > 0 {
         out::aside(format_args!(
             "waiting up to {} s for open connections to finish; Ctrl-C again cuts them",
-            DRAIN.as_secs()
+            ending.drain.as_secs()
         ));
     }
     let again = async {
-        termination.next().await;
+        ending.termination.next().await;
     };
-    server.end(DRAIN, again).await;
+    server.end(ending.drain, again).await;
+    if let Some(admin) = ending.admin {
+        admin.end().await;
+    }
     result(ended)
 }
 
@@ -111,7 +148,13 @@ pub(crate) fn result(ended: kubevpn_daemon::Ended) -> Result<(), Failure> {
 }
 
 /// Says where the proxy listens, where it leads, and how to use it. Only what is bound is said.
-fn say_listening(bound: &[Bound], endings: &[String], intro: &Intro) -> Result<(), Failure> {
+fn say_listening(
+    bound: &[Bound],
+    endings: &[String],
+    intro: &Intro,
+    inside_tls: bool,
+    admin: Option<&Addr>,
+) -> Result<(), Failure> {
     for Bound {
         listener, protocol, ..
     } in bound
@@ -120,11 +163,24 @@ fn say_listening(bound: &[Bound], endings: &[String], intro: &Intro) -> Result<(
         match protocol {
             Protocol::Forward(to) => out::note(format_args!("Forwarding {addr} -> {}", to.0))?,
             Protocol::Dns => out::note(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
-            other => out::note(format_args!("{} listening on {addr}", service(other)))?,
+            other => {
+                let inside = if inside_tls { " inside TLS" } else { "" };
+                out::note(format_args!(
+                    "{}{inside} listening on {addr}",
+                    service(other)
+                ))?;
+            }
         }
+    }
+    if let Some(admin) = admin {
+        out::note(format_args!("Admin listening on {admin} (/livez, /readyz)"))?;
     }
     if let Some(leads_to) = &intro.leads_to {
         out::note(out::escaped(leads_to))?;
+    }
+    if inside_tls {
+        // Its address is none that its certificate names.
+        return Ok(());
     }
     let listeners = bound.iter().map(|b| (b.listener.addr(), &b.protocol));
     say_hints(listeners, endings, intro.example.as_deref(), None)
