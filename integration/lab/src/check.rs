@@ -1,5 +1,6 @@
 //! Is the cluster a real one? One claim a line, each about something the tests build on.
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
@@ -37,23 +38,34 @@ impl Forward {
     }
 }
 
-struct Claims<F> {
-    report: F,
-    all: Vec<Claim>,
+pub(crate) struct Claims<F> {
+    pub(crate) report: F,
+    pub(crate) all: Vec<Claim>,
 }
 
 impl<F: FnMut(&Claim)> Claims<F> {
-    async fn claim(
+    pub(crate) async fn claim(
         &mut self,
         what: &'static str,
         got: impl Future<Output = Result<String>>,
         holds: impl FnOnce(&str) -> bool,
     ) {
+        let trimmed = async { Ok(got.await?.trim().to_owned()) };
+        self.claim_of(what, trimmed, |answer| holds(answer)).await;
+    }
+
+    /// Of whatever was found.
+    pub(crate) async fn claim_of<T: fmt::Debug>(
+        &mut self,
+        what: &'static str,
+        got: impl Future<Output = Result<T>>,
+        holds: impl FnOnce(&T) -> bool,
+    ) {
         let contradiction = match got.await {
-            Ok(answer) if holds(answer.trim()) => None,
+            Ok(answer) if holds(&answer) => None,
             Ok(answer) => Some(format!(
-                "got {:?}",
-                answer.chars().take(300).collect::<String>()
+                "got {}",
+                format!("{answer:?}").chars().take(600).collect::<String>()
             )),
             Err(error) => Some(format!("{error:#}")),
         };

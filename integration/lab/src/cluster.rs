@@ -319,6 +319,7 @@ impl Lab {
             NODE,
             &node_ip,
             &s.host_ip(),
+            &s.api_service_ip(),
         ]))
         .await?;
         fs::copy(s.path("pki/admin.kubeconfig"), self.kubeconfig())?;

@@ -151,7 +151,7 @@ async fn postgres_files(debian: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// Of these programs: what they load, and their loader.
-async fn add_libraries(files: &mut Vec<(String, PathBuf)>, debian: &Path) -> Result<()> {
+pub(crate) async fn add_libraries(files: &mut Vec<(String, PathBuf)>, debian: &Path) -> Result<()> {
     let mut ldd = command("ldd")?;
     ldd.env("LD_LIBRARY_PATH", debian.join("usr").join(LIBRARIES))
         .args(files.iter().map(|(_, file)| file));

@@ -9,7 +9,8 @@
 //! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
 //! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one;
 //! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
-//! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server.
+//! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server; `gateway` runs
+//! `deploy/gateway` under load.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -37,6 +38,7 @@ mod cluster;
 mod command;
 mod daemon;
 mod debian;
+mod gateway;
 mod guests;
 mod line;
 mod node;

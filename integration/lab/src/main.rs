@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lab::{AuditMark, Daemon, Extent, Lab, Measured, Signal, contradictions};
+use lab::{AuditMark, Claim, Daemon, Extent, Lab, Measured, Signal, contradictions};
 use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -120,6 +120,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run deploy/gateway under load: a replica killed, a rolling update, Secrets changed, one line a claim; exit code 1 if one
+    /// fails
+    Gateway {
+        /// The program its image is made of [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+    },
     /// Ask for a port-forward in every way a client might, and print the answers
     Upgrades { pod: Option<String> },
     /// Send real programs through `kubevpn proxy-out`; exit code 1 if one does not get through
@@ -203,18 +210,11 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             return Ok(ExitCode::from(u8::from(!whole)));
         }
         Command::Check => {
-            let claims = lab
-                .check(|claim| match &claim.contradiction {
-                    None => println!("ok    {}", claim.what),
-                    Some(contradiction) => println!("FAIL  {}: {contradiction}", claim.what),
-                })
-                .await?;
-            let failed = claims
-                .iter()
-                .filter(|claim| claim.contradiction.is_some())
-                .count();
-            println!("{} claims hold, {failed} do not", claims.len() - failed);
-            return Ok(ExitCode::from(u8::from(failed > 0)));
+            return Ok(judged(&lab.check(print_claim).await?));
+        }
+        Command::Gateway { kubevpn } => {
+            let kubevpn = beside_this(kubevpn)?;
+            return Ok(judged(&lab.gateway(&kubevpn, print_claim).await?));
         }
         Command::Build => lab.build().await?,
         Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),
@@ -251,10 +251,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             only,
             page,
         } => {
-            let kubevpn = match kubevpn {
-                Some(path) => path,
-                None => std::env::current_exe()?.with_file_name("kubevpn"),
-            };
+            let kubevpn = beside_this(kubevpn)?;
             let passages = lab
                 .clients(&kubevpn, &only, |passage| {
                     let (client, failure) = (passage.client, passage.failure.as_deref());
@@ -292,11 +289,30 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn print_claim(claim: &Claim) {
+    match &claim.contradiction {
+        None => println!("ok    {}", claim.what),
+        Some(contradiction) => println!("FAIL  {}: {contradiction}", claim.what),
+    }
+}
+
+fn judged(claims: &[Claim]) -> ExitCode {
+    let failed = claims.iter().filter(|claim| claim.contradiction.is_some());
+    let failed = failed.count();
+    println!("{} claims hold, {failed} do not", claims.len() - failed);
+    ExitCode::from(u8::from(failed > 0))
+}
+
+/// The program under test: the one that is named, or `kubevpn` beside this one.
+fn beside_this(named: Option<PathBuf>) -> Result<PathBuf> {
+    match named {
+        Some(file) => Ok(file),
+        None => Ok(std::env::current_exe()?.with_file_name("kubevpn")),
+    }
+}
+
 async fn scale(lab: &Lab, services: u32, kubevpn: Option<PathBuf>) -> Result<ExitCode> {
-    let kubevpn = match kubevpn {
-        Some(file) => file,
-        None => std::env::current_exe()?.with_file_name("kubevpn"),
-    };
+    let kubevpn = beside_this(kubevpn)?;
     let (measured, connections) = lab.scale(&kubevpn, services).await?;
     let [small, large] = &measured[..] else {
         anyhow::bail!("two clusters were to be measured");

@@ -157,6 +157,11 @@ impl Settings {
         format!("10.{}.0.10", 96 + u16::from(self.instance))
     }
 
+    /// The address of the Service `kubernetes`, the first of its network.
+    pub(crate) fn api_service_ip(&self) -> String {
+        format!("10.{}.0.1", 96 + u16::from(self.instance))
+    }
+
     /// Where a program of the host finds the cluster's names, if something listens: on loopback, and nobody else's.
     pub(crate) fn resolver_ip(&self) -> String {
         format!("127.53.{}.1", self.instance)
