@@ -1,5 +1,7 @@
 //! What is stated twice agrees.
 
+mod api;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,6 +54,23 @@ fn the_crate_table_of_the_architecture_page_is_the_workspace() {
         })
         .collect();
     assert_eq!(in_page, in_workspace);
+}
+
+/// Apache-2.0 section 4 asks for it, and cargo packages nothing from outside a crate's folder but by a link.
+#[test]
+fn each_published_package_has_the_licence() {
+    let licence = std::fs::read_to_string(root().join("LICENSE")).unwrap();
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let published = packages.filter(|package| package["publish"].is_null());
+    let mut count = 0;
+    for package in published {
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+        let own = std::fs::read_to_string(manifest.with_file_name("LICENSE"));
+        assert_eq!(own.ok().as_ref(), Some(&licence), "{}", manifest.display());
+        count += 1;
+    }
+    assert!(count > 10);
 }
 
 /// The edges between our own crates; what is not here is not allowed. Dev-dependencies are free.
