@@ -60,7 +60,7 @@ mod stream;
 pub use kube::Config;
 pub use kubevpn_client::{ClientError, KubeconfigError};
 pub use kubevpn_conn::BindError;
-pub use kubevpn_target::{ConnectError, Refusal, Target, TargetError, Via};
+pub use kubevpn_target::{ConnectError, Origin, Refusal, Target, TargetError, Via};
 
 pub use self::cluster::{Builder, Cluster};
 pub use self::connector::Connector;

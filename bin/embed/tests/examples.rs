@@ -10,12 +10,37 @@ use tokio::process::Command;
 /// Upper bound on one run; a program that takes it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Each example with its argument, and what its output begins with.
-const EXAMPLES: [(&str, &str, &str); 3] = [
-    ("embed-stream", "productpage:9080", "HTTP/1.1 200 OK\r\n"),
-    ("embed-forward", "productpage:9080", "HTTP/1.1 200 OK\r\n"),
-    ("embed-http", "http://productpage:9080/", "{"),
+/// Each example with its arguments, and what its output begins with and contains.
+const EXAMPLES: [(&str, &[&str], &str, &str); 6] = [
+    ("embed-stream", &["productpage:9080"], OK, OF_THE_SERVICE),
+    ("embed-forward", &["productpage:9080"], OK, OF_THE_SERVICE),
+    (
+        "embed-http",
+        &["http://productpage:9080/"],
+        "{",
+        OF_THE_SERVICE,
+    ),
+    (
+        "embed-reqwest",
+        &["http://productpage:9080/"],
+        "{",
+        OF_THE_SERVICE,
+    ),
+    (
+        "embed-layer",
+        &["productpage:9080", "9080"],
+        "productpage:9080 is default/productpage-",
+        ":9080",
+    ),
+    (
+        "embed-layer",
+        &["productpage:9080", "443"],
+        "productpage:9080: ",
+        "another port",
+    ),
 ];
+const OK: &str = "HTTP/1.1 200 OK\r\n";
+const OF_THE_SERVICE: &str = r#""service":"productpage""#;
 
 #[tokio::test]
 async fn examples_on_the_simulation() {
@@ -42,30 +67,29 @@ async fn examples_on_the_real_cluster() {
 
 #[tokio::test]
 async fn example_without_a_kubeconfig_says_so() {
-    let ended = run("embed-stream", "web:80", Path::new("/nowhere/at/all")).await;
+    let ended = run("embed-stream", &["web:80"], Path::new("/nowhere/at/all")).await;
     assert!(!ended.status.success());
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("/nowhere/at/all"), "{said}");
 }
 
 async fn every_example(kubeconfig: &Path) {
-    for (name, argument, begins) in EXAMPLES {
-        let ended = run(name, argument, kubeconfig).await;
+    for (name, arguments, begins, contains) in EXAMPLES {
+        let ended = run(name, arguments, kubeconfig).await;
         let said = String::from_utf8_lossy(&ended.stdout);
         let errors = String::from_utf8_lossy(&ended.stderr);
         assert!(ended.status.success(), "{name}: {errors}");
-        let is_of_the_service = said.contains(r#""service":"productpage""#);
         assert!(
-            said.starts_with(begins) && is_of_the_service,
+            said.starts_with(begins) && said.contains(contains),
             "{name}: {said}"
         );
     }
 }
 
-async fn run(name: &str, argument: &str, kubeconfig: &Path) -> Output {
+async fn run(name: &str, arguments: &[&str], kubeconfig: &Path) -> Output {
     let program = example(name);
     let ended = Command::new(&program)
-        .arg(argument)
+        .args(arguments)
         .env("KUBECONFIG", kubeconfig)
         .kill_on_drop(true)
         .output();
