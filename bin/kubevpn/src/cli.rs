@@ -11,6 +11,7 @@ mod daemon;
 mod demo;
 mod disconnect;
 mod env;
+mod env_from;
 mod forwards;
 pub(crate) mod habits;
 mod holder;

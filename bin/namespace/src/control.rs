@@ -28,7 +28,8 @@ const DESCRIPTORS: usize = 8;
 pub(crate) enum FromHelper {
     /// The namespaces are there and belong to nobody yet.
     Unshared,
-    /// All is set up. With the sockets: this many that accept connections, then those for datagrams.
+    /// All is set up. With the sockets: this many that accept connections, then those for datagrams, then the one that asks
+    /// about sockets.
     Ready { listeners: usize },
     /// A step failed, on a file perhaps.
     Failed { step: Step, on: String, error: i32 },

@@ -8,12 +8,9 @@ use std::process::{Command, Stdio};
 
 use crate::control::{Control, FromHelper, ToHelper};
 use crate::error::{EnterError, Step};
-use crate::helper::WORD;
-use crate::{Members, maps};
-
-/// The settings of jemalloc, as tikv-jemallocator reads them. A helper has no thread beside its own.
-pub(crate) const MALLOC_CONF: &str = "_RJEM_MALLOC_CONF";
-pub(crate) const NO_THREADS: &str = "background_thread:false";
+use crate::maps;
+use crate::members::Members;
+use crate::start::{MALLOC_CONF, Role, this_program};
 
 /// A namespace being made: from the start of its helper to the command that the helper becomes.
 ///
@@ -31,6 +28,8 @@ pub struct Sockets {
     pub listeners: Vec<TcpListener>,
     /// Every question by UDP comes to one of these.
     pub dns: Vec<UdpSocket>,
+    /// Asks about sockets in it (`NETLINK_SOCK_DIAG`).
+    pub diagnostics: OwnedFd,
     /// The processes that are in it.
     pub members: Members,
 }
@@ -58,12 +57,8 @@ impl Entry {
     pub fn new(words: &[OsString]) -> Result<(Command, Self), EnterError> {
         let failed = |error| EnterError::new(Step::Helper, error);
         let (control, theirs) = Control::pair().map_err(failed)?;
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(WORD)
-            .args(words)
-            .env(MALLOC_CONF, NO_THREADS)
-            .stdin(Stdio::from(theirs));
+        let mut command = this_program(Role::Helper, theirs);
+        command.args(words);
         Ok((command, Self { control }))
     }
 
@@ -125,7 +120,8 @@ fn adopt(mut sockets: Vec<OwnedFd>, listeners: usize, members: Members) -> io::R
     if listeners > sockets.len() {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let dns = sockets.split_off(listeners);
+    let mut dns = sockets.split_off(listeners);
+    let diagnostics = dns.pop().ok_or(io::ErrorKind::InvalidData)?;
     let listeners: Vec<_> = sockets.into_iter().map(TcpListener::from).collect();
     let dns: Vec<_> = dns.into_iter().map(UdpSocket::from).collect();
     for listener in &listeners {
@@ -137,6 +133,7 @@ fn adopt(mut sockets: Vec<OwnedFd>, listeners: usize, members: Members) -> io::R
     Ok(Sockets {
         listeners,
         dns,
+        diagnostics,
         members,
     })
 }

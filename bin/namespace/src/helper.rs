@@ -13,12 +13,9 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use socket2::{Domain, Socket, Type};
 
 use crate::control::{Control, FromHelper, ToHelper};
-use crate::entry::MALLOC_CONF;
 use crate::error::{EnterError, Step};
-use crate::{files, network, porter, rules};
-
-/// The first word of a helper's command line.
-pub(crate) const WORD: &str = "inside-namespace";
+use crate::start::{MALLOC_CONF, Role};
+use crate::{files, keeper, netlink, network, porter, rules};
 
 /// Connections the kernel keeps waiting.
 const BACKLOG: i32 = 1024;
@@ -29,21 +26,17 @@ const BUFFER: usize = 1024 * 1024;
 /// Whether this process was started as a helper. A program that enters namespaces asks before anything else, as a helper
 /// must have one thread.
 pub fn is_helper() -> bool {
-    let word = std::env::args_os().nth(1);
-    word.is_some_and(|word| word == WORD || word == porter::WORD)
+    Role::of_this_process().is_some()
 }
 
 /// Is the helper: becomes the command, or ends.
 pub fn helper() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == porter::WORD) {
-        // Nobody is left to be told.
-        let Err(_) = porter::serve();
-        return ExitCode::FAILURE;
-    }
-    let words: Vec<_> = words.collect();
-    // Told already, where there was somebody to tell.
-    let Err(_) = inside(&words);
+    // Each has told what failed where there was somebody to tell.
+    let Err(_) = match Role::of_this_process() {
+        Some(Role::Porter) => porter::serve(),
+        Some(Role::Keeper) => keeper::serve(),
+        Some(Role::Helper) | None => inside(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+    };
     ExitCode::FAILURE
 }
 
@@ -68,7 +61,14 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
     else {
         return Err(io::ErrorKind::InvalidData.into());
     };
-    let (listeners, datagrams) = match set_up(&resolv_conf) {
+    let made = set_up(&resolv_conf).and_then(|sockets| {
+        let diagnostics = netlink::of_sockets();
+        Ok((
+            sockets,
+            diagnostics.map_err(|error| EnterError::new(Step::Sockets, error))?,
+        ))
+    });
+    let ((listeners, datagrams), diagnostics) = match made {
         Ok(sockets) => sockets,
         Err(error) => return tell_failure(&control, &error),
     };
@@ -78,11 +78,12 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
     let sockets: Vec<_> = listeners
         .iter()
         .chain(&datagrams)
+        .chain([&diagnostics])
         .map(|s| s.as_fd())
         .collect();
     control.send(&ready, &sockets)?;
     // They are served outside alone.
-    drop((listeners, datagrams));
+    drop((listeners, datagrams, diagnostics));
     let (ToHelper::Start, _) = control.receive()?.ok_or_else(gone)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };

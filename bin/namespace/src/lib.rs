@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Since the helper becomes the command, the command is a child of the process outside, in its process group and on its
-//! terminal, as if there were no namespaces. It is killed with that process: what is left of its network would lead
-//! nowhere.
+//! terminal, as if there were no namespaces. It is killed with that process, and what it has started by a
+//! [`Keeper`]: what is left of their network would lead nowhere.
 //!
 //! Sources: user_namespaces(7), network_namespaces(7), rtnetlink(7), `include/uapi/linux/netfilter/nf_tables.h`.
 #![cfg(target_os = "linux")]
@@ -27,18 +27,21 @@ mod entry;
 mod error;
 mod files;
 mod helper;
+mod keeper;
 mod maps;
 mod members;
 mod netlink;
 mod network;
 mod porter;
 mod rules;
+mod start;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use self::entry::{Entry, Sockets, possible};
 pub use self::error::{EnterError, Step};
 pub use self::helper::{helper, is_helper};
+pub use self::keeper::Keeper;
 pub use self::members::Members;
 pub use self::porter::Porter;
 

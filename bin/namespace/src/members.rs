@@ -1,13 +1,15 @@
 //! The processes in a network.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 /// How long a thread waits at a time.
@@ -16,18 +18,22 @@ const SLICE: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
+/// Times that processes are looked for and killed. Each time takes all there are; one that starts others may be quicker.
+const ROUNDS: usize = 1000;
+
 /// The processes in one network namespace, found by `/proc`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Members {
-    /// The target of the link `/proc/PID/ns/net` of each.
-    network: OsString,
+    /// The target of the link `/proc/PID/ns/net` of each: `net:[4026532180]`.
+    network: String,
     but: Vec<u32>,
 }
 
 impl Members {
     /// Those that are in the network of this process.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
-        let network = fs::read_link(format!("/proc/{pid}/ns/net"))?.into_os_string();
+        let network = fs::read_link(format!("/proc/{pid}/ns/net"))?;
+        let network = network.to_string_lossy().into_owned();
         let but = Vec::new();
         Ok(Self { network, but })
     }
@@ -47,14 +53,44 @@ impl Members {
             let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // One that has ended meanwhile, or is another user's, is in none.
-            let network = fs::read_link(format!("/proc/{pid}/ns/net"));
-            if network.is_ok_and(|network| network.as_os_str() == self.network) {
+            if self.has(pid) {
                 found.push(pid);
             }
         }
         found.retain(|pid| !self.but.contains(pid));
         Ok(found)
+    }
+
+    /// Whether it is there. One that has ended, or is another user's, is not.
+    fn has(&self, pid: u32) -> bool {
+        let network = fs::read_link(format!("/proc/{pid}/ns/net"));
+        network.is_ok_and(|network| network == Path::new(&self.network))
+    }
+
+    /// Kills them, and those that they start meanwhile. Blocks until they have ended.
+    pub(crate) fn kill(&self) -> io::Result<()> {
+        let mut empty = 0;
+        for _ in 0..ROUNDS {
+            let found = self.now()?;
+            empty = if found.is_empty() { empty + 1 } else { 0 };
+            if empty == 2 {
+                break;
+            }
+            let mut killed = Vec::new();
+            for pid in found {
+                // The number may be another process's by now, which is not there.
+                if let Some(process) = open(pid)?
+                    && self.has(pid)
+                    && pidfd_send_signal(&process, Signal::KILL).is_ok()
+                {
+                    killed.push(process);
+                }
+            }
+            for process in killed {
+                poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&SLICE))?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until there are none.
@@ -77,11 +113,8 @@ impl Members {
 
 /// Waits for the end of a process that need not be a child.
 async fn ended(pid: u32) -> io::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let Some(pid) = pid else { return Ok(()) };
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return Ok(()),
-        process => process?,
+    let Some(process) = open(pid)? else {
+        return Ok(());
     };
     let process = Arc::new(process);
     // In slices, so that the thread is free soon after nobody waits any more.
@@ -96,5 +129,15 @@ async fn ended(pid: u32) -> io::Result<()> {
             Ok(_) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// `None` where it has ended.
+fn open(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => Ok(None),
+        process => Ok(Some(process?)),
     }
 }

@@ -1,7 +1,9 @@
 //! Netlink messages (netlink(7), RFC 3549): the few that a new network needs, without a library for each family.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
 /// The largest answer that is read at once; acknowledgements are small.
@@ -53,6 +55,15 @@ pub(crate) fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<
     .concat();
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     bytes
+}
+
+/// A socket that asks about the sockets of this network (sock_diag(7)), for whoever holds it.
+pub(crate) fn of_sockets() -> io::Result<OwnedFd> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.as_fd().try_clone_to_owned()
 }
 
 /// Sends messages, of which `acks` ask for an acknowledgement, and reads those. The first error is the outcome.

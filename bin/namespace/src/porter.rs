@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,11 +15,8 @@ use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
 use crate::control::Control;
-use crate::entry::{MALLOC_CONF, NO_THREADS};
 use crate::error::{EnterError, Step};
-
-/// The first word of a porter's command line.
-pub(crate) const WORD: &str = "porter-of-namespace";
+use crate::start::{Role, in_background};
 
 /// A server on loopback answers at once, or has no room for more connections.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -58,15 +54,8 @@ impl Porter {
         let user = namespace("user").map_err(failed)?;
         let network = namespace("net").map_err(failed)?;
         let (control, theirs) = Control::pair().map_err(failed)?;
-        let process = Command::new("/proc/self/exe")
-            .arg(WORD)
-            .env(MALLOC_CONF, NO_THREADS)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            // Ctrl-C is the command's to answer.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+        let process = in_background(Role::Porter, theirs).spawn();
+        let process = process.map_err(failed)?;
         let porter = Self {
             control: Mutex::new(control),
             process,

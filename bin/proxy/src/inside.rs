@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_proto::op::{OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name as DnsName, RData, Record, RecordType};
-use kubevpn_conn::{ClientIo as _, Drain, Gate, Limits, Listener};
+use kubevpn_conn::{ClientIo as _, Closed, Drain, Gate, Limits, Listener};
 use kubevpn_dns::{Message, Query};
 use kubevpn_stack::{Either, Outside};
 use kubevpn_target::{BoxError, ConnectError, Host, Name, Refusal, Stream, Target, classify};
@@ -49,6 +49,8 @@ pub struct InsideSockets {
     pub dns: Vec<std::net::UdpSocket>,
     /// The address that programs inside have, which is none of this machine.
     pub address: IpAddr,
+    /// Whether programs inside have closed their sockets; `None` where nobody can be asked.
+    pub closed: Option<Closed>,
     /// Which targets its programs may connect to; `None` for all.
     pub guard: Option<Guard>,
 }
@@ -102,7 +104,10 @@ impl Inside {
             ..kubevpn_transparent::Settings::default()
         });
         for listener in sockets.listeners {
-            let listener = Listener::of(TcpListener::from_std(listener)?)?;
+            let mut listener = Listener::of(TcpListener::from_std(listener)?)?;
+            if let Some(closed) = &sockets.closed {
+                listener = listener.asks_whether_closed(closed.clone());
+            }
             let (connect, answers) = (connect.clone(), answers.clone());
             let (settings, dns) = (settings.clone(), dns.clone());
             let serving = listener.serve(gate.clone(), drain.clone(), move |client| {

@@ -1,7 +1,9 @@
 //! What a frontend needs to know of a client's socket beyond reading and writing.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
@@ -67,6 +69,29 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
     /// The client has shown what the listener asks for, and counts no more among those that have not
     /// ([`Listener::asks_for_password`](crate::Listener::asks_for_password)).
     fn authenticated(&mut self) {}
+}
+
+type AskClosed = dyn Fn(SocketAddr, SocketAddr) -> Option<bool> + Send + Sync;
+
+/// A way to ask whether a client has closed its socket ([`ClientIo::closed`]), where that is in another network namespace.
+#[derive(Clone)]
+pub struct Closed(Arc<AskClosed>);
+
+impl Closed {
+    /// By the client's address, and the one that it connected to.
+    pub fn new(ask: Arc<AskClosed>) -> Self {
+        Self(ask)
+    }
+
+    pub(crate) fn ask(&self, client: SocketAddr, to: SocketAddr) -> Option<bool> {
+        (self.0)(client, to)
+    }
+}
+
+impl fmt::Debug for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Closed")
+    }
 }
 
 impl ClientIo for TcpStream {

@@ -63,7 +63,7 @@ pub use self::addr::{Addr, AddrError};
 pub use self::auth::{Credentials, CredentialsError, CredentialsLineError};
 pub use self::close::{farewell, reply_and_close};
 pub use self::drain::{Drain, Drained};
-pub use self::io::ClientIo;
+pub use self::io::{ClientIo, Closed};
 pub use self::limits::{Gate, Limits, Permit};
 pub use self::listen::{BindError, Client, Listener};
 pub use self::record::{Record, Traffic};

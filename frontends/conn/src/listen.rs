@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{Addr, Backoff, ClientIo, Drain, Gate, Permit};
+use crate::{Addr, Backoff, ClientIo, Closed, Drain, Gate, Permit};
 
 mod unix;
 
@@ -47,6 +47,7 @@ pub struct Listener {
     addr: Addr,
     socket: Socket,
     asks: bool,
+    closed: Option<Closed>,
 }
 
 #[derive(Debug)]
@@ -76,8 +77,12 @@ impl Listener {
                 (addr.clone(), Socket::Unix(socket))
             }
         };
-        let asks = false;
-        Ok(Self { addr, socket, asks })
+        Ok(Self {
+            addr,
+            socket,
+            asks: false,
+            closed: None,
+        })
     }
 
     /// A socket that listens already: one that a service manager handed over, or that is in another network namespace.
@@ -86,6 +91,7 @@ impl Listener {
             addr: Addr::Tcp(listener.local_addr()?),
             socket: Socket::Tcp(listener),
             asks: false,
+            closed: None,
         })
     }
 
@@ -101,6 +107,12 @@ impl Listener {
         self
     }
 
+    /// Asks here whether clients have closed, of a socket that is in another network namespace.
+    pub fn asks_whether_closed(mut self, closed: Closed) -> Self {
+        self.closed = Some(closed);
+        self
+    }
+
     /// Accepts clients and runs `connection` on each in `drain`, until the drain stops it; then closes.
     ///
     /// A client the gate has no place for waits; one that has all of its own is closed. An error of
@@ -111,6 +123,11 @@ impl Listener {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        let closed = self.closed.take();
+        let connection = |mut client: Client| {
+            client.closed.clone_from(&closed);
+            connection(client)
+        };
         accept_loop(&mut self, &gate, &drain, connection).await;
     }
 }
@@ -215,6 +232,7 @@ pub struct Client {
     io: Io,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
+    closed: Option<Closed>,
     /// Until it has shown a password.
     stranger: Option<OwnedSemaphorePermit>,
     drain: Option<Drain>,
@@ -235,6 +253,7 @@ impl Client {
             io,
             peer,
             permit: None,
+            closed: None,
             stranger: None,
             drain: None,
         }
@@ -321,6 +340,10 @@ impl ClientIo for Client {
     }
 
     fn closed(&self) -> Option<bool> {
+        if let (Some(closed), Io::Tcp(stream)) = (&self.closed, &self.io) {
+            let to = stream.original_destination();
+            return closed.ask(self.peer?, to.or_else(|| stream.local_addr().ok())?);
+        }
         match &self.io {
             #[cfg(target_os = "linux")]
             Io::Tcp(stream) => crate::peer::closed(stream.local_addr().ok()?, self.peer?),

@@ -2,11 +2,13 @@
 //!
 //! TCP does not say: a program that closes and one that ends its writing send the same FIN. The kernel knows. After
 //! the FIN the other socket stays in its tables, with an inode as long as a program holds it and without one
-//! afterwards; `sock_diag` tells both for one pair of addresses, without looking through the others (`sock_diag(7)`).
+//! afterwards; `sock_diag` tells both for one pair of addresses, without looking through the others (`sock_diag(7)`). It
+//! tells of the network that the asking socket was made in.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use netlink_packet_core::{
     NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, Parseable as _,
@@ -18,6 +20,9 @@ use netlink_packet_sock_diag::inet::{
 };
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::Closed;
 
 /// An answer is one message of 72 bytes and a few attributes.
 const LONGEST: usize = 4096;
@@ -53,9 +58,21 @@ pub(crate) fn closed(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
         return None;
     }
     let kernel = KERNEL.get()?.as_ref()?;
-    let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = kernel.ask(peer, local).ok()??;
-    ENDED.contains(&found.state).then_some(found.inode == 0)
+    kernel
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .closed(peer, local)
+}
+
+impl Closed {
+    /// Asks by this `NETLINK_SOCK_DIAG` socket, which does not block, about the network that it was made in.
+    pub fn asked_by(socket: OwnedFd) -> Self {
+        let kernel = Mutex::new(Kernel::of(socket));
+        Self::new(Arc::new(move |client, to| {
+            let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+            kernel.closed(canonical(client), canonical(to))
+        }))
+    }
 }
 
 fn canonical(addr: SocketAddr) -> SocketAddr {
@@ -75,7 +92,7 @@ struct Found {
 }
 
 struct Kernel {
-    socket: Socket,
+    socket: OwnedFd,
     asked: u32,
     /// Of the question, then of the answer.
     buffer: Vec<u8>,
@@ -87,11 +104,20 @@ impl Kernel {
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
         socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-        Ok(Self {
+        Ok(Self::of(socket.as_fd().try_clone_to_owned()?))
+    }
+
+    fn of(socket: OwnedFd) -> Self {
+        Self {
             socket,
             asked: 0,
             buffer: Vec::with_capacity(LONGEST),
-        })
+        }
+    }
+
+    fn closed(&mut self, client: SocketAddr, to: SocketAddr) -> Option<bool> {
+        let found = self.ask(client, to).ok()??;
+        ENDED.contains(&found.state).then_some(found.inode == 0)
     }
 
     /// The TCP socket that is bound to `at` and connected to `to`. The kernel answers before the question is sent, so
@@ -122,10 +148,11 @@ impl Kernel {
         bytes.clear();
         bytes.resize(message.buffer_len(), 0);
         message.serialize(bytes);
-        self.socket.send(bytes, 0)?;
+        send(&self.socket, bytes, SendFlags::empty())?;
         loop {
-            bytes.clear();
-            self.socket.recv(bytes, 0)?;
+            bytes.resize(LONGEST, 0);
+            let (received, _) = recv(&self.socket, bytes.as_mut_slice(), RecvFlags::empty())?;
+            bytes.truncate(received);
             let answer = NetlinkBuffer::new_checked(&*bytes).map_err(io::Error::other)?;
             if answer.sequence_number() != self.asked {
                 continue;

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{Pattern, Policy};
 
+use super::env_from::EnvFromArgs;
 use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::out;
@@ -83,6 +84,14 @@ enum When {
     Auto,
 }
 
+/// Namespaces are Linux's.
+pub(super) const IS_KNOWN_HERE: bool = cfg!(target_os = "linux");
+
+/// Whether a command can be isolated here; else why not, and what to do. Blocks for some milliseconds.
+pub(super) fn possible() -> Result<(), String> {
+    system::possible().map_err(|why| why.to_string())
+}
+
 impl IsolationArgs {
     /// Whether it is to be isolated; with `auto`, whether it can be, too.
     pub(super) fn is_wanted(&self) -> Result<bool, Failure> {
@@ -94,12 +103,12 @@ impl IsolationArgs {
             Some(When::Always) => Ok(true),
             // The environment's way would keep no rules.
             Some(When::Auto) if self.inside.has_rules() => Ok(true),
-            Some(When::Auto) => match system::possible() {
+            Some(When::Auto) => match possible() {
                 Ok(()) => Ok(true),
                 Err(why) => {
                     out::aside(format_args!(
                         "not isolated, using proxy environment variables: {}",
-                        out::escaped(&why.to_string())
+                        out::escaped(&why)
                     ));
                     Ok(false)
                 }
@@ -112,8 +121,11 @@ impl IsolationArgs {
         words: &[OsString],
         kube: KubeArgs,
         policy: &Policy,
+        environment: &EnvFromArgs,
     ) -> Result<ExitStatus, Failure> {
-        self.inside.run(words, kube, policy, false).await
+        self.inside
+            .run(words, kube, policy, environment, false)
+            .await
     }
 }
 
@@ -128,9 +140,10 @@ impl InsideArgs {
         words: &[OsString],
         kube: KubeArgs,
         policy: &Policy,
+        environment: &EnvFromArgs,
         prompt: bool,
     ) -> Result<ExitStatus, Failure> {
-        system::run(words, kube, policy, self, prompt).await
+        system::run(words, kube, policy, self, environment, prompt).await
     }
 }
 
@@ -144,11 +157,12 @@ mod system {
     use std::time::Duration;
 
     use kubevpn_client::{Env, KubeconfigArgs, OWN_PROXIES, load};
-    use kubevpn_conn::{Drain, Gate, Limits, Listener};
+    use kubevpn_conn::{Closed, Drain, Gate, Limits, Listener};
     use kubevpn_daemon::{ApiError, Code};
-    use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Members, Porter, Sockets};
+    use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Keeper, Members, Porter, Sockets};
     use kubevpn_proxy::{
-        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, endings, probe,
+        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, allow_for, endings,
+        probe,
     };
     use kubevpn_stack::OwnListeners;
     use kubevpn_target::{ConnectError, Host, Origin, Refusal, Target};
@@ -158,6 +172,7 @@ mod system {
     use tower::util::BoxCloneSyncService;
 
     use super::{InsideArgs, Publish};
+    use crate::cli::env_from::{EnvFromArgs, Variables};
     use crate::cli::kube::KubeArgs;
     use crate::cli::listen::AUTH;
     use crate::cli::proxy_out::reach;
@@ -178,6 +193,7 @@ mod system {
         kube: KubeArgs,
         policy: &Policy,
         isolation: &InsideArgs,
+        environment: &EnvFromArgs,
         prompt: bool,
     ) -> Result<ExitStatus, Failure> {
         let Some(program) = words.first() else {
@@ -187,6 +203,7 @@ mod system {
         let config = policy.stack(&loaded.namespace, OwnListeners::default());
         let (client, api_server) = reach(loaded.config).await?;
         probe::check(&client).await?;
+        let variables = environment.read(&client, &loaded.namespace).await?;
         let connect = proxy::connect(client, api_server, config);
         let backend = Backend::of_cluster(connect.clone());
         let endings = match &backend.cluster {
@@ -200,25 +217,31 @@ mod system {
         let guard = (!rules.is_empty()).then(|| Guard::new(rules, &connect));
 
         let prompt = prompt.then(|| format!("kubevpn:{}", loaded.namespace));
-        let (entry, mut child, mut signals) = start(words, prompt)?;
+        let (entry, mut child, mut signals) = start(words, &variables, prompt)?;
+        // Not before: the command's limit is its own.
+        allow_for(Limits::default().total);
         let pid = child.id().unwrap_or_default();
         let making = spawn_blocking(move || -> Result<_, EnterError> {
-            Ok((entry.prepare(pid, resolv_conf)?, entry))
+            let sockets = entry.prepare(pid, resolv_conf)?;
+            let keeper = Keeper::start(&sockets.members)?;
+            Ok((sockets, entry, keeper))
         });
         let made = making.await;
-        let (sockets, entry) = match made.map_err(|error| Failure::Other(error.into()))? {
+        let (sockets, entry, keeper) = match made.map_err(|error| Failure::Other(error.into()))? {
             Ok(made) => made,
             Err(error) => return not_made(child, error).await,
         };
         let Sockets {
             listeners,
             dns,
+            diagnostics,
             members,
         } = sockets;
         let sockets = InsideSockets {
             listeners,
             dns,
             address: ADDRESS_V4.into(),
+            closed: Some(Closed::asked_by(diagnostics)),
             guard,
         };
         let inside = Inside::serve(backend, policy.outside, sockets)
@@ -235,7 +258,7 @@ mod system {
         if !isolation.no_wait {
             wait_for_rest(program, &members, &mut signals).await;
         }
-        drop(published);
+        drop((published, keeper));
         inside.end(Duration::ZERO).await;
         Ok(status)
     }
@@ -304,6 +327,7 @@ mod system {
     /// The helper, which will be the command. It ends with the thread that starts it, which is the main one.
     fn start(
         words: &[OsString],
+        variables: &Variables,
         prompt: Option<String>,
     ) -> Result<(Entry, Child, Signals), Failure> {
         let (command, entry) = Entry::new(words).map_err(|error| failure(&error))?;
@@ -314,6 +338,8 @@ mod system {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
         command.env_remove(OWN_PROXIES).env_remove(AUTH);
+        // After these: a Pod's proxy is there.
+        command.envs(variables.iter());
         command.env("KUBEVPN_ISOLATED", "1");
         if let Some(prompt) = prompt {
             // Shown in front of the prompt by the bashrc of Debian and its children.
@@ -392,6 +418,7 @@ mod system {
 
     use kubevpn_proxy::Policy;
 
+    use crate::cli::env_from::EnvFromArgs;
     use crate::cli::kube::KubeArgs;
     use crate::exit::Failure;
 
@@ -406,6 +433,7 @@ mod system {
         _: KubeArgs,
         _: &Policy,
         _: &super::InsideArgs,
+        _: &EnvFromArgs,
         _: bool,
     ) -> Result<ExitStatus, Failure> {
         Err(Failure::NotIsolated {

@@ -7,7 +7,7 @@ use clap::ArgAction;
 use kubevpn_client::KubeconfigArgs;
 
 /// Which cluster, and as whom; the same words as kubectl's
-#[derive(Debug, Default, PartialEq, Eq, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct KubeArgs {
     /// Kubeconfig file to use [default: the files of $KUBECONFIG, else ~/.kube/config]

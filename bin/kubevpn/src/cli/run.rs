@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::at::{At, Proxy, exceptions, kubectl_hosts, of_daemon_for_run};
 use super::env::{known_exceptions, own_proxies};
+use super::env_from::{EnvFromArgs, Variables};
 use super::forwards::Forwards;
 use super::isolated::IsolationArgs;
 use super::kube::KubeArgs;
@@ -46,7 +47,10 @@ Examples:
   kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py
 
   # any program, whole, in the cluster's network (Linux)
-  kubevpn run --isolated -- psql -h db.shop")]
+  kubevpn run --isolated -- psql -h db.shop
+
+  # the same with the environment of a Deployment's container
+  kubevpn run --isolated --env-from deploy/web -- ./web")]
 pub(crate) struct Run {
     #[command(flatten)]
     at: At,
@@ -60,9 +64,11 @@ pub(crate) struct Run {
     forward: Vec<String>,
     #[command(flatten)]
     isolation: IsolationArgs,
+    #[command(flatten)]
+    environment: EnvFromArgs,
     /// Command to run, with its arguments
     #[arg(
-        required = true,
+        required_unless_present = "env_file",
         trailing_var_arg = true,
         value_name = "COMMAND",
         help_heading = "Arguments"
@@ -72,6 +78,11 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        let environment = &self.environment;
+        if self.command.is_empty() {
+            environment.read_alone(self.kube).await?;
+            return Ok(());
+        }
         if self.isolation.is_wanted()? {
             if self.at.named()?.is_some() {
                 return Err(Failure::value(
@@ -81,7 +92,7 @@ impl Run {
             let policy = self.policy.policy()?;
             let status = self
                 .isolation
-                .run(&self.command, self.kube, &policy)
+                .run(&self.command, self.kube, &policy, environment)
                 .await?;
             return ended(status);
         }
@@ -91,19 +102,23 @@ impl Run {
                     "the flags about names are those of the proxy: give them to the one that --http or --socks names",
                 ));
             }
+            let given = environment.read_alone(self.kube.clone()).await?;
             let hosts = kubectl_hosts(self.kube)?;
-            let status = run(&self.command, proxy, &hosts, &Forwards::default()).await?;
+            let none = Forwards::default();
+            let status = run(&self.command, proxy, &hosts, &none, &given).await?;
             return ended(status);
         }
         let policy = self.policy.policy()?;
-        let args = KubeconfigArgs::from(self.kube);
+        let args = KubeconfigArgs::from(self.kube.clone());
         let loaded = load(&args, &Env::of_process())?;
         let credentials = credentials_of_environment()?;
         if credentials.is_none()
             && self.forward.is_empty()
             && let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await
         {
-            let status = run(&self.command, proxy, &loaded.hosts, &Forwards::default()).await?;
+            let given = environment.read_alone(self.kube).await?;
+            let none = Forwards::default();
+            let status = run(&self.command, proxy, &loaded.hosts, &none, &given).await?;
             return ended(status);
         }
         let login = credentials
@@ -117,6 +132,7 @@ impl Run {
         let config = policy.stack(&loaded.namespace, own);
         let (client, api_server) = reach(loaded.config).await?;
         probe::check(&client).await?;
+        let given = environment.read(&client, &loaded.namespace).await?;
         let connect = proxy::connect(client, api_server, config);
         let proxy = Proxy {
             http: listening.addresses().first().copied(),
@@ -133,7 +149,7 @@ impl Run {
             .for_each(|bound| server.add(bound));
         forwards.bound.drain(..).for_each(|bound| server.add(bound));
         let words = forwards.in_words(&self.command);
-        let status = run(&words, proxy, &loaded.hosts, &forwards).await?;
+        let status = run(&words, proxy, &loaded.hosts, &forwards, &given).await?;
         // What the command left behind has nobody to wait for it.
         server.end(Duration::ZERO, std::future::pending()).await;
         ended(status)
@@ -159,6 +175,7 @@ async fn run(
     proxy: Proxy,
     hosts: &[String],
     forwards: &Forwards,
+    given: &Variables,
 ) -> Result<ExitStatus, Failure> {
     let Some((program, rest)) = words.split_first() else {
         return Err(Failure::value("specify the command after --"));
@@ -170,6 +187,7 @@ async fn run(
     let mut command = Command::new(program);
     command
         .args(rest)
+        .envs(given.iter())
         .envs(proxy.variables(&no_proxy, &own_proxies()))
         .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
         .env("NODE_USE_ENV_PROXY", "1")

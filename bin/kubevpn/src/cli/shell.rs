@@ -1,5 +1,6 @@
 //! `kubevpn shell`.
 
+use super::env_from::EnvFromArgs;
 use super::isolated::InsideArgs;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
@@ -26,6 +27,8 @@ pub(crate) struct Shell {
     policy: PolicyArgs,
     #[command(flatten)]
     inside: InsideArgs,
+    #[command(flatten)]
+    environment: EnvFromArgs,
 }
 
 impl Shell {
@@ -33,6 +36,11 @@ impl Shell {
         let policy = self.policy.policy()?;
         let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());
         let shell = shell.unwrap_or_else(|| "/bin/sh".into());
-        ended(self.inside.run(&[shell], self.kube, &policy, true).await?)
+        let environment = &self.environment;
+        let status = self
+            .inside
+            .run(&[shell], self.kube, &policy, environment, true)
+            .await?;
+        ended(status)
     }
 }
