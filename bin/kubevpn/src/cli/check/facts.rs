@@ -31,6 +31,9 @@ pub(super) struct Facts {
     pub(super) lookup: Option<Lookup>,
     /// The hard limit on open files; `Some(None)` for no limit.
     pub(super) files: Option<Option<u64>>,
+    /// Whether `run --isolated` can have a network of its own; else why not and what to do. `None` where there
+    /// is no such thing.
+    pub(super) isolated: Option<Result<(), String>>,
 }
 
 /// A failure: its exit code, and the sentence for people.

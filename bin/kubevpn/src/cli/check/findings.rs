@@ -10,7 +10,7 @@ use kubevpn_proxy::probe::Way;
 use kubevpn_target::Host;
 
 use self::access::of_rights;
-use self::machine::{of_files, of_listener, of_lookup, of_ranges, of_variables};
+use self::machine::{of_files, of_isolated, of_listener, of_lookup, of_ranges, of_variables};
 use super::facts::{
     Credentials, Facts, Held, Kubeconfig, Names, ProxyVariable, Server, Tried, Trouble, Trust,
 };
@@ -154,6 +154,7 @@ pub(super) fn report(facts: &Facts) -> Report {
     findings.extend(of_variables(&facts.proxies));
     findings.extend(facts.lookup.as_ref().map(of_lookup));
     findings.extend(facts.files.map(of_files));
+    findings.extend(facts.isolated.as_ref().map(of_isolated));
     Report { findings, role }
 }
 

@@ -7,10 +7,12 @@ use http::Uri;
 use kubevpn_client::OWN_PROXIES;
 use kubevpn_conn::Addr;
 use rustix::process::{Resource, getrlimit};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::facts::{Address, Facts, Listener, Lookup, ProxyVariable, Range};
 use crate::cli::holder::{connections, held};
+use crate::cli::isolated::{IS_KNOWN_HERE, possible};
 
 /// Time limit of a lookup.
 const LOOKUP: Duration = Duration::from_secs(2);
@@ -39,6 +41,10 @@ pub(super) async fn facts(listen: &Addr) -> Facts {
         listener,
         proxies: variables(&connections),
         files: Some(getrlimit(Resource::Nofile).maximum),
+        isolated: match IS_KNOWN_HERE {
+            true => spawn_blocking(possible).await.ok(),
+            false => None,
+        },
         ..Facts::default()
     }
 }

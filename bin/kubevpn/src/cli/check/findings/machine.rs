@@ -184,3 +184,15 @@ pub(super) fn of_files(limit: Option<u64>) -> Finding {
         ),
     }
 }
+
+pub(super) fn of_isolated(possible: &Result<(), String>) -> Finding {
+    const TOPIC: &str = "isolation";
+    match possible {
+        Ok(()) => Finding::ok(
+            TOPIC,
+            "run --isolated can give a command a network of its own",
+        ),
+        Err(why) => Finding::warning(TOPIC, why.as_str())
+            .advice("nothing, unless you need run --isolated: docs/isolated.md"),
+    }
+}

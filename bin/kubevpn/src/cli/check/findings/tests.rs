@@ -117,6 +117,7 @@ fn good() -> Facts {
             real: Some(IpAddr::from([10, 96, 0, 1])),
         }),
         files: Some(None),
+        isolated: Some(Ok(())),
     }
 }
 
@@ -164,7 +165,7 @@ type Row = (&'static str, fn(&mut Facts), u8, &'static [&'static str]);
 
 /// Name of the row, change to a good machine, exit code, and parts of lines in order.
 #[rustfmt::skip]
-const ROWS: [Row; 39] = [
+const ROWS: [Row; 40] = [
     ("nothing", |_| {}, 0, &[
         "ok       kubeconfig   /home/jane/.kube/config: context lab, user jane, namespace shop",
         "ok       tls ", "certificate-authority",
@@ -175,6 +176,7 @@ const ROWS: [Row; 39] = [
         "ok       names        names of the cluster end in cluster.local",
         "ok       ranges       Services have addresses of 10.96.0.0/12",
         "ok       listener     127.0.0.1:1080 is free",
+        "ok       isolation    run --isolated can give a command a network of its own",
         "All is well",
     ]),
     ("no kubeconfig", |f| {
@@ -290,6 +292,8 @@ const ROWS: [Row; 39] = [
     }, 0, &["warning  transport    spdy does not work: 403", "ok       transport    ws:"]),
     ("no Pod", |f| f.transports.iter_mut().for_each(|tried| tried.came = Ok(Way::NoneReady { namespace: "shop".into() })), 0,
         &["warning  transport    port-forward was not tried: no Pod of shop is ready", "1 warning\n"]),
+    ("no user namespaces", |f| f.isolated = Some(Err("an isolated network cannot be made here: set this".into())), 0,
+        &["warning  isolation    an isolated network cannot be made here: set this", "try: nothing, unless", "1 warning\n"]),
 ];
 
 #[test]
