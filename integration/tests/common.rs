@@ -56,6 +56,10 @@ pub(crate) fn run(
                 let needs_them = scenario.name.starts_with("isolated::");
                 no_namespaces.clone().filter(|_| needs_them)
             });
+            let skip = skip.or_else(|| match scenario.needs {
+                [] => None,
+                words => why_not(words).map(|why| format!("needs {}: {why}", words.join(" "))),
+            });
             let test = move || {
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(2)
@@ -91,12 +95,30 @@ pub(crate) fn run(
 
 /// Why nothing can be isolated on this machine, if that is so: asked of another program than ours.
 fn why_no_namespaces() -> Option<String> {
-    let mut unshare = std::process::Command::new("unshare");
-    unshare.args(["--user", "--net", "--mount", "--map-root-user", "true"]);
-    match unshare.output() {
+    why_not(&[
+        "unshare",
+        "--user",
+        "--net",
+        "--mount",
+        "--map-root-user",
+        "true",
+    ])
+}
+
+/// Why these words do not run here, if that is so.
+fn why_not(words: &[&str]) -> Option<String> {
+    let mut command = std::process::Command::new(words[0]);
+    match command.args(&words[1..]).output() {
         Ok(output) if output.status.success() => None,
-        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        Err(error) => Some(format!("unshare cannot be run: {error}")),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Some(if said.is_empty() {
+                output.status.to_string()
+            } else {
+                said
+            })
+        }
+        Err(error) => Some(error.to_string()),
     }
 }
 

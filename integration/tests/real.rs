@@ -6,6 +6,7 @@
 mod certificates;
 mod common;
 mod differential;
+mod kubelet;
 mod logins;
 mod nginx;
 mod watches;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
             }),
             real_only("certificates::of_every_kind", || {
                 Box::pin(certificates::of_every_kind())
+            }),
+            real_only("env_from::beside_the_kubelet", || {
+                Box::pin(kubelet::environment_of_a_container())
             }),
             real_only("logins::kubectl_with_another_context", || {
                 Box::pin(logins::kubectl_with_another_context())

@@ -75,6 +75,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// With which ways to carry a port-forward it is run.
     pub transports: Transports,
+    /// Words of a command that has to succeed on this machine; without it the scenario has nothing to show.
+    pub needs: &'static [&'static str],
     /// Fails with what was expected and what came instead.
     pub run: fn(Context) -> LocalBoxFuture<'static, anyhow::Result<()>>,
 }

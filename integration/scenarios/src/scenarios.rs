@@ -2,6 +2,7 @@
 
 mod chaos;
 mod dns;
+mod env_from;
 mod explain;
 mod failover;
 mod forward;
@@ -25,15 +26,19 @@ mod targets;
 use crate::Scenario;
 
 /// `scenario!("file", f)` is a [`Scenario`] named after its file and function; `scenario!("file", f, One)` is run
-/// over one transport only.
+/// over one transport only, and `scenario!("file", f, One, PYTHON)` where a command succeeds.
 macro_rules! scenario {
     ($subject:literal, $f:ident) => {
         scenario!($subject, $f, Every)
     };
     ($subject:literal, $f:ident, $transports:ident) => {
+        scenario!($subject, $f, $transports, &[])
+    };
+    ($subject:literal, $f:ident, $transports:ident, $needs:expr) => {
         crate::Scenario {
             name: concat!($subject, "::", stringify!($f)),
             transports: crate::Transports::$transports,
+            needs: $needs,
             run: |context| Box::pin($f(context)),
         }
     };
@@ -52,6 +57,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         chaos::list(),
         dns::list(),
         run::list(),
+        env_from::list(),
         #[cfg(target_os = "linux")]
         isolated::list(),
         small::list(),

@@ -29,6 +29,7 @@ pub(crate) static SERVICE: Kind = Kind {
     ..Kind::namespaced("", "v1", "Service", "services", &["svc"])
 };
 pub(crate) static CONFIG_MAP: Kind = Kind::namespaced("", "v1", "ConfigMap", "configmaps", &["cm"]);
+pub(crate) static SECRET: Kind = Kind::namespaced("", "v1", "Secret", "secrets", &[]);
 pub(crate) static SERVICE_ACCOUNT: Kind =
     Kind::namespaced("", "v1", "ServiceAccount", "serviceaccounts", &["sa"]);
 pub(crate) static ENDPOINTS: Kind = Kind::namespaced("", "v1", "Endpoints", "endpoints", &["ep"]);
@@ -79,9 +80,10 @@ pub(crate) static SERVICE_CIDR: Kind = Kind {
 };
 
 /// Every kind.
-pub(crate) static ALL: [&Kind; 11] = [
+pub(crate) static ALL: [&Kind; 12] = [
     &NAMESPACE,
     &CONFIG_MAP,
+    &SECRET,
     &SERVICE_ACCOUNT,
     &SERVICE,
     &ENDPOINTS,

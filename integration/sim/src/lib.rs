@@ -5,7 +5,7 @@
 //! run on both.
 //!
 //! **Simulated**: GET, LIST (pages, resource versions) and WATCH (bookmarks, `sendInitialEvents`, 410) of
-//! Services, Endpoints, EndpointSlices, Pods, ConfigMaps, Namespaces with their default ServiceAccount,
+//! Services, Endpoints, EndpointSlices, Pods, ConfigMaps, Secrets, Namespaces with their default ServiceAccount,
 //! Deployments, StatefulSets, IPAddresses and ServiceCIDRs, as JSON over HTTP/1.1 and HTTP/2; creating,
 //! replacing, merge-patching (the status by itself, too) and deleting them;
 //! the controllers that make pods, addresses and endpoints of them; bearer tokens, rules as RBAC has them,

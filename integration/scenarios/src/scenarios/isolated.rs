@@ -12,32 +12,47 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdout, Command};
 
-use super::scenario;
+use super::{env_from, scenario};
 use crate::cluster::{client, cluster_ips, pod_ips};
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Scenario};
+use crate::space::{Echo, Space, service, until};
+use crate::{Context, Curl, Right, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("isolated", curl_by_name_and_address),
-        scenario!("isolated", static_go_client, One),
-        scenario!("isolated", half_closed_client_gets_the_whole_answer, One),
+        scenario!("isolated", static_go_client, One, &["go", "version"]),
+        scenario!(
+            "isolated",
+            half_closed_client_gets_the_whole_answer,
+            One,
+            PYTHON3
+        ),
+        scenario!("isolated", a_reset_is_passed_on, One, PYTHON3),
+        scenario!(
+            "isolated",
+            clients_that_close_leave_nothing_open,
+            One,
+            PYTHON3
+        ),
         scenario!("isolated", any_dns_server_is_ours, One),
-        scenario!("isolated", what_is_not_tcp_is_refused, One),
+        scenario!("isolated", what_is_not_tcp_is_refused, One, PYTHON3),
         scenario!("isolated", hosts_outside_are_denied, One),
         scenario!("isolated", rules_hold_whatever_is_asked_for, One),
         scenario!("isolated", loopback_is_its_own, One),
-        scenario!("isolated", servers_inside_are_published, One),
+        scenario!("isolated", servers_inside_are_published, One, PYTHON3),
+        scenario!("isolated", a_process_is_that_pod, One),
         scenario!("isolated", as_if_it_were_not, One),
         scenario!("isolated", exit_codes_are_the_commands, One),
         scenario!("isolated", signals_reach_the_command, One),
+        scenario!("isolated", jobs_of_a_terminal, One),
         scenario!("isolated", nothing_is_left_behind, One),
         scenario!(
             "isolated",
             what_a_command_leaves_behind_keeps_its_network,
             One
         ),
-        scenario!("isolated", the_way_out_is_closed, One),
+        scenario!("isolated", the_way_out_is_closed, One, PYTHON3),
         scenario!("isolated", where_it_cannot_be_had, One),
     ]
 }
@@ -61,20 +76,31 @@ const OTHER: u32 = 12_345;
 impl User {
     /// The current user, and where that is root a user without any right.
     fn all(cx: &Context) -> anyhow::Result<Vec<Self>> {
+        Self::all_with(cx, &cx.cluster.kubeconfig())
+    }
+
+    /// The same with a kubeconfig.
+    fn all_with(cx: &Context, kubeconfig: &Path) -> anyhow::Result<Vec<Self>> {
         let own = std::fs::metadata("/proc/self")?;
-        let mut all = vec![Self::new(cx, own.uid(), own.gid(), &[])?];
+        let mut all = vec![Self::new(cx, kubeconfig, own.uid(), own.gid(), &[])?];
         if own.uid() == 0 {
             let id = OTHER.to_string();
             let words = ["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"];
-            all.push(Self::new(cx, OTHER, OTHER, &words)?);
+            all.push(Self::new(cx, kubeconfig, OTHER, OTHER, &words)?);
         }
         Ok(all)
     }
 
-    fn new(cx: &Context, uid: u32, gid: u32, before: &[&str]) -> anyhow::Result<Self> {
+    fn new(
+        cx: &Context,
+        kubeconfig: &Path,
+        uid: u32,
+        gid: u32,
+        before: &[&str],
+    ) -> anyhow::Result<Self> {
         let files = tempfile::tempdir()?;
         let path = |name: &str| files.path().join(name);
-        std::fs::copy(cx.cluster.kubeconfig(), path("kubeconfig"))?;
+        std::fs::copy(kubeconfig, path("kubeconfig"))?;
         let kubevpn = path("kubevpn");
         // Where it was built may be closed to others.
         if std::fs::hard_link(&cx.kubevpn, &kubevpn).is_err() {
@@ -216,17 +242,63 @@ impl Running {
     }
 }
 
+/// One that closes and one that ends its writing send the same FIN: the kernel is asked, of the network inside.
+async fn clients_that_close_leave_nothing_open(cx: Context) -> anyhow::Result<()> {
+    const CLIENTS: usize = 50;
+    let script = format!(
+        "import socket\n\
+         for i in range({CLIENTS}):\n\
+         \x20   s = socket.create_connection(('productpage', 9080))\n\
+         \x20   s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')\n\
+         \x20   s.recv(4096)\n\
+         \x20   s.close()\n\
+         print('done', flush=True)\n\
+         input()\n"
+    );
+    for user in User::all(&cx)? {
+        let path = user.files.path().join("clients.py");
+        std::fs::write(&path, &script)?;
+        // Standard input stays open until it is told to end.
+        let script = format!("mkfifo go; exec {PYTHON} clients.py <>go");
+        let mut running = user.start(&cx, &[], &script).await?;
+        anyhow::ensure!(running.line == "done", "{}", running.line);
+        let log = running.child.stderr.take().context("stderr is piped")?;
+        let mut lines = BufReader::new(log).lines();
+        let mut records = Vec::new();
+        let reading = async {
+            while records.len() < CLIENTS {
+                let line = lines.next_line().await?.context("it has ended")?;
+                records.extend(line.contains("access:").then_some(line));
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, reading).await??;
+        // One that might still read is held for a while, and cut.
+        let other = records
+            .iter()
+            .find(|record| !record.contains("end=\"eof\""));
+        anyhow::ensure!(other.is_none(), "{other:?}");
+        running.signal("TERM", running.pid()?).await?;
+        running.ended().await?.with(143, "")?;
+    }
+    Ok(())
+}
+
+/// A connection that is refused is reset: its end would be taken for an empty answer.
+async fn a_reset_is_passed_on(cx: Context) -> anyhow::Result<()> {
+    let script = "import socket; s = socket.create_connection(('multi', 9999)); s.recv(1)";
+    for user in User::all(&cx)? {
+        let ended = user.run(&cx, &[], &[PYTHON, "-c", script]).await?;
+        ended.with(1, "ConnectionResetError")?;
+        ended.with(1, "nothing listens")?;
+    }
+    Ok(())
+}
+
 /// The system's, which other users may run too.
 const PYTHON: &str = "/usr/bin/python3";
 
-#[expect(clippy::print_stderr, reason = "says what was not run")]
-fn has_python() -> bool {
-    let there = Path::new(PYTHON).exists();
-    if !there {
-        eprintln!("not run: there is no {PYTHON}");
-    }
-    there
-}
+const PYTHON3: &[&str] = &[PYTHON, "--version"];
 
 const CURL: &str = "curl --disable --silent --show-error --max-time 60";
 
@@ -272,7 +344,6 @@ async fn curl_by_name_and_address(cx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "says what was not run")]
 async fn static_go_client(cx: Context) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let source = dir.path().join("get.go");
@@ -307,13 +378,8 @@ func main() {
         ("GOFLAGS", "-mod=mod"),
         ("GOPROXY", "off"),
     ]);
-    match build.output().await {
-        Err(error) => {
-            eprintln!("not run: go cannot be run: {error}");
-            return Ok(());
-        }
-        Ok(built) => anyhow::ensure!(built.status.success(), "go build: {built:?}"),
-    }
+    let built = build.output().await?;
+    anyhow::ensure!(built.status.success(), "go build: {built:?}");
     let api = client(&cx.cluster.kubeconfig()).await?;
     let ip = cluster_ips(&api, "default", "productpage")
         .await?
@@ -340,9 +406,6 @@ func main() {
 
 /// A client that ends its writing before the answer comes.
 async fn half_closed_client_gets_the_whole_answer(cx: Context) -> anyhow::Result<()> {
-    if !has_python() {
-        return Ok(());
-    }
     let script = "import socket; s = socket.create_connection(('productpage', 9080)); \
                   s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); s.shutdown(1); \
                   print(b''.join(iter(lambda: s.recv(4096), b'')).decode())";
@@ -359,12 +422,10 @@ async fn half_closed_client_gets_the_whole_answer(cx: Context) -> anyhow::Result
 async fn any_dns_server_is_ours(cx: Context) -> anyhow::Result<()> {
     let api = client(&cx.cluster.kubeconfig()).await?;
     let ips = cluster_ips(&api, "default", "productpage").await?;
-    let Some(ip) = ips
+    let ip = ips
         .iter()
         .find_map(|ip| ip.parse::<std::net::Ipv4Addr>().ok())
-    else {
-        return Ok(());
-    };
+        .context("productpage has no IPv4 address")?;
     let [a, b, c, d] = ip.octets();
     let wanted = format!("{a:02x} {b:02x} {c:02x} {d:02x}");
     let question = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0bproductpage\x07default\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01";
@@ -395,9 +456,6 @@ async fn any_dns_server_is_ours(cx: Context) -> anyhow::Result<()> {
 
 /// At once, and not by silence.
 async fn what_is_not_tcp_is_refused(cx: Context) -> anyhow::Result<()> {
-    if !has_python() {
-        return Ok(());
-    }
     let script = "import errno, socket\n\
         def refused(family, kind, protocol, to):\n\
         \x20   try:\n\
@@ -497,9 +555,6 @@ async fn loopback_is_its_own(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
-    if !has_python() {
-        return Ok(());
-    }
     let server = "import socket; l = socket.create_server(('127.0.0.1', 8000)); print('ready', flush=True); \
                   c, _ = l.accept(); c.recv(1000); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\ninside'); c.close()";
     for user in User::all(&cx)? {
@@ -526,10 +581,59 @@ async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// With what it takes to read in one namespace.
+async fn a_process_is_that_pod(cx: Context) -> anyhow::Result<()> {
+    const RIGHTS: &[Right] = &[
+        right(&["get"], "apps", &["deployments"]),
+        right(&["get"], "", &["services", "pods", "configmaps", "secrets"]),
+        right(&["get", "list"], "discovery.k8s.io", &["endpointslices"]),
+        right(&["create"], "", &["pods/portforward"]),
+    ];
+    let space = Space::new(&cx).await?;
+    let echo = Echo {
+        name: "api",
+        app: "api",
+        ..Echo::default()
+    };
+    let api = service("api", "api", "{port: 80, targetPort: 8080}");
+    let workload = env_from::workload("Deployment");
+    let objects = [env_from::OBJECTS, &workload, &echo.pod(), &api];
+    space.create(&objects.concat()).await?;
+    space.ready("api", 1).await?;
+    let account = cx.cluster.account(&space.name, RIGHTS).await?;
+    for user in User::all_with(&cx, &account)? {
+        let script = format!("echo $PASSWORD $NAMESPACE $MODE; {CURL} http://api/");
+        let flags = ["--env-from", "deploy/web"];
+        let ended = user.run(&cx, &flags, &["bash", "-c", &script]).await?;
+        let canary = env_from::CANARY;
+        let wanted = format!("{canary}-password {} prod\n", space.name);
+        let is_there = ended.out.starts_with(&wanted) && ended.out.contains(r#""service":"api""#);
+        anyhow::ensure!(is_there && ended.code == Some(0), "{ended:?}");
+        anyhow::ensure!(!ended.err.contains(canary), "{}", ended.err);
+    }
+    Ok(())
+}
+
+const fn right(
+    verbs: &'static [&'static str],
+    group: &'static str,
+    resources: &'static [&'static str],
+) -> Right {
+    Right {
+        verbs,
+        group,
+        resources,
+        everywhere: false,
+    }
+}
+
 /// The user, the files, the environment and standard input are what they are without it.
 async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
-        let script = "id -u; id -g; pwd; echo \"[$https_proxy$ALL_PROXY$_RJEM_MALLOC_CONF]\"; cat; \
+    for mut user in User::all(&cx)? {
+        // Which would be few for us.
+        let limit = ["prlimit", "--nofile=512:"].map(str::to_owned);
+        user.before.splice(0..0, limit);
+        let script = "id -u; id -g; pwd; echo \"[$https_proxy$ALL_PROXY$_RJEM_MALLOC_CONF]\"; ulimit -Sn; cat; \
                       touch made; stat -c %u made";
         let mut command = user.command(&cx, &[], &["bash", "-c", script]);
         command
@@ -544,7 +648,7 @@ async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
         drop(stdin);
         let ended = Ended::of(child.wait_with_output()).await?;
         let (uid, gid, dir) = (user.uid, user.gid, user.files.path().display());
-        let wanted = format!("{uid}\n{gid}\n{dir}\n[]\na line\n{uid}\n");
+        let wanted = format!("{uid}\n{gid}\n{dir}\n[]\n512\na line\n{uid}\n");
         anyhow::ensure!(ended.out == wanted && ended.code == Some(0), "{ended:?}");
         let made = std::fs::metadata(user.files.path().join("made"))?;
         anyhow::ensure!(made.uid() == uid, "made by {}", made.uid());
@@ -580,6 +684,130 @@ async fn signals_reach_the_command(cx: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+const CTRL_C: &str = "\u{3}";
+const CTRL_Z: &str = "\u{1a}";
+
+/// A terminal, and a shell with jobs on it.
+struct Terminal {
+    keys: std::fs::File,
+    screen: tokio::sync::mpsc::Receiver<Vec<u8>>,
+    text: String,
+    _shell: Child,
+}
+
+impl Terminal {
+    fn of(user: &User) -> anyhow::Result<Self> {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let path = ptsname(&master, Vec::new())?.into_string()?;
+        let slave = std::fs::File::options().read(true).write(true).open(path)?;
+        let mut shell = Command::new("setsid");
+        shell.args(["--ctty", "--wait"]);
+        shell
+            .args(&user.before)
+            .args(["bash", "--noprofile", "--norc", "--noediting", "-i"])
+            .env("PS1", "outer: ")
+            .env("HOME", user.files.path())
+            .env("PATH", PATH)
+            .env_remove("KUBECONFIG")
+            .current_dir(user.files.path())
+            .stdin(slave.try_clone()?)
+            .stdout(slave.try_clone()?)
+            .stderr(slave)
+            .kill_on_drop(true);
+        let child = shell.spawn()?;
+        // The terminal's other end is the shell's alone, so that its end is seen.
+        drop(shell);
+        let keys = std::fs::File::from(master);
+        let mut screen = keys.try_clone()?;
+        let (say, said) = tokio::sync::mpsc::channel(64);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = std::io::Read::read(&mut screen, &mut bytes) {
+                if say.blocking_send(bytes[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            keys,
+            screen: said,
+            text: String::new(),
+            _shell: child,
+        })
+    }
+
+    fn types(&mut self, text: &str) -> anyhow::Result<()> {
+        Ok(std::io::Write::write_all(&mut self.keys, text.as_bytes())?)
+    }
+
+    /// Waits until this is said, and forgets what was said until then.
+    async fn shows(&mut self, wanted: &str) -> anyhow::Result<()> {
+        let reading = async {
+            loop {
+                if let Some(at) = self.text.find(wanted) {
+                    self.text.drain(..at + wanted.len());
+                    return true;
+                }
+                let Some(bytes) = self.screen.recv().await else {
+                    return false;
+                };
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+        };
+        let shown = tokio::time::timeout(PATIENCE, reading).await;
+        anyhow::ensure!(shown == Ok(true), "no {wanted:?} in {:?}", self.text);
+        Ok(())
+    }
+}
+
+/// Ctrl-Z stops the command and us, `fg` continues both, Ctrl-C ends it; a shell inside has jobs of its own. What is typed
+/// is shown too, so that no answer is spelt there as it will be.
+async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
+    for user in User::all(&cx)? {
+        let mut terminal = Terminal::of(&user)?;
+        terminal.shows("outer: ").await?;
+        let run = user.kubevpn.display();
+        let run = format!("{run} run --isolated --kubeconfig kubeconfig --");
+        let script = "echo in-$((1+1)); read line; echo got-$line; exec sleep 1000";
+        terminal.types(&format!("{run} bash -c '{script}'\n"))?;
+        terminal.shows("in-2").await?;
+        terminal.types(CTRL_Z)?;
+        terminal.shows("Stopped").await?;
+        terminal.shows("outer: ").await?;
+        terminal.types("fg\nhello\n")?;
+        terminal.shows("got-hello").await?;
+        terminal.types(CTRL_C)?;
+        terminal.shows("outer: ").await?;
+        terminal.types("echo code-$?\n")?;
+        terminal.shows("code-130").await?;
+        terminal.shows("outer: ").await?;
+
+        let inner = "env PS1='inner: ' bash --noprofile --norc --noediting -i";
+        terminal.types(&format!("{run} {inner}\n"))?;
+        terminal.shows("\ninner: ").await?;
+        terminal.types("echo is-$KUBEVPN_ISOLATED\n")?;
+        terminal.shows("is-1").await?;
+        terminal.shows("inner: ").await?;
+        terminal.types("bash -c 'echo up-$((4+1)); read line; echo got-$line'\n")?;
+        terminal.shows("up-5").await?;
+        terminal.types(CTRL_Z)?;
+        terminal.shows("Stopped").await?;
+        terminal.shows("inner: ").await?;
+        terminal.types("fg\nagain\n")?;
+        terminal.shows("got-again").await?;
+        terminal.shows("inner: ").await?;
+        terminal.types("exit 4\n")?;
+        terminal.shows("outer: ").await?;
+        terminal.types("echo code-$?\n")?;
+        terminal.shows("code-4").await?;
+        no_process_of(&user.kubevpn).await?;
+    }
+    Ok(())
+}
+
 /// The processes in a namespace that was printed as `net:[4026532180]`.
 fn members(network: &str) -> anyhow::Result<Vec<String>> {
     anyhow::ensure!(network.starts_with("net:["), "no network: {network:?}");
@@ -596,30 +824,50 @@ fn members(network: &str) -> anyhow::Result<Vec<String>> {
 
 /// Waits until nobody is in it any more.
 async fn emptied(network: &str) -> anyhow::Result<()> {
-    let left = async {
-        while !members(network)?.is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    until("the network to be empty", async || {
+        Ok(members(network)?.is_empty().then_some(()))
+    })
+    .await
+    .with_context(|| format!("still in {network}: {:?}", members(network)))
+}
+
+/// Waits until no process of the program is left, whatever it is there for.
+async fn no_process_of(kubevpn: &Path) -> anyhow::Result<()> {
+    until("the program's processes to end", async || {
+        for entry in std::fs::read_dir("/proc")? {
+            let exe = std::fs::read_link(entry?.path().join("exe"));
+            if exe.is_ok_and(|exe| exe == kubevpn) {
+                return Ok(None);
+            }
         }
-        anyhow::Ok(())
-    };
-    match tokio::time::timeout(PATIENCE, left).await {
-        Ok(left) => left,
-        Err(_) => anyhow::bail!("still in {network}: {:?}", members(network)?),
-    }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// However it ends. A namespace without a process, and without a descriptor, is no more: mounts and sockets go with it.
 async fn nothing_is_left_behind(cx: Context) -> anyhow::Result<()> {
     const WAIT: &str = "readlink /proc/self/ns/net; echo $$; exec sleep 1000";
+    // One that no terminal and no process group ends.
+    let left = format!("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); {WAIT}");
     for user in User::all(&cx)? {
         let own = std::fs::read_link("/proc/self/ns/net")?;
-        for (signal, of_command) in [("TERM", false), ("KILL", false), ("KILL", true)] {
-            let mut running = user.start(&cx, &[], WAIT).await?;
+        for (script, signal, of_command) in [
+            (WAIT, "TERM", false),
+            (WAIT, "INT", false),
+            (WAIT, "KILL", false),
+            (WAIT, "KILL", true),
+            (left.as_str(), "KILL", false),
+        ] {
+            // With the process that serves a published port.
+            let mut running = user.start(&cx, &["--publish", "0:8000"], script).await?;
             let network = running.line.clone();
             anyhow::ensure!(Path::new(&network) != own, "it is not isolated: {network}");
             let mut pid = String::new();
             running.out.read_line(&mut pid).await?;
-            anyhow::ensure!(members(&network)?.len() == 1, "{:?}", members(&network)?);
+            let inside = members(&network)?.len();
+            let wanted = if script == WAIT { 2 } else { 3 };
+            anyhow::ensure!(inside == wanted, "{:?}", members(&network)?);
             let to = match of_command {
                 true => pid.trim_end().parse()?,
                 false => running.pid()?,
@@ -628,12 +876,14 @@ async fn nothing_is_left_behind(cx: Context) -> anyhow::Result<()> {
             let ended = running.ended().await?;
             let wanted = match (signal, of_command) {
                 ("TERM", _) => Some(143),
+                ("INT", _) => Some(130),
                 (_, true) => Some(137),
                 // kubevpn was killed.
                 (_, false) => None,
             };
             anyhow::ensure!(ended.code == wanted, "{signal}: {ended:?}");
             emptied(&network).await?;
+            no_process_of(&user.kubevpn).await?;
         }
         let network = user.script(&cx, "readlink /proc/self/ns/net").await?;
         emptied(network.trim_end()).await?;
@@ -686,28 +936,70 @@ async fn what_a_command_leaves_behind_keeps_its_network(cx: Context) -> anyhow::
 
 /// Each of these would be a way around.
 async fn the_way_out_is_closed(cx: Context) -> anyhow::Result<()> {
-    if !has_python() {
-        return Ok(());
-    }
+    let second = format!("unshare --user --net --map-root-user {CURL} http://productpage:9080/");
     let ways = [
-        // The machine's network, by a process that is in it.
+        // The machine's namespaces, by a process that is in them.
         "nsenter --net=/proc/$OUTSIDE/ns/net true",
         "nsenter --net --target $OUTSIDE true",
+        "nsenter --net=/proc/1/ns/net true",
+        "nsenter --mount=/proc/1/ns/mnt true",
+        "nsenter --user=/proc/1/ns/user true",
         "ls /proc/$OUTSIDE/root/",
+        "readlink /proc/$OUTSIDE/fd/0",
+        ": </proc/$OUTSIDE/fd/0",
         "cat /proc/$OUTSIDE/environ",
         // With every right in a namespace of one's own.
         "unshare --user --map-root-user nsenter --net=/proc/$OUTSIDE/ns/net true",
         "unshare --user --map-root-user ip link set lo down",
+        // Which has less than this one.
+        &second,
+        // A cable to the machine's network.
+        "ip link add inside0 type veth peer name outside0 netns $OUTSIDE",
         // No other interface is there, and none can lead out.
         "ip -brief link | grep -v '^lo ' | grep -w UP",
     ];
+    // Fallback devices of tunnels are in every network, and down.
+    let is_up = |name: &String| {
+        let state = std::fs::read_to_string(format!("/sys/class/net/{name}/operstate"));
+        state.is_ok_and(|state| state.trim() == "up")
+    };
+    let interface = std::fs::read_dir("/sys/class/net")?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(is_up);
+    let interface = interface.unwrap_or_else(|| "eth0".to_owned());
+    let sockets = format!(
+        "import socket as s\n\
+         def tried(name, way):\n\
+         \x20   try:\n\
+         \x20       way()\n\
+         \x20       print(name, 'open')\n\
+         \x20   except OSError:\n\
+         \x20       print(name, 'closed')\n\
+         echo = b'\\x08\\0\\xf7\\xff\\0\\0\\0\\0'\n\
+         tried('icmp', lambda: s.socket(s.AF_INET, s.SOCK_RAW, s.IPPROTO_ICMP).sendto(echo, ('192.0.2.1', 0)))\n\
+         tried('ping', lambda: s.socket(s.AF_INET, s.SOCK_DGRAM, s.IPPROTO_ICMP).sendto(echo, ('192.0.2.1', 0)))\n\
+         ip = b'\\x45\\0\\0\\x1c\\0\\0\\0\\0\\x40\\x11\\0\\0\\0\\0\\0\\0\\xc0\\0\\2\\1' + b'\\0\\x09' * 2 + b'\\0\\x08\\0\\0'\n\
+         tried('raw', lambda: s.socket(s.AF_INET, s.SOCK_RAW, s.IPPROTO_RAW).sendto(ip, ('192.0.2.1', 0)))\n\
+         tried('packet', lambda: s.socket(s.AF_PACKET, s.SOCK_RAW, 0x300).bind(('{interface}', 0)))\n\
+         tried('device', lambda: s.socket().setsockopt(s.SOL_SOCKET, s.SO_BINDTODEVICE, b'{interface}'))\n"
+    );
     for user in User::all(&cx)? {
+        // A program that is not there would be as closed.
+        user.script(&cx, "type -P nsenter && type -P unshare && type -P ip")
+            .await?;
         for way in ways {
             let outside = std::process::id();
             let script = format!("OUTSIDE={outside}; {way} >&2 && echo open || echo closed");
             let said = user.script(&cx, &script).await?;
             anyhow::ensure!(said == "closed\n", "as {}: {way}: {said}", user.uid);
         }
+        let ended = user.run(&cx, &[], &[PYTHON, "-c", &sockets]).await?;
+        let closed = ended.out.matches(" closed\n").count();
+        anyhow::ensure!(
+            closed == 5 && ended.code == Some(0),
+            "as {}: {ended:?}",
+            user.uid
+        );
     }
     // An abstract socket belongs to the network it was made in.
     let name = format!("kubevpn-test-{}", std::process::id());

@@ -9,12 +9,19 @@ use crate::{Context, Scenario, run_to_end};
 pub(super) fn list() -> Vec<Scenario> {
     vec![
         scenario!("run", curl_and_kubectl),
-        scenario!("run", python, One),
-        scenario!("run", node, One),
-        scenario!("run", java, One),
-        scenario!("run", go, One),
+        scenario!("run", python, One, &["python3", "--version"]),
+        scenario!("run", node, One, NODE),
+        scenario!("run", java, One, &["java", "-version"]),
+        scenario!("run", go, One, &["go", "version"]),
     ]
 }
+
+/// Node reads the environment since version 24.
+const NODE: &[&str] = &[
+    "node",
+    "-e",
+    "if (parseInt(process.versions.node) < 24) throw process.version + ' has no NODE_USE_ENV_PROXY'",
+];
 
 /// Runs words behind `kubevpn run --`, in a directory.
 async fn run(cx: &Context, words: &[&str]) -> anyhow::Result<Output> {
@@ -44,21 +51,6 @@ async fn answers(cx: &Context, words: &[&str], service: &str) -> anyhow::Result<
     Ok(())
 }
 
-/// Whether a program is there. A machine without it has nothing to show.
-#[expect(clippy::print_stderr, reason = "says what was not run")]
-async fn has(program: &str, version: &str) -> Option<String> {
-    match run_to_end(Path::new(program), [version], &[]).await {
-        Ok(output) if output.status.success() => {
-            let text = [output.stdout, output.stderr].concat();
-            Some(String::from_utf8_lossy(&text).into_owned())
-        }
-        _ => {
-            eprintln!("not run: {program} is not installed");
-            None
-        }
-    }
-}
-
 async fn curl_and_kubectl(cx: Context) -> anyhow::Result<()> {
     answers(
         &cx,
@@ -69,7 +61,10 @@ async fn curl_and_kubectl(cx: Context) -> anyhow::Result<()> {
     // From ALL_PROXY alone.
     let socks = "unset http_proxy HTTP_PROXY; exec curl -sS http://reviews.default/";
     answers(&cx, &["sh", "-c", socks], "reviews").await?;
-    if has("kubectl", "--help").await.is_some() {
+    if run_to_end(Path::new("kubectl"), ["--help"], &[])
+        .await
+        .is_ok()
+    {
         let words = ["kubectl", "get", "service", "productpage", "-o", "name"];
         let output = run(&cx, &words).await?;
         anyhow::ensure!(
@@ -81,33 +76,17 @@ async fn curl_and_kubectl(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn python(cx: Context) -> anyhow::Result<()> {
-    if has("python3", "--version").await.is_none() {
-        return Ok(());
-    }
     let program =
         "import urllib.request as r; print(r.urlopen('http://productpage:9080/').read().decode())";
     answers(&cx, &["python3", "-c", program], "productpage").await
 }
 
-/// Node reads the environment since version 24.
-#[expect(clippy::print_stderr, reason = "says what was not run")]
 async fn node(cx: Context) -> anyhow::Result<()> {
-    let Some(version) = has("node", "--version").await else {
-        return Ok(());
-    };
-    let major = version.trim_start_matches('v').split('.').next();
-    if major.and_then(|major| major.parse().ok()).unwrap_or(0) < 24 {
-        eprintln!("not run: node {} has no NODE_USE_ENV_PROXY", version.trim());
-        return Ok(());
-    }
     let program = "fetch('http://productpage:9080/').then(r => r.text()).then(console.log)";
     answers(&cx, &["node", "-e", program], "productpage").await
 }
 
 async fn java(cx: Context) -> anyhow::Result<()> {
-    if has("java", "-version").await.is_none() {
-        return Ok(());
-    }
     let dir = tempfile::tempdir()?;
     let source = dir.path().join("Get.java");
     std::fs::write(
@@ -132,9 +111,6 @@ public class Get {
 }
 
 async fn go(cx: Context) -> anyhow::Result<()> {
-    if has("go", "version").await.is_none() {
-        return Ok(());
-    }
     let dir = tempfile::tempdir()?;
     let source = dir.path().join("get.go");
     std::fs::write(
