@@ -4,7 +4,7 @@
 //! they need, into the cache; `page.rs` writes `docs/clients.md`. A client that is listed must pass: one that cannot be
 //! installed has failed.
 
-mod kits;
+pub(crate) mod kits;
 mod page;
 mod table;
 

@@ -141,6 +141,19 @@ enum Command {
         #[arg(long, conflicts_with = "only")]
         page: Option<PathBuf>,
     },
+    /// Run real programs in `kubevpn run`, by the environment's way and isolated, as root and as an ordinary user; exit code
+    /// 1 if one does not do isolated what it should
+    Isolated {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// Only those whose names begin so
+        #[arg(long, default_value = "", hide_default_value = true)]
+        only: String,
+        /// The page whose tables are to be written
+        #[arg(long, conflicts_with = "only")]
+        page: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -213,7 +226,6 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             return Ok(judged(&lab.check(print_claim).await?));
         }
         Command::Gateway { kubevpn } => {
-            let kubevpn = beside_this(kubevpn)?;
             return Ok(judged(&lab.gateway(&kubevpn, print_claim).await?));
         }
         Command::Build => lab.build().await?,
@@ -251,9 +263,8 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             only,
             page,
         } => {
-            let kubevpn = beside_this(kubevpn)?;
             let passages = lab
-                .clients(&kubevpn, &only, |passage| {
+                .clients(&beside_this(kubevpn)?, &only, |passage| {
                     let (client, failure) = (passage.client, passage.failure.as_deref());
                     println!(
                         "{:5} {:40} {:6} {:28} {}",
@@ -271,6 +282,36 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             let failed = passages.iter().filter(|p| p.failure.is_some()).count();
             println!("{} got through, {failed} did not", passages.len() - failed);
             return Ok(ExitCode::from(u8::from(failed > 0 || passages.is_empty())));
+        }
+        Command::Isolated {
+            kubevpn,
+            only,
+            page,
+        } => {
+            let outcomes = lab
+                .isolated(&beside_this(kubevpn)?, &only, |outcome| {
+                    let said = |result: &Result<String, String>| match result {
+                        Ok(line) => format!("yes  {line}"),
+                        Err(error) => format!("NO   {error}"),
+                    };
+                    println!(
+                        "{:5} {}",
+                        if outcome.is_as_meant() { "ok" } else { "FAIL" },
+                        outcome.program.name
+                    );
+                    if let Some(environment) = &outcome.environment {
+                        println!("      environment     {}", said(environment));
+                    }
+                    println!("      isolated, root  {}", said(&outcome.root));
+                    println!("      isolated, user  {}", said(&outcome.user));
+                })
+                .await?;
+            if let Some(page) = page {
+                lab::write_programs(&page, &outcomes)?;
+            }
+            let wrong = outcomes.iter().filter(|o| !o.is_as_meant()).count();
+            println!("{} as meant, {wrong} not", outcomes.len() - wrong);
+            return Ok(ExitCode::from(u8::from(wrong > 0 || outcomes.is_empty())));
         }
         Command::Upgrades { pod } => {
             for answer in lab.upgrades(pod.as_deref()).await? {

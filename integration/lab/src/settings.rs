@@ -167,6 +167,11 @@ impl Settings {
         format!("127.53.{}.1", self.instance)
     }
 
+    /// A port of the host's loopback, for what a test publishes there.
+    pub(crate) fn published_port(&self) -> u16 {
+        28_000 + u16::from(self.instance)
+    }
+
     /// For fake pods.
     pub(crate) fn kwok_net(&self) -> String {
         format!("10.{}.0.0/16", 230 + u16::from(self.instance))

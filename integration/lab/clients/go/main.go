@@ -1,5 +1,5 @@
 // Command clients asks the ways a Go program would: env URL, dialer PROXY URL, grpc-env TARGET, grpc-dialer PROXY TARGET;
-// page COMMAND is a host outside the cluster for a browser.
+// isolated WORDS is a program that knows no proxy; page COMMAND is a host outside the cluster for a browser.
 package main
 
 import (
@@ -20,6 +20,9 @@ func main() {
 	switch os.Args[1] {
 	case "grpc-env":
 		health(url, "")
+		return
+	case "isolated":
+		isolated(os.Args[2:])
 		return
 	case "page":
 		page(os.Args[2:])

@@ -14,7 +14,7 @@ use crate::guests::Unpacked;
 
 /// Where a client's program comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Kit {
+pub(crate) enum Kit {
     /// A program that is on the machine, by its name; installed from Debian where it is not, see `PACKAGES`.
     Machine(&'static str),
     /// Debian packages, unpacked: see `DEBIAN`.
@@ -29,6 +29,8 @@ pub(super) enum Kit {
     Go,
     /// `clients/java`.
     Java,
+    /// Programs of Debian that know no cluster: see `PROGRAMS`.
+    Programs,
     /// What `Lab::guests` brings into the cluster.
     Guests,
 }
@@ -67,6 +69,31 @@ const POSTGRES: [&str; 14] = [
     "libxml2",
 ];
 
+/// With the package of each.
+const PROGRAMS: [(&str, &str); 21] = [
+    ("ab", "apache2-utils"),
+    ("aria2c", "aria2"),
+    ("busybox", "busybox"),
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("drill", "ldnsutils"),
+    ("git", "git"),
+    ("hey", "hey"),
+    ("host", "bind9-host"),
+    ("http", "httpie"),
+    ("lftp", "lftp"),
+    ("links", "links"),
+    ("lwp-request", "libwww-perl"),
+    ("lynx", "lynx"),
+    ("ncat", "ncat"),
+    ("php", "php-cli"),
+    ("ping", "iputils-ping"),
+    ("ruby", "ruby"),
+    ("socat", "socat"),
+    ("tclsh", "tcl"),
+    ("w3m", "w3m"),
+];
+
 /// A tool of the module in `clients/go`.
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
 
@@ -78,7 +105,10 @@ const PACKAGES: [(&str, &str); 4] = [
     ("ssh", "openssh-client"),
 ];
 
-pub(super) struct Kits<'l> {
+/// Their directory in the cache.
+const NAME: &str = "clients";
+
+pub(crate) struct Kits<'l> {
     lab: &'l Lab,
     dir: PathBuf,
     /// Each is installed once; what failed fails for all that need it.
@@ -86,36 +116,41 @@ pub(super) struct Kits<'l> {
 }
 
 impl<'l> Kits<'l> {
-    pub(super) fn new(lab: &'l Lab) -> Self {
+    pub(crate) fn new(lab: &'l Lab) -> Self {
         Self {
             lab,
-            dir: lab.settings.cache().join("clients"),
+            dir: lab.settings.cache().join(NAME),
             done: HashMap::new(),
         }
     }
 
     /// Where they are installed.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
+    /// The same, within the lab's cache.
+    pub(crate) fn name(&self) -> &'static str {
+        NAME
+    }
+
     /// The committed programs.
-    pub(super) fn sources(&self) -> PathBuf {
+    pub(crate) fn sources(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
     }
 
     /// A home without anybody's settings in it.
-    pub(super) fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.dir.join("home")
     }
 
     /// What the proxy says, in a directory that is there.
-    pub(super) fn log(&self) -> Result<PathBuf> {
+    pub(crate) fn log(&self) -> Result<PathBuf> {
         fs::create_dir_all(self.home())?;
         Ok(self.dir.join("kubevpn.log"))
     }
 
-    pub(super) async fn need(&mut self, kit: Kit) -> Result<()> {
+    pub(crate) async fn need(&mut self, kit: Kit) -> Result<()> {
         if !self.done.contains_key(&kit) {
             let installed = self
                 .install(kit)
@@ -139,11 +174,24 @@ impl<'l> Kits<'l> {
                 link("../lib/x86_64-linux-gnu/libproxychains.so.4", &library)?;
                 // The package's scripts, which did not run, make a server of it.
                 link("redis-check-rdb", &unpacked.join("usr/bin/redis-server"))?;
-                link(unpacked, &self.dir.join("debian"))
+                link(beside(&unpacked), &self.dir.join("debian"))
             }
             Kit::Postgres => {
                 let unpacked = self.lab.debian("debian-postgres", &POSTGRES).await?;
-                link(unpacked, &self.dir.join("postgres"))
+                link(beside(&unpacked), &self.dir.join("postgres"))
+            }
+            Kit::Programs => {
+                let missing = PROGRAMS
+                    .iter()
+                    .filter(|(program, _)| require(&[*program]).is_err());
+                let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+                if !packages.is_empty() {
+                    self.run("apt-get", &["-qq", "update"]).await?;
+                    let install = ["-qq", "install", "-y", "--no-install-recommends"];
+                    self.run("apt-get", &[&install[..], &packages].concat())
+                        .await?;
+                }
+                Ok(())
             }
             Kit::Guests => {
                 Box::pin(self.install(Kit::Debian)).await?;
@@ -156,11 +204,18 @@ impl<'l> Kits<'l> {
             }
             Kit::Python => {
                 self.machine("python3").await?;
+                // One that other users may run, where there is more than one.
+                let system = Path::new("/usr/bin/python3");
+                let python = if system.exists() {
+                    "/usr/bin/python3"
+                } else {
+                    "python3"
+                };
                 let venv = self.dir.join("python");
                 let list = self.sources().join("python/requirements.txt");
                 let pip = venv.join("bin/pip");
                 if !pip.exists() {
-                    self.run("python3", &["-m", "venv", &venv.to_string_lossy()])
+                    self.run(python, &["-m", "venv", &venv.to_string_lossy()])
                         .await?;
                 }
                 let install = ["-q", "install", "-r", &list.to_string_lossy()];
@@ -189,6 +244,8 @@ impl<'l> Kits<'l> {
                         "build",
                         "-C",
                         &sources,
+                        // Without the C library: Go's own resolver, and static.
+                        "-tags=netgo,osusergo",
                         "-o",
                         &built.to_string_lossy(),
                         package,
@@ -201,7 +258,12 @@ impl<'l> Kits<'l> {
                 self.machine("javac").await?;
                 let to = self.dir.join("java");
                 let sources = self.sources().join("java");
-                let programs = ["ViaHttp.java", "ViaSettings.java", "ViaSocks.java"];
+                let programs = [
+                    "Direct.java",
+                    "ViaHttp.java",
+                    "ViaSettings.java",
+                    "ViaSocks.java",
+                ];
                 let programs = programs.map(|f| sources.join(f).to_string_lossy().into_owned());
                 let to = to.to_string_lossy();
                 let args = ["-d", &to].into_iter().chain(programs.iter().map(|f| &**f));
@@ -241,8 +303,17 @@ impl<'l> Kits<'l> {
     }
 }
 
-/// If there is nothing there yet.
+/// A directory of the cache, seen from this one: it is shown at another place, too.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default();
+    Path::new("..").join(name)
+}
+
+/// If it is not there yet.
 fn link(to: impl AsRef<Path>, at: &Path) -> Result<()> {
+    if fs::read_link(at).is_ok_and(|old| old != to.as_ref()) {
+        fs::remove_file(at)?;
+    }
     match symlink(to, at) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => Ok(other?),
