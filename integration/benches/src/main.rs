@@ -14,12 +14,13 @@
 //!
 //! `load.rs` is what the clients do, `wire.rs` what they say, `subject.rs` what they go through, `cpu.rs` who used the
 //! processors, `report.rs` what is said about it. `frontends.rs` is a bench of its own: the frontends without a cluster;
-//! `line.rs` another: everything over a long line, in round trips.
+//! `line.rs` another: everything over a long line, in round trips; `isolated.rs` is `run --isolated` beside SOCKS5.
 
 mod budgets;
 mod cpu;
 mod forwarder;
 mod frontends;
+mod isolated;
 mod line;
 mod load;
 mod report;
@@ -94,6 +95,8 @@ enum Other {
     Frontends(frontends::FrontendArgs),
     /// What the budgets come to: many Pods, outages, gateways that swallow or refuse upgrades
     Budgets(budgets::BudgetArgs),
+    /// A command in a network of its own beside SOCKS5
+    Isolated(isolated::IsolatedArgs),
 }
 
 #[tokio::main]
@@ -105,6 +108,7 @@ async fn main() -> anyhow::Result<()> {
     match args.command {
         Some(Other::Frontends(args)) => return frontends::run(args).await,
         Some(Other::Budgets(args)) => return budgets::run(args).await,
+        Some(Other::Isolated(args)) => return isolated::run(args).await,
         None => {}
     }
     let lab = Lab::attach().await?;

@@ -208,16 +208,21 @@ impl Subject {
 
     /// A connection to any name, of a subject that is a proxy.
     pub(crate) async fn connect_to(&self, host: &str, port: u16) -> anyhow::Result<TcpStream> {
-        let Way::Socks(proxy) = &self.way else {
-            bail!("this subject is no proxy");
-        };
-        let mut stream = TcpStream::connect(proxy).await?;
+        let mut stream = TcpStream::connect(self.socks()?).await?;
         stream.set_nodelay(true)?;
         let mut address = vec![3, u8::try_from(host.len())?];
         address.extend_from_slice(host.as_bytes());
         address.extend_from_slice(&port.to_be_bytes());
         wire::socks5(&mut stream, &address).await?;
         Ok(stream)
+    }
+
+    /// Its listener, of a subject that is a proxy.
+    pub(crate) fn socks(&self) -> anyhow::Result<SocketAddr> {
+        match self.way {
+            Way::Socks(proxy) => Ok(proxy),
+            Way::Forwards(_) => bail!("this subject is no proxy"),
+        }
     }
 
     pub(crate) fn pid(&self) -> anyhow::Result<u32> {
