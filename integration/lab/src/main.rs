@@ -226,7 +226,7 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             return Ok(judged(&lab.check(print_claim).await?));
         }
         Command::Gateway { kubevpn } => {
-            return Ok(judged(&lab.gateway(&kubevpn, print_claim).await?));
+            return Ok(judged(&lab.gateway(&beside_this(kubevpn)?, print_claim).await?));
         }
         Command::Build => lab.build().await?,
         Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),
