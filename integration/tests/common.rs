@@ -35,11 +35,12 @@ fn open_files() {
 }
 
 /// Runs every scenario over the transports it is for, but those of `skips` (name, reason), which are listed as ignored with the reason. A name that is
-/// no scenario's fails: it would skip nothing and hide that.
+/// no scenario's fails: it would skip nothing and hide that. So are all over the transports that `without` names (prefix, reason).
 pub(crate) fn run(
     arguments: Arguments,
     cluster: MakeCluster,
     skips: &'static [(&str, &str)],
+    without: &[(&str, String)],
     more: Vec<Trial>,
 ) -> ExitCode {
     open_files();
@@ -52,6 +53,10 @@ pub(crate) fn run(
             let name = format!("{prefix}{}", scenario.name);
             let skip = skips.iter().find(|(skipped, _)| *skipped == name);
             let skip = skip.map(|(_, reason)| (*reason).to_owned());
+            let skip = skip.or_else(|| {
+                let missing = without.iter().find(|(missing, _)| *missing == prefix)?;
+                Some(missing.1.clone())
+            });
             let skip = skip.or_else(|| {
                 let needs_them = scenario.name.starts_with("isolated::");
                 no_namespaces.clone().filter(|_| needs_them)

@@ -38,10 +38,18 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     arguments.test_threads = Some(1);
+    let without = match without() {
+        Ok(without) => without,
+        Err(error) => {
+            println!("{error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     common::run(
         arguments,
         || Box::pin(async { Ok(Arc::new(Real(Lab::attach().await?)) as _) }),
         SKIPS,
+        &without,
         vec![
             real_only("names::same_as_the_clusters_dns", || {
                 Box::pin(differential::same_as_the_clusters_dns())
@@ -65,6 +73,20 @@ fn main() -> ExitCode {
             .with_ignored_flag(true),
         ],
     )
+}
+
+/// Transports that this cluster does not have, with the reason: it is asked.
+fn without() -> anyhow::Result<Vec<(&'static str, String)>> {
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let lab = Lab::attach().await?;
+        Ok(match lab.carries_spdy_in_websocket().await? {
+            true => Vec::new(),
+            false => vec![(
+                "spdy-ws::",
+                format!("{} has no SPDY in WebSocket", lab.versions()),
+            )],
+        })
+    })
 }
 
 /// A test that is no scenario.

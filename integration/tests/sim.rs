@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         arguments,
         || Box::pin(async { Ok(Arc::new(InMemory::start().await?) as _) }),
         SKIPS,
+        &[],
         Vec::new(),
     )
 }

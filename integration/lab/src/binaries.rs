@@ -13,6 +13,8 @@ use tracing::info;
 
 use crate::Lab;
 use crate::command::{BUILD_LIMIT, command, output, output_within};
+use crate::settings::source;
+use crate::versions::{Containerd, MODULES, Versions};
 
 /// Modules under `cluster/`, each one program. Kubernetes and etcd are one file of 138 MB: linked apart
 /// they would be six times that.
@@ -27,6 +29,10 @@ const IMAGES: [(&str, &[(&str, &str)]); 3] = [
     ("echo", &[("echo", "echo")]),
     ("coredns", &[("coredns", "coredns")]),
 ];
+
+const CONTAINERD: &str = "github.com/containerd/containerd/v2";
+/// Of containerd 2.
+const CONTAINERD_PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 
 const KWOK: &str = "sigs.k8s.io/kwok";
 const KWOK_VERSION: &str = "v0.8.0";
@@ -44,24 +50,58 @@ impl Lab {
         }
         let _lock = lock(cache.join("lock")).await?;
         for program in PROGRAMS {
-            let built = self.built(program)?;
-            if !built.exists() {
-                info!("building {program} (minutes on an empty Go cache)");
-                let mut go = self.go_build(program)?;
-                publish(&built, async |to| {
-                    output_within(BUILD_LIMIT, go.arg("-o").arg(to).arg(".")).await
-                })
-                .await?;
-                info!("built {program}");
-            }
-            self.link(program, &built)?;
+            self.program(program).await?;
         }
         self.link("kubectl", &self.built("hyperkube")?)?;
         self.unpack("debian", &PACKAGES).await?;
+        if self.settings.versions.containerd == Containerd::Two {
+            self.program("runc").await?;
+            self.build_containerd().await?;
+        }
         for (name, _) in IMAGES {
             self.image(name).await?;
         }
         Ok(())
+    }
+
+    async fn program(&self, program: &str) -> Result<()> {
+        let built = self.built(program)?;
+        if !built.exists() {
+            info!("building {program} (minutes on an empty Go cache)");
+            let mut go = self.go_build(program)?;
+            publish(&built, async |to| {
+                output_within(BUILD_LIMIT, go.arg("-o").arg(to).arg(".")).await
+            })
+            .await?;
+            info!("built {program}");
+        }
+        self.link(program, &built)
+    }
+
+    async fn build_containerd(&self) -> Result<()> {
+        let built = self.containerd_dir();
+        if built.exists() {
+            return Ok(());
+        }
+        let version = self.settings.versions.containerd.version();
+        info!("building containerd {version}");
+        let packages =
+            CONTAINERD_PROGRAMS.map(|program| format!("{CONTAINERD}/cmd/{program}@v{version}"));
+        publish(&built, async |to| {
+            let mut go = go_install(to)?;
+            // As its own builds say it, or it calls itself 2.4.2+unknown.
+            go.arg(format!(
+                "-ldflags=-s -w -X {CONTAINERD}/version.Version=v{version}"
+            ));
+            output_within(BUILD_LIMIT, go.args(&packages)).await
+        })
+        .await
+    }
+
+    /// The programs of containerd 2.
+    pub(crate) fn containerd_dir(&self) -> PathBuf {
+        let version = self.settings.versions.containerd.version();
+        self.settings.cache().join(format!("containerd-{version}"))
     }
 
     /// kwok, for fake nodes and pods, and how those live: its own defaults.
@@ -72,14 +112,9 @@ impl Lab {
         if !built.exists() {
             info!("building kwok {KWOK_VERSION}");
             let dir = temporary(&built);
-            let mut go = command("go")?;
-            go.env("GOBIN", &dir).env("CGO_ENABLED", "0");
-            go.args([
-                "install",
-                "-trimpath",
-                "-ldflags=-s -w",
-                &format!("{KWOK}/cmd/kwok@{KWOK_VERSION}"),
-            ]);
+            let mut go = go_install(&dir)?;
+            go.arg("-ldflags=-s -w");
+            go.arg(format!("{KWOK}/cmd/kwok@{KWOK_VERSION}"));
             output_within(BUILD_LIMIT, &mut go).await?;
             fs::rename(dir.join("kwok"), &built)?;
             fs::remove_dir(&dir)?;
@@ -191,12 +226,20 @@ impl Lab {
 
     /// Of every file of the program's module and the flags it is built with.
     fn hash(&self, program: &str) -> Result<Vec<u8>> {
-        let dir = self.settings.source(program);
+        let dir = source(program);
         let read = || -> Result<Vec<u8>> {
-            let mut names: Vec<_> = fs::read_dir(&dir)?
-                .map(|e| Ok(e?.file_name()))
-                .collect::<Result<_>>()?;
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&dir)? {
+                let entry = entry?;
+                // Modules of other versions are in directories.
+                if entry.file_type()?.is_file() {
+                    names.push(entry.file_name());
+                }
+            }
             names.sort();
+            if let Some(module) = self.other_module(program)? {
+                names.extend([module.clone().into(), module.replace(".mod", ".sum").into()]);
+            }
             let mut hash = Sha256::new();
             hash.update(self.linker_flags(program)?);
             for name in names {
@@ -212,20 +255,36 @@ impl Lab {
 
     pub(crate) fn go_build(&self, program: &str) -> Result<Command> {
         let mut go = command("go")?;
-        go.current_dir(self.settings.source(program));
+        go.current_dir(source(program));
         go.env("CGO_ENABLED", "0")
             .env("GOWORK", "off")
             .env("GOFLAGS", "");
         go.args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly"]);
+        if let Some(module) = self.other_module(program)? {
+            go.arg(format!("-modfile={module}"));
+        }
         go.arg(format!("-ldflags={}", self.linker_flags(program)?));
         Ok(go)
+    }
+
+    /// Beside the program's sources, where it is not its `go.mod`.
+    fn other_module(&self, program: &str) -> Result<Option<String>> {
+        let version = &self.settings.versions.kubernetes;
+        let other =
+            program == "hyperkube" && *version != Versions::default_of_repository()?.kubernetes;
+        let dir = MODULES.trim_start_matches("hyperkube/");
+        Ok(other.then(|| format!("{dir}/{version}.mod")))
     }
 
     /// Kubernetes takes its version from the linker, and a client acts on it.
     fn linker_flags(&self, program: &str) -> Result<String> {
         let mut flags = String::from("-s -w");
+        if program == "runc" {
+            let real = self.packages().join("usr/sbin/runc");
+            flags += &format!(" -X main.real={}", real.display());
+        }
         if program == "hyperkube" {
-            let version = self.kubernetes_version()?;
+            let version = &self.settings.versions.kubernetes;
             let mut numbers = version.split('.');
             let (major, minor) = (
                 numbers.next().unwrap_or_default(),
@@ -247,17 +306,14 @@ impl Lab {
         }
         Ok(flags)
     }
+}
 
-    /// As `go.mod` asks for it: `1.34.4`.
-    pub(crate) fn kubernetes_version(&self) -> Result<String> {
-        let file = self.settings.source("hyperkube/go.mod");
-        let text =
-            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        text.lines()
-            .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"))
-            .map(str::to_owned)
-            .with_context(|| format!("{} names no version of k8s.io/kubernetes", file.display()))
-    }
+/// Programs at a version of their own, outside every module, into this directory.
+pub(crate) fn go_install(to: &Path) -> Result<Command> {
+    let mut go = command("go")?;
+    go.env("GOBIN", to).env("CGO_ENABLED", "0");
+    go.args(["install", "-trimpath"]);
+    Ok(go)
 }
 
 /// Waits for whoever else holds it; let go when dropped, or when this process ends.

@@ -25,8 +25,8 @@ pub struct Claim {
 }
 
 /// kubectl forwarding a port, for as long as this lives.
-struct Forward {
-    port: u16,
+pub(crate) struct Forward {
+    pub(crate) port: u16,
     _kubectl: Child,
     /// It writes a line per connection, and ends if nobody could read it.
     _lines: BufReader<ChildStdout>,
@@ -242,7 +242,7 @@ impl Lab {
             .await
     }
 
-    async fn forward(&self, what: &[&str], port: u16) -> Result<Forward> {
+    pub(crate) async fn forward(&self, what: &[&str], port: u16) -> Result<Forward> {
         let port = format!(":{port}");
         let args = [&["port-forward", "--address", "127.0.0.1"], what, &[&port]].concat();
         let mut kubectl = self

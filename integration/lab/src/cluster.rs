@@ -14,7 +14,7 @@ use crate::binaries::lock;
 use crate::command::{FOR_UP, command, output, require};
 use crate::daemon::Daemon;
 use crate::process::{Process, Signal};
-use crate::settings::{NODE, Settings};
+use crate::settings::{NODE, Settings, source};
 
 /// How much of a cluster to bring up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,7 @@ impl Lab {
         for dir in ["bin", "log", "run"] {
             fs::create_dir_all(self.settings.path(dir))?;
         }
+        self.settings.versions.write(self.dir())?;
         self.build().await?;
         self.control_plane().await?;
         if extent == Extent::Full {
@@ -331,9 +332,9 @@ impl Lab {
     }
 
     /// A file of `cluster/`, with this cluster's addresses and directories in it.
-    pub(crate) fn render(&self, source: &str) -> Result<String> {
+    pub(crate) fn render(&self, relative: &str) -> Result<String> {
         let s = &self.settings;
-        let file = s.source(source);
+        let file = source(relative);
         let text =
             fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let packages = self.packages();
@@ -368,7 +369,13 @@ impl Lab {
                 _ => {}
             }
         }
-        for name in ["kubeconfig", "audit.yaml", "kwok.yaml", "kwok-stages.yaml"] {
+        for name in [
+            "kubeconfig",
+            "audit.yaml",
+            "kwok.yaml",
+            "kwok-stages.yaml",
+            "versions",
+        ] {
             match fs::remove_file(self.settings.path(name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
                 _ => {}

@@ -9,8 +9,9 @@
 //! namespaces that containerd and the kubelet live in, `process` writes down what was started, and
 //! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one;
 //! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
-//! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server; `gateway` runs
-//! `deploy/gateway` under load.
+//! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server; `hops` are gateways
+//! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it; `gateway` runs
+//! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -31,6 +32,7 @@
 //! and `cluster/README.md` for what was learned on the way.
 
 mod audit;
+mod away;
 mod binaries;
 mod check;
 mod clients;
@@ -40,23 +42,39 @@ mod daemon;
 mod debian;
 mod gateway;
 mod guests;
+mod half_close;
+mod hops;
 mod isolated;
 mod line;
+mod machine;
+mod matrix;
 mod node;
 mod process;
 mod scale;
+mod section;
 mod settings;
 mod supervise;
 mod upgrades;
+mod versions;
+mod vpn;
 mod workload;
 
 pub use self::audit::{AuditEvent, AuditMark};
+pub use self::away::{Away, Recovery, table as away_table};
 pub use self::check::Claim;
 pub use self::clients::{Client, Listener, Passage, write_page};
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::Daemon;
+pub use self::half_close::HalfClosed;
+pub use self::hops::{Crossing, Hop, Reached, table as hops_table};
 pub use self::isolated::{Outcome, Program, write_programs};
 pub use self::line::{Length, Line};
+pub use self::matrix::{
+    Pair, Scenarios, half_close_table, pairs, table as matrix_table, upgrades_table,
+};
 pub use self::process::Signal;
 pub use self::scale::{Asked, Connections, Measured, contradictions};
+pub use self::section::write_section;
 pub use self::upgrades::Answer;
+pub use self::versions::{Containerd, Versions};
+pub use self::vpn::{Claimed, Vpn, table as vpn_table};

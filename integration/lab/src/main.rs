@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use lab::{AuditMark, Claim, Daemon, Extent, Lab, Measured, Signal, contradictions};
+use lab::{
+    AuditMark, Claim, Claimed, Containerd, Daemon, Extent, Lab, Measured, Recovery, Signal, Vpn,
+    contradictions,
+};
 use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -44,6 +47,12 @@ enum Command {
         /// etcd, API server and controller manager only: objects, but no pod runs
         #[arg(long)]
         control_plane_only: bool,
+        /// Version of Kubernetes: 1.30.14, 1.34.4 or 1.37.2 [default: what is up, or 1.34.4]
+        #[arg(long, value_name = "VERSION")]
+        kubernetes: Option<String>,
+        /// Version of containerd [default: what is up, or 1.6.20]
+        #[arg(long, value_enum, value_name = "VERSION")]
+        containerd: Option<Containerd>,
     },
     /// End it, and forget all but its logs
     Down,
@@ -127,6 +136,56 @@ enum Command {
         #[arg(long)]
         kubevpn: Option<PathBuf>,
     },
+    /// Bring up every pair of Kubernetes and containerd, one after the other, and run check, scenarios and upgrades on it
+    ///
+    /// Exit code 1 if one of them fails. The last pair is left up.
+    Matrix {
+        /// Only this Kubernetes
+        #[arg(long, value_name = "VERSION")]
+        kubernetes: Option<String>,
+        /// Only this containerd
+        #[arg(long, value_enum, value_name = "VERSION")]
+        containerd: Option<Containerd>,
+        /// The page whose tables are to be written
+        #[arg(long, conflicts_with_all = ["kubernetes", "containerd", "filters"])]
+        page: Option<PathBuf>,
+        /// Only scenarios whose names contain one of these
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+    },
+    /// Reach the cluster through gateways and proxies; exit code 1 if one does not do as expected
+    Hops {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// Only those whose names begin so
+        #[arg(long, default_value = "", hide_default_value = true)]
+        only: String,
+        /// The page whose table is to be written
+        #[arg(long, conflicts_with = "only")]
+        page: Option<PathBuf>,
+    },
+    /// Use the cluster on a machine whose routes and DNS a VPN has; exit code 1 if something does not work there
+    Vpn {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// The page whose table is to be written
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
+    /// Take the line to the API server away, bring it back, and measure until the first answer
+    Away {
+        /// For so many seconds; may be given more than once
+        #[arg(long = "for", value_name = "SECONDS", default_values_t = [5, 120])]
+        times: Vec<u64>,
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// The page whose table is to be written
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
     /// Ask for a port-forward in every way a client might, and print the answers
     Upgrades { pod: Option<String> },
     /// Send real programs through `kubevpn proxy-out`; exit code 1 if one does not get through
@@ -179,7 +238,7 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let done = match Lab::from_env() {
-        Ok(lab) => run(args.command, &lab).await,
+        Ok(lab) => run(args.command, lab).await,
         Err(error) => Err(error),
     };
     done.unwrap_or_else(|error| {
@@ -197,9 +256,19 @@ impl FormatTime for Elapsed {
     }
 }
 
-async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
+async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
+    let lab = match &command {
+        Command::Up {
+            kubernetes,
+            containerd,
+            ..
+        } => &lab.with_versions(kubernetes.clone(), *containerd)?,
+        _ => &lab,
+    };
     match command {
-        Command::Up { control_plane_only } => {
+        Command::Up {
+            control_plane_only, ..
+        } => {
             lab.up(if control_plane_only {
                 Extent::ControlPlane
             } else {
@@ -211,7 +280,11 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
         Command::Down => lab.down().await?,
         Command::Status => {
             let mut whole = true;
-            for (daemon, pid) in lab.status()? {
+            let all = lab.status()?;
+            if all.iter().any(|(_, pid)| pid.is_some()) {
+                println!("{}", lab.versions());
+            }
+            for (daemon, pid) in all {
                 let extra = matches!(daemon, Daemon::Kwok | Daemon::KwokEcho);
                 whole &= extra || pid.is_some();
                 match pid {
@@ -226,7 +299,9 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             return Ok(judged(&lab.check(print_claim).await?));
         }
         Command::Gateway { kubevpn } => {
-            return Ok(judged(&lab.gateway(&beside_this(kubevpn)?, print_claim).await?));
+            return Ok(judged(
+                &lab.gateway(&beside_this(kubevpn)?, print_claim).await?,
+            ));
         }
         Command::Build => lab.build().await?,
         Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),
@@ -312,6 +387,99 @@ async fn run(command: Command, lab: &Lab) -> Result<ExitCode> {
             let wrong = outcomes.iter().filter(|o| !o.is_as_meant()).count();
             println!("{} as meant, {wrong} not", outcomes.len() - wrong);
             return Ok(ExitCode::from(u8::from(wrong > 0 || outcomes.is_empty())));
+        }
+        Command::Matrix {
+            kubernetes,
+            containerd,
+            page,
+            filters,
+        } => {
+            let mut pairs = Vec::new();
+            for versions in lab::pairs(kubernetes.as_deref(), containerd)? {
+                pairs.push(lab::Pair::run(&versions, ROOT.as_ref(), &filters).await?);
+            }
+            let (table, upgrades) = (lab::matrix_table(&pairs), lab::upgrades_table(&pairs));
+            let half_closed = lab::half_close_table(&pairs);
+            println!("{table}\n{half_closed}\n{upgrades}");
+            if let Some(page) = page {
+                lab::write_section(&page, "pairs", &table)?;
+                lab::write_section(&page, "half-close", &half_closed)?;
+                lab::write_section(&page, "upgrades", &upgrades)?;
+            }
+            let holds = !pairs.is_empty() && pairs.iter().all(lab::Pair::holds);
+            return Ok(ExitCode::from(u8::from(!holds)));
+        }
+        Command::Hops {
+            kubevpn,
+            only,
+            page,
+        } => {
+            let crossings = lab
+                .hops(&beside_this(kubevpn)?, &only, |crossing| {
+                    let reached: Vec<String> = crossing
+                        .reached
+                        .iter()
+                        .map(|r| {
+                            let (Ok(how) | Err(how)) = &r.how;
+                            format!("{:.1} s {how}", r.seconds)
+                        })
+                        .collect();
+                    let result = match &crossing.contradiction {
+                        None => "as expected".to_owned(),
+                        Some(contradiction) => format!("FAIL {contradiction}"),
+                    };
+                    println!("{}: {result}; {}", crossing.hop.name, reached.join("; "));
+                })
+                .await?;
+            if let Some(page) = page {
+                lab::write_section(&page, "hops", &lab::hops_table(&crossings))?;
+            }
+            let failed = crossings
+                .iter()
+                .filter(|c| c.contradiction.is_some())
+                .count();
+            println!("{} as expected, {failed} not", crossings.len() - failed);
+            return Ok(ExitCode::from(u8::from(failed > 0 || crossings.is_empty())));
+        }
+        Command::Vpn { kubevpn, page } => {
+            let kubevpn = beside_this(kubevpn)?;
+            let mut claims = Vec::new();
+            for vpn in Vpn::ALL {
+                let report = |claimed: &Claimed| {
+                    let (Ok(seen) | Err(seen)) = &claimed.seen;
+                    let result = if claimed.seen.is_ok() {
+                        "ok   "
+                    } else {
+                        "FAIL "
+                    };
+                    println!("{result} {}: {}: {seen}", vpn.name(), claimed.what);
+                };
+                claims.extend(lab.vpn(&kubevpn, vpn, report).await?);
+            }
+            if let Some(page) = page {
+                lab::write_section(&page, "vpn", &lab::vpn_table(&claims))?;
+            }
+            let failed = claims
+                .iter()
+                .filter(|claimed| claimed.seen.is_err())
+                .count();
+            println!("{} claims hold, {failed} do not", claims.len() - failed);
+            return Ok(ExitCode::from(u8::from(failed > 0)));
+        }
+        Command::Away {
+            times,
+            kubevpn,
+            page,
+        } => {
+            let times: Vec<Duration> = times.into_iter().map(Duration::from_secs).collect();
+            let report = |r: &Recovery| {
+                let by = if r.managed { "connect" } else { "proxy-out" };
+                println!("{} for {:?}, {by}: {:.2?}", r.away.name(), r.lasted, r.back);
+            };
+            let recoveries = lab.away(&beside_this(kubevpn)?, &times, report).await?;
+            if let Some(page) = page {
+                lab::write_section(&page, "away", &lab::away_table(&recoveries))?;
+            }
         }
         Command::Upgrades { pod } => {
             for answer in lab.upgrades(pod.as_deref()).await? {

@@ -14,6 +14,7 @@ use crate::command::{command, output, search_path};
 use crate::daemon::Daemon;
 use crate::process::{Process, Signal, until, write};
 use crate::settings::{NODE, Settings};
+use crate::versions::Containerd;
 
 /// Run once in the new namespaces. Shared again inside, as the kubelet wants it; a /run of its own, since
 /// containerd 1.6 puts its shims' sockets in /run/containerd whatever it is told.
@@ -70,7 +71,10 @@ impl Lab {
         }
         fs::write(
             s.path("node/containerd.toml"),
-            self.render("config/containerd.toml")?,
+            self.render(match s.versions.containerd {
+                Containerd::Debian => "config/containerd.toml",
+                Containerd::Two => "config/containerd-2.toml",
+            })?,
         )?;
         fs::write(
             s.path("node/kubelet.yaml"),
@@ -189,7 +193,7 @@ impl Lab {
         Ok(())
     }
 
-    /// A command in the node's namespaces, where Debian's containerd and runc are on the PATH.
+    /// A command in the node's namespaces, where its containerd and Debian's runc are on the PATH.
     pub(crate) fn enter<const N: usize>(&self, args: [&str; N]) -> Result<Command> {
         let init = self
             .node()?
@@ -207,12 +211,15 @@ impl Lab {
     }
 
     pub(crate) fn node_path(&self) -> String {
-        let packages = self.packages();
-        format!(
+        let packages = format!(
             "{0}/usr/bin:{0}/usr/sbin:{1}",
-            packages.display(),
+            self.packages().display(),
             search_path()
-        )
+        );
+        match self.settings.versions.containerd {
+            Containerd::Debian => packages,
+            Containerd::Two => format!("{}:{packages}", self.containerd_dir().display()),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::versions::Versions;
+
 /// The node's name, and its host name.
 pub(crate) const NODE: &str = "node-1";
 
@@ -19,6 +21,14 @@ pub(crate) struct Settings {
     /// What outlives clusters: built programs, unpacked packages, images.
     cache: PathBuf,
     instance: u8,
+    pub(crate) versions: Versions,
+}
+
+/// A file of this crate: Go sources, configuration, manifests.
+pub(crate) fn source(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("cluster")
+        .join(relative)
 }
 
 impl Settings {
@@ -74,10 +84,15 @@ impl Settings {
                 dir.display()
             );
         }
+        let versions = match Versions::read(&state)? {
+            Some(versions) => versions,
+            None => Versions::default_of_repository()?,
+        };
         Ok(Self {
             state,
             cache,
             instance,
+            versions,
         })
     }
 
@@ -87,6 +102,7 @@ impl Settings {
             state: dir.to_owned(),
             cache: dir.join("cache"),
             instance: 0,
+            versions: Versions::default_of_repository().expect("the sources are there"),
         }
     }
 
@@ -101,13 +117,6 @@ impl Settings {
     /// A file of this cluster, as text for a command line.
     pub(crate) fn path(&self, relative: &str) -> String {
         format!("{}/{relative}", self.state.display())
-    }
-
-    /// Go sources, configuration and manifests, in the repository this crate was built from.
-    pub(crate) fn source(&self, relative: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("cluster")
-            .join(relative)
     }
 
     pub(crate) fn api_port(&self) -> u16 {
@@ -139,6 +148,21 @@ impl Settings {
 
     pub(crate) fn node_ip(&self) -> String {
         format!("10.245.{}.2", self.instance)
+    }
+
+    /// An address on the link to a machine that tests make.
+    pub(crate) fn machine_net(&self, host: u8) -> String {
+        format!("10.246.{}.{host}", self.instance)
+    }
+
+    /// An address on the link between two such machines.
+    pub(crate) fn vpn_net(&self, host: u8) -> String {
+        format!("10.247.{}.{host}", self.instance)
+    }
+
+    /// An address in a VPN between two such machines.
+    pub(crate) fn tunnel_net(&self, host: u8) -> String {
+        format!("10.248.{}.{host}", self.instance)
     }
 
     /// Known only inside the node's network namespace.
@@ -241,7 +265,16 @@ mod tests {
                     s.kwok_port() + 1,
                 ];
                 let ports = ports.map(|port| port.to_string());
-                let names = [s.link(), s.host_ip(), s.resolver_ip(), s.path(""), metric];
+                let names = [
+                    s.link(),
+                    s.host_ip(),
+                    s.machine_net(1),
+                    s.vpn_net(1),
+                    s.tunnel_net(1),
+                    s.resolver_ip(),
+                    s.path(""),
+                    metric,
+                ];
                 nets.into_iter()
                     .take(4)
                     .chain(ports)

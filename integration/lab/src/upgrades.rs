@@ -31,7 +31,9 @@ enum Ask {
 }
 
 /// Method, whether the pod exists, query, what is asked.
-const QUESTIONS: [(&str, bool, &str, Ask); 20] = [
+type Question = (&'static str, bool, &'static str, Ask);
+
+const QUESTIONS: [Question; 20] = [
     ("POST", true, "", Ask::Spdy(Some("portforward.k8s.io"))),
     ("GET", true, "", Ask::Spdy(Some("portforward.k8s.io"))),
     ("POST", true, "", Ask::Spdy(None)),
@@ -103,36 +105,55 @@ impl Lab {
     /// # Errors
     /// An API server that cannot be reached at all; what it refuses is an answer.
     pub async fn upgrades(&self, pod: Option<&str>) -> Result<Vec<Answer>> {
-        let first = [
+        let pod = match pod {
+            Some(pod) => pod.to_owned(),
+            None => self.productpage().await?,
+        };
+        let mut answers = Vec::new();
+        for question in &QUESTIONS {
+            answers.push(self.put(question, &pod).await?);
+        }
+        Ok(answers)
+    }
+
+    /// Whether the node answers `SPDY/3.1+portforward.k8s.io` over WebSocket: Kubernetes 1.30 does not.
+    ///
+    /// # Errors
+    /// An API server that cannot be reached at all.
+    pub async fn carries_spdy_in_websocket(&self) -> Result<bool> {
+        let question = ("GET", true, "", Ask::WebSocket(&[TUNNEL]));
+        let answer = self.put(&question, &self.productpage().await?).await?;
+        Ok(answer.status.contains(" 101 ") && answer.headers.iter().any(|h| h.ends_with(TUNNEL)))
+    }
+
+    /// A Pod to ask about.
+    async fn productpage(&self) -> Result<String> {
+        self.kubectl(&[
             "get",
             "pods",
             "-l",
             "app=productpage",
             "-o",
             "jsonpath={.items[0].metadata.name}",
-        ];
-        let pod = match pod {
-            Some(pod) => pod.to_owned(),
-            None => self.kubectl(&first).await?,
-        };
-        let tls = self.tls()?;
-        let mut answers = Vec::new();
-        for (method, exists, query, ask) in &QUESTIONS {
-            let pod = if *exists { &pod } else { "nosuch" };
-            let path = format!("/api/v1/namespaces/default/pods/{pod}/portforward{query}");
-            let (words, headers) = headers(ask);
-            let head = format!(
-                "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n{headers}\r\n"
-            );
-            let there = if *exists { "" } else { ", no such pod" };
-            let question = format!("{method} {query} {words}{there}").replace("  ", " ");
-            answers.push(self.ask(&tls, question, &head).await?);
-        }
-        Ok(answers)
+        ])
+        .await
+    }
+
+    async fn put(&self, question: &Question, pod: &str) -> Result<Answer> {
+        let (method, exists, query, ask) = question;
+        let pod = if *exists { pod } else { "nosuch" };
+        let path = format!("/api/v1/namespaces/default/pods/{pod}/portforward{query}");
+        let (words, headers) = headers(ask);
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n{headers}\r\n"
+        );
+        let there = if *exists { "" } else { ", no such pod" };
+        let question = format!("{method} {query} {words}{there}").replace("  ", " ");
+        self.ask(&self.tls()?, question, &head).await
     }
 
     /// With the administrator's certificate, HTTP/1.1 only: HTTP/2 has no upgrade.
-    fn tls(&self) -> Result<TlsConnector> {
+    pub(crate) fn tls(&self) -> Result<TlsConnector> {
         let pki = self.settings.path("pki");
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(format!("{pki}/ca.crt"))?)?;

@@ -49,8 +49,7 @@ func main() {
 	case "kube-scheduler":
 		c = scheduler.NewSchedulerCommand()
 	case "kubelet":
-		// A plain context: cli.Run sets up the signals, and SetupSignalContext twice panics.
-		c = kubelet.NewKubeletCommand(context.Background())
+		c = kubeletCommand(kubelet.NewKubeletCommand)
 	case "kubectl":
 		c = kubectl.NewDefaultKubectlCommand()
 		if err := cli.RunNoErrOutput(c); err != nil {
@@ -61,6 +60,15 @@ func main() {
 		fail("hyperkube: no such command: " + name)
 	}
 	os.Exit(cli.Run(c))
+}
+
+// kubeletCommand calls the constructor of this version of Kubernetes: it takes a context since 1.31.
+func kubeletCommand(constructor any) *cobra.Command {
+	if before, ok := constructor.(func() *cobra.Command); ok {
+		return before()
+	}
+	// A plain context: cli.Run sets up the signals, and SetupSignalContext twice panics.
+	return constructor.(func(context.Context) *cobra.Command)(context.Background())
 }
 
 func fail(v any) {

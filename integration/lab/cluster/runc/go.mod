@@ -1,0 +1,3 @@
+module lab/runc
+
+go 1.22

@@ -1,0 +1,443 @@
+//! Gateways and proxies before the API server: real ones from Debian, configured as people do, and a program of our own
+//! for what no product does by name. For each, does `kubevpn proxy-out` get through, how soon, and over which transport?
+//!
+//! `table.rs` lists them with what has to come of each; `gateway.rs` is the program.
+
+mod gateway;
+mod table;
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use self::gateway::{Does, Gateway};
+use self::table::{HOPS, Program, To, Via};
+use crate::Lab;
+use crate::command::{command, last_lines, output};
+use crate::process::until;
+
+pub use self::table::Hop;
+
+/// More than the limit of a dial, 30 s: a connection that is not refused by then hangs.
+const LIMIT: Duration = Duration::from_secs(40);
+/// What is learned for a hop in a first connection costs this at least, where it costs anything: a transport that is not
+/// answered is given up after 2 s.
+const LEARNED: f64 = 2.0;
+
+/// One connection through a hop.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// Until its answer or its refusal.
+    pub seconds: f64,
+    /// The transport, or the sentence of the refusal.
+    pub how: Result<String, String>,
+}
+
+/// A hop, and connections through it.
+#[derive(Debug)]
+pub struct Crossing {
+    /// Which.
+    pub hop: &'static Hop,
+    /// The first connection, one to another Pod after it, and where the hop cuts silent connections, one after that.
+    pub reached: Vec<Reached>,
+    /// What contradicts the table.
+    pub contradiction: Option<String>,
+}
+
+/// A hop that stands; ends when dropped.
+struct Standing {
+    port: u16,
+    dir: tempfile::TempDir,
+    _children: Vec<Child>,
+    _gateway: Option<Gateway>,
+}
+
+impl Lab {
+    /// Sends connections through every hop of the table whose name begins with `only`, one hop after the other.
+    ///
+    /// # Errors
+    /// No cluster. A hop that does not start is a contradiction.
+    pub async fn hops(
+        &self,
+        kubevpn: &Path,
+        only: &str,
+        mut report: impl FnMut(&Crossing),
+    ) -> Result<Vec<Crossing>> {
+        self.api_ready().await?;
+        let mut crossings = Vec::new();
+        for hop in HOPS.iter().filter(|hop| hop.name.starts_with(only)) {
+            let crossed = self.cross(hop, kubevpn).await;
+            let (reached, contradiction) = match crossed {
+                Ok(reached) => {
+                    let contradiction = contradiction(hop, &reached);
+                    (reached, contradiction)
+                }
+                Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+            };
+            let crossing = Crossing {
+                hop,
+                reached,
+                contradiction,
+            };
+            report(&crossing);
+            crossings.push(crossing);
+        }
+        Ok(crossings)
+    }
+
+    async fn cross(&self, hop: &'static Hop, kubevpn: &Path) -> Result<Vec<Reached>> {
+        let standing = self.stand(hop).await.context("it does not start")?;
+        let kubeconfig = standing.dir.path().join("kubeconfig");
+        fs::write(&kubeconfig, self.config_for(hop, standing.port).to_string())?;
+        let mut proxy = Proxy::start(hop, kubevpn, &kubeconfig, standing.port).await?;
+        let mut reached = Vec::new();
+        for target in ["productpage.default:9080", "reviews.default:80"] {
+            reached.push(proxy.reach(target).await?);
+        }
+        if let Some(after) = hop.cuts {
+            sleep(after + Duration::from_secs(1)).await;
+            reached.push(proxy.reach("productpage.default:9080").await?);
+        }
+        Ok(reached)
+    }
+
+    /// Starts what stands in between, and waits until it listens.
+    async fn stand(&self, hop: &Hop) -> Result<Standing> {
+        let dir = tempfile::Builder::new().prefix("kubevpn-hop-").tempdir()?;
+        // squid works as another user.
+        fs::set_permissions(
+            dir.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o777),
+        )?;
+        let api = format!("127.0.0.1:{}", self.settings.api_port());
+        let (one, two) = (free().await?, free().await?);
+        let ports = [one.local_addr()?.port(), two.local_addr()?.port()];
+        let (package, programs) = match &hop.via {
+            Via::Gateway(does) => {
+                let gateway = Gateway::start(one, gateway::address(&api)?, self.tls()?, *does);
+                return Ok(Standing {
+                    port: ports[0],
+                    dir,
+                    _children: Vec::new(),
+                    _gateway: Some(gateway),
+                });
+            }
+            Via::Debian(package, programs) => (package, programs),
+        };
+        drop((one, two));
+        let root = self.debian(package.name, package.packages).await?;
+        let pki = self.settings.path("pki");
+        // HAProxy wants certificate and key in one file.
+        for name in ["server", "admin"] {
+            let mut both = fs::read_to_string(format!("{pki}/{name}.crt"))?;
+            both += &fs::read_to_string(format!("{pki}/{name}.key"))?;
+            fs::write(dir.path().join(name).with_extension("pem"), both)?;
+        }
+        let fill = |text: &str| {
+            text.replace("ROOT", &root.display().to_string())
+                .replace("DIR", &dir.path().display().to_string())
+                .replace("PKI", &pki)
+                .replace("PORT2", &ports[1].to_string())
+                .replace("PORT", &ports[0].to_string())
+                .replace("API", &api)
+        };
+        let mut children = Vec::new();
+        for program in *programs {
+            if !program.config.is_empty() {
+                fs::write(dir.path().join("config"), fill(program.config))?;
+            }
+            children.extend(start(program, &fill(program.line), &root, dir.path()).await?);
+        }
+        let log = dir.path().join("said");
+        let listening = until(Duration::from_secs(20), "its port", async || {
+            if let Some(ended) = children.last_mut().and_then(|c| c.try_wait().transpose()) {
+                bail!("{}", ended?);
+            }
+            Ok(TcpStream::connect(("127.0.0.1", ports[0])).await.ok())
+        });
+        listening
+            .await
+            .with_context(|| last_lines(&fs::read_to_string(&log).unwrap_or_default(), 5))?;
+        Ok(Standing {
+            port: ports[0],
+            dir,
+            _children: children,
+            _gateway: None,
+        })
+    }
+
+    /// The kubeconfig of a person behind this hop.
+    fn config_for(&self, hop: &Hop, port: u16) -> Value {
+        let pki = self.settings.path("pki");
+        let certificate = json!({
+            "client-certificate": format!("{pki}/admin.crt"),
+            "client-key": format!("{pki}/admin.key"),
+        });
+        let ca = format!("{pki}/ca.crt");
+        let (cluster, user) = match hop.to {
+            To::Http(path) => (
+                json!({"server": format!("http://127.0.0.1:{port}{path}")}),
+                json!({}),
+            ),
+            To::Https | To::HttpsWithCertificate => (
+                json!({"server": format!("https://127.0.0.1:{port}"), "certificate-authority": ca}),
+                match hop.to {
+                    To::HttpsWithCertificate => certificate,
+                    _ => json!({}),
+                },
+            ),
+            To::ProxyUrl(scheme) => (
+                json!({
+                    "server": self.settings.api_url(),
+                    "certificate-authority": ca,
+                    "proxy-url": format!("{scheme}://127.0.0.1:{port}"),
+                }),
+                certificate,
+            ),
+            // A proxy of the environment is not used for loopback addresses; the relay is at another.
+            To::Environment => (
+                json!({
+                    "server": format!("https://{}:{}", self.settings.node_ip(), self.settings.api_port()),
+                    "certificate-authority": ca,
+                }),
+                certificate,
+            ),
+        };
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "hop",
+            "contexts": [{"name": "hop", "context": {"cluster": "hop", "user": "hop"}}],
+            "clusters": [{"name": "hop", "cluster": cluster}],
+            "users": [{"name": "hop", "user": user}],
+        })
+    }
+}
+
+async fn free() -> Result<TcpListener> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?)
+}
+
+/// Runs one that ends to its end; else it is returned running.
+async fn start(program: &Program, line: &str, root: &Path, dir: &Path) -> Result<Option<Child>> {
+    let mut words = line.split(' ');
+    let name = words.next().context("no program")?;
+    let mut command = match name.contains('/') {
+        true => Command::new(name),
+        false => command(name)?,
+    };
+    command
+        .args(words)
+        .env("LD_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu"))
+        .env("HOME", dir)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    if program.ends {
+        output(&mut command).await?;
+        return Ok(None);
+    }
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("said"))?;
+    command.stdout(log.try_clone()?).stderr(log);
+    let child = command
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    Ok(Some(child))
+}
+
+/// The program under test behind a hop. Ends when dropped.
+struct Proxy {
+    _child: Option<Child>,
+    address: String,
+    log: std::path::PathBuf,
+    connections: usize,
+    /// It ended before it listened: with this, after so long.
+    refused: Option<Reached>,
+}
+
+impl Proxy {
+    async fn start(hop: &Hop, kubevpn: &Path, kubeconfig: &Path, port: u16) -> Result<Self> {
+        let log = kubeconfig.with_file_name("kubevpn.log");
+        let mut command = Command::new(kubevpn);
+        command
+            .args([
+                "proxy-out",
+                "--listen-socks",
+                "",
+                "--listen-http",
+                "127.0.0.1:0",
+            ])
+            .args(["--log-format", "json", "--kubeconfig"])
+            .arg(kubeconfig)
+            .env_remove("HTTPS_PROXY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log)?)
+            .kill_on_drop(true);
+        if hop.to == To::Environment {
+            command.env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"));
+        }
+        let begun = tokio::time::Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", kubevpn.display()))?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let listening = async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some(address) = line.strip_prefix("HTTP proxy listening on ") {
+                    return Ok(Some(address.to_owned()));
+                }
+            }
+            anyhow::Ok(None)
+        };
+        let address = timeout(LIMIT, listening)
+            .await
+            .context("neither does it listen nor end")??;
+        let seconds = begun.elapsed().as_secs_f64();
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        let refused = address.is_none().then(|| Reached {
+            seconds,
+            how: Err(last_lines(&said, 1)),
+        });
+        Ok(Self {
+            _child: refused.is_none().then_some(child),
+            address: address.unwrap_or_default(),
+            log,
+            connections: 0,
+            refused,
+        })
+    }
+
+    /// A request over a connection of its own.
+    async fn reach(&mut self, target: &str) -> Result<Reached> {
+        if let Some(refused) = &self.refused {
+            return Ok(refused.clone());
+        }
+        let limit = LIMIT.as_secs().to_string();
+        let proxy = format!("http://{}", self.address);
+        let mut curl = command("curl")?;
+        curl.args([
+            "-sS",
+            "--noproxy",
+            "",
+            "--max-time",
+            &limit,
+            "--proxy",
+            &proxy,
+        ])
+        .args(["-o", "/dev/null", "-w", "%{http_code} %{time_total}"])
+        .arg(format!("http://{target}/"));
+        let measured = match output(&mut curl).await {
+            Ok(measured) => measured,
+            Err(error) => {
+                return Ok(Reached {
+                    seconds: LIMIT.as_secs_f64(),
+                    how: Err(format!("hangs: {error:#}")),
+                });
+            }
+        };
+        self.connections += 1;
+        let record = until(Duration::from_secs(10), "the access record", async || {
+            Ok(self.records()?.into_iter().nth(self.connections - 1))
+        })
+        .await?;
+        let (status, seconds) = measured.split_once(' ').context("curl's measurement")?;
+        let text = |name: &str| {
+            record["fields"][name]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let how = match status {
+            // default/productpage-1:9080 (spdy)
+            "200" => Ok(text("via")
+                .rsplit_once('(')
+                .map(|(_, transport)| transport.trim_end_matches(')').to_owned())
+                .context("a record without a transport")?),
+            _ => Err(text("error")),
+        };
+        Ok(Reached {
+            seconds: seconds.parse()?,
+            how,
+        })
+    }
+
+    /// Those of connections that have ended, in order.
+    fn records(&self) -> Result<Vec<Value>> {
+        let log = fs::read_to_string(&self.log)?;
+        let records = log.lines().filter_map(|line| {
+            let record: Value = serde_json::from_str(line).ok()?;
+            (record["target"] == "access").then_some(record)
+        });
+        Ok(records.collect())
+    }
+}
+
+/// What a run says against the table, if anything.
+fn contradiction(hop: &Hop, reached: &[Reached]) -> Option<String> {
+    for (n, connection) in reached.iter().enumerate() {
+        let which = ["first", "second", "third"]
+            .get(n)
+            .copied()
+            .unwrap_or("a later");
+        let wrong = match (&connection.how, hop.refused) {
+            (Ok(_), None) => None,
+            (Ok(transport), Some(_)) => Some(format!("answered over {transport}")),
+            (Err(sentence), None) => Some(format!("refused: {sentence}")),
+            (Err(sentence), Some(words)) => {
+                (!sentence.contains(words)).then(|| format!("no {words:?} in: {sentence}"))
+            }
+        };
+        if let Some(wrong) = wrong {
+            return Some(format!("{which} connection: {wrong}"));
+        }
+        if connection.seconds > 31.0 {
+            return Some(format!("{which} connection: {:.1} s", connection.seconds));
+        }
+    }
+    let [first, second, ..] = reached else {
+        return None;
+    };
+    let holds = matches!(hop.via, Via::Gateway(Does::Holds(_))); // every answer is slow, and nothing is to be learned
+    let again = first.how.is_ok()
+        && !holds
+        && first.seconds > LEARNED
+        && second.seconds > first.seconds - LEARNED;
+    again.then(|| format!("the second connection took {:.1} s, too", second.seconds))
+}
+
+/// The rows of a table in Markdown.
+pub fn table(crossings: &[Crossing]) -> String {
+    let mut table = String::from(
+        "| before the API server | first connection | second | after a cut | transport, or the refusal |\n|-|-|-|-|-|\n",
+    );
+    for crossing in crossings {
+        let seconds = |n: usize| {
+            let reached = crossing.reached.get(n);
+            reached.map_or_else(String::new, |r| format!("{:.1} s", r.seconds))
+        };
+        let how = match crossing.reached.first().map(|r| &r.how) {
+            Some(Ok(transport)) => format!("`{transport}`"),
+            Some(Err(sentence)) => format!("refused: {}", sentence.replace('|', "\\|")),
+            None => crossing.contradiction.clone().unwrap_or_default(),
+        };
+        table += &format!(
+            "| {} | {} | {} | {} | {how} |\n",
+            crossing.hop.name,
+            seconds(0),
+            seconds(1),
+            seconds(2)
+        );
+    }
+    table
+}

@@ -1,0 +1,502 @@
+//! A VPN has the machine's routes and DNS, and the cluster is reached through none of them: real VPN programs in a
+//! namespace of their own ([`crate::machine`]), and programs that use `kubevpn` beside them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use crate::Lab;
+use crate::binaries::{go_install, lock, publish};
+use crate::command::{BUILD_LIMIT, command, output, output_within};
+use crate::machine::Machine;
+
+const SING_BOX: &str = "github.com/sagernet/sing-box/cmd/sing-box";
+const SING_BOX_VERSION: &str = "v1.14.1";
+/// Where sing-box answers DNS: the other address of its tunnel's network.
+const TUN_DNS: &str = "172.19.0.2";
+
+const NAME: &str = "productpage.default.svc.cluster.local";
+const SOCKS: &str = "127.0.0.1:1080";
+const HTTP: &str = "127.0.0.1:3128";
+const DNS_PORT: &str = "5353";
+
+/// A VPN as it is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vpn {
+    /// sing-box with a TUN, `auto_route` and `strict_route`; its DNS knows no name of the cluster.
+    SingBox,
+    /// The same with made-up addresses for every name.
+    SingBoxFakeIp,
+    /// The same, which sends names below `cluster.local` to kubevpn's SOCKS listener.
+    SingBoxChained,
+    /// wireguard-go, with all routes, and the API server at its other end.
+    WireGuard,
+    /// OpenVPN, likewise.
+    OpenVpn,
+}
+
+/// A claim about one of them.
+#[derive(Debug)]
+pub struct Claimed {
+    /// About which.
+    pub vpn: Vpn,
+    /// In a few words.
+    pub what: &'static str,
+    /// What was seen, if it holds; else what contradicts it.
+    pub seen: Result<String, String>,
+}
+
+impl Vpn {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::SingBox,
+        Self::SingBoxFakeIp,
+        Self::SingBoxChained,
+        Self::WireGuard,
+        Self::OpenVpn,
+    ];
+
+    /// In a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SingBox => "sing-box",
+            Self::SingBoxFakeIp => "sing-box, fake-ip DNS",
+            Self::SingBoxChained => "sing-box, `cluster.local` to kubevpn",
+            Self::WireGuard => "WireGuard",
+            Self::OpenVpn => "OpenVPN",
+        }
+    }
+
+    /// Of sing-box.
+    fn config(self) -> Value {
+        let no_such_name = json!({"action": "predefined", "rcode": "NXDOMAIN"});
+        let made_up = json!({"query_type": ["A"], "action": "route", "server": "fake"});
+        let mut rules = vec![json!({"port": 53, "action": "hijack-dns"})];
+        if self == Self::SingBoxChained {
+            rules.push(
+                json!({"domain_suffix": "cluster.local", "action": "route", "outbound": "cluster"}),
+            );
+        }
+        let (host, port) = SOCKS.split_once(':').unwrap_or((SOCKS, ""));
+        json!({
+            "log": {"level": "warn"},
+            "dns": {
+                "servers": [
+                    {"type": "fakeip", "tag": "fake", "inet4_range": "198.18.0.0/15"},
+                    {"type": "hosts", "tag": "hosts"},
+                ],
+                "rules": match self {
+                    Self::SingBoxFakeIp | Self::SingBoxChained => vec![made_up, no_such_name],
+                    _ => vec![no_such_name],
+                },
+                "final": "hosts",
+            },
+            "inbounds": [{
+                "type": "tun", "interface_name": "tun0", "address": ["172.19.0.1/30"],
+                "auto_route": true, "strict_route": true, "stack": "system",
+            }],
+            "outbounds": [
+                {"type": "direct", "tag": "direct"},
+                {"type": "socks", "tag": "cluster", "server": host, "server_port": port.parse::<u16>().unwrap_or(0)},
+            ],
+            "route": {
+                "auto_detect_interface": true, "rules": rules, "final": "direct",
+                "default_domain_resolver": "hosts",
+            },
+        })
+    }
+}
+
+/// A machine whose routes and DNS a VPN has. Ends when dropped.
+struct Running {
+    machine: Machine,
+    _children: Vec<Child>,
+    _server: Option<Machine>,
+}
+
+struct Claims<F> {
+    vpn: Vpn,
+    report: F,
+    all: Vec<Claimed>,
+}
+
+impl<F: FnMut(&Claimed)> Claims<F> {
+    fn claim(&mut self, what: &'static str, seen: Result<String>) {
+        let seen = seen.map_err(|error| format!("{error:#}"));
+        let claimed = Claimed {
+            vpn: self.vpn,
+            what,
+            seen,
+        };
+        (self.report)(&claimed);
+        self.all.push(claimed);
+    }
+}
+
+impl Lab {
+    /// Tries all that people use behind one VPN.
+    ///
+    /// # Errors
+    /// No cluster; a VPN that does not start.
+    pub async fn vpn(
+        &self,
+        kubevpn: &Path,
+        vpn: Vpn,
+        report: impl FnMut(&Claimed),
+    ) -> Result<Vec<Claimed>> {
+        self.api_ready().await?;
+        let running = self.start_vpn(vpn).await.context(vpn.name())?;
+        let machine = &running.machine;
+        let mut claims = Claims {
+            vpn,
+            report,
+            all: Vec::new(),
+        };
+        let c = &mut claims;
+        let url = format!("http://{NAME}:9080/");
+        if vpn != Vpn::SingBoxChained {
+            let pod = [
+                "get",
+                "pods",
+                "-l",
+                "app=productpage",
+                "-o",
+                "jsonpath={.items[0].status.podIP}",
+            ];
+            let by_ip = format!("http://{}:9080/", self.kubectl(&pod).await?);
+            c.claim(
+                "a Pod's address, by route, fails",
+                fails(machine, &by_ip).await,
+            );
+            c.claim(
+                "a Service's name, by route, fails",
+                fails(machine, &url).await,
+            );
+        }
+        let dns = format!("127.0.0.1:{DNS_PORT}");
+        let flags = [
+            "--listen-socks",
+            SOCKS,
+            "--listen-http",
+            HTTP,
+            "--listen-dns",
+            &dns,
+        ];
+        let proxy = machine.proxy(kubevpn, &flags).await?;
+        let socks5h = format!("socks5h://{SOCKS}");
+        let through =
+            async |proxy: &str, url: &str| answers(machine, &["--proxy", proxy, url]).await;
+        c.claim("`proxy-out`, `socks5h://`", through(&socks5h, &url).await);
+        c.claim(
+            "`proxy-out`, HTTP",
+            through(&format!("http://{HTTP}"), &url).await,
+        );
+        c.claim("DNS helper", helper(machine).await);
+        c.claim("PAC file, Chromium", chromium(machine, &url).await);
+        if vpn == Vpn::SingBoxFakeIp {
+            let refused = through(&format!("socks5://{SOCKS}"), &url).await;
+            let sentence = match refused {
+                Ok(answer) => Err(anyhow::anyhow!("answered: {answer}")),
+                Err(_) => proxy.last_refusal().and_then(|sentence| {
+                    let sentence = sentence.context("no refusal in the log")?;
+                    ensure!(
+                        sentence.contains("socks5h"),
+                        "the sentence does not help: {sentence}"
+                    );
+                    Ok(sentence)
+                }),
+            };
+            c.claim(
+                "`socks5://`, a made-up address: the sentence helps",
+                sentence,
+            );
+        }
+        if vpn == Vpn::SingBoxChained {
+            c.claim(
+                "a Service's name, by the VPN's route",
+                answers(machine, &[&url]).await,
+            );
+            c.claim("UDP to the cluster is refused", udp(machine).await);
+        }
+        drop(proxy);
+        if vpn != Vpn::SingBoxChained {
+            let kubevpn = kubevpn.display().to_string();
+            c.claim("`run`", ran(machine, &kubevpn, &url).await);
+            c.claim(
+                "`connect --socks`",
+                connected(machine, &kubevpn, &socks5h, &url).await,
+            );
+        }
+        Ok(claims.all)
+    }
+
+    async fn start_vpn(&self, vpn: Vpn) -> Result<Running> {
+        match vpn {
+            Vpn::SingBox | Vpn::SingBoxFakeIp | Vpn::SingBoxChained => {
+                self.start_sing_box(vpn).await
+            }
+            Vpn::WireGuard => self.start_wireguard().await,
+            Vpn::OpenVpn => self.start_openvpn().await,
+        }
+    }
+
+    async fn start_sing_box(&self, vpn: Vpn) -> Result<Running> {
+        let sing_box = self.sing_box().await?.display().to_string();
+        let machine = self.machine().await?;
+        let config = machine.dir.path().join("sing-box.json");
+        fs::write(&config, vpn.config().to_string())?;
+        set_dns(&machine, TUN_DNS).await?;
+        let config = config.display().to_string();
+        let line = [sing_box.as_str(), "run", "-c", &config];
+        let there = async || routed(&machine, "tun0").await;
+        let child = machine.start(&line, "the VPN's route", there).await?;
+        Ok(Running {
+            machine,
+            _children: vec![child],
+            _server: None,
+        })
+    }
+
+    /// The server's end of a VPN, which is between the machine and the API server; and the machine.
+    async fn ends(&self) -> Result<(Machine, Machine)> {
+        let server = self.machine().await?;
+        let machine = self.machine_behind(&server).await?;
+        // The way back into the tunnel; it goes with the link.
+        let tunnel = format!("{}/24", self.settings.tunnel_net(0));
+        output(command("ip")?.args(["route", "replace", &tunnel, "via", server.ip()])).await?;
+        set_dns(&machine, &self.settings.tunnel_net(1)).await?;
+        Ok((server, machine))
+    }
+
+    async fn start_wireguard(&self) -> Result<Running> {
+        let packages = ["wireguard-go", "wireguard-tools"];
+        let root = self.debian("debian-wireguard", &packages).await?;
+        let program = |name: &str| root.join("usr/bin").join(name).display().to_string();
+        let (go, wg) = (program("wireguard-go"), program("wg"));
+        let s = &self.settings;
+        let (server, machine) = self.ends().await?;
+        let mut children = Vec::new();
+        let mut public = Vec::new();
+        for (end, link) in [(&server, "wgs"), (&machine, "wgc")] {
+            let line = [go.as_str(), "-f", link];
+            let there = async || Ok(end.sh(&format!("{wg} show {link}")).await.is_ok());
+            children.push(end.start(&line, "its link", there).await?);
+            let keys = format!("{wg} genkey >key; {wg} pubkey <key");
+            public.push(end.sh(&keys).await?.trim().to_owned());
+        }
+        server
+            .sh(&format!(
+                "{wg} set wgs listen-port 51820 private-key key peer {} allowed-ips {}/32
+                 ip addr add {}/24 dev wgs; ip link set wgs up",
+                public[1],
+                s.tunnel_net(2),
+                s.tunnel_net(1)
+            ))
+            .await?;
+        machine
+            .sh(&format!(
+                "{wg} set wgc private-key key peer {} endpoint {}:51820 allowed-ips 0.0.0.0/0
+                 ip addr add {}/24 dev wgc; ip link set wgc up; ip route add default dev wgc",
+                public[0],
+                s.vpn_net(1),
+                s.tunnel_net(2)
+            ))
+            .await?;
+        Ok(Running {
+            machine,
+            _children: children,
+            _server: Some(server),
+        })
+    }
+
+    async fn start_openvpn(&self) -> Result<Running> {
+        let packages = [
+            "openvpn",
+            "liblzo2-2",
+            "libpkcs11-helper1",
+            "libnl-genl-3-200",
+            "libnl-3-200",
+        ];
+        let root = self.debian("debian-openvpn", &packages).await?;
+        let openvpn = root.join("usr/sbin/openvpn").display().to_string();
+        let libraries = root.join("usr/lib/x86_64-linux-gnu");
+        let libraries = format!("LD_LIBRARY_PATH={}", libraries.display());
+        let s = &self.settings;
+        let (server, machine) = self.ends().await?;
+        let pki = s.path("pki");
+        let certificate = |name: &str| {
+            format!("--ca {pki}/ca.crt --cert {pki}/{name}.crt --key {pki}/{name}.key")
+        };
+        let of_server = format!(
+            "--dev tuns --dev-type tun --topology subnet --server {} 255.255.255.0 --dh none {}",
+            s.tunnel_net(0),
+            certificate("server")
+        );
+        // The routes of `redirect-gateway def1`, which wants a default route to begin with.
+        let of_machine = format!(
+            "--client --dev tunc --dev-type tun --nobind --remote {} --route 0.0.0.0 128.0.0.0 --route 128.0.0.0 128.0.0.0 {}",
+            s.vpn_net(1),
+            certificate("admin")
+        );
+        let mut children = Vec::new();
+        for (end, link, options) in [(&server, "tuns", of_server), (&machine, "tunc", of_machine)] {
+            let mut line = vec!["env", libraries.as_str(), openvpn.as_str()];
+            line.extend(options.split(' '));
+            let there = async || match link {
+                "tunc" => routed(end, link).await,
+                _ => Ok(end.sh(&format!("ip addr show {link}")).await.is_ok()),
+            };
+            children.push(end.start(&line, "its link", there).await?);
+        }
+        Ok(Running {
+            machine,
+            _children: children,
+            _server: Some(server),
+        })
+    }
+
+    /// From its Go module; a few minutes on an empty Go cache.
+    async fn sing_box(&self) -> Result<PathBuf> {
+        let cache = self.settings.cache();
+        let _lock = lock(cache.join("lock")).await?;
+        let dir = cache.join(format!("sing-box-{SING_BOX_VERSION}"));
+        if !dir.exists() {
+            publish(&dir, async |to| {
+                let mut go = go_install(to)?;
+                go.args(["-ldflags=-s -w", &format!("{SING_BOX}@{SING_BOX_VERSION}")]);
+                output_within(BUILD_LIMIT, &mut go).await
+            })
+            .await?;
+        }
+        Ok(dir.join("sing-box"))
+    }
+}
+
+/// Whether all that is not the machine's own goes there.
+async fn routed(machine: &Machine, link: &str) -> Result<bool> {
+    let route = machine.sh("ip route get 192.0.2.1 || true").await?;
+    Ok(route.contains(&format!("dev {link} ")))
+}
+
+async fn set_dns(machine: &Machine, server: &str) -> Result<()> {
+    let file = machine.dir.path().join("resolv.conf");
+    fs::write(
+        &file,
+        format!("nameserver {server}\noptions timeout:1 attempts:1\n"),
+    )?;
+    machine
+        .sh(&format!("mount --bind {} /etc/resolv.conf", file.display()))
+        .await
+        .map(drop)
+}
+
+/// Expects that curl fails; how.
+async fn fails(machine: &Machine, url: &str) -> Result<String> {
+    let curl = ["curl", "-sS", "--max-time", "5", "-o", "/dev/null", url];
+    let done = machine.command(&curl)?.output().await?;
+    ensure!(!done.status.success(), "it was answered");
+    let said = String::from_utf8_lossy(&done.stderr);
+    // curl: (6) Could not resolve host: a.b
+    Ok(said.trim().to_owned())
+}
+
+/// Expects an answer of the sample Service.
+async fn answers(machine: &Machine, args: &[&str]) -> Result<String> {
+    let body = machine.curl(args).await?;
+    ensure!(
+        body.contains(r#""service":"productpage""#),
+        "another answer: {body}"
+    );
+    Ok("answered".to_owned())
+}
+
+async fn helper(machine: &Machine) -> Result<String> {
+    let question = [
+        "dig",
+        "+short",
+        "+time=5",
+        "+tries=1",
+        "@127.0.0.1",
+        "-p",
+        DNS_PORT,
+        NAME,
+    ];
+    let answer = output(&mut machine.command(&question)?).await?;
+    let address = answer.trim();
+    ensure!(address.starts_with("10."), "it answers {address:?}");
+    Ok("the Service's ClusterIP".to_owned())
+}
+
+async fn chromium(machine: &Machine, url: &str) -> Result<String> {
+    let pac = format!("--proxy-pac-url=http://{HTTP}/proxy.pac");
+    let data = format!(
+        "--user-data-dir={}",
+        machine.dir.path().join("chromium").display()
+    );
+    let line = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        &data,
+        &pac,
+        "--dump-dom",
+        url,
+    ];
+    let mut chromium = machine.command(&line)?;
+    let page = output_within(Duration::from_secs(90), &mut chromium).await?;
+    ensure!(page.contains("productpage"), "another page: {page}");
+    Ok("answered".to_owned())
+}
+
+async fn udp(machine: &Machine) -> Result<String> {
+    // A name for DNS over UDP that the VPN sends to our listener, which speaks TCP alone.
+    let name = "kube-dns.kube-system.svc.cluster.local";
+    let script =
+        format!("exec 3<>/dev/udp/{name}/5000; printf x >&3; timeout 5 head -c 1 <&3 | wc -c");
+    let got = output(&mut machine.command(&["bash", "-c", &script])?).await?;
+    ensure!(got.trim() == "0", "an answer came");
+    let log = fs::read_to_string(machine.dir.path().join("sing-box.log"))?;
+    let refused = log.lines().rev().find(|line| line.contains("socks"));
+    let refused = refused.with_context(|| format!("sing-box says nothing of a refusal: {log}"))?;
+    Ok(refused.rsplit(": ").next().unwrap_or_default().to_owned())
+}
+
+async fn ran(machine: &Machine, kubevpn: &str, url: &str) -> Result<String> {
+    let line = [kubevpn, "run", "--", "curl", "-sS", "--max-time", "40", url];
+    let body = output(&mut machine.command(&line)?).await?;
+    ensure!(
+        body.contains(r#""service":"productpage""#),
+        "another answer: {body}"
+    );
+    Ok("answered".to_owned())
+}
+
+async fn connected(machine: &Machine, kubevpn: &str, proxy: &str, url: &str) -> Result<String> {
+    output(&mut machine.command(&[kubevpn, "connect", "--socks"])?).await?;
+    let answer = answers(machine, &["--proxy", proxy, url]).await;
+    output(&mut machine.command(&[kubevpn, "quit"])?).await?;
+    answer
+}
+
+/// Their rows in Markdown.
+pub fn table(claims: &[Claimed]) -> String {
+    let mut table = String::from("| VPN | tried | seen |\n|-|-|-|\n");
+    for claimed in claims {
+        let seen = match &claimed.seen {
+            Ok(seen) => seen.clone(),
+            Err(error) => format!("**{error}**"),
+        };
+        table += &format!(
+            "| {} | {} | {} |\n",
+            claimed.vpn.name(),
+            claimed.what,
+            seen.replace('\n', " ").replace('|', "\\|")
+        );
+    }
+    table
+}
