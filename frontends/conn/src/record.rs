@@ -191,17 +191,15 @@ impl Drop for Record {
     }
 }
 
-/// An error and its causes in one line; a wrapper that says what its cause says counts once.
+/// An error and its causes in one line; a cause that its wrapper quotes counts once.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    let mut last = text.clone();
     let mut cause = error.source();
     while let Some(error) = cause {
         let words = error.to_string();
-        if words != last {
+        if !text.contains(&words) {
             let _: fmt::Result = write!(text, ": {words}");
         }
-        last = words;
         cause = error.source();
     }
     text

@@ -173,3 +173,15 @@ fn every_end_has_its_word() {
 fn numbers_are_distinct() {
     assert_ne!(record().id(), record().id());
 }
+
+#[test]
+fn a_cause_that_its_wrapper_quotes_counts_once() {
+    let cause = io::Error::other("the connection was dropped");
+    let pod = ConnectError::new(Refusal::Unreachable, "no port-forward").with_source(cause);
+    let sentence = format!("none of 2 endpoints, the last one: {pod}");
+    let all = ConnectError::new(Refusal::Unreachable, sentence).with_source(pod);
+    assert_eq!(
+        chain(&all),
+        "none of 2 endpoints, the last one: no port-forward: the connection was dropped"
+    );
+}
