@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use kube::Client;
 use kubevpn_target::{Host, Name};
+use tracing::instrument::WithSubscriber as _;
 
 use crate::candidates::Query;
 use crate::fetch::Server;
-use crate::resolve::{Notes, Subject, domain, pointers, records};
+use crate::resolve::{Notes, Subject, domain, pointers, records, resolve};
+use crate::select::Select;
 use crate::settings::Settings;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Hints, Need, Snapshot, Stop};
 use crate::store::{Stats, Store};
 use crate::subscribe::{Answer, Resolver, Subscription};
 use crate::survey::Listed;
-use crate::{Domain, Known, LookupError, RecordKind};
+use crate::{Domain, Known, LookupError, PodRef, RecordKind};
 
 /// What exists in one cluster. Clones share what they know; with the last one every watch ends.
 #[derive(Clone)]
@@ -101,6 +103,42 @@ impl Cluster {
         let topic = self.resolver.topic(topic);
         let rule = |snapshot: &Snapshot<'_>, notes: &mut Notes| pointers(snapshot, ip, notes);
         self.resolver.settle(Some(&topic), rule).await.0
+    }
+
+    /// A Pod that probably serves the query, by what [`look_around`](Self::look_around) saw; asks nothing. It may be gone,
+    /// or never have served it: nothing but what is done ahead may rest on it.
+    pub fn likely_pod(&self, query: &Query) -> Option<PodRef> {
+        let Resolver {
+            store, settings, ..
+        } = &*self.resolver;
+        let snapshot = Snapshot::new(settings, store.domain_guess(), Hints::default());
+        let subject = Subject::Target(query.clone());
+        let Err(Stop::Needs(needs)) = resolve(&snapshot, &subject, &mut Notes::default()) else {
+            return None;
+        };
+        let mut needs = std::iter::once(&needs.first).chain(&needs.soon);
+        needs.find_map(|need| match need {
+            Need::Services(Select::Named { namespace, name }) => {
+                store.neighbours.pod(namespace, name)
+            }
+            _ => None,
+        })
+    }
+
+    /// Sees which Pods serve the other Services of the namespace that a Service in use is in, for
+    /// [`likely_pod`](Self::likely_pod): one call of one page, every two hours, for 16 namespaces at most. Nothing is waited
+    /// for. Must be called within a tokio runtime.
+    pub fn look_around(&self, pods: &Subscription) {
+        let Some(endpoint) = pods.endpoints.first().filter(|_| pods.service.is_some()) else {
+            return;
+        };
+        let namespace = &endpoint.pod.namespace;
+        let store = &self.resolver.store;
+        if store.neighbours.is_due(namespace) {
+            let (store, namespace) = (store.clone(), namespace.clone());
+            let looking = async move { store.neighbours.read(store.server(), &namespace).await };
+            tokio::spawn(looking.with_current_subscriber());
+        }
     }
 
     pub(crate) fn namespace(&self) -> &str {

@@ -59,6 +59,7 @@ mod kind;
 #[cfg(test)]
 mod log;
 mod name;
+mod neighbours;
 mod objects;
 mod records;
 mod resolve;

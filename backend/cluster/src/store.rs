@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::fetch::{Failure, Server, get, is_forbidden};
+use crate::neighbours::Neighbours;
 use crate::objects::seen_pod;
 use crate::select::Select;
 use crate::settings::Settings;
@@ -56,6 +57,7 @@ pub(crate) struct Store {
     /// Namespaces whose Pods may not be got, and until when that is believed.
     unseen: Mutex<HashMap<String, (Failure, Instant)>>,
     searches: Mutex<Searches>,
+    pub(crate) neighbours: Neighbours,
 }
 
 /// What is kept of a cluster at one moment.
@@ -84,6 +86,7 @@ impl Store {
             namespaces: Shelf::new(env.clone()),
             unseen: Mutex::default(),
             searches: Mutex::default(),
+            neighbours: Neighbours::default(),
             env,
         }
     }

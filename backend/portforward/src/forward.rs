@@ -10,7 +10,7 @@ use tower_service::Service;
 use crate::config::Config;
 use crate::dial::dial;
 use crate::error::ForwardError;
-use crate::pod::PodPort;
+use crate::pod::{PodPort, Way};
 use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::stream::PodStream;
@@ -56,9 +56,15 @@ impl Forwarder {
         self.pool.warm(to);
     }
 
-    /// Whether there is a session for a connection to the Pod.
-    pub fn is_warm(&self, to: &PodPort) -> bool {
-        self.pool.is_warm(to)
+    /// Whether a connection to the Pod finds a session.
+    pub fn way(&self, to: &PodPort) -> Way {
+        self.pool.way(to)
+    }
+
+    /// Whether the API server is so far that no upgrade is waited for where a session can be shared
+    /// ([`Config::share_after`]).
+    pub fn is_far(&self) -> bool {
+        self.pool.is_far()
     }
 
     /// Counts, for status and metrics.

@@ -49,6 +49,6 @@ mod transport;
 pub use self::config::{Config, Transport, TransportChoice, UnknownTransport};
 pub use self::error::{ForwardError, Rejection};
 pub use self::forward::Forwarder;
-pub use self::pod::PodPort;
+pub use self::pod::{PodPort, Way};
 pub use self::stats::Stats;
 pub use self::stream::PodStream;

@@ -22,6 +22,17 @@ impl fmt::Display for PodPort {
     }
 }
 
+/// How far the way to a Pod is, for one more connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// It has to be opened.
+    Closed,
+    /// It is being opened, and no connection waits for it yet.
+    Opening,
+    /// There is a session.
+    Open,
+}
+
 impl PodPort {
     /// `namespace/pod`
     pub(crate) fn pod_name(&self) -> String {

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kubevpn_cluster::Endpoint;
-use kubevpn_portforward::{Forwarder, PodPort};
+use kubevpn_cluster::{Endpoint, PodRef};
+use kubevpn_portforward::{Forwarder, PodPort, Way};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Lookups at a time that are made ahead of a connection.
@@ -18,8 +18,11 @@ pub trait Ahead: Send + Sync + 'static {
     /// Opens the way to this Pod.
     fn warm(&self, to: &PodPort);
 
-    /// Whether a connection to this Pod finds its way open.
-    fn is_warm(&self, to: &PodPort) -> bool;
+    /// How far the way to this Pod is.
+    fn way(&self, to: &PodPort) -> Way;
+
+    /// Whether opening a way takes long.
+    fn is_far(&self) -> bool;
 }
 
 impl Ahead for Forwarder {
@@ -31,8 +34,12 @@ impl Ahead for Forwarder {
         Self::warm(self, to);
     }
 
-    fn is_warm(&self, to: &PodPort) -> bool {
-        Self::is_warm(self, to)
+    fn way(&self, to: &PodPort) -> Way {
+        Self::way(self, to)
+    }
+
+    fn is_far(&self) -> bool {
+        Self::is_far(self)
     }
 }
 
@@ -66,15 +73,19 @@ impl Ways {
         }
     }
 
-    pub(crate) fn warm(&self, to: &Endpoint) {
+    pub(crate) fn warm(&self, to: &PodRef) {
         if let Some(known) = &self.0 {
-            known.ahead.warm(&pod_port(to));
+            known.ahead.warm(&at_port(to, 0));
         }
     }
 
-    pub(crate) fn is_warm(&self, to: &Endpoint) -> bool {
+    pub(crate) fn to(&self, to: &PodRef) -> Way {
         let known = self.0.as_ref();
-        known.is_some_and(|known| known.ahead.is_warm(&pod_port(to)))
+        known.map_or(Way::Closed, |known| known.ahead.way(&at_port(to, 0)))
+    }
+
+    pub(crate) fn are_far(&self) -> bool {
+        self.0.as_ref().is_some_and(|known| known.ahead.is_far())
     }
 }
 
@@ -85,10 +96,14 @@ impl fmt::Debug for Ways {
 }
 
 pub(crate) fn pod_port(endpoint: &Endpoint) -> PodPort {
+    at_port(&endpoint.pod, endpoint.port)
+}
+
+fn at_port(pod: &PodRef, port: u16) -> PodPort {
     PodPort {
-        namespace: endpoint.pod.namespace.clone(),
-        pod: endpoint.pod.name.clone(),
-        uid: endpoint.pod.uid.clone(),
-        port: endpoint.port,
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        uid: pod.uid.clone(),
+        port,
     }
 }

@@ -52,7 +52,7 @@ pub use kubevpn_cluster::{
     Answer, Candidates, Cluster, Domain, Listed, Query, Settings as ClusterSettings, Subscription,
     Survey,
 };
-pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice};
+pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice, Way};
 
 pub use self::ahead::Ahead;
 pub use self::deadline::{Deadline, DeadlineLayer};

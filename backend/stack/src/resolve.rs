@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use futures_util::poll;
 use kubevpn_cluster::{Answer, Cluster, LookupError, Query, Question, Subscription};
+use kubevpn_portforward::Way;
 use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
 use tower::ServiceExt as _;
 use tower_layer::Layer;
@@ -158,8 +159,14 @@ where
         ))
     }
 
+    /// Some connection to the cluster is likely soon, and it is not known where to.
+    pub fn expect(&self) {
+        self.ways.expect();
+    }
+
     /// Opens the way to one of the Pods that a host means, for a connection that is likely to come. Nothing is waited for.
-    pub(crate) fn warm(&self, host: Host) {
+    /// Must be called within a tokio runtime.
+    pub fn warm(&self, host: Host) {
         let Some(turn) = self.ways.turn() else {
             return;
         };
@@ -169,10 +176,10 @@ where
             if let Ok(Answer::Pods(pods)) = subscribe(&cluster, &ways, query).await
                 && let Ok(usable) = pods.usable()
                 && let Some(first) = usable.first()
-                && !ways.is_warm(first)
+                && ways.to(&first.pod) == Way::Closed
             {
                 ways.expect();
-                ways.warm(first);
+                ways.warm(&first.pod);
             }
             drop(turn);
         };
@@ -247,14 +254,17 @@ where
     }
 }
 
-/// A target that is known is answered at once. One that has to be asked for leads to a Pod as a rule, so that the way to one is prepared
-/// meanwhile.
+/// A target that is known is answered at once. One that has to be asked for leads to a Pod as a rule, so that the way is
+/// prepared meanwhile: to that Pod where a guess can be made, else to any.
 async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answer, LookupError> {
-    let mut asked = pin!(cluster.subscribe(query));
+    let mut asked = pin!(cluster.subscribe(query.clone()));
     match poll!(&mut asked) {
         Poll::Ready(answer) => answer,
         Poll::Pending => {
             ways.expect();
+            if let Some(pod) = cluster.likely_pod(&query) {
+                ways.warm(&pod);
+            }
             asked.await
         }
     }
@@ -329,7 +339,10 @@ where
             };
             let elsewhere = match this.resolve_as(&target.host, query).await? {
                 Resolved::Pods(pods) => {
-                    let stream = this.pods.oneshot(pods).await;
+                    let stream = this.pods.oneshot(pods.clone()).await;
+                    if stream.is_ok() && this.ways.are_far() {
+                        this.cluster.look_around(&pods);
+                    }
                     return stream.map(Either::A).map_err(|e| classify(e.into()));
                 }
                 Resolved::ApiServer => Elsewhere::ApiServer(target),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::pod::{PodId, PodPort};
+use crate::pod::{PodId, PodPort, Way};
 use crate::pool::Pool;
 use crate::pool::state::Entry;
 
@@ -30,11 +30,19 @@ impl Pool {
         self.open(&mut state, &id, true);
     }
 
-    /// Whether the Pod has a session that takes connections.
-    pub(crate) fn is_warm(&self, to: &PodPort) -> bool {
+    /// How far the way to the Pod is.
+    pub(crate) fn way(&self, to: &PodPort) -> Way {
         let state = self.state();
-        let pod = state.pods.get(&PodId::from(to));
-        pod.is_some_and(|pod| pod.sessions.iter().any(is_fit))
+        match state.pods.get(&PodId::from(to)) {
+            Some(pod) if pod.sessions.iter().any(is_fit) => Way::Open,
+            Some(pod) if pod.opening > pod.waiting => Way::Opening,
+            _ => Way::Closed,
+        }
+    }
+
+    /// Whether an upgrade takes long, by the fastest of the last.
+    pub(crate) fn is_far(&self) -> bool {
+        !self.state().upgrades_take(self.config.share_after)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which of several Pods gets the next connection: how many each has, and how its last dials went.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kubevpn_cluster::{Endpoint, PodRef};
+use kubevpn_portforward::Way;
 use tokio::time::Instant;
 
 use crate::ahead::Ways;
@@ -77,8 +79,8 @@ impl Health {
     }
 
     /// Takes the best endpoint out of `left`, and counts a dial on its Pod until the lease is dropped. With `warm` those
-    /// that are warm come first. Where the way to the best is not open and that to another healthy one is, that one is
-    /// taken, and the way to the best opened beside.
+    /// that are warm come first. Where the way to another healthy one is nearer than that to the best, that one is taken; if it
+    /// is open, the way to the best is opened beside.
     pub(super) fn take(
         &self,
         left: &mut Vec<Endpoint>,
@@ -97,11 +99,14 @@ impl Health {
             ),
         };
         let mut best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
-        if left.len() > 1 && !ways.is_warm(&left[best]) {
-            let open = |i: &usize| !rank(&left[*i]).0 && ways.is_warm(&left[*i]);
-            let others = (0..left.len()).filter(open);
-            if let Some(other) = others.min_by_key(|i| rank(&left[*i])) {
-                ways.warm(&left[best]);
+        let way = |i: usize| ways.to(&left[i].pod);
+        if left.len() > 1 && way(best) < Way::Open {
+            let nearer = |i: &usize| !rank(&left[*i]).0 && way(*i) > way(best);
+            let others = (0..left.len()).filter(nearer);
+            if let Some(other) = others.min_by_key(|i| (Reverse(way(*i)), rank(&left[*i]))) {
+                if way(other) == Way::Open {
+                    ways.warm(&left[best].pod);
+                }
                 best = other;
             }
         }

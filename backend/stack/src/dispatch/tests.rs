@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use kubevpn_cluster::Readiness;
+use kubevpn_portforward::Way;
 use tokio::io::DuplexStream;
 use tower::service_fn;
 
@@ -110,7 +111,7 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
 
 /// Ways that are open, and those that were to be opened.
 #[derive(Clone, Default)]
-struct Open(Arc<Mutex<(Vec<String>, Vec<String>)>>);
+struct Open(Arc<Mutex<(Vec<(String, Way)>, Vec<String>)>>);
 
 impl Ahead for Open {
     fn expect(&self) {}
@@ -119,14 +120,26 @@ impl Ahead for Open {
         self.0.lock().unwrap().1.push(to.pod.clone());
     }
 
-    fn is_warm(&self, to: &PodPort) -> bool {
-        self.0.lock().unwrap().0.contains(&to.pod)
+    fn way(&self, to: &PodPort) -> Way {
+        let ways = self.0.lock().unwrap();
+        match ways.0.iter().find(|(pod, _)| *pod == to.pod) {
+            Some((_, way)) => *way,
+            None => Way::Closed,
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        true
     }
 }
 
 impl Open {
     fn open(&self, pod: &str) {
-        self.0.lock().unwrap().0.push(pod.into());
+        self.set(pod, Way::Open);
+    }
+
+    fn set(&self, pod: &str, way: Way) {
+        self.0.lock().unwrap().0.insert(0, (pod.into(), way));
     }
 
     fn asked(&self) -> Vec<String> {
@@ -152,6 +165,21 @@ async fn a_pod_whose_way_is_open_serves_while_the_way_to_another_is_opened() {
     }
     assert_eq!((leaf.dials("a"), leaf.dials("b")), (2, 2));
     assert!(ways.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_whose_way_is_being_opened_is_not_given_another_ones_beside() {
+    let (leaf, ways) = (Leaf::default(), Open::default());
+    let dial = layer().ahead(ways.clone()).layer(leaf.service());
+    let next = || dial.clone().oneshot(candidates(&["a", "b"]));
+    ways.set("b", Way::Opening);
+    let _held = next().await.unwrap();
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (0, 1));
+    assert!(ways.asked().is_empty());
+    // A connection has it now.
+    ways.set("b", Way::Closed);
+    next().await.unwrap();
+    assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 1));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use crate::dns::KUBE_DNS;
 use crate::support::target;
 
 /// A round trip.
-const TRIP: Duration = Duration::from_millis(50);
+pub(crate) const TRIP: Duration = Duration::from_millis(50);
 
 /// The configuration of CoreDNS, by which it knows no name of the cluster's that no object has.
 const COREDNS: &str = "
@@ -65,15 +65,15 @@ data:
 type Connect = Stack<Egress<ApiServer>>;
 
 /// The whole data path over a long line.
-struct Far {
+pub(crate) struct Far {
     sim: Sim,
-    line: Line,
-    forwarder: Forwarder,
-    connect: Connect,
+    pub(crate) line: Line,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) connect: Connect,
 }
 
 impl Far {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let sim = Sim::builder().sample().seed(7).start().await.unwrap();
         sim.apply(KUBE_DNS).unwrap();
         sim.apply(COREDNS).unwrap();
@@ -173,7 +173,7 @@ spec: {{selector: {{app: {name}}}, ports: [{{port: 80}}]}}
 }
 
 /// Sends a request, and waits for the first byte of its answer.
-async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+pub(crate) async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let request = b"GET / HTTP/1.1\r\nHost: any\r\n\r\n";
     stream.write_all(request).await.unwrap();
     stream.flush().await.unwrap();
@@ -182,7 +182,7 @@ async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
 }
 
 /// Lets everything that was begun come to its end; shorter than anything is kept for.
-async fn quiet() {
+pub(crate) async fn quiet() {
     sleep(Duration::from_secs(2)).await;
 }
 
@@ -235,7 +235,84 @@ async fn the_first_answer_of_a_further_service() {
         "= {} connected, {} answered",
         first.connected, first.answered
     );
-    assert_eq!((&*first.connected, &*first.answered), ("3.5", "4.5"));
+    assert_eq!((&*first.connected, &*first.answered), ("2.5", "3.5"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_further_service_of_two_pods() {
+    let far = Far::start().await;
+    far.answered("reviews:80").await;
+    quiet().await;
+    let _steps = row("first connection to a further Service with two Pods");
+    let first = far.answered("productpage:9080").await;
+    println!(
+        "= {} connected, {} answered",
+        first.connected, first.answered
+    );
+    assert_eq!((&*first.connected, &*first.answered), ("2.5", "3.5"));
+    assert_eq!(far.forwarder.stats().upgrades, 2, "one for each Service");
+}
+
+/// The Pod that was guessed is gone: another serves.
+#[tokio::test(start_paused = true)]
+async fn a_wrong_guess_costs_one_upgrade_and_a_round_trip() {
+    let far = Far::warm().await;
+    let guessed = far.sim.pods("default", "reviews").remove(0);
+    far.sim.delete_pod("default", &guessed).unwrap();
+    quiet().await;
+    let _steps = row("first connection to a further Service whose Pod is another by now");
+    let first = far.answered("reviews:80").await;
+    println!(
+        "= {} connected, {} answered",
+        first.connected, first.answered
+    );
+    assert!(!first.pod.contains(&guessed), "{}", first.pod);
+    assert_eq!(far.forwarder.stats().upgrades, 3);
+    // The connection made ahead went to the guess: the next takes a round trip for TCP and one for TLS.
+    assert_eq!((&*first.connected, &*first.answered), ("4.5", "5.5"));
+}
+
+/// A Service is looked for among its neighbours once, by a list of one page.
+#[tokio::test(start_paused = true)]
+async fn neighbours_are_looked_at_once_for_each_namespace() {
+    let far = Far::start().await;
+    let pages = || {
+        let requests = far.sim.requests().into_iter();
+        let page = |uri: &str| uri.contains("/endpointslices?") && !uri.contains("labelSelector");
+        let pages = requests.filter(|r| r.verb == "list" && page(&r.uri));
+        pages
+            .map(|r| {
+                assert!(r.uri.contains("limit=64"), "{}", r.uri);
+                r.namespace
+            })
+            .collect::<Vec<_>>()
+    };
+    far.addresses("reviews.default.svc.cluster.local.").await;
+    far.refused("nosuch:80").await;
+    quiet().await;
+    assert!(pages().is_empty(), "no connection was opened");
+    for _ in 0..3 {
+        for asked in ["productpage:9080", "reviews:80", "api.team-a:80"] {
+            far.answered(asked).await;
+            quiet().await;
+        }
+    }
+    assert_eq!(pages(), ["default", "team-a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_of_a_host_that_a_forward_leads_to() {
+    let far = Far::start().await;
+    far.connect.get_ref().warm(target("reviews:80").host);
+    quiet().await;
+    let _steps = row("first connection to what a forward leads to");
+    let first = far.answered("reviews:80").await;
+    println!(
+        "= {} connected, {} answered",
+        first.connected, first.answered
+    );
+    assert_eq!((&*first.connected, &*first.answered), ("1.5", "2.5"));
+    assert_eq!(far.forwarder.stats().upgrades, 1);
 }
 
 #[tokio::test(start_paused = true)]
