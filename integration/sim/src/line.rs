@@ -1,7 +1,7 @@
 //! A long line to the API server, in memory: with a paused clock its round trips can be counted.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,11 @@ const MEMORY: usize = 256 * 1024;
 const PIECES: usize = 4096;
 const PIECE: usize = 16 * 1024;
 
-/// A line on which each byte is on its way for some time, and nothing else limits what is. See
-/// [`Sim::line`](crate::Sim::line).
+/// How long a piece is on its way onto a line with a bandwidth at most.
+const PIECE_TAKES: Duration = Duration::from_millis(2);
+
+/// A line on which each byte is on its way for some time, and nothing else limits what is unless it was made
+/// [narrow](Self::narrow). See [`Sim::line`](crate::Sim::line).
 #[derive(Clone, Debug)]
 pub struct Line(Arc<Ends>);
 
@@ -31,7 +34,27 @@ struct Ends {
     each_way: Duration,
     dialled: AtomicUsize,
     /// Nothing arrives before.
-    stalled: Arc<Mutex<Option<Instant>>>,
+    stalled: Mutex<Option<Instant>>,
+    /// Bytes a second each way; without limit where it is 0.
+    bandwidth: AtomicU64,
+    up: Lane,
+    down: Lane,
+}
+
+/// One direction.
+struct Lane {
+    carried: AtomicU64,
+    /// Until when a narrow one is taken. Who waits longest has it next.
+    free: tokio::sync::Mutex<Instant>,
+}
+
+impl Lane {
+    fn new() -> Self {
+        Self {
+            carried: AtomicU64::new(0),
+            free: tokio::sync::Mutex::new(Instant::now()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Ends {
@@ -49,8 +72,17 @@ impl Line {
             tls,
             each_way,
             dialled: AtomicUsize::new(0),
-            stalled: Arc::default(),
+            stalled: Mutex::default(),
+            bandwidth: AtomicU64::new(0),
+            up: Lane::new(),
+            down: Lane::new(),
         }))
+    }
+
+    /// Lets no more than so many bytes a second pass each way, of all connections together: a piece of one after a piece
+    /// of the next, as with fair queueing.
+    pub fn narrow(&self, bandwidth: u64) {
+        self.0.bandwidth.store(bandwidth, Ordering::Relaxed);
     }
 
     /// Lets nothing arrive for this long, and then all at once: what a lost packet does to those behind it.
@@ -73,7 +105,7 @@ impl Line {
             tls,
             each_way,
             dialled,
-            stalled,
+            ..
         } = &*self.0;
         dialled.fetch_add(1, Ordering::Relaxed);
         sleep(2 * *each_way).await;
@@ -86,10 +118,15 @@ impl Line {
         let (theirs, near) = tokio::io::duplex(MEMORY);
         let ((near_read, near_write), (far_read, far_write)) =
             (tokio::io::split(near), tokio::io::split(far));
-        let (takes, stalled) = (*each_way, || Arc::clone(stalled));
-        cluster.spawn(carry(near_read, far_write, takes, stalled()));
-        cluster.spawn(carry(far_read, near_write, takes, stalled()));
+        let ends = || Arc::clone(&self.0);
+        cluster.spawn(carry(near_read, far_write, ends(), |ends| &ends.up));
+        cluster.spawn(carry(far_read, near_write, ends(), |ends| &ends.down));
         Ok(theirs)
+    }
+
+    /// How many bytes went to the API server so far.
+    pub fn carried(&self) -> u64 {
+        self.0.up.carried.load(Ordering::Relaxed)
     }
 
     /// How many connections were asked for so far.
@@ -98,20 +135,45 @@ impl Line {
     }
 }
 
+impl Ends {
+    fn bandwidth(&self) -> Option<u64> {
+        Some(self.bandwidth.load(Ordering::Relaxed)).filter(|b| *b > 0)
+    }
+
+    /// How much is read at a time.
+    fn piece(&self) -> usize {
+        let short = |b: u64| (b as f64 * PIECE_TAKES.as_secs_f64()) as usize;
+        self.bandwidth().map_or(PIECE, |b| short(b).clamp(1, PIECE))
+    }
+
+    /// Waits until bytes that have come now are on the line.
+    async fn leave(&self, bytes: usize, lane: &Lane) {
+        if let Some(bandwidth) = self.bandwidth() {
+            let takes = Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
+            let mut free = lane.free.lock().await;
+            *free = (*free).max(Instant::now()) + takes;
+            sleep_until(*free).await;
+        }
+        lane.carried.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// Carries the bytes of one direction, and their end.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    takes: Duration,
-    stalled: Arc<Mutex<Option<Instant>>>,
+    ends: Arc<Ends>,
+    lane: fn(&Ends) -> &Lane,
 ) {
     let (sent, mut coming) = mpsc::channel::<(Instant, Bytes)>(PIECES);
+    let ends = &*ends;
     let leave = async move {
         loop {
-            let mut piece = BytesMut::with_capacity(PIECE);
+            let mut piece = BytesMut::with_capacity(ends.piece());
             // A broken connection ends as one that was closed does.
             let read = from.read_buf(&mut piece).await.unwrap_or_default();
-            let arrives = Instant::now() + takes;
+            ends.leave(read, lane(ends)).await;
+            let arrives = Instant::now() + ends.each_way;
             if sent.send((arrives, piece.freeze())).await.is_err() || read == 0 {
                 return;
             }
@@ -120,7 +182,7 @@ async fn carry(
     let arrive = async move {
         while let Some((at, piece)) = coming.recv().await {
             sleep_until(at).await;
-            let until = *stalled.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = *ends.stalled.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(until) = until {
                 sleep_until(until).await;
             }

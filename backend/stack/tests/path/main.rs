@@ -3,4 +3,5 @@
 mod dns;
 mod ready;
 mod rounds;
+mod sharing;
 mod support;
