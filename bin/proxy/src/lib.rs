@@ -52,5 +52,5 @@ pub use self::pac_file::facts;
 pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};
 pub use self::reread::Reread;
 pub use self::server::Server;
-pub use self::stack::{Backend, ClusterStack, Names, chain, connect, endings};
+pub use self::stack::{Backend, ClusterStack, Expect, Names, chain, connect, endings};
 pub use self::tls::{Tls, TlsError};

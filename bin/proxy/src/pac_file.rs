@@ -10,8 +10,8 @@ use kubevpn_target::{Name, Refusal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::PacSettings;
 use crate::pac::{Facts, Known, text};
+use crate::{Expect, PacSettings};
 
 /// How long a file is served as it was written: whoever can open a page of the proxy makes us ask the API server.
 const KEPT: Duration = Duration::from_secs(30);
@@ -100,6 +100,8 @@ pub(super) struct PacFile {
     cluster: Cluster,
     settings: PacSettings,
     socks: Arc<OnceLock<SocketAddr>>,
+    /// Told when the file is fetched: a connection follows, to no host that is known yet.
+    expect: Option<Expect>,
     written: Mutex<Option<Written>>,
 }
 
@@ -114,11 +116,13 @@ impl PacFile {
         cluster: Cluster,
         settings: PacSettings,
         socks: Arc<OnceLock<SocketAddr>>,
+        expect: Option<Expect>,
     ) -> Self {
         Self {
             cluster,
             settings,
             socks,
+            expect,
             written: Mutex::default(),
         }
     }
@@ -133,6 +137,9 @@ impl PacFile {
 
     /// For a client that knows the proxy as `host`, an address or `localhost`, with its port.
     async fn text(&self, host: Option<String>) -> String {
+        if let Some(expect) = &self.expect {
+            expect(None);
+        }
         let mut written_before = self.written.lock().await;
         let fresh = written_before.take();
         let fresh = fresh.filter(|written| Instant::now() < written.until);
@@ -173,7 +180,34 @@ fn reached_as(addr: SocketAddr, host: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kubevpn_client::{Options, build};
+    use kubevpn_stack::ClusterSettings;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_expected_when_the_file_is_fetched() {
+        // Nothing listens there: the file says so.
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = build(config, &Options::new("test")).unwrap();
+        let cluster = Cluster::new(client, ClusterSettings::default());
+        let expected = Arc::new(AtomicUsize::new(0));
+        let counted = expected.clone();
+        let expect: Expect = Arc::new(move |host| {
+            assert_eq!(host, None);
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        let file = PacFile::new(
+            cluster,
+            PacSettings::default(),
+            Arc::default(),
+            Some(expect),
+        );
+        assert!(file.text(None).await.contains("FindProxyForURL"));
+        assert_eq!(expected.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn where_socks_is_reached() {

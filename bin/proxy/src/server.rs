@@ -14,7 +14,7 @@ use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
 use crate::pac_file::PacFile;
-use crate::{Backend, Bound, Clients, Names, Protocol, Tls};
+use crate::{Backend, Bound, Clients, Expect, Names, Protocol, Tls};
 
 /// What is being served. Listeners can be added at any time; they share limits and backend.
 pub struct Server<C> {
@@ -24,6 +24,7 @@ pub struct Server<C> {
     accepting: JoinSet<()>,
     /// Where SOCKS5 is spoken, for the PAC file.
     socks: Arc<OnceLock<SocketAddr>>,
+    expect: Option<Expect>,
     /// Where clients are logged, if not with everything else.
     log: Option<Dispatch>,
 }
@@ -44,7 +45,9 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         let socks = Arc::new(OnceLock::new());
         // It would name the proxy as one without TLS.
         let cluster = backend.cluster.filter(|_| tls.is_none());
-        let pac = cluster.map(|cluster| PacFile::new(cluster, pac, socks.clone()).served());
+        let pac = cluster.map(|cluster| {
+            PacFile::new(cluster, pac, socks.clone(), backend.expect.clone()).served()
+        });
         let frontends = Frontends {
             connect: backend.connect,
             names: backend.names,
@@ -80,6 +83,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             drain,
             accepting,
             socks,
+            expect: backend.expect,
             log: None,
         }
     }
@@ -99,7 +103,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         self.drain.stop();
     }
 
-    /// Accepts clients from now on.
+    /// Accepts clients from now on; the way to where a forward leads is opened before the first of them.
     pub fn add(&mut self, bound: Bound) {
         let Bound {
             listener,
@@ -110,6 +114,9 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         if let (Protocol::Socks | Protocol::Mixed, Addr::Tcp(addr)) = (&protocol, listener.addr()) {
             // The first is as good as any.
             let _ = self.socks.set(*addr);
+        }
+        if let (Protocol::Forward(to), Some(expect)) = (&protocol, &self.expect) {
+            expect(Some(&to.0.host));
         }
         if let (Some(udp), Some(names)) = (udp, &frontends.names) {
             let (names, settings) = (names.clone(), frontends.dns.clone());
@@ -271,13 +278,14 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::sync::Mutex;
 
-    use kubevpn_target::{BoxError, Target};
+    use kubevpn_target::{BoxError, Host, Origin, Target};
     use tokio::io::AsyncReadExt as _;
     use tower::service_fn;
 
     use super::*;
-    use crate::ListenerSpec;
+    use crate::{ForwardTo, ListenerSpec};
 
     /// A client that has asked for nothing is not waited for, whatever the patience, and has its record.
     #[tokio::test]
@@ -308,6 +316,25 @@ mod tests {
         let mut logged = String::new();
         log.read_to_string(&mut logged).unwrap();
         assert!(logged.contains("end=\"unused\""), "{logged}");
+    }
+
+    #[tokio::test]
+    async fn what_a_forward_leads_to_is_expected_when_it_is_served() {
+        let to = Target::parse("db.shop:5432", Origin::default()).unwrap();
+        let protocol = Protocol::Forward(ForwardTo(to.clone()));
+        let spec = ListenerSpec::new(protocol, "127.0.0.1:0".parse().unwrap());
+        let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
+        let connect = service_fn(async |_: Target| Ok::<_, BoxError>(tokio::io::duplex(1).0));
+        let expected = Arc::new(Mutex::new(Vec::new()));
+        let told = expected.clone();
+        let mut backend = Backend::of_host(connect);
+        backend.expect = Some(Arc::new(move |host: Option<&Host>| {
+            told.lock().unwrap().push(host.cloned());
+        }));
+        let mut server = Server::new(backend, spec.clients(&[]).unwrap());
+        assert!(expected.lock().unwrap().is_empty());
+        server.add(bound);
+        assert_eq!(*expected.lock().unwrap(), [Some(to.host)]);
     }
 
     /// An open connection holds this for as long as it lives.

@@ -1,11 +1,12 @@
 //! The chain from a target to its stream, and what else listeners lead to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_client::ApiServer;
 use kubevpn_dns::{Message, Query};
 use kubevpn_stack::{Cluster, Egress, Forwarder, FromHost, Stack, stack};
-use kubevpn_target::{ConnectError, Name};
+use kubevpn_target::{ConnectError, Host, Name};
 use tower::util::BoxCloneSyncService;
 
 use crate::StackConfig;
@@ -37,6 +38,9 @@ pub fn chain(
 /// What [`connect`] makes.
 pub type ClusterStack = Stack<Egress<ApiServer>>;
 
+/// Who is told that a connection is likely soon, and to which host where that is known.
+pub type Expect = Arc<dyn Fn(Option<&Host>) + Send + Sync>;
+
 /// What answers a DNS client.
 pub type Names = BoxCloneSyncService<Query, Message, ConnectError>;
 
@@ -49,6 +53,8 @@ pub struct Backend<C> {
     pub cluster: Option<Cluster>,
     /// Who answers DNS clients; nobody, where there is no cluster.
     pub names: Option<Names>,
+    /// Who prepares what is likely to be asked for; nobody, where there is no cluster.
+    pub expect: Option<Expect>,
 }
 
 impl Backend<ClusterStack> {
@@ -62,10 +68,18 @@ impl Backend<ClusterStack> {
                 async move { connect.get_ref().answer(&query).await }
             })
         };
+        let expect = {
+            let connect = connect.clone();
+            move |host: Option<&Host>| match host {
+                Some(host) => connect.get_ref().warm(host.clone()),
+                None => connect.get_ref().expect(),
+            }
+        };
         Self {
             connect,
             cluster: Some(cluster),
             names: Some(BoxCloneSyncService::new(names)),
+            expect: Some(Arc::new(expect)),
         }
     }
 }
@@ -77,6 +91,7 @@ impl<C> Backend<C> {
             connect,
             cluster: None,
             names: None,
+            expect: None,
         }
     }
 
@@ -86,6 +101,7 @@ impl<C> Backend<C> {
             connect: connect(self.connect),
             cluster: self.cluster,
             names: self.names,
+            expect: self.expect,
         }
     }
 }
