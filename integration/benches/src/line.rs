@@ -8,10 +8,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
+use futures_util::future::try_join_all;
 use lab::{Lab, Length, Line};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::budgets::gateway::kubeconfig_at;
@@ -27,20 +30,22 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: line\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What was begun beside a connection is done by then.
 const QUIET: Duration = Duration::from_secs(3);
+/// How many later connections, or as many as there are in this time.
 const LATER: usize = 100;
+const LATER_WITHIN: Duration = Duration::from_secs(12);
 const CLIENTS: usize = 64;
 const WINDOW: Duration = Duration::from_secs(5);
+const RATED: Duration = Duration::from_millis(50);
 /// 20 Mbit/s, in bytes, for what shares a line.
 const NARROW: u64 = 2_500_000;
 const BESIDE_BULK: usize = 40;
-
-/// Reads `50ms`.
-pub(crate) fn length(text: &str) -> Result<Duration, String> {
-    let ms = text.strip_suffix("ms").and_then(|ms| ms.parse().ok());
-    ms.filter(|ms| (2..=2000).contains(ms))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "write it as 50ms, from 2ms to 2000ms".into())
-}
+/// No longer than this, after the first of them.
+const BESIDE: Duration = Duration::from_secs(8);
+/// How long two and many of them are looked at.
+const TOGETHER: Duration = Duration::from_secs(3);
+/// Transfers at once, and the MiB that ours may hold for them: what a client's socket, its stream and its session have of each.
+const MANY: usize = 16;
+const MANY_HOLD: f64 = 16.0;
 
 pub(crate) async fn run(
     lab: &Lab,
@@ -62,7 +67,9 @@ pub(crate) async fn run(
                 };
                 let measured = async {
                     let mut figures = row.measure().await?;
-                    figures.extend(row.shared().await?);
+                    for way in [Way::Down, Way::Up] {
+                        figures.extend(row.shared(way).await?);
+                    }
                     anyhow::Ok(figures)
                 };
                 let entry = Round::new(round, row.title(), kind.name(), measured.await);
@@ -105,9 +112,8 @@ impl Row<'_> {
             server.into()
         })?;
         let api: SocketAddr = api.context("the server is no address")?;
-        let each_way = self.trip / 2;
         let length = Length {
-            each_way,
+            each_way: self.trip / 2,
             bandwidth,
         };
         let line = Line::start(api, length).await?;
@@ -143,8 +149,8 @@ impl Row<'_> {
             let further = self.trips(begun.elapsed());
             figures.push(self.figure(FURTHER, further));
         }
-        let mut later = Vec::new();
-        for _ in 0..LATER {
+        let (mut later, until) = (Vec::new(), Instant::now() + LATER_WITHIN);
+        while later.len() < LATER && (later.is_empty() || Instant::now() < until) {
             later.push(answered(&subject, &Target::First).await?);
         }
         let mut of = |q| quantile(&mut later, q) / 1e3 / self.trip.as_secs_f64();
@@ -159,8 +165,12 @@ impl Row<'_> {
         let (done, failed) = in_parallel(CLIENTS, WINDOW, one).await;
         ensure!(failed == 0, "{failed} of {done} connections failed");
         let what = format!("{}: new connections, {CLIENTS} clients", self.title());
-        let rate = done as f64 / WINDOW.as_secs_f64();
-        figures.push(Figure::more(what, "/s", rate));
+        let rate = Figure::more(what, "/s", done as f64 / WINDOW.as_secs_f64());
+        // What a client that puts all on five sessions came to, at this length.
+        figures.push(match self.trip == RATED {
+            true => rate.goal(Goal::Value(740.0)),
+            false => rate,
+        });
         Ok(figures)
     }
 
@@ -186,44 +196,118 @@ impl Row<'_> {
         ])
     }
 
-    /// New connections beside a bulk transfer, on a line that both share.
-    async fn shared(&self) -> anyhow::Result<Vec<Figure>> {
-        let mut figures = Vec::new();
-        for down in [true, false] {
-            let (_line, kubeconfig) = self.line(Some(NARROW)).await?;
-            let subject = self.start(kubeconfig.path()).await?;
-            answered(&subject, &Target::First).await?;
-            let bulk = async {
-                let mut stream = subject.connect(Port::Http).await?;
-                // More than the line carries meanwhile.
-                match down {
-                    true => wire::download(&mut stream, 1 << 30).await,
-                    false => wire::upload(&mut stream, 1 << 30).await,
-                }
-            };
-            let beside = async {
-                sleep(QUIET).await;
-                let mut times = Vec::new();
-                for _ in 0..BESIDE_BULK {
-                    times.push(answered(&subject, &Target::First).await?);
-                }
-                anyhow::Ok(times)
-            };
-            let mut times = tokio::select! {
-                ended = bulk => {
-                    ended?;
-                    anyhow::bail!("the bulk transfer ended");
-                }
-                times = beside => times?,
-            };
-            let what = match down {
-                true => "new connection beside a download, 20 Mbit/s, p50",
-                false => "new connection beside an upload, 20 Mbit/s, p50",
-            };
-            let p50 = quantile(&mut times, 0.5) / 1e3 / self.trip.as_secs_f64();
-            figures.push(self.figure(what, p50).goal(Goal::Value(2.0)));
+    /// What many get of a line that they share, in one direction: a new connection beside a transfer, and two and many
+    /// transfers beside each other.
+    async fn shared(&self, way: Way) -> anyhow::Result<Vec<Figure>> {
+        let (_line, kubeconfig) = self.line(Some(NARROW)).await?;
+        let subject = self.start(kubeconfig.path()).await?;
+        answered(&subject, &Target::First).await?;
+        let beside = async {
+            sleep(QUIET).await;
+            let until = Instant::now() + BESIDE;
+            let mut times = Vec::new();
+            while times.len() < BESIDE_BULK && (times.is_empty() || Instant::now() < until) {
+                times.push(answered(&subject, &Target::First).await?);
+            }
+            anyhow::Ok(times)
+        };
+        let (mut times, _) = beside_transfers(&subject, way, 1, beside).await?;
+        let p50 = quantile(&mut times, 0.5) / 1e3 / self.trip.as_secs_f64();
+
+        let window = async { anyhow::Ok(sleep(TOGETHER).await) };
+        let ((), moved) = beside_transfers(&subject, way, 2, window).await?;
+        let fair = moved[0].min(moved[1]) as f64 / moved[0].max(moved[1]).max(1) as f64;
+
+        let memory = async {
+            let mut most = 0;
+            for _ in 0..10 {
+                sleep(TOGETHER / 10).await;
+                most = most.max(subject.resident()?);
+            }
+            anyhow::Ok(most)
+        };
+        let before = subject.resident()?;
+        let (most, _) = beside_transfers(&subject, way, MANY, memory).await?;
+        let grown = most.saturating_sub(before) as f64 / f64::from(1 << 20);
+
+        let title = self.title();
+        let name = way.name();
+        let two = format!("{title}: two {name}s, 20 Mbit/s, the slower's part of the faster's");
+        let many = format!("{title}: memory for {MANY} {name}s, 20 Mbit/s");
+        Ok(vec![
+            self.figure(
+                &format!("new connection beside {}, 20 Mbit/s, p50", way.one()),
+                p50,
+            )
+            .goal(Goal::Value(2.0)),
+            Figure::more(two, "", fair).goal(Goal::Value(0.8)),
+            Figure::less(many, "MiB", grown).goal(Goal::Value(MANY_HOLD)),
+        ])
+    }
+}
+
+/// The direction of a transfer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Down,
+    Up,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Down => "download",
+            Self::Up => "upload",
         }
-        Ok(figures)
+    }
+
+    fn one(self) -> &'static str {
+        match self {
+            Self::Down => "a download",
+            Self::Up => "an upload",
+        }
+    }
+}
+
+/// Runs something beside this many transfers, which end with it; what came of it, and how many bytes each moved.
+async fn beside_transfers<T>(
+    subject: &Subject,
+    way: Way,
+    transfers: usize,
+    run: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(T, Vec<u64>)> {
+    let moved: Vec<_> = (0..transfers).map(|_| AtomicU64::new(0)).collect();
+    let all = try_join_all(moved.iter().map(|moved| transfer(subject, way, moved)));
+    let done = tokio::select! {
+        ended = all => {
+            ended?;
+            bail!("a transfer ended");
+        }
+        done = run => done?,
+    };
+    Ok((done, moved.into_iter().map(AtomicU64::into_inner).collect()))
+}
+
+/// A transfer of more than any line here carries; counts the bytes.
+async fn transfer(subject: &Subject, way: Way, moved: &AtomicU64) -> anyhow::Result<()> {
+    const BYTES: u64 = 1 << 40;
+    let mut stream = subject.connect(Port::Http).await?;
+    let ask = match way {
+        Way::Down => format!("GET /bytes?n={BYTES} HTTP/1.1\r\nHost: line\r\n\r\n"),
+        Way::Up => format!("POST /sink HTTP/1.1\r\nHost: line\r\nContent-Length: {BYTES}\r\n\r\n"),
+    };
+    stream.write_all(ask.as_bytes()).await?;
+    if way == Way::Down {
+        wire::head(&mut stream, &mut Vec::new()).await?;
+    }
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        let n = match way {
+            Way::Down => stream.read(&mut chunk).await?,
+            Way::Up => stream.write(&chunk).await?,
+        };
+        ensure!(n > 0, "a transfer ended");
+        moved.fetch_add(n as u64, Ordering::Relaxed);
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Figure {
 pub(crate) enum Goal {
     /// A ratio to the better kubectl.
     Ratio(f64),
-    /// The figure itself, at most this.
+    /// The figure itself: at most this, or at least where more is better.
     Value(f64),
 }
 

@@ -74,7 +74,7 @@ struct Args {
     #[arg(long = "peer", value_name = "NAME=COMMAND")]
     peers: Vec<String>,
     /// Measure over lines that take this long for a round trip instead: 10ms, 50ms, 150ms
-    #[arg(long = "line", value_name = "TIME", value_parser = line::length)]
+    #[arg(long = "line", value_name = "TIME", value_parser = lab::round_trip)]
     lines: Vec<Duration>,
     #[command(flatten)]
     part: Part,

@@ -207,7 +207,10 @@ impl Row<'_> {
                 (goal, self.ratio(), format!(">= {goal} x"))
             }
             Some(Goal::Ratio(goal)) => (goal, self.ratio(), format!("<= {goal} x")),
-            Some(Goal::Value(goal)) => (goal, self.ours(), format!("<= {goal} {}", self.unit)),
+            Some(Goal::Value(goal)) => {
+                let sign = if self.more_is_better { ">=" } else { "<=" };
+                (goal, self.ours(), format!("{sign} {goal} {}", self.unit))
+            }
         };
         let verdict = match reached {
             None => "not measured".into(),

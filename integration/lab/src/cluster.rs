@@ -2,17 +2,19 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::process::Command;
 use tracing::info;
 
 use crate::binaries::lock;
 use crate::command::{FOR_UP, command, output, require};
 use crate::daemon::Daemon;
+use crate::line::{Length, Line};
 use crate::process::{Process, Signal};
 use crate::settings::{NODE, Settings, source};
 
@@ -118,6 +120,34 @@ impl Lab {
             .args(args);
         command.stdin(Stdio::null()).kill_on_drop(true);
         command
+    }
+
+    /// A command whose `KUBECONFIG` leads to the API server over a line on which a round trip takes so long, and the line.
+    ///
+    /// # Errors
+    /// No cluster; no port for the line.
+    pub async fn over_line(&self, trip: Duration, command: &[&str]) -> Result<(Line, Command)> {
+        let [program, args @ ..] = command else {
+            bail!("no command");
+        };
+        let api = SocketAddr::from(([127, 0, 0, 1], self.settings.api_port()));
+        let length = Length {
+            each_way: trip / 2,
+            bandwidth: None,
+        };
+        let line = Line::start(api, length).await?;
+        let text = fs::read_to_string(self.kubeconfig()).context("the cluster is not up")?;
+        let server = self.settings.api_url();
+        ensure!(text.contains(&server), "the kubeconfig has another server");
+        let own = line.address();
+        let kubeconfig = self.dir().join(format!("line-{}.kubeconfig", own.port()));
+        fs::write(
+            &kubeconfig,
+            text.replace(&server, &format!("https://{own}")),
+        )?;
+        let mut command = Command::new(program);
+        command.args(args).env("KUBECONFIG", kubeconfig);
+        Ok((line, command))
     }
 
     /// A command in the node's namespaces, and its standard output: containerd's descriptors and threads,

@@ -68,7 +68,7 @@ pub use self::daemon::Daemon;
 pub use self::half_close::HalfClosed;
 pub use self::hops::{Crossing, Hop, Reached, table as hops_table};
 pub use self::isolated::{Outcome, Program, write_programs};
-pub use self::line::{Length, Line};
+pub use self::line::{Length, Line, round_trip};
 pub use self::matrix::{
     Pair, Scenarios, half_close_table, pairs, table as matrix_table, upgrades_table,
 };

@@ -3,7 +3,8 @@
 //! The kernels that the lab runs on have no netem. So each direction of a connection is a queue here: a piece is stamped
 //! when it comes, and passed on when its time is up, however many others are on their way. A connection's first bytes take
 //! a round trip more, for the TCP handshake that loopback does at once. Where the line has a bandwidth, all connections
-//! share it, each direction by itself, and a buffer of [`BUFFERED`] stands before it.
+//! share it, each direction by itself, a piece of one after a piece of the next, as with fair queueing (fq_codel); what waits
+//! stays with its sender, as the system's own buffers between that and the relay are kept small then.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,13 +13,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-/// How much time's worth of bytes waits before a line with a bandwidth; then senders are made to wait.
-const BUFFERED: Duration = Duration::from_millis(100);
+/// What the system holds of a connection before the relay has it, on a line with a bandwidth.
+const HELD: u32 = 64 << 10;
+
+/// How long a piece is on its way onto such a line at most, and how late a timer may be without the line standing idle.
+const PIECE_TAKES: Duration = Duration::from_millis(2);
+const LATE: Duration = Duration::from_millis(5);
+
+const BACKLOG: u32 = 1024;
 
 /// How large a piece is at most, and how many are on their way in one direction of a connection: 64 MiB.
 const PIECE: usize = 16 << 10;
@@ -33,6 +40,35 @@ pub struct Length {
     pub bandwidth: Option<u64>,
 }
 
+impl Length {
+    fn socket(&self, to: SocketAddr) -> io::Result<TcpSocket> {
+        let socket = match to {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if self.bandwidth.is_some() {
+            socket.set_recv_buffer_size(HELD)?;
+        }
+        Ok(socket)
+    }
+
+    /// How much is read at a time.
+    fn piece(&self) -> usize {
+        let short = |b: u64| (b as f64 * PIECE_TAKES.as_secs_f64()) as usize;
+        self.bandwidth.map_or(PIECE, |b| short(b).clamp(1, PIECE))
+    }
+}
+
+/// Reads a round trip: `50ms`.
+///
+/// Errors: it is none from 2 ms to 2 s.
+pub fn round_trip(text: &str) -> Result<Duration, String> {
+    let ms = text.strip_suffix("ms").and_then(|ms| ms.parse().ok());
+    ms.filter(|ms| (2..=2000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write it as 50ms, from 2ms to 2000ms".into())
+}
+
 /// A running relay. Dropping it ends its connections.
 #[derive(Debug)]
 pub struct Line {
@@ -45,27 +81,34 @@ pub struct Line {
 struct Ends {
     to: SocketAddr,
     length: Length,
-    up: Mutex<Instant>,
-    down: Mutex<Instant>,
+    /// Until when each direction is taken.
+    up: Lane,
+    down: Lane,
     /// Nothing arrives before.
     stalled: Mutex<Instant>,
     resets: watch::Sender<u64>,
     accepted: AtomicU64,
 }
 
+/// One direction of a line with a bandwidth. Who waits longest has it next.
+type Lane = tokio::sync::Mutex<Instant>;
+
 impl Line {
     /// Starts a line that leads to this address.
     ///
     /// Errors: no port is to be had.
     pub async fn start(to: SocketAddr, length: Length) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let own = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = length.socket(own)?;
+        socket.bind(own)?;
+        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let now = Instant::now();
         let ends = Arc::new(Ends {
             to,
             length,
-            up: Mutex::new(now),
-            down: Mutex::new(now),
+            up: Lane::new(now),
+            down: Lane::new(now),
             stalled: Mutex::new(now),
             resets: watch::Sender::new(0),
             accepted: AtomicU64::new(0),
@@ -121,7 +164,7 @@ async fn pass(
     ends: Arc<Ends>,
 ) -> io::Result<()> {
     let open = Instant::now() + 2 * ends.length.each_way;
-    let mut server = TcpStream::connect(ends.to).await?;
+    let mut server = ends.length.socket(ends.to)?.connect(ends.to).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let reset = {
@@ -146,16 +189,16 @@ async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     ends: &Ends,
-    free: &Mutex<Instant>,
+    lane: &Lane,
     open: Instant,
 ) {
     let (sent, mut coming) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
     let leave = async move {
         loop {
-            let mut piece = Vec::with_capacity(PIECE);
+            let mut piece = Vec::with_capacity(ends.length.piece());
             // A broken connection ends as one that was closed does.
             let read = from.read_buf(&mut piece).await.unwrap_or_default();
-            let left = ends.leave(read, free, open).await;
+            let left = ends.leave(read, lane, open).await;
             let arrives = left + ends.length.each_way;
             if sent.send((arrives, piece)).await.is_err() || read == 0 {
                 return;
@@ -180,20 +223,17 @@ async fn carry(
 }
 
 impl Ends {
-    /// When bytes that have come now are on the line.
-    async fn leave(&self, bytes: usize, free: &Mutex<Instant>, open: Instant) -> Instant {
-        let now = Instant::now().max(open);
+    /// Waits until bytes that have come now are on the line.
+    async fn leave(&self, bytes: usize, lane: &Lane, open: Instant) -> Instant {
         let Some(bandwidth) = self.length.bandwidth else {
-            return now;
+            return Instant::now().max(open);
         };
+        sleep_until(open).await;
         let takes = Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
-        let left = {
-            let mut free = lock(free);
-            *free = (*free).max(now) + takes;
-            *free
-        };
-        sleep_until(left - BUFFERED).await;
-        left
+        let mut free = lane.lock().await;
+        *free = (*free).max(Instant::now() - LATE) + takes;
+        sleep_until(*free).await;
+        *free
     }
 }
 

@@ -186,6 +186,14 @@ enum Command {
         #[arg(long)]
         page: Option<PathBuf>,
     },
+    /// Run a command whose KUBECONFIG leads to the API server over a long line
+    Line {
+        /// What a round trip takes: 50ms
+        #[arg(value_name = "TIME", value_parser = lab::round_trip)]
+        trip: Duration,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
     /// Ask for a port-forward in every way a client might, and print the answers
     Upgrades { pod: Option<String> },
     /// Send real programs through `kubevpn proxy-out`; exit code 1 if one does not get through
@@ -332,6 +340,11 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
         Command::Bench { args } => {
             lab.up(Extent::Full).await?;
             return bench(&args).await;
+        }
+        Command::Line { trip, command } => {
+            let (_line, mut command) = lab.over_line(trip, &borrowed(&command)).await?;
+            command.kill_on_drop(true);
+            return pass_through(command).await;
         }
         Command::Clients {
             kubevpn,
