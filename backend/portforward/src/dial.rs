@@ -145,13 +145,20 @@ impl Dial<'_> {
             }
         };
         lease.named(pair.id());
+        let unheard = |failure| {
+            if handle.stats().received == 0 {
+                self.pool.opener().unheard(transport);
+            }
+            failure
+        };
         if good && !fresh {
-            self.replied(&mut pair, &lease, &handle).await?;
+            let replied = self.replied(&mut pair, &lease, &handle).await;
+            replied.map_err(unheard)?;
         }
         if !good {
             let mut early = Early::new(&handle, self.config());
             let replied = self.replied(&mut pair, &lease, &handle);
-            early.beside(replied).await?;
+            early.beside(replied).await.map_err(unheard)?;
             match pair.fate(&mut early, self.config()).await {
                 Fate::Good => lease.remember(),
                 Fate::Refused => {

@@ -68,7 +68,7 @@ pub enum ForwardError {
     Api(ConnectError),
 
     /// Something on the way to the Pod's node turned every transport down.
-    #[error("no port-forward to pod {pod} ({}): check the pod's node, and proxies before the API server", list(.tried))]
+    #[error("no port-forward to pod {pod} ({}): {}", list(.tried), advice(.tried))]
     Rejected {
         /// `namespace/name`.
         pod: String,
@@ -202,6 +202,19 @@ impl From<ForwardError> for ConnectError {
 fn list(tried: &[Rejection]) -> String {
     let tried: Vec<_> = tried.iter().map(Rejection::to_string).collect();
     tried.join("; ")
+}
+
+/// Next step after every transport was turned down.
+fn advice(tried: &[Rejection]) -> &'static str {
+    // The API server's answer to a request whose upgrade somebody took away: we always ask for one.
+    let stripped = |r: &Rejection| {
+        r.status == Some(StatusCode::BAD_REQUEST) && r.message.contains("Upgrade request required")
+    };
+    if tried.iter().all(stripped) {
+        "a gateway before the API server takes upgrades away: have it pass the headers Upgrade and Connection on"
+    } else {
+        "check the pod's node, and proxies before the API server"
+    }
 }
 
 /// One line of at most 300 characters: what others say goes into our sentences and logs.
@@ -410,6 +423,21 @@ mod tests {
         assert_eq!(
             rejected(false).to_string(),
             "no port-forward to pod shop/web-0 (spdy: 502 Bad Gateway): check the pod's node, and proxies before the API server"
+        );
+        let stripped = ForwardError::Rejected {
+            pod: "shop/web-0".into(),
+            tried: vec![Rejection {
+                transport: Transport::Spdy,
+                status: Some(StatusCode::BAD_REQUEST),
+                silent: false,
+                by_api_server: true,
+                message: "Upgrade request required".into(),
+            }],
+        };
+        assert_eq!(
+            stripped.to_string(),
+            "no port-forward to pod shop/web-0 (spdy: 400 Bad Request, Upgrade request required): a gateway before the API \
+             server takes upgrades away: have it pass the headers Upgrade and Connection on"
         );
         let forbidden = ForwardError::Forbidden {
             pod: "shop/web-0".into(),

@@ -55,6 +55,9 @@ pub(crate) trait Open: Send + Sync + 'static {
         port: u16,
         tried: Vec<Rejection>,
     ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>>;
+
+    /// A session over this transport ended, or was given up, before a single byte was received on it.
+    fn unheard(&self, _transport: Transport) {}
 }
 
 /// What came of asking for a session.
@@ -295,6 +298,10 @@ impl Open for Api {
     ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>> {
         Box::pin(self.clone().ask_channel(pod, port, tried))
     }
+
+    fn unheard(&self, transport: Transport) {
+        self.memory().unheard(transport);
+    }
 }
 
 impl Memory {
@@ -323,6 +330,20 @@ impl Memory {
                 _ => false,
             });
         due.collect()
+    }
+
+    /// There are gateways that answer 101 and pass nothing on of what is not WebSocket. The other transport to sessions
+    /// goes first from now on, if there is one.
+    fn unheard(&mut self, transport: Transport) {
+        let other = match transport {
+            Transport::Spdy => Transport::SpdyWs,
+            Transport::SpdyWs => Transport::Spdy,
+            Transport::WsV4 => return,
+        };
+        if matches!(self.known[other as usize], Known::Fit | Known::Doubtful) {
+            tracing::info!(%transport, "nothing was heard over this transport, it is tried last");
+            self.known[transport as usize] = Known::Silent;
+        }
     }
 
     /// What worked does no more: all get another chance.

@@ -16,6 +16,10 @@ use crate::stats::Connection;
 /// milliseconds. The container runtime reports the Pod's end 1 s late.
 const UNREAD: u64 = 3_000;
 
+/// A connection that ended so long after its last write, in milliseconds, while nothing at all was heard on the session,
+/// gives reason to doubt it: a client gave up waiting.
+const UNHEARD: u64 = 500;
+
 /// The container runtime ends a connection this long after it has read the end of either direction, in milliseconds.
 const RUNTIME_CLOCK: u64 = 1_000;
 
@@ -201,8 +205,13 @@ impl Drop for Lease {
         }
         entry.close_if_done();
         let cut_off = !over && connection.passed_on_at().is_none() && !entry.retired;
+        let heard = self.pool.epoch.of(entry.handle.stats().last_received);
+        let wrote = connection.last_write();
+        let unheard = wrote != 0 && heard < wrote && now.saturating_sub(wrote) >= UNHEARD;
         drop(state);
-        if cut_off {
+        if unheard {
+            self.suspect();
+        } else if cut_off {
             // The forward may have ended while the last of it was on its way.
             self.check_unread();
         }

@@ -974,6 +974,26 @@ async fn a_dial_into_a_black_hole_takes_another_session() {
     assert_eq!(node.upgrades(), 2);
 }
 
+/// Clients that give up after a second, one after another, as the load on a line that is gone.
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_clients_gave_up_gets_no_more_of_them() {
+    let (node, pool) = Node::start(quick());
+    drop(open(&pool).await);
+    sleep(S).await;
+    node.link(0).black_hole();
+    let mut stream = dial(&pool, ECHO).await.unwrap();
+    stream.write_all(b"anyone?").await.unwrap();
+    assert_eq!(node.upgrades(), 1, "nothing is known yet");
+    sleep(S).await;
+    stream.no_reader();
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    let began = Instant::now();
+    open(&pool).await;
+    assert!(began.elapsed() < S, "{:?}", began.elapsed());
+    assert_eq!(node.upgrades(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn idle_streams_live_for_days() {
     let (node, pool) = Node::start(quick());

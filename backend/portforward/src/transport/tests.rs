@@ -40,6 +40,8 @@ enum Answer {
     Cut,
     /// Nothing comes.
     Hang,
+    /// An upgrade, and nothing after it.
+    Swallow,
     /// An upgrade that is not to what was asked for.
     Wrong(&'static str),
 }
@@ -123,15 +125,16 @@ impl Server {
         self.asked.lock().unwrap().push(FORMS[form]);
         let answer = self.script.lock().unwrap()[form];
         match answer {
-            Answer::Upgrade => Ok(self.upgrade(form, request)),
+            Answer::Upgrade => Ok(self.upgrade(form, request, true)),
             Answer::Status(status, body) => {
                 let body = Full::new(Bytes::from(body));
                 Ok(Response::builder().status(status).body(body).unwrap())
             }
             Answer::Cut => Err(io::ErrorKind::ConnectionReset.into()),
             Answer::Hang => std::future::pending().await,
+            Answer::Swallow => Ok(self.upgrade(form, request, false)),
             Answer::Wrong(protocol) => {
-                let mut response = self.upgrade(form, request);
+                let mut response = self.upgrade(form, request, true);
                 let headers = response.headers_mut();
                 for name in [header::SEC_WEBSOCKET_PROTOCOL, header::SEC_WEBSOCKET_ACCEPT] {
                     if headers.contains_key(&name) {
@@ -144,15 +147,21 @@ impl Server {
         }
     }
 
-    fn upgrade(self, form: usize, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    fn upgrade(
+        self,
+        form: usize,
+        request: Request<Incoming>,
+        answers: bool,
+    ) -> Response<Full<Bytes>> {
         let headers = request.headers().clone();
         let port = request.uri().query().and_then(|q| q.strip_prefix("ports="));
         let port = port.map(|p| p.parse().unwrap());
         assert_eq!(port.is_some(), form == 3, "only channels name the port");
         let node = self.node.clone();
         tokio::spawn(async move {
-            let io = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+            let mut io = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
             match form {
+                _ if !answers => drop(tokio::io::copy(&mut io, &mut tokio::io::sink()).await),
                 0 | 1 => node.speak_spdy(io).await,
                 2 => node.speak_spdy(Tunnel::new(io, Role::Server).await).await,
                 _ => node.speak_v4(io, port.unwrap()).await,
@@ -345,6 +354,21 @@ async fn what_swallows_upgrades_is_got_around_within_a_dial() {
     let began = Instant::now();
     dial_anew(&server.forwarder(AUTO)).await.unwrap_err();
     assert!(began.elapsed() < Config::default().dial_timeout + Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_swallows_sessions_is_got_around_within_a_dial() {
+    let (ok, swallow) = (Answer::Upgrade, Answer::Swallow);
+    let server = Server::new([swallow, swallow, ok, ok]);
+    let forwarder = server.forwarder(AUTO);
+    let took = timed(&forwarder).await;
+    assert!(took <= Config::default().reply_timeout, "{took:?}");
+    server.asked();
+    for _ in 0..3 {
+        let took = timed(&forwarder).await;
+        assert!(took < Duration::from_millis(100), "{took:?}");
+    }
+    assert_eq!(server.asked(), ["GET spdy-ws"; 3]);
 }
 
 #[tokio::test(start_paused = true)]
