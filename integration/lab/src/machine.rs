@@ -150,22 +150,18 @@ impl Machine {
         self.init.id().context("the machine has ended")
     }
 
-    /// A command in it.
+    /// A command in it, in its directory.
     pub(crate) fn command(&self, line: &[&str]) -> Result<Command> {
         let mut command = command("nsenter")?;
         command
-            .args([
-                "--target",
-                &self.pid()?.to_string(),
-                "--net",
-                "--mount",
-                "--",
-            ])
+            .arg(format!("--target={}", self.pid()?))
+            // Another mount namespace is entered at its root.
+            .arg(format!("--wd={}", self.dir.path().display()))
+            .args(["--net", "--mount", "--"])
             .args(line)
             .env("HOME", self.dir.path())
             .env("KUBECONFIG", self.kubeconfig())
-            .env("KUBEVPN_HOME", self.dir.path().join("kubevpn"))
-            .current_dir(self.dir.path());
+            .env("KUBEVPN_HOME", self.dir.path().join("kubevpn"));
         Ok(command)
     }
 

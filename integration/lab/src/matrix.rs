@@ -47,6 +47,8 @@ pub struct Scenarios {
     pub ignored: usize,
     /// All of them together.
     pub took: Duration,
+    /// The filters, if not all were run.
+    pub only: Vec<String>,
 }
 
 /// All pairs, or those of one Kubernetes or one containerd.
@@ -113,11 +115,28 @@ impl Pair {
 }
 
 async fn scenarios(root: &Path, filters: &[String]) -> Result<Scenarios> {
+    let every = [String::new()];
+    let mut all = Scenarios {
+        only: filters.to_vec(),
+        ..Scenarios::default()
+    };
+    // The test program takes one filter at a time.
+    for filter in if filters.is_empty() { &every } else { filters } {
+        let run = one_run(root, filter).await?;
+        all.passed += run.passed;
+        all.failed.extend(run.failed);
+        all.ignored += run.ignored;
+        all.took += run.took;
+    }
+    Ok(all)
+}
+
+async fn one_run(root: &Path, filter: &str) -> Result<Scenarios> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .args(["test", "-p", "kubevpn", "--test", "real", "--"])
-        .args(filters)
+        .args((!filter.is_empty()).then_some(filter))
         .current_dir(root)
         .env("KUBEVPN_LAB", "1")
         .stdin(Stdio::null())
@@ -129,8 +148,8 @@ async fn scenarios(root: &Path, filters: &[String]) -> Result<Scenarios> {
         .context("the scenarios do not end")??;
     let said = String::from_utf8_lossy(&done.stdout);
     let mut scenarios = read(&said).with_context(|| format!("no result of tests in:\n{said}"))?;
-    for line in said.lines().filter(|line| line.ends_with("FAILED")) {
-        info!("{line}");
+    if !scenarios.failed.is_empty() {
+        info!("{said}"); // the table names those that failed, and not why
     }
     scenarios.took = begun.elapsed();
     Ok(scenarios)
@@ -154,6 +173,7 @@ fn read(said: &str) -> Option<Scenarios> {
         failed: failed.collect(),
         ignored: count("ignored")?,
         took: Duration::ZERO,
+        only: Vec::new(),
     })
 }
 
@@ -168,6 +188,7 @@ pub fn table(pairs: &[Pair]) -> String {
             failed,
             ignored,
             took,
+            only,
         } = &pair.scenarios;
         let mut results = format!(
             "{passed} passed, {} failed, {ignored} ignored",
@@ -175,6 +196,9 @@ pub fn table(pairs: &[Pair]) -> String {
         );
         if !failed.is_empty() {
             let _ = write!(results, ": `{}`", failed.join("`, `"));
+        }
+        if !only.is_empty() {
+            let _ = write!(results, " (of `{}` alone)", only.join("`, `"));
         }
         let (holding, broken) = &pair.claims;
         let mut claims = format!("{holding} hold");

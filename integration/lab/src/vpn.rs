@@ -323,8 +323,10 @@ impl Lab {
         ];
         let root = self.debian("debian-openvpn", &packages).await?;
         let openvpn = root.join("usr/sbin/openvpn").display().to_string();
-        let libraries = root.join("usr/lib/x86_64-linux-gnu");
-        let libraries = format!("LD_LIBRARY_PATH={}", libraries.display());
+        let libraries = format!(
+            "LD_LIBRARY_PATH={0}/usr/lib/x86_64-linux-gnu:{0}/lib/x86_64-linux-gnu",
+            root.display()
+        );
         let s = &self.settings;
         let (server, machine) = self.ends().await?;
         let pki = s.path("pki");
