@@ -237,6 +237,30 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     Ok(loaded)
 }
 
+/// The names of the entries of the kubeconfig files, in the order of the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryNames {
+    /// Of the contexts.
+    pub contexts: Vec<String>,
+    /// Of the clusters.
+    pub clusters: Vec<String>,
+    /// Of the users.
+    pub users: Vec<String>,
+}
+
+/// The names of all entries of the files that [`load`] reads, whether or not the entries are usable.
+///
+/// Errors: a file that cannot be read or parsed, as for [`load`].
+pub fn entry_names(args: &KubeconfigArgs, env: &Env) -> Result<EntryNames, KubeconfigError> {
+    let files = Files::read(args.without_empty().kubeconfig.as_deref(), env)?;
+    Ok(EntryNames {
+        contexts: files.contexts.names(),
+        clusters: files.clusters.names(),
+        users: files.users.names(),
+    })
+}
+
 /// A label as RFC 1123 has it, which is what a namespace can be called.
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';

@@ -58,7 +58,8 @@ pub use self::connector::ReachError;
 pub use self::dialer::{Dialer, Socket};
 pub use self::error::{ClientError, PluginError, PluginFailure};
 pub use self::kubeconfig::{
-    Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, load, own_proxies,
+    EntryNames, Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, entry_names,
+    load, own_proxies,
 };
 pub use self::options::Options;
 pub use self::proxy::ProxyError;

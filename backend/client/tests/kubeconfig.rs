@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kubevpn_client::{Env, KubeconfigArgs, KubeconfigError, Loaded, Options, build, load};
+use kubevpn_client::{
+    Env, KubeconfigArgs, KubeconfigError, Loaded, Options, build, entry_names, load,
+};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -155,6 +157,17 @@ fn flags_choose_and_replace() {
     let moved = moved.load();
     assert_eq!(moved.server, "https://10.0.0.1:6443");
     assert_eq!(moved.config.tls_server_name, None);
+}
+
+#[test]
+fn names_of_all_entries() {
+    let setup = Setup::of(TWO);
+    let names = entry_names(&setup.args, &setup.env()).unwrap();
+    assert_eq!(names.contexts, ["blue", "red"]);
+    assert_eq!(names.clusters, ["blue", "red"]);
+    assert_eq!(names.users, ["jane", "joe"]);
+    let broken = Setup::of("{");
+    assert!(entry_names(&broken.args, &broken.env()).is_err());
 }
 
 #[test]

@@ -141,7 +141,8 @@ impl Cluster {
         }
     }
 
-    pub(crate) fn namespace(&self) -> &str {
+    /// The namespace in which short names are looked up.
+    pub fn namespace(&self) -> &str {
         &self.resolver.settings.namespace
     }
 

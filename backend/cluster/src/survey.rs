@@ -79,6 +79,24 @@ impl Cluster {
         }
     }
 
+    /// Namespace and name of the Services there are, the first 500 of them: those of all namespaces, or of the active one
+    /// where the others may not be listed.
+    pub async fn service_names(&self) -> Result<Vec<(String, String)>, Failed> {
+        let list = async |namespace: Option<String>| {
+            let mut names = Vec::new();
+            let keep = |service: Service| {
+                names.extend(service.metadata.namespace.zip(service.metadata.name));
+            };
+            let select = Select::All { namespace };
+            first_page(self.server(), &select, SERVICES, keep).await?;
+            Ok::<_, Failure>(names)
+        };
+        match list(None).await {
+            Err(failed) if is_forbidden(&failed) => list(Some(self.namespace().to_owned())).await,
+            listed => listed,
+        }
+    }
+
     async fn services(&self) -> Result<Vec<String>, Failure> {
         let select = Select::All {
             namespace: Some(self.namespace().to_owned()),
