@@ -1,6 +1,7 @@
 //! The command line: what it says, and the exit code it ends with, when it cannot do what was asked.
 
 mod check;
+mod craft;
 mod first_minute;
 mod help;
 mod listeners;

@@ -7,10 +7,11 @@ use kubevpn_scenarios::run_to_end;
 
 use crate::kubevpn;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 26] = [
     "bugreport",
     "check",
     "completion",
+    "config",
     "connect",
     "connection",
     "daemon",
@@ -18,6 +19,7 @@ const COMMANDS: [&str; 24] = [
     "disconnect",
     "env",
     "logs",
+    "man",
     "nc",
     "open",
     "pac",

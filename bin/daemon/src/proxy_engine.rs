@@ -8,7 +8,7 @@ use std::time::Duration;
 use kubevpn_client::{Options, Renewal, build_renewable};
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{
-    self as proxy, Backend, Bound, ClusterStack, ListenerSpec, Protocol, Server, probe,
+    self as proxy, Backend, Bound, ClusterStack, ListenerSpec, Protocol, Server, Suggest, probe,
 };
 use kubevpn_stack::{Deadline, DeadlineLayer, Forwarder, FromHost, OwnListeners};
 use kubevpn_target::{Connect, ConnectError};
@@ -71,7 +71,7 @@ pub struct ProxySession {
     client: kube::Client,
     renewal: Renewal,
     counts: Arc<Counts>,
-    cluster: Backend<Counted<ClusterStack>>,
+    cluster: Backend<Counted<Suggest<ClusterStack>>>,
     host: Backend<Counted<Deadline<FromHost>>>,
     forwarder: Forwarder,
     own: OwnListeners,

@@ -3,7 +3,10 @@
 mod at;
 mod bugreport;
 mod check;
+mod child;
+pub(crate) mod complete;
 mod completion;
+mod config;
 mod connect;
 mod connection;
 mod daemon;
@@ -20,13 +23,16 @@ mod kube;
 mod listen;
 mod login;
 mod logs;
+mod man;
 mod nc;
 mod open;
 mod pac;
+mod plugin;
 mod policy;
 mod port_forward;
 mod proxy_out;
 mod quit;
+mod reach;
 mod resolve;
 mod run;
 #[cfg(test)]
@@ -41,10 +47,12 @@ mod suggest;
 mod version;
 mod which;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use kubevpn_client::Options;
 
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::telemetry::{LogArgs, Steps, Usual};
 
@@ -89,11 +97,59 @@ enum Command {
     BugReport(Box<bugreport::BugReport>),
     #[cfg(feature = "demo")]
     Demo(Box<demo::Demo>),
+    Config(config::ConfigCommand),
     Completion(completion::Completion),
+    Man(man::Man),
     Version(Box<version::Version>),
 }
 
+/// The grammar, with these defaults.
+pub(crate) fn command(config: &Config) -> clap::Command {
+    let command = config.apply(Args::command());
+    match plugin::is_plugin() {
+        true => plugin::renamed(command),
+        false => command,
+    }
+}
+
+/// The command line, with these defaults.
+pub(crate) fn parse(words: Vec<OsString>, config: &Config) -> Result<Args, clap::Error> {
+    let mut command = command(config);
+    let matches = command.try_get_matches_from_mut(words)?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The settings, if each value is one that its flag takes.
+pub(crate) fn judged(config: Config) -> Result<Config, Failure> {
+    for (key, values) in config.settings() {
+        let flags = values.iter().map(|value| match value.as_str() {
+            "true" => format!("--{key}"),
+            value => format!("--{key}={value}"),
+        });
+        let words = ["kubevpn", "proxy-out"].map(str::to_owned);
+        let words = words
+            .into_iter()
+            .chain(flags.filter(|_| values != ["false"]));
+        if let Err(error) = Args::try_parse_from(words) {
+            let error = error.to_string();
+            let said = error.trim_start_matches("error: ");
+            let said = said.split("\n\n").next().unwrap_or_default();
+            let path = crate::config::path().unwrap_or_default();
+            return Err(Failure::value(format!("{}: {said}", path.display())));
+        }
+    }
+    Ok(config)
+}
+
 impl Args {
+    /// Whether the command is of use with a configuration file that is broken.
+    pub(crate) fn needs_no_config(&self) -> bool {
+        matches!(
+            self.command,
+            Command::Config(_) | Command::Completion(_) | Command::Man(_)
+        )
+    }
+
     /// Whether the command tells the steps that the layers take.
     pub(crate) fn tells_steps(&self) -> bool {
         matches!(self.command, Command::Resolve(_) | Command::Check(_))
@@ -143,7 +199,9 @@ impl Args {
             Command::Daemon(command) => command.run().await,
             #[cfg(feature = "demo")]
             Command::Demo(command) => command.run().await,
+            Command::Config(command) => command.run(),
             Command::Completion(command) => command.run(),
+            Command::Man(command) => command.run(),
             Command::Version(command) => command.run().await,
         }
     }

@@ -1,7 +1,7 @@
 //! The live line of a terminal: what a proxy does now, below its log. It is drawn over itself, and gone at the end.
 
-use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_daemon::Counts;
@@ -9,63 +9,14 @@ use kubevpn_daemon::api::Refused;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::out;
+use crate::terminal::{self, columns, draw, one_line};
 
 /// Time between two drawings.
 const TICK: Duration = Duration::from_secs(1);
-/// To the left, and everything to the right away (ECMA-48).
-const CLEAR: &[u8] = b"\r\x1b[K";
-
-/// The line on the terminal; empty for none.
-static DRAWN: Mutex<String> = Mutex::new(String::new());
-
-fn drawn() -> MutexGuard<'static, String> {
-    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Draws this instead. Who does not see it misses nothing.
-fn draw(line: String) {
-    let mut drawn = drawn();
-    if *drawn == line {
-        return;
-    }
-    let mut stderr = io::stderr().lock();
-    let _ = stderr
-        .write_all(CLEAR)
-        .and_then(|()| stderr.write_all(line.as_bytes()));
-    *drawn = line;
-}
-
-/// Standard error for log lines: above what is drawn.
-pub(crate) struct Above;
-
-impl Above {
-    pub(crate) fn new() -> Self {
-        Self
-    }
-}
-
-impl Write for Above {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let drawn = drawn();
-        let mut stderr = io::stderr().lock();
-        if drawn.is_empty() {
-            return stderr.write(text);
-        }
-        stderr.write_all(CLEAR)?;
-        stderr.write_all(text)?;
-        stderr.write_all(drawn.as_bytes())?;
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
 
 /// Whether standard output and standard error are a person's terminal.
 pub(crate) fn is_wanted() -> bool {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-    io::stderr().is_terminal() && io::stdout().is_terminal() && !dumb && !out::is_hushed()
+    std::io::stdout().is_terminal() && terminal::is_there() && !out::is_hushed()
 }
 
 /// The line of one proxy.
@@ -101,10 +52,7 @@ impl Live {
         let rate = bytes.saturating_sub(before) as f64 / elapsed;
         self.before = (bytes, Instant::now());
         let last = self.counts.refusals().into_iter().next();
-        // A terminal that does not know its size says 0.
-        let columns = rustix::termios::tcgetwinsize(io::stderr()).map(|size| size.ws_col);
-        let columns = columns.ok().filter(|columns| *columns > 0).unwrap_or(80);
-        draw(text(open, rate, last.as_ref(), columns.into()));
+        draw(text(open, rate, last.as_ref(), columns()));
     }
 }
 
@@ -129,12 +77,7 @@ fn text(open: usize, rate: f64, last: Option<&Refused>, columns: usize) -> Strin
             out::escaped(&last.sentence)
         ));
     }
-    let room = columns.saturating_sub(1);
-    if text.chars().count() > room {
-        text = text.chars().take(room.saturating_sub(1)).collect();
-        text.push('…');
-    }
-    text
+    one_line(text, columns)
 }
 
 fn amount(bytes: f64) -> String {

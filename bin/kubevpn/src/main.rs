@@ -2,17 +2,20 @@
 
 mod age;
 mod cli;
+mod config;
 mod exit;
 mod live;
-mod near;
 mod out;
+mod progress;
+mod report;
 mod table;
 mod telemetry;
+mod terminal;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser as _;
+use self::config::Config;
 
 // Gives memory back to the system after a burst of connections, which glibc's does not.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -28,11 +31,21 @@ fn main() -> ExitCode {
     if kubevpn_namespace::is_helper() {
         return kubevpn_namespace::helper();
     }
-    let args = match cli::Args::try_parse_from(cli::habits::in_order(std::env::args_os())) {
+    if let Some(answered) = cli::complete::answered() {
+        return ended(answered);
+    }
+    let words = cli::habits::in_order(std::env::args_os());
+    let read = config::read().and_then(cli::judged);
+    let args = match cli::parse(words, read.as_ref().unwrap_or(&Config::default())) {
         Ok(args) => args,
         Err(error) if error.use_stderr() => error.exit(),
         Err(help) => return ended(out::written(help.print())),
     };
+    match read {
+        Ok(config) => config::install(config),
+        Err(_) if args.needs_no_config() => {}
+        Err(failure) => return ended(Err(failure)),
+    }
     let steps = telemetry::Steps::new();
     if !args.is_daemon() {
         let told = args.tells_steps().then(|| steps.clone());
@@ -62,6 +75,6 @@ fn main() -> ExitCode {
 fn ended(result: Result<(), exit::Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+        Err(failure) => report::report(&failure),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 
 use crate::exit::Failure;
+use crate::terminal::Above;
 
 /// Says a line.
 pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
@@ -49,7 +50,8 @@ pub(crate) fn note(text: impl Display) -> Result<(), Failure> {
 
 /// Says a line on standard error. Who does not hear it may hear how the command ends.
 pub(crate) fn aside(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    // In one piece, since what is drawn is drawn again behind each.
+    let _ = Above::new().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Text from elsewhere as a terminal may have it: control characters, line ends among them, and those that change the

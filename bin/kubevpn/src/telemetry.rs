@@ -19,8 +19,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as log};
 
 use crate::exit::Failure;
-use crate::live::Above;
 use crate::out;
+use crate::terminal::Above;
 
 /// The flags about what is said on standard error, which every command has.
 #[derive(Debug, clap::Args)]

@@ -35,6 +35,7 @@ pub mod probe;
 mod reread;
 mod server;
 mod stack;
+mod suggest;
 pub mod text;
 mod tls;
 
@@ -53,4 +54,5 @@ pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig}
 pub use self::reread::Reread;
 pub use self::server::Server;
 pub use self::stack::{Backend, ClusterStack, Expect, Names, chain, connect, endings};
+pub use self::suggest::{Suggest, nearest, suggestion};
 pub use self::tls::{Tls, TlsError};

@@ -10,6 +10,7 @@ use kubevpn_target::{ConnectError, Host, Name};
 use tower::util::BoxCloneSyncService;
 
 use crate::StackConfig;
+use crate::suggest::Suggest;
 
 /// How long the cluster may take to say what its names end in.
 const ENDINGS: Duration = Duration::from_secs(10);
@@ -57,8 +58,8 @@ pub struct Backend<C> {
     pub expect: Option<Expect>,
 }
 
-impl Backend<ClusterStack> {
-    /// A cluster, and what it knows.
+impl Backend<Suggest<ClusterStack>> {
+    /// A cluster, and what it knows; its refusals of names suggest others.
     pub fn of_cluster(connect: ClusterStack) -> Self {
         let cluster = connect.get_ref().cluster().clone();
         let names = {
@@ -76,7 +77,7 @@ impl Backend<ClusterStack> {
             }
         };
         Self {
-            connect,
+            connect: Suggest::new(connect, cluster.clone()),
             cluster: Some(cluster),
             names: Some(BoxCloneSyncService::new(names)),
             expect: Some(Arc::new(expect)),

@@ -221,6 +221,8 @@ where
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     command
         .env_remove("KUBECONFIG")
+        // A developer's own defaults are not the program's.
+        .env("KUBEVPN_CONFIG", "")
         .envs(environment.iter().copied());
     tokio::time::timeout(PATIENCE, command.output())
         .await

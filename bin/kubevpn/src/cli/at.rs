@@ -11,7 +11,8 @@ use kubevpn_daemon::{ApiError, Client, StateDir};
 use kubevpn_proxy::{Policy, reachable};
 
 use super::kube::KubeArgs;
-use super::listen::DEFAULT_SOCKS;
+use super::listen::usual_socks;
+use crate::config;
 use crate::exit::Failure;
 
 /// Where the proxy listens
@@ -150,7 +151,7 @@ impl At {
         if let Some(named) = self.named()? {
             return Ok((named, kubectl_hosts(kube)?));
         }
-        let is_asked_for = kube != KubeArgs::default();
+        let is_asked_for = kube != config::usual::<KubeArgs>();
         let args = KubeconfigArgs::from(kube);
         let loaded = load(&args, &Env::of_process());
         let connection = match (is_asked_for, &loaded) {
@@ -188,7 +189,7 @@ impl At {
 /// The hosts that kubectl goes to, whatever the context, which programs are to reach without a proxy that was named: nothing
 /// else is wanted of the kubeconfig. Without one, or with one that is of no use, there are none.
 pub(crate) fn kubectl_hosts(kube: KubeArgs) -> Result<Vec<String>, Failure> {
-    let is_asked_for = kube != KubeArgs::default();
+    let is_asked_for = kube != config::usual::<KubeArgs>();
     match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
         Ok(loaded) => Ok(loaded.hosts),
         Err(error) if !is_asked_for => {
@@ -232,7 +233,7 @@ impl Proxy {
     /// Where one listens if nothing is said.
     fn assumed() -> Self {
         Self {
-            socks: DEFAULT_SOCKS.parse().ok(),
+            socks: usual_socks().parse().ok(),
             ..Self::default()
         }
     }

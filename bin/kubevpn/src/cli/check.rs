@@ -16,7 +16,7 @@ use self::facts::{Facts, Trouble};
 use self::findings::{Finding, Level, Report};
 use super::habits;
 use super::kube::KubeArgs;
-use super::listen::DEFAULT_SOCKS;
+use super::listen::usual_socks;
 use super::policy::PolicyArgs;
 use super::resolve::{self, Explained};
 use super::suggest::advised;
@@ -47,9 +47,9 @@ pub(crate) struct Check {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Output,
-    /// Check that a proxy could listen on ADDR
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_SOCKS)]
-    listen_socks: Addr,
+    /// Check that a proxy could listen on ADDR [default: 127.0.0.1:1080]
+    #[arg(long, value_name = "ADDR")]
+    listen_socks: Option<Addr>,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -72,7 +72,11 @@ impl Check {
         }
         let policy = self.policy.policy()?;
         let args = KubeconfigArgs::from(self.kube);
-        let (facts, reached) = found(&args, &policy, &self.listen_socks).await;
+        let listen = match self.listen_socks {
+            Some(address) => address,
+            None => usual_listener()?,
+        };
+        let (facts, reached) = found(&args, &policy, &listen).await;
         let report = findings::report(&facts);
         if self.output == Output::Text {
             out::print(text(&report))?;
@@ -145,11 +149,16 @@ async fn found(args: &KubeconfigArgs, policy: &Policy, listen: &Addr) -> (Facts,
     (facts, reached)
 }
 
+/// The address that a proxy listens on if no flag says so.
+fn usual_listener() -> Result<Addr, Failure> {
+    let text = usual_socks();
+    let parsed = text.parse();
+    parsed.map_err(|error: AddrError| Failure::value(format!("--listen-socks {text}: {error}")))
+}
+
 /// The document of a whole check, for who writes it down.
 pub(super) async fn document_of(args: &KubeconfigArgs) -> Result<Value, Failure> {
-    let listen = DEFAULT_SOCKS
-        .parse()
-        .map_err(|error: AddrError| Failure::value(format!("{DEFAULT_SOCKS}: {error}")))?;
+    let listen = usual_listener()?;
     let (facts, _) = found(args, &Policy::default(), &listen).await;
     Ok(document(&findings::report(&facts), None))
 }

@@ -1,17 +1,32 @@
 //! `kubevpn completion SHELL`.
 
-use clap::CommandFactory as _;
-use clap_complete::Shell;
+use std::path::Path;
 
+use clap::ValueEnum as _;
+use clap_complete::Shell;
+use clap_complete::env::Shells;
+
+use super::complete;
 use crate::exit::Failure;
 use crate::out;
 
 /// Print the completion script for a shell
+///
+/// Commands, flags and their values are completed, contexts and other names of the kubeconfig, namespaces, Services and their
+/// ports from the cluster, and connections. A cluster that does not answer within a second has no candidates.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # for this shell
-  source <(kubevpn completion bash)")]
+  source <(kubevpn completion bash)
+
+  # for all that are started from now on
+  echo 'source <(kubevpn completion zsh)' >> ~/.zshrc
+  kubevpn completion fish > ~/.config/fish/completions/kubevpn.fish
+
+  # for kubectl kubevpn: a second name of this program
+  ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl-kubevpn
+  ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl_complete-kubevpn")]
 pub(crate) struct Completion {
     /// The shell to complete in
     shell: Shell,
@@ -19,13 +34,41 @@ pub(crate) struct Completion {
 
 impl Completion {
     pub(crate) fn run(self) -> Result<(), Failure> {
+        let program = program();
+        if self.shell == Shell::Bash {
+            return out::print(complete::of_bash(&program));
+        }
+        let shells = Shells::builtins();
+        let name = self.shell.to_possible_value();
+        let name = name.as_ref().map_or("", |value| value.get_name());
+        let Some(shell) = shells.completer(name) else {
+            return Err(Failure::value(format!("{name} is not completed")));
+        };
         let mut script = Vec::new();
-        clap_complete::generate(
-            self.shell,
-            &mut super::Args::command(),
-            "kubevpn",
-            &mut script,
-        );
+        shell
+            .write_registration(
+                complete::VARIABLE,
+                "kubevpn",
+                "kubevpn",
+                &program,
+                &mut script,
+            )
+            .map_err(anyhow::Error::from)?;
         out::print(String::from_utf8_lossy(&script))
+    }
+}
+
+/// This program as the script calls it: by its name, or by the path by which it was called, as seen from anywhere.
+fn program() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let called = Path::new(&called);
+    match called.components().count() {
+        0 => "kubevpn".to_owned(),
+        1 => called.to_string_lossy().into_owned(),
+        _ => {
+            let absolute = std::path::absolute(called);
+            let path = absolute.unwrap_or_else(|_| called.to_owned());
+            path.to_string_lossy().into_owned()
+        }
     }
 }

@@ -13,15 +13,14 @@ use kubevpn_proxy::{ListenerSpec, Policy, Protocol, probe};
 use tokio::time::{Instant, sleep};
 
 use super::kube::KubeArgs;
-use super::listen::{AUTH, DEFAULT_SOCKS, ListenerArgs};
+use super::listen::{AUTH, ListenerArgs, ProtocolArgs, warn_of_readers};
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::{reach, server_named};
 use super::serve::{result, say_hints, service, termination};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
+use crate::progress;
 
-/// Where the HTTP proxy listens if nothing else is said.
-const DEFAULT_HTTP: &str = "127.0.0.1:3128";
 /// How long a daemon that is about to end is waited for.
 const ENDING: Duration = Duration::from_secs(30);
 
@@ -57,26 +56,13 @@ pub(crate) struct Connect {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 struct Listen {
-    /// Listen for SOCKS5
-    #[arg(long)]
-    socks: bool,
-    /// Listen for HTTP proxy requests, CONNECT and plain http
-    #[arg(long)]
-    http: bool,
+    #[command(flatten)]
+    protocols: ProtocolArgs,
     /// Dial everything from this machine, with its DNS and routes, on the SOCKS listener, and nothing in the cluster
     #[arg(long)]
     egress: bool,
     #[command(flatten)]
     more: ListenerArgs,
-}
-
-/// Where is listened without an address; `--socks --listen-socks ''` names none either.
-fn default(asked_for: bool, given: &mut Option<String>, address: &'static str) -> &'static str {
-    if !asked_for {
-        return "";
-    }
-    given.take_if(|given| given.is_empty());
-    address
 }
 
 impl Listen {
@@ -88,9 +74,11 @@ impl Listen {
                 "{AUTH} is not kept for the daemon, which would have to write it down: use --auth-file"
             )));
         }
-        let socks = default(self.socks, &mut self.more.listen_socks, DEFAULT_SOCKS);
-        let http = default(self.http, &mut self.more.listen_http, DEFAULT_HTTP);
-        let mut specs = self.more.specs(socks, http)?;
+        self.protocols.apply(&mut self.more)?;
+        if let Some(file) = &self.more.auth_file {
+            warn_of_readers(file);
+        }
+        let mut specs = self.more.specs("", "")?;
         // The daemon is in another directory.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         for spec in &mut specs {
@@ -130,14 +118,16 @@ impl Connect {
         }
         // A credential plugin may ask questions now, here, and not in the background.
         let (client, _) = reach(loaded.config.clone()).await?;
-        let uid = probe::api(&client, &loaded.namespace).await?;
+        let asked = probe::api(&client, &loaded.namespace);
+        let uid = progress::shown(server_named(&loaded.server), asked).await?;
         steps.done(&format!("namespace {}", loaded.namespace));
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
         let mut request = request(id, &args, &loaded, listeners)?;
         request.policy = (policy != Policy::default()).then_some(policy);
         request.log_level = (verbose > 0).then(|| Level::of_verbosity(verbose));
         if !self.foreground {
-            let opened = open(&daemon, &request, &steps).await?;
+            let opening = open(&daemon, &request, &steps);
+            let opened = progress::shown("the connection to open", opening).await?;
             return even_unheard(say(&opened));
         }
         // Before the connection is there, so that no signal finds it without anybody to end it.
@@ -249,8 +239,9 @@ async fn stay(daemon: &Client, id: &str, mut termination: Termination) -> Result
         ended = daemon.ended(id) => return Ok(ended?),
         ended = termination.next() => ended,
     };
+    let ending = daemon.disconnect(Some(id), false);
     tokio::select! {
-        disconnected = daemon.disconnect(Some(id), false) => drop(disconnected?),
+        disconnected = progress::shown("open connections to finish", ending) => drop(disconnected?),
         _ = termination.next() => forget(daemon, id).await?,
     }
     result(ended)

@@ -6,7 +6,7 @@ use kubevpn_sim::Sim;
 
 use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use super::serve::{Ending, Intro, serve};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};

@@ -5,21 +5,19 @@ use kubevpn_daemon::{Client, StateDir};
 use super::which;
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 
 /// End a connection: its listeners close at once, and open connections have five seconds
 ///
 /// What was kept of it is deleted, but for its log.
 #[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "kubevpn disconnect [--now] [CONNECTION]\n       kubevpn disconnect [--now] --all",
-    after_help = "\
+#[command(after_help = "\
 Examples:
   # the only one
   kubevpn disconnect
 
   # by the beginning of its ID, at once
-  kubevpn disconnect --now 03d"
-)]
+  kubevpn disconnect --now 03d")]
 pub(crate) struct Disconnect {
     /// The connection: its ID or the beginning of it, its context or its namespace [default: the only one]
     #[arg(value_name = "CONNECTION")]
@@ -39,7 +37,8 @@ impl Disconnect {
             true => None,
             false => Some(which::connection(&daemon, self.id.as_deref()).await?),
         };
-        let ended = daemon.disconnect(id.as_deref(), self.now).await?;
+        let ending = daemon.disconnect(id.as_deref(), self.now);
+        let ended = progress::shown("open connections to finish", ending).await?;
         for id in ended {
             out::line(format_args!("Stopped connection {id}"))?;
         }

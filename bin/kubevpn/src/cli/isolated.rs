@@ -161,8 +161,7 @@ mod system {
     use kubevpn_daemon::{ApiError, Code};
     use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Keeper, Members, Porter, Sockets};
     use kubevpn_proxy::{
-        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, allow_for, endings,
-        probe,
+        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, endings,
     };
     use kubevpn_stack::OwnListeners;
     use kubevpn_target::{ConnectError, Host, Origin, Refusal, Target};
@@ -172,11 +171,11 @@ mod system {
     use tower::util::BoxCloneSyncService;
 
     use super::{InsideArgs, Publish};
+    use crate::cli::child::{Signals, not_run, wait};
     use crate::cli::env_from::{EnvFromArgs, Variables};
     use crate::cli::kube::KubeArgs;
     use crate::cli::listen::AUTH;
-    use crate::cli::proxy_out::reach;
-    use crate::cli::run::{Signals, not_run, wait};
+    use crate::cli::reach::{answers, reach};
     use crate::exit::Failure;
     use crate::out;
 
@@ -202,7 +201,7 @@ mod system {
         let loaded = load(&KubeconfigArgs::from(kube), &Env::of_process())?;
         let config = policy.stack(&loaded.namespace, OwnListeners::default());
         let (client, api_server) = reach(loaded.config).await?;
-        probe::check(&client).await?;
+        answers(&client, &loaded.server).await?;
         let variables = environment.read(&client, &loaded.namespace).await?;
         let connect = proxy::connect(client, api_server, config);
         let backend = Backend::of_cluster(connect.clone());

@@ -1,7 +1,7 @@
 //! The flags about listeners: those that `proxy-out` and `connect` share, and what they mean.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 use kubevpn_conn::{Addr, AddrError, Credentials, Limits};
@@ -13,10 +13,13 @@ use kubevpn_proxy::{
 use kubevpn_target::{Name, Target};
 
 use super::holder::{Held, connections, held};
+use crate::config;
 use crate::exit::Failure;
 
-/// Where SOCKS5 is spoken if nothing else is said.
-pub(crate) const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+/// Where SOCKS5 is spoken if nothing else is said, in the configuration file either.
+const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
+/// The same of the HTTP proxy of `connect --http`.
+const DEFAULT_HTTP: &str = "127.0.0.1:3128";
 /// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
 pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 
@@ -88,6 +91,41 @@ pub(crate) struct ListenerArgs {
     pac: PacArgs,
 }
 
+/// The listeners by their protocols, each on its usual address where none is named
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+pub(crate) struct ProtocolArgs {
+    /// Listen for SOCKS5, on ADDR or 127.0.0.1:1080: the same as --listen-socks ADDR
+    #[arg(long, value_name = "ADDR")]
+    socks: Option<Option<String>>,
+    /// Listen for HTTP proxy requests, on ADDR or 127.0.0.1:3128: the same as --listen-http ADDR
+    #[arg(long, value_name = "ADDR")]
+    http: Option<Option<String>>,
+}
+
+impl ProtocolArgs {
+    /// Lays them over the flags with addresses.
+    pub(crate) fn apply(self, to: &mut ListenerArgs) -> Result<(), Failure> {
+        for (name, asked, address, usual) in [
+            ("socks", self.socks, &mut to.listen_socks, usual_socks()),
+            ("http", self.http, &mut to.listen_http, usual_http()),
+        ] {
+            let Some(named) = asked else { continue };
+            address.take_if(|address| address.is_empty());
+            match (address.as_deref(), named) {
+                (None, named) => *address = Some(named.unwrap_or_else(|| usual.to_owned())),
+                (Some(_), None) => {}
+                (Some(one), Some(other)) => {
+                    return Err(Failure::value(format!(
+                        "--{name} {other} and --listen-{name} {one} are the same flag: give one of them"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the PAC file cannot learn
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "PAC file")]
@@ -124,6 +162,22 @@ impl TlsArgs {
         let read = read.map_err(|error| Failure::value(format!("--tls-cert, --tls-key: {error}")));
         read.map(Some)
     }
+}
+
+/// Where SOCKS5 is spoken if no flag says so.
+pub(crate) fn usual_socks() -> &'static str {
+    config::installed()
+        .listen_socks
+        .as_deref()
+        .unwrap_or(DEFAULT_SOCKS)
+}
+
+/// Where the HTTP proxy of `connect --http` listens if no flag says so.
+pub(crate) fn usual_http() -> &'static str {
+    config::installed()
+        .listen_http
+        .as_deref()
+        .unwrap_or(DEFAULT_HTTP)
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -265,10 +319,20 @@ impl ListenerArgs {
     /// The same for a server in this process: one of them at least.
     pub(crate) fn own_specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
         let socks = match self.listen.is_empty() && self.forward.is_empty() {
-            true => DEFAULT_SOCKS,
+            true => usual_socks(),
             false => "",
         };
-        let specs = self.specs(socks, "")?;
+        // That of the configuration file is for who names no listener.
+        let is_named =
+            self.listen_socks.is_some() || !self.listen_dns.is_empty() || socks.is_empty();
+        let http = match is_named {
+            true => "",
+            false => config::installed()
+                .listen_http
+                .as_deref()
+                .unwrap_or_default(),
+        };
+        let specs = self.specs(socks, http)?;
         if specs.is_empty() {
             return Err(Failure::value(
                 "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
@@ -282,6 +346,7 @@ impl ListenerArgs {
     pub(crate) async fn bind(&self, specs: Vec<ListenerSpec>) -> Result<Listening, Failure> {
         let (credentials, reread) = match &self.auth_file {
             Some(file) => {
+                warn_of_readers(file);
                 let read = credentials_in(file);
                 read.map(|(credentials, reread)| (Some(credentials), Some(reread)))
                     .map_err(|error| Failure::value(format!("--auth-file: {error}")))?
@@ -347,6 +412,15 @@ pub(super) fn is_port_alone(text: &str) -> bool {
     first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
 }
 
+/// Says so where a file with a password is not its owner's alone.
+pub(crate) fn warn_of_readers(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let found = std::fs::metadata(path);
+    if found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0) {
+        tracing::warn!(path = %path.display(), "other users may read the password file: chmod 600 it");
+    }
+}
+
 /// The one user whom the environment lets in; everybody where it names none.
 pub(crate) fn credentials_of_environment() -> Result<Option<Credentials>, Failure> {
     let value = std::env::var_os(AUTH).filter(|value| !value.is_empty());
@@ -378,6 +452,34 @@ mod tests {
         ] {
             assert!(!is_port_alone(text), "{text}");
         }
+    }
+
+    #[test]
+    fn protocols_with_and_without_an_address() {
+        let socks = |socks: Option<Option<&str>>, address: Option<&str>| {
+            let mut args = ListenerArgs::of_forwards(Vec::new());
+            args.listen_socks = address.map(str::to_owned);
+            let protocols = ProtocolArgs {
+                socks: socks.map(|address| address.map(str::to_owned)),
+                http: None,
+            };
+            let done = protocols
+                .apply(&mut args)
+                .map_err(|failure| failure.message());
+            done.map(|()| args.listen_socks.unwrap_or_default())
+        };
+        assert_eq!(socks(None, None).as_deref(), Ok(""));
+        assert_eq!(socks(Some(None), None).as_deref(), Ok(DEFAULT_SOCKS));
+        assert_eq!(socks(Some(None), Some("")).as_deref(), Ok(DEFAULT_SOCKS));
+        assert_eq!(
+            socks(Some(None), Some("127.0.0.1:1")).as_deref(),
+            Ok("127.0.0.1:1")
+        );
+        assert_eq!(
+            socks(Some(Some("127.0.0.1:2")), None).as_deref(),
+            Ok("127.0.0.1:2")
+        );
+        assert!(socks(Some(Some("127.0.0.1:2")), Some("127.0.0.1:1")).is_err());
     }
 
     #[test]

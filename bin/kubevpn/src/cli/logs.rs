@@ -23,8 +23,8 @@ Examples:
   # the daemon's
   kubevpn logs
 
-  # a connection's, and what is added to it
-  kubevpn logs -f 03d")]
+  # a connection's last lines, and what is added to it
+  kubevpn logs --tail 20 -f 03d")]
 pub(crate) struct Logs {
     /// Connection to show the log of, by its ID or the beginning of it [default: the daemon's own]
     #[arg(value_name = "CONNECTION-ID")]
@@ -35,6 +35,9 @@ pub(crate) struct Logs {
     /// Follow the log: print new lines as they are written
     #[arg(short, long)]
     follow: bool,
+    /// Print no more than the last N lines of those that are there
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
 }
 
 impl Logs {
@@ -48,10 +51,33 @@ impl Logs {
             return Err(ApiError::no_such_connection(&id).into());
         }
         let printed = async {
-            for older in files.iter().filter(|file| **file != path) {
-                copy(&mut File::open(older)?)?;
+            let mut open = open(&path)?;
+            let older = files.iter().filter(|file| **file != path);
+            match self.tail {
+                None => {
+                    for older in older {
+                        copy(&mut File::open(older)?)?;
+                    }
+                    if let Some(file) = &mut open {
+                        copy(file)?;
+                    }
+                }
+                Some(lines) => {
+                    // Rotation bounds them.
+                    let mut text = Vec::new();
+                    for older in older {
+                        File::open(older)?.read_to_end(&mut text)?;
+                    }
+                    if let Some(file) = &mut open {
+                        file.read_to_end(&mut text)?;
+                    }
+                    copy(&mut last(&text, lines))?;
+                }
             }
-            follow(&path, self.follow).await
+            match self.follow {
+                true => follow(&path, open).await,
+                false => Ok(()),
+            }
         };
         let ended = tokio::select! {
             printed = printed => printed,
@@ -91,15 +117,28 @@ fn whole(home: &StateDir, given: String) -> Result<String, Failure> {
     }
 }
 
-/// Prints a file, and what is added to it; the next one when it was rotated away.
-async fn follow(path: &Path, follow: bool) -> io::Result<()> {
-    let mut open = open(path)?;
+/// The last lines of a text.
+fn last(text: &[u8], lines: usize) -> &[u8] {
+    let whole = text.strip_suffix(b"\n").unwrap_or(text);
+    let ends = whole
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n');
+    match lines.checked_sub(1) {
+        None => &[],
+        Some(others) => match ends.map(|(at, _)| at).nth(others) {
+            Some(at) => &text[at + 1..],
+            None => text,
+        },
+    }
+}
+
+/// Prints what is added to a file; the next one when it was rotated away.
+async fn follow(path: &Path, mut open: Option<File>) -> io::Result<()> {
     loop {
         if let Some(file) = &mut open {
             copy(file)?;
-        }
-        if !follow {
-            return Ok(());
         }
         tokio::time::sleep(LOOK).await;
         let there = std::fs::metadata(path).ok().map(|found| found.ino());
@@ -132,6 +171,29 @@ fn copy(from: &mut impl Read) -> io::Result<()> {
         match from.read(&mut buffer)? {
             0 => return stdout.flush(),
             n => stdout.write_all(&buffer[..n])?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_lines() {
+        for (text, lines, wanted) in [
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb", 1, "b"),
+            ("a\n", 5, "a\n"),
+            ("a\n\n", 1, "\n"),
+            ("a\n", 0, ""),
+            ("", 3, ""),
+        ] {
+            assert_eq!(
+                last(text.as_bytes(), lines),
+                wanted.as_bytes(),
+                "{text:?} {lines}"
+            );
         }
     }
 }

@@ -17,9 +17,10 @@ use super::at::{Proxy, of_daemon_for_run};
 use super::habits;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use super::suggest::advised;
 use crate::exit::Failure;
+use crate::progress;
 
 /// Bytes read at a time.
 const BUFFER: usize = 64 * 1024;
@@ -70,7 +71,8 @@ impl Nc {
         let config = policy.stack(&loaded.namespace, Default::default());
         let (client, api_server) = reach(loaded.config).await?;
         let connect = proxy::connect(client.clone(), api_server, config);
-        match connect.connect(target.clone()).await {
+        let connecting = connect.connect(target.clone());
+        match progress::shown(&target, connecting).await {
             Ok(stream) => outcome(relay(stream, input, output).await, &target),
             Err(error) => Err(advised(error, &client, &loaded.namespace, &target.host).await),
         }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_proxy::{self as proxy, Backend, Server, own, probe};
+use kubevpn_proxy::{self as proxy, Backend, Server, own};
 use kubevpn_target::Host;
 use tokio::process::Command;
 
 use super::at::Proxy;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::{answers, reach};
 use super::serve::{result, termination};
 use super::{service, snippet};
 use crate::exit::Failure;
@@ -193,7 +193,7 @@ impl Open {
         let own = addresses.iter().copied().collect();
         let config = policy.stack(&loaded.namespace, own);
         let (client, api_server) = reach(loaded.config).await?;
-        probe::check(&client).await?;
+        answers(&client, &loaded.server).await?;
         let url = page.at_its_port(&client, &loaded.namespace).await.url();
         let connect = proxy::connect(client, api_server, config);
         let proxy = Proxy {

@@ -10,7 +10,7 @@ use super::at::At;
 use super::kube::KubeArgs;
 use super::listen::PacArgs;
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use crate::exit::Failure;
 use crate::out;
 

@@ -3,8 +3,7 @@
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use kubevpn_client::{ApiServer, Env, KubeconfigArgs, Loaded, build_renewable, load};
-use kubevpn_daemon::ApiError;
+use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_proxy::{self as proxy, Admin, Backend, probe};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
 use kubevpn_target::{ConnectError, Refusal};
@@ -12,12 +11,14 @@ use tokio::time::{Instant, sleep};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
-use super::listen::{ListenerArgs, TlsArgs, address};
+use super::listen::{ListenerArgs, ProtocolArgs, TlsArgs, address};
 use super::policy::PolicyArgs;
+use super::reach::{answers, reach, server_named};
 use super::serve::{DRAIN, Ending, Intro, result, serve};
 use super::service;
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 
 /// Between two questions to an API server that is away: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -44,6 +45,8 @@ Examples:
   # at login, while the VPN may still be down
   kubevpn proxy-out --wait-api")]
 pub(crate) struct ProxyOut {
+    #[command(flatten)]
+    protocols: ProtocolArgs,
     #[command(flatten)]
     listen: ListenerArgs,
     #[command(flatten)]
@@ -87,6 +90,7 @@ impl ProxyOut {
     /// With these listeners and every other setting at its default.
     pub(super) fn of(listen: ListenerArgs, kube: KubeArgs, policy: PolicyArgs) -> Self {
         Self {
+            protocols: ProtocolArgs::default(),
             listen,
             tls: TlsArgs::default(),
             admin: None,
@@ -98,8 +102,9 @@ impl ProxyOut {
         }
     }
 
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
+        self.protocols.apply(&mut self.listen)?;
         let specs = self.listen.own_specs()?;
         let tls = self.tls.read()?;
         let mut ending = Ending {
@@ -135,11 +140,12 @@ impl ProxyOut {
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack(&loaded.namespace, own);
         let leads_to = leads_to(&loaded);
+        let server = loaded.server;
         let reached = async {
             let (client, api_server) = reach(loaded.config).await?;
             match self.wait_api {
-                None => probe::check(&client).await?,
-                Some(limit) => wait(&client, limit).await?,
+                None => answers(&client, &server).await?,
+                Some(limit) => progress::shown(server_named(&server), wait(&client, limit)).await?,
             }
             Ok::<_, Failure>((client, api_server))
         };
@@ -197,12 +203,4 @@ async fn wait(client: &kube::Client, limit: Option<Duration>) -> Result<(), Conn
 
 fn is_away(error: &ConnectError) -> bool {
     matches!(error.refusal(), Refusal::ClusterAway | Refusal::TimedOut)
-}
-
-/// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
-pub(crate) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
-    let options = super::options();
-    let (client, renewal) = build_renewable(config, &options).map_err(ApiError::from)?;
-    renewal.log_in().await?;
-    Ok((client, renewal.api_server()))
 }

@@ -4,6 +4,7 @@ use kubevpn_daemon::{Client, StateDir};
 
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 
 /// End every connection and the daemon; only logs stay
 ///
@@ -21,7 +22,8 @@ pub(crate) struct Quit {
 
 impl Quit {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        Client::new(StateDir::locate()?).quit(self.now).await?;
+        let daemon = Client::new(StateDir::locate()?);
+        progress::shown("open connections to finish", daemon.quit(self.now)).await?;
         out::line("Exited")
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::habits;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;

@@ -15,6 +15,7 @@ use super::env::Shell;
 use crate::exit::Failure;
 use crate::live::{self, Live};
 use crate::out::{self, even_unheard};
+use crate::progress;
 
 /// A URL, where none of the cluster's is known.
 const EXAMPLE: &str = "http://SERVICE.NAMESPACE:PORT/";
@@ -126,7 +127,11 @@ where
     let again = async {
         ending.termination.next().await;
     };
-    server.end(ending.drain, again).await;
+    progress::shown(
+        "open connections to finish",
+        server.end(ending.drain, again),
+    )
+    .await;
     if let Some(admin) = ending.admin {
         admin.end().await;
     }

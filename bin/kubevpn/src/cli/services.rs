@@ -6,7 +6,7 @@ use kubevpn_client::{Env, KubeconfigArgs, load};
 use serde_json::{Value, json};
 
 use super::kube::KubeArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use super::service::{self, Found};
 use crate::exit::Failure;
 use crate::out;

@@ -1,10 +1,10 @@
 //! `kubevpn shell`.
 
+use super::child::ended;
 use super::env_from::EnvFromArgs;
 use super::isolated::InsideArgs;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
-use super::run::ended;
 use crate::exit::Failure;
 
 /// Start a shell in the cluster's network (Linux)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::kube::KubeArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use crate::exit::Failure;
 use crate::out;
 

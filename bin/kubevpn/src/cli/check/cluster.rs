@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::DATE;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use kube::Client;
 use kube::client::Body;
 use kube::core::Status;
@@ -24,6 +24,7 @@ use super::facts::{
     Credentials, Facts, Kubeconfig, Names, Range, Ranges, Server, Tried, Trouble, Trust,
 };
 use super::machine;
+use crate::progress;
 
 /// Time limit of one answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -110,7 +111,8 @@ pub(super) async fn api_server(facts: &mut Facts, loaded: Loaded) -> Option<Reac
         shown: renewal.shown(),
         trouble,
     };
-    let logged_in = timeout(LOGIN, renewal.log_in()).await.unwrap_or_else(|_| {
+    let logging_in = progress::said("the login", timeout(LOGIN, renewal.log_in()));
+    let logged_in = logging_in.await.unwrap_or_else(|_| {
         Err(ConnectError::new(
             Refusal::Unauthenticated,
             format!(
@@ -238,7 +240,7 @@ async fn get(client: &Client, path: &str) -> Result<Answer, ConnectError> {
         let date = head.headers.get(DATE).and_then(|date| date.to_str().ok());
         let date = date.and_then(http_date);
         let body = Limited::new(body, MOST_BYTES).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.map_err(|error| unread(&asked, &*error))?.to_bytes();
         let said = match head.status.is_success() {
             true => serde_json::from_slice(&body).map_err(|_| {
                 ConnectError::new(
@@ -258,6 +260,15 @@ async fn get(client: &Client, path: &str) -> Result<Answer, ConnectError> {
     timeout(ANSWER, answered)
         .await
         .unwrap_or_else(|_| Err(too_long()))
+}
+
+/// An answer that was cut, or is too large.
+fn unread(asked: &Action<'_>, error: &(dyn std::error::Error + 'static)) -> ConnectError {
+    let why = match error.is::<LengthLimitError>() {
+        true => format!("its answer has more than {MOST_BYTES} bytes"),
+        false => format!("its answer was cut: {error}: check proxies and VPN on the way"),
+    };
+    ConnectError::new(Refusal::ClusterAway, format!("cannot {asked}: {why}"))
 }
 
 /// The seconds since 1970 of a date as RFC 9110 section 5.6.7 has it.
@@ -396,7 +407,46 @@ async fn address_of_the_api(client: &Client) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use kube::Config;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// A server that answers so, and closes.
+    async fn asked(answer: Vec<u8>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(client.read(&mut request).await.unwrap() > 0);
+            // One who has read enough has gone.
+            let _ = client.write_all(&answer).await;
+        });
+        let config = Config::new(url.parse().unwrap());
+        let client = kubevpn_client::build(config, &crate::cli::options()).unwrap();
+        let got = get(&client, "/version").await;
+        server.await.unwrap();
+        got.map_or_else(
+            |error| error.to_string(),
+            |answer| format!("{:?}", answer.said),
+        )
+    }
+
+    /// It is an API server as far as one can see.
+    #[tokio::test]
+    async fn answers_that_are_cut_or_too_large() {
+        let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        let cut = asked((head(100) + "{\"gitVersion\":").into_bytes()).await;
+        assert!(cut.contains("its answer was cut"), "{cut}");
+        let mut large = head(MOST_BYTES + 1).into_bytes();
+        large.resize(large.len() + MOST_BYTES + 1, b' ');
+        let large = asked(large).await;
+        assert!(large.contains("has more than 4194304 bytes"), "{large}");
+        let page = asked((head(6) + "<html>").into_bytes()).await;
+        assert!(page.contains("is no API server"), "{page}");
+    }
 
     #[test]
     fn dates_and_versions() {

@@ -232,7 +232,7 @@ fn of_way(kubeconfig: &Kubeconfig, facts: &Facts) -> Vec<Finding> {
         .advice("give the kubeconfig the cluster's certificate-authority"),
         Trust::Plain => Finding::warning(
             "tls",
-            format!("{server} is asked without TLS: credentials and data are sent in the clear"),
+            format!("{server} is asked without TLS: requests and data are sent in the clear, and the kubeconfig's credentials are not sent at all"),
         )
         .advice("use an https server, unless it is on this machine"),
     });
@@ -365,7 +365,13 @@ fn of_credentials(
         return Finding::trouble(TOPIC, trouble);
     }
     if shown.is_none() {
-        let text = format!("user {user} has none: the API server takes you for anonymous");
+        let text = match kubeconfig.trust {
+            Trust::Plain => format!(
+                "no token, password or certificate of user {user} is sent over plain http, as kubectl sends none: the API \
+                 server takes you for anonymous"
+            ),
+            _ => format!("user {user} has none: the API server takes you for anonymous"),
+        };
         let finding = match refused {
             true => Finding::problem(TOPIC, 32, format!("{text}, who may do nothing here")),
             false => Finding::warning(TOPIC, text),

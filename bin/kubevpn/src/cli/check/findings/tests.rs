@@ -211,6 +211,11 @@ const ROWS: [Row; 40] = [
         shown(f).plugin = Some("aws".into());
     }, 0, &["ok       credentials", "the plugin aws renews it"]),
     ("no credentials", |f| *shown(f) = Shown::default(), 0, &["warning  credentials  user jane has none"]),
+    ("a server without TLS", |f| {
+        kubeconfig(f).trust = Trust::Plain;
+        *shown(f) = Shown::default();
+    }, 0, &["warning  tls ", "the kubeconfig's credentials are not sent at all",
+        "warning  credentials  no token, password or certificate of user jane is sent over plain http, as kubectl sends none"]),
     ("no credentials, and no access", |f| {
         *shown(f) = Shown::default();
         f.rights = Some(Err(trouble(31, "system:anonymous cannot create selfsubjectaccessreviews")));

@@ -1,0 +1,67 @@
+//! `kubevpn config`.
+
+use clap::Subcommand;
+
+use crate::config;
+use crate::exit::Failure;
+use crate::out;
+
+/// Show the configuration file, which has defaults of flags
+///
+/// Each key of config.toml is the name of a flag, and its value the default of that flag; docs/config.md lists them. Flags
+/// override it, and so does the environment where it says the same (KUBECONFIG, KUBEVPN_AUTH_FILE, KUBEVPN_AUTH, NO_COLOR).
+/// KUBEVPN_CONFIG names another file, or none where it is empty.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # a default context
+  mkdir -p \"$(dirname \"$(kubevpn config path)\")\"
+  echo 'context = \"staging\"' >> \"$(kubevpn config path)\"
+
+  # what is in effect
+  kubevpn config view")]
+pub(crate) struct ConfigCommand {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Print the settings that are in effect
+    View,
+    /// Print the path of the file, whether or not it is there
+    Path,
+}
+
+impl ConfigCommand {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let path = config::path().ok_or_else(|| {
+            Failure::value(format!(
+                "there is no configuration file: {} is empty, or HOME is not set",
+                config::VARIABLE
+            ))
+        })?;
+        match self.what {
+            What::Path => out::line(path.display()),
+            What::View => {
+                let config = super::judged(config::read()?)?;
+                let is_there = path.exists();
+                let comment = if is_there { "" } else { " (not there)" };
+                out::line(format_args!("# {}{comment}", path.display()))?;
+                let text = toml::to_string(&config).map_err(anyhow::Error::from)?;
+                let in_effect = config.settings();
+                for line in text.lines() {
+                    let key = line.split(' ').next().unwrap_or_default();
+                    let has_effect = in_effect.iter().any(|(name, _)| name == key);
+                    match has_effect {
+                        true => out::line(line)?,
+                        false => {
+                            out::line(format_args!("# {line} # overridden by the environment"))?
+                        }
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The way to the API server that every command takes.
+
+use kubevpn_client::{ApiServer, build_renewable};
+use kubevpn_daemon::ApiError;
+use kubevpn_proxy::probe;
+use kubevpn_target::ConnectError;
+
+use crate::exit::Failure;
+use crate::progress;
+
+/// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
+pub(super) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
+    let plugin = config.auth_info.exec.as_ref();
+    let plugin = plugin.and_then(|exec| exec.command.as_deref());
+    let what = match plugin {
+        Some(plugin) => format!("the credential plugin {plugin}"),
+        None => "the login".to_owned(),
+    };
+    let options = super::options();
+    let (client, renewal) = build_renewable(config, &options).map_err(ApiError::from)?;
+    progress::said(what, renewal.log_in()).await?;
+    Ok((client, renewal.api_server()))
+}
+
+/// What is waited for, in words.
+pub(super) fn server_named(url: &str) -> String {
+    format!("the API server {url}")
+}
+
+/// Waits until the API server of this URL has answered.
+pub(super) async fn answers(client: &kube::Client, server: &str) -> Result<(), ConnectError> {
+    progress::shown(server_named(server), probe::check(client)).await
+}

@@ -1,0 +1,67 @@
+//! The object of a long wait, shown on a terminal after a second.
+
+use std::fmt::Display;
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval_at};
+
+use crate::out;
+use crate::terminal::{self, columns, draw, one_line};
+
+/// A wait that is shorter is not shown.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Waits, and draws what for; the line is gone when the wait is over.
+pub(crate) async fn shown<T>(what: impl Display, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    if !terminal::is_there() || out::is_hushed() {
+        return wait.await;
+    }
+    let begun = Instant::now();
+    let mut ticks = interval_at(begun + SHORT, SHORT);
+    let line = Line;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut wait => {
+                drop(line);
+                return done;
+            }
+            _ = ticks.tick() => line.draw(&what, begun.elapsed()),
+        }
+    }
+}
+
+/// The same, said once in a line of its own: the terminal may be another program's meanwhile, as for a login that asks
+/// questions.
+pub(crate) async fn said<T>(what: impl Display, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    if terminal::is_there() && !out::is_hushed() {
+        tokio::select! {
+            biased;
+            done = &mut wait => return done,
+            () = tokio::time::sleep(SHORT) => {
+                let what = what.to_string();
+                out::aside(format_args!("waiting for {}", out::escaped(&what)));
+            }
+        }
+    }
+    wait.await
+}
+
+/// Cleared when it is dropped, as with a wait that is given up.
+struct Line;
+
+impl Line {
+    fn draw(&self, what: &impl Display, elapsed: Duration) {
+        let text = format!("waiting for {what} ({} s)", elapsed.as_secs());
+        draw(one_line(out::escaped(&text).into_owned(), columns()));
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        draw(String::new());
+    }
+}

@@ -1,0 +1,78 @@
+//! The last line of a terminal, which is drawn over itself; everything else that is said is said above it.
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// To the left, and everything to the right away (ECMA-48).
+const CLEAR: &[u8] = b"\r\x1b[K";
+
+/// The line on the terminal; empty for none.
+static DRAWN: Mutex<String> = Mutex::new(String::new());
+
+fn drawn() -> MutexGuard<'static, String> {
+    DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Draws this instead. Who does not see it misses nothing.
+pub(crate) fn draw(line: String) {
+    let mut drawn = drawn();
+    if *drawn == line {
+        return;
+    }
+    let mut stderr = io::stderr().lock();
+    let _ = stderr
+        .write_all(CLEAR)
+        .and_then(|()| stderr.write_all(line.as_bytes()));
+    *drawn = line;
+}
+
+/// Standard error for log lines: above what is drawn.
+pub(crate) struct Above;
+
+impl Above {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+}
+
+impl Write for Above {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let drawn = drawn();
+        let mut stderr = io::stderr().lock();
+        if drawn.is_empty() {
+            return stderr.write(text);
+        }
+        stderr.write_all(CLEAR)?;
+        stderr.write_all(text)?;
+        stderr.write_all(drawn.as_bytes())?;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Whether a person sees what is drawn.
+pub(crate) fn is_there() -> bool {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !dumb
+}
+
+/// The width of the terminal.
+pub(crate) fn columns() -> usize {
+    // A terminal that does not know its size says 0.
+    let columns = rustix::termios::tcgetwinsize(io::stderr()).map(|size| size.ws_col);
+    let columns = columns.ok().filter(|columns| *columns > 0).unwrap_or(80);
+    columns.into()
+}
+
+/// The text cut to one line of so many columns, the last of which wraps.
+pub(crate) fn one_line(mut text: String, columns: usize) -> String {
+    let room = columns.saturating_sub(1);
+    if text.chars().count() > room {
+        text = text.chars().take(room.saturating_sub(1)).collect();
+        text.push('…');
+    }
+    text
+}
