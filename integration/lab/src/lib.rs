@@ -11,7 +11,8 @@
 //! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
 //! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server; `hops` are gateways
 //! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it; `gateway` runs
-//! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own.
+//! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own;
+//! `terminal` sits down at real shells.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -54,6 +55,7 @@ mod scale;
 mod section;
 mod settings;
 mod supervise;
+mod terminal;
 mod upgrades;
 mod versions;
 mod vpn;
@@ -75,6 +77,7 @@ pub use self::matrix::{
 pub use self::process::Signal;
 pub use self::scale::{Asked, Connections, Measured, contradictions};
 pub use self::section::write_section;
+pub use self::terminal::{Completed, Seen, write_terminal_page};
 pub use self::upgrades::Answer;
 pub use self::versions::{Containerd, Versions};
 pub use self::vpn::{Claimed, Vpn, table as vpn_table};

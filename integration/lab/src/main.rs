@@ -224,6 +224,15 @@ enum Command {
         #[arg(long, conflicts_with = "only")]
         page: Option<PathBuf>,
     },
+    /// Complete words in real shells, take the first minute of the README, and capture what a terminal shows
+    Terminal {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// The page whose sections are to be written
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -502,6 +511,24 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             let recoveries = lab.away(&beside_this(kubevpn)?, &times, report).await?;
             if let Some(page) = page {
                 lab::write_section(&page, "away", &lab::away_table(&recoveries))?;
+            }
+        }
+        Command::Terminal { kubevpn, page } => {
+            let seen = lab.terminal(&beside_this(kubevpn)?).await?;
+            for (title, screen) in &seen.screens {
+                println!("== {title}\n{screen}\n");
+            }
+            for row in &seen.completed {
+                println!(
+                    "{:5} {:28} {:>5} ms  {}",
+                    row.shell,
+                    row.what,
+                    row.took.as_millis(),
+                    row.completed
+                );
+            }
+            if let Some(page) = page {
+                lab::write_terminal_page(&page, &seen)?;
             }
         }
         Command::Upgrades { pod } => {

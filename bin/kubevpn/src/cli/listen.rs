@@ -412,12 +412,12 @@ pub(super) fn is_port_alone(text: &str) -> bool {
     first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
 }
 
-/// Says so where a file with a password is not its owner's alone.
+/// Warns where every user may read a file with a password. Its group may: a mounted Secret is read that way.
 pub(crate) fn warn_of_readers(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let found = std::fs::metadata(path);
-    if found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o077 != 0) {
-        tracing::warn!(path = %path.display(), "other users may read the password file: chmod 600 it");
+    if found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o007 != 0) {
+        tracing::warn!(path = %path.display(), "every user may read the password file: chmod 600 it");
     }
 }
 

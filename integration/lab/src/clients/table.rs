@@ -383,6 +383,25 @@ pub(super) const CLIENTS: &[Client] = &[
         "export GRPC_DNS_RESOLVER=native; at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          $KITS/python/bin/python $SOURCES/python/via_grpc.py guest.default.svc.cluster.local:50051"),
+    guest("ssh, kubevpn nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Run, SSH,
+        "ssh -o ProxyCommand='kubevpn nc %h %p' guest.default.svc.cluster.local uname -a",
+        "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+         -o ProxyCommand='kubevpn nc %h %p' guest@guest.default.svc.cluster.local uname -a"),
+    guest("kubevpn run --forward, psql", &[Kit::Postgres], Listener::Run, SELECT,
+        "kubevpn run --forward 0:postgres:5432 -- psql -h localhost -p {} -U postgres -c 'select version()'",
+        "kubevpn run --forward 0:postgres:5432 -- env LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
+         $KITS/postgres/usr/lib/postgresql/15/bin/psql -h localhost -p {} -U postgres -c 'select version()'"),
+    run("kubectl kubevpn", &[Kit::Machine("curl")], REVIEWS,
+        "kubectl kubevpn run -- curl -sS http://reviews/",
+        "mkdir -p plugin; ln -sf \"$(command -v kubevpn)\" plugin/kubectl-kubevpn
+         PATH=$PWD/plugin:$PATH kubectl kubevpn run -- curl -sS http://reviews/"),
+    run("kubectl kubevpn, completed", &[Kit::Machine("sh")], "productpage\tport 9080\n:4",
+        "kubectl kubevpn nc produ<Tab>",
+        "mkdir -p plugin; for name in kubectl-kubevpn kubectl_complete-kubevpn; do ln -sf \"$(command -v kubevpn)\" plugin/$name; done
+         PATH=$PWD/plugin:$PATH kubectl __complete kubevpn nc produ"),
+    run("kubevpn open, Chromium", CHROMIUM, REVIEWS,
+        "kubevpn open reviews # headless here: -- --headless --dump-dom",
+        "BROWSER=chromium kubevpn open reviews -- --headless --no-sandbox --dump-dom"),
     run("kubevpn run, curl", CURL, REVIEWS,
         "kubevpn run -- curl -sS http://reviews/",
         "kubevpn run -- curl -sS http://reviews/"),

@@ -1,0 +1,253 @@
+//! A person at a terminal: completion in real shells, the first minute, and what the live line, `status` and `check` look
+//! like. docs/terminal.md is the page of a run.
+
+mod completion;
+mod tmux;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use self::tmux::{PROMPT, Tmux};
+use crate::Lab;
+use crate::command::{command, output, require};
+
+pub use self::completion::Completed;
+
+const BEGIN: &str = "<!-- terminal: begin -->\n";
+const END: &str = "<!-- terminal: end -->";
+/// The repository's.
+const README: &str = include_str!("../../../README.md");
+/// Programs of it, with Debian's names.
+const PROGRAMS: [&str; 4] = ["tmux", "zsh", "fish", "curl"];
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// A row for each word that was completed.
+    pub completed: Vec<Completed>,
+    /// Title and screen.
+    pub screens: Vec<(&'static str, String)>,
+}
+
+impl Lab {
+    /// Sits down at a terminal with this `kubevpn` and the cluster that is up.
+    ///
+    /// # Errors
+    /// Something that should be on the screen is not.
+    pub async fn terminal(&self, kubevpn: &Path) -> Result<Seen> {
+        let missing: Vec<_> = PROGRAMS
+            .into_iter()
+            .filter(|program| require(&[program]).is_err())
+            .collect();
+        if !missing.is_empty() {
+            output(command("apt-get")?.args(["-qq", "update"])).await?;
+            let install = ["-qq", "install", "-y", "--no-install-recommends"];
+            output(command("apt-get")?.args(install).args(&missing)).await?;
+        }
+        let kubevpn = &kubevpn.canonicalize()?;
+        let home = self.settings.state().join("terminal");
+        fs::create_dir_all(&home)?;
+        let completed = self.completions(kubevpn, &home).await?;
+        let shell = async || {
+            let terminal = Tmux::start(self, kubevpn, &home, "bash --norc --noprofile -i").await?;
+            terminal.until("a shell", |screen| screen == "$").await?;
+            anyhow::Ok(terminal)
+        };
+        let mut screens = Vec::new();
+        let (server, client) = (shell().await?, shell().await?);
+        let (demo, seconds) = demo(&server, &client).await?;
+        screens.push((DEMO, timed(demo, seconds)));
+        let (server, client) = (shell().await?, shell().await?);
+        let (first, seconds) = first_minute(&server, &client).await?;
+        screens.push((CLUSTER, timed(first, seconds)));
+        screens.push(("The live line", live_line(&shell().await?).await?));
+        screens.push(("`kubevpn status`", status(&shell().await?).await?));
+        screens.push(("`kubevpn check`", check(&shell().await?).await?));
+        Ok(Seen { completed, screens })
+    }
+}
+
+const DEMO: &str = "The first answer, without a cluster";
+const CLUSTER: &str = "The first answer, from the real cluster";
+
+fn timed(text: String, seconds: Duration) -> String {
+    format!(
+        "{text}\n\n# {:.1} s from the first key to the answer",
+        seconds.as_secs_f64()
+    )
+}
+
+/// A line of the README, which is all that a new user knows.
+fn of_readme(line: &str) -> Result<&str> {
+    let is_there = README.lines().any(|it| it.trim() == line);
+    ensure!(is_there, "the README does not say {line:?}");
+    Ok(line)
+}
+
+/// The program's own words are pasted into another terminal.
+async fn demo(server: &Tmux, client: &Tmux) -> Result<(String, Duration)> {
+    let begun = Instant::now();
+    server.line(of_readme("kubevpn demo")?).await?;
+    let (said, _) = server.until_text("Shell: ").await?;
+    let curl = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Try: "))
+        .context("there is nothing to try")?;
+    client.line(curl).await?;
+    let (answer, _) = client.until_text("\"service\":\"productpage\"").await?;
+    let seconds = begun.elapsed();
+    server.key("C-c").await?;
+    server
+        .until("the prompt", |screen| screen.ends_with("\n$"))
+        .await?;
+    Ok((both(&said, &answer), seconds))
+}
+
+/// The lines of the README, one after the other.
+async fn first_minute(server: &Tmux, client: &Tmux) -> Result<(String, Duration)> {
+    let begun = Instant::now();
+    server.line(of_readme("kubevpn proxy-out")?).await?;
+    let (said, _) = server.until_text("Shell: ").await?;
+    client.line(of_readme("kubevpn services")?).await?;
+    client
+        .until_text("http://productpage.default:9080/")
+        .await?;
+    client
+        .line(of_readme(
+            "curl --proxy socks5h://127.0.0.1:1080 http://productpage.default:9080",
+        )?)
+        .await?;
+    let (answer, _) = client.until_text("\"service\":\"productpage\"").await?;
+    let seconds = begun.elapsed();
+    server.key("C-c").await?;
+    server
+        .until("the prompt", |screen| screen.ends_with("\n$"))
+        .await?;
+    Ok((both(&said, &answer), seconds))
+}
+
+fn both(server: &str, client: &str) -> String {
+    // The last prompt waits for what comes next.
+    let client = client.trim_end().trim_end_matches(PROMPT.trim_end());
+    format!("{server}\n\n# in another terminal\n{}", client.trim_end())
+}
+
+/// A download goes on, and something was refused.
+async fn live_line(terminal: &Tmux) -> Result<String> {
+    terminal
+        .line("kubevpn proxy-out --listen 127.0.0.1:0")
+        .await?;
+    let (said, _) = terminal.until_text("Shell: ").await?;
+    let address = said
+        .lines()
+        .find_map(|line| line.strip_prefix("SOCKS5 and HTTP proxy listening on "))
+        .context("it does not say where it listens")?
+        .to_owned();
+    let proxy = format!("http://{address}");
+    let refused = ["-sS", "--proxy", &proxy, "http://productpage:81/"];
+    output(command("curl")?.args(refused)).await?;
+    let mut download = download(&proxy)?;
+    let (screen, _) = terminal
+        .until("the live line", |screen| {
+            let last = screen.lines().last().unwrap_or_default();
+            last.starts_with("1 connection open, ") && last.contains("MB/s; last refusal: ")
+        })
+        .await?;
+    download.kill().await?;
+    terminal.key("C-c").await?;
+    terminal
+        .until("the prompt, and no live line", |screen| {
+            screen.ends_with("\n$") && !screen.contains("connection open")
+        })
+        .await?;
+    Ok(screen)
+}
+
+fn download(proxy: &str) -> Result<Child> {
+    let mut curl: Command = command("curl")?;
+    let url = "http://productpage:9080/bytes?n=1000000000";
+    curl.args(["-s", "--limit-rate", "3M", "-o", "/dev/null", "--proxy"])
+        .args([proxy, url])
+        .stdout(Stdio::null());
+    Ok(curl.spawn()?)
+}
+
+async fn status(terminal: &Tmux) -> Result<String> {
+    terminal
+        .line("kubevpn connect --socks 127.0.0.1:0 --http 127.0.0.1:0 2>/dev/null | tail -1; clear")
+        .await?;
+    terminal
+        .until("an empty screen", |screen| screen == "$")
+        .await?;
+    terminal.line("kubevpn status").await?;
+    let seen = terminal
+        .until("a connection", |screen| {
+            screen.contains(" connected ") && screen.ends_with("\n$")
+        })
+        .await;
+    terminal.line("clear; kubevpn quit").await?;
+    terminal.until_text("Exited").await?;
+    let (screen, _) = seen?;
+    Ok(screen.trim_end_matches("\n$").to_owned())
+}
+
+async fn check(terminal: &Tmux) -> Result<String> {
+    terminal
+        .line("kubevpn check --listen-socks 127.0.0.1:0")
+        .await?;
+    let (screen, _) = terminal
+        .until("the end of the check", |screen| {
+            screen.contains("access") && screen.ends_with("\n$")
+        })
+        .await?;
+    Ok(screen.trim_end_matches("\n$").to_owned())
+}
+
+/// Puts what was seen between the two marks of the page.
+///
+/// # Errors
+/// The page cannot be read or written, or has no marks.
+pub fn write_terminal_page(page: &Path, seen: &Seen) -> Result<()> {
+    let text = fs::read_to_string(page).with_context(|| page.display().to_string())?;
+    let (before, rest) = text.split_once(BEGIN).context("the page has no mark")?;
+    let (_, after) = rest.split_once(END).context("the page has no end mark")?;
+    fs::write(
+        page,
+        format!("{before}{BEGIN}{}{END}{after}", sections(seen)),
+    )?;
+    Ok(())
+}
+
+fn sections(seen: &Seen) -> String {
+    let mut text = String::new();
+    for (title, screen) in &seen.screens {
+        let _: std::fmt::Result = writeln!(text, "## {title}\n\n```text\n{screen}\n```\n");
+    }
+    text.push_str("## Completion\n\n| shell | completed | typed | then | from the key to the screen |\n|---|---|---|---|---|\n");
+    for row in &seen.completed {
+        // A path of this machine says nothing to others.
+        let typed = match row.completed.is_empty() {
+            true => "`kubevpn nc product`, and an API server that does not answer".to_owned(),
+            false => format!("`{}`", row.typed),
+        };
+        let completed = match row.completed.as_str() {
+            "" => "nothing".to_owned(),
+            completed => format!("`{completed}`"),
+        };
+        let _: std::fmt::Result = writeln!(
+            text,
+            "| {} | {} | {typed} | {completed} | {} ms |",
+            row.shell,
+            row.what,
+            row.took.as_millis()
+        );
+    }
+    text
+}
