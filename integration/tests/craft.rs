@@ -292,7 +292,7 @@ async fn long_waits_are_shown_on_a_terminal() {
     assert!(last.contains("error: "), "{said:?}");
     assert!(!last.contains("waiting"), "{said:?}");
     let ended = terminal.wait().await.unwrap();
-    assert_eq!(ended.code(), Some(1));
+    assert_eq!(ended.code(), Some(42));
     // Nobody looks at a pipe.
     let words = ["nc", "notready", "80", "--wait-ready", "1500ms"];
     let said = run(&words, &[("KUBECONFIG", &*rig.kubeconfig)]).await;

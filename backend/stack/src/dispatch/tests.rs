@@ -111,18 +111,21 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
 
 /// Ways that are open, and those that were to be opened.
 #[derive(Clone, Default)]
-struct Open(Arc<Mutex<(Vec<(String, Way)>, Vec<String>)>>);
+struct Open {
+    ways: Arc<Mutex<Vec<(String, Way)>>>,
+    warmed: Arc<Mutex<Vec<String>>>,
+}
 
 impl Ahead for Open {
     fn expect(&self) {}
 
     fn warm(&self, to: &PodPort) {
-        self.0.lock().unwrap().1.push(to.pod.clone());
+        self.warmed.lock().unwrap().push(to.pod.clone());
     }
 
     fn way(&self, to: &PodPort) -> Way {
-        let ways = self.0.lock().unwrap();
-        match ways.0.iter().find(|(pod, _)| *pod == to.pod) {
+        let ways = self.ways.lock().unwrap();
+        match ways.iter().find(|(pod, _)| *pod == to.pod) {
             Some((_, way)) => *way,
             None => Way::Closed,
         }
@@ -139,11 +142,11 @@ impl Open {
     }
 
     fn set(&self, pod: &str, way: Way) {
-        self.0.lock().unwrap().0.insert(0, (pod.into(), way));
+        self.ways.lock().unwrap().insert(0, (pod.into(), way));
     }
 
     fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap().1)
+        std::mem::take(&mut self.warmed.lock().unwrap())
     }
 }
 

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 
 use self::template::{Source, Sources, Template};
 use super::kube::KubeArgs;
-use super::proxy_out::reach;
+use super::reach::reach;
 use crate::exit::Failure;
 use crate::out;
 

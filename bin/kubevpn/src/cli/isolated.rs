@@ -161,7 +161,7 @@ mod system {
     use kubevpn_daemon::{ApiError, Code};
     use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Keeper, Members, Porter, Sockets};
     use kubevpn_proxy::{
-        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, endings,
+        self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, allow_for, endings,
     };
     use kubevpn_stack::OwnListeners;
     use kubevpn_target::{ConnectError, Host, Origin, Refusal, Target};
