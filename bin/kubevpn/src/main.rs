@@ -36,7 +36,8 @@ fn main() -> ExitCode {
     }
     let words = cli::habits::in_order(std::env::args_os());
     let read = config::read().and_then(cli::judged);
-    let args = match cli::parse(words, read.as_ref().unwrap_or(&Config::default())) {
+    let defaults = Config::default();
+    let args = match cli::parse(words, read.as_ref().unwrap_or(&defaults)) {
         Ok(args) => args,
         Err(error) if error.use_stderr() => error.exit(),
         Err(help) => return ended(out::written(help.print())),

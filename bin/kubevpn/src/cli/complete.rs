@@ -82,7 +82,7 @@ fn of_library(shell: &str, words: Vec<OsString>) -> Result<(), Failure> {
     // zsh and elvish give all words, and which of them it is.
     let index = std::env::var("_CLAP_COMPLETE_INDEX").ok();
     let index = index.and_then(|index| index.parse().ok());
-    let index = index.unwrap_or(words.len().saturating_sub(1));
+    let index = index.unwrap_or_else(|| words.len().saturating_sub(1));
     let _ = TYPED.set(words.iter().take(index).cloned().collect());
     let mut said = Vec::new();
     let current_dir = std::env::current_dir().ok();

@@ -43,7 +43,7 @@ fn line(name: &str, value: &[u8]) -> Option<Vec<u8>> {
 /// In one step, so that a file that others may read never has the values.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or_else(|| Path::new(".")))?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())

@@ -108,8 +108,8 @@ pub(super) fn environment(
         values: BTreeMap::new(),
         unknown: BTreeMap::new(),
     };
-    made.from_objects()?;
-    made.from_list()?;
+    made.add_objects()?;
+    made.add_list()?;
     let variables = made
         .values
         .into_iter()
@@ -157,7 +157,7 @@ impl Value {
 
 impl<'a> Making<'a> {
     /// `envFrom`: later ones win.
-    fn from_objects(&mut self) -> Result<(), Missing> {
+    fn add_objects(&mut self) -> Result<(), Missing> {
         for from in self.container.env_from.iter().flatten() {
             let map = from.config_map_ref.as_ref();
             let map = map.map(|map| (Source::ConfigMap, &map.name, map.optional));
@@ -180,11 +180,11 @@ impl<'a> Making<'a> {
     }
 
     /// `env`: later ones win, and may refer to earlier ones.
-    fn from_list(&mut self) -> Result<(), Missing> {
+    fn add_list(&mut self) -> Result<(), Missing> {
         for variable in self.container.env.iter().flatten() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(text), _) if !text.is_empty() => self.expanded(text),
-                (_, Some(from)) => self.from_elsewhere(from)?,
+                (_, Some(from)) => self.value_from(from)?,
                 _ => Value::Is(Vec::new()),
             };
             self.set(variable.name.clone(), value);
@@ -223,7 +223,7 @@ impl<'a> Making<'a> {
         self.sources.get(&(source, name.to_owned()))?.as_ref()
     }
 
-    fn from_elsewhere(&self, from: &EnvVarSource) -> Result<Value, Missing> {
+    fn value_from(&self, from: &EnvVarSource) -> Result<Value, Missing> {
         if let Some(field) = &from.field_ref {
             return Ok(self.field(&field.field_path));
         }
@@ -331,7 +331,7 @@ impl<'a> Making<'a> {
                 None => return unknown("is the node's, as the container has none"),
             },
             // The API server makes a limit the request where there is none.
-            Some(("requests", name)) => of(false, name).or(of(true, name)).unwrap_or("0"),
+            Some(("requests", name)) => of(false, name).or_else(|| of(true, name)).unwrap_or("0"),
             _ => return unknown("is not known here"),
         };
         let divisor = field.divisor.as_ref().map(|divisor| &*divisor.0);
