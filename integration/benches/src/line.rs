@@ -214,7 +214,10 @@ impl Row<'_> {
         let (mut times, _) = beside_transfers(&subject, way, 1, beside).await?;
         let p50 = quantile(&mut times, 0.5) / 1e3 / self.trip.as_secs_f64();
 
-        let window = async { anyhow::Ok(sleep(TOGETHER).await) };
+        let window = async {
+            sleep(TOGETHER).await;
+            anyhow::Ok(())
+        };
         let ((), moved) = beside_transfers(&subject, way, 2, window).await?;
         let fair = moved[0].min(moved[1]) as f64 / moved[0].max(moved[1]).max(1) as f64;
 
