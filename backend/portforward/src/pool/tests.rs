@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::dial::{self, ATTEMPTS};
-use crate::pod::PodPort;
+use crate::pod::{PodPort, Way};
 use crate::stream::PodStream;
 use crate::testing::*;
 
@@ -416,12 +416,13 @@ async fn unused_sessions_are_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_session_opened_ahead_serves_the_first_connection() {
     let (node, pool) = Node::start(quick());
-    assert!(!pool.is_warm(&to(ECHO)));
+    assert_eq!(pool.way(&to(ECHO)), Way::Closed);
     for _ in 0..3 {
         pool.warm(&to(ECHO));
     }
+    assert_eq!(pool.way(&to(ECHO)), Way::Opening);
     settle().await;
-    assert!(pool.is_warm(&to(ECHO)));
+    assert_eq!(pool.way(&to(ECHO)), Way::Open);
     pool.warm(&to(ECHO));
     let first = open(&pool).await;
     assert_eq!(node.upgrades(), 1);
@@ -457,7 +458,7 @@ async fn sessions_opened_ahead_are_few_and_go_unused() {
     assert_eq!(pool.stats().sessions, [0, 0, 0]);
     pool.warm(&to(ECHO));
     settle().await;
-    assert!(pool.is_warm(&to(ECHO)), "there is room again");
+    assert_eq!(pool.way(&to(ECHO)), Way::Open, "there is room again");
 }
 
 #[tokio::test(start_paused = true)]
