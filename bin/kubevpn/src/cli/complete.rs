@@ -86,7 +86,7 @@ fn of_library(shell: &str, words: Vec<OsString>) -> Result<(), Failure> {
     let _ = TYPED.set(words.iter().take(index).cloned().collect());
     let mut said = Vec::new();
     let current_dir = std::env::current_dir().ok();
-    let mut command = command();
+    let mut command = command(words.get(index));
     // The library's error is that there is no candidate.
     let _ = shell.write_complete(&mut command, words, current_dir.as_deref(), &mut said);
     out::written(std::io::stdout().write_all(&said))
@@ -101,19 +101,22 @@ fn hush() {
     }
 }
 
-fn command() -> clap::Command {
+/// The grammar, with candidates. Where a word is not begun, its flags are candidates only if nothing else is.
+fn command(word: Option<&OsString>) -> clap::Command {
     let config = config::read().unwrap_or_default();
-    with_candidates(super::command(&config))
+    let is_begun = word.is_some_and(|word| !word.is_empty());
+    with_candidates(super::command(&config), is_begun)
 }
 
 /// Of the last word.
 fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {
-    let Some((_, typed)) = words.split_last() else {
+    let Some((current, typed)) = words.split_last() else {
         return Vec::new();
     };
     let _ = TYPED.set(typed.to_vec());
     let (index, current_dir) = (typed.len(), std::env::current_dir().ok());
-    engine::complete(&mut command(), words, index, current_dir.as_deref()).unwrap_or_default()
+    let mut command = command(Some(current));
+    engine::complete(&mut command, words, index, current_dir.as_deref()).unwrap_or_default()
 }
 
 fn shown(candidate: &CompletionCandidate) -> String {
@@ -170,13 +173,21 @@ complete -o nosort -F _kubevpn kubevpn 2>/dev/null || complete -F _kubevpn kubev
 // === candidates of each argument ===
 
 /// The command, with candidates of the arguments that name things.
-fn with_candidates(command: clap::Command) -> clap::Command {
+fn with_candidates(command: clap::Command, is_begun: bool) -> clap::Command {
     let name = command.get_name().to_owned();
-    let command = command.mut_args(|arg| match completer(&name, arg.get_id().as_str()) {
-        Some(completer) => arg.add(completer),
-        None => arg,
-    });
-    command.mut_subcommands(with_candidates)
+    let command = command
+        .disable_help_flag(!is_begun)
+        .disable_version_flag(!is_begun)
+        .mut_args(|arg| {
+            // The library drops what is hidden where something else is not.
+            let hidden = arg.is_hide_set() || !is_begun && !arg.is_positional();
+            let arg = arg.hide(hidden);
+            match completer(&name, arg.get_id().as_str()) {
+                Some(completer) => arg.add(completer),
+                None => arg,
+            }
+        });
+    command.mut_subcommands(|command| with_candidates(command, is_begun))
 }
 
 fn completer(command: &str, argument: &str) -> Option<ArgValueCompleter> {
