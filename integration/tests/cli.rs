@@ -357,7 +357,7 @@ async fn what_it_prints_when_asked() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         run(&["completion", shell], &[])
             .await
-            .with(0, &["kubevpn", "listen-socks"]);
+            .with(0, &["kubevpn", "KUBEVPN_COMPLETE"]);
     }
 }
 
