@@ -585,8 +585,10 @@ async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
 async fn a_process_is_that_pod(cx: Context) -> anyhow::Result<()> {
     const RIGHTS: &[Right] = &[
         right(&["get"], "apps", &["deployments"]),
-        right(&["get"], "", &["services", "pods", "configmaps", "secrets"]),
-        right(&["get", "list"], "discovery.k8s.io", &["endpointslices"]),
+        right(&["get"], "", &["configmaps", "secrets"]),
+        // A connection comes by an address, whose Service has to be found.
+        right(&["get", "list", "watch"], "", &["services", "pods"]),
+        right(&["list", "watch"], "discovery.k8s.io", &["endpointslices"]),
         right(&["create"], "", &["pods/portforward"]),
     ];
     let space = Space::new(&cx).await?;
