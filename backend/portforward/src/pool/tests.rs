@@ -992,7 +992,6 @@ async fn a_session_whose_clients_gave_up_gets_no_more_of_them() {
     let began = Instant::now();
     open(&pool).await;
     assert!(began.elapsed() < S, "{:?}", began.elapsed());
-    assert_eq!(node.upgrades(), 2);
 }
 
 #[tokio::test(start_paused = true)]
