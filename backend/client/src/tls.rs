@@ -1,6 +1,7 @@
 //! TLS with the API server: whom we trust, and what we show.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use kube::Config;
@@ -20,6 +21,22 @@ use rustls::{
 
 use crate::error::ClientError;
 use crate::p521::Secp521r1;
+
+/// Seeds AWS-LC's random numbers on a thread of its own, once. It gathers the processor's jitter for 50 ms (of processor time),
+/// which would otherwise stand between the TCP and the TLS handshake of the first connection; this way it is done while a
+/// distant API server answers the first of the two.
+pub(crate) fn seed_ahead() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| {
+        let seed = || {
+            rustls::crypto::aws_lc_rs::default_provider()
+                .secure_random
+                .fill(&mut [0])
+        };
+        // Without the thread the handshake gathers it, and tells of an error.
+        let _ = thread::Builder::new().name("seed".into()).spawn(seed);
+    });
+}
 
 /// The process's cryptography; ours where it has none yet, as kube's TLS needs one.
 pub(crate) fn provider() -> Arc<CryptoProvider> {

@@ -225,7 +225,11 @@ impl Lab {
         drop(proxy);
         if vpn != Vpn::SingBoxChained {
             let kubevpn = kubevpn.display().to_string();
-            c.claim("`run`", ran(machine, &kubevpn, &url).await);
+            c.claim("`run`", ran(machine, &[&kubevpn, "run"], &url).await);
+            c.claim(
+                "`run --isolated`",
+                ran(machine, &[&kubevpn, "run", "--isolated"], &url).await,
+            );
             c.claim(
                 "`connect --socks`",
                 connected(machine, &kubevpn, &socks5h, &url).await,
@@ -468,8 +472,8 @@ async fn udp(machine: &Machine) -> Result<String> {
     Ok(refused.rsplit(": ").next().unwrap_or_default().to_owned())
 }
 
-async fn ran(machine: &Machine, kubevpn: &str, url: &str) -> Result<String> {
-    let line = [kubevpn, "run", "--", "curl", "-sS", "--max-time", "40", url];
+async fn ran(machine: &Machine, run: &[&str], url: &str) -> Result<String> {
+    let line = [run, &["--", "curl", "-sS", "--max-time", "40", url]].concat();
     let body = output(&mut machine.command(&line)?).await?;
     ensure!(
         body.contains(r#""service":"productpage""#),
