@@ -304,3 +304,16 @@ fn element<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     *rest = &all[whole.len()..];
     Some((whole, &whole[head..]))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::NamedGroup;
+
+    use super::*;
+
+    #[test]
+    fn first_message_has_the_share_that_api_servers_insist_on() {
+        let first = provider().kx_groups[0].name();
+        assert_eq!(first, NamedGroup::X25519MLKEM768);
+    }
+}
