@@ -7,6 +7,7 @@ use crate::login::Login;
 use crate::options::Options;
 use crate::recipe::Recipe;
 use crate::renewal::Renewal;
+use crate::tls;
 
 /// Makes the client; must be called within a tokio runtime, as the client's queue is a task.
 ///
@@ -26,6 +27,7 @@ pub fn build_renewable(
     config: Config,
     options: &Options,
 ) -> Result<(Client, Renewal), ClientError> {
+    tls::seed_ahead();
     let namespace = config.default_namespace.clone();
     let recipe = Recipe::new(config, options)?;
     if recipe.config.accept_invalid_certs {

@@ -22,7 +22,6 @@ pub use self::error::{KubeconfigError, Names};
 use self::files::Files;
 use crate::proxy::{self, Proxy};
 use crate::recipe::server_name;
-use crate::tls;
 
 /// kubectl's flags about the kubeconfig. All left out is the ordinary case.
 #[derive(Clone, Debug, Default)]
@@ -178,7 +177,6 @@ impl fmt::Debug for Loaded {
 /// assert!(matches!(error, KubeconfigError::NoneFound { .. }));
 /// ```
 pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError> {
-    tls::seed_ahead();
     let args = &args.without_empty();
     let files = Files::read(args.kubeconfig.as_deref(), env)?;
     let mut loaded = if files.is_empty() && args.server.is_none() {

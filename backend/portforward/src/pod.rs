@@ -25,11 +25,11 @@ impl fmt::Display for PodPort {
 /// How far the way to a Pod is, for one more connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
-    /// It has to be opened.
+    /// No session: the next connection has to open one.
     Closed,
-    /// It is being opened, and no connection waits for it yet.
+    /// A session is being opened, and no connection waits for it yet.
     Opening,
-    /// There is a session.
+    /// A session is open.
     Open,
 }
 

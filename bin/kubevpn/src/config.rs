@@ -67,7 +67,7 @@ fn path_in(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     Some(base.join("kubevpn").join("config.toml"))
 }
 
-/// What the file says; nothing where there is none. A file that the environment names has to be there.
+/// Reads the file; defaults where there is none, unless the environment names one.
 pub(crate) fn read() -> Result<Config, Failure> {
     let Some(path) = path() else {
         return Ok(Config::default());

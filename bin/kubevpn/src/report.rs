@@ -1,4 +1,4 @@
-//! What is said of a failure: the error, its causes, and what to try.
+//! Failures as people read them: the error, its causes, and what to try.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;

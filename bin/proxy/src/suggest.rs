@@ -118,7 +118,7 @@ impl Known {
         match suggestion(name, self.cluster.namespace(), &services) {
             Some(advice) => {
                 let sentence = format!("{error}; {advice}");
-                ConnectError::new(error.refusal(), sentence)
+                ConnectError::new(error.refusal(), sentence).with_source(error)
             }
             None => error,
         }

@@ -380,8 +380,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 lab::write_page(&page, &passages)?;
             }
             let failed = passages.iter().filter(|p| p.failure.is_some()).count();
-            println!("{} got through, {failed} did not", passages.len() - failed);
-            return Ok(ExitCode::from(u8::from(failed > 0 || passages.is_empty())));
+            return Ok(verdict(passages.len(), failed, ["got through", "did not"]));
         }
         Command::Isolated {
             kubevpn,
@@ -410,8 +409,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 lab::write_programs(&page, &outcomes)?;
             }
             let wrong = outcomes.iter().filter(|o| !o.is_as_meant()).count();
-            println!("{} as meant, {wrong} not", outcomes.len() - wrong);
-            return Ok(ExitCode::from(u8::from(wrong > 0 || outcomes.is_empty())));
+            return Ok(verdict(outcomes.len(), wrong, ["as meant", "not"]));
         }
         Command::Matrix {
             kubernetes,
@@ -463,8 +461,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 .iter()
                 .filter(|c| c.contradiction.is_some())
                 .count();
-            println!("{} as expected, {failed} not", crossings.len() - failed);
-            return Ok(ExitCode::from(u8::from(failed > 0 || crossings.is_empty())));
+            return Ok(verdict(crossings.len(), failed, ["as expected", "not"]));
         }
         Command::Vpn {
             kubevpn,
@@ -495,8 +492,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 .iter()
                 .filter(|claimed| claimed.seen.is_err())
                 .count();
-            println!("{} claims hold, {failed} do not", claims.len() - failed);
-            return Ok(ExitCode::from(u8::from(failed > 0 || claims.is_empty())));
+            return Ok(verdict(claims.len(), failed, ["claims hold", "do not"]));
         }
         Command::Away {
             times,
@@ -557,9 +553,13 @@ fn print_claim(claim: &Claim) {
 
 fn judged(claims: &[Claim]) -> ExitCode {
     let failed = claims.iter().filter(|claim| claim.contradiction.is_some());
-    let failed = failed.count();
-    println!("{} claims hold, {failed} do not", claims.len() - failed);
-    ExitCode::from(u8::from(failed > 0))
+    verdict(claims.len(), failed.count(), ["claims hold", "do not"])
+}
+
+/// Prints how many of all are right and how many are not. None at all is a failure: a name was mistyped.
+fn verdict(all: usize, failed: usize, [right, wrong]: [&str; 2]) -> ExitCode {
+    println!("{} {right}, {failed} {wrong}", all - failed);
+    ExitCode::from(u8::from(failed > 0 || all == 0))
 }
 
 /// The program under test: the one that is named, or `kubevpn` beside this one.

@@ -1,4 +1,4 @@
-//! What connections get of a line that they share: 20 Mbit/s each way, a round trip of 50 ms, on a paused clock.
+//! Shares that connections get of one line: 20 Mbit/s each way, a round trip of 50 ms, on a paused clock.
 
 #![expect(clippy::print_stdout, reason = "the figures")]
 

@@ -62,7 +62,7 @@ const OF_THE_IMAGE: [&str; 10] = [
 ];
 
 impl Variables {
-    /// Those that mean the same on this machine.
+    /// Variables that mean the same on this machine as in the container.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &OsString)> {
         let all = self.0.iter().map(|(name, value)| (name.as_str(), value));
         all.filter(|(name, _)| !OF_THE_IMAGE.contains(name))
@@ -78,7 +78,7 @@ impl fmt::Debug for Variables {
 }
 
 impl EnvFromArgs {
-    /// What was asked for, by a connection of its own; for a command that needs none else.
+    /// Reads the variables over a connection of its own, for a command that needs no other.
     pub(super) async fn read_alone(&self, kube: KubeArgs) -> Result<Variables, Failure> {
         if self.env_from.is_none() {
             return Ok(Variables::default());
@@ -88,7 +88,7 @@ impl EnvFromArgs {
         self.read(&client, &loaded.namespace).await
     }
 
-    /// What was asked for, of a namespace. Names on standard error what cannot be known.
+    /// Reads the variables in a namespace, and names on standard error what cannot be known.
     pub(super) async fn read(
         &self,
         client: &Client,

@@ -22,7 +22,7 @@ pub(super) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServ
     Ok((client, renewal.api_server()))
 }
 
-/// What is waited for, in words.
+/// The API server of this URL, as a wait for it is shown.
 pub(super) fn server_named(url: &str) -> String {
     format!("the API server {url}")
 }

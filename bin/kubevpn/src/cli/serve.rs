@@ -37,7 +37,7 @@ pub(crate) struct Ending {
     pub(crate) termination: Termination,
     /// How long open connections may take to finish.
     pub(crate) drain: Duration,
-    /// Who is told of it.
+    /// Listener whose probes report the end.
     pub(crate) admin: Option<Admin>,
 }
 

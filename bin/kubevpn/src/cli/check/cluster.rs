@@ -434,7 +434,7 @@ mod tests {
         )
     }
 
-    /// It is an API server as far as one can see.
+    /// The server may be an API server all the same: the finding is about the answer.
     #[tokio::test]
     async fn answers_that_are_cut_or_too_large() {
         let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");

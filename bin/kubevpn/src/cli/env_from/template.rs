@@ -636,7 +636,7 @@ mod tests {
                 vec![],
                 "Y is not set: X, a part of it, is not",
             ),
-            // It would have been another.
+            // A value that is not known does not leave an earlier one of its name.
             (
                 json!([{"name": "X", "value": "1"}, field("metadata.name")[0]]),
                 vec![],
