@@ -126,8 +126,8 @@ impl Cluster {
     }
 
     /// Sees which Pods serve the other Services of the namespace that a Service in use is in, for
-    /// [`likely_pod`](Self::likely_pod): one call of one page, every two hours, for 16 namespaces at most. Nothing is waited
-    /// for. Must be called within a tokio runtime.
+    /// [`likely_pod`](Self::likely_pod): one call of one page, every two hours, or five minutes after it failed, for 16
+    /// namespaces at most. Nothing is waited for. Must be called within a tokio runtime.
     pub fn look_around(&self, pods: &Subscription) {
         let Some(endpoint) = pods.endpoints.first().filter(|_| pods.service.is_some()) else {
             return;

@@ -17,10 +17,12 @@ use crate::select::Select;
 use crate::store::lock;
 use crate::{PodRef, Readiness};
 
-/// EndpointSlices of one page, namespaces with a page, and how long one is kept.
+/// EndpointSlices of one page, namespaces with a page, how long one is kept, and how long a namespace whose page could not
+/// be read is left alone.
 const SLICES: u32 = 64;
 const NAMESPACES: usize = 16;
 const KEPT: Duration = Duration::from_secs(2 * 60 * 60);
+const RETRY: Duration = Duration::from_secs(5 * 60);
 
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 
@@ -80,11 +82,15 @@ impl Neighbours {
                 pods.entry(service.clone()).or_insert(endpoint.pod);
             }
         };
-        if let Err(failure) = first_page(server, &select, SLICES, keep).await {
+        let read = first_page(server, &select, SLICES, keep).await;
+        if let Err(failure) = &read {
             tracing::debug!(namespace, error = %failure, "no pods to guess from");
         }
         if let Some(page) = lock(&self.pages).get_mut(namespace) {
             page.pods = pods;
+            if read.is_err() {
+                page.until = Instant::now() + RETRY;
+            }
         }
     }
 }

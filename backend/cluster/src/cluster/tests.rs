@@ -86,6 +86,24 @@ async fn short_names_are_the_active_namespaces() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_namespace_whose_page_of_slices_could_not_be_read_is_read_again() {
+    let api = api();
+    let cluster = cluster(&api);
+    let neighbours = &cluster.resolver.store.neighbours;
+    api.away(true);
+    assert!(neighbours.is_due("default"));
+    neighbours.read(cluster.server(), "default").await;
+    assert!(!neighbours.is_due("default"), "it is left alone for a while");
+    api.away(false);
+    tokio::time::advance(std::time::Duration::from_secs(5 * 60)).await;
+    assert!(neighbours.is_due("default"));
+    neighbours.read(cluster.server(), "default").await;
+    assert!(neighbours.pod("default", "web").is_some());
+    tokio::time::advance(std::time::Duration::from_secs(60 * 60)).await;
+    assert!(!neighbours.is_due("default"));
+}
+
 #[tokio::test]
 async fn the_first_that_exists_wins() {
     let api = api();

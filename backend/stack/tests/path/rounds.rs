@@ -216,14 +216,16 @@ fn row(title: &str) -> tracing::subscriber::DefaultGuard {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_from_the_start() {
-    let far = Far::start().await;
-    let _steps = row("start to the first answer");
-    let first = far.answered("productpage:9080").await;
-    println!(
-        "= {} connected, {} answered",
-        first.connected, first.answered
-    );
-    assert_eq!((&*first.connected, &*first.answered), ("5.5", "6.5"));
+    for asked in ["productpage:9080", "reviews.default.svc.cluster.local:80"] {
+        let far = Far::start().await;
+        let _steps = row(&format!("start to the first answer of {asked}"));
+        let first = far.answered(asked).await;
+        println!(
+            "= {} connected, {} answered",
+            first.connected, first.answered
+        );
+        assert_eq!((&*first.connected, &*first.answered), ("5.5", "6.5"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
