@@ -28,6 +28,8 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: line\r\n\r\n";
 
 /// Nothing that is waited for here takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at whether a program listens.
+const POLL: Duration = Duration::from_millis(1);
 /// What was begun beside a connection is done by then.
 const QUIET: Duration = Duration::from_secs(3);
 /// How many later connections, or as many as there are in this time.
@@ -126,12 +128,26 @@ impl Row<'_> {
         Subject::start_on(self.kind, self.lab, kubeconfig, &[Port::Http]).await
     }
 
+    /// From the start of the program to the answer of a client that connects as soon as it listens.
+    async fn started(&self, kubeconfig: &Path) -> anyhow::Result<(Subject, Duration)> {
+        let begun = Instant::now();
+        let subject = Subject::begin(self.kind, self.lab, kubeconfig).await?;
+        let answer = async {
+            loop {
+                match answered(&subject, &Target::First).await {
+                    Err(error) if is_not_listening(&error) => sleep(POLL).await,
+                    done => return done,
+                }
+            }
+        };
+        let answer = timeout(PATIENCE, answer).await;
+        answer.context("it never listened")??;
+        Ok((subject, begun.elapsed()))
+    }
+
     async fn measure(&self) -> anyhow::Result<Vec<Figure>> {
         let (_line, kubeconfig) = self.line(None).await?;
-        let begun = Instant::now();
-        let subject = self.start(kubeconfig.path()).await?;
-        answered(&subject, &Target::First).await?;
-        let start = begun.elapsed();
+        let (subject, start) = self.started(kubeconfig.path()).await?;
         sleep(QUIET).await;
         let mut figures = vec![
             self.figure(
@@ -143,11 +159,8 @@ impl Row<'_> {
         if let Kind::Ours(_) = self.kind {
             figures.extend(self.ours_alone(&subject).await?);
         } else {
-            let begun = Instant::now();
-            let another = self.start(kubeconfig.path()).await?;
-            answered(&another, &Target::First).await?;
-            let further = self.trips(begun.elapsed());
-            figures.push(self.figure(FURTHER, further));
+            let (_another, further) = self.started(kubeconfig.path()).await?;
+            figures.push(self.figure(FURTHER, self.trips(further)));
         }
         let (mut later, until) = (Vec::new(), Instant::now() + LATER_WITHIN);
         while later.len() < LATER && (later.is_empty() || Instant::now() < until) {
@@ -324,6 +337,11 @@ enum Target {
 }
 
 /// A connection, and the answer over it.
+fn is_not_listening(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
 async fn answered(subject: &Subject, to: &Target) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let exchange = async {

@@ -114,6 +114,37 @@ impl Subject {
         Self::start_for(kind, lab, &[Port::Http]).await
     }
 
+    /// Ours or kubectl on this kubeconfig, with a forward for HTTP: its clients have to try until it listens.
+    pub(crate) async fn begin(kind: &Kind, lab: &Lab, kubeconfig: &Path) -> anyhow::Result<Self> {
+        let local = free_port().await?;
+        let addr = SocketAddr::from(([127, 0, 0, 1], local));
+        let (mut command, way) = match kind {
+            Kind::Ours(path) => {
+                let mut command = Command::new(path);
+                command
+                    .args(["proxy-out", "--listen-socks", &addr.to_string()])
+                    .env("RUST_LOG", "warn");
+                (command, Way::Socks(addr))
+            }
+            Kind::Kubectl { websocket } => {
+                let mut command = Command::new(lab.dir().join("bin/kubectl"));
+                command
+                    .args(["port-forward", "svc/reviews"])
+                    .arg(format!("{local}:{}", Port::Http.target().1))
+                    .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string());
+                (command, Way::Forwards(vec![(Port::Http, addr)]))
+            }
+            Kind::KubeRs { .. } | Kind::Command { .. } => bail!("not measured from its start"),
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let child = command.env("KUBECONFIG", kubeconfig).spawn()?;
+        Ok(Self { child, way })
+    }
+
     /// The same with forwards for these ports, where the kind needs one for each.
     pub(crate) async fn start_for(kind: &Kind, lab: &Lab, ports: &[Port]) -> anyhow::Result<Self> {
         Self::start_on(kind, lab, &lab.kubeconfig(), ports).await

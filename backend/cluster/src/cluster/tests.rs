@@ -94,7 +94,10 @@ async fn a_namespace_whose_page_of_slices_could_not_be_read_is_read_again() {
     api.away(true);
     assert!(neighbours.is_due("default"));
     neighbours.read(cluster.server(), "default").await;
-    assert!(!neighbours.is_due("default"), "it is left alone for a while");
+    assert!(
+        !neighbours.is_due("default"),
+        "it is left alone for a while"
+    );
     api.away(false);
     tokio::time::advance(std::time::Duration::from_secs(5 * 60)).await;
     assert!(neighbours.is_due("default"));

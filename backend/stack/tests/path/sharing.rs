@@ -101,7 +101,10 @@ async fn new_connections_beside_a_transfer_are_answered_within_two_round_trips()
 /// programs on the way hold.
 #[tokio::test(start_paused = true)]
 async fn two_transfers_get_as_much_each() {
-    for (way, before) in [Way::Down, Way::Up].into_iter().flat_map(|way| [(way, 0), (way, 40)]) {
+    for (way, before) in [Way::Down, Way::Up]
+        .into_iter()
+        .flat_map(|way| [(way, 0), (way, 40)])
+    {
         let far = narrow().await;
         for _ in 0..before {
             connection(&far).await;

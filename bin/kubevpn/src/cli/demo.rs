@@ -49,7 +49,7 @@ impl Demo {
         serve(
             listening,
             Backend::of_cluster(connect),
-            intro,
+            async { Ok(intro) },
             Ending::new()?,
         )
         .await

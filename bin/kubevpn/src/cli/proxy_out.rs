@@ -130,7 +130,8 @@ impl ProxyOut {
                 leads_to: Some(warning.to_owned()),
                 example: None,
             };
-            return serve(listening, Backend::of_host(connect), intro, ending).await;
+            let ready = async { Ok(intro) };
+            return serve(listening, Backend::of_host(connect), ready, ending).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let mut listening = self.listen.bind(specs).await?;
@@ -143,9 +144,8 @@ impl ProxyOut {
         let server = loaded.server;
         let reached = async {
             let (client, api_server) = reach(loaded.config).await?;
-            match self.wait_api {
-                None => answers(&client, &server).await?,
-                Some(limit) => progress::shown(server_named(&server), wait(&client, limit)).await?,
+            if let Some(limit) = self.wait_api {
+                progress::shown(server_named(&server), wait(&client, limit)).await?;
             }
             Ok::<_, Failure>((client, api_server))
         };
@@ -153,17 +153,24 @@ impl ProxyOut {
             reached = reached => reached?,
             ended = ending.termination.next() => return result(ended),
         };
-        // A program does not read it.
-        let example = match std::io::stdout().is_terminal() && !out::is_hushed() {
-            true => service::example(&client, &loaded.namespace).await,
-            false => None,
+        // Beside the first call, and not after it: the first client needs both.
+        api_server.expect_upgrade();
+        let connect = proxy::connect(client.clone(), api_server, config);
+        let ready = async {
+            if self.wait_api.is_none() {
+                answers(&client, &server).await?;
+            }
+            // A program does not read it.
+            let example = match std::io::stdout().is_terminal() && !out::is_hushed() {
+                true => service::example(&client, &loaded.namespace).await,
+                false => None,
+            };
+            Ok(Intro {
+                leads_to: Some(leads_to),
+                example,
+            })
         };
-        let intro = Intro {
-            leads_to: Some(leads_to),
-            example,
-        };
-        let connect = proxy::connect(client, api_server, config);
-        serve(listening, Backend::of_cluster(connect), intro, ending).await
+        serve(listening, Backend::of_cluster(connect), ready, ending).await
     }
 }
 

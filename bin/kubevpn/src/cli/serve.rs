@@ -7,7 +7,7 @@ use std::time::Duration;
 use kubevpn_conn::Addr;
 use kubevpn_daemon::{Counted, Counts, Termination};
 use kubevpn_proxy::{
-    Admin, Backend, Bound, Listening, Protocol, Readiness, Server, allow_for, endings, reachable,
+    Admin, Backend, Listening, Protocol, Readiness, Server, allow_for, endings, reachable,
 };
 use kubevpn_target::Connect;
 
@@ -59,27 +59,30 @@ impl Ending {
 }
 
 /// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
+///
+/// Clients are served from the beginning, and told of once `ready` is, as what it waits for and what the first of them waits
+/// for take the same time. Where it fails the proxy ends at once.
 pub(crate) async fn serve<C>(
     listening: Listening,
     backend: Backend<C>,
-    intro: Intro,
+    ready: impl Future<Output = Result<Intro, Failure>>,
     ending: Ending,
 ) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
 {
     if !live::is_wanted() {
-        return serve_until_told(listening, backend, intro, ending, None).await;
+        return serve_until_told(listening, backend, ready, ending, None).await;
     }
     let counts = Arc::new(Counts::default());
     let backend = backend.map(|connect| Counted::new(connect, counts.clone()));
-    serve_until_told(listening, backend, intro, ending, Some(counts)).await
+    serve_until_told(listening, backend, ready, ending, Some(counts)).await
 }
 
 async fn serve_until_told<C>(
     listening: Listening,
     backend: Backend<C>,
-    intro: Intro,
+    ready: impl Future<Output = Result<Intro, Failure>>,
     mut ending: Ending,
     counts: Option<Arc<Counts>>,
 ) -> Result<(), Failure>
@@ -88,16 +91,34 @@ where
 {
     let Listening { bound, clients } = listening;
     allow_for(clients.limits.total);
-    let has_dns = bound.iter().any(|bound| bound.protocol == Protocol::Dns);
-    let endings = match backend.cluster.as_ref().filter(|_| has_dns) {
-        Some(cluster) => endings(cluster).await,
-        None => Vec::new(),
-    };
+    let listeners: Vec<_> = bound
+        .iter()
+        .map(|bound| (bound.listener.addr().clone(), bound.protocol.clone()))
+        .collect();
+    let cluster = backend.cluster.clone();
+    let has_dns = listeners.iter().any(|(_, p)| *p == Protocol::Dns);
     let inside_tls = clients.tls.is_some();
-    let admin = ending.admin.as_ref().map(Admin::addr);
-    even_unheard(say_listening(&bound, &endings, &intro, inside_tls, admin))?;
     let mut server = Server::new(backend, clients);
     bound.into_iter().for_each(|bound| server.add(bound));
+    let admin = ending.admin.as_ref().map(|admin| admin.addr().clone());
+    let told = async {
+        let intro = ready.await?;
+        let endings = match cluster.filter(|_| has_dns) {
+            Some(cluster) => endings(&cluster).await,
+            None => Vec::new(),
+        };
+        let admin = admin.as_ref();
+        let told = say_listening(&listeners, &endings, &intro, inside_tls, admin);
+        even_unheard(told)
+    };
+    let over = tokio::select! {
+        told = told => told.err().map(Err),
+        ended = ending.termination.next() => Some(result(ended)),
+    };
+    if let Some(over) = over {
+        server.end(Duration::ZERO, std::future::pending()).await;
+        return over;
+    }
     ending.tell(Readiness::Ready);
     let mut live = counts.map(Live::new);
     let ended = loop {
@@ -154,17 +175,13 @@ pub(crate) fn result(ended: kubevpn_daemon::Ended) -> Result<(), Failure> {
 
 /// Says where the proxy listens, where it leads, and how to use it. Only what is bound is said.
 fn say_listening(
-    bound: &[Bound],
+    listeners: &[(Addr, Protocol)],
     endings: &[String],
     intro: &Intro,
     inside_tls: bool,
     admin: Option<&Addr>,
 ) -> Result<(), Failure> {
-    for Bound {
-        listener, protocol, ..
-    } in bound
-    {
-        let addr = listener.addr();
+    for (addr, protocol) in listeners {
         match protocol {
             Protocol::Forward(to) => out::note(format_args!("Forwarding {addr} -> {}", to.0))?,
             Protocol::Dns => out::note(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
@@ -187,7 +204,7 @@ fn say_listening(
         // Its address is none that its certificate names.
         return Ok(());
     }
-    let listeners = bound.iter().map(|b| (b.listener.addr(), &b.protocol));
+    let listeners = listeners.iter().map(|(addr, protocol)| (addr, protocol));
     say_hints(listeners, endings, intro.example.as_deref(), None)
 }
 
@@ -282,7 +299,60 @@ fn dns_hints(addr: SocketAddr, endings: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+    use kubevpn_stack::FromHost;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
+
+    use super::super::listen::ListenerArgs;
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Args {
+        #[command(flatten)]
+        listen: ListenerArgs,
+    }
+
+    #[tokio::test]
+    async fn clients_are_served_before_they_are_told_of() {
+        let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = behind.local_addr().unwrap().port();
+        let Args { listen } = Args::parse_from(["test", "--listen-socks", "127.0.0.1:0"]);
+        let listening = listen.bind(listen.own_specs().unwrap()).await.unwrap();
+        let proxy = listening.addresses()[0];
+        let (answered, answer) = oneshot::channel();
+        let ready = async {
+            let mut client = TcpStream::connect(proxy).await.unwrap();
+            let [high, low] = port.to_be_bytes();
+            client.write_all(&[5, 1, 0]).await.unwrap();
+            client.read_exact(&mut [0; 2]).await.unwrap();
+            let request = [5, 1, 0, 1, 127, 0, 0, 1, high, low];
+            client.write_all(&request).await.unwrap();
+            let mut reply = [0; 10];
+            client.read_exact(&mut reply).await.unwrap();
+            answered.send(reply[1]).unwrap();
+            std::future::pending().await
+        };
+        let backend = Backend::of_host(FromHost::default());
+        tokio::select! {
+            _ended = serve(listening, backend, ready, Ending::new().unwrap()) => panic!("it ended"),
+            reply = answer => assert_eq!(reply.unwrap(), 0),
+        }
+    }
+
+    /// An API server that refuses us: nobody is told that it listens.
+    #[tokio::test]
+    async fn a_proxy_that_does_not_get_ready_ends() {
+        let Args { listen } = Args::parse_from(["test", "--listen-socks", "127.0.0.1:0"]);
+        let listening = listen.bind(listen.own_specs().unwrap()).await.unwrap();
+        let proxy = listening.addresses()[0];
+        let backend = Backend::of_host(FromHost::default());
+        let ready = async { Err(Failure::value("no")) };
+        let ended = serve(listening, backend, ready, Ending::new().unwrap()).await;
+        assert_eq!(ended.unwrap_err().message(), "no");
+        assert!(TcpStream::connect(proxy).await.is_err());
+    }
 
     #[test]
     fn http_is_what_programs_are_told_of() {
