@@ -41,7 +41,7 @@ pub enum ForwardError {
     /// The Pod's node could not connect to the port for another reason.
     #[error("the node of the pod cannot connect to {to}: {said}")]
     NotForwarded {
-        /// `namespace/name:port`.
+        /// `namespace/name:port`, or `pod namespace/name` where it forwards no port at all.
         to: String,
         /// What the container runtime said, bounded.
         said: String,
@@ -128,15 +128,21 @@ pub struct Rejection {
     pub message: String,
 }
 
+impl Rejection {
+    /// `502 Bad Gateway, what was said`
+    fn answer(&self) -> String {
+        match self.status {
+            Some(status) if self.message.is_empty() => status.to_string(),
+            Some(status) => format!("{status}, {}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
 /// `spdy: 502 Bad Gateway, what was said`
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.transport)?;
-        match self.status {
-            Some(status) if self.message.is_empty() => write!(f, "{status}"),
-            Some(status) => write!(f, "{status}, {}", self.message),
-            None => f.write_str(&self.message),
-        }
+        write!(f, "{}: {}", self.transport, self.answer())
     }
 }
 
@@ -199,9 +205,18 @@ impl From<ForwardError> for ConnectError {
     }
 }
 
+/// Each answer once, behind the transports that got it.
 fn list(tried: &[Rejection]) -> String {
-    let tried: Vec<_> = tried.iter().map(Rejection::to_string).collect();
-    tried.join("; ")
+    let mut answers: Vec<(String, String)> = Vec::new();
+    for rejection in tried {
+        let (transport, answer) = (rejection.transport, rejection.answer());
+        match answers.iter_mut().find(|(_, known)| *known == answer) {
+            Some((transports, _)) => transports.push_str(&format!(", {transport}")),
+            None => answers.push((transport.to_string(), answer)),
+        }
+    }
+    let answers = answers.iter().map(|(of, answer)| format!("{of}: {answer}"));
+    answers.collect::<Vec<_>>().join("; ")
 }
 
 /// Next step after every transport was turned down.
@@ -424,19 +439,20 @@ mod tests {
             rejected(false).to_string(),
             "no port-forward to pod shop/web-0 (spdy: 502 Bad Gateway): check the pod's node, and proxies before the API server"
         );
+        let stripped = |transport| Rejection {
+            transport,
+            status: Some(StatusCode::BAD_REQUEST),
+            silent: false,
+            by_api_server: true,
+            message: "Upgrade request required".into(),
+        };
         let stripped = ForwardError::Rejected {
             pod: "shop/web-0".into(),
-            tried: vec![Rejection {
-                transport: Transport::Spdy,
-                status: Some(StatusCode::BAD_REQUEST),
-                silent: false,
-                by_api_server: true,
-                message: "Upgrade request required".into(),
-            }],
+            tried: Transport::ALL.into_iter().map(stripped).collect(),
         };
         assert_eq!(
             stripped.to_string(),
-            "no port-forward to pod shop/web-0 (spdy: 400 Bad Request, Upgrade request required): a gateway before the API \
+            "no port-forward to pod shop/web-0 (spdy, spdy-ws, ws: 400 Bad Request, Upgrade request required): a gateway before the API \
              server takes upgrades away: have it pass the headers Upgrade and Connection on"
         );
         let forbidden = ForwardError::Forbidden {

@@ -464,6 +464,12 @@ impl Asked {
                     pod: self.pod.to_string(),
                 });
             }
+            UpgradeError::Node { message } => {
+                return Err(ForwardError::NotForwarded {
+                    to: format!("pod {}", self.pod),
+                    said: message,
+                });
+            }
             UpgradeError::Final(error) => return Err(ForwardError::Api(error)),
         };
         tracing::debug!(pod = %self.pod, %rejection, "transport turned down");

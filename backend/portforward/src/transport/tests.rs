@@ -541,6 +541,22 @@ async fn a_node_that_is_away_is_the_pods_fault_not_the_transports() {
     assert_eq!(server.asked(), ["POST spdy"]);
 }
 
+/// Every transport leads to that node: none of the others is asked, and the answer is told once.
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_container_runtime_is_asked_once() {
+    const RUNTIME: &str =
+        "rpc error: code = Unavailable desc = containerd.sock: connection refused";
+    let server = Server::new([Answer::Status(500, RUNTIME); 4]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(server.asked(), ["POST spdy"]);
+    assert_eq!(error.refusal(), Refusal::Unreachable);
+    assert!(error.retryable());
+    assert_eq!(
+        error.to_string(),
+        format!("the node of the pod cannot connect to pod shop/web-0: {RUNTIME}")
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_cuts_everything_is_away() {
     let server = Server::new([Answer::Cut; 4]);

@@ -49,6 +49,8 @@ pub(crate) enum UpgradeError {
     Forbidden { message: String },
     /// There is no such Pod.
     Gone,
+    /// The Pod's node, which every transport leads to, cannot forward ports.
+    Node { message: String },
     /// No other transport can do better.
     Final(ConnectError),
 }
@@ -178,10 +180,15 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeErro
         {
             return UpgradeError::Gone;
         }
+        let message = clip(&text);
+        // The same of its container runtime's failure, which is a gRPC status.
+        if status == StatusCode::INTERNAL_SERVER_ERROR && message.starts_with("rpc error: ") {
+            return UpgradeError::Node { message };
+        }
         return UpgradeError::Rejected {
             status: Some(status),
             by_api_server: false,
-            message: clip(text.trim()),
+            message,
         };
     };
     let about_pods = said.details.as_ref().is_none_or(|d| d.kind == "pods");
@@ -217,7 +224,9 @@ pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
         name: Some("web-0"),
     };
     match refused(status, body, &action) {
-        UpgradeError::Rejected { message, .. } | UpgradeError::Forbidden { message } => message,
+        UpgradeError::Rejected { message, .. }
+        | UpgradeError::Forbidden { message }
+        | UpgradeError::Node { message } => message,
         UpgradeError::Gone | UpgradeError::Silent { .. } => String::new(),
         UpgradeError::Final(error) => error.to_string(),
     }
@@ -311,6 +320,12 @@ mod tests {
                 by_api_server: true,
                 ..
             }
+        ));
+        // containerd is away, as the kubelet says it.
+        let runtime = "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix /run/containerd/containerd.sock: connect: connection refused\"\n";
+        assert!(matches!(
+            judge(500, runtime),
+            UpgradeError::Node { message } if message.ends_with("connection refused\"")
         ));
         for status in [400, 405, 426, 500, 502, 503] {
             assert!(
