@@ -23,8 +23,8 @@ use crate::{Domain, Known, LookupError, PodRef, RecordKind};
 #[derive(Clone)]
 pub struct Cluster {
     resolver: Arc<Resolver>,
-    /// The Services and the ranges that were last listed for a survey.
-    surveyed: Arc<Mutex<(Listed, Listed)>>,
+    /// The Services, those of other namespaces, and the ranges that were last listed for a survey.
+    surveyed: Arc<Mutex<[Listed; 3]>>,
 }
 
 impl Cluster {
@@ -146,7 +146,7 @@ impl Cluster {
         &self.resolver.settings.namespace
     }
 
-    pub(crate) fn surveyed(&self) -> &Mutex<(Listed, Listed)> {
+    pub(crate) fn surveyed(&self) -> &Mutex<[Listed; 3]> {
         &self.surveyed
     }
 

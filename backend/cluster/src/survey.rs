@@ -20,6 +20,8 @@ pub struct Survey {
     pub namespace: String,
     /// The Services in it, the first 500 of them.
     pub services: Listed,
+    /// Those of other namespaces, as `web.shop`, among the first 500 of all.
+    pub elsewhere: Listed,
     /// The ranges that ClusterIPs are taken from, as `10.96.0.0/12`.
     pub service_ranges: Listed,
 }
@@ -55,26 +57,32 @@ impl Listed {
 pub type Failed = std::sync::Arc<ConnectError>;
 
 impl Cluster {
-    /// Lists the names in the active namespace, and the ranges of Services: two calls, 30 s each at most. Where one
-    /// fails, the last good list stands beside the error.
+    /// Lists the names in the active namespace, those in others, and the ranges of Services: three calls, 30 s each at
+    /// most. Where one fails, the last good list stands beside the error.
     ///
     /// Cancellation: dropping the future gives the calls up; [`last_survey`](Self::last_survey) has what was known.
     pub async fn survey(&self) -> Survey {
-        let (services, service_ranges) = tokio::join!(self.services(), self.ranges());
+        let (services, all, ranges) =
+            tokio::join!(self.services(), self.service_names_of(None), self.ranges());
+        let elsewhere = |(namespace, name): (String, String)| {
+            (namespace != self.namespace()).then(|| format!("{name}.{namespace}"))
+        };
+        let elsewhere = all.map(|all| all.into_iter().filter_map(elsewhere).collect());
         let mut last = lock(self.surveyed());
-        let (known_services, known_ranges) = &mut *last;
-        known_services.update(services);
-        known_ranges.update(service_ranges);
+        for (known, listed) in last.iter_mut().zip([services, elsewhere, ranges]) {
+            known.update(listed);
+        }
         drop(last);
         self.last_survey()
     }
 
     /// What [`survey`](Self::survey) found last, without asking.
     pub fn last_survey(&self) -> Survey {
-        let (services, service_ranges) = lock(self.surveyed()).clone();
+        let [services, elsewhere, service_ranges] = lock(self.surveyed()).clone();
         Survey {
             namespace: self.namespace().to_owned(),
             services,
+            elsewhere,
             service_ranges,
         }
     }
@@ -82,29 +90,33 @@ impl Cluster {
     /// Namespace and name of the Services there are, the first 500 of them: those of all namespaces, or of the active one
     /// where the others may not be listed.
     pub async fn service_names(&self) -> Result<Vec<(String, String)>, Failed> {
-        let list = async |namespace: Option<String>| {
-            let mut names = Vec::new();
-            let keep = |service: Service| {
-                names.extend(service.metadata.namespace.zip(service.metadata.name));
-            };
-            let select = Select::All { namespace };
-            first_page(self.server(), &select, SERVICES, keep).await?;
-            Ok::<_, Failure>(names)
-        };
-        match list(None).await {
-            Err(failed) if is_forbidden(&failed) => list(Some(self.namespace().to_owned())).await,
+        match self.service_names_of(None).await {
+            Err(failed) if is_forbidden(&failed) => {
+                let own = self.namespace().to_owned();
+                self.service_names_of(Some(own)).await
+            }
             listed => listed,
         }
     }
 
-    async fn services(&self) -> Result<Vec<String>, Failure> {
-        let select = Select::All {
-            namespace: Some(self.namespace().to_owned()),
-        };
+    /// The same in one namespace, or in all.
+    async fn service_names_of(
+        &self,
+        namespace: Option<String>,
+    ) -> Result<Vec<(String, String)>, Failure> {
         let mut names = Vec::new();
-        let keep = |service: Service| names.extend(service.metadata.name);
+        let keep = |service: Service| {
+            names.extend(service.metadata.namespace.zip(service.metadata.name));
+        };
+        let select = Select::All { namespace };
         first_page(self.server(), &select, SERVICES, keep).await?;
         Ok(names)
+    }
+
+    async fn services(&self) -> Result<Vec<String>, Failure> {
+        let own = Some(self.namespace().to_owned());
+        let names = self.service_names_of(own).await?;
+        Ok(names.into_iter().map(|(_, name)| name).collect())
     }
 
     async fn ranges(&self) -> Result<Vec<String>, Failure> {

@@ -17,6 +17,8 @@ pub struct Facts {
     pub namespace: String,
     /// Its Services.
     pub services: Known,
+    /// Those of other namespaces, as `web.shop`.
+    pub elsewhere: Known,
     /// The ranges of ClusterIPs.
     pub service_ranges: Known,
     /// Further ranges, as a user gave them.
@@ -170,6 +172,28 @@ pub fn text(facts: &Facts) -> String {
             &[]
         }
     };
+    let elsewhere = match &facts.elsewhere {
+        Known::Listed(services, failed) => {
+            if let Some(why) = failed {
+                comment(
+                    &mut file,
+                    &format!("The Services of other namespaces are those last seen ({why})."),
+                );
+            }
+            &services[..]
+        }
+        Known::Not(why) => {
+            comment(
+                &mut file,
+                &format!(
+                    "Not known: the Services of other namespaces ({why}). They go through the proxy when written as \
+                     SERVICE.NAMESPACE.svc."
+                ),
+            );
+            &[]
+        }
+    };
+    let elsewhere = elsewhere.iter().filter(|service| !is_like_a_site(service));
     let ways = [
         // First, and not after SOCKS5: a browser that is refused by SOCKS takes the proxy for broken, and one that is
         // refused by HTTP shows why.
@@ -188,16 +212,25 @@ pub fn text(facts: &Facts) -> String {
     let ranges: Vec<_> = ranges.collect();
     let _ = write!(
         file,
-        "var CLUSTER = {};\nvar REST = {};\nvar ENDINGS = {};\nvar NAMESPACE = {};\nvar SERVICES = {};\n\
+        "var CLUSTER = {};\nvar REST = {};\nvar ENDINGS = {};\nvar NAMESPACE = {};\nvar SERVICES = {};\nvar ELSEWHERE = {};\n\
          var COMPLETE = {complete};\nvar RANGES = [{}];\n\n{SCRIPT}",
         quoted(&ways.join("; ")),
         quoted(&rest),
         list(&facts.endings),
         quoted(&facts.namespace),
         list(services),
+        list(elsewhere),
         ranges.join(", ")
     );
     file
+}
+
+/// Whether a Service of another namespace has the name of a web site, which stays the site's: its namespace is called like
+/// a country's domain or one of the first that there were.
+fn is_like_a_site(service: &str) -> bool {
+    const FIRST: [&str; 7] = ["com", "edu", "gov", "int", "mil", "net", "org"];
+    let namespace = service.rsplit('.').next().unwrap_or_default();
+    namespace.len() == 2 || FIRST.contains(&namespace)
 }
 
 /// A line for people; what others wrote in it cannot end it.

@@ -49,7 +49,8 @@ async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
             ];
             refusal.is_some_and(|refusal| passing.contains(&refusal))
         };
-        let kept = match for_now(&survey.services) || for_now(&survey.service_ranges) {
+        let lists = [&survey.services, &survey.elsewhere, &survey.service_ranges];
+        let kept = match lists.into_iter().any(for_now) {
             true => INCOMPLETE,
             false => KEPT,
         };
@@ -89,6 +90,7 @@ fn written(
         endings,
         namespace: survey.namespace.clone(),
         services: known(&survey.services),
+        elsewhere: known(&survey.elsewhere),
         service_ranges: known(&survey.service_ranges),
         ranges: settings.ranges,
         upstream: settings.upstream,

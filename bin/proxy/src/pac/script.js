@@ -20,6 +20,9 @@ function named(host) {
     var full = SERVICES[i] + "." + NAMESPACE;
     if (host === SERVICES[i] || host === full || ends(host, full)) return true;
   }
+  for (i = 0; i < ELSEWHERE.length; i++) {
+    if (host === ELSEWHERE[i]) return true;
+  }
   return !COMPLETE && ends(host, NAMESPACE);
 }
 

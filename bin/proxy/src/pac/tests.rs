@@ -11,6 +11,12 @@ fn facts() -> Facts {
         endings: vec!["cluster.local".into(), "corp.test".into()],
         namespace: "dev".into(),
         services: Known::Listed(vec!["web".into(), "db".into()], None),
+        elsewhere: Known::Listed(
+            ["api.team-a", "google.com", "web.io"]
+                .map(Into::into)
+                .into(),
+            None,
+        ),
         service_ranges: Known::Listed(vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()], None),
         ranges: vec!["10.244.0.0/16".parse().unwrap()],
         upstream: None,
@@ -47,6 +53,8 @@ fn the_truth_table() {
         "web.dev",
         "db-0.db.dev",
         "web.dev.svc",
+        "api.team-a",
+        "API.team-a.",
         "web.other.svc",
         "10-0-0-1.other.pod",
         "web.dev.svc.cluster.local",
@@ -69,6 +77,12 @@ fn the_truth_table() {
         "::1",
         "nosuch",
         "go.dev",
+        // Services of other namespaces take neither what is under them nor the names of web sites.
+        "api",
+        "x.api.team-a",
+        "web.team-a",
+        "google.com",
+        "web.io",
         "web.dev.example",
         "example.com",
         "xcluster.local",
@@ -101,6 +115,7 @@ fn the_truth_table() {
 fn what_could_not_be_learned_is_a_comment() {
     let unknown = Facts {
         services: Known::Not("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
+        elsewhere: Known::Not("cannot list services at the cluster scope".into()),
         service_ranges: Known::Not("cannot list servicecidrs".into()),
         ranges: Vec::new(),
         ..facts()
@@ -112,6 +127,7 @@ fn what_could_not_be_learned_is_a_comment() {
         ),
         "{file}"
     );
+    assert!(file.contains("// Not known: the Services of other namespaces (cannot list"));
     assert!(file.contains("// Not known: the ranges of ClusterIPs (cannot list servicecidrs)"));
     let ways = run(
         &unknown,
@@ -131,14 +147,15 @@ fn what_was_last_seen_stands() {
     };
     let away = Facts {
         services: old(facts().services),
+        elsewhere: old(facts().elsewhere),
         service_ranges: old(facts().service_ranges),
         ..facts()
     };
-    let hosts = ["web", "10.96.0.1", "nosuch", "192.0.2.1"];
+    let hosts = ["web", "api.team-a", "10.96.0.1", "nosuch", "192.0.2.1"];
     assert_eq!(run(&away, &hosts), run(&facts(), &hosts));
     let comments = text(&away);
     let seen = comments.matches("those last seen (the API server is away)");
-    assert_eq!(seen.count(), 2);
+    assert_eq!(seen.count(), 3);
 }
 
 #[test]
