@@ -47,7 +47,7 @@ impl Traffic {
 /// `client.addr`, `target`, `via`, `up` and `down` in bytes, `seconds` (to the last byte, where it was relayed),
 /// `end`, `refusal`, `error`. Level
 /// `WARN` where the cluster, the way to it or this program is at fault, so that somebody should act; `DEBUG`
-/// for a connection that was opened and never used; `INFO` for the rest.
+/// for a connection that ended before it asked for anything, as those of health checks do; `INFO` for the rest.
 ///
 /// `end` is one of `eof` (also a client that has closed, with all it sent passed on), `client`, `upstream` (that side broke), `idle`, `refused` (see `refusal`),
 /// `rejected` (the handshake), `gone` (while dialing), `unused`, `cut`, `panicked`. A record that is dropped
@@ -137,9 +137,13 @@ impl Record {
         self.write(Level::INFO, "rejected", None, Some(&chain(error)));
     }
 
-    /// The client left while its target was being dialled, or the answer sent.
+    /// The client left: in its handshake, while its target was being dialled, or while the answer was sent.
     pub fn gone(mut self, error: &(dyn Error + 'static)) {
-        self.write(Level::INFO, "gone", None, Some(&chain(error)));
+        let level = match self.target {
+            Some(_) => Level::INFO,
+            None => Level::DEBUG,
+        };
+        self.write(level, "gone", None, Some(&chain(error)));
     }
 
     /// The client came and went without a byte, as port scans and health checks do.

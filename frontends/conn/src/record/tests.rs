@@ -131,7 +131,7 @@ fn every_end_has_its_word() {
         side: Side::Upstream,
         error: io::ErrorKind::UnexpectedEof.into(),
     };
-    let ends: [(&str, &str, Finish<'_>); 10] = [
+    let ends: [(&str, &str, Finish<'_>); 11] = [
         ("INFO", "idle", Box::new(|r| r.relayed(&relayed(End::Idle)))),
         ("INFO", "cut", Box::new(|r| r.relayed(&relayed(End::Cut)))),
         ("INFO", "cut", Box::new(|r| r.relayed(&relayed(unsure())))),
@@ -146,7 +146,15 @@ fn every_end_has_its_word() {
             Box::new(|r| r.relayed(&relayed(failed(Side::Upstream)))),
         ),
         ("INFO", "rejected", Box::new(|r| r.rejected(&reset()))),
-        ("INFO", "gone", Box::new(|r| r.gone(&reset()))),
+        ("DEBUG", "gone", Box::new(|r| r.gone(&reset()))),
+        (
+            "INFO",
+            "gone",
+            Box::new(|mut record| {
+                record.target(&Target::parse("web:80", Origin::default()).unwrap());
+                record.gone(&reset());
+            }),
+        ),
         ("DEBUG", "unused", Box::new(Record::unused)),
         ("INFO", "cut", Box::new(drop)),
         (
