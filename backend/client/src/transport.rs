@@ -150,11 +150,11 @@ impl Service<Request<Body>> for Transport {
             match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    tracing::debug!(%method, path, upgrade, status, "answered");
+                    tracing::debug!("{method} {path} answered {status}");
                     Ok(response)
                 }
                 Err(source) => {
-                    tracing::debug!(%method, path, upgrade, error = %source, "not answered");
+                    tracing::debug!("{method} {path} not answered: {source}");
                     Err(ClientError::Transport { server, source }.into())
                 }
             }
