@@ -1,16 +1,17 @@
 //! What goes through a connection, counted where targets are dialled.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use jiff::Timestamp;
 use kubevpn_target::{Connect, ConnectError, Refusal, Stream, Target, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::api::{Refused, Traffic};
@@ -27,8 +28,16 @@ pub struct Counts {
     up: AtomicU64,
     down: AtomicU64,
     last: Mutex<VecDeque<Refused>>,
+    dials: Mutex<Dials>,
     /// A refusal that tells of the connection, not of its target.
     pub(crate) trouble: Notify,
+}
+
+/// Targets that are being dialled, and since when; keys grow.
+#[derive(Debug, Default)]
+struct Dials {
+    next: u64,
+    pending: BTreeMap<u64, (Target, Instant)>,
 }
 
 impl Counts {
@@ -50,6 +59,25 @@ impl Counts {
         last.iter().rev().cloned().collect()
     }
 
+    /// The target that has been dialled for longest, without an outcome yet, and since when.
+    pub fn longest_dial(&self) -> Option<(Target, Instant)> {
+        let dials = self.dials();
+        let (_, longest) = dials.pending.first_key_value()?;
+        Some(longest.clone())
+    }
+
+    fn dials(&self) -> MutexGuard<'_, Dials> {
+        self.dials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dial(&self, target: Target) -> Dial<'_> {
+        let mut dials = self.dials();
+        let key = dials.next;
+        dials.next += 1;
+        dials.pending.insert(key, (target, Instant::now()));
+        Dial { counts: self, key }
+    }
+
     fn refuse(&self, target: &Target, error: &ConnectError) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         if matches!(
@@ -68,6 +96,18 @@ impl Counts {
             class: error.refusal().as_str().into(),
             sentence: error.to_string(),
         });
+    }
+}
+
+/// One dial, until it is dropped: a client may give up.
+struct Dial<'a> {
+    counts: &'a Counts,
+    key: u64,
+}
+
+impl Drop for Dial<'_> {
+    fn drop(&mut self) {
+        self.counts.dials().pending.remove(&self.key);
     }
 }
 
@@ -103,7 +143,9 @@ impl<C: Connect + Clone + 'static> Service<Target> for Counted<C> {
     fn call(&mut self, target: Target) -> Self::Future {
         let Self { inner, counts } = self.clone();
         Box::pin(async move {
+            let dial = counts.dial(target.clone());
             let stream = inner.connect(target.clone()).await;
+            drop(dial);
             let stream = stream.inspect_err(|error| counts.refuse(&target, error))?;
             counts.total.fetch_add(1, Ordering::Relaxed);
             counts.open.fetch_add(1, Ordering::Relaxed);
@@ -191,8 +233,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use futures_util::poll;
     use kubevpn_target::Origin;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::advance;
     use tower::service_fn;
 
     use super::*;
@@ -244,5 +291,28 @@ mod tests {
         assert_eq!(refusals.len(), REFUSALS);
         assert_eq!(refusals[0].target, "web:81");
         assert_eq!(refusals[0].class, "cluster_away");
+        assert_eq!(counts.longest_dial(), None);
+    }
+
+    /// One whose client gives up is no longer waited for.
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_dial() {
+        let counts = Arc::new(Counts::default());
+        let never = |_: Target| std::future::pending::<Result<DuplexStream, ConnectError>>();
+        let counted = Counted::new(service_fn(never), counts.clone());
+        let dial = async |port| counted.clone().connect(target(port)).await;
+        let (mut first, mut second) = (pin!(dial(80)), pin!(dial(81)));
+        let begun = Instant::now();
+        assert!(poll!(&mut first).is_pending());
+        advance(Duration::from_secs(1)).await;
+        assert!(poll!(&mut second).is_pending());
+        let longest = || {
+            counts
+                .longest_dial()
+                .map(|(target, since)| (target.port.get(), since))
+        };
+        assert_eq!(longest(), Some((80, begun)));
+        first.set(dial(80));
+        assert_eq!(longest(), Some((81, begun + Duration::from_secs(1))));
     }
 }

@@ -279,11 +279,13 @@ impl<E: Engine> Registry<E> {
         for (spec, serving) in started.iter() {
             let spoken = serving.handshake().await;
             spoken.map_err(|why| ApiError::new(Code::Other, why))?;
-            tell(format!(
-                "{} answers on {}",
-                spec.protocol.as_str(),
-                serving.address()
-            ));
+            // A forward is not spoken to.
+            let done = match spec.protocol {
+                Protocol::Forward(_) => "listens",
+                _ => "answers",
+            };
+            let protocol = spec.protocol.as_str();
+            tell(format!("{protocol} {done} on {}", serving.address()));
         }
         tell(session.try_pods(&namespace).await?.to_string());
         Ok(())
