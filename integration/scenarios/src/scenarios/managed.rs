@@ -1,11 +1,13 @@
 //! Managed mode: connections that a daemon keeps.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
 
 use super::dns::dig;
 use super::scenario;
@@ -21,6 +23,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("managed", killed_and_brought_back, One),
         scenario!("managed", counters_equal_what_was_sent, One),
         scenario!("managed", the_api_server_goes_and_comes_back, One),
+        scenario!("managed", another_user_is_not_answered, One, SECOND_USER),
     ]
 }
 
@@ -333,5 +336,62 @@ async fn the_api_server_goes_and_comes_back(cx: Context) -> anyhow::Result<()> {
     until("connected").await?;
     let socks = listener(&managed.status().await?, &id, "socks")?;
     answers(socks, "http://productpage:9080/").await?;
+    managed.quit().await
+}
+
+/// A program as another user, which takes root.
+const SECOND_USER: &[&str] = &[
+    "setpriv",
+    "--reuid=12345",
+    "--regid=12345",
+    "--clear-groups",
+    "true",
+];
+
+/// Even one who may open every file: the peer's uid is what counts.
+async fn another_user_is_not_answered(cx: Context) -> anyhow::Result<()> {
+    let managed = Managed::new(&cx.kubevpn)?;
+    let words = [&cx.flags[..], &FREE].concat();
+    let said = managed.connect(&cx.cluster.kubeconfig(), &words).await?;
+    let id = id_of(&said.with(0, &[])?)?;
+    let home = managed.home();
+    let socket = home.join("daemon.sock");
+    let ask = async |prefix: &[&str]| {
+        let words = [
+            prefix,
+            &["curl", "--silent", "--max-time", "20", "--unix-socket"],
+        ]
+        .concat();
+        let mut command = Command::new(words[0]);
+        command
+            .args(&words[1..])
+            .arg(&socket)
+            .arg("http://x/v1/status");
+        command.output().await
+    };
+    let (_, second_user) = SECOND_USER.split_last().context("a command")?;
+    let own = ask(&["env"]).await?;
+    let own = String::from_utf8_lossy(&own.stdout);
+    anyhow::ensure!(own.contains(&id), "{own}");
+    anyhow::ensure!(!ask(second_user).await?.status.success());
+    let all = |mode| {
+        for path in home.parent().into_iter().chain([&*home, &*socket]) {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        anyhow::Ok(())
+    };
+    all(0o777)?;
+    let refused = ask(second_user).await?;
+    anyhow::ensure!(
+        !refused.status.success() && refused.stdout.is_empty(),
+        "{refused:?}"
+    );
+    // Nor does a command of ours trust a directory that others can write to.
+    managed.run(&["status"]).await?.with(23, &["chmod go-w"])?;
+    all(0o700)?;
+    let socks = listener(&managed.status().await?, &id, "socks")?;
+    answers(socks, "http://productpage:9080/").await?;
+    let log = managed.run(&["logs"]).await?;
+    log.with(0, &["another user's process is not answered", "uid=12345"])?;
     managed.quit().await
 }
