@@ -56,7 +56,9 @@ impl Lab {
         fs::create_dir_all(&home)?;
         let completed = self.completions(kubevpn, &home).await?;
         let shell = async || {
-            let terminal = Tmux::start(self, kubevpn, &home, "bash --norc --noprofile -i").await?;
+            // A shell that runs a command, as tmux has it run this one, passes no prompt on.
+            let bash = format!("env 'PS1={PROMPT}' bash --norc --noprofile -i");
+            let terminal = Tmux::start(self, kubevpn, &home, &bash).await?;
             terminal.until("a shell", |screen| screen == "$").await?;
             anyhow::Ok(terminal)
         };

@@ -115,6 +115,8 @@ impl Lab {
                     took,
                 });
             }
+            // The usual time limit; every one of these shells knows the word.
+            terminal.line("export KUBEVPN_COMPLETE_WITHIN=").await?;
             // The letter that is typed next comes when the completion has ended.
             let typed = format!("kubevpn nc --kubeconfig {nobody} product");
             let wanted = format!("{typed}@");

@@ -46,7 +46,8 @@ impl Tmux {
             .env("SHELL", "/bin/bash")
             .env("TERM", "xterm-256color")
             .env("LANG", "C.UTF-8")
-            .env("PS1", PROMPT)
+            // However busy this machine is: the time is reported.
+            .env("KUBEVPN_COMPLETE_WITHIN", "30s")
             .env("KUBECONFIG", lab.kubeconfig());
         output(&mut tmux).await?;
         Ok(this)
