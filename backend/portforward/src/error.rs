@@ -337,7 +337,10 @@ impl From<io::Error> for Failure {
         let mut said = error.to_string();
         let mut next = error.get_ref().and_then(|e| e.source());
         while let Some(cause) = next {
-            said = format!("{said}: {cause}");
+            let words = cause.to_string();
+            // rustls's about a peer that was cut off go on with the address of its manual.
+            let words = words.split(": https://").next().unwrap_or_default();
+            said = format!("{said}: {words}");
             next = cause.source();
         }
         Self {
@@ -408,6 +411,22 @@ mod tests {
         assert_eq!(kind("write tcp4 127.0.0.1:1: write: broken pipe"), None);
         assert_eq!(kind("read: use of closed network connection"), None);
         assert_eq!(kind("odd"), Some(io::ErrorKind::ConnectionAborted));
+    }
+
+    /// What rustls says of a connection that was cut.
+    #[test]
+    fn causes_are_told_without_a_manual() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the connection failed")]
+        struct Outer(#[source] io::Error);
+        let cut =
+            "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/x";
+        let cut = io::Error::new(io::ErrorKind::UnexpectedEof, cut);
+        let failure = Failure::from(io::Error::other(Outer(cut)));
+        assert_eq!(
+            failure.said,
+            "the connection failed: peer closed connection without sending TLS close_notify"
+        );
     }
 
     #[test]
