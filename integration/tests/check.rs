@@ -3,11 +3,15 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use kubevpn_scenarios::run_to_end;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use kubevpn_scenarios::{Proxy, run_to_end};
 use kubevpn_sim::{Rule, Sim, User};
+use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{Files, kubevpn};
+use crate::{Files, Rig, kubevpn};
 
 /// Another machine's proxies and daemon are not this test's.
 const NEUTRAL: [(&str, &str); 7] = [
@@ -22,8 +26,18 @@ const NEUTRAL: [(&str, &str); 7] = [
 
 /// The exit code and the document, which is what the schema says.
 async fn check(kubeconfig: &str, more: &[&str]) -> (Option<i32>, Value) {
+    check_in(kubeconfig, more, &[]).await
+}
+
+/// The same with this in the environment.
+async fn check_in(
+    kubeconfig: &str,
+    more: &[&str],
+    environment: &[(&str, &str)],
+) -> (Option<i32>, Value) {
     let words = ["check", "-o", "json", "--kubeconfig", kubeconfig];
-    let output = run_to_end(kubevpn(), [&words[..], more].concat(), &NEUTRAL);
+    let environment = [&NEUTRAL[..], environment].concat();
+    let output = run_to_end(kubevpn(), [&words[..], more].concat(), &environment);
     let output = output.await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let document: Value =
@@ -182,6 +196,79 @@ async fn clusters_that_cannot_be_used() {
     let (code, document) = check(&away, &FREE).await;
     assert_eq!(code, Some(40));
     says(&document, "problem", "api-server", "cannot be reached");
+}
+
+/// It has ended before it is shown, and so says the first line about it.
+#[tokio::test]
+async fn an_expired_certificate() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let mut config: Value = serde_yaml_ng::from_str(&sim.kubeconfig_yaml()).unwrap();
+    config["users"][0]["user"] = serde_json::json!({
+        "client-certificate-data": BASE64_STANDARD.encode(certificate.pem()),
+        "client-key-data": BASE64_STANDARD.encode(key.serialize_pem()),
+    });
+    let files = Files::new();
+    let kubeconfig = files.write("config", &config.to_string());
+    let (code, document) = check(&kubeconfig, &FREE).await;
+    assert_eq!(code, Some(32), "{document:#}");
+    let words = "the client certificate of user sim expired ";
+    says(&document, "problem", "credentials", words);
+}
+
+/// `ALL_PROXY` that was pasted, and not set by `kubevpn env`.
+#[tokio::test]
+async fn a_proxy_at_ourselves() {
+    let rig = Rig::start().await;
+    let proxy = Proxy::start(kubevpn(), Path::new(&rig.kubeconfig), &[]);
+    let proxy = proxy.await.unwrap();
+    let all = format!("socks5h://{}", proxy.socks);
+    let environment = [("ALL_PROXY", &*all)];
+    let (code, document) = check_in(&rig.kubeconfig, &FREE, &environment).await;
+    assert_eq!(code, Some(0), "{document:#}");
+    let words = format!("ALL_PROXY={all} is kubevpn's own");
+    says(&document, "warning", "environment", &words);
+}
+
+/// An API server in whose answers it is 2020.
+#[tokio::test]
+async fn a_skewed_clock() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let body = r#"{"major":"1","minor":"34","gitVersion":"v1.34.0"}"#;
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nDate: Wed, 01 Jan 2020 00:00:00 GMT\r\nContent-Type: application/json\r\n\
+                     Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if stream.read_buf(&mut request).await.unwrap() == 0 {
+                        return;
+                    }
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+                // A body that nobody reads would make it a reset.
+                let _ = stream.read_to_end(&mut request).await;
+            });
+        }
+    });
+    let files = Files::new();
+    let config = format!(
+        "{{current-context: a, contexts: [{{name: a, context: {{cluster: a}}}}], clusters: [{{name: a, cluster: {{server: 'http://{server}'}}}}]}}"
+    );
+    let (_, document) = check(&files.write("config", &config), &FREE).await;
+    let words = "ahead of the API server's";
+    says(&document, "warning", "clock", words);
 }
 
 /// For people: the same as lines, and the steps to the target below.

@@ -6,6 +6,8 @@ mod first_minute;
 mod help;
 mod listeners;
 mod programs;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -104,7 +106,7 @@ async fn nobody_reads_the_output() {
         "{current-context: a, contexts: [{name: a, context: {cluster: a}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}]}",
     );
     for words in [
-        &["env", "--kubeconfig", &*kubeconfig][..],
+        &["env", "--kubeconfig", &*kubeconfig, "--http", "3128"][..],
         &["version"],
         &["completion", "bash"],
         &["status"],

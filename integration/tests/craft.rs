@@ -8,6 +8,8 @@ use kubevpn_scenarios::{Curl, Proxy, run_to_end};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+#[cfg(target_os = "linux")]
+use crate::terminal::Terminal;
 use crate::{Files, Rig, kubevpn, run};
 
 /// What a shell is told; standard error is not looked at by shells, and is empty all the same.
@@ -16,6 +18,8 @@ async fn candidates(shell: &str, words: &[&str], environment: &[(&str, &str)]) -
     let index = (words.len() - 2).to_string();
     let environment = [
         &[
+            // However busy this machine is.
+            ("KUBEVPN_COMPLETE_WITHIN", "60s"),
             ("KUBEVPN_COMPLETE", shell),
             ("_CLAP_COMPLETE_INDEX", &index),
             ("_CLAP_IFS", "\n"),
@@ -131,7 +135,10 @@ async fn without_a_cluster_completion_is_silent() {
         files.write("broken", "{"),
         "/nonexistent/config".to_owned(),
     ] {
-        let environment = [("KUBECONFIG", &*kubeconfig)];
+        let environment = [
+            ("KUBECONFIG", &*kubeconfig),
+            ("KUBEVPN_COMPLETE_WITHIN", ""),
+        ];
         for words in [&["nc", "prod"][..], &["services", "-n", "d"]] {
             let said = candidates("bash", words, &environment).await;
             assert_eq!(said, "", "{words:?} with {kubeconfig}");
@@ -152,7 +159,10 @@ async fn a_name_under_kubectl() {
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(help.contains("Usage: kubectl kubevpn run "), "{help}");
     assert!(help.contains("\n  kubectl kubevpn run -- curl"), "{help}");
-    let environment = [("KUBECONFIG", &*rig.kubeconfig)];
+    let environment = [
+        ("KUBECONFIG", &*rig.kubeconfig),
+        ("KUBEVPN_COMPLETE_WITHIN", "60s"),
+    ];
     let output = run_to_end(&complete, ["nc", "produ"], &environment);
     let output = output.await.unwrap();
     assert_eq!(
@@ -269,30 +279,52 @@ async fn long_waits_are_shown_on_a_terminal() {
         kubevpn().display(),
         rig.kubeconfig
     );
-    let mut terminal = Command::new("script");
-    terminal
-        .args(["-qefc", &line, "/dev/null"])
-        .env("TERM", "xterm")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut terminal = terminal.spawn().unwrap();
-    let _keys = terminal.stdin.take();
-    let mut screen = terminal.stdout.take().unwrap();
-    let mut said = String::new();
-    screen.read_to_string(&mut said).await.unwrap();
+    let (said, code) = Terminal::start(&line).ended().await;
     let (_, after) = said
         .split_once("\r\u{1b}[Kwaiting for notready:80 (1 s)")
         .unwrap_or_else(|| panic!("{said:?}"));
     let (_, last) = after.rsplit_once("\r\u{1b}[K").unwrap();
     assert!(last.contains("error: "), "{said:?}");
     assert!(!last.contains("waiting"), "{said:?}");
-    let ended = terminal.wait().await.unwrap();
-    assert_eq!(ended.code(), Some(42));
+    assert_eq!(code, Some(42));
     // Nobody looks at a pipe.
     let words = ["nc", "notready", "80", "--wait-ready", "1500ms"];
     let said = run(&words, &[("KUBECONFIG", &*rig.kubeconfig)]).await;
     assert!(!said.said.contains("waiting"), "{}", said.said);
+}
+
+/// The live line of a proxy tells of a connection that waits for its Pod; the end, of connections that are still open.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn waits_of_a_proxy_are_shown_on_a_terminal() {
+    let rig = Rig::start().await;
+    let line = format!(
+        "'{}' proxy-out --listen 127.0.0.1:0 --wait-ready 5m --drain 1500ms --kubeconfig '{}'",
+        kubevpn().display(),
+        rig.kubeconfig
+    );
+    let mut terminal = Terminal::start(&line);
+    let said = terminal.until("Shell: ").await;
+    let at = said.lines().next().unwrap().rsplit(' ').next().unwrap();
+    let proxy = format!("http://{at}");
+    let mut client = Command::new("curl");
+    let client = client.args(["-s", "--proxy", &proxy, "http://notready/"]);
+    let _client = client.kill_on_drop(true).spawn().unwrap();
+    terminal
+        .until("\r\u{1b}[K1 connection open, 0 B/s; waiting for notready:80 (1 s)")
+        .await;
+    terminal.interrupt().await;
+    terminal
+        .until("waiting up to 1s 500ms for 1 open connection to finish; Ctrl-C again ends at once")
+        .await;
+    let (said, code) = terminal.ended().await;
+    assert!(
+        said.contains("\r\u{1b}[Kwaiting for open connections to finish (1 s)"),
+        "{said:?}"
+    );
+    // Whatever was said above it, nothing of it is left.
+    assert!(said.ends_with("\r\u{1b}[K"), "{said:?}");
+    assert_eq!(code, Some(130));
 }
 
 /// What is nearly there, or in another namespace, is in the refusals of a proxy.

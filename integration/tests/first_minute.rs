@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{ChildStderr, Command};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use crate::terminal::Terminal;
 use crate::{Files, Rig, kubevpn};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -205,35 +207,58 @@ async fn services_with_what_to_paste() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_live_line_on_a_terminal() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let line = format!("'{}' demo --listen-socks 127.0.0.1:0", kubevpn().display());
-    let mut terminal = Command::new("script");
-    terminal
-        .args(["-qefc", &line, "/dev/null"])
-        .env("TERM", "xterm")
-        .env_remove("RUST_LOG")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut terminal = terminal.spawn().unwrap();
-    let mut keys = terminal.stdin.take().unwrap();
-    let mut screen = terminal.stdout.take().unwrap();
-    let mut said = Vec::new();
-    let drawn = "\r\u{1b}[K0 connections open, 0 B/s";
-    let until_drawn = async {
-        while !String::from_utf8_lossy(&said).contains(drawn) {
-            assert!(screen.read_buf(&mut said).await.unwrap() > 0, "{said:?}");
-        }
-    };
-    timeout(PATIENCE, until_drawn).await.unwrap();
-    keys.write_all(b"\x03").await.unwrap();
-    timeout(PATIENCE, screen.read_to_end(&mut said))
-        .await
-        .unwrap()
-        .unwrap();
-    let said = String::from_utf8_lossy(&said);
+    let mut terminal = Terminal::start(&line);
+    terminal.until("\r\u{1b}[K0 connections open, 0 B/s").await;
+    terminal.interrupt().await;
+    let (said, code) = terminal.ended().await;
     let (_, after) = said.rsplit_once("connections open").unwrap();
     assert!(after.contains("\r\u{1b}[K"), "{said:?}");
-    let status = timeout(PATIENCE, terminal.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(130));
+    assert_eq!(code, Some(130));
+}
+
+/// A port that is free is known to a program before anybody reads a line for people.
+#[tokio::test]
+async fn listeners_as_json() {
+    let rig = Rig::start().await;
+    let mut command = Command::new(kubevpn());
+    command
+        .args(["proxy-out", "-o", "json", "--kubeconfig", &rig.kubeconfig])
+        .args([
+            "--listen-socks",
+            "127.0.0.1:0",
+            "--listen-http",
+            "127.0.0.1:0",
+        ])
+        .args(["-L", "127.0.0.1:0:reviews:80"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+    for (protocol, to) in [
+        ("socks", None),
+        ("http", None),
+        ("forward", Some("reviews:80")),
+    ] {
+        let line = timeout(PATIENCE, stdout.next_line()).await.unwrap();
+        let line: serde_json::Value = serde_json::from_str(&line.unwrap().unwrap()).unwrap();
+        assert_eq!(line["protocol"], protocol, "{line}");
+        assert_eq!(line["to"].as_str(), to, "{line}");
+        let address: std::net::SocketAddr = line["address"].as_str().unwrap().parse().unwrap();
+        let proxy = match protocol {
+            "socks" => format!("socks5h://{address}"),
+            _ => format!("http://{address}"),
+        };
+        let words = match to {
+            None => vec!["--proxy", &*proxy, "http://reviews/"],
+            Some(_) => vec!["--noproxy", "*", &*proxy],
+        };
+        let answer = Curl::run(&words).await.unwrap();
+        assert_eq!(answer.json().unwrap()["service"], "reviews");
+    }
+    child.kill().await.unwrap();
+    let rest = timeout(PATIENCE, stdout.next_line()).await.unwrap();
+    assert_eq!(rest.unwrap(), None);
 }

@@ -310,7 +310,10 @@ async fn probes_are_answered_to_the_end_of_the_drain() {
     assert!(ask("/readyz").await.starts_with("HTTP/1.1 200 "));
     let mut client = Socks::connect(proxy.socks, "multi", 7007).await.unwrap();
     proxy.signal("TERM").await.unwrap();
-    proxy.logged(&["waiting up to 600 s"]).await.unwrap();
+    proxy
+        .logged(&["waiting up to 10m for 1 open connection"])
+        .await
+        .unwrap();
     assert!(ask("/livez").await.starts_with("HTTP/1.1 200 "));
     let unready = ask("/readyz").await;
     assert!(unready.starts_with("HTTP/1.1 503 "), "{unready}");
@@ -469,4 +472,21 @@ async fn names_over_http() {
     rig.fails(&["--listen-name", "a b"], &[])
         .await
         .with(2, &["a b"]);
+}
+
+/// As kubectl port-forward says it at once; a Service may come later, so that the port is there all the same.
+#[tokio::test]
+async fn a_forward_to_nothing_is_told_at_the_start() {
+    let rig = Rig::start().await;
+    for (forward, words) in [
+        ("127.0.0.1:0:productpge:9080", "did you mean productpage?"),
+        (
+            "127.0.0.1:0:productpage:81",
+            "has no TCP port 81, it has 9080",
+        ),
+    ] {
+        let mut proxy = rig.proxy(&["--forward", forward], &[]).await;
+        proxy.logged(&["warning: ", words]).await.unwrap();
+        proxy.logged(&["Forwarding "]).await.unwrap();
+    }
 }

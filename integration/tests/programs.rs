@@ -1,8 +1,9 @@
 //! `run`, `env` and `pac`: what other programs are told of the proxy.
 
+use std::net::TcpListener;
 use std::process::Stdio;
 
-use kubevpn_scenarios::Proxy;
+use kubevpn_scenarios::{Proxy, run_to_end};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
@@ -145,6 +146,21 @@ async fn env_prints_export_lines_only() {
     run(&["env", "--kubeconfig", "/nonexistent"], &[])
         .await
         .with(20, &["/nonexistent"]);
+    // A port of ours that nothing listens on, as the usual one.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let usual = free.local_addr().unwrap();
+    drop(free);
+    let text = format!("listen-socks = '{usual}'");
+    let config = rig.files.write("config.toml", &text);
+    let environment = [
+        ("KUBEVPN_CONFIG", &*config),
+        ("KUBEVPN_HOME", "/nonexistent/kubevpn"),
+    ];
+    let words = ["env", "--kubeconfig", &rig.kubeconfig];
+    let output = run_to_end(kubevpn(), words, &environment).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let words = format!("nothing listens on {usual} yet: start kubevpn proxy-out");
+    assert!(output.status.success() && said.contains(&words), "{said}");
 }
 
 /// kubectl with another context, and the logins of all users, do without the proxy.
@@ -222,6 +238,8 @@ async fn pac_is_printed_written_and_served() {
     let words = [&words[..], &["--pac-range", "10.244.0.0/16"]].concat();
     let printed = run(&words, &[]).await;
     assert_eq!(printed.said, body);
+    // A Service of another namespace.
+    assert!(body.contains("\"api.team-a\""), "{body}");
     let file = rig.files.0.path().join("kubevpn.pac");
     let out = ["-o", file.to_str().unwrap()];
     run(&[&words[..], &out].concat(), &[]).await.with(0, &[]);

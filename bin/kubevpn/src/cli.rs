@@ -16,6 +16,7 @@ mod disconnect;
 mod env;
 mod env_from;
 mod forwards;
+mod groups;
 pub(crate) mod habits;
 mod holder;
 mod isolated;
@@ -56,13 +57,26 @@ use crate::config::Config;
 use crate::exit::Failure;
 use crate::telemetry::{LogArgs, Steps, Usual};
 
-/// Reach the Services and Pods of a Kubernetes cluster from this machine, over nothing but the Kubernetes API
+/// Reach the Services and Pods of a Kubernetes cluster from this machine
 #[derive(Debug, Parser)]
 #[command(
     name = "kubevpn",
     version,
     subcommand_required = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  # a proxy for the current context, what is behind it, and a request
+  kubevpn proxy-out
+  kubevpn services
+  curl --proxy socks5h://127.0.0.1:1080 http://productpage.default:9080
+
+  # a program without a word about proxies
+  kubevpn run -- python3 fetch.py
+
+  # help of a command, in short and whole
+  kubevpn run -h
+  kubevpn run --help"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -105,7 +119,7 @@ enum Command {
 
 /// The grammar, with these defaults.
 pub(crate) fn command(config: &Config) -> clap::Command {
-    let command = config.apply(Args::command());
+    let command = groups::grouped(config.apply(Args::command()));
     match plugin::is_plugin() {
         true => plugin::renamed(command),
         false => command,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use crate::out;
 use crate::terminal::{self, columns, draw, one_line};
 
-/// Time between two drawings.
+/// Time between two drawings; a dial that is done sooner is not shown.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Whether standard output and standard error are a person's terminal.
@@ -51,8 +51,17 @@ impl Live {
         let elapsed = at.elapsed().as_secs_f64().max(0.001);
         let rate = bytes.saturating_sub(before) as f64 / elapsed;
         self.before = (bytes, Instant::now());
-        let last = self.counts.refusals().into_iter().next();
-        draw(text(open, rate, last.as_ref(), columns()));
+        let longest = self.counts.longest_dial();
+        let wait = longest
+            .map(|(target, since)| (target.to_string(), since.elapsed()))
+            .filter(|(_, waited)| *waited >= TICK);
+        let event = match wait {
+            Some((target, waited)) => {
+                format!("; waiting for {target} ({} s)", waited.as_secs())
+            }
+            None => refusal(self.counts.refusals().first()),
+        };
+        draw(text(open, rate, &event, columns()));
     }
 }
 
@@ -62,21 +71,22 @@ impl Drop for Live {
     }
 }
 
+fn refusal(last: Option<&Refused>) -> String {
+    let said = last.map(|last| {
+        let sentence = out::escaped(&last.sentence);
+        format!("; last refusal: {}: {sentence}", last.target)
+    });
+    said.unwrap_or_default()
+}
+
 /// In one line of a terminal of so many columns, the last of which wraps.
-fn text(open: usize, rate: f64, last: Option<&Refused>, columns: usize) -> String {
+fn text(open: usize, rate: f64, event: &str, columns: usize) -> String {
     let connections = if open == 1 {
         "connection"
     } else {
         "connections"
     };
-    let mut text = format!("{open} {connections} open, {}/s", amount(rate));
-    if let Some(last) = last {
-        text.push_str(&format!(
-            "; last refusal: {}: {}",
-            last.target,
-            out::escaped(&last.sentence)
-        ));
-    }
+    let text = format!("{open} {connections} open, {}/s{event}", amount(rate));
     one_line(text, columns)
 }
 
@@ -95,19 +105,19 @@ mod tests {
 
     #[test]
     fn one_line_of_the_terminal() {
-        assert_eq!(text(1, 0.0, None, 80), "1 connection open, 0 B/s");
+        assert_eq!(text(1, 0.0, "", 80), "1 connection open, 0 B/s");
         let refused = Refused {
             time: String::new(),
             target: "web:81".into(),
             class: "no_such_port".into(),
             sentence: "service web has no TCP port 81\u{1b}[2J".into(),
         };
-        let said = text(2, 1_250_000.0, Some(&refused), 200);
+        let said = text(2, 1_250_000.0, &refusal(Some(&refused)), 200);
         assert_eq!(
             said,
             "2 connections open, 1.2 MB/s; last refusal: web:81: service web has no TCP port 81\\u{1b}[2J"
         );
-        let said = text(2, 3e3, Some(&refused), 40);
+        let said = text(2, 3e3, &refusal(Some(&refused)), 40);
         assert_eq!(said.chars().count(), 39);
         assert!(said.ends_with('…'), "{said}");
     }

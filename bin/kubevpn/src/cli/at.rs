@@ -9,11 +9,13 @@ use kubevpn_daemon::api::{
 };
 use kubevpn_daemon::{ApiError, Client, StateDir};
 use kubevpn_proxy::{Policy, reachable};
+use tokio::net::TcpStream;
 
 use super::kube::KubeArgs;
 use super::listen::usual_socks;
 use crate::config;
 use crate::exit::Failure;
+use crate::out;
 
 /// Where the proxy listens
 #[derive(Debug, clap::Args)]
@@ -166,7 +168,8 @@ impl At {
             hosts.extend(host(&connection.server));
             return Ok((proxy, hosts));
         }
-        Ok((Proxy::assumed(), loaded?.hosts))
+        let hosts = loaded?.hosts;
+        Ok((assumed().await, hosts))
     }
 
     /// The same for a cluster whose names are told beside it: only a connection to that very cluster will do.
@@ -179,11 +182,25 @@ impl At {
             return Ok(named);
         }
         let connection = of_cluster(args, loaded, None).await;
-        Ok(connection
-            .as_ref()
-            .and_then(preferred)
-            .unwrap_or_else(Proxy::assumed))
+        match connection.as_ref().and_then(preferred) {
+            Some(proxy) => Ok(proxy),
+            None => Ok(assumed().await),
+        }
     }
+}
+
+/// The proxy at the usual address; a person is told where there is none yet.
+async fn assumed() -> Proxy {
+    let proxy = Proxy::assumed();
+    if let Some(addr) = proxy.socks
+        && !out::is_hushed()
+        && TcpStream::connect(addr).await.is_err()
+    {
+        out::aside(format_args!(
+            "nothing listens on {addr} yet: start kubevpn proxy-out, or name a proxy with --socks or --http"
+        ));
+    }
+    proxy
 }
 
 /// The hosts that kubectl goes to, whatever the context, which programs are to reach without a proxy that was named: nothing

@@ -19,24 +19,26 @@ use crate::out;
 const LOG_BYTES: u64 = 128 << 10;
 const LOGS: usize = 8;
 
-/// Write one file to attach to a report: versions, check, status and the ends of the logs
+/// Write a file to attach to a bug report
 ///
-/// Nothing secret is in it. With --redact, addresses and the names of hosts, contexts, clusters and users are replaced, each by the
+/// It has versions, check, status and the ends of the logs, and nothing secret. With --redact, addresses and the names of hosts, contexts, clusters and users are replaced, each by the
 /// same word throughout; names of Services and namespaces stay.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # for a public issue
-  kubevpn bugreport --redact -o report.json")]
+  kubevpn bugreport --redact -f report.json")]
 pub(crate) struct BugReport {
     /// File to write
     #[arg(
-        short,
+        short = 'f',
         long,
+        short_alias = 'o',
+        alias = "output",
         value_name = "FILE",
         default_value = "kubevpn-bugreport.json"
     )]
-    output: PathBuf,
+    file: PathBuf,
     /// Replace addresses, and names of hosts, contexts, clusters and users
     #[arg(long)]
     redact: bool,
@@ -74,15 +76,15 @@ impl BugReport {
             let mut redacted = Redacted::new(names.unwrap_or_default());
             redacted.value(&mut report);
         }
-        write(&self.output, &format!("{report:#}\n")).map_err(|error| {
+        write(&self.file, &format!("{report:#}\n")).map_err(|error| {
             Failure::value(format!(
-                "--output: cannot write {}: {error}",
-                self.output.display()
+                "--file: cannot write {}: {error}",
+                self.file.display()
             ))
         })?;
         out::line(format_args!(
             "Written to {}: look at it before you attach it",
-            self.output.display()
+            self.file.display()
         ))
     }
 }

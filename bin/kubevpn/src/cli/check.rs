@@ -24,11 +24,11 @@ use crate::exit::Failure;
 use crate::out;
 use crate::telemetry::Steps;
 
-/// Check what a proxy needs: kubeconfig, API server, credentials, access, transports, names, and this machine
+/// Check everything a proxy needs, and say what to do
 ///
-/// Each finding is ok, a warning or a problem, with what to do about it. Nothing is changed, in the cluster or here. The exit
-/// code is that of the first problem, and 0 where nothing that is needed is missing. With a HOST:PORT it goes on to that, as
-/// `kubevpn resolve` does.
+/// Looks at the kubeconfig, API server, credentials, access rules, transports, names, and this machine. Each finding is ok, a warning or a problem, with what to do about it. Nothing is changed, in the cluster or here. The exit
+/// code is that of the first problem, and 0 where nothing that is needed is missing. With HOST:PORT it then resolves and dials
+/// that, as `kubevpn resolve` does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -33,8 +33,10 @@ use crate::out;
 
 /// Set to the shell's name where candidates are asked for.
 pub(super) const VARIABLE: &str = "KUBEVPN_COMPLETE";
-/// Time limit of everything that is asked of a cluster or the daemon.
+/// Time limit of everything that is asked of a cluster or the daemon, unless [`WITHIN`] has another.
 const ANSWER: Duration = Duration::from_millis(700);
+/// Environment variable for a cluster that is far away: how long a completion may take.
+const WITHIN: &str = "KUBEVPN_COMPLETE_WITHIN";
 /// Upper bound on the namespaces, and on the programs.
 const MOST: usize = 500;
 
@@ -49,7 +51,7 @@ fn typed() -> &'static [OsString] {
 pub(crate) fn answered() -> Option<Result<(), Failure>> {
     let mut words: Vec<_> = std::env::args_os().collect();
     if plugin::is_asked_to_complete() {
-        hush();
+        begin();
         return Some(
             print(&candidates(words), |candidate| match candidate.get_help() {
                 Some(help) => format!("{}\t{help}", shown(candidate)),
@@ -60,9 +62,9 @@ pub(crate) fn answered() -> Option<Result<(), Failure>> {
         );
     }
     let shell = std::env::var(VARIABLE).ok().filter(|it| !it.is_empty())?;
-    let begin = words.iter().position(|word| word == "--")? + 1;
-    words.drain(..begin);
-    hush();
+    let first = words.iter().position(|word| word == "--")? + 1;
+    words.drain(..first);
+    begin();
     if shell == "bash" {
         let words = joined(words);
         let stays = words.last().map_or(0, |word| broken_at(word));
@@ -92,8 +94,11 @@ fn of_library(shell: &str, words: Vec<OsString>) -> Result<(), Failure> {
     out::written(std::io::stdout().write_all(&said))
 }
 
+/// Installs the configuration file's defaults; one that is broken has none.
+///
 /// Credential plugins and libraries have nobody to speak to: a line of theirs would stand in the command line.
-fn hush() {
+fn begin() {
+    config::install(config::read().unwrap_or_default());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         // One that fails leaves a stream as it was.
         let _ = rustix::stdio::dup2_stdin(&null);
@@ -101,11 +106,17 @@ fn hush() {
     }
 }
 
+/// Put together once.
+fn grammar() -> clap::Command {
+    static GRAMMAR: OnceLock<clap::Command> = OnceLock::new();
+    let grammar = GRAMMAR.get_or_init(|| super::command(config::installed()));
+    grammar.clone()
+}
+
 /// The grammar, with candidates. Where a word is not begun, its flags are candidates only if nothing else is.
 fn command(word: Option<&OsString>) -> clap::Command {
-    let config = config::read().unwrap_or_default();
     let is_begun = word.is_some_and(|word| !word.is_empty());
-    with_candidates(super::command(&config), is_begun)
+    with_candidates(grammar(), is_begun)
 }
 
 /// Of the last word.
@@ -225,11 +236,8 @@ fn candidate(value: impl Into<OsString>, help: Option<String>) -> CompletionCand
 
 /// The flags about the cluster among the words so far.
 fn kubeconfig_args() -> KubeconfigArgs {
-    let config = config::read().unwrap_or_default();
     let words = super::habits::in_order(typed().iter().cloned());
-    let matches = super::command(&config)
-        .ignore_errors(true)
-        .try_get_matches_from(words);
+    let matches = grammar().ignore_errors(true).try_get_matches_from(words);
     let of_kube = |matches: &ArgMatches| {
         let (_, matches) = matches.subcommand()?;
         matches.try_contains_id("context").ok()?;
@@ -254,7 +262,10 @@ fn asked<T>(ask: impl Future<Output = Option<T>>) -> Option<T> {
         .enable_all()
         .build()
         .ok()?;
-    let answer = runtime.block_on(async { timeout(ANSWER, ask).await.ok().flatten() });
+    let within = std::env::var(WITHIN).ok();
+    let within = within.and_then(|within| humantime::parse_duration(&within).ok());
+    let within = within.unwrap_or(ANSWER);
+    let answer = runtime.block_on(async { timeout(within, ask).await.ok().flatten() });
     // The lookup of a name cannot be cancelled.
     runtime.shutdown_background();
     answer
@@ -289,9 +300,9 @@ fn services(text: &str) -> Vec<(String, Service)> {
     let listed = asked(async {
         let (client, namespace) = cluster().await?;
         let namespace = Some(namespace.as_str()).filter(|_| !with_namespace);
-        service::list(&client, namespace).await.ok()
+        service::services(&client, namespace).await.ok()
     });
-    let found = listed.map(|found| found.services).unwrap_or_default();
+    let (found, _) = listed.unwrap_or_default();
     let named = |service: Service| {
         let (namespace, name) = service::name(&service);
         match with_namespace {

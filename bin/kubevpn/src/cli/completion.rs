@@ -13,7 +13,8 @@ use crate::out;
 /// Print the completion script for a shell
 ///
 /// Commands, flags and their values are completed, contexts and other names of the kubeconfig, namespaces, Services and their
-/// ports from the cluster, and connections. A cluster that does not answer within a second has no candidates.
+/// ports from the cluster, and connections. Where the cluster does not answer within 700 ms,
+/// or KUBEVPN_COMPLETE_WITHIN=DURATION, nothing is suggested.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

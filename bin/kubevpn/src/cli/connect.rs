@@ -16,7 +16,8 @@ use super::kube::KubeArgs;
 use super::listen::{AUTH, ListenerArgs, ProtocolArgs, warn_of_readers};
 use super::policy::PolicyArgs;
 use super::reach::{reach, server_named};
-use super::serve::{result, say_hints, service, termination};
+use super::serve::{self, result, say_hints, termination};
+use super::service;
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 use crate::progress;
@@ -24,7 +25,7 @@ use crate::progress;
 /// How long a daemon that is about to end is waited for.
 const ENDING: Duration = Duration::from_secs(30);
 
-/// Open a connection in the background, with local proxies into the cluster
+/// Open a connection in the background, with local proxies
 ///
 /// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and brings it back after it was
 /// killed. Asking again adds the listeners that are missing. At least one listener (--socks, --http, ...) is needed for
@@ -58,7 +59,7 @@ pub(crate) struct Connect {
 struct Listen {
     #[command(flatten)]
     protocols: ProtocolArgs,
-    /// Dial everything from this machine, with its DNS and routes, on the SOCKS listener, and nothing in the cluster
+    /// Have the SOCKS listener dial everything from this machine, with its DNS and routes, and nothing in the cluster
     #[arg(long)]
     egress: bool,
     #[command(flatten)]
@@ -128,7 +129,8 @@ impl Connect {
         if !self.foreground {
             let opening = open(&daemon, &request, &steps);
             let opened = progress::shown("the connection to open", opening).await?;
-            return even_unheard(say(&opened));
+            let example = service::example(&client, &loaded.namespace).await;
+            return even_unheard(say(&opened, example.as_deref()));
         }
         // Before the connection is there, so that no signal finds it without anybody to end it.
         let mut termination = termination()?;
@@ -139,7 +141,8 @@ impl Connect {
                 return result(ended);
             }
         };
-        even_unheard(say(&opened))?;
+        let example = service::example(&client, &loaded.namespace).await;
+        even_unheard(say(&opened, example.as_deref()))?;
         stay(&daemon, &opened.id, termination).await
     }
 }
@@ -208,7 +211,7 @@ impl Steps {
     }
 }
 
-fn say(opened: &Opened) -> Result<(), Failure> {
+fn say(opened: &Opened, example: Option<&str>) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
         let begun = match listener.already {
@@ -217,14 +220,14 @@ fn say(opened: &Opened) -> Result<(), Failure> {
         };
         out::line(format_args!(
             "{begun} managed local {} for connection {id} on {}",
-            service(&listener.spec.protocol),
+            serve::service(&listener.spec.protocol),
             listener.bound
         ))?;
     }
     out::line(format_args!("Connection ID: {id}"))?;
     let listeners = opened.listeners.iter();
     let listeners = listeners.map(|listener| (&listener.bound, &listener.spec.protocol));
-    say_hints(listeners, &opened.endings, None, Some("kubevpn env"))?;
+    say_hints(listeners, &opened.endings, example, Some("kubevpn env"))?;
     match opened.listeners.is_empty() {
         true => out::note(
             "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --listen-dns ADDR or --forward",

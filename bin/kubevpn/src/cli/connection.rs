@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use kubevpn_daemon::{ApiError, Client, StateDir};
 
-use super::status::{self, Format, Shown};
+use super::status::Status;
 use super::which;
 use crate::exit::Failure;
 use crate::out;
@@ -12,6 +12,9 @@ use crate::out;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  # what kubevpn status shows
+  kubevpn connection list -o wide
+
   # the one that env, pac and run use
   kubevpn connection use 03d")]
 pub(crate) struct Connection {
@@ -21,9 +24,8 @@ pub(crate) struct Connection {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// List the connections there are
     #[command(visible_alias = "ls")]
-    List,
+    List(Status),
     /// Make a connection the current one, which status marks
     Use {
         /// The connection, as kubevpn status lists it
@@ -34,18 +36,10 @@ enum What {
 
 impl Connection {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
         match self.what {
-            What::List => {
-                out::print(format_args!(
-                    "{}",
-                    status::render(
-                        &status::ask(&daemon).await?,
-                        &Shown::now(Format::Table, false)
-                    )?
-                ))?;
-            }
+            What::List(status) => status.run().await?,
             What::Use { id } => {
+                let daemon = Client::new(StateDir::locate()?);
                 let id = which::connection(&daemon, Some(&id)).await?;
                 if !daemon.ensure_if_needed().await? {
                     return Err(ApiError::no_such_connection(&id).into());

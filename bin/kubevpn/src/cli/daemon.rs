@@ -7,7 +7,9 @@ use kubevpn_daemon::{ApiError, Client, Code, IDLE_VARIABLE, ProxyEngine, StateDi
 use crate::exit::Failure;
 use crate::out;
 
-/// The background daemon that keeps connections; started by `connect`, not by people
+/// Set how much the background daemon logs
+///
+/// The daemon keeps the connections of `kubevpn connect`, which starts it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

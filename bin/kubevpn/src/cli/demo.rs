@@ -11,7 +11,7 @@ use super::serve::{Ending, Intro, serve};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 
-/// Try it on a cluster in memory: no kubeconfig, no root, no network
+/// Try a proxy on a cluster in memory, without a kubeconfig
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,6 +45,7 @@ impl Demo {
                 cluster.server_url()
             )),
             example: Some("http://productpage.default:9080/".to_owned()),
+            as_json: false,
         };
         serve(
             listening,
@@ -62,28 +63,29 @@ fn say_what_to_try(cluster: &Sim, bound: &[Bound]) -> Result<(), Failure> {
         "A cluster in memory is up at {}. Paste into another terminal:",
         cluster.server_url()
     ))?;
-    for Bound {
-        listener, protocol, ..
-    } in bound
-    {
-        let proxy = match (listener.addr(), protocol) {
-            (Addr::Tcp(addr), Protocol::Http) => format!("--proxy http://{addr}"),
+    // One of them is enough to try.
+    let proxy = bound
+        .iter()
+        .find_map(|bound| match (bound.listener.addr(), &bound.protocol) {
+            (Addr::Tcp(addr), Protocol::Http) => Some(format!("--proxy http://{addr}")),
             (Addr::Tcp(addr), Protocol::Socks | Protocol::Mixed) => {
-                format!("--proxy socks5h://{addr}")
+                Some(format!("--proxy socks5h://{addr}"))
             }
-            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns) => continue,
-        };
-        for url in [
-            "http://productpage.default.svc.cluster.local:9080",
-            "http://reviews",
-            "http://api.team-a",
-            "'http://productpage:9080/bytes?n=3000000' --output /dev/null",
-        ] {
-            out::line(format_args!("  curl {proxy} {url}"))?;
-        }
-        out::line("and, to see refusals with their reasons here:")?;
-        out::line(format_args!("  curl {proxy} http://notready"))?;
-        out::line(format_args!("  curl {proxy} http://productpage:81"))?;
+            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns) => None,
+        });
+    let Some(proxy) = proxy else {
+        return Ok(());
+    };
+    for url in [
+        "http://productpage.default.svc.cluster.local:9080",
+        "http://reviews",
+        "http://api.team-a",
+        "'http://productpage:9080/bytes?n=3000000' --output /dev/null",
+    ] {
+        out::line(format_args!("  curl {proxy} {url}"))?;
     }
+    out::line("and, to see refusals with their reasons here:")?;
+    out::line(format_args!("  curl {proxy} http://notready"))?;
+    out::line(format_args!("  curl {proxy} http://productpage:81"))?;
     Ok(())
 }

@@ -7,9 +7,10 @@ use crate::exit::Failure;
 use crate::out;
 use crate::progress;
 
-/// End a connection: its listeners close at once, and open connections have five seconds
+/// Close a background connection
 ///
-/// What was kept of it is deleted, but for its log.
+/// Its listeners close at once; clients that are connected get up to five seconds to finish. Everything that was stored for the
+/// connection is deleted, except its log.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -28,10 +28,10 @@ const BUFFER: usize = 64 * 1024;
 const MOST_HEAD: usize = 16 * 1024;
 const CONNECTING: Duration = Duration::from_secs(40);
 
-/// Connect standard input and output to a host and port of the cluster
+/// Connect standard input and output to a port in the cluster
 ///
-/// The end of standard input ends that direction alone; the command ends when the other side has said everything. Its exit
-/// code says what a connection was refused with. The open connection to the same cluster, context and namespace carries it, where
+/// At the end of standard input only that direction is closed; the command ends when the other side has closed, too. The exit
+/// code says why a connection was refused. The open connection to the same cluster, context and namespace carries it, where
 /// that has an HTTP listener without a password (`kubevpn connect --http`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -118,7 +118,8 @@ fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Fail
         Some(port) => format!("{host}:{port}"),
     };
     let (host, port) = habits::target(&text, namespace)?;
-    let port = port.ok_or_else(|| Failure::value(format!("{text}: give it a port")))?;
+    let port =
+        port.ok_or_else(|| Failure::value(format!("{text} has no port: write {text} PORT")))?;
     Ok(Target {
         host,
         port,

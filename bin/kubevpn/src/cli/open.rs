@@ -21,8 +21,8 @@ use crate::out;
 /// Open a page of a Service in a browser with a profile of its own
 ///
 /// The browser has a temporary proxy into the cluster and a temporary profile: your own browser is left as it is. Both are
-/// gone when it is closed. $BROWSER, Chromium, Chrome, Edge, Brave or Firefox is taken, the first that there is. Without a port
-/// it is the Service's port of HTTP.
+/// gone when it is closed. The first of $BROWSER, Chromium, Chrome, Edge, Brave and Firefox that is installed is started.
+/// Without a port the Service's HTTP port is opened.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -23,14 +23,20 @@ use crate::out;
 #[command(after_help = "\
 Examples:
   # for a proxy with both listeners
-  kubevpn pac --http 127.0.0.1:3128 --socks 127.0.0.1:1080 -o kubevpn.pac
+  kubevpn pac --http 127.0.0.1:3128 --socks 127.0.0.1:1080 -f kubevpn.pac
 
   # with the addresses of Pods, which the API does not tell
   kubevpn pac --http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
 pub(crate) struct PacCommand {
     /// Write the file here instead of printing it
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[arg(
+        short = 'f',
+        long,
+        short_alias = 'o',
+        alias = "output",
+        value_name = "FILE"
+    )]
+    file: Option<PathBuf>,
     #[command(flatten)]
     at: At,
     #[command(flatten)]
@@ -56,13 +62,10 @@ impl PacCommand {
         let addr = |addr: std::net::SocketAddr| addr.to_string();
         let facts = facts(&cluster, settings, at.http.map(addr), at.socks.map(addr)).await;
         let file = pac_text(&facts);
-        match self.output {
+        match self.file {
             None => out::print(file),
             Some(path) => std::fs::write(&path, file).map_err(|error| {
-                Failure::value(format!(
-                    "--output: cannot write {}: {error}",
-                    path.display()
-                ))
+                Failure::value(format!("--file: cannot write {}: {error}", path.display()))
             }),
         }
     }

@@ -7,10 +7,10 @@ use super::policy::PolicyArgs;
 use super::proxy_out::ProxyOut;
 use crate::exit::Failure;
 
-/// Forward local ports to a Service or Pod, as kubectl port-forward does
+/// Forward local ports to a Service or Pod, like kubectl
 ///
-/// The same as `kubevpn proxy-out --forward`: each connection is resolved anew, so that it survives the Pods behind a
-/// Service.
+/// The same as `kubevpn proxy-out --forward`. Each connection is resolved anew: when the Pods behind a Service are replaced, the
+/// forward goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

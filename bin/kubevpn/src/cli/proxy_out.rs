@@ -1,13 +1,13 @@
 //! `kubevpn proxy-out`.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
-use kubevpn_proxy::{self as proxy, Admin, Backend, probe};
+use kubevpn_proxy::{self as proxy, Admin, Backend, ClusterStack, Protocol, probe};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
-use kubevpn_target::{ConnectError, Refusal};
-use tokio::time::{Instant, sleep};
+use kubevpn_target::{ConnectError, Refusal, Target};
+use tokio::time::{Instant, sleep, timeout};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
@@ -16,14 +16,17 @@ use super::policy::PolicyArgs;
 use super::reach::{answers, reach, server_named};
 use super::serve::{DRAIN, Ending, Intro, result, serve};
 use super::service;
+use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
 use crate::progress;
 
+/// How long the start waits to know whether the target of a forward is there.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Between two questions to an API server that is away: the first and the longest pause.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Run a local SOCKS5 and HTTP proxy that reaches the Services and Pods of a cluster
+/// Run a local SOCKS5 or HTTP proxy into the cluster
 ///
 /// Programs that use the proxy reach Services and Pods by cluster name or IP, over nothing but the Kubernetes
 /// API's port-forward: no root, no routes, nothing installed in the cluster. It runs until Ctrl-C; `kubevpn connect` does the
@@ -64,6 +67,9 @@ pub(crate) struct ProxyOut {
         help_heading = "Listeners"
     )]
     drain: Duration,
+    /// How to say where it listens
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -86,6 +92,15 @@ pub(crate) struct ProxyOut {
     wait_api: Option<Option<Duration>>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Lines for people, with what to paste
+    #[default]
+    Text,
+    /// A JSON object a line for each listener, with protocol and address; keys are only ever added
+    Json,
+}
+
 impl ProxyOut {
     /// With these listeners and every other setting at its default.
     pub(super) fn of(listen: ListenerArgs, kube: KubeArgs, policy: PolicyArgs) -> Self {
@@ -95,6 +110,7 @@ impl ProxyOut {
             tls: TlsArgs::default(),
             admin: None,
             drain: DRAIN,
+            output: Format::default(),
             kube,
             policy,
             egress: false,
@@ -107,6 +123,7 @@ impl ProxyOut {
         self.protocols.apply(&mut self.listen)?;
         let specs = self.listen.own_specs()?;
         let tls = self.tls.read()?;
+        let as_json = self.output == Format::Json;
         let mut ending = Ending {
             drain: self.drain,
             ..Ending::new()?
@@ -129,6 +146,7 @@ impl ProxyOut {
             let intro = Intro {
                 leads_to: Some(warning.to_owned()),
                 example: None,
+                as_json,
             };
             let ready = async { Ok(intro) };
             return serve(listening, Backend::of_host(connect), ready, ending).await;
@@ -156,21 +174,56 @@ impl ProxyOut {
         // Beside the first call, and not after it: the first client needs both.
         api_server.expect_upgrade();
         let connect = proxy::connect(client.clone(), api_server, config);
-        let ready = async {
+        let forwards: Vec<_> = listening
+            .bound
+            .iter()
+            .filter_map(|bound| match &bound.protocol {
+                Protocol::Forward(to) => Some(to.0.clone()),
+                _ => None,
+            })
+            .collect();
+        let resolver = connect.clone();
+        let ready = async move {
             if self.wait_api.is_none() {
                 answers(&client, &server).await?;
             }
-            // A program does not read it.
-            let example = match std::io::stdout().is_terminal() && !out::is_hushed() {
-                true => service::example(&client, &loaded.namespace).await,
-                false => None,
-            };
+            for to in &forwards {
+                warn_of_nothing(to, &resolver, &client, &loaded.namespace).await;
+            }
             Ok(Intro {
                 leads_to: Some(leads_to),
-                example,
+                example: service::example(&client, &loaded.namespace).await,
+                as_json,
             })
         };
         serve(listening, Backend::of_cluster(connect), ready, ending).await
+    }
+}
+
+/// Tells of a forward whose target is not there: its clients are reset, and do not see why.
+async fn warn_of_nothing(
+    to: &Target,
+    connect: &ClusterStack,
+    client: &kube::Client,
+    namespace: &str,
+) {
+    let resolved = timeout(GLANCE, connect.get_ref().resolve(&to.host, Some(to.port)));
+    let Ok(Err(error)) = resolved.await else {
+        return;
+    };
+    if !matches!(error.refusal(), Refusal::NameNotFound | Refusal::NoSuchPort) {
+        return;
+    }
+    let (message, advice) = match advised(error, client, namespace, &to.host).await {
+        Failure::Advised { error, advice } => (error.message, format!("; {advice}")),
+        other => (other.message(), String::new()),
+    };
+    if !out::is_hushed() {
+        out::aside(format_args!(
+            "warning: {}{}",
+            out::escaped(&message),
+            out::escaped(&advice)
+        ));
     }
 }
 

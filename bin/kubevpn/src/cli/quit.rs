@@ -6,9 +6,9 @@ use crate::exit::Failure;
 use crate::out;
 use crate::progress;
 
-/// End every connection and the daemon; only logs stay
+/// Close every background connection and end the daemon
 ///
-/// Works whatever the daemon's version, and if it does not answer.
+/// Only logs stay. It works with a daemon of any version, and with one that does not answer.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -21,12 +21,12 @@ use super::reach::{answers, reach};
 use crate::config;
 use crate::exit::Failure;
 
-/// Run a command with its proxy environment variables set to a proxy into the cluster
+/// Run a command with a proxy into the cluster in its environment
 ///
 /// The proxy is the one that --http or --socks name; else that of the open connection to the same cluster, context and
 /// namespace (`kubevpn connect --http`), where it has an HTTP listener without a password; else a temporary one on free ports of
 /// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
-/// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is ours. With KUBEVPN_AUTH it is always a
+/// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is kubevpn's. With KUBEVPN_AUTH it is always a
 /// temporary proxy, which asks for that user and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
 ///
 /// With --isolated (Linux) there is no proxy: the command runs in a network of its own, in which every TCP connection and

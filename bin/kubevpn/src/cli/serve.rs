@@ -10,6 +10,7 @@ use kubevpn_proxy::{
     Admin, Backend, Listening, Protocol, Readiness, Server, allow_for, endings, reachable,
 };
 use kubevpn_target::Connect;
+use serde_json::json;
 
 use super::env::Shell;
 use crate::exit::Failure;
@@ -29,6 +30,8 @@ pub(crate) struct Intro {
     pub(crate) leads_to: Option<String>,
     /// A URL that is answered there.
     pub(crate) example: Option<String>,
+    /// Whether a program reads where it listens, and nothing else is said.
+    pub(crate) as_json: bool,
 }
 
 /// How a server learns of its end, and what it does then.
@@ -108,8 +111,10 @@ where
             None => Vec::new(),
         };
         let admin = admin.as_ref();
-        let told = say_listening(&listeners, &endings, &intro, inside_tls, admin);
-        even_unheard(told)
+        even_unheard(match intro.as_json {
+            true => print_listeners(&listeners, admin),
+            false => say_listening(&listeners, &endings, &intro, inside_tls, admin),
+        })
     };
     let over = tokio::select! {
         told = told => told.err().map(Err),
@@ -139,10 +144,12 @@ where
     // Gone before anything else is said.
     drop(live);
     ending.tell(Readiness::Ending);
-    if server.open() > 0 {
+    let open = server.open();
+    if open > 0 && !ending.drain.is_zero() {
+        let s = if open == 1 { "" } else { "s" };
         out::aside(format_args!(
-            "waiting up to {} s for open connections to finish; Ctrl-C again cuts them",
-            ending.drain.as_secs()
+            "waiting up to {} for {open} open connection{s} to finish; Ctrl-C again ends at once",
+            humantime::format_duration(ending.drain)
         ));
     }
     let again = async {
@@ -208,6 +215,21 @@ fn say_listening(
     say_hints(listeners, endings, intro.example.as_deref(), None)
 }
 
+/// An object a line, for programs.
+fn print_listeners(listeners: &[(Addr, Protocol)], admin: Option<&Addr>) -> Result<(), Failure> {
+    for (address, protocol) in listeners {
+        let mut listener = json!({"protocol": protocol.as_str(), "address": address.to_string()});
+        if let Protocol::Forward(to) = protocol {
+            listener["to"] = to.0.to_string().into();
+        }
+        out::line(listener)?;
+    }
+    match admin {
+        Some(admin) => out::line(json!({"protocol": "admin", "address": admin.to_string()})),
+        None => Ok(()),
+    }
+}
+
 /// What a listener is to its clients.
 pub(crate) fn service(protocol: &Protocol) -> String {
     match protocol {
@@ -247,7 +269,7 @@ fn hints<'a>(
             Protocol::Http => http = http.or(Some(addr)),
             Protocol::Socks => socks = socks.or(Some(addr)),
             Protocol::Mixed => (http, socks) = (http.or(Some(addr)), socks.or(Some(addr))),
-            Protocol::Dns => dns.extend(dns_hints(addr, endings)),
+            Protocol::Dns => dns.extend(dns_hints(addr, endings, cfg!(target_os = "macos"))),
             Protocol::Forward(_) => {}
         }
     }
@@ -261,7 +283,9 @@ fn hints<'a>(
         let example = example.unwrap_or(EXAMPLE);
         hints.push(format!("Try: curl --proxy {proxy} {example}"));
         if let Some(http) = http {
-            hints.push(format!("Browser: http://{http}/proxy.pac"));
+            hints.push(format!(
+                "Browser: set its proxy configuration URL to http://{http}/proxy.pac"
+            ));
         }
         let flag = |flag: &str, addr: Option<SocketAddr>| match addr {
             Some(addr) => format!(" --{flag} {addr}"),
@@ -277,24 +301,33 @@ fn hints<'a>(
     hints
 }
 
-/// How this machine's own resolver is told to ask us for the cluster's names, and for no others. Each works as it is
-/// printed, also where its directory is not there yet, as on most systems.
-fn dns_hints(addr: SocketAddr, endings: &[String]) -> Vec<String> {
+/// How this machine's own resolver is told to ask us for the cluster's names, and for no others, and how that is undone.
+/// Each works as it is printed, also where its directory is not there yet, as on most systems.
+fn dns_hints(addr: SocketAddr, endings: &[String], macos: bool) -> Vec<String> {
     let (ip, port) = (addr.ip(), addr.port());
-    let macos = endings.iter().map(|ending| {
-        format!(
-            "DNS hint (macOS): sudo mkdir -p /etc/resolver && printf 'nameserver {ip}\\nport {port}\\n' | sudo tee \
-             /etc/resolver/{ending}"
-        )
-    });
+    if macos {
+        let commands = endings.iter().flat_map(|ending| {
+            let file = format!("/etc/resolver/{ending}");
+            [
+                format!(
+                    "DNS: sudo mkdir -p /etc/resolver && printf 'nameserver {ip}\\nport {port}\\n' | sudo tee {file}"
+                ),
+                format!("Undo: sudo rm {file}"),
+            ]
+        });
+        return commands.collect();
+    }
     let routes: Vec<_> = endings.iter().map(|ending| format!("~{ending}")).collect();
-    let resolved = format!(
-        "DNS hint (systemd-resolved): sudo mkdir -p /etc/systemd/resolved.conf.d && printf \
-         '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | sudo tee /etc/systemd/resolved.conf.d/kubevpn.conf && sudo \
-         systemctl restart systemd-resolved",
-        routes.join(" ")
-    );
-    macos.chain([resolved]).collect()
+    let file = "/etc/systemd/resolved.conf.d/kubevpn.conf";
+    let restart = "sudo systemctl restart systemd-resolved";
+    vec![
+        format!(
+            "DNS: sudo mkdir -p /etc/systemd/resolved.conf.d && printf '[Resolve]\\nDNS={addr}\\nDomains={}\\n' | sudo tee \
+             {file} && {restart}",
+            routes.join(" ")
+        ),
+        format!("Undo: sudo rm {file} && {restart}"),
+    ]
 }
 
 #[cfg(test)]
@@ -364,7 +397,7 @@ mod tests {
             said(Shell::Bash, Some("http://reviews.default/")),
             [
                 "Try: curl --proxy http://127.0.0.1:3128 http://reviews.default/",
-                "Browser: http://127.0.0.1:3128/proxy.pac",
+                "Browser: set its proxy configuration URL to http://127.0.0.1:3128/proxy.pac",
                 "Shell: eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"",
             ]
         );
@@ -406,25 +439,33 @@ mod tests {
     fn dns_hints_work_where_the_directory_is_missing() {
         let root = tempfile::tempdir().unwrap();
         let addr = reachable("0.0.0.0:5353".parse().unwrap());
-        let hints = dns_hints(addr, &["cluster.local".into()]);
-        assert_eq!(hints.len(), 2);
-        for hint in hints {
-            let command = hint.split_once(": ").unwrap().1;
-            let command = command.replace("/etc/", &format!("{}/etc/", root.path().display()));
-            let script = format!("sudo() {{ \"$@\"; }}; systemctl() {{ :; }}; {command}");
-            let status = std::process::Command::new("bash")
-                .args(["-ec", &script])
-                .status();
-            assert!(status.unwrap().success(), "{command}");
+        let lines = [
+            (
+                "etc/resolver/cluster.local",
+                "nameserver 127.0.0.1\nport 5353\n",
+                true,
+            ),
+            (
+                "etc/systemd/resolved.conf.d/kubevpn.conf",
+                "[Resolve]\nDNS=127.0.0.1:5353\nDomains=~cluster.local\n",
+                false,
+            ),
+        ];
+        for (file, text, macos) in lines {
+            let file = root.path().join(file);
+            let hints = dns_hints(addr, &["cluster.local".into()], macos);
+            assert_eq!(hints.len(), 2);
+            for (hint, written) in hints.iter().zip([Some(text), None]) {
+                let command = hint.split_once(": ").unwrap().1;
+                let command = command.replace("/etc/", &format!("{}/etc/", root.path().display()));
+                let script = format!("sudo() {{ \"$@\"; }}; systemctl() {{ :; }}; {command}");
+                let status = std::process::Command::new("bash")
+                    .args(["-ec", &script])
+                    .status();
+                assert!(status.unwrap().success(), "{command}");
+                let read = std::fs::read_to_string(&file).ok();
+                assert_eq!(read.as_deref(), written, "{command}");
+            }
         }
-        let read = |path: &str| std::fs::read_to_string(root.path().join(path)).unwrap();
-        assert_eq!(
-            read("etc/resolver/cluster.local"),
-            "nameserver 127.0.0.1\nport 5353\n"
-        );
-        assert_eq!(
-            read("etc/systemd/resolved.conf.d/kubevpn.conf"),
-            "[Resolve]\nDNS=127.0.0.1:5353\nDomains=~cluster.local\n"
-        );
     }
 }

@@ -1,6 +1,7 @@
 //! Services as their clients see them: ports, ready endpoints, and the URL or HOST:PORT to paste.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
@@ -11,6 +12,8 @@ use kubevpn_client::{Action, classify_api};
 use kubevpn_target::{ConnectError, Refusal};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+
+use crate::out;
 
 /// Time limit of one page of a list.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -93,28 +96,9 @@ pub(super) fn address(service: &Service) -> Option<String> {
 
 /// The Services of a namespace, or of all, with their ready endpoints.
 pub(super) async fn list(client: &Client, namespace: Option<&str>) -> Result<Found, ConnectError> {
-    fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
-    where
-        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-    {
-        match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        }
-    }
-    let asked = |resource, api_group| Action {
-        verb: "list",
-        resource,
-        api_group,
-        namespace,
-        name: None,
-    };
     let (services, slices) = tokio::join!(
-        pages(api::<Service>(client, namespace), asked("services", "")),
-        pages(
-            api::<EndpointSlice>(client, namespace),
-            asked("endpointslices", "discovery.k8s.io")
-        )
+        services(client, namespace),
+        all::<EndpointSlice>(client, namespace)
     );
     let (services, cut) = services?;
     Ok(Found {
@@ -122,6 +106,34 @@ pub(super) async fn list(client: &Client, namespace: Option<&str>) -> Result<Fou
         ready: slices.ok().map(|(slices, _)| ready(&slices)),
         cut,
     })
+}
+
+/// The Services alone; whether there are more.
+pub(super) async fn services(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<(Vec<Service>, bool), ConnectError> {
+    all(client, namespace).await
+}
+
+async fn all<K>(client: &Client, namespace: Option<&str>) -> Result<(Vec<K>, bool), ConnectError>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let api: Api<K> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let (resource, api_group) = (K::plural(&()), K::group(&()));
+    let asked = Action {
+        verb: "list",
+        resource: &resource,
+        api_group: &api_group,
+        namespace,
+        name: None,
+    };
+    pages(api, asked).await
 }
 
 /// Page by page; whether there are more.
@@ -187,8 +199,11 @@ pub(super) async fn port_of_http(client: &Client, namespace: &str, name: &str) -
     Some(port.port)
 }
 
-/// A URL of the namespace that is likely to be answered, if one is found at a glance.
+/// A URL of the namespace that is likely to be answered, if one is found at a glance and a person reads it.
 pub(super) async fn example(client: &Client, namespace: &str) -> Option<String> {
+    if !std::io::stdout().is_terminal() || out::is_hushed() {
+        return None;
+    }
     let found = timeout(GLANCE, list(client, Some(namespace)))
         .await
         .ok()?

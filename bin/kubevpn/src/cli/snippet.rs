@@ -9,7 +9,7 @@ use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::out;
 
-/// Print ready configuration of another program, for the proxy that runs
+/// Print configuration that has another program use the proxy
 ///
 /// Without --http and --socks it names the listeners that `kubevpn env` names. Names under cluster.local, .svc and .pod
 /// go to the proxy, where the program can tell hosts apart.

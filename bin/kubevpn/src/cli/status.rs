@@ -22,10 +22,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often a watched status is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Show the connections there are, and how they are
+/// Show the background connections and their state
 ///
-/// Ends with 40 when the API server of a connection cannot be reached, 32 when one does not take the credentials, 1 when a
-/// connection is degraded or could not be brought back, and 0 when all is well or there is none.
+/// Exits with 40 when the API server of a connection cannot be reached, 32 when it does not accept the credentials, 1 when a
+/// connection is degraded or could not be restored, and 0 when every connection is well or there is none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -354,6 +354,13 @@ fn of_credentials(
         );
         return match &credentials.trouble {
             Some(trouble) => Finding::problem(TOPIC, trouble.code, text).advice(log_in),
+            // It was not looked at, or passed over.
+            None if refused => Finding::problem(
+                TOPIC,
+                32,
+                format!("{text}: the API server takes you for anonymous, who may do nothing here"),
+            )
+            .advice(log_in),
             None => Finding::warning(
                 TOPIC,
                 format!("{text}, and the API server takes it: one of the two clocks is wrong"),
@@ -442,6 +449,7 @@ fn of_names(names: &Names) -> Vec<Finding> {
     findings.extend(names.dns.as_ref().map(|dns| match dns {
         Ok(0) => Finding::warning("names", "the cluster's DNS has no ready endpoint")
             .advice("nothing for Services and Pods, which are found without it; names that only it knows are not"),
+        Ok(1) => Finding::ok("names", "the cluster's DNS has one ready endpoint"),
         Ok(n) => Finding::ok("names", format!("the cluster's DNS has {n} ready endpoints")),
         Err(why) => Finding::warning("names", format!("the cluster's DNS cannot be asked: {why}"))
             .advice("nothing for Services and Pods, which are found without it; --cluster-dns names another"),

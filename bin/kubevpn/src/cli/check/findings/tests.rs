@@ -165,7 +165,7 @@ type Row = (&'static str, fn(&mut Facts), u8, &'static [&'static str]);
 
 /// Name of the row, change to a good machine, exit code, and parts of lines in order.
 #[rustfmt::skip]
-const ROWS: [Row; 41] = [
+const ROWS: [Row; 42] = [
     ("nothing", |_| {}, 0, &[
         "ok       kubeconfig   /home/jane/.kube/config: context lab, user jane, namespace shop",
         "ok       tls ", "certificate-authority",
@@ -197,6 +197,11 @@ const ROWS: [Row; 41] = [
         f.server = None;
         without_cluster(f);
     }, 32, &["problem  credentials  the client certificate of user jane expired 9d ago"]),
+    ("an expired certificate that is passed over", |f| {
+        *shown(f) = Shown { certificate: true, expires: Some(at(-86_400 * 9)), ..Shown::default() };
+        f.rights = Some(Err(trouble(31, "system:anonymous cannot create selfsubjectaccessreviews")));
+    }, 32, &["problem  credentials  the client certificate of user jane expired 9d ago: the API server takes you for anonymous",
+        "try: log in again"]),
     ("a token that is not accepted", |f| {
         shown(f).expires = None;
         f.credentials.as_mut().unwrap().trouble = Some(trouble(32, "the API server does not accept our credentials (401)"));
