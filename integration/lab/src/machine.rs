@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::Lab;
 use crate::command::{command, last_lines, output};
@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Machine {
     /// Holds the namespaces.
     init: Child,
+    /// Which of those that there are at the same time.
+    number: u8,
     /// This machine's end of its link.
     link: String,
     /// Where the API server is.
@@ -36,11 +38,14 @@ pub(crate) struct Machine {
 }
 
 impl Lab {
-    /// A machine whose kubeconfig leads to this cluster.
-    pub(crate) async fn machine(&self) -> Result<Machine> {
+    /// A machine whose kubeconfig leads to this cluster; no other has this number, which is below [`MACHINES`].
+    ///
+    /// [`MACHINES`]: crate::settings::MACHINES
+    pub(crate) async fn machine(&self, number: u8) -> Result<Machine> {
         let s = &self.settings;
-        let mut machine = Machine::alone(s.machine_net(1), s.machine_net(2)).await?;
-        machine.link = format!("{}m", s.link());
+        let (host_ip, own_ip) = (s.machine_net(number, 1), s.machine_net(number, 2));
+        let mut machine = Machine::alone(number, host_ip, own_ip).await?;
+        machine.link = format!("{}m{number}", s.link());
         let link = machine.link.clone();
         let _ = output(command("ip")?.args(["link", "del", &link])).await; // of an earlier run
         let add = [
@@ -50,7 +55,7 @@ impl Lab {
         let host = format!("{}/29", machine.host_ip);
         output(command("ip")?.args(["addr", "add", &host, "dev", &link])).await?;
         output(command("ip")?.args(["link", "set", &link, "up"])).await?;
-        machine.set_address(2).await?;
+        machine.set_address(&s.machine_net(number, 2)).await?;
         let api: SocketAddr = format!("127.0.0.1:{}", s.api_port()).parse()?;
         let listener = TcpListener::bind((machine.host_ip.as_str(), s.api_port())).await?;
         machine.relay.spawn(relay(listener, api));
@@ -64,7 +69,9 @@ impl Lab {
     /// [`Settings::vpn_net`]: crate::settings::Settings::vpn_net
     pub(crate) async fn machine_behind(&self, gateway: &Machine) -> Result<Machine> {
         let s = &self.settings;
-        let machine = Machine::alone(gateway.host_ip.clone(), s.vpn_net(2)).await?;
+        let number = gateway.number;
+        let (host_ip, own_ip) = (gateway.host_ip.clone(), s.vpn_net(number, 2));
+        let machine = Machine::alone(number, host_ip, own_ip).await?;
         let (near, far) = (machine.pid()?.to_string(), gateway.pid()?.to_string());
         let add = [
             "link", "add", "down0", "netns", &far, "type", "veth", "peer", "name", "up0", "netns",
@@ -73,7 +80,7 @@ impl Lab {
         let up = |dev: &str, address: &str| {
             format!("ip addr add {address}/30 dev {dev}; ip link set {dev} up")
         };
-        gateway.sh(&up("down0", &s.vpn_net(1))).await?;
+        gateway.sh(&up("down0", &s.vpn_net(number, 1))).await?;
         gateway
             .sh("mount -t proc proc /proc; echo 1 >/proc/sys/net/ipv4/ip_forward")
             .await?;
@@ -104,7 +111,7 @@ impl Lab {
 
 impl Machine {
     /// Without a link.
-    async fn alone(host_ip: String, own_ip: String) -> Result<Self> {
+    async fn alone(number: u8, host_ip: String, own_ip: String) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("kubevpn-machine-")
             .tempdir()?;
@@ -119,6 +126,7 @@ impl Machine {
         ]);
         let machine = Self {
             init: init.spawn()?,
+            number,
             link: String::new(),
             host_ip,
             own_ip,
@@ -139,6 +147,10 @@ impl Machine {
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
+    }
+
+    pub(crate) fn number(&self) -> u8 {
+        self.number
     }
 
     /// Its own address.
@@ -170,12 +182,8 @@ impl Machine {
     }
 
     /// Gives it this address of its network, and no other, and the route through it.
-    pub(crate) async fn set_address(&mut self, host: u8) -> Result<()> {
-        let (net, _) = self
-            .own_ip
-            .rsplit_once('.')
-            .context("an address has dots")?;
-        self.own_ip = format!("{net}.{host}");
+    pub(crate) async fn set_address(&mut self, address: &str) -> Result<()> {
+        address.clone_into(&mut self.own_ip);
         self.sh(&format!(
             "ip addr flush dev up0; ip addr add {}/29 dev up0; ip link set up0 up; ip route replace default via {}",
             self.own_ip, self.host_ip
@@ -304,9 +312,4 @@ async fn relay(listener: TcpListener, to: SocketAddr) {
         });
         while connections.try_join_next().is_some() {}
     }
-}
-
-/// Seconds since then, for a table.
-pub(crate) fn seconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64()
 }

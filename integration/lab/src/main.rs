@@ -177,16 +177,19 @@ enum Command {
         #[arg(long, conflicts_with = "only")]
         page: Option<PathBuf>,
     },
-    /// Take the line to the API server away, bring it back, and measure until the first answer
+    /// Take the line to the API server away and bring it back; exit code 1 if a first answer takes more than 2 s from then
     Away {
         /// For so many seconds; may be given more than once
-        #[arg(long = "for", value_name = "SECONDS", default_values_t = [5, 120])]
+        #[arg(long = "for", value_name = "SECONDS", default_values_t = [5, 120, 1200])]
         times: Vec<u64>,
+        /// Only those whose names begin so
+        #[arg(long, default_value = "", hide_default_value = true)]
+        only: String,
         /// The program under test [default: `kubevpn` beside this one]
         #[arg(long)]
         kubevpn: Option<PathBuf>,
         /// The page whose table is to be written
-        #[arg(long)]
+        #[arg(long, conflicts_with = "only")]
         page: Option<PathBuf>,
     },
     /// Run a command whose KUBECONFIG leads to the API server over a long line
@@ -496,18 +499,29 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
         }
         Command::Away {
             times,
+            only,
             kubevpn,
             page,
         } => {
             let times: Vec<Duration> = times.into_iter().map(Duration::from_secs).collect();
             let report = |r: &Recovery| {
-                let by = if r.managed { "connect" } else { "proxy-out" };
-                println!("{} for {:?}, {by}: {:.2?}", r.away.name(), r.lasted, r.back);
+                let (wrong, away) = (r.contradiction(), r.away.name());
+                let result = if wrong.is_none() { "ok  " } else { "FAIL" };
+                let back = match r.back {
+                    Ok(back) => format!("{:.2} s ", back.as_secs_f64()),
+                    Err(_) => String::new(),
+                };
+                let (lasted, wrong) = (r.lasted, wrong.unwrap_or_default());
+                println!("{result} {away} for {lasted:?}, {}: {back}{wrong}", r.by());
             };
-            let recoveries = lab.away(&beside_this(kubevpn)?, &times, report).await?;
+            let kubevpn = beside_this(kubevpn)?;
+            let recoveries = lab.away(&kubevpn, &only, &times, report).await?;
             if let Some(page) = page {
                 lab::write_section(&page, "away", &lab::away_table(&recoveries))?;
             }
+            let failed = recoveries.iter().filter(|r| r.contradiction().is_some());
+            let words = ["answered within 2 s", "not"];
+            return Ok(verdict(recoveries.len(), failed.count(), words));
         }
         Command::Terminal { kubevpn, page } => {
             let seen = lab.terminal(&beside_this(kubevpn)?).await?;

@@ -13,6 +13,9 @@ pub(crate) const NODE: &str = "node-1";
 /// Where a second instance's numbers may go before they meet a third's: ports, and one octet of each network.
 const INSTANCES: u8 = 8;
 
+/// Machines that tests may make at a time, numbered from 0.
+pub(crate) const MACHINES: u8 = 32;
+
 /// Everything that two labs on one machine must not share.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -150,19 +153,19 @@ impl Settings {
         format!("10.245.{}.2", self.instance)
     }
 
-    /// An address on the link to a machine that tests make.
-    pub(crate) fn machine_net(&self, host: u8) -> String {
-        format!("10.246.{}.{host}", self.instance)
+    /// An address on the link to a machine that tests make; each of the [`MACHINES`] has a /29.
+    pub(crate) fn machine_net(&self, machine: u8, host: u8) -> String {
+        format!("10.246.{}.{}", self.instance, 8 * machine + host)
     }
 
     /// An address on the link between two such machines.
-    pub(crate) fn vpn_net(&self, host: u8) -> String {
-        format!("10.247.{}.{host}", self.instance)
+    pub(crate) fn vpn_net(&self, machine: u8, host: u8) -> String {
+        format!("10.247.{}.{}", self.instance, 8 * machine + host)
     }
 
     /// An address in a VPN between two such machines.
-    pub(crate) fn tunnel_net(&self, host: u8) -> String {
-        format!("10.248.{}.{host}", self.instance)
+    pub(crate) fn tunnel_net(&self, machine: u8, host: u8) -> String {
+        format!("10.248.{}.{}", self.instance, 8 * machine + host)
     }
 
     /// Known only inside the node's network namespace.
@@ -268,9 +271,10 @@ mod tests {
                 let names = [
                     s.link(),
                     s.host_ip(),
-                    s.machine_net(1),
-                    s.vpn_net(1),
-                    s.tunnel_net(1),
+                    s.machine_net(0, 1),
+                    s.machine_net(MACHINES - 1, 7),
+                    s.vpn_net(0, 1),
+                    s.tunnel_net(0, 1),
                     s.resolver_ip(),
                     s.path(""),
                     metric,

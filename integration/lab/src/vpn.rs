@@ -118,6 +118,60 @@ struct Running {
     _server: Option<Machine>,
 }
 
+impl From<WireGuard> for Running {
+    fn from(wireguard: WireGuard) -> Self {
+        let children = [Some(wireguard.of_server), wireguard.of_machine];
+        Self {
+            machine: wireguard.machine,
+            _children: children.into_iter().flatten().collect(),
+            _server: Some(wireguard.server),
+        }
+    }
+}
+
+/// A machine whose routes WireGuard has, and its server. Ends when dropped.
+pub(crate) struct WireGuard {
+    server: Machine,
+    pub(crate) machine: Machine,
+    /// wireguard-go, and what sets it up.
+    go: String,
+    wg: String,
+    /// Keys of the server and of the machine.
+    public: Vec<String>,
+    of_server: Child,
+    of_machine: Option<Child>,
+}
+
+impl WireGuard {
+    /// Takes the tunnel away: its link with the address and the routes.
+    pub(crate) async fn disconnect(&mut self) -> Result<()> {
+        match self.of_machine.take() {
+            Some(mut running) => Ok(running.kill().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the tunnel, in which the machine has this address.
+    pub(crate) async fn connect(&mut self, lab: &Lab, host: u8) -> Result<()> {
+        let (s, machine, wg) = (&lab.settings, &self.machine, &self.wg);
+        let address = s.tunnel_net(machine.number(), host);
+        let peer = format!("peer {} allowed-ips {address}/32", self.public[1]);
+        self.server.sh(&format!("{wg} set wgs {peer}")).await?;
+        let there = async || Ok(machine.sh(&format!("{wg} show wgc")).await.is_ok());
+        let line = [self.go.as_str(), "-f", "wgc"];
+        self.of_machine = Some(machine.start(&line, "its link", there).await?);
+        machine
+            .sh(&format!(
+                "{wg} set wgc private-key key peer {} endpoint {}:51820 allowed-ips 0.0.0.0/0
+                 ip addr add {address}/29 dev wgc; ip link set wgc up; ip route add default dev wgc",
+                self.public[0],
+                s.vpn_net(machine.number(), 1),
+            ))
+            .await
+            .map(drop)
+    }
+}
+
 struct Claims<F> {
     vpn: Vpn,
     report: F,
@@ -243,14 +297,14 @@ impl Lab {
             Vpn::SingBox | Vpn::SingBoxFakeIp | Vpn::SingBoxChained => {
                 self.start_sing_box(vpn).await
             }
-            Vpn::WireGuard => self.start_wireguard().await,
+            Vpn::WireGuard => Ok(self.wireguard(0).await?.into()),
             Vpn::OpenVpn => self.start_openvpn().await,
         }
     }
 
     async fn start_sing_box(&self, vpn: Vpn) -> Result<Running> {
         let sing_box = self.sing_box().await?.display().to_string();
-        let machine = self.machine().await?;
+        let machine = self.machine(0).await?;
         let config = machine.dir.path().join("sing-box.json");
         fs::write(&config, vpn.config().to_string())?;
         set_dns(&machine, TUN_DNS).await?;
@@ -266,55 +320,51 @@ impl Lab {
     }
 
     /// The server's end of a VPN, which is between the machine and the API server; and the machine.
-    async fn ends(&self) -> Result<(Machine, Machine)> {
-        let server = self.machine().await?;
+    async fn ends(&self, number: u8) -> Result<(Machine, Machine)> {
+        let server = self.machine(number).await?;
         let machine = self.machine_behind(&server).await?;
         // The way back into the tunnel; it goes with the link.
-        let tunnel = format!("{}/24", self.settings.tunnel_net(0));
+        let tunnel = format!("{}/29", self.settings.tunnel_net(number, 0));
         output(command("ip")?.args(["route", "replace", &tunnel, "via", server.ip()])).await?;
-        set_dns(&machine, &self.settings.tunnel_net(1)).await?;
+        set_dns(&machine, &self.settings.tunnel_net(number, 1)).await?;
         Ok((server, machine))
     }
 
-    async fn start_wireguard(&self) -> Result<Running> {
+    /// WireGuard between a machine of this number and another, which is between it and the API server.
+    pub(crate) async fn wireguard(&self, number: u8) -> Result<WireGuard> {
         let packages = ["wireguard-go", "wireguard-tools"];
         let root = self.debian("debian-wireguard", &packages).await?;
         let program = |name: &str| root.join("usr/bin").join(name).display().to_string();
         let (go, wg) = (program("wireguard-go"), program("wg"));
-        let s = &self.settings;
-        let (server, machine) = self.ends().await?;
-        let mut children = Vec::new();
+        let (server, machine) = self.ends(number).await?;
         let mut public = Vec::new();
-        for (end, link) in [(&server, "wgs"), (&machine, "wgc")] {
-            let line = [go.as_str(), "-f", link];
-            let there = async || Ok(end.sh(&format!("{wg} show {link}")).await.is_ok());
-            children.push(end.start(&line, "its link", there).await?);
-            let keys = format!("{wg} genkey >key; {wg} pubkey <key");
+        for end in [&server, &machine] {
+            // wireguard-go has a socket there, by the link's name.
+            let own = "mkdir -p /run/wireguard; mount -t tmpfs tmpfs /run/wireguard";
+            let keys = format!("{own}; {wg} genkey >key; {wg} pubkey <key");
             public.push(end.sh(&keys).await?.trim().to_owned());
         }
+        let there = async || Ok(server.sh(&format!("{wg} show wgs")).await.is_ok());
+        let line = [go.as_str(), "-f", "wgs"];
+        let of_server = server.start(&line, "its link", there).await?;
+        let address = self.settings.tunnel_net(number, 1);
         server
             .sh(&format!(
-                "{wg} set wgs listen-port 51820 private-key key peer {} allowed-ips {}/32
-                 ip addr add {}/24 dev wgs; ip link set wgs up",
-                public[1],
-                s.tunnel_net(2),
-                s.tunnel_net(1)
+                "{wg} set wgs listen-port 51820 private-key key
+                 ip addr add {address}/29 dev wgs; ip link set wgs up"
             ))
             .await?;
-        machine
-            .sh(&format!(
-                "{wg} set wgc private-key key peer {} endpoint {}:51820 allowed-ips 0.0.0.0/0
-                 ip addr add {}/24 dev wgc; ip link set wgc up; ip route add default dev wgc",
-                public[0],
-                s.vpn_net(1),
-                s.tunnel_net(2)
-            ))
-            .await?;
-        Ok(Running {
+        let mut wireguard = WireGuard {
+            server,
             machine,
-            _children: children,
-            _server: Some(server),
-        })
+            go,
+            wg,
+            public,
+            of_server,
+            of_machine: None,
+        };
+        wireguard.connect(self, 2).await?;
+        Ok(wireguard)
     }
 
     async fn start_openvpn(&self) -> Result<Running> {
@@ -332,20 +382,20 @@ impl Lab {
             root.display()
         );
         let s = &self.settings;
-        let (server, machine) = self.ends().await?;
+        let (server, machine) = self.ends(0).await?;
         let pki = s.path("pki");
         let certificate = |name: &str| {
             format!("--ca {pki}/ca.crt --cert {pki}/{name}.crt --key {pki}/{name}.key")
         };
         let of_server = format!(
-            "--dev tuns --dev-type tun --topology subnet --server {} 255.255.255.0 --dh none {}",
-            s.tunnel_net(0),
+            "--dev tuns --dev-type tun --topology subnet --server {} 255.255.255.248 --dh none {}",
+            s.tunnel_net(0, 0),
             certificate("server")
         );
         // The routes of `redirect-gateway def1`, which wants a default route to begin with.
         let of_machine = format!(
             "--client --dev tunc --dev-type tun --nobind --remote {} --route 0.0.0.0 128.0.0.0 --route 128.0.0.0 128.0.0.0 {}",
-            s.vpn_net(1),
+            s.vpn_net(0, 1),
             certificate("admin")
         );
         let mut children = Vec::new();
