@@ -79,7 +79,7 @@ const CADDY: Package = Package {
 };
 const STUNNEL: Package = Package {
     name: "debian-stunnel",
-    packages: &["stunnel4"],
+    packages: &["stunnel4", "libwrap0", "libnsl2", "libtirpc3"],
 };
 const SQUID: Package = Package {
     name: "debian-squid",
@@ -103,7 +103,13 @@ const MICROSOCKS: Package = Package {
 };
 const SSH: Package = Package {
     name: "debian-ssh",
-    packages: &["openssh-server", "openssh-client"],
+    packages: &[
+        "openssh-server",
+        "openssh-client",
+        "libwrap0",
+        "libnsl2",
+        "libtirpc3",
+    ],
 };
 
 /// nginx with this in its `http`.
@@ -354,6 +360,18 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::ProxyUrl("http"),
+    ),
+    works(
+        "tinyproxy, `HTTPS_PROXY`",
+        Via::Debian(
+            &TINYPROXY,
+            &[Program {
+                line: "ROOT/usr/bin/tinyproxy -d -c DIR/config",
+                config: "Port PORT\nListen 127.0.0.1\nTimeout 600\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
+                ends: false,
+            }],
+        ),
+        To::Environment,
     ),
     cuts(
         "tinyproxy, `Timeout` 5 s",
