@@ -55,23 +55,20 @@ enum Whole {
 
 /// One exchange with a client that ends its side as soon as it has sent.
 #[derive(Debug)]
-pub struct HalfClosed {
+pub(crate) struct HalfClosed {
     /// In a few words.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// Whether the answer was whole.
-    pub whole: bool,
+    whole: bool,
     /// Of the answer.
-    pub bytes: u64,
+    bytes: u64,
     /// Until the connection ended, if it did.
-    pub ended: Option<Duration>,
+    ended: Option<Duration>,
 }
 
 impl Lab {
     /// Tries all of them.
-    ///
-    /// # Errors
-    /// kubectl cannot forward a port.
-    pub async fn half_close(&self) -> Result<Vec<HalfClosed>> {
+    pub(crate) async fn half_close(&self) -> Result<Vec<HalfClosed>> {
         let mut all = Vec::new();
         for (what, port, sent, whole) in EXCHANGES {
             let forward = self.forward(&["deployment/productpage"], port).await?;

@@ -13,33 +13,22 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use self::gateway::{Does, Gateway};
 use self::table::{HOPS, Program, To, Via};
 use crate::Lab;
 use crate::command::{command, last_lines, output};
 use crate::process::until;
+use crate::proxy::{Proxy, Reached};
 
 pub use self::table::Hop;
 
-/// More than the limit of a dial, 30 s: a connection that is not refused by then hangs.
-const LIMIT: Duration = Duration::from_secs(40);
 /// What is learned for a hop in a first connection costs this at least, where it costs anything: a transport that is not
 /// answered is given up after 2 s.
 const LEARNED: f64 = 2.0;
-
-/// One connection through a hop.
-#[derive(Debug, Clone)]
-pub struct Reached {
-    /// Until its answer or its refusal.
-    pub seconds: f64,
-    /// The transport, or the sentence of the refusal.
-    pub how: Result<String, String>,
-}
 
 /// A hop, and connections through it.
 #[derive(Debug)]
@@ -97,14 +86,18 @@ impl Lab {
         let standing = self.stand(hop).await.context("it does not start")?;
         let kubeconfig = standing.dir.path().join("kubeconfig");
         fs::write(&kubeconfig, self.config_for(hop, standing.port).to_string())?;
-        let mut proxy = Proxy::start(hop, kubevpn, &kubeconfig, standing.port).await?;
+        let environment = match hop.to {
+            To::Environment => Some(format!("http://127.0.0.1:{}", standing.port)),
+            _ => None,
+        };
+        let mut proxy = Proxy::start(kubevpn, &kubeconfig, environment.as_deref(), &[]).await?;
         let mut reached = Vec::new();
         for target in ["productpage.default:9080", "reviews.default:80"] {
-            reached.push(proxy.reach(target).await?);
+            reached.push(proxy.reach(&format!("http://{target}/")).await?);
         }
         if let Some(after) = hop.cuts {
             sleep(after + Duration::from_secs(1)).await;
-            reached.push(proxy.reach("productpage.default:9080").await?);
+            reached.push(proxy.reach("http://productpage.default:9080/").await?);
         }
         Ok(reached)
     }
@@ -252,135 +245,6 @@ async fn start(program: &Program, line: &str, root: &Path, dir: &Path) -> Result
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     Ok(Some(child))
-}
-
-/// The program under test behind a hop. Ends when dropped.
-struct Proxy {
-    _child: Option<Child>,
-    address: String,
-    log: std::path::PathBuf,
-    connections: usize,
-    /// It ended before it listened: with this, after so long.
-    refused: Option<Reached>,
-}
-
-impl Proxy {
-    async fn start(hop: &Hop, kubevpn: &Path, kubeconfig: &Path, port: u16) -> Result<Self> {
-        let log = kubeconfig.with_file_name("kubevpn.log");
-        let mut command = Command::new(kubevpn);
-        command
-            .args([
-                "proxy-out",
-                "--listen-socks",
-                "",
-                "--listen-http",
-                "127.0.0.1:0",
-            ])
-            .args(["--log-format", "json", "--kubeconfig"])
-            .arg(kubeconfig)
-            .env_remove("HTTPS_PROXY")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(&log)?)
-            .kill_on_drop(true);
-        if hop.to == To::Environment {
-            command.env("HTTPS_PROXY", format!("http://127.0.0.1:{port}"));
-        }
-        let begun = tokio::time::Instant::now();
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", kubevpn.display()))?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let mut lines = BufReader::new(stdout).lines();
-        let listening = async {
-            while let Some(line) = lines.next_line().await? {
-                if let Some(address) = line.strip_prefix("HTTP proxy listening on ") {
-                    return Ok(Some(address.to_owned()));
-                }
-            }
-            anyhow::Ok(None)
-        };
-        let address = timeout(LIMIT, listening)
-            .await
-            .context("neither does it listen nor end")??;
-        let seconds = begun.elapsed().as_secs_f64();
-        let said = fs::read_to_string(&log).unwrap_or_default();
-        let refused = address.is_none().then(|| Reached {
-            seconds,
-            how: Err(last_lines(&said, 1)),
-        });
-        Ok(Self {
-            _child: refused.is_none().then_some(child),
-            address: address.unwrap_or_default(),
-            log,
-            connections: 0,
-            refused,
-        })
-    }
-
-    /// A request over a connection of its own.
-    async fn reach(&mut self, target: &str) -> Result<Reached> {
-        if let Some(refused) = &self.refused {
-            return Ok(refused.clone());
-        }
-        let limit = LIMIT.as_secs().to_string();
-        let proxy = format!("http://{}", self.address);
-        let mut curl = command("curl")?;
-        curl.args([
-            "-sS",
-            "--noproxy",
-            "",
-            "--max-time",
-            &limit,
-            "--proxy",
-            &proxy,
-        ])
-        .args(["-o", "/dev/null", "-w", "%{http_code} %{time_total}"])
-        .arg(format!("http://{target}/"));
-        let measured = match output(&mut curl).await {
-            Ok(measured) => measured,
-            Err(error) => {
-                return Ok(Reached {
-                    seconds: LIMIT.as_secs_f64(),
-                    how: Err(format!("hangs: {error:#}")),
-                });
-            }
-        };
-        self.connections += 1;
-        let record = until(Duration::from_secs(10), "the access record", async || {
-            Ok(self.records()?.into_iter().nth(self.connections - 1))
-        })
-        .await?;
-        let (status, seconds) = measured.split_once(' ').context("curl's measurement")?;
-        let text = |name: &str| {
-            record["fields"][name]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let how = match status {
-            // default/productpage-1:9080 (spdy)
-            "200" => Ok(text("via")
-                .rsplit_once('(')
-                .map(|(_, transport)| transport.trim_end_matches(')').to_owned())
-                .context("a record without a transport")?),
-            _ => Err(text("error")),
-        };
-        Ok(Reached {
-            seconds: seconds.parse()?,
-            how,
-        })
-    }
-
-    /// Those of connections that have ended, in order.
-    fn records(&self) -> Result<Vec<Value>> {
-        let log = fs::read_to_string(&self.log)?;
-        let records = log.lines().filter_map(|line| {
-            let record: Value = serde_json::from_str(line).ok()?;
-            (record["target"] == "access").then_some(record)
-        });
-        Ok(records.collect())
-    }
 }
 
 /// What a run says against the table, if anything.

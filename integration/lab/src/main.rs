@@ -146,7 +146,7 @@ enum Command {
         /// Only this containerd
         #[arg(long, value_enum, value_name = "VERSION")]
         containerd: Option<Containerd>,
-        /// The page whose tables are to be written, of the pairs that were run
+        /// Measure transports too, and write this page's tables of all pairs that were ever run for it
         #[arg(long)]
         page: Option<PathBuf>,
         /// Only scenarios whose names contain one of these
@@ -420,20 +420,19 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             page,
             filters,
         } => {
-            let mut pairs = Vec::new();
-            for versions in lab::pairs(kubernetes.as_deref(), containerd)? {
-                pairs.push(lab::Pair::run(&versions, ROOT.as_ref(), &filters).await?);
+            let measured = page.as_ref().map(|_| beside_this(None)).transpose()?;
+            let versions = lab::pairs(kubernetes.as_deref(), containerd)?;
+            let mut failed = 0;
+            for versions in &versions {
+                let run = lab::Pair::run(versions, ROOT.as_ref(), &filters, measured.as_deref());
+                let pair = run.await?;
+                failed += usize::from(!pair.holds());
+                println!("{}", lab::matrix_table(std::slice::from_ref(&pair)));
+                if let Some(page) = &page {
+                    lab::write_pair(page, pair)?;
+                }
             }
-            let (table, upgrades) = (lab::matrix_table(&pairs), lab::upgrades_table(&pairs));
-            let half_closed = lab::half_close_table(&pairs);
-            println!("{table}\n{half_closed}\n{upgrades}");
-            if let Some(page) = page {
-                lab::write_section(&page, "pairs", &table)?;
-                lab::write_section(&page, "half-close", &half_closed)?;
-                lab::write_section(&page, "upgrades", &upgrades)?;
-            }
-            let holds = !pairs.is_empty() && pairs.iter().all(lab::Pair::holds);
-            return Ok(ExitCode::from(u8::from(!holds)));
+            return Ok(verdict(versions.len(), failed, ["pairs hold", "do not"]));
         }
         Command::Hops {
             kubevpn,

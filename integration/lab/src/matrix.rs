@@ -2,25 +2,31 @@
 //! and what does it answer to upgrades?
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::cluster::{Extent, Lab};
-use crate::half_close::HalfClosed;
+use crate::section::write_section;
 use crate::upgrades::Answer;
 use crate::versions::{Containerd, Versions};
 
 /// All scenarios of one pair, on two slow cores.
 const SCENARIOS: Duration = Duration::from_secs(45 * 60);
 
+/// Questions, and what was seen.
+pub(crate) type Rows = Vec<(String, String)>;
+
 /// One pair of versions, and what was run on it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Pair {
     /// Which.
     pub versions: Versions,
@@ -31,13 +37,15 @@ pub struct Pair {
     /// What the scenarios came to.
     pub scenarios: Scenarios,
     /// What it answers to upgrades.
-    pub upgrades: Vec<Answer>,
+    pub upgrades: Rows,
     /// What becomes of answers to a client that has ended its side.
-    pub half_closed: Vec<HalfClosed>,
+    pub half_closed: Rows,
+    /// What each transport costs, if that was measured.
+    pub transports: Rows,
 }
 
 /// A run of the scenarios.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenarios {
     /// Passed.
     pub passed: usize,
@@ -75,11 +83,17 @@ pub fn pairs(kubernetes: Option<&str>, containerd: Option<Containerd>) -> Result
 }
 
 impl Pair {
-    /// Takes down what is up, and brings up and tries this pair; it is left up.
+    /// Takes down what is up, and brings up and tries this pair; it is left up. Transports are measured with this program,
+    /// which the scenarios build.
     ///
     /// # Errors
     /// A cluster that does not come up; scenarios that cannot be built.
-    pub async fn run(versions: &Versions, root: &Path, filters: &[String]) -> Result<Self> {
+    pub async fn run(
+        versions: &Versions,
+        root: &Path,
+        filters: &[String],
+        measured: Option<&Path>,
+    ) -> Result<Self> {
         Lab::from_env()?.down().await?;
         let lab = Lab::from_env()?
             .with_versions(Some(versions.kubernetes.clone()), Some(versions.containerd))?;
@@ -95,16 +109,23 @@ impl Pair {
         });
         let broken: Vec<String> = broken.collect();
         let holding = claims.len() - broken.len();
-        let upgrades = lab.upgrades(None).await?;
+        let upgrades = lab.upgrades(None).await?.iter().map(row).collect();
         let half_closed = lab.half_close().await?;
+        let half_closed = half_closed.iter().map(|h| (h.what.to_owned(), h.short()));
         info!("{holding} claims hold, {} do not", broken.len());
+        let scenarios = scenarios(root, filters).await?;
+        let transports = match measured {
+            Some(kubevpn) => lab.transports(kubevpn).await?,
+            None => Rows::new(),
+        };
         Ok(Self {
             versions: versions.clone(),
             up,
             claims: (holding, broken),
-            scenarios: scenarios(root, filters).await?,
+            scenarios,
             upgrades,
-            half_closed,
+            half_closed: half_closed.collect(),
+            transports,
         })
     }
 
@@ -217,40 +238,67 @@ pub fn table(pairs: &[Pair]) -> String {
     text
 }
 
-/// Answers to upgrades in Markdown: a column for each pair, a row for each question.
-pub fn upgrades_table(pairs: &[Pair]) -> String {
-    let mut text = header("asked", pairs);
-    for (n, asked) in pairs
-        .first()
-        .iter()
-        .flat_map(|p| p.upgrades.iter().enumerate())
-    {
-        let _ = write!(text, "| {} |", asked.question);
+/// A column for each pair, a row for each question.
+fn rows_table(first: &str, pairs: &[Pair], rows: impl Fn(&Pair) -> &Rows) -> String {
+    let mut text = header(first, pairs);
+    let mut questions: Vec<&str> = Vec::new();
+    for (question, _) in pairs.iter().flat_map(&rows) {
+        if !questions.contains(&question.as_str()) {
+            questions.push(question);
+        }
+    }
+    for question in questions {
+        let _ = write!(text, "| {question} |");
         for pair in pairs {
-            let answer = pair.upgrades.get(n).map(short).unwrap_or_default();
-            let _ = write!(text, " {answer} |");
+            let cell = rows(pair).iter().find(|(asked, _)| asked == question);
+            let _ = write!(text, " {} |", cell.map_or("", |(_, cell)| cell));
         }
         text.push('\n');
     }
     text
 }
 
-/// Answers to clients that have ended their side, in Markdown.
-pub fn half_close_table(pairs: &[Pair]) -> String {
-    let mut text = header("the client has ended its side, and waits for", pairs);
-    for (n, asked) in pairs
-        .first()
-        .iter()
-        .flat_map(|p| p.half_closed.iter().enumerate())
-    {
-        let _ = write!(text, "| {} |", asked.what);
-        for pair in pairs {
-            let cell = pair.half_closed.get(n).map(HalfClosed::short);
-            let _ = write!(text, " {} |", cell.unwrap_or_default());
-        }
-        text.push('\n');
+/// Puts this pair in the place of an earlier run of it, and writes the page's tables of all pairs that were run. They are
+/// kept in a directory beside the page that has its name.
+///
+/// # Errors
+/// A page that cannot be written, or has no place for a table.
+pub fn write_pair(page: &Path, pair: Pair) -> Result<()> {
+    let file = page.with_extension("").join("pairs.json");
+    let mut pairs: Vec<Pair> = match fs::read(&file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        read => read
+            .map_err(anyhow::Error::from)
+            .and_then(|json| Ok(serde_json::from_slice(&json)?))
+            .with_context(|| format!("cannot read {}", file.display()))?,
+    };
+    pairs.retain(|earlier| earlier.versions != pair.versions);
+    pairs.push(pair);
+    pairs.sort_by_key(|pair| pair.versions.age());
+    write_section(page, "pairs", &table(&pairs))?;
+    let waits = "the client has ended its side, and waits for";
+    write_section(
+        page,
+        "half-close",
+        &rows_table(waits, &pairs, |p| &p.half_closed),
+    )?;
+    write_section(
+        page,
+        "upgrades",
+        &rows_table("asked", &pairs, |p| &p.upgrades),
+    )?;
+    write_section(
+        page,
+        "transports",
+        &rows_table("", &pairs, |p| &p.transports),
+    )?;
+    if let Some(dir) = file.parent() {
+        fs::create_dir_all(dir)?;
     }
-    text
+    Ok(fs::write(
+        &file,
+        serde_json::to_string_pretty(&pairs)? + "\n",
+    )?)
 }
 
 /// Of a table with a column for each pair.
@@ -264,16 +312,18 @@ fn header(first: &str, pairs: &[Pair]) -> String {
     text
 }
 
-/// Status, and the words of an error or the first bytes of a session.
-fn short(answer: &Answer) -> String {
+/// The question; status, and the words of an error or the first bytes of a session.
+fn row(answer: &Answer) -> (String, String) {
+    let question = answer.question.clone();
     let status = answer.status.split(' ').nth(1).unwrap_or("none").to_owned();
     if answer.rest.is_empty() {
-        return status;
+        return (question, status);
     }
     // A Pod's name and uid differ each time.
     let rest: String = answer.rest.escape_ascii().to_string();
     let rest: String = rest.chars().take(120).collect();
-    format!("{status} `{}`", rest.replace('|', "\\|").replace('`', "'"))
+    let rest = rest.replace('|', "\\|").replace('`', "'");
+    (question, format!("{status} `{rest}`"))
 }
 
 #[cfg(test)]
@@ -294,6 +344,38 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         assert_eq!((read.passed, read.ignored), (1, 1));
         assert_eq!(read.failed, ["ws::c::d"]);
         assert_eq!(super::read("error: no such test"), None);
+    }
+
+    #[test]
+    fn a_run_replaces_that_of_its_pair_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = dir.path().join("page.md");
+        let marks = ["pairs", "half-close", "upgrades", "transports"];
+        let marks = marks.map(|m| format!("<!-- {m}: begin -->\n<!-- {m}: end -->\n"));
+        fs::write(&page, marks.concat()).unwrap();
+        let run = |versions: &Versions, cell: &str| Pair {
+            versions: versions.clone(),
+            up: Duration::from_secs(1),
+            claims: (17, Vec::new()),
+            scenarios: Scenarios::default(),
+            upgrades: vec![("asked".into(), cell.into())],
+            half_closed: Rows::new(),
+            transports: Rows::new(),
+        };
+        let all = pairs(None, Some(Containerd::Two)).unwrap();
+        for (versions, cell) in [(&all[2], "new"), (&all[0], "gone"), (&all[0], "old")] {
+            write_pair(&page, run(versions, cell)).unwrap();
+        }
+        let page = fs::read_to_string(&page).unwrap();
+        assert!(
+            page.contains("| asked | 1.30.14, 2.4.2 | 1.37.2, 2.4.2 |"),
+            "{page}"
+        );
+        assert!(page.contains("| asked | old | new |"), "{page}");
+        assert!(
+            page.contains("| 1.30.14 | 2.4.2 | 1.0 s | 17 hold |"),
+            "{page}"
+        );
     }
 
     #[test]

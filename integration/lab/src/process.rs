@@ -71,6 +71,12 @@ impl Process {
         self.pid
     }
 
+    /// Of all its threads, those that have ended too.
+    pub(crate) fn processor_time(&self) -> Option<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        processor_time(&stat)
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         Self::find(self.pid).as_ref() == Some(self)
     }
@@ -102,6 +108,14 @@ fn start_time(stat: &str) -> Option<u64> {
         "Z" if threads <= 1 => None,
         _ => fields.get(19)?.parse().ok(),
     }
+}
+
+/// Fields 14 and 15, in ticks: 100 a second on every Linux.
+fn processor_time(stat: &str) -> Option<Duration> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some(Duration::from_millis(10 * (ticks()? + ticks()?)))
 }
 
 /// Writes down the processes of one daemon: first the daemon, then what only waits for it.
@@ -214,6 +228,13 @@ mod tests {
         );
         assert_eq!(start_time("12 (sleep) S 1"), None);
         assert_eq!(start_time(""), None);
+    }
+
+    #[test]
+    fn processor_time_is_of_program_and_kernel() {
+        let stat = "12 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14";
+        assert_eq!(processor_time(stat), Some(Duration::from_millis(230)));
+        assert_eq!(processor_time("12 (a) S 1"), None);
     }
 
     #[tokio::test]

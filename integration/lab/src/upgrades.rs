@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -109,11 +110,7 @@ impl Lab {
             Some(pod) => pod.to_owned(),
             None => self.productpage().await?,
         };
-        let mut answers = Vec::new();
-        for question in &QUESTIONS {
-            answers.push(self.put(question, &pod).await?);
-        }
-        Ok(answers)
+        try_join_all(QUESTIONS.iter().map(|question| self.put(question, &pod))).await
     }
 
     /// Whether the node answers `SPDY/3.1+portforward.k8s.io` over WebSocket: Kubernetes 1.30 does not.

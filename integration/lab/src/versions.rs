@@ -15,19 +15,33 @@ use crate::settings::source;
 pub(crate) const MODULES: &str = "hyperkube/versions";
 
 /// The containerd of a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum Containerd {
     /// Debian 12's package.
     #[default]
     #[value(name = "1.6.20")]
+    #[serde(rename = "1.6.20")]
     Debian,
     /// Built from its Go module.
     #[value(name = "2.4.2")]
+    #[serde(rename = "2.4.2")]
     Two,
 }
 
 /// What a cluster consists of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Versions {
     /// Without the `v`; one of [`Lab::kubernetes_versions`].
     pub kubernetes: String,
@@ -87,6 +101,11 @@ impl Versions {
         });
         let parsed = parsed.with_context(|| format!("{} is not readable", file.display()))?;
         Ok(Some(parsed))
+    }
+
+    /// The order of a table: the oldest first.
+    pub(crate) fn age(&self) -> (Vec<u32>, Containerd) {
+        (numbers(&self.kubernetes), self.containerd)
     }
 
     pub(crate) fn write(&self, state: &Path) -> Result<()> {
