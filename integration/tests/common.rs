@@ -8,8 +8,9 @@ use futures_util::future::LocalBoxFuture;
 use kubevpn_scenarios::{Cluster, Context, Scenario, Transports, all};
 use libtest_mimic::{Arguments, Trial};
 
-/// Makes the cluster one scenario runs on.
-pub(crate) type MakeCluster = fn() -> LocalBoxFuture<'static, anyhow::Result<Arc<dyn Cluster>>>;
+/// Makes the cluster that the scenario of this name runs on.
+pub(crate) type MakeCluster =
+    fn(&'static str) -> LocalBoxFuture<'static, anyhow::Result<Arc<dyn Cluster>>>;
 
 /// The ways a port-forward can be carried, each forced by a flag, and the scenarios they are run with.
 const TRANSPORTS: [(&str, &[&str]); 3] = [
@@ -73,7 +74,7 @@ pub(crate) fn run(
                 runtime.block_on(async {
                     let kubevpn = PathBuf::from(env!("CARGO_BIN_EXE_kubevpn"));
                     let context = Context {
-                        cluster: cluster().await?,
+                        cluster: cluster(scenario.name).await?,
                         kubevpn,
                         flags: flags.to_vec(),
                         full,

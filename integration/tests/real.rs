@@ -1,7 +1,7 @@
 //! The same scenarios on the real cluster that `cargo run -p lab -- up` boots.
 //!
 //! Without `KUBEVPN_LAB` in the environment nothing runs; with it a cluster that is not there is a
-//! failure. One at a time: some stop the API server.
+//! failure. Several at a time, but for those that change or count what all of them use.
 
 mod certificates;
 mod common;
@@ -21,6 +21,7 @@ use kubevpn_scenarios::{Asked, Cluster, Right, service_account};
 use lab::{Daemon, Lab, Signal};
 use libtest_mimic::{Arguments, Trial};
 use tempfile::TempPath;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::common::with_subresource;
 
@@ -30,6 +31,25 @@ const SKIPS: &[(&str, &str)] = &[(
     "the lab's pods have IPv4 addresses only",
 )];
 
+/// Scenarios beside which no other runs, by the beginning of their names: they stop the API server, replace Pods that
+/// others use, count what the API server was asked or the node holds, or measure under load.
+const ALONE: &[&str] = &[
+    "chaos::",
+    "failover::",
+    "forward::a_rolling_restart",
+    "life::",
+    "load::",
+    "managed::the_api_server_goes",
+    "refusals::a_closed_port_costs_one_question",
+    "steady::",
+];
+
+/// Scenarios wait more than they work.
+const AT_ONCE: usize = 4;
+
+/// Held by each that runs: by one of [`ALONE`] to write.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
 #[expect(clippy::print_stdout, reason = "says why nothing runs")]
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -37,7 +57,7 @@ fn main() -> ExitCode {
         println!("not run: needs the real cluster; cargo run -p lab -- up, then set KUBEVPN_LAB=1");
         return ExitCode::SUCCESS;
     }
-    arguments.test_threads = Some(1);
+    arguments.test_threads.get_or_insert(AT_ONCE);
     let without = match without() {
         Ok(without) => without,
         Err(error) => {
@@ -47,7 +67,7 @@ fn main() -> ExitCode {
     };
     common::run(
         arguments,
-        || Box::pin(async { Ok(Arc::new(Real(Lab::attach().await?)) as _) }),
+        |name| Box::pin(async move { Ok(Arc::new(Real::attach(name).await?) as _) }),
         SKIPS,
         &without,
         vec![
@@ -93,28 +113,53 @@ fn without() -> anyhow::Result<Vec<(&'static str, String)>> {
 fn real_only(name: &str, test: fn() -> LocalBoxFuture<'static, anyhow::Result<()>>) -> Trial {
     Trial::test(name, move || {
         let runtime = tokio::runtime::Runtime::new()?;
-        let done = runtime.block_on(test());
+        let done = runtime.block_on(async {
+            let _turn = TURNS.read().await;
+            test().await
+        });
         done.map_err(|error| format!("{error:#}").into())
     })
 }
 
-struct Real(Lab);
+struct Real {
+    lab: Lab,
+    _turn: Turn,
+}
+
+#[expect(dead_code, reason = "held until the scenario has ended")]
+enum Turn {
+    Alone(RwLockWriteGuard<'static, ()>),
+    Beside(RwLockReadGuard<'static, ()>),
+}
+
+impl Real {
+    async fn attach(scenario: &str) -> anyhow::Result<Self> {
+        let turn = match ALONE.iter().any(|alone| scenario.starts_with(alone)) {
+            true => Turn::Alone(TURNS.write().await),
+            false => Turn::Beside(TURNS.read().await),
+        };
+        Ok(Self {
+            lab: Lab::attach().await?,
+            _turn: turn,
+        })
+    }
+}
 
 impl Cluster for Real {
     fn kubeconfig(&self) -> PathBuf {
-        self.0.kubeconfig()
+        self.lab.kubeconfig()
     }
 
     fn viewer_kubeconfig(&self) -> PathBuf {
-        self.0.viewer_kubeconfig()
+        self.lab.viewer_kubeconfig()
     }
 
     fn stop_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(async { self.0.stop(Daemon::ApiServer, Signal::Kill).await })
+        Box::pin(async { self.lab.stop(Daemon::ApiServer, Signal::Kill).await })
     }
 
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(async { self.0.resume(Daemon::ApiServer).await })
+        Box::pin(async { self.lab.resume(Daemon::ApiServer).await })
     }
 
     fn account(
@@ -123,16 +168,16 @@ impl Cluster for Real {
         rights: &'static [Right],
     ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>> {
         let namespace = namespace.to_owned();
-        Box::pin(async move { service_account(&self.0.kubeconfig(), &namespace, rights).await })
+        Box::pin(async move { service_account(&self.lab.kubeconfig(), &namespace, rights).await })
     }
 
     fn mark(&self) -> LocalBoxFuture<'_, anyhow::Result<String>> {
-        Box::pin(async { Ok(self.0.audit_mark()?.to_string()) })
+        Box::pin(async { Ok(self.lab.audit_mark()?.to_string()) })
     }
 
     fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>> {
         Box::pin(async move {
-            let asked = self.0.audit_since(&mark.parse()?).await?;
+            let asked = self.lab.audit_since(&mark.parse()?).await?;
             Ok(asked
                 .into_iter()
                 .map(|event| Asked {
@@ -146,7 +191,7 @@ impl Cluster for Real {
     }
 
     fn forwards_at_node(&self) -> LocalBoxFuture<'_, anyhow::Result<usize>> {
-        Box::pin(async { containerd_descriptors(&self.0) })
+        Box::pin(async { containerd_descriptors(&self.lab) })
     }
 }
 

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     arguments.test_threads.get_or_insert(AT_ONCE);
     common::run(
         arguments,
-        || Box::pin(async { Ok(Arc::new(InMemory::start().await?) as _) }),
+        |_| Box::pin(async { Ok(Arc::new(InMemory::start().await?) as _) }),
         SKIPS,
         &[],
         Vec::new(),
