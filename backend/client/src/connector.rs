@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use kubevpn_target::BoxError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::time::timeout;
 use tower::Service;
 use tower::util::{MapErr, MapResponse};
 
@@ -26,6 +29,10 @@ use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
 /// the more forgetful NATs drop a mapping. Four lost probes end it.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_RETRIES: u32 = 4;
+
+/// A TCP connection that is not there by then is tried once more beside it: the kernel repeats a lost SYN after 1, 3 and
+/// 7 s, from the address that the machine had at first, and the line may be back before that, with another address.
+const ANOTHER_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
 pub(crate) type Raw = MaybeHttpsStream<TokioIo<Socket>>;
@@ -311,9 +318,9 @@ impl Service<Uri> for Tcp {
     fn call(&mut self, to: Uri) -> Self::Future {
         match self {
             Self::System(tcp) => {
-                let connecting = tcp.call(to);
+                let mut tcp = tcp.clone();
                 Box::pin(async move {
-                    let tcp = connecting.await?;
+                    let tcp = first_of(|| tcp.call(to.clone())).await?;
                     Ok(TokioIo::new(Socket::from(tcp.into_inner())))
                 })
             }
@@ -321,6 +328,17 @@ impl Service<Uri> for Tcp {
                 let dialing = dialer.dial(to);
                 Box::pin(async move { Ok(TokioIo::new(dialing.await?)) })
             }
+        }
+    }
+}
+
+/// The first to end of attempts that begin [`ANOTHER_ATTEMPT`] apart; each of them ends by itself.
+async fn first_of<F: Future>(mut attempt: impl FnMut() -> F) -> F::Output {
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        attempts.push(attempt());
+        if let Ok(Some(ended)) = timeout(ANOTHER_ATTEMPT, attempts.next()).await {
+            return ended;
         }
     }
 }
@@ -340,4 +358,40 @@ fn tcp(within: Duration) -> System {
     // Shared out among the addresses of a name, so that a dead one leaves time for the next.
     tcp.set_connect_timeout(Some(within));
     tcp
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_is_lost_does_not_hold_up_the_next() {
+        let began = Instant::now();
+        // The line is back after 2.5 s, for attempts that begin then.
+        let lost = || async move {
+            let at = began.elapsed();
+            match at < Duration::from_millis(2500) {
+                true => sleep(Duration::from_secs(10)).await,
+                false => sleep(Duration::from_millis(20)).await,
+            }
+            at
+        };
+        assert_eq!(first_of(lost).await, Duration::from_secs(3));
+        assert_eq!(began.elapsed(), Duration::from_millis(3020));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_final_and_a_slow_answer_is_taken() {
+        let mut attempts = 0;
+        let refused = first_of(|| {
+            attempts += 1;
+            std::future::ready("refused")
+        });
+        assert_eq!((refused.await, attempts), ("refused", 1));
+        let began = Instant::now();
+        first_of(|| sleep(Duration::from_millis(1500))).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(1500));
+    }
 }
