@@ -414,9 +414,12 @@ pub(super) const HOPS: &[Hop] = &[
                     ends: true,
                 },
                 Program {
-                    line: "ROOT/usr/sbin/sshd -D -f DIR/config",
-                    config: "ListenAddress 127.0.0.1:PORT2\nHostKey DIR/key\nAuthorizedKeysFile DIR/key.pub\nStrictModes no\n\
-                             PermitRootLogin yes\nUsePAM no\nPidFile none\n",
+                    // A user of its own, who is there where the package is installed, is what sshd insists on.
+                    line: "unshare --mount --propagation private sh -e DIR/config",
+                    config: "cp /etc/passwd DIR/passwd\necho 'sshd:x:64999:65534::/run/sshd:/bin/false' >>DIR/passwd\n\
+                             mount --bind DIR/passwd /etc/passwd\ncat >DIR/sshd <<'END'\n\
+                             ListenAddress 127.0.0.1:PORT2\nHostKey DIR/key\nAuthorizedKeysFile DIR/key.pub\nStrictModes no\n\
+                             PermitRootLogin yes\nUsePAM no\nPidFile none\nEND\nexec ROOT/usr/sbin/sshd -D -f DIR/sshd\n",
                     ends: false,
                 },
                 Program {
