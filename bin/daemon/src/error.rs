@@ -53,7 +53,8 @@ pub enum Code {
 }
 
 impl Code {
-    const PLAIN: [Self; 11] = [
+    /// Every code but the refusals, for tables and tests.
+    pub const PLAIN: [Self; 11] = [
         Self::Kubeconfig,
         Self::InvalidValue,
         Self::Exposed,
