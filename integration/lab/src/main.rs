@@ -5,11 +5,11 @@
 )]
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
 use lab::{
     AuditMark, Claim, Claimed, Containerd, Daemon, Extent, Lab, Measured, Recovery, Signal, Vpn,
@@ -226,6 +226,24 @@ enum Command {
         /// The page whose tables are to be written
         #[arg(long, conflicts_with = "only")]
         page: Option<PathBuf>,
+    },
+    /// Make the packages of the program: tarball, Debian package, RPM, SBOM, formulas. Needs no cluster
+    Package {
+        /// A program that was built already [default: build it]
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// Folder to make
+        #[arg(long, value_name = "DIR", default_value = "target/package")]
+        out: PathBuf,
+        /// Where the files of the release will be, for Homebrew, krew, AUR and nix
+        #[arg(long)]
+        url: Option<String>,
+        /// Make them twice, and compare each byte
+        #[arg(long)]
+        twice: bool,
+        /// Install the Debian package into a new root, use it and remove it; as root, on Debian
+        #[arg(long)]
+        install: bool,
     },
     /// Complete words in real shells, take the first minute of the README, and capture what a terminal shows
     Terminal {
@@ -522,6 +540,23 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             let words = ["answered within 2 s", "not"];
             return Ok(verdict(recoveries.len(), failed.count(), words));
         }
+        Command::Package {
+            program,
+            out,
+            url,
+            twice,
+            install,
+        } => {
+            packages(program, &out, url, twice).await?;
+            if install {
+                let package = std::fs::read_dir(&out)?.flatten().map(|entry| entry.path());
+                let mut package =
+                    package.filter(|path| path.extension().is_some_and(|end| end == "deb"));
+                let package = package.next().context("there is no Debian package")?;
+                let report = |what: &str, said: &str| println!("{what}: {said}");
+                lab::try_package(&package, &out, report).await?;
+            }
+        }
         Command::Terminal { kubevpn, page } => {
             let seen = lab.terminal(&beside_this(kubevpn)?).await?;
             for (title, screen) in &seen.screens {
@@ -573,6 +608,47 @@ fn judged(claims: &[Claim]) -> ExitCode {
 fn verdict(all: usize, failed: usize, [right, wrong]: [&str; 2]) -> ExitCode {
     println!("{} {right}, {failed} {wrong}", all - failed);
     ExitCode::from(u8::from(failed > 0 || all == 0))
+}
+
+/// Makes them, and says what was made; a second time for the comparison.
+async fn packages(
+    program: Option<PathBuf>,
+    out: &Path,
+    url: Option<String>,
+    twice: bool,
+) -> Result<()> {
+    std::fs::create_dir_all(out)?;
+    let options = |out: PathBuf| lab::PackageOptions {
+        repository: PathBuf::from(ROOT),
+        program: program.clone(),
+        out,
+        url: url.clone(),
+    };
+    let out = out.canonicalize()?;
+    let made = lab::package(&options(out.clone())).await?;
+    println!(
+        "the stripped program: {:.1} MiB",
+        made.program as f64 / f64::from(1 << 20)
+    );
+    for (file, bytes) in &made.files {
+        println!("{bytes:>10}  {file}");
+    }
+    for what in &made.left_out {
+        println!("left out: {what}");
+    }
+    if twice {
+        let again = out.with_extension("again");
+        lab::package(&options(again.clone())).await?;
+        let differ = lab::differences(&out, &again)?;
+        ensure!(
+            differ.is_empty(),
+            "made twice, these differ: {}",
+            differ.join(", ")
+        );
+        println!("made twice: {} files, the same bytes", made.files.len());
+        std::fs::remove_dir_all(again)?;
+    }
+    Ok(())
 }
 
 /// The program under test: the one that is named, or `kubevpn` beside this one.
