@@ -314,6 +314,9 @@ fn what_the_demo_prints_works_when_pasted() {
     runtime.block_on(async {
         let mut demo = tokio::process::Command::new(env!("CARGO_BIN_EXE_kubevpn"));
         demo.args(["demo", "--listen-socks", "127.0.0.1:0"])
+            // As on a machine without certificates, such as a container.
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env("SSL_CERT_DIR", "/nonexistent")
             .env_remove("KUBECONFIG");
         let mut proxy = kubevpn_scenarios::Proxy::spawn(demo).await.unwrap();
         proxy.logged(&["Shell: "]).await.unwrap();

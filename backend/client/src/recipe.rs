@@ -86,7 +86,10 @@ impl Recipe {
         let credential = Credential::of_user(&config.auth_info)?;
         Ok(Self {
             given,
-            tls: tls::showing(&tls::client_config(&config)?, credential.identity.as_ref()),
+            tls: tls::showing(
+                &tls::client_config(&config, proxy.is_some())?,
+                credential.identity.as_ref(),
+            ),
             credential,
             config,
             headers,
