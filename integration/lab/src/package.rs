@@ -19,8 +19,9 @@ use crate::command::{BUILD_LIMIT, command, output, output_within};
 
 pub use self::clean_root::try_package;
 
-/// The most that the stripped program may weigh: a few percent above what it did when this was written.
-const BUDGET: u64 = 24 << 20;
+/// The most that the stripped program of a release may weigh. docs/releasing.md: to be set to what the first one does, and a few
+/// percent.
+const BUDGET: u64 = 32 << 20;
 
 /// Where things are, and what to make.
 #[derive(Debug)]
