@@ -61,6 +61,7 @@ pub use self::kubeconfig::{
     EntryNames, Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, entry_names,
     load, own_proxies,
 };
+pub use self::login::LoginNews;
 pub use self::options::Options;
 pub use self::proxy::ProxyError;
 pub use self::raw::{ApiServer, RawStream};

@@ -55,7 +55,27 @@ struct State {
     in_vain: u32,
     /// An upgrade was expected while there were no credentials.
     upgrade_expected: bool,
+    told: Option<Told>,
 }
+
+/// What became of the credentials.
+#[derive(Clone, Copy, Debug)]
+pub enum LoginNews<'a> {
+    /// The credential plugin has given some, which end then as far as they say.
+    LoggedIn {
+        /// When they end.
+        expires: Option<SystemTime>,
+    },
+    /// The plugin, or reading the files again, failed.
+    Failed {
+        /// Why.
+        why: &'a str,
+    },
+    /// The API server does not take those that there are any more; others are made.
+    Refused,
+}
+
+pub(crate) type Told = Arc<dyn Fn(LoginNews<'_>) + Send + Sync>;
 
 enum Phase {
     LoggedOut,
@@ -97,7 +117,19 @@ impl Login {
             logins: 0,
             in_vain: 0,
             upgrade_expected: false,
+            told: None,
         })))
+    }
+
+    pub(crate) fn tell_to(&self, told: Told) {
+        self.state().told = Some(told);
+    }
+
+    fn tell(&self, news: LoginNews<'_>) {
+        let told = self.state().told.clone();
+        if let Some(told) = told {
+            told(news);
+        }
     }
 
     /// Other credentials, or another way to the server, for every request from now on.
@@ -184,7 +216,7 @@ impl Login {
     fn log_in(&self, recipe: Arc<Recipe>, login: u64, last: Option<Arc<Credentials>>) -> LoggingIn {
         let this = self.clone();
         let logging_in = async move {
-            let outcome = log_in(recipe, login, last).await;
+            let outcome = log_in(recipe.clone(), login, last).await;
             let outcome = outcome.map(Arc::new).map_err(Arc::new);
             let mut state = this.state();
             // Unless they were replaced meanwhile.
@@ -204,6 +236,17 @@ impl Login {
                 };
             }
             drop(state);
+            match &outcome {
+                // What files say is read again every minute, and no news.
+                Ok(_) if recipe.plugin().is_none() => {}
+                Ok(made) => {
+                    let expires = Shown::new(&recipe, &made.credential).expires;
+                    this.tell(LoginNews::LoggedIn { expires });
+                }
+                Err(error) => this.tell(LoginNews::Failed {
+                    why: &error.to_string(),
+                }),
+            }
             outcome
         };
         let task = tokio::spawn(logging_in.with_current_subscriber());
@@ -237,6 +280,8 @@ impl Login {
         state.in_vain += 1;
         state.last = Some(credentials.clone());
         state.phase = Phase::LoggedOut;
+        drop(state);
+        self.tell(LoginNews::Refused);
         true
     }
 

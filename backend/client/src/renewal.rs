@@ -1,11 +1,13 @@
 //! A client's configuration, for as long as it lives.
 
+use std::sync::Arc;
+
 use kube::Config;
 use kubevpn_target::ConnectError;
 
 use crate::classify::classify_login;
 use crate::error::ClientError;
-use crate::login::Login;
+use crate::login::{Login, LoginNews};
 use crate::options::Options;
 use crate::raw::ApiServer;
 use crate::recipe::Recipe;
@@ -36,6 +38,11 @@ impl Renewal {
     /// Credentials that the client shows the API server now. `None` where a credential plugin has not been asked yet, or failed.
     pub fn shown(&self) -> Option<Shown> {
         self.login.shown()
+    }
+
+    /// Tells what becomes of the credentials from now on. It must be quick, and not wait.
+    pub fn tell(&self, told: impl Fn(LoginNews<'_>) + Send + Sync + 'static) {
+        self.login.tell_to(Arc::new(told));
     }
 
     /// Connections to the API server for others, by the configuration that the client has at that time.

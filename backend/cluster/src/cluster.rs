@@ -14,7 +14,7 @@ use crate::resolve::{Notes, Subject, domain, pointers, records, resolve};
 use crate::select::Select;
 use crate::settings::Settings;
 use crate::snapshot::{Hints, Need, Snapshot, Stop};
-use crate::store::{Stats, Store};
+use crate::store::{Stats, Store, WatchNews, WatchState};
 use crate::subscribe::{Answer, Resolver, Subscription};
 use crate::survey::Listed;
 use crate::{Domain, Known, LookupError, PodRef, RecordKind};
@@ -152,6 +152,16 @@ impl Cluster {
 
     pub(crate) fn server(&self) -> &Server {
         self.resolver.store.server()
+    }
+
+    /// Tells what becomes of watches from now on; the first to be told stays the only one. It must be quick, and not wait.
+    pub fn tell(&self, told: impl Fn(WatchNews<'_>) + Send + Sync + 'static) {
+        self.resolver.store.tell(Arc::new(told));
+    }
+
+    /// What is followed of the cluster, in no order.
+    pub fn watches(&self) -> Vec<WatchState> {
+        self.resolver.store.watches()
     }
 
     /// How much is kept now.

@@ -79,6 +79,6 @@ pub use self::error::LookupError;
 pub use self::name::Domain;
 pub use self::records::{Known, Record, RecordKind, Records};
 pub use self::settings::Settings;
-pub use self::store::Stats;
+pub use self::store::{Stats, WatchHealth, WatchNews, WatchState};
 pub use self::subscribe::{Answer, Subscription};
 pub use self::survey::{Failed, Listed, Survey};

@@ -1,5 +1,6 @@
 //! Which objects are read together.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +26,26 @@ pub(crate) enum Select {
     },
     /// All, everywhere or in one namespace.
     All { namespace: Option<String> },
+}
+
+/// As people name it, behind the kind.
+impl fmt::Display for Select {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let everywhere = |namespace: &Option<String>| match namespace {
+            Some(namespace) => format!("in {namespace}"),
+            None => "everywhere".into(),
+        };
+        match self {
+            Self::Named { namespace, name } if namespace.is_empty() => f.write_str(name),
+            Self::Named { namespace, name } => write!(f, "{namespace}/{name}"),
+            Self::OfService { namespace, service } => write!(f, "of {namespace}/{service}"),
+            Self::WithAddress { namespace, ip } => {
+                write!(f, "with address {ip} {}", everywhere(namespace))
+            }
+            Self::WithLabel { namespace, label } => write!(f, "with {label} in {namespace}"),
+            Self::All { namespace } => f.write_str(&everywhere(namespace)),
+        }
+    }
 }
 
 impl Select {

@@ -15,7 +15,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -35,7 +35,7 @@ use crate::{Domain, PodRef};
 
 use self::domain::DomainCell;
 use self::entry::RIGHTS;
-use self::load::{Env, Path};
+use self::load::{Env, Path, Told};
 use self::second::Searches;
 use self::shelf::Shelf;
 pub(crate) use self::validity::{Validity, lock};
@@ -60,6 +60,44 @@ pub(crate) struct Store {
     pub(crate) neighbours: Neighbours,
 }
 
+/// What became of a watch.
+#[derive(Clone, Copy, Debug)]
+pub enum WatchNews<'a> {
+    /// It broke, and what it followed gets old.
+    Lost {
+        /// Of what.
+        what: &'a str,
+        /// Why.
+        why: &'a str,
+    },
+    /// What was lost is followed again.
+    Back {
+        /// Of what.
+        what: &'a str,
+    },
+}
+
+/// A selection of objects that is kept.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WatchState {
+    /// The objects, in words: `services shop/web`.
+    pub what: String,
+    /// How it is kept.
+    pub health: WatchHealth,
+}
+
+/// How a selection of objects is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchHealth {
+    /// A watch tells its changes.
+    Watched,
+    /// It is read again when it is asked for.
+    Read,
+    /// Its watch broke and is not back yet.
+    Lost,
+}
+
 /// What is kept of a cluster at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
@@ -76,6 +114,7 @@ impl Store {
             watches: Arc::new(Semaphore::new(WATCHES)),
             idle: settings.idle.min(LONGEST_IDLE),
             path: Path::default(),
+            told: OnceLock::new(),
         });
         Self {
             domain: Arc::new(DomainCell::new(settings)),
@@ -108,6 +147,19 @@ impl Store {
     /// Whether the cluster's DNS may know names that no object has, as far as that is known without asking.
     pub(crate) fn additions(&self) -> Option<bool> {
         self.domain.additions()
+    }
+
+    pub(crate) fn tell(&self, told: Told) {
+        let _ = self.env.told.set(told);
+    }
+
+    pub(crate) fn watches(&self) -> Vec<WatchState> {
+        let mut all = self.services.states();
+        all.extend(self.slices.states());
+        all.extend(self.pods.states());
+        all.extend(self.addresses.states());
+        all.extend(self.namespaces.states());
+        all
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
 use crate::fate::Fate;
+use crate::news::SessionNews;
 use crate::pair::{Early, Pair};
 use crate::pod::{PodId, PodPort};
 use crate::pool::{Lease, Pool, Taken};
@@ -103,6 +104,7 @@ impl Dial<'_> {
     /// A stream on a session; beside it a channel, where no session is to be had for long.
     async fn on_session(&self, heard_since: Option<Instant>) -> Result<PodStream, Failure> {
         let Self { pool, pod, to, .. } = *self;
+        let asked = Instant::now();
         let mut session = pin!(pool.session(pod, to.port, heard_since));
         let late = async {
             sleep(self.config().channel_after).await;
@@ -119,7 +121,15 @@ impl Dial<'_> {
             },
         };
         match session {
-            Ok(Ok(taken)) => self.connect(*taken).await,
+            Ok(Ok(taken)) => {
+                let session = asked.elapsed();
+                let stream = self.connect(*taken).await?;
+                pool.tell(|| SessionNews::Dialled {
+                    session,
+                    stream: asked.elapsed().saturating_sub(session),
+                });
+                Ok(stream)
+            }
             Ok(Err(tried)) => self.channel(tried).await,
             Err(error) => Err(Failure::Final(error)),
         }

@@ -10,6 +10,7 @@ use tower_service::Service;
 use crate::config::Config;
 use crate::dial::dial;
 use crate::error::ForwardError;
+use crate::news::{SessionNews, SessionState};
 use crate::pod::{PodPort, Way};
 use crate::pool::Pool;
 use crate::stats::Stats;
@@ -65,6 +66,17 @@ impl Forwarder {
     /// ([`Config::share_after`]).
     pub fn is_far(&self) -> bool {
         self.pool.is_far()
+    }
+
+    /// Tells what becomes of sessions from now on; the first to be told stays the only one. Called at once, under a lock at
+    /// times: it must be quick, not wait, and not ask the forwarder anything.
+    pub fn tell(&self, told: impl Fn(SessionNews<'_>) + Send + Sync + 'static) {
+        self.pool.tell_to(Arc::new(told));
+    }
+
+    /// The sessions that are open, in no order.
+    pub fn sessions(&self) -> Vec<SessionState> {
+        self.pool.sessions()
     }
 
     /// Counts, for status and metrics.

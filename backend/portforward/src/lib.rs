@@ -37,6 +37,7 @@ mod forward;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod news;
 mod pair;
 mod pod;
 mod pool;
@@ -49,6 +50,7 @@ mod transport;
 pub use self::config::{Config, Transport, TransportChoice, UnknownTransport};
 pub use self::error::{ForwardError, Rejection};
 pub use self::forward::Forwarder;
+pub use self::news::{SessionHealth, SessionName, SessionNews, SessionState};
 pub use self::pod::{PodPort, Way};
 pub use self::stats::Stats;
 pub use self::stream::PodStream;

@@ -31,7 +31,7 @@ mod tests;
 mod warm;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError, Unread};
 use tokio::sync::Notify;
@@ -45,6 +45,7 @@ use self::probe::Probe;
 use self::state::{Entry, Failed, State};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
+use crate::news::{SessionName, SessionNews, SessionState, Told};
 use crate::pod::PodId;
 use crate::stats::{Connection, Epoch, Stats};
 use crate::transport::{Io, Open, Opened};
@@ -61,6 +62,7 @@ pub(crate) struct Pool {
     busy: Arc<Notify>,
     /// A session has ended.
     ended: Notify,
+    told: OnceLock<Told>,
 }
 
 /// A session to open a stream on.
@@ -98,6 +100,7 @@ impl Pool {
             state: Mutex::default(),
             busy: Arc::default(),
             ended: Notify::new(),
+            told: OnceLock::new(),
         })
     }
 
@@ -340,6 +343,7 @@ impl Pool {
             handle,
             transport,
             connections: Vec::new(),
+            began: now,
             used: now,
             ahead,
             request: 0,
@@ -350,6 +354,7 @@ impl Pool {
         });
         drop(state);
         tracing::info!(%pod, %transport, session = id, "session begins");
+        self.tell(|| SessionNews::Opened(SessionName::new(pod, id), transport));
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
         let driving = async move {
             let why = driver.await;
@@ -376,6 +381,10 @@ impl Pool {
         state.pod(pod).channels.extend(connections.iter().cloned());
         drop(state);
         tracing::info!(%pod, session = id, streams = connections.len(), %why, "session ends");
+        if let Some(told) = self.told.get() {
+            let why = why.to_string();
+            told(SessionNews::Ended(SessionName::new(pod, id), &why));
+        }
         self.ended.notify_waiters();
     }
 
@@ -383,6 +392,20 @@ impl Pool {
 
     pub(crate) fn stats(&self) -> Stats {
         self.state().stats()
+    }
+
+    pub(crate) fn sessions(&self) -> Vec<SessionState> {
+        self.state().sessions(self.epoch)
+    }
+
+    pub(crate) fn tell_to(&self, told: Told) {
+        let _ = self.told.set(told);
+    }
+
+    pub(crate) fn tell<'a>(&self, news: impl FnOnce() -> SessionNews<'a>) {
+        if let Some(told) = self.told.get() {
+            told(news());
+        }
     }
 
     pub(crate) async fn shutdown(&self) {

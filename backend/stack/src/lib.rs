@@ -50,9 +50,12 @@ mod stack;
 
 pub use kubevpn_cluster::{
     Answer, Candidates, Cluster, Domain, Listed, Query, Settings as ClusterSettings, Subscription,
-    Survey,
+    Survey, WatchHealth, WatchNews, WatchState,
 };
-pub use kubevpn_portforward::{Config as ForwarderConfig, Forwarder, TransportChoice, Way};
+pub use kubevpn_portforward::{
+    Config as ForwarderConfig, Forwarder, SessionHealth, SessionName, SessionNews, SessionState,
+    Transport, TransportChoice, Way,
+};
 
 pub use self::ahead::Ahead;
 pub use self::deadline::{Deadline, DeadlineLayer};
@@ -61,5 +64,5 @@ pub use self::egress::{Egress, Elsewhere, Outside};
 pub use self::either::Either;
 pub use self::held::Held;
 pub use self::host::{FromHost, Outbound, OwnListeners};
-pub use self::resolve::{Resolve, ResolveLayer, Resolved};
+pub use self::resolve::{Resolve, ResolveLayer, Resolved, Took};
 pub use self::stack::{Settings, Stack, stack};

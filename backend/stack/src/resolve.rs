@@ -4,13 +4,15 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::poll;
 use kubevpn_cluster::{Answer, Cluster, LookupError, Query, Question, Subscription};
 use kubevpn_portforward::Way;
 use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
+use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -35,7 +37,19 @@ pub struct ResolveLayer<E> {
     dns: RemoteDns,
     ways: Ways,
     elsewhere: E,
+    told: Arc<OnceLock<Told>>,
 }
+
+/// How long a target took that a stream was opened to.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// From the name or address to the Pods that may serve it.
+    pub resolve: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+type Told = Arc<dyn Fn(Took) + Send + Sync>;
 
 impl<E> ResolveLayer<E> {
     /// Targets are looked up here; what is no Pod's goes to `elsewhere`, an [`Egress`](crate::Egress) as a rule.
@@ -45,6 +59,7 @@ impl<E> ResolveLayer<E> {
             dns: RemoteDns::default(),
             ways: Ways::default(),
             elsewhere,
+            told: Arc::default(),
         }
     }
 
@@ -67,6 +82,7 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
             dns: self.dns.clone(),
             ways: self.ways.clone(),
             cluster: self.cluster.clone(),
+            told: self.told.clone(),
         }
     }
 }
@@ -85,6 +101,7 @@ pub struct Resolve<S, E> {
     pub(crate) dns: RemoteDns,
     pub(crate) ways: Ways,
     pub(crate) cluster: Cluster,
+    told: Arc<OnceLock<Told>>,
 }
 
 /// What a host and port mean.
@@ -184,6 +201,11 @@ where
             drop(turn);
         };
         tokio::spawn(warming.with_current_subscriber());
+    }
+
+    /// Tells how long targets take from now on, of all clones; the first to be told stays the only one.
+    pub fn tell(&self, told: impl Fn(Took) + Send + Sync + 'static) {
+        let _ = self.told.set(Arc::new(told));
     }
 
     /// The cluster whose names are resolved.
@@ -337,9 +359,15 @@ where
                 query if is_mapped => query.mapped(),
                 query => query,
             };
+            let asked = Instant::now();
             let elsewhere = match this.resolve_as(&target.host, query).await? {
                 Resolved::Pods(pods) => {
+                    let resolve = asked.elapsed();
                     let stream = this.pods.oneshot(pods.clone()).await;
+                    if let (Ok(_), Some(told)) = (&stream, this.told.get()) {
+                        let total = asked.elapsed();
+                        told(Took { resolve, total });
+                    }
                     if stream.is_ok() && this.ways.are_far() {
                         this.cluster.look_around(&pods);
                     }

@@ -37,9 +37,22 @@ impl Drain {
 
     /// Runs a connection until it ends or is cut; being cut is being dropped.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_until(self.cut.clone(), connection);
+    }
+
+    /// What cuts one connection alone, and is cut with all.
+    pub(crate) fn cut_of_one(&self) -> CancellationToken {
+        self.cut.child_token()
+    }
+
+    pub(crate) fn spawn_until(
+        &self,
+        cut: CancellationToken,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         // No `async` block: that would keep room for the connection beside the place it is moved to.
-        let connection = connection.with_cancellation_token_owned(self.cut.clone());
-        self.tasks.spawn(connection);
+        self.tasks
+            .spawn(connection.with_cancellation_token_owned(cut));
     }
 
     /// How many connections are running.

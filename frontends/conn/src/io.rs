@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
-use crate::Drain;
+use crate::{Drain, Observed};
 
 /// The client's side of a connection.
 ///
@@ -69,6 +69,11 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
     /// The client has shown what the listener asks for, and counts no more among those that have not
     /// ([`Listener::asks_for_password`](crate::Listener::asks_for_password)).
     fn authenticated(&mut self) {}
+
+    /// Who is told what becomes of the connection ([`Listener::observed`](crate::Listener::observed)).
+    fn observed(&self) -> Option<Observed> {
+        None
+    }
 }
 
 type AskClosed = dyn Fn(SocketAddr, SocketAddr) -> Option<bool> + Send + Sync;

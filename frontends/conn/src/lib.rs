@@ -47,6 +47,7 @@ mod limits;
 mod listen;
 #[cfg(test)]
 mod mock;
+mod observe;
 #[cfg(target_os = "linux")]
 mod peer;
 mod record;
@@ -66,7 +67,8 @@ pub use self::drain::{Drain, Drained};
 pub use self::io::{ClientIo, Closed};
 pub use self::limits::{Gate, Limits, Permit};
 pub use self::listen::{BindError, Client, Listener};
-pub use self::record::{Record, Traffic};
+pub use self::observe::{ENDS, Ended, Exchange, Live, News, Observed, Observer, Route};
+pub use self::record::{Record, Recorder, Traffic};
 pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;
 pub use self::seldom::Backoff;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{Addr, Backoff, ClientIo, Closed, Drain, Gate, Permit};
+use crate::{Addr, Backoff, ClientIo, Closed, Drain, Gate, Observed, Observer, Permit};
 
 mod unix;
 
@@ -48,6 +49,7 @@ pub struct Listener {
     socket: Socket,
     asks: bool,
     closed: Option<Closed>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ impl Listener {
             socket,
             asks: false,
             closed: None,
+            observer: None,
         })
     }
 
@@ -92,6 +95,7 @@ impl Listener {
             socket: Socket::Tcp(listener),
             asks: false,
             closed: None,
+            observer: None,
         })
     }
 
@@ -110,6 +114,12 @@ impl Listener {
     /// Asks here whether clients have closed, of a socket that is in another network namespace.
     pub fn asks_whether_closed(mut self, closed: Closed) -> Self {
         self.closed = Some(closed);
+        self
+    }
+
+    /// Tells here what becomes of its connections ([`ClientIo::observed`]).
+    pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -161,6 +171,10 @@ trait Accept {
 
     /// Whether a client with this address may be anybody.
     fn is_stranger(&self, peer: Option<SocketAddr>) -> bool;
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        None
+    }
 }
 
 impl Accept for Listener {
@@ -176,6 +190,10 @@ impl Accept for Listener {
 
     fn is_stranger(&self, peer: Option<SocketAddr>) -> bool {
         self.asks && peer.is_some_and(|peer| !is_local(peer))
+    }
+
+    fn observer(&self) -> Option<Arc<dyn Observer>> {
+        self.observer.clone()
     }
 }
 
@@ -212,7 +230,18 @@ where
             if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
                 client.permit = Some(permit);
                 client.drain = Some(drain.clone());
-                drain.spawn(connection(client));
+                match listener.observer() {
+                    None => drain.spawn(connection(client)),
+                    Some(observer) => {
+                        let cut = drain.cut_of_one();
+                        client.observed = Some(Observed {
+                            observer,
+                            cut: cut.clone(),
+                            process: client.process(),
+                        });
+                        drain.spawn_until(cut, connection(client));
+                    }
+                }
             }
         }
     };
@@ -236,6 +265,7 @@ pub struct Client {
     /// Until it has shown a password.
     stranger: Option<OwnedSemaphorePermit>,
     drain: Option<Drain>,
+    observed: Option<Observed>,
 }
 
 #[derive(Debug)]
@@ -256,7 +286,16 @@ impl Client {
             closed: None,
             stranger: None,
             drain: None,
+            observed: None,
         }
+    }
+
+    /// The client's process, where the socket tells.
+    fn process(&self) -> Option<u32> {
+        let Io::Unix(stream) = &self.io else {
+            return None;
+        };
+        u32::try_from(stream.peer_cred().ok()?.pid()?).ok()
     }
 }
 
@@ -375,6 +414,10 @@ impl ClientIo for Client {
 
     fn authenticated(&mut self) {
         self.stranger = None;
+    }
+
+    fn observed(&self) -> Option<Observed> {
+        self.observed.clone()
     }
 }
 

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kubevpn_target::{ConnectError, Fault, Frontend, Refusal, Target, Via};
+use kubevpn_target::{ConnectError, Fault, Frontend, Origin, Refusal, Target, Via};
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::{End, Relayed};
+use crate::observe::{Ended, Live, News, Observed};
+use crate::{ClientIo, End, Relayed};
 
 /// Bytes of a connection, readable while they flow.
 #[derive(Debug, Default)]
@@ -73,10 +74,54 @@ pub struct Record {
     last: Option<Instant>,
     traffic: Arc<Traffic>,
     written: bool,
+    observed: Option<(Observed, Arc<Live>)>,
+}
+
+/// Begins the records of one client's connection: for HTTP there are many.
+///
+/// ```
+/// use kubevpn_conn::Recorder;
+/// use kubevpn_target::Frontend;
+/// let (client, _app) = tokio::io::duplex(64);
+/// let recorder = Recorder::new(Frontend::Http, &client);
+/// assert_ne!(recorder.start().id(), recorder.start().id());
+/// ```
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    origin: Origin,
+    observed: Option<Observed>,
+}
+
+impl Recorder {
+    /// For a client of this frontend.
+    pub fn new(frontend: Frontend, client: &impl ClientIo) -> Self {
+        let peer = client.peer();
+        Self {
+            origin: Origin { frontend, peer },
+            observed: client.observed(),
+        }
+    }
+
+    /// The frontend, and the client's address.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Begins a record and gives it the next number of this process.
+    pub fn start(&self) -> Record {
+        let mut record = Record::start(self.origin.frontend, self.origin.peer);
+        if let Some(observed) = &self.observed {
+            let traffic = record.traffic();
+            let live = Live::new(record.id, record.frontend, record.client, traffic, observed);
+            observed.observer.told(News::Opened(&live));
+            record.observed = Some((observed.clone(), live));
+        }
+        record
+    }
 }
 
 impl Record {
-    /// Begins the record of a connection and gives it the next number of this process.
+    /// Begins the record of a connection that nobody observes and gives it the next number of this process.
     pub fn start(frontend: Frontend, client: Option<SocketAddr>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
@@ -89,6 +134,7 @@ impl Record {
             last: None,
             traffic: Arc::default(),
             written: false,
+            observed: None,
         }
     }
 
@@ -105,11 +151,34 @@ impl Record {
     /// What the client asked for.
     pub fn target(&mut self, target: &Target) {
         self.target = Some(target.clone());
+        if let Some((_, live)) = &self.observed {
+            live.asked(target);
+        }
     }
 
     /// Where its stream went.
     pub fn via(&mut self, via: Via) {
+        if let Some((observed, live)) = &self.observed {
+            live.connected(&via);
+            observed.observer.told(News::Connected(live));
+        }
         self.via = Some(via);
+    }
+
+    /// The HTTP request that it is, told to those who observe and want to know.
+    pub fn exchange(&mut self, method: &str, url: impl FnOnce() -> String) {
+        if let Some((observed, live)) = &self.observed
+            && observed.observer.wants_exchanges()
+        {
+            live.exchange(method, url());
+        }
+    }
+
+    /// The status of its answer.
+    pub fn answered(&mut self, status: u16) {
+        if let Some((_, live)) = &self.observed {
+            live.answered(status);
+        }
     }
 
     /// The relay has ended.
@@ -151,9 +220,24 @@ impl Record {
         self.write(Level::DEBUG, "unused", None, None);
     }
 
-    fn write(&mut self, level: Level, end: &str, refusal: Option<Refusal>, error: Option<&str>) {
+    fn write(
+        &mut self,
+        level: Level,
+        end: &'static str,
+        refusal: Option<Refusal>,
+        error: Option<&str>,
+    ) {
         self.written = true;
-        let seconds = self.last.unwrap_or_else(Instant::now) - self.started;
+        let took = self.last.unwrap_or_else(Instant::now) - self.started;
+        if let Some((observed, live)) = self.observed.take() {
+            let ended = Ended {
+                end,
+                refusal,
+                error,
+                took,
+            };
+            observed.observer.told(News::Ended(&live, ended));
+        }
         macro_rules! event {
             ($level:expr) => {
                 tracing::event!(
@@ -167,7 +251,7 @@ impl Record {
                     via = self.via.as_ref().map(tracing::field::display),
                     up = self.traffic.up(),
                     down = self.traffic.down(),
-                    seconds = seconds.as_secs_f64(),
+                    seconds = took.as_secs_f64(),
                     end,
                     refusal = refusal.map(Refusal::as_str),
                     error,

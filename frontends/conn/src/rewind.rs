@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kubevpn_target::{Stream, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{ClientIo, Drain};
+use crate::{ClientIo, Drain, Observed};
 
 /// Reads some bytes first, then the stream. Writes go straight through.
 ///
@@ -142,6 +142,10 @@ impl<T: ClientIo> ClientIo for Rewind<T> {
 
     fn authenticated(&mut self) {
         self.inner.authenticated();
+    }
+
+    fn observed(&self) -> Option<Observed> {
+        self.inner.observed()
     }
 }
 

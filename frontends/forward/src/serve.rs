@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use kubevpn_conn::{ClientIo, HANDSHAKE_TIMEOUT, Record, Relayed, Tunnel, TunnelError};
-use kubevpn_target::{Connect, Frontend, Origin, Target};
+use kubevpn_conn::{ClientIo, HANDSHAKE_TIMEOUT, Recorder, Relayed, Tunnel, TunnelError};
+use kubevpn_target::{Connect, Frontend, Target};
 use tracing::Instrument;
 
 /// Serves one client: one dial of `to` through `connect`, then the relay. Writes one access record
@@ -41,15 +41,12 @@ where
     C: ClientIo,
     S: Connect,
 {
-    let origin = Origin {
-        frontend: Frontend::Forward,
-        peer: client.peer(),
-    };
+    let recorder = Recorder::new(Frontend::Forward, &client);
+    let (origin, record) = (recorder.origin(), recorder.start());
     let target = Target {
         origin,
         ..to.clone()
     };
-    let record = Record::start(origin.frontend, origin.peer);
     let span = tracing::info_span!(
         "conn",
         id = record.id(),

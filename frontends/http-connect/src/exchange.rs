@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use hyper::upgrade::Upgraded;
 use kubevpn_conn::{End, Record, Relayed, Side, Traffic};
 use kubevpn_target::{Target, Via};
@@ -239,6 +239,13 @@ impl Exchange {
     pub(crate) fn via(&self, via: Via) {
         if let Some(record) = &mut self.state().record {
             record.via(via);
+        }
+    }
+
+    /// The head of the target's answer is there.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        if let Some(record) = &mut self.state().record {
+            record.answered(status.as_u16());
         }
     }
 

@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kubevpn_conn::{ClientIo, End, Record, Relayed, Tunnel, TunnelError, reply_and_close};
-use kubevpn_target::{Connect, Frontend, Origin};
+use kubevpn_conn::{ClientIo, End, Recorder, Relayed, Tunnel, TunnelError, reply_and_close};
+use kubevpn_target::{Connect, Frontend};
 use tracing::Instrument;
 
 use self::drive::{Driver, Over};
@@ -67,16 +67,14 @@ where
     C: ClientIo,
     S: Connect + Clone,
 {
-    let origin = Origin {
-        frontend: Frontend::Http,
-        peer: client.peer(),
-    };
+    let recorder = Recorder::new(Frontend::Http, &client);
+    let origin = recorder.origin();
     let span = tracing::info_span!(
         "conn",
         client.addr = origin.peer.map(tracing::field::display),
         frontend = origin.frontend.as_str(),
     );
-    serve(client, connect, settings, origin)
+    serve(client, connect, settings, recorder)
         .instrument(span)
         .await
 }
@@ -85,14 +83,14 @@ async fn serve<C, S>(
     client: C,
     connect: S,
     settings: &Settings,
-    origin: Origin,
+    recorder: Recorder,
 ) -> Result<(), ServeError>
 where
     C: ClientIo,
     S: Connect + Clone,
 {
     // In a box, so that its memory is not held by the tunnel that may come of it.
-    let spoken = Box::pin(speak(client, connect.clone(), settings, origin)).await?;
+    let spoken = Box::pin(speak(client, connect.clone(), settings, recorder)).await?;
     match spoken {
         None => Ok(()),
         Some((Handover::Tunnel(target), tunnel)) => {
@@ -123,13 +121,13 @@ async fn speak<C, S>(
     mut client: C,
     connect: S,
     settings: &Settings,
-    origin: Origin,
+    recorder: Recorder,
 ) -> Result<Option<(Handover, Tunnel<C>)>, ServeError>
 where
     C: ClientIo,
     S: Connect + Clone,
 {
-    let record = || Record::start(origin.frontend, origin.peer);
+    let record = || recorder.start();
     let head = match head::first(&mut client, settings).await {
         Ok(head) => head,
         Err(NoHead::Unused) => {
@@ -149,11 +147,12 @@ where
     let (for_hyper, stream) = ClientStream::new(client, head, Arc::clone(&exchange));
     let (over, mut early) = {
         let exchange_of_request = Arc::clone(&exchange);
+        let recorder = &recorder;
         let service = service_fn(move |request: Request<Incoming>| {
             let length = request.body().size_hint().exact();
             exchange_of_request.begin(Content::new(length));
             let exchange = Arc::clone(&exchange_of_request);
-            respond(request, connect.clone(), settings, origin, exchange)
+            respond(request, connect.clone(), settings, recorder, exchange)
         });
         let mut http = http1::Builder::new()
             // A client may end its writing and still read its answer.
@@ -234,7 +233,7 @@ async fn respond<S: Connect>(
     request: Request<Incoming>,
     connect: S,
     settings: &Settings,
-    origin: Origin,
+    recorder: &Recorder,
     exchange: Arc<Exchange>,
 ) -> Answered {
     let (head, body) = request.into_parts();
@@ -243,7 +242,7 @@ async fn respond<S: Connect>(
         exchange.start();
         Ok(Reply::text(answer, &exchange))
     };
-    let asked = request::read(&head, settings, origin);
+    let asked = request::read(&head, settings, recorder.origin());
     if let Ok(Asked::Tunnel(_) | Asked::Forward(_)) = asked {
         exchange.authenticated();
     }
@@ -264,7 +263,7 @@ async fn respond<S: Connect>(
         _ => {}
     }
 
-    let mut record = Record::start(origin.frontend, origin.peer);
+    let mut record = recorder.start();
     let span = tracing::info_span!("request", id = record.id());
     let problem = match asked {
         Ok(Asked::Tunnel(target)) => {
@@ -275,10 +274,14 @@ async fn respond<S: Connect>(
         }
         Ok(Asked::Forward(target)) => {
             record.target(&target);
+            record.exchange(head.method.as_str(), || head.uri.to_string());
             exchange.record(record);
             let sent = forward(head, body, target, connect, settings, &exchange);
             match sent.instrument(span).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    exchange.answered(answer.status());
+                    return Ok(answer);
+                }
                 Err(problem) => problem,
             }
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use kubevpn_conn::{
-    ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, Relayed, Tunnel, TunnelError, farewell,
+    ClientIo, Credentials, HANDSHAKE_TIMEOUT, Record, Recorder, Relayed, Tunnel, TunnelError,
+    farewell,
 };
 use kubevpn_target::{Connect, ConnectError, Frontend, Origin, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,11 +78,8 @@ where
     C: ClientIo,
     S: Connect,
 {
-    let origin = Origin {
-        frontend: Frontend::Socks5,
-        peer: client.peer(),
-    };
-    let record = Record::start(origin.frontend, origin.peer);
+    let recorder = Recorder::new(Frontend::Socks5, &client);
+    let (origin, record) = (recorder.origin(), recorder.start());
     let span = tracing::info_span!(
         "conn",
         id = record.id(),

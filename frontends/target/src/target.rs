@@ -269,6 +269,15 @@ pub enum Frontend {
 }
 
 impl Frontend {
+    /// Every one there is, for tables and tests.
+    pub const ALL: [Self; 5] = [
+        Self::Other,
+        Self::Socks5,
+        Self::Http,
+        Self::Forward,
+        Self::Transparent,
+    ];
+
     /// The name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

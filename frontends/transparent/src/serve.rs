@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use kubevpn_conn::{ClientIo, HANDSHAKE_TIMEOUT, Record, Relayed, Tunnel, TunnelError};
+use kubevpn_conn::{ClientIo, HANDSHAKE_TIMEOUT, Recorder, Relayed, Tunnel, TunnelError};
 use kubevpn_target::{Connect, ConnectError, Frontend, Host, Origin, Refusal, Target, TargetError};
 use tracing::Instrument;
 
@@ -58,11 +58,8 @@ where
     C: ClientIo,
     S: Connect,
 {
-    let origin = Origin {
-        frontend: Frontend::Transparent,
-        peer: client.peer(),
-    };
-    let mut record = Record::start(origin.frontend, origin.peer);
+    let recorder = Recorder::new(Frontend::Transparent, &client);
+    let (origin, mut record) = (recorder.origin(), recorder.start());
     let Some(to) = client.original_destination() else {
         record.rejected(&ServeError::NotRedirected);
         client.reset_on_drop();

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::WatchHealth;
 use super::validity::{Pulse, lock};
-use crate::fetch::{Failure, is_forbidden};
+use crate::fetch::{Failure, Kind, is_forbidden};
 use crate::select::{Objects, Select};
 
 /// After this time a right that was missing is asked for again.
@@ -35,6 +36,8 @@ pub(crate) struct Entry<K> {
     pub(crate) pinning: Notify,
     /// Whoever follows the entry is to read it again.
     pub(crate) wanted: Notify,
+    /// Its watch broke and is not back yet.
+    pub(super) lost: AtomicBool,
 }
 
 #[derive(Default)]
@@ -143,7 +146,25 @@ impl<K> Entry<K> {
             pinned: AtomicBool::new(false),
             pinning: Notify::new(),
             wanted: Notify::new(),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    /// How it is kept.
+    pub(super) fn health(&self) -> WatchHealth {
+        match &self.state.borrow().held {
+            _ if self.lost.load(Ordering::Acquire) => WatchHealth::Lost,
+            Held::Watched(_) => WatchHealth::Watched,
+            Held::Nothing | Held::Read { .. } => WatchHealth::Read,
+        }
+    }
+
+    /// The objects, in words.
+    pub(super) fn words(&self) -> String
+    where
+        K: Kind,
+    {
+        format!("{} {}", K::plural(&()), self.select)
     }
 
     /// From now on it is kept though it is empty, or may not be seen.

@@ -1,14 +1,16 @@
 //! The load of one selection, by the best of the rights that there are.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::sync::Semaphore;
 
+use super::WatchNews;
 use super::entry::{Entry, Missing, RIGHTS};
 use crate::fetch::{Failure, Kind, Server, is_forbidden, list};
+use crate::select::Objects;
 
 /// What the objects of one cluster are kept with.
 pub(crate) struct Env {
@@ -19,7 +21,10 @@ pub(crate) struct Env {
     pub(crate) idle: Duration,
     /// Whether the way to the API server passes the events of watches on.
     pub(crate) path: Path,
+    pub(crate) told: OnceLock<Told>,
 }
+
+pub(crate) type Told = Arc<dyn Fn(WatchNews<'_>) + Send + Sync>;
 
 /// What watches have shown of the way to the API server since one last broke: whether it passes their events on, which
 /// is true of all or of none.
@@ -76,6 +81,27 @@ pub(crate) struct Loading<K: Kind> {
 }
 
 impl<K: Kind> Loading<K> {
+    /// Its watch broke.
+    pub(super) fn lost(&self, why: &str) {
+        if !self.entry.lost.swap(true, Ordering::AcqRel)
+            && let Some(told) = self.env.told.get()
+        {
+            let what = &self.entry.words();
+            told(WatchNews::Lost { what, why });
+        }
+    }
+
+    /// A watch says what there is.
+    pub(super) fn watched(&self, objects: Objects<K>) {
+        self.entry.watched(objects);
+        if self.entry.lost.swap(false, Ordering::AcqRel)
+            && let Some(told) = self.env.told.get()
+        {
+            let what = &self.entry.words();
+            told(WatchNews::Back { what });
+        }
+    }
+
     pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
         let entry = &self.entry;
         match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::instrument::WithSubscriber as _;
 
+use super::WatchState;
 use super::entry::{Entry, Known};
 use super::load::{Env, Loading, cut_off};
 use super::validity::{Changes, Validity, lock};
@@ -144,6 +145,15 @@ impl<K: Kind> Shelf<K> {
             known.until.into_iter().for_each(|at| validity.until(at));
             Some(found)
         })
+    }
+
+    pub(crate) fn states(&self) -> Vec<WatchState> {
+        let slots = lock(&self.slots);
+        let state = |slot: &Slot<K>| WatchState {
+            what: slot.entry.words(),
+            health: slot.entry.health(),
+        };
+        slots.by_select.values().map(state).collect()
     }
 
     /// How many selections are kept.

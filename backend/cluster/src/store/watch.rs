@@ -204,17 +204,21 @@ impl<K: Kind> Follower<'_, K> {
                 }
                 Broken::Denied(error) if self.allowed && !entry.is_revoked() => {
                     tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
+                    self.lost(&error);
                 }
                 Broken::Denied(error) | Broken::Unsupported(error) => {
                     tracing::debug!(select = ?entry.select, error, "may not be watched");
+                    self.lost(&error);
                     return self.given_up(RIGHTS);
                 }
                 Broken::Silent => {
                     tracing::debug!(select = ?entry.select, "the watch tells nothing of what changes");
+                    self.lost("it tells nothing of what changes");
                     return self.given_up(RIGHTS);
                 }
                 Broken::Failed(error) => {
                     tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
+                    self.lost(&error);
                 }
             }
             let next = Instant::now() + jittered(pause);
@@ -230,6 +234,13 @@ impl<K: Kind> Follower<'_, K> {
                     () = entry.wanted.notified() => self.read_again().await,
                 }
             }
+        }
+    }
+
+    /// It is not what it was; one that never was is none that is lost.
+    fn lost(&self, why: &str) {
+        if self.allowed {
+            self.loading.lost(why);
         }
     }
 
@@ -313,7 +324,7 @@ impl<K: Kind> Follower<'_, K> {
             self.proven = self.path_passes().await;
         }
         match self.proven {
-            true => entry.watched(objects(&self.set)),
+            true => self.loading.watched(objects(&self.set)),
             false => self.believed_until(self.fresh + UNPROVEN),
         }
         loop {
@@ -331,7 +342,7 @@ impl<K: Kind> Follower<'_, K> {
                 () = entry.wanted.notified() => {
                     if self.path().passes() {
                         self.proven = true;
-                        entry.watched(objects(&self.set));
+                        self.loading.watched(objects(&self.set));
                         continue;
                     }
                     let (set, _) = match listed(self.loading).await {
@@ -363,7 +374,7 @@ impl<K: Kind> Follower<'_, K> {
                         }
                     }
                     match self.proven {
-                        true => entry.watched(objects(&self.set)),
+                        true => self.loading.watched(objects(&self.set)),
                         false => self.believed_until(self.fresh + UNPROVEN),
                     }
                 }
@@ -436,7 +447,7 @@ impl<K: Kind> Follower<'_, K> {
         self.heard = true;
         let entry = &self.loading.entry;
         if changed || !self.proven {
-            entry.watched(objects(&self.set));
+            self.loading.watched(objects(&self.set));
         }
         if !self.proven {
             self.proven = true;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use tracing::instrument::WithSubscriber as _;
 
 use crate::config::Config;
+use crate::news::{SessionName, SessionNews};
 use crate::pod::PodId;
 use crate::pool::Pool;
 use crate::pool::probe::{PINGS, Seen, Verdict};
@@ -58,6 +59,9 @@ impl Pool {
         let mut rounds = Vec::new();
         for (id, pod) in &mut self.state().pods {
             for entry in &mut pod.sessions {
+                if !entry.probe.is_suspect() {
+                    self.tell(|| SessionNews::Suspected(SessionName::new(id, entry.id)));
+                }
                 let round = entry.probe.suspect(now);
                 rounds.extend(round.map(|r| (id.clone(), entry.id, entry.handle.clone(), r)));
             }
@@ -74,8 +78,12 @@ impl Pool {
         let Some(entry) = state.entry(pod, id) else {
             return;
         };
+        let known = entry.probe.is_suspect();
         let (round, handle) = (entry.probe.suspect(now), entry.handle.clone());
         drop(state);
+        if !known {
+            self.tell(|| SessionNews::Suspected(SessionName::new(pod, id)));
+        }
         if let Some(round) = round {
             self.ping(pod, id, handle, round);
         }
@@ -113,9 +121,14 @@ impl Pool {
         }
         let proven = entry.probe.proven();
         entry.connections.iter().for_each(|l| l.prove(proven));
+        let doubted = entry.probe.is_suspect();
         let (round, handle) = (entry.probe.again(now), entry.handle.clone());
+        let recovered = doubted && !entry.probe.is_suspect();
         state.pod(pod).wake();
         drop(state);
+        if recovered {
+            self.tell(|| SessionNews::Recovered(SessionName::new(pod, id)));
+        }
         if let Some(round) = round {
             self.ping(pod, id, handle, round);
         }

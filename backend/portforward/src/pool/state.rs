@@ -11,10 +11,11 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
+use crate::news::{SessionHealth, SessionState};
 use crate::pod::PodId;
 use crate::pool::choose::View;
 use crate::pool::probe::Probe;
-use crate::stats::{Connection, Stats};
+use crate::stats::{Connection, Epoch, Stats};
 
 /// How long after a connection found no session free a spare one is kept, in milliseconds.
 const SPARE: u64 = 60_000;
@@ -116,6 +117,7 @@ pub(crate) struct Entry {
     pub(crate) transport: Transport,
     /// Its connections, also those only waiting for their end.
     pub(crate) connections: Vec<Arc<Connection>>,
+    pub(crate) began: u64,
     pub(crate) used: u64,
     /// Opened ahead of need, and not used by a connection yet.
     pub(crate) ahead: bool,
@@ -190,6 +192,22 @@ impl State {
             pod.good.retain(|_, until| *until > now);
             !(pod.is_unused() && pod.good.is_empty()) || pod.is_cold(now)
         });
+    }
+
+    pub(crate) fn sessions(&self, epoch: Epoch) -> Vec<SessionState> {
+        let pods = self.pods.iter();
+        let all = pods.flat_map(|(id, pod)| pod.sessions.iter().map(move |entry| (id, entry)));
+        let state = |(id, entry): (&Arc<PodId>, &Entry)| SessionState {
+            id: entry.id,
+            namespace: id.namespace.clone(),
+            pod: id.pod.clone(),
+            transport: entry.transport,
+            connections: entry.connections.len(),
+            health: entry.health(),
+            age: epoch.at(entry.began).elapsed(),
+            silent: entry.handle.stats().last_received.elapsed(),
+        };
+        all.map(state).collect()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -299,6 +317,16 @@ impl Entry {
             busy: self.stalled || bulk || self.handle.buffered() > UNREAD,
             suspect: self.probe.is_suspect(),
             used: self.used,
+        }
+    }
+
+    fn health(&self) -> SessionHealth {
+        match () {
+            () if self.is_wedged() => SessionHealth::Wedged,
+            () if self.retired => SessionHealth::Closing,
+            () if self.stalled => SessionHealth::Stalled,
+            () if self.probe.is_suspect() => SessionHealth::Suspect,
+            () => SessionHealth::Well,
         }
     }
 

@@ -27,6 +27,41 @@ async fn an_answer_comes_back_with_what_may_pass() {
     client.served().await.unwrap();
 }
 
+/// Whoever made a trace is told of this request; nobody else is given one.
+#[tokio::test(start_paused = true)]
+async fn a_trace_is_passed_on_and_never_made_up() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut rig = Rig::new(Settings::default());
+    for (sent, field) in [
+        (
+            format!("traceparent: {PARENT}\r\ntracestate: a=b\r\n"),
+            PARENT,
+        ),
+        (String::new(), ""),
+    ] {
+        let mut client = rig.client();
+        client
+            .send(format!(
+                "POST http://web/ HTTP/1.1\r\nHost: web\r\n{sent}Content-Length: 0\r\n\r\n"
+            ))
+            .await;
+        let (_, mut server) = rig.server().await;
+        let head = server.head().await.to_ascii_lowercase();
+        match field {
+            "" => assert!(!head.contains("trace"), "{head}"),
+            parent => {
+                assert!(
+                    head.contains(&format!("\r\ntraceparent: {parent}\r\n")),
+                    "{head}"
+                );
+                assert!(head.contains("\r\ntracestate: a=b\r\n"), "{head}");
+            }
+        }
+        server.send(OK).await;
+        client.peer.head().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn answers_without_a_body() {
     let mut rig = Rig::new(Settings::default());

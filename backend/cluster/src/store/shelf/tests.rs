@@ -15,6 +15,7 @@ fn shelf(api: &Api) -> Shelf<Service> {
         watches: Arc::new(Semaphore::new(0)),
         idle: Duration::from_secs(600),
         path: Path::default(),
+        told: Default::default(),
     }))
 }
 

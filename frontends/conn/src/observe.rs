@@ -1,0 +1,205 @@
+//! Connections as others see them while they live, and an end to any one of them.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kubevpn_target::{Frontend, Refusal, Target, Via};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Traffic;
+
+/// Every `end` of an access record ([`Record`](crate::Record)); a closed set, fit for a metric's label.
+pub const ENDS: [&str; 10] = [
+    "eof", "client", "upstream", "idle", "refused", "rejected", "gone", "unused", "cut", "panicked",
+];
+
+/// Told what becomes of the connections of a [`Listener`](crate::Listener), by the one who serves them: it must be quick,
+/// and not wait.
+///
+/// ```
+/// use kubevpn_conn::{News, Observer};
+/// #[derive(Debug)]
+/// struct Printer;
+/// impl Observer for Printer {
+///     fn told(&self, news: News<'_>) {
+///         match news {
+///             News::Opened(live) => println!("{} opened", live.id()),
+///             News::Connected(live) => println!("{} leads to {}", live.id(), live.route().via),
+///             News::Ended(live, ended) => println!("{} ended: {}", live.id(), ended.end),
+///         }
+///     }
+/// }
+/// ```
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// Something became of a connection.
+    fn told(&self, news: News<'_>);
+
+    /// Whether somebody wants to know the HTTP requests that are forwarded ([`Live::exchange`]). Asked for each.
+    fn wants_exchanges(&self) -> bool {
+        false
+    }
+}
+
+/// What became of a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// It has begun; what it is to lead to is not known yet.
+    Opened(&'a Arc<Live>),
+    /// A stream to its target is open.
+    Connected(&'a Arc<Live>),
+    /// It is over.
+    Ended(&'a Arc<Live>, Ended<'a>),
+}
+
+/// How a connection ended; the same as its access record says.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// One of [`ENDS`].
+    pub end: &'static str,
+    /// Why no stream was opened.
+    pub refusal: Option<Refusal>,
+    /// What went wrong, in words.
+    pub error: Option<&'a str>,
+    /// To the last byte, where it was relayed.
+    pub took: Duration,
+}
+
+/// A connection that lives, or has just ended (for HTTP: a request).
+#[derive(Debug)]
+pub struct Live {
+    id: u64,
+    frontend: Frontend,
+    client: Option<SocketAddr>,
+    process: Option<u32>,
+    began: Instant,
+    traffic: Arc<Traffic>,
+    cut: CancellationToken,
+    route: Mutex<Route>,
+}
+
+/// Where a connection leads.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    /// What was asked for, once the client has said.
+    pub target: Option<Target>,
+    /// Where its stream went; empty until there is one.
+    pub via: Via,
+    /// From the complete request to the open stream.
+    pub took: Option<Duration>,
+    /// The HTTP request that is forwarded, if somebody wants to know.
+    pub exchange: Option<Exchange>,
+    asked: Option<Instant>,
+}
+
+/// An HTTP request that is forwarded, as far as it is known.
+#[derive(Clone, Debug, Default)]
+pub struct Exchange {
+    /// `GET`.
+    pub method: String,
+    /// In full.
+    pub url: String,
+    /// Of the answer's head, once that is there.
+    pub status: Option<u16>,
+}
+
+impl Live {
+    pub(crate) fn new(
+        id: u64,
+        frontend: Frontend,
+        client: Option<SocketAddr>,
+        traffic: Arc<Traffic>,
+        observed: &Observed,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            frontend,
+            client,
+            process: observed.process,
+            began: Instant::now(),
+            traffic,
+            cut: observed.cut.clone(),
+            route: Mutex::default(),
+        })
+    }
+
+    /// Its number in this process, as in its access record.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The frontend that serves it.
+    pub fn frontend(&self) -> Frontend {
+        self.frontend
+    }
+
+    /// The client's address, where it has one.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.client
+    }
+
+    /// The client's process, where the socket tells (a Unix socket).
+    pub fn process(&self) -> Option<u32> {
+        self.process
+    }
+
+    /// How long ago it began.
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Its bytes so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Where it leads, as far as that is known.
+    pub fn route(&self) -> Route {
+        self.lock().clone()
+    }
+
+    /// Ends the client's connection now, whatever it is doing: it is dropped, and its record says `cut`.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    pub(crate) fn asked(&self, target: &Target) {
+        let mut route = self.lock();
+        route.target = Some(target.clone());
+        route.asked = Some(Instant::now());
+    }
+
+    pub(crate) fn connected(&self, via: &Via) {
+        let mut route = self.lock();
+        route.took = route.asked.map(|asked| asked.elapsed());
+        route.via = via.clone();
+    }
+
+    pub(crate) fn exchange(&self, method: &str, url: String) {
+        self.lock().exchange = Some(Exchange {
+            method: method.to_owned(),
+            url,
+            status: None,
+        });
+    }
+
+    pub(crate) fn answered(&self, status: u16) {
+        if let Some(exchange) = &mut self.lock().exchange {
+            exchange.status = Some(status);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Route> {
+        self.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// By whom a client's connection is observed, and what ends it.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) cut: CancellationToken,
+    pub(crate) process: Option<u32>,
+}
