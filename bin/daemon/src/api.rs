@@ -8,6 +8,7 @@
 //! | `POST /v1/connections/find`, a [`ConnectionQuery`] | the [`Connection`], or `null` |
 //! | `DELETE /v1/connections/ID`, `DELETE /v1/connections`; `?now` cuts open connections | [`Ended`] |
 //! | `GET /v1/connections/ID/ended` | nothing, when the connection has ended |
+//! | `GET /v1/connections/ID/inside`, `GET /v1/connections/ID/events`, `POST /v1/connections/ID/cut/NUMBER` | see [`journal::api`] |
 //! | `PUT /v1/current/ID` | nothing |
 //! | `PUT /v1/log-level`, a [`Level`] | nothing |
 //! | `POST /v1/quit`; `?now` | [`Ended`], before the daemon is gone |
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, Loaded};
 use kubevpn_conn::Addr;
-use kubevpn_proxy::{ListenerSpec, Policy, text};
+use kubevpn_proxy::{ListenerSpec, Policy, journal, text};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -344,7 +345,8 @@ pub struct Listener {
     pub open_clients: usize,
 }
 
-/// Counted where targets are dialled: a client that asks for nothing is in none of these.
+/// A client that asks for nothing is in none of these; a request that the HTTP frontend forwards is a connection, and its bytes
+/// are those of bodies.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Traffic {
@@ -364,4 +366,27 @@ pub struct Refused {
     pub target: String,
     pub class: String,
     pub sentence: String,
+}
+
+impl From<journal::Totals> for Traffic {
+    fn from(totals: journal::Totals) -> Self {
+        Self {
+            open_connections: totals.open,
+            total_connections: totals.connected,
+            refused_connections: totals.refused,
+            bytes_up: totals.up,
+            bytes_down: totals.down,
+        }
+    }
+}
+
+impl From<journal::Refused> for Refused {
+    fn from(refused: journal::Refused) -> Self {
+        Self {
+            time: refused.at,
+            target: refused.target,
+            class: refused.refusal,
+            sentence: refused.sentence,
+        }
+    }
 }

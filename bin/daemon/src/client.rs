@@ -7,12 +7,14 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::Method;
 use kubevpn_client::own_proxies;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::http::{Trouble, ok, read, send};
 use crate::api::{
     API, About, ConnectEvent, ConnectRequest, Connection, ConnectionQuery, Ended, Opened, Status,
 };
+use crate::console::Console;
 use crate::error::{ApiError, Code, Context as _};
 use crate::lock::holder;
 use crate::log::Level;
@@ -22,7 +24,7 @@ use crate::run::IDLE_VARIABLE;
 use crate::state_dir::{self, StateDir};
 use crate::sys::{self, Process};
 
-mod http;
+pub(crate) mod http;
 
 /// How long the daemon may take for what it need not wait for.
 const PROMPT: Duration = Duration::from_secs(5);
@@ -341,6 +343,44 @@ impl Client {
         let forgotten = forgotten.and_then(|()| lock.release());
         forgotten.context("cannot delete what is left of the connection")?;
         Ok(Some(ids))
+    }
+
+    /// The proxies of this user that can be looked at: the daemon's connections, in the order of their IDs, and those in the
+    /// foreground. No daemon is started.
+    pub async fn consoles(&self) -> Result<Vec<Console>, ApiError> {
+        let mut all = Vec::new();
+        match self.status().await {
+            Ok(status) => all.extend(
+                status
+                    .list
+                    .iter()
+                    .map(|connection| self.console(&connection.id)),
+            ),
+            Err(error) if error.code == Code::NotRunning => {}
+            Err(error) => return Err(error),
+        }
+        let sockets = self.dir.foreground_sockets();
+        let sockets = sockets.context("cannot look for proxies in the foreground")?;
+        for socket in sockets {
+            let path = "/v1/proxy".to_owned();
+            match UnixStream::connect(&socket).await {
+                Ok(_) => all.push(Console { socket, path }),
+                // Of one that was killed.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    let _ = state_dir::remove(&socket);
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(all)
+    }
+
+    /// A connection of the daemon, to be looked at.
+    pub fn console(&self, id: &str) -> Console {
+        Console {
+            socket: self.dir.socket(),
+            path: format!("/v1/connections/{id}"),
+        }
     }
 
     /// Waits for a connection's end, which may have come before this is called.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kubevpn_conn::Addr;
+use kubevpn_proxy::journal::About;
 use kubevpn_proxy::{ListenerSpec, Policy};
 use kubevpn_target::{ConnectError, Refusal};
 
@@ -50,6 +51,16 @@ impl<S: Session> Connection<S> {
             namespace: &saved.cluster.namespace,
             config,
             log: log.dispatch.clone(),
+            about: About {
+                version: crate::VERSION.to_owned(),
+                pid: std::process::id(),
+                started_at: saved.started_at.clone(),
+                connection: saved.id.clone(),
+                context: saved.cluster.context.clone().unwrap_or_default(),
+                cluster: saved.cluster.name.clone().unwrap_or_default(),
+                namespace: saved.cluster.namespace.clone(),
+                server: saved.cluster.server.clone(),
+            },
         })?;
         Ok(Arc::new(Self {
             log,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
+use kubevpn_proxy::journal::About;
 use kubevpn_proxy::probe::Way;
-use kubevpn_proxy::{ListenerSpec, Policy};
+use kubevpn_proxy::{ListenerSpec, Policy, View};
 use kubevpn_target::ConnectError;
 use tracing::Dispatch;
 
@@ -30,6 +31,8 @@ pub struct SessionSettings<'a> {
     pub config: kube::Config,
     /// Where its clients are logged.
     pub log: Dispatch,
+    /// What it is to those who look at it.
+    pub about: About,
 }
 
 /// A way into one cluster.
@@ -70,6 +73,9 @@ pub trait Session: Send + Sync + 'static {
 
     /// What has gone through it.
     fn stats(&self) -> Stats;
+
+    /// What goes through it, to be looked at.
+    fn view(&self) -> Option<&View>;
 
     /// Lets go of the cluster. Listeners have ended before.
     fn shutdown(&self) -> impl Future<Output = ()> + Send;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kubevpn_conn::Addr;
 use kubevpn_proxy::probe::Way;
-use kubevpn_proxy::{ListenerSpec, Protocol};
+use kubevpn_proxy::{ListenerSpec, Protocol, View};
 use kubevpn_target::{ConnectError, Refusal};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
@@ -134,6 +134,10 @@ impl Session for FakeSession {
 
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+
+    fn view(&self) -> Option<&View> {
+        None
     }
 
     async fn shutdown(&self) {

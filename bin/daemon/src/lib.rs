@@ -10,7 +10,7 @@
 pub mod api;
 mod client;
 mod connection;
-mod count;
+mod console;
 mod engine;
 mod error;
 mod failpoint;
@@ -31,7 +31,7 @@ mod state_dir;
 mod sys;
 
 pub use self::client::Client;
-pub use self::count::{Counted, CountedStream, Counts};
+pub use self::console::{Console, EventLines};
 pub use self::engine::{Engine, Listener, Session, SessionSettings, Stats};
 pub use self::error::{ApiError, Code};
 pub use self::proxy_engine::{ProxyEngine, ProxyListener, ProxySession};

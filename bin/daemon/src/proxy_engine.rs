@@ -2,20 +2,20 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_client::{Options, Renewal, build_renewable};
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{
-    self as proxy, Backend, Bound, ClusterStack, ListenerSpec, Protocol, Server, Suggest, probe,
+    self as proxy, Backend, Bound, ClusterStack, Journal, ListenerSpec, Protocol, Server, Suggest,
+    View, probe,
 };
 use kubevpn_stack::{Deadline, DeadlineLayer, Forwarder, FromHost, OwnListeners};
 use kubevpn_target::{Connect, ConnectError};
 use tower::Layer as _;
 use tracing::Dispatch;
 
-use crate::count::{Counted, Counts};
+use crate::api::Refused;
 use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
 use crate::error::{ApiError, Code, Context as _};
 
@@ -44,21 +44,26 @@ impl Engine for ProxyEngine {
             namespace,
             config,
             log,
+            about,
         } = settings;
         let own = self.own.clone();
         let (client, renewal) = build_renewable(config, &self.options)?;
         let stack = policy.stack(namespace, own.clone());
-        let counts = Arc::new(Counts::default());
         let host = FromHost::sharing(own.clone());
         let host = DeadlineLayer::new(stack.settings.dial_timeout).layer(host);
         let (cluster, forwarder) = proxy::chain(client.clone(), renewal.api_server(), stack);
         Ok(ProxySession {
+            view: View::of_cluster(
+                Journal::default(),
+                about,
+                &cluster,
+                forwarder.clone(),
+                renewal.clone(),
+            ),
             client,
             renewal,
-            cluster: Backend::of_cluster(cluster)
-                .map(|connect| Counted::new(connect, counts.clone())),
-            host: Backend::of_host(Counted::new(host, counts.clone())),
-            counts,
+            cluster: Backend::of_cluster(cluster),
+            host: Backend::of_host(host),
             forwarder,
             own,
             log,
@@ -70,9 +75,9 @@ impl Engine for ProxyEngine {
 pub struct ProxySession {
     client: kube::Client,
     renewal: Renewal,
-    counts: Arc<Counts>,
-    cluster: Backend<Counted<Suggest<ClusterStack>>>,
-    host: Backend<Counted<Deadline<FromHost>>>,
+    view: View,
+    cluster: Backend<Suggest<ClusterStack>>,
+    host: Backend<Deadline<FromHost>>,
     forwarder: Forwarder,
     own: OwnListeners,
     log: Dispatch,
@@ -98,6 +103,7 @@ impl ProxySession {
         let address = first.listener.addr().clone();
         let mut server = Server::new(backend, clients);
         server.log_to(self.log.clone());
+        server.observed_by(self.view.clone());
         bound.into_iter().for_each(|bound| server.add(bound));
         let own = addresses.into_iter().map(|at| Own::new(&self.own, at));
         Ok(ProxyListener {
@@ -119,8 +125,7 @@ impl Session for ProxySession {
 
     async fn try_pods(&self, namespace: &str) -> Result<probe::Way, ConnectError> {
         // For ourselves: in no count.
-        let connect = self.cluster.connect.inner().clone();
-        probe::data_path(&self.client, namespace, connect).await
+        probe::data_path(&self.client, namespace, self.cluster.connect.clone()).await
     }
 
     async fn bind(&self, spec: &ListenerSpec, address: &Addr) -> Result<Vec<Bound>, ApiError> {
@@ -148,21 +153,27 @@ impl Session for ProxySession {
     }
 
     async fn trouble(&self) {
-        self.counts.trouble.notified().await;
+        self.view.journal().trouble().await;
     }
 
     fn stats(&self) -> Stats {
         let stats = self.forwarder.stats();
+        let journal = self.view.journal();
         Stats {
-            traffic: self.counts.traffic(),
+            traffic: journal.totals().into(),
             sessions: stats.sessions.iter().sum(),
             streams: stats.streams,
-            last_refusals: self.counts.refusals(),
+            last_refusals: journal.refusals().into_iter().map(Refused::from).collect(),
         }
+    }
+
+    fn view(&self) -> Option<&View> {
+        Some(&self.view)
     }
 
     async fn shutdown(&self) {
         self.forwarder.shutdown().await;
+        self.view.journal().close();
     }
 }
 

@@ -109,7 +109,7 @@ impl<E: Engine> Registry<E> {
         self.busy.send_modify(|n| *n += 1);
     }
 
-    fn get(&self, id: &str) -> Option<Arc<Connection<E::Session>>> {
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Connection<E::Session>>> {
         let inner = self.inner();
         Some(inner.connections.get(id)?.connection.clone())
     }

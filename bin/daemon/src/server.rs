@@ -11,12 +11,13 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use kubevpn_proxy::journal;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::api::{API, About, ConnectEvent, ConnectRequest, DaemonStatus, Ended};
-use crate::engine::Engine;
+use crate::engine::{Engine, Session as _};
 use crate::error::{ApiError, Code};
 use crate::log::Log;
 use crate::registry::{DRAIN, Registry};
@@ -100,9 +101,22 @@ impl<E: Engine> Server<E> {
             Some("now") => Duration::ZERO,
             _ => DRAIN,
         };
+        let registry = &self.registry;
+        if let ["v1", "connections", id, inside @ ..] =
+            &*path.split('/').skip(1).collect::<Vec<_>>()
+            && let Some(connection) = registry.get(id)
+            && let Some(view) = connection.session.view().cloned()
+        {
+            // Not held on to for as long as events are read.
+            drop(connection);
+            if let Some(answer) =
+                journal::api::answer(&view, &head.method, inside, head.uri.query()).await
+            {
+                return answer;
+            }
+        }
         let mut words = path.trim_start_matches('/').split('/');
         let words = [words.next(), words.next(), words.next(), words.next()];
-        let registry = &self.registry;
         match (&head.method, words) {
             (&Method::GET, [Some("v1"), Some("daemon"), None, _]) => json(&self.about),
             (&Method::GET, [Some("v1"), Some("status"), None, _]) => {

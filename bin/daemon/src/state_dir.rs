@@ -79,7 +79,12 @@ impl StateDir {
     /// That nobody else can put things in it, and that it is not a directory for something else. What is not there yet
     /// is fine.
     fn check(&self) -> Result<(), ApiError> {
-        for dir in [self.0.clone(), self.connections(), self.logs()] {
+        for dir in [
+            self.0.clone(),
+            self.connections(),
+            self.logs(),
+            self.foreground(),
+        ] {
             // The directory itself may be a link to where there is room; below it a link leads to somebody else's.
             let found = match dir == self.0 {
                 true => fs::metadata(&dir),
@@ -134,6 +139,7 @@ impl StateDir {
             "log",
             "daemon.lock",
             "daemon.sock",
+            "foreground",
             "lost+found",
         ];
         names
@@ -155,6 +161,34 @@ impl StateDir {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("daemon.sock")
+    }
+
+    fn foreground(&self) -> PathBuf {
+        self.0.join("foreground")
+    }
+
+    /// Where a proxy in the foreground, which is this process, can be looked at; makes the directory.
+    pub fn foreground_socket(&self, pid: u32) -> Result<PathBuf, ApiError> {
+        let dir = self.foreground();
+        let path = dir.join(format!("{pid}.sock"));
+        if path.as_os_str().len() > SOCKET_PATH {
+            let path = path.display();
+            return Err(refused(format!("{path} is too long for a socket's path")));
+        }
+        make(&dir).context(format!("cannot make the directory {}", dir.display()))?;
+        self.check()?;
+        Ok(path)
+    }
+
+    /// The same of all of them, those that were killed among them.
+    pub(crate) fn foreground_sockets(&self) -> io::Result<Vec<PathBuf>> {
+        let is_socket = |path: &PathBuf| path.extension().is_some_and(|end| end == "sock");
+        Ok(files(&self.foreground())?.filter(is_socket).collect())
+    }
+
+    /// After the socket was deleted: deletes its directory, unless others are there.
+    pub fn leave_foreground(&self) {
+        let _ = fs::remove_dir(self.foreground());
     }
 
     pub(crate) fn lock(&self) -> PathBuf {

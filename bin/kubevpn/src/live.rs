@@ -1,11 +1,10 @@
 //! The live line of a terminal: what a proxy does now, below its log. It is drawn over itself, and gone at the end.
 
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use kubevpn_daemon::Counts;
-use kubevpn_daemon::api::Refused;
+use kubevpn_proxy::Journal;
+use kubevpn_proxy::journal::Refused;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::out;
@@ -21,18 +20,18 @@ pub(crate) fn is_wanted() -> bool {
 
 /// The line of one proxy.
 pub(crate) struct Live {
-    counts: Arc<Counts>,
+    journal: Journal,
     ticks: Interval,
     /// Bytes at a time, for the rate.
     before: (u64, Instant),
 }
 
 impl Live {
-    pub(crate) fn new(counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(journal: Journal) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
-            counts,
+            journal,
             ticks,
             before: (0, Instant::now()),
         }
@@ -45,21 +44,18 @@ impl Live {
 
     /// Draws it, with so many clients.
     pub(crate) fn show(&mut self, open: usize) {
-        let traffic = self.counts.traffic();
-        let bytes = traffic.bytes_up + traffic.bytes_down;
+        let totals = self.journal.totals();
+        let bytes = totals.up + totals.down;
         let (before, at) = self.before;
         let elapsed = at.elapsed().as_secs_f64().max(0.001);
         let rate = bytes.saturating_sub(before) as f64 / elapsed;
         self.before = (bytes, Instant::now());
-        let longest = self.counts.longest_dial();
-        let wait = longest
-            .map(|(target, since)| (target.to_string(), since.elapsed()))
-            .filter(|(_, waited)| *waited >= TICK);
-        let event = match wait {
+        let waiting = self.journal.longest_dial();
+        let event = match waiting.filter(|(_, waited)| *waited >= TICK) {
             Some((target, waited)) => {
                 format!("; waiting for {target} ({} s)", waited.as_secs())
             }
-            None => refusal(self.counts.refusals().first()),
+            None => refusal(self.journal.refusals().first()),
         };
         draw(text(open, rate, &event, columns()));
     }
@@ -107,9 +103,11 @@ mod tests {
     fn one_line_of_the_terminal() {
         assert_eq!(text(1, 0.0, "", 80), "1 connection open, 0 B/s");
         let refused = Refused {
-            time: String::new(),
+            at: String::new(),
+            frontend: "http".into(),
+            client: None,
             target: "web:81".into(),
-            class: "no_such_port".into(),
+            refusal: "no_such_port".into(),
             sentence: "service web has no TCP port 81\u{1b}[2J".into(),
         };
         let said = text(2, 1_250_000.0, &refusal(Some(&refused)), 200);

@@ -1,41 +1,86 @@
 //! The address for whoever operates the proxy: a listener beside those of clients, which leads nowhere.
 //!
-//! | path | answer |
+//! | request | answer |
 //! |---|---|
-//! | `/livez` | 200 as long as the process answers |
-//! | `/readyz` | 200 while clients are accepted, else 503 with the reason in a line |
+//! | `GET /livez` | 200 as long as the process answers |
+//! | `GET /readyz` | 200 while clients are accepted, else 503 with the reason in a line |
+//! | `GET /metrics` | what Prometheus reads: [`METRICS`](crate::METRICS) |
+//! | `GET /`, `/style.css`, `/script.js`, `/events`; `POST /cut` | the status page, for who has its token (`admin/gate.rs`) |
+//! | `/v1/proxy/…`, on a Unix socket alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
 //!
 //! Readiness says nothing of the API server: where that is away, it is so for every replica, and a client is better
-//! answered with the reason than refused.
+//! answered with the reason than refused. Probes and metrics are for machines, which have no token, and tell nothing of
+//! what anybody asked for.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue,
+    LOCATION, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kubevpn_conn::{Addr, Client, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Listener};
+use kubevpn_conn::{Addr, Client, ClientIo as _, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Listener};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::BindError;
+use self::gate::{Denied, Keys};
+use crate::journal::api::{self, Answer};
+use crate::journal::{Listening, View};
 use crate::listener::not_bound;
+use crate::metrics::{Format, scrape};
+use crate::{BindError, Protocol};
+
+mod gate;
+mod page;
 
 /// Connections at once; further ones wait.
 const LIMITS: Limits = Limits {
     total: 64,
     per_client: None,
 };
+/// Of these, those that are answered as it happens: the rest is for probes.
+const STREAMS: usize = 32;
 /// Upper bound on the head of a request.
 const MAX_HEAD: usize = 16 * 1024;
+/// Upper bound on a form.
+const MAX_FORM: usize = 1024;
 /// As errors call the listener.
 const NAME: &str = "admin listener";
+/// How often the page is told what there is.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Of all answers: nothing but the page's own files, and no other page around it.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (CACHE_CONTROL, "no-store"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'",
+    ),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+];
 
 /// Whether clients are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,33 +94,44 @@ pub enum Readiness {
     Ending,
 }
 
-/// Answers probes, until [`end`](Self::end).
+/// Answers whoever operates the proxy, until [`end`](Self::end).
 pub struct Admin {
-    addr: Addr,
-    readiness: Arc<AtomicU8>,
+    state: Arc<State>,
     drain: Drain,
     accepting: JoinHandle<()>,
 }
 
+/// What answers depend on.
+pub(crate) struct State {
+    readiness: AtomicU8,
+    addr: Addr,
+    view: OnceLock<View>,
+    /// Its place on the journal's list.
+    listening: OnceLock<Listening>,
+    /// The file system lets in nobody but the user.
+    is_private: bool,
+    /// Of the page, where there is one.
+    keys: Option<Keys>,
+    streams: Arc<Semaphore>,
+}
+
 impl Admin {
-    /// Binds the address and answers from then on, [`Readiness::Starting`] at first. Nothing that is told there is secret:
-    /// any address will do.
+    /// Binds the address and answers from then on, [`Readiness::Starting`] at first. Off loopback there are probes and
+    /// metrics, which anybody may ask for, and no page.
     pub async fn start(addr: &Addr) -> Result<Self, BindError> {
         let bound = Listener::bind(addr).await;
         let listener =
             bound.map_err(|error| not_bound(NAME.into(), error.addr.to_string(), error.source))?;
-        let addr = listener.addr().clone();
-        let readiness = Arc::new(AtomicU8::new(Readiness::Starting as u8));
+        let state = State::new(listener.addr());
         let drain = Drain::new();
         let serving = {
-            let readiness = Arc::clone(&readiness);
+            let state = state.clone();
             listener.serve(Gate::new(LIMITS), drain.clone(), move |client| {
-                serve(client, Arc::clone(&readiness))
+                serve(client, state.clone())
             })
         };
         Ok(Self {
-            addr,
-            readiness,
+            state,
             drain,
             accepting: tokio::spawn(serving),
         })
@@ -83,12 +139,22 @@ impl Admin {
 
     /// Where it listens, with the real port.
     pub fn addr(&self) -> &Addr {
-        &self.addr
+        &self.state.addr
+    }
+
+    /// The URL of the status page with its token, which lets in whoever has it; `None` where there is no page.
+    pub fn page(&self) -> Option<String> {
+        self.state.keys.as_ref().map(Keys::url)
     }
 
     /// What probes are told from now on.
     pub fn set(&self, readiness: Readiness) {
-        self.readiness.store(readiness as u8, Ordering::Relaxed);
+        self.state.set(readiness);
+    }
+
+    /// Shows this proxy from now on.
+    pub fn show(&self, view: View) {
+        self.state.show(view);
     }
 
     /// Answers no more.
@@ -98,107 +164,237 @@ impl Admin {
     }
 }
 
-/// One request, as probes make them.
-async fn serve(client: Client, readiness: Arc<AtomicU8>) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, readiness.load(Ordering::Relaxed));
-        async { Ok::<_, Infallible>(answer) }
+/// Serves one client: one request. Only what is answered as it happens may take longer than a handshake.
+pub(crate) async fn serve(client: Client, state: Arc<State>) {
+    let drain = client.drain();
+    let streams = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (state, streams) = (&state, &streams);
+        async move {
+            let answer = state.answer(request).await;
+            streams.store(
+                answer.body().size_hint().exact().is_none(),
+                Ordering::Relaxed,
+            );
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(client), service);
+    let mut serving = pin!(serving);
     // Whether the client heard it is its own concern.
-    let _ended = timeout(HANDSHAKE_TIMEOUT, serving).await;
+    if timeout(HANDSHAKE_TIMEOUT, &mut serving).await.is_err() && streams.load(Ordering::Relaxed) {
+        tokio::select! {
+            _ended = serving => {}
+            () = drain.stopping() => {}
+        }
+    }
 }
 
-fn answer<B>(request: &Request<B>, readiness: u8) -> Response<Full<Bytes>> {
-    let readable = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (status, text) = match request.uri().path() {
-        "/livez" | "/readyz" if !readable => (StatusCode::METHOD_NOT_ALLOWED, "send GET\n"),
-        "/livez" => (StatusCode::OK, "ok\n"),
-        "/readyz" if readiness == Readiness::Ready as u8 => (StatusCode::OK, "ok\n"),
-        "/readyz" if readiness == Readiness::Ending as u8 => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ending: no client is accepted any more\n",
-        ),
-        "/readyz" => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "starting: the API server has not answered yet\n",
-        ),
-        _ => (StatusCode::NOT_FOUND, "there are /livez and /readyz\n"),
-    };
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
+impl State {
+    /// For a listener at this address.
+    pub(crate) fn new(addr: &Addr) -> Arc<Self> {
+        let keys = match addr {
+            Addr::Tcp(at) if at.ip().is_loopback() => Keys::new(*at),
+            Addr::Tcp(_) | Addr::Unix(_) => None,
+        };
+        Arc::new(Self {
+            readiness: AtomicU8::new(Readiness::Starting as u8),
+            addr: addr.clone(),
+            view: OnceLock::new(),
+            listening: OnceLock::new(),
+            is_private: matches!(addr, Addr::Unix(_)),
+            keys,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+        })
+    }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
+    pub(crate) fn set(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::Relaxed);
+    }
 
-    use super::*;
+    pub(crate) fn show(&self, view: View) {
+        if !self.is_private {
+            let page = self.keys.as_ref().map(Keys::url);
+            let listening = view.journal().listening(&self.addr, &Protocol::Admin, page);
+            let _ = self.listening.set(listening);
+        }
+        let _ = self.view.set(view);
+    }
 
-    async fn ask(admin: &Admin, line: &str) -> String {
-        let mut stream = TcpStream::connect(admin.addr().to_string()).await.unwrap();
-        let request = format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let mut answer = match head.uri.path() {
+            "/livez" | "/readyz" | "/metrics" if !is_read(&head.method) => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "send GET\n")
+            }
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.ready(),
+            "/metrics" => self.metrics(&head.headers),
+            path => match (&self.keys, self.view.get()) {
+                (None, Some(view)) if self.is_private => tell(view, &head).await,
+                (Some(keys), Some(view)) => {
+                    let answered = self.page_answer(keys, view, &head, body).await;
+                    answered.unwrap_or_else(|Denied(status, why)| {
+                        html(status, page::message("kubevpn", why))
+                    })
+                }
+                _ if path == "/" => text(
+                    StatusCode::NOT_FOUND,
+                    "there are /livez, /readyz and /metrics; the status page is on loopback addresses alone\n",
+                ),
+                _ => nothing(),
+            },
+        };
+        for (name, value) in HEADERS {
+            let value = HeaderValue::from_static(value);
+            answer.headers_mut().insert(name, value);
+        }
         answer
     }
 
-    #[tokio::test]
-    async fn probes_are_told_the_readiness() {
-        let admin = Admin::start(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        for (readiness, status, reason) in [
-            (Readiness::Starting, 503, "starting"),
-            (Readiness::Ready, 200, "ok"),
-            (Readiness::Ending, 503, "ending"),
-        ] {
-            admin.set(readiness);
-            let answer = ask(&admin, "GET /readyz").await;
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status} ")),
-                "{answer}"
-            );
-            assert!(answer.contains(&format!("\r\n\r\n{reason}")), "{answer}");
-            let answer = ask(&admin, "GET /livez").await;
-            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    fn ready(&self) -> Answer {
+        let readiness = self.readiness.load(Ordering::Relaxed);
+        if readiness == Readiness::Ready as u8 {
+            return text(StatusCode::OK, "ok\n");
         }
-        for (line, status) in [
-            ("GET /", 404),
-            ("GET /livez/x", 404),
-            ("POST /livez", 405),
-            ("GET http://web.shop/livez", 200),
-            ("CONNECT web.shop:80", 404),
-        ] {
-            let answer = ask(&admin, line).await;
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status} ")),
-                "{line}: {answer}"
-            );
-        }
-        let addr = admin.addr().to_string();
-        let taken = Admin::start(admin.addr()).await.err().unwrap();
-        assert!(
-            taken.to_string().starts_with("the admin listener: "),
-            "{taken}"
-        );
-        admin.end().await;
-        assert!(TcpStream::connect(addr).await.is_err());
+        let reason = match readiness == Readiness::Ending as u8 {
+            true => "ending: no client is accepted any more\n",
+            false => "starting: the API server has not answered yet\n",
+        };
+        text(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 
-    /// It holds one of few places.
-    #[tokio::test(start_paused = true)]
-    async fn silent_client_is_left() {
-        let admin = Admin::start(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let mut stream = TcpStream::connect(admin.addr().to_string()).await.unwrap();
-        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+        let format = Format::of(accept);
+        let is_ready = self.readiness.load(Ordering::Relaxed) == Readiness::Ready as u8;
+        let scraped = scrape(self.view.get(), is_ready, format);
+        typed(StatusCode::OK, format.content_type(), scraped)
     }
+
+    async fn page_answer(
+        &self,
+        keys: &Keys,
+        view: &View,
+        head: &Parts,
+        body: Incoming,
+    ) -> Result<Answer, Denied> {
+        keys.check_origin(&head.method, &head.headers)?;
+        let path = head.uri.path();
+        if path == "/style.css" && is_read(&head.method) {
+            return Ok(typed(
+                StatusCode::OK,
+                "text/css; charset=utf-8",
+                page::STYLE,
+            ));
+        }
+        if path == "/" && is_read(&head.method) && keys.has_token(head.uri.query()) {
+            let mut answer = home();
+            if let Ok(cookie) = HeaderValue::try_from(keys.set_cookie()) {
+                answer.headers_mut().insert(SET_COOKIE, cookie);
+            }
+            return Ok(answer);
+        }
+        keys.check_cookie(&head.headers)?;
+        Ok(match (path, &head.method) {
+            ("/", method) if is_read(method) => {
+                let seen = view.snapshot().await;
+                html(StatusCode::OK, page::render(&seen, keys.csrf()))
+            }
+            ("/script.js", method) if is_read(method) => typed(
+                StatusCode::OK,
+                "text/javascript; charset=utf-8",
+                page::SCRIPT,
+            ),
+            ("/events", &Method::GET) => self.follow(view),
+            ("/cut", &Method::POST) => {
+                let form = Limited::new(body, MAX_FORM).collect().await;
+                let form = form.map(|form| form.to_bytes()).unwrap_or_default();
+                match view.cut(keys.read_form(&form)?) {
+                    true => home(),
+                    false => text(StatusCode::NOT_FOUND, "it has ended already\n"),
+                }
+            }
+            ("/" | "/script.js" | "/events" | "/cut", _) => text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "the page is read by GET, and a connection cut by POST\n",
+            ),
+            _ => nothing(),
+        })
+    }
+
+    /// What there is, once a second.
+    fn follow(&self, view: &View) -> Answer {
+        let Ok(place) = self.streams.clone().try_acquire_owned() else {
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the page is open too often\n",
+            );
+        };
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let seen = (view.clone(), ticks, place);
+        let frames = unfold(seen, |(view, mut ticks, place)| async move {
+            ticks.tick().await;
+            let seen = serde_json::to_string(&view.snapshot().await).unwrap_or_default();
+            let event = format!("event: snapshot\ndata: {seen}\n\n");
+            Some((Ok(Frame::data(event.into())), (view, ticks, place)))
+        });
+        let answer = Response::new(StreamBody::new(frames).boxed_unsync());
+        with_type(answer, "text/event-stream")
+    }
+}
+
+/// The same for programs of this user.
+async fn tell(view: &View, head: &Parts) -> Answer {
+    let path = head
+        .uri
+        .path()
+        .strip_prefix("/v1/proxy/")
+        .unwrap_or_default();
+    let path: Vec<_> = path.split('/').collect();
+    let answer = api::answer(view, &head.method, &path, head.uri.query()).await;
+    answer.unwrap_or_else(nothing)
+}
+
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn text(status: StatusCode, text: &'static str) -> Answer {
+    typed(status, "text/plain; charset=utf-8", text)
+}
+
+fn html(status: StatusCode, page: String) -> Answer {
+    typed(status, "text/html; charset=utf-8", page)
+}
+
+fn nothing() -> Answer {
+    text(StatusCode::NOT_FOUND, "there is nothing here\n")
+}
+
+/// Back to the page.
+fn home() -> Answer {
+    let mut answer = text(StatusCode::SEE_OTHER, "");
+    answer
+        .headers_mut()
+        .insert(LOCATION, HeaderValue::from_static("/"));
+    answer
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
+    *answer.status_mut() = status;
+    with_type(answer, kind)
+}
+
+fn with_type(mut answer: Answer, kind: &'static str) -> Answer {
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
 }

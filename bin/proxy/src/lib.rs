@@ -27,7 +27,9 @@ mod descriptors;
 mod error;
 mod guard;
 mod inside;
+pub mod journal;
 mod listener;
+mod metrics;
 mod pac;
 mod pac_file;
 mod policy;
@@ -44,10 +46,12 @@ pub use self::descriptors::allow_for;
 pub use self::error::{AuthError, AuthReason, BindError};
 pub use self::guard::{Guard, Pattern, PatternError, Rules};
 pub use self::inside::{HOST, Inside, InsideSockets};
+pub use self::journal::{Journal, View};
 pub use self::listener::{
     Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
     credentials_in, dns_settings, own, reachable,
 };
+pub use self::metrics::{METRICS, Metric};
 pub use self::pac::{Facts, Known, Range, text as pac_text};
 pub use self::pac_file::facts;
 pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};

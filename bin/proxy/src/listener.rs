@@ -88,6 +88,8 @@ pub enum Protocol {
     Forward(ForwardTo),
     /// DNS by TCP on the listener, by UDP beside it.
     Dns,
+    /// Probes, metrics and the status page.
+    Admin,
 }
 
 /// The target of a forward.
@@ -126,6 +128,7 @@ impl Protocol {
             Self::Mixed => "mixed",
             Self::Forward(_) => "forward",
             Self::Dns => "dns",
+            Self::Admin => "admin",
         }
     }
 
@@ -133,7 +136,7 @@ impl Protocol {
     pub(crate) fn asks_for_password(&self) -> bool {
         match self {
             Self::Socks | Self::Http | Self::Mixed => true,
-            Self::Forward(_) | Self::Dns => false,
+            Self::Forward(_) | Self::Dns | Self::Admin => false,
         }
     }
 }
@@ -147,6 +150,7 @@ impl fmt::Display for Protocol {
             Self::Mixed => f.write_str("SOCKS5 and HTTP listener"),
             Self::Forward(to) => write!(f, "forward to {}", to.0),
             Self::Dns => f.write_str("DNS listener"),
+            Self::Admin => f.write_str("admin listener"),
         }
     }
 }
@@ -236,7 +240,9 @@ impl Bound {
         admits_all: bool,
     ) -> Result<Self, BindError> {
         let can_ask = protocol.asks_for_password();
-        let guarded = addr.is_loopback() || admits_all || (can_ask && asks);
+        // What is told off loopback is no secret.
+        let is_admin = protocol == Protocol::Admin;
+        let guarded = addr.is_loopback() || admits_all || (can_ask && asks) || is_admin;
         if !guarded {
             return Err(BindError::Exposed {
                 listener: protocol.to_string(),

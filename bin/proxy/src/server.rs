@@ -7,12 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening, Record};
+use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening, Recorder};
 use kubevpn_target::{Connect, Frontend};
 use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
+use crate::admin::{self, Readiness};
+use crate::journal::{Listening, View};
 use crate::pac_file::PacFile;
 use crate::{Backend, Bound, Clients, Expect, Names, Protocol, Tls};
 
@@ -27,6 +29,9 @@ pub struct Server<C> {
     expect: Option<Expect>,
     /// Where clients are logged, if not with everything else.
     log: Option<Dispatch>,
+    view: Option<View>,
+    /// Its own place on the journal's list.
+    listening: Vec<Listening>,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Server<C> {
@@ -85,7 +90,14 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             socks,
             expect: backend.expect,
             log: None,
+            view: None,
+            listening: Vec::new(),
         }
+    }
+
+    /// What becomes of the connections of listeners added from now on is told to its journal, and admin listeners show it.
+    pub fn observed_by(&mut self, view: View) {
+        self.view = Some(view);
     }
 
     /// What the clients of listeners added from now on do is logged there.
@@ -124,11 +136,34 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             self.accepting.spawn(serving);
         }
         let log = self.log.clone();
+        let listener = match &self.view {
+            Some(view) => {
+                let journal = view.journal();
+                // The admin listener says so itself, with its page.
+                if protocol != Protocol::Admin {
+                    let listening = journal.listening(listener.addr(), &protocol, None);
+                    self.listening.push(listening);
+                }
+                listener.observed(journal.observer())
+            }
+            None => listener,
+        };
         let listener = match frontends.socks.credentials.is_some() && protocol.asks_for_password() {
             true => listener.asks_for_password(),
             false => listener,
         };
+        let admin = (protocol == Protocol::Admin).then(|| {
+            let state = admin::State::new(listener.addr());
+            state.set(Readiness::Ready);
+            if let Some(view) = &self.view {
+                state.show(view.clone());
+            }
+            state
+        });
         let serving = listener.serve(self.gate.clone(), self.drain.clone(), move |client| {
+            if let Some(admin) = &admin {
+                return Box::pin(admin::serve(client, admin.clone())) as Serving;
+            }
             let serving = match &frontends.tls {
                 Some(tls) if protocol.asks_for_password() => {
                     frontends.clone().serve_inside(tls, &protocol, client)
@@ -208,15 +243,15 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
     fn serve_inside(self: Arc<Self>, tls: &Tls, protocol: &Protocol, client: Client) -> Serving {
         let (tls, protocol) = (tls.clone(), protocol.clone());
         Box::pin(async move {
-            let peer = client.peer();
+            let recorder = Recorder::new(Frontend::Other, &client);
             let accepted = self.before_the_end(tls.accept(client)).await;
             match accepted {
                 Some(Ok(client)) => self.serve(&protocol, client).await,
                 Some(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                    Record::start(Frontend::Other, peer).rejected(&error);
+                    recorder.start().rejected(&error);
                 }
                 // It left, as a look at whether the port is open does, or was silent.
-                Some(Err(_)) | None => Record::start(Frontend::Other, peer).unused(),
+                Some(Err(_)) | None => recorder.start().unused(),
             }
         })
     }
@@ -236,12 +271,12 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
             Protocol::Socks => self.socks(client),
             Protocol::Http => self.http(client),
             Protocol::Mixed => Box::pin(async move {
-                let peer = client.peer();
+                let recorder = Recorder::new(Frontend::Other, &client);
                 let opening = self.before_the_end(Opening::read(client)).await;
                 match opening {
                     Some(Ok((Opening::Http, client))) => self.http(client).await,
                     Some(Ok((Opening::Socks, client))) => self.socks(client).await,
-                    Some(Err(_)) | None => Record::start(Frontend::Other, peer).unused(),
+                    Some(Err(_)) | None => recorder.start().unused(),
                 }
             }),
             Protocol::Forward(to) => {
@@ -252,6 +287,8 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
                         kubevpn_forward::serve_connection(client, &to.0, connect, None).await;
                 })
             }
+            // It is served by itself.
+            Protocol::Admin => Box::pin(async {}),
             Protocol::Dns => Box::pin(async move {
                 if let Some(names) = self.names.clone() {
                     let _ended = kubevpn_dns::serve_stream(client, names, &self.dns).await;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
-use kubevpn_conn::{Client, ClientIo, Drain};
+use kubevpn_conn::{Client, ClientIo, Drain, Observed};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -187,6 +187,10 @@ impl ClientIo for TlsClient {
 
     fn authenticated(&mut self) {
         self.client_mut().authenticated();
+    }
+
+    fn observed(&self) -> Option<Observed> {
+        self.client().observed()
     }
 }
 

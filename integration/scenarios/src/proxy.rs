@@ -138,7 +138,8 @@ impl Proxy {
 
     /// Where probes are answered; it must have been started with a listener for them.
     pub async fn admin(&mut self) -> anyhow::Result<SocketAddr> {
-        self.said("Admin listening on ", " (/livez, /readyz)").await
+        self.said("Admin listening on ", " (/livez, /readyz, /metrics)")
+            .await
     }
 
     /// Where it listens for a forward to this host and port; it must have been started with one.

@@ -65,22 +65,26 @@ impl Client {
 
     /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
     pub(super) async fn dial(&self) -> Result<UnixStream, Trouble> {
-        use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
-        let path = self.dir.socket();
-        let stream = match UnixStream::connect(&path).await {
-            Ok(stream) => stream,
-            // A reset: it closed its socket before it took us in.
-            Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
-                return Err(Trouble::gone(e));
-            }
-            Err(e) => {
-                let what = format!("cannot connect to the daemon's socket {}", path.display());
-                return Err(Trouble::Failed(ApiError::caused_by(Code::Other, what, &e)));
-            }
-        };
-        check_peer(&stream, &path, sys::own_uid()).map_err(Trouble::Failed)?;
-        Ok(stream)
+        dial(&self.dir.socket()).await
     }
+}
+
+/// Connects to a socket of ours, and makes sure that a process of this user's listens.
+pub(crate) async fn dial(path: &Path) -> Result<UnixStream, Trouble> {
+    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    let stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        // A reset: it closed its socket before it took us in.
+        Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
+            return Err(Trouble::gone(e));
+        }
+        Err(e) => {
+            let what = format!("cannot connect to the socket {}", path.display());
+            return Err(Trouble::Failed(ApiError::caused_by(Code::Other, what, &e)));
+        }
+    };
+    check_peer(&stream, path, sys::own_uid()).map_err(Trouble::Failed)?;
+    Ok(stream)
 }
 
 /// That the process which listens acts as this user.
@@ -99,7 +103,7 @@ fn check_peer(stream: &UnixStream, path: &Path, uid: u32) -> Result<(), ApiError
     ))
 }
 
-pub(super) async fn send(
+pub(crate) async fn send(
     stream: UnixStream,
     method: Method,
     path: &str,
@@ -123,7 +127,7 @@ pub(super) async fn send(
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// There is no daemon, or none any more.
     Gone(String),
     /// It said no, or cannot be asked.
@@ -149,7 +153,7 @@ impl From<Trouble> for ApiError {
 }
 
 /// The answer, unless it is a failure.
-pub(super) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, Trouble> {
+pub(crate) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, Trouble> {
     if response.status().is_success() {
         return Ok(response);
     }
@@ -160,7 +164,7 @@ pub(super) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming
     }
 }
 
-pub(super) async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Trouble> {
+pub(crate) async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Trouble> {
     let body = http_body_util::Limited::new(response.into_body(), MOST_BYTES);
     let body = body.collect().await;
     let body = body.map_err(|e| Trouble::Gone(e.to_string()))?;

@@ -16,7 +16,7 @@ use super::kube::KubeArgs;
 use super::listen::{AUTH, ListenerArgs, ProtocolArgs, warn_of_readers};
 use super::policy::PolicyArgs;
 use super::reach::{reach, server_named};
-use super::serve::{self, result, say_hints, termination};
+use super::serve::{self, result, say_hints, say_pages, termination};
 use super::service;
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
@@ -130,7 +130,8 @@ impl Connect {
             let opening = open(&daemon, &request, &steps);
             let opened = progress::shown("the connection to open", opening).await?;
             let example = service::example(&client, &loaded.namespace).await;
-            return even_unheard(say(&opened, example.as_deref()));
+            even_unheard(say(&opened, example.as_deref()))?;
+            return say_page(&daemon, &opened).await;
         }
         // Before the connection is there, so that no signal finds it without anybody to end it.
         let mut termination = termination()?;
@@ -143,6 +144,7 @@ impl Connect {
         };
         let example = service::example(&client, &loaded.namespace).await;
         even_unheard(say(&opened, example.as_deref()))?;
+        say_page(&daemon, &opened).await?;
         stay(&daemon, &opened.id, termination).await
     }
 }
@@ -234,6 +236,16 @@ fn say(opened: &Opened, example: Option<&str>) -> Result<(), Failure> {
         ),
         false => Ok(()),
     }
+}
+
+/// Says where the status page is, if one was asked for.
+async fn say_page(daemon: &Client, opened: &Opened) -> Result<(), Failure> {
+    let mut listeners = opened.listeners.iter();
+    if !listeners.any(|listener| listener.spec.protocol == Protocol::Admin) {
+        return Ok(());
+    }
+    let pages = daemon.console(&opened.id).pages().await?;
+    even_unheard(say_pages(&pages))
 }
 
 /// Waits for this command's end or the connection's, whichever is first. A second signal cuts open connections.

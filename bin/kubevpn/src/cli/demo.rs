@@ -1,12 +1,14 @@
 //! `kubevpn demo`.
 
 use kubevpn_conn::Addr;
-use kubevpn_proxy::{self as proxy, Backend, Bound, Protocol, probe};
+use kubevpn_proxy::journal::About;
+use kubevpn_proxy::{self as proxy, Backend, Bound, Journal, Protocol, View, probe};
 use kubevpn_sim::Sim;
 
 use super::listen::ListenerArgs;
 use super::policy::PolicyArgs;
-use super::reach::reach;
+use super::proxy_out::about;
+use super::reach::reach_for_long;
 use super::serve::{Ending, Intro, serve};
 use crate::exit::Failure;
 use crate::out::{self, even_unheard};
@@ -34,11 +36,17 @@ impl Demo {
             .start()
             .await
             .map_err(|e| Failure::Other(e.into()))?;
-        let (client, api_server) = reach(cluster.config()).await?;
+        let (client, renewal) = reach_for_long(cluster.config()).await?;
         probe::check(&client).await?;
         even_unheard(say_what_to_try(&cluster, &listening.bound))?;
         let own = listening.addresses().into_iter().collect();
-        let connect = proxy::connect(client, api_server, policy.stack("default", own));
+        let config = policy.stack("default", own);
+        let (connect, forwarder) = proxy::chain(client, renewal.api_server(), config);
+        let about = About {
+            context: "demo".to_owned(),
+            ..about(None)
+        };
+        let view = View::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
         let intro = Intro {
             leads_to: Some(format!(
                 "Cluster: in memory, namespace default ({})",
@@ -51,6 +59,7 @@ impl Demo {
             listening,
             Backend::of_cluster(connect),
             async { Ok(intro) },
+            view,
             Ending::new()?,
         )
         .await
@@ -71,7 +80,9 @@ fn say_what_to_try(cluster: &Sim, bound: &[Bound]) -> Result<(), Failure> {
             (Addr::Tcp(addr), Protocol::Socks | Protocol::Mixed) => {
                 Some(format!("--proxy socks5h://{addr}"))
             }
-            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns) => None,
+            (Addr::Unix(_), _) | (_, Protocol::Forward(_) | Protocol::Dns | Protocol::Admin) => {
+                None
+            }
         });
     let Some(proxy) = proxy else {
         return Ok(());

@@ -61,6 +61,16 @@ pub(crate) struct ListenerArgs {
     /// addresses in brackets. May be given more than once
     #[arg(short = 'L', long, value_name = "FORWARD", action = ArgAction::Append)]
     forward: Vec<String>,
+    /// Listen on ADDR for probes (/livez, /readyz), Prometheus (/metrics) and, on a loopback address, a status page, which asks
+    /// for the token in the URL that is printed. Off loopback anybody who can connect may probe and scrape
+    #[arg(
+        long,
+        visible_alias = "metrics",
+        value_name = "ADDR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    admin: String,
     /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
@@ -218,6 +228,7 @@ impl ListenerArgs {
             listen_http: None,
             listen_dns: String::new(),
             listen: String::new(),
+            admin: String::new(),
             forward,
             dns_upstream: None,
             auth_file: None,
@@ -246,6 +257,7 @@ impl ListenerArgs {
             ),
             ("--listen-dns", &self.listen_dns, Protocol::Dns),
             ("--listen", &self.listen, Protocol::Mixed),
+            ("--admin", &self.admin, Protocol::Admin),
         ];
         let mut specs = Vec::new();
         let pac = self.pac.settings()?;
@@ -292,7 +304,7 @@ impl ListenerArgs {
                 spec.http = self.http();
             }
             Protocol::Dns => spec.dns_upstream = dns_upstream,
-            Protocol::Forward(_) => {}
+            Protocol::Forward(_) | Protocol::Admin => {}
         }
         spec
     }
@@ -333,7 +345,7 @@ impl ListenerArgs {
                 .unwrap_or_default(),
         };
         let specs = self.specs(socks, http)?;
-        if specs.is_empty() {
+        if specs.iter().all(|spec| spec.protocol == Protocol::Admin) {
             return Err(Failure::value(
                 "nothing to listen on: give --listen-socks, --listen-http or --listen an address, --forward a port, or \
                  --listen-dns an address",

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
-use kubevpn_proxy::{self as proxy, Admin, Backend, ClusterStack, Protocol, probe};
+use kubevpn_proxy::journal::About;
+use kubevpn_proxy::{self as proxy, Admin, Backend, ClusterStack, Journal, Protocol, View, probe};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
 use kubevpn_target::{ConnectError, Refusal, Target};
 use tokio::time::{Instant, sleep, timeout};
 use tower::Layer as _;
 
 use super::kube::KubeArgs;
-use super::listen::{ListenerArgs, ProtocolArgs, TlsArgs, address};
+use super::listen::{ListenerArgs, ProtocolArgs, TlsArgs};
 use super::policy::PolicyArgs;
-use super::reach::{answers, reach, server_named};
+use super::reach::{answers, reach_for_long, server_named};
 use super::serve::{DRAIN, Ending, Intro, result, serve};
 use super::service;
 use super::suggest::advised;
@@ -54,10 +55,6 @@ pub(crate) struct ProxyOut {
     listen: ListenerArgs,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Listen for probes on ADDR: /livez answers as long as the process does, /readyz while clients are accepted. Anybody who
-    /// can connect may ask
-    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
-    admin: Option<String>,
     /// Wait this long for open connections to finish once told to end
     #[arg(
         long,
@@ -108,7 +105,6 @@ impl ProxyOut {
             protocols: ProtocolArgs::default(),
             listen,
             tls: TlsArgs::default(),
-            admin: None,
             drain: DRAIN,
             output: Format::default(),
             kube,
@@ -128,10 +124,13 @@ impl ProxyOut {
             drain: self.drain,
             ..Ending::new()?
         };
-        let admin = address("--admin", self.admin.as_deref().unwrap_or_default())?;
+        // It answers before the API server has.
+        let (admin, specs): (Vec<_>, _) = specs
+            .into_iter()
+            .partition(|spec| spec.protocol == Protocol::Admin);
         let admin = async {
-            match &admin {
-                Some(address) => Admin::start(address).await.map(Some),
+            match admin.first() {
+                Some(spec) => Admin::start(&spec.address).await.map(Some),
                 None => Ok(None),
             }
         };
@@ -149,7 +148,8 @@ impl ProxyOut {
                 as_json,
             };
             let ready = async { Ok(intro) };
-            return serve(listening, Backend::of_host(connect), ready, ending).await;
+            let view = View::of_host(Journal::default(), about(None));
+            return serve(listening, Backend::of_host(connect), ready, view, ending).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let mut listening = self.listen.bind(specs).await?;
@@ -158,22 +158,24 @@ impl ProxyOut {
         tracing::debug!(context = ?loaded.context, server = %loaded.server, namespace = %loaded.namespace, "kubeconfig");
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack(&loaded.namespace, own);
-        let leads_to = leads_to(&loaded);
+        let (leads_to, about) = (leads_to(&loaded), about(Some(&loaded)));
         let server = loaded.server;
         let reached = async {
-            let (client, api_server) = reach(loaded.config).await?;
+            let (client, renewal) = reach_for_long(loaded.config).await?;
             if let Some(limit) = self.wait_api {
                 progress::shown(server_named(&server), wait(&client, limit)).await?;
             }
-            Ok::<_, Failure>((client, api_server))
+            Ok::<_, Failure>((client, renewal))
         };
-        let (client, api_server) = tokio::select! {
+        let (client, renewal) = tokio::select! {
             reached = reached => reached?,
             ended = ending.termination.next() => return result(ended),
         };
         // Beside the first call, and not after it: the first client needs both.
+        let api_server = renewal.api_server();
         api_server.expect_upgrade();
-        let connect = proxy::connect(client.clone(), api_server, config);
+        let (connect, forwarder) = proxy::chain(client.clone(), api_server, config);
+        let view = View::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
         let forwards: Vec<_> = listening
             .bound
             .iter()
@@ -196,7 +198,22 @@ impl ProxyOut {
                 as_json,
             })
         };
-        serve(listening, Backend::of_cluster(connect), ready, ending).await
+        serve(listening, Backend::of_cluster(connect), ready, view, ending).await
+    }
+}
+
+/// What this proxy is to those who look at it.
+pub(super) fn about(loaded: Option<&Loaded>) -> About {
+    let of = |text: fn(&Loaded) -> Option<String>| loaded.and_then(text).unwrap_or_default();
+    About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at: jiff::Timestamp::now().to_string(),
+        connection: String::new(),
+        context: of(|loaded| loaded.context.clone()),
+        cluster: of(|loaded| loaded.cluster.clone()),
+        namespace: of(|loaded| Some(loaded.namespace.clone())),
+        server: of(|loaded| Some(loaded.server.clone())),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The way to the API server that every command takes.
 
-use kubevpn_client::{ApiServer, build_renewable};
+use kubevpn_client::{ApiServer, Renewal, build_renewable};
 use kubevpn_daemon::ApiError;
 use kubevpn_proxy::probe;
 use kubevpn_target::ConnectError;
@@ -10,6 +10,14 @@ use crate::progress;
 
 /// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
 pub(super) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
+    let (client, renewal) = reach_for_long(config).await?;
+    Ok((client, renewal.api_server()))
+}
+
+/// The same, with what tells of the credentials.
+pub(super) async fn reach_for_long(
+    config: kube::Config,
+) -> Result<(kube::Client, Renewal), Failure> {
     let plugin = config.auth_info.exec.as_ref();
     let plugin = plugin.and_then(|exec| exec.command.as_deref());
     let what = match plugin {
@@ -19,7 +27,7 @@ pub(super) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServ
     let options = super::options();
     let (client, renewal) = build_renewable(config, &options).map_err(ApiError::from)?;
     progress::said(what, renewal.log_in()).await?;
-    Ok((client, renewal.api_server()))
+    Ok((client, renewal))
 }
 
 /// The API server of this URL, as a wait for it is shown.

@@ -1,13 +1,13 @@
 //! Serving until told to end, and what is said about it.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
-use kubevpn_daemon::{Counted, Counts, Termination};
+use kubevpn_daemon::{StateDir, Termination};
 use kubevpn_proxy::{
-    Admin, Backend, Listening, Protocol, Readiness, Server, allow_for, endings, reachable,
+    Admin, Backend, Listening, Protocol, Readiness, Server, View, allow_for, endings, reachable,
 };
 use kubevpn_target::Connect;
 use serde_json::json;
@@ -69,25 +69,8 @@ pub(crate) async fn serve<C>(
     listening: Listening,
     backend: Backend<C>,
     ready: impl Future<Output = Result<Intro, Failure>>,
-    ending: Ending,
-) -> Result<(), Failure>
-where
-    C: Connect + Clone + Sync + 'static,
-{
-    if !live::is_wanted() {
-        return serve_until_told(listening, backend, ready, ending, None).await;
-    }
-    let counts = Arc::new(Counts::default());
-    let backend = backend.map(|connect| Counted::new(connect, counts.clone()));
-    serve_until_told(listening, backend, ready, ending, Some(counts)).await
-}
-
-async fn serve_until_told<C>(
-    listening: Listening,
-    backend: Backend<C>,
-    ready: impl Future<Output = Result<Intro, Failure>>,
+    view: View,
     mut ending: Ending,
-    counts: Option<Arc<Counts>>,
 ) -> Result<(), Failure>
 where
     C: Connect + Clone + Sync + 'static,
@@ -102,6 +85,10 @@ where
     let has_dns = listeners.iter().any(|(_, p)| *p == Protocol::Dns);
     let inside_tls = clients.tls.is_some();
     let mut server = Server::new(backend, clients);
+    server.observed_by(view.clone());
+    if let Some(admin) = &ending.admin {
+        admin.show(view.clone());
+    }
     bound.into_iter().for_each(|bound| server.add(bound));
     let admin = ending.admin.as_ref().map(|admin| admin.addr().clone());
     let told = async {
@@ -124,8 +111,10 @@ where
         server.end(Duration::ZERO, std::future::pending()).await;
         return over;
     }
+    even_unheard(say_pages(&view.journal().pages()))?;
+    let console = console(&view).await;
     ending.tell(Readiness::Ready);
-    let mut live = counts.map(Live::new);
+    let mut live = live::is_wanted().then(|| Live::new(view.journal().clone()));
     let ended = loop {
         let tick = async {
             match &mut live {
@@ -160,10 +149,30 @@ where
         server.end(ending.drain, again),
     )
     .await;
-    if let Some(admin) = ending.admin {
+    for admin in [ending.admin, console].into_iter().flatten() {
         admin.end().await;
     }
+    if let Ok(dir) = StateDir::locate() {
+        dir.leave_foreground();
+    }
     result(ended)
+}
+
+/// The socket by which other commands look at this proxy. Where it cannot be had, as in a container without a home, there is
+/// none.
+async fn console(view: &View) -> Option<Admin> {
+    let dir = StateDir::locate().ok()?;
+    let path = dir.foreground_socket(std::process::id()).ok()?;
+    match Admin::start(&Addr::Unix(path)).await {
+        Ok(console) => {
+            console.show(view.clone());
+            Some(console)
+        }
+        Err(error) => {
+            tracing::debug!(%error, "other commands cannot look at this proxy");
+            None
+        }
+    }
 }
 
 /// The signals that end a command, from now on.
@@ -192,6 +201,7 @@ fn say_listening(
         match protocol {
             Protocol::Forward(to) => out::note(format_args!("Forwarding {addr} -> {}", to.0))?,
             Protocol::Dns => out::note(format_args!("DNS listening on {addr} (UDP and TCP)"))?,
+            Protocol::Admin => say_admin(addr)?,
             other => {
                 let inside = if inside_tls { " inside TLS" } else { "" };
                 out::note(format_args!(
@@ -202,7 +212,7 @@ fn say_listening(
         }
     }
     if let Some(admin) = admin {
-        out::note(format_args!("Admin listening on {admin} (/livez, /readyz)"))?;
+        say_admin(admin)?;
     }
     if let Some(leads_to) = &intro.leads_to {
         out::note(out::escaped(leads_to))?;
@@ -230,6 +240,22 @@ fn print_listeners(listeners: &[(Addr, Protocol)], admin: Option<&Addr>) -> Resu
     }
 }
 
+fn say_admin(addr: &Addr) -> Result<(), Failure> {
+    out::note(format_args!(
+        "Admin listening on {addr} (/livez, /readyz, /metrics)"
+    ))
+}
+
+/// Says where the status pages are. Their tokens are for a terminal, and not for a log.
+pub(crate) fn say_pages(pages: &[String]) -> Result<(), Failure> {
+    match std::io::stdout().is_terminal() {
+        true => pages
+            .iter()
+            .try_for_each(|page| out::note(format_args!("Status page: {page}"))),
+        false => Ok(()),
+    }
+}
+
 /// What a listener is to its clients.
 pub(crate) fn service(protocol: &Protocol) -> String {
     match protocol {
@@ -238,6 +264,7 @@ pub(crate) fn service(protocol: &Protocol) -> String {
         Protocol::Mixed => "SOCKS5 and HTTP proxy".into(),
         Protocol::Forward(to) => format!("forward to {}", to.0),
         Protocol::Dns => "DNS (UDP and TCP)".into(),
+        Protocol::Admin => "admin listener".into(),
     }
 }
 
@@ -270,7 +297,7 @@ fn hints<'a>(
             Protocol::Socks => socks = socks.or(Some(addr)),
             Protocol::Mixed => (http, socks) = (http.or(Some(addr)), socks.or(Some(addr))),
             Protocol::Dns => dns.extend(dns_hints(addr, endings, cfg!(target_os = "macos"))),
-            Protocol::Forward(_) => {}
+            Protocol::Forward(_) | Protocol::Admin => {}
         }
     }
     let proxy = match (http, socks) {

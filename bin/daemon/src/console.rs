@@ -1,0 +1,112 @@
+//! Looking at a proxy from another process: at a connection of the daemon, or at a proxy in the foreground.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::Method;
+use hyper::body::Incoming;
+use kubevpn_proxy::journal::{Snapshot, Stamped};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::client::http::{Trouble, dial, ok, read, send};
+use crate::error::{ApiError, Code};
+
+/// How long it may take to answer.
+const PROMPT: Duration = Duration::from_secs(5);
+/// How long a line may be: an event with a URL is far shorter.
+const LINE: usize = 1 << 20;
+
+/// A proxy that can be looked at, found by [`Client::consoles`](crate::Client::consoles).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    pub(crate) socket: PathBuf,
+    /// What requests begin with.
+    pub(crate) path: String,
+}
+
+impl Console {
+    /// Everything there is now.
+    pub async fn snapshot(&self) -> Result<Snapshot, ApiError> {
+        self.ask(Method::GET, "inside").await
+    }
+
+    /// The URLs of its status pages, each with a token that lets in whoever has it.
+    pub async fn pages(&self) -> Result<Vec<String>, ApiError> {
+        self.ask(Method::GET, "pages").await
+    }
+
+    /// Ends one connection, by its number; `false` where there is none.
+    pub async fn cut(&self, id: u64) -> Result<bool, ApiError> {
+        self.ask(Method::POST, &format!("cut/{id}")).await
+    }
+
+    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted.
+    pub async fn events(&self, exchanges: bool) -> Result<EventLines, ApiError> {
+        let path = match exchanges {
+            true => format!("{}/events?exchanges", self.path),
+            false => format!("{}/events", self.path),
+        };
+        let asked = async {
+            let stream = dial(&self.socket).await?;
+            ok(send(stream, Method::GET, &path, Vec::new()).await?).await
+        };
+        let answer = timeout(PROMPT, asked).await.map_err(|_| silent())?;
+        Ok(EventLines {
+            body: answer?.into_body(),
+            unread: Vec::new(),
+        })
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, what: &str) -> Result<T, ApiError> {
+        let path = format!("{}/{what}", self.path);
+        let asked = async {
+            let stream = dial(&self.socket).await?;
+            read(ok(send(stream, method, &path, Vec::new()).await?).await?).await
+        };
+        let answered: Result<T, Trouble> = timeout(PROMPT, asked).await.map_err(|_| silent())?;
+        Ok(answered?)
+    }
+}
+
+fn silent() -> ApiError {
+    ApiError::new(Code::NotRunning, "the proxy does not answer")
+}
+
+/// Events of a proxy, as they happen.
+#[derive(Debug)]
+pub struct EventLines {
+    body: Incoming,
+    unread: Vec<u8>,
+}
+
+impl EventLines {
+    /// Waits for the next event; `None` when the proxy has ended. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<Stamped>, ApiError> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<_> = self.unread.drain(..=end).collect();
+                let event = serde_json::from_slice(&line);
+                return event.map(Some).map_err(|_| {
+                    ApiError::new(
+                        Code::OtherVersion,
+                        "the proxy tells events that this kubevpn does not know: it is of another version",
+                    )
+                });
+            }
+            let Some(Ok(frame)) = self.body.frame().await else {
+                return Ok(None);
+            };
+            if let Ok(data) = frame.into_data() {
+                self.unread.extend_from_slice(&data);
+            }
+            if self.unread.len() > LINE {
+                return Err(ApiError::new(
+                    Code::Internal,
+                    "the proxy tells an event that is too long",
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Who is shown the page, and who may cut a connection. The threats are those of docs/security.md, which `tests.rs` tries:
+//! other programs of the machine, and other sites in the user's own browser.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{COOKIE, HOST, ORIGIN};
+use http::{HeaderMap, Method, StatusCode};
+use subtle::ConstantTimeEq as _;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+
+/// The cookie's name, before the port: a browser sends cookies to every port of a host.
+const COOKIE_NAME: &str = "kubevpn-";
+
+/// Secrets of one listener, made when it is bound and kept nowhere else.
+pub(super) struct Keys {
+    /// In the URL that its user is told.
+    token: String,
+    /// What a browser gets for the token.
+    cookie: String,
+    /// In the page, and in what it sends.
+    csrf: String,
+    /// Where it listens.
+    at: SocketAddr,
+}
+
+/// Why a request is not answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Denied(pub(super) StatusCode, pub(super) &'static str);
+
+const NO_HOST: Denied = Denied(
+    StatusCode::MISDIRECTED_REQUEST,
+    "this host is none of this page's: open it by its address, 127.0.0.1 or [::1], or as localhost",
+);
+const FOREIGN: Denied = Denied(
+    StatusCode::FORBIDDEN,
+    "another site asks: open the page by itself",
+);
+const NO_COOKIE: Denied = Denied(
+    StatusCode::UNAUTHORIZED,
+    "open the URL with the token, which kubevpn has said when it began to listen",
+);
+const NO_CSRF: Denied = Denied(
+    StatusCode::FORBIDDEN,
+    "the page is of an earlier start of kubevpn: reload it",
+);
+
+impl Keys {
+    /// `None` where the system has no random numbers.
+    pub(super) fn new(at: SocketAddr) -> Option<Self> {
+        Some(Self {
+            token: secret()?,
+            cookie: secret()?,
+            csrf: secret()?,
+            at,
+        })
+    }
+
+    pub(super) fn csrf(&self) -> &str {
+        &self.csrf
+    }
+
+    /// With the token: for the user alone.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/?token={}", self.at, self.token)
+    }
+
+    /// What a browser is to keep, once it has shown the token.
+    pub(super) fn set_cookie(&self) -> String {
+        format!(
+            "{COOKIE_NAME}{}={}; Path=/; HttpOnly; SameSite=Strict",
+            self.at.port(),
+            self.cookie
+        )
+    }
+
+    /// Whether the request comes from the page itself, or from no page at all.
+    pub(super) fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Denied> {
+        let host = only(headers, HOST.as_str()).ok_or(NO_HOST)?;
+        if !is_own(host) {
+            return Err(NO_HOST);
+        }
+        match only(headers, ORIGIN.as_str()) {
+            Some(origin) if origin.strip_prefix("http://") == Some(host) => {}
+            None if !headers.contains_key(ORIGIN) && *method != Method::POST => {}
+            _ => return Err(FOREIGN),
+        }
+        // A link to the page may be followed from anywhere: the cookie does not come along then.
+        let is_link = only(headers, "sec-fetch-mode") == Some("navigate")
+            && only(headers, "sec-fetch-dest") == Some("document")
+            && *method == Method::GET;
+        match only(headers, "sec-fetch-site") {
+            Some("same-origin" | "none") => Ok(()),
+            None if !headers.contains_key("sec-fetch-site") => Ok(()),
+            _ if is_link => Ok(()),
+            _ => Err(FOREIGN),
+        }
+    }
+
+    pub(super) fn has_token(&self, query: Option<&str>) -> bool {
+        let token = query.and_then(|query| query.strip_prefix("token="));
+        token.is_some_and(|token| is_same(token, &self.token))
+    }
+
+    pub(super) fn check_cookie(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        let name = format!("{COOKIE_NAME}{}=", self.at.port());
+        let fields = headers.get_all(COOKIE).into_iter();
+        let cookies = fields.filter_map(|field| field.to_str().ok());
+        let mut cookies = cookies.flat_map(|field| field.split("; "));
+        let shown = |cookie: &str| {
+            let value = cookie.strip_prefix(&*name);
+            value.is_some_and(|value| is_same(value, &self.cookie))
+        };
+        cookies.any(shown).then_some(()).ok_or(NO_COOKIE)
+    }
+
+    /// The number in a form that the page has sent.
+    pub(super) fn read_form(&self, form: &[u8]) -> Result<u64, Denied> {
+        let form = str::from_utf8(form).unwrap_or_default();
+        let field = |name: &str| {
+            let mut fields = form.split('&').filter_map(|field| field.split_once('='));
+            fields
+                .find(|(found, _)| *found == name)
+                .map(|(_, value)| value)
+        };
+        if !field("csrf").is_some_and(|csrf| is_same(csrf, &self.csrf)) {
+            return Err(NO_CSRF);
+        }
+        let id = field("id").and_then(|id| id.parse().ok());
+        id.ok_or(Denied(
+            StatusCode::BAD_REQUEST,
+            "the form names no connection: reload the page",
+        ))
+    }
+}
+
+/// A name that somebody's DNS has led here (DNS rebinding) is not.
+fn is_own(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    match name.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// A header's value, if there is one and no other.
+fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).into_iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn is_same(shown: &str, kept: &str) -> bool {
+    shown.as_bytes().ct_eq(kept.as_bytes()).into()
+}
+
+/// 256 bits, in hex.
+fn secret() -> Option<String> {
+    let mut bytes = [0; 32];
+    default_provider().secure_random.fill(&mut bytes).ok()?;
+    let mut text = String::with_capacity(64);
+    for byte in bytes {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(text)
+}

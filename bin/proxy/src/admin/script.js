@@ -1,0 +1,178 @@
+// Follows the server's events. Whatever comes from outside becomes text, never markup.
+'use strict';
+
+const csrf = document.body.dataset.csrf;
+const $ = (id) => document.getElementById(id);
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
+function amount(bytes) {
+  let unit = 0;
+  while (bytes >= 1000 && unit < UNITS.length - 1) { bytes /= 1000; unit += 1; }
+  return `${unit === 0 ? Math.round(bytes) : bytes.toFixed(1)} ${UNITS[unit]}`;
+}
+function age(seconds) {
+  const s = Math.floor(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} m ${s % 60} s`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor(s / 60) % 60} m`;
+  return `${Math.floor(s / 86400)} d ${Math.floor(s / 3600) % 24} h`;
+}
+const clock = (at) => at.slice(11, 19);
+
+function set(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+function mark(node, name) {
+  if (node.className !== name) node.className = name;
+}
+function element(name, className, ...children) {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...children);
+  return node;
+}
+
+// === connections: only the rows that are in sight are there ===
+
+const body = $('connections').querySelector('tbody');
+const scroller = $('connections').querySelector('.scroll');
+const filter = $('filter');
+const above = element('tr', 'space', element('td'));
+const below = element('tr', 'space', element('td'));
+for (const space of [above, below]) space.firstChild.colSpan = 8;
+body.replaceChildren(above, below);
+let all = [];
+let shown = [];
+const pool = [];
+
+function makeRow() {
+  const [target, small] = [element('span'), element('small')];
+  const cells = {
+    target, small, via: element('td', 'wide'), client: element('td', 'wide'), up: element('td', 'n wide'),
+    down: element('td', 'n'), rate: element('td', 'n'), age: element('td', 'n age'),
+  };
+  const button = element('button', '', 'Cut');
+  button.type = 'button';
+  const row = element('tr', '', element('td', '', target, small), cells.via, cells.client, cells.up, cells.down,
+    cells.rate, cells.age, element('td', 'act', button));
+  const made = { row, cells, id: 0 };
+  button.addEventListener('click', () => cut(made.id));
+  return made;
+}
+
+function fill({ row, cells }, c) {
+  const client = [c.program, c.client].filter(Boolean).join(' ');
+  set(cells.target, c.target ?? `(${c.frontend})`);
+  row.title = [c.target, c.via && `${c.via} (${c.transport})`, client, c.frontend].filter(Boolean).join('\n');
+  set(cells.small, [c.via, c.program].filter(Boolean).join(' · '));
+  set(cells.via, c.via || '…');
+  set(cells.client, client || '–');
+  set(cells.up, amount(c.up));
+  set(cells.down, amount(c.down));
+  set(cells.rate, `${amount(c.upRate + c.downRate)}/s`);
+  set(cells.age, age(c.age));
+}
+
+function rowHeight() {
+  return matchMedia('(max-width: 860px)').matches ? 45 : 29;
+}
+
+function draw() {
+  const height = rowHeight();
+  const first = Math.max(0, Math.floor(scroller.scrollTop / height) - 8);
+  const count = Math.min(shown.length - first, Math.ceil(scroller.clientHeight / height) + 16);
+  while (pool.length < count) pool.push(makeRow());
+  above.firstChild.style.height = `${first * height}px`;
+  below.firstChild.style.height = `${Math.max(0, shown.length - first - count) * height}px`;
+  for (let at = 0; at < pool.length; at += 1) {
+    const made = pool[at];
+    if (at >= count) {
+      made.row.remove();
+      continue;
+    }
+    const connection = shown[first + at];
+    made.id = connection.id;
+    fill(made, connection);
+    if (made.row.parentNode === null) below.before(made.row);
+  }
+}
+
+function select() {
+  const word = filter.value.trim().toLowerCase();
+  const text = (c) => [c.target, c.via, c.client, c.program, c.frontend].filter(Boolean).join(' ').toLowerCase();
+  shown = word === '' ? all : all.filter((c) => text(c).includes(word));
+  set($('count'), word === '' ? `${all.length}` : `${shown.length} of ${all.length}`);
+  $('none-connections').hidden = shown.length > 0;
+  draw();
+}
+
+async function cut(id) {
+  const answer = await fetch('/cut', { method: 'POST', body: new URLSearchParams({ id, csrf }) });
+  if (!answer.ok) set($('live'), 'not cut: reload the page');
+}
+
+// === the rest: small tables, made anew when they change ===
+
+const made = {};
+function table(name, rows) {
+  const key = JSON.stringify(rows);
+  if (made[name] === key) return;
+  made[name] = key;
+  const cells = (row) => element('tr', '', ...row.map(([className, ...content]) =>
+    element('td', className, ...content.map((part) => Array.isArray(part) ? element(...part) : part))));
+  $(name).querySelector('tbody').replaceChildren(...rows.map(cells));
+  $(`none-${name}`).hidden = rows.length > 0;
+}
+
+function show(snapshot) {
+  const { totals } = snapshot;
+  all = snapshot.connections.reverse();
+  select();
+  let [up, down] = [0, 0];
+  for (const c of all) { up += c.upRate; down += c.downRate; }
+  set($('open'), String(totals.open));
+  set($('connected'), String(totals.connected));
+  set($('refused'), String(totals.refused));
+  set($('up'), amount(totals.up));
+  set($('down'), amount(totals.down));
+  set($('rate'), `${amount(up + down)}/s`);
+  table('sessions', snapshot.sessions.map((s) => [
+    ['', s.pod], ['kind', s.transport], ['n', String(s.streams)], [`kind ${s.health}`, s.health], ['n age', age(s.age)],
+  ]));
+  table('refusals', snapshot.refusals.map((r) => [
+    ['when', clock(r.at)], ['wrap', ['b', '', r.target || r.frontend], ' ', ['small', '', r.refusal], ['span', '', r.sentence]],
+  ]));
+  table('listeners', snapshot.listeners.map((l) => [
+    ['kind', l.protocol], ['', l.target ? `${l.address} → ${l.target}` : l.address],
+  ]));
+  table('watches', snapshot.watches.map((w) => [['', w.what], [`kind ${w.health}`, w.health]]));
+}
+
+function follow() {
+  const events = new EventSource('/events');
+  let latest = null;
+  events.addEventListener('snapshot', (event) => {
+    // Drawn once per frame: a page in the background draws none.
+    if (latest === null) {
+      requestAnimationFrame(() => {
+        const text = latest;
+        latest = null;
+        const snapshot = JSON.parse(text);
+        show(snapshot);
+        mark($('live'), 'on');
+        set($('live'), `live, ${clock(snapshot.at)} UTC`);
+      });
+    }
+    latest = event.data;
+  });
+  events.addEventListener('error', () => {
+    mark($('live'), 'off');
+    set($('live'), events.readyState === EventSource.CLOSED ? 'ended: reload the page' : 'not live, connecting …');
+  });
+}
+
+scroller.addEventListener('scroll', () => requestAnimationFrame(draw), { passive: true });
+addEventListener('resize', draw);
+filter.hidden = false;
+filter.addEventListener('input', select);
+follow();

@@ -1,0 +1,453 @@
+//! What goes through a proxy: the connections that live, what has become of the others, and a stream of events. Status,
+//! status page, terminal and metrics show this and nothing else.
+//!
+//! ```text
+//!   frontends ──Record──▶ Observer ┐                        ┌▶ Totals, Connection, Refused ─▶ Snapshot
+//!   sessions, watches, logins ─────┴▶ Journal (one lock) ───┤
+//!                                                           └▶ Event ─▶ Events, if somebody listens
+//! ```
+//!
+//! A connection takes the lock when it begins, when it is connected and when it ends, and never for a byte: these are
+//! counted in its own [`Traffic`](kubevpn_conn::Traffic).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubevpn_conn::{Addr, Ended, Live, News, Observer};
+use kubevpn_target::{Refusal, Target};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::event::Channel;
+use self::programs::Client;
+use self::tally::{Counts, Dials, count};
+
+pub mod api;
+mod event;
+mod programs;
+mod snapshot;
+mod tally;
+mod view;
+
+pub use self::event::{Event, Events, Exchange, Stamped};
+pub use self::snapshot::{
+    About, Connection, Credentials, Listener, Refused, Session, Snapshot, Totals, Watch,
+};
+pub(crate) use self::tally::{Count, Count2, Tally};
+pub use self::view::View;
+pub(crate) use self::view::{SESSION_HEALTHS, WATCH_HEALTHS};
+use crate::Protocol;
+
+/// How many refusals are remembered.
+const REFUSALS: usize = 10;
+/// Over how long rates are measured, at least.
+const RATE: Duration = Duration::from_secs(1);
+
+/// What goes through a proxy. Clones are the same.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let journal = kubevpn_proxy::Journal::default();
+/// assert_eq!(journal.totals().open, 0);
+/// let events = journal.events(false);
+/// # drop(events);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    channel: Arc<Channel>,
+    listeners: Mutex<Vec<Arc<Listed>>>,
+    trouble: Notify,
+    dials: Dials,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: BTreeMap<u64, Entry>,
+    /// With the bytes of what has ended.
+    totals: Totals,
+    refusals: VecDeque<Refused>,
+    counts: Counts,
+}
+
+#[derive(Debug)]
+struct Entry {
+    live: Arc<Live>,
+    connected: bool,
+    rate: Rate,
+    program: Program,
+}
+
+#[derive(Clone, Debug)]
+enum Program {
+    Unasked,
+    Asked(Option<String>),
+}
+
+/// Bytes per second, as last measured.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    at: Instant,
+    before: (u64, u64),
+    now: (f64, f64),
+}
+
+impl Rate {
+    fn measure(&mut self, live: &Live) -> (f64, f64) {
+        let elapsed = self.at.elapsed();
+        if elapsed >= RATE {
+            let (up, down) = (live.traffic().up(), live.traffic().down());
+            let per_second = |bytes: u64| bytes as f64 / elapsed.as_secs_f64();
+            self.now = (
+                per_second(up - self.before.0),
+                per_second(down - self.before.1),
+            );
+            (self.at, self.before) = (Instant::now(), (up, down));
+        }
+        self.now
+    }
+}
+
+impl Journal {
+    /// Who is to be told what becomes of connections.
+    pub fn observer(&self) -> Arc<dyn Observer> {
+        self.0.clone()
+    }
+
+    /// Counts of all connections.
+    pub fn totals(&self) -> Totals {
+        self.0.state().totals_now()
+    }
+
+    /// The last refusals, newest first.
+    pub fn refusals(&self) -> Vec<Refused> {
+        self.0.state().refusals.iter().rev().cloned().collect()
+    }
+
+    /// The target that a client has waited for longest, without an outcome yet, and for how long.
+    pub fn longest_dial(&self) -> Option<(Target, Duration)> {
+        let state = self.0.state();
+        let mut waiting = state.live.values().filter(|entry| !entry.connected);
+        waiting.find_map(|Entry { live, .. }| Some((live.route().target?, live.age())))
+    }
+
+    /// Waits for a refusal that tells of the way to the cluster, and not of a target. Cancel safe; one that came before is
+    /// not lost.
+    pub async fn trouble(&self) {
+        self.0.trouble.notified().await;
+    }
+
+    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted: each then costs a copy of its
+    /// URL.
+    pub fn events(&self, exchanges: bool) -> Events {
+        self.0.channel.listen(exchanges)
+    }
+
+    /// Something happened.
+    pub fn tell(&self, event: impl FnOnce() -> Event) {
+        self.0.channel.tell(event);
+    }
+
+    /// It is over: who listens to events hears their end.
+    pub fn close(&self) {
+        self.0.channel.close();
+    }
+
+    /// Ends one connection, by its number; `false` where there is none. Of HTTP it is the client's connection that ends.
+    pub fn cut(&self, id: u64) -> bool {
+        let live = self.0.state().live.get(&id).map(|e| e.live.clone());
+        live.inspect(|live| live.cut()).is_some()
+    }
+
+    /// It is listened here, until what is returned is dropped.
+    pub(crate) fn listening(
+        &self,
+        address: &Addr,
+        protocol: &Protocol,
+        page: Option<String>,
+    ) -> Listening {
+        let listener = Listener {
+            protocol: protocol.as_str().to_owned(),
+            address: address.to_string(),
+            target: match protocol {
+                Protocol::Forward(to) => Some(to.0.to_string()),
+                _ => None,
+            },
+        };
+        let listed = Arc::new(Listed { listener, page });
+        lock(&self.0.listeners).push(listed.clone());
+        let journal = self.clone();
+        Listening { journal, listed }
+    }
+
+    /// The URLs of its status pages, each with its token: for the user alone.
+    pub fn pages(&self) -> Vec<String> {
+        let listeners = lock(&self.0.listeners);
+        listeners.iter().filter_map(|l| l.page.clone()).collect()
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        let listeners = lock(&self.0.listeners);
+        listeners.iter().map(|l| l.listener.clone()).collect()
+    }
+
+    /// The connections that live, and what has become of all. Looks up programs that are not known yet.
+    async fn connections(&self) -> (Vec<Connection>, Totals) {
+        self.find_programs().await;
+        let mut state = self.0.state();
+        let totals = state.totals_now();
+        (state.live.values_mut().map(Entry::shown).collect(), totals)
+    }
+
+    async fn find_programs(&self) {
+        let unasked: Vec<_> = {
+            let state = self.0.state();
+            let unasked = state.live.values().filter(|entry| entry.is_unasked());
+            let client = |entry: &Entry| Some((entry.live.id(), client(&entry.live)?));
+            unasked.filter_map(client).collect()
+        };
+        if unasked.is_empty() {
+            return;
+        }
+        let clients: Vec<_> = unasked.iter().map(|(_, client)| *client).collect();
+        let found = tokio::task::spawn_blocking(move || programs::find(&clients)).await;
+        let found = found.unwrap_or_default();
+        let mut state = self.0.state();
+        for (id, client) in unasked {
+            if let Some(entry) = state.live.get_mut(&id) {
+                entry.program = Program::Asked(found.get(&client).cloned());
+            }
+        }
+    }
+}
+
+/// The client, where its program may be found out.
+fn client(live: &Live) -> Option<Client> {
+    let by_address = || {
+        let client = live.client()?;
+        let is_local = client.ip().to_canonical().is_loopback();
+        is_local.then_some(Client::Address(client))
+    };
+    live.process().map(Client::Process).or_else(by_address)
+}
+
+/// A listener on the list of the journal; off it when dropped.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    journal: Journal,
+    listed: Arc<Listed>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    listener: Listener,
+    /// The URL of its status page, with the token: never part of what is shown.
+    page: Option<String>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut listeners = lock(&self.journal.0.listeners);
+        listeners.retain(|listed| !Arc::ptr_eq(listed, &self.listed));
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn opened(&self, live: &Arc<Live>) {
+        let entry = Entry {
+            live: live.clone(),
+            connected: false,
+            rate: Rate {
+                at: Instant::now(),
+                before: (0, 0),
+                now: (0.0, 0.0),
+            },
+            program: Program::Unasked,
+        };
+        self.state().live.insert(live.id(), entry);
+        self.channel.tell(|| Event::ConnectionOpened {
+            id: live.id(),
+            frontend: live.frontend().to_string(),
+            client: live.client().map(|client| client.to_string()),
+        });
+    }
+
+    fn connected(&self, live: &Live) {
+        let mut state = self.state();
+        let Some(entry) = state.live.get_mut(&live.id()) else {
+            return;
+        };
+        // An HTTP request may be sent twice.
+        if std::mem::replace(&mut entry.connected, true) {
+            return;
+        }
+        state.totals.open += 1;
+        state.totals.connected += 1;
+        count(&mut state.counts.connected, live.frontend().as_str());
+        count(&mut state.counts.open, live.frontend().as_str());
+        drop(state);
+        self.channel.tell(|| {
+            let route = live.route();
+            Event::ConnectionResolved {
+                id: live.id(),
+                target: route.target.map(|to| to.to_string()).unwrap_or_default(),
+                via: route.via.to,
+                transport: route.via.transport.to_owned(),
+                seconds: route.took.unwrap_or_default().as_secs_f64(),
+            }
+        });
+    }
+
+    fn ended(&self, live: &Live, ended: Ended<'_>) {
+        let mut state = self.state();
+        let Some(entry) = state.live.remove(&live.id()) else {
+            return;
+        };
+        let (up, down) = (live.traffic().up(), live.traffic().down());
+        state.totals.up += up;
+        state.totals.down += down;
+        let frontend = live.frontend().as_str();
+        count(&mut state.counts.ended, (frontend, ended.end));
+        if entry.connected {
+            state.totals.open -= 1;
+            if let Some(open) = state.counts.open.get_mut(frontend) {
+                *open -= 1;
+            }
+        }
+        let refused = ended.refusal.map(|refusal| Refused {
+            at: Timestamp::now().to_string(),
+            frontend: frontend.to_owned(),
+            client: live.client().map(|client| client.to_string()),
+            target: target(live).unwrap_or_default(),
+            refusal: refusal.to_string(),
+            sentence: ended.error.unwrap_or_default().to_owned(),
+        });
+        if let (Some(refused), Some(refusal)) = (&refused, ended.refusal) {
+            state.totals.refused += 1;
+            count(&mut state.counts.refused, (frontend, refusal.as_str()));
+            if state.refusals.len() == REFUSALS {
+                state.refusals.pop_front();
+            }
+            state.refusals.push_back(refused.clone());
+        }
+        drop(state);
+        if let Some(Refusal::ClusterAway | Refusal::Unauthenticated) = ended.refusal {
+            self.trouble.notify_one();
+        }
+        let seconds = ended.took.as_secs_f64();
+        self.channel.tell(|| {
+            let route = live.route();
+            let exchange = route.exchange.map(Exchange::from);
+            match refused {
+                Some(refused) => Event::ConnectionRefused {
+                    id: live.id(),
+                    frontend: refused.frontend,
+                    client: refused.client,
+                    target: route.target.map(|target| target.to_string()),
+                    refusal: refused.refusal,
+                    sentence: refused.sentence,
+                    seconds,
+                    exchange,
+                },
+                None => Event::ConnectionClosed {
+                    id: live.id(),
+                    frontend: live.frontend().to_string(),
+                    client: live.client().map(|client| client.to_string()),
+                    target: route.target.map(|target| target.to_string()),
+                    via: route.via.to,
+                    transport: route.via.transport.to_owned(),
+                    up,
+                    down,
+                    seconds,
+                    end: ended.end.to_owned(),
+                    error: ended.error.map(str::to_owned),
+                    exchange,
+                },
+            }
+        });
+    }
+}
+
+impl Observer for Inner {
+    fn told(&self, news: News<'_>) {
+        match news {
+            News::Opened(live) => self.opened(live),
+            News::Connected(live) => self.connected(live),
+            News::Ended(live, ended) => self.ended(live, ended),
+        }
+    }
+
+    fn wants_exchanges(&self) -> bool {
+        self.channel.wants_exchanges()
+    }
+}
+
+impl State {
+    fn totals_now(&self) -> Totals {
+        let mut totals = self.totals;
+        for entry in self.live.values() {
+            totals.up += entry.live.traffic().up();
+            totals.down += entry.live.traffic().down();
+        }
+        totals
+    }
+}
+
+impl Entry {
+    fn is_unasked(&self) -> bool {
+        matches!(self.program, Program::Unasked)
+    }
+
+    fn shown(&mut self) -> Connection {
+        let live = &self.live;
+        let route = live.route();
+        let (up_rate, down_rate) = self.rate.measure(live);
+        Connection {
+            id: live.id(),
+            frontend: live.frontend().to_string(),
+            client: live.client().map(|client| client.to_string()),
+            program: match &self.program {
+                Program::Asked(program) => program.clone(),
+                Program::Unasked => None,
+            },
+            target: route.target.map(|target| target.to_string()),
+            via: route.via.to,
+            transport: route.via.transport.to_owned(),
+            up: live.traffic().up(),
+            down: live.traffic().down(),
+            up_rate,
+            down_rate,
+            age: live.age().as_secs_f64(),
+            exchange: route.exchange.map(Exchange::from),
+        }
+    }
+}
+
+impl From<kubevpn_conn::Exchange> for Exchange {
+    fn from(exchange: kubevpn_conn::Exchange) -> Self {
+        Self {
+            method: exchange.method,
+            url: exchange.url,
+            status: exchange.status,
+        }
+    }
+}
+
+fn target(live: &Live) -> Option<String> {
+    live.route().target.map(|target| target.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,56 @@
+//! A proxy looked at over HTTP: by the daemon's socket, and by that of a proxy in the foreground.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET …/inside` | a [`Snapshot`](super::Snapshot) |
+//! | `GET …/events`; `?exchanges` for HTTP requests too | a line of JSON for each [`Stamped`](super::Stamped) event from now on |
+//! | `GET …/pages` | the URLs of its status pages, with their tokens |
+//! | `POST …/cut/NUMBER` | whether there was such a connection |
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::{Method, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use serde::Serialize;
+
+use super::{Events, View};
+
+/// An answer, whole or as it happens.
+pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Answers a request by the last words of its path; `None` for one that there is not.
+pub async fn answer(
+    view: &View,
+    method: &Method,
+    path: &[&str],
+    query: Option<&str>,
+) -> Option<Answer> {
+    Some(match (method, path) {
+        (&Method::GET, ["inside"]) => json(&view.snapshot().await),
+        (&Method::GET, ["events"]) => stream(view.events(query == Some("exchanges"))),
+        (&Method::GET, ["pages"]) => json(&view.journal().pages()),
+        (&Method::POST, ["cut", id]) => json(&view.cut(id.parse().ok()?)),
+        _ => return None,
+    })
+}
+
+fn json(document: &impl Serialize) -> Answer {
+    // Nothing in it can fail to be written.
+    let text = serde_json::to_vec(document).unwrap_or_default();
+    Response::new(Full::from(text).boxed_unsync())
+}
+
+/// A line for each event, as it happens.
+fn stream(events: Events) -> Answer {
+    let frames = unfold(events, |mut events| async move {
+        let event = events.next().await?;
+        let mut line = serde_json::to_vec(&*event).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Frame::data(line.into())), events))
+    });
+    Response::new(StreamBody::new(frames).boxed_unsync())
+}

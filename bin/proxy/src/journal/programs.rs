@@ -1,0 +1,172 @@
+//! The program at the other end of a connection, as far as the system tells: `/proc` on Linux, of this user's processes
+//! (root's: of all).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+/// A client, as the system knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Client {
+    /// By its address, on this machine.
+    Address(SocketAddr),
+    Process(u32),
+}
+
+/// The programs of these clients. Reads files: not for a thread that others wait for.
+#[cfg(target_os = "linux")]
+pub(super) fn find(clients: &[Client]) -> HashMap<Client, String> {
+    linux::find(clients)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn find(_: &[Client]) -> HashMap<Client, String> {
+    HashMap::new()
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashMap;
+    use std::fs;
+    use std::io::Read as _;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::path::Path;
+
+    use super::Client;
+
+    /// Upper bound on what is read of a table of sockets, in bytes: some 100,000 of them.
+    const TABLE: u64 = 16 << 20;
+    /// Upper bound on open files that are looked at.
+    const FILES: usize = 200_000;
+
+    pub(super) fn find(clients: &[Client]) -> HashMap<Client, String> {
+        let mut found = HashMap::new();
+        let mut inodes = HashMap::new();
+        let mut wanted = HashMap::new();
+        for client in clients {
+            match client {
+                Client::Process(pid) => {
+                    let name = name(&Path::new("/proc").join(pid.to_string()));
+                    found.extend(name.map(|name| (*client, name)));
+                }
+                Client::Address(at) => {
+                    let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+                    wanted.insert(at, *client);
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return found;
+        }
+        for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            let mut text = String::new();
+            let file = fs::File::open(table);
+            // A table that is cut has good lines before its end.
+            let _ = file.and_then(|file| file.take(TABLE).read_to_string(&mut text));
+            for line in text.lines().skip(1) {
+                if let Some((at, inode)) = row(line)
+                    && let Some(client) = wanted.get(&at)
+                {
+                    inodes.insert(inode, *client);
+                }
+            }
+        }
+        holders(inodes, &mut found);
+        found
+    }
+
+    /// The programs that hold these sockets.
+    fn holders(mut inodes: HashMap<u64, Client>, found: &mut HashMap<Client, String>) {
+        let mut left = FILES;
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for process in processes {
+            let is_process = process.file_name().as_encoded_bytes()[0].is_ascii_digit();
+            if !is_process {
+                continue;
+            }
+            let files = fs::read_dir(process.path().join("fd"));
+            for file in files.into_iter().flatten().flatten() {
+                if inodes.is_empty() || left == 0 {
+                    return;
+                }
+                left -= 1;
+                let Ok(link) = fs::read_link(file.path()) else {
+                    continue;
+                };
+                let inode = link.to_str().and_then(|link| {
+                    link.strip_prefix("socket:[")?
+                        .strip_suffix(']')?
+                        .parse()
+                        .ok()
+                });
+                if let Some(client) = inode.and_then(|inode: u64| inodes.remove(&inode)) {
+                    let name = name(&process.path());
+                    found.extend(name.map(|name| (client, name)));
+                }
+            }
+        }
+    }
+
+    fn name(process: &Path) -> Option<String> {
+        let name = fs::read(process.join("comm")).ok()?;
+        let name = String::from_utf8_lossy(&name);
+        Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
+    }
+
+    /// The local address and the inode of a line of `/proc/net/tcp`.
+    pub(super) fn row(line: &str) -> Option<(SocketAddr, u64)> {
+        let mut words = line.split_ascii_whitespace();
+        let local = words.nth(1)?;
+        let inode = words.nth(7)?.parse().ok().filter(|inode| *inode != 0)?;
+        let (ip, port) = local.split_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        // Words of 32 bits, each as this machine has them in memory.
+        let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok();
+        let ip = match ip.len() {
+            8 => IpAddr::V4(Ipv4Addr::from(word(0)?.to_ne_bytes())),
+            32 => {
+                let mut bytes = [0; 16];
+                for (chunk, at) in bytes.chunks_exact_mut(4).zip([0, 8, 16, 24]) {
+                    chunk.copy_from_slice(&word(at)?.to_ne_bytes());
+                }
+                IpAddr::V6(Ipv6Addr::from(bytes))
+            }
+            _ => return None,
+        };
+        Some((SocketAddr::new(ip.to_canonical(), port), inode))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_the_kernels_tables() {
+        let row = |line: &str| linux::row(line);
+        let v4 = "   2: 0100007F:A0EE 0100007F:0438 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
+        assert_eq!(row(v4), Some(("127.0.0.1:41198".parse().unwrap(), 4242)));
+        let mapped = "   0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 01 0:0 0:0 0 0 0 77 1";
+        assert_eq!(row(mapped), Some(("127.0.0.1:80".parse().unwrap(), 77)));
+        let v6 = "   0: 00000000000000000000000001000000:0050 00000000000000000000000001000000:1234 01 0:0 0:0 0 0 0 78 1";
+        assert_eq!(row(v6), Some(("[::1]:80".parse().unwrap(), 78)));
+        for none in [
+            "",
+            "x",
+            "0: 0100007F 0",
+            "0: 0100007F:0050 0:0 06 0:0 0:0 0 0 0 0 3",
+        ] {
+            assert_eq!(row(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn own_connection_is_this_program() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = Client::Address(client.local_addr().unwrap());
+        let process = Client::Process(std::process::id());
+        let found = find(&[client, process]);
+        assert!(found.contains_key(&client), "{found:?}");
+        assert_eq!(found[&client], found[&process]);
+    }
+}

@@ -1,0 +1,78 @@
+//! Counts by kind, for metrics.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::Histogram;
+
+/// How often something happened, by a name of a closed set.
+pub(crate) type Count = BTreeMap<&'static str, u64>;
+/// The same by two names.
+pub(crate) type Count2 = BTreeMap<(&'static str, &'static str), u64>;
+
+/// What has happened so far, by kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// By frontend.
+    pub(crate) open: Count,
+    pub(crate) connected: Count,
+    /// By frontend and end.
+    pub(crate) ended: Count2,
+    /// By frontend and class.
+    pub(crate) refused: Count2,
+    pub(crate) session_events: Count,
+    pub(crate) watch_events: Count,
+    pub(crate) login_events: Count,
+}
+
+/// Everything that metrics show, at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) counts: Counts,
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    pub(crate) dials: Dials,
+    /// By transport and health.
+    pub(crate) sessions: Count2,
+    pub(crate) streams: u64,
+    pub(crate) unread: u64,
+    pub(crate) upgrades: u64,
+    /// By health.
+    pub(crate) watches: Count,
+    /// When the credentials end, in seconds since 1970.
+    pub(crate) expires: Option<f64>,
+    pub(crate) dropped: u64,
+}
+
+/// How long the steps of dials took, in seconds. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Dials([(&'static str, Histogram); 4]);
+
+/// From a session that is there to one that has to be opened over a long line.
+const BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+impl Default for Dials {
+    fn default() -> Self {
+        let steps = ["resolve", "session", "stream", "total"];
+        Self(steps.map(|step| (step, Histogram::new(BUCKETS))))
+    }
+}
+
+impl Dials {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(&'static str, Histogram)> {
+        self.0.iter()
+    }
+
+    pub(super) fn took(&self, step: &str, took: Duration) {
+        if let Some((_, histogram)) = self.0.iter().find(|(name, _)| *name == step) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+}
+
+/// One more.
+pub(super) fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
+    *counts.entry(key).or_default() += 1;
+}

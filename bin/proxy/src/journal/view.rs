@@ -1,0 +1,308 @@
+//! One proxy as it is seen from outside: what goes through it, and what it holds of the cluster.
+
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use kubevpn_client::{LoginNews, Renewal};
+use kubevpn_stack::{
+    Cluster, Forwarder, SessionHealth, SessionName, SessionNews, SessionState, WatchHealth,
+    WatchNews,
+};
+
+use super::tally::{Tally, count};
+use super::{About, Credentials, Event, Events, Journal, Session, Snapshot, Watch};
+use crate::ClusterStack;
+
+/// One proxy, to be looked at. Clones are the same.
+#[derive(Clone)]
+pub struct View {
+    journal: Journal,
+    about: About,
+    cluster: Option<Way>,
+}
+
+/// The way into a cluster.
+#[derive(Clone)]
+struct Way {
+    cluster: Cluster,
+    forwarder: Forwarder,
+    renewal: Renewal,
+}
+
+impl View {
+    /// A proxy without a cluster.
+    pub fn of_host(journal: Journal, about: About) -> Self {
+        Self {
+            journal,
+            about,
+            cluster: None,
+        }
+    }
+
+    /// A proxy into a cluster, whose sessions, watches and logins are told to the journal from now on.
+    pub fn of_cluster(
+        journal: Journal,
+        about: About,
+        stack: &ClusterStack,
+        forwarder: Forwarder,
+        renewal: Renewal,
+    ) -> Self {
+        let cluster = stack.get_ref().cluster().clone();
+        forwarder.tell({
+            let journal = journal.clone();
+            move |news| journal.session(news)
+        });
+        cluster.tell({
+            let journal = journal.clone();
+            move |news| journal.watch(news)
+        });
+        renewal.tell({
+            let journal = journal.clone();
+            move |news| journal.login(news)
+        });
+        stack.get_ref().tell({
+            let journal = journal.clone();
+            move |took| {
+                journal.0.dials.took("resolve", took.resolve);
+                journal.0.dials.took("total", took.total);
+            }
+        });
+        Self {
+            journal,
+            about,
+            cluster: Some(Way {
+                cluster,
+                forwarder,
+                renewal,
+            }),
+        }
+    }
+
+    /// What goes through it.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted.
+    pub fn events(&self, exchanges: bool) -> Events {
+        self.journal.events(exchanges)
+    }
+
+    /// Ends one connection, by its number; `false` where there is none.
+    pub fn cut(&self, id: u64) -> bool {
+        self.journal.cut(id)
+    }
+
+    /// Counts by kind.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = self.journal.tally();
+        let Some(way) = &self.cluster else {
+            return tally;
+        };
+        for session in way.forwarder.sessions() {
+            let health = session_health(session.health);
+            count(&mut tally.sessions, (session.transport.as_str(), health));
+        }
+        for watch in way.cluster.watches() {
+            count(&mut tally.watches, watch_health(watch.health));
+        }
+        let stats = way.forwarder.stats();
+        tally.streams = stats.streams as u64;
+        tally.unread = stats.unread as u64;
+        tally.upgrades = stats.upgrades;
+        let expires = way.renewal.shown().and_then(|shown| shown.expires);
+        let since = expires.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        tally.expires = since.map(|since| since.as_secs_f64());
+        tally
+    }
+
+    /// Everything there is now.
+    pub async fn snapshot(&self) -> Snapshot {
+        let (connections, totals) = self.journal.connections().await;
+        let way = self.cluster.as_ref();
+        let sessions = way.map(|way| way.forwarder.sessions()).unwrap_or_default();
+        let mut sessions: Vec<_> = sessions.into_iter().map(shown).collect();
+        sessions.sort_by(|a, b| (&a.pod, a.id).cmp(&(&b.pod, b.id)));
+        let watches = way.map(|way| way.cluster.watches()).unwrap_or_default();
+        let watches = watches.into_iter().map(|watch| Watch {
+            what: watch.what,
+            health: watch_health(watch.health).to_owned(),
+        });
+        let mut watches: Vec<_> = watches.collect();
+        watches.sort_by(|a, b| a.what.cmp(&b.what));
+        Snapshot {
+            at: Timestamp::now().to_string(),
+            about: self.about.clone(),
+            totals,
+            listeners: self.journal.listeners(),
+            connections,
+            sessions,
+            watches,
+            refusals: self.journal.refusals(),
+            credentials: way.map(|way| credentials(&way.renewal)),
+            dropped_events: self.journal.0.channel.dropped(),
+        }
+    }
+}
+
+impl Journal {
+    fn session(&self, news: SessionNews<'_>) {
+        let name = match news {
+            SessionNews::Dialled { session, stream } => {
+                self.0.dials.took("session", session);
+                self.0.dials.took("stream", stream);
+                return;
+            }
+            SessionNews::Opened(..) => "opened",
+            SessionNews::Suspected(_) => "suspected",
+            SessionNews::Recovered(_) => "recovered",
+            SessionNews::Ended(..) => "ended",
+        };
+        count(&mut self.0.state().counts.session_events, name);
+        if let Some(event) = session(news) {
+            self.tell(|| event);
+        }
+    }
+
+    fn watch(&self, news: WatchNews<'_>) {
+        let name = match news {
+            WatchNews::Lost { .. } => "lost",
+            WatchNews::Back { .. } => "back",
+        };
+        count(&mut self.0.state().counts.watch_events, name);
+        self.tell(|| watch(news));
+    }
+
+    fn login(&self, news: LoginNews<'_>) {
+        let name = match news {
+            LoginNews::LoggedIn { .. } => "logged_in",
+            LoginNews::Failed { .. } => "failed",
+            LoginNews::Refused => "refused",
+        };
+        count(&mut self.0.state().counts.login_events, name);
+        self.tell(|| login(news));
+    }
+
+    fn tally(&self) -> Tally {
+        let state = self.0.state();
+        let totals = state.totals_now();
+        Tally {
+            counts: state.counts.clone(),
+            up: totals.up,
+            down: totals.down,
+            dials: self.0.dials.clone(),
+            dropped: self.0.channel.dropped(),
+            ..Tally::default()
+        }
+    }
+}
+
+fn session(news: SessionNews<'_>) -> Option<Event> {
+    let pod = |name: SessionName<'_>| format!("{}/{}", name.namespace, name.pod);
+    Some(match news {
+        SessionNews::Opened(name, transport) => Event::SessionOpened {
+            session: name.id,
+            pod: pod(name),
+            transport: transport.to_string(),
+        },
+        SessionNews::Suspected(name) => Event::SessionSuspected {
+            session: name.id,
+            pod: pod(name),
+        },
+        SessionNews::Recovered(name) => Event::SessionRecovered {
+            session: name.id,
+            pod: pod(name),
+        },
+        SessionNews::Ended(name, reason) => Event::SessionEnded {
+            session: name.id,
+            pod: pod(name),
+            reason: reason.to_owned(),
+        },
+        SessionNews::Dialled { .. } => return None,
+    })
+}
+
+fn watch(news: WatchNews<'_>) -> Event {
+    match news {
+        WatchNews::Lost { what, why } => Event::WatchLost {
+            watch: what.to_owned(),
+            reason: why.to_owned(),
+        },
+        WatchNews::Back { what } => Event::WatchBack {
+            watch: what.to_owned(),
+        },
+    }
+}
+
+fn login(news: LoginNews<'_>) -> Event {
+    match news {
+        LoginNews::LoggedIn { expires } => Event::LoggedIn {
+            expires: expires.and_then(time),
+        },
+        LoginNews::Failed { why } => Event::LoginFailed {
+            reason: why.to_owned(),
+        },
+        LoginNews::Refused => Event::CredentialsRefused,
+    }
+}
+
+fn shown(session: SessionState) -> Session {
+    Session {
+        id: session.id,
+        pod: format!("{}/{}", session.namespace, session.pod),
+        transport: session.transport.to_string(),
+        streams: session.connections,
+        health: session_health(session.health).to_owned(),
+        age: session.age.as_secs_f64(),
+        silent: session.silent.as_secs_f64(),
+    }
+}
+
+/// Every health of sessions and of watches.
+pub(crate) const SESSION_HEALTHS: [&str; 5] = ["well", "suspect", "stalled", "wedged", "closing"];
+pub(crate) const WATCH_HEALTHS: [&str; 3] = ["watched", "read", "lost"];
+
+fn session_health(health: SessionHealth) -> &'static str {
+    match health {
+        SessionHealth::Well => "well",
+        SessionHealth::Suspect => "suspect",
+        SessionHealth::Stalled => "stalled",
+        SessionHealth::Wedged => "wedged",
+        SessionHealth::Closing => "closing",
+    }
+}
+
+fn watch_health(health: WatchHealth) -> &'static str {
+    match health {
+        WatchHealth::Watched => "watched",
+        WatchHealth::Read => "read",
+        WatchHealth::Lost => "lost",
+    }
+}
+
+fn credentials(renewal: &Renewal) -> Credentials {
+    let trouble = renewal.trouble().map(|error| error.to_string());
+    let Some(shown) = renewal.shown() else {
+        return Credentials {
+            trouble,
+            ..Credentials::default()
+        };
+    };
+    let kinds = [
+        (shown.token, "token"),
+        (shown.password, "password"),
+        (shown.certificate, "certificate"),
+    ];
+    let kinds = kinds.into_iter().filter(|(is_there, _)| *is_there);
+    Credentials {
+        kinds: kinds.map(|(_, kind)| kind.to_owned()).collect(),
+        plugin: shown.plugin,
+        expires: shown.expires.and_then(time),
+        renewable: shown.renewable,
+        trouble,
+    }
+}
+
+fn time(at: SystemTime) -> Option<String> {
+    Some(Timestamp::try_from(at).ok()?.to_string())
+}

@@ -1,0 +1,350 @@
+//! Metrics, as Prometheus reads them. Their names, labels and help are [`METRICS`], which docs/metrics.md repeats; a label's
+//! values are of a closed set, and never anything that a client has asked for.
+
+use std::fmt;
+
+use kubevpn_conn::ENDS;
+use kubevpn_stack::Transport;
+use kubevpn_target::{Frontend, Refusal};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeMetric, MetricEncoder, prometheus_text, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::journal::{Count, Count2, SESSION_HEALTHS, Tally, View, WATCH_HEALTHS};
+
+/// A metric, as it is documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// As Prometheus knows it.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Of each of its samples.
+    pub labels: &'static [&'static str],
+    /// A sentence.
+    pub help: &'static str,
+}
+
+const fn metric(
+    name: &'static str,
+    kind: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric {
+        name,
+        kind,
+        labels,
+        help,
+    }
+}
+
+/// Every metric there is, in the order of a scrape.
+pub const METRICS: [Metric; 18] = [
+    metric(
+        "kubevpn_build",
+        "gauge",
+        &["version"],
+        "1, with the version that runs",
+    ),
+    metric(
+        "kubevpn_ready",
+        "gauge",
+        &[],
+        "1 while clients are accepted, else 0",
+    ),
+    metric(
+        "kubevpn_connections_open",
+        "gauge",
+        &["frontend"],
+        "Connections that have a stream to their target",
+    ),
+    metric(
+        "kubevpn_connections_total",
+        "counter",
+        &["frontend"],
+        "Connections that got a stream to their target; for HTTP forwarding, requests",
+    ),
+    metric(
+        "kubevpn_connections_ended_total",
+        "counter",
+        &["frontend", "end"],
+        "Connections that ended, by how they did",
+    ),
+    metric(
+        "kubevpn_refusals_total",
+        "counter",
+        &["frontend", "refusal"],
+        "Connections that got no stream, by class",
+    ),
+    metric(
+        "kubevpn_bytes_total",
+        "counter",
+        &["direction"],
+        "Bytes relayed: up to targets, down from them",
+    ),
+    metric(
+        "kubevpn_dial_seconds",
+        "histogram",
+        &["step"],
+        "Time of the steps to a stream: resolve, session, stream, and total of all",
+    ),
+    metric(
+        "kubevpn_sessions_open",
+        "gauge",
+        &["transport", "health"],
+        "Port-forward sessions that are open",
+    ),
+    metric(
+        "kubevpn_session_events_total",
+        "counter",
+        &["event"],
+        "What became of port-forward sessions",
+    ),
+    metric(
+        "kubevpn_streams_open",
+        "gauge",
+        &[],
+        "Streams to Pods, those among them that wait for their end",
+    ),
+    metric(
+        "kubevpn_unread_bytes",
+        "gauge",
+        &[],
+        "Bytes received from Pods that their clients have not read",
+    ),
+    metric(
+        "kubevpn_upgrades_total",
+        "counter",
+        &[],
+        "Port-forward upgrades asked of the API server, refused ones among them",
+    ),
+    metric(
+        "kubevpn_watches",
+        "gauge",
+        &["health"],
+        "Selections of objects that are followed, by how",
+    ),
+    metric(
+        "kubevpn_watch_events_total",
+        "counter",
+        &["event"],
+        "Watches that were lost, and that came back",
+    ),
+    metric(
+        "kubevpn_login_events_total",
+        "counter",
+        &["event"],
+        "What became of the credentials",
+    ),
+    metric(
+        "kubevpn_credentials_expiry_timestamp_seconds",
+        "gauge",
+        &[],
+        "When the credentials in use end, as far as they say; not there where they do not",
+    ),
+    metric(
+        "kubevpn_events_dropped_total",
+        "counter",
+        &[],
+        "Events that a listener did not read fast enough",
+    ),
+];
+
+/// The format that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Prometheus, 0.0.4.
+    Text,
+    OpenMetrics,
+}
+
+impl Format {
+    /// The one that this `Accept` field prefers.
+    pub(crate) fn of(accept: Option<&str>) -> Self {
+        match accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            true => Self::OpenMetrics,
+            false => Self::Text,
+        }
+    }
+
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// All metrics of a proxy; without one, those of a process that has none yet.
+pub(crate) fn scrape(view: Option<&View>, is_ready: bool, format: Format) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape {
+        samples: samples(view, is_ready),
+    }));
+    let mut text = String::new();
+    let written = match format {
+        Format::Text => prometheus_text::encode(&mut text, &registry),
+        Format::OpenMetrics => text::encode(&mut text, &registry),
+    };
+    // Writing to a string does not fail.
+    debug_assert!(written.is_ok());
+    text
+}
+
+/// The values of a metric, by the labels' values.
+struct Samples {
+    metric: &'static Metric,
+    values: Vec<(Vec<&'static str>, Value)>,
+}
+
+enum Value {
+    Number(u64),
+    Seconds(f64),
+    Histogram(Histogram),
+}
+
+fn samples(view: Option<&View>, is_ready: bool) -> Vec<Samples> {
+    let tally = view.map(View::tally).unwrap_or_default();
+    METRICS
+        .iter()
+        .map(|metric| Samples {
+            metric,
+            values: values(metric.name, &tally, is_ready),
+        })
+        .collect()
+}
+
+fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>, Value)> {
+    let one = |n: u64| vec![(Vec::new(), Value::Number(n))];
+    let frontends = || Frontend::ALL.into_iter().map(Frontend::as_str);
+    match metric {
+        "kubevpn_build" => vec![(vec![env!("CARGO_PKG_VERSION")], Value::Number(1))],
+        "kubevpn_ready" => one(is_ready.into()),
+        "kubevpn_connections_open" => each(frontends(), &tally.counts.open),
+        "kubevpn_connections_total" => each(frontends(), &tally.counts.connected),
+        "kubevpn_connections_ended_total" => {
+            pairs(frontends(), ENDS.into_iter(), &tally.counts.ended)
+        }
+        "kubevpn_refusals_total" => {
+            let refusals = Refusal::ALL.into_iter().map(Refusal::as_str);
+            pairs(frontends(), refusals, &tally.counts.refused)
+        }
+        "kubevpn_bytes_total" => vec![
+            (vec!["up"], Value::Number(tally.up)),
+            (vec!["down"], Value::Number(tally.down)),
+        ],
+        "kubevpn_dial_seconds" => tally
+            .dials
+            .iter()
+            .map(|(step, histogram)| (vec![*step], Value::Histogram(histogram.clone())))
+            .collect(),
+        "kubevpn_sessions_open" => {
+            let transports = Transport::ALL.into_iter().map(Transport::as_str);
+            pairs(transports, SESSION_HEALTHS.into_iter(), &tally.sessions)
+        }
+        "kubevpn_session_events_total" => each(
+            ["opened", "suspected", "recovered", "ended"].into_iter(),
+            &tally.counts.session_events,
+        ),
+        "kubevpn_streams_open" => one(tally.streams),
+        "kubevpn_unread_bytes" => one(tally.unread),
+        "kubevpn_upgrades_total" => one(tally.upgrades),
+        "kubevpn_watches" => each(WATCH_HEALTHS.into_iter(), &tally.watches),
+        "kubevpn_watch_events_total" => {
+            each(["lost", "back"].into_iter(), &tally.counts.watch_events)
+        }
+        "kubevpn_login_events_total" => each(
+            ["logged_in", "failed", "refused"].into_iter(),
+            &tally.counts.login_events,
+        ),
+        "kubevpn_credentials_expiry_timestamp_seconds" => {
+            let expires = tally.expires.iter();
+            expires
+                .map(|at| (Vec::new(), Value::Seconds(*at)))
+                .collect()
+        }
+        "kubevpn_events_dropped_total" => one(tally.dropped),
+        other => unreachable!("{other} has no value"),
+    }
+}
+
+/// A value for each name there can be, 0 for what has not happened: a rate needs where it began.
+fn each(
+    names: impl Iterator<Item = &'static str>,
+    values: &Count,
+) -> Vec<(Vec<&'static str>, Value)> {
+    let value = |name| {
+        let n = values.get(name).copied().unwrap_or_default();
+        (vec![name], Value::Number(n))
+    };
+    names.map(value).collect()
+}
+
+fn pairs(
+    first: impl Iterator<Item = &'static str>,
+    second: impl Iterator<Item = &'static str> + Clone,
+    values: &Count2,
+) -> Vec<(Vec<&'static str>, Value)> {
+    let all = first.flat_map(|a| second.clone().map(move |b| (a, b)));
+    let value = |(a, b)| {
+        let n = values.get(&(a, b)).copied().unwrap_or_default();
+        (vec![a, b], Value::Number(n))
+    };
+    all.map(value).collect()
+}
+
+/// One scrape.
+struct Scrape {
+    samples: Vec<Samples>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for Samples { metric, values } in &self.samples {
+            let kind = match metric.kind {
+                "counter" => MetricType::Counter,
+                "gauge" => MetricType::Gauge,
+                _ => MetricType::Histogram,
+            };
+            // The library puts it back.
+            let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
+            if values.is_empty() {
+                continue;
+            }
+            let mut encoder = encoder.encode_descriptor(name, metric.help, None, kind)?;
+            for (labels, value) in values {
+                let labels: Vec<_> = metric
+                    .labels
+                    .iter()
+                    .copied()
+                    .zip(labels.iter().copied())
+                    .collect();
+                let encoder = encoder.encode_family(&labels)?;
+                encode(value, kind, encoder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(value: &Value, kind: MetricType, encoder: MetricEncoder<'_>) -> fmt::Result {
+    match value {
+        Value::Number(n) if kind == MetricType::Counter => ConstCounter::new(*n).encode(encoder),
+        Value::Number(n) => ConstGauge::new(*n).encode(encoder),
+        Value::Seconds(at) => ConstGauge::new(*at).encode(encoder),
+        Value::Histogram(histogram) => histogram.encode(encoder),
+    }
+}

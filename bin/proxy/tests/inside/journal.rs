@@ -1,0 +1,189 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kubevpn_proxy::journal::{About, Event, Totals};
+use kubevpn_proxy::{Backend, Journal, ListenerSpec, Protocol, Server, View};
+use kubevpn_target::{BoxError, ConnectError, Refusal, Target};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tower::service_fn;
+
+/// How many refusals are remembered.
+const REFUSALS: usize = 10;
+
+/// A SOCKS5 proxy that is observed; behind it a port 80 that echoes, and no other port.
+async fn proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
+    let dial = async |target: Target| match target.port.get() {
+        80 => {
+            let (ours, theirs) = tokio::io::duplex(64);
+            let (mut read, mut write) = tokio::io::split(theirs);
+            tokio::spawn(async move { tokio::io::copy(&mut read, &mut write).await });
+            Ok::<_, BoxError>(ours)
+        }
+        _ => Err(ConnectError::new(Refusal::ClusterAway, "the cluster is <b>away</b>").into()),
+    };
+    let spec = ListenerSpec::new(Protocol::Socks, "127.0.0.1:0".parse().unwrap());
+    let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
+    let address = bound.address().unwrap();
+    let backend = Backend::of_host(service_fn(dial));
+    let mut server = Server::new(backend, spec.clients(&[]).unwrap());
+    server.observed_by(view.clone());
+    server.add(bound);
+    (server, address)
+}
+
+trait Connect: kubevpn_target::Connect + Clone + Sync + 'static {}
+impl<C: kubevpn_target::Connect + Clone + Sync + 'static> Connect for C {}
+
+/// A SOCKS5 client that has asked for `web` and this port, and the code of its reply.
+async fn ask(proxy: std::net::SocketAddr, port: u16) -> (TcpStream, u8) {
+    let mut client = TcpStream::connect(proxy).await.unwrap();
+    let [high, low] = port.to_be_bytes();
+    let request = [5, 1, 0, 5, 1, 0, 3, 3, b'w', b'e', b'b', high, low];
+    client.write_all(&request).await.unwrap();
+    let mut reply = [0; 12];
+    client.read_exact(&mut reply).await.unwrap();
+    (client, reply[3])
+}
+
+fn view() -> View {
+    View::of_host(Journal::default(), About::default())
+}
+
+#[tokio::test]
+async fn connection_from_its_beginning_to_its_end() {
+    let view = view();
+    let mut events = view.events(false);
+    let (server, address) = proxy(&view).await;
+    let (mut client, reply) = ask(address, 80).await;
+    assert_eq!(reply, 0);
+    client.write_all(b"hello").await.unwrap();
+    client.read_exact(&mut [0; 5]).await.unwrap();
+
+    let seen = view.snapshot().await;
+    assert_eq!(seen.listeners[0].address, address.to_string());
+    let [connection] = &seen.connections[..] else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(connection.frontend, "socks5");
+    assert_eq!(connection.target.as_deref(), Some("web:80"));
+    assert_eq!((connection.up, connection.down), (5, 5));
+    let own = client.local_addr().unwrap().to_string();
+    assert_eq!(connection.client.as_ref(), Some(&own));
+    if cfg!(target_os = "linux") {
+        let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(connection.program.as_deref(), Some(comm.trim_end()));
+    }
+    assert_eq!(
+        seen.totals,
+        Totals {
+            open: 1,
+            connected: 1,
+            refused: 0,
+            up: 5,
+            down: 5
+        }
+    );
+
+    drop(client);
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.push(events.next().await.unwrap().event.clone());
+    }
+    let id = connection.id;
+    assert!(matches!(told[0], Event::ConnectionOpened { id: of, .. } if of == id));
+    assert!(matches!(told[1], Event::ConnectionResolved { id: of, .. } if of == id));
+    let Event::ConnectionClosed { up, down, end, .. } = &told[2] else {
+        panic!("{told:?}");
+    };
+    assert_eq!((*up, *down, end.as_str()), (5, 5, "eof"));
+    let seen = view.snapshot().await;
+    assert!(seen.connections.is_empty());
+    assert_eq!((seen.totals.open, seen.totals.up), (0, 5));
+    server.end(Duration::ZERO, std::future::pending()).await;
+    assert!(view.snapshot().await.listeners.is_empty());
+}
+
+#[tokio::test]
+async fn refusals_are_told_and_remembered_and_bounded() {
+    let view = view();
+    let mut events = view.events(false);
+    let (_server, address) = proxy(&view).await;
+    for _ in 0..2 * REFUSALS {
+        let (_, reply) = ask(address, 81).await;
+        assert_eq!(reply, 3);
+    }
+    // The last of these is kept for who asks later.
+    view.journal().trouble().await;
+    let refusals = view.journal().refusals();
+    assert_eq!(refusals.len(), REFUSALS);
+    assert_eq!(refusals[0].target, "web:81");
+    assert_eq!(refusals[0].refusal, "cluster_away");
+    assert_eq!(view.journal().totals().refused, 2 * REFUSALS as u64);
+    let mut kinds = BTreeSet::new();
+    for _ in 0..4 * REFUSALS {
+        let event = serde_json::to_value(&*events.next().await.unwrap()).unwrap();
+        kinds.insert(event["event"].as_str().unwrap().to_owned());
+        assert!(event["at"].is_string(), "{event}");
+    }
+    let two = ["connectionOpened", "connectionRefused"];
+    assert_eq!(kinds.iter().map(String::as_str).collect::<Vec<_>>(), two);
+}
+
+#[tokio::test]
+async fn one_is_cut_and_the_other_lives() {
+    let view = view();
+    let mut events = view.events(false);
+    let (_server, address) = proxy(&view).await;
+    let (mut first, _) = ask(address, 80).await;
+    let (mut second, _) = ask(address, 80).await;
+    let id = view.snapshot().await.connections[0].id;
+    assert!(view.cut(id));
+    // A reset, and no orderly end.
+    assert!(first.read(&mut [0]).await.is_err());
+    second.write_all(b"x").await.unwrap();
+    second.read_exact(&mut [0]).await.unwrap();
+    loop {
+        if let Event::ConnectionClosed { id: of, end, .. } = &events.next().await.unwrap().event {
+            assert_eq!((*of, end.as_str()), (id, "cut"));
+            break;
+        }
+    }
+    assert!(!view.cut(id));
+}
+
+#[tokio::test]
+async fn slow_listener_is_told_what_it_missed() {
+    let journal = Journal::default();
+    let view = View::of_host(journal.clone(), About::default());
+    let mut events = journal.events(false);
+    for session in 0..2000 {
+        journal.tell(|| Event::SessionSuspected {
+            session,
+            pod: "shop/web".into(),
+        });
+    }
+    let Event::Dropped { events: missed } = events.next().await.unwrap().event else {
+        panic!("it has all of them");
+    };
+    assert_eq!(view.snapshot().await.dropped_events, missed);
+    let Event::SessionSuspected { session, .. } = events.next().await.unwrap().event else {
+        panic!("the rest is gone");
+    };
+    assert_eq!(session, missed);
+    journal.close();
+    while events.next().await.is_some() {}
+}
+
+/// Nobody pays for what nobody hears.
+#[test]
+fn no_event_is_made_without_a_listener() {
+    let journal = Journal::default();
+    journal.tell(|| unreachable!("nobody listens"));
+    let events = journal.events(false);
+    assert!(!journal.observer().wants_exchanges());
+    drop(events);
+    journal.tell(|| unreachable!("nobody listens any more"));
+    let _events = journal.events(true);
+    assert!(journal.observer().wants_exchanges());
+}
