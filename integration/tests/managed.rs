@@ -9,6 +9,7 @@ mod managed {
     mod crashes;
     mod credentials;
     mod faults;
+    mod inside;
     mod login;
     mod privacy;
 }
