@@ -199,6 +199,7 @@ impl Attempt<'_> {
         let (mut head, _) = answer.into_parts();
         match upgraded {
             Some(upgraded) if headers::response(&mut head).is_ok() => {
+                self.exchange.answered(StatusCode::SWITCHING_PROTOCOLS);
                 let fields = Box::new(head.headers);
                 self.exchange.hand_over(Handover::Upgrade(fields, upgraded));
                 pending().await

@@ -296,8 +296,9 @@ async fn respond<S: Connect>(
         }
         Ok(Asked::Help(_) | Asked::Pac(_) | Asked::LastHop) => unreachable!("answered above"),
     };
-    exchange.failed(&problem);
     let mut answer = answer::refusal(&problem);
+    exchange.answered(answer.status());
+    exchange.failed(&problem);
     if has_body {
         // Nobody reads what is left of it.
         let close = HeaderValue::from_static("close");
