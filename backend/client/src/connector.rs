@@ -146,7 +146,7 @@ impl Service<Uri> for Connector {
         let within = self.within;
         let connecting = self.https.call(server);
         Box::pin(async move {
-            match tokio::time::timeout(within, connecting).await {
+            match timeout(within, connecting).await {
                 Ok(connected) => connected,
                 Err(_) => Err(ReachError::TimedOut(within).into()),
             }
