@@ -10,7 +10,8 @@
 //! `workload` fills the cluster, and `scale` measures what that costs a client. `check` asks whether it is a real one;
 //! `audit` reads who asked the API server for what; `clients` sends real programs through the proxy, to the `guests`;
 //! `upgrades` asks for a port-forward in every way a client might; `line` is a long way to a server; `hops` are gateways
-//! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it; `gateway` runs
+//! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it, with what
+//! `transports` cost; `gateway` runs
 //! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own;
 //! `terminal` sits down at real shells.
 //!
