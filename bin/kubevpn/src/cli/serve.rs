@@ -365,13 +365,20 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
+    use kubevpn_proxy::Journal;
+
     use super::super::listen::ListenerArgs;
+    use super::super::proxy_out::about;
     use super::*;
 
     #[derive(clap::Parser)]
     struct Args {
         #[command(flatten)]
         listen: ListenerArgs,
+    }
+
+    fn view() -> View {
+        View::of_host(Journal::default(), about(None))
     }
 
     #[tokio::test]
@@ -396,7 +403,7 @@ mod tests {
         };
         let backend = Backend::of_host(FromHost::default());
         tokio::select! {
-            _ended = serve(listening, backend, ready, Ending::new().unwrap()) => panic!("it ended"),
+            _ended = serve(listening, backend, ready, view(), Ending::new().unwrap()) => panic!("it ended"),
             reply = answer => assert_eq!(reply.unwrap(), 0),
         }
     }
@@ -409,7 +416,7 @@ mod tests {
         let proxy = listening.addresses()[0];
         let backend = Backend::of_host(FromHost::default());
         let ready = async { Err(Failure::value("no")) };
-        let ended = serve(listening, backend, ready, Ending::new().unwrap()).await;
+        let ended = serve(listening, backend, ready, view(), Ending::new().unwrap()).await;
         assert_eq!(ended.unwrap_err().message(), "no");
         assert!(TcpStream::connect(proxy).await.is_err());
     }
