@@ -22,8 +22,8 @@ use rustls::{
 use crate::error::ClientError;
 use crate::p521::Secp521r1;
 
-/// Seeds AWS-LC's random numbers on a thread of its own, once. It gathers the processor's jitter for 50 ms (of processor time),
-/// which would otherwise stand between the TCP and the TLS handshake of the first connection; this way it is done while a
+/// Seeds AWS-LC's random numbers on a thread of its own, once. Unless it was built otherwise (docs/decisions/0008-aws-lc.md) it
+/// gathers the processor's jitter for 50 ms of processor time, which would stand between the TCP and the TLS handshake of the first connection; this way it is done while a
 /// distant API server answers the first of the two.
 pub(crate) fn seed_ahead() {
     static BEGUN: Once = Once::new();
