@@ -175,7 +175,7 @@ async fn metrics_are_those_of_the_page_of_documentation() {
             panic!("{row:?}");
         };
         if name != optional || scraped.contains(optional) {
-            expected.push(format!("# HELP {name} {help}."));
+            expected.push(format!("# HELP {name} {help}"));
             expected.push(format!("# TYPE {name} {kind}"));
         }
     }

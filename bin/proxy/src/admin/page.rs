@@ -124,7 +124,7 @@ fn connections(out: &mut String, seen: &Snapshot, csrf: &str) -> fmt::Result {
         "<section id=\"connections\"><div class=\"head\"><h2>Connections</h2><small id=\"count\">{count}</small>\
          <input id=\"filter\" type=\"search\" placeholder=\"Filter\" aria-label=\"Filter connections\" hidden></div>\n\
          <div class=\"scroll\" tabindex=\"0\" aria-label=\"Connections\"><table><thead><tr><th>Asked for</th>\
-         <th class=\"wide\">Pod</th><th class=\"wide\">Client</th><th class=\"n wide\">Sent</th><th class=\"n\">Received</th>\
+         <th class=\"wide\">Pod</th><th class=\"wide\">Client</th><th class=\"n wide\">Sent</th><th class=\"n wide\">Received</th>\
          <th class=\"n\">Rate</th><th class=\"n age\">Age</th><th class=\"act\"></th></tr></thead><tbody>"
     )?;
     for connection in seen.connections.iter().rev() {
@@ -154,7 +154,7 @@ fn row(out: &mut String, connection: &Connection, csrf: &str) -> fmt::Result {
     writeln!(
         out,
         "<tr title=\"{asked} by {client}\"><td><span>{asked}</span><small>{small}</small></td><td class=\"wide\">{pod}</td>\
-         <td class=\"wide\">{client}</td><td class=\"n wide\">{up}</td><td class=\"n\">{down}</td><td class=\"n\">{rate}/s</td>\
+         <td class=\"wide\">{client}</td><td class=\"n wide\">{up}</td><td class=\"n wide\">{down}</td><td class=\"n\">{rate}/s</td>\
          <td class=\"n age\">{age}</td><td class=\"act\"><form method=\"post\" action=\"/cut\">\
          <input type=\"hidden\" name=\"id\" value=\"{id}\"><input type=\"hidden\" name=\"csrf\" value=\"{csrf}\">\
          <button>Cut</button></form></td></tr>",
@@ -198,7 +198,7 @@ fn section(
 fn sessions(out: &mut String, seen: &Snapshot) -> fmt::Result {
     let columns = [
         ("", "Pod"),
-        ("kind", "Transport"),
+        ("kind wide", "Transport"),
         ("n", "Streams"),
         ("kind", "Health"),
         ("n age", "Age"),
@@ -212,7 +212,7 @@ fn sessions(out: &mut String, seen: &Snapshot) -> fmt::Result {
             seen.sessions.iter().try_for_each(|session| {
             writeln!(
                 out,
-                "<tr><td>{}</td><td class=\"kind\">{}</td><td class=\"n\">{}</td><td class=\"kind {health}\">{health}</td>\
+                "<tr><td>{}</td><td class=\"kind wide\">{}</td><td class=\"n\">{}</td><td class=\"kind {health}\">{health}</td>\
                  <td class=\"n age\">{}</td></tr>",
                 Text(&session.pod),
                 Text(&session.transport),

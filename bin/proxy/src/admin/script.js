@@ -39,7 +39,6 @@ const scroller = $('connections').querySelector('.scroll');
 const filter = $('filter');
 const above = element('tr', 'space', element('td'));
 const below = element('tr', 'space', element('td'));
-for (const space of [above, below]) space.firstChild.colSpan = 8;
 body.replaceChildren(above, below);
 let all = [];
 let shown = [];
@@ -49,7 +48,7 @@ function makeRow() {
   const [target, small] = [element('span'), element('small')];
   const cells = {
     target, small, via: element('td', 'wide'), client: element('td', 'wide'), up: element('td', 'n wide'),
-    down: element('td', 'n'), rate: element('td', 'n'), age: element('td', 'n age'),
+    down: element('td', 'n wide'), rate: element('td', 'n'), age: element('td', 'n age'),
   };
   const button = element('button', '', 'Cut');
   button.type = 'button';
@@ -137,7 +136,7 @@ function show(snapshot) {
   set($('down'), amount(totals.down));
   set($('rate'), `${amount(up + down)}/s`);
   table('sessions', snapshot.sessions.map((s) => [
-    ['', s.pod], ['kind', s.transport], ['n', String(s.streams)], [`kind ${s.health}`, s.health], ['n age', age(s.age)],
+    ['', s.pod], ['kind wide', s.transport], ['n', String(s.streams)], [`kind ${s.health}`, s.health], ['n age', age(s.age)],
   ]));
   table('refusals', snapshot.refusals.map((r) => [
     ['when', clock(r.at)], ['wrap', ['b', '', r.target || r.frontend], ' ', ['small', '', r.refusal], ['span', '', r.sentence]],
