@@ -172,7 +172,7 @@ impl Lab {
     ) -> Result<Duration> {
         let mut place = match away {
             Away::OtherTunnel => Place::Behind(Box::new(self.wireguard(number).await?)),
-            _ => Place::OnLink(self.machine(number).await?),
+            _ => Place::OnLink(Box::new(self.machine(number).await?)),
         };
         let program = kubevpn.display().to_string();
         let machine = place.machine();
@@ -212,7 +212,7 @@ impl Lab {
 
 /// A machine, by the way to the API server that it has.
 enum Place {
-    OnLink(Machine),
+    OnLink(Box<Machine>),
     Behind(Box<WireGuard>),
 }
 

@@ -30,9 +30,9 @@ impl Display for Text<'_> {
 /// A message to whoever is not shown the page.
 pub(super) fn message(title: &str, sentence: &str) -> String {
     let mut out = head(title, "");
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<body><header><h1>kubevpn</h1><p>{}</p></header></body></html>\n",
+        "<body><header><h1>kubevpn</h1><p>{}</p></header></body></html>",
         Text(sentence)
     );
     out

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::scenario;
-use crate::cluster::{client, cluster_ips, pods};
+use crate::cluster::{Asked, client, cluster_ips, pods};
 use crate::space::{Echo, Space, service, until};
 use crate::{Context, Proxy, Scenario, Socks};
 
@@ -73,7 +73,12 @@ async fn a_thousand_connections_ask_nothing(cx: Context) -> anyhow::Result<()> {
         futures_util::future::try_join_all(at_once).await?;
     }
     let steady = cx.cluster.asked_since(before).await?;
-    let reads_now: Vec<_> = steady.iter().filter(|asked| asked.is_read()).collect();
+    // Where upgrades take long, as on a busy machine, one page of a namespace's slices is read once in two hours.
+    let is_page = |asked: &&Asked| asked.uri.contains("/endpointslices?&limit=64");
+    let (pages, reads_now): (Vec<_>, Vec<_>) = steady
+        .iter()
+        .filter(|asked| asked.is_read())
+        .partition(is_page);
     let ours = |verb: &str| {
         let ours = steady
             .iter()
@@ -89,9 +94,11 @@ async fn a_thousand_connections_ask_nothing(cx: Context) -> anyhow::Result<()> {
             .iter()
             .filter(|a| a.user_agent.starts_with("kubevpn/") && a.verb != "watch")
             .count()
-            - reads_now.len(),
+            - reads_now.len()
+            - pages.len(),
     ));
     anyhow::ensure!(reads_now.is_empty(), "read again: {reads_now:?}");
+    anyhow::ensure!(pages.len() <= 1, "read again: {pages:?}");
     Ok(())
 }
 
