@@ -234,11 +234,8 @@ where
                     None => drain.spawn(connection(client)),
                     Some(observer) => {
                         let cut = drain.cut_of_one();
-                        client.observed = Some(Observed {
-                            observer,
-                            cut: cut.clone(),
-                            process: client.process(),
-                        });
+                        let process = client.process();
+                        client.observed = Some(Observed::new(observer, cut.clone(), process));
                         drain.spawn_until(cut, connection(client));
                     }
                 }

@@ -73,10 +73,9 @@ pub struct Live {
     id: u64,
     frontend: Frontend,
     client: Option<SocketAddr>,
-    process: Option<u32>,
+    observed: Observed,
     began: Instant,
     traffic: Arc<Traffic>,
-    cut: CancellationToken,
     route: Mutex<Route>,
 }
 
@@ -111,16 +110,15 @@ impl Live {
         frontend: Frontend,
         client: Option<SocketAddr>,
         traffic: Arc<Traffic>,
-        observed: &Observed,
+        observed: Observed,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
             frontend,
             client,
-            process: observed.process,
+            observed,
             began: Instant::now(),
             traffic,
-            cut: observed.cut.clone(),
             route: Mutex::default(),
         })
     }
@@ -142,7 +140,7 @@ impl Live {
 
     /// The client's process, where the socket tells (a Unix socket).
     pub fn process(&self) -> Option<u32> {
-        self.process
+        self.observed.0.process
     }
 
     /// How long ago it began.
@@ -162,7 +160,11 @@ impl Live {
 
     /// Ends the client's connection now, whatever it is doing: it is dropped, and its record says `cut`.
     pub fn cut(&self) {
-        self.cut.cancel();
+        self.observed.0.cut.cancel();
+    }
+
+    pub(crate) fn observer(&self) -> &dyn Observer {
+        &*self.observed.0.observer
     }
 
     pub(crate) fn asked(&self, target: &Target) {
@@ -196,10 +198,28 @@ impl Live {
     }
 }
 
-/// By whom a client's connection is observed, and what ends it.
+/// By whom a client's connection is observed, and what ends it. Clones are the same; as small as can be, since each connection
+/// has a place for one.
 #[derive(Clone, Debug)]
-pub struct Observed {
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) cut: CancellationToken,
-    pub(crate) process: Option<u32>,
+pub struct Observed(Arc<Observation>);
+
+#[derive(Debug)]
+struct Observation {
+    observer: Arc<dyn Observer>,
+    cut: CancellationToken,
+    process: Option<u32>,
+}
+
+impl Observed {
+    pub(crate) fn new(
+        observer: Arc<dyn Observer>,
+        cut: CancellationToken,
+        process: Option<u32>,
+    ) -> Self {
+        Self(Arc::new(Observation {
+            observer,
+            cut,
+            process,
+        }))
+    }
 }

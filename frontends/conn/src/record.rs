@@ -74,7 +74,7 @@ pub struct Record {
     last: Option<Instant>,
     traffic: Arc<Traffic>,
     written: bool,
-    observed: Option<(Observed, Arc<Live>)>,
+    observed: Option<Arc<Live>>,
 }
 
 /// Begins the records of one client's connection: for HTTP there are many.
@@ -112,9 +112,10 @@ impl Recorder {
         let mut record = Record::start(self.origin.frontend, self.origin.peer);
         if let Some(observed) = &self.observed {
             let traffic = record.traffic();
+            let observed = observed.clone();
             let live = Live::new(record.id, record.frontend, record.client, traffic, observed);
-            observed.observer.told(News::Opened(&live));
-            record.observed = Some((observed.clone(), live));
+            live.observer().told(News::Opened(&live));
+            record.observed = Some(live);
         }
         record
     }
@@ -151,24 +152,24 @@ impl Record {
     /// What the client asked for.
     pub fn target(&mut self, target: &Target) {
         self.target = Some(target.clone());
-        if let Some((_, live)) = &self.observed {
+        if let Some(live) = &self.observed {
             live.asked(target);
         }
     }
 
     /// Where its stream went.
     pub fn via(&mut self, via: Via) {
-        if let Some((observed, live)) = &self.observed {
+        if let Some(live) = &self.observed {
             live.connected(&via);
-            observed.observer.told(News::Connected(live));
+            live.observer().told(News::Connected(live));
         }
         self.via = Some(via);
     }
 
     /// The HTTP request that it is, told to those who observe and want to know.
     pub fn exchange(&mut self, method: &str, url: impl FnOnce() -> String) {
-        if let Some((observed, live)) = &self.observed
-            && observed.observer.wants_exchanges()
+        if let Some(live) = &self.observed
+            && live.observer().wants_exchanges()
         {
             live.exchange(method, url());
         }
@@ -176,7 +177,7 @@ impl Record {
 
     /// The status of its answer.
     pub fn answered(&mut self, status: u16) {
-        if let Some((_, live)) = &self.observed {
+        if let Some(live) = &self.observed {
             live.answered(status);
         }
     }
@@ -229,14 +230,14 @@ impl Record {
     ) {
         self.written = true;
         let took = self.last.unwrap_or_else(Instant::now) - self.started;
-        if let Some((observed, live)) = self.observed.take() {
+        if let Some(live) = self.observed.take() {
             let ended = Ended {
                 end,
                 refusal,
                 error,
                 took,
             };
-            observed.observer.told(News::Ended(&live, ended));
+            live.observer().told(News::Ended(&live, ended));
         }
         macro_rules! event {
             ($level:expr) => {

@@ -78,8 +78,10 @@ where
     C: ClientIo,
     S: Connect,
 {
-    let recorder = Recorder::new(Frontend::Socks5, &client);
-    let (origin, record) = (recorder.origin(), recorder.start());
+    let (origin, record) = {
+        let recorder = Recorder::new(Frontend::Socks5, &client);
+        (recorder.origin(), recorder.start())
+    };
     let span = tracing::info_span!(
         "conn",
         id = record.id(),

@@ -2,15 +2,10 @@
 //!
 //! A connection on a session of its own can neither stall others nor be stalled, so connections opened now and then get
 //! one each, up to a number. Connections opened by the dozen are taken to be short until they are shown not to be: they
-//! share one session, since each session more costs every program on the way, unless they are few at a time and another
-//! one is free anyway. A session that turns out to carry bulk,
+//! share one session, since each session more costs every program on the way. A session that turns out to carry bulk,
 //! a client that does not read, or a connection that stays is left to those it has, and a spare one takes its place.
 
 use crate::config::Config;
-
-/// While so few wait for something of their Pod, connections opened by the dozen take the sessions that are free, as two
-/// transfers among them are better apart. Many short ones at a time are better together.
-const FEW: usize = 4;
 
 /// A session, as far as the choice goes.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +84,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
         && views.len() + opening < 2 * config.sessions_per_pod;
 
     let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
-    let live: usize = views.iter().filter(joinable).map(|(_, v)| v.live).sum();
-    if demand.hurried && (live >= FEW || free().next().is_none()) {
+    if demand.hurried {
         let crowd = |(_, v): &&(usize, View)| v.live > 0 && !v.long && v.live < config.crowd;
         let fullest = |(_, v): &&(usize, View)| (v.live, v.used);
         if let Some(&(index, _)) = views
@@ -259,9 +253,6 @@ mod tests {
         assert_eq!(pick(&[live(5)], hurry), (What::Share(0), true));
         let spare = [live(5), live(9), QUIET];
         assert_eq!(pick(&spare, hurry), (What::Share(1), false));
-        // Few at a time are kept apart as far as that takes no upgrade.
-        assert_eq!(pick(&[live(1), QUIET], hurry), (What::Free(1), false));
-        assert_eq!(pick(&[live(1)], hurry), (What::Share(0), true));
         // A crowd, a connection that stays or moves bulk: the spare takes over.
         let long = View {
             long: true,

@@ -463,7 +463,7 @@ async fn a_handshake_meant_for_somebody_else_is_refused() {
     let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("spdy-ws: the WebSocket answer is to somebody else's key"),
+        text.contains("spdy-ws, ws: the WebSocket answer is to somebody else's key"),
         "{text}"
     );
 }

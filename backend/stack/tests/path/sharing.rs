@@ -97,24 +97,14 @@ async fn new_connections_beside_a_transfer_are_answered_within_two_round_trips()
     }
 }
 
-/// Short connections before them do not put both on one session, where the one that begins first has all that the
-/// programs on the way hold.
 #[tokio::test(start_paused = true)]
 async fn two_transfers_get_as_much_each() {
-    for (way, before) in [Way::Down, Way::Up]
-        .into_iter()
-        .flat_map(|way| [(way, 0), (way, 40)])
-    {
+    for way in [Way::Down, Way::Up] {
         let far = narrow().await;
-        for _ in 0..before {
-            connection(&far).await;
-        }
         let ((), moved) = beside(&far, way, 2, sleep(Duration::from_secs(10))).await;
         let (less, more) = (moved[0].min(moved[1]), moved[0].max(moved[1]));
-        println!("{way:?} after {before} others: {less} and {more} bytes");
-        assert!(10 * less >= 9 * more, "{way:?} after {before}: {moved:?}");
-        let sessions: usize = far.forwarder.stats().sessions.iter().sum();
-        assert!(sessions >= 2, "{way:?} after {before}: {sessions}");
+        println!("{way:?}: {less} and {more} bytes");
+        assert!(10 * less >= 9 * more, "{way:?}: {moved:?}");
         assert!(less + more > 9 * NARROW, "the line is full");
     }
 }
