@@ -779,7 +779,10 @@ async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
         terminal.types(CTRL_Z)?;
         terminal.shows("Stopped").await?;
         terminal.shows("outer: ").await?;
-        terminal.types("fg\nhello\n")?;
+        terminal.types("fg\n")?;
+        // The shell names the job it continues: what is typed before is the shell's to read.
+        terminal.shows("exec sleep 1000'").await?;
+        terminal.types("hello\n")?;
         terminal.shows("got-hello").await?;
         terminal.types(CTRL_C)?;
         terminal.shows("outer: ").await?;
@@ -798,7 +801,9 @@ async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
         terminal.types(CTRL_Z)?;
         terminal.shows("Stopped").await?;
         terminal.shows("inner: ").await?;
-        terminal.types("fg\nagain\n")?;
+        terminal.types("fg\n")?;
+        terminal.shows("echo got-$line'").await?;
+        terminal.types("again\n")?;
         terminal.shows("got-again").await?;
         terminal.shows("inner: ").await?;
         terminal.types("exit 4\n")?;
