@@ -37,7 +37,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
     /// Something became of a connection.
     fn told(&self, news: News<'_>);
 
-    /// Whether somebody wants to know the HTTP requests that are forwarded ([`Live::exchange`]). Asked for each.
+    /// Whether somebody wants to know the HTTP requests that are forwarded ([`Route::exchange`]). Asked for each.
     fn wants_exchanges(&self) -> bool {
         false
     }
