@@ -116,6 +116,7 @@ impl Lab {
                 });
             }
             // The usual time limit; every one of these shells knows the word.
+            terminal.key("C-u").await?;
             terminal.line("export KUBEVPN_COMPLETE_WITHIN=").await?;
             // The letter that is typed next comes when the completion has ended.
             let typed = format!("kubevpn nc --kubeconfig {nobody} product");
