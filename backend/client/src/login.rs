@@ -58,7 +58,7 @@ struct State {
     told: Option<Told>,
 }
 
-/// What became of the credentials.
+/// Change of the credentials: a login, its failure, or their refusal by the API server.
 #[derive(Clone, Copy, Debug)]
 pub enum LoginNews<'a> {
     /// The credential plugin has given some, which end then as far as they say.
@@ -237,7 +237,7 @@ impl Login {
             }
             drop(state);
             match &outcome {
-                // What files say is read again every minute, and no news.
+                // Credentials in files are read again every minute: no change worth telling.
                 Ok(_) if recipe.plugin().is_none() => {}
                 Ok(made) => {
                     let expires = Shown::new(&recipe, &made.credential).expires;

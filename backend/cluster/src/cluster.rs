@@ -159,7 +159,7 @@ impl Cluster {
         self.resolver.store.tell(Arc::new(told));
     }
 
-    /// What is followed of the cluster, in no order.
+    /// The selections of objects that are kept, each with its health, in no order.
     pub fn watches(&self) -> Vec<WatchState> {
         self.resolver.store.watches()
     }

@@ -60,17 +60,17 @@ pub(crate) struct Store {
     pub(crate) neighbours: Neighbours,
 }
 
-/// What became of a watch.
+/// Change of a watch.
 #[derive(Clone, Copy, Debug)]
 pub enum WatchNews<'a> {
-    /// It broke, and what it followed gets old.
+    /// The watch broke, and its selection gets old.
     Lost {
         /// Of what.
         what: &'a str,
         /// Why.
         why: &'a str,
     },
-    /// What was lost is followed again.
+    /// A watch that was lost follows its selection again.
     Back {
         /// Of what.
         what: &'a str,
@@ -92,7 +92,7 @@ pub struct WatchState {
 pub enum WatchHealth {
     /// A watch tells its changes.
     Watched,
-    /// It is read again when it is asked for.
+    /// Read again when it is asked for.
     Read,
     /// Its watch broke and is not back yet.
     Lost,

@@ -20,7 +20,7 @@ pub struct Survey {
     pub namespace: String,
     /// The Services in it, the first 500 of them.
     pub services: Listed,
-    /// Those of other namespaces, as `web.shop`, among the first 500 of all.
+    /// Services of other namespaces, as `web.shop`, among the first 500 of all.
     pub elsewhere: Listed,
     /// The ranges that ClusterIPs are taken from, as `10.96.0.0/12`.
     pub service_ranges: Listed,

@@ -1,4 +1,4 @@
-//! What becomes of sessions, for whoever wants to know.
+//! Changes of sessions and the durations of dials, for metrics and the status page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::config::Transport;
 use crate::pod::PodId;
 
-/// What became of a session, or of a dial.
+/// Change of a session, or a dial that succeeded.
 #[derive(Clone, Copy, Debug)]
 pub enum SessionNews<'a> {
-    /// It is open.
+    /// The session is open.
     Opened(SessionName<'a>, Transport),
     /// There is reason to doubt it: it is being probed.
     Suspected(SessionName<'a>),
     /// All probes were answered after all.
     Recovered(SessionName<'a>),
-    /// It is no more, for this reason.
+    /// The session has ended, for this reason.
     Ended(SessionName<'a>, &'a str),
     /// A connection was opened.
     Dialled {

@@ -237,7 +237,7 @@ impl<K: Kind> Follower<'_, K> {
         }
     }
 
-    /// It is not what it was; one that never was is none that is lost.
+    /// Tells of a watch that broke; one that was never allowed is not lost.
     fn lost(&self, why: &str) {
         if self.allowed {
             self.loading.lost(why);
