@@ -248,8 +248,11 @@ enum Command {
     /// Complete words in real shells, take the first minute of the README, and capture what a terminal shows
     Terminal {
         /// The program under test [default: `kubevpn` beside this one]
-        #[arg(long)]
+        #[arg(long, conflicts_with = "fresh")]
         kubevpn: Option<PathBuf>,
+        /// Test what the README's line installs from a fresh clone of the last commit
+        #[arg(long)]
+        fresh: bool,
         /// The page whose sections are to be written
         #[arg(long)]
         page: Option<PathBuf>,
@@ -557,8 +560,16 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 lab::try_package(&package, &out, report).await?;
             }
         }
-        Command::Terminal { kubevpn, page } => {
-            let seen = lab.terminal(&beside_this(kubevpn)?).await?;
+        Command::Terminal {
+            kubevpn,
+            fresh,
+            page,
+        } => {
+            let kubevpn = match fresh {
+                true => None,
+                false => Some(beside_this(kubevpn)?),
+            };
+            let seen = lab.terminal(kubevpn.as_deref()).await?;
             for (title, screen) in &seen.screens {
                 println!("== {title}\n{screen}\n");
             }

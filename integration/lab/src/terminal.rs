@@ -6,7 +6,7 @@ mod tmux;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::tmux::{PROMPT, Tmux};
 use crate::Lab;
-use crate::command::{command, output, require};
+use crate::command::{BUILD_LIMIT, command, output, require};
 
 pub use self::completion::Completed;
 
@@ -37,11 +37,11 @@ pub struct Seen {
 }
 
 impl Lab {
-    /// Sits down at a terminal with this `kubevpn` and the cluster that is up.
+    /// Sits down at a terminal with this `kubevpn`, or with what a fresh clone installs, and the cluster that is up.
     ///
     /// # Errors
     /// Something that should be on the screen is not.
-    pub async fn terminal(&self, kubevpn: &Path) -> Result<Seen> {
+    pub async fn terminal(&self, kubevpn: Option<&Path>) -> Result<Seen> {
         let missing: Vec<_> = PROGRAMS
             .into_iter()
             .filter(|program| require(&[program]).is_err())
@@ -51,9 +51,17 @@ impl Lab {
             let install = ["-qq", "install", "-y", "--no-install-recommends"];
             output(command("apt-get")?.args(install).args(&missing)).await?;
         }
-        let kubevpn = &kubevpn.canonicalize()?;
         let home = self.settings.state().join("terminal");
         fs::create_dir_all(&home)?;
+        let mut screens = Vec::new();
+        let kubevpn = &match kubevpn {
+            Some(kubevpn) => kubevpn.canonicalize()?,
+            None => {
+                let (kubevpn, screen) = self.install(&home).await?;
+                screens.push(("From a fresh clone", screen));
+                kubevpn
+            }
+        };
         let completed = self.completions(kubevpn, &home).await?;
         let shell = async || {
             // A shell that runs a command, as tmux has it run this one, passes no prompt on.
@@ -62,7 +70,6 @@ impl Lab {
             terminal.until("a shell", |screen| screen == "$").await?;
             anyhow::Ok(terminal)
         };
-        let mut screens = Vec::new();
         let (server, client) = (shell().await?, shell().await?);
         let (demo, seconds) = demo(&server, &client).await?;
         screens.push((DEMO, timed(demo, seconds)));
@@ -73,6 +80,66 @@ impl Lab {
         screens.push(("`kubevpn status`", status(&shell().await?).await?));
         screens.push(("`kubevpn check`", check(&shell().await?).await?));
         Ok(Seen { completed, screens })
+    }
+
+    /// Installs the program as the README says, from a clone of the last commit; where it is, and the screen.
+    async fn install(&self, home: &Path) -> Result<(PathBuf, String)> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let clone = home.join("kubevpn");
+        let installed = home.join("installed");
+        for old in [&clone, &installed] {
+            if old.exists() {
+                fs::remove_dir_all(old)?;
+            }
+        }
+        let program = installed.join("bin/kubevpn");
+        let bash = format!("env 'PS1={PROMPT}' bash --norc --noprofile -i");
+        let terminal = Tmux::start(self, &program, home, &bash).await?;
+        let of_caller = |name: &str, folder: &str| {
+            let home = std::env::var_os("HOME").unwrap_or_default();
+            std::env::var_os(name).map_or_else(|| Path::new(&home).join(folder), PathBuf::from)
+        };
+        let cargo = of_caller("CARGO_HOME", ".cargo");
+        for (name, value) in [
+            ("REPOSITORY", &repository),
+            ("CARGO_HOME", &cargo),
+            ("RUSTUP_HOME", &of_caller("RUSTUP_HOME", ".rustup")),
+            ("CARGO_INSTALL_ROOT", &installed),
+        ] {
+            terminal
+                .line(&format!("export {name}='{}'", value.display()))
+                .await?;
+        }
+        let path = format!(
+            "export PATH=\"$PATH:{}\"; cd; clear",
+            cargo.join("bin").display()
+        );
+        terminal.line(&path).await?;
+        terminal
+            .until("an empty screen", |screen| screen == "$")
+            .await?;
+        let begun = Instant::now();
+        terminal
+            .line("git clone --quiet \"$REPOSITORY\" kubevpn && cd kubevpn")
+            .await?;
+        let install = of_readme("cargo install --path bin/kubevpn")?;
+        terminal
+            .line(&format!("{install}; echo \"exit code $?\""))
+            .await?;
+        let ended = |screen: &str| {
+            let last = screen.lines().rev().nth(1).unwrap_or_default();
+            last.starts_with("exit code ") && screen.ends_with("\n$")
+        };
+        let (screen, _) = terminal
+            .until_within(BUILD_LIMIT, "the end of the build", ended)
+            .await?;
+        let took = begun.elapsed();
+        ensure!(program.is_file(), "nothing was installed:\n{screen}");
+        let said = format!(
+            "$ git clone --quiet \"$REPOSITORY\" kubevpn && cd kubevpn\n$ {install}\n\n# {} s until it was installed",
+            took.as_secs()
+        );
+        Ok((program, said))
     }
 }
 

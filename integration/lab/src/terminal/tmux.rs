@@ -90,6 +90,16 @@ impl Tmux {
         what: &str,
         fits: impl Fn(&str) -> bool,
     ) -> Result<(String, Duration)> {
+        self.until_within(LIMIT, what, fits).await
+    }
+
+    /// The same, for what takes its time.
+    pub(super) async fn until_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<(String, Duration)> {
         let begun = Instant::now();
         loop {
             let screen = self.screen().await?;
@@ -97,8 +107,8 @@ impl Tmux {
             if fits(&screen) {
                 return Ok((screen, elapsed));
             }
-            if elapsed > LIMIT {
-                bail!("{what} is not seen within {LIMIT:?}:\n{screen}");
+            if elapsed > limit {
+                bail!("{what} is not seen within {limit:?}:\n{screen}");
             }
             sleep(LOOK).await;
         }
