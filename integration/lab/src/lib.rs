@@ -75,7 +75,10 @@ pub use self::hops::{Crossing, Hop, table as hops_table};
 pub use self::isolated::{Outcome, Program, write_programs};
 pub use self::line::{Length, Line, round_trip};
 pub use self::matrix::{Pair, Scenarios, pairs, table as matrix_table, write_pair};
-pub use self::package::{PackageOptions, Packages, differences, package, try_package};
+pub use self::package::{
+    BUDGET, PackageOptions, Packages, PackedProgram, ReleaseTools, differences, package,
+    try_packages,
+};
 pub use self::process::Signal;
 pub use self::proxy::Reached;
 pub use self::scale::{Asked, Connections, Measured, contradictions};

@@ -5,11 +5,11 @@
 )]
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use lab::{
     AuditMark, Claim, Claimed, Containerd, Daemon, Extent, Lab, Measured, Recovery, Signal, Vpn,
@@ -238,10 +238,13 @@ enum Command {
         /// Where the files of the release will be, for Homebrew, krew, AUR and nix
         #[arg(long)]
         url: Option<String>,
+        /// Build a program for musl as well, which needs no C library of the system
+        #[arg(long, conflicts_with = "program")]
+        musl: bool,
         /// Make them twice, and compare each byte
         #[arg(long)]
         twice: bool,
-        /// Install the Debian package into a new root, use it and remove it; as root, on Debian
+        /// Install the Debian package and the RPM into a new root, use and remove them; as root, on Debian
         #[arg(long)]
         install: bool,
     },
@@ -547,17 +550,25 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             program,
             out,
             url,
+            musl,
             twice,
             install,
         } => {
-            packages(program, &out, url, twice).await?;
+            std::fs::create_dir_all(&out)?;
+            let options = lab::PackageOptions {
+                repository: PathBuf::from(ROOT).canonicalize()?,
+                program: match program {
+                    Some(program) => lab::PackedProgram::Given(program),
+                    None => lab::PackedProgram::Built(lab.release_tools().await?),
+                },
+                out: out.canonicalize()?,
+                url,
+                musl,
+            };
+            packages(&options, twice).await?;
             if install {
-                let package = std::fs::read_dir(&out)?.flatten().map(|entry| entry.path());
-                let mut package =
-                    package.filter(|path| path.extension().is_some_and(|end| end == "deb"));
-                let package = package.next().context("there is no Debian package")?;
                 let report = |what: &str, said: &str| println!("{what}: {said}");
-                lab::try_package(&package, &out, report).await?;
+                lab::try_packages(&options.out, report).await?;
             }
         }
         Command::Terminal {
@@ -622,24 +633,12 @@ fn verdict(all: usize, failed: usize, [right, wrong]: [&str; 2]) -> ExitCode {
 }
 
 /// Makes them, and says what was made; a second time for the comparison.
-async fn packages(
-    program: Option<PathBuf>,
-    out: &Path,
-    url: Option<String>,
-    twice: bool,
-) -> Result<()> {
-    std::fs::create_dir_all(out)?;
-    let options = |out: PathBuf| lab::PackageOptions {
-        repository: PathBuf::from(ROOT),
-        program: program.clone(),
-        out,
-        url: url.clone(),
-    };
-    let out = out.canonicalize()?;
-    let made = lab::package(&options(out.clone())).await?;
+async fn packages(options: &lab::PackageOptions, twice: bool) -> Result<()> {
+    let made = lab::package(options).await?;
     println!(
-        "the stripped program: {:.1} MiB",
-        made.program as f64 / f64::from(1 << 20)
+        "the stripped program: {} bytes, of {} at most",
+        made.program,
+        lab::BUDGET
     );
     for (file, bytes) in &made.files {
         println!("{bytes:>10}  {file}");
@@ -648,9 +647,13 @@ async fn packages(
         println!("left out: {what}");
     }
     if twice {
-        let again = out.with_extension("again");
-        lab::package(&options(again.clone())).await?;
-        let differ = lab::differences(&out, &again)?;
+        let again = options.out.with_extension("again");
+        let second = lab::PackageOptions {
+            out: again.clone(),
+            ..options.clone()
+        };
+        lab::package(&second).await?;
+        let differ = lab::differences(&options.out, &again)?;
         ensure!(
             differ.is_empty(),
             "made twice, these differ: {}",

@@ -1,7 +1,7 @@
-//! The Debian package in a Debian that has nothing else: installed, used, removed.
+//! The packages in a Debian that has nothing else: installed, used, removed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::process::Command;
@@ -10,14 +10,11 @@ use crate::command::{BUILD_LIMIT, command, output, output_within};
 
 /// What is in no package, and changes by itself.
 const NOT_LOOKED_AT: &str = "-path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/cache \
-                             -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log";
+                             -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /var/log";
 
-/// In the new root, with a process table of its own: what is left running ends with it.
-const STEPS: [(&str, &str); 6] = [
-    (
-        "installed",
-        "cd /tmp && apt-get -qq install -y --no-install-recommends ./kubevpn.deb >/dev/null 2>&1; kubevpn version",
-    ),
+/// With a package installed, in the new root and with a process table of its own: what is left running ends with it.
+const STEPS: [(&str, &str); 5] = [
+    ("installed", "kubevpn version"),
     (
         "kubevpn demo, and the line it prints",
         ": >/tmp/demo; kubevpn demo --listen-socks 127.0.0.1:0 >/tmp/demo 2>&1 & \
@@ -36,23 +33,56 @@ const STEPS: [(&str, &str); 6] = [
         "completion and the unit are there",
         "ls /usr/share/bash-completion/completions/kubevpn /usr/lib/systemd/user/kubevpn.service",
     ),
-    (
-        "removed",
-        "apt-get -qq remove --purge -y kubevpn 2>&1 | tail -n 1; ! command -v kubevpn",
-    ),
 ];
 
-/// Installs a package into a root made by debootstrap below `work`, uses it and removes it again; each claim is reported.
+/// Installs the packages that are in `out`, one after the other, into a root made by debootstrap, uses each and removes it
+/// again; each claim is reported.
 ///
 /// # Errors
 /// No root can be made, a step fails, or something is left behind.
-pub async fn try_package(package: &Path, work: &Path, report: impl Fn(&str, &str)) -> Result<()> {
-    ensure!(
-        package.is_file(),
-        "there is no {}: make the packages first",
-        package.display()
-    );
-    let root = tempfile::Builder::new().prefix("root-").tempdir_in(work)?;
+pub async fn try_packages(out: &Path, report: impl Fn(&str, &str)) -> Result<()> {
+    let [deb, rpm] = [package(out, "deb")?, package(out, "rpm")?];
+    let root = tempfile::Builder::new().prefix("root-").tempdir_in(out)?;
+    let root = root.path();
+    debootstrap(root).await?;
+    let files = format!("find / \\( {NOT_LOOKED_AT} \\) -prune -o -print | sort");
+    let before = inside(root, &files).await?;
+
+    fs::copy(&deb, root.join("tmp/kubevpn.deb"))?;
+    let install = "cd /tmp && apt-get -qq install -y --no-install-recommends ./kubevpn.deb 2>&1";
+    inside(root, install).await.context("the Debian package")?;
+    use_it(root, "deb", &report).await?;
+    let remove = "apt-get -qq remove --purge -y kubevpn 2>&1; ! command -v kubevpn";
+    inside(root, remove).await.context("apt remove --purge")?;
+    nothing_left(root, &files, &before, "deb", &report).await?;
+
+    let requires = requires(&rpm).await?;
+    for library in &requires {
+        let find = format!("find /usr/lib /usr/lib64 -name '{library}' | grep -q .");
+        let found = inside(root, &find).await;
+        found.with_context(|| format!("the RPM asks for {library}"))?;
+    }
+    report("rpm: requires", &requires.join(" "));
+    output(rpm_in(root)?.arg("--initdb")).await?;
+    // What it requires was looked at: to this rpm the system's libraries, which dpkg has installed, are not there.
+    output(rpm_in(root)?.args(["--install", "--nodeps"]).arg(&rpm)).await?;
+    use_it(root, "rpm", &report).await?;
+    output(rpm_in(root)?.args(["--erase", "kubevpn"])).await?;
+    nothing_left(root, &files, &before, "rpm", &report).await
+}
+
+/// The one package of a kind.
+fn package(out: &Path, kind: &str) -> Result<PathBuf> {
+    let mut packages = fs::read_dir(out)?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == kind));
+    packages
+        .next()
+        .with_context(|| format!("{} has no .{kind}", out.display()))
+}
+
+async fn debootstrap(root: &Path) -> Result<()> {
     let system = fs::read_to_string("/etc/os-release")?;
     let suite = system
         .lines()
@@ -69,29 +99,62 @@ pub async fn try_package(package: &Path, work: &Path, report: impl Fn(&str, &str
     debootstrap
         .args(["--variant=minbase", "--include=man-db,bsdextrautils,curl"])
         .arg(suite.context("this system has no VERSION_CODENAME: it needs Debian")?)
-        .arg(root.path())
+        .arg(root)
         .arg(mirrors.lines().next().context("apt has no archive")?);
     output_within(BUILD_LIMIT, &mut debootstrap).await?;
-    fs::copy(package, root.path().join("tmp/kubevpn.deb"))?;
-    let files = format!("find / \\( {NOT_LOOKED_AT} \\) -prune -o -print | sort");
-    let before = inside(root.path(), &files).await?;
+    Ok(())
+}
+
+async fn use_it(root: &Path, kind: &str, report: &impl Fn(&str, &str)) -> Result<()> {
     for (what, step) in STEPS {
-        let said = inside(root.path(), step)
-            .await
-            .with_context(|| what.to_owned())?;
-        report(what, said.trim());
+        let said = inside(root, step).await;
+        let said = said.with_context(|| format!("{kind}: {what}"))?;
+        report(&format!("{kind}: {what}"), said.trim());
     }
-    let after = inside(root.path(), &files).await?;
+    Ok(())
+}
+
+async fn nothing_left(
+    root: &Path,
+    files: &str,
+    before: &str,
+    kind: &str,
+    report: &impl Fn(&str, &str),
+) -> Result<()> {
+    let after = inside(root, files).await?;
     let left: Vec<&str> = after
         .lines()
         .filter(|file| !before.lines().any(|it| it == *file))
         .collect();
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    ensure!(left.is_empty(), "{kind}: left behind: {}", left.join(", "));
+    let count = after.lines().count();
     report(
-        "left behind",
-        &format!("nothing, of {} files and folders", after.lines().count()),
+        &format!("{kind}: left behind"),
+        &format!("nothing, of {count} files and folders"),
     );
     Ok(())
+}
+
+/// The libraries that an RPM asks for, by the names of their files.
+async fn requires(package: &Path) -> Result<Vec<String>> {
+    let list = output(command("rpm")?.args(["-qp", "--requires"]).arg(package)).await?;
+    let mut libraries: Vec<String> = list
+        .lines()
+        .filter(|line| line.contains(".so"))
+        .map(|line| line.split('(').next().unwrap_or(line).to_owned())
+        .collect();
+    libraries.sort();
+    libraries.dedup();
+    ensure!(!libraries.is_empty(), "the RPM asks for no library");
+    Ok(libraries)
+}
+
+/// The machine's rpm on a database of the new root.
+fn rpm_in(root: &Path) -> Result<Command> {
+    let mut rpm = command("rpm")?;
+    rpm.arg("--root").arg(root);
+    rpm.args(["--dbpath", "/var/lib/rpm"]);
+    Ok(rpm)
 }
 
 async fn inside(root: &Path, line: &str) -> Result<String> {
@@ -103,7 +166,8 @@ async fn inside(root: &Path, line: &str) -> Result<String> {
         .arg(line)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("HOME", "/root")
+        // What a program keeps in a home is its user's, and no package removes it.
+        .env("HOME", "/tmp")
         .env("LC_ALL", "C")
         .env("DEBIAN_FRONTEND", "noninteractive");
     output(&mut unshare).await

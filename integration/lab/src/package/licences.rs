@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -14,110 +14,254 @@ use crate::command::output;
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
-    resolve: Resolve,
 }
 
 #[derive(Deserialize)]
 struct Package {
-    id: String,
     name: String,
     version: String,
     license: Option<String>,
-    manifest_path: String,
-    /// None of our own.
-    source: Option<String>,
+    manifest_path: PathBuf,
 }
 
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    /// Nothing for one that is linked.
-    kind: Option<String>,
-}
+/// Names and versions of libraries.
+pub(super) type Libraries = BTreeSet<(String, String)>;
 
 /// What the files of a licence begin with, in capitals.
-const FILES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "UNLICENSE"];
+const FILES: [&str; 6] = [
+    "LICENSE",
+    "LICENCE",
+    "COPYING",
+    "COPYRIGHT",
+    "NOTICE",
+    "UNLICENSE",
+];
 
-/// Of the program as it is built here: what it links on this system, and nothing that only builds or tests it.
-pub(super) async fn of(repository: &Path) -> Result<String> {
+/// Files that begin with one of these words and are none.
+const SOURCES: [&str; 8] = ["rs", "c", "h", "py", "json", "toml", "yml", "yaml"];
+
+/// Folders of a library that are not linked.
+const NOT_LINKED: [&str; 4] = ["tests", "benches", "examples", "fuzz"];
+
+/// Linked libraries of others for one target: neither build scripts nor macros, and the features of the release alone.
+pub(super) async fn libraries(repository: &Path, target: &str) -> Result<Libraries> {
     let mut cargo = Command::new("cargo");
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    cargo
+        .current_dir(repository)
+        .args(["tree", "--locked", "-p", "kubevpn", "--target", target])
+        .args(["-e", "normal,no-proc-macro", "--prefix", "none"])
+        .args(["--format", "{p}"]);
+    let tree = output(&mut cargo).await?;
+    let linked = tree.lines().filter_map(library).collect();
+    Ok(linked)
+}
+
+/// `name v1.2.3`, of a line of `cargo tree`; nothing for a package of this repository, which has its path behind.
+fn library(line: &str) -> Option<(String, String)> {
+    let mut words = line.split_whitespace();
+    let name = words.next()?;
+    let version = words.next()?.strip_prefix('v')?;
+    let is_own = words.any(|word| word.starts_with("(/"));
+    (!is_own).then(|| (name.to_owned(), version.to_owned()))
+}
+
+/// The text: a list of the libraries with the licence of each, then each licence once, with the libraries it is of.
+///
+/// # Errors
+/// A library has no text of its licence.
+pub(super) async fn of(repository: &Path, target: &str) -> Result<String> {
+    let libraries = libraries(repository, target).await?;
+    ensure!(
+        !libraries.is_empty(),
+        "cargo tree has no library for {target}"
+    );
+    let mut cargo = Command::new("cargo");
     cargo.current_dir(repository).args([
         "metadata",
         "--format-version=1",
         "--locked",
         "--filter-platform",
-        &target,
+        target,
     ]);
     let metadata: Metadata = serde_json::from_str(&output(&mut cargo).await?)?;
-    let nodes: BTreeMap<&str, &Node> = metadata
-        .resolve
-        .nodes
-        .iter()
-        .map(|node| (&*node.id, node))
-        .collect();
-    let packages: BTreeMap<&str, &Package> =
-        metadata.packages.iter().map(|p| (&*p.id, p)).collect();
-    let program = metadata
-        .packages
-        .iter()
-        .find(|p| p.name == "kubevpn" && p.source.is_none());
-    let mut left = vec![&*program.context("there is no package kubevpn")?.id];
-    let mut linked = BTreeSet::new();
-    while let Some(id) = left.pop() {
-        if linked.insert(id) {
-            let dependencies = nodes[id].deps.iter();
-            let normal = dependencies.filter(|d| d.dep_kinds.iter().any(|k| k.kind.is_none()));
-            left.extend(normal.map(|d| &*d.pkg));
-        }
-    }
-    let mut theirs: Vec<&Package> = linked
-        .iter()
-        .map(|id| packages[id])
-        .filter(|p| p.source.is_some())
-        .collect();
-    theirs.sort_by_key(|package| (&package.name, &package.version));
+    let own = fs::read_to_string(repository.join("LICENSE"))?;
     let mut texts = BTreeMap::<String, Vec<String>>::new();
     let mut list = String::new();
-    for package in &theirs {
-        let name = format!("{} {}", package.name, package.version);
-        let licence = package.license.as_deref().unwrap_or("see its file");
-        writeln!(list, "{name}: {licence}")?;
-        let folder = Path::new(&package.manifest_path)
+    for (name, version) in &libraries {
+        let package = metadata
+            .packages
+            .iter()
+            .find(|it| it.name == *name && it.version == *version)
+            .with_context(|| format!("cargo metadata has no {name} {version}"))?;
+        let called = format!("{name} {version}");
+        let licence = package.license.as_deref().unwrap_or("see its text");
+        writeln!(list, "{called}: {licence}")?;
+        let folder = package
+            .manifest_path
             .parent()
             .context("a manifest is in a folder")?;
-        for file in fs::read_dir(folder)? {
-            let file = file?;
-            let called = file.file_name().to_string_lossy().to_uppercase();
-            if file.file_type()?.is_file() && FILES.iter().any(|begin| called.starts_with(begin)) {
-                let text = String::from_utf8_lossy(&fs::read(file.path())?)
-                    .trim_end()
-                    .to_owned();
-                texts.entry(text).or_default().push(name.clone());
-            }
+        let mut found = BTreeSet::new();
+        gather(folder, &mut found)?;
+        if found.is_empty() {
+            found.insert(text_of(licence, &own).with_context(|| {
+                format!("{called} is published without the text of its licence, {licence}")
+            })?);
+        }
+        for text in found {
+            texts.entry(text).or_default().push(called.clone());
         }
     }
-    let mut all = format!("{} libraries are in this program.\n\n{list}", theirs.len());
-    for (text, mut names) in texts {
-        names.sort();
+    let mut all = format!(
+        "{} libraries are in this program, and the standard library of Rust.\n\n{list}",
+        libraries.len()
+    );
+    let standard = standard_library().await?;
+    let mut sections: Vec<(String, &str)> = texts
+        .iter()
+        .map(|(text, names)| (names.join(", "), &**text))
+        .collect();
+    sections.push(("Rust's standard library".to_owned(), &standard));
+    let musl;
+    if target.ends_with("musl") {
+        // Debian's package of the compiler that builds for it.
+        let file = "/usr/share/doc/musl/copyright";
+        musl = fs::read_to_string(file).with_context(|| format!("{file}: install musl-tools"))?;
+        sections.push(("musl, the C library".to_owned(), musl.trim_end()));
+    }
+    for (names, text) in sections {
         let rule = "=".repeat(80);
-        write!(all, "\n{rule}\n{}\n{rule}\n\n{text}\n", names.join(", "))?;
+        write!(all, "\n{rule}\n{names}\n{rule}\n\n{text}\n")?;
     }
     Ok(all)
+}
+
+/// The texts of licences in a library's folder, and of the libraries in C that are below it.
+fn gather(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let kind = entry.file_type()?;
+        if kind.is_dir() && !NOT_LINKED.contains(&&*name) {
+            gather(&entry.path(), found)?;
+        }
+        if kind.is_file() && is_licence(&name) {
+            let text = fs::read(entry.path())?;
+            found.insert(String::from_utf8_lossy(&text).trim_end().to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn is_licence(file: &str) -> bool {
+    let begins = FILES.iter().any(|it| file.to_uppercase().starts_with(it));
+    let end = Path::new(file).extension().and_then(|end| end.to_str());
+    begins && !end.is_some_and(|end| SOURCES.contains(&end))
+}
+
+/// For a library that has only named its licence: Apache-2.0 is the one text that is the same for everybody.
+fn text_of(licence: &str, apache: &str) -> Result<String> {
+    match licence.split([' ', '/']).any(|id| id == "Apache-2.0") {
+        true => Ok(apache.trim_end().to_owned()),
+        false => bail!("only Apache-2.0 can be put in its place: find the text at its source"),
+    }
+}
+
+/// What the compiler ships about the library that it links into every program.
+async fn standard_library() -> Result<String> {
+    let root = output(Command::new("rustc").args(["--print", "sysroot"])).await?;
+    let page = Path::new(root.trim()).join("share/doc/rust/COPYRIGHT-library.html");
+    let page = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    Ok(text_of_page(&page))
+}
+
+/// A page's text: without its tags, without lines that are empty a second time, and with characters for what stands for them.
+fn text_of_page(page: &str) -> String {
+    let mut text = String::new();
+    for (n, part) in page.split('<').enumerate() {
+        let shown = if n == 0 {
+            Some(part)
+        } else {
+            part.split_once('>').map(|it| it.1)
+        };
+        text.push_str(shown.unwrap_or_default());
+    }
+    for (name, character) in [
+        ("&#60;", "<"),
+        ("&#62;", ">"),
+        ("&#34;", "\""),
+        ("&#39;", "'"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&#38;", "&"),
+        ("&amp;", "&"),
+    ] {
+        text = text.replace(name, character);
+    }
+    let mut lines = Vec::new();
+    for line in text.lines().map(str::trim_end) {
+        if !line.is_empty() || lines.last().is_some_and(|last: &&str| !last.is_empty()) {
+            lines.push(line);
+        }
+    }
+    lines.join("\n").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_those_of_others() {
+        let of = |line| library(line).map(|(name, version)| format!("{name}={version}"));
+        assert_eq!(of("adler2 v2.0.1").as_deref(), Some("adler2=2.0.1"));
+        assert_eq!(of("adler2 v2.0.1 (*)").as_deref(), Some("adler2=2.0.1"));
+        assert_eq!(of("kubevpn v0.1.0 (/src/kubevpn/bin/kubevpn)"), None);
+        assert_eq!(of(""), None);
+    }
+
+    #[test]
+    fn licences_are_told_from_sources() {
+        for file in [
+            "LICENSE",
+            "LICENSE-MIT",
+            "licence.md",
+            "COPYING",
+            "LICENSE.Apache-2.0",
+        ] {
+            assert!(is_licence(file), "{file}");
+        }
+        for file in ["license.rs", "README.md", "license.yml"] {
+            assert!(!is_licence(file), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_library_below_another_is_found_and_its_tests_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("LICENSE", "ours\n"),
+            ("jemalloc/COPYING", "theirs\n"),
+            ("tests/LICENSE", "of a test\n"),
+        ] {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut found = BTreeSet::new();
+        gather(folder.path(), &mut found).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["ours", "theirs"]);
+    }
+
+    #[test]
+    fn only_a_text_that_is_the_same_for_everybody_is_put_in() {
+        assert_eq!(text_of("MIT OR Apache-2.0", "text\n").unwrap(), "text");
+        assert!(text_of("MIT", "text").is_err());
+    }
+
+    #[test]
+    fn a_page_is_its_text() {
+        let page = "<html><p>A &#60;b&#62;</p>\n\n\n<pre>&#34;C&#34; &#38; d\n</pre></html>";
+        assert_eq!(text_of_page(page), "A <b>\n\n\"C\" & d");
+    }
 }

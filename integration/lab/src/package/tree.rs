@@ -19,17 +19,17 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Of a program that was built, with what it says about itself: manual pages and completion.
+    /// Of a program that was built for `target`, with what it says about itself: manual pages and completion.
     pub(super) async fn make(
         repository: &Path,
         built: &Path,
-        out: &Path,
+        root: &Path,
+        target: &str,
         epoch: u64,
     ) -> Result<Self> {
-        let root = out.join("root");
         let tree = Self {
             repository: repository.to_owned(),
-            root: root.clone(),
+            root: root.to_owned(),
             epoch,
         };
         let (usr, share) = (root.join("usr"), root.join("usr/share"));
@@ -73,10 +73,10 @@ impl Tree {
         gzip(&doc.join("changelog")).await?;
         put(
             &doc.join("THIRD-PARTY.txt"),
-            &licences::of(repository).await?,
+            &licences::of(repository, target).await?,
         )?;
         gzip(&doc.join("THIRD-PARTY.txt")).await?;
-        settle(&root, epoch)?;
+        settle(root, epoch)?;
         Ok(tree)
     }
 
@@ -99,14 +99,8 @@ impl Tree {
         Ok(sum)
     }
 
-    /// `bin`, `lib` and `share`, in a folder with the name of the version.
-    pub(super) async fn tar(
-        &self,
-        out: &Path,
-        file: &str,
-        version: &str,
-        architecture: &str,
-    ) -> Result<()> {
+    /// `bin`, `lib` and `share`, in a folder.
+    pub(super) async fn tar(&self, out: &Path, file: &str, folder: &str) -> Result<()> {
         let mut tar = command("tar")?;
         tar.arg("--create")
             .arg("--file")
@@ -118,9 +112,7 @@ impl Tree {
             ])
             .args(["--owner=0", "--group=0", "--numeric-owner"])
             .arg(format!("--mtime=@{}", self.epoch))
-            .arg(format!(
-                "--transform=s,^usr,kubevpn-{version}-{architecture}-linux,"
-            ))
+            .arg(format!("--transform=s,^usr,{folder},"))
             .arg("-C")
             .arg(&self.root)
             .arg("usr");
@@ -139,10 +131,14 @@ impl Tree {
         )?;
         fs::remove_file(share.join("doc/kubevpn/LICENSE"))?;
         fs::remove_file(share.join("doc/kubevpn/README.md"))?;
-        put(
-            &share.join("doc/kubevpn/copyright"),
-            &words.fill(&self.repository, "copyright")?,
-        )?;
+        for file in ["copyright", "changelog.Debian"] {
+            let template = file.trim_end_matches(".Debian");
+            put(
+                &share.join("doc/kubevpn").join(file),
+                &words.fill(&self.repository, template)?,
+            )?;
+        }
+        gzip(&share.join("doc/kubevpn/changelog.Debian")).await?;
         let mut sums = Vec::new();
         each(&root, &mut |path, is_dir| {
             if !is_dir {
