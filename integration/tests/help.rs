@@ -36,9 +36,17 @@ const COMMANDS: [&str; 26] = [
     "",
 ];
 
+/// The commands of commands.
+const NESTED: [&str; 5] = [
+    "config path",
+    "config view",
+    "connection list",
+    "connection use",
+    "daemon log-level",
+];
+
 async fn help(command: &str) -> String {
-    let words = [command, "--help"];
-    let words = words.iter().filter(|word| !word.is_empty());
+    let words = command.split_whitespace().chain(["--help"]);
     let output = run_to_end(kubevpn(), words, &[("COLUMNS", "100")]);
     let output = output.await.unwrap();
     assert!(output.status.success(), "{command}");
@@ -50,11 +58,11 @@ async fn help_is_what_was_agreed() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../integration/tests/golden/help");
     let bless = std::env::var_os("KUBEVPN_BLESS").is_some();
     let mut differ = Vec::new();
-    for command in COMMANDS {
+    for command in COMMANDS.into_iter().chain(NESTED) {
         let name = if command.is_empty() {
-            "kubevpn"
+            "kubevpn".to_owned()
         } else {
-            command
+            command.replace(' ', "-")
         };
         let path = dir.join(format!("{name}.txt"));
         let now = help(command).await;
@@ -89,4 +97,26 @@ async fn every_command_has_an_example() {
         assert!(help(name).await.contains("Examples:\n"), "{name}");
     }
     assert_eq!(count, COMMANDS.len() - 1);
+}
+
+/// The reference has these, too.
+#[tokio::test]
+async fn every_command_of_a_command_is_in_the_list() {
+    let mut found = Vec::new();
+    for command in COMMANDS.into_iter().filter(|name| !name.is_empty()) {
+        let help = help(command).await;
+        let Some((_, listed)) = help.split_once("\nCommands:\n") else {
+            continue;
+        };
+        let names = listed
+            .lines()
+            .take_while(|line| !line.is_empty())
+            // A text that goes on below is set in further.
+            .filter(|line| !line.starts_with("   "))
+            .filter_map(|line| line.split_whitespace().next())
+            .filter(|name| *name != "help");
+        found.extend(names.map(|name| format!("{command} {name}")));
+    }
+    found.sort();
+    assert_eq!(found, NESTED);
 }
