@@ -2,7 +2,8 @@
 //!
 //! A block that begins with ```` ```sh ```` is run, on a cluster in memory. Words after `sh` say what becomes of it: `fails`,
 //! each line ends with another code than 0; anything else is the reason why it is not run. Each line of a block
-//! ```` ```text output ```` is in what the page's commands have printed; `…` stands for any text.
+//! ```` ```text output ```` is in what the page's commands have printed; `…` stands for any text, and a space for any number
+//! of them, since columns are as wide as what is in them.
 #![expect(clippy::print_stdout, reason = "counts, and the page that runs")]
 
 #[path = "pages/links.rs"]
@@ -191,13 +192,26 @@ fn run(name: &str) -> String {
 
 /// Whether a line is as it stands in the book.
 fn matches(printed: &str, line: &str) -> bool {
-    let mut rest = Some(printed);
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let printed = squeezed(printed);
+    let mut rest = Some(&*printed);
     for part in line.split('…') {
         rest = rest
-            .and_then(|rest| rest.split_once(part.trim()))
+            .and_then(|rest| rest.split_once(&squeezed(part)))
             .map(|(_, rest)| rest);
     }
     rest.is_some()
+}
+
+#[test]
+fn columns_are_as_wide_as_what_is_in_them() {
+    assert!(matches(
+        "default   web   80(http)   1",
+        "default  web  80(http)  …"
+    ));
+    assert!(matches("a line: here", "line: …"));
+    assert!(!matches("default   api   80(http)   1", "default  web  …"));
+    assert!(!matches("web default", "default … web"));
 }
 
 /// Each block is run, or says why not; each language is one that this test knows.
