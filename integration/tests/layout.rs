@@ -1,6 +1,7 @@
 //! What is stated twice agrees.
 
 mod api;
+mod words;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

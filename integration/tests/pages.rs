@@ -223,7 +223,7 @@ fn every_command_runs_or_says_why_not() {
         for (words, block) in blocks(&page(&name)) {
             let Some(words) = words else {
                 assert!(
-                    OF_THE_LAB.contains(&&*name) || name.starts_with("docs/decisions/"),
+                    OF_THE_LAB.contains(&&*name),
                     "{name}: fence this block:\n{block}"
                 );
                 *counts.entry("for the lab").or_default() += commands(&block);
