@@ -1,12 +1,8 @@
-//! One name for one thing: the types of the libraries, the glossary, and the files that the pages name.
+//! The glossary and the architecture page name what there is: types, files, folders.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 
 use crate::{root, sources};
-
-/// Names that several crates give to different types, and why.
-const REPEATED: [(&str, &str); 0] = [];
 
 /// The type that a line declares. rustfmt leaves a declaration's keywords and name on one line.
 fn declared(line: &str) -> Option<&str> {
@@ -43,61 +39,18 @@ fn a_declaration_is_found() {
     assert_eq!(declared("/// struct Target"), None);
 }
 
-/// The types of each crate in these folders, with the files that declare them; tests and fakes aside.
-fn types(folders: &[&str]) -> BTreeMap<String, BTreeSet<PathBuf>> {
-    let root = root();
-    let mut types = BTreeMap::<String, BTreeSet<PathBuf>>::new();
+/// The types that the crates in these folders declare.
+fn types(folders: &[&str]) -> BTreeSet<String> {
+    let mut types = BTreeSet::new();
     for folder in folders {
-        for krate in std::fs::read_dir(root.join(folder)).unwrap() {
-            let source = krate.unwrap().path().join("src");
-            for file in sources(&source) {
-                let own = file.strip_prefix(&root).unwrap();
-                let is_test = own.components().any(|part| {
-                    let part = part.as_os_str().to_str().unwrap();
-                    matches!(
-                        part,
-                        "tests" | "tests.rs" | "testing.rs" | "fake.rs" | "mock.rs" | "fuzzing.rs"
-                    )
-                });
-                if is_test {
-                    continue;
-                }
+        for krate in std::fs::read_dir(root().join(folder)).unwrap() {
+            for file in sources(&krate.unwrap().path().join("src")) {
                 let text = std::fs::read_to_string(&file).unwrap();
-                // A module of tests is the last item of a file.
-                let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
-                for name in code.lines().filter_map(declared) {
-                    let files = types.entry(name.to_owned()).or_default();
-                    files.insert(own.to_owned());
-                }
+                types.extend(text.lines().filter_map(declared).map(str::to_owned));
             }
         }
     }
     types
-}
-
-/// A name that is found once says which type is meant, in a search and in a log. `bin` is not looked at: its commands are
-/// called as the user calls them, and many of its types are what the libraries' types become for a document.
-#[test]
-fn a_type_of_the_libraries_has_a_name_of_its_own() {
-    let types = types(&["frontends", "backend"]);
-    assert!(types.len() > 300, "{}", types.len());
-    let repeated: BTreeMap<_, _> = types.iter().filter(|(_, files)| files.len() > 1).collect();
-    let listed: BTreeSet<&str> = REPEATED.iter().map(|(name, _)| *name).collect();
-    let unexpected: Vec<_> = repeated
-        .iter()
-        .filter(|(name, _)| !listed.contains(name.as_str()))
-        .collect();
-    assert!(
-        unexpected.is_empty(),
-        "call them apart, or say in REPEATED why not: {unexpected:#?}"
-    );
-    for (name, reason) in REPEATED {
-        assert!(reason.len() > 10, "{name} has no reason");
-        assert!(
-            repeated.contains_key(&name.to_owned()),
-            "{name} is not repeated any more"
-        );
-    }
 }
 
 /// The `code` of a page, without its fenced blocks.
@@ -167,11 +120,12 @@ fn the_folders_of_the_architecture_page_are_those_of_the_repository() {
     }
 }
 
-/// A word of the glossary is the word of the code.
+/// A word of the glossary is a name of the code, where the code has one.
 #[test]
 fn the_types_and_files_of_the_glossary_are_there() {
     let root = root();
     let types = types(&["frontends", "backend", "bin"]);
+    assert!(types.len() > 500, "{}", types.len());
     let page = std::fs::read_to_string(root.join("docs/glossary.md")).unwrap();
     let mut count = 0;
     let mut words = BTreeSet::new();
@@ -186,7 +140,7 @@ fn the_types_and_files_of_the_glossary_are_there() {
             count += 1;
             let is_there = match is_path(&name) {
                 true => root.join(&name).exists(),
-                false => types.contains_key(name.split("::").next().unwrap()),
+                false => types.contains(name.split("::").next().unwrap()),
             };
             assert!(is_there, "{word}: there is no {name}");
         }
