@@ -1,8 +1,8 @@
-//! What was asked of the API server, for the sentences about it.
+//! Requests to the API server in words, for error texts.
 
 use std::fmt;
 
-/// One thing asked of the API server, in the words of its access rules.
+/// One request to the API server, in the terms of its access rules.
 ///
 /// ```
 /// use kubevpn_client::Action;
@@ -21,18 +21,18 @@ use std::fmt;
 pub struct Action<'a> {
     /// `get`, `list`, `watch`, `create` …
     pub verb: &'a str,
-    /// The resource in the plural, with its subresource: `services`, `pods/portforward`; or a path that is none: `/version`.
+    /// The resource in the plural, with its subresource: `services`, `pods/portforward`; or a non-resource path: `/version`.
     pub resource: &'a str,
     /// The API group; empty for the core group.
     pub api_group: &'a str,
-    /// The namespace; `None` for all of them, or for a resource that has none.
+    /// The namespace; `None` for all namespaces, or for a cluster-wide resource.
     pub namespace: Option<&'a str>,
-    /// The one object, where only one was asked for.
+    /// The object, if only one was requested.
     pub name: Option<&'a str>,
 }
 
 impl Action<'_> {
-    /// What an administrator has to grant for it.
+    /// The rule that an administrator has to grant.
     pub(crate) fn grant(&self) -> String {
         if self.is_path() {
             let (path, verb) = (self.resource, self.verb);

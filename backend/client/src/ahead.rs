@@ -1,6 +1,6 @@
-//! Reads from a socket in large pieces where the reader asks for small ones.
+//! Reads from a socket in large pieces for a reader that asks for small ones.
 //!
-//! rustls asks for 4 KiB at a time however much there is, which is five system calls for one full record.
+//! rustls reads 4 KiB at a time however much is available, which is five system calls for one full record.
 
 use std::io;
 use std::pin::Pin;
@@ -9,13 +9,13 @@ use std::task::{Context, Poll, ready};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A socket's read, under traffic.
+/// Size of a read under traffic.
 const LARGE: usize = 64 * 1024;
-/// A read of less means that the traffic is over.
+/// A shorter read ends reading ahead.
 const SMALL: usize = 4 * 1024;
 
-/// Passes reads on as they are until one of them is filled; from then on it reads ahead, until little comes. So only
-/// a connection under traffic has a buffer.
+/// Passes reads through until one of them is filled, and reads ahead from then on until a read is short. So only a
+/// connection under traffic has a buffer.
 #[derive(Debug)]
 pub struct ReadAhead<T> {
     io: T,
@@ -25,7 +25,7 @@ pub struct ReadAhead<T> {
 #[derive(Debug)]
 struct Ahead {
     buffer: Box<[u8]>,
-    /// What of it was read from the socket and not yet taken.
+    /// The part of the buffer that was read from the socket and not yet taken.
     start: usize,
     end: usize,
 }
@@ -35,7 +35,7 @@ impl<T> ReadAhead<T> {
         Self { io, ahead: None }
     }
 
-    /// The socket, for a look at its options.
+    /// The socket, for its options.
     pub fn get_ref(&self) -> &T {
         &self.io
     }

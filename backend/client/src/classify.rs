@@ -1,4 +1,4 @@
-//! What went wrong on the way to the API server, and whose word for it frontends get.
+//! Classification of failures on the way to the API server.
 
 use std::error::Error;
 use std::io;
@@ -20,25 +20,25 @@ use crate::error::{ClientError, clip};
 /// |---|---|
 /// | 401; no credentials from the plugin; our certificate refused in the TLS handshake | `Unauthenticated` |
 /// | 403 | `Forbidden` |
-/// | 404 | `NameNotFound` (what is missing is the caller's to say) |
-/// | 408, 504; no answer in time on a connection that stands | `TimedOut` |
+/// | 404 | `NameNotFound` (the caller says what is missing) |
+/// | 408, 504; no answer in time on an open connection | `TimedOut` |
 /// | 429 | `Overloaded` |
-/// | 5xx; an answer that is not of an API server; no connection, in time or at all; TLS; a proxy | `ClusterAway` |
-/// | anything else: we asked wrongly | `Internal` |
+/// | 5xx; an answer that is not an API server's; no connection, in time or at all; TLS; a proxy | `ClusterAway` |
+/// | anything else: our request was wrong | `Internal` |
 ///
-/// The time a *connection* takes is no `TimedOut`: a server that swallows packets is as away as one that
-/// refuses them.
+/// A connection that takes too long is not `TimedOut`: a server that swallows packets is as unavailable as one
+/// that refuses them.
 pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
     match error {
         kube::Error::Api(status) => classify_status(&status, doing),
-        // Its text holds the whole answer, which may be a page of HTML.
+        // The error's text contains the whole answer, which may be a page of HTML.
         kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => ConnectError::new(
             Refusal::ClusterAway,
             format!(
                 "cannot {doing}: what answered is no API server, or one too new: check the server in the kubeconfig"
             ),
         ),
-        // It says what its cause says.
+        // The error's text repeats its cause.
         kube::Error::Service(cause) => {
             let (refusal, why) = explain(&*cause);
             ConnectError::new(refusal, format!("cannot {doing}: {why}")).with_source(cause)
@@ -50,12 +50,12 @@ pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
     }
 }
 
-/// Classifies a refusal the API server put into words, as [`classify_api`] does.
+/// Classifies a refusal with the API server's text, as [`classify_api`] does.
 ///
-/// For who reads responses itself: an upgrade's refusal is an ordinary response with a `Status` in it.
+/// For callers that read responses themselves: a refused upgrade is an ordinary response with a `Status` in its body.
 pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
     let said = clip(&status.message);
-    // What kube makes up for a body that is no Status: somebody before the API server spoke.
+    // kube's substitute for a body that is not a Status: the answer is that of a proxy before the API server.
     let foreign = status.reason == "Failed to parse error data";
     let (refusal, sentence) = match status.code {
         401 => (
@@ -118,7 +118,7 @@ pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
     ConnectError::new(refusal, sentence).with_source(status.clone())
 }
 
-/// Classifies why there is no connection, for which nothing was asked yet.
+/// Classifies why there is no connection, before any request.
 pub(crate) fn classify_connection(error: ClientError) -> ConnectError {
     let (refusal, why) = explain(&error);
     ConnectError::new(refusal, why).with_source(error)
@@ -145,14 +145,14 @@ impl std::fmt::Display for Answered<'_> {
     }
 }
 
-/// The user's name in the API server's `… is forbidden: User "jane" cannot …`; for display alone.
+/// The user's name in the API server's `… is forbidden: User "jane" cannot …`; for display only.
 fn user_of(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("User \"")?;
     let (user, _) = rest.split_once('"')?;
     (!user.is_empty()).then_some(user)
 }
 
-/// Whether the server refused our certificate, or that there was none: what a 401 is to a token.
+/// Whether the server refused our certificate, or its absence: the counterpart of a 401 for a token.
 pub(crate) fn certificate_refused(error: &(dyn Error + 'static)) -> bool {
     let alert = |e: &(dyn Error + 'static)| match e.downcast_ref() {
         Some(rustls::Error::AlertReceived(alert)) => refuses_certificate(*alert),
@@ -176,8 +176,8 @@ fn refuses_certificate(alert: AlertDescription) -> bool {
     CERTIFICATE_ALERTS.contains(&alert)
 }
 
-/// The alert's name in the text of the innermost error: of an alert after the handshake, which is when TLS 1.3 has
-/// them, hyper's HTTP/2 keeps only the text.
+/// The alert's name in the text of the innermost error. TLS 1.3 sends these alerts after the handshake, and hyper's HTTP/2
+/// keeps only their text.
 fn certificate_alert(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let text = root(error).to_string();
     let (_, alert) = text.split_once("received fatal alert: ")?;
@@ -208,7 +208,7 @@ fn explain(error: &(dyn Error + 'static)) -> (Refusal, String) {
     }
 }
 
-/// What was learnt on the way down the causes.
+/// Findings from the chain of causes.
 #[derive(Default)]
 struct Whereabouts {
     server: Option<Arc<str>>,
@@ -216,7 +216,7 @@ struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// Says what it was, if this is the error that knows.
+    /// Examines one error of the chain.
     fn visit(&mut self, e: &(dyn Error + 'static)) -> Option<(Refusal, String)> {
         let shared = e.downcast_ref::<Arc<ClientError>>().map(|e| &**e);
         if let Some(e) = shared.or_else(|| e.downcast_ref()) {
@@ -229,7 +229,7 @@ impl Whereabouts {
                     Refusal::TimedOut,
                     format!("{e}: try again, or raise --request-timeout"),
                 )),
-                // The cause says more than the sentence has room for, except for this.
+                // The cause is more detailed than the sentence, except in this case.
                 ClientError::Certificates(cause) => Some((
                     e.refusal(),
                     format!("{e} ({})", clip(&root(&**cause).to_string())),
@@ -238,7 +238,7 @@ impl Whereabouts {
             };
         }
         if e.is::<AuthError>() {
-            // From a client that is not ours; the text may hold a plugin's arguments and output.
+            // From a client of kube's own; its text may contain a plugin's arguments and output.
             let sentence = "there are no credentials: log in again".to_owned();
             return Some((Refusal::Unauthenticated, sentence));
         }
@@ -295,7 +295,7 @@ impl Whereabouts {
         let server = self.target();
         let what = match e {
             rustls::Error::InvalidCertificate(bad) => match bad {
-                // The same name with another key is a cluster that was made anew.
+                // The same name with another key means that the cluster was created anew.
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                     "the certificate of {server} is signed by nobody we trust: check certificate-authority in the kubeconfig"
                 ),
@@ -363,9 +363,9 @@ impl Whereabouts {
     }
 }
 
-/// The error and its causes. An [`io::Error`] around another passes that over in `source`.
+/// The error and its causes. The `source` of an [`io::Error`] skips the error that it wraps.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    // More than anybody nests; a cycle must not hang us.
+    // A limit above any real nesting: a cycle must not hang.
     const MOST: usize = 32;
     let cause = |e: &&'e (dyn Error + 'static)| {
         let e: &'e (dyn Error + 'static) = *e;

@@ -11,13 +11,13 @@ use crate::tls;
 
 /// Makes the client; must be called within a tokio runtime, as the client's queue is a task.
 ///
-/// Nothing is sent. A credential plugin runs when the first request needs it; everything else that can
-/// be wrong with the configuration is an error here. When the API server answers 401, or refuses our certificate in TLS, the plugin is run again, or the
-/// files with the credentials are read again, and the request is sent once more. Of `config`, the timeouts for connecting and writing
-/// are replaced by those of `options`: kube's default of 295 s for writing would end upgraded streams
-/// that send nothing for so long, and its connector knows no limit for TLS.
+/// Nothing is sent. A credential plugin runs when the first request needs it; any other fault of the configuration is an
+/// error here. If the API server answers 401, or refuses our certificate in TLS, the plugin runs again, or the files with
+/// the credentials are read again, and the request is sent once more. The time-outs for connecting and writing in `config`
+/// are replaced by those of `options`: kube's default of 295 s for writing would end upgraded streams that send nothing for
+/// so long, and its connector has no limit for TLS.
 ///
-/// Where rustls has no process-wide cryptography yet, aws-lc-rs becomes it: kube's TLS needs one.
+/// If rustls has no process-wide crypto provider yet, aws-lc-rs is installed: kube's TLS needs one.
 pub fn build(config: Config, options: &Options) -> Result<Client, ClientError> {
     build_renewable(config, options).map(|(client, _)| client)
 }

@@ -25,16 +25,16 @@ use crate::ahead::ReadAhead;
 use crate::dialer::{Dialer, Socket};
 use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
 
-/// Idle time before TCP probes the connection, and between probes: shorter than the 4 minutes after which
-/// the more forgetful NATs drop a mapping. Four lost probes end it.
+/// Idle time before TCP probes a connection, and between probes: shorter than the 4 minutes after which some NATs
+/// drop a mapping. Four lost probes end the connection.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// A TCP connection that is not there by then is tried once more beside it: the kernel repeats a lost SYN after 1, 3 and
-/// 7 s, from the address that the machine had at first, and the line may be back before that, with another address.
+/// Time after which a TCP connection is attempted a second time in parallel: the kernel repeats a lost SYN after 1, 3 and
+/// 7 s, from the address that the machine had at first, and the line may be back earlier, with another address.
 const ANOTHER_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// What carries bytes to the API server below its TLS; the inner TLS is that of an `https` proxy.
+/// The transport below the API server's TLS; the inner TLS is that of an `https` proxy.
 pub(crate) type Raw = MaybeHttpsStream<TokioIo<Socket>>;
 
 /// The same, read in large pieces.
@@ -42,7 +42,7 @@ type Ahead = TokioIo<ReadAhead<TokioIo<Raw>>>;
 
 type ReachAhead = MapResponse<Reach, fn(Raw) -> Ahead>;
 
-/// What carries HTTP to the API server.
+/// The connection that carries HTTP to the API server.
 pub(crate) type Conn = MaybeHttpsStream<Ahead>;
 
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -65,24 +65,24 @@ pub enum ReachError {
         #[source]
         source: BoxError,
     },
-    /// The proxy wants other credentials, or any.
+    /// The proxy requires credentials, or rejects the given ones.
     #[error("the proxy {proxy} asks for a user and a password it accepts")]
     ProxyLogin {
         /// The proxy's URL, without credentials.
         proxy: String,
     },
-    /// The proxy does not connect us on.
+    /// The proxy refuses to connect to the API server.
     #[error("the proxy {proxy} does not connect to the API server ({reason})")]
     ProxyRefused {
         /// The proxy's URL, without credentials.
         proxy: String,
-        /// What it said.
+        /// The proxy's answer.
         reason: String,
     },
 }
 
-/// Makes connections; cheap to clone. TLS sessions are resumed across all connectors made from clones of
-/// one [`ClientConfig`], as these share its session store.
+/// Makes connections; cheap to clone. TLS sessions are resumed across all connectors with clones of one
+/// [`ClientConfig`], because they share its session store.
 #[derive(Clone)]
 pub(crate) struct Connector {
     https: HttpsConnector<ReachAhead>,
@@ -154,7 +154,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The way to the API server below its TLS.
+/// Connects to the API server below its TLS.
 #[derive(Clone)]
 pub(crate) struct Reach {
     way: Way,
@@ -173,8 +173,8 @@ enum Way {
 }
 
 impl Reach {
-    /// `tls` is for an `https` proxy: as with kubectl, whom we trust to be the API server we trust to be
-    /// its proxy. `within` bounds a connection from name lookup to the end of the TLS handshake.
+    /// `tls` is used for an `https` proxy too: as with kubectl, the CAs of the API server also verify its
+    /// proxy. `within` limits a connection from name lookup to the end of the TLS handshake.
     pub(crate) fn new(
         proxy: Option<&Proxy>,
         tls: &ClientConfig,
@@ -227,13 +227,13 @@ impl Service<Uri> for Reach {
     type Future = Connecting<Raw>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // None of the ways below ever pushes back.
+        // The services below are always ready.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
         let proxy = self.proxy.clone();
-        // hyper-util's proxies take a missing port for 443, whatever the scheme.
+        // hyper-util's proxies read a missing port as 443, whatever the scheme.
         let server = with_port(&server, default_port(&server)).unwrap_or(server);
         match &mut self.way {
             Way::Direct(tcp) => {
@@ -257,8 +257,8 @@ impl Service<Uri> for Reach {
     }
 }
 
-// hyper-util does not export the names of its proxies' errors; their variants can be had through the
-// services' associated types.
+// hyper-util does not export the error types of its proxies; they are reachable through the services'
+// associated types.
 type TunnelError = <Tunnel<Proxied> as Service<Uri>>::Error;
 type SocksError = <SocksV5<Tcp> as Service<Uri>>::Error;
 
@@ -298,7 +298,7 @@ fn socks_failed(error: SocksError, proxy: &str) -> BoxError {
 /// TCP with happy eyeballs.
 type System = HttpConnector<MapErr<GaiResolver, fn(io::Error) -> ReachError>>;
 
-/// Makes the connections below all protocols.
+/// Makes connections below all protocols.
 #[derive(Clone)]
 enum Tcp {
     System(System),
@@ -311,7 +311,7 @@ impl Service<Uri> for Tcp {
     type Future = Connecting<TokioIo<Socket>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // As hyper-util's, neither ever pushes back.
+        // Always ready, like hyper-util's.
         Poll::Ready(Ok(()))
     }
 
@@ -332,7 +332,7 @@ impl Service<Uri> for Tcp {
     }
 }
 
-/// The first to end of attempts that begin [`ANOTHER_ATTEMPT`] apart; each of them ends by itself.
+/// The first result of attempts that begin [`ANOTHER_ATTEMPT`] apart; each of them ends by itself.
 async fn first_of<F: Future>(mut attempt: impl FnMut() -> F) -> F::Output {
     let mut attempts = FuturesUnordered::new();
     loop {
@@ -355,7 +355,7 @@ fn tcp(within: Duration) -> System {
     tcp.set_keepalive(Some(KEEPALIVE));
     tcp.set_keepalive_interval(Some(KEEPALIVE));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    // Shared out among the addresses of a name, so that a dead one leaves time for the next.
+    // The time limit is divided among the addresses of a name, so that a dead one leaves time for the next.
     tcp.set_connect_timeout(Some(within));
     tcp
 }

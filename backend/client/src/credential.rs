@@ -1,4 +1,4 @@
-//! What shows the API server who we are: an `Authorization` header, a certificate, or both.
+//! Credentials for the API server: an `Authorization` header, a certificate, or both.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use crate::error::ClientError;
 use crate::{pem, tls};
 
-/// A token file is read anew at this age: kubelet, and whoever else rotates it, replaces it earlier than it has to.
+/// Age at which a token file is read again: kubelet and other programs replace it before it expires.
 const FILE_AGE: Duration = Duration::from_secs(60);
 
 /// No `Debug`: it is a secret.
@@ -29,9 +29,9 @@ pub(crate) struct Credential {
 }
 
 impl Credential {
-    /// What the user's entry holds itself, or names a file of. Reads files, runs nothing.
+    /// The credential in the user's entry or in the files that it names. Reads files, runs no program.
     ///
-    /// As for kubectl a token file goes before a token, which is for as long as there is no such file.
+    /// As with kubectl, a token file takes precedence over a token, which is used while the file does not exist.
     pub(crate) fn of_user(user: &AuthInfo) -> Result<Self, ClientError> {
         let mut token = user
             .token
@@ -61,7 +61,7 @@ impl Credential {
         let authorization = match token.as_deref() {
             Some("") => None,
             Some(token) => Some(bearer(token).ok_or(ClientError::Token)?),
-            // As for kubectl a password alone is nobody's.
+            // As with kubectl, a password without a user name is ignored.
             None => user.username.is_some().then(|| basic(user)),
         };
         Ok(Self {
@@ -75,7 +75,7 @@ impl Credential {
         self.authorization.is_none() && self.identity.is_none()
     }
 
-    /// The certificates shown; connections made with others are not for this credential.
+    /// The certificate chain; connections made with another one must not be used with this credential.
     pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
         self.identity
             .as_ref()
@@ -83,7 +83,7 @@ impl Credential {
     }
 }
 
-/// `None` where a header cannot hold the token.
+/// `None` if the token is not valid in a header.
 pub(crate) fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}").into_bytes()).ok()?;
     value.set_sensitive(true);
@@ -122,7 +122,7 @@ fn identity_of_user(user: &AuthInfo) -> Result<Option<Arc<CertifiedKey>>, Client
         .map_err(|why| ClientError::Certificates(why.into()))
 }
 
-/// A certificate with its chain and its key, both PEM. The reason for there being none quotes neither.
+/// A certificate with its chain and its key, both PEM. The error text quotes neither.
 pub(crate) fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, &'static str> {
     let chain = pem::certificates(certificate);
     if chain.is_empty() {
@@ -139,15 +139,15 @@ pub(crate) fn identity(certificate: &[u8], key: &[u8]) -> Result<Arc<CertifiedKe
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
             Err("the client key is not the certificate's")
         }
-        // What cannot be told, of a certificate of X.509 version 1 for one, the server will tell.
+        // If the expiry is unreadable, e.g. of an X.509 version 1 certificate, the server will reject it in time.
         _ => Ok(identity.into()),
     }
 }
 
-/// The token of one of the providers that were part of kubectl, of which OpenID Connect's is left.
+/// The token of an `auth-provider`, of which OpenID Connect is the only one left in kubectl.
 ///
-/// Its token is taken while it lasts and not refreshed: many issuers give a new refresh token with each use and forget
-/// the old one, so that whoever refreshes has to write the kubeconfig, as kubectl does and we do not.
+/// The token is used until it expires and not refreshed: many issuers return a new refresh token with each use and reject
+/// the old one, so refreshing requires writing the kubeconfig, which kubectl does and we do not.
 fn of_provider(provider: &AuthProviderConfig) -> Result<String, ClientError> {
     let instead = match provider.name.as_str() {
         "oidc" => {
@@ -167,12 +167,12 @@ fn of_provider(provider: &AuthProviderConfig) -> Result<String, ClientError> {
     })
 }
 
-/// Whether a JSON Web Token is not known to have run out.
+/// Whether a JSON Web Token is not known to have expired.
 fn lasts(token: &str) -> bool {
     token_expires(token).is_none_or(|at| at > SystemTime::now())
 }
 
-/// The `exp` of a JSON Web Token (RFC 7519 section 4.1.4); `None` of anything else.
+/// The `exp` of a JSON Web Token (RFC 7519 section 4.1.4); `None` for any other token.
 pub(crate) fn token_expires(token: &str) -> Option<SystemTime> {
     let payload = token.split('.').nth(1)?;
     let decoded = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('='));

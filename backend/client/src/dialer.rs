@@ -1,4 +1,4 @@
-//! Connections below all protocols: TCP as a rule, or what a caller makes instead.
+//! Connections below all protocols: TCP, or made by the caller.
 
 use std::fmt;
 use std::io;
@@ -18,14 +18,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 
 type Dialing = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
 
-/// Makes connections to the API server, or to the proxy before it, that are TCP connections otherwise. Clones are the
-/// same.
+/// Replaces the TCP connections to the API server, or to the proxy before it. Clones are the same dialer.
 #[derive(Clone)]
 pub struct Dialer(Arc<dyn Fn(Uri) -> Dialing + Send + Sync>);
 
 impl Dialer {
-    /// `dial` is given `scheme://host:port` of whom to connect to. TLS and the proxy's protocol are spoken over what it
-    /// makes; the connect timeout counts for it.
+    /// `dial` gets the `scheme://host:port` to connect to. TLS and the proxy's protocol run over its result; the connect
+    /// time-out applies to it.
     pub fn new<F, Fut, T>(dial: F) -> Self
     where
         F: Fn(Uri) -> Fut + Send + Sync + 'static,
@@ -58,7 +57,7 @@ enum Kind {
 }
 
 impl Socket {
-    /// The TCP connection, for a look at its options; `None` for what a [`Dialer`] made.
+    /// The TCP connection, for its options; `None` for a connection of a [`Dialer`].
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.0 {
             Kind::Tcp(tcp) => Some(tcp),

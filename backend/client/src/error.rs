@@ -1,4 +1,4 @@
-//! What can go wrong on the way to the API server.
+//! Errors on the way to the API server.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ use crate::proxy::ProxyError;
 /// Why there is no client, or no answer to a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The server of the kubeconfig is no URL of an API server.
+    /// The server of the kubeconfig is not the URL of an API server.
     #[error(
         "the server {0:?} of the kubeconfig is no http or https URL with a host: correct it, or pass --server"
     )]
     Server(String),
-    /// The user agent, or whom to act as, does not fit into a header.
+    /// The user agent, or the user to impersonate, is not valid in a header.
     #[error("a header of every request cannot be made: check --as and --as-group")]
     Header(#[source] BoxError),
     /// The proxy cannot be used.
@@ -26,7 +26,7 @@ pub enum ClientError {
         "the proxy to the API server cannot be used: check proxy-url in the kubeconfig, and HTTPS_PROXY"
     )]
     Proxy(#[source] ProxyError),
-    /// The name to check the server's certificate against is none.
+    /// The name to check the server's certificate against is invalid.
     #[error("tls-server-name {0:?} is neither a DNS name nor an address")]
     ServerName(String),
     /// A certificate or key cannot be used.
@@ -34,7 +34,7 @@ pub enum ClientError {
         "a certificate or key of the kubeconfig cannot be used: check certificate-authority, client-certificate and client-key"
     )]
     Certificates(#[source] BoxError),
-    /// The token holds bytes that no header may.
+    /// The token contains bytes that are not valid in a header.
     #[error("the token of the kubeconfig's user holds characters no token has: log in again")]
     Token,
     /// The file with the token cannot be read.
@@ -56,15 +56,15 @@ pub enum ClientError {
         /// What replaced it.
         instead: &'static str,
     },
-    /// The identity token of OpenID Connect is missing or has run out.
+    /// The identity token of OpenID Connect is missing or has expired.
     #[error(
         "the id-token of the kubeconfig's auth-provider has expired: run any kubectl command, which renews it in the file, or log in again"
     )]
     IdToken,
-    /// A credential plugin gave none.
+    /// A credential plugin failed.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// A credential plugin still runs.
+    /// A credential plugin is still running.
     #[error(
         "the credential plugin {command:?} has not answered for {after:?}: it may wait for a person; run it by hand, or log in again"
     )]
@@ -77,7 +77,7 @@ pub enum ClientError {
     /// A bug of ours: the task that runs the plugin panicked, or the runtime ended.
     #[error("logging in was cut off")]
     Login(#[source] tokio::task::JoinError),
-    /// No connection, or it broke.
+    /// The connection could not be made, or broke.
     #[error("no answer from the API server at {server}")]
     Transport {
         /// The API server's URL.
@@ -86,12 +86,12 @@ pub enum ClientError {
         #[source]
         source: BoxError,
     },
-    /// The connection stands, and no response came.
+    /// The connection is open, and no response arrived in time.
     #[error("the API server at {server} did not answer within {after:?}")]
     NoAnswer {
         /// The API server's URL.
         server: Arc<str>,
-        /// How long we waited.
+        /// The time limit.
         after: Duration,
     },
 }
@@ -116,7 +116,7 @@ impl ClientError {
     }
 }
 
-/// Why a credential plugin gave no credentials.
+/// Failure of a credential plugin.
 #[derive(Debug)]
 pub struct PluginError {
     /// The command, as the kubeconfig names it.
@@ -127,26 +127,26 @@ pub struct PluginError {
     pub hint: Option<String>,
 }
 
-/// What went wrong with a credential plugin.
+/// Why a credential plugin failed.
 #[derive(Debug)]
 pub enum PluginFailure {
-    /// There is no such program.
+    /// The program does not exist.
     Missing,
-    /// It could not be started.
+    /// The program could not be started.
     NotStarted(io::Error),
-    /// It ended with a failure; the last line it wrote to standard error, which kube leaves to the
-    /// terminal when the plugin may ask questions there.
+    /// The program failed; with its last line of standard error, unless that is the terminal because the plugin may ask
+    /// questions there.
     Failed {
-        /// How it ended.
+        /// Its exit status.
         status: String,
-        /// What it said, shortened.
+        /// Its last line, shortened.
         said: String,
     },
-    /// It ran for so long without an end, and was killed.
+    /// The program ran for this long and was killed.
     TimedOut(Duration),
-    /// What it printed is an `ExecCredential` without a token or certificate.
+    /// Its output is an `ExecCredential` without a token or certificate.
     NoCredentials,
-    /// What it printed cannot be used, for this reason.
+    /// Its output cannot be used, for this reason.
     Unusable(&'static str),
 }
 
@@ -210,7 +210,7 @@ impl std::error::Error for PluginError {
     }
 }
 
-/// One line of at most 300 characters: what others say goes into our sentences and logs.
+/// One line of at most 300 characters, for foreign text in our errors and logs.
 pub(crate) fn clip(text: &str) -> String {
     const MOST: usize = 300;
     let mut line = String::new();

@@ -1,4 +1,4 @@
-//! kubectl's rules: which cluster, as whom, in which namespace, through which proxy.
+//! kubectl's rules for cluster, user, namespace and proxy.
 
 mod document;
 mod env;
@@ -23,7 +23,7 @@ use self::files::Files;
 use crate::proxy::{self, Proxy};
 use crate::recipe::server_name;
 
-/// kubectl's flags about the kubeconfig. All left out is the ordinary case.
+/// kubectl's flags about the kubeconfig, all optional.
 #[derive(Clone, Debug, Default)]
 pub struct KubeconfigArgs {
     /// `--kubeconfig`: this file and no other; a leading `~` is the home directory.
@@ -38,7 +38,7 @@ pub struct KubeconfigArgs {
     pub namespace: Option<String>,
     /// `--server`, instead of the cluster's.
     pub server: Option<String>,
-    /// `--token`, instead of all of the user's credentials but a client certificate.
+    /// `--token`, instead of the user's credentials except a client certificate.
     pub token: Option<SecretString>,
     /// `--as`: the user to act as.
     pub impersonate: Option<String>,
@@ -55,7 +55,7 @@ pub struct KubeconfigArgs {
 }
 
 impl KubeconfigArgs {
-    /// An empty flag is none, as for kubectl.
+    /// An empty flag counts as absent, as with kubectl.
     fn without_empty(&self) -> Self {
         let mut args = self.clone();
         for text in [
@@ -77,42 +77,42 @@ impl KubeconfigArgs {
     }
 }
 
-/// What the flags, the files and the environment come to.
+/// The configuration from flags, files and environment.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Loaded {
-    /// For [`build`](crate::build); its proxy URL may hold a password.
+    /// Input of [`build`](crate::build); its proxy URL may contain a password.
     pub config: Config,
-    /// The namespace short names are looked up in.
+    /// The active namespace, in which short names are looked up.
     pub namespace: String,
-    /// The context; `None` within a cluster, or with `--server` alone.
+    /// The context; `None` within a cluster, or with `--server` only.
     pub context: Option<String>,
-    /// The cluster's entry, where there is one.
+    /// The cluster's entry, if there is one.
     pub cluster: Option<String>,
-    /// The user's entry, where there is one.
+    /// The user's entry, if there is one.
     pub user: Option<String>,
-    /// The API server's URL with its port, as messages name it.
+    /// The API server's URL with its port, for messages.
     pub server: String,
-    /// The files that were read, the first of which wins.
+    /// The files that were read; the first has precedence.
     pub files: Vec<PathBuf>,
-    /// Those of them that can be read only once, such as `/dev/fd/63`, which the shell makes of `<(…)`.
+    /// The files that can be read only once, such as `/dev/fd/63`, which the shell makes of `<(…)`.
     pub once: Vec<PathBuf>,
-    /// The hosts of all API servers of the files, and of the logins to them as far as these are known: what a proxy
-    /// into one cluster has to leave alone.
+    /// The hosts of all API servers in the files, and of their known login providers: a proxy into one cluster must not
+    /// take their traffic.
     pub hosts: Vec<String>,
-    /// What is wrong with entries of the files that were not asked for: a sentence each, without secrets.
+    /// Faults of entries that were not selected: a sentence each, without secrets.
     pub notes: Vec<String>,
-    /// The proxy to the API server was named by the environment, not by the kubeconfig.
+    /// Whether the proxy to the API server comes from the environment and not from the kubeconfig.
     pub proxy_of_env: bool,
-    /// The cluster's entry with the flags laid over it.
+    /// The cluster's entry with the flags applied.
     entry: Cluster,
 }
 
 impl Loaded {
-    /// The same as a kubeconfig of its own: one context, one cluster, one user, with what the flags said in it. Paths
-    /// are absolute, plugins stay plugins, and of no file the contents are copied. It may hold secrets.
+    /// The configuration as a kubeconfig of its own: one context, one cluster, one user, with the flags applied. Paths are
+    /// absolute, plugins stay plugins, and no file's contents are copied. It may contain secrets.
     ///
-    /// A proxy that the environment named is in it, as its reader may have another environment.
+    /// It includes a proxy of the environment, because its reader may have another environment.
     pub fn kubeconfig(&self) -> Kubeconfig {
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "kubevpn".to_owned());
         let (context, cluster) = (name(&self.context), name(&self.cluster));
@@ -148,7 +148,7 @@ impl Loaded {
     }
 }
 
-/// Without [`Loaded::config`], which holds secrets.
+/// Leaves out [`Loaded::config`], which contains secrets.
 impl fmt::Debug for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loaded")
@@ -164,11 +164,10 @@ impl fmt::Debug for Loaded {
 
 /// Loads the configuration as kubectl does.
 ///
-/// `--kubeconfig`, else the files of `KUBECONFIG` merged, else `~/.kube/config`; without any of these,
-/// within a Pod, its service account. Reads files and looks for the credential plugin, runs and sends
-/// nothing. None of kube's own loading is used: it reads the process
-/// environment, takes a missing file of the list for an error, holds `NO_PROXY` against the proxy, and quotes what
-/// it cannot parse, secrets and all.
+/// Source: `--kubeconfig`, otherwise the merged files of `KUBECONFIG`, otherwise `~/.kube/config`, otherwise, within a Pod,
+/// its service account. Reads files and looks for the credential plugin; runs and sends nothing. kube's own loader is not
+/// used: it reads the process environment, treats a missing file of the list as an error, matches `NO_PROXY` against the
+/// proxy, and quotes text that it cannot parse, including secrets.
 ///
 /// ```
 /// use kubevpn_client::{Env, KubeconfigArgs, KubeconfigError, load};
@@ -188,7 +187,7 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
         select::select(files, args, env)?
     };
     loaded.server = server_name(&loaded.config);
-    // One of a flag stands in no file.
+    // A server of a flag is in no file.
     let host = loaded.config.cluster_url.host().unwrap_or_default();
     let host = host
         .trim_start_matches('[')
@@ -200,7 +199,7 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     if let Some(namespace) = &args.namespace {
         loaded.namespace.clone_from(namespace);
     }
-    // It becomes part of URLs.
+    // The namespace becomes part of URLs.
     if !is_label(&loaded.namespace) {
         let namespace = crate::error::clip(&loaded.namespace);
         return Err(KubeconfigError::BadNamespace { namespace });
@@ -208,7 +207,7 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
     let config = &mut loaded.config;
     config.default_namespace.clone_from(&loaded.namespace);
     let user = &mut config.auth_info;
-    // As in kubectl each of them replaces its own alone.
+    // As with kubectl, each flag replaces its own field only.
     if args.impersonate.is_some() {
         user.impersonate.clone_from(&args.impersonate);
     }
@@ -241,11 +240,11 @@ pub fn load(args: &KubeconfigArgs, env: &Env) -> Result<Loaded, KubeconfigError>
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EntryNames {
-    /// Of the contexts.
+    /// The contexts.
     pub contexts: Vec<String>,
-    /// Of the clusters.
+    /// The clusters.
     pub clusters: Vec<String>,
-    /// Of the users.
+    /// The users.
     pub users: Vec<String>,
 }
 
@@ -261,7 +260,7 @@ pub fn entry_names(args: &KubeconfigArgs, env: &Env) -> Result<EntryNames, Kubec
     })
 }
 
-/// A label as RFC 1123 has it, which is what a namespace can be called.
+/// Whether the text is an RFC 1123 label, as a namespace's name has to be.
 fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
@@ -272,7 +271,7 @@ fn is_label(text: &str) -> bool {
 
 /// `HTTPS_PROXY` or `HTTP_PROXY`, by the server's scheme, unless `NO_PROXY` names the server.
 ///
-/// A server on loopback is never behind a proxy: so says Go, and with it kubectl.
+/// A server on loopback is never behind a proxy, as in Go and kubectl.
 fn proxy_of_env(server: &Uri, env: &Env) -> Result<Option<Uri>, KubeconfigError> {
     let (upper, lower) = match server.scheme_str() {
         Some("http") => ("HTTP_PROXY", "http_proxy"),
@@ -289,7 +288,7 @@ fn proxy_of_env(server: &Uri, env: &Env) -> Result<Option<Uri>, KubeconfigError>
     proxy_url(&url, name).map(Some)
 }
 
-/// Checks a proxy's URL, and adds the scheme it may lack. `from` says where it stands.
+/// Checks a proxy's URL, and adds a missing scheme. `from` is its source, for errors.
 fn proxy_url(text: &str, from: &str) -> Result<Uri, KubeconfigError> {
     let bad = |source| KubeconfigError::Proxy {
         from: from.to_owned(),

@@ -1,14 +1,14 @@
 //! How kubevpn reaches the API server: kubectl's kubeconfig rules in, a [`kube::Client`] out.
 //!
-//! It refuses to know what is asked of the API server: no resource, no port-forward protocol. It reads
-//! neither the process environment nor flags itself: both are handed in.
+//! It does not know the requests: no resource, no port-forward protocol. It reads neither the process
+//! environment nor flags: the caller passes both in.
 //!
 //! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,
 //! overrides, proxy) → [`Loaded`] → [`build`] (`client.rs`) → [`kube::Client`].
-//! The path of a request: base URL, headers and credentials (`recipe.rs`; `login.rs` makes them and
-//! renews them) → `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each, the next one made ahead: `spare.rs`) →
-//! `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`classify.rs`).
-//! Who wants to speak to the API server without us gets a bare connection from [`ApiServer`] (`raw.rs`).
+//! The path of a request: base URL, headers and credentials (`recipe.rs`; `login.rs` obtains and renews them) →
+//! `transport.rs` (calls share HTTP/2 connections, upgrades get an HTTP/1.1 connection each, the next one made ahead:
+//! `spare.rs`) → `connector.rs` (TCP, perhaps through a proxy, then TLS). A failure → [`classify_api`] (`classify.rs`).
+//! [`ApiServer`] (`raw.rs`) opens bare connections to the API server for other programs.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,9 +1,9 @@
-//! Credentials over days: asked for when the first request needs them, and anew when they run out or the server stops
-//! taking them.
+//! Login: credentials are obtained when the first request needs them, and again when they expire or the server rejects
+//! them.
 //!
-//! A credential may say when it runs out, and is used until then. What runs out without a word, or is revoked, shows by
-//! a 401 or by the TLS alert that refuses a certificate; the request is then sent once more. What is open on connections
-//! with an old certificate stays open; new requests open others.
+//! A credential with a known expiry is used until then. If the expiry is unknown, or the credential is revoked, a 401 or the
+//! TLS alert for a refused certificate shows it, and the request is sent once more. Streams on connections with an old
+//! certificate stay open; new requests use new connections.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,16 +28,16 @@ use crate::recipe::{Recipe, Stack};
 use crate::shown::Shown;
 use crate::transport::{Received, Transport};
 
-/// The longest wait before credentials that were never taken are made again.
+/// The longest wait before credentials that were never accepted are made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Between two runs of a plugin, whatever it gave: a failure, or what had run out before it was there.
+/// Time between two runs of a plugin, also after a failure or an expired credential.
 const BETWEEN_LOGINS: Duration = Duration::from_secs(3);
 
-/// A client's credentials, and the way to the server that they open.
+/// A client's credentials, with the transport that uses them.
 ///
-/// However many requests come at once, a plugin runs once, and all of them have its outcome. A request that is given
-/// up does not stop it: somebody may be typing a password.
+/// A plugin runs once for all simultaneous requests, which share its outcome. A request that is given up does not stop it: a
+/// person may be typing a password.
 #[derive(Clone)]
 pub(crate) struct Login(Arc<Mutex<State>>);
 
@@ -47,13 +47,13 @@ type LoggingIn = Shared<BoxFuture<'static, Outcome>>;
 struct State {
     recipe: Arc<Recipe>,
     phase: Phase,
-    /// The last that there were.
+    /// The last credentials.
     last: Option<Arc<Credentials>>,
-    /// Logins begun so far.
+    /// Number of logins started.
     logins: u64,
-    /// Logins in a row whose credentials the server never took.
+    /// Number of logins in a row whose credentials the server never accepted.
     in_vain: u32,
-    /// An upgrade was expected while there were no credentials.
+    /// Whether an upgrade was announced while there were no credentials.
     upgrade_expected: bool,
     told: Option<Told>,
 }
@@ -61,17 +61,17 @@ struct State {
 /// Change of the credentials: a login, its failure, or their refusal by the API server.
 #[derive(Clone, Copy, Debug)]
 pub enum LoginNews<'a> {
-    /// The credential plugin has given some, which end then as far as they say.
+    /// The credential plugin returned credentials.
     LoggedIn {
-        /// When they end.
+        /// Their expiry, if known.
         expires: Option<SystemTime>,
     },
-    /// The plugin, or reading the files again, failed.
+    /// The plugin, or re-reading the files, failed.
     Failed {
-        /// Why.
+        /// The error.
         why: &'a str,
     },
-    /// The API server does not take those that there are any more; others are made.
+    /// The API server rejects the current credentials; new ones are obtained.
     Refused,
 }
 
@@ -94,21 +94,21 @@ struct Credentials {
     credential: Credential,
     transport: Transport,
     stack: Stack,
-    /// Which login made them.
+    /// The number of the login that made them.
     login: u64,
     made: Instant,
-    /// The server has taken them.
+    /// Whether the server has accepted them.
     taken: AtomicBool,
 }
 
-/// What there is to do before a request can be sent.
+/// What has to happen before a request can be sent.
 enum Step {
     Done(Outcome),
     Wait { login: LoggingIn, since: Instant },
 }
 
 impl Login {
-    /// Runs no plugin yet; anything else that is wrong with the credentials is said now.
+    /// Runs no plugin yet; any other fault of the credentials is an error now.
     pub(crate) fn new(recipe: Recipe) -> Self {
         Self(Arc::new(Mutex::new(State {
             phase: first(&recipe, 0),
@@ -132,7 +132,7 @@ impl Login {
         }
     }
 
-    /// Other credentials, or another way to the server, for every request from now on.
+    /// Uses other credentials, or another address, for every request from now on.
     pub(crate) fn replace(&self, recipe: Recipe) {
         let mut state = self.state();
         state.logins += 1;
@@ -150,7 +150,7 @@ impl Login {
         outcome.map(drop)
     }
 
-    /// An upgrade is likely soon: its connection is made now, or once there are credentials.
+    /// Announces an upgrade: its connection is made now, or once there are credentials.
     pub(crate) fn expect_upgrade(&self) {
         let mut state = self.state();
         match &state.phase {
@@ -167,7 +167,7 @@ impl Login {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `at_once`: a failure a moment ago is no reason to wait.
+    /// With `at_once` a recent failure is not waited out.
     fn step(&self, at_once: bool) -> Step {
         let mut state = self.state();
         match &state.phase {
@@ -194,7 +194,7 @@ impl Login {
         Step::Wait { login, since }
     }
 
-    /// For a request, which waits for a plugin only so long.
+    /// Credentials for a request, which waits for a plugin for a limited time.
     async fn credentials(&self) -> Outcome {
         let (login, since) = match self.step(false) {
             Step::Done(outcome) => return outcome,
@@ -237,7 +237,7 @@ impl Login {
             }
             drop(state);
             match &outcome {
-                // Credentials in files are read again every minute: no change worth telling.
+                // Files are read again every minute, which is not reported.
                 Ok(_) if recipe.plugin().is_none() => {}
                 Ok(made) => {
                     let expires = Shown::new(&recipe, &made.credential).expires;
@@ -258,7 +258,7 @@ impl Login {
         .shared()
     }
 
-    /// The server did not take these: whether there are, or may be, others to try with.
+    /// Notes that the server rejected these credentials. Returns whether to try with others.
     fn not_taken(&self, credentials: &Arc<Credentials>) -> bool {
         let mut state = self.state();
         if state.logins != credentials.login {
@@ -270,7 +270,7 @@ impl Login {
         if credentials.taken.load(Ordering::Relaxed) {
             state.in_vain = 0;
         } else if state.in_vain > 0 {
-            // New ones were no better: a plugin is not run for every request that fails.
+            // New credentials were rejected too: do not run the plugin for every failed request.
             let pause = Duration::from_secs(1 << (state.in_vain - 1).min(6)).min(LONGEST_PAUSE);
             if credentials.made.elapsed() < pause {
                 return false;
@@ -296,7 +296,7 @@ impl Login {
         }
     }
 
-    /// Why requests fail until somebody logs in.
+    /// The error with which requests fail until a person logs in.
     pub(crate) fn trouble(&self) -> Option<Arc<ClientError>> {
         match &self.state().phase {
             Phase::Failed { error, .. } => Some(error.clone()),
@@ -306,7 +306,7 @@ impl Login {
 }
 
 impl Credentials {
-    /// With new connections, unless the last ones were made with the same certificate.
+    /// Uses new connections, unless the last ones were made with the same certificate.
     fn new(recipe: &Recipe, credential: Credential, login: u64, last: Option<&Self>) -> Self {
         let last = last.filter(|last| last.credential.chain() == credential.chain());
         let transport = match last {
@@ -329,7 +329,7 @@ impl Credentials {
     }
 }
 
-/// Where a client begins: with what the kubeconfig holds, unless a plugin must be asked.
+/// The initial state: the kubeconfig's own credentials, unless a plugin is needed.
 fn first(recipe: &Recipe, login: u64) -> Phase {
     if recipe.plugin().is_some() {
         return Phase::LoggedOut;
@@ -338,7 +338,7 @@ fn first(recipe: &Recipe, login: u64) -> Phase {
     Phase::LoggedIn(Arc::new(Credentials::new(recipe, credential, login, None)))
 }
 
-/// Runs the plugin; without one, reads the files again. A token file that is gone leaves the last token in use.
+/// Runs the plugin; without one, reads the files again. If a token file is gone, the last token stays in use.
 async fn log_in(
     recipe: Arc<Recipe>,
     login: u64,
@@ -408,13 +408,13 @@ impl Credentials {
         answered
     }
 
-    /// Whether the server did not take these.
+    /// Whether the server rejected the credentials.
     fn are_refused(&self, answered: &Result<Response<Received>, BoxError>) -> bool {
         let response = match answered {
             Ok(response) => response,
             Err(error) => return certificate_refused(&**error),
         };
-        // nginx has the certificate's fault in HTML (its own codes 495 and 496), where an API server has a `Status`.
+        // nginx reports a bad certificate in HTML (its own codes 495 and 496), an API server in a `Status`.
         let kind = response.headers().get(CONTENT_TYPE);
         let html = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
         match response.status() {
@@ -425,7 +425,7 @@ impl Credentials {
     }
 }
 
-/// The same once more; `None` for a body that can only be read once, which none of kube's is.
+/// A copy of the request; `None` for a body that can be read only once, which none of kube's is.
 fn copy(request: &Request<Body>) -> Option<Request<Body>> {
     let body = request.body().try_clone()?;
     let mut copy = Request::new(body);

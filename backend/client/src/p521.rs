@@ -1,5 +1,5 @@
-//! Key exchange on P-521, which rustls does not have. A server of TLS 1.2 shows a certificate with a key on that curve to
-//! those alone who offer the curve (RFC 8422 section 5.1); kubectl does.
+//! Key exchange on P-521, which rustls lacks. A TLS 1.2 server presents a certificate with a key on that curve only to
+//! clients that offer the curve (RFC 8422 section 5.1); kubectl does.
 
 use aws_lc_rs::agreement::{
     ECDH_P521, EphemeralPrivateKey, PublicKey, UnparsedPublicKey, agree_ephemeral,
@@ -8,7 +8,7 @@ use aws_lc_rs::rand::SystemRandom;
 use rustls::crypto::{ActiveKeyExchange, GetRandomFailed, SharedSecret, SupportedKxGroup};
 use rustls::{Error, NamedGroup, PeerMisbehaved};
 
-/// The first byte of a point that is not compressed, the one form that TLS has (RFC 8422 section 5.4.1).
+/// The first byte of an uncompressed point, the only form in TLS (RFC 8422 section 5.4.1).
 const UNCOMPRESSED: u8 = 0x04;
 
 #[derive(Debug)]

@@ -1,7 +1,7 @@
-//! Runs a credential plugin: what it is told, how long it may take, and what is taken of its answer.
+//! Runs a credential plugin: its input, its time limit, and its answer.
 //!
-//! Source: kubernetes.io "client-go credential plugins". Nothing it prints to standard output goes anywhere else, and
-//! no error of a parser is passed on, which would quote it.
+//! Source: kubernetes.io "client-go credential plugins". Its standard output is used for nothing else, and parser errors are
+//! not passed on, because they would quote it.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -19,13 +19,13 @@ use tokio::process::Command;
 use crate::credential::{self, Credential};
 use crate::error::{PluginError, PluginFailure, clip};
 
-/// How long a plugin that cannot ask anybody anything may run.
+/// Time limit of a plugin that cannot ask questions.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Certificates with long chains are a tenth of it.
+/// Limit on the output; certificates with long chains are a tenth of it.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Of standard error its end is kept.
+/// How much of the end of standard error is kept.
 const KEPT_BYTES: usize = 4 << 10;
 
 #[derive(Deserialize)]
@@ -45,7 +45,7 @@ struct Status {
     client_key_data: Option<String>,
 }
 
-/// Runs it to its end. One that may ask its user questions has the terminal, and as long as that takes.
+/// Runs the plugin to its end. A plugin that may ask questions gets the terminal and has no time limit.
 ///
 /// Cancellation: dropping the future kills the plugin.
 pub(crate) async fn run(exec: &ExecConfig) -> Result<Credential, PluginError> {
@@ -97,11 +97,11 @@ fn command(exec: &ExecConfig, interactive: bool) -> Command {
     command
 }
 
-/// What a credential is made of, unless it is too long for one.
+/// Reads the output, unless it is too long for a credential.
 async fn whole(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Some(stream) = stream {
-        // What cannot be read is not there, which is said then.
+        // An unreadable output counts as empty, which is reported later.
         let _ = stream.take(MOST_BYTES).read_to_end(&mut bytes).await;
     }
     bytes
@@ -129,7 +129,7 @@ fn read(exec: &ExecConfig, answer: &[u8]) -> Result<Credential, PluginFailure> {
     let foreign = PluginFailure::Unusable(
         "what it printed is no ExecCredential of the apiVersion that the kubeconfig names",
     );
-    // By way of JSON, where a number is no text.
+    // Converted through JSON, in which a number is not a text.
     let answer = serde_saphyr::from_slice_with_options(answer, options).ok();
     let answer = answer.and_then(|json: serde_json::Value| serde_json::from_value(json).ok());
     let Some(answer): Option<ExecCredential> = answer else {
@@ -188,7 +188,7 @@ impl PluginFailure {
         }
     }
 
-    /// The last line of standard error says why as a rule.
+    /// The last line of standard error normally has the reason.
     fn of_end(status: ExitStatus, stderr: &[u8], stdout: &[u8]) -> Self {
         let said = String::from_utf8_lossy(stderr);
         let last = said.lines().rfind(|line| !line.trim().is_empty());
@@ -200,7 +200,7 @@ impl PluginFailure {
     }
 }
 
-/// The line without words that are or look like credentials: a script under `set -x` prints them all.
+/// Removes words that are or look like credentials from the line: a script under `set -x` prints them.
 fn without_secrets(line: &str, answer: &str) -> String {
     let secret = |word: &str| {
         let count = |kind: fn(&char) -> bool| word.chars().filter(kind).count();

@@ -1,4 +1,4 @@
-//! Which proxy stands before the API server, and who we are to it.
+//! The proxy before the API server, and our credentials for it.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use percent_encoding::percent_decode_str;
 
-/// A proxy to reach the API server through.
+/// A proxy through which the API server is reached.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) kind: Kind,
-    /// `scheme://host:port/`: the port is always there, user and password never.
+    /// `scheme://host:port/`, always with a port, never with user and password.
     pub(crate) uri: Uri,
     pub(crate) login: Login,
 }
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Socks5,
 }
 
-/// What the proxy wants to know us by, percent-decoded.
+/// Credentials for the proxy, percent-decoded.
 #[derive(Clone)]
 pub(crate) enum Login {
     None,
@@ -32,13 +32,13 @@ pub(crate) enum Login {
     Password(String, String),
 }
 
-/// Why a proxy's URL cannot be used. The texts never hold the URL: it may hold a password.
+/// Why a proxy's URL cannot be used. The texts never contain the URL, which may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
     /// Not `http`, `https`, `socks5` or `socks5h`.
     #[error("proxies of the kind {0:?} are not supported: use http, https, socks5 or socks5h")]
     Scheme(String),
-    /// No URL with a host; a password may need percent-encoding.
+    /// Not a URL with a host; a password may need percent-encoding.
     #[error(
         "the proxy is no URL such as http://host:3128 (percent-encode special characters of a password)"
     )]
@@ -49,7 +49,7 @@ pub enum ProxyError {
 }
 
 impl Proxy {
-    /// Reads a proxy's URL. Without a scheme it is `http`, as for kubectl and curl.
+    /// Parses a proxy's URL. The default scheme is `http`, as with kubectl and curl.
     pub(crate) fn parse(text: &str) -> Result<Self, ProxyError> {
         let scheme = match text.split_once("://") {
             Some((scheme, _)) => scheme.to_ascii_lowercase(),
@@ -75,7 +75,7 @@ impl Proxy {
     }
 }
 
-/// The URL without user and password, fit for logs.
+/// The URL without user and password, for logs.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.uri.scheme_str().unwrap_or_default();
@@ -90,10 +90,10 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Whether `NO_PROXY` says to reach `server` directly.
+/// Whether `NO_PROXY` excludes `server` from the proxy.
 ///
-/// As Go reads it, which is what kubectl does: hosts and all their subdomains, addresses, networks, `*`
-/// for everything, each perhaps with a port. (kube 5.0 holds the list against the *proxy's* host.)
+/// Parsed as in Go, and so in kubectl: hosts with all their subdomains, addresses, networks, `*` for everything,
+/// each with an optional port. (kube 5.0 matches the list against the *proxy's* host.)
 pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
     let port = server.port_u16().unwrap_or_else(|| default_port(server));
     let mut hosts = Vec::new();
@@ -101,7 +101,7 @@ pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
         let entry = entry.strip_prefix("*.").unwrap_or(entry);
         match entry.rsplit_once(':') {
             _ if entry == "*" => return true,
-            // More colons make it an IPv6 address, unless that stands in brackets.
+            // More than one colon means an IPv6 address, unless it is in brackets.
             Some((host, at)) if !host.contains(':') || host.ends_with(']') => {
                 if at.parse() == Ok(port) {
                     hosts.push(host.trim_start_matches('[').trim_end_matches(']'));
@@ -117,7 +117,7 @@ pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
     matcher.intercept(server).is_none()
 }
 
-/// The URL without the user and password in it: whatever stands there, for messages.
+/// Removes user and password from a possibly invalid URL, for messages.
 pub(crate) fn without_login(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let path = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -131,7 +131,7 @@ pub(crate) fn without_login(url: &str) -> String {
     }
 }
 
-/// The URL without user and password, and these, percent-decoded; `None` where it has none.
+/// Splits user and password, percent-decoded, from the URL; `None` if there are none.
 pub(crate) fn login_of(url: &str) -> Option<(String, String, String)> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -157,7 +157,7 @@ pub(crate) fn with_port(uri: &Uri, default: u16) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// hyper-util's reading of a proxy URL: scheme, user, password and escapes.
+/// Parses a proxy URL with hyper-util: scheme, user, password and escapes.
 fn intercept(text: &str) -> Option<Intercept> {
     Matcher::builder()
         .all(text)

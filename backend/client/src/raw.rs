@@ -1,5 +1,4 @@
-//! A connection to the API server for somebody else: what a client sends through it, its TLS included, is
-//! the client's own business.
+//! Bare connections to the API server, through which clients speak their own TLS and HTTP.
 
 use std::io;
 use std::pin::Pin;
@@ -19,35 +18,34 @@ use crate::login::Login;
 use crate::options::Options;
 use crate::recipe::Recipe;
 
-/// Opens connections to the API server where the kubeconfig says it is and through the proxy it names, with
-/// nothing of ours on top.
+/// Opens connections to the API server at the kubeconfig's address and through its proxy, with no protocol of ours on top.
 ///
-/// Whoever asks for `kubernetes.default.svc` speaks TLS to it, and finds that name in its certificate. So what can
-/// only be had through our own TLS or HTTP is [`Refusal::Unreachable`]: a server under a path, or without TLS.
+/// Clients of `kubernetes.default.svc` speak TLS to it and find that name in its certificate. A server that is only
+/// reachable through our own TLS or HTTP is [`Refusal::Unreachable`]: one under a path, or without TLS.
 #[derive(Clone)]
 pub struct ApiServer {
     pub(crate) login: Login,
 }
 
 impl ApiServer {
-    /// Nothing is sent, and no credential is needed. What can be wrong with `config` is as with
-    /// [`build`](crate::build). For a configuration that changes there is [`Renewal::api_server`](crate::Renewal::api_server).
+    /// Nothing is sent, and no credential is needed. Errors: those of [`build`](crate::build) about `config`. For a
+    /// configuration that changes, use [`Renewal::api_server`](crate::Renewal::api_server).
     pub fn new(config: Config, options: &Options) -> Result<Self, ClientError> {
         let login = Login::new(Recipe::new(config, options)?);
         Ok(Self { login })
     }
 
-    /// Says that a request for an upgrade is likely soon, of the client that this shares its configuration with
-    /// ([`Renewal::api_server`](crate::Renewal::api_server)): a connection, its TLS done, is kept ready for it from now until
-    /// a minute after the last upgrade. Must be called within a tokio runtime.
+    /// Announces an upgrade by the client with the same configuration ([`Renewal::api_server`](crate::Renewal::api_server)): a
+    /// connection with completed TLS is kept ready for it from now until a minute after the last upgrade. Must be called
+    /// within a tokio runtime.
     pub fn expect_upgrade(&self) {
         self.login.expect_upgrade();
     }
 
-    /// One connection.
+    /// Opens one connection.
     ///
-    /// Errors: as above; `ClusterAway` where none can be made, the connect timeout included.
-    /// Cancellation: dropping the future gives it up.
+    /// Errors: [`Refusal::Unreachable`] as above; `ClusterAway` if none can be made within the connect time-out.
+    /// Cancellation: dropping the future gives the connection up.
     pub async fn connect_raw(&self) -> Result<RawStream, ConnectError> {
         let recipe = self.login.recipe();
         let (url, name) = (&recipe.config.cluster_url, &recipe.server);
@@ -82,7 +80,7 @@ impl ApiServer {
     }
 }
 
-/// Whatever is asked for, it is the API server.
+/// Every target leads to the API server.
 impl Service<Target> for ApiServer {
     type Response = RawStream;
     type Error = ConnectError;
@@ -101,7 +99,7 @@ impl Service<Target> for ApiServer {
 /// A connection of an [`ApiServer`].
 #[derive(Debug)]
 pub struct RawStream {
-    /// In a box: a stream to a Pod, which shares its place, is a third of the size.
+    /// Boxed: a stream to a Pod, which shares an enum with it, is a third of the size.
     raw: Box<TokioIo<Raw>>,
     name: Arc<str>,
 }

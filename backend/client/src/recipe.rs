@@ -1,4 +1,4 @@
-//! What a client is made of: the configuration, checked, and the layers between a request and the wire.
+//! The parts of a client: the checked configuration, and the layers between a request and the wire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,17 +24,17 @@ use crate::proxy::{Proxy, default_port, with_port, without_login};
 use crate::tls;
 use crate::transport::{Received, Transport};
 
-/// A request's way from the base URL to the wire.
+/// The layers of a request, from the base URL to the wire.
 pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Received>, BoxError>;
 
-/// What a [`Stack`] is made of, once credentials are known.
+/// Builds a [`Stack`] once credentials are known.
 pub(crate) struct Recipe {
-    /// As handed in.
+    /// The configuration as given.
     given: Config,
     pub(crate) config: Config,
-    /// What the user's entry holds itself.
+    /// The credential of the user's entry.
     pub(crate) credential: Credential,
-    /// With the certificate of that.
+    /// The TLS configuration with that credential's certificate.
     pub(crate) tls: ClientConfig,
     headers: ExtraHeadersLayer,
     pub(crate) server: Arc<str>,
@@ -101,25 +101,25 @@ impl Recipe {
         })
     }
 
-    /// The plugin to run. As for kubectl it is not needed by a user whose entry has something to show.
+    /// The plugin to run. As with kubectl, it is not used if the user's entry has a credential.
     pub(crate) fn plugin(&self) -> Option<&ExecConfig> {
         let exec = self.config.auth_info.exec.as_ref();
         exec.filter(|_| self.credential.is_none())
     }
 
-    /// Whether credentials can be different the next time they are asked for.
+    /// Whether credentials can be obtained anew.
     pub(crate) fn can_renew(&self) -> bool {
         let user = &self.config.auth_info;
         let files = [&user.token_file, &user.client_certificate, &user.client_key];
         self.plugin().is_some() || files.into_iter().any(Option::is_some)
     }
 
-    /// The user's entry with its files read anew.
+    /// The credential of the user's entry, with its files read again.
     pub(crate) fn read_again(&self) -> Result<Credential, ClientError> {
         Credential::of_user(&self.given.auth_info)
     }
 
-    /// The way to the server, or to the proxy before it.
+    /// The connector to the server, or to the proxy before it.
     pub(crate) fn reach(&self, tls: &ClientConfig) -> Reach {
         let Options {
             connect_timeout,
@@ -129,7 +129,7 @@ impl Recipe {
         Reach::new(self.proxy.as_ref(), tls, dialer.as_ref(), *connect_timeout)
     }
 
-    /// Connections on which this credential's certificate is shown.
+    /// The transport that presents this credential's certificate.
     pub(crate) fn transport(&self, credential: &Credential) -> Transport {
         let tls = &tls::showing(&self.tls, credential.identity.as_ref());
         let reach = self.reach(tls);
@@ -143,11 +143,11 @@ impl Recipe {
         )
     }
 
-    /// Puts it all together.
+    /// Builds the layers.
     pub(crate) fn stack(&self, credential: &Credential, transport: Transport) -> Stack {
         let authorization = credential.authorization.clone();
         let stack = ServiceBuilder::new()
-            // First the request is made whole …
+            // First the request is completed …
             .layer(self.config.base_uri_layer())
             .layer(self.headers.clone())
             // … then signed.
@@ -162,7 +162,7 @@ impl Recipe {
     }
 }
 
-/// `https://host:port/path` of the API server, as messages name it.
+/// `https://host:port/path` of the API server, for messages.
 pub(crate) fn server_name(config: &Config) -> String {
     let url = &config.cluster_url;
     let shown = with_port(url, default_port(url)).unwrap_or_else(|| url.clone());

@@ -1,4 +1,4 @@
-//! A client's configuration, for as long as it lives.
+//! Replacement of a running client's configuration.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::raw::ApiServer;
 use crate::recipe::Recipe;
 use crate::shown::Shown;
 
-/// Gives a running client another configuration. Clones are the same.
+/// Gives a running client another configuration. Clones control the same client.
 #[derive(Clone)]
 pub struct Renewal {
     pub(crate) login: Login,
@@ -21,38 +21,38 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Logs in now instead of at the first request. A credential plugin may ask its user questions, and takes the time
-    /// that takes: no limit on an answer of the API server's should count it. Without a plugin it returns at once.
+    /// Logs in now instead of at the first request. A credential plugin may ask questions, without a time limit: do not
+    /// count it in a limit on the API server's answer. Returns at once without a plugin.
     ///
-    /// Cancellation: a plugin that runs goes on, and the next request has its outcome.
+    /// Cancellation: a running plugin continues, and the next request gets its outcome.
     pub async fn log_in(&self) -> Result<(), ConnectError> {
         self.login.log_in_now().await.map_err(classify_login)
     }
 
-    /// Why requests fail until somebody logs in: what the credential plugin, or reading the files again, ended with
-    /// the last time. `None` while there are credentials, or a login goes on.
+    /// The error with which requests fail until a person logs in: that of the credential plugin, or of re-reading the files.
+    /// `None` while there are credentials, or a login is running.
     pub fn trouble(&self) -> Option<ConnectError> {
         self.login.trouble().map(classify_login)
     }
 
-    /// Credentials that the client shows the API server now. `None` where a credential plugin has not been asked yet, or failed.
+    /// The client's current credentials, without secrets. `None` if a credential plugin has not run yet, or failed.
     pub fn shown(&self) -> Option<Shown> {
         self.login.shown()
     }
 
-    /// Tells what becomes of the credentials from now on. It must be quick, and not wait.
+    /// Reports changes of the credentials to `told` from now on. `told` must be quick and must not block.
     pub fn tell(&self, told: impl Fn(LoginNews<'_>) + Send + Sync + 'static) {
         self.login.tell_to(Arc::new(told));
     }
 
-    /// Connections to the API server for others, by the configuration that the client has at that time.
+    /// Opens bare connections to the API server with the client's configuration at that time.
     pub fn api_server(&self) -> ApiServer {
         let login = self.login.clone();
         ApiServer { login }
     }
 
-    /// From the next request on the client uses this configuration: other credentials, perhaps another address. What
-    /// is open stays open. After an error nothing has changed.
+    /// Uses this configuration from the next request on: other credentials, perhaps another address. Open streams stay open.
+    /// Errors: those of [`build`](crate::build); nothing has changed then.
     pub fn replace(&self, config: Config) -> Result<(), ClientError> {
         self.login.replace(Recipe::new(config, &self.options)?);
         Ok(())

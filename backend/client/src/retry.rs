@@ -1,4 +1,4 @@
-//! Which calls are sent again, and how many.
+//! Retries of calls, and their budget.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::time::Sleep;
 use tower::retry::Policy;
 use tower::retry::budget::{Budget, TpsBudget};
 
-/// Retries beyond what is deposited, a second, counted over [`WINDOW`].
+/// Retries a second that need no deposit, averaged over [`WINDOW`].
 const RESERVE: u32 = 1;
 const WINDOW: Duration = Duration::from_secs(10);
-/// One retry for so many calls that were answered.
+/// Answered calls that pay for one retry.
 const SHARE: f32 = 0.2;
 
-/// Sends a call again after a 429, 503 or 504, as kube does. All calls of a client draw on one budget: a server that is
-/// down gets one retry a second and not a multiple of every call. A watch is never sent again here: the loop that asks for it has a back-off of its own.
+/// Retries a call after a 429, 503 or 504, as kube does. All calls of a client draw on one budget: a server that is down gets
+/// one retry a second and not a multiple of every call. A watch is never retried here: its loop has a back-off of its own.
 #[derive(Clone)]
 pub(crate) struct Retries {
     policy: RetryPolicy,

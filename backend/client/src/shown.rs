@@ -1,4 +1,4 @@
-//! Credentials without their secrets: which kinds there are, and how long they last.
+//! Credentials without their secrets: kinds and expiry.
 
 use std::time::SystemTime;
 
@@ -15,12 +15,12 @@ pub struct Shown {
     pub password: bool,
     /// A client certificate.
     pub certificate: bool,
-    /// The earliest end that any of them is known to have: the `exp` of a JSON Web Token, the `notAfter` of the
-    /// certificate, the `expirationTimestamp` of a credential plugin.
+    /// The earliest known expiry: the `exp` of a JSON Web Token, the `notAfter` of the certificate, the
+    /// `expirationTimestamp` of a credential plugin.
     pub expires: Option<SystemTime>,
     /// The credential plugin that makes them, as the kubeconfig names it.
     pub plugin: Option<String>,
-    /// The plugin, or the files they are in, can be asked for others.
+    /// Whether the plugin, or the files, can provide new ones.
     pub renewable: bool,
 }
 
@@ -30,7 +30,7 @@ impl Shown {
         let header = header.and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
         let plugin = recipe.plugin();
-        // Of a token file it is when the file is read again.
+        // For a token file this would be the time of the next read.
         let of_plugin = credential.expires.filter(|_| plugin.is_some());
         let of_certificate = credential.chain().first().and_then(not_after);
         let ends = [of_plugin, token.and_then(token_expires), of_certificate];
@@ -44,7 +44,7 @@ impl Shown {
         }
     }
 
-    /// Whether there are none at all.
+    /// Whether there are no credentials.
     pub fn is_none(&self) -> bool {
         !(self.token || self.password || self.certificate)
     }

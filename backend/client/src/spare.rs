@@ -1,8 +1,8 @@
-//! The connection for the next upgrade, made before it is asked for.
+//! The spare: a connection for the next upgrade, made before it is needed.
 //!
-//! An upgrade takes a connection of its own: on a long line two round trips before the first byte of the request. So one
-//! connection, its TLS done, is kept ready while upgrades are likely: from the first sign that one will be needed, until
-//! [`IN_USE`] after the last. One that is taken is replaced; at most one is ready or being made.
+//! An upgrade needs a connection of its own: two round trips before the first byte of the request. So one connection with
+//! completed TLS is kept ready while upgrades are likely: from the first announcement until [`IN_USE`] after the last
+//! upgrade. A connection that is taken is replaced; at most one is ready or being made.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,16 +19,16 @@ use tower::Service;
 
 use crate::connector::{Conn, Connector};
 
-/// How long a connection may wait for its upgrade: an API server closes one that has no request after 32 s
+/// How long a connection may wait for its upgrade: an API server closes a connection without a request after 32 s
 /// (kubernetes, `ReadHeaderTimeout` of its server).
 const FRESH: Duration = Duration::from_secs(25);
 
-/// How long after the last sign of use one is kept ready.
+/// How long after the last use a connection is kept ready.
 const IN_USE: Duration = Duration::from_secs(60);
 
 type Made = Result<Conn, BoxError>;
 
-/// Makes connections for upgrades, the next one ahead. Clones share it; with the last one it is closed.
+/// Makes connections for upgrades, the next one ahead. Clones share the spare; the last one closes it.
 #[derive(Clone)]
 pub(crate) struct Spare(Arc<Owner>);
 
@@ -42,19 +42,19 @@ struct Owner {
 #[derive(Default)]
 struct Shelf {
     state: Mutex<State>,
-    /// The keeper has to look: it was taken, or is wanted no more.
+    /// Wakes the task: the connection was taken, or is no longer wanted.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
     ready: Option<Conn>,
-    /// An upgrade that waits for the one that is being made.
+    /// The upgrade that waits for the connection being made.
     waiting: Option<oneshot::Sender<Made>>,
     making: bool,
-    /// Until when one is kept; `None` while no task keeps one.
+    /// Until when a connection is kept; `None` while no task runs.
     until: Option<Instant>,
-    /// Somebody said once that upgrades are likely.
+    /// Whether upgrades were announced once.
     expected: bool,
 }
 
@@ -67,13 +67,13 @@ impl Spare {
         }))
     }
 
-    /// An upgrade is likely soon: one connection is made now, where none is ready.
+    /// Announces an upgrade: makes a connection now if none is ready.
     pub(crate) fn expect(&self) {
         self.0.shelf.state().expected = true;
         self.keep();
     }
 
-    /// Keeps one from now on, if any is expected at all.
+    /// Keeps a connection from now on, if upgrades were announced.
     fn keep(&self) {
         let Owner {
             connector,
@@ -92,7 +92,7 @@ impl Spare {
         }
     }
 
-    /// The one that is ready, or a promise of the one that is being made.
+    /// Takes the ready connection, or a promise of the one being made.
     fn take(&self) -> Option<Taken> {
         let mut state = self.0.shelf.state();
         if let Some(mut conn) = state.ready.take() {
@@ -124,7 +124,7 @@ impl Service<Uri> for Spare {
     type Future = Pin<Box<dyn Future<Output = Made> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The connector never pushes back.
+        // The connector is always ready.
         Poll::Ready(Ok(()))
     }
 
@@ -161,8 +161,7 @@ impl Shelf {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a new connection to the upgrade that waits for it, else keeps it. `false` where none is wanted, or none can
-    /// be had.
+    /// Passes a new connection to the waiting upgrade, or keeps it. `false` if none is wanted, or none can be made.
     fn place(&self, made: Made) -> bool {
         let mut state = self.state();
         state.making = false;
@@ -172,7 +171,7 @@ impl Shelf {
             Some(waiting) => waiting.send(made).err(),
             None => Some(made),
         };
-        // After a failure the next use tries again.
+        // After a failure, the next use tries again.
         if failed || state.until.is_none() {
             return false;
         }
@@ -180,7 +179,7 @@ impl Shelf {
         true
     }
 
-    /// Returns when the connection that is kept is over, by itself or because somebody took it.
+    /// Returns when the kept connection has ended or was taken.
     async fn over(&self) {
         poll_fn(|cx| match &mut self.state().ready {
             Some(conn) => poll_over(conn, cx),
@@ -190,7 +189,7 @@ impl Shelf {
     }
 }
 
-/// The task that keeps a connection. However it ends, nobody waits for it.
+/// The task that keeps a connection. However it ends, waiting upgrades are released.
 struct Keeping(Arc<Shelf>);
 
 impl Drop for Keeping {
@@ -225,7 +224,7 @@ async fn keep(mut connector: Connector, server: Uri, keeping: Keeping) {
             };
             tokio::select! {
                 () = shelf.changed.notified() => {}
-                // A server that closes them at once is not asked for one after the other.
+                // Avoids a loop with a server that closes connections at once.
                 () = shelf.over() => return,
                 () = sleep_until(fresh.min(until)) => {}
             }
@@ -233,7 +232,7 @@ async fn keep(mut connector: Connector, server: Uri, keeping: Keeping) {
     }
 }
 
-/// Ready when the connection has ended, or the server speaks although it was not asked.
+/// Ready when the connection has ended, or the server sends something without a request.
 fn poll_over(conn: &mut Conn, cx: &mut Context<'_>) -> Poll<()> {
     let mut byte = [0];
     let mut byte = ReadBuf::new(&mut byte);

@@ -1,4 +1,4 @@
-//! TLS with the API server: whom we trust, and what we show.
+//! TLS with the API server: verification of its certificate, and our own certificate.
 
 use std::sync::{Arc, Once};
 use std::thread;
@@ -22,9 +22,9 @@ use rustls::{
 use crate::error::ClientError;
 use crate::p521::Secp521r1;
 
-/// Seeds AWS-LC's random numbers on a thread of its own, once. Unless it was built otherwise (docs/decisions/0008-aws-lc.md) it
-/// gathers the processor's jitter for 50 ms of processor time, which would stand between the TCP and the TLS handshake of the first connection; this way it is done while a
-/// distant API server answers the first of the two.
+/// Seeds AWS-LC's random numbers on a thread of its own, once. Unless built otherwise (docs/decisions/0008-aws-lc.md), it
+/// gathers the processor's jitter for 50 ms of processor time, which would delay the TLS handshake of the first connection;
+/// on a thread it is done while a distant API server answers the TCP handshake.
 pub(crate) fn seed_ahead() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
@@ -33,17 +33,17 @@ pub(crate) fn seed_ahead() {
                 .secure_random
                 .fill(&mut [0])
         };
-        // Without the thread the handshake gathers it, and tells of an error.
+        // Without the thread the handshake does the seeding, and reports an error.
         let _ = thread::Builder::new().name("seed".into()).spawn(seed);
     });
 }
 
-/// The process's cryptography; ours where it has none yet, as kube's TLS needs one.
+/// The process's crypto provider; installs ours if it has none, because kube's TLS needs one.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     if CryptoProvider::get_default().is_none() {
         let mut ours = rustls::crypto::aws_lc_rs::default_provider();
         ours.kx_groups.push(&Secp521r1);
-        // Fails if somebody was faster, which is as good.
+        // An error means that another thread has installed one.
         let _ = ours.install_default();
     }
     CryptoProvider::get_default()
@@ -51,7 +51,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         .clone()
 }
 
-/// For this cluster, without a certificate of ours. `proxied`: a proxy is on the way, which may speak TLS itself.
+/// The configuration for this cluster without a client certificate. `proxied`: there is a proxy, which may use TLS itself.
 pub(crate) fn client_config(config: &Config, proxied: bool) -> Result<ClientConfig, ClientError> {
     let plain = !proxied && config.cluster_url.scheme_str() == Some("http");
     let verifier: Arc<dyn ServerCertVerifier> =
@@ -60,9 +60,9 @@ pub(crate) fn client_config(config: &Config, proxied: bool) -> Result<ClientConf
             (false, Some(trusted)) if config.root_cert_file.is_none() => {
                 Arc::new(Trusted::new(trusted))
             }
-            // Nobody shows a certificate, as in `kubevpn demo`: a machine without a trust store will do.
+            // No TLS is used, as in `kubevpn demo`, so no trust store is needed.
             (false, None) if plain => Arc::new(Trusted::new(&[])),
-            // The system's trust store, or a service account's file that is read again when it is rotated.
+            // The system's trust store, or a service account's file that is read again when it is replaced.
             _ => {
                 provider();
                 let mut config = config.clone();
@@ -81,7 +81,7 @@ pub(crate) fn client_config(config: &Config, proxied: bool) -> Result<ClientConf
         .with_no_client_auth())
 }
 
-/// The same, showing this certificate. No session of another identity is resumed.
+/// The same with a client certificate. No session of another identity is resumed.
 pub(crate) fn showing(tls: &ClientConfig, identity: Option<&Arc<CertifiedKey>>) -> ClientConfig {
     let mut tls = tls.clone();
     if let Some(identity) = identity {
@@ -91,11 +91,11 @@ pub(crate) fn showing(tls: &ClientConfig, identity: Option<&Arc<CertifiedKey>>) 
     tls
 }
 
-/// Trusts what these certificates signed, and the certificates themselves.
+/// Trusts certificates signed by these, and these certificates themselves.
 ///
-/// The latter is what the authority file of Rancher, RKE2 or `openssl req -x509` needs, where it is the server's own
-/// certificate: webpki takes that for no leaf (RFC 5280 section 4.2.1.9) or finds nobody who signed it; OpenSSL and Go
-/// accept it. Its name and dates are checked as any other's.
+/// The latter is needed if the CA file is the server's own certificate, as with Rancher, RKE2 or `openssl req -x509`: webpki
+/// rejects it as a leaf (RFC 5280 section 4.2.1.9) or finds no issuer; OpenSSL and Go accept it. Its name and dates are checked
+/// as usual.
 #[derive(Debug)]
 struct Trusted {
     certificates: Vec<CertificateDer<'static>>,
@@ -111,10 +111,10 @@ impl Trusted {
         }
     }
 
-    /// Authorities that may sign now. Go checks what webpki does not: CA:TRUE, and the dates of the authority itself.
+    /// CAs that may sign now. Like Go, and unlike webpki, this checks CA:TRUE and the dates of the CA itself.
     fn authorities(&self, now: UnixTime) -> RootCertStore {
         let signs = |certificate: &&CertificateDer<'_>| {
-            // Version 1, which is silent about it, is not read here.
+            // Certificates of version 1, which lack the field, are not readable here.
             let Ok(leaf) = ParsedCertificate::try_from(*certificate) else {
                 return true;
             };
@@ -123,7 +123,7 @@ impl Trusted {
                 .is_err_and(|error| is_an_authority(&error))
         };
         let mut roots = RootCertStore::empty();
-        // As Go does it: one that cannot be read takes no other with it.
+        // As in Go, an unreadable certificate does not affect the others.
         let certificates = self.certificates.iter().filter(signs);
         roots.add_parsable_certificates(certificates.cloned());
         roots
@@ -141,7 +141,7 @@ impl Trusted {
     }
 }
 
-/// Whether webpki takes the certificate for no server's. It has looked at the dates before.
+/// Whether webpki rejects the certificate as a server's. The dates were checked before.
 fn is_an_authority(error: &rustls::Error) -> bool {
     match error {
         rustls::Error::InvalidCertificate(CertificateError::Other(other)) => matches!(
@@ -152,7 +152,7 @@ fn is_an_authority(error: &rustls::Error) -> bool {
     }
 }
 
-/// Whether webpki had got as far as the dates, which it checks before it looks for who signed.
+/// Whether webpki accepted the dates, which it checks before the issuer.
 fn dates_are_good(error: &rustls::Error) -> bool {
     matches!(
         error,
@@ -204,7 +204,7 @@ impl ServerCertVerifier for Trusted {
     }
 }
 
-/// `insecure-skip-tls-verify`: any certificate will do, whose key signed the handshake. Go checks that too.
+/// `insecure-skip-tls-verify`: accepts any certificate whose key signed the handshake, which Go checks too.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 
@@ -257,9 +257,9 @@ impl ServerCertVerifier for Unchecked {
     }
 }
 
-/// The end of a certificate's validity. webpki looks at the dates first, and tells the end to whoever asks after it.
+/// The end of a certificate's validity. webpki checks the dates first, and its error for a later time contains the end.
 pub(crate) fn not_after(certificate: &CertificateDer<'static>) -> Option<SystemTime> {
-    /// Beyond the last date a certificate can have, which is in the year 9999.
+    /// A time after the last possible date of a certificate, in the year 9999.
     const NEVER: Duration = Duration::from_secs(1 << 40);
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let (nobody, never) = (RootCertStore::empty(), UnixTime::since_unix_epoch(NEVER));
@@ -273,8 +273,8 @@ pub(crate) fn not_after(certificate: &CertificateDer<'static>) -> Option<SystemT
     }
 }
 
-/// The `subjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1), also of one that webpki reads nothing of, of
-/// version 1 for one.
+/// The `subjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1), also of one that webpki cannot read, e.g. of version
+/// 1.
 fn public_key<'a>(certificate: &'a [u8]) -> Option<SubjectPublicKeyInfoDer<'a>> {
     const VERSION: u8 = 0xA0;
     let (_, certificate) = element(&mut &*certificate)?;
@@ -290,8 +290,8 @@ fn public_key<'a>(certificate: &'a [u8]) -> Option<SubjectPublicKeyInfoDer<'a>> 
     Some(whole.into())
 }
 
-/// The next DER element, whole and its contents alone; `rest` begins behind it then. TLS has 3 bytes for a
-/// certificate's length.
+/// The next DER element: the whole, and its contents. `rest` then begins after it. TLS has 3 bytes for a certificate's
+/// length.
 fn element<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     let all = *rest;
     let (head, length) = match *all.get(1)? {

@@ -30,27 +30,27 @@ use crate::options::Options;
 use crate::retry::Retries;
 use crate::spare::Spare;
 
-/// How many requests one connection carries at a time before the next is opened. API servers and the
-/// proxies before them allow 100 streams as a rule; the rest is room for those who allow fewer, and for
-/// calls beside long watches.
+/// Limit on simultaneous requests of one connection before the next is opened. API servers and proxies
+/// before them normally allow 100 streams; the margin is for those that allow fewer, and for calls beside
+/// long watches.
 const STREAMS_PER_CONNECTION: usize = 64;
-/// How long an API server that could not be connected to is left alone. Hundreds of watches, each with a back-off of its
-/// own, would try a hundred times a second otherwise.
+/// Pause after failed connections to an API server. Hundreds of watches, each with a back-off of its own, would otherwise
+/// try a hundred times a second.
 const REST: Duration = Duration::from_millis(250);
 
-/// What is read of the API server.
+/// A response body of the API server.
 pub(crate) type Received = UnsyncBoxBody<Bytes, BoxError>;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> + Send>>;
 
-/// Sends each request the way it needs. Always ready.
+/// Sends each request over the connection that it needs. Always ready.
 #[derive(Clone)]
 pub(crate) struct Transport {
     calls: Retry<Retries, Calls>,
     upgrades: Client<Spare, Body>,
     spare: Spare,
     server: Arc<str>,
-    /// How long a call may take until its response's head is there.
+    /// How long a call may take until its response's head arrives.
     answer: Duration,
 }
 
@@ -66,16 +66,16 @@ impl Transport {
     ) -> Self {
         let mut shared = Client::builder(TokioExecutor::new());
         shared
-            // hyper-util takes a connection for idle on which nothing is asked, be it full of watches,
-            // and opens another. The server closes the ones that really are.
+            // hyper-util treats a connection without new requests as idle, even if it is full of watches, and
+            // opens another. The server closes connections that are idle.
             .pool_idle_timeout(None)
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(options.ping_interval)
             .http2_keep_alive_timeout(options.ping_timeout)
-            // So that the call after a laptop's sleep does not find the connection dead.
+            // Detects a dead connection after a laptop's sleep before the next call.
             .http2_keep_alive_while_idle(true);
-        // An idle HTTP/1.1 connection is not probed: what is left of a refused upgrade may be dead by the
-        // time of the next one.
+        // Idle HTTP/1.1 connections are not kept, because they cannot be probed: that of a refused upgrade may
+        // be dead by the time of the next one.
         let spare = Spare::new(upgrades, url);
         let upgrades = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
@@ -92,7 +92,7 @@ impl Transport {
         }
     }
 
-    /// An upgrade is likely soon.
+    /// Announces an upgrade.
     pub(crate) fn expect_upgrade(&self) {
         self.spare.expect();
     }
@@ -130,7 +130,7 @@ impl Service<Request<Body>> for Transport {
         Box::pin(async move {
             let upgrade = request.headers().contains_key(header::UPGRADE);
             let answered = if upgrade {
-                // Never retried, and timed by the caller: an upgrade is one step of its dial.
+                // An upgrade is never retried, and limited by the caller: it is one step of a dial.
                 let upgraded = upgrades.request(request).await;
                 let received = |body| received(body, server.clone());
                 upgraded.map(|r| r.map(received)).map_err(Into::into)
@@ -162,11 +162,11 @@ impl Service<Request<Body>> for Transport {
     }
 }
 
-/// Plain calls over as few connections as their streams fit on.
+/// Plain calls over as few connections as possible.
 ///
-/// hyper-util's client keeps one HTTP/2 connection per server and queues what the server has no stream
-/// for: behind 100 watches a call would wait for ever. So there is a client per
-/// [`STREAMS_PER_CONNECTION`] requests in flight, the first with room takes the next.
+/// hyper-util's client keeps one HTTP/2 connection per server and queues requests beyond the server's stream
+/// limit: behind 100 watches a call would wait for ever. So there is a client for each
+/// [`STREAMS_PER_CONNECTION`] requests in flight; the first with room takes the next request.
 #[derive(Clone)]
 struct Calls {
     builder: Builder,
@@ -180,24 +180,24 @@ struct Calls {
 #[derive(Clone)]
 struct Lane {
     client: Client<LaneConnector, Body>,
-    /// A clone lives as long as a request or the body of its response.
+    /// Each clone lives as long as a request or the body of its response.
     streams: Arc<()>,
     gate: Arc<Gate>,
 }
 
-/// Lets one request at a time make the lane's connection: that the others can share it is known when TLS is up, and
-/// after a connection died each of 64 watches would make one.
+/// Lets one request at a time make the lane's connection. Whether others can share it is known only after TLS, so without
+/// the gate each of 64 watches would make a connection after one died.
 #[derive(Default)]
 struct Gate {
     /// Connections that are open.
     open: Arc<AtomicUsize>,
     turn: tokio::sync::Mutex<()>,
     failures: Arc<Mutex<Failures>>,
-    /// Lets one lane at a time try an API server that could not be connected to twice.
+    /// Lets one lane at a time try an API server after two failed attempts.
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The attempts to connect to one API server that failed, of all its lanes.
+/// The failed attempts of all lanes to connect to one API server.
 #[derive(Default)]
 struct Failures {
     count: usize,
@@ -206,7 +206,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// How the last attempt failed, where that was after the first `before` of them.
+    /// The last failure, if there were more than `before`.
     fn since(&self, before: usize) -> Option<Arc<Error>> {
         let (_, error) = self.last.as_ref()?;
         (self.count > before).then(|| error.clone())
@@ -233,7 +233,7 @@ impl Gate {
     }
 }
 
-/// The connection that another request of the lane was making came to nothing.
+/// The connection that another request of the lane was making failed.
 #[derive(Debug)]
 struct NotConnected(Arc<Error>);
 
@@ -250,8 +250,8 @@ impl std::error::Error for NotConnected {
 }
 
 impl Lane {
-    /// Where the lane has no connection, the request waits for the one that is being made, or makes it. An attempt
-    /// that fails fails every request that waited for it. After two in a row the next is made [`REST`] later.
+    /// If the lane has no connection, the request waits for the one being made, or makes it. A failed attempt fails every
+    /// request that waited for it. After two failures in a row the next attempt is made [`REST`] later.
     async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let gate = &*self.gate;
         if gate.is_open() {

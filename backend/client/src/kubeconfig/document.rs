@@ -1,6 +1,6 @@
-//! A kubeconfig as it is written: every value with its place, and only what is asked for has to make sense.
+//! A kubeconfig as written: values with their position, of which only the selected ones have to be valid.
 //!
-//! Errors name lines, columns and keys and never a value: any value can be a secret, in the wrong place or half of it.
+//! Errors name lines, columns and keys and never a value: any value can be a misplaced or partial secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::error::KubeconfigError;
 
-/// A value and where it begins. No `Debug`: it may be a secret.
+/// A value and its position. No `Debug`: it may be a secret.
 pub(super) struct Node {
     /// Line and column, from 1.
     pub(super) at: (u64, u64),
@@ -30,8 +30,8 @@ pub(super) enum Value {
 }
 
 impl Node {
-    /// The first document of the text, or where it is no YAML. kubectl reads no other, and of a key that is there twice the
-    /// last value, too.
+    /// Parses the first document of the text; the error has the position. As with kubectl, further documents are ignored,
+    /// and the last value of a repeated key is used.
     pub(super) fn parse(text: &str) -> Result<Option<Self>, Option<(u64, u64)>> {
         let options = serde_saphyr::options! {
             duplicate_keys: DuplicateKeyPolicy::LastWins,
@@ -54,7 +54,7 @@ impl Node {
         Some(entries.swap_remove(found).1).filter(|node| !matches!(node.value, Value::Null))
     }
 
-    /// As JSON. A key without a value is none, as it is for Go.
+    /// The value as JSON. A key without a value counts as absent, as in Go.
     fn json(&self) -> serde_json::Value {
         match &self.value {
             Value::Null => serde_json::Value::Null,
@@ -168,16 +168,16 @@ impl<'de> Visitor<'de> for AnyValue {
 /// A named cluster, context or user, not yet read.
 pub(super) struct Entry {
     pub(super) name: String,
-    /// The file it is in, whose directory its paths are relative to.
+    /// The file that contains it; its paths are relative to the file's directory.
     pub(super) file: PathBuf,
     /// `users[1].user`.
     key: String,
     node: Option<Node>,
-    /// Where the same file has the name again.
+    /// The position of a second entry of the same name in the file.
     again: Option<(u64, u64)>,
 }
 
-/// What an [`Entry`] is read as: without any key it is empty, so that a key can be tried alone.
+/// A type into which a [`Entry`] is read. It is empty without any key, so that each key can be tested alone.
 pub(super) trait Kind: DeserializeOwned + Default {
     fn rest() -> Map<String, serde_json::Value> {
         Map::new()
@@ -193,7 +193,7 @@ impl Kind for Context {
 }
 
 impl Entry {
-    /// Reads it; an entry without contents is an empty one.
+    /// Reads the entry; one without contents is empty.
     pub(super) fn read<K: Kind>(&self) -> Result<K, KubeconfigError> {
         if let Some(at) = self.again {
             let problem = format!("the name of {} is taken twice", self.key);
@@ -222,13 +222,13 @@ impl Entry {
         })
     }
 
-    /// Why it could not be selected, if so.
+    /// Why the entry could not be selected; `None` if it could.
     fn problem<K: Kind>(&self) -> Option<KubeconfigError> {
         self.read::<K>().err()
     }
 }
 
-/// The entries of one kind in all files: of a name that several have, the first file's.
+/// The entries of one kind in all files; for a repeated name, that of the first file.
 #[derive(Default)]
 pub(super) struct Entries(pub(super) Vec<Entry>);
 
@@ -241,13 +241,14 @@ impl Entries {
         self.0.iter().map(|entry| entry.name.clone()).collect()
     }
 
-    /// One sentence for each that could not be selected.
+    /// One sentence for each entry that could not be selected.
     pub(super) fn problems<K: Kind>(&self) -> impl Iterator<Item = String> {
         let problems = self.0.iter().filter_map(Entry::problem::<K>);
         problems.map(|problem| problem.to_string())
     }
 
-    /// Adds what stands under `list` of a document, each with its contents under `inner`. What has no name is a note.
+    /// Adds the entries under `list` of a document, each with its contents under `inner`. An entry without a name becomes a
+    /// note.
     pub(super) fn add(
         &mut self,
         (list, inner): (&str, &str),

@@ -1,4 +1,4 @@
-//! What is read of the process environment, handed in.
+//! The environment variables that are used, passed in by the caller.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -12,27 +12,26 @@ use crate::error::{PluginError, PluginFailure};
 
 /// The environment [`load`](crate::load) works in.
 ///
-/// Read are `KUBECONFIG`, `HOME` (`USERPROFILE` on Windows), `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (and
-/// their lower-case forms), `PATH`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT` and
-/// `POD_NAMESPACE`. Two things read the process's own environment whatever is said here: a credential
-/// plugin inherits it, but for `not_for_plugins`, and the trust store of the system (used for a cluster without a certificate
-/// authority) heeds `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+/// These variables are used: `KUBECONFIG`, `HOME` (`USERPROFILE` on Windows), `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` (and
+/// their lower-case forms), `PATH`, `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT` and `POD_NAMESPACE`. The process's
+/// own environment matters in two places regardless: a credential plugin inherits it, except `not_for_plugins`, and the
+/// system's trust store (used for a cluster without a CA) reads `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 #[derive(Clone, Debug)]
 pub struct Env {
     vars: HashMap<OsString, OsString>,
-    /// Whether somebody can answer a credential plugin's questions.
+    /// Whether a person can answer a credential plugin's questions.
     pub terminal: bool,
-    /// Where a Pod finds its service account.
+    /// The directory of a Pod's service account.
     pub service_account: PathBuf,
-    /// Variables that are not for credential plugins: those that point at our own listeners.
+    /// Variables that are hidden from credential plugins, because they point to our own listeners.
     pub not_for_plugins: Vec<String>,
 }
 
-/// The variable in which `kubevpn env` and `kubevpn run` list the proxies they set in the others, with commas between.
+/// The variable in which `kubevpn env` and `kubevpn run` list the proxies that they set in the others, separated by commas.
 pub const OWN_PROXIES: &str = "KUBEVPN_PROXIES";
 
-/// Those of the variables that name a proxy of ours. What goes to the API server, or logs in to it, does not go through
-/// a proxy that needs just that.
+/// The variables that name a proxy of ours. Traffic to the API server, and logins, must not use a proxy that depends on
+/// them.
 pub fn own_proxies(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
     let vars: HashMap<_, _> = vars.into_iter().collect();
     let own = vars.get(OsStr::new(OWN_PROXIES));
@@ -59,7 +58,7 @@ pub fn own_proxies(vars: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
 }
 
 impl Env {
-    /// The environment of this process, and its terminal, without the variables that point at our own listeners.
+    /// The environment and terminal of this process, without the variables that point to our own listeners.
     pub fn of_process() -> Self {
         let own = own_proxies(std::env::vars_os());
         let others =
@@ -115,8 +114,8 @@ impl Env {
         }
     }
 
-    /// Looks for the plugin's program, and lets it ask questions only where there is a terminal: without
-    /// one its standard error is captured, and can be part of the message when it fails.
+    /// Looks for the plugin's program, and allows questions only with a terminal: without one its standard error is
+    /// captured, and can be part of the error message.
     pub(super) fn settle_plugin(
         &self,
         exec: &mut ExecConfig,
@@ -138,7 +137,7 @@ impl Env {
 
     fn has_program(&self, command: &Path) -> bool {
         if cfg!(windows) {
-            // Which of PATHEXT's endings it has is found out when it is run.
+            // The ending of PATHEXT is determined when it is run.
             return true;
         }
         if command.components().count() > 1 || command.is_absolute() {

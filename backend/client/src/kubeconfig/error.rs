@@ -1,4 +1,4 @@
-//! What can be wrong with a kubeconfig.
+//! Errors of a kubeconfig.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::PluginError;
 use crate::proxy::ProxyError;
 
-/// Why there is no configuration. Each text says what to try next.
+/// Why there is no configuration. Each text ends with what to try.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
     /// The file of `--kubeconfig` does not exist.
@@ -19,10 +19,10 @@ pub enum KubeconfigError {
     /// No kubeconfig in any of the usual places, or nothing in it.
     #[error("no kubeconfig found{}: pass --kubeconfig, or set KUBECONFIG", Looked(.looked))]
     NoneFound {
-        /// Where it could have been.
+        /// The usual places.
         looked: Vec<PathBuf>,
     },
-    /// The files are there, and say nothing of any cluster.
+    /// The files exist and define no cluster.
     #[error("the kubeconfig {} names no cluster, context or user: pass another with --kubeconfig, or set KUBECONFIG", Paths(.files))]
     Empty {
         /// The files.
@@ -39,7 +39,7 @@ pub enum KubeconfigError {
         #[source]
         source: io::Error,
     },
-    /// Larger than any kubeconfig.
+    /// The file is larger than any kubeconfig.
     #[error("the file {} has {bytes} bytes, too many for a kubeconfig: check --kubeconfig and KUBECONFIG", .path.display())]
     TooLarge {
         /// The file.
@@ -47,44 +47,44 @@ pub enum KubeconfigError {
         /// Its size.
         bytes: u64,
     },
-    /// Not YAML, or not a kubeconfig. No value of the file is in the text: it could be a secret.
+    /// The file is not YAML, or not a kubeconfig. The text contains no value of the file, which could be a secret.
     #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", .path.display(), At(.position))]
     Broken {
         /// The file.
         path: PathBuf,
-        /// Line and column, from 1, where known.
+        /// Line and column, from 1, if known.
         position: Option<(u64, u64)>,
-        /// What is wrong there, with the path of the key.
+        /// The fault, with the path of the key.
         problem: String,
     },
-    /// No current context, and none asked for.
+    /// No current context, and none requested.
     #[error("the kubeconfig has no current-context: pass --context, one of {contexts}")]
     NoContext {
-        /// The contexts there are.
+        /// The existing contexts.
         contexts: Names,
     },
     /// There is no such context.
     #[error("the kubeconfig has no context {name:?}: pass --context, one of {known}")]
     UnknownContext {
-        /// The one asked for.
+        /// The requested name.
         name: String,
-        /// The ones there are.
+        /// The existing names.
         known: Names,
     },
     /// There is no such cluster.
     #[error("the kubeconfig has no cluster {name:?}: pass --cluster, one of {known}")]
     UnknownCluster {
-        /// The one asked for.
+        /// The requested name.
         name: String,
-        /// The ones there are.
+        /// The existing names.
         known: Names,
     },
     /// There is no such user.
     #[error("the kubeconfig has no user {name:?}: pass --user, one of {known}")]
     UnknownUser {
-        /// The one asked for.
+        /// The requested name.
         name: String,
-        /// The ones there are.
+        /// The existing names.
         known: Names,
     },
     /// The cluster has no server.
@@ -93,39 +93,39 @@ pub enum KubeconfigError {
         /// The cluster.
         cluster: String,
     },
-    /// An entry has two things of which kubectl takes one only.
+    /// An entry has two fields of which kubectl accepts only one.
     #[error("{of} of the kubeconfig has both {first} and {second}: remove one of them")]
     TooMuch {
         /// The cluster or the user.
         of: String,
-        /// The one.
+        /// The first field.
         first: &'static str,
-        /// The other.
+        /// The second field.
         second: &'static str,
     },
-    /// The server is no URL.
+    /// The server is not a URL.
     #[error(
         "the server {server:?} is no http or https URL with a host, and with a port from 1 to 65535 if with any: correct it in the kubeconfig, or pass --server"
     )]
     BadServer {
-        /// What stands there.
+        /// The text.
         server: String,
     },
-    /// The namespace is none that can be.
+    /// The namespace is not a valid name.
     #[error(
         "{namespace:?} can be no namespace, whose name is of small letters, digits and hyphens: check --namespace, and the context of the kubeconfig"
     )]
     BadNamespace {
-        /// What stands there.
+        /// The text.
         namespace: String,
     },
     /// Inline data is not base64.
     #[error("{what} in the kubeconfig is not base64: correct it")]
     NotBase64 {
-        /// The field and whose it is.
+        /// The field and its entry.
         what: String,
     },
-    /// No certificate in what should hold some.
+    /// A field or file for certificates contains none.
     #[error("{what} holds no PEM certificate: check it")]
     NoCertificate {
         /// The field or file.
@@ -137,7 +137,7 @@ pub enum KubeconfigError {
         /// The user.
         user: String,
     },
-    /// A credential plugin's entry that kubectl refuses, too.
+    /// A credential plugin's entry that kubectl refuses too.
     #[error("the credential plugin of user {user:?} of the kubeconfig {problem}")]
     PluginEntry {
         /// The user.
@@ -150,23 +150,23 @@ pub enum KubeconfigError {
     Proxy {
         /// `HTTPS_PROXY`, or the cluster's `proxy-url`.
         from: String,
-        /// What is wrong with it; part of the text, which would say nothing without it.
+        /// The cause; it is part of the text, which would be useless without it.
         source: ProxyError,
     },
-    /// The user's credential plugin is not there.
+    /// The user's credential plugin does not exist.
     #[error("user {user:?}: {source}")]
     Plugin {
         /// The user.
         user: String,
-        /// Which plugin, and how to get it; part of the text, which would say nothing without it.
+        /// The plugin and how to install it; it is part of the text, which would be useless without it.
         source: PluginError,
     },
-    /// `--as-group` without `--as`, or what the kubeconfig has for them.
+    /// `--as-group` without `--as`, or the corresponding fields of the kubeconfig.
     #[error("--as-group needs --as: pass the user to act as")]
     GroupsWithoutUser,
 }
 
-/// Names there are to choose from: the first ten are printed.
+/// Existing names to choose from, of which the first ten are printed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(pub Vec<String>);
 

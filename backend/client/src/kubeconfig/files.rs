@@ -1,4 +1,4 @@
-//! The kubeconfig files there are, merged.
+//! The existing kubeconfig files, merged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,27 +9,27 @@ use super::document::{Entries, Node, Value, broken};
 use super::env::Env;
 use super::error::KubeconfigError;
 
-/// Kubeconfigs with thousands of clusters, each with its certificate, stay below.
+/// Limit on the size of a file: kubeconfigs with thousands of clusters and their certificates are smaller.
 const MOST_BYTES: u64 = 32 << 20;
 
-/// What the files hold together.
+/// The merged contents of the files.
 #[derive(Default)]
 pub(super) struct Files {
     pub(super) contexts: Entries,
     pub(super) clusters: Entries,
     pub(super) users: Entries,
     pub(super) current_context: Option<String>,
-    /// Those that were read.
+    /// The files that were read.
     pub(super) read: Vec<PathBuf>,
-    /// Those of them that can be read once only: a pipe, as the shell's `<(…)` is one.
+    /// The files that can be read only once: pipes, such as the shell's `<(…)`.
     pub(super) once: Vec<PathBuf>,
-    /// Those that are not there.
+    /// The files that do not exist.
     missing: Vec<PathBuf>,
     notes: Vec<String>,
 }
 
 impl Files {
-    /// `--kubeconfig` must exist; of all other files those that do are read.
+    /// `--kubeconfig` must exist; other files are read if they exist.
     pub(super) fn read(flag: Option<&Path>, env: &Env) -> Result<Self, KubeconfigError> {
         let mut files = Self::default();
         if let Some(path) = flag {
@@ -56,13 +56,13 @@ impl Files {
         Ok(files)
     }
 
-    /// Nothing to choose a cluster from, as kubectl sees it.
+    /// Whether the files define nothing, by kubectl's rule.
     pub(super) fn is_empty(&self) -> bool {
         let lists = [&self.clusters, &self.contexts, &self.users];
         lists.iter().all(|list| list.0.is_empty()) && self.current_context.is_none()
     }
 
-    /// Why there is nothing to choose from.
+    /// The error if the files define nothing.
     pub(super) fn none_found(self) -> KubeconfigError {
         match self.read.is_empty() {
             true => KubeconfigError::NoneFound {
@@ -72,7 +72,7 @@ impl Files {
         }
     }
 
-    /// What is wrong with entries that were not asked for, a sentence each.
+    /// Faults of entries that were not selected, a sentence each.
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.clone();
         notes.extend(self.contexts.problems::<Context>());
@@ -81,10 +81,10 @@ impl Files {
         notes
     }
 
-    /// Adds a file behind those before it: what they say stands. False if there is none.
+    /// Merges a file, over which earlier files have precedence. False if it does not exist.
     fn add(&mut self, path: &Path) -> Result<bool, KubeconfigError> {
         let unreadable = |e| KubeconfigError::unreadable("kubeconfig", path, e);
-        // Paths in a kubeconfig are relative to it, and must outlive a change of directory.
+        // Paths in a kubeconfig are relative to its file. They are made absolute, to survive a change of directory.
         let path = &std::path::absolute(path).map_err(unreadable)?;
         if self.read.contains(path) {
             return Ok(true);
@@ -109,7 +109,7 @@ impl Files {
         if found.len() > MOST_BYTES {
             return Err(too_large(found.len()));
         }
-        // Also of a pipe, which has no length.
+        // The limit holds for a pipe too, which has no length.
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut io::Read::take(file, MOST_BYTES + 1), &mut bytes)
@@ -162,7 +162,7 @@ impl Files {
             let problem = format!("current-context cannot be {}", node.value);
             return Err(broken(path, Some(node.at), problem));
         };
-        // kubectl writes an empty one where there is none: the next file may name it.
+        // kubectl writes an empty current context if there is none: the next file may define it.
         if self.current_context.is_none() && !name.is_empty() {
             self.current_context = Some(name);
         }
@@ -170,7 +170,7 @@ impl Files {
     }
 }
 
-/// UTF-8, or UTF-16 with its mark, which PowerShell's `>` writes.
+/// Decodes UTF-8, or UTF-16 with a byte order mark, which PowerShell's `>` writes.
 fn text(bytes: Vec<u8>) -> Option<String> {
     let wide = |unit: fn([u8; 2]) -> u16| {
         let (units, rest) = bytes[2..].as_chunks();

@@ -1,5 +1,5 @@
-//! Which hosts kubectl and its credential plugins talk to, whatever the context: a proxy into one cluster leaves them
-//! alone.
+//! Hosts that kubectl and its credential plugins connect to in any context: a proxy into one cluster must not take their
+//! traffic.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use kube::config::{AuthInfo, Cluster, ExecConfig};
 
 use super::files::Files;
 
-/// More than that fits into no environment variable.
+/// Limit, so that the list fits into an environment variable.
 const MOST: usize = 500;
 
-/// Where the programs that people log in to clouds with do so; a dot is for every host below.
+/// Hosts to which the login programs of clouds connect; a leading dot means all hosts below.
 const CLOUDS: [(&[&str], &[&str]); 4] = [
     (
         &["aws", "aws-iam-authenticator"],
@@ -32,7 +32,7 @@ const CLOUDS: [(&[&str], &[&str]); 4] = [
     (&["doctl"], &["api.digitalocean.com"]),
 ];
 
-/// The API servers of all clusters, and where the users log in, as far as their entries say it: hosts for `NO_PROXY`.
+/// The API servers of all clusters and the users' login providers, as far as their entries name them: hosts for `NO_PROXY`.
 pub(super) fn hosts(files: &Files) -> Vec<String> {
     let mut hosts = Vec::new();
     let mut add = |host: &str| {

@@ -1,4 +1,4 @@
-//! Within a Pod and without a kubeconfig: its service account.
+//! The service account of a Pod, used without a kubeconfig.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use super::env::Env;
 use super::error::KubeconfigError;
 use super::select::{certificates, read_pem};
 
-/// `None` where this is no Pod with a service account.
+/// `None` outside a Pod with a service account.
 pub(super) fn load(env: &Env) -> Result<Option<Loaded>, KubeconfigError> {
     let account = &env.service_account;
     let token = account.join("token");
@@ -37,7 +37,7 @@ pub(super) fn load(env: &Env) -> Result<Option<Loaded>, KubeconfigError> {
     let pem = read_pem("certificate authority", &authority)?;
     let what = format!("the certificate authority {}", authority.display());
     config.root_cert = Some(certificates(&pem, what)?);
-    // Both files are rotated; kube reads them again.
+    // Both files are replaced over time; kube reads them again.
     config.root_cert_file = Some(authority);
     config.auth_info.token_file = Some(token.to_string_lossy().into_owned());
     let namespace = env.var("POD_NAMESPACE").or_else(|| {

@@ -1,4 +1,4 @@
-//! One context of the kubeconfig, with the flags laid over it.
+//! One context of the kubeconfig, with the flags applied.
 
 use std::path::{MAIN_SEPARATOR, Path};
 
@@ -15,7 +15,7 @@ use super::{KubeconfigArgs, Loaded, proxy_url};
 use crate::error::clip;
 use crate::{pem, proxy};
 
-/// Certificate bundles of whole operating systems are smaller.
+/// Limit on a CA file: the bundles of operating systems are smaller.
 const MOST_PEM_BYTES: u64 = 8 << 20;
 
 pub(super) fn select(
@@ -37,7 +37,7 @@ pub(super) fn select(
                 });
             }
         },
-        // The flags may say it all.
+        // The flags may be sufficient.
         None if args.cluster.is_some() || args.server.is_some() => Context::default(),
         None => {
             return Err(KubeconfigError::NoContext {
@@ -78,7 +78,7 @@ pub(super) fn select(
             });
         }
         None if user_name.is_empty() => {}
-        // kubectl goes on without credentials too, which is enough for some servers.
+        // Like kubectl, continue without credentials: some servers need none.
         None => {
             tracing::warn!(user = %user_name, "the kubeconfig has no such user, going on as nobody")
         }
@@ -90,7 +90,7 @@ pub(super) fn select(
     }
     let url = server(&cluster, &cluster_name, &user)?;
     if url.scheme_str() == Some("http") {
-        // Nothing that everybody on the way could read; so does kubectl.
+        // Like kubectl, send no credentials without TLS.
         user = unsigned(user);
     }
     log_in_by_server(&mut cluster, &mut user);
@@ -141,7 +141,7 @@ pub(super) fn select(
     })
 }
 
-/// An empty field is an absent one, here and for kubectl.
+/// An empty field counts as absent, as with kubectl.
 fn tidy(field: &mut Option<String>) {
     field.take_if(|text| text.is_empty());
 }
@@ -150,7 +150,7 @@ fn tidy_secret(field: &mut Option<SecretString>) {
     field.take_if(|text| text.expose_secret().is_empty());
 }
 
-/// The path as seen from the directory of its kubeconfig.
+/// Resolves a path relative to the directory of its kubeconfig.
 fn beside(field: &mut Option<String>, file: &Path) {
     if let (Some(path), Some(dir)) = (field, file.parent()) {
         *path = dir.join(&*path).to_string_lossy().into_owned();
@@ -191,7 +191,7 @@ fn tidy_user(user: &mut AuthInfo, file: &Path) {
     ] {
         tidy_secret(field);
     }
-    // A key alone is of no use, and for kubectl no fault.
+    // A key without a certificate is ignored, as with kubectl.
     if user.client_certificate.is_none() && user.client_certificate_data.is_none() {
         (user.client_key, user.client_key_data) = (None, None);
     }
@@ -218,7 +218,7 @@ fn tidy_user(user: &mut AuthInfo, file: &Path) {
     }
 }
 
-/// Whom to act as is no secret, and stays.
+/// The user to impersonate is not a secret, and stays.
 fn unsigned(user: AuthInfo) -> AuthInfo {
     AuthInfo {
         impersonate: user.impersonate,
@@ -229,7 +229,7 @@ fn unsigned(user: AuthInfo) -> AuthInfo {
     }
 }
 
-/// User and password of the server's URL are who we are, before all else: so Go's HTTP client has it.
+/// User and password in the server's URL take precedence, as in Go's HTTP client.
 fn log_in_by_server(cluster: &mut Cluster, user: &mut AuthInfo) {
     let Some((url, name, password)) = cluster.server.as_deref().and_then(proxy::login_of) else {
         return;
@@ -240,7 +240,7 @@ fn log_in_by_server(cluster: &mut Cluster, user: &mut AuthInfo) {
     (user.exec, user.auth_provider) = (None, None);
 }
 
-/// What kubectl refuses to choose between.
+/// Combinations that kubectl refuses.
 fn check_cluster(cluster: &Cluster, name: &str) -> Result<(), KubeconfigError> {
     let file = cluster.certificate_authority.is_some();
     let data = cluster.certificate_authority_data.is_some();
@@ -258,7 +258,7 @@ fn check_cluster(cluster: &Cluster, name: &str) -> Result<(), KubeconfigError> {
     })
 }
 
-/// As client-go lays flags over a cluster's entry: what contradicts a flag goes.
+/// Applies flags to a cluster's entry as client-go does: fields that contradict a flag are removed.
 fn override_cluster(cluster: &mut Cluster, args: &KubeconfigArgs, env: &Env) {
     if args.server.is_some() || args.tls_server_name.is_some() {
         cluster.tls_server_name.clone_from(&args.tls_server_name);
@@ -268,7 +268,7 @@ fn override_cluster(cluster: &mut Cluster, args: &KubeconfigArgs, env: &Env) {
     }
     if let Some(path) = &args.certificate_authority {
         let path = env.expand(path);
-        // Must outlive a change of directory.
+        // Made absolute, to survive a change of directory.
         let path = std::path::absolute(&path).unwrap_or(path);
         cluster.certificate_authority = Some(path.to_string_lossy().into_owned());
         cluster.certificate_authority_data = None;
@@ -312,7 +312,7 @@ fn server(cluster: &Cluster, name: &str, user: &AuthInfo) -> Result<Uri, Kubecon
     }
 }
 
-/// A port that is no number, or too large a one, passes for none with `http`.
+/// The crate `http` reads an invalid port as none.
 fn has_port_or_none(url: &Uri, host: &str) -> bool {
     let authority = url.authority().map_or("", |authority| authority.as_str());
     match url.port_u16() {
@@ -321,7 +321,7 @@ fn has_port_or_none(url: &Uri, host: &str) -> bool {
     }
 }
 
-/// The certificates that sign the server's, in DER; `None` to trust whom the system trusts.
+/// The CA certificates in DER; `None` for the system's trust store.
 fn authority(cluster: &Cluster, name: &str) -> Result<Option<Vec<Vec<u8>>>, KubeconfigError> {
     let (what, pem) = match (
         &cluster.certificate_authority_data,
@@ -377,7 +377,7 @@ fn check_plugin(exec: &ExecConfig, user: &str) -> Result<(), KubeconfigError> {
     Err(KubeconfigError::PluginEntry { user, problem })
 }
 
-/// That nothing is there twice or by half, and that the files of certificate, key and token can be read.
+/// Checks that no field is duplicated or incomplete, and that the files of certificate, key and token are readable.
 fn check_user(user: &AuthInfo, name: &str) -> Result<(), KubeconfigError> {
     let certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
     let key = user.client_key.is_some() || user.client_key_data.is_some();
