@@ -1,4 +1,4 @@
-//! What could serve a target, and the rule for which of it may.
+//! Endpoints that could serve a target, and the rule which of them may be used.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,7 +18,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// Without a port a Service is taken by its first TCP port, and what has no ports of its own gets
+    /// Without a port, a Service is resolved by its first TCP port, and a target without ports of its own gets
     /// [`Endpoint::port`] 0.
     pub fn new(host: &Host, port: impl Into<Option<NonZeroU16>>) -> Self {
         Self {
@@ -28,8 +28,8 @@ impl Query {
         }
     }
 
-    /// The port is a Service's, as for `kubectl port-forward`: where a headless Service has another one behind it, that
-    /// is dialled.
+    /// Reads the port as a Service's, as `kubectl port-forward` does: if a headless Service maps it to another port of
+    /// its Pods, that port is dialled.
     #[must_use]
     pub fn mapped(mut self) -> Self {
         self.is_mapped = true;
@@ -40,13 +40,13 @@ impl Query {
 /// The answer to a query.
 #[derive(Clone, Debug)]
 pub enum Resolution<P> {
-    /// Pods that serve it, or would if they were ready.
+    /// Pods that serve the target, or would if they were ready.
     Pods(P),
     /// The API server itself, to be dialled as the kubeconfig does.
     ApiServer,
-    /// Nothing of this cluster: whether it may be reached, and how, is for a policy to say.
+    /// A host outside this cluster. A policy decides whether and how it is reached.
     Outside(Outside),
-    /// A name of this cluster that no object answers: its DNS may.
+    /// A name of this cluster that no object has. The cluster's DNS may know it.
     Dns(Question),
 }
 
@@ -61,47 +61,47 @@ impl<P> Resolution<P> {
     }
 }
 
-/// What to ask the cluster's DNS.
+/// A query for the cluster's DNS.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The names, in order: the first that exists is meant. There is one at least, all are absolute, and all
-    /// are the cluster's.
+    /// The names in search order: the first that exists is meant. At least one; all are absolute and belong to the
+    /// cluster.
     pub names: Vec<Name>,
-    /// What in the cluster named the host, as in [`Outside`].
+    /// The object that named the host, as in [`Outside`].
     pub learned_from: Option<String>,
-    /// What the lookup comes to when the DNS knows none of them.
+    /// The error of the lookup if the DNS knows none of the names.
     pub otherwise: LookupError,
-    /// Whether no object can have such a name, so that nothing is known without the DNS.
+    /// Whether no object can have such a name, so that only the DNS can know it.
     pub only_dns: bool,
 }
 
-/// A host that no object of the cluster answers for.
+/// A host that no object of the cluster has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outside {
     /// The host to reach; for an ExternalName the one it points to.
     pub host: Host,
-    /// What in the cluster named this host, e.g. `service default/external`; `None` when the client did.
-    /// A policy must not let a cluster send us to our own loopback or link.
+    /// The object that named this host, e.g. `service default/external`; `None` if the client named it. A policy must
+    /// not let a cluster direct us to our own loopback or link.
     pub learned_from: Option<String>,
 }
 
-/// Everything that could serve one target, ready or not.
+/// All endpoints that could serve one target, ready or not.
 #[derive(Clone, Debug)]
 pub struct Candidates {
-    /// What was asked for, in words fit for messages: `service default/web port 80`.
+    /// The target in words for messages: `service default/web port 80`.
     pub asked: String,
     /// The Pods, each once.
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that are not Pods: they exist and cannot be dialled.
     pub strays: Vec<Stray>,
-    /// The Service they serve, `namespace/name`; `None` for a Pod that was asked for by itself.
+    /// The Service of the endpoints, `namespace/name`; `None` for a Pod that was requested directly.
     pub service: Option<String>,
-    /// The Pods' port that a headless Service has behind the asked one, where that is another: with DNS alone clients
-    /// have to know it.
+    /// The Pods' port to which a headless Service maps the requested one, if they differ. DNS does not tell clients
+    /// this port.
     pub behind: Option<u16>,
     /// How long the Service keeps a client to one Pod (`sessionAffinity: ClientIP`), counted from its last connection.
     pub affinity: Option<Duration>,
-    /// Why there is neither, or why some are not ready, where more is known than that.
+    /// Why there are no endpoints, or why some are not ready, as far as it is known.
     pub(crate) because: Option<String>,
     /// The Service publishes its Pods whether they are ready or not.
     pub(crate) publishes_unready: bool,
@@ -112,22 +112,22 @@ pub struct Candidates {
 pub struct Endpoint {
     /// The Pod.
     pub pod: PodRef,
-    /// 0 where no port was asked for and none follows from the Service.
+    /// The port; 0 if none was requested and none follows from the Service.
     pub port: u16,
     /// Whether it may be given new connections.
     pub readiness: Readiness,
-    /// The Pod's addresses as far as they were seen, for explanations; nobody dials them.
+    /// The Pod's known addresses, for messages; they are not dialled.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Which Pod.
+/// Identity of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodRef {
     /// The Pod's namespace.
     pub namespace: String,
     /// The Pod's name.
     pub name: String,
-    /// Tells a StatefulSet's Pod from its successor of the same name; `None` where it was not said.
+    /// UID, which distinguishes a StatefulSet's Pod from its successor of the same name; `None` if unknown.
     pub uid: Option<String>,
 }
 
@@ -142,9 +142,9 @@ impl fmt::Display for PodRef {
 pub enum Readiness {
     /// Ready, or published whether ready or not.
     Ready,
-    /// On its way out and still serving: used when nothing is ready, as kube-proxy does.
+    /// Terminating and still serving: used if nothing is ready, as kube-proxy does.
     ServingTerminating,
-    /// On its way out and no longer serving.
+    /// Terminating and no longer serving.
     Terminating,
     /// Not ready.
     NotReady,
@@ -164,7 +164,7 @@ impl fmt::Display for Readiness {
 /// An endpoint that is not a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Its address as the slice has it: an IP, or a host name in an FQDN slice.
+    /// Its address in the slice: an IP address, or a host name in an FQDN slice.
     pub address: String,
     /// Its port; 0 as for [`Endpoint::port`].
     pub port: u16,
@@ -175,7 +175,7 @@ pub struct Stray {
 }
 
 impl Candidates {
-    /// Pods, and the words for what was asked.
+    /// Candidates from Pods, with the target in words.
     pub fn new(asked: impl Into<String>, endpoints: Vec<Endpoint>) -> Self {
         Self {
             asked: asked.into(),
@@ -189,8 +189,8 @@ impl Candidates {
         }
     }
 
-    /// The endpoints that may be given a new connection: the ready ones; when there are none, those that
-    /// still serve while they terminate.
+    /// The endpoints that may get a new connection: the ready ones; if there are none, those that still serve while
+    /// they terminate.
     ///
     /// Errors: `NotReady`, or `Unreachable` when only endpoints that are not Pods could serve.
     pub fn usable(&self) -> Result<Vec<&Endpoint>, LookupError> {
@@ -213,7 +213,7 @@ impl Candidates {
         })
     }
 
-    /// Takes the port for the Service's.
+    /// Dials the Pods' port behind the Service's.
     pub(crate) fn map_port(&mut self) {
         if let Some(port) = self.behind.take() {
             self.endpoints.iter_mut().for_each(|e| e.port = port);

@@ -1,8 +1,8 @@
-//! Whether Pods are still what they were, by the API server's own word: a watch may be behind.
+//! Pod checks: whether Pods still exist unchanged, read from the API server because a watch may be behind.
 //!
-//! A Pod is marked as deleted before its node is told to end it, and the API server reads one object from its store,
-//! not from a cache: a Pod that refuses because it ends is known to end by whoever asks then. One that is what it was has
-//! answered for its Service, whether or not others have come since.
+//! A Pod is marked as deleted before its node is told to end it, and the API server reads a single object from its store,
+//! not from a cache. So if a Pod refuses connections because it is ending, reading it at that time shows that. If the Pod is
+//! unchanged, its refusal is the answer of its Service.
 
 use std::sync::Arc;
 
@@ -22,11 +22,11 @@ pub enum PodCheck {
     Same,
     /// Reading is forbidden, the API server did not answer, or the answer is neither of the others.
     Unclear,
-    /// One is gone or on its way out, and was not known to be.
+    /// A Pod is gone or terminating, which was not known.
     Ended,
 }
 
-/// Asks the API server for the usable Pods, all at once; a handful speak for the others.
+/// Reads the usable Pods from the API server, in parallel and at most [`ASKED`] of them.
 pub(crate) async fn check_pods(store: &Arc<Store>, candidates: &Candidates) -> PodCheck {
     let mut checks = JoinSet::new();
     let usable = candidates.usable().unwrap_or_default();
@@ -60,7 +60,7 @@ fn check(pod: Option<&Pod>, known: &Endpoint, published: bool) -> PodCheck {
     let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
     let ready = conditions.any(|c| c.type_ == "Ready" && c.status == "True");
     match pod.metadata.deletion_timestamp.is_some() {
-        // Endpoints of such a Service do not tell; of others this one did. What replaces it may be there.
+        // Endpoints of such a Service do not show readiness. A Pod that was not ready before says nothing new.
         true if published || known.readiness != Readiness::Ready => PodCheck::Unclear,
         true => PodCheck::Ended,
         false if ready || published => PodCheck::Same,

@@ -1,4 +1,4 @@
-//! One cluster, and the questions about it.
+//! One cluster and its queries.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -19,16 +19,16 @@ use crate::subscribe::{Answer, Resolver, Subscription};
 use crate::survey::Listed;
 use crate::{Domain, Known, LookupError, PodRef, RecordKind};
 
-/// What exists in one cluster. Clones share what they know; with the last one every watch ends.
+/// The objects of one cluster. Clones share the store; every watch ends with the last clone.
 #[derive(Clone)]
 pub struct Cluster {
     resolver: Arc<Resolver>,
-    /// The Services, those of other namespaces, and the ranges that were last listed for a survey.
+    /// The last lists of a survey: Services, Services of other namespaces, ranges.
     surveyed: Arc<Mutex<[Listed; 3]>>,
 }
 
 impl Cluster {
-    /// Nothing is asked of the API server before the first query. Queries need a tokio runtime.
+    /// Sends nothing to the API server before the first query. Queries need a tokio runtime.
     pub fn new(client: Client, settings: Settings) -> Self {
         let store = Store::new(client, &settings);
         Self {
@@ -37,21 +37,21 @@ impl Cluster {
         }
     }
 
-    /// Finds what a host and port mean. Endpoints are told whether they are ready or not:
-    /// [`Candidates::usable`](crate::Candidates::usable) has the rule.
+    /// Resolves a host and port. The answer contains endpoints that are not ready too:
+    /// [`Candidates::usable`](crate::Candidates::usable) selects those to use.
     ///
-    /// Each step is an event at level `debug`.
+    /// Each step is a log event at level `debug`.
     ///
-    /// Errors: the name leads nowhere, its object cannot serve, or the API server does not say.
+    /// Errors: the name does not exist, its object cannot serve, or the API server did not answer.
     ///
-    /// Cancellation: what was asked of the API server is still kept for the next query.
+    /// Cancellation: reads that were started finish and are kept for the next query.
     pub async fn subscribe(&self, query: Query) -> Result<Answer, LookupError> {
         self.resolver.subscribe(Subject::Target(query)).await
     }
 
-    /// [`subscribe`](Self::subscribe) to a host and port as they are written.
+    /// [`subscribe`](Self::subscribe) for a host and port as they are written.
     ///
-    /// Errors and cancellation: as there.
+    /// Errors and cancellation: as [`subscribe`](Self::subscribe).
     pub async fn lookup(
         &self,
         host: &Host,
@@ -60,7 +60,7 @@ impl Cluster {
         self.subscribe(Query::new(host, port)).await
     }
 
-    /// The Pods of the cluster's DNS, by which a [`Question`](crate::Question) can be asked.
+    /// The Pods of the cluster's DNS, which answer a [`Question`](crate::Question).
     ///
     /// Errors and cancellation: as [`subscribe`](Self::subscribe).
     pub async fn dns(&self) -> Result<Subscription, LookupError> {
@@ -73,7 +73,7 @@ impl Cluster {
         }
     }
 
-    /// The names that belong to the cluster; a guess while the configuration of its DNS cannot be read.
+    /// The domain and suffixes of the cluster; a guess while the configuration of its DNS cannot be read.
     ///
     /// Cancellation: the next caller asks again.
     pub async fn domain(&self) -> Arc<Domain> {
@@ -82,12 +82,12 @@ impl Cluster {
         found.unwrap_or_else(|_| self.resolver.store.domain_guess())
     }
 
-    /// The records of a name, which is taken to be in full. Nothing is chosen and no readiness waited for: a Service
-    /// without a ready endpoint has what DNS has for it.
+    /// The DNS records of a name, which is read as fully qualified. No endpoint is chosen and readiness is not awaited: a
+    /// Service without a ready endpoint has the records that DNS has for it.
     ///
     /// Errors: the API server did not answer.
     ///
-    /// Cancellation: what was asked of the API server is still kept for the next query.
+    /// Cancellation: reads that were started finish and are kept for the next query.
     pub async fn records(&self, name: &Name, wanted: RecordKind) -> Result<Known, LookupError> {
         let rule =
             |snapshot: &Snapshot<'_>, notes: &mut Notes| records(snapshot, name, wanted, notes);
@@ -105,8 +105,8 @@ impl Cluster {
         self.resolver.settle(Some(&topic), rule).await.0
     }
 
-    /// A Pod that probably serves the query, by what [`look_around`](Self::look_around) saw; asks nothing. It may be gone,
-    /// or never have served it: nothing but what is done ahead may rest on it.
+    /// A Pod that probably serves the query, from the last [`look_around`](Self::look_around), without a call. The Pod may be
+    /// gone, or may never have served the query: use it for work done ahead only.
     pub fn likely_pod(&self, query: &Query) -> Option<PodRef> {
         let Resolver {
             store, settings, ..
@@ -125,9 +125,9 @@ impl Cluster {
         })
     }
 
-    /// Sees which Pods serve the other Services of the namespace that a Service in use is in, for
-    /// [`likely_pod`](Self::likely_pod): one call of one page, every two hours, or five minutes after it failed, for 16
-    /// namespaces at most. Nothing is waited for. Must be called within a tokio runtime.
+    /// Reads which Pods serve the other Services in the namespace of a Service in use, for
+    /// [`likely_pod`](Self::likely_pod): one call for one page every two hours, or five minutes after a failure, for at most 16
+    /// namespaces. Does not wait. Must be called within a tokio runtime.
     pub fn look_around(&self, pods: &Subscription) {
         let Some(endpoint) = pods.endpoints.first().filter(|_| pods.service.is_some()) else {
             return;
@@ -154,17 +154,18 @@ impl Cluster {
         self.resolver.store.server()
     }
 
-    /// Tells what becomes of watches from now on; the first to be told stays the only one. It must be quick, and not wait.
+    /// Reports changes of watches to `told` from now on; only the first call has an effect. `told` must be quick and must not
+    /// block.
     pub fn tell(&self, told: impl Fn(WatchNews<'_>) + Send + Sync + 'static) {
         self.resolver.store.tell(Arc::new(told));
     }
 
-    /// The selections of objects that are kept, each with its health, in no order.
+    /// The selections in the store with their health, in no particular order.
     pub fn watches(&self) -> Vec<WatchState> {
         self.resolver.store.watches()
     }
 
-    /// How much is kept now.
+    /// Counters of the store.
     pub fn stats(&self) -> Stats {
         self.resolver.store.stats()
     }

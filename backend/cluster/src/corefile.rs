@@ -1,4 +1,4 @@
-//! What CoreDNS says in its own configuration: pure reading of a Corefile.
+//! CoreDNS's configuration: a pure parser of a Corefile.
 //!
 //! Source: coredns.io manual "Configuration" for the syntax, the plugin `kubernetes` for its line.
 
@@ -6,12 +6,12 @@ use kubevpn_target::Name;
 
 use crate::name::before;
 
-/// The zones that the plugin `kubernetes` answers for, less the reverse ones: the first is the cluster's domain.
+/// The zones of the plugin `kubernetes` without reverse zones: the first is the cluster's domain.
 ///
-/// A plugin that names none has those of its server block. What cannot be read is passed over.
+/// A plugin without zones has those of its server block. Lines that cannot be parsed are skipped.
 pub(crate) fn cluster_zones(corefile: &str) -> Vec<Name> {
     let mut zones = Vec::new();
-    // The names of the server block we are in, and how deep in braces.
+    // The names of the current server block, and the depth of braces.
     let mut block: Vec<&str> = Vec::new();
     let mut depth = 0_usize;
     for line in corefile.lines() {
@@ -42,8 +42,8 @@ pub(crate) fn cluster_zones(corefile: &str) -> Vec<Name> {
     zones
 }
 
-/// Plugins that have no names of their own, and pass no question on before `kubernetes` has it. The last ones come after
-/// it, and it has the last word on its zones.
+/// Plugins that have no names of their own and do not forward a query before `kubernetes` has seen it. The last ones come
+/// after `kubernetes`, which decides finally for its zones.
 const WITHOUT_NAMES: [&str; 19] = [
     "bind",
     "bufsize",
@@ -66,7 +66,7 @@ const WITHOUT_NAMES: [&str; 19] = [
     "whoami",
 ];
 
-/// Lines of the plugin `kubernetes` by which it knows no names but those of objects.
+/// Lines of the plugin `kubernetes` that add no names beyond those of objects.
 const OF_OBJECTS: [&str; 7] = [
     "pods",
     "ttl",
@@ -117,7 +117,7 @@ fn blocks(corefile: &str) -> Vec<Block<'_>> {
             }
         }
     }
-    // A block without its closing brace may say anything.
+    // A block without a closing brace is not interpreted.
     if depth > 0 {
         return Vec::new();
     }
@@ -125,8 +125,8 @@ fn blocks(corefile: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// Whether CoreDNS may know names under the domain that no object has, by this configuration: another plugin may have
-/// some, or `kubernetes` itself, or another server block. Whatever is not known here may.
+/// Whether CoreDNS, by this configuration, may know names under the domain that no object has: from another plugin, from
+/// `kubernetes` itself, or from another server block. An unknown plugin counts as one that may.
 pub(crate) fn adds_names(corefile: &str, domain: &Name) -> bool {
     let blocks = blocks(corefile);
     let mut blocks = blocks
@@ -152,7 +152,7 @@ pub(crate) fn adds_names(corefile: &str, domain: &Name) -> bool {
                 .any(|z| is_same(&z, domain));
             !has_domain || plugin.lines.iter().any(|line| !is_of_objects(line))
         }
-        // A file of its own is not read here; the one of the machine has no names of a cluster.
+        // A separate hosts file is not read here. The machine's own has no names of a cluster.
         ["hosts"] => plugin.lines.iter().any(|line| match **line {
             ["fallthrough" | "no_reverse" | "reload" | "ttl", ..] => false,
             [_, ref names @ ..] => names.iter().any(|name| is_under(name, domain)),

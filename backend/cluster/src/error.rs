@@ -1,4 +1,4 @@
-//! Why a host and port led nowhere.
+//! Errors of a lookup.
 
 use std::error::Error;
 use std::fmt;
@@ -10,16 +10,16 @@ use kubevpn_target::{ConnectError, Refusal};
 
 use crate::PodRef;
 
-/// Why a lookup found nothing to dial. Cheap to clone: one answer serves everyone who waited for it.
+/// Why a lookup found nothing to dial. Cheap to clone: one answer serves all waiters.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LookupError {
-    /// No object answers the name, and it can only be one of this cluster's.
+    /// No object has the name, and it can only belong to this cluster.
     #[error("nothing in the cluster is named {name}: {because}")]
     NameNotFound {
         /// The name, and what pointed to it.
         name: String,
-        /// What was looked for and is not there.
+        /// The objects that were looked for and do not exist.
         because: String,
     },
     /// The Service has no TCP port of that number, or none at all; `ports` lists those it has.
@@ -27,59 +27,59 @@ pub enum LookupError {
     NoSuchPort {
         /// `namespace/name`.
         service: String,
-        /// The asked port.
+        /// The requested port.
         port: Option<NonZeroU16>,
         /// Its ports, as a clause.
         ports: String,
     },
-    /// Endpoints exist or not, none may be used.
+    /// No endpoint may be used.
     #[error("{asked} has no ready endpoint: {census}")]
     NotReady {
-        /// What was asked for, in words.
+        /// The target in words.
         asked: String,
         /// How many endpoints there are, and why none is ready.
         census: String,
     },
-    /// What is ready is not a Pod.
+    /// The ready endpoints are not Pods.
     #[error("{asked} is served by {address}, which port-forward cannot reach: {reason}")]
     NotAPod {
-        /// What was asked for, in words.
+        /// The target in words.
         asked: String,
         /// The address of the endpoint.
         address: String,
         /// Why it cannot be reached.
         reason: String,
     },
-    /// Several Pods have this address, and none of them alone is meant.
+    /// Several Pods share this address, and none of them declares the port.
     #[error(
         "{ip} is the node address of {}, none of which declares TCP port {port}: dial one as <pod-name>.<namespace>.pod",
         list(pods)
     )]
     AmbiguousAddress {
-        /// The asked address.
+        /// The requested address.
         ip: IpAddr,
-        /// The asked port.
+        /// The requested port.
         port: u16,
         /// The Pods that share the address.
         pods: Vec<PodRef>,
     },
-    /// ExternalName Services point at each other, or further than we follow.
+    /// ExternalName Services form a loop or a chain that is too long.
     #[error("service {service} is an ExternalName that leads nowhere: {reason}")]
     ExternalName {
         /// `namespace/name`.
         service: String,
-        /// Where it points, and what is wrong with that.
+        /// The external name, and what is wrong with it.
         reason: String,
     },
-    /// The access rules do not let us see whether the name exists.
+    /// The access rules do not show whether the name exists.
     #[error("{sentence}")]
     Forbidden {
-        /// What cannot be told, and the right that is missing.
+        /// What is unknown, and the missing right.
         sentence: String,
-        /// The call that was refused; its words are in the sentence.
+        /// The refused call; its text is in the sentence.
         call: Arc<ConnectError>,
     },
-    /// The API server did not answer the question.
+    /// A call to the API server failed.
     #[error("{0}")]
     Api(Arc<ConnectError>),
 }
@@ -133,7 +133,7 @@ impl From<Arc<ConnectError>> for LookupError {
     }
 }
 
-/// The cause of a shared error, without the error itself: its sentence is said already.
+/// The cause of a shared error without the error itself, whose text was printed already.
 #[derive(Debug)]
 struct CauseOf(Arc<ConnectError>);
 

@@ -269,7 +269,7 @@ impl Api {
         state.watches.clear();
     }
 
-    /// Forgets every change so far: who missed one has to list again.
+    /// Forgets every change so far: a watch that missed one has to list again.
     pub(crate) fn forget_history(&self, gone_as_event: bool) {
         let mut state = self.state();
         state.kept_from = state.version;

@@ -1,4 +1,4 @@
-//! The API calls: one question, one answer, every failure classified.
+//! Calls to the API server, with every failure classified.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use tokio::time::timeout;
 
 use crate::select::Select;
 
-/// A failed call. Shared: one call may answer many who wait.
+/// The error of a failed call. It is shared, because one call may answer several waiters.
 pub(crate) type Failure = Arc<ConnectError>;
 
-/// How long what nothing watches is believed.
+/// How long objects without a watch are believed.
 pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
 
 /// How long one call may take, its body included.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many calls may be under way at a time; others wait for one to end, within their own time.
+/// Limit on simultaneous calls; further ones wait, within their own time limit.
 const CALLS: usize = 256;
 
 /// Objects per page of a list, and how many pages at most.
 const PAGE: u32 = 500;
 const PAGES: usize = 100;
 
-/// The API server as calls know it. Clones share what may be asked of it at a time.
+/// The API server. Clones share the limit on simultaneous calls.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) client: Client,
@@ -46,22 +46,22 @@ impl Server {
     }
 }
 
-/// A kind of object we read.
+/// A kind of object that we read.
 pub(crate) trait Kind:
     Resource<DynamicType = ()> + Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static
 {
-    /// Whether it is listed and watched; else it is got by name alone.
+    /// Whether the kind is listed and watched; otherwise it is read by name only.
     const LISTED: bool = true;
 
-    /// How long one read of it is believed.
+    /// How long one read is believed.
     const TRUSTED: Duration = TRUSTED;
 
     fn api(client: Client, namespace: Option<&str>) -> Api<Self>;
 
-    /// Forgets what nobody reads, which is most of an object.
+    /// Removes the fields that are not used, which is most of an object.
     fn prune(&mut self);
 
-    /// Reads a selection by name, without the right to list; `None` where that cannot be done.
+    /// Reads a selection by name, without the right to list; `None` if that is impossible.
     fn get_alone(
         server: &Server,
         select: &Select,
@@ -79,7 +79,7 @@ pub(crate) trait Kind:
         }
     }
 
-    /// Neither the list nor the get is allowed: the least that would do is said.
+    /// The error if neither list nor get is allowed: it names the lesser right.
     fn both(_list: Failure, get: Failure) -> Failure {
         get
     }
@@ -89,7 +89,7 @@ pub(crate) fn is_forbidden(failure: &ConnectError) -> bool {
     failure.refusal() == Refusal::Forbidden
 }
 
-/// What is being asked about objects of one kind, for the sentences about it.
+/// A call's verb and selection, for error texts.
 #[derive(Clone, Copy)]
 pub(crate) struct Doing<'a> {
     pub(crate) verb: &'a str,
@@ -108,21 +108,21 @@ impl Doing<'_> {
         })
     }
 
-    /// Classifies what went wrong.
+    /// Classifies the error of a call.
     pub(crate) fn failed<K: Kind>(&self, error: kube::Error) -> Failure {
         self.with_action::<K, _>(|action| classify_api(error, action))
             .into()
     }
 
-    /// Asks once more where the connection broke before the answer was whole. An answer with a status is not asked for
-    /// again here: the client has done that within its budget.
+    /// Retries once if the connection broke before the answer was complete. An answer with a status is not retried
+    /// here: the client has done that within its budget.
     async fn call<K: Kind, T, F>(&self, server: &Server, ask: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
         let failed = |error| self.failed::<K>(error);
         let twice = async {
-            // Nobody closes it.
+            // The semaphore is never closed.
             let _turn = server.calls.acquire().await;
             let (failure, answered) = match ask().await {
                 Ok(answer) => return Ok(answer),
@@ -164,7 +164,7 @@ pub(crate) async fn get<K: Kind>(
     doing.call::<K, _, _>(server, || api.get_opt(name)).await
 }
 
-/// Hands every object of the selection to `keep`, page by page; the version that all of it has.
+/// Passes every object of the selection to `keep`, page by page. Returns the list's resource version.
 pub(crate) async fn list<K: Kind>(
     server: &Server,
     select: &Select,
@@ -184,7 +184,7 @@ pub(crate) async fn list<K: Kind>(
     Err(ConnectError::new(Refusal::Overloaded, sentence).into())
 }
 
-/// Hands at most `most` objects of the selection to `keep`.
+/// Passes at most `most` objects of the selection to `keep`.
 pub(crate) async fn first_page<K: Kind>(
     server: &Server,
     select: &Select,
@@ -196,7 +196,7 @@ pub(crate) async fn first_page<K: Kind>(
 
 struct Page {
     version: String,
-    /// Where the next one begins.
+    /// The continue token of the next page.
     next: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The kinds of objects we read, and the little of each that we keep.
+//! The kinds of objects that we read, and the fields that we keep.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ impl Kind for EndpointSlice {
         }
     }
 
-    /// Slices have generated names; the Endpoints object has the Service's.
+    /// Slices have generated names; the Endpoints object has the Service's name.
     async fn get_alone(server: &Server, select: &Select) -> Option<Result<Vec<Self>, Failure>> {
         let Select::OfService { namespace, service } = select else {
             return None;
@@ -138,7 +138,7 @@ impl Kind for Pod {
 
 impl Kind for IPAddress {
     const LISTED: bool = false;
-    /// It names a Service, whose own addresses are checked at each use.
+    /// An IPAddress names a Service, whose own addresses are checked at each use.
     const TRUSTED: Duration = Duration::from_secs(5);
 
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
@@ -162,7 +162,8 @@ impl Kind for ServiceCIDR {
 
 impl Kind for Namespace {
     const LISTED: bool = false;
-    /// It tells a missing Service from a host outside, no more: what is in a new namespace is found without.
+    /// A namespace only distinguishes a missing Service from a host outside. Objects in a new namespace are found without
+    /// it.
     const TRUSTED: Duration = Duration::from_secs(600);
 
     fn api(client: Client, _: Option<&str>) -> Api<Self> {

@@ -1,23 +1,21 @@
 //! What exists in the cluster: names and addresses to [`Candidates`].
 //!
-//! It says what could serve a host and port, and what is known of its readiness. It refuses to choose, to
-//! wait, to dial, or to decide about hosts outside: those are layers above. It never asks a DNS: it says what
-//! to ask the cluster's for ([`Question`]), and which Pods that is ([`Cluster::dns`]).
+//! It returns the endpoints that could serve a host and port, and their readiness. It does not choose, wait, dial, or decide
+//! about hosts outside: layers above do. It never queries a DNS server: it returns the query for the cluster's DNS
+//! ([`Question`]) and the Pods of that DNS ([`Cluster::dns`]).
 //!
-//! The path of a query: [`Cluster::subscribe`] (`cluster.rs`) → the answer that subscribers share (`subscribe.rs`) →
-//! the rule (`resolve.rs`, pure: what a name can mean in `resolve/names.rs`, whose an address is in
-//! `resolve/addresses.rs`, ports and endpoints in `objects.rs`) over a snapshot of what is known (`snapshot.rs`) → what the
-//! rule needs is read (`store.rs`), and the rule applied again → [`Answer`] or [`LookupError`]. A [`Subscription`] to
-//! Pods tells when they may have changed.
+//! The path of a query: [`Cluster::subscribe`] (`cluster.rs`) → the answer that subscribers share (`subscribe.rs`) → a pure
+//! function (`resolve.rs`; names in `resolve/names.rs`, addresses in `resolve/addresses.rs`, ports and endpoints in
+//! `objects.rs`) over a snapshot of known objects (`snapshot.rs`) → missing objects are read (`store.rs`), and the function
+//! is called again → [`Answer`] or [`LookupError`]. A [`Subscription`] to Pods reports when they may have changed.
 //!
-//! Pods that have just failed can be asked for past all that is kept: [`Subscription::check_pods`] (`check.rs`).
+//! Pods that have just failed can be read past the store: [`Subscription::check_pods`] (`check.rs`).
 //!
 //! The same objects as a DNS server sees them: [`Cluster::records`] and [`Cluster::pointers`]
 //! (`resolve/records.rs`) → [`Records`] (`records.rs`, pure).
 //!
-//! The path of an object: a call (`fetch.rs`) or a watch (`store/watch.rs`) → the little of it that is read
-//! (`kind.rs`) → kept while somebody uses it (`store/shelf.rs`). So a query that was answered before asks the API
-//! server nothing.
+//! The path of an object: a call (`fetch.rs`) or a watch (`store/watch.rs`) → the fields that are used (`kind.rs`) → kept
+//! while it is in use (`store/shelf.rs`). So a query that was answered before causes no call to the API server.
 //!
 //! ```
 //! use kubevpn_cluster::{Candidates, Endpoint, PodRef, Readiness};

@@ -1,5 +1,5 @@
-//! What is logged in a unit test: one subscriber for the process, a log for each thread, as several subscribers
-//! race for what tracing caches about who is interested in what.
+//! Logs of unit tests: one subscriber for the process, with a log for each thread. Several subscribers would race for
+//! tracing's cache of interests.
 
 use std::cell::RefCell;
 use std::io;
@@ -38,7 +38,7 @@ pub(crate) fn begin() {
     LOG.take();
 }
 
-/// What our own crate has said on this thread since.
+/// The lines that our own crate has logged on this thread since.
 pub(crate) fn lines() -> Vec<String> {
     let log = String::from_utf8(LOG.take()).unwrap();
     log.lines().map(|line| line.trim().to_owned()).collect()

@@ -17,7 +17,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// A cluster domain, and suffixes whose names belong to the cluster too, though only its DNS knows them.
+    /// A cluster domain, and suffixes whose names also belong to the cluster, although only its DNS knows them.
     pub fn new(cluster: Name, suffixes: impl IntoIterator<Item = Name>) -> Self {
         Self {
             cluster,
@@ -59,7 +59,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// What stands before `.suffix`; empty when the name is the suffix itself.
+/// The part before `.suffix`; empty if the name is the suffix itself.
 pub(crate) fn before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     match name.strip_suffix(suffix)? {
         "" => Some(""),
@@ -67,7 +67,7 @@ pub(crate) fn before<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     }
 }
 
-/// One thing a name can mean.
+/// One possible meaning of a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Reading {
     Service {
@@ -118,8 +118,8 @@ impl fmt::Display for Reading {
     }
 }
 
-/// What a name can mean, in the order in which a Pod of `namespace` would find it: under
-/// `<namespace>.svc.<domain>`, `svc.<domain>`, `<domain>`, then as it is. An absolute name is read as it is.
+/// The possible meanings of a name, in the search order of a Pod of `namespace`: under `<namespace>.svc.<domain>`,
+/// `svc.<domain>`, `<domain>`, then as it is. An absolute name is read as it is.
 pub(crate) fn readings(name: &Name, namespace: &str, domain: &Domain) -> Vec<Reading> {
     let text = name.as_str();
     let mut found = Vec::new();
@@ -134,14 +134,14 @@ pub(crate) fn readings(name: &Name, namespace: &str, domain: &Domain) -> Vec<Rea
     found
 }
 
-/// Whether what a name means depends on the cluster's domain: `web.shop.svc.<something>`.
+/// Whether the meaning of a name depends on the cluster's domain: `web.shop.svc.<something>`.
 pub(crate) fn spells_domain(name: &Name) -> bool {
     let text = name.as_str();
     text.contains(".svc.") || text.contains(".pod.")
 }
 
-/// What to ask the cluster's DNS for, in the order in which a Pod of `namespace` would; all absolute. Nothing
-/// that is not the cluster's is ever asked.
+/// The names to ask the cluster's DNS for, in the search order of a Pod of `namespace`; all absolute. Names that are not
+/// the cluster's are never asked for.
 pub(crate) fn questions(name: &Name, namespace: &str, domain: &Domain) -> Vec<Name> {
     if domain.contains(name) {
         return vec![in_full(name)];
@@ -217,17 +217,17 @@ pub(crate) fn undash(label: &str) -> Option<IpAddr> {
         .ok()
 }
 
-/// What a name is to be taken for when no object answers it.
+/// How a name is treated if no object has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown<'a> {
-    /// Of this cluster, and not there.
+    /// It belongs to this cluster and does not exist.
     Cluster,
-    /// Of this cluster if its last label is a namespace that exists, else a host outside.
+    /// It belongs to this cluster if its last label is an existing namespace; otherwise it is a host outside.
     LastLabel(&'a str),
 }
 
-/// The rule for names that nothing answers. `svc` and `pod` are no top-level domains: a name that ends in
-/// them was meant for the cluster.
+/// The rule for names that no object has. `svc` and `pod` are not top-level domains: a name that ends in one was meant
+/// for the cluster.
 pub(crate) fn unknown<'a>(name: &'a Name, domain: &Domain) -> Unknown<'a> {
     match name.as_str().rsplit_once('.') {
         None | Some((_, "svc" | "pod")) => Unknown::Cluster,
@@ -319,7 +319,7 @@ mod tests {
             let found: Vec<_> = read_as(name);
             assert!(found.is_empty(), "{name} was read as {found:?}");
         }
-        // Two or three labels can be an endpoint of a Service: only the cluster knows that they are not.
+        // Two or three labels can name an endpoint of a Service: only the cluster can tell.
         assert_eq!(
             read_as("cluster.local"),
             [

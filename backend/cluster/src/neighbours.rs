@@ -1,8 +1,8 @@
-//! Which Pod probably serves a Service that nobody has asked for yet, so that the way to the Pod can be opened while the
+//! Guesses which Pod serves a Service that was not requested before, so that a session to the Pod can be opened while the
 //! Service is looked up.
 //!
-//! Once a Service of a namespace is in use, one page of the namespace's EndpointSlices is read. What it says is a guess:
-//! no answer rests on it, and it is not kept up to date. A wrong one costs an upgrade that nobody uses.
+//! Once a Service of a namespace is in use, one page of the namespace's EndpointSlices is read. Its content is a guess: no
+//! answer rests on it, and it is not kept up to date. A wrong guess costs an unused upgrade.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -17,8 +17,7 @@ use crate::select::Select;
 use crate::store::lock;
 use crate::{PodRef, Readiness};
 
-/// EndpointSlices of one page, namespaces with a page, how long one is kept, and how long a namespace whose page could not
-/// be read is left alone.
+/// EndpointSlices per page, namespaces with a page, lifetime of a page, and pause after a page could not be read.
 const SLICES: u32 = 64;
 const NAMESPACES: usize = 16;
 const KEPT: Duration = Duration::from_secs(2 * 60 * 60);
@@ -26,7 +25,7 @@ const RETRY: Duration = Duration::from_secs(5 * 60);
 
 const OF_SERVICE: &str = "kubernetes.io/service-name";
 
-/// The pages that were read, by namespace.
+/// The pages read, by namespace.
 #[derive(Default)]
 pub(crate) struct Neighbours {
     pages: Mutex<HashMap<String, Page>>,
@@ -44,7 +43,7 @@ impl Neighbours {
         pages.get(namespace)?.pods.get(service).cloned()
     }
 
-    /// Whether this is the caller who has to read the namespace's page.
+    /// Whether the caller has to read the namespace's page; true for one caller at a time.
     pub(crate) fn is_due(&self, namespace: &str) -> bool {
         let now = Instant::now();
         let mut pages = lock(&self.pages);
@@ -63,7 +62,7 @@ impl Neighbours {
         true
     }
 
-    /// Reads the page: one call. What may not be seen is not guessed.
+    /// Reads the page with one call. Without the right to list there is no guess.
     pub(crate) async fn read(&self, server: &Server, namespace: &str) {
         let select = Select::All {
             namespace: Some(namespace.to_owned()),

@@ -16,10 +16,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::name::undash;
 use crate::{Endpoint, LookupError, PodRef, Readiness, Stray};
 
-/// How many names a sentence lists before it says how many more there are.
+/// Limit on names listed in a sentence; the rest is counted.
 const LISTED: usize = 12;
 
-/// The port somebody asked for; none where only the host is of interest.
+/// The requested port; `None` if only the host matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asked(pub(crate) Option<NonZeroU16>);
 
@@ -28,7 +28,7 @@ impl Asked {
         Self(NonZeroU16::new(number))
     }
 
-    /// 0 for none.
+    /// The port number, 0 for none.
     pub(crate) fn number(self) -> u16 {
         self.0.map_or(0, NonZeroU16::get)
     }
@@ -38,7 +38,7 @@ impl Asked {
     }
 }
 
-/// As it stands behind a name in a sentence: ` port 80`, or nothing.
+/// The text after a name in a sentence: ` port 80`, or nothing.
 impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |port| write!(f, " port {port}"))
@@ -50,7 +50,7 @@ impl fmt::Display for Asked {
 pub(crate) enum Kind<'a> {
     /// Its ports map to the endpoints' ports.
     Mapped,
-    /// DNS answers with the endpoints themselves: the asked port is the endpoint's.
+    /// DNS answers with the endpoints themselves: the requested port is the endpoint's.
     Headless,
     /// Another name.
     External(&'a str),
@@ -73,7 +73,7 @@ pub(crate) fn object_name(meta: &ObjectMeta) -> (String, String) {
     (part(&meta.namespace), part(&meta.name))
 }
 
-/// `namespace/name`, as messages say it.
+/// `namespace/name`, for messages.
 pub(crate) fn full_name(meta: &ObjectMeta) -> String {
     let (namespace, name) = object_name(meta);
     format!("{namespace}/{name}")
@@ -109,13 +109,13 @@ pub(crate) fn cluster_ips(service: &Service) -> impl Iterator<Item = IpAddr> + '
     all.filter_map(|text| text.parse().ok())
 }
 
-/// An address of its own, unlike those that Services may share with each other, or with a node.
+/// Whether the address is a ClusterIP of the Service. Other addresses may be shared with Services or nodes.
 pub(crate) fn has_cluster_ip(service: &Service, ip: IpAddr) -> bool {
     cluster_ips(service).any(|own| own == ip)
 }
 
-/// Whether what comes to an address of the Service, at that port, is for it. On a ClusterIP everything is; of other
-/// addresses kube-proxy takes the Service's own ports alone.
+/// Whether the Service receives traffic to this address and port. On a ClusterIP it receives all ports; on other
+/// addresses kube-proxy takes the Service's own ports only.
 pub(crate) fn answers_at(service: &Service, ip: IpAddr, port: Asked) -> bool {
     has_cluster_ip(service, ip)
         || service_addresses(service).any(|a| a == ip) && service_port(service, port).is_ok()
@@ -142,7 +142,7 @@ pub(crate) fn service_port(service: &Service, port: Asked) -> Result<&ServicePor
         })
 }
 
-/// What to ask for instead: the TCP ports, why the asked one is none, whose target it is.
+/// Advice for a missing port: the TCP ports, why the requested one is none of them, and which port maps to it.
 fn describe_ports<'a>(ports: impl Iterator<Item = &'a ServicePort>, asked: u16) -> String {
     let (tcp, other): (Vec<_>, Vec<_>) = ports.partition(|p| is_tcp(&p.protocol));
     let mut text = match tcp.len() {
@@ -197,23 +197,23 @@ pub(crate) fn list(items: impl ExactSizeIterator<Item = String>) -> String {
 pub(crate) enum PortOf<'a> {
     /// The TCP port of this name in the endpoint's own slice: it may differ from slice to slice.
     Named(&'a str),
-    /// This one, whatever the slice says.
+    /// This port, whatever the slice says.
     Number(u16),
 }
 
-/// What the slices of a Service hold.
+/// The endpoints in the slices of a Service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     /// The Pods, each once, by namespace and name.
     pub(crate) pods: Vec<Endpoint>,
-    /// Addresses that no `targetRef` explains: they may be Pods all the same.
+    /// Addresses without a `targetRef`; they may still be Pods.
     pub(crate) bare: Vec<Bare>,
     pub(crate) strays: Vec<Stray>,
     /// Endpoints in slices that do not have the port.
     pub(crate) portless: usize,
 }
 
-/// An address without an owner.
+/// An address without a `targetRef`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bare {
     pub(crate) ip: IpAddr,
@@ -221,7 +221,7 @@ pub(crate) struct Bare {
     pub(crate) readiness: Readiness,
 }
 
-/// The endpoints in `slices`, all of one Service; with `hostname` only those it names.
+/// The endpoints in `slices`, all of one Service; with `hostname`, only those of that name.
 pub(crate) fn endpoints<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port: PortOf<'_>,
@@ -288,14 +288,14 @@ pub(crate) fn endpoints<'a>(
     found
 }
 
-/// Whether a Service's Pods are endpoints also while they are not ready, or on their way out.
+/// Whether a Service's Pods are endpoints even if they are not ready or terminating.
 pub(crate) fn publishes_unready(service: &Service) -> bool {
     let spec = service.spec.as_ref();
     spec.and_then(|s| s.publish_not_ready_addresses)
         .unwrap_or(false)
 }
 
-/// How long a Service keeps a client to one Pod. Only kube-proxy does that, so a headless Service does not.
+/// How long a Service keeps a client at one Pod. kube-proxy implements it, so a headless Service does not have it.
 pub(crate) fn affinity(service: &Service) -> Option<Duration> {
     /// The default of the API (`ClientIPConfig.timeoutSeconds`): three hours.
     const DEFAULT: i32 = 10800;
@@ -308,7 +308,7 @@ pub(crate) fn affinity(service: &Service) -> Option<Duration> {
     kept.then(|| Duration::from_secs(seconds))
 }
 
-/// Why a Service has no endpoint to its port, for when it has none.
+/// Why a Service has no endpoint for its port.
 pub(crate) fn why_none(service: &Service, found: &Found) -> String {
     if found.portless > 0 {
         let n = found.portless;
@@ -327,7 +327,7 @@ pub(crate) fn why_none(service: &Service, found: &Found) -> String {
     }
 }
 
-/// One Pod in several slices: one per address family, or two while a change is under way.
+/// Merges one Pod from several slices: one per address family, or two during a change.
 fn merge(known: &mut Endpoint, new: Endpoint) {
     if new.readiness < known.readiness {
         known.readiness = new.readiness;
@@ -341,7 +341,7 @@ fn merge(known: &mut Endpoint, new: Endpoint) {
     }
 }
 
-/// The Pods' port behind a port of the Service, where they differ.
+/// The Pods' port behind a port of the Service, if they differ.
 pub(crate) fn behind<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
@@ -360,7 +360,7 @@ fn slice_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
     u16::try_from(port.port?).ok().filter(|port| *port != 0)
 }
 
-/// Whether the cluster's DNS would know the endpoint by that label: its hostname, else its dashed address.
+/// Whether the cluster's DNS knows the endpoint by this label: its hostname, otherwise its dashed address.
 fn is_named(endpoint: &SliceEndpoint, label: &str) -> bool {
     match endpoint.hostname.as_deref() {
         Some(hostname) if !hostname.is_empty() => hostname.eq_ignore_ascii_case(label),
@@ -392,8 +392,8 @@ enum Owner {
     Other(String),
 }
 
-/// A reference into another namespace is not followed: whoever may write slices there must not borrow our
-/// rights here. Its address is looked up like one without an owner.
+/// A reference into another namespace is not followed: users who may write slices there must not use our rights
+/// here. The address is looked up like one without a reference.
 fn owner(reference: Option<&ObjectReference>, namespace: &str) -> Owner {
     let Some(reference) = reference else {
         return Owner::Nobody;
@@ -414,7 +414,7 @@ fn owner(reference: Option<&ObjectReference>, namespace: &str) -> Owner {
     }
 }
 
-/// The Pod of a slice that has an address, and whether the slice has the port for it.
+/// The Pod of a slice that has the address, and whether the slice has the port.
 pub(crate) fn seen_pod(slice: &EndpointSlice, ip: IpAddr, port: u16) -> Option<(PodRef, bool)> {
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
     let has = |e: &&SliceEndpoint| e.addresses.iter().any(|a| address(a) == Some(ip));
@@ -427,7 +427,7 @@ pub(crate) fn seen_pod(slice: &EndpointSlice, ip: IpAddr, port: u16) -> Option<(
     Some((pod, declared))
 }
 
-/// The v1 Endpoints object as slices: what is left to those who may get it and may not list slices.
+/// The v1 Endpoints object as slices, for users who may get it and may not list slices.
 pub(crate) fn slices_of(endpoints: Endpoints) -> Vec<EndpointSlice> {
     let metadata = endpoints.metadata;
     let subsets = endpoints.subsets.into_iter().flatten();
@@ -466,11 +466,11 @@ fn slice_of(metadata: &ObjectMeta, subset: EndpointSubset) -> EndpointSlice {
     }
 }
 
-/// A Pod asked for by itself: the port is the Pod's, and the Pod's own readiness is for Services to mind.
+/// A Pod that was requested directly: the port is the Pod's, and its readiness is ignored, as it concerns Services only.
 pub(crate) fn pod_endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     let readiness = match phase {
-        // Its address may be another Pod's by now.
+        // The address of a finished Pod may belong to another Pod by now.
         Some("Succeeded" | "Failed") => return None,
         Some("Running") => Readiness::Ready,
         _ => Readiness::NotReady,
@@ -487,7 +487,7 @@ pub(crate) fn pod_endpoint(pod: &Pod, port: u16) -> Option<Endpoint> {
     })
 }
 
-/// A Pod that serves DNS, which may be on another port than 53 inside it.
+/// A Pod that serves DNS; its port inside may differ from 53.
 pub(crate) fn dns_endpoint(pod: &Pod) -> Option<Endpoint> {
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
@@ -505,10 +505,10 @@ pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
     texts.filter_map(|text| address(text))
 }
 
-/// The Pods that can be meant by an address and a port.
+/// The Pods that an address and a port can mean.
 ///
-/// Pods on the node's network share the node's address, and its ports: one that declares the port stands
-/// for it. Several that declare it lead to the same socket, so any of them will do.
+/// Pods on the node's network share the node's address and its ports: a Pod that declares the port is meant. If several
+/// declare it, they lead to the same socket, so any of them serves.
 pub(crate) fn pods_at<'a>(
     pods: impl IntoIterator<Item = &'a Pod>,
     ip: IpAddr,
@@ -538,7 +538,7 @@ pub(crate) fn pods_at<'a>(
         }
         return Ok(declaring);
     }
-    // Else an address is one Pod's alone; while it passes to the next, the one that runs has it.
+    // Any other address belongs to one Pod; during a handover it belongs to the running one.
     let best = alive.iter().map(|(_, e)| e.readiness).min();
     let mut best = alive.iter().filter(|(_, e)| Some(e.readiness) == best);
     Ok(best.next().map(|(_, e)| e.clone()).into_iter().collect())
@@ -557,7 +557,7 @@ pub(crate) fn why_not_ready(pod: &Pod) -> Option<String> {
     }
     let init = status.init_container_statuses.iter().flatten();
     let main = status.container_statuses.iter().flatten();
-    // A container that did its work is done, not ailing.
+    // A container that completed is not a problem.
     let done = |c: &ContainerStatus| {
         let ended = c.state.as_ref().and_then(|s| s.terminated.as_ref());
         ended.is_some_and(|t| t.exit_code == 0)
@@ -584,7 +584,7 @@ pub(crate) fn why_not_ready(pod: &Pod) -> Option<String> {
     })
 }
 
-/// One line of bounded length: what others wrote goes into our sentences.
+/// One line of bounded length, for foreign text in our errors.
 fn clip(text: &str) -> String {
     const MOST: usize = 200;
     let line: String = text.trim().chars().take(MOST).collect();
@@ -603,7 +603,7 @@ pub(crate) fn on_node_network(pod: &Pod) -> bool {
 
 fn declares(pod: &Pod, port: u16) -> bool {
     let spec = pod.spec.iter();
-    // Init containers with a restart policy are sidecars: they run on.
+    // Init containers with a restart policy are sidecars: they keep running.
     spec.flat_map(|s| {
         s.containers
             .iter()

@@ -1,4 +1,4 @@
-//! What a DNS server would say of the cluster's objects: pure, over objects that were found.
+//! DNS records of the cluster's objects: pure, over objects that were found.
 //!
 //! Source: github.com/kubernetes/dns/blob/master/docs/specification.md, and CoreDNS's kubernetes plugin where that
 //! leaves a choice (weights, which types exist for which name).
@@ -13,7 +13,7 @@ use crate::name::{before, is_object_label};
 use crate::objects::{self, Kind, cluster_ips};
 use crate::{Domain, LookupError};
 
-/// Which records are asked for.
+/// The requested record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
     /// An IPv4 address.
@@ -22,7 +22,7 @@ pub enum RecordKind {
     Aaaa,
     /// A port and its host (RFC 2782).
     Srv,
-    /// Any other: no object has one, but a name that exists is told from one that does not.
+    /// Any other type: no object has one, but whether the name exists matters.
     Other,
 }
 
@@ -46,7 +46,7 @@ pub enum Record {
     Pointer(Name),
 }
 
-/// The records of a name that exists; none of that kind where there is no answer.
+/// The records of an existing name; no answers if it has none of the requested type.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// The records asked for.
@@ -55,19 +55,19 @@ pub struct Records {
     pub additional: Vec<(Name, IpAddr)>,
 }
 
-/// What the objects say of a name.
+/// What the objects determine about a name.
 #[derive(Clone, Debug)]
 pub enum Known {
     /// It exists.
     Records(Records),
-    /// The cluster's DNS may know more, and is to be asked.
+    /// The cluster's DNS may know more, and has to be asked.
     Ask {
-        /// What holds if it cannot be: `None` where nothing is known without it.
+        /// The answer if the DNS cannot be asked: `None` if nothing is known without it.
         otherwise: Option<Result<Records, LookupError>>,
     },
-    /// No object has it, and the cluster's DNS knows no names of its own.
+    /// No object has the name, and the cluster's DNS has no names of its own.
     Missing,
-    /// It is not the cluster's.
+    /// The name does not belong to the cluster.
     Outside,
 }
 
@@ -78,10 +78,10 @@ impl Known {
     }
 }
 
-/// What a name of the cluster's domain is about, by its form.
+/// What a name of the cluster's domain denotes, by its form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form<'a> {
-    /// The domain, or its `svc` or `pod`: they exist, and have no address.
+    /// The domain, or its `svc` or `pod`: they exist and have no address.
     Branch,
     /// Exists as the namespace does.
     Namespace(&'a str),
@@ -92,7 +92,7 @@ pub(crate) enum Form<'a> {
     },
     Pod {
         namespace: &'a str,
-        /// A dashed address, or the name of a Pod; the latter is ours, no DNS has it.
+        /// A dashed address, or the name of a Pod; no DNS server has the latter, it is an addition of ours.
         label: &'a str,
     },
 }
@@ -109,7 +109,7 @@ pub(crate) enum Part<'a> {
     Endpoint(&'a str),
 }
 
-/// The form of a name under the cluster's own domain; `None` for any that only the cluster's DNS could know.
+/// The form of a name under the cluster's own domain; `None` for names that only the cluster's DNS could know.
 pub(crate) fn form<'a>(name: &'a Name, domain: &Domain) -> Option<Form<'a>> {
     let text = before(name.as_str(), domain.cluster().as_str())?;
     let labels: Vec<_> = text.split('.').collect();
@@ -165,7 +165,7 @@ struct Member {
     label: Option<String>,
 }
 
-/// The records of a Service, or of a part of it, as `wanted`; `None` when there is no such part, or no endpoint to
+/// The records of a Service, or of a part of it, of type `wanted`; `None` if there is no such part, or no endpoint to
 /// answer with. Not for an ExternalName.
 pub(crate) fn of_service<'a>(
     service: &Service,
@@ -196,7 +196,7 @@ pub(crate) fn of_service<'a>(
     })
 }
 
-/// The records of a name with these addresses.
+/// The records of a name that has these addresses.
 pub(crate) fn addresses(all: impl Iterator<Item = IpAddr>) -> Records {
     let mut answers = Vec::new();
     for ip in all {
@@ -213,7 +213,7 @@ pub(crate) fn addresses(all: impl Iterator<Item = IpAddr>) -> Records {
 
 fn services(members: &[Member], base: &str) -> Records {
     let mut records = Records::default();
-    // An equal share each, as CoreDNS counts: every address of a port is one.
+    // Equal weights, as in CoreDNS: each address of a port counts once.
     let weight = u16::try_from(100 / members.len()).unwrap_or(1).max(1);
     for member in members {
         let Some(port) = member.port else { continue };
@@ -302,7 +302,7 @@ fn is_ready(endpoint: &Endpoint) -> bool {
     conditions.and_then(|c| c.ready).unwrap_or(true)
 }
 
-/// What an endpoint is called under its Service: its hostname, else its dashed address.
+/// The label of an endpoint under its Service: its hostname, otherwise its dashed address.
 fn label_of(endpoint: &Endpoint, ip: IpAddr) -> String {
     match endpoint.hostname.as_deref() {
         Some(hostname) if !hostname.is_empty() => hostname.into(),

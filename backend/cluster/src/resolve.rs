@@ -1,7 +1,7 @@
-//! What a query comes to, by the objects that are known: pure, without I/O and without a clock.
+//! Resolution of a query over known objects: pure, without I/O and without a clock.
 //!
-//! A rule reads facts of a [`Snapshot`] one after the other, and stops at the first that is not there: it is read, and
-//! the rule applied again. So a rule is a function of the snapshot, however that came about.
+//! A rule reads facts of a [`Snapshot`] one after the other and stops at the first missing one. The caller reads it and
+//! applies the rule again. So the result depends on the snapshot only, not on the order in which it was filled.
 
 mod addresses;
 mod names;
@@ -25,10 +25,10 @@ pub(crate) use self::records::{pointers, records};
 /// The port that DNS is spoken on (RFC 1035 section 4.2).
 const DNS: Asked = Asked::port(53);
 
-/// What the Pods of the cluster's DNS are labelled with in nearly every cluster, CoreDNS or not.
+/// The label of the Pods of the cluster's DNS in nearly every cluster, with CoreDNS or another server.
 const LABEL: &str = "k8s-app=kube-dns";
 
-/// What is resolved.
+/// What to resolve.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Target(Query),
@@ -36,14 +36,14 @@ pub(crate) enum Subject {
     Dns,
 }
 
-/// What a resolution says beside its answer.
+/// By-products of a resolution.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     /// Each step, in words for the log.
     pub(crate) steps: Vec<String>,
-    /// Selections that are empty, or may not be seen, and decide the answer.
+    /// Selections that decide the answer by being empty or forbidden.
     pub(crate) pins: Vec<Need>,
-    /// Whose the address is.
+    /// The owner of the address.
     pub(crate) owner: Option<Owner>,
 }
 
@@ -53,7 +53,7 @@ impl Notes {
     }
 }
 
-/// Resolves a subject, or says what has to be read first.
+/// Resolves a subject, or returns what has to be read first.
 pub(crate) fn resolve(
     snapshot: &Snapshot<'_>,
     subject: &Subject,
@@ -82,22 +82,22 @@ pub(crate) fn resolve(
     Ok(found)
 }
 
-/// What belongs to the cluster.
+/// The cluster's domain and suffixes.
 pub(crate) fn domain(snapshot: &Snapshot<'_>) -> Step<Arc<Domain>> {
     let domain = snapshot.domain.clone();
     domain.ok_or_else(|| Stop::needs(Need::Domain))
 }
 
-/// One resolution.
+/// State of one resolution.
 struct Walk<'a> {
     snapshot: &'a Snapshot<'a>,
     notes: &'a mut Notes,
 }
 
-/// What an object that exists leads to.
+/// What an existing object leads to.
 enum Hit {
     Answer(Resolution<Candidates>),
-    /// An ExternalName: ask again for this.
+    /// An ExternalName: resolve this name next.
     Alias {
         service: String,
         to: Name,
@@ -110,7 +110,7 @@ impl Hit {
     }
 }
 
-/// Something that was looked for in more places than may be seen.
+/// Result of a search in several places, some of which may be forbidden.
 struct Seen<T> {
     found: T,
     /// Why one of the places could not be searched.
@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
         let select = Select::of_service(namespace, service);
         let slices = fact(&self.snapshot.slices, select.clone(), Need::Slices)?;
         if slices.is_empty() {
-            // The Service was just made, or has no selector: the first endpoint is to be seen at once.
+            // The Service is new, or has no selector: watch it, so that its first endpoint is seen at once.
             self.notes.pins.push(Need::Slices(select));
         }
         Ok(slices)
@@ -149,7 +149,7 @@ impl<'a> Walk<'a> {
         Ok(!found.is_empty())
     }
 
-    /// A Service that exists.
+    /// Resolves an existing Service.
     fn serve(&mut self, service: &Service, port: Asked) -> Step<Hit> {
         let full_name = full_name(&service.metadata);
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
@@ -189,7 +189,7 @@ impl<'a> Walk<'a> {
         Ok(Hit::pods(candidates))
     }
 
-    /// Looks at the first Pod that is not ready, if it may be seen: what ails one ails the others as a rule.
+    /// Reads the first Pod that is not ready, if that is allowed: the others normally have the same problem.
     fn explain_unready(&self, candidates: &mut Candidates) -> Step<()> {
         let mut unready = candidates.endpoints.iter();
         let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
@@ -206,7 +206,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The Pods of the cluster's DNS: those of its Service, else those with its label.
+    /// The Pods of the cluster's DNS: those of its Service, otherwise those with its label.
     fn dns(&mut self) -> Step<Resolution<Candidates>> {
         let (namespace, name) = &self.snapshot.settings.dns;
         let Some(service) = self.service(namespace, name)? else {
@@ -238,7 +238,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// An ExternalName is a name of the DNS: no search list applies to it.
+/// An ExternalName is a DNS name: no search list applies to it.
 fn alias(service: String, to: &str) -> Result<Hit, LookupError> {
     let absolute = format!("{}.", to.trim_end_matches('.'));
     match Name::parse(&absolute) {

@@ -1,4 +1,4 @@
-//! Which objects are read together.
+//! Selections: objects that are read together.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 /// The objects of a selection at one moment.
 pub(crate) type Objects<K> = Arc<Vec<Arc<K>>>;
 
-/// Which objects of a kind.
+/// A selection of objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Select {
-    /// One by its name; the namespace is empty for a kind that has none.
+    /// One object by its name; the namespace is empty for a cluster-wide kind.
     Named { namespace: String, name: String },
     /// The EndpointSlices of a Service.
     OfService { namespace: String, service: String },
@@ -19,16 +19,16 @@ pub(crate) enum Select {
         namespace: Option<String>,
         ip: IpAddr,
     },
-    /// Those with a label, in one namespace.
+    /// Objects with a label, in one namespace.
     WithLabel {
         namespace: String,
         label: &'static str,
     },
-    /// All, everywhere or in one namespace.
+    /// All objects, everywhere or in one namespace.
     All { namespace: Option<String> },
 }
 
-/// As people name it, behind the kind.
+/// The text after the kind, for messages.
 impl fmt::Display for Select {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let everywhere = |namespace: &Option<String>| match namespace {

@@ -1,29 +1,28 @@
-//! How names are read.
+//! Settings of resolution.
 
 use std::time::Duration;
 
 use kubevpn_target::Name;
 
-/// How names are read, and for how long what they led to is kept.
+/// How names are resolved, and how long objects are kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The active namespace: where short names are looked up, and what is searched where the access rules
-    /// do not let us search everywhere.
+    /// The active namespace: short names are looked up in it, and searches are limited to it if the access rules do not
+    /// allow searching everywhere.
     pub namespace: String,
-    /// The cluster's domain; `None` reads it from the configuration of CoreDNS (the ConfigMap
-    /// `kube-system/coredns`) when a name first depends on it, and takes `cluster.local` where that cannot be.
+    /// The cluster's domain. `None`: read from the configuration of CoreDNS (the ConfigMap `kube-system/coredns`) when a
+    /// name first depends on it, or `cluster.local` if that fails.
     pub domain: Option<Name>,
-    /// What belongs to the cluster beside its domain, though only its DNS knows it.
+    /// Further suffixes that belong to the cluster, although only its DNS knows their names.
     pub suffixes: Vec<Name>,
-    /// The Service of the cluster's DNS, by namespace and name. Where there is none, the Pods of that namespace
-    /// with the label `k8s-app=kube-dns`.
+    /// Namespace and name of the Service of the cluster's DNS. If it does not exist, the Pods of that namespace with the
+    /// label `k8s-app=kube-dns` are used.
     pub dns: (String, String),
-    /// Takes a host for one outside the cluster where the access rules do not let us see whether it is one: a name
-    /// that may be in a namespace other than the active one, and a public address. `false` refuses it, naming the right
-    /// that is missing. For users with a Role in one namespace `github.com` may be the Service `github` in the
-    /// namespace `com`.
+    /// Whether a host counts as outside if the access rules do not show whether it is: a name that may be in a namespace
+    /// other than the active one, or a public address. With `false` it is refused, and the error names the missing
+    /// right. For users with a Role in one namespace `github.com` may be the Service `github` in the namespace `com`.
     pub unseen_is_outside: bool,
-    /// What nobody asked for in this time is no longer watched; a day at most.
+    /// How long an unused selection is watched; at most a day.
     pub idle: Duration,
 }
 
@@ -41,7 +40,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Where to look, the best place first: in one namespace, else anywhere, as far as that may be seen.
+    /// Namespaces to search, the best first: the given one, otherwise everywhere, then the active one.
     pub(crate) fn places(&self, within: Option<&str>) -> Vec<Option<String>> {
         match within {
             Some(namespace) => vec![Some(namespace.to_owned())],

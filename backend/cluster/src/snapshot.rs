@@ -1,4 +1,4 @@
-//! What is known of the cluster's objects when a query is resolved.
+//! Snapshots: the objects known when a query is resolved.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -15,7 +15,7 @@ use crate::select::{Objects, Select};
 use crate::settings::Settings;
 use crate::{LookupError, PodRef};
 
-/// One thing that has to be read.
+/// One fact that has to be read.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Need {
     Domain,
@@ -28,10 +28,10 @@ pub(crate) enum Need {
     Second(Search),
 }
 
-/// A search for the Pods' addresses that no selector finds: those that are not a Pod's first.
+/// A search for addresses that are not a Pod's first, which no field selector finds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Search {
-    /// One namespace; `None` for as many as may be seen.
+    /// The namespace; `None` for all that may be read.
     pub(crate) within: Option<String>,
     pub(crate) v4: bool,
     /// All Pods, or a sample.
@@ -42,14 +42,13 @@ pub(crate) struct Search {
 #[derive(Debug, Default)]
 pub(crate) struct Second {
     pub(crate) pods: HashMap<IpAddr, ObjectName>,
-    /// The networks these addresses are in.
+    /// The networks of these addresses.
     pub(crate) networks: HashSet<u32>,
     pub(crate) hidden: Option<Failure>,
 }
 
 impl Second {
-    /// The first 8 bits of an IPv4 address, 32 of an IPv6 address: no cluster gives its Pods addresses of more than a
-    /// few.
+    /// The network of an address: its first 8 bits for IPv4, 32 for IPv6. The Pods of a cluster are in a few of these.
     pub(crate) fn network(ip: IpAddr) -> u32 {
         match ip {
             IpAddr::V4(ip) => u32::from(ip) >> 24,
@@ -61,13 +60,13 @@ impl Second {
 /// Namespace and name.
 pub(crate) type ObjectName = (String, String);
 
-/// What reading each selection of one kind came to.
+/// The selections of one kind that were read, or the failures.
 pub(crate) type Facts<K> = HashMap<Select, Result<Objects<K>, Failure>>;
 
-/// Everything a resolution may rest on. Nothing in it says how old it is: that is the store's business.
+/// All facts of a resolution. Their age is known to the store only.
 pub(crate) struct Snapshot<'a> {
     pub(crate) settings: &'a Settings,
-    /// The cluster's domain as far as it is known without asking.
+    /// The cluster's domain, as far as it is known without a call.
     pub(crate) guess: Arc<Domain>,
     pub(crate) domain: Option<Arc<Domain>>,
     /// Whether the cluster's DNS may know names under the domain that no object has.
@@ -99,14 +98,14 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-/// Where to look for an address first. They spare questions and change no answer.
+/// Where to look for an address first. Hints save calls and change no answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hints {
-    /// The object that had it when it was last looked for; checked at each use.
+    /// The object that had the address at the last lookup; checked at each use.
     pub(crate) owner: Option<Owner>,
     /// Selections of Pods with the address that were not empty.
     pub(crate) pods: Vec<Select>,
-    /// The Pod with it behind a Service in use, and whether that has the port.
+    /// The Pod with the address behind a Service in use, and whether the Service has the port.
     pub(crate) seen: Option<(PodRef, bool)>,
 }
 
@@ -118,22 +117,22 @@ pub(crate) enum Owner {
     Pod(ObjectName),
 }
 
-/// Why a resolution does not go on.
+/// Why a resolution stops.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// Something has to be read first.
+    /// Facts have to be read first.
     Needs(Needs),
     /// A call failed.
     Failed(Failure),
-    /// The object is there and cannot serve.
+    /// The object exists and cannot serve.
     Error(LookupError),
 }
 
-/// What to read.
+/// Facts to read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Needs {
     pub(crate) first: Need,
-    /// What will be needed next as a rule, the likeliest first.
+    /// Facts that are likely to be needed next, the likeliest first.
     pub(crate) soon: Vec<Need>,
 }
 
@@ -143,7 +142,7 @@ impl Stop {
         Self::Needs(Needs { first, soon })
     }
 
-    /// The same, where these will be needed next.
+    /// Adds facts that are likely to be needed next.
     pub(crate) fn with_soon(self, soon: Vec<Need>) -> Self {
         match self {
             Self::Needs(needs) => Self::Needs(Needs { soon, ..needs }),
@@ -151,7 +150,7 @@ impl Stop {
         }
     }
 
-    /// A failed call decides, and no other meaning is tried.
+    /// Makes a failed call final: no other meaning is tried.
     pub(crate) fn for_good(self) -> Self {
         match self {
             Self::Failed(failure) => Self::Error(failure.into()),
@@ -175,7 +174,7 @@ impl From<LookupError> for Stop {
 /// One step of a resolution.
 pub(crate) type Step<T> = Result<T, Stop>;
 
-/// What a fact says, or that it has to be read.
+/// The fact, or the need to read it.
 pub(crate) fn fact<Q: Eq + Hash + Clone, T>(
     facts: &HashMap<Q, Result<T, Failure>>,
     question: Q,
@@ -188,7 +187,7 @@ pub(crate) fn fact<Q: Eq + Hash + Clone, T>(
     }
 }
 
-/// `None` where it cannot be read.
+/// `None` if the fact cannot be read.
 pub(crate) fn readable<T>(step: Step<T>) -> Step<Option<T>> {
     match step {
         Ok(found) => Ok(Some(found)),

@@ -1,7 +1,7 @@
-//! What is read of the cluster: every selection, the rights it takes, and how long it is believed.
+//! The store: every selection that was read, the rights it takes, and how long it is believed.
 //!
-//! One selection is an entry (`store/entry.rs`), loaded by the best of the rights there are (`store/load.rs`), kept true
-//! by a watch (`store/watch.rs`), and forgotten when nobody uses it (`store/shelf.rs`). An answer that rests on several
+//! One selection is an entry (`store/entry.rs`), loaded with the best available right (`store/load.rs`), kept up to date by
+//! a watch (`store/watch.rs`), and dropped when it is unused (`store/shelf.rs`). An answer that rests on several selections
 //! has the earliest of their expiries and all of their changes (`store/validity.rs`).
 
 mod domain;
@@ -40,7 +40,7 @@ use self::second::Searches;
 use self::shelf::Shelf;
 pub(crate) use self::validity::{Validity, lock};
 
-/// How many watches are open at a time; what is beyond is read again when it is asked for.
+/// Limit on open watches. Selections beyond it are read again when they are used.
 const WATCHES: usize = 512;
 
 /// Cap on [`Settings::idle`] (24 h): larger values overflow `Instant`.
@@ -54,7 +54,7 @@ pub(crate) struct Store {
     pods: Shelf<Pod>,
     addresses: Shelf<IPAddress>,
     namespaces: Shelf<Namespace>,
-    /// Namespaces whose Pods may not be got, and until when that is believed.
+    /// Namespaces whose Pods may not be read, and until when that is believed.
     unseen: Mutex<HashMap<String, (Failure, Instant)>>,
     searches: Mutex<Searches>,
     pub(crate) neighbours: Neighbours,
@@ -63,45 +63,45 @@ pub(crate) struct Store {
 /// Change of a watch.
 #[derive(Clone, Copy, Debug)]
 pub enum WatchNews<'a> {
-    /// The watch broke, and its selection gets old.
+    /// The watch broke, and its selection expires.
     Lost {
-        /// Of what.
+        /// The selection.
         what: &'a str,
-        /// Why.
+        /// The reason.
         why: &'a str,
     },
-    /// A watch that was lost follows its selection again.
+    /// A lost watch is back.
     Back {
-        /// Of what.
+        /// The selection.
         what: &'a str,
     },
 }
 
-/// A selection of objects that is kept.
+/// A selection in the store.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct WatchState {
     /// The objects, in words: `services shop/web`.
     pub what: String,
-    /// How it is kept.
+    /// How the selection is kept up to date.
     pub health: WatchHealth,
 }
 
-/// How a selection of objects is kept.
+/// How a selection is kept up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchHealth {
-    /// A watch tells its changes.
+    /// By a watch.
     Watched,
-    /// Read again when it is asked for.
+    /// By reading it again when it is used.
     Read,
     /// Its watch broke and is not back yet.
     Lost,
 }
 
-/// What is kept of a cluster at one moment.
+/// Counters of the store at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Selections of objects that are known.
+    /// Selections in the store.
     pub kept: usize,
     /// Watches that are open. With HTTP/2 many share a connection.
     pub watches: usize,
@@ -134,17 +134,17 @@ impl Store {
         &self.env.server
     }
 
-    /// How long what nobody uses is kept.
+    /// How long unused selections are kept.
     pub(crate) fn idle(&self) -> Duration {
         self.env.idle
     }
 
-    /// The cluster's domain as far as it is known without asking.
+    /// The cluster's domain, as far as it is known without a call.
     pub(crate) fn domain_guess(&self) -> Arc<Domain> {
         self.domain.guess()
     }
 
-    /// Whether the cluster's DNS may know names that no object has, as far as that is known without asking.
+    /// Whether the cluster's DNS may know names that no object has, as far as it is known without a call.
     pub(crate) fn additions(&self) -> Option<bool> {
         self.domain.additions()
     }
@@ -170,9 +170,9 @@ impl Store {
         }
     }
 
-    /// Reads one thing into the snapshot; `validity` is told how long it is believed.
+    /// Reads one fact into the snapshot; `validity` gets its expiry.
     ///
-    /// Cancellation: the load goes on for the others who wait, and for the next who ask.
+    /// Cancellation: the load continues for other and later callers.
     pub(crate) async fn read(
         &self,
         need: Need,
@@ -217,7 +217,7 @@ impl Store {
         }
     }
 
-    /// Starts to read what will be needed, unless the first of it is known already: then the rest follows from it.
+    /// Starts to read likely needs, unless the first of them is known already: the rule then names the rest.
     pub(crate) fn warm(&self, soon: &[Need]) {
         if let Some(Need::Services(first)) = soon.first()
             && self.services.peek(first).is_some()
@@ -238,12 +238,12 @@ impl Store {
         }
     }
 
-    /// Starts to read a Service by its name, or goes on watching it.
+    /// Starts to read a Service by its name, or keeps it watched.
     pub(crate) fn warm_service(&self, namespace: &str, name: &str) {
         self.services.warm(&Select::named(namespace, name));
     }
 
-    /// Goes on watching a selection that is empty, or may not be seen.
+    /// Keeps watching a selection that is empty or forbidden.
     pub(crate) fn pin(&self, need: &Need) {
         match need {
             Need::Services(select) => self.services.pin(select),
@@ -273,7 +273,7 @@ impl Store {
         }
     }
 
-    /// A Pod as it is now, whatever was told of it before.
+    /// Reads a Pod from the API server, past the store.
     pub(crate) async fn pod_now(&self, pod: &PodRef) -> Result<Option<Pod>, Failure> {
         let PodRef {
             namespace, name, ..

@@ -1,7 +1,7 @@
-//! Queries, and what they come to as the cluster changes.
+//! Subscriptions: queries and their answers as the cluster changes.
 //!
-//! Subscribers to the same query share a [`Topic`]: its last answer, which is made again when something it rests on has
-//! changed or expired, and somebody asks. A topic that nobody asks for is dropped.
+//! Subscribers to the same query share a [`Topic`] with its last answer. The answer is made again when a subscriber asks and
+//! something that it rests on has changed or expired. An unused topic is dropped.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,14 +21,14 @@ use crate::snapshot::{Hints, Owner, Snapshot, Step, Stop};
 use crate::store::{Store, Validity, lock};
 use crate::{Candidates, LookupError};
 
-/// Topics; the least recently used goes first. And how often unused ones are looked for.
+/// Limit on topics, of which the least recently used is dropped first; and the interval of the search for unused ones.
 const TOPICS: usize = 4096;
 const SWEEP: Duration = Duration::from_secs(30);
 
-/// What a query came to; Pods can be followed.
+/// The answer to a query, whose Pods can be followed.
 pub type Answer = Resolution<Subscription>;
 
-/// The store, and what was resolved from it.
+/// The store, and the answers resolved from it.
 pub(crate) struct Resolver {
     pub(crate) store: Arc<Store>,
     pub(crate) settings: Settings,
@@ -40,7 +40,7 @@ struct Topics {
     swept: Instant,
 }
 
-/// One subject, and what it last came to.
+/// One subject and its last answer.
 pub(crate) struct Topic {
     subject: Subject,
     state: Mutex<TopicState>,
@@ -52,7 +52,7 @@ struct TopicState {
     owner: Option<Owner>,
 }
 
-/// What a subject came to, and how long that holds.
+/// The answer to a subject, and how long it holds.
 struct Resolved {
     answer: Result<Resolution<Arc<Candidates>>, LookupError>,
     validity: Validity,
@@ -71,7 +71,7 @@ impl Resolver {
         }
     }
 
-    /// What a subject comes to.
+    /// Resolves a subject, or returns its last answer while it holds.
     pub(crate) async fn subscribe(
         self: &Arc<Self>,
         subject: Subject,
@@ -124,7 +124,7 @@ impl Resolver {
         resolved
     }
 
-    /// Applies a rule, and reads what it needs, until it has an answer.
+    /// Applies a rule and reads the facts that it needs, until it has an answer.
     pub(crate) async fn settle<T>(
         &self,
         topic: Option<&Topic>,
@@ -144,7 +144,7 @@ impl Resolver {
         loop {
             let mut notes = Notes::default();
             let step = rule(&snapshot, &mut notes);
-            // The steps before those that needed something are the same each time.
+            // The steps before the missing fact are the same each time.
             for step in &notes.steps[told.min(notes.steps.len())..] {
                 tracing::debug!("{step}");
             }
@@ -187,7 +187,7 @@ impl Topic {
         store.hints((ip, port), owner, settings, validity)
     }
 
-    /// A Service with the address is asked for by its name from now on, and kept so.
+    /// Remembers the owner of an address; a Service is read by its name from now on.
     fn owned_by(&self, owner: Option<Owner>, store: &Store) {
         if let Some(Owner::Service((namespace, name))) = &owner {
             store.warm_service(namespace, name);
@@ -197,7 +197,7 @@ impl Topic {
 }
 
 impl Topics {
-    /// Before a new topic: forgets those that nobody asked for, and the least recently used if it must.
+    /// Drops unused topics before a new one, and the least recently used one if necessary.
     fn make_room(&mut self, now: Instant, idle: Duration) {
         let full = self.by_subject.len() >= TOPICS;
         if !full && now < self.swept + SWEEP {
@@ -214,8 +214,8 @@ impl Topics {
     }
 }
 
-/// Pods that could serve a query, as they were last found, and a way to follow them. It dereferences to these
-/// [`Candidates`]. Clones follow on their own.
+/// The Pods that could serve a query, as last resolved, and a way to follow their changes. It dereferences to these
+/// [`Candidates`]. Clones follow independently.
 #[derive(Clone)]
 pub struct Subscription {
     candidates: Arc<Candidates>,
@@ -230,10 +230,10 @@ struct Source {
 }
 
 impl Subscription {
-    /// Waits until the Pods may have changed since they were found. It may return without a change. What
-    /// nothing keeps up to date never changes.
+    /// Waits until the Pods may have changed since they were resolved. It may return without a change. Pods made from
+    /// [`Candidates`] never change.
     ///
-    /// Cancellation: nothing is lost by dropping the future.
+    /// Cancel safe.
     pub async fn changed(&self) {
         match &self.source {
             Some(source) => source.last.validity.over().await,
@@ -241,12 +241,11 @@ impl Subscription {
         }
     }
 
-    /// Waits like [`changed`](Self::changed), then resolves the query again and takes what it comes to.
+    /// Waits like [`changed`](Self::changed), then resolves the query again and takes the new Pods.
     ///
-    /// Errors: those of the lookup, among them `NameNotFound` for what no longer is any Pod's. The Pods stay those that
-    /// were found before.
+    /// Errors: those of the lookup, and `NameNotFound` if the target no longer leads to Pods. The Pods stay as they were.
     ///
-    /// Cancellation: nothing is lost by dropping the future.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Result<(), LookupError> {
         self.changed().await;
         let Some(source) = &mut self.source else {
@@ -266,10 +265,9 @@ impl Subscription {
         }
     }
 
-    /// Asks the API server for the usable Pods, whatever the watches have told: one call each, all at once, and for a
-    /// handful at most, which speak for the others.
+    /// Reads the usable Pods from the API server, past the watches: one call each, in parallel, for a few Pods at most.
     ///
-    /// Errors: a failed call is [`PodCheck::Unclear`]. Cancellation: the calls are given up.
+    /// A failed call is [`PodCheck::Unclear`]. Cancellation: the calls are given up.
     pub async fn check_pods(&self) -> PodCheck {
         match &self.source {
             Some(source) => check_pods(&source.resolver.store, self).await,
@@ -279,7 +277,7 @@ impl Subscription {
 }
 
 impl From<Candidates> for Subscription {
-    /// Pods that nothing keeps up to date.
+    /// Pods that never change.
     fn from(candidates: Candidates) -> Self {
         Self {
             candidates: Arc::new(candidates),
@@ -297,7 +295,7 @@ impl Deref for Subscription {
 }
 
 impl DerefMut for Subscription {
-    /// What is changed here is overwritten by [`next`](Subscription::next).
+    /// Changes made through this reference are overwritten by [`next`](Subscription::next).
     fn deref_mut(&mut self) -> &mut Candidates {
         Arc::make_mut(&mut self.candidates)
     }

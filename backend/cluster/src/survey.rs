@@ -1,4 +1,4 @@
-//! What there is, at a glance and bounded: for a file that is written now and then.
+//! Survey: a bounded list of names and ranges, for the PAC file and for suggestions.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -9,34 +9,34 @@ use crate::fetch::{Failure, first_page, is_forbidden};
 use crate::select::Select;
 use crate::store::lock;
 
-/// How many Services are named, and how many ranges.
+/// Limits on the Services and the ranges of a survey.
 const SERVICES: u32 = 500;
 const RANGES: u32 = 16;
 
-/// Names and ranges of a cluster. What could not be read says why.
+/// Names and ranges of a cluster, or why they could not be read.
 #[derive(Clone, Debug)]
 pub struct Survey {
     /// The active namespace.
     pub namespace: String,
-    /// The Services in it, the first 500 of them.
+    /// The first 500 Services in it.
     pub services: Listed,
-    /// Services of other namespaces, as `web.shop`, among the first 500 of all.
+    /// Services of other namespaces among the first 500 of all, as `web.shop`.
     pub elsewhere: Listed,
-    /// The ranges that ClusterIPs are taken from, as `10.96.0.0/12`.
+    /// The ranges of ClusterIPs, as `10.96.0.0/12`.
     pub service_ranges: Listed,
 }
 
 /// One list of a [`Survey`].
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
-    /// What was there when it was last listed; `None` where it never could be.
+    /// The last good list; `None` if there never was one.
     pub found: Option<Vec<String>>,
-    /// Why it could not be listed now.
+    /// Why the last attempt failed.
     pub failed: Option<Failed>,
 }
 
 impl Listed {
-    /// A list that failed keeps what the last good one found, unless it may no longer be seen.
+    /// Takes a new list. After a failure the last good list stays, unless listing is now forbidden.
     fn update(&mut self, listed: Result<Vec<String>, Failed>) {
         match listed {
             Ok(found) => {
@@ -53,14 +53,14 @@ impl Listed {
     }
 }
 
-/// Why something could not be read; its text is a sentence.
+/// Why a list failed; its text is a sentence.
 pub type Failed = std::sync::Arc<ConnectError>;
 
 impl Cluster {
-    /// Lists the names in the active namespace, those in others, and the ranges of Services: three calls, 30 s each at
-    /// most. Where one fails, the last good list stands beside the error.
+    /// Lists the Services of the active namespace, those of others, and the Service ranges: three calls of at most 30 s
+    /// each. If one fails, its last good list stays beside the error.
     ///
-    /// Cancellation: dropping the future gives the calls up; [`last_survey`](Self::last_survey) has what was known.
+    /// Cancellation: dropping the future gives the calls up; [`last_survey`](Self::last_survey) is unchanged.
     pub async fn survey(&self) -> Survey {
         let (services, all, ranges) =
             tokio::join!(self.services(), self.service_names_of(None), self.ranges());
@@ -76,7 +76,7 @@ impl Cluster {
         self.last_survey()
     }
 
-    /// What [`survey`](Self::survey) found last, without asking.
+    /// The result of the last [`survey`](Self::survey), without a call.
     pub fn last_survey(&self) -> Survey {
         let [services, elsewhere, service_ranges] = lock(self.surveyed()).clone();
         Survey {
@@ -87,8 +87,8 @@ impl Cluster {
         }
     }
 
-    /// Namespace and name of the Services there are, the first 500 of them: those of all namespaces, or of the active one
-    /// where the others may not be listed.
+    /// Namespace and name of the first 500 Services: of all namespaces, or of the active one if the others may not be
+    /// listed.
     pub async fn service_names(&self) -> Result<Vec<(String, String)>, Failed> {
         match self.service_names_of(None).await {
             Err(failed) if is_forbidden(&failed) => {

@@ -38,7 +38,7 @@ async fn every_kind_of_target() {
     }
 }
 
-/// DNS knows no ports: the asked one is dialled, and the other one told.
+/// DNS has no ports: the requested one is dialled, and the other one is named.
 #[tokio::test]
 async fn a_headless_service_tells_its_pods_port() {
     let cluster = cluster(&api());
@@ -171,7 +171,7 @@ async fn refusals_name_the_missing_rule() {
     let api = api();
     api.allow_only(&["get pods default", "list pods default", "get services team"]);
     let cluster = cluster(&api);
-    // Pods can be had without any right on Services.
+    // Pods are reachable without any right on Services.
     assert_eq!(
         said(ask(&cluster, "web-1.default.pod:8080").await),
         "default/web-1:8080"
@@ -210,14 +210,14 @@ async fn refusals_name_the_missing_rule() {
     ] {
         assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
     }
-    // More labels than any object has: the namespace need not be seen.
+    // A name with more labels than any object has does not need the namespace.
     assert_eq!(
         said(ask(&cluster, "a.b.example.com:443").await),
         "outside: a.b.example.com"
     );
 }
 
-/// An outage forgets nothing.
+/// An outage keeps the last good list.
 #[tokio::test]
 async fn a_survey_that_fails_keeps_the_last_good_one() {
     let api = api();
@@ -242,7 +242,7 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
         let failed = listed.failed.as_ref().expect("it says why");
         assert_eq!(failed.refusal(), Refusal::ClusterAway);
     }
-    // What may no longer be seen is no longer said.
+    // A list that is now forbidden is dropped.
     api.away(false);
     api.allow_only(&["list servicecidrs *"]);
     let forbidden = cluster.survey().await;
@@ -251,7 +251,7 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
     assert!(forbidden.service_ranges.failed.is_none());
 }
 
-/// A user with a Role in one namespace reaches hosts outside, where the policy dials them.
+/// A user with a Role in one namespace reaches hosts outside, if the policy allows them.
 #[tokio::test]
 async fn what_may_not_be_seen_is_outside_if_told_so() {
     let api = api();
@@ -382,7 +382,7 @@ async fn pods_are_followed() {
     assert_eq!(pod.service, None);
 }
 
-/// What the DNS is to be asked for a target; empty when it is not to be asked at all.
+/// The names that the DNS is asked for; empty if it is not asked.
 fn asked_of_dns(answer: Result<Answer, LookupError>) -> String {
     match answer {
         Ok(Answer::Dns(question)) => {
@@ -437,7 +437,7 @@ async fn what_is_left_to_the_dns() {
             "outside:443",
             "outside.example.test. by service default/outside only".into(),
         ),
-        // What exists, what is outside, and what no DNS would be asked.
+        // Existing names, outside names, and names that are never asked for.
         ("web:80", String::new()),
         ("empty:80", String::new()),
         ("web:82", String::new()),
@@ -451,7 +451,7 @@ async fn what_is_left_to_the_dns() {
             "{target}"
         );
     }
-    // Nothing may be seen: a name that an object may have is not asked for, one that none can have is.
+    // With everything forbidden, a name that an object may have is not asked for; a name that no object can have is.
     api.allow_only(&["get configmaps kube-system"]);
     let settings = Settings {
         suffixes: vec![Name::parse("example.test").unwrap()],
@@ -464,7 +464,7 @@ async fn what_is_left_to_the_dns() {
     assert_eq!(only, "db.example.test. only");
 }
 
-/// The name says where the Pod is: no other place is looked at, and no other right is needed.
+/// The name contains the namespace: no other namespace is read, and no other right is needed.
 #[tokio::test]
 async fn the_address_of_a_pod_in_a_namespace() {
     let api = api();
@@ -547,7 +547,7 @@ async fn the_domain_is_found_once() {
     ] {
         assert_eq!(said(ask(&cluster, target).await), wanted, "{target}");
     }
-    // Objects have one domain; names under the others are asked of the DNS.
+    // Objects are looked up under one domain; names under others are asked of the DNS.
     let other = ask(&cluster, "web.default.svc.other.example:80").await;
     assert_eq!(asked_of_dns(other), "web.default.svc.other.example. only");
     let times = api.asked().iter().filter(|call| *call == config).count();
@@ -656,7 +656,7 @@ async fn the_pods_of_the_dns() {
     );
 }
 
-/// A node's address may be a Service's too; kube-proxy lets the Service have it.
+/// A node's address may be a Service's too; kube-proxy gives it to the Service.
 #[tokio::test]
 async fn an_external_address_goes_before_the_pods_of_the_node() {
     let api = api();
@@ -677,7 +677,7 @@ spec: {clusterIP: 10.96.0.10, externalIPs: [10.245.0.2], ports: [{name: http, po
     );
 }
 
-/// One line for what a DNS would say.
+/// One line for the records of a name.
 fn known(known: Result<Known, LookupError>) -> String {
     let answers = |records: Records| {
         let answers = records.answers.iter().map(|record| match record {
@@ -741,7 +741,7 @@ async fn what_a_dns_would_say() {
         ("web-1.default.pod.cluster.local", Aaaa, "fd00:10:244::11"),
         ("else.cluster.local", A, "ask"),
         ("example.com", A, "outside"),
-        // No search list: a name in a question is in full.
+        // No search list applies: a name in a DNS query is fully qualified.
         ("web.default", A, "outside"),
     ] {
         let name = Name::parse(name).unwrap();
@@ -777,10 +777,10 @@ async fn the_names_of_a_pods_address_cost_no_list_of_services() {
         assert_eq!(known(cluster.pointers(ip.parse().unwrap()).await), wanted);
     }
     assert!(!api.asked().contains(&"list services".to_owned()));
-    // No IPAddress object says it.
+    // There is no IPAddress object.
     let known = known(cluster.pointers("10.96.0.40".parse().unwrap()).await);
     assert_eq!(known, "api.team.svc.cluster.local");
-    // Whoever may see Pods alone cannot know that it is no Service's.
+    // With the right to Pods only, it is unknown whether a Service has the address.
     api.allow_only(&["list pods *"]);
     let cluster = self::cluster(&api);
     let known = self::known(cluster.pointers("10.96.0.40".parse().unwrap()).await);

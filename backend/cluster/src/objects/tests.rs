@@ -276,7 +276,7 @@ fn pods_by_address() {
     assert_eq!(at("fd00:10:244::11", 80).unwrap(), ["web-1"]);
     assert_eq!(at("10.244.0.50", 80).unwrap(), ["next"]);
     assert!(at("10.244.0.99", 80).unwrap().is_empty());
-    // On the node's network the declared port tells, a sidecar's too.
+    // On the node's network the declared port decides, also that of a sidecar.
     assert_eq!(at("10.245.0.2", 9100).unwrap(), ["node-exporter"]);
     assert_eq!(at("10.245.0.2", 9200).unwrap(), ["node-agent"]);
     let error = at("10.245.0.2", 22).unwrap_err();

@@ -24,7 +24,7 @@ fn objects<T: DeserializeOwned>(kind: &str, name: &str) -> Vec<T> {
     found.map(in_namespace).collect()
 }
 
-/// The records of a name in the fixture's Services: answers, then what is additional.
+/// The records of a name in the fixture's Services: answers, then additional records.
 fn said(name: &str, wanted: RecordKind) -> Vec<String> {
     let domain = Domain::default();
     let name = Name::parse(&format!("{name}.cluster.local")).unwrap();

@@ -1,4 +1,4 @@
-//! Addresses: of Services, of Pods, of neither.
+//! Resolution of addresses: of Services, of Pods, of neither.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use crate::select::{Objects, Select};
 use crate::snapshot::{Need, ObjectName, Owner, Search, Second, Step, Stop, fact, readable};
 use crate::{Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
 
-/// How many addresses without an owner are looked up for one Service.
+/// Limit on addresses without a `targetRef` that are looked up for one Service.
 const BARE: usize = 16;
 
 impl<'a> Walk<'a> {
@@ -45,7 +45,7 @@ impl<'a> Walk<'a> {
         {
             return Ok(answer);
         }
-        // Several may share what is left: Services each other's, or a node's.
+        // The remaining addresses may be shared by several Services, or by a Service and a node.
         let service = self.service_at(ip, port)?;
         let (answering, other) = match service.found {
             Some(found) if answers_at(found, ip, port) => (Some(found), None),
@@ -68,17 +68,17 @@ impl<'a> Walk<'a> {
         let found = pods_at(pods.found.iter().map(|p| &**p), ip, port);
         match (found, other) {
             (Ok(found), _) if !found.is_empty() => {
-                // That no Service has the port is part of the answer, so it is kept like one.
+                // The answer rests on no Service having the port, so the list stays watched.
                 let all = |namespace| Need::Services(Select::All { namespace });
                 let places = self.snapshot.settings.places(None);
                 self.notes.pins.extend(places.into_iter().map(all));
                 return Ok(at(ip, port, found));
             }
-            // It says which ports it has.
+            // The Service's error lists its ports.
             (_, Some(service)) => return self.serve_or_follow(service, port),
             (found, None) => drop(found?),
         }
-        // Either may be what is missing: we cannot know whose the address is.
+        // Either right may be the missing one: the owner of the address is unknown.
         let hidden: Vec<_> = service.hidden.into_iter().chain(pods.hidden).collect();
         let passed_over = self.snapshot.settings.unseen_is_outside && is_public(ip);
         if let Some(call) = hidden.last().filter(|_| !passed_over) {
@@ -96,7 +96,7 @@ impl<'a> Walk<'a> {
         Ok(outside())
     }
 
-    /// By an address that can be one's alone: a ClusterIP, a Pod's own.
+    /// Resolves an address with a single owner: a ClusterIP, or a Pod's own.
     fn by_own_address(
         &mut self,
         ip: IpAddr,
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
         if let Some(service) = self.service_of_cluster_ip(ip, port)? {
             return Ok(Some(self.serve_or_follow(service, port)?));
         }
-        // Before all Services are looked at: a Pod's own address is none of theirs. A node's may be.
+        // Pods come before the list of all Services: a Service never has a Pod's own address, but may have a node's.
         let pods = self.pods_with_first_address(ip, None)?.found;
         if pods.iter().any(|pod| !on_node_network(pod)) {
             let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
@@ -131,8 +131,8 @@ impl<'a> Walk<'a> {
         self.follow(hit, port)
     }
 
-    /// A Pod known from a Service in use. One that does not serve on the port there is looked at first: it
-    /// may have its address together with others, from the node.
+    /// A Pod known from a Service in use. If the Service does not have the port, the Pod is read first, because it may
+    /// share the node's address with others.
     fn seen_at(&mut self, ip: IpAddr, port: Asked) -> Step<Option<Endpoint>> {
         let Some((pod, serves)) = self.snapshot.hints.seen.clone() else {
             return Ok(None);
@@ -152,7 +152,7 @@ impl<'a> Walk<'a> {
         Ok(object.and_then(|object| pods_at([&**object], ip, port).ok()?.pop()))
     }
 
-    /// The Service that answered on an address and a port when they were last looked for, if it still does.
+    /// The Service that had an address and a port at the last lookup, if it still does.
     pub(super) fn known_service_at(
         &mut self,
         ip: IpAddr,
@@ -178,7 +178,7 @@ impl<'a> Walk<'a> {
         Ok(found)
     }
 
-    /// The Pods with an address as far as they are known already.
+    /// The known Pods with an address.
     fn known_pods_at(&mut self, ip: IpAddr) -> Step<Option<&'a Objects<Pod>>> {
         let hints = &self.snapshot.hints;
         for select in &hints.pods {
@@ -259,7 +259,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// The first of the places that may be seen.
+    /// The result from the first namespace that may be read.
     fn where_seen<T>(
         &mut self,
         within: Option<&str>,
@@ -283,8 +283,8 @@ impl<'a> Walk<'a> {
         Ok(Seen { found, hidden })
     }
 
-    /// The Pod with an address that is not its first, which no selector finds. A sample of the Pods says whether there
-    /// are such addresses, and in which networks; only an address in one of these costs a list of all Pods.
+    /// The Pod with an address that is not its first, which no field selector finds. A sample of the Pods shows whether
+    /// there are such addresses and in which networks; only an address in one of these costs a list of all Pods.
     fn pod_with_second_address(
         &self,
         ip: IpAddr,
@@ -308,8 +308,8 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// The Service that answers on an address and a port, else one with the address alone, among all that may be
-    /// seen: they are listed, and watched from then on.
+    /// The Service with an address and a port, otherwise one with the address, among all that may be read. The Services are
+    /// listed, and watched from then on.
     pub(super) fn service_at(
         &mut self,
         ip: IpAddr,
@@ -335,7 +335,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Finds the Pods behind bare addresses: a Service without a selector is dialled where it points to one.
+    /// Finds the Pods behind bare addresses: a Service without a selector can be dialled if it points to a Pod.
     pub(super) fn candidates(&mut self, asked: String, found: Found) -> Step<Candidates> {
         let mut candidates = Candidates::new(asked, found.pods);
         candidates.strays = found.strays;
@@ -369,10 +369,10 @@ impl<'a> Walk<'a> {
         Ok(candidates)
     }
 
-    /// The Pods at a bare address, or why there are none to dial.
+    /// The Pods at a bare address, or why none can be dialled.
     fn owners(&mut self, bare: &Bare) -> Step<Result<Vec<Endpoint>, String>> {
         let seen = self.pods_at(bare.ip, None)?;
-        // That it is no Pod's is part of the answer, so it is kept like one.
+        // The answer rests on no Pod having the address, so the selection stays watched.
         self.pin_address(bare.ip, None);
         let pods = seen.found.iter().map(|p| &**p);
         Ok(match pods_at(pods, bare.ip, Asked::port(bare.port)) {
@@ -385,7 +385,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Goes on watching for a Pod with an address that is no Pod's.
+    /// Keeps watching for a Pod with an address that no Pod has.
     pub(super) fn pin_address(&mut self, ip: IpAddr, within: Option<&str>) {
         let with = |namespace| Need::Pods(Select::WithAddress { namespace, ip });
         let places = self.snapshot.settings.places(within);
@@ -401,12 +401,12 @@ fn at(ip: IpAddr, port: Asked, found: Vec<Endpoint>) -> Resolution<Candidates> {
     Resolution::Pods(Candidates::new(asked, found))
 }
 
-/// Whether an address can be a host's on the internet, and is no Pod's or Service's as a rule.
+/// Whether an address can belong to a host on the internet and normally not to a Pod or Service.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();
-            // RFC 6598, which clusters use too.
+            // RFC 6598 addresses, which clusters use too.
             let shared = a == 100 && (64..128).contains(&b);
             !ip.is_private() && !shared
         }
@@ -414,7 +414,7 @@ fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-/// Addresses that mean this host, or nobody in particular.
+/// Whether an address means this host or is unspecified, multicast or the like.
 fn is_local(ip: IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),

@@ -1,4 +1,4 @@
-//! Names: what they can mean, and what it means when nothing answers.
+//! Resolution of names: their possible meanings, and the rule for names that no object has.
 
 use kubevpn_target::{Host, Name};
 
@@ -11,15 +11,15 @@ use crate::select::Select;
 use crate::snapshot::{Need, Step, Stop, readable};
 use crate::{Candidates, Domain, LookupError, Outside, Question};
 
-/// How many ExternalName Services are followed.
+/// Limit on ExternalName Services followed in a row.
 const ALIASES: usize = 8;
 
-/// Nothing was found, as far as it may be seen.
+/// No object was found, as far as the access rules show.
 #[derive(Default)]
 struct Nothing {
-    /// What was looked for, in order.
+    /// The readings that were tried, in order.
     looked_for: Vec<Reading>,
-    /// The last thing we were not allowed to see: what comes last is meant most often.
+    /// The last reading that is forbidden: the last one is meant most often.
     hidden: Option<Hidden>,
 }
 
@@ -36,7 +36,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Goes on while one ExternalName leads to the next.
+    /// Follows ExternalNames from one to the next.
     pub(super) fn follow(&mut self, mut hit: Hit, port: Asked) -> Step<Resolution<Candidates>> {
         let mut passed: Vec<String> = Vec::new();
         loop {
@@ -60,8 +60,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Tries what a name can mean, in order. A reading that we may not see is passed over: only when no
-    /// other exists does it matter.
+    /// Tries the readings of a name in order. A forbidden reading is skipped: it matters only if no other reading
+    /// exists.
     fn read(&mut self, name: &Name, port: Asked) -> Step<Result<Hit, Nothing>> {
         let snapshot = self.snapshot;
         let namespace = &snapshot.settings.namespace;
@@ -97,7 +97,7 @@ impl Walk<'_> {
         Ok(Err(nothing))
     }
 
-    /// What comes first and does not exist is part of the answer, so it is kept like one.
+    /// The answer rests on earlier readings not existing, so their selections stay watched.
     fn pin(&mut self, reading: &Reading) {
         let pins = &mut self.notes.pins;
         match reading {
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 let service = match self.service(namespace, name) {
                     Ok(Some(service)) => service,
                     Ok(None) => return Ok(None),
-                    // Which Service stands for the API server is known without being allowed to read it.
+                    // The Service of the API server is known without the right to read it.
                     Err(Stop::Failed(e))
                         if is_forbidden(&e)
                             && is_api_server(namespace, name)
@@ -187,7 +187,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The rule for what nothing answers. All it may have to know is asked for at once.
+    /// The rule for names that no object has. All facts that it may need are read at once.
     fn nothing(
         &mut self,
         name: &Name,
@@ -238,7 +238,7 @@ impl Walk<'_> {
             Unknown::Cluster => {
                 let only_dns = domain.contains(name) && meant.is_empty();
                 if let (false, Some(Hidden { what, why })) = (only_dns, nothing.hidden) {
-                    // The DNS would answer with an address that we may look up no more than the name.
+                    // The DNS would answer with an address that we may not look up either.
                     return Err(Stop::Error(LookupError::Forbidden {
                         sentence: format!("cannot tell whether {what}{pointed} exists: {why}"),
                         call: why,
@@ -257,7 +257,7 @@ impl Walk<'_> {
                         call: why,
                     }));
                 }
-                // A name with more labels than any object has is not the cluster's for all we may see.
+                // A name with more labels than any object has is taken for one outside the cluster.
                 let may_be = meant.iter().any(|r| r.namespace() == last);
                 let exists = match self.has_namespace(last) {
                     Ok(exists) => exists,
@@ -286,7 +286,7 @@ impl Walk<'_> {
         }
     }
 
-    /// What the cluster's DNS may still know.
+    /// The query for names that the cluster's DNS may still know.
     fn question(
         &self,
         name: &Name,
@@ -307,9 +307,9 @@ impl Walk<'_> {
         }))
     }
 
-    /// Whether the cluster's DNS would say the same: it has no other source for these names.
+    /// Whether the cluster's DNS would give the same answer, because it has no other source for these names.
     ///
-    /// Where Pods' names with an address are, it makes some up.
+    /// CoreDNS makes up records for names that contain a Pod's address.
     fn is_missing(&self, names: &[Name], domain: &Domain) -> Step<bool> {
         let of_objects = |name: &Name| {
             let labels = before(name.as_str(), domain.cluster().as_str());
@@ -338,7 +338,7 @@ impl Walk<'_> {
             None => "it has the form of no service, endpoint or pod".to_owned(),
             Some(meant) => {
                 let namespace = meant.namespace();
-                // What may not be seen is not worth another refusal here.
+                // A forbidden namespace is not a reason to fail here.
                 match readable(self.has_namespace(namespace))? {
                     Some(false) => format!("there is no namespace {namespace}"),
                     _ => format!(
@@ -353,7 +353,7 @@ impl Walk<'_> {
         })
     }
 
-    /// The active namespace is taken to exist: whoever has rights there alone may not see that it does.
+    /// The active namespace counts as existing: users with rights in it alone may not read it.
     fn has_namespace(&mut self, name: &str) -> Step<bool> {
         if name == self.snapshot.settings.namespace {
             return Ok(true);
@@ -369,7 +369,7 @@ impl Walk<'_> {
     }
 }
 
-/// Everything the readings need, as far as it is likely to be needed: a host outside has no endpoints.
+/// The facts that the readings are likely to need; for a host outside, no endpoints.
 fn soon(readings: &[Reading], is_clusters: bool) -> Vec<Need> {
     let mut soon = Vec::new();
     for reading in readings {

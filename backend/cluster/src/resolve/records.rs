@@ -1,4 +1,4 @@
-//! Names and addresses as a DNS server sees them.
+//! DNS records of names and addresses.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::select::Select;
 use crate::snapshot::{Need, Snapshot, Step, Stop};
 use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
 
-/// The records of a name, which is taken to be in full.
+/// The records of a name, which is read as fully qualified.
 pub(crate) fn records(
     snapshot: &Snapshot<'_>,
     name: &Name,
@@ -29,7 +29,7 @@ pub(crate) fn records(
     let Some(form) = form(name, &domain) else {
         return Ok(Known::Ask { otherwise: None });
     };
-    // What an object may not have, the zone may: its SOA, and what an administrator wrote.
+    // The zone may have records that no object has: its SOA, and an administrator's.
     if wanted == RecordKind::Other && form == Form::Branch {
         return Ok(Known::Ask { otherwise: None });
     }
@@ -70,10 +70,10 @@ pub(crate) fn pointers(snapshot: &Snapshot<'_>, ip: IpAddr, notes: &mut Notes) -
     settle(found, missing)
 }
 
-/// What was found of a name.
+/// What was found for a name.
 enum Found {
     Records(Records),
-    /// The name of something that leads out of what objects know.
+    /// An alias to a name outside the objects.
     Alias(Name),
     Missing,
     Outside,
@@ -170,7 +170,7 @@ impl Walk<'_> {
         if let Some(service) = service.filter(|s| has_cluster_ip(s, ip)) {
             return Ok(named(service));
         }
-        // Before all Services are looked at: a Pod's address is no ClusterIP.
+        // Pods come before the list of all Services: a Pod's address is not a ClusterIP.
         let mut pods = self.pods_with_first_address(ip, None)?;
         if pods.found.is_empty() {
             let service = self.service_at(ip, port)?;
@@ -186,7 +186,7 @@ impl Walk<'_> {
                 None => Ok(Found::Outside),
             };
         };
-        // DNS knows a Pod by the headless Service it names as its subdomain.
+        // DNS names a Pod under the headless Service in its `subdomain`.
         let subdomain = pod.spec.as_ref().and_then(|s| s.subdomain.clone());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let Some(service) = subdomain.filter(|name| !name.is_empty()) else {

@@ -1,4 +1,4 @@
-//! Objects to answers, without an API server.
+//! Resolution of objects to answers, without an API server.
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
@@ -21,7 +21,7 @@ pub(crate) const CLUSTER: &str = include_str!("../../tests/fixtures/cluster.yaml
 
 const BOTH: &str = "default/web-1:8080 default/web-2:8080";
 
-/// Each kind of target in [`CLUSTER`], and what it comes to.
+/// Each kind of target in [`CLUSTER`], and its resolution.
 pub(crate) const TARGETS: [(&str, &str); 37] = [
     // Service names.
     ("web:80", BOTH),
@@ -78,7 +78,7 @@ pub(crate) const TARGETS: [(&str, &str); 37] = [
     ),
 ];
 
-/// Targets that lead nowhere, and what is said of them.
+/// Targets that cannot be resolved, and their errors.
 pub(crate) const FAILURES: [(&str, &str); 18] = [
     (
         "nosuch:80",
@@ -161,7 +161,7 @@ pub(crate) const FAILURES: [(&str, &str); 18] = [
          \"10.0.0.1\", and the name ends in a number but is no IPv4 address",
     ),
     (
-        // What an ExternalName holds is a name of the DNS: nothing searches for it.
+        // An ExternalName is a DNS name: no search list applies.
         "short:80",
         "name_not_found: nothing in the cluster is named api.team. (where service default/short points): \
          it has the form of no service, endpoint or pod",
@@ -171,7 +171,7 @@ pub(crate) const FAILURES: [(&str, &str); 18] = [
 pub(crate) const SERVICES: [&str; 3] = ["a", "b", "default"];
 pub(crate) const SLICES: [&str; 4] = ["a-1", "a-2", "b-1", "x"];
 pub(crate) const PODS: [&str; 4] = ["p0", "p1", "p2", "10-1-0-0"];
-/// Names that depend on more than one object, and whose meaning moves from one to another.
+/// Names that depend on several objects, and whose meaning moves from one object to another.
 pub(crate) const CHANGING: [&str; 14] = [
     "a:80",
     "a:81",
@@ -246,7 +246,7 @@ pub(crate) fn pod_of(name: usize, shape: usize) -> String {
     )
 }
 
-/// All objects there are, and what may not be seen of them.
+/// All objects, and the forbidden reads.
 #[derive(Default)]
 struct World {
     services: Vec<Arc<Service>>,
@@ -257,7 +257,7 @@ struct World {
     denied: Vec<&'static str>,
     settings: Settings,
     hints: Hints,
-    /// What is needed soon is there with what is needed first.
+    /// Likely needs are read together with the first need.
     is_eager: bool,
 }
 
@@ -413,7 +413,7 @@ pub(crate) fn said<P: Deref<Target = Candidates>>(
             None => format!("outside: {}", outside.host),
             Some(from) => format!("outside: {} by {from}", outside.host),
         },
-        // As it is where the DNS knows nothing either.
+        // The result if the DNS does not know the name either.
         Ok(Resolution::Dns(question)) => said::<P>(Err(question.otherwise)),
         Err(error) => format!("{}: {error}", error.refusal()),
     }
@@ -432,7 +432,7 @@ fn objects_to_answers() {
     }
 }
 
-/// Without a right, what is a Pod's or a Service's is never taken for a host outside.
+/// Without a right, an address or name of a Pod or Service never counts as a host outside.
 #[test]
 fn what_may_not_be_seen_is_refused() {
     let kinds = ["services", "slices", "pods", "addresses", "namespaces"];
@@ -458,7 +458,7 @@ fn objects_of() -> impl Strategy<Value = String> {
     let slices = prop::collection::vec((0..4_usize, 0..3_usize, 0..16_usize, 0..6_usize), 0..5);
     let pods = prop::collection::vec((0..4_usize, 0..3_usize), 0..4);
     (services, slices, pods).prop_map(|(services, slices, pods)| {
-        // The last of each name is the one that there is.
+        // The last object of each name is the existing one.
         let mut objects = std::collections::BTreeMap::new();
         for (name, shape) in services {
             objects.insert(("service", name), service_of(name, shape));
@@ -477,8 +477,8 @@ fn objects_of() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
 
-    /// The answer is a function of the objects: neither what was read beside it nor where an address was looked for
-    /// first changes it. And nothing is read twice.
+    /// The answer depends on the objects only, neither on additional reads nor on hints for an address. Nothing is read
+    /// twice.
     #[test]
     fn hints_and_what_was_read_early_change_no_answer(
         objects in objects_of(),
@@ -498,7 +498,7 @@ proptest! {
         prop_assert_eq!(plain, format!("{:?}", world.resolve(target)));
     }
 
-    /// What may be dialled is a Pod that a slice of the Service names, or that has the address or the name.
+    /// Every candidate is a Pod that a slice of the Service names, or that has the address or the name.
     #[test]
     fn usable_endpoints_are_pods_that_serve(objects in objects_of(), target in 0..CHANGING.len()) {
         let world = World::new(&objects);

@@ -1,4 +1,4 @@
-//! The cluster's domain: given, or found once in the configuration of CoreDNS; and whether that has more names than the
+//! The cluster's domain: given, or read once from the configuration of CoreDNS; and whether CoreDNS has names beyond those of
 //! objects, which is read again when it is a minute old.
 
 use std::sync::{Arc, Mutex};
@@ -16,23 +16,23 @@ use crate::corefile::{adds_names, cluster_zones};
 use crate::fetch::{Failure, Server, get, is_forbidden};
 use crate::settings::Settings;
 
-/// How long it is believed what CoreDNS adds: it reads its own configuration again once in 30 s
+/// How long a finding about CoreDNS's own names is believed: CoreDNS reads its configuration again once in 30 s
 /// (coredns.io, plugin `reload`).
 const ADDITIONS: Duration = Duration::from_secs(60);
 
-/// Known from the start where it was given; else read once, when a name first depends on it.
+/// The domain: known from the start if it was given, otherwise read once, when a name first depends on it.
 pub(super) struct DomainCell {
     known: OnceCell<Arc<Domain>>,
-    /// What most clusters have.
+    /// The usual domain.
     usual: Arc<Domain>,
-    /// The configuration is CoreDNS's own: it is the DNS that is asked, and it says what the domain is.
+    /// Whether CoreDNS is the DNS that is asked and its configuration defines the domain.
     is_coredns: bool,
     additions: Mutex<Option<Additions>>,
-    /// Held while the configuration is read for the additions alone.
+    /// Held while the configuration is read for the additions only.
     reading: tokio::sync::Mutex<()>,
 }
 
-/// Whether the DNS may know names that no object has, and until when that is believed.
+/// Whether the DNS may know names that no object has, with its expiry.
 #[derive(Clone, Copy)]
 struct Additions {
     any: bool,
@@ -52,12 +52,12 @@ impl DomainCell {
         }
     }
 
-    /// Whether the next question for the additions takes a call.
+    /// Whether the additions have to be read again.
     pub(super) fn is_due(&self) -> bool {
         self.known.initialized() && self.additions().is_none()
     }
 
-    /// Whether the DNS may know names that no object has, while that is believed.
+    /// Whether the DNS may know names that no object has; `None` once expired.
     pub(super) fn additions(&self) -> Option<bool> {
         if !self.is_coredns {
             return Some(true);
@@ -71,7 +71,7 @@ impl DomainCell {
         *lock(&self.additions) = Some(Additions { any, until });
     }
 
-    /// Whether the DNS may know names under the domain that no object has. It may, where that cannot be told.
+    /// Whether the DNS may know names under the domain that no object has; true if that is unknown.
     ///
     /// Cancellation: the next caller asks again.
     pub(super) async fn adds_names(&self, server: &Server) -> bool {
@@ -101,13 +101,13 @@ impl DomainCell {
         }
     }
 
-    /// The best that can be said without asking.
+    /// The domain as far as it is known without a call.
     pub(super) fn guess(&self) -> Arc<Domain> {
         self.known.get().unwrap_or(&self.usual).clone()
     }
 
-    /// The domain, and whether it is known. Where CoreDNS's configuration may not be read, or is not there, it is the
-    /// one that most clusters have; where the call failed it is taken to be that one for now.
+    /// The domain, and whether it is certain. If CoreDNS's configuration is forbidden or missing, it is the usual domain.
+    /// If the call failed, it is the usual domain for now.
     pub(super) async fn get(&self, server: &Server, settings: &Settings) -> (Arc<Domain>, bool) {
         let found = self.known.get_or_try_init(|| self.find(server, settings));
         match found.await {
@@ -135,7 +135,7 @@ impl DomainCell {
             tracing::debug!("the cluster's domain is taken to be {}", self.usual);
             return Ok(self.usual.clone());
         };
-        // Objects are looked up under one domain; the names under others are for the cluster's DNS.
+        // Objects are looked up under one domain; names under other zones are left to the cluster's DNS.
         let suffixes = settings.suffixes.iter().cloned().chain(zones);
         self.adds(adds_names(&corefile, &first), ADDITIONS);
         let domain = Domain::new(first, suffixes);
@@ -144,7 +144,7 @@ impl DomainCell {
     }
 }
 
-/// CoreDNS's configuration, read now; `None` where there is none.
+/// Reads CoreDNS's configuration; `None` if there is none.
 async fn corefile(server: &Server) -> Result<Option<String>, Failure> {
     let config = get::<ConfigMap>(server, Some("kube-system"), "coredns").await?;
     let data = config.and_then(|config| config.data);

@@ -1,4 +1,4 @@
-//! One selection: what is known of it, and what we may.
+//! One selection: its known objects, and the rights for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,17 +12,17 @@ use super::validity::{Pulse, lock};
 use crate::fetch::{Failure, Kind, is_forbidden};
 use crate::select::{Objects, Select};
 
-/// After this time a right that was missing is asked for again.
+/// Time after which a missing right is tried again.
 pub(crate) const RIGHTS: Duration = Duration::from_secs(300);
 
-/// How long it is believed that the access rules forbid something.
+/// How long a refusal by the access rules is believed.
 const DENIED: Duration = Duration::from_secs(10);
 
-/// What was allowed before has to be refused for so long until that is believed: an API server that has just started
-/// refuses everything until it has read the access rules (kubernetes issue 121635).
+/// How long a right that existed before has to be refused until the refusal is believed: an API server that has just
+/// started refuses everything until it has read the access rules (kubernetes issue 121635).
 const REVOKED: Duration = Duration::from_secs(8);
 
-/// Before the next attempt to watch what could not be watched: doubling with each in a row.
+/// Wait before the next attempt at a watch that failed; it doubles with each failure in a row.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
@@ -31,12 +31,12 @@ pub(crate) struct Entry<K> {
     pub(super) state: watch::Sender<State<K>>,
     pub(super) pulse: Arc<Pulse>,
     rights: Mutex<Rights>,
-    /// Kept even though it is empty: that it is decides what a name means.
+    /// Negative entry that stays watched: a name was resolved differently because this object does not exist.
     pinned: AtomicBool,
     pub(crate) pinning: Notify,
-    /// Whoever follows the entry is to read it again.
+    /// Tells the entry's task to read it again.
     pub(crate) wanted: Notify,
-    /// Its watch broke and is not back yet.
+    /// Whether its watch broke and is not back yet.
     pub(super) lost: AtomicBool,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct Entry<K> {
 struct Rights {
     /// The right that is missing, and when it is tried again.
     missing: Option<(Missing, Instant)>,
-    /// Watches in a row that broke and did not come back.
+    /// Number of watches in a row that broke and did not come back.
     broken: u32,
-    /// There was an answer once.
+    /// Whether there was an answer once.
     had: bool,
     /// Since when every answer is a refusal.
     refused: Option<Instant>,
@@ -59,22 +59,22 @@ pub(crate) enum Missing {
 }
 
 pub(super) struct State<K> {
-    /// How many loads there were; a load in progress is not counted yet.
+    /// Number of finished loads.
     pub(super) loads: u64,
-    /// Since when.
+    /// Since when a load is in progress.
     pub(super) loading: Option<Instant>,
-    /// How many tasks there were for it; only the last has a say.
+    /// Number of the entry's current task; earlier ones are ignored.
     pub(super) turn: u64,
-    /// The task keeps the entry: it loads what is wanted.
+    /// Whether the task is following the entry and loads it on demand.
     pub(super) followed: bool,
     pub(super) held: Held<K>,
 }
 
 pub(super) enum Held<K> {
     Nothing,
-    /// True as long as the watch says nothing else: it is connected, and passes events on.
+    /// Up to date without an expiry: the watch is connected and passes events on.
     Watched(Objects<K>),
-    /// Read at one moment.
+    /// Read once, with an expiry.
     Read {
         found: Result<Objects<K>, Failure>,
         until: Instant,
@@ -91,7 +91,7 @@ impl<K> Held<K> {
         Some(Known { found, until })
     }
 
-    /// Whether an answer that rests on it has to be made again: there are other objects, or they expire earlier.
+    /// Whether answers that rest on it have to be made again: the objects differ, or they expire earlier.
     fn is_outdated_by(&self, new: &Self) -> bool {
         let (Some(old), Some(new)) = (self.known(), new.known()) else {
             return false;
@@ -113,14 +113,14 @@ impl<K> Held<K> {
     }
 }
 
-/// An answer, and until when it is believed; `None` while it is watched.
+/// The objects of a selection and their expiry; `None` while it is watched.
 pub(super) struct Known<K> {
     pub(super) found: Result<Objects<K>, Failure>,
     pub(super) until: Option<Instant>,
 }
 
 impl<K> State<K> {
-    /// What may be answered without asking.
+    /// The objects, if they have not expired.
     pub(super) fn current(&self) -> Option<Known<K>> {
         let now = Instant::now();
         self.held
@@ -150,7 +150,7 @@ impl<K> Entry<K> {
         }
     }
 
-    /// How it is kept.
+    /// How the entry is kept up to date.
     pub(super) fn health(&self) -> WatchHealth {
         match &self.state.borrow().held {
             _ if self.lost.load(Ordering::Acquire) => WatchHealth::Lost,
@@ -167,7 +167,7 @@ impl<K> Entry<K> {
         format!("{} {}", K::plural(&()), self.select)
     }
 
-    /// From now on it is kept though it is empty, or may not be seen.
+    /// Keeps the entry watched although it is empty or forbidden.
     pub(super) fn pin(&self) {
         if self.pinned.swap(true, Ordering::AcqRel) {
             return;
@@ -188,12 +188,12 @@ impl<K> Entry<K> {
         self.pinned.load(Ordering::Acquire)
     }
 
-    /// Does without a right for that long.
+    /// Notes that a right is missing, until `retry` has passed.
     pub(super) fn lacks(&self, right: Missing, retry: Duration) {
         lock(&self.rights).missing = Some((right, Instant::now() + retry));
     }
 
-    /// A watch broke and did not come back: when the next is worth an attempt.
+    /// Notes that a watch broke and did not come back. Returns the wait before the next attempt.
     pub(crate) fn watch_broke(&self) -> Duration {
         let mut rights = lock(&self.rights);
         let retry = FIRST_RETRY.saturating_mul(1 << rights.broken.min(8));
@@ -201,12 +201,12 @@ impl<K> Entry<K> {
         retry.min(LAST_RETRY)
     }
 
-    /// A watch passes events on.
+    /// Notes that a watch passes events on.
     pub(crate) fn watch_works(&self) {
         lock(&self.rights).broken = 0;
     }
 
-    /// From now on the task loads what is asked for.
+    /// The task loads the entry on demand from now on.
     pub(crate) fn followed(&self) {
         self.state.send_if_modified(|state| {
             state.followed = true;
@@ -214,7 +214,7 @@ impl<K> Entry<K> {
         });
     }
 
-    /// And now no longer; whether a load is waited for.
+    /// Ends [`followed`](Self::followed). Returns whether a load is awaited.
     pub(super) fn unfollowed(&self) -> bool {
         let mut waited_for = false;
         self.state.send_if_modified(|state| {
@@ -225,7 +225,7 @@ impl<K> Entry<K> {
         waited_for
     }
 
-    /// Nothing is allowed: any right would help, so all are tried next time.
+    /// No right exists: all are tried again next time.
     pub(super) fn lacks_all(&self) {
         lock(&self.rights).missing = None;
     }
@@ -236,12 +236,12 @@ impl<K> Entry<K> {
         (Instant::now() < retry).then_some(right)
     }
 
-    /// The last answer was no refusal.
+    /// Notes an answer that was not a refusal.
     pub(crate) fn not_refused(&self) {
         lock(&self.rights).refused = None;
     }
 
-    /// Notes a refusal of what was allowed before, and says whether it is to be believed.
+    /// Notes a refusal of an existing right. Returns whether it is to be believed.
     pub(crate) fn is_revoked(&self) -> bool {
         let mut rights = lock(&self.rights);
         let since = *rights.refused.get_or_insert_with(Instant::now);
@@ -256,13 +256,13 @@ impl<K> Entry<K> {
         }
     }
 
-    /// What the watch says.
+    /// Takes the objects of a watch.
     pub(crate) fn watched(&self, objects: Objects<K>) {
         lock(&self.rights).had = true;
         self.set(Held::Watched(objects));
     }
 
-    /// What one read said.
+    /// Takes the result of one read.
     pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
         let until = Instant::now() + trusted;
         lock(&self.rights).had |= found.is_ok();
@@ -282,7 +282,7 @@ impl<K> Entry<K> {
         }
     }
 
-    /// Its task of this turn has ended, however: nobody waits for it, and nobody believes what it watched.
+    /// The task of this turn has ended: ends its load, and expires what it watched.
     pub(super) fn abandoned(&self, turn: u64) {
         let mut followed = false;
         self.state.send_if_modified(|state| {
@@ -301,12 +301,12 @@ impl<K> Entry<K> {
             cut
         });
         if followed {
-            // A caller that waits for a change has to ask again, or would wait for ever.
+            // Wakes callers that wait for a change, which would otherwise wait for ever.
             self.pulse.changed();
         }
     }
 
-    /// What was good when it was last read.
+    /// The objects of the last good read.
     pub(super) fn last_good(&self) -> Option<Objects<K>> {
         self.state.borrow().held.known()?.found.ok()
     }

@@ -1,4 +1,4 @@
-//! The load of one selection, by the best of the rights that there are.
+//! The load of one selection, with the best available right.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,28 +12,28 @@ use super::entry::{Entry, Missing, RIGHTS};
 use crate::fetch::{Failure, Kind, Server, is_forbidden, list};
 use crate::select::Objects;
 
-/// What the objects of one cluster are kept with.
+/// What all selections of one cluster share.
 pub(crate) struct Env {
     pub(crate) server: Server,
-    /// One for each watch that may be open at a time.
+    /// Permits for open watches.
     pub(crate) watches: Arc<Semaphore>,
-    /// An entry that nobody used for this long is no longer watched.
+    /// How long an unused entry stays watched.
     pub(crate) idle: Duration,
-    /// Whether the way to the API server passes the events of watches on.
+    /// Whether the path to the API server passes the events of watches on.
     pub(crate) path: Path,
     pub(crate) told: OnceLock<Told>,
 }
 
 pub(crate) type Told = Arc<dyn Fn(WatchNews<'_>) + Send + Sync>;
 
-/// What watches have shown of the way to the API server since one last broke: whether it passes their events on, which
-/// is true of all or of none.
+/// What watches have shown about the path to the API server since one last broke: whether it passes events on, which holds
+/// for all watches or for none.
 #[derive(Default)]
 pub(crate) struct Path {
-    /// How many watches broke, and how many had when one was opened that something came over.
+    /// Number of watches that broke, and that number when the last watch that delivered something was opened.
     broke: AtomicU64,
     passed: AtomicU64,
-    /// A watch is open to find out.
+    /// Whether a test watch is open.
     asking: AtomicBool,
 }
 
@@ -46,24 +46,24 @@ impl Path {
         self.broke.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Something came over a watch that was opened after so many had broken.
+    /// Notes that a watch that was opened after this many breaks delivered something.
     pub(crate) fn passed(&self, breaks: u64) {
         self.passed.fetch_max(breaks + 1, Ordering::AcqRel);
     }
 
-    /// Whether something came over any watch that was opened since the last one broke.
+    /// Whether a watch that was opened since the last break has delivered something.
     pub(crate) fn passes(&self) -> bool {
         self.passed.load(Ordering::Acquire) > self.breaks()
     }
 
-    /// Has one caller at a time find out.
+    /// Lets one caller at a time test the path.
     pub(crate) fn ask(&self) -> Option<PathAsked<'_>> {
         let asking = self.asking.swap(true, Ordering::AcqRel);
         (!asking).then_some(PathAsked(self))
     }
 }
 
-/// Somebody finds out.
+/// A test of the path that is under way.
 pub(crate) struct PathAsked<'a>(&'a Path);
 
 impl Drop for PathAsked<'_> {
@@ -76,12 +76,12 @@ impl Drop for PathAsked<'_> {
 pub(crate) struct Loading<K: Kind> {
     pub(crate) env: Arc<Env>,
     pub(crate) entry: Arc<Entry<K>>,
-    /// Which of the entry's tasks this is.
+    /// The number of this task of the entry.
     pub(super) turn: u64,
 }
 
 impl<K: Kind> Loading<K> {
-    /// Its watch broke.
+    /// Reports that the watch broke.
     pub(super) fn lost(&self, why: &str) {
         if !self.entry.lost.swap(true, Ordering::AcqRel)
             && let Some(told) = self.env.told.get()
@@ -91,7 +91,7 @@ impl<K: Kind> Loading<K> {
         }
     }
 
-    /// A watch says what there is.
+    /// Takes the objects of a watch.
     pub(super) fn watched(&self, objects: Objects<K>) {
         self.entry.watched(objects);
         if self.entry.lost.swap(false, Ordering::AcqRel)
@@ -121,7 +121,7 @@ impl<K: Kind> Loading<K> {
         }
     }
 
-    /// One list, or where that is forbidden one get.
+    /// Reads once: by list, or by get if that is forbidden.
     pub(super) async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
         let (server, select) = (&self.env.server, &self.entry.select);
         let mut found = Vec::new();
@@ -155,7 +155,7 @@ impl<K: Kind> Loading<K> {
 }
 
 impl<K: Kind> Drop for Loading<K> {
-    /// Whatever ended the task: nobody waits for it, and nobody believes it.
+    /// Marks the entry when the task ends for any reason.
     fn drop(&mut self) {
         self.entry.abandoned(self.turn);
     }

@@ -1,7 +1,7 @@
-//! The addresses of Pods that no selector finds: those that are not a Pod's first.
+//! Second addresses of Pods, which no field selector finds.
 //!
-//! A sample of the Pods says whether there are such addresses, and in which networks; only an address in one of these
-//! costs a list of all Pods. Loads run in tasks of their own: a caller that gives up does not take the work along.
+//! A sample of the Pods shows whether there are such addresses and in which networks; only an address in one of these costs
+//! a list of all Pods. Loads run in tasks of their own, so that they survive a caller that gives up.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,24 +20,24 @@ use crate::select::Select;
 use crate::settings::Settings;
 use crate::snapshot::{Search, Second};
 
-/// How long the list of all Pods is believed, which only second addresses need; and how long it is believed
-/// that there are none, after Pods showed none that would have one.
+/// How long the list of all Pods is believed, which only second addresses need; and how long a sample without second
+/// addresses is believed.
 const SECOND_ADDRESSES: Duration = Duration::from_secs(30);
 const ONE_FAMILY: Duration = Duration::from_secs(600);
 
-/// How many Pods are looked at for that: more, where the first say nothing.
+/// Sizes of the sample: the larger one is used if the Pods of the smaller one have no addresses yet.
 const SAMPLES: [u32; 2] = [20, 500];
 
-/// How many searches are remembered.
+/// Limit on remembered searches.
 const SEARCHED: usize = 128;
 
-/// Searches, what they came to, and until when that is believed; `None` while they go on.
+/// Searches and their results with expiry; `None` while a search is running.
 pub(super) type Searches = HashMap<Search, watch::Receiver<Option<Searched>>>;
 
 type Searched = Result<(Arc<Second>, Instant), Failure>;
 
 impl Store {
-    /// Cancellation: the search goes on for the next caller.
+    /// Cancellation: the search continues for the next caller.
     pub(super) async fn search(
         &self,
         search: &Search,
@@ -103,7 +103,7 @@ async fn second_addresses(
                 .map(|a| (a, (namespace.clone(), name.clone())));
             pods.extend(others);
         }
-        // A node has the addresses that it has, and some Pods none yet.
+        // Pods on the node's network, and Pods without an address yet, show nothing.
         telling |= !on_node_network(pod) && pod_addresses(pod).next().is_some();
         telling
     };

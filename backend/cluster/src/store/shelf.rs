@@ -1,14 +1,13 @@
-//! Selections of objects, kept while they are used.
+//! The selections of one kind, kept while they are used.
 //!
-//! A [`Shelf`] has one entry per selection of one kind. The first to ask for a selection starts its load,
-//! everyone else waits for the same load. What follows depends on the access rules, from the best down:
-//! a watch keeps the entry true until nobody used it for a while (`watch.rs`); a list, or a get of the one
-//! object, is believed for `TRUSTED` and then read again by whoever asks next. A right that is missing is
-//! asked for again after `RIGHTS`, a watch that broke after a back-off of 5 to 30 s. An entry is believed without an
-//! expiry only while its watch is connected and has shown that it passes events on.
+//! A [`Shelf`] has one entry per selection of one kind. The first caller starts its load, others wait for the same load. What
+//! follows depends on the access rules, from the best right down: a watch keeps the entry up to date until it was unused for
+//! a while (`watch.rs`); a list, or a get of the one object, is believed for `TRUSTED` and read again by the next caller. A
+//! missing right is tried again after `RIGHTS`, a broken watch after a back-off of 5 to 30 s. An entry has no expiry only
+//! while its watch is connected and has shown that it passes events on.
 //!
-//! An answer that was good once is served on while the API server is away, and until a refusal has stood for some
-//! seconds. Whoever asks meanwhile waits [`PATIENT`] at most for a newer one.
+//! The last good answer is used while the API server is away, and until a refusal has lasted for some seconds. Callers wait
+//! at most [`PATIENT`] for a newer one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -26,10 +25,11 @@ use super::validity::{Changes, Validity, lock};
 use crate::fetch::{Failure, Kind};
 use crate::select::{Objects, Select};
 
-/// How long a load may take before whoever waits for it gets the last good answer instead.
+/// How long a caller waits for a load before it gets the last good answer instead.
 const PATIENT: Duration = Duration::from_secs(2);
 
-/// Entries per kind; the least recently used goes first. And how often unused ones are looked for.
+/// Limit on entries per kind, of which the least recently used is dropped first; and the interval of the search for unused
+/// ones.
 const ENTRIES: usize = 4096;
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -48,7 +48,7 @@ struct Slot<K> {
     task: Task,
 }
 
-/// Ends when its slot goes.
+/// The task of an entry, aborted when its slot is dropped.
 struct Task(Option<AbortHandle>);
 
 impl Drop for Task {
@@ -59,14 +59,14 @@ impl Drop for Task {
     }
 }
 
-/// A selection that somebody asked for.
+/// A selection that a caller waits for.
 struct Asked<K> {
     known: Option<Known<K>>,
     entry: Arc<Entry<K>>,
     changes: Changes,
-    /// How many loads the entry had then.
+    /// Number of the entry's loads at that time.
     before: u64,
-    /// When the load began that is waited for.
+    /// When the awaited load began.
     since: Instant,
 }
 
@@ -82,9 +82,9 @@ impl<K: Kind> Shelf<K> {
         }
     }
 
-    /// The objects of a selection.
+    /// Reads the objects of a selection.
     ///
-    /// Cancellation: the load goes on for the others who wait, and for the next who ask.
+    /// Cancellation: the load continues for other and later callers.
     pub(crate) async fn get(
         &self,
         select: &Select,
@@ -105,13 +105,13 @@ impl<K: Kind> Shelf<K> {
         known.found
     }
 
-    /// Starts loading what will be asked for in a moment.
+    /// Starts loading a selection that will be requested in a moment.
     pub(crate) fn warm(&self, select: &Select) {
-        // Who asks for it will hear why not.
+        // The error is reported to the caller that requests it.
         let _ = self.ask(select);
     }
 
-    /// The objects of a selection as they were last known, however long ago.
+    /// The last known objects of a selection, however old.
     pub(crate) fn peek(&self, select: &Select) -> Option<Objects<K>> {
         let slots = lock(&self.slots);
         let entry = &slots.by_select.get(select)?.entry;
@@ -120,8 +120,7 @@ impl<K: Kind> Shelf<K> {
         Some(objects)
     }
 
-    /// That a selection is empty, or may not be seen, decided what something else means: so it is kept like
-    /// a selection that has objects.
+    /// Keeps an empty or forbidden selection watched, because an answer rests on it.
     pub(crate) fn pin(&self, select: &Select) {
         let slots = lock(&self.slots);
         if let Some(slot) = slots.by_select.get(select) {
@@ -129,7 +128,7 @@ impl<K: Kind> Shelf<K> {
         }
     }
 
-    /// The first answer to a question about anything that is current.
+    /// The first match among selections that have not expired.
     pub(crate) fn find<T>(
         &self,
         mut ask: impl FnMut(&K) -> Option<T>,
@@ -140,7 +139,7 @@ impl<K: Kind> Shelf<K> {
             let state = slot.entry.state.borrow();
             let known = state.current()?;
             let found = known.found.ok()?.iter().find_map(|object| ask(object))?;
-            // The state is locked: a change is told after this.
+            // The state is locked, so a change is reported after this.
             validity.rests_on(Changes::of(&slot.entry.pulse));
             known.until.into_iter().for_each(|at| validity.until(at));
             Some(found)
@@ -156,12 +155,12 @@ impl<K: Kind> Shelf<K> {
         slots.by_select.values().map(state).collect()
     }
 
-    /// How many selections are kept.
+    /// Number of selections.
     pub(crate) fn len(&self) -> usize {
         lock(&self.slots).by_select.len()
     }
 
-    /// What is known; where nothing is, a load is under way.
+    /// Returns what is known, and starts a load if nothing is.
     fn ask(&self, select: &Select) -> Result<Asked<K>, Failure> {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
@@ -212,8 +211,8 @@ impl<K: Kind> Shelf<K> {
 }
 
 impl<K: Kind> Asked<K> {
-    /// What was known when it was asked for, however old by now: no load was started for it. Else what the load comes
-    /// to, or the last good answer where that takes too long.
+    /// The objects known at the time of the call, if no load was started for it; otherwise the result of the load, or the
+    /// last good answer if the load takes too long.
     async fn known(self) -> Result<Known<K>, Failure> {
         if let Some(known) = self.known {
             return Ok(known);
@@ -234,7 +233,7 @@ impl<K: Kind> Asked<K> {
                 }
             },
         };
-        // The entry holds the sender: waiting cannot fail.
+        // The entry holds the sender, so waiting cannot fail.
         let state = loaded.map_err(|_| cut_off())?;
         state.held.known().ok_or_else(cut_off)
     }
@@ -250,8 +249,8 @@ impl<K> Slot<K> {
 }
 
 impl<K> Slots<K> {
-    /// Before a new entry: forgets what nobody watches or uses, and the least recently used if it must. What is being
-    /// loaded stays; `false` if that is everything.
+    /// Drops entries before a new one: unused ones, and the least recently used one if necessary. Entries that are being
+    /// loaded stay; `false` if that is all of them.
     fn make_room(&mut self, now: Instant) -> bool {
         let full = self.by_select.len() >= ENTRIES;
         if !full && now < self.swept + SWEEP {
@@ -276,7 +275,7 @@ impl<K> Slots<K> {
     }
 }
 
-/// Loads an entry, and keeps it while it is used.
+/// Loads an entry, and keeps it up to date while it is used.
 async fn run<K: Kind>(loading: Loading<K>, slots: Weak<Mutex<Slots<K>>>) {
     tokio::select! {
         () = load(&loading) => {}
@@ -304,7 +303,7 @@ async fn load<K: Kind>(loading: &Loading<K>) {
             Ended::NotListed(failure) if !is_forbidden(&failure) => {
                 return loading.say(Err(failure));
             }
-            // It was asked for after the watch had ended.
+            // The entry was requested after the watch had ended.
             _ if waited_for => {}
             _ => return,
         }
@@ -312,7 +311,7 @@ async fn load<K: Kind>(loading: &Loading<K>) {
     loading.say(loading.read().await);
 }
 
-/// Returns when nobody used the entry for so long that it was given up.
+/// Returns when the entry was unused for so long that it was dropped.
 async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
     let Loading { env, entry, .. } = loading;
     loop {
@@ -324,7 +323,7 @@ async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
         if entry.pulse.used().elapsed() < env.idle {
             continue;
         }
-        // Under the lock nobody can be asking for it. Another entry may have taken its place.
+        // No caller can request the entry under the lock. Another entry may have taken its place.
         let own = |slot: &Slot<K>| Arc::ptr_eq(&slot.entry, entry);
         if slots.by_select.get(&entry.select).is_some_and(own) {
             slots.by_select.remove(&entry.select);

@@ -1,4 +1,4 @@
-//! How long an answer may be believed that rests on several selections.
+//! Validity of an answer that rests on several selections.
 
 use std::future::{pending, poll_fn};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::task::Poll;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// The use of one selection, and its changes.
+/// The last use of one selection, and its changes.
 pub(crate) struct Pulse {
     used: Mutex<Instant>,
     changes: watch::Sender<()>,
@@ -29,13 +29,13 @@ impl Pulse {
         *lock(&self.used) = Instant::now();
     }
 
-    /// Answers that rest on the selection have to be made again.
+    /// Reports a change: answers that rest on the selection have to be made again.
     pub(super) fn changed(&self) {
         self.changes.send_replace(());
     }
 }
 
-/// Changes of one selection, from a moment before it was read.
+/// Changes of one selection, observed from before it was read.
 #[derive(Clone)]
 pub(crate) struct Changes {
     pulse: Arc<Pulse>,
@@ -51,21 +51,21 @@ impl Changes {
     }
 }
 
-/// Minimum expiry over all selections read for one answer, and what they change.
+/// Minimum expiry over all selections read for one answer, and their changes.
 #[derive(Clone, Default)]
 pub(crate) struct Validity {
-    /// `None` while all of it is watched.
+    /// `None` while all of them are watched.
     until: Option<Instant>,
     changes: Vec<Changes>,
 }
 
 impl Validity {
-    /// The answer rests on something that expires at this time.
+    /// Lowers the expiry to this time.
     pub(crate) fn until(&mut self, at: Instant) {
         self.until = Some(self.until.map_or(at, |known| known.min(at)));
     }
 
-    /// The answer rests on a selection.
+    /// Adds a selection.
     pub(super) fn rests_on(&mut self, changes: Changes) {
         self.changes.push(changes);
     }
@@ -80,7 +80,7 @@ impl Validity {
                 .any(|c| c.seen.has_changed().unwrap_or(true))
     }
 
-    /// The answer was used, and with it what it rests on.
+    /// Marks the answer's selections as used.
     pub(crate) fn touch(&self) {
         self.changes.iter().for_each(|c| c.pulse.touch());
     }
@@ -89,7 +89,7 @@ impl Validity {
     pub(crate) async fn over(&self) {
         let changes = self.changes.iter().map(|c| {
             let mut seen = c.seen.clone();
-            // A sender that is gone means that the selection is no longer kept.
+            // The sender is gone if the selection was dropped.
             Box::pin(async move { drop(seen.changed().await) })
         });
         let mut changes: Vec<_> = changes.collect();

@@ -1,15 +1,15 @@
-//! Keeps one selection true by watching it.
+//! Keeps one selection up to date by a watch.
 //!
-//! One list, then one watch from the list's version on. Changes and bookmarks move that version forward, so that a
-//! watch that breaks goes on where it was; when the server no longer has that version (410 Gone) there is a new
-//! list. While the server is away, and until a new list is complete, the last good answer stands.
+//! One list, then one watch from the list's resource version. Changes and bookmarks advance the version, so that a broken
+//! watch resumes where it was; if the server no longer has that version (410 Gone), there is a new list. While the server is
+//! away, and until a new list is complete, the last good answer is used.
 //!
-//! What a watch says is believed without an expiry only while it is connected and *proven*, as a proxy on the way may
-//! answer with a head and hold back the rest: something came over it, an event or one of the bookmarks that an API server
-//! sends about once a minute, or over another watch since one last broke. Where nothing did, one watch at a time is opened
-//! beside, without a version, over which objects come at once. Else the entry expires after [`UNPROVEN`] and is read again
-//! when it is asked for; a watch that does not tell what the list shows is given up for [`RIGHTS`]. A watch that breaks and
-//! is not back within [`GRACE`] is given up for the back-off of its entry. So is one that never gets a head.
+//! An entry has no expiry only while its watch is connected and *proven*, because a proxy on the way may answer with a head
+//! and hold back the rest. Proven means that something was received on it (an event, or one of the bookmarks that an API
+//! server sends about once a minute), or on another watch since one last broke. If nothing was received, one test watch at a
+//! time is opened in parallel, without a version, on which objects arrive at once. An entry whose watch is not proven expires
+//! after [`UNPROVEN`] and is read again on demand. A watch that misses changes that a list shows is given up for [`RIGHTS`]. A
+//! watch that breaks and is not back within [`GRACE`] is given up for the back-off of its entry, and so is one without a head.
 //!
 //! Source: Kubernetes API concepts, "Efficient detection of changes" and "Watch bookmarks".
 
@@ -29,62 +29,62 @@ use super::load::{Loading, Path};
 use crate::fetch::{Failure, Kind, TRUSTED, is_forbidden, list};
 use crate::select::Objects;
 
-/// How long it is believed that something does not exist.
+/// How long the absence of an object is believed.
 pub(super) const ABSENT: Duration = Duration::from_secs(5);
 
-/// Between attempts to have a watch back: doubling, with jitter.
+/// Waits between attempts to restore a watch: doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
-/// How long a selection is believed after its watch broke, and how long it may take to have the watch back.
+/// How long a selection is believed after its watch broke, and the limit on restoring the watch.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long what was read is believed while a watch is connected over which nothing came yet.
+/// How long a list is believed while its watch is connected and has delivered nothing.
 const UNPROVEN: Duration = Duration::from_secs(25);
 
-/// A proven watch over which nothing came for so long is no longer proven: bookmarks are late.
+/// Silence after which a proven watch is no longer proven: its bookmarks are late.
 const QUIET: Duration = Duration::from_secs(150);
 
-/// How long a watch may take to tell what a list has shown.
+/// How long a watch may take to deliver a change that a list shows.
 const TELLS: Duration = Duration::from_secs(1);
 
-/// An attempt that lasted so long was a watch, and what ended it says nothing about the next. A server that ends
-/// each at once, with or without an error, is not asked again at once.
+/// An attempt that lasted this long was a working watch, and its end does not count against the next. A server that ends
+/// each attempt at once, with or without an error, is not asked again at once.
 const LIVED: Duration = Duration::from_millis(500);
 
-/// How long the server lets a watch last, and how much later it is taken for dead if nobody says that it ended. The
-/// successor of one that ended so is as good as it was.
+/// The requested duration of a watch in seconds, and how much later it counts as dead if its end was not received. The
+/// successor of a watch that ended in this way keeps its state.
 const LASTS: u32 = 290;
 const LATE: Duration = Duration::from_secs(5);
 const LASTED: Duration = Duration::from_secs(200);
 
 /// Why a selection is not watched.
 pub(crate) enum Ended {
-    /// There is no first answer.
+    /// The first list failed.
     NotListed(Failure),
-    /// What was found is said, and will get old; after this time a watch is worth another attempt.
+    /// The objects were read and will expire; a watch may be tried again after this time.
     NotWatched(Duration),
-    /// There is nothing, and nobody said that this matters.
+    /// The selection is empty, and no answer rests on that.
     Absent,
 }
 
-/// How a watch, or the list that it needs, came to its end.
+/// Why a watch, or its list, ended.
 enum Broken {
-    /// As watches do.
+    /// It ended orderly.
     Over,
-    /// The version is no longer known to the server.
+    /// The server no longer has the resource version.
     Gone,
     Denied(String),
-    /// The server, or what stands before it, has no watches.
+    /// The server, or a proxy before it, does not support watches.
     Unsupported(String),
-    /// It tells nothing of what changes.
+    /// It does not deliver changes.
     Silent,
     Failed(String),
 }
 
 type Set<K> = BTreeMap<(String, String), Arc<K>>;
 
-/// Loads an entry and keeps it; why it is not kept, or no longer.
+/// Loads an entry and keeps it up to date. Returns why it is not kept any more.
 pub(super) async fn keep<K: Kind>(loading: &Loading<K>) -> Ended {
     let Loading { env, entry, .. } = loading;
     let (set, version) = match listed(loading).await {
@@ -115,7 +115,7 @@ pub(super) async fn keep<K: Kind>(loading: &Loading<K>) -> Ended {
     Ended::NotWatched(follower.follow().await)
 }
 
-/// All objects of the selection, and the version they have together.
+/// All objects of the selection, and the list's resource version.
 async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failure> {
     let mut set = Set::new();
     let add = |object: K| {
@@ -127,7 +127,7 @@ async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failu
     Ok((set, version))
 }
 
-/// Nothing was found. Waits for somebody to say that this matters; `false` if nobody did in time.
+/// Waits for an empty selection to be pinned; `false` if it was not in time.
 async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
     entry.read(Ok(Objects::default()), ABSENT);
     tokio::select! {
@@ -136,30 +136,30 @@ async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
     }
 }
 
-/// Keeps one selection by watches, one after the other.
+/// Keeps one selection up to date by one watch after the other.
 struct Follower<'a, K: Kind> {
     loading: &'a Loading<K>,
     set: Set<K>,
-    /// Where the next watch begins; `None` where there has to be a list first.
+    /// The resource version at which the next watch begins; `None` if a list is needed first.
     version: Option<String>,
-    /// When the set was last known to be true.
+    /// When the set was last known to be up to date.
     fresh: Instant,
-    /// Something came over the watch.
+    /// Whether the watch is proven.
     proven: bool,
-    /// And over this one.
+    /// Whether this watch itself delivered something.
     heard: bool,
-    /// How many watches had broken when it was opened.
+    /// Number of broken watches when it was opened.
     breaks: u64,
-    /// There was a watch once.
+    /// Whether there was a watch once.
     allowed: bool,
 }
 
 impl<K: Kind> Follower<'_, K> {
-    /// Watches for as long as it may; after how long another attempt is worth it.
+    /// Watches for as long as possible. Returns the wait before another attempt.
     async fn follow(&mut self) -> Duration {
         let entry = &self.loading.entry;
         let mut pause = FIRST_PAUSE;
-        // Since when there is no watch.
+        // Since when no watch is connected.
         let mut down = Instant::now();
         loop {
             self.heard = false;
@@ -184,7 +184,7 @@ impl<K: Kind> Follower<'_, K> {
             }
             let orderly = matches!(broken, Broken::Over) && lived >= LASTED;
             self.proven &= orderly;
-            // Other answers say nothing of the way they came.
+            // Other answers show nothing about the path.
             if !orderly && matches!(broken, Broken::Over | Broken::Failed(_) | Broken::Silent) {
                 self.path().broke();
             }
@@ -237,14 +237,14 @@ impl<K: Kind> Follower<'_, K> {
         }
     }
 
-    /// Tells of a watch that broke; one that was never allowed is not lost.
+    /// Reports a broken watch; a watch that was never allowed is not lost.
     fn lost(&self, why: &str) {
         if self.allowed {
             self.loading.lost(why);
         }
     }
 
-    /// Nobody tells of changes any more: what is known gets old.
+    /// The watch is given up: the known objects get an expiry.
     fn given_up(&self, retry: Duration) -> Duration {
         self.believed_until(self.fresh + TRUSTED);
         retry
@@ -255,7 +255,7 @@ impl<K: Kind> Follower<'_, K> {
         self.loading.entry.read(Ok(objects(&self.set)), trusted);
     }
 
-    /// A list where there has to be one, then the head of a watch.
+    /// Lists if necessary, then opens a watch up to its head.
     async fn open(
         &mut self,
     ) -> Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>, Broken> {
@@ -277,7 +277,7 @@ impl<K: Kind> Follower<'_, K> {
         Ok(events)
     }
 
-    /// A watch from a version on; an empty one begins with the objects that are there.
+    /// Opens a watch from a version; with an empty version it begins with the existing objects.
     async fn watch_from(
         &self,
         version: &str,
@@ -293,7 +293,7 @@ impl<K: Kind> Follower<'_, K> {
         api.watch(&params, version).await
     }
 
-    /// What a list said.
+    /// Takes the result of a list.
     fn take(&mut self, set: Set<K>, version: String) {
         self.version = Some(version);
         self.fresh = Instant::now();
@@ -303,7 +303,7 @@ impl<K: Kind> Follower<'_, K> {
         self.believed_until(self.fresh + GRACE);
     }
 
-    /// Somebody asks while no watch is connected.
+    /// Reads the selection on demand while no watch is connected.
     async fn read_again(&mut self) {
         match listed(self.loading).await {
             Ok((set, version)) => self.take(set, version),
@@ -311,7 +311,7 @@ impl<K: Kind> Follower<'_, K> {
         }
     }
 
-    /// One watch, to its end.
+    /// Reads one watch to its end.
     async fn listen(
         &mut self,
         mut events: Pin<&mut impl Stream<Item = kube::Result<WatchEvent<K>>>>,
@@ -366,7 +366,7 @@ impl<K: Kind> Follower<'_, K> {
                     match timeout(TELLS, told).await {
                         Ok(Some(broken)) => return broken,
                         Ok(None) => self.fresh = Instant::now(),
-                        // Others came over it meanwhile.
+                        // Other events were received meanwhile.
                         Err(_) if self.proven && !before => {}
                         Err(_) => {
                             self.set = set;
@@ -394,8 +394,8 @@ impl<K: Kind> Follower<'_, K> {
         &self.loading.env.path
     }
 
-    /// Whether the way passes events on, where that is known or soon found out: a watch without a version begins with the
-    /// objects that are there.
+    /// Whether the path passes events on, if that is known or can be tested: a watch without a version begins with the existing
+    /// objects.
     async fn path_passes(&self) -> bool {
         if self.path().passes() {
             return true;
@@ -420,7 +420,7 @@ impl<K: Kind> Follower<'_, K> {
         }
     }
 
-    /// What comes over a watch; `Some` for its end.
+    /// Processes what a watch delivers; `Some` at its end.
     fn hear(&mut self, event: Option<kube::Result<WatchEvent<K>>>) -> Option<Broken> {
         let changed = match event {
             None => return Some(Broken::Over),
@@ -490,7 +490,7 @@ fn objects<K>(set: &Set<K>) -> Objects<K> {
     Arc::new(set.values().cloned().collect())
 }
 
-/// Between half and all of it, so that many watches do not come back in one instant.
+/// Between half and all of the wait, so that many watches do not return at the same instant.
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(0_u8);
     let part = u32::try_from(random % 512).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Whether Pods that a dial met are still what they were, while the watches tell nothing. Time is paused.
+//! Pod checks while the watches deliver nothing. The clock is paused.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn candidates(cluster: &Cluster) -> Subscription {
     }
 }
 
-/// What is asked about Pods from now on.
+/// Counts the reads of Pods from now on.
 fn asked_of_pods(api: &Api) -> Vec<String> {
     let mut asked = api.asked();
     asked.retain(|call| call.contains(" pods "));
@@ -175,7 +175,7 @@ async fn no_answer_is_none() {
     api.away(true);
     assert_eq!(candidates.check_pods().await, PodCheck::Unclear);
     api.away(false);
-    // A connection that broke under the question is not the answer.
+    // A connection that broke during the call is not an answer.
     api.break_requests(1);
     assert_eq!(candidates.check_pods().await, PodCheck::Same);
     assert_eq!(

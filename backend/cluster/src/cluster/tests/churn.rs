@@ -1,4 +1,4 @@
-//! Whatever happened to the objects, and to the watches meanwhile: who followed it knows what a newcomer finds.
+//! After any sequence of changes and broken watches, a subscriber has the answer that a new lookup gets.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::resolve::tests::{CHANGING, PODS, SERVICES, SLICES, pod_of, service_of, slice_of};
 
-/// What may happen.
+/// A random event.
 #[derive(Clone, Debug)]
 enum Step {
     Service {
@@ -29,9 +29,9 @@ enum Step {
         kind: usize,
         name: usize,
     },
-    /// Somebody asks, and so it is kept from here on.
+    /// A lookup, which keeps the selection from then on.
     Ask(usize),
-    /// Everybody does what they have to do.
+    /// All tasks run until they are idle.
     Settle,
     Pass(u64),
     Cut,
@@ -92,7 +92,7 @@ async fn happen(api: &Api, cluster: &Cluster, step: Step) {
     }
 }
 
-/// All there is to an answer, readiness and reasons included.
+/// The complete answer, including readiness and reasons.
 fn all(answer: Result<Answer, LookupError>) -> String {
     format!("{answer:?}")
 }
@@ -114,7 +114,7 @@ proptest! {
                 happen(&api, &old, step).await;
             }
             api.away(false);
-            // Longer than any pause, and than anything is believed that is not watched.
+            // Longer than any back-off, and than any expiry without a watch.
             sleep(Duration::from_secs(11)).await;
             let new = cluster(&api);
             for target in CHANGING {

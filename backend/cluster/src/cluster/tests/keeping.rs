@@ -1,5 +1,5 @@
-//! What is kept, how it is kept true, and what that costs. Time is paused: a sleep here lets every task run
-//! until nothing is left to do, and takes no time.
+//! What is kept, how it is kept up to date, and the calls for it. The clock is paused: a sleep lets every task run until it
+//! is idle, and takes no time.
 
 use std::time::Duration;
 
@@ -37,14 +37,14 @@ pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(5)).await;
 }
 
-/// Something comes over every watch, which shows that they pass events on.
+/// Delivers something on every watch, so that all are proven.
 pub(super) async fn prove(api: &Api) {
     settle().await;
     api.bookmark();
     settle().await;
 }
 
-/// The calls that are no watch.
+/// The calls that are not watches.
 pub(super) fn questions(api: &Api) -> Vec<String> {
     let mut asked = api.asked();
     asked.retain(|call| !call.starts_with("watch"));
@@ -82,7 +82,7 @@ async fn a_second_lookup_asks_nothing() {
         assert!(!questions(&api).is_empty(), "{target}: the first asks");
         prove(&api).await;
         questions(&api);
-        // Longer than a watch lives, and than anything is believed but that a namespace does not exist.
+        // Longer than a watch lasts, and than any expiry except that of a missing namespace.
         for _ in 0..80 {
             tokio::time::sleep(Duration::from_secs(7)).await;
             assert_eq!(said(ask(&cluster, target).await), first, "{target}");
@@ -217,7 +217,7 @@ async fn absence_that_decides_is_watched() {
     assert_eq!(said(ask(&cluster, target).await), "team/a:80");
     settle().await;
     questions(&api);
-    // Now the name means something nearer.
+    // Now the name means an object earlier in the search order.
     api.apply(
         "
 kind: Service
@@ -257,14 +257,14 @@ async fn what_nobody_uses_is_let_go() {
     assert_eq!(api.watching(), 0);
 }
 
-/// Whoever waits for a change for longer than anything is kept looks up again, and so keeps it.
+/// A waiter that outlasts the idle time looks up again, and so keeps the selection.
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_told_when_watching_ends() {
     let api = api();
     let cluster = cluster(&api);
     ask(&cluster, "empty:80").await.unwrap();
     prove(&api).await;
-    // The first answer has an expiry: it was listed before anything came over a watch.
+    // The first answer has an expiry: it was listed before the watch was proven.
     tokio::time::sleep(Duration::from_secs(30)).await;
     let Ok(Answer::Pods(mut candidates)) = ask(&cluster, "empty:80").await else {
         panic!("it exists");
@@ -309,7 +309,7 @@ async fn who_waits_is_told_that_there_is_no_room() {
         panic!("it exists");
     };
     settle().await;
-    // More than are kept, none of which is forgotten for not being used.
+    // More than the limit, all of them in use.
     for i in 0..4096 {
         ask(&cluster, &format!("no-such-{i}:80")).await.unwrap();
     }
@@ -351,7 +351,7 @@ async fn watches_are_bounded() {
     }
     settle().await;
     assert_eq!((api.watching(), cluster.stats().watches), (512, 512));
-    // The others are asked for again, and not more often than every two seconds.
+    // The others are read again, at most every two seconds.
     questions(&api);
     for _ in 0..5 {
         ask(&cluster, "new399:80").await.unwrap();
@@ -378,7 +378,7 @@ async fn without_the_right_to_watch() {
     assert_eq!(said(Ok(Answer::Pods(candidates.clone()))), "default/a:80");
     assert_eq!(questions(&api), Vec::<String>::new());
     api.apply(&slice("b"));
-    // Nobody tells us; the wait ends when the answer is too old.
+    // No watch reports it; the wait ends when the answer expires.
     candidates.changed().await;
     assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
     // The last good answer stands here too.
@@ -411,7 +411,7 @@ subsets:
     assert_eq!(questions(&api), Vec::<String>::new());
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(said(ask(&cluster, "web:80").await), "default/b:8080");
-    // The rights that are missing are not asked for each time.
+    // Missing rights are not tried each time.
     let mut asked = questions(&api);
     asked.sort();
     assert_eq!(
@@ -439,7 +439,7 @@ async fn rights_that_are_taken_or_given() {
     }
 }
 
-/// Whatever was allowed before: to watch, to list, to get; and that there is nothing where something else is meant.
+/// For each right that existed before: watch, list, get; and for an absence on which another answer rests.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_has_not_read_its_rules_yet() {
     for rules in ["get list watch", "list watch", "list", "get"] {
@@ -569,7 +569,7 @@ status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}, {{ip: 'fd0
     assert!(caller().await.is_err());
     let _ = caller().await;
     assert_eq!(said(caller().await.unwrap()), "default/pod-1199:80");
-    // An address that is in none of the Pods' networks costs no such list.
+    // An address outside the Pods' networks causes no such list.
     questions(&api);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(
@@ -584,7 +584,7 @@ status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}, {{ip: 'fd0
     );
 }
 
-/// Pods that have no address yet, and those with a node's, say nothing of what others have.
+/// Pods without an address, and those with a node's, show nothing about the addresses of others.
 #[tokio::test(start_paused = true)]
 async fn second_addresses_behind_pods_that_have_none_to_tell() {
     let api = Api::default();

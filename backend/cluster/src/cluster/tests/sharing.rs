@@ -1,4 +1,4 @@
-//! Addresses that are not one Service's alone: a load balancer's, shared by several, or a node's.
+//! Addresses shared by several Services (a load balancer's), or by a Service and a node.
 
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ async fn a_node_keeps_the_ports_that_no_service_takes() {
     assert_eq!(back, "team/node-exporter:9100");
 }
 
-/// Who may see Pods alone asks for the right to Services no more often than for any other.
+/// Without the right to Services, it is tried no more often than any other missing right.
 #[tokio::test(start_paused = true)]
 async fn a_node_without_a_right_to_services() {
     let api = api();

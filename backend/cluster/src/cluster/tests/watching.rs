@@ -1,4 +1,4 @@
-//! Watches that end, break, fall behind or are never let live, and a server that is away. Time is paused.
+//! Watches that end, break, fall behind or never work, and a server that is away. The clock is paused.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::keeping::{NEW, prove, questions, settle, slice};
 use super::*;
 use crate::fake::Fault;
 
-/// Every way in which watches fail, from the start or after a while, ends in a view that is at most this old.
+/// Maximum age of the objects, in whatever way watches fail, from the start or after a while.
 const OLDEST: Duration = Duration::from_secs(30);
 
 const FAULTS: [Fault; 15] = [
@@ -30,7 +30,7 @@ const FAULTS: [Fault; 15] = [
     Fault::Cut(Duration::from_secs(3)),
 ];
 
-/// Asks every second until a change is seen; how long that takes.
+/// Looks up every second until a change is seen; returns how long that took.
 async fn seen_after(cluster: &Cluster, api: &Api, pod: &str) -> Duration {
     api.apply(&slice(pod));
     let changed = tokio::time::Instant::now();
@@ -55,7 +55,7 @@ async fn however_watches_fail_the_view_is_half_a_minute_old_at_most() {
         assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
         settle().await;
         if works_first {
-            // It tells of one change, so that it is known to work.
+            // One change is delivered, so that the watch is proven.
             api.apply(&slice("b"));
             settle().await;
             api.watches_meet(Some(fault));
@@ -83,7 +83,7 @@ async fn however_watches_fail_the_view_is_half_a_minute_old_at_most() {
     assert!(late.is_empty(), "{late:#?}");
 }
 
-/// A server that answers nothing for a while holds nobody up for long.
+/// A server that does not answer for a while delays lookups only briefly.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_hangs_holds_nobody_up_for_long() {
     let api = api();
@@ -103,7 +103,7 @@ async fn a_server_that_hangs_holds_nobody_up_for_long() {
     assert!(longest <= Duration::from_secs(5), "{longest:?}");
 }
 
-/// Watches that cannot be had are asked for ever less often: 5, 10, 20, then every 30 s.
+/// Failing watches are tried less and less often: after 5, 10, 20, then every 30 s.
 #[tokio::test(start_paused = true)]
 async fn watches_that_break_are_asked_for_ever_less_often() {
     let api = api();
@@ -133,7 +133,7 @@ async fn broken_watches_miss_nothing() {
         settle().await;
         questions(&api);
 
-        // Every second for a minute, with a change each time: only the watch is asked for again.
+        // Every second for a minute, with a change each time: only the watch is opened again.
         for i in 0..60 {
             api.cut_watches();
             api.apply(&slice(&format!("p{i}")));
@@ -143,7 +143,7 @@ async fn broken_watches_miss_nothing() {
         }
         assert_checked(&api);
 
-        // What was missed is no longer known: list again, and say that it changed.
+        // The missed changes are gone: list again, and report a change.
         api.cut_watches();
         api.apply(&slice("z"));
         api.forget_history(gone_as_event);
@@ -230,7 +230,7 @@ async fn a_server_that_ends_every_watch_is_not_hammered() {
     sleep(Duration::from_secs(60)).await;
     let asked = api.asked().len();
     assert!(asked <= 140, "{asked} calls of two watches in a minute");
-    // It is late, and it is true.
+    // The change is seen late, but it is seen.
     api.apply(&slice("b"));
     sleep(Duration::from_secs(2)).await;
     assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
@@ -245,7 +245,7 @@ async fn a_bookmark_saves_the_list() {
     prove(&api).await;
     questions(&api);
     for (bookmarked, lists) in [(true, 0), (false, 2)] {
-        // Changes that are none of ours, and then nobody knows any more what they were.
+        // Changes of other objects, and then their history is gone.
         api.apply("{kind: Service, metadata: {name: other}, spec: {}}")
             .apply("{kind: Service, metadata: {name: another}, spec: {}}");
         if bookmarked {
@@ -260,7 +260,7 @@ async fn a_bookmark_saves_the_list() {
     }
 }
 
-/// A first question has no good answer to fall back to.
+/// A first lookup has no earlier answer to fall back to.
 #[tokio::test(start_paused = true)]
 async fn a_question_whose_connection_breaks_is_asked_again() {
     for target in ["web:80", "10.96.0.10:80", "web-1.default.pod:8080"] {
@@ -276,7 +276,7 @@ async fn a_question_whose_connection_breaks_is_asked_again() {
     assert!(refused.starts_with("cluster_away"), "{refused}");
 }
 
-/// The client sends again what may be sent again, within its budget: twice that would be a multiple.
+/// The client retries within its budget; a second layer of retries would multiply them.
 #[tokio::test(start_paused = true)]
 async fn an_answer_with_a_status_is_not_asked_for_again() {
     let api = api();

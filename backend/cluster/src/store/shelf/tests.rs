@@ -35,7 +35,7 @@ async fn an_answer_that_gets_old_meanwhile() {
     assert!(Arc::ptr_eq(&known.found.unwrap(), &read));
 }
 
-/// A client that asks for ever new names while the API server is slow: neither the entries nor the calls grow with it.
+/// A client that keeps asking for new names while the API server is slow: neither entries nor calls grow without limit.
 #[tokio::test(start_paused = true)]
 async fn more_questions_than_the_server_answers() {
     let api = Api::default();
@@ -49,7 +49,7 @@ async fn more_questions_than_the_server_answers() {
     let refused = shelf.get(&name(ENTRIES), &mut Validity::default()).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.refusal(), Refusal::Overloaded, "{refused}");
-    // Those that are waited for already have their turn, and then there is room.
+    // Entries that are awaited finish first, and then there is room.
     for i in [0, ENTRIES - 1, ENTRIES] {
         shelf.get(&name(i), &mut Validity::default()).await.unwrap();
     }
