@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A way to speak port-forward with the API server.
+/// Protocol that carries port-forward to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// SPDY/3.1 on the upgraded connection itself.
@@ -16,7 +16,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// All of them, in the order they are tried.
+    /// All transports, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Spdy, Self::SpdyWs, Self::WsV4];
 
     /// The name in flags, logs and metrics.
@@ -41,11 +41,11 @@ pub enum TransportChoice {
     /// All, in the order of [`Transport::ALL`]; what worked is remembered.
     #[default]
     Auto,
-    /// This one, come what may.
+    /// This transport only.
     Only(Transport),
 }
 
-/// As it is read.
+/// The form that `FromStr` parses.
 impl fmt::Display for TransportChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,11 +88,11 @@ pub struct UnknownTransport;
 pub struct Config {
     /// Which transports may be used.
     pub transport: TransportChoice,
-    /// A transport that was turned down is left out this long; then it is tried beside a dial, not in front of it.
+    /// How long a transport that was turned down is left out. Afterwards it is tried in parallel with a dial, not before it.
     pub transport_retry: Duration,
-    /// How long an upgrade may be silent before the next transport is tried beside it.
+    /// How long an upgrade may be silent before the next transport is tried in parallel.
     pub transport_stagger: Duration,
-    /// How long a dial waits for a session before it tries a channel beside it.
+    /// How long a dial waits for a session before it tries a channel in parallel.
     pub channel_after: Duration,
 
     /// How long a whole dial may take, upgrades and second attempts included.
@@ -100,14 +100,15 @@ pub struct Config {
     /// How long one upgrade may take, TCP and TLS included. 13 ms on a quiet cluster nearby.
     pub upgrade_timeout: Duration,
     /// How long a new stream may go unanswered (SYN_REPLY, normally 0.5 ms) before its session is given
-    /// up. The session is pinged after a fifth of it.
+    /// up. The session is pinged after a fifth of this time.
     pub reply_timeout: Duration,
-    /// How long the Pod's side may take to report a failure on a port not known to be good; counted from
-    /// the stream's reply. Silence until then, and until the echo of a PING that is sent then, is success; on a line
-    /// longer than that the PING leaves so long after the streams, and counts if its echo is as late. Failures were reported after 0.3 to 4 ms on a quiet cluster; on a busy one the echo takes as much longer as
-    /// they do. Zero for not waiting at all.
+    /// How long the Pod's side may take to report a failure on a port not known to be good, counted from the
+    /// stream's reply. Success is silence for this long, and until the echo of a PING that is sent then. On a line with a
+    /// longer round trip the PING is sent this long after the streams, and counts if its echo comes as long after the
+    /// reply. Failures were reported after 0.3 to 4 ms on a quiet cluster; on a busy one the echo is delayed as much as
+    /// they are. Zero: do not wait.
     pub fate_wait: Duration,
-    /// How long the text of the error stream may come after the end of the data stream; 0.02 to 4 ms on a
+    /// How long the text of the error stream may come after the end of the data stream: 0.02 to 4 ms on a
     /// quiet cluster.
     pub last_words: Duration,
     /// How long a port stays known to be good after a connection to it worked.
@@ -117,33 +118,33 @@ pub struct Config {
     /// closes both directions 1 s after it has seen the end of one, so an answer that begins later
     /// would be lost; each byte of the Pod starts the wait anew, and the Pod's own end ends it.
     pub linger: Duration,
-    /// How many connections of one Pod whose client has ended its side may wait for the rest of
-    /// [`Config::linger`]. With more, the one likeliest to have closed is ended: first those that had their answer,
-    /// the longest silent first; last those that were sent something after their end.
+    /// How many connections of one Pod may wait for the rest of [`Config::linger`] after their client has ended its
+    /// side. Beyond this, the client likeliest to have closed is released: first those that had their answer, the longest
+    /// silent first; last those that were sent something after their end.
     pub lingering: usize,
 
-    /// Up to this many sessions of a Pod, a connection gets one for itself while no more than
-    /// [`Config::hurry`] are opened in a second; beyond, they share. Sessions that move bulk are not counted, up to
-    /// as many again.
+    /// Number of sessions of a Pod up to which a connection gets one of its own, while no more than
+    /// [`Config::hurry`] connections are opened in a second; beyond it, connections share. Sessions with bulk transfers are
+    /// not counted, up to as many again.
     pub sessions_per_pod: usize,
-    /// More new connections to a Pod in a second share one session, and one is kept in reserve: each session
-    /// more costs API server, kubelet and container runtime a read and a write of their own for each frame.
+    /// Number of new connections to a Pod in a second beyond which they share one session, with another in reserve:
+    /// each additional session costs API server, kubelet and container runtime a read and a write of their own for
+    /// each frame.
     pub hurry: usize,
-    /// How many connections share a session in a hurry.
+    /// How many connections opened in quick succession share a session.
     pub crowd: usize,
-    /// A connection open this long is no short one: its session is left to the connections it has while there
-    /// is another.
+    /// Age from which a connection is not short: its session gets no new connections while there is another.
     pub short: Duration,
-    /// Sessions of all Pods together beyond the first of each Pod, which is always to be had. From half of it on
-    /// a Pod gets a second one and no more.
+    /// Limit on sessions of all Pods together, not counting the first of each Pod, which is always allowed. From half of
+    /// the limit on, a Pod gets a second session and no more.
     pub sessions: usize,
-    /// Sessions that were opened before a connection asked for them, and that none has used yet.
+    /// Limit on sessions that were opened before a connection asked for them and are not used yet.
     pub ahead: usize,
-    /// Connections to one Pod, ended ones that linger included. Its container runtime holds four
+    /// Limit on connections to one Pod, including lingering ones. Its container runtime holds four
     /// descriptors and up to one thread for each, and did not survive 5,000.
     pub streams_per_pod: usize,
-    /// Connections on one session, ended ones that linger or wait for the other side's end included: at 500 short
-    /// connections a second that is as many again. 1,000 worked; a server may draw its line lower.
+    /// Limit on connections of one session, including those that linger or wait for the other side's end: at 500
+    /// short connections a second these are as many again. 1,000 worked; a server may have a lower limit.
     pub streams_per_session: usize,
     /// Received bytes that one connection may hold unread, in bytes, before its session is no longer read. A local
     /// client that keeps up never lets it fill.
@@ -153,35 +154,35 @@ pub struct Config {
     /// The same for all sessions. What clients do not read takes at most twice this in memory, and 256 KiB for
     /// each session; of one session, [`Config::unread_per_session`] + 2.25 MiB. See [`kubevpn_spdy::Config`].
     pub unread: usize,
-    /// Upgrades for one Pod at a time.
+    /// Limit on simultaneous upgrades for one Pod.
     pub upgrades_at_once: usize,
-    /// A connection that could share a session waits this long for one of its own; not at all where the fastest of the
-    /// last upgrades took longer.
+    /// How long a connection that could share a session waits for one of its own. It does not wait if the fastest of
+    /// the last upgrades took longer.
     pub share_after: Duration,
-    /// A session nobody used for this long is closed.
+    /// A session that was unused for this long is closed.
     pub idle: Duration,
     /// The same for a Pod's other unused sessions, when it has more than one.
     pub idle_spare: Duration,
-    /// The same for a session that was opened ahead and that no connection ever used.
+    /// The same for a session that was opened ahead and never used.
     pub idle_ahead: Duration,
 
-    /// A silent session is pinged this often: it keeps the connection alive in middleboxes, some of which
-    /// forget after 4 minutes, and finds those that have died.
+    /// How often a silent session is pinged. The PINGs keep the connection alive in middleboxes, some of which
+    /// forget it after 4 minutes, and find dead sessions.
     pub ping_every: Duration,
-    /// The same for a session that was used within the last minute, where the fastest of the last upgrades took longer
-    /// than [`Config::share_after`]: so that the next connection need not wait a round trip to know that it is alive.
+    /// The same for a session that was used within the last minute, if the fastest of the last upgrades took longer
+    /// than [`Config::share_after`]: the next connection then need not wait a round trip to know that it is alive.
     pub ping_in_use: Duration,
     /// A session is pinged when it has been silent this long after something was sent.
     pub suspect_after: Duration,
     /// A session that stays silent this long after a ping is closed, and its connections fail.
     pub probe_timeout: Duration,
-    /// A session alone with an upload that nothing is heard of may be held up by a Pod that does not read;
-    /// it is given this long instead.
+    /// Replaces [`Config::probe_timeout`] for a session whose only connection is an upload: a Pod that does not read may
+    /// be what holds it up.
     pub upload_patience: Duration,
-    /// A connection whose client does not read holds up all others of its session: it is reset after this
-    /// time. Alone on its session it may stall for ever.
+    /// Time after which a connection whose client does not read is reset, because it holds up the others of its
+    /// session. Alone on its session it may stall without limit.
     pub stall: Duration,
-    /// The same when another connection of the session has sent something meanwhile.
+    /// The same once another connection of the session has sent something.
     pub stall_wanted: Duration,
 }
 
@@ -239,7 +240,7 @@ mod tests {
         assert!(found < Duration::from_secs(10));
         assert!(config.reply_timeout < config.dial_timeout);
         assert!(config.ping_every < Duration::from_secs(240));
-        // Upgrades that are swallowed are known to be before the dial is over.
+        // Swallowed upgrades are recognised before the dial times out.
         let all = config.transport_stagger + config.upgrade_timeout;
         assert!(all < config.dial_timeout && config.channel_after < config.upgrade_timeout);
     }

@@ -18,21 +18,21 @@ use crate::pool::{Lease, Pool, Taken};
 use crate::stream::{Carrier, PodStream};
 use crate::transport::Channel;
 
-/// A dial that met a broken session tries another; so often.
+/// Sessions tried by one dial: one that is broken is replaced by another.
 pub(crate) const ATTEMPTS: usize = 3;
-/// A session heard of this recently is taken to be alive.
+/// A session from which something was received this recently counts as alive.
 const FRESH: Duration = Duration::from_secs(5);
 
 /// How an attempt failed.
 enum Failure {
-    /// Another session may do better.
+    /// Another session may succeed.
     Session(ForwardError),
     Final(ForwardError),
 }
 
 /// Opens a connection within [`Config::dial_timeout`].
 ///
-/// Dropping the future gives the dial up; an upgrade that it began is finished and kept for the next.
+/// Cancellation: dropping the future gives the dial up. An upgrade that it started is finished and kept for the next dial.
 pub(crate) async fn dial(pool: Arc<Pool>, to: PodPort) -> Result<PodStream, ForwardError> {
     let pod = Arc::new(PodId::from(&to));
     if !pod.is_valid() {
@@ -72,8 +72,8 @@ impl Dial<'_> {
         let Self {
             pool, to, began, ..
         } = *self;
-        // After a failure only a session that was heard of meanwhile is trusted: what broke one may have
-        // broken all of them.
+        // After a failure only sessions from which something was received since are used: the cause may have broken
+        // all of them.
         let mut heard_since = None;
         let mut attempt = 1;
         loop {
@@ -88,7 +88,7 @@ impl Dial<'_> {
                 Err(Failure::Session(error)) if attempt < ATTEMPTS => {
                     tracing::debug!(%to, %error, attempt, "trying another session");
                 }
-                // Channels alone were tried, because they worked before.
+                // Only channels were tried, because they worked before.
                 Err(Failure::Final(error @ ForwardError::Rejected { .. }))
                     if !sessions && pool.opener().has_sessions() && attempt < ATTEMPTS =>
                 {
@@ -101,7 +101,7 @@ impl Dial<'_> {
         }
     }
 
-    /// A stream on a session; beside it a channel, where no session is to be had for long.
+    /// Opens a stream on a session, and tries a channel in parallel if no session is available for long.
     async fn on_session(&self, heard_since: Option<Instant>) -> Result<PodStream, Failure> {
         let Self { pool, pod, to, .. } = *self;
         let asked = Instant::now();
@@ -196,7 +196,7 @@ impl Dial<'_> {
         self.pool.config()
     }
 
-    /// Waits for the reply; a session that does not give one is used no more.
+    /// Waits for the reply. A session that gives none gets no new connections.
     async fn replied(
         &self,
         pair: &mut Pair,
@@ -217,7 +217,7 @@ impl Dial<'_> {
             Err(_) => {
                 lease.suspect();
                 if handle.stats().last_received < self.began {
-                    // It has been silent since before this dial: its probe will tell, another is tried meanwhile.
+                    // The session has been silent since before this dial. Its probe will decide; another is tried meanwhile.
                     return Err(timed_out(soon));
                 }
                 match timeout_at(until, pair.replied()).await {

@@ -1,4 +1,4 @@
-//! Why no stream was opened, in one enum; and what the Pod's side says, bounded.
+//! Errors of a dial, and the bounded text of the Pod's side.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -63,11 +63,11 @@ pub enum ForwardError {
         message: String,
     },
 
-    /// The request did not get to the API server, or it does not accept who we are.
+    /// The request did not reach the API server, or the credentials were rejected.
     #[error("{0}")]
     Api(ConnectError),
 
-    /// Something on the way to the Pod's node turned every transport down.
+    /// Every transport was turned down on the way to the Pod's node.
     #[error("no port-forward to pod {pod} ({}): {}", list(.tried), advice(.tried))]
     Rejected {
         /// `namespace/name`.
@@ -76,14 +76,14 @@ pub enum ForwardError {
         tried: Vec<Rejection>,
     },
 
-    /// No answer within the bound of the step.
+    /// A step took longer than its limit.
     #[error("pod {pod}: {step} took longer than {} s: try again", .after.as_secs_f32())]
     TimedOut {
         /// `namespace/name`.
         pod: String,
-        /// What was waited for.
+        /// The step.
         step: &'static str,
-        /// How long.
+        /// Its limit.
         after: Duration,
     },
 
@@ -116,13 +116,13 @@ pub enum ForwardError {
 /// One transport's refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Which.
+    /// The transport.
     pub transport: Transport,
     /// The status of the answer; none where the connection was dropped instead.
     pub status: Option<StatusCode>,
     /// Nothing came back at all, within the bound.
     pub silent: bool,
-    /// Whether the API server itself said it, rather than something before it.
+    /// Whether the answer is the API server's own, not that of a proxy or gateway before it.
     pub by_api_server: bool,
     /// What was said, bounded.
     pub message: String,
@@ -160,7 +160,7 @@ impl ForwardError {
             Self::NotForwarded { .. } => Refusal::Unreachable,
             Self::Forbidden { .. } => Refusal::Forbidden,
             Self::Api(error) => error.refusal(),
-            // The API server answered, so it is the way from there to the Pod that is broken.
+            // The API server answered, so the path from there to the Pod is broken.
             Self::Rejected { tried, .. } if tried.iter().any(|r| r.by_api_server) => {
                 Refusal::Unreachable
             }
@@ -170,9 +170,9 @@ impl ForwardError {
         }
     }
 
-    /// Whether a dial to another Pod may do better.
+    /// Whether a dial to another Pod may succeed.
     ///
-    /// Every error of a dial comes before a byte was exchanged, so this is the whole question.
+    /// Every error of a dial occurs before a byte was exchanged, so nothing else has to be considered.
     pub fn retryable(&self) -> bool {
         match self {
             Self::PodNotFound { .. }
@@ -186,7 +186,7 @@ impl ForwardError {
         }
     }
 
-    /// Whether the dial came up against a bound of this program or of the API server: it says nothing of the Pod.
+    /// Whether a limit of this program or of the API server was reached: such an error says nothing about the Pod.
     pub fn is_limit(&self) -> bool {
         match self {
             Self::Overloaded { .. } | Self::ShutDown => true,
@@ -205,7 +205,7 @@ impl From<ForwardError> for ConnectError {
     }
 }
 
-/// Each answer once, behind the transports that got it.
+/// Each distinct answer once, with the transports that received it.
 fn list(tried: &[Rejection]) -> String {
     let mut answers: Vec<(String, String)> = Vec::new();
     for rejection in tried {
@@ -219,9 +219,9 @@ fn list(tried: &[Rejection]) -> String {
     answers.collect::<Vec<_>>().join("; ")
 }
 
-/// Next step after every transport was turned down.
+/// Advice after every transport was turned down.
 fn advice(tried: &[Rejection]) -> &'static str {
-    // The API server's answer to a request whose upgrade somebody took away: we always ask for one.
+    // The API server gives this answer to a request without an upgrade. We always send one, so it was removed on the way.
     let stripped = |r: &Rejection| {
         r.status == Some(StatusCode::BAD_REQUEST) && r.message.contains("Upgrade request required")
     };
@@ -232,7 +232,7 @@ fn advice(tried: &[Rejection]) -> &'static str {
     }
 }
 
-/// One line of at most 300 characters: what others say goes into our sentences and logs.
+/// One line of at most 300 characters, for foreign text in our errors and logs.
 pub(crate) fn clip(text: &str) -> String {
     const MOST: usize = 300;
     let mut chars = text.trim().chars();
@@ -246,7 +246,7 @@ pub(crate) fn clip(text: &str) -> String {
     line
 }
 
-/// What the error stream of a connection has said; more than 4 KiB is passed over.
+/// Text of a connection's error stream; what exceeds 4 KiB is ignored.
 #[derive(Default)]
 pub(crate) struct ErrorText(Vec<u8>);
 
@@ -274,7 +274,7 @@ impl ErrorText {
         String::from_utf8_lossy(&self.0)
     }
 
-    /// Its end, in one line: the cause stands last, behind names of sandboxes and namespaces that help nobody.
+    /// The end of the text, in one line: the cause comes last, after names of sandboxes and namespaces.
     fn said(&self) -> String {
         const MOST: usize = 200;
         let text = self.whole();
@@ -286,7 +286,7 @@ impl ErrorText {
         }
     }
 
-    /// The error of a dial that got this answer.
+    /// The error of a dial that received this text.
     pub(crate) fn refusal(&self, to: String) -> ForwardError {
         let said = self.said();
         if self.whole().contains("connection refused") {
@@ -296,8 +296,8 @@ impl ErrorText {
         }
     }
 
-    /// The error of a connection that had been opened, if it is one: a Pod that closed while more was
-    /// being written to it has closed.
+    /// The error of an open connection; `None` if the text only says that the Pod closed while more was being written
+    /// to it.
     pub(crate) fn failure(&self) -> Option<Failure> {
         if self.is_empty() {
             return None;
@@ -317,7 +317,7 @@ impl ErrorText {
     }
 }
 
-/// How a connection failed; kept, so that every later use says the same.
+/// Why a connection failed; kept so that every later use reports the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
 pub(crate) struct Failure {
@@ -333,12 +333,12 @@ impl From<Failure> for io::Error {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // The stream's own words stop where the session's begin, and those name the cause.
+        // The stream's text ends with a reference to the session's error, which names the cause.
         let mut said = error.to_string();
         let mut next = error.get_ref().and_then(|e| e.source());
         while let Some(cause) = next {
             let words = cause.to_string();
-            // rustls's about a peer that was cut off go on with the address of its manual.
+            // rustls's text about a truncated connection continues with the address of its manual.
             let words = words.split(": https://").next().unwrap_or_default();
             said = format!("{said}: {words}");
             next = cause.source();
@@ -354,7 +354,7 @@ impl From<io::Error> for Failure {
 mod tests {
     use super::*;
 
-    /// From containerd 1.6.20, for a port nothing listens on.
+    /// From containerd 1.6.20, for a port on which nothing listens.
     const REFUSED: &str = "error forwarding port 9999 to pod \
         c49810eb38d7e827cabe5c81f3e16e1d9ac444b8b06ce65be849e94e25556be6, uid : failed to execute portforward in \
         network namespace \"/run/containerd/io.containerd.grpc.v1.cri/netns/cni-3aa4ea89-fcfb-9c29-77bb-\
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(kind("odd"), Some(io::ErrorKind::ConnectionAborted));
     }
 
-    /// What rustls says of a connection that was cut.
+    /// rustls's text for a connection that was cut.
     #[test]
     fn causes_are_told_without_a_manual() {
         #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,12 @@
-//! How the dial of a port whose state is not known went.
+//! The outcome of a dial to a port whose state is not known.
 
 use std::io;
 
-/// What became of a new connection.
+/// Outcome of a new connection's forward.
 pub(crate) enum Fate {
-    /// It stands, as far as anyone can tell.
+    /// No failure was reported in time.
     Good,
-    /// The Pod's side said that it cannot be.
+    /// The Pod's side reported a failure.
     Refused,
     /// The stream, or the whole session, failed.
     Broken(io::Error),

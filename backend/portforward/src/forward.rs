@@ -19,8 +19,8 @@ use crate::transport::Api;
 
 /// Opens streams to Pods over pooled port-forward sessions. Clones share the pool.
 ///
-/// Dropping a dial's future gives the dial up; an upgrade that it began is finished and kept for the next. Open
-/// streams outlive the last clone, and the sessions end with the last of them.
+/// Cancellation: dropping a dial's future gives the dial up; an upgrade that it started is finished and kept for the next
+/// dial. Open streams outlive the last clone, and the sessions end with the last stream.
 #[derive(Clone)]
 pub struct Forwarder {
     pool: Arc<Pool>,
@@ -28,7 +28,7 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// A forwarder that asks through this client, whose `upgrade` requests must go over HTTP/1.1.
+    /// A forwarder that uses this client, which has to send upgrade requests over HTTP/1.1.
     pub fn new(client: kube::Client, config: Config) -> Self {
         let config = Arc::new(config);
         let api = Api::new(client, config.clone());
@@ -38,60 +38,61 @@ impl Forwarder {
         }
     }
 
-    /// The same, which tells `expect` when a session will likely be asked for soon: its connection can be made ahead.
+    /// Calls `expect` when an upgrade is likely soon, so that its connection can be made ahead.
     #[must_use]
     pub fn expecting(self, expect: impl Fn() + Send + Sync + 'static) -> Self {
         let expect = Arc::new(expect);
         Self { expect, ..self }
     }
 
-    /// Says that a connection to some Pod is likely soon.
+    /// Announces that a connection to some Pod is likely soon.
     pub fn expect(&self) {
         (self.expect)();
     }
 
-    /// Opens a session to the Pod, for connections that are likely to come, where it has none. Nothing happens where
-    /// [`Config::ahead`] sessions are unused already, where all sessions together are at their bound, and for some
-    /// seconds after it failed. Must be called within a tokio runtime.
+    /// Opens a session to the Pod for connections that are likely to come, unless it has one. Nothing happens if
+    /// [`Config::ahead`] sessions are unused already, if the limit on all sessions is reached, or for 5 s after a
+    /// failure. Must be called within a tokio runtime.
     pub fn warm(&self, to: &PodPort) {
         self.pool.warm(to);
     }
 
-    /// Whether a connection to the Pod finds a session.
+    /// Whether a new connection to the Pod finds a session.
     pub fn way(&self, to: &PodPort) -> Way {
         self.pool.way(to)
     }
 
-    /// Whether the API server is so far that no upgrade is waited for where a session can be shared
+    /// Whether upgrades take so long that a connection shares a session instead of waiting for one
     /// ([`Config::share_after`]).
     pub fn is_far(&self) -> bool {
         self.pool.is_far()
     }
 
-    /// Tells what becomes of sessions from now on; the first to be told stays the only one. Called at once, under a lock at
-    /// times: it must be quick, not wait, and not ask the forwarder anything.
+    /// Reports changes of sessions to `told` from now on; only the first call has an effect. `told` is called synchronously,
+    /// sometimes under a lock: it must be quick, must not block, and must not call the forwarder.
     pub fn tell(&self, told: impl Fn(SessionNews<'_>) + Send + Sync + 'static) {
         self.pool.tell_to(Arc::new(told));
     }
 
-    /// The sessions that are open, in no order.
+    /// The open sessions, in no particular order.
     pub fn sessions(&self) -> Vec<SessionState> {
         self.pool.sessions()
     }
 
-    /// Counts, for status and metrics.
+    /// Counters for status and metrics.
     pub fn stats(&self) -> Stats {
         self.pool.stats()
     }
 
-    /// Pings every session now, e.g. after a clock jump; the silent ones are closed.
+    /// Pings every session now, e.g. after a clock jump. Sessions that stay silent are closed.
     ///
-    /// Clock jumps that the system's two clocks disagree on are noticed without it.
+    /// A jump that shows as a difference between the system's two clocks is noticed without this call.
     pub fn probe(&self) {
         self.pool.probe_all();
     }
 
-    /// Opens nothing new, ends every session and waits until that is done. Open streams fail.
+    /// Refuses new dials, ends every session and waits until all have ended. Open streams fail. Cancellation: dropping the
+    /// future stops the waiting only.
     pub async fn shutdown(&self) {
         self.pool.shutdown().await;
     }
@@ -102,7 +103,7 @@ impl Service<PodPort> for Forwarder {
     type Error = ForwardError;
     type Future = Pin<Box<dyn Future<Output = Result<PodStream, ForwardError>> + Send>>;
 
-    /// Always ready: bounds are answered by the call, with [`ForwardError::Overloaded`].
+    /// Always ready: a limit that is reached is an error of the call, [`ForwardError::Overloaded`].
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
         Poll::Ready(Ok(()))
     }

@@ -1,11 +1,10 @@
 //! `PodPort` → `PodStream`: connections to Pods over pooled Kubernetes port-forward sessions.
 //!
-//! It refuses to know which Pod serves what: it is told a Pod and a port, and neither resolves names nor chooses among
-//! replicas nor tries another one.
+//! It is given a Pod and a port. It does not resolve names, choose among replicas, or try another replica.
 //!
-//! The path of a dial: [`Forwarder`] (`forward.rs`) → a session of the Pod (`pool.rs`, which one: `pool/choose.rs`), else
-//! an upgrade (`transport.rs` and the three ways below it) → a data and an error stream (`pair.rs`) → the port's fate
-//! where it is not known → [`PodStream`] (`stream.rs`: how it ends). A failure is a [`ForwardError`] (`error.rs`).
+//! The path of a dial: [`Forwarder`] (`forward.rs`) → a session of the Pod (`pool.rs`, chosen in `pool/choose.rs`), else
+//! an upgrade (`transport.rs` and its three transports) → a data and an error stream (`pair.rs`) → the port's fate if it
+//! is not known → [`PodStream`] (`stream.rs`: how it ends). A failure is a [`ForwardError`] (`error.rs`).
 //! Meanwhile `pool/keep.rs` pings, evicts and retires sessions.
 //!
 //! ```no_run

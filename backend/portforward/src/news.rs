@@ -11,9 +11,9 @@ use crate::pod::PodId;
 pub enum SessionNews<'a> {
     /// The session is open.
     Opened(SessionName<'a>, Transport),
-    /// There is reason to doubt it: it is being probed.
+    /// The session is suspected and being probed.
     Suspected(SessionName<'a>),
-    /// All probes were answered after all.
+    /// All probes were answered.
     Recovered(SessionName<'a>),
     /// The session has ended, for this reason.
     Ended(SessionName<'a>, &'a str),
@@ -26,7 +26,7 @@ pub enum SessionNews<'a> {
     },
 }
 
-/// Which session.
+/// Identity of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionName<'a> {
     /// Its number within the forwarder.
@@ -61,28 +61,29 @@ pub struct SessionState {
     pub transport: Transport,
     /// Connections on it.
     pub connections: usize,
-    /// How it is.
+    /// Its health.
     pub health: SessionHealth,
     /// How long ago it was opened.
     pub age: Duration,
-    /// How long ago something came over it.
+    /// Time since something was received on it.
     pub silent: Duration,
 }
 
-/// How a session is.
+/// Health of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionHealth {
-    /// Nothing is known against it.
+    /// No known problem.
     Well,
-    /// It is being probed, with reason.
+    /// Suspected, and being probed.
     Suspect,
     /// A connection on it is not read, and may hold up the others.
     Stalled,
-    /// Parts of it carry nothing any more.
+    /// A worker of the server is stopped, and some connections carry nothing.
     Wedged,
-    /// It takes no new connections, and ends with its last.
+    /// Takes no new connections, and ends with its last one.
     Closing,
 }
 
-/// Told at once, under the pool's lock at times: it must be quick, not wait, and not ask the forwarder anything.
+/// Called synchronously, sometimes under the pool's lock: it must be quick, must not block, and must not call the
+/// forwarder.
 pub(crate) type Told = Arc<dyn Fn(SessionNews<'_>) + Send + Sync>;

@@ -1,8 +1,8 @@
 //! A data and an error stream of one SPDY session, as one connection.
 //!
 //! The error stream is opened with FLAG_FIN, the data stream after it, both in one write. The container runtime
-//! connects to the Pod when it has both. Whether that worked is never said; that it did not comes as an end of the
-//! data stream and, a moment later, a text on the error stream.
+//! connects to the Pod when it has both. It does not report success. It reports a failure by the end of the data
+//! stream and, a moment later, a text on the error stream.
 
 use std::future::poll_fn;
 use std::io;
@@ -28,30 +28,31 @@ pub(crate) struct Pair {
     /// `None` once its end was read.
     error: Option<Stream>,
     text: ErrorText,
-    /// Data that was read to learn the connection's fate.
+    /// Data that arrived while the connection's fate was awaited.
     first: Bytes,
-    /// The data stream's end came with the first look at it.
+    /// The data stream's end was found with the first read.
     ended: bool,
 }
 
-/// The PING that tells how long a silent forward was given to fail, sent before the streams have their reply.
+/// A PING sent before the streams have their reply, whose echo bounds the time in which a forward can fail silently.
 ///
-/// A forward that fails says so within [`Config::fate_wait`] of its reply. That it did not is known by the echo of a PING
-/// that the server has read so long after the streams, as the echo takes the same way back. On a short line the PING is
-/// sent when the reply has come and the wait is over. On a line longer than the wait it is sent so long after the streams,
-/// and its echo comes as long after the reply: that saves the round trip. Where the two come closer together, because they
-/// have waited for one another on the way, it says nothing, and another is sent as on a short line.
+/// A forward that fails reports it within [`Config::fate_wait`] of its reply. The echo of a PING that the server read this
+/// long after the streams proves that no failure was reported, because the echo takes the same way back. On a short line
+/// the PING is sent when the reply has come and the wait is over. On a line with a longer round trip it is sent this long
+/// after the streams, and its echo comes as long after the reply: that saves a round trip. If reply and echo arrive closer
+/// together, because something on the way held them back, the echo proves nothing, and another PING is sent as on a short
+/// line.
 pub(crate) struct Early<'a> {
     session: &'a Session,
     opened: Instant,
     wait: Duration,
     echo: Pin<Box<dyn Future<Output = Option<Instant>> + Send + 'a>>,
-    /// When the echo came; `None` within for a session that has ended.
+    /// When the echo came; `Some(None)` for a session that has ended.
     came: Option<Option<Instant>>,
 }
 
 impl<'a> Early<'a> {
-    /// For streams that were opened a moment ago.
+    /// For streams that were just opened.
     pub(crate) fn new(session: &'a Session, config: &Config) -> Self {
         let (opened, wait) = (Instant::now(), config.fate_wait);
         let echo = Box::pin(async move {
@@ -67,7 +68,7 @@ impl<'a> Early<'a> {
         }
     }
 
-    /// Waits for the reply, and sends the PING meanwhile when its time has come.
+    /// Waits for the reply, and sends the PING meanwhile when it is due.
     pub(crate) async fn beside<T>(&mut self, reply: impl Future<Output = T>) -> T {
         let mut reply = pin!(reply);
         loop {
@@ -81,12 +82,12 @@ impl<'a> Early<'a> {
         }
     }
 
-    /// From the reply on, until silence is success.
+    /// Waits, from the reply on, until silence means success.
     async fn silence(&mut self, config: &Config) {
         if self.wait.is_zero() {
             return;
         }
-        // A session without an echo is found out by its probe, not here.
+        // A session that returns no echo is detected by its probe, not here.
         let patience = config.reply_timeout / 5;
         let replied = Instant::now();
         if replied > self.opened + self.wait {
@@ -140,7 +141,7 @@ impl Pair {
         self.id
     }
 
-    /// The Pod has ended: what is still queued for it is dropped, and the server told to forget the stream.
+    /// The Pod has ended: drops what is still queued for it, and tells the server to forget the stream.
     pub(crate) fn over(&mut self) {
         self.data = None;
     }
@@ -153,14 +154,14 @@ impl Pair {
         }
     }
 
-    /// Waits until the fate of the forward is known; the reply has just come. Silence is success when it lasts as long as
-    /// `early` says: what was said before, on a busy machine too, is read before it.
+    /// Waits until the fate of the forward is known; the reply has just come. Silence means success if it lasts as long as
+    /// `early` requires: a failure that was reported before is read before the echo, on a busy machine too.
     pub(crate) async fn fate(&mut self, early: &mut Early<'_>, config: &Config) -> Fate {
         let silence = early.silence(config);
         let news = tokio::select! {
             biased;
             news = self.first_news() => Some(news),
-            // Both may have come since the first look.
+            // Data and end may have arrived since the first look.
             () = silence => self.first_news().now_or_never(),
         };
         match news {
@@ -203,28 +204,28 @@ impl Pair {
 
     /// Waits a little for the end of the error stream.
     async fn last_words(&mut self, config: &Config) {
-        // What is still missing then is taken for an end without words.
+        // If it is still missing then, the end counts as one without a text.
         let _ = timeout(config.last_words, poll_fn(|cx| self.poll_text(cx))).await;
     }
 
-    /// What the error stream said, so far.
+    /// The error stream's text so far.
     pub(crate) fn text(&self) -> &ErrorText {
         &self.text
     }
 
-    /// Ready when the error stream has ended, and with it its text.
+    /// Ready when the error stream has ended: its text is complete.
     pub(crate) fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(error) = &mut self.error {
             match ready!(error.poll_chunk(cx)) {
                 Ok(chunk) if !chunk.is_empty() => self.text.push(&chunk),
-                // The end; a reset is one too.
+                // The end; a reset counts as one.
                 Ok(_) | Err(_) => self.error = None,
             }
         }
         Poll::Ready(())
     }
 
-    /// Data of the Pod; nothing at its end.
+    /// Data from the Pod; nothing at its end.
     pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -254,10 +255,10 @@ impl Pair {
         }
     }
 
-    /// Whether the forward has ended on the other side, although its last data may not have been read.
+    /// Whether the forward has ended on the other side; its last data may still be unread.
     ///
-    /// Nothing may be sent from then on: the server's SPDY library hands frames to five workers, and data
-    /// that nobody reads any more stops one of them for good.
+    /// Nothing may be sent from then on: the server's SPDY library gives frames to five workers, and data
+    /// that nobody reads stops one of them for good.
     fn is_over(&self) -> bool {
         self.ended || self.error.as_ref().is_none_or(Stream::is_readable)
     }
@@ -269,7 +270,7 @@ impl Pair {
         }
     }
 
-    /// Sends FLAG_FIN. Whoever waited for the client's end has waited for the linger already.
+    /// Sends FLAG_FIN at once: the linger is over.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         match &mut self.data {
             Some(data) => data.finish_soon(),

@@ -1,4 +1,4 @@
-//! Which Pod, and which of its ports.
+//! Pods and their ports.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub struct PodPort {
     pub namespace: String,
     /// The Pod's name.
     pub pod: String,
-    /// The Pod's UID where it is known: a Pod of the same name that came later is another one.
+    /// The Pod's UID if known: a later Pod of the same name is a different one.
     pub uid: Option<String>,
     /// The TCP port inside the Pod.
     pub port: u16,
@@ -22,7 +22,7 @@ impl fmt::Display for PodPort {
     }
 }
 
-/// How far the way to a Pod is, for one more connection.
+/// What one more connection to a Pod would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     /// No session: the next connection has to open one.
@@ -40,7 +40,7 @@ impl PodPort {
     }
 }
 
-/// A Pod: whose sessions are whose.
+/// Identity of a Pod, by which its sessions are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PodId {
     pub(crate) namespace: String,
@@ -49,7 +49,7 @@ pub(crate) struct PodId {
 }
 
 impl PodId {
-    /// Whether the names are such that a Pod can have them; they become part of a URL.
+    /// Whether the names are valid for a Pod: they become part of a URL.
     pub(crate) fn is_valid(&self) -> bool {
         [&self.namespace, &self.pod].into_iter().all(|name| {
             let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b);

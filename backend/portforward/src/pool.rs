@@ -1,24 +1,24 @@
 //! Sessions per Pod: chosen, shared, probed, retired.
 //!
-//! A dial (`../dial.rs`) takes a session (`choose.rs` says which) and opens a stream on it. Upgrades run in tasks of their
-//! own, so that a dial given up does not take with it what others wait for. `warm.rs` opens sessions ahead of any dial,
-//! `keep.rs` looks after what is open; `state.rs` is what all know.
+//! A dial (`../dial.rs`) takes a session (chosen in `choose.rs`) and opens a stream on it. Upgrades run in tasks of their
+//! own, so that other dials still get the session of a dial that was given up. `warm.rs` opens sessions ahead of any dial,
+//! `keep.rs` watches over open ones; `state.rs` is the state that all share.
 //!
 //! Invariants, at every moment the lock is free:
 //!
-//! * `State::sessions` is the sum of [`Pod::sessions`](state::Pod::sessions) over all Pods, `State::extras` the sum of
-//!   what goes beyond the first of each. Both change in `State::gain` and `State::lose` alone.
-//! * A connection is in `Entry::connections` of its session, or in `Pod::channels` if it has none or that has ended,
-//!   from before its [`Lease`] is handed out until that is dropped. Only `step`, `lease_channel`, `session_ended` and
-//!   `Lease::drop` change these lists.
-//! * Whether a side of a connection has ended is in its [`Connection`] alone. Only its `Lease` tells it.
-//! * `Pod::lingering` has the connections whose client has ended and whose Pod has not, unless they were cut.
+//! * `State::sessions` is the sum of [`Pod::sessions`](state::Pod::sessions) over all Pods, `State::extras` the sum of those beyond
+//!   the first of each Pod. Only `State::gain` and `State::lose` change them.
+//! * From before its [`Lease`] is handed out until the lease is dropped, a connection is in `Entry::connections` of its
+//!   session, or in `Pod::channels` if it has no session or the session has ended. Only `step`, `lease_channel`,
+//!   `session_ended` and `Lease::drop` change these lists.
+//! * Whether a side of a connection has ended is stored in its [`Connection`] only, and set by its `Lease` only.
+//! * `Pod::lingering` holds the connections whose client has ended and whose Pod has not, unless they were cut.
 //! * A Pod is in the map while it has a session, a connection, an upgrade under way, a dial that waits, or a port known
 //!   to be good.
 //! * A retired session gets no new connection and is closed with its last one.
 //!
-//! Lock order: the pool's lock, then a session's (in `kubevpn_spdy`). Neither is held while something is awaited or a
-//! task is spawned into.
+//! Lock order: the pool's lock, then a session's (in `kubevpn_spdy`). Neither is held across an await or while a task is
+//! spawned.
 
 mod choose;
 mod keep;
@@ -55,12 +55,12 @@ pub(crate) struct Pool {
     config: Arc<Config>,
     opener: Box<dyn Open>,
     epoch: Epoch,
-    /// Of all sessions.
+    /// Unread bytes of all sessions.
     unread: Unread,
     state: Mutex<State>,
-    /// There is something to look after.
+    /// Wakes the keeper: there are sessions to watch over.
     busy: Arc<Notify>,
-    /// A session has ended.
+    /// Notified when a session has ended.
     ended: Notify,
     told: OnceLock<Told>,
 }
@@ -75,17 +75,17 @@ pub(crate) struct Taken {
     pub(crate) good: bool,
 }
 
-/// What a look at the state led to.
+/// What a dial does next, decided under the lock.
 enum Step {
     Take(Box<Taken>),
-    /// Until the next change of what was seen.
+    /// Wait until the Pod's state changes.
     Wait(OwnedNotified),
     ChannelsOnly(Vec<Rejection>),
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // The keeper looks, and finds that there is nothing to keep.
+        // The keeper wakes, finds nothing to keep, and ends.
         self.busy.notify_one();
     }
 }
@@ -112,7 +112,7 @@ impl Pool {
         &*self.opener
     }
 
-    /// Counts a dial by how it went.
+    /// Counts a dial by its outcome.
     pub(crate) fn count_dial(&self, failed: Option<&ForwardError>) {
         let counts = &mut self.state().counts;
         match failed {
@@ -128,7 +128,7 @@ impl Pool {
 
     // === getting a session ===
 
-    /// Waits for a session; the inner error says what was turned down where there are none to be had.
+    /// Waits for a session. The inner error lists the transports that were turned down, if there are no sessions at all.
     pub(crate) async fn session(
         self: &Arc<Self>,
         pod: &Arc<PodId>,
@@ -169,7 +169,7 @@ impl Pool {
         }
         let (limit, extras) = (self.config.sessions, state.extras);
         let crowded = state.sessions >= limit;
-        // A second session to a Pod is a luxury of an emptier pool, the first is not.
+        // Below half of the limit a Pod may have more than one session; its first is always allowed.
         let ample = 2 * extras < limit;
         let below_limit = extras < limit || state.idle().is_some();
         let quick = state.upgrades_take(self.config.share_after);
@@ -183,8 +183,8 @@ impl Pool {
             .views(now, &self.config, ask.heard_since)
             .into_iter()
             .unzip();
-        // Upgrades failed that this dial, or those that waited with it, had asked for. As many as were under way at
-        // most: what others ask for later is not waited for.
+        // Upgrades failed that this dial, or dials that waited with it, had asked for: at most as many as were under way.
+        // The dial does not wait for upgrades that others ask for later.
         let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
         let all_failed = failed >= self.config.upgrades_at_once;
         let first = pod.sessions.iter().all(|e| e.retired) && pod.opening == 0;
@@ -221,9 +221,9 @@ impl Pool {
         let pod = state.pod(id);
         let index = match what {
             What::Free(index) | What::Share(index) => indices[index],
-            // Of the Pod as it is now: an unused one is forgotten, and with it whom it would tell.
+            // The entry is looked up again: an unused Pod is removed from the map together with its notifier.
             What::Wait => {
-                // Under the same lock as the look: a Pod for which a dial waits is not forgotten.
+                // Set under the same lock: a Pod for which a dial waits is not removed.
                 pod.waiting += usize::from(!std::mem::replace(&mut ask.waits, true));
                 return Ok(Step::Wait(pod.changed.clone().notified_owned()));
             }
@@ -251,7 +251,7 @@ impl Pool {
         })))
     }
 
-    /// A place for a connection that is an upgrade of its own, and whether its port is known to be good.
+    /// A lease for a connection that is an upgrade of its own, and whether its port is known to be good.
     pub(crate) fn lease_channel(
         self: &Arc<Self>,
         id: &Arc<PodId>,
@@ -283,7 +283,7 @@ impl Pool {
         })
     }
 
-    /// Starts an upgrade; `ahead` of any connection that asks for it, or for one that waits.
+    /// Starts an upgrade: for a dial that waits, or `ahead` of any.
     fn open(self: &Arc<Self>, state: &mut State, id: &Arc<PodId>, ahead: bool) {
         state.gain(id);
         state.counts.upgrades += 1;
@@ -318,13 +318,13 @@ impl Pool {
         tokio::spawn(upgrade.with_current_subscriber());
     }
 
-    /// Takes up a new session.
+    /// Adds a new session to the pool.
     fn add(self: &Arc<Self>, pod: &Arc<PodId>, io: Box<dyn Io>, transport: Transport, ahead: bool) {
         let config = SpdyConfig {
             stream_buffer: self.config.unread_per_stream,
             session_buffer: self.config.unread_per_session,
             unread: self.unread.clone(),
-            // Two streams each; the Pod's own bound is what counts.
+            // A connection has two streams. The limit that takes effect is the Pod's.
             max_streams: 2 * self.config.streams_per_pod,
             ..SpdyConfig::default()
         };
@@ -377,7 +377,7 @@ impl Pool {
             entry.map_or_else(Vec::new, |e| e.connections)
         };
         state.lose(pod);
-        // Its streams are counted until they are dropped.
+        // Connections of the session are counted until they are dropped.
         state.pod(pod).channels.extend(connections.iter().cloned());
         drop(state);
         tracing::info!(%pod, session = id, streams = connections.len(), %why, "session ends");
@@ -388,7 +388,7 @@ impl Pool {
         self.ended.notify_waiters();
     }
 
-    // === from outside ===
+    // === inspection ===
 
     pub(crate) fn stats(&self) -> Stats {
         self.state().stats()
@@ -434,18 +434,18 @@ impl Pool {
     }
 }
 
-/// What a dial wants of the state.
+/// A dial's state while it looks for a session.
 struct Ask {
     port: u16,
     heard_since: Option<Instant>,
     /// The Pod's failures when the dial first looked.
     failures: Option<u64>,
     patient: bool,
-    /// It is counted among those that wait.
+    /// Whether it is counted in [`Pod::waiting`](state::Pod::waiting).
     waits: bool,
 }
 
-/// A dial that waits, counted.
+/// Counts a dial that waits, until it is dropped.
 struct Waiting {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
@@ -457,7 +457,7 @@ impl Drop for Waiting {
     }
 }
 
-/// An upgrade under way, counted; tells those who wait how it went, even if its task panics.
+/// Counts an upgrade under way. Reports its outcome to the dials that wait, even if its task panics.
 struct Opening {
     pool: Arc<Pool>,
     pod: Arc<PodId>,

@@ -1,4 +1,4 @@
-//! Counts: of a forwarder, and of each of its connections while it moves bytes, without a lock.
+//! Counters of a forwarder, and lock-free counters of each of its connections.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -12,24 +12,24 @@ use crate::config::Transport;
 
 /// A connection that moved more than this within [`BULK_WINDOW`] is bulk.
 const BULK: u64 = 256 * 1024;
-/// Less than this fits into the socket buffers of the way even if the Pod does not read.
+/// This much fits into socket buffers on the way even if the Pod does not read.
 pub(crate) const MAY_BLOCK: u64 = 64 * 1024;
-/// In milliseconds; also how long it stays bulk once it stops.
+/// In milliseconds. A connection stays bulk for this long after its transfer stops.
 const BULK_WINDOW: u64 = 2_000;
 
-/// What a forwarder holds and has done.
+/// Counters of a forwarder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Sessions open now, by transport in the order of [`Transport::ALL`].
     pub sessions: [usize; Transport::ALL.len()],
-    /// Connections open now, the lingering ones among them.
+    /// Connections open now, including lingering ones.
     pub streams: usize,
-    /// Connections whose client has ended and whose Pod is still listened to.
+    /// Connections whose client has ended and whose Pod has not.
     pub lingering: usize,
     /// Bytes received on sessions that their clients have not read.
     pub unread: usize,
-    /// Upgrades asked for so far, refused ones among them.
+    /// Upgrades requested so far, including refused ones.
     pub upgrades: u64,
     /// Connections opened so far.
     pub opened: u64,
@@ -37,13 +37,13 @@ pub struct Stats {
     pub refused: u64,
     /// Sessions closed because they had stopped answering.
     pub evicted: u64,
-    /// Sessions that were found to have stopped carrying some of their connections.
+    /// Sessions found wedged: they had stopped carrying some of their connections.
     pub wedged: u64,
     /// Connections reset because their client did not read while others waited.
     pub stalled: u64,
 }
 
-/// Times as milliseconds since the pool began, plus one: 0 is never.
+/// Origin of times in milliseconds: since the pool began, plus one, so that 0 means never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(Instant);
 
@@ -56,7 +56,7 @@ impl Epoch {
         self.of(Instant::now())
     }
 
-    /// May be later than a `now` that was asked for before: others go on meanwhile, so subtract saturating.
+    /// The result may be later than a `now` that was read before, as other threads run in between: use saturating subtraction.
     pub(crate) fn of(self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.0).as_millis();
         u64::try_from(since).unwrap_or(u64::MAX - 1) + 1
@@ -67,26 +67,26 @@ impl Epoch {
     }
 }
 
-/// One connection's counts and marks.
+/// Lock-free counters and flags of one connection.
 ///
-/// The stream writes them, the keeper reads them. Nothing here orders other memory, hence `Relaxed`.
+/// The stream writes them, the keeper reads them. They order no other memory, hence `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Connection {
     epoch: Epoch,
     /// The data stream, once there is one.
     id: OnceLock<StreamId>,
-    /// When it was registered.
+    /// When the connection was registered.
     pub(crate) began: u64,
     /// Since when the Pod has been silent with everything read; 0 while it is not.
     quiet_since: AtomicU64,
-    /// The Pod had the last word.
+    /// The Pod sent something after the client's last write.
     answered: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
-    /// Of `written`, what the session is known to have carried.
+    /// How much of `written` the session is known to have carried.
     proven: AtomicU64,
     last_write: AtomicU64,
-    /// When the first bytes were written that the Pod has not answered, nor the session is known to have carried.
+    /// When the first bytes were written that are neither answered by the Pod nor known to be carried by the session.
     asked: AtomicU64,
     window_began: AtomicU64,
     window_moved: AtomicU64,
@@ -143,7 +143,7 @@ impl Connection {
 
     // === what the stream reports ===
 
-    /// The Pod sent this much, and it was read.
+    /// This many bytes of the Pod were read.
     pub(crate) fn heard(&self, bytes: usize) {
         self.quiet_since.store(0, Relaxed);
         self.answered.store(true, Relaxed);
@@ -155,14 +155,14 @@ impl Connection {
         self.moved(bytes);
     }
 
-    /// Everything the Pod has sent was read.
+    /// All bytes of the Pod received so far were read.
     pub(crate) fn quiet(&self) {
         if self.quiet_since.load(Relaxed) == 0 {
             self.quiet_since.store(self.epoch.now(), Relaxed);
         }
     }
 
-    /// The client sent this much.
+    /// The client sent this many bytes.
     pub(crate) fn wrote(&self, bytes: usize) {
         self.answered.store(false, Relaxed);
         let now = self.epoch.now();
@@ -178,7 +178,7 @@ impl Connection {
         self.client_ended.store(true, Relaxed);
     }
 
-    /// The client's end has left for the Pod: nothing can follow it.
+    /// The client's end was sent to the Pod: nothing can follow it.
     pub(crate) fn passed_on(&self) {
         self.passed_on.store(self.epoch.now(), Relaxed);
     }
@@ -232,32 +232,32 @@ impl Connection {
         Some(self.passed_on.load(Relaxed)).filter(|&mark| mark != 0)
     }
 
-    /// Whether the client is known to read although it has ended its side: it has half-closed, not closed.
+    /// Whether the client is known to read although it has ended its side, so that it is half-closed and not closed.
     pub(crate) fn reads_on(&self) -> bool {
         self.reads_on.load(Relaxed)
     }
 
-    /// Since when the Pod has been silent.
+    /// Since when the Pod has been silent with everything read.
     pub(crate) fn quiet_since(&self) -> Option<u64> {
         Some(self.quiet_since.load(Relaxed)).filter(|&mark| mark != 0)
     }
 
-    /// The client's last bytes were followed by some of the Pod's.
+    /// Whether the Pod sent something after the client's last write.
     pub(crate) fn is_answered(&self) -> bool {
         self.answered.load(Relaxed)
     }
 
-    /// Whether much more of the Pod's data may be under way than was read.
+    /// Whether much more of the Pod's data may be in flight than was read.
     pub(crate) fn is_behind(&self) -> bool {
         self.quiet_since().is_none() && self.read.load(Relaxed) >= BULK
     }
 
-    /// Whether it has sent so much that a Pod which does not read could hold up the session.
+    /// Whether the client has sent so much that a Pod that does not read could hold up the session.
     pub(crate) fn is_upload(&self) -> bool {
         self.written.load(Relaxed) - self.proven.load(Relaxed) > MAY_BLOCK
     }
 
-    /// Since when the client has waited for a sign that what it sent was carried.
+    /// Since when bytes of the client have been neither answered nor known to be carried.
     pub(crate) fn asked(&self) -> Option<u64> {
         Some(self.asked.load(Relaxed)).filter(|&mark| mark != 0)
     }
@@ -267,7 +267,7 @@ impl Connection {
         self.last_write.load(Relaxed)
     }
 
-    /// Whether something of the Pod may still matter to the client.
+    /// Whether the client may still be waiting for data of the Pod.
     pub(crate) fn is_waiting(&self) -> bool {
         let satisfied = self.client_ended.load(Relaxed) && self.is_answered();
         let over = self.has_pod_ended() || self.is_cut() || self.failed().is_some();
@@ -276,7 +276,7 @@ impl Connection {
 
     // === what the pool decides ===
 
-    /// The session has carried what was sent until then.
+    /// The session has carried everything sent until then.
     pub(crate) fn prove(&self, until: u64) {
         let written = self.written.load(Relaxed);
         self.proven.store(written, Relaxed);
@@ -286,7 +286,7 @@ impl Connection {
         }
     }
 
-    /// It may go on writing although its session is wedged: it is the one that holds it up.
+    /// Allows further writes although the session is wedged: this connection is the one that holds it up.
     pub(crate) fn exempt(&self) {
         self.exempt.store(true, Relaxed);
     }
@@ -295,7 +295,7 @@ impl Connection {
         self.exempt.load(Relaxed)
     }
 
-    /// The client's end is held back no longer.
+    /// Passes the client's end on without further waiting.
     pub(crate) fn cut(&self) {
         self.cut.store(true, Relaxed);
         self.ender.wake();
@@ -305,7 +305,7 @@ impl Connection {
         self.cut.load(Relaxed)
     }
 
-    /// The connection is over, for this reason.
+    /// Ends the connection for this reason.
     pub(crate) fn fail(&self, reason: &'static str) {
         let _ = self.failed.set(reason);
         self.reader.wake();
@@ -316,12 +316,12 @@ impl Connection {
         self.failed.get().copied()
     }
 
-    /// Where the stream waits for [`Connection::fail`].
+    /// Waker of the stream's read, used by [`Connection::fail`].
     pub(crate) fn reader(&self) -> &AtomicWaker {
         &self.reader
     }
 
-    /// Where the stream's shutdown waits for [`Connection::cut`], [`Connection::fail`] and the Pod's end.
+    /// Waker of the stream's shutdown, used by [`Connection::cut`], [`Connection::fail`] and at the Pod's end.
     pub(crate) fn ender(&self) -> &AtomicWaker {
         &self.ender
     }

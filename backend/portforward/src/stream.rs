@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The container runtime takes the end of either direction for the end of both, 1 s later. So the client's end is held
-//! back until the Pod has been silent for [`Config::linger`]; the Pod's end is passed on at once, after the last words
-//! of the error stream, which say whether it was one.
+//! back until the Pod has been silent for [`Config::linger`]. The Pod's end is passed on once the error stream has ended
+//! too, because its text says whether the end was orderly.
 
 use std::fmt;
 use std::io;
@@ -29,15 +29,15 @@ use crate::transport::Channel;
 
 /// A byte stream to a port of a Pod.
 ///
-/// * Reading gives what the Pod sends, then its end; or an error with the words of the Pod's node. It is
-///   [`io::ErrorKind::UnexpectedEof`] where the client's end was passed on first and may have caused the Pod's: the
-///   answer may not be whole.
-/// * Writing fails once the Pod has ended: nothing of it would arrive.
+/// * Reading returns what the Pod sends, then its end, or an error with the text of the Pod's node. The error is
+///   [`io::ErrorKind::UnexpectedEof`] if the client's end was passed on first and may have caused the Pod's: the
+///   answer may be incomplete.
+/// * Writing fails once the Pod has ended: the data would not arrive.
 /// * Shutting down waits until the Pod has been silent for [`Config::linger`], or has ended; reading goes on
 ///   meanwhile, on this task or another.
-/// * Dropping it frees everything behind it at once.
+/// * Dropping the stream resets the connection and releases its place on the session at once.
 pub struct PodStream {
-    // Before the lease: the pool counts the connection until it is gone.
+    // Dropped before the lease: the pool counts the connection until its streams are gone.
     carrier: Carrier,
     lease: Lease,
     read: Read,
@@ -46,7 +46,7 @@ pub struct PodStream {
     via: Via,
 }
 
-/// What carries it.
+/// The streams that carry a connection.
 pub(crate) enum Carrier {
     Pair(Pair),
     Channel(Box<Channel>),
@@ -54,7 +54,7 @@ pub(crate) enum Carrier {
 
 enum Read {
     Open,
-    /// The data has ended, perhaps with an error; the error stream may still say why.
+    /// The data has ended, perhaps with an error; the error stream's text may still arrive.
     LastWords(Pin<Box<Sleep>>, Option<Failure>),
     Ended,
     Failed(Failure),
@@ -111,7 +111,7 @@ impl PodStream {
         }
     }
 
-    /// The Pod has ended, for the reason its node gives, or for this one.
+    /// The Pod has ended: for the reason that its node gave, else for this one.
     fn settle(&mut self, failure: Option<Failure>) {
         let told = self.carrier.text().failure();
         let failed = told.is_some();
@@ -130,8 +130,8 @@ impl PodStream {
         };
     }
 
-    /// An end that the client's own may have caused, after it was held back as long as it may be. More of the
-    /// answer may have been to come, and the client must not take what it has for the whole.
+    /// The failure for a Pod's end that the client's own end may have caused: more of the answer may have been due, and
+    /// the client must not take what it has for the whole.
     fn cut_short(&self) -> Option<Failure> {
         let said = "the pod was silent too long after the client had ended its side, and was told of that end";
         self.lease.ended_by_the_clock().then(|| Failure {
@@ -159,7 +159,7 @@ impl PodStream {
         Ok(())
     }
 
-    /// Ready when the client's end is to be passed on.
+    /// Ready when the client's end has to be passed on.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lease = &self.lease;
         let connection = lease.connection();
@@ -173,7 +173,7 @@ impl PodStream {
         }
         loop {
             ready!(timer.as_mut().poll(cx));
-            // While there is something to read, the silence has not begun.
+            // While there is something to read, the Pod is not silent.
             let now = Instant::now();
             let until = lease.quiet_since().unwrap_or(now) + self.config.linger;
             if until <= now {
@@ -267,7 +267,7 @@ impl AsyncWrite for PodStream {
             match &this.write {
                 Write::Open => {
                     this.lease.client_ended();
-                    // What is still on its way out is not held back.
+                    // Data written before is not held back.
                     if let Poll::Ready(Err(error)) = this.carrier.poll_flush(cx) {
                         tracing::trace!(via = %this.via, %error, "not flushed");
                     }
@@ -278,7 +278,7 @@ impl AsyncWrite for PodStream {
                     this.write = Write::Finishing;
                 }
                 Write::Finishing => {
-                    // An end that cannot be sent has nobody left to arrive at.
+                    // If the end cannot be sent, the peer is gone.
                     if let Err(error) = ready!(this.carrier.poll_finish(cx)) {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
@@ -310,7 +310,7 @@ impl Carrier {
     fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Pair(pair) => pair.poll_text(cx),
-            // Its data ends with the connection, which ends both channels.
+            // The data of a channel ends with its connection, which ends both channels.
             Self::Channel(_) => Poll::Ready(()),
         }
     }

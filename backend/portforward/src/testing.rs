@@ -44,7 +44,7 @@ pub(crate) const CLOSE: u16 = 21;
 pub(crate) const MUTE: u16 = 44;
 /// Reads nothing.
 pub(crate) const DEAF: u16 = 45;
-/// Any other port: nobody listens.
+/// Nothing listens on any other port.
 pub(crate) const CLOSED: u16 = 9999;
 
 /// What the node says of a Pod whose sandbox is gone.

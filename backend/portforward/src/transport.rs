@@ -1,7 +1,7 @@
-//! How sessions and channels are asked of the API server, and which way was found to work.
+//! Upgrades to sessions and channels, and which transports were found to work.
 //!
-//! `spdy.rs`, `tunnel.rs` and `channel.rs` each know one transport; `upgrade.rs` and `websocket.rs` are what they
-//! share. [`Open`] is the seam to the pool.
+//! `spdy.rs`, `tunnel.rs` and `channel.rs` implement one transport each; `upgrade.rs` and `websocket.rs` are shared.
+//! [`Open`] is the interface to the pool.
 
 mod channel;
 mod spdy;
@@ -26,7 +26,7 @@ use crate::config::{Config, Transport, TransportChoice};
 use crate::error::{ForwardError, Rejection};
 use crate::pod::PodId;
 
-/// An upgraded connection, whatever is below.
+/// An upgraded connection.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -37,18 +37,18 @@ fn boxed(io: impl Io + 'static) -> Box<dyn Io> {
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What the pool asks for new connections.
+/// Opens connections for the pool.
 pub(crate) trait Open: Send + Sync + 'static {
-    /// Whether there may be sessions at all; else every connection is a channel of its own.
+    /// Whether a transport with sessions is allowed; without one every connection is a channel of its own.
     fn has_sessions(&self) -> bool;
 
-    /// Whether a channel may be tried where a session is long in coming.
+    /// Whether a channel may be tried while a session is awaited.
     fn has_channels(&self) -> bool;
 
-    /// Asks for a session to the Pod.
+    /// Opens a session to the Pod.
     fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>>;
 
-    /// Asks for a channel to the port. `tried` is what was turned down just before, in [`Opened::ChannelsOnly`].
+    /// Opens a channel to the port. `tried` lists the rejections of [`Opened::ChannelsOnly`].
     fn channel(
         &self,
         pod: Arc<PodId>,
@@ -56,15 +56,15 @@ pub(crate) trait Open: Send + Sync + 'static {
         tried: Vec<Rejection>,
     ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>>;
 
-    /// A session over this transport ended, or was given up, before a single byte was received on it.
+    /// Reports that a session of this transport ended, or was given up, before a byte was received on it.
     fn unheard(&self, _transport: Transport) {}
 }
 
-/// What came of asking for a session.
+/// Outcome of a request for a session.
 pub(crate) enum Opened {
     /// A connection that speaks SPDY.
     Session(Box<dyn Io>, Transport),
-    /// Every way to a session was turned down, channels are still to be tried.
+    /// Every transport with sessions was turned down; channels have not been tried.
     ChannelsOnly(Vec<Rejection>),
 }
 
@@ -234,7 +234,7 @@ impl Api {
         });
     }
 
-    /// Tries again, beside what is asked, the transports that were turned down long enough ago.
+    /// Tries transports again that were turned down long enough ago, in parallel with the dial.
     fn look_again(&self, pod: &Arc<PodId>) {
         if self.config.transport != TransportChoice::Auto {
             return;
@@ -305,7 +305,7 @@ impl Open for Api {
 }
 
 impl Memory {
-    /// Those that were not turned down, the silent ones last; all of them where none is left.
+    /// Transports that were not turned down, silent ones last; all transports if none is left.
     fn order(&self) -> Vec<Transport> {
         let known = |t: &Transport| self.known[*t as usize];
         let fit = |t: &Transport| !matches!(known(t), Known::Down(_));
@@ -317,7 +317,7 @@ impl Memory {
         fit
     }
 
-    /// The transports to sessions that were turned down long enough ago, which they are taken to be anew.
+    /// Transports with sessions whose rejection is older than [`Config::transport_retry`]. Their time starts again.
     fn due(&mut self, now: Instant, config: &Config) -> Vec<Transport> {
         let sessions = [Transport::Spdy, Transport::SpdyWs];
         let due = sessions
@@ -332,8 +332,8 @@ impl Memory {
         due.collect()
     }
 
-    /// There are gateways that answer 101 and pass nothing on of what is not WebSocket. The other transport to sessions
-    /// goes first from now on, if there is one.
+    /// Some gateways answer 101 and pass nothing but WebSocket data. The other transport with sessions, if there is one,
+    /// is tried first from now on.
     fn unheard(&mut self, transport: Transport) {
         let other = match transport {
             Transport::Spdy => Transport::SpdyWs,
@@ -346,15 +346,15 @@ impl Memory {
         }
     }
 
-    /// What worked does no more: all get another chance.
+    /// A transport that worked has stopped working: forget all rejections.
     fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Only the success of another transport proves that a refusal was about the transport; not even that does
-    /// where the API server itself failed to reach the node, which may have come back meanwhile. A connection that was
-    /// cut, or a proxy's 5xx, may have been one of several servers that ended: that counts when it happens again. One
-    /// that swallowed the request while another was answered counts at once.
+    /// Only the success of another transport proves that a rejection was about the transport. It does not prove it if the
+    /// API server failed to reach the node, which may have come back since. A cut connection, or a proxy's 5xx, may
+    /// come from one of several servers that was ending: it counts the second time. A transport whose request was
+    /// swallowed while another was answered counts at once.
     fn worked(&mut self, transport: Transport, tried: &[Rejection]) {
         for rejection in tried {
             let failed = rejection.status.is_none_or(|s| s.is_server_error());
@@ -373,12 +373,12 @@ impl Memory {
     }
 }
 
-/// How the attempt of one transport to a session went.
+/// Outcome of one transport's attempt at a session.
 type Attempted = Result<Box<dyn Io>, Failed>;
 
-/// Why it came to nothing.
+/// Why an attempt failed.
 struct Failed {
-    /// What the API server said where the verb `create` is not granted, and `get` was tried too.
+    /// The API server's text if the verb `create` is not granted and `get` was tried too.
     create: Option<String>,
     error: UpgradeError,
 }
@@ -392,11 +392,11 @@ impl From<UpgradeError> for Failed {
     }
 }
 
-/// What was asked for one Pod so far.
+/// Transports and verbs tried for one dial so far.
 struct Asked {
     pod: Arc<PodId>,
     tried: Vec<Rejection>,
-    /// The verbs that are not granted, and what the API server said about the last.
+    /// The verbs that are not granted, and the API server's text about the last.
     verbs: Vec<&'static str>,
     said: String,
 }
@@ -411,7 +411,7 @@ impl Asked {
         }
     }
 
-    /// Notes that the method's verb is not granted; an error when there is no other to ask for.
+    /// Notes that the method's verb is not granted. Error: no other verb is left.
     fn forbidden(&mut self, method: &Method, message: String) -> Result<(), ForwardError> {
         self.verbs.push(verb(method));
         self.said = message;
@@ -430,7 +430,7 @@ impl Asked {
         }
     }
 
-    /// As [`Asked::refused`], for an attempt by each verb.
+    /// As [`Asked::refused`], for an attempt with both verbs.
     fn failed(&mut self, transport: Transport, failed: Failed) -> Result<(), ForwardError> {
         if let Some(message) = failed.create {
             self.forbidden(&Method::POST, message)?;
@@ -438,7 +438,7 @@ impl Asked {
         self.refused(transport, failed.error)
     }
 
-    /// Notes what the transport met; an error when no other transport can do better.
+    /// Notes the transport's rejection. Error: no other transport can succeed.
     fn refused(&mut self, transport: Transport, no: UpgradeError) -> Result<(), ForwardError> {
         let rejection = |status, silent, by_api_server, message| Rejection {
             transport,
@@ -457,7 +457,7 @@ impl Asked {
                 let message = format!("no answer within {} s", after.as_secs());
                 rejection(None, true, false, message)
             }
-            // All forms but SPDY's first are asked by GET.
+            // All requests but SPDY's first use GET.
             UpgradeError::Forbidden { message } => return self.forbidden(&Method::GET, message),
             UpgradeError::Gone => {
                 return Err(ForwardError::PodNotFound {

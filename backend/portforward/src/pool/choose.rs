@@ -1,57 +1,56 @@
-//! Which session a new connection gets: the policy, as one function of what there is.
+//! Policy: which session a new connection gets, as a pure function.
 //!
-//! A connection on a session of its own can neither stall others nor be stalled, so connections opened now and then get
-//! one each, up to a number. Connections opened by the dozen are taken to be short until they are shown not to be: they
-//! share one session, with a spare beside it, since each session more costs every program on the way. A session that turns out to carry bulk,
-//! a client that does not read, or a connection that stays is left to those it has, and a spare one takes its place.
+//! A connection on a session of its own can neither stall others nor be stalled. So connections opened now and then get one
+//! each, up to a limit. Connections opened in quick succession are assumed to be short and share one session, with a spare
+//! beside it, because each session costs every program on the way. A session that turns out to carry bulk, a client that
+//! does not read, or a lasting connection gets no new connections, and the spare session takes its place.
 
 use crate::config::Config;
 
-/// With fewer connections than this on the shared session a further one takes the spare, if that is free: two
-/// transfers that begin together, a moment after many short connections, are then apart. What the first has under way
-/// by the time it is known for bulk (the servers hold 15 to 34 MB) would otherwise come before all of the second's.
+/// While fewer connections than this are on the shared session, the next one takes the spare if that is free: two
+/// transfers that begin together right after many short connections then use different sessions. What the servers hold
+/// of the first one (15 to 34 MB) before it counts as bulk would otherwise come before all data of the second.
 const FEW: usize = 4;
 
-/// A session, as far as the choice goes.
+/// The properties of a session that matter for the choice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View {
-    /// Connections that wait for something of their Pod: neither side has ended, or the client's has and is
-    /// not answered.
+    /// Connections that wait for data of their Pod: neither side has ended, or the client has and was not answered.
     pub(crate) live: usize,
-    /// One of them is no short one any more.
+    /// One of its connections is not short.
     pub(crate) long: bool,
-    /// It carries as many connections as it may, those only waiting for their end among them.
+    /// It carries as many connections as allowed, including those that only wait for their end.
     pub(crate) full: bool,
-    /// It moves bulk, or somebody on it does not read.
+    /// It carries bulk, or a client on it does not read.
     pub(crate) busy: bool,
-    /// It has given reason to doubt that it works, and was not proven yet.
+    /// It is suspected of not working.
     pub(crate) suspect: bool,
     /// When it was last used.
     pub(crate) used: u64,
 }
 
-/// What else the choice depends on.
+/// The other inputs of the choice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
     /// Upgrades under way.
     pub(crate) opening: usize,
-    /// Other connections that wait for one.
+    /// Other dials that wait for an upgrade.
     pub(crate) waiting: usize,
-    /// The bound on all sessions leaves room for one more.
+    /// The limit on all sessions allows one more.
     pub(crate) room: bool,
-    /// How many sessions the Pod may have, those that nobody should join left out.
+    /// How many sessions the Pod may have, not counting busy and suspect ones.
     pub(crate) allowance: usize,
-    /// Connections are opened by the dozen.
+    /// Connections are opened in quick succession.
     pub(crate) hurried: bool,
-    /// It has not waited long yet.
+    /// The dial has not waited long yet.
     pub(crate) patient: bool,
-    /// An upgrade is worth a wait where a session can be shared.
+    /// An upgrade is fast enough to wait for even if a session can be shared.
     pub(crate) quick: bool,
-    /// Lately a connection found no session free: one is kept ready.
+    /// A connection recently found no free session: keep one ready.
     pub(crate) spare: bool,
 }
 
-/// What to do.
+/// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
     pub(crate) what: What,
@@ -61,13 +60,13 @@ pub(crate) struct Choice {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    /// This session is free.
+    /// Use this free session.
     Free(usize),
-    /// None is free: this one is shared.
+    /// Share this session: none is free.
     Share(usize),
     /// Wait for an upgrade.
     Wait,
-    /// There is nothing, and no room for more.
+    /// There is no session, and none may be opened.
     Full,
 }
 
@@ -102,7 +101,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
             return Choice { what, open };
         }
     }
-    // The last used, so that the others grow idle and are closed.
+    // The most recently used one, so that the others stay idle and are closed.
     if let Some(&(index, _)) = free().max_by_key(|(_, v)| v.used) {
         let open = demand.spare && room && opening == 0 && free().count() == 1;
         let what = What::Free(index);
@@ -112,7 +111,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     let fewest = |(_, v): &&(usize, View)| (v.live, u64::MAX - v.used);
     let share = views.iter().filter(usable).min_by_key(fewest);
     if room {
-        // One upgrade for each that waits, a few at a time.
+        // One upgrade for each dial that waits, a few at a time.
         let open = opening <= waiting && opening < config.upgrades_at_once;
         let mine = opening + usize::from(open) > waiting;
         let what = match share {
@@ -121,7 +120,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
         };
         return Choice { what, open };
     }
-    // Better a doubtful one than a busy one: doubts are settled within a round trip, as a rule.
+    // A suspect session is better than a busy one: a suspicion is normally settled within a round trip.
     let fallback = || {
         let rank = |(_, v): &&(usize, View)| (v.busy, v.live);
         views.iter().filter(|(_, v)| !v.full).min_by_key(rank)
@@ -241,7 +240,7 @@ mod tests {
         };
         assert_eq!(pick(&[live(1)], burst(1, 1)), (What::Wait, true));
         assert_eq!(pick(&[live(1)], burst(2, 2)), (What::Share(0), false));
-        // From cold there is nothing to share.
+        // Without a session there is nothing to share.
         assert_eq!(pick(&[], burst(2, 50)), (What::Wait, false));
     }
 
@@ -253,15 +252,15 @@ mod tests {
         };
         assert_eq!(pick(&[], hurry), (What::Wait, true));
         assert_eq!(pick(&[QUIET], hurry), (What::Free(0), false));
-        // The spare is left alone, and there is one.
+        // The spare is left alone, and no further one is opened.
         assert_eq!(pick(&[live(5)], hurry), (What::Share(0), true));
         let spare = [live(5), live(9), QUIET];
         assert_eq!(pick(&spare, hurry), (What::Share(1), false));
-        // While there are few, the spare serves as well, and no third one is opened for that.
+        // With few connections on the shared session, the spare is used too, and no third session is opened for that.
         assert_eq!(pick(&[live(1), QUIET], hurry), (What::Free(1), false));
         assert_eq!(pick(&[live(1), live(1)], hurry), (What::Share(1), false));
         assert_eq!(pick(&[live(4), QUIET], hurry), (What::Share(0), false));
-        // A crowd, a connection that stays or moves bulk: the spare takes over.
+        // The spare takes over from a session that is crowded, lasting or busy.
         let long = View {
             long: true,
             ..live(2)
@@ -274,7 +273,7 @@ mod tests {
         for full in [long, bulk, crowd] {
             assert_eq!(pick(&[full, QUIET], hurry), (What::Free(1), false));
         }
-        // Where there is no room for another, those that stay are joined.
+        // If no further session is allowed, sessions with lasting connections are shared.
         let tight = Demand {
             allowance: 1,
             ..hurry
@@ -312,9 +311,9 @@ mod tests {
         );
         // Four downloads do not count, so that the fifth connection gets its own.
         assert_eq!(pick(&[bulk; 4], CALM), (What::Wait, true));
-        // But not without end.
+        // The hard cap is twice the allowance.
         assert_eq!(pick(&[bulk; 8], CALM), (What::Share(0), false));
-        // A session that goes on receiving for a client that left is not free.
+        // A session that still receives for a client that left is not free.
         let draining = View {
             busy: true,
             ..QUIET

@@ -1,4 +1,4 @@
-//! What is done for open sessions once a second: pings, evictions, resets of who stalls others, ends of the unused.
+//! The keeper: once a second it pings sessions, evicts dead ones, resets connections that stall others, closes unused ones.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -23,9 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
 const JUMP: Duration = Duration::from_secs(5);
 
-/// A session some of whose PINGs have no echo is pinged this often: for middleboxes that forget after 4 minutes. The
-/// server's SPDY library queues 50 frames for a worker that has stopped and then reads nothing any more, and one PING of
-/// a probe goes there: so the rest of the session lives for 2.7 hours.
+/// How often a wedged session is pinged, for middleboxes that forget a connection after 4 minutes. The server's SPDY
+/// library queues 50 frames for a stopped worker and then stops reading. One PING of each probe goes to that worker, so the
+/// rest of the session lives for 2.7 hours.
 const RENEW: Duration = Duration::from_secs(200);
 
 /// A session used this recently, in milliseconds, is likely to be used again.
@@ -36,7 +36,7 @@ const WEDGED: &str = "the connection's session to the pod stopped carrying data"
 const STALLED: &str = "not read for too long while others waited on the same session";
 
 impl Pool {
-    /// Starts the keeper where none runs, and tells it that there is something to do.
+    /// Starts the keeper if none runs, and wakes it.
     pub(crate) fn start_keeping(self: &Arc<Self>) {
         let mut state = self.state();
         if state.runtime.is_none() {
@@ -71,7 +71,7 @@ impl Pool {
         }
     }
 
-    /// There is reason to doubt this session: it is probed now.
+    /// Probes this session now, because it is suspected.
     pub(crate) fn suspect(self: &Arc<Self>, pod: &Arc<PodId>, id: u64) {
         let now = self.epoch.now();
         let mut state = self.state();
@@ -93,13 +93,13 @@ impl Pool {
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
         tracing::trace!(%pod, session = id, "probing");
         let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        // The keeper's: a stream may be dropped outside of any.
+        // The keeper's runtime: a stream may be dropped outside of any.
         let Some(runtime) = self.state().runtime.clone() else {
             return;
         };
         runtime.spawn(async move {
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
-            // An error is the session's end, which is told elsewhere.
+            // An error means that the session has ended, which is handled elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
                 tracing::trace!(%pod, session = id, round, "echo");
                 match pool.upgrade() {
@@ -134,7 +134,7 @@ impl Pool {
         }
     }
 
-    /// One look at everything; `false` when there is nothing to look after.
+    /// Checks every session once; `false` if there is none.
     pub(super) fn tick(self: &Arc<Self>) -> bool {
         let now = self.epoch.now();
         let mut rounds = Vec::new();
@@ -170,7 +170,7 @@ impl Pool {
     }
 }
 
-/// Tells that the keeper runs no more: it panicked, or its runtime ended. The next dial starts another.
+/// Marks the keeper as ended when it is dropped: it panicked, or its runtime ended. The next dial starts another.
 struct Running(Weak<Pool>);
 
 impl Drop for Running {
@@ -181,7 +181,7 @@ impl Drop for Running {
     }
 }
 
-/// What a burst of connections has left unused is closed soon, but for one session.
+/// Closes the sessions that a burst of connections has left unused, except one.
 fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
     let unused = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
     let Some(latest) = pod.sessions.iter_mut().filter(unused).map(|e| e.used).max() else {
@@ -197,20 +197,20 @@ fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
     }
 }
 
-/// One session, looked at.
+/// The check of one session.
 struct Look<'a> {
     pod: &'a PodId,
     entry: &'a mut Entry,
     now: u64,
     epoch: Epoch,
-    /// A round trip to the API server is worth sparing.
+    /// The API server is distant: a round trip is worth saving.
     far: bool,
     config: &'a Config,
     counts: &'a mut Stats,
 }
 
 impl Look<'_> {
-    /// Says which round of PINGs is to be sent, if one is.
+    /// Checks the session. Returns the round of PINGs to send, if any.
     fn look(&mut self) -> Option<u64> {
         let stats = self.entry.handle.stats();
         let heard = self.epoch.of(stats.last_received);
@@ -270,7 +270,7 @@ impl Look<'_> {
         }
     }
 
-    /// Resets the connections that hold up others.
+    /// Resets connections that hold up others.
     fn reset_stalled(&mut self, stats: &kubevpn_spdy::Stats) {
         for stalled in &stats.stalled {
             let since = self.epoch.of(stalled.since);
@@ -294,15 +294,15 @@ impl Look<'_> {
                 .find(|l| l.id() == Some(stalled.stream));
             match connection {
                 Some(connection) => self.entry.fail(connection, STALLED),
-                // An error stream that nobody reads yet, with much more than an error in it.
+                // An error stream that is not read yet, with far more data than an error.
                 None => self.entry.handle.reset(stalled.stream, ResetStatus::CANCEL),
             }
-            // What is under way for it has yet to be received and thrown away.
+            // The data in flight for it still has to be received and discarded.
             self.entry.retire();
         }
     }
 
-    /// Nothing comes back: every connection of the session is lost.
+    /// Ends a session that returns nothing, and fails all of its connections.
     fn evict(&mut self) {
         tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.connections.len(), "session is dead");
         self.counts.evicted += 1;
@@ -313,7 +313,7 @@ impl Look<'_> {
         self.entry.handle.close();
     }
 
-    /// Ends the connections whose data may be stuck; the others may go on receiving, and fail when they write.
+    /// Fails the connections of a wedged session whose data may be stuck. The others keep receiving, and fail when they write.
     fn split(&mut self) {
         if self.entry.is_wedged() {
             return;
@@ -362,7 +362,7 @@ async fn keep(pool: Weak<Pool>, busy: Arc<Notify>) {
     }
 }
 
-/// Notices that the machine slept.
+/// Detects that the machine slept.
 struct Clocks {
     steady: Instant,
     system: SystemTime,
@@ -376,12 +376,11 @@ impl Clocks {
         }
     }
 
-    /// Whether more time has passed than a tick: the steady clock stops while some systems sleep, and goes on with
-    /// others.
+    /// Whether more time has passed than one tick. On some systems the monotonic clock stops during sleep, on others not.
     fn jumped(&mut self) -> bool {
         let before = std::mem::replace(self, Self::now());
         let steady = self.steady - before.steady;
-        // A system clock set back is no jump.
+        // A system clock that was set back is not a jump.
         let system = self
             .system
             .duration_since(before.system)

@@ -1,4 +1,4 @@
-//! A connection's place in the pool, from the moment a dial takes it.
+//! Leases: a connection's place in the pool, from the moment a dial takes it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,16 +16,16 @@ use crate::stats::Connection;
 /// milliseconds. The container runtime reports the Pod's end 1 s late.
 const UNREAD: u64 = 3_000;
 
-/// A connection that ended so long after its last write, in milliseconds, while nothing at all was heard on the session,
-/// gives reason to doubt it: a client gave up waiting.
+/// A session is suspected if a connection ends this long after its last write, in milliseconds, and nothing was received
+/// on the session since: the client gave up waiting.
 const UNHEARD: u64 = 500;
 
-/// The container runtime ends a connection this long after it has read the end of either direction, in milliseconds.
+/// Time from the end of either direction until the container runtime ends the connection, in milliseconds.
 const RUNTIME_CLOCK: u64 = 1_000;
 
 /// A connection's place in the pool; counted until it is dropped.
 ///
-/// Whether either side has ended is in the [`Connection`], which the pool's state shares, and nowhere else.
+/// Whether either side has ended is stored in the [`Connection`] only, which the pool's state shares.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
@@ -41,7 +41,7 @@ struct Seat {
 }
 
 impl Lease {
-    /// For a connection that the state knows already, on this session or as a channel.
+    /// For a connection that is already registered in the state, on this session or as a channel.
     pub(crate) fn new(
         pool: &Arc<Pool>,
         pod: &Arc<PodId>,
@@ -82,7 +82,7 @@ impl Lease {
         seat.is_some_and(|s| s.wedged.load(Relaxed)) && !self.connection.is_exempt()
     }
 
-    /// The Pod sent this much, and it was read: its port is good.
+    /// This many bytes of the Pod were read: its port is good.
     pub(crate) fn heard(&self, bytes: usize) {
         let first = !self.connection.was_heard();
         self.connection.heard(bytes);
@@ -91,7 +91,7 @@ impl Lease {
         }
     }
 
-    /// The port is good.
+    /// Marks the port as good.
     pub(crate) fn remember(&self) {
         let now = self.pool.epoch.now();
         let mut state = self.pool.state();
@@ -100,14 +100,14 @@ impl Lease {
             .remember(self.port, now, &self.pool.config);
     }
 
-    /// There is reason to doubt the session.
+    /// Marks the session as suspect and has it probed.
     pub(crate) fn suspect(&self) {
         if let Some(seat) = &self.session {
             self.pool.suspect(&self.pod, seat.id);
         }
     }
 
-    /// The session refused or broke a new stream: no more of them.
+    /// Retires the session: it refused or broke a new stream.
     pub(crate) fn distrust(&self) {
         if let Some(entry) = self.entry(&mut self.pool.state()) {
             entry.retire();
@@ -115,7 +115,7 @@ impl Lease {
         self.suspect();
     }
 
-    /// The client has ended its side; the stream may have to wait before it passes that on.
+    /// The client has ended its side; the stream may have to hold the end back.
     pub(crate) fn client_ended(&self) {
         let mut state = self.pool.state();
         self.change(&mut state, Connection::client_ended);
@@ -126,7 +126,7 @@ impl Lease {
         }
     }
 
-    /// The Pod has ended its side; `failed` where its node gave a reason: nothing listened, or the Pod is gone.
+    /// The Pod has ended its side; `failed` if its node gave a reason: nothing listened, or the Pod is gone.
     pub(crate) fn pod_ended(&self, failed: bool) {
         let mut state = self.pool.state();
         self.change(&mut state, Connection::pod_ended);
@@ -141,10 +141,10 @@ impl Lease {
         }
     }
 
-    /// Whether the Pod's end, seen now, may be due to the client's, which was passed on before it.
+    /// Whether the Pod's end, seen now, may be caused by the client's end that was passed on before.
     ///
-    /// The container runtime's clock ends a session's stream a second after it has read the client's end: an end
-    /// before that is the Pod's own. A channel ends with the client's side.
+    /// The container runtime ends a session's stream one second after it has read the client's end: an earlier end is
+    /// the Pod's own. A channel ends with the client's side.
     pub(crate) fn ended_by_the_clock(&self) -> bool {
         let Some(passed_on) = self.connection.passed_on_at() else {
             return false;
@@ -161,7 +161,7 @@ impl Lease {
         }
     }
 
-    /// Ends one side of the connection, and tells those who wait for a session.
+    /// Ends one side of the connection, and wakes dials that wait for a session.
     fn change(&self, state: &mut State, end: impl FnOnce(&Connection)) {
         let live = self.connection.is_live();
         end(&self.connection);
@@ -173,7 +173,7 @@ impl Lease {
         }
     }
 
-    /// Its session, unless that has ended.
+    /// The connection's session, unless it has ended.
     fn entry<'a>(&self, state: &'a mut State) -> Option<&'a mut Entry> {
         state.entry(&self.pod, self.session.as_ref()?.id)
     }
@@ -188,7 +188,7 @@ impl Drop for Lease {
         let others = |c: &Arc<Connection>| !Arc::ptr_eq(c, connection);
         let pod = state.pod(&self.pod);
         pod.lingering.retain(others);
-        // A session that has ended left its connections with the channels.
+        // The connections of an ended session were moved to the channels.
         pod.channels.retain(others);
         pod.wake();
         let Some(entry) = self.entry(&mut state) else {
@@ -199,7 +199,7 @@ impl Drop for Lease {
             entry.used = now;
         }
         if !over && (connection.is_bulk(now) || connection.is_behind()) {
-            // Up to 120 MB of it would have to be received and thrown away first.
+            // Up to 120 MB of the transfer would have to be received and discarded first.
             tracing::debug!(pod = %self.pod, session = entry.id, "bulk was cut off, session retires");
             entry.retire();
         }
@@ -212,7 +212,7 @@ impl Drop for Lease {
         if unheard {
             self.suspect();
         } else if cut_off {
-            // The forward may have ended while the last of it was on its way.
+            // The forward may have ended while the last bytes were in flight.
             self.check_unread();
         }
     }

@@ -1,19 +1,18 @@
-//! How many half-closed connections may wait for the rest of their linger.
+//! Limit on half-closed connections that wait for the rest of their linger.
 //!
-//! Where the system does not tell a client that has closed from one that has half-closed, each waits up to
-//! [`Config::linger`] for the Pod, and holds a connection to it and a thread of its container runtime meanwhile: at
-//! 500 short connections a second, 30 s would make 15,000 of them. Beyond [`Config::lingering`] the likeliest to have
-//! closed goes first.
+//! If the system does not distinguish a closed from a half-closed client, each waits up to [`Config::linger`] for the Pod,
+//! and holds a connection to it and a thread of its container runtime: at 500 short connections a second, 30 s would make
+//! 15,000 of them. Beyond [`Config::lingering`] the connection likeliest to be closed is released first.
 
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::stats::Connection;
 
-/// Passes on the ends of clients beyond the bound, and takes them off the list.
+/// Passes on the ends of clients beyond the limit, and removes them from the list.
 ///
-/// The order: clients that had their answer before they ended, the longest silent Pod first; clients that wait for an
-/// answer; clients that read what came after their end. One in the middle of receiving is never among them.
+/// Order: clients that had their answer before they ended, the longest silent Pod first; clients that wait for an
+/// answer; clients that read what came after their end. A client in the middle of receiving is never released.
 pub(crate) fn trim(lingering: &mut Vec<Arc<Connection>>, config: &Config) {
     while lingering.len() > config.lingering {
         let rank = |c: &Connection| match (c.reads_on(), c.is_answered()) {
@@ -55,7 +54,7 @@ mod tests {
         let epoch = Epoch::new();
         let mut list = Vec::new();
         let mut all = Vec::new();
-        // By turns one that had its answer, one that waits for it, and one that was sent something after its end.
+        // In turn: a client that had its answer, one that waits for it, and one that was sent something after its end.
         for n in 0..9 {
             let connection = Arc::new(Connection::new(epoch));
             connection.wrote(1);
@@ -73,7 +72,7 @@ mod tests {
         }
         let kept: Vec<_> = (0..9).filter(|&n| !all[n].is_cut()).collect();
         assert_eq!(kept, [2, 5, 8]);
-        // Among equals the longest silent goes.
+        // Among equals the longest silent one is released.
         answer(&all[2]);
         advance(Duration::from_millis(10)).await;
         answer(&all[5]);

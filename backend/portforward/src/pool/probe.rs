@@ -1,23 +1,23 @@
-//! Whether a session still works, told from its PINGs.
+//! Probes: whether a session still works, judged by its PINGs.
 //!
 //! A probe is five PINGs. The server's SPDY library (moby/spdystream, in every API server, kubelet and container
-//! runtime so far) hands frames to five workers: a stream's by its number, PINGs in turn. A worker stopped by data
-//! that nobody reads shows as one of five PINGs without its echo; a dead connection as none with one.
+//! runtime so far) gives frames to five workers: a stream's by its number, PINGs in turn. If one echo of five is missing,
+//! a worker is stopped by data that nobody reads. If all are missing, the connection is dead.
 
 use std::time::Duration;
 
 use crate::config::Config;
 
-/// How many PINGs reach every worker of the server.
+/// Number of PINGs that reach every worker of the server.
 pub(crate) const PINGS: u8 = 5;
 
 /// The probes of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     running: Option<Running>,
-    /// Counts probes, so that a late echo is not taken for one of the next.
+    /// Number of the probe, so that a late echo does not count for the next one.
     round: u64,
-    /// Ask once more when the running one is done: what gave reason for it came after its PINGs.
+    /// Probe once more after the running one: the new suspicion came after its PINGs.
     again: bool,
     suspect: bool,
     /// When the last complete probe was sent.
@@ -32,27 +32,27 @@ struct Running {
     first: u64,
 }
 
-/// What was seen of the session when it is judged.
+/// What is known of a session when it is judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     pub(crate) now: u64,
     /// When the last byte came.
     pub(crate) heard: u64,
-    /// We do not read the session, because somebody does not read its stream.
+    /// We do not read the session, because a client does not read its stream.
     pub(crate) held_up: bool,
-    /// One of its connections has sent so much that a Pod that does not read may be what holds it up.
+    /// One of its connections has sent so much that a Pod that does not read may hold the session up.
     pub(crate) upload: bool,
-    /// Only one connection is there.
+    /// The session has only one connection.
     pub(crate) alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing to say, or not yet.
+    /// No verdict yet.
     Wait,
-    /// Nothing comes back at all.
+    /// Nothing comes back.
     Dead,
-    /// Some of it gets through, or an upload holds up the rest.
+    /// Some PINGs have an echo, or an upload holds up the rest.
     Wedged,
 }
 
@@ -64,13 +64,13 @@ impl Probe {
         }
     }
 
-    /// There is reason to doubt the session; `true` when PINGs are to be sent, of the round that follows.
+    /// Suspects the session. Returns the round of PINGs to send, if any.
     pub(crate) fn suspect(&mut self, now: u64) -> Option<u64> {
         self.suspect = true;
         self.start(now)
     }
 
-    /// A routine check; as [`Probe::suspect`].
+    /// Starts a routine probe; returns as [`Probe::suspect`].
     pub(crate) fn start(&mut self, now: u64) -> Option<u64> {
         if self.running.is_some() {
             self.again |= self.suspect;
@@ -86,7 +86,7 @@ impl Probe {
         Some(self.round)
     }
 
-    /// An echo came. `true` when it was the last of its round: everything sent before it was carried.
+    /// Notes an echo. `true` if it completes its round: everything sent before was carried.
     pub(crate) fn echo(&mut self, round: u64, now: u64) -> bool {
         if round != self.round {
             return false;
@@ -106,7 +106,7 @@ impl Probe {
         true
     }
 
-    /// After a complete round: whether another one is due.
+    /// After a complete round: the next one, if it is due.
     pub(crate) fn again(&mut self, now: u64) -> Option<u64> {
         if std::mem::take(&mut self.again) {
             return self.start(now);
@@ -115,8 +115,8 @@ impl Probe {
         None
     }
 
-    /// Sends PINGs anew when the running ones have been out this long: the connection is kept alive by them, and
-    /// a session that was judged is still watched.
+    /// Starts another round when the running one is this old: PINGs keep the connection alive, and a wedged session is
+    /// still watched.
     pub(crate) fn renew(&mut self, now: u64, after: u64) -> Option<u64> {
         let running = self.running.as_mut()?;
         if now.saturating_sub(running.renewed) < after {
@@ -148,7 +148,7 @@ impl Probe {
             return Verdict::Wait;
         };
         if seen.held_up {
-            // The echoes wait behind what we do not read: the wait begins when we read again.
+            // The echoes are queued behind data that we do not read: the wait begins when we read again.
             running.sent = seen.now;
             running.first = seen.now;
             return Verdict::Wait;
@@ -160,7 +160,7 @@ impl Probe {
             (true, true) => config.upload_patience,
         });
         if running.echoes == 0 {
-            // Data that comes shows that the connection lives; the echoes may be queued behind it.
+            // Arriving data shows that the connection lives; the echoes may be queued behind it.
             let silent = seen.now.saturating_sub(running.sent.max(seen.heard));
             return match silent >= patience {
                 false => Verdict::Wait,
@@ -169,7 +169,7 @@ impl Probe {
             };
         }
         if seen.upload && seen.alone {
-            // The other echoes show that the session lives; its only connection waits for its Pod.
+            // The other echoes show that the session lives, and its only connection waits for its Pod.
             return Verdict::Wait;
         }
         match seen.now.saturating_sub(running.first) >= patience {
@@ -295,7 +295,7 @@ mod tests {
         };
         assert_eq!(judge(&mut probe, alone(299_000)), Verdict::Wait);
         assert_eq!(judge(&mut probe, alone(300_000)), Verdict::Dead);
-        // Others on the session are not made to wait as long, and the upload is not their doing.
+        // Other connections on the session do not wait as long for an upload that is not theirs.
         let shared = |now| Seen {
             upload: true,
             ..seen(now, 0)
@@ -315,7 +315,7 @@ mod tests {
         assert!(!probe.echo(round, 30_001), "of the round before");
         assert_eq!(judge(&mut probe, seen(32_999, 1)), Verdict::Wait);
         assert_eq!(judge(&mut probe, seen(33_000, 1)), Verdict::Dead);
-        // The last word on a silent upload does not move when it is pinged again.
+        // The deadline of a silent upload does not move when it is pinged again.
         let mut probe = Probe::new(0);
         probe.start(0);
         for at in [30_000, 60_000] {

@@ -1,4 +1,4 @@
-//! What the pool knows, behind its one lock. Nothing here waits.
+//! State of the pool, behind its one lock. Nothing here waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::pool::choose::View;
 use crate::pool::probe::Probe;
 use crate::stats::{Connection, Epoch, Stats};
 
-/// How long after a connection found no session free a spare one is kept, in milliseconds.
+/// How long a spare session is kept after a connection found none free, in milliseconds.
 const SPARE: u64 = 60_000;
-/// With more than this received and not read, somebody on a session does not keep up, in bytes.
+/// Unread bytes on a session above which a client counts as not keeping up.
 const UNREAD: usize = 128 * 1024;
-/// Ports of one Pod that are remembered as good.
+/// Limit on ports of one Pod that are remembered as good.
 const PORTS: usize = 64;
-/// How many of the last upgrades are looked at to see how long they take.
+/// Number of the last upgrades from which their duration is estimated.
 const UPGRADES: usize = 4;
-/// How long no session is opened ahead after one could not be, in milliseconds.
+/// How long no session is opened ahead after one failed, in milliseconds.
 const COLD: u64 = 5_000;
 
 #[derive(Default)]
@@ -37,18 +37,18 @@ pub(crate) struct State {
     pub(crate) extras: usize,
     /// Upgrades under way that no connection asked for.
     pub(crate) warming: usize,
-    /// How long the last upgrades took, the newest at the end.
+    /// Durations of the last upgrades, the newest at the end.
     took: VecDeque<Duration>,
     /// Tasks that drive a session.
     pub(crate) drivers: usize,
     pub(crate) next_id: u64,
     pub(crate) counts: Stats,
-    /// Where the keeper runs, while it does.
+    /// The keeper's runtime, while it runs.
     pub(crate) runtime: Option<Handle>,
     pub(crate) shut: bool,
 }
 
-/// What is open to one Pod.
+/// Sessions and connections of one Pod.
 #[derive(Default)]
 pub(crate) struct Pod {
     pub(crate) sessions: Vec<Entry>,
@@ -58,23 +58,23 @@ pub(crate) struct Pod {
     pub(crate) opening: usize,
     /// Dials that wait for a session.
     pub(crate) waiting: usize,
-    /// Told at every change a waiting dial may profit from.
+    /// Notified at every change that a waiting dial may use.
     pub(crate) changed: Arc<Notify>,
-    /// Upgrades that failed, and how the last did.
+    /// Number of failed upgrades; `failed` is the last failure.
     pub(crate) failures: u64,
     pub(crate) failure: Option<Failed>,
     /// Until when one more session than needed is kept.
     spare_until: u64,
-    /// Until when none is opened ahead.
+    /// Until when no session is opened ahead.
     cold_until: u64,
-    /// Until when each port is taken to be good.
+    /// Until when each port counts as good.
     good: HashMap<u16, u64>,
-    /// Connections whose client has ended, in the order they did.
+    /// Connections whose client has ended, in that order.
     pub(crate) lingering: Vec<Arc<Connection>>,
     pub(crate) arrivals: Arrivals,
 }
 
-/// New connections in a second and in the one before it.
+/// Numbers of new connections in the current second and in the one before.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     second: u64,
@@ -96,16 +96,16 @@ impl Arrivals {
         self.now += 1;
     }
 
-    /// Whether there were more than `most` in either.
+    /// Whether either second had more than `most`.
     pub(crate) fn exceed(&self, most: usize) -> bool {
         self.now.max(self.before) > most
     }
 }
 
-/// How an upgrade failed.
+/// Why an upgrade failed.
 #[derive(Clone)]
 pub(crate) enum Failed {
-    /// There are no sessions to be had here, perhaps channels.
+    /// No transport with sessions works; channels may.
     ChannelsOnly(Vec<Rejection>),
     Error(ForwardError),
 }
@@ -115,19 +115,19 @@ pub(crate) struct Entry {
     pub(crate) id: u64,
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
-    /// Its connections, also those only waiting for their end.
+    /// Its connections, including those that only wait for their end.
     pub(crate) connections: Vec<Arc<Connection>>,
     pub(crate) began: u64,
     pub(crate) used: u64,
     /// Opened ahead of need, and not used by a connection yet.
     pub(crate) ahead: bool,
-    /// The last request id.
+    /// The last request ID.
     pub(crate) request: u64,
     /// Takes no new connections, and closes with its last.
     pub(crate) retired: bool,
-    /// Parts of it no longer carry what is sent; shared with its streams.
+    /// A worker of the server is stopped; shared with the session's streams.
     pub(crate) wedged: Arc<AtomicBool>,
-    /// Somebody on it does not read.
+    /// A client on it does not read.
     pub(crate) stalled: bool,
     pub(crate) probe: Probe,
 }
@@ -150,19 +150,19 @@ impl State {
         self.pods.values_mut().flat_map(|p| &mut p.sessions)
     }
 
-    /// A session of the Pod is being opened, or has been.
+    /// Counts a session of the Pod, open or being opened.
     pub(crate) fn gain(&mut self, id: &Arc<PodId>) {
         self.sessions += 1;
         self.extras += usize::from(self.pod(id).sessions() > 0);
     }
 
-    /// The same session is no more.
+    /// Uncounts a session that has ended.
     pub(crate) fn lose(&mut self, id: &Arc<PodId>) {
         self.sessions -= 1;
         self.extras -= usize::from(self.pod(id).sessions() > 0);
     }
 
-    /// The session that nobody has used for longest.
+    /// The session that was unused for the longest time.
     pub(crate) fn idle(&mut self) -> Option<&mut Entry> {
         let idle = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
         self.entries().filter(idle).min_by_key(|e| e.used)
@@ -181,12 +181,12 @@ impl State {
         self.took.push_back(took);
     }
 
-    /// Whether an upgrade may be had within this time, by the fastest of the last.
+    /// Whether the fastest of the last upgrades took no longer than this.
     pub(crate) fn upgrades_take(&self, at_most: Duration) -> bool {
         self.took.iter().min().is_none_or(|took| *took <= at_most)
     }
 
-    /// Forgets what is nowhere in use.
+    /// Removes Pods that are not in use.
     pub(crate) fn prune(&mut self, now: u64) {
         self.pods.retain(|_, pod| {
             pod.good.retain(|_, until| *until > now);
@@ -240,7 +240,7 @@ impl Pod {
         idle && self.opening == 0 && self.waiting == 0
     }
 
-    /// The sessions that can be chosen from, by their index. `since` leaves out those not heard of since.
+    /// The sessions to choose from, by index; only those on which something was received since `since`, if given.
     pub(crate) fn views(
         &self,
         now: u64,
@@ -256,7 +256,7 @@ impl Pod {
         fit.map(|(index, e)| (index, e.view(now, config))).collect()
     }
 
-    /// No session could be opened ahead.
+    /// Opens no session ahead for a while: one has failed.
     pub(crate) fn leave_cold(&mut self, now: u64) {
         self.cold_until = now + COLD;
     }
@@ -302,7 +302,7 @@ impl Entry {
         let old = now.saturating_sub(ms(config.short));
         let (mut live, mut long, mut bulk) = (0, false, false);
         for connection in &self.connections {
-            // A half-closed one that waits for its answer is as good as live.
+            // A half-closed connection that waits for its answer counts as live.
             if connection.is_waiting() {
                 live += 1;
                 long |= connection.began <= old;
@@ -313,7 +313,7 @@ impl Entry {
             live,
             long,
             full: self.connections.len() >= config.streams_per_session,
-            // The tick may not have seen yet that somebody does not read.
+            // The keeper may not have noticed yet that a client does not read.
             busy: self.stalled || bulk || self.handle.buffered() > UNREAD,
             suspect: self.probe.is_suspect(),
             used: self.used,
@@ -330,7 +330,7 @@ impl Entry {
         }
     }
 
-    /// Takes no new connections from now on.
+    /// Retires the session: it takes no new connections from now on.
     pub(crate) fn retire(&mut self) {
         self.retired = true;
         self.close_if_done();
@@ -342,7 +342,7 @@ impl Entry {
         }
     }
 
-    /// Ends one connection, and says why to whoever holds it.
+    /// Fails one connection, with the reason for its holder.
     pub(crate) fn fail(&self, connection: &Connection, reason: &'static str) {
         connection.fail(reason);
         if let Some(id) = connection.id() {
@@ -354,7 +354,7 @@ impl Entry {
         self.wedged.load(Relaxed)
     }
 
-    /// Some of its connections no longer get through.
+    /// Marks the session as wedged.
     pub(crate) fn wedge(&mut self) {
         self.wedged.store(true, Relaxed);
         self.retire();

@@ -29,15 +29,14 @@ async fn dial(pool: &Arc<Pool>, port: u16) -> Result<PodStream, ForwardError> {
     dial::dial(pool.clone(), to(port)).await
 }
 
-/// Dials and makes sure that both directions work.
+/// Dials, and checks that both directions work.
 async fn open(pool: &Arc<Pool>) -> PodStream {
     let mut stream = dial(pool, ECHO).await.unwrap();
     echo(&mut stream, b"hello").await.unwrap();
     stream
 }
 
-/// Ends the client's side and reads what is left, as a relay does. Where that ends by the runtime's clock, it is an
-/// error, and expected.
+/// Ends the client's side and reads the rest, as a relay does. An end by the runtime's clock is an expected error.
 async fn close(stream: PodStream) -> Vec<u8> {
     let (mut read, mut write) = split(stream);
     let mut rest = Vec::new();
@@ -62,11 +61,11 @@ async fn a_thousand_one_after_another_cost_few_upgrades() {
         tokio::spawn(close(stream));
         settle().await;
     }
-    // In the one second, most of them still wait for the other side's end.
+    // Within this second, most of them still wait for the other side's end.
     let most = 1000 / quick().streams_per_session + 2;
     assert!(node.upgrades() <= most, "{}", node.upgrades());
     assert_eq!(pool.stats().opened, 1000);
-    // The last may not have been quiet yet when it was counted.
+    // The last one may not have been silent yet when it was counted.
     let lingering = pool.stats().lingering;
     assert!(lingering <= quick().lingering + 1, "{lingering}");
     // The one that was cut short last is closed by the runtime 1 s later.
@@ -153,7 +152,7 @@ async fn a_failed_upgrade_fails_all_who_waited_for_it() {
     let refusals = dials.join_all().await;
     assert!(refusals.iter().all(|r| *r == Refusal::NameNotFound));
     assert!(node.upgrades() <= quick().upgrades_at_once);
-    // And is not held against the next.
+    // The failure does not affect the next dial.
     *node.refuse.lock().unwrap() = None;
     open(&pool).await;
 }
@@ -197,11 +196,11 @@ async fn where_no_session_can_be_had_a_busy_one_is_shared() {
     reader.abort();
 }
 
-/// A Pod is known from a dial's first look at it, and unused until its second.
+/// A Pod is in the map from a dial's first step, and unused until its second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
     let (node, pool) = Node::start(quick());
-    // Longer than a dial waits before it looks again of its own accord.
+    // Longer than a dial waits before it checks again by itself.
     node.upgrade_ms.store(60, SeqCst);
     let keeper = tokio::task::spawn_blocking({
         let pool = Arc::downgrade(&pool);
@@ -334,7 +333,7 @@ async fn short_connections_by_the_dozen_share_one_session() {
     futures_util::future::join_all((0..16).map(|_| client())).await;
     let most = quick().upgrades_at_once + 1;
     assert!(node.upgrades() <= most, "{}", node.upgrades());
-    // One that turns out to stay is left alone by those that come after it.
+    // A session with a lasting connection gets no later ones.
     let mut staying = open(&pool).await;
     sleep(2 * S).await;
     let others: Vec<_> = (0..40).map(|_| open(&pool)).collect();
@@ -474,7 +473,7 @@ async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
     pool.warm(&to(ECHO));
     settle().await;
     assert_eq!(node.upgrades(), 2);
-    // A dial is none of these attempts.
+    // A dial does not count as one of these attempts.
     *node.refuse.lock().unwrap() = None;
     open(&pool).await;
 }
@@ -548,7 +547,7 @@ async fn the_pool_ends_with_its_last_user() {
     assert_eq!(node.forwards(), 0);
 }
 
-// === truthful dialing ===
+// === the fate of a forward ===
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_port_is_refused_and_the_session_lives() {
@@ -604,7 +603,7 @@ async fn a_refusal_that_a_busy_machine_delays_is_waited_for() {
     let error = dial(&pool, CLOSED).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::Refused, "{error}");
     assert!(began.elapsed() > 2 * quick().fate_wait, "it came late");
-    // Where nothing is refused the wait is as long as the connection is slow.
+    // Without a refusal the wait is as long as the round trip.
     let began = Instant::now();
     drop(dial(&pool, SINK).await.unwrap());
     assert!(began.elapsed() < S, "{:?}", began.elapsed());
@@ -654,7 +653,7 @@ async fn nothing_is_sent_to_a_forward_that_has_ended() {
     let (_node, pool) = Node::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
     sleep(2 * S).await;
-    // Its end has arrived, and was not read.
+    // The forward's end has arrived and was not read.
     let error = stream.write(b"x").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
@@ -720,7 +719,7 @@ async fn an_answer_that_the_clients_end_may_have_cut_is_not_taken_for_whole() {
         ..quick()
     };
     let (_node, pool) = Node::start(soon_over);
-    // It would answer after 3 s; 1 s after the client's end was passed on, the runtime closes.
+    // The Pod would answer after 3 s; the runtime closes 1 s after the client's end was passed on.
     let mut stream = dial(&pool, SLOW).await.unwrap();
     stream.write_all(b"ask").await.unwrap();
     let (mut read, mut write) = split(stream);
@@ -744,7 +743,7 @@ async fn half_closed_client_is_sent_all_while_hundreds_of_others_come_and_go() {
         let (_, got) = tokio::join!(write.shutdown(), read.read_to_end(&mut events));
         got.map(|_| events)
     });
-    // Each has its answer, ends, and says no more: as clients that close, where the system does not tell.
+    // Each has its answer, ends, and sends nothing more, like clients that close where the system does not know.
     for _ in 0..4 * quick().lingering {
         let stream = open(&pool).await;
         tokio::spawn(close(stream));
@@ -804,7 +803,7 @@ async fn a_dropped_stream_is_gone_at_once() {
     assert_eq!(node.forwards(), 0);
 }
 
-// === who stalls whom ===
+// === stalled clients ===
 
 /// Fills what the session may hold for a client that does not read.
 async fn stall(pool: &Arc<Pool>) -> PodStream {
@@ -858,7 +857,7 @@ async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
     let (mut one, two) = (one.unwrap(), two.unwrap());
     sleep(3600 * S).await;
     assert_eq!(pool.stats().stalled, 0);
-    // It reads on, up to what the other holds up.
+    // It continues reading, as far as the other stalled client allows.
     let began = Instant::now();
     one.read_exact(&mut vec![0; 2 * quick().unread_per_stream])
         .await
@@ -915,10 +914,10 @@ async fn what_nobody_reads_is_bounded_in_all() {
         stalled.push(stream);
     }
     let unread = pool.stats().unread;
-    // What is read at once may go over it.
+    // One read may exceed the limit.
     let most = config.unread + 64 * 128 * 1024;
     assert!(unread <= most, "{unread}");
-    // Who reads gets on all the same.
+    // Clients that read are not delayed.
     let mut buf = vec![0; 1 << 20];
     soon(stalled[63].read_exact(&mut buf)).await.unwrap();
 }
@@ -975,7 +974,7 @@ async fn a_dial_into_a_black_hole_takes_another_session() {
     assert_eq!(node.upgrades(), 2);
 }
 
-/// Clients that give up after a second, one after another, as the load on a line that is gone.
+/// Clients that give up after a second, one after another, as on a dead line.
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_clients_gave_up_gets_no_more_of_them() {
     let (node, pool) = Node::start(quick());
@@ -1017,7 +1016,7 @@ async fn a_probe_finds_the_dead_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumped_probes_at_once() {
-    // Nothing but the jump gives a reason to.
+    // Only the jump gives a reason for a probe.
     let config = Config {
         ping_every: 24 * 3600 * S,
         ..quick()
@@ -1042,7 +1041,7 @@ async fn a_mute_session_is_given_up() {
     let error = dial(&pool, MUTE).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::TimedOut);
     assert!(error.retryable());
-    // Each attempt had a session of its own, which nobody will use again.
+    // Each attempt had a session of its own, which is not used again.
     assert_eq!(node.upgrades(), ATTEMPTS);
     settle().await;
     assert_eq!(pool.stats().sessions, [0, 0, 0]);
@@ -1078,7 +1077,7 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
     writer.write_all(b"lost?").await.unwrap();
     sleep(5 * S).await;
     assert_eq!(pool.stats().wedged, 1);
-    // Who wrote meanwhile is told; who did not may go on listening, but not write.
+    // A connection that wrote meanwhile fails; one that did not may keep reading, but not write.
     let mut rest = Vec::new();
     soon(writer.read_to_end(&mut rest)).await.unwrap_err();
     let nothing = timeout(60 * S, idle.read(&mut [0; 1])).await;
@@ -1108,7 +1107,7 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
     close(stream).await;
     settle().await;
     assert_eq!(proven(), before, "it was probed");
-    // The Pod ends while the client has not: that is one.
+    // The Pod ends while the client has not: that is a reason.
     let mut stream = dial(&pool, SLOW).await.unwrap();
     stream.write_all(b"ask").await.unwrap();
     sleep(2 * S).await;
@@ -1150,7 +1149,7 @@ async fn a_pod_that_does_not_read_is_waited_for() {
     filled.await;
     sleep(120 * S).await;
     assert_eq!(pool.stats().evicted, 0);
-    // Meanwhile others go elsewhere.
+    // Meanwhile other connections use another session.
     open(&pool).await;
 }
 

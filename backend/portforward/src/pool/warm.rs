@@ -7,7 +7,7 @@ use crate::pool::Pool;
 use crate::pool::state::Entry;
 
 impl Pool {
-    /// Opens a session to the Pod where there is none and none is being opened, within the bounds.
+    /// Opens a session to the Pod if there is none and none is being opened, within the limits.
     ///
     /// The limit on all sessions is hard here: a session opened ahead closes no other.
     pub(crate) fn warm(self: &Arc<Self>, to: &PodPort) {
@@ -30,7 +30,7 @@ impl Pool {
         self.open(&mut state, &id, true);
     }
 
-    /// How far the way to the Pod is.
+    /// What a new connection to the Pod would find.
     pub(crate) fn way(&self, to: &PodPort) -> Way {
         let state = self.state();
         match state.pods.get(&PodId::from(to)) {
@@ -40,7 +40,7 @@ impl Pool {
         }
     }
 
-    /// Whether an upgrade takes long, by the fastest of the last.
+    /// Whether upgrades take long, judged by the fastest of the last.
     pub(crate) fn is_far(&self) -> bool {
         !self.state().upgrades_take(self.config.share_after)
     }

@@ -1,8 +1,8 @@
 //! `v4.channel.k8s.io`: one WebSocket for one connection, for networks that pass nothing else.
 //!
-//! Every message begins with the number of its channel, 0 for data and 1 for the error text; the first two
-//! bytes of each channel repeat the port, little endian. No direction can be ended alone: ending it closes the
-//! connection. Followed from the kubelet's port-forward server; there is no specification.
+//! Every message begins with the number of its channel, 0 for data and 1 for the error text. The first two
+//! bytes of each channel repeat the port, little endian. A single direction cannot be ended: ending it closes the
+//! connection. Derived from the kubelet's port-forward server; there is no specification.
 
 use std::future::poll_fn;
 use std::io;
@@ -30,10 +30,10 @@ use crate::transport::websocket::{config as ws_config, io_error, is_end, open as
 const PROTOCOL: &str = "v4.channel.k8s.io";
 const DATA: u8 = 0;
 const ERROR: u8 = 1;
-/// What one message carries at most.
+/// Limit on the data of one message.
 const CHUNK: usize = 64 * 1024;
 
-/// Asks by GET, as WebSocket must.
+/// Sends a GET request, as WebSocket requires.
 pub(crate) async fn open(
     client: &kube::Client,
     pod: &PodId,
@@ -47,31 +47,31 @@ pub(crate) async fn open(
 /// One connection to a Pod's port.
 pub(crate) struct Channel {
     ws: WebSocketStream<Box<dyn Io>>,
-    /// What is left of the last message's data.
+    /// The unread rest of the last message's data.
     data: Bytes,
-    /// How many of the port's bytes were passed over, by channel.
+    /// How many of the port's bytes were skipped, by channel.
     passed: [u8; 2],
     text: ErrorText,
     ended: bool,
-    /// We have closed it; how the peer takes it does not matter.
+    /// We have closed the connection; errors after that do not matter.
     closing: bool,
     /// A writer waits for room.
     blocked: bool,
     beat: Beat,
 }
 
-/// When to ping, and since when an answer is waited for.
+/// Timing of pings, and of the answers awaited.
 struct Beat {
     timer: Pin<Box<Sleep>>,
     heard: Instant,
     wrote: Instant,
-    /// Something was sent since the peer was heard of.
+    /// Something was sent since the peer last sent something.
     unanswered: bool,
-    /// Bytes sent that no pong has confirmed, and how many of them went before the ping.
+    /// Bytes sent that no pong has confirmed, and how many of them were sent before the ping.
     written: u64,
     before_ping: u64,
     pinged: Option<Instant>,
-    /// The connection takes nothing more, since then: the Pod does not read, or nobody is there.
+    /// Since when the connection accepts no more data: the Pod does not read, or the peer is gone.
     full: Option<Instant>,
     every: Duration,
     suspect: Duration,
@@ -94,8 +94,8 @@ impl Channel {
         }
     }
 
-    /// Waits until the fate of the forward, which began with the upgrade, is known, or nothing was heard of it for
-    /// a while.
+    /// Waits until the fate of the forward, which began with the upgrade, is known, or the connection was silent for a
+    /// while.
     pub(crate) async fn fate(&mut self, config: &Config) -> Fate {
         let open = poll_fn(|cx| self.poll_open(cx));
         match timeout(config.reply_timeout, open).await {
@@ -107,7 +107,7 @@ impl Channel {
         let news = match timeout(config.fate_wait, news).await {
             Ok(news) => news,
             Err(_) if config.fate_wait.is_zero() => return Fate::Good,
-            // As on a session: what was said before the answer to a ping is read before it.
+            // As on a session: a failure reported before the pong is read before it.
             Err(_) => match timeout(config.reply_timeout / 5, self.news_or_pong()).await {
                 Ok(news) => news,
                 Err(_) => return Fate::Good,
@@ -120,7 +120,7 @@ impl Channel {
         }
     }
 
-    /// Pings, and waits for the answer or for what comes before it.
+    /// Pings, and waits for the pong or for what comes before it.
     async fn news_or_pong(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_ping(cx)).await?;
         poll_fn(|cx| {
@@ -132,7 +132,7 @@ impl Channel {
         .await
     }
 
-    /// Data of the Pod; nothing at its end.
+    /// Data from the Pod; nothing at its end.
     pub(crate) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,
@@ -143,8 +143,7 @@ impl Channel {
                 return Poll::Ready(Ok(()));
             }
             if self.poll_message(cx)?.is_pending() {
-                // What a writer left behind is on its way even if it does not flush. One that waits has its waker where
-                // flushing would put ours, and gets on by itself.
+                // Sends what a writer left unflushed. A blocked writer is left alone: flushing would replace its waker.
                 if !self.blocked
                     && let Poll::Ready(Err(error)) = self.poll_flush(cx)
                 {
@@ -179,7 +178,7 @@ impl Channel {
         Poll::Ready(Ok(()))
     }
 
-    /// What the error channel has said, once the connection has ended.
+    /// Text of the error channel, complete once the connection has ended.
     pub(crate) fn text(&self) -> &ErrorText {
         &self.text
     }
@@ -207,7 +206,7 @@ impl Channel {
         Pin::new(&mut self.ws).poll_flush(cx).map_err(io_error)
     }
 
-    /// Closes the connection, which is all the ending there is.
+    /// Closes the connection, which is the only end it has.
     pub(crate) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.closing = true;
         match ready!(Pin::new(&mut self.ws).poll_close(cx)) {
@@ -250,7 +249,7 @@ impl Channel {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready only with an error: pings when it is time, and fails when the answer does not come.
+    /// Pings when it is time. Ready only with an error, when the answer does not come.
     fn poll_beat(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.beat.timer.as_mut().poll(cx).is_ready() {
             if self.beat.is_dead() {
@@ -261,7 +260,7 @@ impl Channel {
             }
             if self.beat.is_due() {
                 if self.closing {
-                    // Nothing may follow our close; that the peer takes it is waited for as for an answer.
+                    // Nothing may follow our close. Its acceptance by the peer is awaited like an answer.
                     self.beat.pinged = Some(Instant::now());
                 } else if let Poll::Ready(sent) = self.poll_ping(cx) {
                     sent?;
@@ -275,7 +274,7 @@ impl Channel {
         Poll::Pending
     }
 
-    /// Ready when a ping is on its way.
+    /// Ready when a ping was sent.
     fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.beat.pinged.is_none() {
             ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(io_error)?;

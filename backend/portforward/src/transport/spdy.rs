@@ -12,7 +12,7 @@ const PROTOCOL: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: &str = "portforward.k8s.io";
 const STREAM_PROTOCOL_HEADER: &str = "x-stream-protocol-version";
 
-/// Asks with this method; the API server takes POST and GET alike.
+/// Sends a request with this method; the API server accepts POST and GET.
 pub(crate) async fn open(
     client: &kube::Client,
     pod: &PodId,
@@ -33,7 +33,7 @@ pub(crate) async fn open(
         Some(agreed) if agreed != STREAM_PROTOCOL => Err(UpgradeError::rejected(format!(
             "agreed on the stream protocol {agreed:?}"
         ))),
-        // Absent is what an API server without the negotiation answers: there is only one protocol.
+        // The header is absent if the API server does not negotiate: there is only one protocol then.
         _ => Ok(io),
     }
 }

@@ -1,4 +1,4 @@
-//! Every way of asking, against an API server in memory that answers as told.
+//! All transports, against an API server in memory with scripted answers.
 
 use std::future::poll_fn;
 use std::io;
@@ -38,11 +38,11 @@ enum Answer {
     Status(u16, &'static str),
     /// The connection is cut.
     Cut,
-    /// Nothing comes.
+    /// No answer.
     Hang,
     /// An upgrade, and nothing after it.
     Swallow,
-    /// An upgrade that is not to what was asked for.
+    /// An upgrade to another protocol than requested.
     Wrong(&'static str),
 }
 
@@ -60,7 +60,7 @@ const NODE_AWAY: Answer = Answer::Status(
     r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"error dialing backend: connection refused","code":500}"#,
 );
 
-/// An API server; `script` says how each form is answered: POST and GET of SPDY, the tunnel, the channel.
+/// An API server; `script` has the answer to each form: POST and GET of SPDY, SPDY in WebSocket, the channel.
 #[derive(Clone)]
 struct Server {
     script: Arc<Mutex<[Answer; 4]>>,
@@ -83,7 +83,7 @@ impl Server {
         *self.script.lock().unwrap() = script;
     }
 
-    /// What was asked for since the last time.
+    /// The requests since the last call.
     fn asked(&self) -> Vec<&'static str> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
@@ -236,7 +236,7 @@ async fn an_api_server_that_puts_requests_off_is_overloaded_and_keeps_its_transp
             assert!(error.is_limit() && !error.retryable());
             assert_eq!(server.asked(), ["POST spdy"], "asked once");
         }
-        // Another server of several says so, and the next transport meets one that does not.
+        // One of several servers answers 429, and the next transport would reach another.
         let once = Answer::Status(status, "later");
         server.change([once, Answer::Upgrade, Answer::Upgrade, Answer::Upgrade]);
         dial_anew(&forwarder).await.unwrap_err();
@@ -278,7 +278,7 @@ async fn all_three_carry_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
-    // What may be an accident has to happen twice.
+    // A failure that may be an accident has to happen twice.
     for (refused, times) in [
         (UNKNOWN, 1),
         (Answer::Status(502, "<html>"), 2),
@@ -294,7 +294,7 @@ async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
         assert_eq!(server.asked(), ["GET spdy-ws"]);
         server.change([Answer::Upgrade; 4]);
         advance(Duration::from_secs(601)).await;
-        // Beside a dial, which does not wait for it.
+        // In parallel with a dial, which does not wait for it.
         dial_anew(&forwarder).await.unwrap();
         settle().await;
         let mut asked = server.asked();
@@ -333,14 +333,14 @@ async fn what_swallows_upgrades_is_got_around_within_a_dial() {
         let slack = Duration::from_millis(100);
         let took = timed(&forwarder).await;
         assert!(took >= first && took < first + slack, "{took:?}");
-        // Once it is known what is swallowed, nobody waits for it, nor when it is tried again.
+        // A transport known to be swallowed is not waited for, even when it is tried again.
         sleep(stagger + upgrade_timeout).await;
         for _ in 0..3 {
             let took = timed(&forwarder).await;
             assert!(took < slack, "{took:?}");
             advance(Duration::from_secs(601)).await;
         }
-        // It lets them pass again.
+        // Upgrades pass again.
         server.change([ok; 4]);
         advance(Duration::from_secs(601)).await;
         timed(&forwarder).await;
@@ -349,7 +349,7 @@ async fn what_swallows_upgrades_is_got_around_within_a_dial() {
         timed(&forwarder).await;
         assert_eq!(server.asked(), ["POST spdy"]);
     }
-    // All of them: an error within the dial's time.
+    // All transports are swallowed: an error within the dial's time limit.
     let server = Server::new([hang; 4]);
     let began = Instant::now();
     dial_anew(&server.forwarder(AUTO)).await.unwrap_err();
@@ -416,7 +416,7 @@ async fn channels_are_the_last_resort_and_one_per_connection() {
     echo(&mut first, b"one").await.unwrap();
     echo(&mut second, b"two").await.unwrap();
     assert_eq!(forwarder.stats().streams, 2);
-    // What worked does no more: everything is tried again, in this dial.
+    // The working transport fails: all are tried again, within this dial.
     server.change([UNKNOWN, UNKNOWN, Answer::Upgrade, UNKNOWN]);
     dial(&forwarder, ECHO).await.unwrap();
     assert_eq!(server.asked(), ["GET ws", "POST spdy", "GET spdy-ws"]);
@@ -484,7 +484,7 @@ async fn rules_that_grant_get_alone_are_enough() {
     let server = Server::new([FORBIDDEN, Answer::Upgrade, Answer::Upgrade, Answer::Upgrade]);
     dial(&server.forwarder(AUTO), ECHO).await.unwrap();
     assert_eq!(server.asked(), ["POST spdy", "GET spdy"]);
-    // And where SPDY is not let through, by way of WebSocket.
+    // If SPDY does not pass, WebSocket is used with the same verb.
     let server = Server::new([FORBIDDEN, Answer::Cut, Answer::Upgrade, Answer::Upgrade]);
     dial(&server.forwarder(AUTO), ECHO).await.unwrap();
     assert_eq!(server.asked(), ["POST spdy", "GET spdy", "GET spdy-ws"]);
@@ -541,7 +541,7 @@ async fn a_node_that_is_away_is_the_pods_fault_not_the_transports() {
     assert_eq!(server.asked(), ["POST spdy"]);
 }
 
-/// Every transport leads to that node: none of the others is asked, and the answer is told once.
+/// Every transport leads to that node: no other is tried, and the answer is reported once.
 #[tokio::test(start_paused = true)]
 async fn a_node_without_a_container_runtime_is_asked_once() {
     const RUNTIME: &str =
@@ -634,7 +634,7 @@ async fn a_closed_client_frees_its_channel_after_the_linger() {
     let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
     let (shut, got) = soon(both).await;
     shut.unwrap();
-    // The client's end closes the channel: nobody knows whether the Pod had said all.
+    // The client's end closes the channel: whether the Pod had sent everything is unknown.
     assert_eq!(got.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     drop((read, write));
     sleep(Duration::from_secs(2)).await;
@@ -696,7 +696,7 @@ async fn an_upload_that_the_pod_pauses_is_waited_for_on_a_channel_too() {
         });
         let lost = tokio::time::timeout(Duration::from_secs(120), uploading).await;
         assert!(lost.is_err(), "given up: {lost:?}");
-        // Not for ever: nobody may be there any more.
+        // Not without limit: the peer may be gone.
         let mut buf = [0; 1];
         let mut buf = ReadBuf::new(&mut buf);
         let lost = soon(poll_fn(|cx| channel.poll_data(cx, &mut buf))).await;

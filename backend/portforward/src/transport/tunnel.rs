@@ -1,4 +1,4 @@
-//! SPDY frames in binary WebSocket messages: a byte stream that does not care where messages end.
+//! SPDY frames in binary WebSocket messages: a byte stream that ignores message boundaries.
 //!
 //! For networks where something drops `Upgrade: SPDY/3.1`. Kubernetes' KEP-4006 describes it.
 
@@ -20,10 +20,10 @@ use crate::transport::websocket::{config, io_error, is_end, open as handshake};
 
 const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 
-/// What one message carries at most.
+/// Limit on the data of one message.
 const CHUNK: usize = 128 * 1024;
 
-/// Asks by GET, as WebSocket must.
+/// Sends a GET request, as WebSocket requires.
 pub(crate) async fn open(
     client: &kube::Client,
     pod: &PodId,
@@ -36,7 +36,7 @@ pub(crate) async fn open(
 /// A byte stream in WebSocket messages.
 pub(crate) struct Tunnel<T> {
     ws: WebSocketStream<T>,
-    /// What is left of the last message.
+    /// The unread rest of the last message.
     read: Bytes,
 }
 
@@ -70,7 +70,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
                         "a text message in a tunnel of bytes",
                     )));
                 }
-                // Answered by the library; the next flush sends the answer.
+                // The library answers pings; the next flush sends the answer.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
                 Some(Err(error)) if is_end(&error) => return Poll::Ready(Ok(())),

@@ -1,4 +1,4 @@
-//! One upgrade request, and what the answer to it means.
+//! One upgrade request, and the meaning of its answer.
 //!
 //! | answer | meaning |
 //! |---|---|
@@ -31,19 +31,19 @@ use crate::pod::PodId;
 /// An upgraded connection.
 pub(crate) type Raw = TokioIo<Upgraded>;
 
-/// How much of a refusal's body is read.
+/// Limit on the part of a refusal's body that is read.
 const BODY: usize = 64 * 1024;
 
-/// Why there was no upgrade.
+/// Why an upgrade failed.
 #[derive(Debug)]
 pub(crate) enum UpgradeError {
-    /// Something on the way does not do this transport.
+    /// Something on the way does not support this transport.
     Rejected {
         status: Option<StatusCode>,
         by_api_server: bool,
         message: String,
     },
-    /// Nothing came back.
+    /// There was no answer in time.
     Silent { after: Duration },
     /// The access rules do not grant the verb of the request's method.
     Forbidden { message: String },
@@ -51,12 +51,12 @@ pub(crate) enum UpgradeError {
     Gone,
     /// The Pod's node, which every transport leads to, cannot forward ports.
     Node { message: String },
-    /// No other transport can do better.
+    /// No other transport can succeed.
     Final(ConnectError),
 }
 
 impl UpgradeError {
-    /// A refusal that has no status.
+    /// A rejection without a status.
     pub(crate) fn rejected(message: impl AsRef<str>) -> Self {
         Self::Rejected {
             status: None,
@@ -68,7 +68,7 @@ impl UpgradeError {
 
 /// The path of the Pod's port-forward, without a query.
 ///
-/// The names go into it as they are: [`PodId::is_valid`] is checked before.
+/// The names are not escaped: [`PodId::is_valid`] is checked before.
 pub(crate) fn path(pod: &PodId) -> String {
     let PodId { namespace, pod, .. } = pod;
     format!("/api/v1/namespaces/{namespace}/pods/{pod}/portforward")
@@ -114,7 +114,7 @@ async fn exchange(
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = response.into_parts();
-        // What cannot be read says nothing; the status does.
+        // If the body cannot be read, the status has to do.
         let body = Limited::new(body, BODY).collect().await;
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
         return Err(refused(head.status, &body, &action));
@@ -129,12 +129,12 @@ async fn exchange(
     }
 }
 
-/// No answer at all.
+/// The error of a request that got no answer.
 fn unanswered(error: kube::Error, action: &Action<'_>) -> UpgradeError {
     let broke = broke(&error);
     let error = classify_api(error, action);
     match error.refusal() {
-        // What broke a standing connection need not be the network: our certificate may have been refused.
+        // A broken connection need not be the network's fault: our certificate may have been refused.
         Refusal::ClusterAway | Refusal::Internal if broke => {
             UpgradeError::rejected("the connection was dropped")
         }
@@ -142,7 +142,7 @@ fn unanswered(error: kube::Error, action: &Action<'_>) -> UpgradeError {
     }
 }
 
-/// Whether the connection stood and was then cut, which is how some proxies answer an upgrade they do not know.
+/// Whether an established connection was cut, which is how some proxies answer an upgrade that they do not support.
 fn broke(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(e) = next {
@@ -174,14 +174,14 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeErro
     }
     let Some(said) = said else {
         let text = String::from_utf8_lossy(body);
-        // The kubelet's own words, which the API server passes on as they are.
+        // The kubelet's own text, which the API server passes on unchanged.
         if status == StatusCode::NOT_FOUND
             && matches!(text.trim(), "pod does not exist" | "pod not found")
         {
             return UpgradeError::Gone;
         }
         let message = clip(&text);
-        // The same of its container runtime's failure, which is a gRPC status.
+        // The same for a failure of its container runtime, which is a gRPC status.
         if status == StatusCode::INTERNAL_SERVER_ERROR && message.starts_with("rpc error: ") {
             return UpgradeError::Node { message };
         }
@@ -205,7 +205,7 @@ fn refused(status: StatusCode, body: &Bytes, action: &Action<'_>) -> UpgradeErro
     }
 }
 
-/// Whether the request was put off and not judged: it says nothing of the transport.
+/// Whether the request was put off and not judged: the answer says nothing about the transport.
 fn is_overloaded(status: StatusCode) -> bool {
     matches!(
         status,
@@ -213,7 +213,7 @@ fn is_overloaded(status: StatusCode) -> bool {
     )
 }
 
-/// What is said of a refusal of `pods/portforward` with this status and body.
+/// The text for a refusal of `pods/portforward` with this status and body.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn said(status: StatusCode, body: &Bytes) -> String {
     let action = Action {
@@ -269,7 +269,7 @@ mod tests {
             judge(403, forbidden),
             UpgradeError::Forbidden { .. }
         ));
-        // The API server's own words for a protocol it does not know.
+        // The API server's text for a protocol that it does not know.
         let protocol = "unable to upgrade: unable to negotiate protocol: client supports [nope]";
         assert!(
             matches!(judge(403, protocol), UpgradeError::Rejected { message, by_api_server: false, .. } if message.starts_with("unable"))
@@ -321,7 +321,7 @@ mod tests {
                 ..
             }
         ));
-        // containerd is away, as the kubelet says it.
+        // The kubelet's text while containerd is down.
         let runtime = "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix /run/containerd/containerd.sock: connect: connection refused\"\n";
         assert!(matches!(
             judge(500, runtime),

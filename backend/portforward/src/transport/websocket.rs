@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use crate::pod::PodId;
 use crate::transport::upgrade::{Raw, UpgradeError, check_protocol, upgrade};
 
-/// API servers send what one read of theirs gave, 32 KiB.
+/// Limit on a message. API servers send what one read returned, 32 KiB.
 const MESSAGE: usize = 4 << 20;
 
 /// Upgrades to a WebSocket that speaks this subprotocol.
@@ -52,18 +52,18 @@ pub(crate) async fn open(
     }
 }
 
-/// Buffers of this many bytes each way; the read buffer is allocated at once.
+/// Buffers of this many bytes in each direction; the read buffer is allocated at once.
 pub(crate) fn config(buffer: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(buffer)
-        // Whoever writes flushes; the size only bounds what waits for the socket.
+        // Writers flush themselves; the size only limits what waits for the socket.
         .write_buffer_size(0)
         .max_write_buffer_size(1 << 20)
         .max_message_size(Some(MESSAGE))
         .max_frame_size(Some(MESSAGE))
 }
 
-/// The I/O error that a WebSocket's error is to who only sees bytes.
+/// The I/O error for a WebSocket error.
 pub(crate) fn io_error(error: WsError) -> io::Error {
     match error {
         WsError::Io(error) => error,
@@ -77,7 +77,7 @@ pub(crate) fn io_error(error: WsError) -> io::Error {
     }
 }
 
-/// Whether the error is merely the end.
+/// Whether the error is an orderly end.
 pub(crate) fn is_end(error: &WsError) -> bool {
     matches!(error, WsError::ConnectionClosed | WsError::AlreadyClosed)
 }
