@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///
 /// Nothing here is negotiated with the peer: these are our own bounds.
 ///
-/// Received bytes that nobody has read take at most, in memory,
+/// Unread bytes take at most, in memory,
 ///
 /// * of one session: `session_buffer` + 2 MiB + 256 KiB. Up to 256 KiB are kept as parts of at least 16 KiB of the
 ///   buffers (128 KiB) they were read into, beyond that they are copied; one read may go over the bound.
@@ -15,22 +15,21 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///   kept once an eighth of the limit is taken.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Streams that may be open at once, whoever opened them. More are refused.
+    /// Limit on open streams of either side. Further ones are refused.
     pub max_streams: usize,
-    /// Received bytes one stream may hold unread before its session's socket is no longer read.
-    /// What is read at once (128 KiB) may go over it. SPDY as Kubernetes speaks it has no other brake; see
-    /// [`Stats::stalled`](crate::Stats::stalled).
+    /// Unread bytes of one stream above which the session's socket is no longer read. One read (128 KiB) may exceed it.
+    /// SPDY as Kubernetes speaks it has no other back pressure; see [`Stats::stalled`](crate::Stats::stalled).
     pub stream_buffer: usize,
-    /// The same for all streams of the session. A stream may hold no more than is left of it, so that the one
-    /// that holds most is the one that stops the reading.
+    /// The same for all streams of the session. A stream may hold no more than the rest of it, so that the stream with the
+    /// most unread bytes is the one that stops the reading.
     pub session_buffer: usize,
     /// The same for all sessions that share it.
     pub unread: Unread,
-    /// Outgoing bytes that may wait for the socket before writers wait, shared evenly by the
-    /// streams that have some. A stream with nothing waiting may always queue 16 KiB.
+    /// Queued outgoing bytes above which writers wait, shared evenly by the streams that have some. A stream with
+    /// nothing queued may always queue 16 KiB.
     pub send_buffer: usize,
-    /// Largest payload of a DATA frame while several streams have something to send. A stream
-    /// alone sends what it has gathered, up to 256 KiB, in one frame.
+    /// Largest payload of a DATA frame while several streams have something to send. A single stream sends
+    /// what it has gathered, up to 256 KiB, in one frame.
     pub max_data_frame: usize,
 }
 
@@ -47,7 +46,7 @@ impl Default for Config {
     }
 }
 
-/// Received bytes that nobody has read yet, of all sessions that were given a clone, and their limit.
+/// Unread bytes of all sessions that share a clone, and their limit.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Option<Arc<Limited>>);
 
@@ -58,7 +57,7 @@ struct Limited {
 }
 
 impl Unread {
-    /// No limit, and no count.
+    /// No limit, and no counting.
     pub const UNLIMITED: Self = Self(None);
 
     /// At most `limit` bytes.
@@ -67,24 +66,24 @@ impl Unread {
         Self(Some(Arc::new(Limited { bytes, limit })))
     }
 
-    /// How much there is now.
+    /// Unread bytes now.
     pub fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |all| all.bytes.load(Relaxed))
     }
 
-    /// What is left.
+    /// The rest of the limit.
     pub(crate) fn room(&self) -> usize {
         let left = |all: &Arc<Limited>| all.limit.saturating_sub(all.bytes.load(Relaxed));
         self.0.as_ref().map_or(usize::MAX, left)
     }
 
-    /// Whether so little is taken that it need not be exact.
+    /// Whether so little of the limit is used that the count need not be exact.
     pub(crate) fn is_ample(&self) -> bool {
         let ample = |all: &Arc<Limited>| all.bytes.load(Relaxed) < all.limit / 8;
         self.0.as_ref().is_none_or(ample)
     }
 
-    /// A session holds `now` and no longer `before`.
+    /// Replaces a session's share `before` by `now`.
     pub(crate) fn change(&self, before: usize, now: usize) {
         if let Some(all) = &self.0 {
             all.bytes.fetch_add(now.wrapping_sub(before), Relaxed);

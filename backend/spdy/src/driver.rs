@@ -27,17 +27,17 @@ use crate::{
     shared::{Owner, Shared, Wakers, register},
 };
 
-/// Turns after which other tasks get theirs, though there is more to do.
+/// Turns after which the driver yields to other tasks.
 const TURNS: usize = 32;
 
 /// The smallest and the largest buffer for one read.
 const READ: std::ops::RangeInclusive<usize> = 4 * 1024..=64 * 1024;
 
-/// How long an end that nobody waits for waits for other frames to leave with. A write of its own costs every
-/// program on the way a read and a write.
+/// Upper bound on delaying a lone FLAG_FIN queued by `finish_soon`, so that it can share a write with other frames. A write
+/// of its own costs every program on the way a read and a write.
 const ENDS: Duration = Duration::from_millis(10);
 
-/// Pieces of one write.
+/// Limit on pieces of one vectored write.
 const PIECES: usize = 32;
 
 /// A session in the client's role over `io`, which has been upgraded to SPDY already. Streams that
@@ -61,17 +61,17 @@ pub fn server<T: AsyncRead + AsyncWrite + Unpin>(
 /// otherwise. Dropping it ends the session and closes the connection.
 #[must_use = "a session does nothing until its driver is spawned"]
 pub struct Driver<T> {
-    /// Gone when the session has ended.
+    /// `None` once the session has ended.
     io: Option<T>,
     shared: Arc<Shared>,
-    /// Received bytes that are no whole frame yet. Holds no memory while nothing is received.
+    /// Received bytes of an incomplete frame. Holds no memory while nothing is received.
     input: BytesMut,
-    /// How much to read at once: grows with what comes.
+    /// Size of the next read; grows with the traffic.
     read_size: usize,
     outbox: Outbox,
-    /// Something was written since the last flush.
+    /// Whether something was written since the last flush.
     unflushed: bool,
-    /// Runs while there are ends that may wait.
+    /// Runs while there are delayed ends.
     ends: Option<Pin<Box<Sleep>>>,
     events: Vec<Event>,
     wakers: Wakers,
@@ -94,7 +94,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         (driver, Arc::new(Owner(shared)))
     }
 
-    /// Writes once and reads once. Says whether there may be more of either.
+    /// Writes once and reads once. Returns whether there may be more of either.
     fn turn(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
         let read = self.look(cx)?;
         let wrote = self.write(io, cx)?;
@@ -102,7 +102,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         Ok(wrote || received)
     }
 
-    /// Sees what there is to do: fills the outbox, and says whether to read.
+    /// Fills the outbox, and returns whether to read.
     fn look(&mut self, cx: &mut Context<'_>) -> Result<bool, SessionError> {
         let mut state = self.shared.lock();
         if let Some(error) = &state.ending {
@@ -133,7 +133,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         Ok(read)
     }
 
-    /// Writes from the outbox once, and flushes when it is empty; says whether that got on.
+    /// Writes from the outbox once, and flushes when it is empty. Returns whether there was progress.
     fn write(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
         let mut got_on = false;
         if !self.outbox.is_empty() {
@@ -177,7 +177,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// A peer that has closed may have said more before: nothing of that is to be lost.
+    /// A peer may have sent data before it closed: read all of it.
     fn write_failed(&mut self, io: &mut T, error: io::Error, cx: &mut Context<'_>) -> SessionError {
         while self.shared.lock().machine.wants_input() && self.read(io, cx).is_ok_and(|got| got) {}
         match self.shared.lock().machine.gone_away() {
@@ -186,11 +186,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Reads what there is, up to a bound; says whether that got on.
+    /// Reads what is available, up to a limit. Returns whether there was progress.
     fn read(&mut self, io: &mut T, cx: &mut Context<'_>) -> Result<bool, SessionError> {
         let mut got = 0;
-        // A TLS stream gives a record at a time. Several of them are handled at once: larger pieces of payload, which
-        // are not copied, and fewer wake-ups.
+        // A TLS stream returns a record at a time. Handling several at once gives larger pieces of payload, which are
+        // not copied, and fewer wake-ups.
         let mut broken = None;
         let mut closed = false;
         while got < *READ.end() {
@@ -223,7 +223,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
         match broken {
             Some(error) => Err(error),
-            // What came last may have said why.
+            // The last bytes may contain the reason.
             None if closed => Err(self.peer_closed()),
             None => Ok(got > 0),
         }
@@ -241,7 +241,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         result.map_err(SessionError::Protocol)
     }
 
-    /// Lets go of what an idle session does not need.
+    /// Frees the buffers of an idle session.
     fn settle_down(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -263,8 +263,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
         }
     }
 
-    /// Says GOAWAY after what is on its way already, as far as the socket takes it without waiting,
-    /// and closes the socket.
+    /// Sends GOAWAY after the queued data, as far as the socket accepts it without waiting, and closes the
+    /// socket.
     fn hang_up(&mut self, mut io: T, error: &SessionError, cx: &mut Context<'_>) {
         let status = match error {
             SessionError::Closed => GoAwayStatus::OK,
@@ -283,20 +283,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             }
         }
         if let Poll::Ready(Ok(())) = io.as_mut().poll_flush(cx) {
-            // Whether it is done or under way: the socket is dropped next.
+            // The result does not matter: the socket is dropped next.
             let _ = io.as_mut().poll_shutdown(cx);
         }
     }
 }
 
 impl<T> Driver<T> {
-    /// Tells everybody that the session has ended.
+    /// Reports the end of the session to all handles.
     fn end(&mut self, error: &SessionError) {
         debug!(%error, "session ended");
         let mut state = self.shared.lock();
         state.end(error, &mut self.wakers);
         drop(state);
-        // Both may be set already: by GOAWAY, and by nobody else.
+        // Only GOAWAY may have set these before.
         let _ = self.shared.closing.set(());
         let _ = self.shared.closed.set(error.clone());
         for waker in self.wakers.drain(..) {
@@ -338,7 +338,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Future for Driver<T> {
 
 impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
-        // Before anybody hears of the end, the socket is closed.
+        // The socket is closed before the end is reported.
         self.io = None;
         if !self.shared.closed.initialized() {
             self.end(&SessionError::DriverGone);
@@ -352,7 +352,7 @@ impl<T> fmt::Debug for Driver<T> {
     }
 }
 
-/// Ready when the ends have waited long enough.
+/// Ready when the delay of ends is over.
 fn poll_ends(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> Poll<()> {
     let timer = timer.get_or_insert_with(|| Box::pin(sleep(ENDS)));
     timer.as_mut().poll(cx)

@@ -1,4 +1,4 @@
-//! What can go wrong: with a session, with one of its streams, with opening one.
+//! Errors of a session, of a stream, and of opening a stream.
 
 use std::{io, sync::Arc};
 
@@ -17,7 +17,7 @@ pub enum SessionError {
     /// The peer sent GOAWAY, and the last stream has ended.
     #[error("the peer ended the session ({status})")]
     GoAway {
-        /// What the peer gave as its reason.
+        /// The peer's reason.
         status: GoAwayStatus,
     },
     /// Reading or writing the connection failed.
@@ -43,10 +43,10 @@ pub enum StreamError {
     /// broke the protocol on this stream.
     #[error("the stream was reset on this side ({0})")]
     ResetHere(ResetStatus),
-    /// The peer's GOAWAY says that it never looked at this stream: it can be tried elsewhere.
+    /// The peer's GOAWAY excludes this stream: it was not processed, and can be retried elsewhere.
     #[error("the peer ended the session before it took this stream")]
     NotTaken,
-    /// Written to after its shutdown.
+    /// A write after shutdown.
     #[error("the stream was already ended on this side")]
     Ended,
     /// The whole session ended.
@@ -76,16 +76,16 @@ pub enum OpenError {
     /// The peer takes no new streams: it sent GOAWAY.
     #[error("the peer takes no new streams")]
     GoingAway,
-    /// [`Config::max_streams`](crate::Config::max_streams) are open, or over but still held.
+    /// The limit [`Config::max_streams`](crate::Config::max_streams) is reached, counting ended streams that are still held.
     #[error("the session has {0} streams, the most it may have")]
     TooManyStreams(usize),
-    /// The socket takes nothing, and very many frames wait for it already.
+    /// The socket accepts nothing, and too many frames are queued.
     #[error("the connection takes no more bytes")]
     Congested,
-    /// Every stream id of this side was used.
+    /// Every stream ID of this side was used.
     #[error("the session has no stream ids left")]
     IdsExhausted,
-    /// The headers are larger than a peer need accept.
+    /// The headers are larger than peers have to accept.
     #[error("the stream's headers are too large")]
     HeadersTooLarge,
 }

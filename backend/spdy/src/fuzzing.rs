@@ -73,9 +73,9 @@ pub fn fuzz_session(mut data: &[u8]) {
 
 struct Player {
     handles: Vec<StreamId>,
-    /// Received and not used up.
+    /// Received bytes that were not consumed.
     input: BytesMut,
-    /// Written and not decoded.
+    /// Written bytes that were not decoded.
     sent: BytesMut,
     peer: Deflater,
 }
@@ -145,7 +145,7 @@ impl Player {
         good
     }
 
-    /// Receives a frame as a peer with good manners sends it, though maybe out of turn.
+    /// Receives a valid frame, possibly at the wrong time.
     fn frame(&mut self, len: usize, id: u8, what: u8) {
         let stream = StreamId::new(u32::from(id % 16 + 1)).expect("not 0");
         let fin = id >= 0x80;

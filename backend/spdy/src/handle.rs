@@ -15,7 +15,7 @@ use crate::{
 /// A handle of a session; clones are handles of the same one.
 ///
 /// The session lives as long as any `Session`, [`Stream`] or [`Incoming`](crate::Incoming) of it.
-/// When the last is gone, what is queued is still sent, then GOAWAY.
+/// After the last is dropped, queued data is still sent, then GOAWAY.
 #[derive(Debug, Clone)]
 pub struct Session {
     owner: Arc<Owner>,
@@ -40,8 +40,8 @@ impl Session {
         Ok(Stream::new(id, Arc::clone(&self.owner)))
     }
 
-    /// Holds back what is queued from now on until the guard is dropped, so that it leaves in one
-    /// write. Reading goes on. The guard is not `Send`: hold it over no `await`.
+    /// Holds queued data back until the guard is dropped, so that it is sent in one write. Reading
+    /// continues. The guard is not `Send`: do not hold it across an `await`.
     pub fn cork(&self) -> Cork<'_> {
         self.owner.0.with(|state| state.corks += 1);
         Cork {
@@ -50,8 +50,8 @@ impl Session {
         }
     }
 
-    /// Sends PING and waits for its echo; says how long that took. There is no limit on the wait.
-    /// Dropping the future forgets the PING.
+    /// Sends PING, waits for its echo without a time limit, and returns the round-trip time. Cancellation: dropping
+    /// the future forgets the PING.
     pub async fn ping(&self) -> Result<Duration, SessionError> {
         let (echo, echoed) = oneshot::channel();
         let id = self.owner.0.with(|state| {
@@ -70,9 +70,9 @@ impl Session {
         }
     }
 
-    /// Resets a stream, for instance one whose reader has stalled. What it had received and not
-    /// read is dropped, its handle reports [`StreamError::ResetHere`](crate::StreamError), and
-    /// data that still arrives is thrown away and counted. Unknown and ended streams are left alone.
+    /// Resets a stream, for instance one whose reader has stalled. Its unread data is dropped, its handle
+    /// reports [`StreamError::ResetHere`](crate::StreamError), and data that still arrives is discarded and
+    /// counted. Unknown and ended streams are ignored.
     pub fn reset(&self, id: StreamId, status: ResetStatus) {
         let wakers = self.owner.0.with(|state| {
             state.machine.reset(id, status);
@@ -84,10 +84,10 @@ impl Session {
         }
     }
 
-    /// Ends the session at once: GOAWAY if the socket takes it without waiting, then the socket is
-    /// closed. Streams keep what they have received; everything else of theirs fails.
+    /// Ends the session at once: GOAWAY if the socket accepts it without waiting, then the socket is
+    /// closed. Streams keep what they have received; all other operations on them fail.
     pub fn close(&self) {
-        // Nobody minds when it was set before.
+        // The error means that it was set before.
         let _ = self.owner.0.closing.set(());
         self.owner
             .0
@@ -105,17 +105,17 @@ impl Session {
         self.owner.0.closing.wait().await;
     }
 
-    /// Waits for the session to end and says why it did. Cancel safe.
+    /// Waits for the session to end, and returns the reason. Cancel safe.
     pub async fn closed(&self) -> SessionError {
         self.owner.0.closed.wait().await.clone()
     }
 
-    /// Received bytes that wait for a reader, over all streams; as [`Stats::buffered`].
+    /// Unread bytes of all streams; as [`Stats::buffered`].
     pub fn buffered(&self) -> usize {
         self.owner.0.lock().machine.totals().buffered
     }
 
-    /// What the session holds at this moment.
+    /// Counters of the session at this moment.
     pub fn stats(&self) -> Stats {
         let state = self.owner.0.lock();
         let Totals {
@@ -151,7 +151,7 @@ impl Session {
     }
 }
 
-/// Takes back a PING that nobody waits for any more.
+/// Removes a PING whose future was dropped.
 struct Forget<'a> {
     session: &'a Session,
     id: u32,
@@ -168,7 +168,7 @@ impl Drop for Forget<'_> {
 #[must_use = "nothing is held back once it is dropped"]
 pub struct Cork<'a> {
     session: &'a Session,
-    /// Not to be held over an `await`: the session would stand still.
+    /// Makes the guard not `Send`: held across an `await`, it would stop the session.
     here: PhantomData<*const ()>,
 }
 
@@ -178,30 +178,30 @@ impl Drop for Cork<'_> {
     }
 }
 
-/// A look at a session; see [`Session::stats`].
+/// Counters of a session; see [`Session::stats`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Stats {
     /// Streams that are open, or have something left to send.
     pub streams: usize,
-    /// Streams this side or the peer ever opened.
+    /// Streams opened so far by either side.
     pub opened: u64,
-    /// Received bytes that wait for a reader, over all streams.
+    /// Unread bytes of all streams.
     pub buffered: usize,
-    /// Payload bytes that wait for the socket, over all streams.
+    /// Queued payload bytes of all streams.
     pub queued: usize,
-    /// Streams for whose sake the socket is not read, by id. While this is not empty, no stream of
-    /// the session receives anything, nor does a PING's echo.
+    /// Streams because of which the socket is not read, by ID. While this is not empty, no stream of
+    /// the session receives anything, and no PING gets its echo.
     pub stalled: Vec<Stalled>,
-    /// Since when the socket has taken nothing although there is something to send.
+    /// Since when the socket has accepted nothing although there is something to send.
     pub send_blocked: Option<Instant>,
     /// Bytes read from the connection.
     pub received: u64,
     /// Bytes written to the connection.
     pub sent: u64,
-    /// Payload bytes that came for a stream already over, and were thrown away.
+    /// Payload bytes that arrived for an ended stream and were discarded.
     pub discarded: u64,
-    /// When the last byte came; at first, when the session began.
+    /// When the last byte was received; at first, when the session began.
     pub last_received: Instant,
 }
 
@@ -209,9 +209,9 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Stalled {
-    /// Which stream.
+    /// The stream.
     pub stream: StreamId,
-    /// How much waits for its reader, in bytes.
+    /// Its unread bytes.
     pub buffered: usize,
     /// Since when it has held more than [`Config::stream_buffer`](crate::Config::stream_buffer).
     pub since: Instant,

@@ -51,7 +51,7 @@ impl Drop for Incoming {
             for opened in std::mem::take(&mut state.requests) {
                 let refused = ResetStatus::REFUSED_STREAM;
                 state.machine.reset(opened.stream, refused);
-                // Nobody waits on a stream that nobody was given.
+                // No handle exists for this stream, so no task waits on it.
                 state.release(opened.stream);
             }
         });
@@ -61,7 +61,7 @@ impl Drop for Incoming {
 /// A stream the client asks for. Dropping it refuses the stream with REFUSED_STREAM.
 #[derive(Debug)]
 pub struct Request {
-    /// Taken by whoever answers.
+    /// Taken by the answer.
     stream: Option<Stream>,
     opened: Opened,
 }
@@ -72,7 +72,7 @@ impl Request {
         self.opened.stream
     }
 
-    /// What the client sent with it.
+    /// The headers of the request.
     pub fn headers(&self) -> &Headers {
         &self.opened.headers
     }
@@ -82,8 +82,8 @@ impl Request {
         self.opened.fin
     }
 
-    /// Sends SYN_REPLY. With `fin` this side sends nothing else. A stream that the client has reset
-    /// meanwhile is returned too, and says so when used.
+    /// Sends SYN_REPLY. With `fin` this side sends nothing else. If the client has reset the stream
+    /// meanwhile, its use returns that error.
     ///
     /// Headers of more than 32 KiB cannot be sent: the stream is reset with INTERNAL_ERROR.
     pub fn accept(mut self, headers: &Headers, fin: bool) -> Stream {

@@ -1,13 +1,13 @@
 //! SPDY/3.1 as Kubernetes speaks it: many byte streams over one upgraded connection.
 //!
-//! This crate takes a connection that has been upgraded to SPDY already, in either role, and gives
-//! streams that read, write and half-close like sockets. It knows neither HTTP nor Kubernetes, keeps
-//! no timers, and starts no tasks: who uses it spawns the [`Driver`] and decides about patience.
-//! It does no flow control: servers of Kubernetes never open a window, so a sender that kept windows
-//! would stop at 64 KiB. What a stream may hold instead is in [`Config`], and who holds up a
-//! session is in [`Stats`].
+//! This crate takes a connection that has been upgraded to SPDY already, in either role, and provides
+//! streams that read, write and half-close like sockets. It knows neither HTTP nor Kubernetes, has
+//! no time-outs, and starts no tasks: the caller spawns the [`Driver`] and sets its own time limits.
+//! It has no flow control: servers of Kubernetes never open a window, so a sender that respected windows
+//! would stop at 64 KiB. [`Config`] limits what a stream may hold, and [`Stats`] shows which streams
+//! hold up a session.
 //!
-//! The path of a byte: a [`Stream`] (`stream.rs`) hands it to the session's state machine
+//! The path of a byte: a [`Stream`] (`stream.rs`) passes it to the session's state machine
 //! (`session.rs`, which has no I/O), which turns it into frames (`frame.rs`, the wire format); the
 //! [`Driver`] (`driver.rs`) writes them to the socket, control frames first and streams in turn.
 //! The other way round, the driver reads, the state machine finds the stream, and the stream's

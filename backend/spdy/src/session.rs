@@ -1,9 +1,9 @@
-//! What a session is, without a socket, a clock or a task: bytes and calls in, bytes and events out.
+//! The session's state machine, without a socket, a clock or a task: bytes and calls in, bytes and events out.
 //!
-//! [`Machine`] has the streams of one session and what waits on them in both directions. Its owner
-//! hands it received bytes ([`Machine::receive`]), takes what is to be written
-//! ([`Machine::transmit`]) and calls it for the handles of streams; it never waits: a call that
-//! cannot go on says so, and an [`Event`] tells when to come back.
+//! [`Machine`] holds the streams of one session and their queued data in both directions. Its owner
+//! passes received bytes in ([`Machine::receive`]), takes bytes to write ([`Machine::transmit`]) and
+//! calls it for the handles of streams. It never waits: a call that cannot continue says so, and an
+//! [`Event`] reports when to try again.
 //!
 //! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them by
 //! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
@@ -37,10 +37,10 @@ use crate::{
     },
 };
 
-/// Bytes of unsent control frames over which no more streams are opened.
+/// Bytes of unsent control frames above which no streams are opened.
 const MAX_CONTROL_QUEUE: usize = 256 * 1024;
 
-/// Bytes of unsent answers to PINGs and bad frames over which nothing more is read.
+/// Bytes of unsent answers to PINGs and bad frames above which nothing is read.
 const MAX_PROVOKED: usize = 64 * 1024;
 
 /// Which side of a session this is.
@@ -65,7 +65,7 @@ impl Role {
     }
 }
 
-/// What the owner of a [`Machine`] is to look after.
+/// Events that the owner of a [`Machine`] has to handle.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The peer opened a stream; answer with `accept` or `reset`.
@@ -74,9 +74,9 @@ pub(crate) enum Event {
         headers: Headers,
         fin: bool,
     },
-    /// Reading the stream, or asking for its reply, has something new to say.
+    /// A read of the stream, or a call for its reply, has a new result.
     Readable(StreamId),
-    /// Writing to the stream has something new to say.
+    /// A write to the stream has a new result.
     Writable(StreamId),
     /// The stream has begun to hold up the reading of the session.
     Full(StreamId),
@@ -86,7 +86,7 @@ pub(crate) enum Event {
     GoingAway,
 }
 
-/// What a read finds.
+/// Result of a read.
 #[derive(Debug)]
 pub(crate) enum Read {
     Chunk(Bytes),
@@ -101,15 +101,15 @@ pub(crate) struct Totals {
     pub(crate) live: usize,
     /// Streams that hold up reading.
     pub(crate) full: usize,
-    /// Received payload that nobody has read.
+    /// Unread payload.
     pub(crate) buffered: usize,
-    /// The same with the bookkeeping of small pieces.
+    /// Unread payload, including the overhead of small pieces.
     pub(crate) weight: usize,
     /// Payload to be sent.
     pub(crate) queued: usize,
     /// Streams ever opened by either side.
     pub(crate) opened: u64,
-    /// Payload thrown away because its stream was over.
+    /// Payload discarded because its stream was over.
     pub(crate) discarded: u64,
 }
 
@@ -127,19 +127,19 @@ pub(crate) struct Machine {
     next_ping: u32,
     deflater: Deflater,
     inflater: Inflater,
-    /// Whether streams of the peer have somebody to take them.
+    /// Whether streams that the peer opens are accepted.
     accepting: bool,
-    /// The DATA frame in the middle of which the input ended, with what is still to come of it.
+    /// The DATA frame that is incomplete in the input, and its missing length.
     data: Option<Data>,
-    /// What is still to come of a control frame of unknown type.
+    /// The missing length of an unknown control frame.
     skip: u32,
     /// Encoded control frames to be sent.
     control: BytesMut,
-    /// How much of `control` the peer provoked.
+    /// The part of `control` that answers the peer.
     provoked: usize,
-    /// Streams with DATA to be sent, in the order of their turns.
+    /// Streams with DATA to send, in order.
     ready: VecDeque<StreamId>,
-    /// Streams whose end alone is to be sent, along with whatever is sent next.
+    /// Streams whose lone end is sent along with the next frames.
     ends: VecDeque<StreamId>,
     gone_away: Option<GoAwayStatus>,
     ended: Option<SessionError>,
@@ -224,7 +224,7 @@ impl Machine {
         }
     }
 
-    /// Sends RST_STREAM and drops what waits on the stream, if it is not over yet.
+    /// Sends RST_STREAM and drops the stream's queued data, if it is not over yet.
     pub(crate) fn reset(&mut self, stream: StreamId, status: ResetStatus) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
@@ -239,7 +239,7 @@ impl Machine {
         }
     }
 
-    /// Tells that the stream's handle is gone. The peer is told, unless both sides have ended.
+    /// Releases the stream's handle. The stream is reset, unless both sides have ended.
     pub(crate) fn release(&mut self, stream: StreamId) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
@@ -249,7 +249,7 @@ impl Machine {
         entry.discard_received(&mut self.totals);
         match entry.state {
             State::Ended => {}
-            // What it was told to send before its end is sent first.
+            // Data that was queued before its end is sent first.
             State::LocalEnded if entry.ready => {}
             _ => self.reset(stream, ResetStatus::CANCEL),
         }
@@ -280,7 +280,7 @@ impl Machine {
         self.accepting = false;
     }
 
-    /// Ends everything that has not ended. What was received can still be read.
+    /// Ends all streams. Received data can still be read.
     pub(crate) fn end(&mut self, error: &SessionError) {
         self.ended = Some(error.clone());
         self.control = BytesMut::new();
@@ -304,7 +304,7 @@ impl Machine {
         read
     }
 
-    /// Tells what is unread no longer, and lets the streams that held up reading for want of room look again.
+    /// Subtracts read bytes, and re-evaluates the streams that held up reading for lack of room.
     fn freed(&mut self, before: usize) {
         if self.totals.weight == before {
             return;
@@ -393,8 +393,8 @@ impl Machine {
         }
     }
 
-    /// Brings the sums up to date after a change of the stream's state, and forgets a stream that is
-    /// over once nobody holds it.
+    /// Updates the totals after a change of the stream's state, and forgets a stream that is over and has no
+    /// handle.
     fn settle(&mut self, stream: StreamId) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;

@@ -1,4 +1,4 @@
-//! What the driver and all handles of a session share.
+//! State shared by the driver and all handles of a session.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,32 +20,32 @@ use crate::{
     session::{Event, Machine, Role},
 };
 
-/// A session, between its driver and its handles. The lock is held for moments only, never while
-/// something is waited for, written or read, nor while a stream's waker is woken.
+/// A session, shared by its driver and its handles. The lock is never held across an await, I/O, or the
+/// waking of a stream's waker.
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// Set when no new streams can be opened any more.
+    /// Set when no new streams can be opened.
     pub(crate) closing: SetOnce<()>,
-    /// Set when the session has ended, to why.
+    /// Set to the reason when the session has ended.
     pub(crate) closed: SetOnce<SessionError>,
 }
 
-/// What is behind the lock.
+/// The state behind the lock.
 pub(crate) struct State {
     pub(crate) machine: Machine,
-    /// Who waits on which stream.
+    /// Wakers by stream.
     pub(crate) slots: HashMap<StreamId, Slot>,
     pub(crate) pings: HashMap<u32, Ping>,
     /// Streams the peer opened, for [`Incoming`](crate::Incoming).
     pub(crate) requests: VecDeque<Opened>,
     pub(crate) incoming: Option<Waker>,
-    /// The driver; gone while it has been woken and has not looked yet.
+    /// The driver's waker; `None` from its wake-up until it runs.
     pub(crate) driver: Option<Waker>,
-    /// How many [`Cork`](crate::Cork)s hold the writing back.
+    /// Number of [`Cork`](crate::Cork)s that hold writing back.
     pub(crate) corks: usize,
-    /// The session is to end, for this reason.
+    /// Requests the end of the session, for this reason.
     pub(crate) ending: Option<SessionError>,
-    /// Nobody has a handle any more.
+    /// Whether all handles were dropped.
     pub(crate) orphaned: bool,
     pub(crate) received: u64,
     pub(crate) sent: u64,
@@ -53,7 +53,7 @@ pub(crate) struct State {
     pub(crate) send_blocked: Option<Instant>,
 }
 
-/// Who waits on a stream.
+/// The wakers of a stream.
 #[derive(Default)]
 pub(crate) struct Slot {
     pub(crate) reader: Option<Waker>,
@@ -62,7 +62,7 @@ pub(crate) struct Slot {
     pub(crate) full_since: Option<Instant>,
 }
 
-/// A PING under way.
+/// A PING whose echo is awaited.
 pub(crate) struct Ping {
     pub(crate) sent: Instant,
     pub(crate) echo: oneshot::Sender<Duration>,
@@ -76,7 +76,7 @@ pub(crate) struct Opened {
     pub(crate) fin: bool,
 }
 
-/// Tasks to be woken once the lock is free.
+/// Wakers to wake once the lock is released.
 pub(crate) type Wakers = Vec<Waker>;
 
 impl Shared {
@@ -103,12 +103,11 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing behind the lock panics half-way through a change that another would trip over.
+        // No change behind the lock can be left half done by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes something and wakes the driver if it has to look: there is something new to write, or
-    /// room to read into.
+    /// Changes the state, and wakes the driver if there is something new to write, or room for reading.
     pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
         let before = state.work();
@@ -126,7 +125,7 @@ impl Shared {
     }
 }
 
-/// What there is for the driver to do.
+/// Work for the driver.
 #[derive(Clone, Copy)]
 struct Work {
     output: bool,
@@ -136,7 +135,7 @@ struct Work {
 }
 
 impl Work {
-    /// What was there before, the driver knows of: it was woken then, or waits for the socket.
+    /// The driver knows about earlier work: it was woken then, or waits for the socket.
     fn is_more_than(self, before: Self) -> bool {
         (self.output && !before.output)
             || (self.ends && !before.ends)
@@ -155,7 +154,7 @@ impl State {
         }
     }
 
-    /// Hands the machine's events to those who wait for them.
+    /// Wakes the tasks that wait for the machine's events.
     pub(crate) fn dispatch(
         &mut self,
         shared: &Shared,
@@ -194,7 +193,7 @@ impl State {
                 }
                 Event::Pong(id) => {
                     if let Some(Ping { sent, echo }) = self.pings.remove(&id) {
-                        // Nobody is there to hear it when the waiting future was just dropped.
+                        // The receiver is gone if the waiting future was just dropped.
                         let _ = echo.send(sent.elapsed());
                     }
                 }
@@ -205,7 +204,7 @@ impl State {
         }
     }
 
-    /// Ends everything, and collects everybody who waits.
+    /// Ends all streams, and collects all wakers.
     pub(crate) fn end(&mut self, error: &SessionError, wakers: &mut Wakers) {
         self.machine.end(error);
         self.pings.clear();
@@ -218,15 +217,15 @@ impl State {
         }
     }
 
-    /// Tells that the handle of a stream is gone. What is returned is to be dropped once the lock is
-    /// free: nobody knows what a waker's drop sets off.
+    /// Releases the handle of a stream. Drop the result after the lock is released: a waker's drop may run
+    /// arbitrary code.
     pub(crate) fn release(&mut self, stream: StreamId) -> Option<Slot> {
         self.machine.release(stream);
         self.slots.remove(&stream)
     }
 }
 
-/// Remembers whom to wake.
+/// Registers a waker.
 pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
         Some(waker) => waker.clone_from(cx.waker()),

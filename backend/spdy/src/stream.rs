@@ -23,19 +23,19 @@ use crate::{
 
 /// One stream of a session: bytes both ways, each direction with its own end.
 ///
-/// * Reading gives what the peer sent, then end of file at the peer's FLAG_FIN. After a reset by the
-///   peer, or when the session dies, what had arrived can still be read, then comes the error.
-/// * Writing copies into the session's queue and waits only when that is full; `flush` has nothing
-///   to do. `shutdown` sends FLAG_FIN on the last data, or on an empty DATA frame, and does not wait
-///   for it to leave; reading goes on.
-/// * Dropping it sends RST_STREAM(CANCEL), unless both directions have ended: at once if this side
-///   has not ended, and then what is queued is dropped too; else after what is queued.
+/// * Reading returns what the peer sent, then end of file at the peer's FLAG_FIN. After a reset by the
+///   peer, or when the session dies, data that had arrived can still be read, then the error follows.
+/// * Writing copies into the session's queue and waits only while that is full; `flush` does nothing.
+///   `shutdown` queues FLAG_FIN with the last data, or on an empty DATA frame, and does not wait until it
+///   is sent; reading continues.
+/// * Dropping the stream sends RST_STREAM(CANCEL), unless both directions have ended. If this side has not
+///   ended, it is sent at once and queued data is dropped; otherwise it is sent after the queued data.
 ///
 /// Errors are [`io::Error`]s around a [`StreamError`].
 pub struct Stream {
     id: StreamId,
     owner: Arc<Owner>,
-    /// What a read left of a chunk.
+    /// The unread rest of a chunk.
     rest: Bytes,
 }
 
@@ -77,7 +77,7 @@ impl Stream {
         Poll::Pending
     }
 
-    /// The next received bytes, as they came, without a copy; empty at end of file. Cancel safe.
+    /// The next received bytes without a copy; empty at end of file. Cancel safe.
     pub async fn chunk(&mut self) -> io::Result<Bytes> {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
@@ -90,7 +90,7 @@ impl Stream {
         Poll::Ready(chunk)
     }
 
-    /// Ready when a read would not wait: bytes, end of file or an error are there. Takes nothing.
+    /// Ready when a read would not wait: bytes, end of file or an error are available. Reads nothing.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.owner.0.lock();
         if !self.rest.is_empty() || state.machine.is_readable(self.id) {
@@ -102,24 +102,24 @@ impl Stream {
         Poll::Pending
     }
 
-    /// Whether a read would not wait. Nobody is woken when it no longer would.
+    /// Whether a read would not wait. Registers no waker.
     pub fn is_readable(&self) -> bool {
         !self.rest.is_empty() || self.owner.0.lock().machine.is_readable(self.id)
     }
 
-    /// Queues as much of `data` as fits without waiting, and says how much that was.
+    /// Queues as much of `data` as fits without waiting, and returns how much.
     pub fn try_write(&mut self, data: &[u8]) -> io::Result<usize> {
         let sent = self.owner.0.with(|state| state.machine.send(self.id, data));
         Ok(sent?)
     }
 
-    /// Sends FLAG_FIN, as `shutdown` does, from where nothing can be awaited.
+    /// Sends FLAG_FIN, as `shutdown` does, without being asynchronous.
     pub fn finish(&mut self) -> io::Result<()> {
         self.end(When::Now)
     }
 
-    /// As [`finish`](Self::finish), for an end that nobody waits for: it leaves with the next frames of the session,
-    /// whichever stream's they are, or after 10 ms.
+    /// As [`finish`](Self::finish), but delayed: FLAG_FIN is sent with the next frames of the session, of any stream, or
+    /// after 10 ms.
     pub fn finish_soon(&mut self) -> io::Result<()> {
         self.end(When::Soon)
     }
@@ -209,7 +209,7 @@ impl AsyncRead for Stream {
         while buf.remaining() > 0 {
             let mut chunk = match self.poll_next(cx) {
                 Poll::Ready(Ok(chunk)) => chunk,
-                // What is there already is given first; an error stays for the next call.
+                // Available data is returned first; an error is kept for the next call.
                 _ if buf.filled().len() > before => break,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
@@ -249,7 +249,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The driver is on its way already, and nothing here could hurry it.
+        // The driver was woken already, so there is nothing to flush.
         Poll::Ready(Ok(()))
     }
 
@@ -261,7 +261,7 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let slot = self.owner.0.with(|state| state.release(self.id));
-        // Of a stream that was split: who waits to write is told.
+        // Wakes a writer that waits on another half of a split stream.
         if let Some(writer) = slot.and_then(|slot| slot.writer) {
             writer.wake();
         }

@@ -1,8 +1,8 @@
 //! Headers, and the zlib stream they travel in.
 //!
 //! Each direction of a session has one zlib stream for all of its header blocks, which starts from
-//! the [dictionary](super::dictionary) and is flushed after each block. So a block must be
-//! decompressed even when nobody wants it, and one that fails leaves the rest unreadable.
+//! the [dictionary](super::dictionary) and is flushed after each block. So every block has to be
+//! decompressed, even of a refused stream, and one that fails leaves the rest unreadable.
 //!
 //! We send blocks uncompressed, in zlib's *stored* form: a compressor holds 190 to 320 KiB per
 //! session (zlib-rs, measured) to make 60 bytes into 25, and it would make what one stream sends

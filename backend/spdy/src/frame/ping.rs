@@ -1,4 +1,4 @@
-//! PING: sent back as it is by whoever did not start it.
+//! PING: the receiver returns it unchanged.
 
 use bytes::{BufMut, BytesMut};
 

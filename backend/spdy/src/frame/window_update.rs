@@ -1,5 +1,5 @@
-//! WINDOW_UPDATE: flow control, which Kubernetes has none of. Read and ignored: a sender that kept
-//! windows by the book would stop at 64 KiB, as nobody there ever opens them.
+//! WINDOW_UPDATE: flow control, which Kubernetes does not use. Read and ignored: a sender that respected
+//! windows would stop at 64 KiB, because Kubernetes never opens them.
 
 use bytes::{BufMut, BytesMut};
 

@@ -1,4 +1,4 @@
-//! Bytes on their way into the socket.
+//! The outbox: encoded frames that wait for the socket.
 
 use std::{collections::VecDeque, io::IoSlice};
 
@@ -39,13 +39,13 @@ impl Outbox {
         }
     }
 
-    /// What to write first.
+    /// The first piece to write.
     pub(crate) fn front(&mut self) -> &[u8] {
         self.seal();
         self.pieces.front().map_or(&[], Bytes::chunk)
     }
 
-    /// What to write first, in several pieces; says how many.
+    /// The first pieces to write; returns their number.
     pub(crate) fn slices<'a>(&'a mut self, slices: &mut [IoSlice<'a>]) -> usize {
         self.seal();
         let pieces = slices.iter_mut().zip(&self.pieces);
@@ -54,7 +54,7 @@ impl Outbox {
             .count()
     }
 
-    /// Takes away what was written.
+    /// Removes written bytes.
     pub(crate) fn advance(&mut self, mut written: usize) {
         self.len -= written;
         while let Some(piece) = self.pieces.front_mut() {

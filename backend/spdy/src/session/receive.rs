@@ -12,17 +12,17 @@ use crate::{
     },
 };
 
-/// Payload from this size on is handed to its reader as a part of the buffer it was read into;
-/// smaller pieces are copied out, or a few bytes that nobody reads could keep a whole buffer.
+/// Payload from this size on is passed to its reader as a part of the buffer into which it was read;
+/// smaller pieces are copied, because otherwise a few unread bytes could keep a whole buffer alive.
 const MIN_SLICE: usize = 16 * 1024;
 
-/// Unread bytes of a session over which everything is copied out: a part of a buffer keeps all of it in memory,
-/// which does not matter for long where it is read at once.
+/// Unread bytes of a session above which everything is copied: a part of a buffer keeps all of it in memory,
+/// which matters only if it is not read soon.
 const MOST_SLICED: usize = 256 * 1024;
 
 impl Machine {
-    /// Takes whole frames, and what there is of a DATA frame's payload, off the front of `input`. An
-    /// error leaves the session good for nothing but GOAWAY.
+    /// Removes whole frames, and the available payload of a DATA frame, from the front of `input`. After an
+    /// error the session can only send GOAWAY.
     pub(crate) fn receive(
         &mut self,
         input: &mut BytesMut,
@@ -93,7 +93,7 @@ impl Machine {
         self.data = Some(data);
     }
 
-    /// Payload of a DATA frame, as much as there is; what of the frame is still to come.
+    /// Takes the available payload of a DATA frame; returns the frame's missing length.
     fn payload(
         &mut self,
         mut data: Data,
@@ -254,8 +254,8 @@ impl Machine {
         }
     }
 
-    /// The stream a frame of the peer is for, if it is not over. Frames for a stream that is over
-    /// were under way when it ended; those for one that was never opened are answered.
+    /// The stream of a frame, if it is not over. Frames for a stream that is over were in flight when it
+    /// ended; those for one that was never opened are answered.
     fn peers_turn(&mut self, stream: StreamId) -> Option<&mut Entry> {
         if !self.was_opened(stream) {
             self.provoke(|control| {
@@ -279,7 +279,7 @@ impl Machine {
         }
     }
 
-    /// Resets a stream on which the peer broke a rule, or that is not taken.
+    /// Resets a stream on which the peer broke a rule, or that is refused.
     fn fault(&mut self, stream: StreamId, status: ResetStatus, events: &mut Vec<Event>) {
         trace!(%stream, %status, "sending RST_STREAM");
         self.provoke(|control| RstStream { stream, status }.encode(control));
@@ -295,7 +295,7 @@ impl Machine {
         }
     }
 
-    /// Queues an answer that only a limited number of can wait.
+    /// Queues an answer to the peer; their number is limited.
     fn provoke(&mut self, encode: impl FnOnce(&mut BytesMut)) {
         let before = self.control.len();
         encode(&mut self.control);

@@ -1,4 +1,4 @@
-//! What is to be written: control frames first, then DATA of one stream after the other.
+//! The sending side: control frames first, then DATA of one stream after the other.
 
 use bytes::{BufMut, BytesMut};
 use tracing::trace;
@@ -13,26 +13,26 @@ use crate::{
     frame::{Data, HEAD_LEN, ResetStatus, StreamId},
 };
 
-/// Payload that a stream with nothing queued may always queue.
+/// Payload that a stream without queued data may always queue.
 const MIN_SHARE: usize = 16 * 1024;
 
-/// Payload of one DATA frame, at most: several of `max_data_frame` in one when nobody else waits.
+/// Limit on the payload of one DATA frame, used when no other stream waits.
 const MAX_GATHERED: usize = 256 * 1024;
 
-/// Bytes after which no more frames are added to what is written at once, so that control frames
-/// queued meanwhile wait for no more than this.
+/// Bytes after which no frame is added to one write, so that control frames queued meanwhile wait for
+/// no more than this.
 const BATCH: usize = 128 * 1024;
 
-/// When the end of a stream is to leave.
+/// When the end of a stream is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum When {
     Now,
-    /// With whatever is sent next.
+    /// With the next frames.
     Soon,
 }
 
 impl Entry {
-    /// Payload to be sent.
+    /// Queued payload.
     pub(super) fn payload(&self) -> usize {
         self.frame.len().saturating_sub(HEAD_LEN)
     }
@@ -54,7 +54,7 @@ impl Entry {
 }
 
 impl Machine {
-    /// Queues payload, and says how much of it: less than all means to come back at
+    /// Queues payload and returns how much. If it is less than all, try again at
     /// [`Event::Writable`].
     pub(crate) fn send(&mut self, stream: StreamId, payload: &[u8]) -> Result<usize, StreamError> {
         let limit = self.send_limit(stream);
@@ -85,13 +85,13 @@ impl Machine {
         Ok(taken.len())
     }
 
-    /// Ends our direction of a stream, after what is queued.
+    /// Ends our direction of a stream, after its queued data.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn finish(&mut self, stream: StreamId) -> Result<(), StreamError> {
         self.finish_when(stream, When::Now)
     }
 
-    /// Ends our direction of a stream, after what is queued; an end alone may wait.
+    /// Ends our direction of a stream, after its queued data; a lone end may be delayed.
     pub(crate) fn finish_when(&mut self, stream: StreamId, when: When) -> Result<(), StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(());
@@ -114,17 +114,17 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether [`transmit`](Self::transmit) would add something that is not to wait.
+    /// Whether [`transmit`](Self::transmit) would add something that must not be delayed.
     pub(crate) fn has_output(&self) -> bool {
         !self.control.is_empty() || !self.ready.is_empty()
     }
 
-    /// Whether it would add something that may wait.
+    /// Whether it would add something that may be delayed.
     pub(crate) fn has_ends(&self) -> bool {
         !self.ends.is_empty()
     }
 
-    /// Moves what is to be written next into `out`.
+    /// Moves the next frames into `out`.
     pub(crate) fn transmit(&mut self, out: &mut Outbox, events: &mut Vec<Event>) {
         self.transmit_control(out);
         self.ready.append(&mut self.ends);
@@ -149,7 +149,7 @@ impl Machine {
         }
     }
 
-    /// Moves control frames alone into `out`.
+    /// Moves control frames only into `out`.
     pub(crate) fn transmit_control(&mut self, out: &mut Outbox) {
         out.push(std::mem::take(&mut self.control));
         self.provoked = 0;
@@ -164,7 +164,7 @@ impl Machine {
         }
     }
 
-    /// Payload that a stream may have queued.
+    /// Limit on the queued payload of a stream.
     fn send_limit(&self, stream: StreamId) -> usize {
         let queued = self.streams.get(&stream).is_some_and(|entry| entry.ready);
         let senders = (self.ready.len() + usize::from(!queued)).max(1);

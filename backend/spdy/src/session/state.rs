@@ -1,4 +1,4 @@
-//! The life of a stream, as far as its frames go.
+//! The states of a stream.
 
 use crate::frame::ResetStatus;
 
@@ -15,8 +15,8 @@ use crate::frame::ResetStatus;
 /// ```
 ///
 /// A stream opened with FLAG_FIN starts on the second line. RST_STREAM, GOAWAY and the end of the
-/// session end a stream from anywhere; that is kept beside the state, because whoever reads must
-/// know whether the FIN came first.
+/// session end a stream in any state; that is stored separately, because a reader has to know whether
+/// the FIN came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Open,
@@ -37,7 +37,7 @@ pub(super) enum Step {
 }
 
 impl State {
-    /// The state after a step, or the status that a peer who takes it is reset with.
+    /// The state after a step, or the status of the reset for a step that is not allowed.
     pub(super) fn after(self, step: Step) -> Result<Self, ResetStatus> {
         match (self, step) {
             (Self::Open | Self::LocalEnded, Step::Receive) => Ok(self),

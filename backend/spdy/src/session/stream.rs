@@ -7,37 +7,37 @@ use bytes::{Bytes, BytesMut};
 use super::{Read, State, Totals};
 use crate::{Config, error::StreamError, frame::Headers};
 
-/// What a chunk weighs at least against `stream_buffer`: its bookkeeping. Without it, frames of one
-/// byte would take a hundred times the memory they count for.
+/// Minimum weight of a chunk against `stream_buffer`, its overhead. Without it, frames of one byte
+/// would take a hundred times the memory for which they count.
 const MIN_WEIGHT: usize = 128;
 
 /// A stream that is not over, or that has a handle.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) state: State,
-    /// Why it is over, if not because both sides ended it.
+    /// Why the stream is over, if not because both sides ended it.
     pub(super) failed: Option<StreamError>,
-    /// The peer's answer; there from the start on a stream that the peer opened.
+    /// The peer's reply; present from the start on a stream that the peer opened.
     pub(super) reply: Option<Headers>,
-    /// Whether somebody may still ask for it.
+    /// Whether a handle exists.
     pub(super) held_by_handle: bool,
-    /// No longer in [`Totals::live`].
+    /// Whether it is no longer counted in [`Totals::live`].
     pub(super) counted_out: bool,
-    /// Received and not read.
+    /// Unread chunks.
     chunks: VecDeque<Bytes>,
     /// Bytes in `chunks`.
     pub(super) buffered: usize,
     weight: usize,
-    /// Some of it may have been thrown away.
+    /// Whether received data may have been discarded.
     discarded: bool,
-    /// Holds up the reading of the session.
+    /// Whether it holds up the reading of the session.
     pub(super) full: bool,
     pub(super) received: u64,
     /// The DATA frame to be sent next: space for its head, then payload. Empty if there is none.
     pub(super) frame: BytesMut,
-    /// The frame to be sent next, even if empty, is the last.
+    /// Whether the next frame, even if empty, is the last.
     pub(super) fin: bool,
-    /// In the queue of streams that have something to send.
+    /// Whether it is in the queue of streams with something to send.
     pub(super) ready: bool,
     pub(super) sent: u64,
 }
@@ -68,7 +68,7 @@ impl Entry {
         self.failed.is_none() && (self.state != State::Ended || self.ready)
     }
 
-    /// Whether received payload has somebody to read it.
+    /// Whether received payload can still be read.
     pub(super) fn receives(&self) -> bool {
         self.failed.is_none() && !self.state.remote_ended() && self.held_by_handle
     }
@@ -83,7 +83,7 @@ impl Entry {
         self.chunks.push_back(chunk);
     }
 
-    /// Chunks first, then the end, then the failure: what came before a reset is not lost.
+    /// Returns chunks first, then the end, then the failure: data before a reset is not lost.
     pub(super) fn read(&mut self, totals: &mut Totals) -> Result<Read, StreamError> {
         if let Some(chunk) = self.chunks.pop_front() {
             self.buffered -= chunk.len();
@@ -97,7 +97,7 @@ impl Entry {
             return Ok(Read::Chunk(chunk));
         }
         match &self.failed {
-            // An end that was seen whole stands, whatever came after it.
+            // An orderly end counts, whatever came after it.
             _ if self.state.remote_ended() && !self.discarded => Ok(Read::End),
             Some(error) => Err(error.clone()),
             None => Ok(Read::Wait),
@@ -109,7 +109,7 @@ impl Entry {
         !self.chunks.is_empty() || self.failed.is_some() || self.state.remote_ended()
     }
 
-    /// Throws away what nobody is going to read.
+    /// Discards data that will not be read.
     pub(super) fn discard_received(&mut self, totals: &mut Totals) {
         self.discarded = true;
         totals.buffered -= self.buffered;

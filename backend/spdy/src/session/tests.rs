@@ -22,7 +22,7 @@ fn machine(role: Role) -> Machine {
     Machine::new(role, Config::default())
 }
 
-/// What `machine` writes now, ends that may wait among it.
+/// Everything that `machine` writes now, including delayed ends.
 fn written(machine: &mut Machine) -> BytesMut {
     let mut bytes = BytesMut::new();
     while machine.has_output() || machine.has_ends() {
@@ -37,7 +37,7 @@ fn written(machine: &mut Machine) -> BytesMut {
     bytes
 }
 
-/// What `machine` makes of `bytes`.
+/// The result of `machine` receiving `bytes`.
 fn received(machine: &mut Machine, bytes: &[u8]) -> Result<Vec<Event>, WireError> {
     let mut events = Vec::new();
     let mut input = BytesMut::from(bytes);
@@ -46,7 +46,7 @@ fn received(machine: &mut Machine, bytes: &[u8]) -> Result<Vec<Event>, WireError
     Ok(events)
 }
 
-/// Hands over what `from` writes.
+/// Passes what `from` writes to `to`.
 fn pass(from: &mut Machine, to: &mut Machine) -> Vec<Event> {
     let bytes = written(from);
     received(to, &bytes).unwrap()
@@ -123,7 +123,7 @@ fn request(stream: StreamId, fin: bool) -> Event {
     }
 }
 
-/// All that can be read now, then what comes after it.
+/// All data that can be read now, and the result after it.
 fn read_all(machine: &mut Machine, stream: StreamId) -> (Vec<u8>, &'static str) {
     let mut bytes = Vec::new();
     loop {
@@ -140,7 +140,7 @@ fn read_all(machine: &mut Machine, stream: StreamId) -> (Vec<u8>, &'static str) 
     }
 }
 
-/// Nothing is left of any stream.
+/// Asserts that nothing is left of any stream.
 fn assert_empty(machine: &Machine) {
     assert_eq!(machine.streams.len(), 0, "{:?}", machine.streams);
     let Totals {

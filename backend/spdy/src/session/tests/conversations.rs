@@ -153,7 +153,7 @@ fn control_frames_go_first_and_streams_take_turns() {
 
 #[test]
 fn a_released_stream_is_cancelled_unless_it_has_ended() {
-    // Open, or ended by one side only: there is somebody to tell.
+    // Open, or ended by one side only: the peer is told.
     for ended in ["nobody", "local", "remote"] {
         let (mut client, mut server, stream) = pair();
         match ended {
@@ -201,7 +201,7 @@ fn a_stream_ended_here_sends_what_is_queued_before_it_is_cancelled() {
     pass(&mut server, &mut client);
     client.release(stream);
     assert_eq!(client.totals().buffered, 0);
-    // Nobody reads this either.
+    // This is not read either.
     server.send(stream, b"unheard").unwrap();
     pass(&mut server, &mut client);
     assert_eq!(client.totals().discarded, 7);
@@ -393,7 +393,7 @@ proptest! {
         let mut inputs = [BytesMut::new(), BytesMut::new()];
         let mut streams: Vec<StreamId> = Vec::new();
         let mut accepted = 0;
-        // By stream, then by who sends.
+        // By stream, then by sender.
         let mut ways: Vec<[Way; 2]> = Vec::new();
 
         // What was begun at random is then brought to its end in order.
