@@ -1,4 +1,4 @@
-//! Ways to Pods that are opened before a connection asks for them.
+//! Sessions to Pods that are opened before a connection needs them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use kubevpn_cluster::{Endpoint, PodRef};
 use kubevpn_portforward::{Forwarder, PodPort, Way};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Lookups at a time that are made ahead of a connection.
+/// Limit on simultaneous lookups made ahead of a connection.
 const LOOKUPS: usize = 16;
 
-/// Ways to Pods that can be opened before a connection needs them. None of the calls waits.
+/// Opens sessions to Pods before a connection needs them. No call waits.
 pub trait Ahead: Send + Sync + 'static {
-    /// A connection to some Pod is likely soon.
+    /// Announces that a connection to some Pod is likely soon.
     fn expect(&self);
 
-    /// Opens the way to this Pod.
+    /// Opens a session to this Pod.
     fn warm(&self, to: &PodPort);
 
-    /// How far the way to this Pod is.
+    /// What a new connection to this Pod would find.
     fn way(&self, to: &PodPort) -> Way;
 
-    /// Whether opening a way takes long.
+    /// Whether opening a session takes long.
     fn is_far(&self) -> bool;
 }
 
@@ -61,7 +61,7 @@ impl Ways {
         }))
     }
 
-    /// For one lookup that nobody waits for; `None` while there are as many as may be.
+    /// A permit for one lookup made ahead; `None` at the limit.
     pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
         let known = self.0.as_ref()?;
         known.turns.clone().try_acquire_owned().ok()

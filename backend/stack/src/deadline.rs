@@ -9,14 +9,14 @@ use kubevpn_target::{BoxError, ConnectError, Refusal, Target, classify};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Makes [`Deadline`]s.
+/// Layer of [`Deadline`].
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer {
     limit: Duration,
 }
 
 impl DeadlineLayer {
-    /// Each call may take this long, from resolution to the open stream.
+    /// Limits each call to this time, from resolution to the open stream.
     pub fn new(limit: Duration) -> Self {
         Self { limit }
     }
@@ -33,9 +33,9 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// Ends a call that takes too long with [`Refusal::TimedOut`], dropping it and all it has begun.
+/// Ends a call that takes too long with [`Refusal::TimedOut`], and drops its future.
 ///
-/// The stream a call answers with may live for ever: only its opening is bounded.
+/// Only the opening of a stream is limited, not its life.
 #[derive(Clone, Debug)]
 pub struct Deadline<S> {
     inner: S,
@@ -43,7 +43,7 @@ pub struct Deadline<S> {
 }
 
 impl<S> Deadline<S> {
-    /// The service inside, whose calls this one bounds.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }

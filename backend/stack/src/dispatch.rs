@@ -1,6 +1,6 @@
-//! From the Pods that could serve a target to the stream of the one that does.
+//! Dials the endpoints that could serve a target until one answers.
 //!
-//! One call is one state machine, and all its timers are here:
+//! One call is one state machine, with all its timers in this file:
 //!
 //! ```text
 //!                        an endpoint that may be dialled            all dials failed
@@ -11,9 +11,9 @@
 //!                                                        └────────────────────────────────┘
 //! ```
 //!
-//! *Dial* begins with one endpoint. The next is dialled when that fails; or beside it, after [`BESIDE`] where the next
-//! is known to answer at once and after the attempt's time where it is not. The first stream wins; a dial that is
-//! dropped after [`SLOW`](health::SLOW), by a faster one or by the deadline, counts as failed for its Pod.
+//! *Dial* begins with one endpoint. The next is dialled when the first fails, or in parallel: after [`BESIDE`] if the next is
+//! known to answer at once, otherwise after the attempt's time. The first stream wins. A dial that is dropped after
+//! [`SLOW`](health::SLOW), because of a faster one or the deadline, counts as failed for its Pod.
 
 mod health;
 
@@ -38,39 +38,39 @@ pub use self::health::Lease;
 use crate::ahead::{Ahead, Ways, pod_port};
 use crate::held::Held;
 
-/// How long a dial goes on alone where another endpoint is known to answer at once.
+/// How long a dial runs alone if another endpoint is known to answer at once.
 const BESIDE: Duration = Duration::from_secs(1);
 
-/// How many dials of one call go on beside each other.
+/// Limit on parallel dials of one call.
 const AT_ONCE: usize = 3;
 
-/// How long the news that a Pod is gone, which a dial had first, may take to be seen here: a watch tells it
-/// within milliseconds; where nothing may be watched, it is read at most 2 s later.
+/// How long to wait until the store shows that a Pod is gone, if a dial found out first: a watch reports it within
+/// milliseconds; without watches it is read at most 2 s later.
 const NEWS: Duration = Duration::from_secs(3);
 
-/// The same where a Service's Pods failed in another way and the API server does not say whether they are ending. As a
-/// rule they are not, and the client waits for its answer: long enough for a watch that broke to be back.
+/// The same if a Service's Pods failed in another way and the API server does not say whether they are ending. Normally they
+/// are not, and the client waits for its answer: long enough for a broken watch to be restored.
 const DOUBT: Duration = Duration::from_millis(500);
 
-/// How often a call takes Pods that have replaced those that failed.
+/// How often a call dials Pods that have replaced failed ones.
 const REPLACED: usize = 3;
 
-/// What a failed dial says of its endpoint.
+/// What a failed dial shows about its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The Pod does not exist any more.
+    /// The Pod no longer exists.
     Gone,
-    /// The Pod, or the way to it: another may do better.
+    /// The Pod, or the path to it, failed: another may succeed.
     Endpoint,
-    /// A limit of this program: another Pod may have room, and this one is well.
+    /// A limit of this program was reached: another Pod may have room, and this one is healthy.
     Limit,
-    /// Nothing: every endpoint would fail likewise.
+    /// Nothing: every endpoint would fail in the same way.
     Shared,
 }
 
-/// Why a dial to one Pod failed, as far as it matters for the next.
+/// The error of a dial to one Pod.
 pub trait DialError: Into<ConnectError> + Send {
-    /// What it says of the endpoint.
+    /// What the error shows about the endpoint.
     fn blame(&self) -> Blame;
 }
 
@@ -104,7 +104,7 @@ impl DialError for ConnectError {
     }
 }
 
-/// Makes [`Dispatch`]es that share the endpoints' health.
+/// Layer of [`Dispatch`]; all its services share the endpoints' health.
 #[derive(Clone, Debug)]
 pub struct DispatchLayer {
     health: Health,
@@ -115,7 +115,7 @@ pub struct DispatchLayer {
 }
 
 impl DispatchLayer {
-    /// While there are other endpoints, a dial goes on alone for at most `attempt`.
+    /// Limits the time for which a dial runs alone while there are other endpoints.
     pub fn new(attempt: Duration) -> Self {
         Self {
             health: Health::default(),
@@ -126,24 +126,24 @@ impl DispatchLayer {
         }
     }
 
-    /// While the way to the Pod whose turn it is has to be opened, and the way to another is open, that one gets the
-    /// connection.
+    /// Opens sessions with `ahead`: if the next Pod has no session and another has one, the other gets the connection,
+    /// and the missing session is opened in parallel.
     #[must_use]
     pub fn ahead(mut self, ahead: impl Ahead) -> Self {
         self.ways = Ways::new(ahead);
         self
     }
 
-    /// Without a ready endpoint, a call is held for this long; zero, the default, refuses it at once.
+    /// Holds a call for this long while there is no ready endpoint. Zero, the default, refuses it at once.
     ///
-    /// A [`Deadline`](crate::Deadline) outside has to allow for it.
+    /// An outer [`Deadline`](crate::Deadline) has to allow for this time.
     #[must_use]
     pub fn waiting(mut self, wait: Duration) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Dials every endpoint there is, whether it is ready or not.
+    /// Dials every endpoint, whether it is ready or not.
     #[must_use]
     pub fn also_unready(mut self) -> Self {
         self.only_ready = false;
@@ -162,21 +162,20 @@ impl<S> Layer<S> for DispatchLayer {
     }
 }
 
-/// Dials one of the Pods that may serve a target: of the ready ones or, when none is, of those that still serve while
-/// they terminate, the one with the fewest open streams; and the next when that fails before a byte was exchanged.
+/// Dials one of the Pods that may serve a target: the one with the fewest open streams among the ready ones or, if none is
+/// ready, among those that still serve while they terminate. Dials the next if that fails before a byte was exchanged.
 ///
-/// A Pod whose dial failed gets no connection for 5 to 60 s while there are others, then one at a time. Where a Service
-/// keeps a client's connections together (`sessionAffinity: ClientIP`), this machine is the client: one Pod serves it
-/// while it is ready and reachable.
+/// A Pod whose dial failed gets no connection for 5 to 60 s while there are others, then one at a time. For a Service with
+/// `sessionAffinity: ClientIP` this machine is the client: one Pod serves it while it is ready and reachable.
 ///
-/// When no endpoint is usable the call waits, if it may, for the moment one is; else it is refused with how many exist
-/// and why they are not. When all that were ready are gone, or none of a Service's can be reached, Pods that the
-/// subscription tells of in the next moments are dialled too. Unreachable ones are asked for first
-/// ([`Subscription::check_pods`]): where they are what they were, the failure stands at once. A failure that another Pod
-/// would share (the API server is away, the rules forbid port-forwards) is passed on at once.
+/// If no endpoint is usable, the call waits for one for the configured time, and is then refused with the number of endpoints
+/// and the reasons. If all dialled Pods are gone, or none of a Service's is reachable, Pods that the subscription reports
+/// shortly afterwards are dialled too. Unreachable Pods are read first ([`Subscription::check_pods`]): if they are unchanged,
+/// the failure is final at once. A failure that all Pods share (the API server is away, the rules forbid port-forwards) is
+/// final at once.
 ///
-/// Always ready; the inner service is waited for inside the call. How long all of it may take together is not decided
-/// here: put a [`Deadline`](crate::Deadline) outside. Cancellation: dropping a call's future gives its dials up.
+/// Always ready; readiness of the inner service is awaited inside the call. The total time is not limited here: put a
+/// [`Deadline`](crate::Deadline) outside. Cancellation: dropping a call's future gives its dials up.
 #[derive(Clone, Debug)]
 pub struct Dispatch<S> {
     inner: S,
@@ -208,16 +207,16 @@ where
     }
 }
 
-/// One call.
+/// State of one call.
 struct Call<S> {
     dispatch: Dispatch<S>,
-    /// Those that a dial may still be made to, or failed.
+    /// The endpoints that may still be dialled, and those that failed.
     pods: Subscription,
     /// The Pods that were dialled.
     dialled: HashSet<PodRef>,
 }
 
-/// Why a round of dials led to no stream.
+/// Why a round of dials failed.
 struct Failed {
     error: ConnectError,
     blame: Blame,
@@ -249,7 +248,7 @@ where
         unreachable!("the rounds end inside")
     }
 
-    /// What may be dialled and was not.
+    /// The usable endpoints that were not dialled.
     fn usable(&self, candidates: &Candidates) -> Result<Vec<Endpoint>, LookupError> {
         let usable = match self.dispatch.layer.only_ready {
             true => candidates.usable()?,
@@ -261,7 +260,7 @@ where
         Ok(new.cloned().collect())
     }
 
-    /// The endpoints as soon as there is a usable one.
+    /// Waits for the first usable endpoint.
     async fn ready(&mut self) -> Result<Vec<Endpoint>, ConnectError> {
         let wait = self.dispatch.layer.wait;
         let mut unready = match self.usable(&self.pods) {
@@ -290,7 +289,7 @@ where
         }
     }
 
-    /// The next endpoint, and the count of it.
+    /// Takes the next endpoint, with its lease.
     fn next(&self, left: &mut Vec<Endpoint>, first: bool) -> Option<(Endpoint, Lease)> {
         let DispatchLayer { health, ways, .. } = &self.dispatch.layer;
         let again = self.pods.affinity.filter(|_| first);
@@ -299,7 +298,7 @@ where
             .or_else(|| health.take(left, !first, ways))
     }
 
-    /// Dials one endpoint after the other, or beside it.
+    /// Dials the endpoints one after the other, or in parallel.
     async fn dial(&mut self, mut left: Vec<Endpoint>) -> Result<Held<S::Response, Lease>, Failed> {
         let Dispatch { inner, layer } = self.dispatch.clone();
         let mut dials = FuturesUnordered::new();
@@ -361,7 +360,7 @@ where
         Err(failures.summary(&self.pods))
     }
 
-    /// What may be dialled instead of the Pods that failed, as soon as that is known.
+    /// Waits for endpoints that replace the failed Pods.
     async fn others(&mut self, blame: Blame) -> Option<Vec<Endpoint>> {
         let news = NEWS.max(self.dispatch.layer.wait);
         let (found, pods) = match blame {
@@ -374,14 +373,14 @@ where
         Some(found)
     }
 
-    /// The usable endpoints that were not dialled, when there are any, and all that were found with them.
+    /// Waits for usable endpoints that were not dialled.
     async fn replaced(&self) -> Option<(Vec<Endpoint>, Subscription)> {
         let mut pods = self.pods.clone();
         loop {
             pods.next().await.ok()?;
             match self.usable(&pods) {
                 Ok(usable) if !usable.is_empty() => return Some((usable, pods)),
-                // It is known by now that they are gone; what comes is worth waiting for if that is wanted.
+                // The Pods are known to be gone: wait for their successors if the settings allow it.
                 Err(LookupError::NotReady { .. }) if self.dispatch.layer.wait.is_zero() => {
                     return None;
                 }
@@ -391,8 +390,8 @@ where
         }
     }
 
-    /// The same while it is not known that the Pods that failed are what they were; for as long as `news` where they
-    /// are not.
+    /// Waits for replacement endpoints, unless the API server confirms that the failed Pods are unchanged: for `news` if
+    /// they ended, for [`DOUBT`] if that is unknown.
     async fn in_doubt(&self, news: Duration) -> Option<(Vec<Endpoint>, Subscription)> {
         let begun = Instant::now();
         let mut others = pin!(self.replaced());
@@ -411,13 +410,13 @@ where
     }
 }
 
-/// The dials of a round that failed.
+/// The failed dials of a round.
 #[derive(Default)]
 struct Failures {
     dials: usize,
-    /// The last that met a Pod, or got nowhere.
+    /// The last failure that does not mean a missing Pod.
     other: Option<(ConnectError, Blame)>,
-    /// The last whose Pod does not exist any more.
+    /// The last failure whose Pod no longer exists.
     gone: Option<ConnectError>,
 }
 
@@ -430,7 +429,7 @@ impl Failures {
         }
     }
 
-    /// A Pod that is gone is not a name that is not found, where the name was a Service's.
+    /// For a Service, a Pod that is gone is `NotReady` and not `NameNotFound`.
     fn summary(self, candidates: &Candidates) -> Failed {
         let asked = &candidates.asked;
         let of_service = candidates.service.is_some();

@@ -1,7 +1,7 @@
-//! What only the cluster's DNS knows, asked of its own Pods through the port-forward.
+//! Queries to the cluster's DNS, sent to its Pods through port-forward.
 //!
-//! Each question goes over a stream of its own: an idle one would be closed by the server before the next name
-//! comes along, and a stream on a session that stands costs a round trip. Answers are kept as long as they say.
+//! Each query has a stream of its own: the server would close an idle one before the next query, and a stream on an open
+//! session costs a round trip. Answers are cached for their TTL.
 
 mod answer;
 mod exchange;
@@ -27,35 +27,35 @@ use tower_service::Service;
 pub(crate) use self::exchange::Names;
 use self::message::{Answered, DnsError};
 
-/// How many names are remembered, and how often those whose time is over are looked for.
+/// Limit on cached names, and interval of the search for expired ones.
 const NAMES: usize = 1024;
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How long it is believed that the DNS may not be asked, or is not there: access rules do not change a moment later.
-/// A server that hangs or fails may be well again with the next question.
+/// How long it is believed that the DNS is forbidden or missing: access rules do not change a moment later. The failure of a
+/// server is not cached: it may answer the next query.
 const FAILURE: Duration = Duration::from_secs(5);
 
-/// How many replicas of the DNS are asked, one after the other: one may be on its way out, or hang.
+/// Limit on replicas of the DNS that are asked, one after the other: one may be terminating, or hang.
 const ATTEMPTS: usize = 2;
 
-/// What the cluster's DNS has said. Clones share that.
+/// Cached answers of the cluster's DNS. Clones share the cache.
 #[derive(Clone, Default)]
 pub(crate) struct RemoteDns {
-    /// The addresses of names, for who dials.
+    /// Addresses of names, for dials.
     pub(crate) addresses: Memory<Names, Answered>,
-    /// Whole answers, for who asks as a DNS client.
+    /// Complete answers, for DNS clients.
     pub(crate) messages: Memory<Query, Message>,
 }
 
-/// How long an answer holds, by its own word.
+/// The lifetime of an answer.
 pub(crate) trait Lasting: Clone {
-    /// Zero for what is not to be remembered.
+    /// Zero for an answer that must not be cached.
     fn lasts(&self) -> Duration;
-    /// In words, for the log.
+    /// The text for the log.
     fn describe(&self) -> String;
 }
 
-/// Remembers answers.
+/// A cache of answers.
 pub(crate) struct Memory<Q, A> {
     slots: Arc<Mutex<Slots<Q, A>>>,
 }
@@ -65,11 +65,11 @@ struct Slots<Q, A> {
     swept: Instant,
 }
 
-/// What is known of one question. The caller that asks the server holds the lock, so that all others wait for the same
-/// answer; it is theirs too, however short its lifetime.
+/// The cached answer to one query. The caller that asks the server holds the lock, so that all others wait for the same
+/// answer, and share it however short its lifetime.
 struct Slot<A> {
     known: tokio::sync::Mutex<Option<Known<A>>>,
-    /// How many answers there were.
+    /// Number of answers so far.
     answers: AtomicU64,
 }
 
@@ -99,9 +99,9 @@ impl<Q, A> Default for Memory<Q, A> {
 }
 
 impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
-    /// The answer to a question, by `fetch` if it is not known. Callers that wait at the same time share one answer.
+    /// The cached answer to a query, or that of `fetch`. Callers that wait at the same time share one answer.
     ///
-    /// Cancellation: the next of the callers that wait asks instead.
+    /// Cancellation: the next waiting caller asks instead.
     pub(crate) async fn ask(
         &self,
         question: &Q,
@@ -153,7 +153,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
             known: tokio::sync::Mutex::new(None),
             answers: AtomicU64::new(0),
         });
-        // Where all are being asked for, this one is shared with nobody.
+        // If all entries are being fetched, this one is not shared.
         if slots.by_question.len() < NAMES {
             slots.by_question.insert(question.clone(), slot.clone());
         }
@@ -161,7 +161,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
     }
 }
 
-/// An answer whose time is over is held for the callers that wait for it, and no longer.
+/// Drops an expired answer once no caller waits for it.
 fn forget_after_the_last<A>(slot: &Arc<Slot<A>>, known: &mut Option<Known<A>>) {
     let waiting = Arc::strong_count(slot) > 2;
     if !waiting && known.as_ref().is_some_and(|k| k.until <= Instant::now()) {
@@ -170,13 +170,13 @@ fn forget_after_the_last<A>(slot: &Arc<Slot<A>>, known: &mut Option<Known<A>>) {
 }
 
 impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
-    /// Before a new question: forgets the answers whose time is over, and if it must the one whose time is over first.
+    /// Drops expired answers before a new query, and if necessary the one that expires first.
     fn make_room(&mut self, now: Instant) {
         if self.by_question.len() < NAMES && now < self.swept + SWEEP {
             return;
         }
         self.swept = now;
-        // What is being asked for is locked.
+        // Entries that are being fetched are locked.
         let until = |slot: &Arc<Slot<A>>| match slot.known.try_lock() {
             Ok(known) => Some(known.as_ref().map_or(now, |k| k.until)),
             Err(_) => None,
@@ -194,7 +194,7 @@ impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
     }
 }
 
-/// Asks the cluster's DNS over a stream of `pods`.
+/// Sends a query to the cluster's DNS over a stream to one of `pods`.
 pub(crate) async fn fetch<S, Q>(
     question: &Q,
     cluster: &Cluster,
@@ -271,7 +271,7 @@ mod tests {
         Name::parse(text).unwrap()
     }
 
-    /// Counts how often the DNS is asked, and answers with a number of its own and this lifetime.
+    /// Counts the queries, and answers with their number and this lifetime.
     #[derive(Default)]
     struct Server(AtomicUsize);
 
@@ -355,8 +355,8 @@ mod tests {
         assert_eq!(remembered(), 11, "those that still hold, and the new one");
     }
 
-    /// A lifetime of zero is for one question, and for all that wait for its answer: they neither queue up for an
-    /// exchange each nor ask one each.
+    /// An answer with a lifetime of zero serves all callers that wait for it: they neither queue for an exchange each nor
+    /// ask in parallel.
     #[tokio::test(start_paused = true)]
     async fn callers_at_one_time_share_an_answer_without_a_lifetime() {
         let (dns, server) = (Memory::default(), Server::default());
@@ -378,7 +378,7 @@ mod tests {
         assert!(slots.all(|slot| slot.known.try_lock().unwrap().is_none()));
     }
 
-    /// More names than are remembered: those that were asked for, or are being asked for, are not all forgotten.
+    /// With more names than the cache holds, cached names and names being fetched are not all dropped.
     #[tokio::test(start_paused = true)]
     async fn one_name_too_many_costs_one_name() {
         let (dns, server) = (Memory::default(), Server::default());

@@ -1,4 +1,4 @@
-//! What no Pod serves: the API server itself, and hosts outside the cluster.
+//! Targets that no Pod serves: the API server itself, and hosts outside the cluster.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use tower_service::Service;
 use crate::either::Either;
 use crate::host::{FromHost, Outbound};
 
-/// Where a target leads if not to Pods.
+/// A target that does not lead to Pods.
 #[derive(Clone, Debug)]
 pub enum Elsewhere {
-    /// To the API server itself.
+    /// The API server itself.
     ApiServer(Target),
-    /// To a host outside the cluster.
+    /// A host outside the cluster.
     Outside(Outbound),
 }
 
@@ -31,9 +31,9 @@ pub enum Outside {
     Direct,
 }
 
-/// Reaches the API server as it is told to, and hosts outside the cluster as the policy says.
+/// Dials the API server with the given service, and hosts outside the cluster as the policy allows.
 ///
-/// Always ready; the inner services are waited for inside the call.
+/// Always ready; readiness of the inner services is awaited inside the call.
 #[derive(Clone, Debug)]
 pub struct Egress<A> {
     api_server: A,
@@ -42,8 +42,8 @@ pub struct Egress<A> {
 }
 
 impl<A> Egress<A> {
-    /// `api_server` answers every [`Target`] with a stream to the API server: only who has the kubeconfig knows
-    /// where that is, and through which proxy.
+    /// `api_server` has to answer every [`Target`] with a stream to the API server, because its address and proxy are in
+    /// the kubeconfig.
     pub fn new(api_server: A, outside: Outside, host: FromHost) -> Self {
         Self {
             api_server,
@@ -79,7 +79,7 @@ where
                 Box::pin(async { stream.await.map(Either::B) })
             }
             (Elsewhere::Outside(outbound), Outside::Deny) => {
-                // What would not be dialled either way is said to be so.
+                // A host that is never dialled gets that error, whatever the policy.
                 let why = self.host.never(&outbound);
                 let sentence = why.unwrap_or_else(|| denied(&outbound));
                 Box::pin(async move { Err(ConnectError::new(Refusal::Denied, sentence)) })
@@ -159,7 +159,7 @@ mod tests {
         assert!(error.to_string().contains("--outside direct"), "{error}");
     }
 
-    /// The name was resolved before it was asked for.
+    /// An address that the cluster's DNS returned.
     #[tokio::test]
     async fn a_made_up_address_is_told() {
         for to in ["198.18.0.7:80", "[fc00::2]:9080"] {

@@ -10,13 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A stream that was opened one way or the other.
 #[derive(Debug)]
 pub enum Either<A, B> {
-    /// One way.
+    /// The first type.
     A(A),
-    /// The other.
+    /// The second type.
     B(B),
 }
 
-/// Calls the same method of whichever it is.
+/// Calls the method on the contained stream.
 macro_rules! either {
     ($either:expr, $stream:ident => $call:expr) => {
         match $either {

@@ -5,9 +5,9 @@ use kubevpn_target::Name;
 
 use crate::dns::message::{ADDRESSES, LONGEST, Question};
 
-/// Reads `data` as the answer to a question for the addresses of `web.corp.test`, whatever id it has.
+/// Reads `data` as the answer to a query for the addresses of `web.corp.test`, ignoring its ID.
 ///
-/// Panics when more is taken from it than the bounds allow.
+/// Panics if more is taken from it than the limits allow.
 pub fn dns_answer(data: &[u8]) {
     let Ok(name) = Name::parse("web.corp.test.") else {
         return;

@@ -1,4 +1,4 @@
-//! Connections from this host, and whom it connects to nobody.
+//! Direct dialer for outside hosts, with a deny list: own listeners, loopback, link-local addresses.
 
 use std::future::Future;
 use std::io;
@@ -15,20 +15,20 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 use tower_service::Service;
 
-/// How long an address has before the next one is tried beside it (RFC 8305 section 5).
+/// How long an address is tried alone before the next is tried in parallel (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How many addresses of a name are tried.
+/// Limit on addresses of a name that are tried.
 const ADDRESSES: usize = 16;
 
-/// Something to be reached from this host.
+/// A host to be dialled from this machine.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    /// What was asked for.
+    /// The requested target.
     pub target: Target,
-    /// What it came to: a name, or addresses.
+    /// What the target resolved to: a name, or addresses.
     pub to: Vec<Host>,
-    /// What in the cluster led there, e.g. `service default/external`; `None` when the client named it.
+    /// The object that named the host, e.g. `service default/external`; `None` if the client named it.
     pub learned_from: Option<String>,
 }
 
@@ -42,30 +42,29 @@ impl From<Target> for Outbound {
     }
 }
 
-/// Dials from this host, with its resolver and its routes.
+/// Dials from this machine, with its resolver and its routes.
 ///
-/// Never dialled, [`Refusal::Denied`]: our own listeners; what the cluster led us to, where that is an address of
-/// this machine or of its link; and such an address for a client on another machine, which could not reach it
-/// without us.
+/// Never dialled, with [`Refusal::Denied`]: our own listeners; an address of this machine or of its link if an object of the
+/// cluster named it; and such an address for a client on another machine, which could not reach it directly.
 ///
-/// Always ready. Dropping a call's future gives it up.
+/// Always ready. Cancellation: dropping a call's future gives the dial up.
 #[derive(Clone, Debug, Default)]
 pub struct FromHost {
     own: OwnListeners,
 }
 
-/// Where this program itself listens. Clones are the same list.
+/// Addresses on which this program itself listens. Clones share the list.
 #[derive(Clone, Debug, Default)]
 pub struct OwnListeners(Arc<RwLock<Vec<SocketAddr>>>);
 
 impl OwnListeners {
-    /// One more, if it has an address.
+    /// Adds a listener, if it has an address.
     pub fn add(&self, addr: impl IntoIterator<Item = SocketAddr>) {
         let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
         own.extend(addr);
     }
 
-    /// One that is no longer there.
+    /// Removes a listener.
     pub fn remove(&self, addr: impl IntoIterator<Item = SocketAddr>) {
         let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for addr in addr {
@@ -88,12 +87,12 @@ impl FromIterator<SocketAddr> for OwnListeners {
 }
 
 impl FromHost {
-    /// `own` are the addresses that this program itself listens on.
+    /// `own` are the addresses on which this program itself listens.
     pub fn new(own: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self::sharing(own.into_iter().collect())
     }
 
-    /// For a program whose listeners come and go.
+    /// For a program whose listeners change.
     pub fn sharing(own: OwnListeners) -> Self {
         Self { own }
     }
@@ -114,7 +113,7 @@ impl Service<Outbound> for FromHost {
     }
 }
 
-/// Everything from this host: a proxy that knows no cluster.
+/// Dials every target from this machine, for a proxy without a cluster.
 impl Service<Target> for FromHost {
     type Response = TcpStream;
     type Error = ConnectError;
@@ -130,7 +129,7 @@ impl Service<Target> for FromHost {
 }
 
 impl FromHost {
-    /// Why none of the addresses is ever dialled, if they are known and none is.
+    /// Why the addresses are never dialled; `None` if one may be, or if they are not known yet.
     pub(crate) fn never(&self, outbound: &Outbound) -> Option<String> {
         let port = outbound.target.port.get();
         let mut why = None;
@@ -164,7 +163,7 @@ impl FromHost {
         {
             return Err(ConnectError::new(Refusal::Denied, looped(peer)));
         }
-        // Fails only on a connection that has ended, and reading it will say so.
+        // This fails only on a connection that has ended, which the next read reports.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
@@ -199,7 +198,7 @@ async fn resolve(name: &Name, port: u16) -> Result<Vec<SocketAddr>, ConnectError
     }
 }
 
-/// Why we do not connect anybody there.
+/// Why an address is never dialled.
 fn deny(address: SocketAddr, outbound: &Outbound, own: &[SocketAddr]) -> Option<String> {
     let asked = &outbound.target;
     if own.iter().any(|own| is_own(address, *own)) {
@@ -223,7 +222,7 @@ fn deny(address: SocketAddr, outbound: &Outbound, own: &[SocketAddr]) -> Option<
     ))
 }
 
-/// Addresses that mean this machine, its link, or nobody in particular.
+/// Whether an address means this machine or its link, or is unspecified.
 fn is_here(ip: IpAddr) -> bool {
     let link = match ip {
         IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
@@ -232,18 +231,18 @@ fn is_here(ip: IpAddr) -> bool {
     link || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
 }
 
-/// Whether connecting there ends at a listener of our own, as far as addresses tell.
+/// Whether an address is that of a listener of our own.
 fn is_own(address: SocketAddr, own: SocketAddr) -> bool {
     let (ip, own_ip) = (address.ip().to_canonical(), own.ip().to_canonical());
     let this = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let same = ip == own_ip
-        // To connect to no address in particular is to connect to this machine.
+        // A connection to the unspecified address reaches this machine.
         || ip.is_unspecified() && own_ip.is_loopback()
         || own_ip.is_unspecified() && this(ip);
     address.port() == own.port() && same
 }
 
-/// Whether a connection ended at a listener of ours on all addresses: one end of it is the other's address.
+/// Whether a connection ended at a listener of our own that is bound to all addresses: both ends have the same address.
 fn is_loop(local: SocketAddr, peer: SocketAddr, own: &[SocketAddr]) -> bool {
     let mut own = own.iter();
     local.ip() == peer.ip() && own.any(|own| own.ip().is_unspecified() && own.port() == peer.port())
@@ -272,7 +271,7 @@ fn failed(outbound: &Outbound, error: io::Error) -> ConnectError {
     ConnectError::new(refusal, format!("{asked} {why}")).with_source(error)
 }
 
-/// The order of the resolver, but one family and the other in turn (RFC 8305 section 4).
+/// The order of the resolver with the families alternating (RFC 8305 section 4).
 fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (a, b): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|x| x.is_ipv4() == first);
@@ -287,8 +286,8 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// The first address that answers: each is tried beside those before it when they have had a moment, or have
-/// failed.
+/// Connects to the first address that answers: each is tried when those before it have failed, or in parallel after a
+/// delay.
 async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut rest = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
@@ -378,7 +377,7 @@ mod tests {
         assert_eq!(alternate(Vec::new()), Vec::new());
     }
 
-    /// Whether it is refused to go there: for a client here, for one elsewhere, for the cluster.
+    /// Whether the address is denied: to a local client, to a client elsewhere, to the cluster.
     fn denied(address: &str, own: &[&str]) -> (bool, bool, bool) {
         let own: Vec<SocketAddr> = own.iter().map(|t| t.parse().unwrap()).collect();
         let deny = |learned_from, peer| {

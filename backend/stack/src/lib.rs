@@ -1,12 +1,12 @@
 //! The policy between a [`Target`](kubevpn_target::Target) and a stream to a Pod: one tower layer per step.
 //!
-//! It holds no protocol: names are the business of `kubevpn-cluster`, streams of `kubevpn-portforward`.
+//! It contains no protocol: `kubevpn-cluster` resolves names, `kubevpn-portforward` opens streams.
 //!
 //! The path of a request, outermost first (`stack.rs` has the reasons): [`Deadline`] → [`Resolve`] (`Target` to a
-//! [`Subscription`]: the Pods now, and as they change) → [`Dispatch`] (to [`PodPort`](kubevpn_portforward::PodPort): the
-//! ready ones, the least used first, the next when a dial fails) → the [`Forwarder`]. What no Pod serves leaves at
-//! [`Resolve`] for the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or not at
-//! all. Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).
+//! [`Subscription`]: the Pods and their changes) → [`Dispatch`] (to [`PodPort`](kubevpn_portforward::PodPort): the ready
+//! Pod with the fewest streams, then the next if a dial fails) → the [`Forwarder`]. Targets that no Pod serves go from
+//! [`Resolve`] to the [`Egress`]: the API server itself, and hosts outside, which are dialled [`FromHost`] or refused.
+//! Each layer is public: leave one out (`examples/without_ready.rs`), or add your own (`examples/own_layers.rs`).
 //!
 //! ```no_run
 //! use kubevpn_client::{ApiServer, Options, build};
@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! The same view answers a DNS client: [`Resolve::answer`].
+//! DNS clients are answered from the same objects: [`Resolve::answer`].
 //!
 //! Every layer is always ready (`poll_ready`): a call drives a clone of the service below with `oneshot`.
 

@@ -1,4 +1,4 @@
-//! From what was asked for to what could serve it.
+//! Resolves a target to the endpoints that could serve it.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -24,13 +24,13 @@ use crate::egress::Elsewhere;
 use crate::either::Either;
 use crate::host::Outbound;
 
-/// How often the cluster's DNS may lead from one name to the next.
+/// Limit on aliases that the cluster's DNS returns in a row.
 const ALIASES: usize = 8;
 
-/// How many addresses of a name are looked up in the cluster.
+/// Limit on addresses of a name that are looked up in the cluster.
 const ADDRESSES: usize = 4;
 
-/// Makes [`Resolve`]s that ask one [`Cluster`] and share what its DNS has said.
+/// Layer of [`Resolve`]; all its services use one [`Cluster`] and share the cached answers of its DNS.
 #[derive(Clone)]
 pub struct ResolveLayer<E> {
     cluster: Cluster,
@@ -40,19 +40,19 @@ pub struct ResolveLayer<E> {
     told: Arc<OnceLock<Told>>,
 }
 
-/// How long a target took that a stream was opened to.
+/// Durations of a successful call.
 #[derive(Clone, Copy, Debug)]
 pub struct Took {
     /// From the name or address to the Pods that may serve it.
     pub resolve: Duration,
-    /// All of it.
+    /// The whole call.
     pub total: Duration,
 }
 
 type Told = Arc<dyn Fn(Took) + Send + Sync>;
 
 impl<E> ResolveLayer<E> {
-    /// Targets are looked up here; what is no Pod's goes to `elsewhere`, an [`Egress`](crate::Egress) as a rule.
+    /// Resolves targets in `cluster`. Targets that no Pod serves go to `elsewhere`, normally an [`Egress`](crate::Egress).
     pub fn new(cluster: Cluster, elsewhere: E) -> Self {
         Self {
             cluster,
@@ -63,8 +63,8 @@ impl<E> ResolveLayer<E> {
         }
     }
 
-    /// Tells below that a connection is likely soon while a target is looked up, and opens the way to a Pod of a Service
-    /// that a DNS client asks for.
+    /// Announces a likely connection to `ahead` while a target is looked up, and opens a session to a Pod of a Service that a
+    /// DNS client asks for.
     #[must_use]
     pub fn ahead(mut self, ahead: impl Ahead) -> Self {
         self.ways = Ways::new(ahead);
@@ -87,13 +87,13 @@ impl<S, E: Clone> Layer<S> for ResolveLayer<E> {
     }
 }
 
-/// Looks a target up in the cluster and hands the Pods that could serve it on, or what else it means.
+/// Resolves a target, and passes the Pods that could serve it to the inner service, or what else it means to the egress.
 ///
-/// A name of the cluster that no object answers is asked of the cluster's DNS, over streams of the inner service;
-/// no other name ever is. Addresses it gives are looked up in turn, so that those of Services and Pods are dialled
-/// like any other, and only the rest is a host outside.
+/// A name of the cluster that no object has is asked of the cluster's DNS, over streams of the inner service; no other name
+/// is. The addresses in the answer are resolved in turn, so that those of Services and Pods are dialled like any other, and
+/// only the rest are hosts outside.
 ///
-/// Always ready; the inner services are waited for inside the call.
+/// Always ready; readiness of the inner services is awaited inside the call.
 #[derive(Clone)]
 pub struct Resolve<S, E> {
     pub(crate) pods: S,
@@ -104,7 +104,7 @@ pub struct Resolve<S, E> {
     told: Arc<OnceLock<Told>>,
 }
 
-/// What a host and port mean.
+/// Meaning of a host and port.
 #[derive(Clone, Debug)]
 pub enum Resolved {
     /// Pods that could serve it, ready or not, and a way to follow them.
@@ -115,7 +115,7 @@ pub enum Resolved {
     Outside {
         /// A name, or addresses.
         to: Vec<Host>,
-        /// What in the cluster led there; `None` when the client named it.
+        /// The object that named the host; `None` if the client named it.
         learned_from: Option<String>,
     },
 }
@@ -126,11 +126,11 @@ where
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {
-    /// Resolves without dialing what comes of it. Without a port, [`Query::new`] says how.
+    /// Resolves a host and port without dialling. For a missing port see [`Query::new`].
     ///
-    /// Errors: the name leads nowhere, its object cannot serve, or neither the API server nor the cluster's DNS says.
+    /// Errors: the name does not exist, its object cannot serve, or neither the API server nor the cluster's DNS answered.
     ///
-    /// Cancellation: what was asked of either is still kept for the next call.
+    /// Cancellation: calls to either that were started finish and are kept for the next call.
     pub async fn resolve(
         &self,
         host: &Host,
@@ -176,13 +176,13 @@ where
         ))
     }
 
-    /// Some connection to the cluster is likely soon, and it is not known where to.
+    /// Announces that a connection to the cluster is likely soon, to an unknown target.
     pub fn expect(&self) {
         self.ways.expect();
     }
 
-    /// Opens the way to one of the Pods that a host means, for a connection that is likely to come. Nothing is waited for.
-    /// Must be called within a tokio runtime.
+    /// Opens a session to one of the Pods that a host means, for a connection that is likely to come. Does not wait. Must be
+    /// called within a tokio runtime.
     pub fn warm(&self, host: Host) {
         let Some(turn) = self.ways.turn() else {
             return;
@@ -203,17 +203,17 @@ where
         tokio::spawn(warming.with_current_subscriber());
     }
 
-    /// Tells how long targets take from now on, of all clones; the first to be told stays the only one.
+    /// Reports the durations of successful calls of all clones to `told` from now on; only the first call has an effect.
     pub fn tell(&self, told: impl Fn(Took) + Send + Sync + 'static) {
         let _ = self.told.set(Arc::new(told));
     }
 
-    /// The cluster whose names are resolved.
+    /// The cluster.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// Asks the cluster's DNS for all of the names; the first that it knows counts.
+    /// Asks the cluster's DNS for all of the names; the first that it knows is meant.
     async fn ask(&self, question: Question) -> Result<Known, ConnectError> {
         let names = Names(question.names.clone());
         let fetch = dns::fetch(&names, &self.cluster, &self.pods);
@@ -229,7 +229,7 @@ where
         }
     }
 
-    /// What the addresses of a name are.
+    /// Resolves the addresses of a name.
     async fn addresses(
         &self,
         host: &Host,
@@ -257,7 +257,7 @@ where
                     }
                 },
                 Ok(Answer::Outside(found)) => outside.push(found.host),
-                // An address is no name.
+                // An address is not a name that can be unknown.
                 Ok(Answer::Dns(question)) => failed = Some(question.otherwise),
                 Err(error) => failed = Some(error),
             }
@@ -276,8 +276,8 @@ where
     }
 }
 
-/// A target that is known is answered at once. One that has to be asked for leads to a Pod as a rule, so that the way is
-/// prepared meanwhile: to that Pod where a guess can be made, else to any.
+/// Subscribes to a query. A query that has to be read normally leads to a Pod, so a session is prepared meanwhile: to the
+/// likely Pod if there is a guess, otherwise only the connection for it.
 async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answer, LookupError> {
     let mut asked = pin!(cluster.subscribe(query.clone()));
     match poll!(&mut asked) {
@@ -292,13 +292,13 @@ async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answe
     }
 }
 
-/// What the cluster's DNS knows of a name.
+/// The answer of the cluster's DNS for a name.
 enum Known {
     Addresses(Vec<IpAddr>),
     Alias(Host),
 }
 
-/// No object and no DNS knows the name, or the DNS cannot be asked.
+/// The error if neither an object nor the DNS has the name, or if the DNS cannot be asked.
 fn unknown(question: Question, failed: Option<Arc<ConnectError>>) -> ConnectError {
     let Question {
         names,
@@ -318,7 +318,7 @@ fn unknown(question: Question, failed: Option<Arc<ConnectError>>) -> ConnectErro
         return ConnectError::new(failed.refusal(), sentence);
     }
     match failed.refusal() {
-        // There is none: nothing more is known of the name for that.
+        // The cluster has no DNS: that adds nothing about the name.
         Refusal::NameNotFound => otherwise.into(),
         _ => {
             let sentence = format!("{otherwise} (the cluster's DNS could not be asked: {failed})");
@@ -353,7 +353,7 @@ where
     fn call(&mut self, target: Target) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            // A forward is to a Service's port, as kubectl's is, and not to a name of the DNS.
+            // A forward leads to a Service's port, as kubectl's does, and not to a DNS name.
             let is_mapped = target.origin.frontend == Frontend::Forward;
             let query = |host: &Host| match Query::new(host, target.port) {
                 query if is_mapped => query.mapped(),

@@ -8,14 +8,14 @@ use tower::ServiceBuilder;
 
 use crate::{Deadline, DeadlineLayer, Dispatch, DispatchLayer, Resolve, ResolveLayer};
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// From the request to the open stream.
     pub dial_timeout: Duration,
-    /// One attempt, while there are other endpoints to try: 10 s, and 1 s where another is known to answer at once.
+    /// One attempt while there are other endpoints: 10 s, or 1 s if another is known to answer at once.
     pub attempt_timeout: Duration,
-    /// How long a connection may be held while a Service has no ready endpoint, beside the rest; zero for not
+    /// How long a connection may be held while a Service has no ready endpoint, in addition to `dial_timeout`; zero: not
     /// at all.
     pub wait_ready: Duration,
 }
@@ -30,13 +30,12 @@ impl Default for Settings {
     }
 }
 
-/// The default chain. Each of its layers is public and works alone: compose your own to leave one out or put one
-/// of yours between.
+/// The default stack. Each of its layers is public and works alone: compose your own to leave one out or to add one.
 pub type Stack<E> = Deadline<Resolve<Dispatch<Forwarder>, E>>;
 
-/// Builds the default chain. Clones share the cluster's view, the load balance and the sessions.
+/// Builds the default stack. Clones share the store of the cluster, the health of endpoints and the sessions.
 ///
-/// What no Pod serves goes to `elsewhere`, an [`Egress`](crate::Egress) as a rule.
+/// Targets that no Pod serves go to `elsewhere`, normally an [`Egress`](crate::Egress).
 pub fn stack<E: Clone>(
     cluster: Cluster,
     forwarder: Forwarder,
@@ -48,10 +47,9 @@ pub fn stack<E: Clone>(
         .layer(DeadlineLayer::new(
             settings.dial_timeout.saturating_add(settings.wait_ready),
         ))
-        // Names before anything else: all below speaks of Pods, and the rest leaves here.
+        // Names come before the rest: the layers below handle Pods, and other targets leave here.
         .layer(ResolveLayer::new(cluster, elsewhere).ahead(forwarder.clone()))
-        // Innermost, and one layer: which endpoint is dialled, and what a failed dial means, follows from what there is
-        // and from what was tried.
+        // Innermost, and one layer: the choice of an endpoint and the meaning of a failed dial depend on the same state.
         .layer(
             DispatchLayer::new(settings.attempt_timeout)
                 .waiting(settings.wait_ready)

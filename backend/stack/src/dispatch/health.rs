@@ -1,4 +1,4 @@
-//! Which of several Pods gets the next connection: how many each has, and how its last dials went.
+//! Health and load of Pods, by which the next connection is assigned.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,17 +11,17 @@ use tokio::time::Instant;
 
 use crate::ahead::Ways;
 
-/// How long a Pod whose dial failed gets no connection while there are others: doubling with each failure in a row.
+/// Back-off of a Pod whose dial failed, while there are others: doubling with each failure in a row.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(5);
 const LAST_BACK_OFF: Duration = Duration::from_secs(60);
 
-/// A Pod that accepted a connection this recently accepts the next at once, as a rule.
+/// A Pod that accepted a connection this recently normally accepts the next at once.
 const WARM: Duration = Duration::from_secs(60);
 
-/// A dial that is dropped after this long counts as failed.
+/// Age from which a dropped dial counts as failed.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 
-/// Pods without an open stream, and Services with an affinity, are forgotten beyond this many.
+/// Limit on remembered Pods without an open stream, and on Services with an affinity.
 const REMEMBERED: usize = 4096;
 
 /// The endpoints' health, shared by all clones.
@@ -38,13 +38,13 @@ pub(super) struct Health {
 struct Known {
     pods: HashMap<PodRef, Pod>,
     picks: u64,
-    /// By what was asked for: the Pod that serves it, and when it last did.
+    /// By target: the Pod that serves it, and when it last did.
     sticky: HashMap<String, (PodRef, Instant)>,
 }
 
 #[derive(Debug, Default)]
 struct Pod {
-    /// Streams and dials.
+    /// Open streams and dials.
     open: usize,
     streams: usize,
     last_pick: u64,
@@ -56,7 +56,7 @@ struct Pod {
 }
 
 impl Pod {
-    /// Whether it is given connections while others are there too.
+    /// Whether it gets connections while there are other Pods.
     fn is_up(&self, now: Instant) -> bool {
         self.failures == 0 || (!self.probed && self.retry.is_none_or(|at| at <= now))
     }
@@ -78,9 +78,9 @@ impl Health {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the best endpoint out of `left`, and counts a dial on its Pod until the lease is dropped. With `warm` those
-    /// that are warm come first. Where the way to another healthy one is nearer than that to the best, that one is taken; if it
-    /// is open, the way to the best is opened beside.
+    /// Removes the best endpoint from `left`, and counts a dial on its Pod until the lease is dropped. With `warm`, Pods
+    /// that accepted a connection recently come first. If the best Pod has no session and another healthy one has, the other
+    /// is taken, and a session to the best is opened in parallel.
     pub(super) fn take(
         &self,
         left: &mut Vec<Endpoint>,
@@ -129,7 +129,7 @@ impl Health {
         Some((endpoint, lease))
     }
 
-    /// Takes the endpoint that served the same before, if that was less than `lasts` ago and nothing failed there since.
+    /// Takes the endpoint that served the target before, if that was less than `lasts` ago and no dial to it failed since.
     pub(super) fn take_again(
         &self,
         asked: &str,
@@ -148,7 +148,7 @@ impl Health {
         self.take(&mut only, false, &Ways::default())
     }
 
-    /// Notes which Pod served it.
+    /// Notes which Pod served the target.
     pub(super) fn stick(&self, asked: &str, pod: &PodRef) {
         let mut known = self.lock();
         if known.sticky.len() >= REMEMBERED {
@@ -161,7 +161,7 @@ impl Health {
             .insert(asked.to_owned(), (pod.clone(), Instant::now()));
     }
 
-    /// Whether one of the endpoints would answer at once, as a rule.
+    /// Whether one of the endpoints accepted a connection recently.
     pub(super) fn any_warm(&self, endpoints: &[Endpoint]) -> bool {
         let known = self.lock();
         let now = Instant::now();
@@ -170,7 +170,7 @@ impl Health {
     }
 }
 
-/// A dial or a stream that counts on a Pod until it is dropped.
+/// Counts a dial or a stream on a Pod until it is dropped.
 #[derive(Debug)]
 pub struct Lease {
     health: Health,
@@ -185,7 +185,7 @@ enum Phase {
         probe: bool,
     },
     Stream,
-    /// It says nothing of the Pod.
+    /// The dial ended without a verdict about the Pod.
     Over,
 }
 
@@ -201,17 +201,17 @@ impl Lease {
         }
     }
 
-    /// The dial failed, and it is the Pod's fault.
+    /// The dial failed because of the Pod.
     pub(super) fn failed(mut self) {
         self.end_dial(Phase::Over, Pod::failed);
     }
 
-    /// The dial failed for a reason that says nothing of the Pod.
+    /// The dial failed for a reason that does not concern the Pod.
     pub(super) fn no_fault(mut self) {
         self.end_dial(Phase::Over, |_, _| {});
     }
 
-    /// The dial succeeded: the lease is the stream's now.
+    /// The dial succeeded: the lease now counts the stream.
     pub(super) fn succeeded(&mut self) {
         self.end_dial(Phase::Stream, |pod, now| {
             pod.streams += 1;
@@ -224,7 +224,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Phase::Dial { since, .. } = self.phase {
-            // Its deadline, or a dial beside it that was faster.
+            // Dropped by the deadline, or because a parallel dial was faster.
             let slow = since.elapsed() >= SLOW;
             self.end_dial(Phase::Over, |pod, now| {
                 if slow {

@@ -34,7 +34,7 @@ fn candidates(pods: &[&str]) -> Subscription {
         .collect())
 }
 
-/// A leaf that answers each Pod's dials as told, and counts them.
+/// A service that answers each Pod's dials as configured, and counts them.
 #[derive(Clone, Default)]
 struct Leaf {
     dials: Arc<Mutex<HashMap<String, usize>>>,
@@ -98,7 +98,7 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
     let mut long = Vec::new();
     for n in 0..30 {
         let stream = dial.clone().oneshot(candidates(&pods)).await.unwrap();
-        // Every third lives on, the others end at once.
+        // Every third stream stays open, the others end at once.
         if n % 3 == 0 {
             long.push(stream);
         }
@@ -109,7 +109,7 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
     assert!(dials.values().all(|n| *n >= 8), "{dials:?}");
 }
 
-/// Ways that are open, and those that were to be opened.
+/// Pods with open sessions, and those whose session was requested.
 #[derive(Clone, Default)]
 struct Open {
     ways: Arc<Mutex<Vec<(String, Way)>>>,
@@ -221,8 +221,8 @@ async fn an_attempt_that_hangs_gives_way() {
     assert_eq!(begun.elapsed(), ATTEMPT, "nothing was known of b");
 }
 
-/// The emptier of two replicas is on a node that answers nothing: it does not attract the connections, and none waits
-/// for it where the other is known to answer.
+/// The emptier of two replicas is on a node that answers nothing: it does not attract connections, and none waits for it
+/// if the other is known to answer.
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_answers_nothing_attracts_no_connections() {
     let leaf = Leaf::default();
@@ -245,7 +245,7 @@ async fn a_pod_that_answers_nothing_attracts_no_connections() {
     assert!(waited <= BESIDE * 4, "{waited:?}");
 }
 
-/// Many at one time: one of them is the probe of a Pod that failed, the others do not wait for it.
+/// Of many simultaneous connections one probes the failed Pod, and the others do not wait for it.
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_failed_is_probed_by_one_connection_at_a_time() {
     let leaf = Leaf::default();
@@ -263,7 +263,7 @@ async fn a_pod_that_failed_is_probed_by_one_connection_at_a_time() {
     let many = futures_util::future::join_all(many).await;
     assert_eq!(leaf.dials("a"), 2);
     assert_eq!(many.iter().filter(|(took, _)| !took.is_zero()).count(), 1);
-    // It answers again, and has its share.
+    // The Pod answers again and gets its share.
     drop(many);
     leaf.hangs.lock().unwrap().clear();
     tokio::time::sleep(Duration::from_secs(11)).await;
@@ -274,7 +274,7 @@ async fn a_pod_that_failed_is_probed_by_one_connection_at_a_time() {
     assert!(leaf.dials("a") >= 10, "{}", leaf.dials("a"));
 }
 
-/// The worst failure is one that its deadline ends.
+/// A dial that its deadline ends counts as a failure.
 #[tokio::test(start_paused = true)]
 async fn a_dial_that_its_deadline_drops_leaves_a_mark() {
     let leaf = Leaf::default();
@@ -350,10 +350,10 @@ async fn pods_that_are_gone_are_a_service_that_is_not_ready() {
         let begin = "service shop/web port 80 has no ready endpoint";
         assert!(error.to_string().starts_with(begin), "{error}");
     }
-    // A Pod that was asked for by itself.
+    // A Pod that was requested directly.
     let error = all_fail(vec![gone()], None).await;
     assert_eq!(error.refusal(), Refusal::NameNotFound);
-    // One that was met says more than those that are gone.
+    // The error of an existing Pod takes precedence over those of missing ones.
     for errors in [vec![gone(), refused()], vec![refused(), gone()]] {
         let error = all_fail(errors, Some("shop/web")).await;
         assert_eq!(error.refusal(), Refusal::Refused);
@@ -375,7 +375,8 @@ async fn a_headless_services_port_is_told() {
     assert!(said.contains("said no") && said.contains("8080"), "{said}");
 }
 
-/// A limit of this program says nothing of the Pods: another may have room, none is marked, and nobody waits for others.
+/// A limit of this program does not concern the Pods: another may have room, none is marked as failed, and the call does not
+/// wait for others.
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_ones_own_is_not_the_pods_fault() {
     let full = || ForwardError::Overloaded {
@@ -471,7 +472,7 @@ async fn a_service_with_an_affinity_keeps_to_one_pod() {
         .into_iter()
         .find(|p| leaf.dials(p) == 10)
         .expect("one had all");
-    // Without it another takes its place, and keeps it.
+    // If it is not ready, another takes its place and keeps it.
     let rest: Vec<_> = ["a", "b", "c"]
         .into_iter()
         .filter(|p| *p != first)
@@ -480,7 +481,7 @@ async fn a_service_with_an_affinity_keeps_to_one_pod() {
     let second = rest.iter().find(|p| leaf.dials(p) == 1).unwrap();
     open.push(to(&["a", "b", "c"]).await.unwrap());
     assert_eq!(leaf.dials(second), 2);
-    // It refuses: the third.
+    // If that one refuses, the third is used.
     leaf.refuse(second, Refusal::Refused);
     open.push(to(&rest).await.unwrap());
     assert_eq!(
@@ -491,7 +492,7 @@ async fn a_service_with_an_affinity_keeps_to_one_pod() {
             .sum::<usize>(),
         4
     );
-    // After its time the emptiest is taken.
+    // After the affinity's time the emptiest is used.
     tokio::time::sleep(lasts).await;
     leaf.refuses.lock().unwrap().clear();
     let before = leaf.dials(second);

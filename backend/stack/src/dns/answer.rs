@@ -1,4 +1,4 @@
-//! Questions as a DNS client asks them, answered from what objects say and what the cluster's DNS knows beyond.
+//! Answers to DNS clients, from the objects and from the cluster's DNS.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use tower_service::Service;
 use super::fetch;
 use crate::Resolve;
 
-/// How long an answer holds: as long as CoreDNS says where nobody says otherwise.
+/// TTL of answers: CoreDNS's default.
 const TTL: u32 = 5;
 
 impl<S, E> Resolve<S, E>
@@ -21,11 +21,11 @@ where
     S::Response: Stream,
     S::Error: Into<BoxError>,
 {
-    /// Answers a question about the cluster's names, or its addresses (PTR), as its DNS would. The answer's code and
-    /// sections count; whose question it is, is for the caller to fill in.
+    /// Answers a query for the cluster's names, or its addresses (PTR), as its DNS would. Only the answer's response code and
+    /// sections are set; the caller fills in ID and question.
     ///
-    /// Errors: [`Refusal::Denied`] for a name that is not the cluster's; else the cluster could not be asked. That a
-    /// name does not exist is an answer.
+    /// Errors: [`Refusal::Denied`] for a name outside the cluster; any other error means that the cluster could not be
+    /// asked. NXDOMAIN is an answer.
     ///
     /// Cancellation: as [`resolve`](Self::resolve).
     pub async fn answer(&self, query: &Query) -> Result<Message, ConnectError> {
@@ -53,7 +53,7 @@ where
         Ok(written(query, &zone, records))
     }
 
-    /// What objects say, and the zone the name is in.
+    /// The answer from the objects, and the zone of the name.
     async fn look(&self, query: &Query) -> Result<(DnsName, Known), ConnectError> {
         let name = query.name();
         if let Some((zone, ip)) = reverse(name) {
@@ -71,7 +71,7 @@ where
         };
         let known = match Name::parse(&name.to_ascii()) {
             Ok(name) => self.cluster.records(&name, wanted).await?,
-            // Not a name that an object could have.
+            // No object can have this name.
             Err(_) => Known::Ask { otherwise: None },
         };
         if let Known::Outside = known {
@@ -85,7 +85,7 @@ where
         }
     }
 
-    /// A client that was told a Service's address connects to it next, as a rule: the way to one of its Pods is opened.
+    /// Opens a session to one of the Pods of a Service whose address was asked for: the client normally connects next.
     fn connects_next(&self, query: &Query, records: &Records) {
         let asked = matches!(query.query_type(), RecordType::A | RecordType::AAAA);
         let name = Name::parse(&query.name().to_ascii());
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// That the DNS is not found does not mean that the name is not.
+/// A missing DNS Service does not mean that the name does not exist.
 fn unknown(failed: &ConnectError) -> ConnectError {
     let refusal = match failed.refusal() {
         Refusal::NameNotFound | Refusal::Denied => Refusal::Unreachable,
@@ -119,7 +119,7 @@ fn in_full(name: &Name) -> Result<DnsName, hickory_proto::ProtoError> {
     DnsName::from_ascii(format!("{}.", name.as_str()))
 }
 
-/// The address that a name under `in-addr.arpa` or `ip6.arpa` stands for, in full, and its zone.
+/// The address of a complete name under `in-addr.arpa` or `ip6.arpa`, and its zone.
 fn reverse(name: &DnsName) -> Option<(DnsName, IpAddr)> {
     let zone = ["in-addr.arpa.", "ip6.arpa."]
         .iter()
@@ -129,7 +129,7 @@ fn reverse(name: &DnsName) -> Option<(DnsName, IpAddr)> {
     (net.prefix_len() == net.max_prefix_len()).then(|| (zone, net.addr()))
 }
 
-/// The records as a message; without any, the zone's SOA says for how long that holds (RFC 2308).
+/// The records as a message. Without any, the zone's SOA gives the lifetime of the negative answer (RFC 2308).
 fn written(query: &Query, zone: &DnsName, records: Result<Records, ()>) -> Message {
     let mut message = Message::response(0, OpCode::Query);
     message.metadata.authoritative = true;
@@ -171,7 +171,7 @@ fn data(record: Record) -> Option<RData> {
     })
 }
 
-/// As CoreDNS writes it, but for the serial number, which nobody transfers this zone by.
+/// The SOA that CoreDNS returns, except for the serial number, which matters for zone transfers only.
 fn soa(zone: &DnsName) -> Option<DnsRecord> {
     let under = |labels: &str| {
         let labels = DnsName::from_ascii(labels).ok()?;

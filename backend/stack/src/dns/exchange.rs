@@ -1,4 +1,4 @@
-//! One question over one stream.
+//! One DNS query over one stream.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
@@ -12,24 +12,24 @@ use tokio::time::timeout;
 
 use super::message::{self, Answered, DnsError};
 
-/// How long the server may take for all of it.
+/// Limit on the time of one exchange.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the answer for one family waits for the other's (RFC 8305 section 3 has a "resolution delay" of the kind).
+/// How long the answer for one family waits for the other's (the "resolution delay" of RFC 8305 section 3).
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
 
-/// Something a DNS server can be asked over one stream.
+/// A query that can be sent to a DNS server over one stream.
 pub(crate) trait Question: Display + Sync {
     type Answer: Send;
 
-    /// Without a limit on time.
+    /// Sends the query and reads the answer, without a time limit.
     fn ask<S>(&self, stream: &mut S) -> impl Future<Output = Result<Self::Answer, DnsError>> + Send
     where
         S: AsyncRead + AsyncWrite + Unpin + Send;
 }
 
-/// A name, for its addresses: both families at once (RFC 7766 section 6.2.1.1), and both answers in whichever order
-/// they come. One failure is passed over if the other answer has an address.
+/// Asks for the addresses of a name: both families at once (RFC 7766 section 6.2.1.1), with the answers in either order. A
+/// failure of one family is ignored if the other has an address.
 impl Question for Name {
     type Answer = Answered;
 
@@ -41,8 +41,8 @@ impl Question for Name {
     }
 }
 
-/// Names in the order in which they are searched, for the addresses of the first that exists. All of them are asked for at
-/// once: one after the other they would take a round trip each.
+/// Names in search order, of which the first that exists is meant. All are asked for at once: one after the other they would
+/// take a round trip each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Names(pub(crate) Vec<Name>);
 
@@ -67,7 +67,7 @@ impl Question for Names {
     }
 }
 
-/// One question as it is, for the whole answer.
+/// Sends one query unchanged, for the complete answer.
 impl Question for Query {
     type Answer = Message;
 
@@ -83,7 +83,7 @@ impl Question for Query {
     }
 }
 
-/// Asks, and waits for [`PATIENCE`] at most.
+/// Sends the query, and waits for [`PATIENCE`] at most.
 pub(crate) async fn ask<S, Q: Question>(stream: &mut S, question: &Q) -> Result<Q::Answer, DnsError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
@@ -104,7 +104,7 @@ where
     let mut sent = Vec::new();
     for question in questions {
         let message = question.to_vec()?;
-        // A question is a name and a few bytes more.
+        // A query is a name and a few bytes.
         let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
         sent.extend(length.to_be_bytes());
         sent.extend(message);
@@ -145,7 +145,7 @@ where
     }
 }
 
-/// One name, asked for in both families.
+/// One name, queried in both families.
 struct Asked {
     v4: Asking,
     v6: Asking,
@@ -163,7 +163,7 @@ struct Asking {
 }
 
 impl Asking {
-    /// Takes an answer; `false` if it is to another question.
+    /// Takes an answer; `false` if it belongs to another query.
     fn take(&mut self, message: &[u8]) -> bool {
         let answer = match self.question.read(message) {
             Ok(None) => return false,
@@ -191,7 +191,7 @@ where
     for name in names {
         let mut of = |record| -> Result<Asking, DnsError> {
             let mut question = message::Question::new(name, record)?;
-            // The first is random, and no two are the same.
+            // The first ID is random, and all differ.
             question.id = id.map_or(question.id, |id| id.wrapping_add(1));
             id = Some(question.id);
             let answer = None;
@@ -206,7 +206,7 @@ where
     write(stream, questions).await?;
     let mut ttl: Option<Duration> = None;
     loop {
-        // The names before the first one are known not to exist.
+        // The names before this one are known not to exist.
         while asked.front().is_some_and(Asked::is_answered)
             && let Some(Asked { v4, v6 }) = asked.pop_front()
             && let (Some(v4), Some(v6)) = (v4.answer, v6.answer)
@@ -251,7 +251,7 @@ where
     }
 }
 
-/// One message, which cannot be longer than its two bytes of length say.
+/// Reads one message, whose two bytes of length limit its size.
 async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, DnsError> {
     let length = stream.read_u16().await.map_err(DnsError::Broken)?;
     let mut message = vec![0; length.into()];
@@ -268,7 +268,7 @@ fn merge(
     match (v4, v6) {
         (Ok(some), Err(_)) | (Err(_), Ok(some)) if has_some(&some) => Ok(some),
         (Ok(v4), Ok(v6)) => match (has_some(&v4), has_some(&v6)) {
-            // The family that is not there says nothing about how long the other is.
+            // A family without records does not limit the lifetime of the other.
             (true, false) => Ok(v4),
             (false, true) => Ok(v6),
             _ => Ok(Answered {
@@ -295,7 +295,7 @@ mod tests {
         Name::parse("web.corp.test.").unwrap()
     }
 
-    /// What comes of a server that does this with the two questions.
+    /// The result for a server that handles the two queries in this way.
     async fn served<F, Fut>(serve: F) -> Result<Answered, DnsError>
     where
         F: FnOnce(DuplexStream, Message, Message) -> Fut,
@@ -380,7 +380,7 @@ mod tests {
         assert!(matches!(empty.await, Err(DnsError::Malformed(_))));
     }
 
-    /// A server that closes after the first answer, or never gives the second.
+    /// A server that closes after the first answer, or never sends the second.
     #[tokio::test(start_paused = true)]
     async fn an_address_is_not_thrown_away_for_the_other_family() {
         for swapped in [false, true] {
@@ -407,7 +407,7 @@ mod tests {
         Names(names.map(|name| Name::parse(name).unwrap()).into())
     }
 
-    /// The result for a server that answers six questions (name and family) in this order, with these addresses each.
+    /// The result for a server that answers six queries (name and family) in this order, with these addresses each.
     async fn searched(
         order: &[usize],
         ips: impl Fn(&Message) -> Vec<&'static str>,
@@ -452,7 +452,7 @@ mod tests {
                 (found.addresses.len(), found.ttl),
                 (0, Duration::from_secs(5))
             );
-            // Of two the first, whichever came first.
+            // The first name in search order wins, whichever answer came first.
             let found = searched(&order, |question| {
                 match &*question.queries[0].name().to_ascii() {
                     "a.test." => vec!["10.0.0.1"],
@@ -461,10 +461,10 @@ mod tests {
             });
             assert_eq!(ips(found.await.unwrap()), ["10.0.0.1"]);
         }
-        // Later names of the list are not waited for, and the other family not for long.
+        // Later names are not waited for, and the other family only for a short time.
         let found = searched(&[0], of("a.test.", "10.0.0.1")).await;
         assert_eq!(ips(found.unwrap()), ["10.0.0.1"]);
-        // Earlier names of the list are waited for.
+        // Earlier names are waited for.
         let silent = searched(&[2, 3, 4, 5], of("b.test.", "10.0.0.1")).await;
         assert!(matches!(silent, Err(DnsError::TimedOut(PATIENCE))));
     }

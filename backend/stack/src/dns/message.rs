@@ -1,7 +1,7 @@
-//! What is asked of a DNS server and what it may answer: bytes alone.
+//! DNS queries and answers as bytes, without I/O.
 //!
-//! The messages themselves are hickory-proto's business; here is what we take from them. Sources: RFC 1035 section 4
-//! (messages), RFC 2308 (how long "no" lasts), RFC 5452 section 9.1 (which answers are ours).
+//! hickory-proto encodes and decodes; this file decides what is accepted. Sources: RFC 1035 section 4 (messages), RFC 2308
+//! (negative caching), RFC 5452 section 9.1 (matching answers to queries).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,26 +14,26 @@ use kubevpn_target::Name;
 
 use super::Lasting;
 
-/// How many aliases are followed within one answer.
+/// Limit on aliases followed within one answer.
 const ALIASES: usize = 8;
 
-/// How many addresses of one answer are taken.
+/// Limit on addresses taken from one answer.
 pub(crate) const ADDRESSES: usize = 16;
 
-/// How long nothing is believed that comes without saying how long it lasts.
+/// Lifetime of a negative answer without an SOA.
 const NO_SOA: Duration = Duration::from_secs(5);
 
-/// A whole answer is handed on with the lifetimes it came with, so it may not get old here.
+/// Cached complete answers keep their original TTLs, so they are cached for 5 s at most.
 const WHOLE: Duration = Duration::from_secs(5);
 
-/// A whole answer with more records is not remembered: names are compressed on the wire alone, so that many such would
-/// take gigabytes.
+/// Limit on records of a cached complete answer. Names are compressed on the wire only, so many larger answers would take
+/// gigabytes.
 const RECORDS: usize = 64;
 
-/// Nothing is believed longer.
+/// Limit on any lifetime.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Why a question has no answer.
+/// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DnsError {
     #[error("the question cannot be written")]
@@ -53,7 +53,7 @@ pub(crate) enum DnsError {
 }
 
 impl DnsError {
-    /// Whether another replica of the server may do better.
+    /// Whether another replica of the server may answer.
     pub(crate) fn is_the_servers(&self) -> bool {
         match self {
             Self::Broken(_) | Self::TimedOut(_) => true,
@@ -63,18 +63,18 @@ impl DnsError {
     }
 }
 
-/// What one answer comes to.
+/// The addresses in one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answered {
     /// The addresses of the name, or of what it is an alias for.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Where the aliases end, if there is no address there.
+    /// The last alias, if it has no address in the answer.
     pub(crate) alias: Option<Name>,
-    /// How long that is true.
+    /// The lifetime.
     pub(crate) ttl: Duration,
 }
 
-/// A question about a name.
+/// A query for one name and record type.
 pub(crate) struct Question {
     pub(crate) id: u16,
     query: Query,
@@ -94,7 +94,7 @@ impl Question {
         }
     }
 
-    /// The message, to be sent with its length in front.
+    /// The message to send, without its length prefix.
     pub(crate) fn to_vec(&self) -> Result<Vec<u8>, DnsError> {
         let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
@@ -102,7 +102,7 @@ impl Question {
         message.to_vec().map_err(DnsError::Question)
     }
 
-    /// The message, if it is an answer to this. `None` where it is the answer to a question with another id.
+    /// Decodes an answer to this query; `None` if its ID belongs to another query.
     pub(crate) fn answer(&self, bytes: &[u8]) -> Result<Option<Message>, DnsError> {
         let message = Message::from_vec(bytes).map_err(DnsError::Malformed)?;
         if message.metadata.id != self.id {
@@ -121,7 +121,7 @@ impl Question {
         Ok(Some(message))
     }
 
-    /// What a message says of the name. `None` where it is the answer to a question with another id.
+    /// The result of a message for this name; `None` if its ID belongs to another query.
     pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<Answered>, DnsError> {
         let Some(message) = self.answer(bytes)? else {
             return Ok(None);
@@ -173,7 +173,7 @@ impl Question {
     }
 }
 
-/// A whole answer holds as long as the least of its records does; a failure does not hold, nor does a large one.
+/// Lifetime of a complete answer: the smallest TTL of its records; zero for a failure and for a large answer.
 impl Lasting for Message {
     fn lasts(&self) -> Duration {
         let records = self.answers.len() + self.authorities.len() + self.additionals.len();
@@ -197,12 +197,12 @@ impl Lasting for Message {
 }
 
 fn seconds(ttl: u32) -> Duration {
-    // The topmost bit is no number (RFC 2181 section 8).
+    // A TTL with the top bit set counts as zero (RFC 2181 section 8).
     let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
     Duration::from_secs(ttl.into())
 }
 
-/// How long nothing is there: the lesser of the SOA's own time and its minimum.
+/// Lifetime of a negative answer: the smaller of the SOA's TTL and its minimum.
 fn negative(message: &Message) -> Duration {
     let mut authorities = message.authorities.iter();
     let soa = authorities.find_map(|record| match &record.data {
@@ -227,7 +227,7 @@ mod tests {
         Question::new(&Name::parse("web.corp.test").unwrap(), RecordType::A).unwrap()
     }
 
-    /// An answer to `question()`, which it is made to fit.
+    /// An answer that matches `question()`.
     fn answer(question: &Question, records: Vec<Record>) -> Message {
         let mut message = Message::response(question.id, OpCode::Query);
         message.add_query(question.query.clone());
@@ -300,10 +300,10 @@ mod tests {
         ];
         let one = vec!["10.0.0.1".to_owned()];
         assert_eq!(taken(records), (one, None, 40));
-        // To something the server does not know.
+        // An alias to a name that the server does not know.
         let records = vec![cname("web.corp.test.", 3, "db.example.")];
         assert_eq!(taken(records), (vec![], Some("db.example.".into()), 3));
-        // In a circle.
+        // Aliases in a loop.
         let records = vec![
             cname("web.corp.test.", 50, "a.corp.test."),
             cname("a.corp.test.", 50, "web.corp.test."),

@@ -1,4 +1,4 @@
-//! A DNS server for tests: whatever is on the other end of a stream.
+//! A DNS server for tests, at the other end of a stream.
 
 use std::net::IpAddr;
 
