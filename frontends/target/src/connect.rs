@@ -1,4 +1,4 @@
-//! What a frontend accepts as a backend.
+//! The interface of a backend.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,12 +11,12 @@ use tower_service::Service;
 
 use crate::{BoxError, ConnectError, Target, classify};
 
-/// A way to open byte streams to targets.
+/// Opens byte streams to targets.
 ///
-/// Do not implement it: it is there for every [`Service<Target>`] whose response is a [`Stream`] and
-/// whose error turns into a [`BoxError`]. Frontends bound on this name, authors write the service.
+/// Do not implement it: every [`Service<Target>`] whose response is a [`Stream`] and whose error converts into a
+/// [`BoxError`] has it. Frontends use this trait as a bound, authors of backends write the service.
 pub trait Connect: Send {
-    /// The stream a successful call answers with.
+    /// The stream of a successful call.
     type Stream: Stream;
 
     /// Waits until the service is ready, calls it once, and classifies its error.
@@ -35,7 +35,7 @@ where
     S::Error: Into<BoxError>,
     S::Future: Send,
 {
-    /// In a box: on its way to the relay a frontend's future would keep room for it several times.
+    /// Boxed: on its way to the relay a frontend's future would hold its memory several times.
     type Stream = Box<S::Response>;
 
     async fn connect(mut self, target: Target) -> Result<Self::Stream, ConnectError> {
@@ -49,15 +49,15 @@ where
 
 /// A byte stream that can be half-closed.
 ///
-/// `poll_shutdown` ends the writing direction alone; what the other side still sends can be read to its
-/// end. Dropping the stream frees everything behind it.
+/// `poll_shutdown` ends the writing direction only; the other side's data can still be read to its end. Dropping the
+/// stream releases all of its resources.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Where the stream went; for logs.
+    /// The endpoint of the stream, for logs.
     fn via(&self) -> Via {
         Via::default()
     }
 
-    /// Tells that nobody reads the stream any more. What was written is still delivered, but ending the writing
+    /// Declares that the stream will not be read any more. Written data is still delivered, but the end of the writing
     /// direction need not leave the other one time to finish.
     fn no_reader(&mut self) {}
 }
@@ -93,12 +93,12 @@ impl Stream for tokio::net::UnixStream {
 
 impl Stream for tokio::io::DuplexStream {}
 
-/// Where a stream went, and how.
+/// The endpoint and transport of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Via {
-    /// What was reached, e.g. `default/web-0:8080`; empty when unknown.
+    /// The endpoint, e.g. `default/web-0:8080`; empty if unknown.
     pub to: String,
-    /// What carries it, e.g. `spdy`; empty when unknown.
+    /// The transport, e.g. `spdy`; empty if unknown.
     pub transport: &'static str,
 }
 
@@ -113,7 +113,7 @@ impl fmt::Display for Via {
     }
 }
 
-/// Makes a [`Stream`] of any byte stream that is none yet.
+/// Makes any byte stream a [`Stream`].
 ///
 /// ```
 /// use kubevpn_target::{Plain, Stream, Via};

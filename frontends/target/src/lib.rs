@@ -1,8 +1,8 @@
-//! The seam: what a proxy frontend asks for, and what it gets back.
+//! The seam between proxy frontends and backends: targets, streams, refusals.
 //!
 //! A frontend (SOCKS5, HTTP) turns a client's request into a [`Target`] and calls a [`Connect`]: any
 //! [`tower_service::Service<Target>`] that answers with a [`Stream`] or one classified [`ConnectError`].
-//! This crate holds those words and nothing else: no protocol, no Kubernetes, no dialing.
+//! This crate contains these types and nothing else: no protocol, no Kubernetes, no dialling.
 //!
 //! The path of a request: [`Target`] (`target.rs`) → [`Connect`] (`connect.rs`) → [`Stream`], or
 //! [`ConnectError`] with its [`Refusal`] (`refusal.rs`), which every frontend maps in one `match`.
@@ -27,7 +27,7 @@
 
 #![warn(missing_docs)]
 
-// Here, since nearly every crate depends on this one: a build for Windows ends with this sentence and nothing else.
+// Placed here because nearly every crate depends on this one: a build for Windows fails with this sentence only.
 #[cfg(not(unix))]
 compile_error!("kubevpn needs Unix sockets, sessions and signals: see docs/platforms.md");
 

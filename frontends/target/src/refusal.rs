@@ -1,4 +1,4 @@
-//! The whole vocabulary of failure, classified once.
+//! Refusals: the classes of failed dials.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why no stream was opened.
 ///
-/// On purpose not `#[non_exhaustive]`: every frontend maps it in one `match` without a `_` arm, so that a
-/// new class does not compile until each has said what it means to its clients.
+/// On purpose not `#[non_exhaustive]`: every frontend maps it in one `match` without a `_` arm, so that a new class does
+/// not compile until each frontend maps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// No such Service, namespace, Pod or host.
@@ -21,39 +21,39 @@ pub enum Refusal {
     NotReady,
     /// Nothing listens on the port.
     Refused,
-    /// What is behind the name cannot be dialled from here.
+    /// The target exists and cannot be dialled from here.
     Unreachable,
     /// The API server cannot be reached.
     ClusterAway,
-    /// The cluster's access rules say no.
+    /// The cluster's access rules forbid it.
     Forbidden,
-    /// A rule of the proxy itself says no.
+    /// A rule of the proxy itself forbids it.
     Denied,
-    /// Dialing, or waiting for readiness, ran out of time.
+    /// Dialling, or waiting for readiness, took too long.
     TimedOut,
     /// A limit on connections is reached.
     Overloaded,
-    /// The cluster does not accept who we are.
+    /// The cluster rejects our credentials.
     Unauthenticated,
     /// A bug of ours.
     Internal,
 }
 
-/// Whose doing a refusal is.
+/// The party responsible for a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The client asked for something that cannot be had.
+    /// The client: its request cannot be served.
     Client,
-    /// The cluster, or what runs in it.
+    /// The cluster, or a workload in it.
     Cluster,
-    /// The way to the cluster.
+    /// The network between us and the cluster.
     Network,
     /// This program.
     Us,
 }
 
 impl Refusal {
-    /// Every class there is, for tables and tests.
+    /// All classes, for tables and tests.
     pub const ALL: [Self; 12] = [
         Self::NameNotFound,
         Self::NoSuchPort,
@@ -69,7 +69,7 @@ impl Refusal {
         Self::Internal,
     ];
 
-    /// Whose doing it is.
+    /// The responsible party.
     ///
     /// ```
     /// use kubevpn_target::{Fault, Refusal};
@@ -113,7 +113,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A refusal with the one sentence for the user, and its cause.
+/// A refusal with one sentence for the user, and its cause.
 ///
 /// `Display` is the sentence: what failed, on what, and what to try next. Frontends send it where their
 /// protocol has room; logs carry the same words.
@@ -142,7 +142,7 @@ impl ConnectError {
         }
     }
 
-    /// The same with the error that caused it. The sentence should not repeat the cause's text.
+    /// Adds the error that caused it. The sentence should not repeat the cause's text.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into().into());
@@ -186,7 +186,7 @@ pub fn classify(error: BoxError) -> ConnectError {
     }
 }
 
-/// The error and its causes. What an [`io::Error`] holds is among them, which its `source` skips.
+/// The error and its causes, including the error inside an [`io::Error`], which its `source` skips.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         match error.downcast_ref().and_then(io::Error::get_ref) {

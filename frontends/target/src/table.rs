@@ -1,5 +1,5 @@
-//! What each [`Refusal`] is called in every protocol: the one table that the tests of both frontends, of the
-//! exit codes and of the documentation read, so that none of them changes alone.
+//! The form of each [`Refusal`] in every protocol: the table against which the frontends, the exit codes and the
+//! documentation are tested, so that none of them changes alone.
 
 use crate::Refusal;
 
@@ -16,7 +16,7 @@ pub struct Row {
     pub error: &'static str,
     /// The exit code of a command that ends with it.
     pub exit: u8,
-    /// A sentence such as a user reads; no two rows have the same.
+    /// An example sentence; each row has its own.
     pub sentence: &'static str,
 }
 

@@ -1,25 +1,25 @@
-//! What a client asked for.
+//! Targets: what a client asks for.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-/// A host and a port somebody wants a byte stream to.
+/// A host and a port to which a client wants a byte stream.
 ///
-/// Two targets are equal when host and port are; [`Target::origin`] is for logs and takes no part.
+/// Two targets are equal if host and port are; [`Target::origin`] is ignored.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where to.
+    /// The host.
     pub host: Host,
-    /// The TCP port; 0 cannot be asked for.
+    /// The TCP port; never 0.
     pub port: NonZeroU16,
-    /// Who asked.
+    /// The client.
     pub origin: Origin,
 }
 
 impl Target {
-    /// A target of its parts. Port 0 is [`TargetError::PortZero`].
+    /// Makes a target from its parts. Port 0 is [`TargetError::PortZero`].
     ///
     /// ```
     /// use kubevpn_target::{Host, Origin, Target};
@@ -32,7 +32,7 @@ impl Target {
         Ok(Self { host, port, origin })
     }
 
-    /// Reads `host:port`; an IPv6 address stands in brackets.
+    /// Parses `host:port`; an IPv6 address has to be in brackets.
     ///
     /// ```
     /// use kubevpn_target::{Origin, Target};
@@ -45,7 +45,7 @@ impl Target {
         if host.contains(':') && !host.starts_with('[') {
             return Err(TargetError::UnbracketedIpv6);
         }
-        // `u16::from_str` would take a leading `+`.
+        // `u16::from_str` would accept a leading `+`.
         if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
             return Err(TargetError::BadPort);
         }
@@ -81,14 +81,14 @@ impl fmt::Display for Target {
 /// A name or an address, as the client wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// A name somebody has to resolve.
+    /// A name to be resolved.
     Name(Name),
-    /// An address. IPv4-mapped IPv6 addresses are held as the IPv4 address they mean.
+    /// An address. IPv4-mapped IPv6 addresses are converted to IPv4.
     Ip(IpAddr),
 }
 
 impl Host {
-    /// Reads a name, an IPv4 address, or an IPv6 address with or without brackets.
+    /// Parses a name, an IPv4 address, or an IPv6 address with or without brackets.
     ///
     /// ```
     /// use kubevpn_target::Host;
@@ -106,15 +106,15 @@ impl Host {
         if let Ok(ip) = IpAddr::from_str(text) {
             return Ok(Self::from(ip));
         }
-        // With the dot that makes a name absolute, as some programs append it to whatever they are given.
+        // A trailing dot, which makes a name absolute, is accepted after an address too: some programs always append it.
         if let Some(Ok(ip)) = text.strip_suffix('.').map(Ipv4Addr::from_str) {
             return Ok(Self::from(ip));
         }
         Name::parse(text).map(Self::Name)
     }
 
-    /// Whether it is an address that the DNS of a VPN program makes up for a name (sing-box, Clash, Surge: "fake-ip"),
-    /// to learn from the connection which name was meant: 198.18.0.0/15, or fc00::/18. Nothing else is told by it.
+    /// Whether it is an address that the DNS of a VPN program (sing-box, Clash, Surge: "fake-ip") makes up for a name, in
+    /// 198.18.0.0/15 or fc00::/18. Only that program knows the name.
     ///
     /// ```
     /// use kubevpn_target::Host;
@@ -161,9 +161,9 @@ impl fmt::Display for Host {
 
 /// A host name, checked and in lower case.
 ///
-/// Letters, digits, `-` and `_` in labels of 1 to 63 bytes, 253 bytes in all. `_` is no host name by
-/// RFC 1123 but stands in real cluster names (SRV owners, rewrites). A trailing dot is kept apart as
-/// [`Name::is_absolute`]: no search list applies to such a name.
+/// Letters, digits, `-` and `_` in labels of 1 to 63 bytes, 253 bytes in total. RFC 1123 does not allow `_`, but real
+/// cluster names contain it (SRV owners, rewrites). A trailing dot is stored separately as [`Name::is_absolute`]: no
+/// search list applies to such a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
     text: Box<str>,
@@ -175,8 +175,8 @@ const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
 impl Name {
-    /// Reads and checks a name. Dotted decimals that are no address (`1.2.3`, `300.1.1.1`) are refused:
-    /// some resolvers take them for addresses.
+    /// Parses and checks a name. Dotted decimals that are not an address (`1.2.3`, `300.1.1.1`) are refused: some
+    /// resolvers read them as addresses.
     ///
     /// ```
     /// use kubevpn_target::Name;
@@ -243,19 +243,20 @@ impl fmt::Display for Name {
     }
 }
 
-/// Who asked: for logs and limits. For routing only in that the port of a forward is a Service's, also of a headless one.
+/// The client of a target, for logs and limits. It affects routing in one case: the port of a forward is a Service's, also
+/// for a headless one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
     /// The frontend that took the request.
     pub frontend: Frontend,
-    /// The client's address; `None` where it has none (a Unix socket, a test).
+    /// The client's address; `None` if it has none (a Unix socket, a test).
     pub peer: Option<SocketAddr>,
 }
 
-/// The frontends there are; a closed set, fit for a metric's label.
+/// The frontends; a closed set, usable as a metric's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Frontend {
-    /// Whatever is none of the others: a library call, a test.
+    /// None of the others: a library call, a test.
     #[default]
     Other,
     /// SOCKS5 (RFC 1928).
@@ -269,7 +270,7 @@ pub enum Frontend {
 }
 
 impl Frontend {
-    /// Every one there is, for tables and tests.
+    /// All frontends, for tables and tests.
     pub const ALL: [Self; 5] = [
         Self::Other,
         Self::Socks5,
@@ -296,7 +297,7 @@ impl fmt::Display for Frontend {
     }
 }
 
-/// Why something is no target: the client's mistake, found before any backend is asked.
+/// Why a text is not a target: the client's mistake, found before a backend is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Port 0.
@@ -308,10 +309,10 @@ pub enum TargetError {
     /// The port is not a number from 1 to 65535.
     #[error("the port is not a number from 1 to 65535")]
     BadPort,
-    /// No host at all.
+    /// The host is empty.
     #[error("the host is empty")]
     EmptyHost,
-    /// Brackets around something that is no IPv6 address.
+    /// Brackets around a text that is not an IPv6 address.
     #[error("the brackets hold no IPv6 address")]
     BadIpv6,
     /// An IPv6 address with a port needs brackets.
@@ -326,7 +327,7 @@ pub enum TargetError {
     /// A label has this many bytes; 63 is the limit.
     #[error("a label of the name has {} bytes, {} is the limit", .0, MAX_LABEL)]
     LabelTooLong(usize),
-    /// A byte that no host name has: of ASCII, or of no text at all.
+    /// A byte that is not allowed in a host name: ASCII, or invalid UTF-8.
     #[error(fmt = bad_byte)]
     BadByte(u8),
     /// A character beyond ASCII.
@@ -334,7 +335,7 @@ pub enum TargetError {
         "the name has the character {0:?}: write it as DNS has it, in letters of ASCII (xn--...)"
     )]
     BadChar(char),
-    /// The last label is a number, yet the whole is no IPv4 address.
+    /// The last label is a number, but the whole is not an IPv4 address.
     #[error("the name ends in a number but is no IPv4 address")]
     NumericName,
 }
