@@ -1,4 +1,4 @@
-//! Where to listen, as a user writes it.
+//! Listen addresses, as users write them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,10 +11,10 @@ use std::str::FromStr;
 /// |---|---|
 /// | `127.0.0.1:1080`, `[::1]:0` | that address; port 0 lets the system choose |
 /// | `1080`, `:1080`, `localhost:1080` | `127.0.0.1:1080` |
-/// | `unix:/run/user/1000/socks` | a Unix socket, for its owner alone |
+/// | `unix:/run/user/1000/socks` | a Unix socket, for its owner only |
 ///
-/// `:1080` is *not* every interface, as some programs have it: a proxy into a cluster is no accident to
-/// have. Every interface is written `0.0.0.0:1080` or `[::]:1080`.
+/// `:1080` is *not* every interface, unlike in some programs: a proxy into a cluster must not be exposed by
+/// accident. Every interface is written `0.0.0.0:1080` or `[::]:1080`.
 ///
 /// ```
 /// use kubevpn_conn::Addr;
@@ -32,8 +32,8 @@ pub enum Addr {
 }
 
 impl Addr {
-    /// Whether only this machine can connect. Every user of the machine can connect to a TCP address,
-    /// the owner alone to a Unix socket.
+    /// Whether only this machine can connect. Every user of the machine can connect to a TCP address, but
+    /// only the owner to a Unix socket.
     ///
     /// ```
     /// use kubevpn_conn::Addr;
@@ -64,7 +64,7 @@ impl FromStr for Addr {
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         if host.is_empty() || host.eq_ignore_ascii_case("localhost") {
-            // `u16::from_str` would take a leading `+`.
+            // `u16::from_str` would accept a leading `+`.
             if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(AddrError::BadPort(text.into()));
             }
@@ -91,19 +91,19 @@ impl fmt::Display for Addr {
     }
 }
 
-/// Why a text is no address to listen on.
+/// Why a text is not a listen address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddrError {
-    /// The part after the last colon is no port.
+    /// The part after the last colon is not a port.
     #[error("{0:?} has no port from 0 to 65535 at its end: write e.g. 127.0.0.1:1080")]
     BadPort(String),
-    /// An IP address alone.
+    /// An IP address without a port.
     #[error("{0:?} has no port: write e.g. 127.0.0.1:1080 or [::1]:1080")]
     NoPort(String),
-    /// A host name, or something else that is no IP address.
+    /// A host name, or another text that is not an IP address.
     #[error("{0:?} is no IP address with a port: write e.g. 127.0.0.1:1080, or unix:/path")]
     NotAnAddress(String),
-    /// `unix:` and nothing.
+    /// `unix:` without a path.
     #[error("the path of the Unix socket is missing: write unix:/path")]
     NoPath,
 }

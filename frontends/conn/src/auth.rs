@@ -1,4 +1,4 @@
-//! The users a listener lets in.
+//! The users that a listener accepts.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,13 +7,13 @@ use subtle::{Choice, ConstantTimeEq};
 
 /// The longest user name or password (RFC 1929: a length of one byte).
 const MAX: usize = 255;
-/// Upper bound on users: a check compares with all of them.
+/// Limit on users: a check compares with all of them.
 const MAX_USERS: usize = 128;
 
-/// User names and passwords, one pair of which a client has to show.
+/// User names and passwords, of which a client has to send one pair.
 ///
-/// Clones share their users, so that [`replace`](Self::replace) reaches all listeners. `Debug` hides the passwords. There is
-/// no way to read either back.
+/// Clones share their users, so that [`replace`](Self::replace) reaches all listeners. `Debug` hides the passwords. Neither can
+/// be read back.
 #[derive(Clone)]
 pub struct Credentials(Arc<RwLock<Vec<User>>>);
 
@@ -52,7 +52,7 @@ impl Credentials {
     }
 
     /// Reads 1 to 128 users, each a line `user:password`; empty lines are skipped. A user may have several lines, each with a
-    /// password that is right, as while one is replaced by another.
+    /// valid password, e.g. while one password replaces another.
     ///
     /// The error names the line.
     ///
@@ -85,7 +85,7 @@ impl Credentials {
         Self(Arc::new(RwLock::new(users)))
     }
 
-    /// Whether the pair is one of these. For as many users it takes the same time whatever was sent, wherever it differs.
+    /// Whether the pair is one of these. The time depends on the number of users only, not on the pair.
     ///
     /// ```
     /// use kubevpn_conn::Credentials;
@@ -95,19 +95,19 @@ impl Credentials {
     /// # Ok::<(), kubevpn_conn::CredentialsError>(())
     /// ```
     pub fn check(&self, user: &[u8], password: &[u8]) -> bool {
-        // Only the lengths of what the client sent, which it knows, decide here.
+        // Only the lengths of the client's own fields decide here.
         let (Some(user), Some(password)) = (Field::new(user), Field::new(password)) else {
             return false;
         };
         let users = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        // `&` and `|` evaluate both sides: every user is compared, both fields of it always.
+        // `&` and `|` evaluate both sides: both fields of every user are always compared.
         let found = users.iter().fold(Choice::from(0), |found, known| {
             found | (known.name.matches(&user) & known.password.matches(&password))
         });
         found.into()
     }
 
-    /// Takes the users of `new` instead, here and in all clones.
+    /// Replaces the users by those of `new`, in all clones.
     ///
     /// ```
     /// use kubevpn_conn::Credentials;
@@ -157,7 +157,7 @@ impl User {
     }
 }
 
-/// Up to 255 bytes, padded, so that a comparison touches as many whatever their number.
+/// Up to 255 bytes, padded, so that every comparison covers the same number of bytes.
 struct Field {
     padded: Box<[u8; MAX]>,
     len: u8,
@@ -180,7 +180,7 @@ impl Field {
     }
 }
 
-/// Why something is no [`Credentials`]. Tells lengths, never the text.
+/// Why a text is not a valid [`Credentials`]. The error contains lengths, never the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
     /// No colon in `user:password`.
@@ -189,7 +189,7 @@ pub enum CredentialsError {
     /// More than one line.
     #[error("there is a second line: write one user:password alone")]
     MoreLines,
-    /// U+FEFF, as some editors put in front of a text.
+    /// A byte order mark (U+FEFF), which some editors put in front of a text.
     #[error(
         "the text begins with a byte order mark, which no client would send: save it without one"
     )]
@@ -205,21 +205,21 @@ pub enum CredentialsError {
     PasswordLength(usize),
 }
 
-/// Why lines are no [`Credentials`].
+/// Why lines are not valid [`Credentials`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsLineError {
-    /// Of one line.
+    /// The error of one line.
     #[error("line {number}: {reason}")]
     Line {
-        /// Counted from 1, with the empty ones.
+        /// Its number from 1, counting empty lines.
         number: usize,
-        /// Why.
+        /// Its error.
         reason: CredentialsError,
     },
-    /// No line has anything in it.
+    /// All lines are empty.
     #[error("there is no user: write a line of user:password")]
     Empty,
-    /// More users than are compared with.
+    /// More users than the limit.
     #[error("there are more than {MAX_USERS} users")]
     TooMany,
 }

@@ -1,4 +1,4 @@
-//! Saying no so that it is heard.
+//! Refusals that reach the client before its connection is closed.
 
 use std::io;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::time::timeout;
 
 use crate::ClientIo;
 
-/// How long a refused client has to take its answer, and how long it may then send nothing and stay.
+/// How long a refused client has to read its answer, and how long it may then stay without sending anything.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long what it still sends is read and thrown away, in all: an upload of 30 MB is not broken off by its answer.
+/// How long in all further data of the client is read and discarded: an upload of 30 MB is not broken off by its answer.
 const LINGER: Duration = Duration::from_secs(30);
 
-/// Writes `reply` and closes such that the client can read it.
+/// Writes `reply` and closes in a way that lets the client read it.
 ///
-/// A socket that is closed with bytes unread sends a reset, which may reach the client before it has read
-/// the reply. So the writing side is ended first, and what the client still sends is read and thrown away
-/// until it closes, or sends nothing for 2 seconds, for at most 30 seconds (RFC 9112 section 9.6). That costs 4 KiB,
-/// however much it is.
+/// A socket that is closed with unread bytes sends a reset, which may reach the client before it has read the
+/// reply. So the writing side is ended first, and further data of the client is read and discarded until it closes
+/// or sends nothing for 2 seconds, for at most 30 seconds (RFC 9112 section 9.6). That needs 4 KiB, whatever the
+/// amount.
 ///
-/// The error is the client's connection breaking first. Taking too long is no error.
+/// Errors: the client's connection broke first. A time-out is not an error.
 ///
 /// ```
 /// use tokio::io::AsyncReadExt;
@@ -56,7 +56,7 @@ pub async fn reply_and_close<C: ClientIo>(mut client: C, reply: &[u8]) -> io::Re
     timeout(LINGER, rest).await.unwrap_or(Ok(()))
 }
 
-/// [`reply_and_close`] for an answer that changes nothing any more, whether or not it arrives.
+/// [`reply_and_close`] without its result, for an answer that need not arrive.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -87,7 +87,7 @@ mod tests {
             .await
             .unwrap();
         let (client, _) = listener.accept().await.unwrap();
-        // What the proxy never reads otherwise.
+        // Data that the proxy does not read otherwise.
         app.write_all(&[b'x'; 100_000]).await.unwrap();
         let refused = tokio::spawn(reply_and_close(client, b"no, thank you"));
         let mut reply = String::new();
@@ -113,7 +113,7 @@ mod tests {
         }
     }
 
-    /// However much it is: a reset could take the answer with it.
+    /// The amount does not matter: a reset could destroy the answer.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_keeps_sending_is_left_after_a_while() {
         let (client, control) = mock();

@@ -7,7 +7,7 @@ use tokio_util::future::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Runs the connections of a process and brings them to their end. Clones are the same drain.
+/// Runs the connections of a process and ends them. Clones are the same drain.
 ///
 /// ```
 /// use std::time::Duration;
@@ -35,12 +35,12 @@ impl Drain {
         Self::default()
     }
 
-    /// Runs a connection until it ends or is cut; being cut is being dropped.
+    /// Runs a connection until it ends or is cut. A cut drops the future.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         self.spawn_until(self.cut.clone(), connection);
     }
 
-    /// What cuts one connection alone, and is cut with all.
+    /// A token that cuts one connection; a cut of all connections cancels it too.
     pub(crate) fn cut_of_one(&self) -> CancellationToken {
         self.cut.child_token()
     }
@@ -50,7 +50,7 @@ impl Drain {
         cut: CancellationToken,
         connection: impl Future<Output = ()> + Send + 'static,
     ) {
-        // No `async` block: that would keep room for the connection beside the place it is moved to.
+        // Not an `async` block, which would hold the connection's memory twice.
         self.tasks
             .spawn(connection.with_cancellation_token_owned(cut));
     }
@@ -60,7 +60,7 @@ impl Drain {
         self.tasks.len()
     }
 
-    /// Tells accept loops, and connections between two requests, to stop.
+    /// Stops accept loops, and connections between two requests.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -70,15 +70,15 @@ impl Drain {
         self.stop.cancelled().await;
     }
 
-    /// Stops, waits up to `limit` for the connections to end, and cuts those that have not. When this
-    /// returns, none is left. Dropping the future leaves what runs running.
+    /// Stops, waits up to `limit` for the connections to end, and cuts the rest. No connection is left when this
+    /// returns. Cancellation: dropping the future leaves the connections running.
     pub async fn drain(&self, limit: Duration) -> Drained {
         self.stop();
         self.tasks.close();
         let open = self.tasks.len();
         let in_time = tokio::time::timeout(limit, self.tasks.wait()).await;
         let cut = if in_time.is_ok() { 0 } else { self.tasks.len() };
-        // Also when all have ended: one that was being accepted a moment ago may still be started.
+        // Also if all have ended: a connection that was just accepted may still be started.
         self.cut.cancel();
         self.tasks.wait().await;
         Drained {
@@ -88,12 +88,12 @@ impl Drain {
     }
 }
 
-/// What became of the connections that were open when the drain began.
+/// Numbers of the connections that were open when the drain began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Came to their own end.
+    /// Connections that ended by themselves.
     pub finished: usize,
-    /// Had to be cut.
+    /// Connections that were cut.
     pub cut: usize,
 }
 

@@ -10,8 +10,8 @@ use crate::Opening;
 
 /// Lets a client send `data` on a listener for two protocols; the first byte says in which pieces.
 ///
-/// Panics when a byte is lost or comes twice, when the pieces change what the client is taken for, or when it is
-/// taken for what it cannot be.
+/// Panics if a byte is lost or duplicated, if the result depends on the pieces, or if the detected protocol is
+/// impossible.
 pub fn first_byte(data: &[u8]) {
     let Some((&piece, sent)) = data.split_first() else {
         return;
@@ -43,7 +43,7 @@ async fn read_back(client: Pieces<'_>) -> Option<(Opening, Vec<u8>)> {
     read.ok().map(|_| (opening, bytes))
 }
 
-/// Gives what was sent so many bytes at a time, and never waits.
+/// Returns the data in pieces of this size, and never waits.
 struct Pieces<'a> {
     sent: &'a [u8],
     piece: usize,

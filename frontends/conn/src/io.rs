@@ -1,4 +1,4 @@
-//! What a frontend needs to know of a client's socket beyond reading and writing.
+//! The client's socket beyond reading and writing.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use crate::{Drain, Observed};
 
 /// The client's side of a connection.
 ///
-/// The methods have defaults that claim nothing, so any byte stream can be one:
+/// The methods have neutral defaults, so any byte stream can implement it:
 ///
 /// ```
 /// use kubevpn_conn::ClientIo;
@@ -21,56 +21,56 @@ use crate::{Drain, Observed};
 /// assert!(end.broken().is_none());
 /// ```
 pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
-    /// The client's address, where it has one.
+    /// The client's address, if it has one.
     fn peer(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// The error that ended the connection, if that can be told without reading.
+    /// The error that ended the connection, if it can be found without reading.
     ///
-    /// A connection nobody reads, because what was read has not been passed on yet, reports no reset;
-    /// so whoever stops reading asks here from time to time. Asking takes the error away: it is told once.
+    /// A connection that is not being read, because earlier data was not passed on yet, reports no reset. A caller that
+    /// stops reading has to call this from time to time. The call clears the error: it is returned once.
     fn broken(&self) -> Option<io::Error> {
         None
     }
 
-    /// Whether the client's program has closed its socket, once its end of file was read: `Some(false)` where it has
-    /// only ended its writing, and reads on; `None` where nobody knows.
+    /// Whether the client's program has closed its socket, once its end of file was read: `Some(false)` if it has only
+    /// ended its writing and still reads; `None` if that is unknown.
     ///
-    /// Known on Linux, of Unix sockets and of TCP from the same machine. Costs one or two system calls.
+    /// Known on Linux, for Unix sockets and for TCP from the same machine. Costs one or two system calls.
     fn closed(&self) -> Option<bool> {
         None
     }
 
     /// The address that the client connected to, before a rule of the kernel redirected it here (`SO_ORIGINAL_DST`).
     ///
-    /// Known on Linux, of TCP connections that the kernel tracks; `None` for one that was not redirected.
+    /// Known on Linux, for TCP connections that the kernel tracks; `None` for one that was not redirected.
     fn original_destination(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// Makes the drop a reset and no orderly end, where the transport knows the difference. The same when this
-    /// process is killed.
+    /// Makes the drop a reset instead of an orderly end, if the transport has one. The same happens if this process is
+    /// killed.
     ///
-    /// For a connection that is cut: an orderly end would let what was sent so far pass for the whole.
+    /// For a connection that is cut: an orderly end would make a truncated answer look complete.
     fn reset_on_drop(&mut self) {}
 
-    /// Takes [`reset_on_drop`](Self::reset_on_drop) back: the whole was sent.
+    /// Undoes [`reset_on_drop`](Self::reset_on_drop): everything was sent.
     fn close_on_drop(&mut self) {}
 
-    /// The drain the connection runs in; one that never begins where it runs in none.
+    /// The drain of the connection; one that never begins if it has none.
     fn drain(&self) -> Drain {
         Drain::new()
     }
 
-    /// Gives the connection's place among those that are limited back before its end ([`Gate`](crate::Gate)).
+    /// Returns the connection's permit before its end ([`Gate`](crate::Gate)).
     fn release(&mut self) {}
 
-    /// The client has shown what the listener asks for, and counts no more among those that have not
+    /// Notes that the client is authenticated, so that it no longer counts towards the limit on unauthenticated ones
     /// ([`Listener::asks_for_password`](crate::Listener::asks_for_password)).
     fn authenticated(&mut self) {}
 
-    /// Who is told what becomes of the connection ([`Listener::observed`](crate::Listener::observed)).
+    /// The observer of the connection ([`Listener::observed`](crate::Listener::observed)).
     fn observed(&self) -> Option<Observed> {
         None
     }
@@ -78,12 +78,12 @@ pub trait ClientIo: AsyncRead + AsyncWrite + Send + Unpin {
 
 type AskClosed = dyn Fn(SocketAddr, SocketAddr) -> Option<bool> + Send + Sync;
 
-/// A way to ask whether a client has closed its socket ([`ClientIo::closed`]), where that is in another network namespace.
+/// Asks whether a client in another network namespace has closed its socket ([`ClientIo::closed`]).
 #[derive(Clone)]
 pub struct Closed(Arc<AskClosed>);
 
 impl Closed {
-    /// By the client's address, and the one that it connected to.
+    /// Arguments: the client's address, and the address that it connected to.
     pub fn new(ask: Arc<AskClosed>) -> Self {
         Self(ask)
     }
@@ -116,7 +116,7 @@ impl ClientIo for TcpStream {
     #[cfg(target_os = "linux")]
     fn original_destination(&self) -> Option<SocketAddr> {
         let socket = socket2::SockRef::from(self);
-        // The two are options of their protocols: an IPv4 client of an IPv6 socket is asked for as IPv4.
+        // The option is specific to the protocol: an IPv4 client of an IPv6 socket uses that of IPv4.
         let local = self.local_addr().ok()?;
         let local = SocketAddr::new(local.ip().to_canonical(), local.port());
         let found = match local {
@@ -127,7 +127,7 @@ impl ClientIo for TcpStream {
         (SocketAddr::new(to.ip(), to.port()) != local).then_some(to)
     }
 
-    // Both fail on a connection that has ended already, which is as good.
+    // Both fail only on a connection that has ended already.
     fn reset_on_drop(&mut self) {
         let _ = self.set_zero_linger();
     }
@@ -137,7 +137,7 @@ impl ClientIo for TcpStream {
     }
 }
 
-/// A Unix socket has no reset but this: its peer closed with bytes unread.
+/// The only reset of a Unix socket: its peer closed with unread bytes.
 impl ClientIo for tokio::net::UnixStream {
     fn broken(&self) -> Option<io::Error> {
         pending_error(self.take_error())
@@ -148,14 +148,14 @@ impl ClientIo for tokio::net::UnixStream {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut asked = [PollFd::new(self, PollFlags::empty())];
         poll(&mut asked, Some(&Timespec::default())).ok()?;
-        // Of a socket whose writing is open: its peer has closed, and not ended its writing alone.
+        // For a socket whose writing is open: its peer has closed, and not only ended its writing.
         Some(asked[0].revents().contains(PollFlags::HUP))
     }
 }
 
 impl ClientIo for DuplexStream {}
 
-/// The error the socket holds (`SO_ERROR`); a socket that cannot even be asked is broken too.
+/// The socket's pending error (`SO_ERROR`); a socket that cannot be queried is broken too.
 fn pending_error(asked: io::Result<Option<io::Error>>) -> Option<io::Error> {
     asked.unwrap_or_else(Some)
 }

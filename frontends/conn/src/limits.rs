@@ -1,4 +1,4 @@
-//! How many connections there may be, in all and per client.
+//! Limits on connections, in total and per client.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,22 +9,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::seldom::Seldom;
 
-/// The fewest places for clients that have yet to show a password, where the total allows as many.
+/// Minimum number of permits for unauthenticated clients, if the total allows it.
 const STRANGERS: usize = 64;
 
-/// How many connections a [`Gate`] lets in.
+/// The limits of a [`Gate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// At once, over all listeners that share the gate. A client beyond it waits.
+    /// Simultaneous connections over all listeners that share the gate. A client beyond it waits.
     pub total: usize,
-    /// At once from one IP address; `None` for no limit. A connection beyond it is closed. Clients without
-    /// an address (Unix sockets) are not counted.
+    /// Simultaneous connections from one IP address; `None` for no limit. A connection beyond it is closed. Clients
+    /// without an address (Unix sockets) are not counted.
     pub per_client: Option<usize>,
 }
 
 impl Default for Limits {
-    /// 8192 in all, which is below what a default of 20,000 descriptors allows at two each; no limit per
-    /// client, since all of a machine's own programs have one address.
+    /// 8192 in total, which fits into a default of 20,000 descriptors at two each; no limit per client, because
+    /// all programs of a machine share one address.
     fn default() -> Self {
         Self {
             total: 8192,
@@ -33,8 +33,8 @@ impl Default for Limits {
     }
 }
 
-/// Counts connections against [`Limits`]. Clones are the same gate; listeners may share one. A limit that is reached is
-/// warned of once in 10 s.
+/// Counts connections against [`Limits`]. Clones are the same gate; listeners may share one. A reached limit is logged once
+/// in 10 s.
 ///
 /// ```
 /// use kubevpn_conn::{Gate, Limits};
@@ -56,7 +56,7 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     limits: Limits,
     slots: Arc<Semaphore>,
-    /// For clients on other machines that have yet to show a password.
+    /// Permits for unauthenticated clients on other machines.
     strangers: Arc<Semaphore>,
     clients: Mutex<HashMap<IpAddr, usize>>,
     total_reached: Seldom,
@@ -65,7 +65,7 @@ struct Inner {
 }
 
 impl Gate {
-    /// A gate nobody has passed yet. A total of 0 would let nobody pass ever and is taken as 1.
+    /// A gate without connections. A total of 0, which would admit no client, counts as 1.
     pub fn new(limits: Limits) -> Self {
         let total = limits.total.clamp(1, Semaphore::MAX_PERMITS);
         Self(Arc::new(Inner {
@@ -79,9 +79,9 @@ impl Gate {
         }))
     }
 
-    /// Waits for a free place; `None` at once when this client has all of its own.
+    /// Waits for a permit; `None` at once if this client has reached its own limit.
     ///
-    /// Cancellation: dropping the future takes no place.
+    /// Cancellation: dropping the future takes no permit.
     pub async fn enter(&self, client: Option<IpAddr>) -> Option<Permit> {
         let counted = match (client, self.0.limits.per_client) {
             (Some(ip), Some(limit)) => Some(self.count(ip.to_canonical(), limit)?),
@@ -106,8 +106,8 @@ impl Gate {
         })
     }
 
-    /// A place for a client that may be anybody; `None` where others like it have all of them: an eighth of the total,
-    /// and at least 64, so that they cannot take the places of clients that are known.
+    /// A permit for an unauthenticated client; `None` at their limit: an eighth of the total, and at least 64, so that
+    /// they cannot take the permits of authenticated clients.
     pub(crate) fn stranger(&self) -> Option<OwnedSemaphorePermit> {
         let place = Arc::clone(&self.0.strangers).try_acquire_owned().ok();
         if place.is_none() && self.0.strangers_reached.is_due() {
@@ -118,7 +118,7 @@ impl Gate {
         place
     }
 
-    /// How many hold a permit now.
+    /// Number of permits in use.
     pub fn open(&self) -> usize {
         self.0.limits.total - self.0.slots.available_permits()
     }
@@ -144,7 +144,7 @@ impl Gate {
     }
 }
 
-/// The right to be open. Hold it for the connection's whole life.
+/// The right to be one of the open connections. Hold it for the connection's whole life.
 #[derive(Debug)]
 pub struct Permit {
     _counted: Option<Counted>,

@@ -16,10 +16,10 @@ use crate::{Addr, Backoff, ClientIo, Closed, Drain, Gate, Observed, Observer, Pe
 
 mod unix;
 
-/// Connections the kernel keeps waiting for us.
+/// The kernel's queue of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A bound address clients connect to.
+/// A bound address to which clients connect.
 ///
 /// ```
 /// use std::time::Duration;
@@ -59,8 +59,8 @@ enum Socket {
 }
 
 impl Listener {
-    /// Binds and listens. A Unix socket is made for its owner alone (mode 0600) and removed on drop; a
-    /// socket file that nobody answers on any more is replaced, anything else in its place is left alone.
+    /// Binds and listens. A Unix socket is created for its owner only (mode 0600) and removed on drop. A stale
+    /// socket file is replaced; any other file at the path is left alone and is an error.
     pub async fn bind(addr: &Addr) -> Result<Self, BindError> {
         let failed = |source| BindError {
             addr: addr.clone(),
@@ -88,7 +88,7 @@ impl Listener {
         })
     }
 
-    /// A socket that listens already: one that a service manager handed over, or that is in another network namespace.
+    /// Uses a socket that listens already: from a service manager, or from another network namespace.
     pub fn of(listener: TcpListener) -> io::Result<Self> {
         Ok(Self {
             addr: Addr::Tcp(listener.local_addr()?),
@@ -99,25 +99,26 @@ impl Listener {
         })
     }
 
-    /// Where it listens, with the real port.
+    /// The listen address, with the real port.
     pub fn addr(&self) -> &Addr {
         &self.addr
     }
 
-    /// Clients have to show a password: fewer from other machines may be open that have not
-    /// ([`ClientIo::authenticated`]). Beyond an eighth of the gate's total, and at least 64, a new one is closed.
+    /// Declares that clients have to authenticate. The number of unauthenticated clients from other machines
+    /// ([`ClientIo::authenticated`]) is then limited to an eighth of the gate's total, and at least 64; beyond it a new one is
+    /// closed.
     pub fn asks_for_password(mut self) -> Self {
         self.asks = true;
         self
     }
 
-    /// Asks here whether clients have closed, of a socket that is in another network namespace.
+    /// Uses `closed` to ask whether clients have closed, for a socket in another network namespace.
     pub fn asks_whether_closed(mut self, closed: Closed) -> Self {
         self.closed = Some(closed);
         self
     }
 
-    /// Tells here what becomes of its connections ([`ClientIo::observed`]).
+    /// Reports its connections to this observer ([`ClientIo::observed`]).
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
@@ -125,9 +126,8 @@ impl Listener {
 
     /// Accepts clients and runs `connection` on each in `drain`, until the drain stops it; then closes.
     ///
-    /// A client the gate has no place for waits; one that has all of its own is closed. An error of
-    /// accepting never ends the loop: when the system is out of descriptors or memory it waits and tries
-    /// again.
+    /// A client for which the gate has no permit waits; one beyond its own limit is closed. An error of accept
+    /// never ends the loop: if the system is out of descriptors or memory, the loop waits and tries again.
     pub async fn serve<F, Fut>(mut self, gate: Gate, drain: Drain, connection: F)
     where
         F: Fn(Client) -> Fut,
@@ -147,7 +147,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A port is free again at once after a restart.
+    // Lets a restarted program bind its port at once.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG as u32)
@@ -159,7 +159,7 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
 pub struct BindError {
     /// The address.
     pub addr: Addr,
-    /// What the system said; its kind is `AddrInUse` when another program listens there.
+    /// The system's error; its kind is `AddrInUse` if another program listens there.
     #[source]
     pub source: io::Error,
 }
@@ -169,7 +169,7 @@ pub struct BindError {
 trait Accept {
     async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)>;
 
-    /// Whether a client with this address may be anybody.
+    /// Whether a client with this address has to authenticate and is on another machine.
     fn is_stranger(&self, peer: Option<SocketAddr>) -> bool;
 
     fn observer(&self) -> Option<Arc<dyn Observer>> {
@@ -226,7 +226,7 @@ where
                     continue;
                 }
             }
-            // Waiting here leaves further clients to the kernel's queue.
+            // While this waits, further clients stay in the kernel's queue.
             if let Some(permit) = gate.enter(client.peer.map(|addr| addr.ip())).await {
                 client.permit = Some(permit);
                 client.drain = Some(drain.clone());
@@ -251,15 +251,14 @@ where
 
 // === impl Client ===
 
-/// An accepted connection. Holds its permit until it is dropped or [released](ClientIo::release), wherever it is
-/// handed on to.
+/// An accepted connection. Holds its permit until it is dropped or [released](ClientIo::release).
 #[derive(Debug)]
 pub struct Client {
     io: Io,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
     closed: Option<Closed>,
-    /// Until it has shown a password.
+    /// Held until the client is authenticated.
     stranger: Option<OwnedSemaphorePermit>,
     drain: Option<Drain>,
     observed: Option<Observed>,
@@ -287,7 +286,7 @@ impl Client {
         }
     }
 
-    /// The client's process, where the socket tells.
+    /// The client's process, if the socket reports it.
     fn process(&self) -> Option<u32> {
         let Io::Unix(stream) = &self.io else {
             return None;
@@ -296,10 +295,10 @@ impl Client {
     }
 }
 
-/// Settings that make a connection quick and, where the client is on another machine, let us notice in
-/// about two minutes that the machine is gone.
+/// Sets socket options: no delay, and, for a client on another machine, keep-alive probes that detect a
+/// vanished machine in about two minutes.
 fn tune(stream: &TcpStream, peer: Option<SocketAddr>) {
-    // Each fails only on a connection that has ended, and reading it will say so.
+    // Each fails only on a connection that has ended, which the next read reports.
     let _ = stream.set_nodelay(true);
     if !peer.is_some_and(is_local) {
         let keepalive = socket2::TcpKeepalive::new()

@@ -1,4 +1,4 @@
-//! A stream under a test's control: what it gives, takes, holds back and breaks at.
+//! A stream under a test's control: its reads, writes, back pressure and errors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +22,7 @@ struct State {
     to_read: VecDeque<io::Result<Vec<u8>>>,
     written: Vec<u8>,
     write_sizes: Vec<usize>,
-    /// How many bytes it will still take; `None` for any number.
+    /// How many more bytes it accepts; `None` for any number.
     room: Option<usize>,
     writes_held: usize,
     write_error: Option<io::ErrorKind>,
@@ -56,7 +56,7 @@ impl Control {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Bytes the stream will give; empty for its end of file.
+    /// Queues bytes for reading; empty for end of file.
     pub(crate) fn give(&self, bytes: impl Into<Vec<u8>>) {
         self.change(|s| s.to_read.push_back(Ok(bytes.into())));
     }
@@ -89,12 +89,12 @@ impl Control {
         self.change(|s| s.shutdown_error = Some(kind));
     }
 
-    /// Breaks it such that only asking tells.
+    /// Breaks the stream so that only `broken` reports it.
     pub(crate) fn break_quietly(&self, kind: io::ErrorKind) {
         self.0.lock().unwrap().broken = Some(kind);
     }
 
-    /// What is known of whether its program has closed it.
+    /// Sets the answer of `closed`.
     pub(crate) fn close(&self, closed: bool) {
         self.0.lock().unwrap().closed = Some(closed);
     }
@@ -115,12 +115,12 @@ impl Control {
         self.state().write_sizes.clone()
     }
 
-    /// How many writes found no room.
+    /// Number of writes that found no room.
     pub(crate) fn writes_held(&self) -> usize {
         self.state().writes_held
     }
 
-    /// How many bytes were flushed.
+    /// Number of flushed bytes.
     pub(crate) fn flushed(&self) -> usize {
         self.state().flushed
     }
@@ -268,8 +268,8 @@ impl Drop for Mock {
     }
 }
 
-/// Lets every other task run until none has anything to do. Needs a paused clock, which stands still as
-/// long as somebody can run.
+/// Lets all other tasks run until none is ready. Needs a paused clock, which does not advance while a task
+/// is ready.
 pub(crate) async fn settle() {
     tokio::time::sleep(std::time::Duration::from_nanos(1)).await;
 }

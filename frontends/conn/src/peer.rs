@@ -1,9 +1,9 @@
 //! Whether the program at the other end of a connection of this machine has closed its socket.
 //!
-//! TCP does not say: a program that closes and one that ends its writing send the same FIN. The kernel knows. After
-//! the FIN the other socket stays in its tables, with an inode as long as a program holds it and without one
-//! afterwards; `sock_diag` tells both for one pair of addresses, without looking through the others (`sock_diag(7)`). It
-//! tells of the network that the asking socket was made in.
+//! TCP does not show it: a program that closes and one that ends its writing send the same FIN. The kernel knows. After the
+//! FIN the other socket stays in its tables, with an inode while a program holds it and without one afterwards. `sock_diag`
+//! returns that for one pair of addresses without listing other sockets (`sock_diag(7)`), for the network namespace in which
+//! the querying socket was made.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -29,10 +29,10 @@ const LONGEST: usize = 4096;
 /// States of a socket that has sent its FIN and has not had ours (`include/net/tcp_states.h`).
 const ENDED: [u8; 2] = [4, 5];
 
-/// The way to ask; `None` where the kernel does not answer.
+/// The socket for queries; `None` if the kernel does not answer.
 static KERNEL: OnceLock<Option<Mutex<Kernel>>> = OnceLock::new();
 
-/// Opens the way to ask, unless it is open, and tries it on a listening socket of ours. May take a moment: the
+/// Opens the socket for queries, unless it is open, and tests it with a listening socket of ours. May take a moment: the
 /// kernel loads a module for it.
 pub(crate) fn prepare(listener: SocketAddr) {
     KERNEL.get_or_init(|| {
@@ -50,8 +50,8 @@ pub(crate) fn prepare(listener: SocketAddr) {
     });
 }
 
-/// Whether the program that holds the socket at `peer`, connected to ours at `local`, has closed it. `None` where
-/// nobody knows: it is on another machine, in another network namespace, or has not ended its stream.
+/// Whether the program that holds the socket at `peer`, connected to ours at `local`, has closed it. `None` if that is
+/// unknown: it is on another machine, in another network namespace, or has not ended its stream.
 pub(crate) fn closed(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
     let (local, peer) = (canonical(local), canonical(peer));
     if !peer.ip().is_loopback() && peer.ip() != local.ip() {
@@ -65,7 +65,7 @@ pub(crate) fn closed(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
 }
 
 impl Closed {
-    /// Asks by this `NETLINK_SOCK_DIAG` socket, which does not block, about the network that it was made in.
+    /// Uses this non-blocking `NETLINK_SOCK_DIAG` socket, for the network namespace in which it was made.
     pub fn asked_by(socket: OwnedFd) -> Self {
         let kernel = Mutex::new(Kernel::of(socket));
         Self::new(Arc::new(move |client, to| {
@@ -94,7 +94,7 @@ struct Found {
 struct Kernel {
     socket: OwnedFd,
     asked: u32,
-    /// Of the question, then of the answer.
+    /// The buffer of the query, then of the answer.
     buffer: Vec<u8>,
 }
 
@@ -120,8 +120,8 @@ impl Kernel {
         ENDED.contains(&found.state).then_some(found.inode == 0)
     }
 
-    /// The TCP socket that is bound to `at` and connected to `to`. The kernel answers before the question is sent, so
-    /// nothing waits here.
+    /// Looks up the TCP socket that is bound to `at` and connected to `to`. The kernel has answered when the send returns,
+    /// so nothing blocks.
     fn ask(&mut self, at: SocketAddr, to: SocketAddr) -> io::Result<Option<Found>> {
         self.asked = self.asked.wrapping_add(1);
         let mut header = NetlinkHeader::default();
@@ -157,7 +157,7 @@ impl Kernel {
             if answer.sequence_number() != self.asked {
                 continue;
             }
-            // The attributes behind the header are left unparsed.
+            // The attributes after the header are not parsed.
             if answer.message_type() == SOCK_DIAG_BY_FAMILY {
                 let found = InetResponseHeader::parse(answer.payload());
                 let found = found.map_err(io::Error::other)?;
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// A client and our end of it, where `prepare` has been called.
+    /// A client and our end of its connection, after `prepare` was called.
     async fn pair(listen: &str, connect: &str) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind(listen).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -203,7 +203,7 @@ mod tests {
     const FAMILIES: [(&str, &str); 3] = [
         ("127.0.0.1:0", "127.0.0.1:0"),
         ("[::1]:0", "[::1]:0"),
-        // An IPv4 client of a listener for both.
+        // An IPv4 client of a dual-stack listener.
         ("[::]:0", "127.0.0.1:0"),
     ];
 
@@ -241,7 +241,7 @@ mod tests {
         let (client, ours) = pair("127.0.0.1:0", "127.0.0.1:0").await;
         let local = ours.local_addr().unwrap();
         assert_eq!(closed(local, "192.0.2.1:80".parse().unwrap()), None);
-        // A port that nobody has, and one that listens.
+        // An unused port, and a listening one.
         let free = TcpSocket::new_v4().unwrap();
         free.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         assert_eq!(closed(local, free.local_addr().unwrap()), None);

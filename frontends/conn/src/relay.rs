@@ -1,4 +1,4 @@
-//! The two directions of a connection that is through.
+//! The relay: the two directions of an established connection.
 //!
 //! ```text
 //!   client ──read──▶ [up]   ──write──▶ upstream
@@ -7,8 +7,8 @@
 //!   each direction:   Open ──end of file──▶ Ended ──all written──▶ Closing ──shut down──▶ Done
 //! ```
 //!
-//! A direction knows nothing of the other. Their meeting points are here: when the whole is over, whose
-//! error it was, who is asked whether it is still there.
+//! A direction does not know the other. This file decides for both: when the relay is over, whose error it
+//! was, and when the client is asked whether it is still there.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -30,41 +30,41 @@ mod direction;
 /// How a relay behaves. The default has no idle limit.
 #[derive(Clone, Debug, Default)]
 pub struct RelayOptions {
-    /// Ends a connection on which no byte moved for this long.
+    /// Ends a connection on which no byte was transferred for this long.
     pub idle: Option<Duration>,
-    /// Counts along while bytes flow; [`Record::traffic`](crate::Record::traffic) has them.
+    /// Updated while bytes flow; from [`Record::traffic`](crate::Record::traffic).
     pub traffic: Arc<Traffic>,
 }
 
-/// How it went.
+/// The result of a relay.
 #[derive(Debug)]
 pub struct Relayed {
     /// Bytes taken from the client and written to the upstream.
     pub up: u64,
     /// Bytes taken from the upstream and written to the client.
     pub down: u64,
-    /// When the last byte moved, or the first of the two ended its stream.
+    /// When the last byte was transferred, or when the first side ended its stream.
     pub last: Instant,
-    /// Why it is over.
+    /// Why the relay ended.
     pub end: End,
 }
 
-/// Why a relay is over.
+/// Why a relay ended.
 #[derive(Debug)]
 pub enum End {
-    /// Both sides ended their stream, and each got all the other had sent; or the client closed its socket, and the
-    /// upstream got all.
+    /// Both sides ended their stream, and each got everything the other had sent; or the client closed its socket, and
+    /// the upstream got everything.
     Eof,
     /// One side broke.
     Failed {
-        /// Which.
+        /// The side.
         side: Side,
-        /// How.
+        /// The error.
         error: io::Error,
     },
-    /// The idle limit.
+    /// The idle limit was reached.
     Idle,
-    /// The drain began after the client had ended its stream, and nobody knows whether it still reads.
+    /// The drain began after the client had ended its stream, and whether it still reads is unknown.
     Cut,
 }
 
@@ -73,7 +73,7 @@ impl End {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Eof => "eof",
-            // The upstream's stream ended where its end was not.
+            // The upstream's stream was cut.
             Self::Failed {
                 side: Side::Upstream,
                 error,
@@ -88,9 +88,9 @@ impl End {
 /// A side of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// Who connected to us.
+    /// The client that connected to us.
     Client,
-    /// Where we connected to.
+    /// The target that we connected to.
     Upstream,
 }
 
@@ -104,26 +104,26 @@ impl Side {
     }
 }
 
-/// Carries bytes both ways until both ways are at their end.
+/// Transfers bytes in both directions until both have ended.
 ///
-/// - Each direction ends on its own: an end of file is passed on at once, by shutting down the other
-///   side's writing direction, and the opposite direction goes on.
-/// - An upstream whose shutdown takes long holds nothing up: when the upstream's own end of file has been
-///   delivered, the relay is over whether or not that shutdown is.
-/// - An error on one side ends both at once. What had been read by then is offered to the other side once,
-///   without waiting. An error of a shutdown after both ends of file is none.
-/// - A client that is reset ends it at once, if it is being read or written; one that is neither,
-///   because the upstream takes no more or the client has sent its end of file, within a second
+/// - Each direction ends by itself: an end of file is passed on at once, by shutting down the other side's
+///   writing, and the opposite direction continues.
+/// - A slow shutdown of the upstream delays nothing: once the upstream's own end of file has been delivered,
+///   the relay is over, whether or not the shutdown has finished.
+/// - An error on one side ends both directions at once. Data that was read before is offered to the other side
+///   once, without waiting. An error of a shutdown after both ends of file is ignored.
+/// - A reset by the client ends the relay at once if the client is being read or written. If it is not, because the
+///   upstream accepts no more or the client has sent its end of file, the reset ends it within a second
 ///   ([`ClientIo::broken`]).
-/// - A client that has closed its socket, and not only ended its writing, ends it as soon as the upstream has all it
-///   sent: the upstream is told that nobody reads ([`Stream::no_reader`]), and shut down. Where nobody knows
-///   ([`ClientIo::closed`]), one that was answered last and hears no more gives its place back
-///   ([`ClientIo::release`]) within a second or two, and is ended by the drain at once.
-/// - Unless it ends with [`End::Eof`], the client's connection is reset and not closed in order, so that a
-///   truncated answer cannot pass for a whole one. The same when the future is dropped.
+/// - A client that has closed its socket, and not only ended its writing, ends the relay as soon as the upstream has
+///   everything it sent: the upstream is told that nobody reads ([`Stream::no_reader`]), and shut down. If it is unknown
+///   whether it closed ([`ClientIo::closed`]), a client that was answered last and receives nothing more returns its
+///   permit ([`ClientIo::release`]) within a second or two, and is ended by the drain at once.
+/// - Unless the relay ends with [`End::Eof`], the client's connection is reset and not closed orderly, so that a
+///   truncated answer cannot look complete. The same applies if the future is dropped.
 ///
-/// Memory: a direction holds a buffer only while it has bytes that cannot be written yet; 16 KiB at first,
-/// up to 256 KiB under traffic. An idle connection holds none.
+/// Memory: a direction holds a buffer only while it has bytes that cannot be written yet: 16 KiB at first, up to
+/// 256 KiB under traffic. An idle connection holds none.
 ///
 /// Cancellation: dropping the future drops both streams.
 ///
@@ -143,7 +143,7 @@ where
     C: ClientIo,
     U: Stream,
 {
-    // No `async fn`: that would keep room for its arguments beside the place they are moved to.
+    // Not an `async fn`, which would hold the memory of its arguments twice.
     let mut relay = Relay {
         client,
         upstream,
@@ -158,7 +158,7 @@ where
         check: Check::default(),
         leave: None,
     };
-    // From now on, so that a process that is killed resets it too.
+    // Set from the start, so that the kernel resets the connection if this process is killed.
     relay.client.reset_on_drop();
     poll_fn(move |cx| {
         let end = ready!(relay.poll(cx));
@@ -180,17 +180,17 @@ struct Relay<C, U> {
     up: Direction,
     down: Direction,
     traffic: Arc<Traffic>,
-    /// What of `up.written` and `down.written` is in `traffic` already.
+    /// The parts of `up.written` and `down.written` that were added to `traffic`.
     counted: (u64, u64),
-    /// Bytes that were read or written, and whether one has ended.
+    /// Progress: bytes read and written, and whether a direction has ended.
     progress: u64,
-    /// When that last changed.
+    /// When the progress last changed.
     last: Instant,
-    /// The last bytes that moved were the upstream's.
+    /// Whether the last bytes transferred were the upstream's.
     is_answered: bool,
     idle: Option<Idle>,
     check: Check,
-    /// Ready when the drain begins. There once it is of interest.
+    /// Ready when the drain begins. Created once it matters.
     leave: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -200,7 +200,7 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
         let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
         self.count();
 
-        // The client first: when it is gone, what the upstream says to that does not matter.
+        // The client is polled first: when it is gone, the upstream's reaction does not matter.
         let failed = match (up, down) {
             (Poll::Ready(Err((At::Read, error))), _) => Some((Side::Client, error)),
             (_, Poll::Ready(Err((At::Write, error)))) => Some((Side::Client, error)),
@@ -219,8 +219,8 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
             return Poll::Ready(End::Eof);
         }
 
-        // A timer that is running is not stopped when reading goes on: an upload may block and go on a
-        // thousand times a second, and one needless wake-up is cheaper.
+        // A running timer is not stopped when reading continues: an upload may block and continue a thousand
+        // times a second, and one needless wake-up is cheaper.
         if !self.up.is_reading()
             && let Poll::Ready(end) = self.poll_gone(cx)
         {
@@ -233,7 +233,7 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
         Poll::Pending
     }
 
-    /// Ready when the client is not there any more.
+    /// Ready when the client is gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let ended = self.up.is_delivered();
         match self.check.poll(cx, &self.client, ended) {
@@ -244,7 +244,7 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
             Poll::Ready(Gone::Closed) => {
                 self.upstream.no_reader();
                 if !self.up.is_done() {
-                    // Whether it comes through makes no difference: the stream is dropped.
+                    // The result does not matter: the stream is dropped.
                     let _ = Pin::new(&mut self.upstream).poll_shutdown(cx);
                 }
                 return Poll::Ready(End::Eof);
@@ -263,7 +263,7 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
         leave.as_mut().poll(cx).map(|()| End::Cut)
     }
 
-    /// Both sides have sent their end of file and neither lacks a byte of the other's.
+    /// Whether both sides have sent their end of file and each has received all bytes.
     fn both_delivered(&self) -> bool {
         self.up.is_delivered() && self.down.is_delivered()
     }
@@ -288,7 +288,7 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
     }
 }
 
-/// The idle limit. Its timer is not moved with every byte: when it runs out, it looks when the last one was.
+/// The idle limit. Its timer is not reset with every byte: when it fires, it checks when the last byte was transferred.
 struct Idle {
     limit: Duration,
     timer: Pin<Box<Sleep>>,

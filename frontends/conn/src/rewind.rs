@@ -13,8 +13,8 @@ use crate::{ClientIo, Drain, Observed};
 
 /// Reads some bytes first, then the stream. Writes go straight through.
 ///
-/// For whoever had to read ahead: a handshake that arrived together with the first payload, a look at
-/// the first byte to tell protocols apart.
+/// For code that had to read ahead: a handshake that arrived together with the first payload, or a look at the
+/// first byte to distinguish protocols.
 ///
 /// ```
 /// use kubevpn_conn::Rewind;
@@ -36,11 +36,11 @@ pub struct Rewind<T> {
 }
 
 impl<T> Rewind<T> {
-    /// Puts `front` before what `inner` has to read. Empty is allowed and costs nothing.
+    /// Puts `front` before the data of `inner`. It may be empty, which costs nothing.
     pub fn new(inner: T, front: impl Into<Bytes>) -> Self {
         let front = front.into();
         Self {
-            // An empty one may hold the buffer it was read into.
+            // An empty `Bytes` may keep the buffer into which it was read.
             front: if front.is_empty() {
                 Bytes::new()
             } else {
@@ -50,7 +50,7 @@ impl<T> Rewind<T> {
         }
     }
 
-    /// The stream, and what of the front has not been read.
+    /// The stream, and the unread part of the front.
     ///
     /// ```
     /// let (_stream, front) = kubevpn_conn::Rewind::new((), "unread").into_parts();
@@ -71,7 +71,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Rewind<T> {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
         let n = self.front.len().min(buf.remaining());
-        // Split and not advanced: an empty one would hold its memory to the end of the connection.
+        // Split and not advanced: an empty `Bytes` would keep its memory until the end of the connection.
         buf.put_slice(&self.front.split_to(n));
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,4 @@
-//! What comes again and again: waited for, and said, now and then.
+//! Rate limits: a back-off for repeated errors, and for repeated warnings.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Waits longer with each failure in a row, and says so once.
+/// Waits longer with each failure in a row, and warns once.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -21,11 +21,11 @@ use tokio::time::Instant;
 pub struct Backoff(u32);
 
 impl Backoff {
-    /// Waits 10 ms, and twice as long each time, up to 1.28 s; warns with `sentence` the first time. An error that is
-    /// one client's doing costs nothing.
+    /// Waits 10 ms, and twice as long each time, up to 1.28 s; warns with `sentence` the first time. An error caused by a
+    /// single client causes no wait.
     pub async fn wait(&mut self, error: &io::Error, sentence: &str) {
         use io::ErrorKind as K;
-        // The next one is fine.
+        // The error concerned one client: the next may succeed.
         if matches!(
             error.kind(),
             K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted
@@ -41,10 +41,10 @@ impl Backoff {
     }
 }
 
-/// How often the same warning is written at most.
+/// Minimum interval between equal warnings.
 const SELDOM: Duration = Duration::from_secs(10);
 
-/// Lets one of many warnings through: the first, and then one every 10 s.
+/// Limits repeated warnings to the first, and then one every 10 s.
 #[derive(Debug, Default)]
 pub(crate) struct Seldom(Mutex<Option<Instant>>);
 

@@ -1,4 +1,4 @@
-//! Two protocols on one listener: which one a client has begun to speak.
+//! Detection of the client's protocol on a listener for two.
 
 use std::io;
 
@@ -6,19 +6,19 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::Rewind;
 
-/// What a client speaks.
+/// The client's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
     /// A method's letters (RFC 9110 section 9.1).
     Http,
-    /// Anything else: a SOCKS greeting begins with its version, and SOCKS knows how to refuse the rest.
+    /// Anything else: a SOCKS greeting begins with its version, and the SOCKS frontend refuses the rest.
     Socks,
 }
 
 impl Opening {
-    /// Reads the first byte, and puts it back.
+    /// Reads the first byte and puts it back.
     ///
-    /// Waits as long as the client does; a client that ends before is [`io::ErrorKind::UnexpectedEof`].
+    /// Waits without a limit. A client that ends before its first byte is [`io::ErrorKind::UnexpectedEof`].
     ///
     /// ```
     /// use kubevpn_conn::Opening;

@@ -1,4 +1,4 @@
-//! A connection that becomes a tunnel: the dial, the word to the client, the relay, the record of it all.
+//! A connection that becomes a tunnel: dial, answer to the client, relay, access record.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::{ClientIo, Record, RelayOptions, Relayed, Rewind, farewell, relay, while_connected};
 
-/// A client whose request is complete, and what is needed to serve it to its end.
+/// A client whose request is complete, with everything needed to serve it to its end.
 ///
 /// ```
 /// use kubevpn_conn::{Record, Tunnel};
@@ -49,28 +49,27 @@ use crate::{ClientIo, Record, RelayOptions, Relayed, Rewind, farewell, relay, wh
 pub struct Tunnel<C> {
     /// The client.
     pub client: C,
-    /// Bytes the client sent behind its request: they are the first of the tunnel.
+    /// Bytes that the client sent after its request: the first of the tunnel.
     pub early: BytesMut,
-    /// The record of the connection. It is written here, whatever the end.
+    /// The record of the connection, which is written here, whatever the end.
     pub record: Record,
-    /// How long the client may take to take its answer, before it is held to be gone.
+    /// How long the client may take to read its answer before it counts as gone.
     pub patience: Duration,
-    /// Ends a tunnel on which no byte moved for this long; `None` for never.
+    /// Ends a tunnel on which no byte was transferred for this long; `None` for never.
     pub idle: Option<Duration>,
 }
 
 impl<C: ClientIo> Tunnel<C> {
-    /// Dials `target` once, tells the client, and relays until both directions are at their end.
+    /// Dials `target` once, answers the client, and relays until both directions have ended.
     ///
-    /// `answer` makes the words to the client: before the relay where a stream was opened, as the last thing the
-    /// client hears where none was. With no words for a failure the client is reset, since an orderly end could pass
-    /// for a server that had nothing to say.
+    /// `answer` makes the answer to the client: on success it precedes the relay, on failure it is the last thing sent.
+    /// If it is empty for a failure, the client is reset, because an orderly end would look like a server without an
+    /// answer.
     ///
-    /// A client whose connection breaks meanwhile cancels the dial; one that has only ended its own writing does
-    /// not.
+    /// A client whose connection breaks during the dial cancels it; one that has only ended its own writing does not.
     ///
     /// Cancellation: dropping the future drops both streams; the client is reset if it was being relayed.
-    // An `async fn` would keep room for `self` beside the place it is moved to.
+    // An `async fn` would hold the memory of `self` twice.
     #[allow(clippy::manual_async_fn)]
     pub fn serve<S: Connect>(
         mut self,
@@ -81,7 +80,7 @@ impl<C: ClientIo> Tunnel<C> {
         async move {
             self.record.target(&target);
             tracing::debug!(%target, "dialing");
-            // In a box, so that the memory of dialing is not held for the life of the connection.
+            // Boxed, so that the memory of the dial is not held for the life of the connection.
             let dial = Box::pin(connect.connect(target));
             let dialled = while_connected(&mut self.client, &mut self.early, dial).await;
             let upstream = match dialled {
@@ -117,7 +116,7 @@ impl<C: ClientIo> Tunnel<C> {
         }
     }
 
-    /// Tells the client, and relays to a stream that is open already.
+    /// Answers the client, and relays to an open stream.
     ///
     /// Cancellation: as with [`serve`](Self::serve).
     pub async fn relay<U>(mut self, upstream: U, answer: Vec<u8>) -> Result<Relayed, TunnelError>
@@ -154,13 +153,13 @@ async fn say<C: ClientIo>(client: &mut C, patience: Duration, words: Vec<u8>) ->
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Why a tunnel never came to be relayed.
+/// Why a tunnel was not relayed.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
     /// The client's connection broke before its answer was sent.
     #[error("the client's connection broke before it was answered")]
     Gone(#[source] io::Error),
-    /// The backend opened no stream, and the client was told so or reset.
+    /// The backend opened no stream, and the client was answered or reset.
     #[error(transparent)]
     Refused(ConnectError),
 }

@@ -1,4 +1,4 @@
-//! Dialing for a client, as long as there is one.
+//! Work for a client that is cancelled when the client is gone.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -13,20 +13,20 @@ use tokio::time::Sleep;
 
 use crate::ClientIo;
 
-/// How often a client that is not being read is asked whether its connection is broken.
+/// Interval at which a client that is not being read is asked whether its connection is broken.
 pub(crate) const CHECK: Duration = Duration::from_secs(1);
 
-/// How much a client may send ahead while its target is being dialled; the rest waits in the socket.
+/// Limit on data that is read ahead while the target is being dialled; the rest waits in the socket.
 const EARLY: usize = 16 * 1024;
 
-/// Does `work` until it is done or the client is gone, whose error is then the answer.
+/// Runs `work` until it is done or the client is gone; the error is then the client's.
 ///
-/// What the client sends meanwhile is appended to `early`, up to 16 KiB. An end of file is no reason to
-/// stop, unless the client has sent nothing and is known to have closed its reading side too
-/// ([`ClientIo::closed`]), which is `ConnectionAborted`. Reading notices a reset at once; after an end of file, or with `early` full, nothing is read
-/// and a reset is noticed within a second, on transports whose [`ClientIo::broken`] knows.
+/// Data that the client sends meanwhile is appended to `early`, up to 16 KiB. An end of file does not stop the work, unless the
+/// client has sent nothing and is known to have closed its socket ([`ClientIo::closed`]), which is `ConnectionAborted`. A
+/// reset is noticed at once while the client is being read. After an end of file, or with `early` full, nothing is read, and
+/// a reset is noticed within a second, on transports that implement [`ClientIo::broken`].
 ///
-/// Cancellation: dropping the future drops `work`; what was read is in `early`.
+/// Cancellation: dropping the future drops `work`; data that was read is in `early`.
 ///
 /// ```
 /// use bytes::BytesMut;
@@ -63,13 +63,13 @@ where
 }
 
 struct Watch {
-    /// The client has sent its end of file.
+    /// Whether the client has sent its end of file.
     ended: bool,
     check: Check,
 }
 
 impl Watch {
-    /// Ready with what broke the connection.
+    /// Ready with the error that broke the connection.
     fn poll<C: ClientIo>(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl Watch {
                 Err(error) => return Poll::Ready(error),
             }
         }
-        // One that has sent what it wanted to need not stay for it to arrive.
+        // A client that has sent data need not stay until it arrives.
         let ended = self.ended && early.is_empty();
         self.check.poll(cx, client, ended).map(|gone| match gone {
             Gone::Broken(error) => error,
@@ -95,27 +95,27 @@ impl Watch {
     }
 }
 
-/// Why nobody is there any more.
+/// Why the client is gone.
 pub(crate) enum Gone {
     Broken(io::Error),
     /// The client's program has closed its socket after its end of file.
     Closed,
 }
 
-/// Asks a client that is not being read whether it is still there, once every [`CHECK`].
+/// Checks once every [`CHECK`] whether a client that is not being read is still there.
 ///
-/// One that has ended its stream is asked at once too, and soon again: programs that close end their writing first,
-/// and the kernel sends the end before it lets go of the socket.
+/// A client that has ended its stream is also checked at once, and soon again: programs that close often end their writing
+/// first, and the kernel sends the end before it releases the socket.
 #[derive(Default)]
 pub(crate) struct Check {
     timer: Option<Pin<Box<Sleep>>>,
-    /// How often it was asked since its end of file.
+    /// Number of checks since its end of file.
     asked: u32,
     is_unknown: bool,
 }
 
 impl Check {
-    /// Ready when it is not. `ended` says that its end of file was read.
+    /// Ready when the client is gone. `ended`: its end of file was read.
     pub(crate) fn poll<C: ClientIo>(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,7 +144,7 @@ impl Check {
         }
     }
 
-    /// The last answer was that nobody knows whether a client that has ended its stream reads on.
+    /// Whether the last check could not tell if a client that has ended its stream still reads.
     pub(crate) fn is_unknown(&self) -> bool {
         self.is_unknown
     }
@@ -154,7 +154,7 @@ impl Check {
             self.asked = self.asked.saturating_add(1);
             let closed = client.closed();
             self.is_unknown = closed.is_none();
-            // Asked first: a socket that the kernel still knows has not been reset, and most clients close.
+            // Checked first: a socket that the kernel still knows was not reset, and most clients close.
             if closed == Some(true) {
                 return Some(Gone::Closed);
             }

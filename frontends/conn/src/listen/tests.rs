@@ -378,7 +378,7 @@ async fn a_socket_that_listens_already_is_served() {
     let app = TcpStream::connect(addr).await.unwrap();
     let client = accepted.recv().await.unwrap();
     assert_eq!(client.peer(), app.local_addr().ok());
-    // Whether or not the kernel keeps track of connections, nobody redirected this one.
+    // This connection was not redirected, whether or not the kernel tracks connections.
     assert_eq!(client.original_destination(), None);
     serving.abort();
 }

@@ -12,16 +12,16 @@ use tokio::time::{Instant, sleep};
 
 use super::BACKLOG;
 
-/// Upper bound on the wait for other programs that bind in the same directory; each takes milliseconds.
+/// Limit on the wait for other programs that bind in the same directory; each takes milliseconds.
 const TURN: Duration = Duration::from_secs(2);
-/// How often is looked whether they have ended.
+/// Interval at which the lock is tried again.
 const LOOK: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of our file: another may stand at the path by the time we end.
+    /// Device and inode of our file: another file may be at the path when we end.
     file: (u64, u64),
 }
 
@@ -31,7 +31,7 @@ impl Socket {
         clear(path).await?;
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
-        // Between bind and listen nobody can connect yet, so there is no moment of wider rights.
+        // No client can connect between bind and listen, so the mode is never too wide.
         fs::set_permissions(path, Permissions::from_mode(0o600))?;
         let file = identity(&fs::symlink_metadata(path)?);
         socket.listen(BACKLOG)?;
@@ -56,9 +56,9 @@ impl Drop for Socket {
     }
 }
 
-/// Lets one program at a time look at, delete and bind the sockets of a directory: two that find the same stale file could
-/// each delete the other's fresh socket, and both would believe that they listen. Ends when dropped. A directory that cannot
-/// be locked within [`TURN`] is no reason not to listen.
+/// Lock that lets one program at a time inspect, delete and bind the sockets of a directory: two programs that find the same
+/// stale file could each delete the other's new socket, and both would believe that they listen. Released on drop. If the
+/// directory cannot be locked within [`TURN`], binding continues.
 async fn turn(path: &Path) -> Option<fs::File> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let dir = fs::File::open(dir.unwrap_or_else(|| Path::new("."))).ok()?;
@@ -72,7 +72,7 @@ async fn turn(path: &Path) -> Option<fs::File> {
     }
 }
 
-/// Removes a socket file nobody answers on.
+/// Removes a stale socket file.
 async fn clear(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

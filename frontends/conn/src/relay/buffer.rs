@@ -1,14 +1,14 @@
-//! Buffers, lent for as long as there are bytes in them.
+//! Buffers, borrowed while they contain bytes.
 //!
-//! Each thread keeps a few of every size. A direction takes one to read into and gives it back as soon as
-//! it is empty, in the same poll where nothing blocks: so 2,000 connections that wait share what one needs,
-//! and no read allocates.
+//! Each thread keeps a few of every size. A direction borrows one to read into and returns it as soon as it is
+//! empty, within the same poll if nothing blocks: so 2,000 waiting connections share what one needs, and
+//! no read allocates.
 
 use std::cell::RefCell;
 
-/// The sizes a direction grows through. The last is what a SPDY frame carries best.
+/// The sizes through which a direction grows. The last one suits a SPDY frame best.
 const SIZES: [usize; 3] = [16 * 1024, 64 * 1024, 256 * 1024];
-/// How many of each size a thread keeps: 1.3 MiB in all.
+/// Number of buffers of each size that a thread keeps: 1.3 MiB in total.
 const KEPT: usize = 4;
 
 thread_local! {
@@ -33,7 +33,7 @@ impl Size {
     }
 }
 
-/// A lent buffer; goes back on drop, to the thread it is dropped on.
+/// A borrowed buffer; on drop it returns to the thread that drops it.
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
     size: Size,
@@ -53,7 +53,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        // Fails while the thread ends; then the buffer ends too.
+        // Fails while the thread ends; the buffer is then freed.
         let _ = POOL.try_with(|pool| {
             let kept = &mut pool.borrow_mut()[usize::from(self.size.0)];
             if kept.len() < KEPT {

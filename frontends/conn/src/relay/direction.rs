@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::buffer::{Buffer, Size};
 
-/// After so many rounds in one poll the other direction, and other tasks, get their turn. Streams of tokio
-/// see to that themselves; others may not.
+/// Limit on rounds in one poll, after which the other direction and other tasks run. Streams of tokio yield by
+/// themselves; others may not.
 const ROUNDS: usize = 8;
-/// So many reads fill one buffer at most, lest a reader of single bytes delays the first.
+/// Limit on reads into one buffer, so that a reader of single bytes does not delay the first.
 const READS: usize = 64;
 
 #[derive(Default)]
@@ -19,11 +19,11 @@ pub(super) struct Direction {
     state: State,
     held: Option<Held>,
     size: Size,
-    /// An error of the reader, kept until what came before it was offered to the writer.
+    /// An error of the reader, kept until earlier data was offered to the writer.
     broken: Option<io::Error>,
-    /// The last read found nothing, so its waker is with the reader.
+    /// Whether the last read found nothing, so that the reader holds our waker.
     reading: bool,
-    /// Something was written since the last flush.
+    /// Whether something was written since the last flush.
     dirty: bool,
     pub(super) read: u64,
     pub(super) written: u64,
@@ -36,7 +36,7 @@ enum State {
     Open,
     /// The reader has ended; there may be bytes to write.
     Ended,
-    /// All is written and flushed, the shutdown is not through.
+    /// Everything is written and flushed; the shutdown has not finished.
     Closing,
     Done,
 }
@@ -58,22 +58,22 @@ pub(super) enum At {
 type Failed = (At, io::Error);
 
 impl Direction {
-    /// Nothing more to do.
+    /// Whether the direction is done.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// The reader has ended.
+    /// Whether the reader has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.state != State::Open
     }
 
-    /// The reader has ended and the writer has every byte, if perhaps not yet the end.
+    /// Whether the reader has ended and the writer has every byte, though perhaps not yet the end.
     pub(super) fn is_delivered(&self) -> bool {
         matches!(self.state, State::Closing | State::Done)
     }
 
-    /// The reader will wake us when it has something, be it an error.
+    /// Whether the reader will wake us when it has data or an error.
     pub(super) fn is_reading(&self) -> bool {
         self.state == State::Open && self.reading
     }
@@ -92,7 +92,7 @@ impl Direction {
             let written = self.write(cx, writer)?;
             if self.state == State::Open {
                 self.fill(cx, reader);
-                // A writer that has just said it takes no more is not asked again.
+                // A writer that has just blocked is not polled again.
                 if written.is_ready() {
                     let _ = self.write(cx, writer)?;
                 }
@@ -125,7 +125,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Reads until nothing is there, the buffer is full, or the reader has ended.
+    /// Reads until no data is available, the buffer is full, or the reader has ended.
     fn fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R) {
         self.reading = false;
         let mut held = self.held.take().unwrap_or_else(|| Held {
@@ -168,7 +168,7 @@ impl Direction {
         }
     }
 
-    /// Writes what is held; gives the buffer back when that is all written.
+    /// Writes the buffered bytes; returns the buffer when all are written.
     fn write<W: AsyncWrite + Unpin>(
         &mut self,
         cx: &mut Context<'_>,

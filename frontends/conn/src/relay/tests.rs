@@ -386,7 +386,7 @@ async fn what_a_client_sent_before_it_closed_arrives() {
     assert_eq!(upstream.flushed(), 1000);
 }
 
-/// Nobody knows whether it has closed: it gives its place back, and holds up no drain.
+/// A client of which it is unknown whether it has closed returns its permit and does not delay the drain.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_may_have_closed_after_its_answer_holds_no_place() {
     let (client, upstream, relayed) = mocks();
