@@ -8,8 +8,8 @@ use crate::session::{HandshakeError, MAX_INPUT, Session};
 
 /// Feeds `data` to a session, whole and byte by byte, with a password asked for and without.
 ///
-/// Panics when the way the bytes were cut changes the outcome, or when a session waits for more input
-/// than it may hold.
+/// Panics if the outcome depends on how the bytes are split, or if a handshake waits for more input than it may
+/// hold.
 pub fn socks5_handshake(data: &[u8]) {
     let credentials = Credentials::new("user", "pass").ok();
     for credentials in [None, credentials.as_ref()] {
@@ -23,7 +23,7 @@ pub fn socks5_handshake(data: &[u8]) {
 struct Outcome {
     result: Result<Option<Target>, HandshakeError>,
     sent: Vec<u8>,
-    /// What of the data is payload, or not yet a message.
+    /// The part of the data that is payload, or an incomplete message.
     left: usize,
 }
 
@@ -44,7 +44,7 @@ fn run(credentials: Option<&Credentials>, data: &[u8], piece: usize) -> Outcome 
     }
     let left = match result {
         Ok(_) => data.len() - fed + input.len(),
-        // What follows an error is nobody's.
+        // Bytes after an error are ignored.
         Err(_) => 0,
     };
     if matches!(result, Ok(Some(_))) {

@@ -1,13 +1,13 @@
 //! A SOCKS5 frontend: serves one client connection over any [`Service<Target>`](kubevpn_target::Connect).
 //!
 //! It speaks SOCKS5 CONNECT, with a user name and password where asked for, and SOCKS4 and 4a CONNECT,
-//! which cost little and which programs that know `ssh -D` speak. It does not listen, resolve or dial, and
-//! refuses BIND and UDP ASSOCIATE. Success is said only when the backend's stream exists; bytes a client
-//! sends ahead are the first the backend gets; a handshake is bounded in bytes and time.
+//! which programs made for `ssh -D` use. It does not listen, resolve or dial, and refuses BIND and UDP
+//! ASSOCIATE. Success is reported only once the backend's stream exists. Bytes that a client sends ahead are the
+//! first that the backend gets. A handshake is limited in bytes and time.
 //!
-//! The path of a connection: [`serve_connection`] (`serve.rs`) feeds what the client sends to a session
-//! without I/O (`session.rs`), which reads it with `wire/` and answers with bytes and at last a
-//! [`Target`](kubevpn_target::Target); that is dialled; a failure becomes a reply (`refusal.rs`), a stream is
+//! The path of a connection: [`serve_connection`] (`serve.rs`) feeds the client's bytes to a handshake without
+//! I/O (`session.rs`), which parses them with `wire/` and returns answers and at last a
+//! [`Target`](kubevpn_target::Target). The target is dialled; a failure becomes a reply (`refusal.rs`), a stream is
 //! relayed (`kubevpn-conn`).
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! What a refusal is called in SOCKS5.
+//! Refusals as SOCKS5 replies.
 
 use kubevpn_target::Refusal;
 

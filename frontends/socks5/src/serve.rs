@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use crate::session::{HandshakeError, MAX_INPUT, Session};
 
-/// What a user of the frontend can choose.
+/// Settings of the SOCKS5 frontend.
 ///
 /// ```
 /// use kubevpn_socks5::Settings;
@@ -24,11 +24,11 @@ use crate::session::{HandshakeError, MAX_INPUT, Session};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Asked of every client (RFC 1929); `None` lets everybody in.
+    /// Required of every client (RFC 1929); `None` requires nothing.
     pub credentials: Option<Credentials>,
-    /// From the accepted connection to the complete request. Dialing is not counted.
+    /// Time limit from the accepted connection to the complete request, without the dial.
     pub handshake_timeout: Duration,
-    /// Ends a connection on which no byte moved for this long; `None` for never.
+    /// Ends a connection on which no byte was transferred for this long; `None` for never.
     pub idle_timeout: Option<Duration>,
 }
 
@@ -46,9 +46,9 @@ impl Default for Settings {
 /// ([`kubevpn_conn::Record`]).
 ///
 /// `connect` is any `tower_service::Service<Target>` that answers with a [`kubevpn_target::Stream`]; give each connection
-/// a clone. It is called once, when the request is complete, and the client hears of success when it
-/// has answered. A client whose connection breaks meanwhile cancels the dial; one that has only ended its
-/// own writing does not.
+/// a clone. It is called once, when the request is complete, and success is reported to the client when it has
+/// answered. A client whose connection breaks during the dial cancels it; one that has only ended its own writing
+/// does not.
 ///
 /// Cancellation: dropping the future drops both streams; the client's connection is reset if it was relayed.
 ///
@@ -108,7 +108,7 @@ where
     let mut early = BytesMut::new();
     let patience = settings.handshake_timeout;
 
-    // In a box, as is all else that is over before the relay begins: its memory is not held for the life of the connection.
+    // Boxed, like everything that ends before the relay begins, so that its memory is not held for the life of the connection.
     let handshake = Box::pin(handshake(&mut client, &mut session, &mut early));
     let asked = timeout(patience, handshake).await;
     let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(patience)))) {
@@ -116,7 +116,7 @@ where
         Err(Failed { error, last_words }) => {
             match &error {
                 ServeError::Unused => record.unused(),
-                // What it drops is cut.
+                // A dropped client is reset.
                 ServeError::Ending => drop(record),
                 ServeError::Gone(error) => record.gone(error),
                 error => record.rejected(error),
@@ -143,7 +143,7 @@ where
     Ok(tunnel.serve(target, connect, answer).await?)
 }
 
-/// A handshake that failed, and what the client is told of it.
+/// A failed handshake, and the last reply to the client.
 struct Failed {
     error: ServeError,
     last_words: Vec<u8>,
@@ -208,11 +208,11 @@ async fn send<C: ClientIo>(client: &mut C, bytes: &[u8]) -> io::Result<()> {
     client.flush().await
 }
 
-/// Why a connection never came to be relayed.
+/// Why a connection was not relayed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The client said something that cannot be served, and was told so.
+    /// The client's handshake is invalid or unsupported, and was refused.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// The handshake was not complete within this time.

@@ -22,7 +22,7 @@ use crate::wire::reply::Reply;
 use crate::wire::request::{Command, Request};
 use crate::wire::{WireError, http, socks4};
 
-/// The longest message is one of SOCKS4 with its two texts; nothing needs more than this at once.
+/// Limit on input: the longest message is one of SOCKS4 with its two texts.
 pub(crate) const MAX_INPUT: usize = 1024;
 /// The first byte of a TLS handshake record (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -48,7 +48,7 @@ enum Version {
     Five,
 }
 
-/// What a message led to: perhaps a target, and how many bytes it had.
+/// Result of a message: a target, if it was the request, and its length.
 type Step = Option<(Option<Target>, usize)>;
 
 impl<'a> Session<'a> {
@@ -60,10 +60,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes whole messages from the front of `input` and appends to `out` what has to be sent.
+    /// Takes complete messages from the front of `input` and appends the answers to `out`.
     ///
-    /// `None` means more input is needed. With a target, what is left in `input` is the client's payload. After
-    /// an error the session is over; `out` may hold a last reply.
+    /// `None` means that more input is needed. With a target, the rest of `input` is the client's payload. After an error
+    /// the handshake is over; `out` may contain a last reply.
     pub(crate) fn receive(
         &mut self,
         input: &mut BytesMut,
@@ -83,7 +83,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Appends what the client is told about the target it asked for. Does so once, and only when asked.
+    /// Appends the reply about the requested target, once, and only if there is a request.
     pub(crate) fn answer(&mut self, dialled: Result<(), Refusal>, out: &mut Vec<u8>) {
         let State::Asked(version) = self.state else {
             return;
@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
         let (wanted, next) = if open && methods.contains(&method::NONE) {
             (method::NONE, State::Request)
         } else if methods.contains(&method::PASSWORD) {
-            // Of a proxy that asks for none, any will do: some programs offer nothing else.
+            // If the proxy requires no credentials, any are accepted: some programs offer no other method.
             (method::PASSWORD, State::Auth)
         } else {
             greeting::encode_selection(method::NO_ACCEPTABLE, out);
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Why a handshake came to nothing: the client's doing, in every case.
+/// Why a handshake failed, always because of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
@@ -234,16 +234,16 @@ pub enum HandshakeError {
         "the client speaks HTTP to the SOCKS port: set it to a socks5h:// proxy, or use --listen-http"
     )]
     Http,
-    /// No offered method is one we take: with `password` that of RFC 1929 alone, else none at all, too.
+    /// No offered method is accepted: with `password` only that of RFC 1929, otherwise "no authentication" too.
     #[error(fmt = no_method)]
     NoMethod {
-        /// Whether this proxy asks for a password.
+        /// Whether this proxy requires a password.
         password: bool,
     },
-    /// User name or password are not the ones.
+    /// User name or password are wrong.
     #[error("the user name or the password is wrong")]
     WrongPassword,
-    /// SOCKS4 on a proxy that asks for a password.
+    /// SOCKS4 on a proxy that requires a password.
     #[error(
         "the client speaks SOCKS4, which has no password, and this proxy asks for one: set it to SOCKS5"
     )]
@@ -251,13 +251,13 @@ pub enum HandshakeError {
     /// A command other than CONNECT.
     #[error("the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone", Command(*.0))]
     Command(u8),
-    /// An address type that is none of RFC 1928's.
+    /// An address type that RFC 1928 does not define.
     #[error("the address type {0:#04x} is none of SOCKS5's")]
     AddressType(u8),
-    /// A host or port nobody can connect to.
+    /// A host or port that is not a target.
     #[error("the client asks for what nobody can connect to")]
     Target(#[source] TargetError),
-    /// A message has another version byte than it should.
+    /// A message has a wrong version byte.
     #[error("a message of the handshake has the version {0:#04x}")]
     Version(u8),
     /// A text of a SOCKS4 request has no end within 255 bytes.

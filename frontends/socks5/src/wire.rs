@@ -1,8 +1,8 @@
-//! The messages: decode and encode, nothing else.
+//! Decoders and encoders of messages.
 //!
-//! A decoder looks at the front of what has arrived. `Ok(None)` means more bytes are needed, which no prefix
-//! of a valid message fails to be; `Ok(Some((message, n)))` that the first `n` bytes were it. What a message
-//! asks for is not judged here: an unknown command is a value, not an error.
+//! A decoder reads the front of the received bytes. `Ok(None)` means that more bytes are needed, and is the result
+//! for every prefix of a valid message; `Ok(Some((message, n)))` means that the message is the first `n` bytes. The
+//! content is not judged here: an unknown command is a value, not an error.
 
 #![deny(clippy::indexing_slicing, clippy::unwrap_used)]
 
@@ -18,14 +18,14 @@ pub(crate) mod socks4;
 
 pub(crate) type Decoded<T> = Result<Option<(T, usize)>, WireError>;
 
-/// No message, and none by more bytes either.
+/// Why bytes are not a message, whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WireError {
-    /// Another version byte than the message has.
+    /// A wrong version byte.
     Version(u8),
     /// An address type of unknown length, so that the message's end cannot be found.
     AddressType(u8),
-    /// A text of SOCKS4 that does not end.
+    /// A text of SOCKS4 without an end.
     Unterminated,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for WireError {
 
 impl std::error::Error for WireError {}
 
-/// Reads the front of a message piece by piece and counts. `None` when it ends too early.
+/// Reads a message field by field and counts its bytes. `None` if it ends too early.
 struct Reader<'a> {
     rest: &'a [u8],
     whole: usize,
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         Some(bytes)
     }
 
-    /// A text with its length in a byte before it.
+    /// A text with a length prefix of one byte.
     fn counted(&mut self) -> Option<&'a [u8]> {
         let n = self.byte()?;
         self.bytes(n.into())

@@ -16,7 +16,7 @@ mod kind {
 pub(crate) enum Address<'a> {
     V4(Ipv4Addr),
     V6(Ipv6Addr),
-    /// As sent: perhaps no name at all.
+    /// The name as sent, not validated.
     Domain(&'a [u8]),
 }
 
@@ -34,7 +34,7 @@ impl<'a> Address<'a> {
         Ok(address.map(|address| (address, input.read())))
     }
 
-    /// A name that holds an address is that address: some clients know no other way to send one.
+    /// A name that contains an address is that address: some clients send addresses only in this form.
     pub(crate) fn host(self) -> Result<Host, TargetError> {
         match self {
             Self::V4(ip) => Ok(ip.into()),

@@ -2,7 +2,7 @@
 
 use super::{Decoded, Reader, WireError};
 
-/// Of the negotiation, not of SOCKS.
+/// The version of the negotiation, not of SOCKS.
 pub(crate) const VERSION: u8 = 1;
 
 #[derive(PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(crate) fn encode_status(ok: bool, out: &mut Vec<u8>) {
     out.extend([VERSION, u8::from(!ok)]);
 }
 
-/// Without the password.
+/// Hides the password.
 impl std::fmt::Debug for Auth<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Auth").finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! RFC 1928 section 3: the methods a client offers, and the one that is taken.
+//! RFC 1928 section 3: the offered methods, and the selected one.
 
 use super::{Decoded, Reader, WireError};
 
@@ -7,7 +7,7 @@ pub(crate) const VERSION: u8 = 5;
 pub(crate) mod method {
     pub(crate) const NONE: u8 = 0x00;
     pub(crate) const PASSWORD: u8 = 0x02;
-    /// None of the offered ones; the client has to close.
+    /// No acceptable method; the client has to close.
     pub(crate) const NO_ACCEPTABLE: u8 = 0xff;
 }
 

@@ -1,4 +1,4 @@
-//! HTTP at the wrong door: enough to tell it, and to answer in its own language.
+//! Detection of HTTP on a SOCKS port, and an HTTP answer to it.
 
 const METHODS: [&[u8]; 10] = [
     b"GET ",
@@ -13,7 +13,7 @@ const METHODS: [&[u8]; 10] = [
     b"PRI ",
 ];
 
-/// Whether this begins an HTTP request; `None` when more bytes are needed.
+/// Whether the bytes begin an HTTP request; `None` if more bytes are needed.
 pub(crate) fn sniff(input: &[u8]) -> Option<bool> {
     if METHODS.iter().any(|method| input.starts_with(method)) {
         Some(true)
@@ -24,7 +24,7 @@ pub(crate) fn sniff(input: &[u8]) -> Option<bool> {
     }
 }
 
-/// What a person or a program finds out from it.
+/// The HTTP answer, which says what to use instead.
 pub(crate) const ANSWER: &str = concat!(
     "HTTP/1.1 400 Bad Request\r\n",
     "Content-Type: text/plain; charset=utf-8\r\n",

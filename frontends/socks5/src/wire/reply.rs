@@ -1,4 +1,4 @@
-//! RFC 1928 section 6: how it went.
+//! RFC 1928 section 6: replies.
 
 use super::greeting::VERSION;
 
@@ -20,8 +20,8 @@ impl Reply {
         self as u8
     }
 
-    /// `VER REP RSV ATYP BND.ADDR BND.PORT`. The bound address is 0.0.0.0:0: where we dial from means
-    /// nothing to the client, and a port-forward has no such address.
+    /// `VER REP RSV ATYP BND.ADDR BND.PORT`. The bound address is 0.0.0.0:0: the client does not need it, and a
+    /// port-forward has none.
     pub(crate) fn encode(self, out: &mut Vec<u8>) {
         out.extend([VERSION, self.code(), 0, 1, 0, 0, 0, 0, 0, 0]);
     }

@@ -1,4 +1,4 @@
-//! RFC 1928 section 4: what a client wants.
+//! RFC 1928 section 4: requests.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ impl<'a> Request<'a> {
             Some(VERSION) => {}
             Some(other) => return Err(WireError::Version(other)),
         }
-        // RSV should be 0; what clients put there changes nothing, so it is not looked at.
+        // RSV should be 0, but its value does not matter, so it is not checked.
         let Some([command, _reserved]) = reader.array() else {
             return Ok(None);
         };

@@ -1,4 +1,4 @@
-//! SOCKS4, and 4A, which has a name behind an address that cannot be.
+//! SOCKS4, and 4A, which puts a name after an impossible address.
 
 use super::addr::Address;
 use super::request::{Command, Request};
