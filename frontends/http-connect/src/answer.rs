@@ -1,4 +1,4 @@
-//! Answers of the proxy's own: refusals, the help page, the PAC file.
+//! The proxy's own answers: refusals, the help page, the PAC file.
 
 use bytes::Bytes;
 use http::header::{
@@ -17,10 +17,10 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const CHALLENGE: HeaderValue =
     HeaderValue::from_static("Basic realm=\"kubevpn\", charset=\"UTF-8\"");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// How much of a sentence `Proxy-Status` repeats; the body has all of it.
+/// Limit on the sentence in `Proxy-Status`; the body has all of it.
 const MAX_DETAILS: usize = 512;
 
-/// No, and why: the sentence in the body, and again in `Proxy-Status` (RFC 9209) for clients that do not
+/// A refusal, with its sentence in the body, and again in `Proxy-Status` (RFC 9209) for clients that do not
 /// show the body of a refused CONNECT.
 pub(crate) fn refusal(problem: &Problem) -> Response<Bytes> {
     let mut answer = no(problem.status(), &problem.to_string());
@@ -56,7 +56,7 @@ fn no((status, error): (StatusCode, &str), sentence: &str) -> Response<Bytes> {
     answer
 }
 
-/// What somebody sees who opens the proxy's address in a browser.
+/// The help page, shown if the proxy's address is opened in a browser.
 pub(crate) fn help(host: Option<&str>) -> Response<Bytes> {
     let host = host.unwrap_or("localhost");
     let page = format!(
@@ -68,7 +68,7 @@ pub(crate) fn help(host: Option<&str>) -> Response<Bytes> {
     text(StatusCode::OK, "text/plain; charset=utf-8", page)
 }
 
-/// The PAC file. No page of another origin may read it: it tells what is inside.
+/// The PAC file. Pages of other origins may not read it, because it names Services.
 pub(crate) fn pac(file: Bytes) -> Response<Bytes> {
     let mut answer = text(StatusCode::OK, "application/x-ns-proxy-autoconfig", file);
     answer
@@ -77,7 +77,7 @@ pub(crate) fn pac(file: Bytes) -> Response<Bytes> {
     answer
 }
 
-/// The answer to an OPTIONS or TRACE that is to go no further (RFC 9110 section 7.6.2).
+/// The answer to an OPTIONS or TRACE that must not be forwarded (RFC 9110 section 7.6.2).
 pub(crate) fn last_hop(head: &Parts) -> Response<Bytes> {
     if head.method == Method::TRACE {
         return text(StatusCode::OK, "message/http", echo(head));
@@ -90,7 +90,7 @@ pub(crate) fn last_hop(head: &Parts) -> Response<Bytes> {
     answer
 }
 
-/// The request as it arrived, without what is secret (RFC 9110 section 9.3.8).
+/// The request as received, without secrets (RFC 9110 section 9.3.8).
 fn echo(head: &Parts) -> Vec<u8> {
     let mut text = format!("{} {} {:?}\r\n", head.method, head.uri, head.version).into_bytes();
     for (name, value) in &head.headers {
@@ -111,7 +111,7 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Respo
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // Names from a request stand in some of the texts: they are never to be taken for a script.
+    // Some texts contain names from a request, which must not be interpreted as a script.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }
@@ -143,7 +143,7 @@ pub(crate) fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-/// Makes of a name what people write, for clients that compare letter by letter.
+/// Spells a field name in the usual way, for clients that compare case.
 fn as_written(name: &mut [u8]) {
     let mut begins = true;
     for byte in &mut *name {

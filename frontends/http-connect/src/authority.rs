@@ -1,11 +1,11 @@
-//! Where a request is to go, as its request-target says: parsing only.
+//! Parser of request-targets.
 //!
-//! Strict on purpose: what two readers could take for two hosts is refused, so that the backend, the
-//! server behind it and the log all mean the same one.
+//! Strict on purpose: a text that two parsers could read as two hosts is refused, so that the backend, the server
+//! and the log all mean the same host.
 
 use kubevpn_target::{Host, Origin, Target, TargetError};
 
-/// The port of `http://` where none is written.
+/// The default port of `http://`.
 pub(crate) const HTTP: u16 = 80;
 
 /// The most digits a port has.
@@ -33,12 +33,13 @@ pub(crate) fn forward(
     if !scheme.eq_ignore_ascii_case("http") {
         return Err(AuthorityError::Scheme);
     }
-    // What is before an @ names nobody for the target, and hides its name from a reader (RFC 9110 section 4.2.4).
+    // A user name before an @ is removed: it means nothing to the target and can disguise the host (RFC 9110 section
+    // 4.2.4).
     let host_port = authority.rsplit('@').next().unwrap_or_default();
     host(host_port, origin)
 }
 
-/// Reads what a `Host` field holds: an authority whose port may be missing.
+/// Parses a `Host` field: an authority whose port may be missing.
 pub(crate) fn host(authority: &str, origin: Origin) -> Result<Target, AuthorityError> {
     no_userinfo(authority)?;
     let host = match authority.strip_suffix(':') {
@@ -52,7 +53,7 @@ pub(crate) fn host(authority: &str, origin: Origin) -> Result<Target, AuthorityE
     Ok(Target::new(Host::parse(host)?, HTTP, origin)?)
 }
 
-/// The value of `Host` that names a target: the port is left out where it is 80.
+/// The value of `Host` for a target: without the port if that is 80.
 pub(crate) fn host_value(target: &Target) -> String {
     let mut text = target.to_string();
     if target.port.get() == HTTP {
@@ -76,13 +77,13 @@ fn no_userinfo(authority: &str) -> Result<(), AuthorityError> {
     }
 }
 
-/// Why a request-target names nothing that can be connected to.
+/// Why a request-target is not a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AuthorityError {
-    /// Something before an `@` where no user name can be.
+    /// A user name where none is allowed.
     #[error("a user name in front of the host is not taken: leave out what is before the @")]
     Userinfo,
-    /// `https://…`: the encryption is the client's to do, through a tunnel.
+    /// `https://…`: the client has to encrypt, through a tunnel.
     #[error(
         "an https:// address cannot be forwarded, only tunnelled: let the client send CONNECT host:443 to this proxy (https_proxy=http://…)"
     )]
@@ -90,7 +91,7 @@ pub(crate) enum AuthorityError {
     /// Neither `http` nor `https`.
     #[error("only http:// addresses are forwarded; for any other protocol send CONNECT host:port")]
     Scheme,
-    /// The host or the port.
+    /// An invalid host or port.
     #[error(transparent)]
     Target(#[from] TargetError),
 }

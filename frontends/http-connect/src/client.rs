@@ -1,8 +1,8 @@
 //! The client's stream while hyper speaks HTTP on it.
 //!
-//! hyper owns the stream it serves. This is a handle to it of which two exist: hyper reads and writes through
-//! one; through the other we watch the client while hyper does not read, and send what hyper cannot. hyper is given
-//! one message at a time, its head as a whole.
+//! hyper owns the stream that it serves. There are two handles to it: hyper reads and writes through one; through the other
+//! we watch the client while hyper does not read, and send what hyper cannot. hyper gets one message at a time, with its
+//! head as a whole.
 
 use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, take};
@@ -19,8 +19,7 @@ use crate::exchange::{Exchange, Phase};
 use crate::head::{HeadReader, NoHead};
 use crate::problem::Problem;
 
-/// How much a client may send ahead of what hyper wants to read, so that its end or reset behind that is
-/// noticed.
+/// Limit on data that is read ahead of hyper, so that the client's end or reset behind it is noticed.
 const AHEAD: usize = 4096;
 
 pub(crate) struct ClientStream<C>(Arc<Mutex<State<C>>>);
@@ -28,29 +27,29 @@ pub(crate) struct ClientStream<C>(Arc<Mutex<State<C>>>);
 struct State<C> {
     io: C,
     exchange: Arc<Exchange>,
-    /// Read from the client and not yet given to hyper.
+    /// Bytes read from the client and not yet passed to hyper.
     ahead: BytesMut,
-    /// So much of it is a whole head, or the rest of one.
+    /// The part of it that is a complete head, or the rest of one.
     ready: usize,
-    /// What is to come of the body of the request in hand.
+    /// The missing part of the current request's body.
     content: Content,
     head: HeadReader,
-    /// Why there is no next head.
+    /// Why there is no next request head.
     refused: Option<Problem>,
-    /// The client has sent its end of file.
+    /// Whether the client has sent its end of file.
     ended: bool,
-    /// hyper waits for the client to send something.
+    /// Whether hyper waits for data.
     reading: bool,
-    /// Interim answers that are being written.
+    /// Interim (1xx) answers that are being written.
     interim: BytesMut,
-    /// hyper's own answer to a head it cannot read was not written.
+    /// Whether hyper's own answer to an invalid head was suppressed.
     swallowed: bool,
-    /// Dropping the stream resets it.
+    /// Whether dropping the stream resets it.
     resets: bool,
 }
 
 impl<C: ClientIo> ClientStream<C> {
-    /// Two handles to one stream, of which `ahead` was read before; a head of the length `ready` is in front.
+    /// Two handles to one stream. `ahead` was read before and begins with a head of length `ready`.
     pub(crate) fn new(
         io: C,
         (ahead, ready): (BytesMut, usize),
@@ -77,20 +76,20 @@ impl<C: ClientIo> ClientStream<C> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before hyper is polled.
+    /// Call before hyper is polled.
     pub(crate) fn arm(&self) {
         self.state().reading = false;
     }
 
-    /// After hyper was polled: sees to how the stream ends if it is dropped now, writes interim answers, and reads on
-    /// where hyper does not. Ready with what broke the connection.
+    /// Call after hyper was polled: sets how a dropped stream ends, writes interim answers, and reads if hyper does not.
+    /// Ready with the error that broke the connection.
     pub(crate) fn poll_watch(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let mut state = self.state();
         let state = &mut *state;
         if state.exchange.is_authenticated() {
             state.io.authenticated();
         }
-        // An answer that is complete by now, as most are, costs no system call.
+        // An answer that is already complete, as most are, costs no system call.
         if state.exchange.is_half_said() != state.resets {
             state.resets = !state.resets;
             match state.resets {
@@ -113,14 +112,14 @@ impl<C: ClientIo> ClientStream<C> {
         Poll::Pending
     }
 
-    /// Whether only asking tells of a broken connection: nobody waits for it to become readable.
+    /// Whether a broken connection can only be found by asking, because no task waits for it to become readable.
     pub(crate) fn is_unwatched(&self) -> bool {
         let state = self.state();
         !state.reading && (state.ended || state.ahead.len() >= AHEAD)
     }
 
-    /// What ended the connection, if it can be told without reading: a client that has closed its socket, and not
-    /// its writing alone, has.
+    /// The error that ended the connection, if it can be found without reading; also for a client that has closed its socket
+    /// and not only its writing.
     pub(crate) fn broken(&self) -> Option<io::Error> {
         let state = self.state();
         let broken = state.io.broken();
@@ -130,22 +129,22 @@ impl<C: ClientIo> ClientStream<C> {
         broken
     }
 
-    /// The client has sent its end of file.
+    /// Whether the client has sent its end of file.
     pub(crate) fn has_ended(&self) -> bool {
         self.state().ended
     }
 
-    /// Why the next head is not for hyper.
+    /// Takes the reason why there is no next head.
     pub(crate) fn take_refused(&self) -> Option<Problem> {
         self.state().refused.take()
     }
 
-    /// hyper's own answer to a head it cannot read did not go out.
+    /// Whether hyper's own answer to an invalid head was suppressed.
     pub(crate) fn has_swallowed(&self) -> bool {
         self.state().swallowed
     }
 
-    /// The stream, which ends in order, and what was read ahead. `None` while hyper has its handle.
+    /// The stream, set to end orderly, and the bytes read ahead. `None` while hyper has its handle.
     pub(crate) fn into_inner(self) -> Option<(C, BytesMut)> {
         let state = Arc::into_inner(self.0)?;
         let mut state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +156,7 @@ impl<C: ClientIo> ClientStream<C> {
 }
 
 impl<C: ClientIo> State<C> {
-    /// Before any bytes of hyper's: what the client is to see earlier.
+    /// Interim answers are written before hyper's bytes.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() {
             self.interim = self.exchange.take_interim();
@@ -169,8 +168,8 @@ impl<C: ClientIo> State<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// hyper writes. What it writes without a request is its own bare answer to a head it cannot read: that goes
-    /// nowhere, because ours says why.
+    /// hyper writes. Without a request, it writes its own bare answer to an invalid head, which is discarded in favour of
+    /// ours.
     fn poll_write_with(
         &mut self,
         cx: &mut Context<'_>,
@@ -189,7 +188,7 @@ impl<C: ClientIo> State<C> {
 }
 
 impl<C: ClientIo> State<C> {
-    /// hyper reads the next head. One that is refused is not its to answer.
+    /// hyper reads the next head. A refused head is not passed to it.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ready == 0 {
             if self.refused.is_some() {
@@ -242,7 +241,7 @@ impl<C: ClientIo> State<C> {
     }
 
     fn give(&mut self, n: usize, buf: &mut ReadBuf<'_>) {
-        // Split and not advanced, and none is left empty: it would hold its memory to the end of the connection.
+        // Split and not advanced, and never left empty: it would keep its memory until the end of the connection.
         match n == self.ahead.len() {
             true => buf.put_slice(&take(&mut self.ahead)),
             false => buf.put_slice(&self.ahead.split_to(n)),
@@ -291,7 +290,7 @@ impl<C: ClientIo> AsyncWrite for ClientStream<C> {
         self.state().io.is_write_vectored()
     }
 
-    /// hyper flushes when its own buffer is empty, and only then.
+    /// hyper flushes only when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
         ready!(Pin::new(&mut state.io).poll_flush(cx))?;
@@ -302,7 +301,7 @@ impl<C: ClientIo> AsyncWrite for ClientStream<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ending the stream is ours to do, when hyper is through.
+    /// We end the stream ourselves after hyper is done.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

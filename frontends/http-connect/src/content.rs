@@ -1,23 +1,23 @@
-//! Where the body of a request ends in what the client sends. hyper reads it, and is given nothing that is behind it.
+//! Finds the end of a request's body in the client's bytes. hyper gets nothing beyond it.
 
-/// How much more of a request's body is to come.
+/// The missing part of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     Length(u64),
     Chunked(Chunk),
 }
 
-/// What comes next in a chunked body (RFC 9112 section 7.1). hyper refuses what is not well-formed.
+/// The next element of a chunked body (RFC 9112 section 7.1). hyper refuses malformed bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chunk {
-    /// The line of its size, of which so much is read.
+    /// The line of a chunk's size, of which this much was read.
     Size {
         size: u64,
         extension: bool,
     },
-    /// So many bytes of its data.
+    /// This many bytes of a chunk's data.
     Data(u64),
-    /// The end of the line behind its data.
+    /// The end of the line after a chunk's data.
     Behind,
     /// A line of the trailer section.
     Trailer {
@@ -29,7 +29,7 @@ pub(crate) enum Chunk {
 impl Content {
     pub(crate) const NONE: Self = Self::Length(0);
 
-    /// For a body of this length; `None` for chunks.
+    /// A body of this length; `None` for chunked.
     pub(crate) fn new(length: Option<u64>) -> Self {
         length.map_or(Self::Chunked(Chunk::NEXT), Self::Length)
     }
@@ -38,7 +38,7 @@ impl Content {
         matches!(self, Self::Length(0) | Self::Chunked(Chunk::Over))
     }
 
-    /// How many of these bytes, which come next, are the body's.
+    /// How many of the next bytes belong to the body.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> usize {
         match self {
             Self::Length(left) => take(left, bytes),

@@ -1,7 +1,7 @@
-//! The head of a request, read before hyper sees it.
+//! Reads the head of a request before hyper gets it.
 //!
-//! A client that has not shown a password yet costs what it has sent and no more, one that speaks another protocol is
-//! told so, and what a server may put right is put right (RFC 9112 section 5.2).
+//! An unauthenticated client uses no more memory than it has sent, a client with another protocol is told so, and heads that
+//! a server may repair are repaired (RFC 9112 section 5.2).
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,23 +20,23 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::problem::Problem;
 use crate::{MAX_FIELDS, MAX_HEAD, Settings};
 
-/// A head up to this size is read at once; one beyond it waits for one of [`LARGE_HEADS`].
+/// A head up to this size is read at once; a larger one waits for one of [`LARGE_HEADS`].
 const SMALL_HEAD: usize = 8 * 1024;
-/// How many unfinished heads may be large at a time, in the whole process: 64 KiB each.
+/// Limit on large unfinished heads in the whole process: 64 KiB each.
 static LARGE_HEADS: Semaphore = Semaphore::const_new(256);
-/// How much of a name is shown.
+/// Limit on a name in an error text.
 const MAX_SHOWN: usize = 40;
 
 /// Why there is no head.
 pub(crate) enum NoHead {
-    /// The client ended, or was told to by a drain, or its time was over, without a byte.
+    /// The client sent no byte before it ended, a drain began, or its time was over.
     Unused,
-    /// It sent something else, or too much, or too little in its time.
+    /// The client sent something else, too much, or too little in time.
     Refused(Problem),
     Gone(io::Error),
 }
 
-/// The first head of a connection, with its length, and what comes behind it.
+/// The first head of a connection with its length, and the bytes after it.
 pub(crate) async fn first<C: ClientIo>(
     client: &mut C,
     settings: &Settings,
@@ -62,22 +62,22 @@ pub(crate) async fn first<C: ClientIo>(
 /// Reads one head after another.
 #[derive(Default)]
 pub(crate) struct HeadReader {
-    /// So much of the head has no end in it.
+    /// The part of the head that was searched for its end.
     seen: usize,
-    /// Bytes of empty lines in front of it.
+    /// Bytes of empty lines before it.
     blank: usize,
     large: Option<Large>,
 }
 
-/// A place among [`LARGE_HEADS`].
+/// One of [`LARGE_HEADS`].
 enum Large {
     Waiting(Pin<Box<dyn Future<Output = Option<SemaphorePermit<'static>>> + Send>>),
     Has(#[allow(dead_code)] Option<SemaphorePermit<'static>>),
 }
 
 impl HeadReader {
-    /// Reads until `bytes` begin with a head, without the empty lines before it, and answers with its length; with 0
-    /// for a client that ended before the first byte of one. `ended` says whether it has.
+    /// Reads until `bytes` begin with a head, without empty lines before it, and returns its length; 0 for a client that
+    /// ended before the first byte. `ended`: the client has ended.
     pub(crate) fn poll<C: ClientIo>(
         &mut self,
         cx: &mut Context<'_>,
@@ -118,7 +118,7 @@ impl HeadReader {
         Poll::Ready(())
     }
 
-    /// The length of the head, if all of it is there. It has been put right by then.
+    /// The length of the head, if it is complete. It has been repaired then.
     pub(crate) fn look(&mut self, bytes: &mut BytesMut) -> Result<Option<usize>, Problem> {
         if self.seen == 0 {
             // RFC 9112 section 2.2.
@@ -138,14 +138,14 @@ impl HeadReader {
             self.seen = bytes.len();
             return Ok(None);
         };
-        // The next one is looked for from its beginning.
+        // The search for the next head begins at its first byte.
         *self = Self::default();
         check_line(bytes)?;
         put_right(bytes, length).map(Some)
     }
 }
 
-/// Where the first empty line ends that is not wholly before `seen`.
+/// The end of the first empty line that is not completely before `seen`.
 fn end(head: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(2);
     let mut lines = memchr_iter(b'\n', &head[from..]).map(|at| from + at + 1);
@@ -156,8 +156,7 @@ fn end(head: &[u8], seen: usize) -> Option<usize> {
     })
 }
 
-/// Joins the lines of folded fields, and leaves out fields under names that are none, as it is done with answers.
-/// Answers with the new length.
+/// Joins folded fields and removes fields with invalid names, as is done for answers. Returns the new length.
 fn put_right(head: &mut BytesMut, length: usize) -> Result<usize, Problem> {
     let mut at = line_end(head, 0);
     let mut kept = at;
@@ -190,7 +189,7 @@ fn line_end(bytes: &[u8], from: usize) -> usize {
     memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |at| from + at + 1)
 }
 
-/// Puts spaces in the place of line ends before whitespace, but for one before the first field.
+/// Replaces line ends before white space by spaces, except before the first field.
 fn unfold(fields: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr(b'\n', &fields[from..]) {
@@ -205,13 +204,13 @@ fn unfold(fields: &mut [u8]) {
     }
 }
 
-/// Whether the field of this line goes on to hyper, which is strict with the rest.
+/// Whether the field of this line is passed to hyper, which checks the rest.
 fn passes(line: &[u8]) -> Result<bool, Problem> {
     let Some(colon) = memchr(b':', line) else {
         return Ok(true);
     };
     let name = &line[..colon];
-    // Nearly every name, and quicker than to parse it.
+    // A fast path for nearly every name.
     if name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-') {
         return Ok(true);
     }
@@ -237,7 +236,7 @@ fn check_first(first: u8) -> Result<(), Problem> {
     }
 }
 
-/// What hyper and the URI library have no words for.
+/// Faults for which hyper and the URI library have no text.
 fn check_line(head: &[u8]) -> Result<(), Problem> {
     if head.starts_with(b"PRI * HTTP/2.0\r\n") {
         return Err(Problem::Malformed {
@@ -310,7 +309,7 @@ mod tests {
         let joined = read("GET / HTTP/1.1\r\nA: b\r\n c\r\n\t\r\nD: e\n f\r\n\r\n").unwrap();
         let wanted = "GET / HTTP/1.1\r\nA: b   c  \t\r\nD: e  f\r\n\r\n";
         assert_eq!(joined.unwrap(), wanted);
-        // RFC 9112 section 2.2 has this refused; hyper does.
+        // RFC 9112 section 2.2 requires a refusal; hyper refuses it.
         let first = "GET / HTTP/1.1\r\n A: b\r\n\r\n";
         assert_eq!(read(first).unwrap().unwrap(), first);
     }
@@ -320,7 +319,7 @@ mod tests {
         let odd = "GET / HTTP/1.1\r\nA[0]: b\r\nHost: x\r\n\u{fc}: c\r\n\r\n";
         let wanted = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
         assert_eq!(read(odd).unwrap().unwrap(), wanted);
-        // What could be read as another field is hyper's to refuse.
+        // hyper refuses a line that could be read as another field.
         for line in ["nonsense", ": b", "A b: c", "\rA: b", "A\0: b"] {
             let head = format!("GET / HTTP/1.1\r\n{line}\r\n\r\n");
             assert_eq!(read(&head).unwrap().unwrap(), head);

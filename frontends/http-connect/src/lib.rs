@@ -2,17 +2,16 @@
 //!
 //! It tunnels (CONNECT) and forwards (`GET http://host/path`, what `http_proxy` makes programs send), with
 //! keep-alive on both sides, streaming bodies, trailers and protocol upgrades. It does not listen, resolve,
-//! dial, cache or decrypt. A request to the proxy itself gets a help page or the PAC file, never somebody
-//! else's answer; what has two readings is refused, or sent on so that one is left.
+//! dial, cache or decrypt. A request to the proxy itself gets a help page or the PAC file, never a target's
+//! answer. An ambiguous message is refused, or forwarded in a form with one meaning.
 //!
 //! The path of a connection: [`serve_connection`] (`serve.rs`) reads the first head (`head.rs`) and lets hyper
-//! speak HTTP on the client's stream, which gives it a message at a time (`client.rs`, `content.rs`), in one phase at
-//! a time (`exchange.rs`). `request.rs` says what
-//! a request asks for, with `authority.rs` for where to. A CONNECT takes
-//! the stream out of hyper's hands and is dialled and relayed (`tunnel.rs`, `kubevpn-conn`). Any other
-//! request is sent on (`forward.rs`) with the fields that may pass (`headers.rs`), on a kept connection
-//! (`pool.rs`) or a new one (`upstream.rs`); bodies stream through `upload.rs` and `reply.rs`. What fails is
-//! a `problem.rs`, whose status for a refusal is in `refusal.rs`, and whose answer in `answer.rs`.
+//! speak HTTP on the client's stream, which passes one message at a time (`client.rs`, `content.rs`), in one phase at
+//! a time (`exchange.rs`). `request.rs` classifies a request, `authority.rs` parses its target. A CONNECT takes the
+//! stream from hyper, and is dialled and relayed (`tunnel.rs`, `kubevpn-conn`). Any other request is forwarded
+//! (`forward.rs`) with the fields that may pass (`headers.rs`), on an idle connection (`pool.rs`) or a new one
+//! (`upstream.rs`); bodies stream through `upload.rs` and `reply.rs`. A failure is a problem (`problem.rs`), with its
+//! status in `refusal.rs` and its answer in `answer.rs`.
 //!
 //! ```
 //! use kubevpn_http_connect::{Settings, serve_connection};
@@ -76,8 +75,8 @@ pub use self::refusal::status;
 pub use self::serve::{ServeError, serve_connection};
 pub use self::settings::Settings;
 
-/// The largest head of a message, and how much of it hyper buffers of a body.
+/// The largest head of a message, and hyper's buffer for a body.
 const MAX_HEAD: usize = 64 * 1024;
-/// The most fields of a head. A head of 64 KiB with more has fields of less than 64 bytes; and what hyper takes for
-/// so many while it reads one is still what an allocator keeps at hand (32 KiB).
+/// Limit on the fields of a head. A head of 64 KiB with more would have fields of less than 64 bytes; and hyper's memory
+/// for so many is an allocation that an allocator still caches (32 KiB).
 const MAX_FIELDS: usize = 1024;

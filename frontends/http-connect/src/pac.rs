@@ -1,4 +1,4 @@
-//! The PAC file, whose text somebody else knows.
+//! The PAC file, whose text the caller provides.
 
 use std::fmt;
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 type Make = dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync;
 
-/// The text of `/proxy.pac`, made each time it is asked for.
+/// The text of `/proxy.pac`, made for each request.
 ///
 /// ```
 /// use kubevpn_http_connect::Pac;
@@ -21,8 +21,8 @@ type Make = dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = String> + Send
 pub struct Pac(Arc<Make>);
 
 impl Pac {
-    /// A text made from `host:port`, as the client knows the proxy; `None` where it did not say. It is an address, or
-    /// a name the proxy is known by.
+    /// Makes the text from the `host:port` by which the client knows the proxy; `None` if the client did not send one. It
+    /// is an address, or one of the proxy's own names.
     pub fn new<F, T>(make: F) -> Self
     where
         F: Fn(Option<String>) -> T + Send + Sync + 'static,
@@ -36,7 +36,7 @@ impl Pac {
     }
 }
 
-/// A text that is always the same.
+/// A constant text.
 impl From<&'static str> for Pac {
     fn from(text: &'static str) -> Self {
         Self::new(move |_| std::future::ready(text.to_owned()))

@@ -1,4 +1,4 @@
-//! Connections to targets, kept for requests to come.
+//! Idle connections to targets, kept for later requests.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,27 +12,27 @@ use tokio::time::Instant;
 
 use crate::upstream::Upstream;
 
-/// A server that ends a connection which was idle for less than this is taken not to keep any.
+/// A server that ends a connection which was idle for less than this counts as keeping none.
 const KEEPS_NONE: Duration = Duration::from_secs(1);
-/// How long it is remembered how long a server keeps its connections.
+/// How long a server's keep-alive time is remembered.
 const MEMORY: Duration = Duration::from_secs(300);
-/// Of so many servers.
+/// Limit on servers whose keep-alive time is remembered.
 const MAX_LESSONS: usize = 1024;
 
-/// How many connections a [`Pool`] keeps, and how long.
+/// Limits of a [`Pool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// To one target.
+    /// Connections to one target.
     pub per_target: usize,
-    /// To all targets.
+    /// Connections to all targets.
     pub total: usize,
-    /// A connection nobody used for this long is closed.
+    /// A connection that was unused for this long is closed.
     pub idle: Duration,
 }
 
 impl Default for PoolLimits {
-    /// 128 per target, 256 in all, 15 seconds. A browser and a load test both stay below: beyond it every other
-    /// request would open a connection and throw it away.
+    /// 128 per target, 256 in total, 15 seconds. A browser and a load test both stay below; beyond it, every other
+    /// request would open a connection and discard it.
     fn default() -> Self {
         Self {
             per_target: 128,
@@ -44,8 +44,8 @@ impl Default for PoolLimits {
 
 /// Idle HTTP connections to targets. Clones are the same pool.
 ///
-/// It learns how long a server keeps its connections: one that turned out dead when it was used again is
-/// the last of its server's that is used after so long a pause.
+/// It learns a server's keep-alive time: after a reused connection turned out to be dead, connections of that
+/// server are not reused after as long a pause.
 ///
 /// ```
 /// use kubevpn_http_connect::{Pool, PoolLimits};
@@ -65,7 +65,7 @@ struct State {
     idle: HashMap<Target, Vec<Idle>>,
     count: usize,
     lessons: HashMap<Target, Lesson>,
-    /// A task runs that closes what has been idle for too long.
+    /// Whether the task that closes expired connections runs.
     swept: bool,
 }
 
@@ -80,10 +80,10 @@ struct Lesson {
     learned: Instant,
 }
 
-/// A connection that was used before.
+/// A reused connection.
 pub(crate) struct Reused {
     pub(crate) upstream: Upstream,
-    /// How long nobody used it.
+    /// How long it was idle.
     pub(crate) rested: Duration,
 }
 
@@ -111,12 +111,12 @@ impl Pool {
         }))
     }
 
-    /// How many connections nobody uses now.
+    /// Number of idle connections.
     pub fn idle(&self) -> usize {
         self.0.state().count
     }
 
-    /// The connection to a target that was used last, if it still seems to be alive.
+    /// Takes the most recently used connection to a target, if it still seems to be alive.
     pub(crate) async fn take(&self, target: &Target) -> Option<Reused> {
         loop {
             let mut idle = self.0.state().pop(target)?;
@@ -132,7 +132,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a connection that is free, if there is room. `promised` is how long the server keeps it.
+    /// Keeps an idle connection, if there is room. `promised` is the server's keep-alive time.
     pub(crate) fn put(&self, target: &Target, upstream: Upstream, promised: Option<Duration>) {
         let limits = &self.0.limits;
         let now = Instant::now();
@@ -161,7 +161,7 @@ impl Pool {
         }
     }
 
-    /// A connection that had rested for so long was dead when it was used.
+    /// Learns that a connection was dead after this idle time.
     pub(crate) fn learn(&self, target: &Target, rested: Duration) {
         let keep = match rested < KEEPS_NONE {
             true => Duration::ZERO,
@@ -206,7 +206,7 @@ impl State {
         all
     }
 
-    /// Takes out what is over, and says when to look again.
+    /// Removes expired connections, and returns when to check again.
     fn expire(&mut self, now: Instant, over: &mut Vec<Idle>) -> Option<Instant> {
         self.idle.retain(|_, all| {
             over.extend(all.extract_if(.., |idle| idle.until <= now));
@@ -217,7 +217,7 @@ impl State {
     }
 }
 
-/// Closes connections when their time is over, for as long as there are any.
+/// Closes expired connections until none is left.
 async fn sweep(pool: Weak<Inner>, first: Duration) {
     let mut next = Instant::now() + first;
     loop {

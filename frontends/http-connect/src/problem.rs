@@ -1,5 +1,5 @@
-//! Everything that ends in an answer of our own that says no: its status, its name in `Proxy-Status`, and
-//! the sentence for the user.
+//! Problems: everything that is answered with an error of our own, with its status, its error type in
+//! `Proxy-Status`, and its sentence.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::authority::AuthorityError;
 use crate::refusal::status;
 use crate::{MAX_FIELDS, MAX_HEAD};
 
-/// Which field leaves open where a message ends, if that is what hyper stumbled over.
+/// The field that makes the end of a message ambiguous, if that is hyper's error.
 pub(crate) fn framing(error: &hyper::Error) -> Option<&'static str> {
-    // hyper tells them apart in its words alone.
+    // hyper distinguishes these errors only by their text.
     let words = error.to_string();
     if words.contains("content-length") {
         Some("its Content-Length is not one number")
@@ -24,33 +24,33 @@ pub(crate) fn framing(error: &hyper::Error) -> Option<&'static str> {
     }
 }
 
-/// Why a request got no answer of its target's.
+/// Why a request was not answered by its target.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
-    /// The request-target names nothing that can be connected to.
+    /// The request-target is not a target.
     #[error(transparent)]
     Target(AuthorityError),
     /// The request breaks a rule of HTTP.
     #[error("{0}")]
     Request(&'static str),
-    /// The head is no HTTP, or more than it may be.
+    /// The head is not HTTP, or too large.
     #[error("{sentence}")]
     Malformed {
         status: StatusCode,
         sentence: String,
     },
-    /// The head is larger than it may be.
+    /// The head is too large.
     #[error("the request's head has more than {} KiB or {} fields", MAX_HEAD / 1024, MAX_FIELDS)]
     LargeHead,
     /// No complete head in this time.
     #[error("the request was not complete within {0:?}")]
     Slow(Duration),
-    /// A transfer coding besides chunked.
+    /// A transfer coding other than chunked.
     #[error(
         "the only transfer coding this proxy takes is chunked, once: send the body without any other"
     )]
     Coding,
-    /// A method our own pages do not have.
+    /// A method that our own pages do not support.
     #[error(
         "the proxy's own pages are only to be read: to reach another server send it the whole address, as a client does that is told of its proxy"
     )]
@@ -60,7 +60,7 @@ pub(crate) enum Problem {
         "this is an HTTP proxy, and it does not have the name the Host field says: set it as the client's proxy (http_proxy=http://…) instead of opening it"
     )]
     Misdirected,
-    /// A path our own pages do not have.
+    /// A path without a page of ours.
     #[error(
         "this is an HTTP proxy and has no such page: set it as the client's proxy (http_proxy=http://…) instead of opening it"
     )]
@@ -90,22 +90,22 @@ pub(crate) enum Problem {
         #[source]
         error: hyper::Error,
     },
-    /// What the target answered is no HTTP/1 message.
+    /// The target's answer is not an HTTP/1 message.
     #[error(fmt = garbage)]
     Garbage {
         target: Target,
         #[source]
         error: hyper::Error,
     },
-    /// The target's answer has a head larger than it may be.
+    /// The head of the target's answer is too large.
     #[error("{} answered with a head of more than {} KiB or {} fields", .0, MAX_HEAD / 1024, MAX_FIELDS)]
     LargeAnswer(Target),
-    /// The target's answer has a transfer coding besides chunked.
+    /// The target's answer has a transfer coding other than chunked.
     #[error(
         "{0} answered with a transfer coding other than chunked, which the proxy does not take"
     )]
     AnswerCoding(Target),
-    /// The target switched protocols unasked, or did not go on after it had.
+    /// The target switched protocols without a request, or ended after it had.
     #[error("{0} switched to another protocol against the rules of HTTP")]
     Switched(Target),
 }

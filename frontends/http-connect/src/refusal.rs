@@ -1,4 +1,4 @@
-//! What a refusal is called in HTTP.
+//! Refusals as HTTP status and `Proxy-Status` error type.
 
 use http::StatusCode;
 use kubevpn_target::Refusal;
@@ -23,7 +23,7 @@ pub fn status(refusal: Refusal) -> (StatusCode, &'static str) {
         Refusal::Forbidden | Refusal::Denied => (S::FORBIDDEN, "http_request_denied"),
         Refusal::TimedOut => (S::GATEWAY_TIMEOUT, "connection_timeout"),
         Refusal::Overloaded => (S::SERVICE_UNAVAILABLE, "connection_limit_reached"),
-        // RFC 9209 recommends 500; but it is the cluster that does not know us, no bug of the proxy.
+        // RFC 9209 recommends 500; but the cluster rejects our credentials, which is not a fault of the proxy.
         Refusal::Unauthenticated => (S::BAD_GATEWAY, "proxy_configuration_error"),
         Refusal::Internal => (S::INTERNAL_SERVER_ERROR, "proxy_internal_error"),
     }

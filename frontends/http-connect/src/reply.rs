@@ -1,4 +1,4 @@
-//! The body of an answer on its way to the client.
+//! The body of an answer, streamed to the client.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::Pool;
 use crate::exchange::Exchange;
 use crate::upstream::Upstream;
 
-/// A text of ours, or the body of a target's answer. The answer is hyper's to finish when it is dropped.
+/// A text of ours, or the body of a target's answer. When it is dropped, hyper finishes the answer.
 pub(crate) struct Reply {
     kind: Kind,
     exchange: Arc<Exchange>,
@@ -30,11 +30,11 @@ enum Kind {
 /// A target's answer, passed on as it arrives. Polling it drives the connection it comes from.
 pub(crate) struct Download {
     pub(crate) body: Incoming,
-    /// Until the body has ended.
+    /// `None` once the body has ended.
     pub(crate) upstream: Option<Upstream>,
     pub(crate) target: Target,
     pub(crate) promised: Option<Duration>,
-    /// Where the body ends, if hyper would read on to the end of the connection.
+    /// The end of the body, if hyper would otherwise read until the end of the connection.
     pub(crate) left: Option<u64>,
     pub(crate) pool: Pool,
 }
@@ -56,7 +56,7 @@ impl Reply {
 }
 
 impl Download {
-    /// The answer is complete: its connection can serve again.
+    /// The answer is complete: its connection can be reused.
     pub(crate) fn complete(&mut self, cx: &mut Context<'_>, exchange: &Exchange) {
         if let Some(mut upstream) = self.upstream.take() {
             if !upstream.is_free(cx) {
@@ -91,7 +91,7 @@ impl Download {
         match &frame {
             Some(Ok(frame)) => {
                 exchange.count_down(frame.data_ref().map_or(0, Bytes::len));
-                // hyper does not ask again when it knows that this was all.
+                // hyper does not poll again if it knows that this was the end.
                 if frame.is_trailers() || self.body.is_end_stream() {
                     self.complete(cx, exchange);
                 }
@@ -142,5 +142,5 @@ impl Drop for Reply {
     }
 }
 
-/// What hyper's service answers with.
+/// The result of hyper's service.
 pub(crate) type Answered = Result<Response<Reply>, Infallible>;

@@ -1,4 +1,4 @@
-//! What a request asks for, from its head alone.
+//! Classification of a request by its head.
 
 use std::net::SocketAddr;
 
@@ -18,16 +18,16 @@ use crate::authority;
 use crate::headers::{forwards_left, is_chunked};
 use crate::problem::Problem;
 
-/// What is asked for.
+/// What a request asks for.
 #[derive(Debug)]
 pub(crate) enum Asked {
     /// CONNECT: a tunnel.
     Tunnel(Target),
-    /// An absolute-form request-target: the request is to be sent on.
+    /// An absolute-form request-target: the request is forwarded.
     Forward(Target),
-    /// An OPTIONS or TRACE that is to go no further.
+    /// An OPTIONS or TRACE that must not be forwarded.
     LastHop,
-    /// The help page, for somebody who knows the proxy by this name.
+    /// The help page, for a client that knows the proxy by this name.
     Help(Option<Target>),
     /// The PAC file, for a client that knows the proxy by this name.
     Pac(Option<Target>),
@@ -68,8 +68,8 @@ pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<
     }
 }
 
-/// A request to the proxy itself. It is answered only under a name that cannot be somebody else's: a page
-/// in a browser that has its own name resolve to our address (DNS rebinding) shall read nothing.
+/// A request to the proxy itself. It is answered only under a name that no other site can have: a page in a
+/// browser whose own name resolves to our address (DNS rebinding) must not read anything.
 fn ours(
     head: &Parts,
     host: Option<Target>,
@@ -91,7 +91,7 @@ fn ours(
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Err(Problem::Method);
     }
-    // A browser cannot show a password for its PAC file, so the users of this machine need none.
+    // A browser cannot send a password for its PAC file, so users of this machine need none.
     let is_near = |peer: SocketAddr| peer.ip().to_canonical().is_loopback();
     if let Some(wanted) = &settings.credentials
         && !origin.peer.is_none_or(is_near)
@@ -106,8 +106,8 @@ fn ours(
     }
 }
 
-/// Whether a name can be meant for us. `host.docker.internal` and its kin are what containers and virtual machines
-/// call the machine they run on; nobody else can have one, as `.internal` is reserved for private use.
+/// Whether a name may be the proxy's own. Containers and virtual machines call their host `host.docker.internal` and
+/// similar names; no other site can have one, because `.internal` is reserved for private use.
 fn is_ours(name: &str, settings: &Settings) -> bool {
     let mut labels = name.rsplit('.');
     match (labels.next(), labels.next(), labels.next(), labels.next()) {
@@ -120,8 +120,8 @@ fn is_ours(name: &str, settings: &Settings) -> bool {
     }
 }
 
-/// The `Host` field: once, and well-formed or empty (RFC 9112 section 3.2). It decides nothing about a
-/// request that is sent on.
+/// Checks the `Host` field: once, and well-formed or empty (RFC 9112 section 3.2). It is not used for a forwarded
+/// request.
 fn host(head: &Parts, origin: Origin) -> Result<Option<Target>, Problem> {
     let mut all = head.headers.get_all(HOST).iter();
     let host = match (all.next(), all.next()) {
@@ -151,7 +151,7 @@ fn codings(head: &Parts) -> Result<(), Problem> {
     }
 }
 
-/// A CONNECT has no content; what is behind its head is the tunnel's.
+/// A CONNECT has no content; bytes after its head belong to the tunnel.
 fn no_content(head: &Parts) -> Result<(), Problem> {
     let empty = head
         .headers
@@ -216,7 +216,7 @@ mod tests {
     use http::Request;
     use kubevpn_target::Frontend;
 
-    /// Who cannot have been let in by a login to this machine shows what the listener asks for.
+    /// A client on another machine has to authenticate for our own pages.
     #[test]
     fn pages_are_for_all_of_this_machine_alone() {
         let settings = Settings {

@@ -1,4 +1,4 @@
-//! What a user of the frontend can choose.
+//! Settings of the HTTP frontend.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use kubevpn_conn::{Credentials, Drain, HANDSHAKE_TIMEOUT};
 
 use crate::{Pac, Pool};
 
-/// What a user of the frontend can choose. One value serves all connections to one backend.
+/// Settings of the HTTP frontend. One value serves all connections to one backend.
 ///
 /// ```
 /// use kubevpn_http_connect::Settings;
@@ -18,29 +18,29 @@ use crate::{Pac, Pool};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Asked of every request that is to go anywhere (`Proxy-Authorization: Basic`); `None` lets everybody
-    /// in. The help page and the PAC file are for all on this machine; a client on another one is asked for the
-    /// same (`Authorization: Basic`).
+    /// Required of every request to a target (`Proxy-Authorization: Basic`); `None` requires nothing. The help page and
+    /// the PAC file are open to clients on this machine; clients on other machines need the same credentials
+    /// (`Authorization: Basic`).
     pub credentials: Option<Credentials>,
-    /// From the accepted connection, or from the first byte of a later request, to the end of its head.
+    /// Time limit from the accepted connection, or from the first byte of a later request, to the end of its head.
     pub head_timeout: Duration,
-    /// How long a connection is kept that has nothing asked for.
+    /// How long a connection without a request is kept.
     pub keep_alive: Duration,
-    /// Ends a connection on which no byte moved for this long though a request or a tunnel is open on it;
-    /// `None` for never.
+    /// Ends a connection with an open request or tunnel on which no byte was transferred for this long; `None` for
+    /// never.
     pub idle_timeout: Option<Duration>,
-    /// The text served as `/proxy.pac`; `None` for no such page.
+    /// The text of `/proxy.pac`; `None` for no such page.
     pub pac: Option<Pac>,
-    /// Names that are the proxy's own besides `localhost` and `host.docker.internal` (or any `host.*.internal`).
-    /// The help page and the PAC file are served only to a `Host` that is one of them or an address: a page in a
-    /// browser that has its own name resolve to our address (DNS rebinding) reads nothing.
+    /// The proxy's own names, in addition to `localhost` and `host.docker.internal` (or any `host.*.internal`). The
+    /// help page and the PAC file are served only if `Host` is one of them or an address, so that a page in a browser
+    /// whose own name resolves to our address (DNS rebinding) cannot read them.
     pub names: Vec<String>,
-    /// Leaves the `Host` of a request that is forwarded as the client wrote it, where RFC 9112 section 3.2.2 has the
-    /// proxy write that of the request-target: for those who ask an ingress for a name it is not reached by.
+    /// Keeps the client's `Host` in a forwarded request. By default the proxy writes that of the request-target, as RFC
+    /// 9112 section 3.2.2 requires. Use it to ask an ingress for a name other than its address.
     pub keep_host: bool,
-    /// Connections to targets, kept for requests to come. Not to be shared between backends.
+    /// Idle connections to targets. Do not share it between backends.
     pub pool: Pool,
-    /// When it stops, a connection finishes the request in hand and ends.
+    /// When the drain begins, a connection finishes its current request and ends.
     pub drain: Drain,
 }
 

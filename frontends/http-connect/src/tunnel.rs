@@ -1,4 +1,4 @@
-//! A connection that is no HTTP any more: what is said last in HTTP, and the relay.
+//! A connection after HTTP: its last HTTP answer, and the relay.
 
 use http::{HeaderMap, StatusCode};
 use hyper::upgrade::Upgraded;
@@ -21,7 +21,7 @@ pub(crate) fn dial<C: ClientIo, S: Connect>(
     })
 }
 
-/// Serves a client to its end whose request the target switched to another protocol.
+/// Serves a client after the target has switched to another protocol.
 pub(crate) async fn switch<C: ClientIo>(
     fields: &HeaderMap,
     upstream: Upgraded,
@@ -31,7 +31,7 @@ pub(crate) async fn switch<C: ClientIo>(
     tunnel.relay(Plain(TokioIo::new(upstream)), head).await
 }
 
-/// The answer of a connection that ends with it.
+/// The last answer on a connection.
 pub(crate) async fn say_no<C: ClientIo>(client: C, problem: &Problem) {
     farewell(client, &answer::last_words(answer::refusal(problem))).await;
 }

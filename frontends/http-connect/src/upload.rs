@@ -1,4 +1,4 @@
-//! The body of a request on its way to the target.
+//! The body of a request, streamed to the target.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,13 +14,13 @@ use tokio::time::Sleep;
 
 use crate::exchange::Exchange;
 
-/// How long a server may keep a client waiting that asked `Expect: 100-continue`, before its body is sent
-/// anyway: servers of HTTP/1.0 never say it.
+/// How long a client with `Expect: 100-continue` waits for the server before its body is sent anyway: HTTP/1.0
+/// servers never send 100.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A client's body, sent on as it arrives.
+/// A client's body, forwarded as it arrives.
 pub(crate) struct Upload {
-    /// `None` for a request that has none.
+    /// `None` for a request without a body.
     body: Option<Incoming>,
     gate: Option<(GoAhead, Pin<Box<Sleep>>)>,
     exchange: Arc<Exchange>,
@@ -35,8 +35,8 @@ impl Upload {
         }
     }
 
-    /// The body is not touched before the server says so. Touching it makes hyper tell the client to send
-    /// it, so that "100 Continue" comes when the server means it.
+    /// The body is not polled before the server asks for it. Polling makes hyper send "100 Continue" to the client, which
+    /// therefore arrives when the server has sent it.
     pub(crate) fn wait_for_go_ahead(&mut self) -> GoAhead {
         let gate = GoAhead::default();
         self.gate = Some((gate.clone(), Box::pin(tokio::time::sleep(PATIENCE))));
@@ -53,7 +53,7 @@ impl Body for Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some((gate, patience)) = &mut self.gate {
-            // No waker is kept for the gate: it is moved by who polls this body, on the same task.
+            // The gate keeps no waker: it is changed by the task that polls this body.
             if !gate.poll_open(patience.as_mut(), cx) {
                 return Poll::Pending;
             }
@@ -85,7 +85,7 @@ impl Body for Upload {
     }
 }
 
-/// Whether a client that waits may send its body.
+/// Whether a waiting client may send its body.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GoAhead(Arc<AtomicU8>);
 
@@ -94,14 +94,14 @@ const OPEN: u8 = 1;
 const NEVER: u8 = 2;
 
 impl GoAhead {
-    /// The server said "100 Continue".
+    /// Notes that the server sent "100 Continue".
     pub(crate) fn give(&self) {
         let _ = self
             .0
             .compare_exchange(SHUT, OPEN, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The server has answered. Whether the body was asked for before that.
+    /// Notes that the server has answered. Returns whether the body was requested before.
     pub(crate) fn settle(&self) -> bool {
         let settled = self
             .0

@@ -15,14 +15,14 @@ use kubevpn_target::{Stream, Via};
 use crate::upload::Upload;
 use crate::{MAX_FIELDS, MAX_HEAD};
 
-/// The connection and the half of hyper that drives it. Whoever uses the connection drives it, so that a
-/// request costs no second task and no hop between threads.
+/// The connection and hyper's driver of it. The user of the connection drives it, so that a request needs no
+/// second task and no hop between threads.
 pub(crate) struct Upstream {
     requests: http1::SendRequest<Upload>,
     wire: Option<Wire>,
     via: Via,
-    /// The server knows the client behind it by NTLM or Negotiate, which vouch for a connection and not for a
-    /// request (RFC 4559 section 6): nobody else's request may go out on it.
+    /// Whether the server has authenticated the client by NTLM or Negotiate, which authenticate a connection and not a
+    /// request (RFC 4559 section 6): other clients' requests must not use it.
     pub(crate) knows_client: bool,
 }
 
@@ -37,7 +37,7 @@ impl Upstream {
             .max_headers(MAX_FIELDS)
             .preserve_header_case(true)
             .title_case_headers(true)
-            // What clients take from a server, RFC 9112 sections 5.1 and 5.2 included.
+            // Leniency that clients show towards servers, including RFC 9112 sections 5.1 and 5.2.
             .allow_spaces_after_header_name_in_responses(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .ignore_invalid_headers_in_responses(true)
@@ -51,17 +51,17 @@ impl Upstream {
         })
     }
 
-    /// Where it leads.
+    /// The target of the connection.
     pub(crate) fn via(&self) -> &Via {
         &self.via
     }
 
-    /// Moves bytes both ways as far as they go.
+    /// Transfers bytes in both directions as far as possible.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(wire) = &mut self.wire
             && let Poll::Ready(ended) = wire.as_mut().poll(cx)
         {
-            // Whoever waits for an answer has been told.
+            // The waiting request has got the error.
             if let Err(error) = ended {
                 tracing::debug!(%error, via = %self.via, "a connection to the target broke");
             }
@@ -86,7 +86,7 @@ impl Upstream {
         .await
     }
 
-    /// The stream behind an answer that switched protocols.
+    /// The stream after an answer that switched protocols.
     pub(crate) async fn upgraded(
         &mut self,
         answer: &mut Response<Incoming>,
@@ -99,15 +99,15 @@ impl Upstream {
         .await
     }
 
-    /// Whether it can take another request, as far as can be told.
+    /// Whether the connection seems able to take another request.
     pub(crate) fn is_free(&mut self, cx: &mut Context<'_>) -> bool {
         self.drive(cx);
         self.wire.is_some() && self.requests.is_ready()
     }
 }
 
-/// How long a server says it keeps an idle connection (`Keep-Alive: timeout=5`), less a second: a Pod's
-/// close takes that long to reach us.
+/// The server's keep-alive time (`Keep-Alive: timeout=5`) minus a second, which a Pod's close takes to
+/// reach us.
 pub(crate) fn promised(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let mut parameters = value.split(',').map(str::trim);

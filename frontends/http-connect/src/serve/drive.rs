@@ -1,4 +1,4 @@
-//! Drives hyper, and watches what it does not: the clock, and a client nobody reads from.
+//! Drives hyper, and watches what hyper does not: time limits, and a client that is not being read.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -22,24 +22,24 @@ use crate::exchange::{Exchange, Handover, Phase};
 use crate::problem::{Problem, framing};
 use crate::reply::Reply;
 
-/// How often a client that nobody reads from is asked whether its connection is broken.
+/// Interval at which a client that is not being read is asked whether its connection is broken.
 const CHECK: Duration = Duration::from_secs(1);
 
-/// Why hyper is not driven any further.
+/// Why hyper is no longer driven.
 pub(super) enum Over {
-    /// The connection is at its end: all that was asked for is answered.
+    /// The connection has ended, with all requests answered.
     Done,
-    /// The connection is no HTTP any more.
+    /// The connection does not speak HTTP any more.
     Handover(Handover),
-    /// A head that is none, or was not complete in time.
+    /// A head is invalid, or was not complete in time.
     Refused {
         problem: Problem,
-        /// hyper said no in its own words, behind an answer that the client had not taken.
+        /// hyper refused it itself, after an answer that the client had not read yet.
         said: bool,
     },
-    /// The client's connection broke, or the answer it was getting.
+    /// The client's connection broke, or the answer that it was receiving.
     Gone(io::Error),
-    /// A request is open and no byte moved for too long.
+    /// The idle limit was reached while a request is open.
     Idle,
 }
 
@@ -97,7 +97,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
             if let Poll::Ready(ended) = Pin::new(&mut *http).poll(cx) {
                 return Poll::Ready(self.over(ended));
             }
-            // What hyper has not written yet would be lost with it.
+            // Data that hyper has not written yet would be lost.
             if self.exchange.is_flushed() {
                 if let Some(handover) = self.exchange.take_handover() {
                     return Poll::Ready(Over::Handover(handover));
@@ -125,7 +125,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            // A timer that runs out early costs less than one that is moved with every request.
+            // A timer that fires early costs less than one that is reset with every request.
             if timer.deadline() > at {
                 timer.as_mut().reset(at);
             }
@@ -152,7 +152,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
         }
     }
 
-    /// What is due next.
+    /// The next time limit.
     fn due(&mut self) -> Option<(Instant, Due)> {
         match self.exchange.phase() {
             Phase::Head {
@@ -191,7 +191,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
 }
 
 impl<C: ClientIo> Driver<'_, C> {
-    /// How hyper came to its own end.
+    /// Why hyper ended by itself.
     fn over(&self, ended: hyper::Result<()>) -> Over {
         match ended {
             Ok(()) => Over::Done,
@@ -207,7 +207,7 @@ impl<C: ClientIo> Driver<'_, C> {
 fn malformed(error: &hyper::Error) -> Problem {
     let sentence = match framing(error) {
         Some(field) => format!("where the request ends is not clear: {field}"),
-        // A head has its bounds by `head.rs`: what is too large for hyper is the length.
+        // `head.rs` limits the head, so what is too large for hyper is the length.
         None if error.is_parse_too_large() => {
             "where the request ends is not clear: its Content-Length is beyond any body".into()
         }
