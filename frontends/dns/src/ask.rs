@@ -1,4 +1,4 @@
-//! One question to one answer, within its time.
+//! One query to one answer, within its time limit.
 
 use std::future::poll_fn;
 
@@ -10,15 +10,15 @@ use tower_service::Service;
 use crate::request::Request;
 use crate::{Settings, response_code, upstream};
 
-/// A way to answer questions.
+/// A service that answers queries.
 ///
-/// Do not implement it: it is there for every [`Service<Query>`] that answers with a [`Message`], of which the
-/// response code, `authoritative` and the sections are used. An error is classified; a name that is somebody else's
-/// is [`Refusal::Denied`].
+/// Do not implement it: every [`Service<Query>`] that answers with a [`Message`] has it. Of the message, the response code,
+/// `authoritative` and the sections are used. Errors are classified; a name outside the service's zones is
+/// [`Refusal::Denied`].
 pub trait Answer: Send {
-    /// Waits until the service is ready and calls it once.
+    /// Waits until the service is ready, and calls it once.
     ///
-    /// Cancellation: dropping the future gives the question up.
+    /// Cancellation: dropping the future gives the query up.
     fn answer(self, query: Query) -> impl Future<Output = Result<Message, ConnectError>> + Send;
 }
 
@@ -37,7 +37,7 @@ where
     }
 }
 
-/// The whole answer to a request.
+/// The complete answer to a request.
 pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Settings) -> Message {
     let query = &request.query;
     let limit = settings.answer_timeout;
@@ -47,7 +47,7 @@ pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Set
         Err(ConnectError::new(Refusal::TimedOut, sentence))
     });
     let mut response = request.response();
-    // Without an upstream only the cluster's own DNS is asked, for its own zone.
+    // Without an upstream only the service is asked, so recursion is not available.
     response.metadata.recursion_available = settings.upstream.is_some();
     match answered {
         Ok(found) => {

@@ -5,9 +5,9 @@ use hickory_proto::op::{Message, MessageType};
 use crate::reply::{PLAIN_UDP, encode};
 use crate::request::{Read, read};
 
-/// Reads `data` as a message to the server and answers it.
+/// Reads `data` as a message to the server, and answers it.
 ///
-/// Panics when the answer is to another question or id, is no answer, or is longer than its client takes.
+/// Panics if the answer has another question or ID, is not an answer, or is longer than its client accepts.
 pub fn dns_message(data: &[u8]) {
     let (answer, limit) = match read(data) {
         Read::Question(request) => {
@@ -26,7 +26,7 @@ pub fn dns_message(data: &[u8]) {
     let read = Message::from_vec(&bytes).expect("an answer of ours can be read");
     assert_eq!(read.metadata.message_type, MessageType::Response);
     assert_eq!(read.metadata.id, answer.metadata.id);
-    // BADVERS and BADSIG are one number.
+    // BADVERS and BADSIG have the same number.
     let number = |message: &Message| u16::from(message.metadata.response_code);
     assert_eq!(number(&read), number(&answer));
 }

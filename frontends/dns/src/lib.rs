@@ -1,13 +1,12 @@
 //! A DNS frontend: answers over UDP and TCP by asking any [`Service<Query>`](Answer).
 //!
-//! It reads questions, bounds them in size, number and time, and writes answers that fit. What a name means is the
-//! service's to say; it knows nothing of zones. It holds no cache, transfers no zone, follows no alias, and signs
-//! nothing.
+//! It reads queries, limits their size, number and time, and writes answers that fit. The service decides what a name
+//! means; the frontend does not know zones. It has no cache, transfers no zone, follows no alias, and signs nothing.
 //!
-//! The path of a question: the bytes of a datagram ([`serve_udp`], `udp.rs`) or a stream ([`serve_stream`],
-//! `stream.rs`) become a request or are refused at once (`request.rs`); the service is asked (`ask.rs`), and where it
-//! says that a name is not its own, the [`upstream`](Settings::upstream) if there is one (`upstream.rs`). The answer is
-//! made to fit (`reply.rs`). A failure is a [`Refusal`](kubevpn_target::Refusal), mapped in `refusal.rs`.
+//! The path of a query: the bytes of a datagram ([`serve_udp`], `udp.rs`) or a stream ([`serve_stream`], `stream.rs`) become
+//! a request or are refused at once (`request.rs`). The service is asked (`ask.rs`); if it refuses a name as not its own,
+//! the [`upstream`](Settings::upstream) is asked, if there is one (`upstream.rs`). The answer is made to fit (`reply.rs`). A
+//! failure is a [`Refusal`](kubevpn_target::Refusal), mapped in `refusal.rs`.
 //!
 //! ```
 //! use hickory_proto::op::{Message, OpCode, Query};
@@ -45,7 +44,7 @@
 //! ```
 //!
 //! Specified in RFC 1035 (messages, both transports), RFC 6891 (EDNS), RFC 7766 (TCP), RFC 8482 (ANY), RFC 9210 (both
-//! transports are a must), RFC 5452 (whose answer is ours).
+//! transports are required), RFC 5452 (matching answers to queries).
 
 #![warn(missing_docs)]
 

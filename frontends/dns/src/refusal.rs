@@ -1,9 +1,9 @@
-//! What a refusal is to a DNS client.
+//! Refusals as DNS response codes.
 
 use hickory_proto::op::ResponseCode;
 use kubevpn_target::Refusal;
 
-/// The response code of each class.
+/// The response code of a refusal.
 ///
 /// ```
 /// use hickory_proto::op::ResponseCode;
@@ -13,7 +13,7 @@ use kubevpn_target::Refusal;
 pub fn response_code(refusal: Refusal) -> ResponseCode {
     match refusal {
         Refusal::NameNotFound => ResponseCode::NXDomain,
-        // Not a name to be answered here: a client with several servers asks the next one.
+        // The name is not answered here: a client with several servers asks the next one.
         Refusal::Denied => ResponseCode::Refused,
         Refusal::NoSuchPort
         | Refusal::NotReady

@@ -1,15 +1,15 @@
-//! Answers as bytes, no longer than their client takes.
+//! Answers as bytes, no longer than their client accepts.
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 
 /// A datagram without EDNS (RFC 1035 section 4.2.1).
 pub(crate) const PLAIN_UDP: u16 = 512;
 
-/// The largest datagram we send or take: it fits every path unfragmented (DNS flag day 2020).
+/// The largest datagram that we send or accept: it fits every path without fragmentation (DNS flag day 2020).
 pub(crate) const UDP_PAYLOAD: u16 = 1232;
 
-/// The message, or what is left of it within `limit` bytes: the question alone, marked as truncated, so that the
-/// client asks again over TCP.
+/// The message, if it fits into `limit` bytes; otherwise its question only, marked as truncated, so that the client asks
+/// again over TCP.
 pub(crate) fn encode(message: &Message, limit: usize) -> Vec<u8> {
     match message.to_vec() {
         Ok(bytes) if bytes.len() <= limit => bytes,
@@ -18,7 +18,7 @@ pub(crate) fn encode(message: &Message, limit: usize) -> Vec<u8> {
     }
 }
 
-/// What cannot even be written is a failure of the server's.
+/// A message that cannot be encoded becomes SERVFAIL.
 fn encode_failed(bytes: Result<Vec<u8>, hickory_proto::ProtoError>, message: &Message) -> Vec<u8> {
     bytes.unwrap_or_else(|error| {
         tracing::debug!(%error, "an answer cannot be written");

@@ -1,34 +1,34 @@
-//! From bytes to one question, or to what is wrong with them.
+//! Parses one query, or finds its fault.
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 
-/// The least a message can be: its header.
+/// The smallest message: a header.
 const HEADER: usize = 12;
 
-/// The version of EDNS there is.
+/// The only version of EDNS.
 const EDNS: u8 = 0;
 
-/// One question that can be answered.
+/// One query that can be answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) id: u16,
-    /// As the client wrote it, in its letters' case.
+    /// The query in the client's spelling, including upper and lower case.
     pub(crate) query: Query,
     pub(crate) recursion_desired: bool,
-    /// Answers that do not validate are wanted too (CD, RFC 4035 section 3.2.2).
+    /// Whether answers that do not validate are accepted (CD, RFC 4035 section 3.2.2).
     pub(crate) checking_disabled: bool,
     pub(crate) edns: Option<Edns>,
 }
 
-/// What bytes turn out to be.
+/// The result of parsing.
 #[derive(Debug)]
 pub(crate) enum Read {
     Question(Request),
-    /// No question that can be answered; this says so.
+    /// Not a query that can be answered, with the error message to send.
     Wrong(Message),
-    /// Nothing that is to be answered at all: not even a header, or an answer. Two servers that answer each other's
-    /// answers never end.
+    /// Not to be answered at all: shorter than a header, or an answer. Two servers that answer each other's answers
+    /// never end.
     Noise,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
 }
 
 impl Request {
-    /// An answer to it, empty so far.
+    /// An empty answer to this request.
     pub(crate) fn response(&self) -> Message {
         let mut message = Message::response(self.id, OpCode::Query);
         message.metadata.recursion_desired = self.recursion_desired;
@@ -85,7 +85,7 @@ impl Request {
             let mut edns = Edns::new();
             edns.set_version(EDNS);
             edns.set_max_payload(super::reply::UDP_PAYLOAD);
-            // Copied, whether or not there are signatures (RFC 3225 section 3).
+            // Copied, with or without signatures (RFC 3225 section 3).
             edns.set_dnssec_ok(self.wants_signatures());
             message.set_edns(edns);
         }
@@ -99,7 +99,7 @@ impl Request {
             .is_some_and(|edns| edns.flags().dnssec_ok)
     }
 
-    /// How large a datagram its client takes.
+    /// The largest datagram that its client accepts.
     pub(crate) fn udp_limit(&self) -> usize {
         use super::reply::{PLAIN_UDP, UDP_PAYLOAD};
         let edns = self.edns.as_ref();
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(code(&later), ResponseCode::BADVERS);
     }
 
-    /// Cut short anywhere, it is malformed with its id; before the header's end there is none.
+    /// A query truncated anywhere is malformed, and answered with its ID; one shorter than a header is not answered.
     #[test]
     fn truncated_anywhere() {
         let bytes = query(RecordType::A).to_vec().unwrap();

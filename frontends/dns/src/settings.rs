@@ -1,9 +1,9 @@
-//! What a user of the frontend can choose.
+//! Settings of the DNS frontend.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What a user of the frontend can choose.
+/// Settings of the DNS frontend.
 ///
 /// ```
 /// use kubevpn_dns::Settings;
@@ -11,18 +11,18 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The DNS server that is asked for what the service refuses as not its own; `None` passes the refusal on.
+    /// The DNS server for names that the service refuses as not its own; `None` passes the refusal on.
     pub upstream: Option<SocketAddr>,
-    /// How long an answer may take; then it is SERVFAIL. Clients ask again after about 5 seconds.
+    /// How long an answer may take before it is SERVFAIL. Clients ask again after about 5 seconds.
     pub answer_timeout: Duration,
-    /// How long a stream is kept on which nothing is asked, and how long its client may take to read an answer.
+    /// How long a stream without queries is kept, and how long its client may take to read an answer.
     pub idle_timeout: Duration,
-    /// All clients are on this machine, whatever their addresses, as in a network namespace of it: an answer by UDP is
-    /// as long as its client takes.
+    /// Whether all clients are on this machine, whatever their addresses, as in a network namespace: answers over UDP are
+    /// then as long as the client accepts.
     pub local_clients: bool,
-    /// Questions by UDP that are being answered, in all. What is beyond is dropped, and the client asks again.
+    /// Limit on simultaneous queries over UDP. Further ones are dropped, and the client asks again.
     pub in_flight: usize,
-    /// The same for one client address. Clients of this machine have one between them.
+    /// The same for one client address. Clients of this machine share one.
     pub in_flight_per_client: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Questions over a stream, each with its length in front (RFC 7766).
+//! Queries over a stream, each with a length prefix (RFC 7766).
 
 use std::io;
 use std::pin::pin;
@@ -16,16 +16,16 @@ use crate::ask::{Answer, ask};
 use crate::reply::encode;
 use crate::request::{Read, read};
 
-/// How many questions of one stream are being answered; further ones wait in the stream.
+/// Limit on simultaneous queries of one stream; further ones wait in the stream.
 const AT_ONCE: usize = 16;
 
-/// A question is a name and little more: a client that announces a longer message is not asking one.
+/// Limit on the length of a query, which is a name and little more.
 const LONGEST: usize = 4096;
 
-/// Serves one client's stream: any number of questions, answered as soon as each can be, in whichever order. Ends with
-/// the client, when it finishes no question within the idle timeout, or when the drain begins and nothing is open.
+/// Serves one client's stream: any number of queries, answered in any order. Ends with the client, if the client completes
+/// no query within the idle time-out, or when the drain begins and no query is open.
 ///
-/// Cancellation: dropping the future drops the stream and gives up what was asked.
+/// Cancellation: dropping the future drops the stream and gives its queries up.
 ///
 /// ```no_run
 /// use hickory_proto::op::{Message, Query};
@@ -53,7 +53,7 @@ where
     let mut ended = false;
     let drain = client.drain();
     let mut stopping = pin!(drain.stopping());
-    // Of the next whole question: single bytes of one move nothing.
+    // The idle time-out restarts with each complete query, not with single bytes.
     let mut due = Instant::now() + settings.idle_timeout;
     let slow = || io::Error::from(io::ErrorKind::TimedOut);
     loop {
@@ -67,7 +67,7 @@ where
                     answering.push(async move { ask(&request, service, settings).await });
                 }
                 Read::Wrong(answer) => send(&mut client, &answer, settings).await?,
-                // Whoever writes this will not write anything better.
+                // A client that writes this does not speak DNS.
                 Read::Noise => return Ok(()),
             }
         }
@@ -87,8 +87,8 @@ where
     }
 }
 
-/// A whole message off the front, if it is there. So what is read ahead is bounded: nothing is read while a whole
-/// message waits.
+/// Removes a complete message from the front, if there is one. Reading ahead is bounded, because nothing is read while a
+/// complete message waits.
 fn take(input: &mut BytesMut) -> io::Result<Option<Bytes>> {
     let Some(length) = input
         .first_chunk()

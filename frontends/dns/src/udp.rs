@@ -1,4 +1,4 @@
-//! Questions in datagrams.
+//! Queries in datagrams.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,17 +16,17 @@ use crate::ask::{Answer, ask};
 use crate::reply::encode;
 use crate::request::{Read, read};
 
-/// What the kernel holds while we are busy: a burst of a few thousand questions.
+/// The kernel's receive buffer: a burst of a few thousand queries.
 const BUFFER: usize = 1024 * 1024;
 
-/// Longer datagrams hold no question.
+/// Limit on a datagram; longer ones are not queries.
 const LONGEST: usize = 4096;
 
-/// What the kernel may hand over at once: datagrams of one client, one after another (GRO).
+/// Limit on the datagrams of one client that the kernel returns at once (GRO).
 const AT_ONCE: usize = 64 * 1024;
 
-/// An answer to another machine is at most so many times as long as its question: the sender of a datagram may be
-/// forged, and what is answered then hits a third party. The bound is QUIC's (RFC 9000 section 8).
+/// Limit on the length of an answer to another machine, as a multiple of its query: the sender of a datagram may be forged,
+/// and the answer then reaches a third party. The limit is QUIC's (RFC 9000 section 8).
 const AMPLIFICATION: usize = 3;
 
 /// Binds a UDP socket to be served.
@@ -42,17 +42,17 @@ const AMPLIFICATION: usize = 3;
 pub fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
-    // As much of it as the system allows.
+    // The system may allow less.
     let _ = socket.set_recv_buffer_size(BUFFER);
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
-    // Serving needs what the system may not have.
+    // Serving needs socket options that the system may lack.
     UdpSocketState::new((&socket).into())?;
     UdpSocket::from_std(socket.into())
 }
 
-/// The socket, which tells the address a datagram came to, and sends from it: bound to all addresses, the system would
-/// choose another one.
+/// A socket that reports the destination address of a datagram, and sends from it: for a socket bound to all addresses the
+/// system would choose another one.
 struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
@@ -91,13 +91,13 @@ impl Socket {
     }
 }
 
-/// No broadcast or multicast address, which nothing can be sent from.
+/// Not a broadcast or multicast address, from which nothing can be sent.
 fn is_one_machines(ip: &IpAddr) -> bool {
     let ip = ip.to_canonical();
     !ip.is_multicast() && ip != Ipv4Addr::BROADCAST
 }
 
-/// The length of an answer to a question of `length` bytes, where its client takes `takes`.
+/// Limit on an answer to a query of `length` bytes, if its client accepts `takes`.
 fn limit(settings: &Settings, asked: &RecvMeta, length: usize, takes: usize) -> usize {
     let peer = asked.addr.ip().to_canonical();
     let is_here = settings.local_clients
@@ -110,14 +110,14 @@ fn limit(settings: &Settings, asked: &RecvMeta, length: usize, takes: usize) -> 
     }
 }
 
-/// Answers questions until the drain stops it. Each is answered by a task of the drain; one that is beyond the limits
-/// of the settings is dropped, as if the network had.
+/// Answers queries until the drain stops it, each in a task of the drain. A query beyond the limits of the settings is
+/// dropped, as if the network had lost it.
 ///
-/// An answer leaves from the address that was asked. For a client on another machine it is at most three times as long
-/// as its question, as the address of its sender may be forged; what is longer is marked as truncated, and asked again
+/// An answer is sent from the address that was asked. For a client on another machine it is at most three times as long as
+/// its query, because the sender's address may be forged; a longer answer is marked as truncated, and the client asks again
 /// over TCP.
 ///
-/// An error of receiving never ends it; it waits longer with each in a row.
+/// A receive error never ends it; it waits longer with each error in a row.
 ///
 /// ```no_run
 /// use hickory_proto::op::{Message, OpCode, Query};
@@ -172,7 +172,7 @@ where
                 _ if message.len() > LONGEST => continue,
                 Read::Question(request) => request,
                 Read::Wrong(answer) => {
-                    // Not waited for: it is worth less than the next question.
+                    // Sending does not wait: the next query matters more.
                     let limit = limit(&settings, &asked, message.len(), PLAIN);
                     let _ = socket.try_answer(&encode(&answer, limit), &asked);
                     continue;
@@ -199,7 +199,7 @@ where
 
 const PLAIN: usize = crate::reply::PLAIN_UDP as usize;
 
-/// Questions being answered, by client.
+/// Queries being answered, by client.
 #[derive(Debug, Default)]
 struct Busy(Mutex<Open>);
 
@@ -247,7 +247,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    /// The sender of a datagram may be forged, but not as one of this machine.
+    /// The sender of a datagram may be forged, but not as an address of this machine.
     #[test]
     fn other_machines_get_no_more_than_three_times_what_they_sent() {
         let asked = |peer: &str, at: &str| {

@@ -1,4 +1,4 @@
-//! The server for what is somebody else's: asked like any stub resolver asks.
+//! The upstream server for other names, queried as a stub resolver does.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use crate::reply::UDP_PAYLOAD;
 use crate::request::Request;
 
-/// A datagram may be lost: how long each of the attempts waits.
+/// How long each attempt waits, because a datagram may be lost.
 const ATTEMPTS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_millis(2500)];
 
-/// Asks by UDP from a port and with an id of its own each time, and by TCP where the answer does not fit.
+/// Asks over UDP with a new port and ID each time, and over TCP if the answer does not fit.
 pub(crate) async fn ask(request: &Request, server: SocketAddr) -> io::Result<Message> {
     let mut lost = io::Error::from(io::ErrorKind::TimedOut);
     for patience in ATTEMPTS {
@@ -35,7 +35,7 @@ async fn by_udp(request: &Request, server: SocketAddr) -> io::Result<Message> {
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
     let socket = UdpSocket::bind(any).await?;
-    // Connected: the kernel drops what others send.
+    // Connected, so that the kernel drops datagrams from others.
     socket.connect(server).await?;
     let (question, bytes) = question(request)?;
     socket.send(&bytes).await?;
@@ -74,7 +74,7 @@ fn question(request: &Request) -> io::Result<(Message, Vec<u8>)> {
     Ok((question, bytes))
 }
 
-/// Only an answer with the id and the question we sent is one.
+/// Whether an answer has the ID and the question of our query.
 fn ours(question: &Message, bytes: &[u8]) -> Option<Message> {
     let answer = Message::from_vec(bytes).ok()?;
     let fits = answer.metadata.id == question.metadata.id
