@@ -1,4 +1,4 @@
-//! A forward, as a user writes it.
+//! Forwards, as users write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use kubevpn_conn::{Addr, AddrError};
 use kubevpn_target::{Origin, Target, TargetError};
 
-/// Where to listen, and what is behind it.
+/// A listen address and its target.
 ///
 /// | written | means |
 /// |---|---|
@@ -24,9 +24,9 @@ use kubevpn_target::{Origin, Target, TargetError};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Where to listen.
+    /// The listen address.
     pub listen: Addr,
-    /// What each connection is for; who asks is filled in for each.
+    /// The target of each connection; its origin is set for each.
     pub to: Target,
 }
 
@@ -34,7 +34,7 @@ impl FromStr for Forward {
     type Err = ForwardError;
 
     fn from_str(text: &str) -> Result<Self, ForwardError> {
-        // From the right, since the address in front may have colons of its own.
+        // Parsed from the right, because the listen address may contain colons.
         let (rest, _port) = text.rsplit_once(':').ok_or(ForwardError::Parts)?;
         let colon = match rest.ends_with(']') {
             true => rest.rfind('[').and_then(|at| at.checked_sub(1)),
@@ -58,16 +58,16 @@ impl fmt::Display for Forward {
 
 const HOW: &str = "a forward is written [ADDR:]PORT:HOST:PORT, with IPv6 addresses in brackets";
 
-/// Why a text is no forward.
+/// Why a text is not a forward.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// There are too few parts.
     #[error("{}", HOW)]
     Parts,
-    /// The part in front is no address to listen on.
+    /// The first part is not a listen address.
     #[error("where to listen: {}; {}", .0, HOW)]
     Listen(AddrError),
-    /// The part behind is no host and port.
+    /// The last part is not a host and a port.
     #[error("where to: {}; {}", .0, HOW)]
     Target(TargetError),
 }

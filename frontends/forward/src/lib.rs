@@ -1,12 +1,12 @@
-//! A static forward: one local port for one target, for programs that know no proxy (`psql`, JDBC).
+//! A static forward: one local port for one target, for programs without proxy support (`psql`, JDBC).
 //!
-//! It reads no protocol and remembers nothing between connections: each one dials the target anew, so that a
-//! Pod which was replaced costs the connections it had and no others. It does not listen, resolve or dial.
+//! It reads no protocol and keeps no state between connections: each one dials the target anew, so that the
+//! replacement of a Pod ends its own connections only. It does not listen, resolve or dial.
 //!
-//! The path of a connection: a [`Forward`] (`forward.rs`) says where to listen and what is behind it;
-//! [`serve_connection`] (`serve.rs`) dials that through any [`Service<Target>`](kubevpn_target::Connect) and
-//! relays (`kubevpn-conn`). There is no protocol to refuse in: a client whose target cannot be had is reset, and
-//! the access record says why.
+//! The path of a connection: a [`Forward`] (`forward.rs`) has the listen address and the target;
+//! [`serve_connection`] (`serve.rs`) dials the target through any [`Service<Target>`](kubevpn_target::Connect) and
+//! relays (`kubevpn-conn`). There is no protocol for a refusal: if the target cannot be dialled, the client is reset, and
+//! the access record has the reason.
 //!
 //! ```
 //! use kubevpn_forward::{Forward, serve_connection};

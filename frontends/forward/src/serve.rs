@@ -8,10 +8,10 @@ use kubevpn_target::{Connect, Frontend, Target};
 use tracing::Instrument;
 
 /// Serves one client: one dial of `to` through `connect`, then the relay. Writes one access record
-/// ([`kubevpn_conn::Record`]). With `idle_timeout`, a connection on which no byte moved for so long is ended.
+/// ([`kubevpn_conn::Record`]). With `idle_timeout`, a connection on which no byte was transferred for so long is ended.
 ///
-/// The target is dialled at once: many servers speak first. A client whose connection breaks meanwhile cancels the
-/// dial; one that has only ended its own writing does not.
+/// The target is dialled at once, because many servers speak first. A client whose connection breaks during the dial
+/// cancels it; one that has only ended its own writing does not.
 ///
 /// Cancellation: dropping the future drops both streams; the client's connection is reset if it was relayed.
 ///
@@ -60,7 +60,7 @@ where
         patience: HANDSHAKE_TIMEOUT,
         idle: idle_timeout,
     };
-    // There is no protocol to answer in.
+    // There is no protocol for an answer.
     let served = tunnel.serve(target, connect, |_| Vec::new());
     served.instrument(span).await
 }
