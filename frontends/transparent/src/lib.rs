@@ -1,13 +1,13 @@
-//! A frontend for programs that know nothing of a proxy: their connections are redirected here by a rule of the kernel,
-//! and lead where they were meant to go.
+//! A frontend for programs without proxy support: a rule of the kernel redirects their connections here, and they are
+//! relayed to their original destination.
 //!
-//! It makes no rules, no namespaces, and does not listen or dial: whoever redirects connections to a listener hands them
-//! to it. A redirect of netfilter (`redirect`, `dnat`) is what is understood, by `SO_ORIGINAL_DST`; TPROXY is not.
+//! It makes no rules and no namespaces, and does not listen or dial: the caller redirects connections to a listener and
+//! passes them in. Redirects of netfilter (`redirect`, `dnat`) are supported, through `SO_ORIGINAL_DST`; TPROXY is not.
 //!
-//! The path of a connection: [`serve_connection`] (`serve.rs`) asks the client's socket for its original destination and
-//! makes it a [`Target`](kubevpn_target::Target). Where the address is one that [`Names`] (`names.rs`) gave to a name, the
-//! target is that name, so that logs and refusals speak of it. The rest is a [`Tunnel`](kubevpn_conn::Tunnel). There is
-//! no protocol to refuse in: the client is connected already, and is reset.
+//! The path of a connection: [`serve_connection`] (`serve.rs`) reads the original destination from the client's socket and
+//! makes it a [`Target`](kubevpn_target::Target). If [`Names`] (`names.rs`) assigned the address to a name, the target is
+//! that name, so that logs and refusals contain it. The rest is a [`Tunnel`](kubevpn_conn::Tunnel). There is no protocol
+//! for a refusal: the client is connected already, and is reset.
 //!
 //! ```
 //! use kubevpn_target::Name;
@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Specified in RFC 2544 and RFC 6890 (198.18.0.0/15 is for use within one site), RFC 4193 (fc00::/8 is not defined);
-//! `SO_ORIGINAL_DST` is in the kernel's `include/uapi/linux/netfilter_ipv4.h`.
+//! `SO_ORIGINAL_DST` is defined in the kernel's `include/uapi/linux/netfilter_ipv4.h`.
 
 #![warn(missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Addresses for names that have none.
+//! Made-up addresses for names that have none.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,19 +8,19 @@ use std::time::Duration;
 use kubevpn_target::Name;
 use tokio::time::Instant;
 
-/// How many names have an address at a time.
+/// Limit on names with an address.
 const NAMES: usize = 8192;
 
-/// A name that was looked up or connected to within this time keeps its address: programs hold on to addresses for
-/// longer than the lifetime of the answer.
+/// A name that was looked up or connected to within this time keeps its address: programs use addresses for longer than the
+/// TTL of the answer.
 const KEEP: Duration = Duration::from_secs(600);
 
-/// 198.18.1.0 to 198.19.254.255. The first and the last 256 are left to whoever makes the network.
+/// 198.18.1.0 to 198.19.254.255. The first and the last 256 addresses are left to the network's creator.
 const FIRST: u32 = 0xc612_0100;
 const LAST: u32 = 0xc613_feff;
 
-/// In front of the IPv4 address in the IPv6 one: the range that [`Host::is_fake_ip`](kubevpn_target::Host::is_fake_ip)
-/// knows.
+/// Prefix of the IPv6 address before the IPv4 one, in the range of
+/// [`Host::is_fake_ip`](kubevpn_target::Host::is_fake_ip).
 const PREFIX: u16 = 0xfc00;
 
 /// The addresses of one name.
@@ -32,11 +32,11 @@ pub struct Addresses {
     pub v6: Ipv6Addr,
 }
 
-/// A table of names and the addresses they were given. Clones are the same table.
+/// A table of names and their assigned addresses. Clones are the same table.
 ///
-/// A name keeps its address while it is in use, and as a rule for the life of the table: only where 8192 names have one,
-/// the one that was not used for the longest time, and for 10 minutes at least, makes room. Its address is given to
-/// another name as late as possible.
+/// A name keeps its address while it is in use, and normally for the life of the table. Only if 8192 names have one is the
+/// least recently used name dropped, if it was unused for at least 10 minutes. Its address is reassigned as late as
+/// possible.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Arc<Mutex<Table>>);
 
@@ -65,8 +65,8 @@ impl Default for Table {
 }
 
 impl Names {
-    /// The addresses of a name: those it has, or new ones. `None` where as many names as there may be are in use. A
-    /// name with a trailing dot is another one.
+    /// The addresses of a name: existing or new ones. `None` if the limit of names is in use. A name with a trailing dot is a
+    /// different one.
     pub fn assign(&self, name: &Name) -> Option<Addresses> {
         let now = Instant::now();
         let mut table = self.table();
@@ -80,7 +80,7 @@ impl Names {
         Some(Addresses::of(address))
     }
 
-    /// The name that an address was given to.
+    /// The name to which an address was assigned.
     pub fn find(&self, ip: IpAddr) -> Option<Name> {
         let address = assigned(ip)?;
         let mut table = self.table();
@@ -105,7 +105,7 @@ impl Table {
             let gone = self.by_name.remove(&oldest)?;
             self.by_address.remove(&gone.address);
         }
-        // There are more addresses than names: the search ends.
+        // There are more addresses than names, so the search ends.
         let address = loop {
             let address = self.next;
             self.next = if address == LAST { FIRST } else { address + 1 };
@@ -132,7 +132,7 @@ impl Addresses {
     }
 }
 
-/// Whether an address is one that names are given, in use or not.
+/// Whether an address is in the range that is assigned to names.
 ///
 /// ```
 /// use kubevpn_transparent::is_assignable;
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// The range is one that the rest of the program knows as made up.
+    /// The range is within that of `Host::is_fake_ip`.
     #[test]
     fn every_address_is_known_as_made_up() {
         for address in [FIRST, FIRST + 1, 0xc612_ffff, 0xc613_0000, LAST] {
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(distinct.len(), NAMES);
         assert_eq!(names.assign(&numbered(NAMES)), None, "all are in use");
         tokio::time::advance(KEEP / 2).await;
-        // By a lookup, and by a connection.
+        // Used by a lookup, and by a connection.
         assert_eq!(names.assign(&numbered(0)), Some(first[0]));
         assert_eq!(names.find(first[1].v6.into()), Some(numbered(1)));
         tokio::time::advance(KEEP / 2).await;

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use crate::{Names, is_assignable};
 
-/// The choices of a user of the frontend.
+/// Settings of the transparent frontend.
 ///
 /// ```
 /// use kubevpn_transparent::Settings;
@@ -18,17 +18,17 @@ use crate::{Names, is_assignable};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The names that addresses were given to; an address of their range that has none is refused.
+    /// The names with assigned addresses; an address of their range without a name is refused.
     pub names: Option<Names>,
-    /// Ends a connection on which no byte moved for this long; `None` for never.
+    /// Ends a connection on which no byte was transferred for this long; `None` for never.
     pub idle_timeout: Option<Duration>,
 }
 
 /// Serves one client: one dial of its original destination through `connect`, then the relay. Writes one access record
 /// ([`kubevpn_conn::Record`]).
 ///
-/// The target is dialled at once: many servers speak first. A client whose connection breaks meanwhile cancels the
-/// dial; one that has only ended its own writing does not. A client that is refused is reset.
+/// The target is dialled at once, because many servers speak first. A client whose connection breaks during the dial
+/// cancels it; one that has only ended its own writing does not. A refused client is reset.
 ///
 /// Cancellation: dropping the future drops both streams; the client's connection is reset if it was relayed.
 ///
@@ -94,12 +94,12 @@ where
         patience: HANDSHAKE_TIMEOUT,
         idle: settings.idle_timeout,
     };
-    // There is no protocol to answer in.
+    // There is no protocol for an answer.
     let served = tunnel.serve(target, connect, |_| Vec::new());
     Ok(served.instrument(span).await?)
 }
 
-/// Where an original destination leads: to the name that the address was given to, or to the address.
+/// The target of an original destination: the name to which the address was assigned, or the address.
 fn target(to: SocketAddr, names: Option<&Names>, origin: Origin) -> Result<Target, ServeError> {
     let host = match names {
         Some(names) if is_assignable(to.ip()) => match names.find(to.ip()) {
@@ -119,22 +119,22 @@ fn forgotten(to: SocketAddr) -> ConnectError {
     ConnectError::new(Refusal::NameNotFound, sentence)
 }
 
-/// Why a connection never came to be relayed.
+/// Why a connection was not relayed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The client connected to the listener itself, or the kernel does not tell where it meant to go.
+    /// The client connected to the listener itself, or the kernel does not report the original destination.
     #[error(
         "the connection was not redirected here: connect to where it is to lead, not to this listener"
     )]
     NotRedirected,
-    /// The destination is no target.
+    /// The destination is not a target.
     #[error(transparent)]
     Target(#[from] TargetError),
     /// The client's connection broke while its target was being dialled.
     #[error("the client's connection broke before it was relayed")]
     Gone(#[source] std::io::Error),
-    /// The backend opened no stream, or the address stands for no name.
+    /// The backend opened no stream, or the address has no name.
     #[error(transparent)]
     Refused(ConnectError),
 }
