@@ -1,4 +1,4 @@
-//! From flags, files and environment to a configuration, or to the sentence that says what is wrong.
+//! Flags, files and environment become a configuration, or an error.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -149,7 +149,7 @@ fn flags_choose_and_replace() {
     let zero = Setup::of(TWO).args(|a| a.request_timeout = Some(Duration::ZERO));
     assert_eq!(zero.load().config.read_timeout, None);
 
-    // The name of another server's certificate goes with that server.
+    // `tls-server-name` belongs to the entry's server, and is dropped with it.
     let moved = Setup::of(TWO).args(|a| {
         a.context = Some("red".into());
         a.server = Some("https://10.0.0.1:6443".into());
@@ -207,7 +207,7 @@ clusters:
         setup.file("first", first),
         setup.file("second", TWO),
         setup.path("missing-too"),
-        // Once more is no more.
+        // A repeated file changes nothing.
         setup.path("second"),
     ];
     let list = std::env::join_paths(&paths).unwrap();
@@ -221,7 +221,7 @@ clusters:
     );
     assert_eq!(token(&loaded), Some("of-jane"));
     assert_eq!(loaded.files, paths[1..3]);
-    // The flag is that file and no other.
+    // The flag replaces the list.
     let alone = setup.args(|a| a.kubeconfig = Some(paths[2].clone()));
     assert_eq!(alone.load().server, "https://blue.test:6443");
 }
@@ -277,7 +277,7 @@ fn within_a_cluster() {
         "read again when rotated"
     );
 
-    // A kubeconfig goes before it, and a flag that names one means it.
+    // A kubeconfig takes precedence over the service account, and a flag that names one requires it.
     setup.file(".kube/config", TWO);
     assert_eq!(setup.load().server, "https://blue.test:6443");
     let flag = Setup::of("{}")
@@ -301,7 +301,7 @@ fn namespaces_that_cannot_be() {
             "{said}"
         );
     }
-    // As kubectl takes it: not given.
+    // Counts as absent, as with kubectl.
     assert_eq!(of("").load().namespace, "shop");
     assert_eq!(of("team-a").load().namespace, "team-a");
     let in_file = Setup::of(&TWO.replace("namespace: shop", "namespace: the shop"));
@@ -322,7 +322,7 @@ fn the_proxy() {
     assert_eq!(proxy(&blue().var("HTTP_PROXY", "http://proxy.test")), None);
     assert_eq!(proxy(&blue().var("ALL_PROXY", "http://proxy.test")), None);
 
-    // NO_PROXY is about the server. kube holds it against the proxy, and an empty entry for an error.
+    // NO_PROXY applies to the server. kube matches it against the proxy, and an empty entry is an error for it.
     assert_eq!(proxy(&https().var("NO_PROXY", "blue.test")), None);
     assert_eq!(proxy(&https().var("no_proxy", "other,.test:6443,")), None);
     assert!(proxy(&https().var("NO_PROXY", "proxy.test,")).is_some());
@@ -338,7 +338,7 @@ fn the_proxy() {
     assert_eq!(proxy(&plain("http://127.0.0.1:8080")), None);
     assert_eq!(proxy(&plain("http://[::1]:8080")), None);
 
-    // The kubeconfig's own goes before all of that.
+    // The kubeconfig's own proxy takes precedence.
     let own = TWO.replace(
         "server: 'https://blue",
         "proxy-url: 'socks5h://own.test', server: 'https://blue",
@@ -461,7 +461,7 @@ fn nothing_to_choose_and_wrong_choices() {
             .wrong(),
         r#"the kubeconfig has no user "jack": pass --user, one of jane, joe"#
     );
-    // A user the context names and nobody has: kubectl goes on as nobody.
+    // A user that the context names and no file defines: kubectl continues without credentials.
     let orphan = Setup::of(&TWO.replace("user: jane", "user: jack")).load();
     assert_eq!(token(&orphan), None);
     let many: String = (0..200)
@@ -656,7 +656,7 @@ kind: Config
             note("12, column 29", "users[1].user.token cannot be a number"),
         ]
     );
-    // Selected, they do.
+    // If they are selected, they matter.
     let text = std::fs::read_to_string(broken.path("config")).unwrap();
     let red = Setup::of(&text).args(|a| a.context = Some("red".into()));
     let wrong = red.wrong();
@@ -772,7 +772,7 @@ fn the_plugin_is_looked_for() {
     }
 }
 
-/// What only the client finds: the text of `build`'s error and of its causes.
+/// Errors that only the client finds: the text of `build`'s error and of its causes.
 #[tokio::test]
 async fn what_the_client_cannot_use() {
     let user = |fields: &str| Setup::of(&TWO.replace("token: of-jane", fields));

@@ -1,4 +1,4 @@
-//! What the crate promises, against a real cluster. The kubeconfig is found as kubectl finds it.
+//! The crate's promises, against a real cluster. The kubeconfig is found as kubectl finds it.
 //!
 //! ```text
 //! cargo test -p kubevpn-portforward --test cluster -- --ignored --test-threads 1
@@ -62,8 +62,8 @@ async fn stalled_readers_disturb_nobody() {
     common::stalled_readers_disturb_nobody(&cluster()).await;
 }
 
-/// Data on a forward that has ended stops a worker of the server for good. The Pod closes while data is on its way
-/// to it: what the crate cannot prevent it has to notice.
+/// Data on a forward that has ended stops a worker of the server for good. The Pod closes while data is in flight: the
+/// crate cannot prevent that, and has to notice it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster"]
 async fn a_wedged_session_is_noticed_and_replaced() {
@@ -71,14 +71,14 @@ async fn a_wedged_session_is_noticed_and_replaced() {
     let mut lost = Vec::new();
     for _ in 0..20 {
         let mut stream = lab.dial(HTTP).await.unwrap();
-        // Not HTTP: the Pod answers 400 and closes, whatever follows.
+        // Not HTTP: the Pod answers 400 and closes.
         stream.write_all(b"x\r\n\r\n").await.unwrap();
         let until = Instant::now() + Duration::from_millis(1500);
         while Instant::now() < until && stream.write_all(b"more").await.is_ok() {
             tokio::task::yield_now().await;
         }
         drop(stream);
-        // Whatever became of the session, new connections work.
+        // New connections work, whatever the state of the session.
         let mut gets = JoinSet::new();
         let lab = &lab;
         for _ in 0..5 {
@@ -104,8 +104,8 @@ async fn a_wedged_session_is_noticed_and_replaced() {
     );
 }
 
-/// 64 clients of which none reads its 500 KiB, first on as few sessions as there can be, then on one each: the process
-/// grows by no more than `Config::unread` and `Config::unread_per_session` say.
+/// 64 clients that do not read their 500 KiB, first on as few sessions as possible, then on one each: the process grows by no
+/// more than `Config::unread` and `Config::unread_per_session` allow.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster, and a process of its own"]
 #[expect(clippy::print_stderr, reason = "the figures")]
@@ -160,7 +160,7 @@ async fn unread_bytes_stay_within_the_formula() {
     }
 }
 
-/// Prints what `docs/decisions/0003-sessions.md` reports. Asserts nothing about time.
+/// Prints the figures of `docs/decisions/0003-sessions.md`. Asserts nothing about time.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster, and a quiet machine"]
 #[expect(clippy::print_stderr, reason = "it is there to be read")]
@@ -244,7 +244,7 @@ fn resident() -> usize {
     pages * 4096
 }
 
-/// So many requests, one after another on connections of their own: what the dials took, and all of it.
+/// This many requests, one after another, each on a connection of its own: durations of the dials, and of the requests.
 async fn rounds(lab: &Lab, n: usize) -> (Vec<Duration>, Vec<Duration>) {
     let (mut dials, mut gets) = (Vec::new(), Vec::new());
     for _ in 0..n {

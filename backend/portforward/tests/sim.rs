@@ -1,5 +1,5 @@
-//! What the crate promises, against the simulation: the same as against a real cluster, and what only faults on
-//! command can show.
+//! The crate's promises, against the simulation: the same tests as against a real cluster, and those that need injected
+//! faults.
 
 mod common;
 
@@ -77,7 +77,7 @@ async fn a_middlebox_that_drops_spdy_is_got_around() {
         "SPDY in WebSocket"
     );
     sim.faults().reject(Transport::Tunnel, Reject::Status(403));
-    // As if it had been replaced under its name: no session to it is left.
+    // As if the Pod had been replaced under its name: no session to it is left.
     lab.pod.uid = Some("another".into());
     lab.get("/").await.unwrap();
     assert_eq!(lab.dial(ECHO).await.unwrap().via().transport, "ws");

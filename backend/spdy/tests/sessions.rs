@@ -67,7 +67,7 @@ async fn an_end_nobody_waits_for_waits_for_others() {
     assert_eq!(far_three.chunk().await.unwrap(), "x");
     assert_eq!((began.elapsed(), since()), (Duration::ZERO, 2));
 
-    // With the last handle, what waits leaves at once.
+    // When the last handle is dropped, delayed ends are sent at once.
     three.finish_soon().unwrap();
     drop((one, two, three, pair.client));
     assert!(far_three.chunk().await.unwrap().is_empty());
@@ -75,7 +75,7 @@ async fn an_end_nobody_waits_for_waits_for_others() {
     assert!(matches!(pair.client_end.await, Ok(SessionError::Closed)));
 }
 
-/// While a cork is held, nothing leaves, whoever else makes the driver look.
+/// While a cork is held, nothing is sent, whatever wakes the driver.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_cork_holds_on_every_thread() {
     let (near, far) = duplex(64 * 1024);
@@ -87,7 +87,7 @@ async fn a_cork_holds_on_every_thread() {
             let _outer = pair.client.cork();
             let first = pair.client.open(&headers(), false).unwrap();
             let _inner = pair.client.cork();
-            // Received bytes make the driver turn.
+            // Received bytes wake the driver.
             drop(pair.server.open(&headers(), false));
             [first, pair.client.open(&headers(), true).unwrap()]
         };
@@ -154,13 +154,13 @@ async fn a_reader_that_stops_holds_no_more_than_allowed() {
     );
     assert!(stats.stalled[0].since <= Instant::now());
 
-    // What this side sends still arrives, though nothing is read here.
+    // Data from this side still arrives, although nothing is read here.
     other_near.write_all(b"up").await.unwrap();
     assert_eq!(other_far.chunk().await.unwrap(), "up");
-    // Reading lets the session go on.
+    // Reading lets the session continue.
     near.read_exact(&mut vec![0; 2 << 20]).await.unwrap();
     until("stalled", || !pair.client.stats().stalled.is_empty()).await;
-    // So does a reset; what was under way is thrown away.
+    // So does a reset; data in flight is discarded.
     pair.client.reset(id, ResetStatus::CANCEL);
     let error = near.read(&mut [0; 1]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -225,7 +225,7 @@ async fn pings_and_new_streams_pass_heavy_traffic() {
         near.write_all(b"x").await.unwrap();
         assert_eq!(far.chunk().await.unwrap(), "x");
         let passed = pair.server.stats().received - before;
-        // Each of the four waits for what is under way, not for the upload's end.
+        // Each of the four waits for the data in flight, not for the upload's end.
         assert!(passed < 16 << 20, "{passed} bytes went first");
     }
     pair.client.close();
@@ -311,7 +311,7 @@ fn is_closed(error: &SessionError) -> bool {
     }
 }
 
-/// A peer of bare bytes, which takes no streams: what it is sent, until the end.
+/// A peer of raw bytes, without streams: collects everything that it receives.
 async fn bytes_sent_to_a_peer_that_says(bytes: &[u8]) -> (SessionError, Vec<u8>) {
     let (near, mut far) = duplex(1024);
     let (session, driver) = client(near, Config::default());

@@ -77,7 +77,7 @@ async fn a_reset_is_an_error_with_its_status_on_the_other_side() {
         let error = other.write(b"x").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         assert!(other.shutdown().await.is_err());
-        // Nobody else is concerned.
+        // Other streams are not affected.
         pair.stream().await;
         assert!(pair.client.is_open() && pair.server.is_open());
     }
@@ -96,7 +96,7 @@ async fn a_reset_wakes_who_reads_and_who_writes() {
             }
         }
     });
-    // The writer stands still once the far side holds what it may.
+    // The writer blocks once the far side has reached its limit.
     until("stalled", || !pair.server.stats().stalled.is_empty()).await;
     far.reset(ResetStatus::CANCEL);
     for task in [reading, writing] {
@@ -119,7 +119,7 @@ async fn a_stream_ended_both_ways_may_be_dropped_before_all_is_sent() {
     let (mut near, mut far) = pair.stream().await;
     far.shutdown().await.unwrap();
     assert_eq!(near.read(&mut [0; 10]).await.unwrap(), 0);
-    // More than the pipe holds, and nobody reads yet.
+    // More than the pipe holds, and not read yet.
     let payload = filler(0, 200_000);
     near.write_all(&payload).await.unwrap();
     near.shutdown().await.unwrap();
@@ -143,7 +143,7 @@ async fn a_request_dropped_or_refused_is_reset() {
         let error = near.replied().await.unwrap_err();
         assert!(matches!(error, StreamError::Reset(status) if status == expected));
     }
-    // One nobody has looked at, then one that nobody will.
+    // A request that was not taken yet, then one that is dropped.
     let mut waiting = pair.client.open(&headers(), false).unwrap();
     pair.client.ping().await.unwrap();
     drop(pair.incoming);
@@ -281,7 +281,7 @@ async fn a_thousand_streams_at_once() {
     assert_eq!(pair.client.stats().opened, 1000);
 }
 
-/// Everything at once, on several threads: what arrives is what was sent.
+/// Many streams at once, on several threads: the received data is the sent data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn streams_do_not_mix() {
     let config = Config {

@@ -1,4 +1,4 @@
-//! The examples: the stack as a user of the library composes it, against the simulation.
+//! The examples, which compose the stack as users of the library do, against the simulation.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -89,18 +89,18 @@ async fn layers_of_ones_own() {
         let open = asked.ask(target).await;
         assert!(open.starts_with("open default/"), "{target}: {open}");
     }
-    // Two are open for as long as they are open, and not only while they are dialled.
+    // A permit is held while a stream is open, and not only during the dial.
     let full = asked.ask("multi:7007").await;
     assert_eq!(
         full,
         "overloaded: multi:7007 has to wait: 2 streams are open"
     );
-    // What the list refuses is not asked for a place.
+    // A target that the list refuses takes no permit.
     assert!(asked.ask("reviews:80").await.starts_with("denied: "));
     assert_eq!(asked.ask("close").await, "closed");
     let open = asked.ask("multi:7007").await;
     assert!(open.starts_with("open default/multi-"), "{open}");
-    // The layers below are all there: a dial that fails keeps no place either.
+    // The layers below work: a failed dial returns its permit too.
     assert_eq!(asked.ask("close").await, "closed");
     let nothing = asked.ask("productpage:81").await;
     assert!(nothing.starts_with("no_such_port: "), "{nothing}");

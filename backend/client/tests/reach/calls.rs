@@ -16,7 +16,7 @@ use crate::support::{Relay, Server, Setup, Speaks, get};
 async fn calls_share_one_http2_connection() {
     let server = Server::start().await;
     let client = Setup::of(&server).client();
-    // All at once, and none knows yet that they can share.
+    // All at once, before it is known that they can share a connection.
     let versions = join_all((0..30).map(|_| client.apiserver_version())).await;
     for version in versions {
         assert_eq!(version.unwrap().git_version, "v1.34.4");
@@ -65,10 +65,10 @@ async fn the_next_connection_is_opened_before_the_streams_of_one_run_out() {
     for _ in 0..150 {
         held.push(client.send(get("/hold").map(Body::from)).await.unwrap());
     }
-    // The server allows 100 streams on a connection; a call beside 150 watches is answered all the same.
+    // The server allows 100 streams on a connection; a call beside 150 watches is still answered.
     client.apiserver_version().await.unwrap();
     assert_eq!(server.connections(), 3);
-    // What was closed has made room.
+    // Closed watches have made room.
     held.clear();
     for _ in 0..50 {
         held.push(client.send(get("/hold").map(Body::from)).await.unwrap());
@@ -89,7 +89,7 @@ async fn fifty_watches_whose_connection_died_make_one_new_one() {
     let held: Vec<_> = held.into_iter().map(Result::unwrap).collect();
     assert_eq!(server.connections(), 1);
     relay.cut();
-    // Each asks again the moment it hears of the end, as watches do.
+    // Each reconnects at once, as watches do.
     let again = held.into_iter().map(|watch| async {
         let ended = http_body_util::BodyExt::collect(watch.into_body()).await;
         assert!(ended.is_err());
@@ -170,7 +170,7 @@ async fn a_line_break_ends_a_token_file_and_is_in_no_token() {
     setup.client().apiserver_version().await.unwrap();
     assert_eq!(server.last().headers["authorization"], "Bearer sesame");
     let inline = Setup::of(&server).user(r#"token: "sesame\n""#);
-    // As for kubectl, which sends it as it stands.
+    // As with kubectl, the token is sent unchanged otherwise.
     assert!(matches!(inline.build(), Err(ClientError::Token)));
 }
 
@@ -228,7 +228,7 @@ async fn a_silent_watch_lives_on() {
     let client = Setup::of(&server).client();
     let watch = client.send(get("/hold").map(Body::from)).await.unwrap();
     let mut frames = Box::pin(http_body_util::BodyExt::collect(watch.into_body()));
-    // Longer than any timeout of kube or of ours. Time leaps, so the pings' answers come in real time.
+    // Longer than any time-out of kube or of ours. The clock jumps, so the pings' answers come in real time.
     for _ in 0..12 {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(60)).await;

@@ -1,4 +1,4 @@
-//! Certificates and keys of every kind that kubectl takes, and whose they are.
+//! Certificates and keys of every kind that kubectl accepts.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ fn provider() -> Arc<CryptoProvider> {
     aws_lc_rs::default_provider().into()
 }
 
-/// A server that shows this certificate, whoever's the key is.
+/// A server that presents this certificate, with this key, which may be another's.
 fn showing(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -56,7 +56,7 @@ fn showing(
     config
 }
 
-/// As OpenSSL does it under TLS 1.2, a key on a curve is for those alone who offer the curve (RFC 8422 section 5.1).
+/// Like OpenSSL with TLS 1.2, presents a key on a curve only to clients that offer the curve (RFC 8422 section 5.1).
 #[derive(Debug)]
 struct Shown(SingleCertAndKey);
 
@@ -76,7 +76,7 @@ fn of(identity: &Identity) -> ServerConfig {
     showing(identity.chain(), identity.private_key(), &[&TLS13, &TLS12])
 }
 
-/// Asks the server, with this for its authority.
+/// Calls the server, with this CA certificate.
 async fn ask(server: &Server, authority: &str) -> Result<(), kube::Error> {
     let setup = Setup::new(server.url());
     setup.file("ca.crt", authority);
@@ -124,14 +124,14 @@ async fn a_self_signed_certificate_is_its_own_authority() {
             let server = Server::presenting(Ca::new(), of(&identity)).await;
             let asked = ask(&server, &identity.pem).await;
             assert_eq!(asked.is_ok(), taken, "{ca} {names:?} {until}: {asked:?}");
-            // Another one of the same name is not.
+            // Another certificate of the same name is not accepted.
             let other = Identity::self_signed(names, until, ca);
             ask(&server, &other.pem).await.unwrap_err();
         }
     }
 }
 
-/// As Rancher and RKE2 write it: who signed it is not there at all.
+/// As Rancher and RKE2 write it: the issuer's certificate is missing.
 #[tokio::test]
 async fn the_servers_own_certificate_is_the_authority() {
     let ca = Ca::new();
@@ -149,7 +149,7 @@ async fn the_servers_own_certificate_is_the_authority() {
     }
 }
 
-/// A certificate named as an authority signs nothing where it is no CA, or out of its dates.
+/// A CA certificate verifies no other certificate if it is CA:FALSE or out of date.
 #[tokio::test]
 async fn authorities_that_may_not_sign() {
     type Change = fn(&mut CertificateParams);
@@ -163,7 +163,7 @@ async fn authorities_that_may_not_sign() {
         let ca = Ca::of("kubernetes", KeyPair::generate().unwrap(), change);
         let server = Server::presenting(Ca::new(), of(&ca.issue(HERE, 4000))).await;
         assert_eq!(ask(&server, ca.pem()).await.is_ok(), taken, "{n}");
-        // Beside one that may it is no harm.
+        // Beside a valid CA it does no harm.
         let good = Ca::new();
         let server = Server::presenting(Ca::new(), of(&good.issue(HERE, 4000))).await;
         let both = format!("{}{}", ca.pem(), good.pem());
@@ -171,7 +171,7 @@ async fn authorities_that_may_not_sign() {
     }
 }
 
-/// The certificate is shown: this server refuses the certificate, and not its absence.
+/// The certificate is presented: this server refuses the certificate, and not its absence.
 #[tokio::test]
 async fn a_clients_certificate_of_version_1() {
     let server = Server::speaking(Speaks::MutualTls).await;
@@ -185,7 +185,7 @@ async fn a_clients_certificate_of_version_1() {
     assert!(!said.contains("CertificateRequired"), "{said}");
 }
 
-/// `insecure-skip-tls-verify` is about the certificate. That who shows it has its key is checked, whatever its version.
+/// `insecure-skip-tls-verify` skips the certificate's checks. That the server has its key is still checked, whatever its version.
 #[tokio::test]
 async fn an_unchecked_certificate_is_the_servers() {
     let v1 = || vec![CertificateDer::from_pem_slice(V1.as_bytes()).unwrap()];

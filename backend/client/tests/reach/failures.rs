@@ -1,4 +1,4 @@
-//! Every way a request fails, and the sentence for it.
+//! Every failure of a request, and its text.
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(crate) const LIST: Action<'static> = Action {
     name: None,
 };
 
-/// What a call of `setup`'s client ends with.
+/// The error of a call by `setup`'s client.
 pub(crate) async fn failure(setup: &Setup) -> ConnectError {
     let error = setup.client().apiserver_version().await.unwrap_err();
     classify_api(error, &LIST)
@@ -137,13 +137,13 @@ async fn its_name_is_unknown() {
 
 #[tokio::test]
 async fn it_takes_the_connection_and_says_nothing() {
-    // Never accepted: the kernel completes the TCP handshake, nobody the TLS one.
+    // Never accepted: the kernel completes the TCP handshake, and TLS gets no answer.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
     let mut setup = Setup::new(url);
     setup.options.connect_timeout = Duration::from_millis(100);
     let error = failure(&setup).await;
-    // Away, not slow: there never was a connection to be slow on.
+    // Unavailable, not slow: there never was a connection.
     assert_eq!(error.refusal(), Refusal::ClusterAway);
     assert!(error.to_string().contains("within 100ms"), "{error}");
     let mut cause = error.source();
@@ -213,7 +213,7 @@ async fn certificates_that_will_not_do() {
                 .contains(&whole),
             "{said}"
         );
-        // As `--insecure-skip-tls-verify` it will do.
+        // With `--insecure-skip-tls-verify` it is accepted.
         let setup = Setup::new(server.url()).cluster("insecure-skip-tls-verify: true");
         setup.client().apiserver_version().await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! Credential plugins: run when needed, once, and what they do wrong.
+//! Credential plugins: run once, when needed; and their failures.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -98,7 +98,7 @@ async fn it_fails_and_is_asked_again() {
             plugin.to_str().unwrap()
         )
     );
-    // Nothing it printed is passed on, at any depth.
+    // Nothing that it printed is in the error or its causes.
     let chain = format!("{error:?}");
     assert!(!chain.contains("secret-on-stdout"), "{chain}");
     assert_eq!(server.connections(), 0);
@@ -195,7 +195,7 @@ async fn it_asks_questions_only_where_somebody_can_answer() {
     assert_eq!(exec.interactive_mode, Some(ExecInteractiveMode::Never));
 }
 
-/// The time in so many seconds, as a plugin says it.
+/// The time in this many seconds, in a plugin's format.
 fn in_seconds(seconds: i64) -> String {
     let now = jiff::Timestamp::now();
     (now + jiff::SignedDuration::from_secs(seconds)).to_string()
@@ -213,7 +213,7 @@ async fn a_token_is_used_until_its_end() {
     }
     assert_eq!(runs(&setup), 1);
 
-    // What has run out before it is there is not a reason to run it for every request either.
+    // A credential that has expired on arrival does not make it run for every request either.
     let script = credential(&json!({"token": "sesame", "expirationTimestamp": in_seconds(-40)}));
     let setup = with_plugin(&server, &script);
     let client = setup.client();
@@ -242,7 +242,7 @@ async fn a_certificate_that_runs_out_is_replaced_with_its_connections() {
     client.apiserver_version().await.unwrap();
     setup.file("plugin", &format!("#!/bin/sh\n{}\n", status(&joe, 4000)));
     let before = server.connections();
-    // The plugin's time has run out, and that between two runs of it is over some time.
+    // The credential has expired, and the minimum time between two runs has passed.
     let until = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
     while server.connections() == before {
         assert!(tokio::time::Instant::now() < until, "it is never run again");
@@ -252,7 +252,7 @@ async fn a_certificate_that_runs_out_is_replaced_with_its_connections() {
     assert!(server.last().certificate);
 }
 
-/// TLS 1.3 tells after the handshake, when hyper keeps no more of it than a text.
+/// TLS 1.3 reports it after the handshake, when hyper keeps only its text.
 #[tokio::test]
 async fn a_certificate_that_is_refused_in_tls_is_made_again() {
     let server = Server::speaking(Speaks::MutualTls).await;
@@ -303,7 +303,7 @@ async fn token_and_certificate_are_both_shown() {
     assert_eq!(runs(&setup), 1);
 }
 
-/// It is told apart from a slow API server, and runs on: the next request may have its answer.
+/// A slow plugin is distinguished from a slow API server, and keeps running: the next request may get its credential.
 #[tokio::test]
 async fn a_plugin_that_waits_for_a_person() {
     let server = Server::start().await;
@@ -372,7 +372,7 @@ async fn a_plugin_that_fails_later() {
             .contains("run it by hand, or log in again"),
         "{trouble}"
     );
-    // Logging in does not wait until it may be tried again.
+    // An explicit login does not wait for the minimum time between runs.
     setup.file(
         "plugin",
         &format!("#!/bin/sh\n{}\n", credential(&json!({"token": "anew"}))),

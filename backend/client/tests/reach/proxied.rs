@@ -6,7 +6,7 @@ use crate::failures::failure;
 use crate::support::{Asked, HttpProxy, NAME, Server, Setup, SocksProxy, Speaks};
 use crate::upgrades::{check_socket, echoes, upgraded};
 
-/// One call and two upgrades, all of which have to come through.
+/// One call and two upgrades, all of which have to succeed.
 async fn all_ways(setup: &Setup) {
     let client = setup.client();
     client.apiserver_version().await.unwrap();
@@ -183,12 +183,12 @@ async fn the_environments_proxy_is_used_unless_it_says_otherwise() {
     all_ways(&setup()).await;
     assert_eq!(proxy.asked().len(), 3);
 
-    // Around it: the name is known to nobody but the proxy.
+    // Without the proxy: only the proxy can resolve the name.
     let error = failure(&setup().env("NO_PROXY", "other, .kubevpn.test:6443")).await;
     assert!(error.to_string().contains("cannot be resolved"), "{error}");
     assert_eq!(proxy.asked().len(), 3);
 
-    // The kubeconfig's proxy is not the environment's business.
+    // NO_PROXY does not affect the kubeconfig's proxy.
     let other = HttpProxy::start(server.address, None).await;
     let url = format!("http://{}", other.address);
     all_ways(&setup().env("NO_PROXY", "*").proxy(url)).await;

@@ -1,4 +1,4 @@
-//! Connections to the API server for others: where the kubeconfig says, and nothing of ours on them.
+//! Bare connections to the API server: at the kubeconfig's address, with no protocol of ours.
 
 use std::sync::Arc;
 

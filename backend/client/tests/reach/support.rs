@@ -1,4 +1,4 @@
-//! What the tests stand on: certificates, an API server, proxies, and clients made of kubeconfigs.
+//! Fixtures of the tests: certificates, an API server, proxies, and clients made from kubeconfigs.
 
 mod pki;
 mod proxies;
@@ -20,7 +20,7 @@ pub(crate) use self::pki::{Ca, Identity};
 pub(crate) use self::proxies::{Asked, HttpProxy, Relay, SocksProxy};
 pub(crate) use self::server::{BOTH, Server, Speaks};
 
-/// The API server's name: resolved by proxies alone, RFC 6761 keeps it from ever existing.
+/// The API server's name, which only proxies resolve: RFC 6761 reserves it, so it never exists.
 pub(crate) const NAME: &str = "api.kubevpn.test";
 
 /// A kubeconfig in a directory of its own, and what is loaded with it.

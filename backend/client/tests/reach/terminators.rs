@@ -1,5 +1,5 @@
-//! Servers that check client certificates themselves, and do so before HTTP: HAProxy, which says no in TLS, and nginx,
-//! which says it in HTML. A plugin's certificates live for 20 s.
+//! Servers that check client certificates before HTTP: HAProxy, which refuses in TLS, and nginx, which refuses in HTML. A
+//! plugin's certificates live for 20 s.
 //!
 //! A minute of requests; ten with `KUBEVPN_FULL` in the environment. Not one may fail.
 
@@ -18,7 +18,7 @@ use crate::support::{Server, Setup, Speaks, nobody, upgrade};
 /// How long a certificate lives.
 const LIFE: Duration = Duration::from_secs(20);
 
-/// Without the resumption of TLS sessions, which shows no certificate: each connection is a look at one.
+/// Without resumption of TLS sessions, which sends no certificate: each connection checks one.
 const HAPROXY: &str = "\
 global
   tune.ssl.cachesize 0
@@ -91,14 +91,14 @@ async fn terminator(
     (child, address)
 }
 
-/// Whole in place of the old, as the plugin may read it at any time.
+/// Replaces the file atomically, because the plugin may read it at any time.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
     std::fs::rename(new, path).unwrap();
 }
 
-/// Requests for the time there is; says how many, and how often the plugin ran.
+/// Sends requests for the given time; returns their number, and the number of runs of the plugin.
 async fn requests(program: &'static str, config: &str, says_when: bool) {
     let backend = Server::speaking(Speaks::Plain).await;
     let setup = Setup::new("https://unused.test");

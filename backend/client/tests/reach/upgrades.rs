@@ -71,7 +71,7 @@ async fn an_upgrade_has_an_http1_connection_of_its_own() {
     }
 }
 
-/// Each connection is made before the upgrade that takes it, and takes a request for granted only once one is expected.
+/// Each connection is made before the upgrade that takes it, but only once an upgrade was announced.
 #[tokio::test]
 async fn the_next_connection_is_made_ahead_where_upgrades_are_expected() {
     let server = Server::start().await;

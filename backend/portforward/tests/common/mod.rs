@@ -1,5 +1,5 @@
-//! What the crate promises, of any cluster whose Pods labelled `app=productpage` run the echo program of
-//! `integration/lab`: the simulation's, and a real one's.
+//! The crate's promises, for any cluster whose Pods labelled `app=productpage` run the echo program of `integration/lab`:
+//! the simulation and a real cluster.
 
 use std::io;
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl Lab {
     }
 }
 
-/// Ends the client's side, and reads on, as a relay does.
+/// Ends the client's side, and reads the rest, as a relay does.
 pub(crate) fn close(stream: PodStream) {
     tokio::spawn(async move {
         let (mut read, mut write) = split(stream);
@@ -182,7 +182,7 @@ pub(crate) async fn a_reset_by_the_pod_is_an_error_of_its_stream_alone(cluster: 
     let error = reset.read(&mut [0; 1]).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     lab.dial(NOTHING).await.unwrap_err();
-    // What the node tells late, it tells after 1 s.
+    // The node reports ends 1 s late.
     sleep(Duration::from_secs(5)).await;
     for stream in &mut open {
         stream.write_all(b"still").await.unwrap();
@@ -212,7 +212,7 @@ pub(crate) async fn stalled_readers_disturb_nobody(cluster: &Config) {
             .unwrap();
         stream.read_exact(&mut [0; 1]).await.unwrap();
         stalled.push(stream);
-        // Until it is seen that nobody reads it, a session may be shared.
+        // A session may be shared until it is noticed that its client does not read.
         let held_up = async {
             while lab.forwarder.stats().unread < n * 512 * 1024 {
                 sleep(Duration::from_millis(10)).await;
@@ -225,6 +225,6 @@ pub(crate) async fn stalled_readers_disturb_nobody(cluster: &Config) {
         let got = timeout(Duration::from_secs(60), lab.get("/ready")).await;
         got.expect("it waits for nobody").unwrap();
     }
-    // Nobody had to be reset for it.
+    // No connection had to be reset.
     assert_eq!(lab.forwarder.stats().stalled, 0);
 }

@@ -143,7 +143,7 @@ pub fn filler(from: u64, len: usize) -> Vec<u8> {
     (from..).take(len).map(|at| (at % 251) as u8).collect()
 }
 
-/// Lets the other tasks run until `done`; fails if that does not come about.
+/// Lets the other tasks run until `done`; fails if it never is.
 pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..100_000 {
         if done() {

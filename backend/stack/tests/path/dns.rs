@@ -1,4 +1,4 @@
-//! Names that only the cluster's DNS knows, asked of its Pods through the port-forward.
+//! Names that only the cluster's DNS knows, queried from its Pods through port-forward.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -37,7 +37,7 @@ spec:
   ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53}]
 ";
 
-/// What the server knows: addresses separated by spaces, `-> name` for an alias, `!` for a server failure.
+/// The server's records: addresses separated by spaces, `-> name` for an alias, `!` for SERVFAIL.
 type Zone = HashMap<&'static str, String>;
 
 /// A cluster with a DNS.
@@ -88,7 +88,7 @@ impl Dns {
         )
     }
 
-    /// What was asked since the last call of this, each name once.
+    /// The names queried since the last call, each once.
     fn asked(&self) -> Vec<String> {
         let mut asked = std::mem::take(&mut *self.asked.lock().unwrap());
         asked.dedup();
@@ -190,7 +190,7 @@ async fn names_that_lead_to_services_and_pods() {
             "productpage",
             vec!["far.corp.test.", "near.corp.test."],
         ),
-        // As a Pod would search for it, but all at once.
+        // The names of a Pod's search list, all at once.
         (
             "rewritten:9080",
             "productpage",
@@ -206,10 +206,10 @@ async fn names_that_lead_to_services_and_pods() {
         assert!(answer.contains(served), "{asked}: {answer}");
         assert_eq!(dns.asked(), names, "{asked}");
     }
-    // A Pod's address has no port map: the asked one is dialled.
+    // A Pod's address has no port mapping: the requested port is dialled.
     let error = refused(&connect, "peers.corp.test:1").await;
     assert_eq!(error.refusal(), Refusal::Refused, "{error}");
-    // The Service's port list holds for its address too.
+    // The Service's ports apply to its address too.
     let error = refused(&connect, "shop.cluster.local:81").await;
     assert_eq!(error.refusal(), Refusal::NoSuchPort, "{error}");
     assert!(dns.asked().is_empty(), "both answers are still good");
@@ -340,7 +340,7 @@ async fn a_dns_that_fails() {
     let error = refused(&connect, "nosuch.corp.test:80").await;
     assert_eq!(error.refusal(), Refusal::NameNotFound);
 
-    // There is none.
+    // There is no DNS.
     let sim = sim().await;
     let dns = Dns { sim, ..dns };
     let connect = dns.connect(Outside::Deny);
@@ -352,7 +352,7 @@ async fn a_dns_that_fails() {
     assert!(!error.to_string().contains("DNS"), "{error}");
 }
 
-/// A Pod of the DNS that breaks off is tried once more, on a stream of its own.
+/// A Pod of the DNS that breaks the connection is tried once more, on another stream.
 #[tokio::test]
 async fn a_dns_that_breaks_off_is_asked_again() {
     let dns = Dns::start(&[]).await;
@@ -395,9 +395,9 @@ async fn rights_that_are_missing_are_named() {
         "configmaps",
     ];
     let users = [
-        // May see nothing of the DNS.
+        // No right to read the DNS Service.
         User::new("jane", "jane-token").may(read().namespaces(&["default"])),
-        // May see its Pods, and not forward their ports.
+        // The right to read its Pods, and not to forward their ports.
         User::new("joe", "joe-token").may(Rule::new(
             &["get", "list", "watch"],
             &["", "discovery.k8s.io"],
@@ -426,7 +426,7 @@ async fn rights_that_are_missing_are_named() {
             "{said}"
         );
         assert!(said.contains(missing), "{said}");
-        // What may be seen not to exist does not, whatever the DNS would say.
+        // A name that is known not to exist does not, whatever the DNS would answer.
         let error = refused(&connect, "nosuch.default.svc.cluster.local:80").await;
         assert_eq!(error.refusal(), Refusal::NameNotFound, "{error}");
         let said = error.to_string();
@@ -437,7 +437,7 @@ async fn rights_that_are_missing_are_named() {
     }
 }
 
-/// One question as a DNS client asks it, and its answer in a line: the code, the records, who says it.
+/// One query of a DNS client, and its answer in a line: code, records, source.
 async fn asked_as_client(
     connect: &Stack<Egress<ApiServer>>,
     name: &str,
@@ -498,7 +498,7 @@ async fn as_a_dns_client_asks() {
         format!("No Error {name}")
     );
     assert_eq!(dns.asked(), [""; 0]);
-    // What no object answers is the DNS's to say, and kept.
+    // Names that no object has are asked of the DNS, and its answers are cached.
     for _ in 0..2 {
         assert_eq!(
             ask("git.corp.test.", RecordType::A).await,
@@ -519,7 +519,7 @@ async fn as_a_dns_client_asks() {
         ask("broken.corp.test.", RecordType::A).await,
         "Server Failure "
     );
-    // Nobody else's names are asked of it.
+    // Names outside the cluster are not asked of it.
     dns.asked();
     assert_eq!(ask("example.com.", RecordType::A).await, "denied");
     assert_eq!(
@@ -533,7 +533,7 @@ async fn as_a_dns_client_asks() {
     assert_eq!(dns.asked(), [""; 0]);
 }
 
-/// Where the DNS cannot be asked, what the objects say holds; without them nothing is known.
+/// If the DNS cannot be asked, the objects decide; without them nothing is known.
 #[tokio::test]
 async fn a_dns_client_while_the_dns_cannot_be_asked() {
     let sim = sim().await;

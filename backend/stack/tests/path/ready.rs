@@ -55,7 +55,7 @@ async fn a_connection_is_let_through_the_moment_an_endpoint_is_ready() {
     assert_eq!(stream.via().to, format!("default/{pod}:9080"));
     assert!(get(stream).await.contains("notready"));
 
-    // Nothing selects a Pod yet; one appears.
+    // No Pod matches the selector yet; then one appears.
     let mut dial = pin!(connect.connect(target("empty:80")));
     tokio::select! {
         _ = &mut dial => panic!("there is no endpoint"),
@@ -91,7 +91,7 @@ async fn what_is_wrong_for_good_is_not_waited_for() {
         let error = connect.clone().connect(target(asked)).await.unwrap_err();
         assert_eq!(error.refusal(), refusal, "{error}");
     }
-    // A Service that goes while a connection waits for it.
+    // A Service that is deleted while a connection waits for it.
     let mut dial = pin!(connect.connect(target("notready:80")));
     tokio::select! {
         _ = &mut dial => panic!("nothing is ready"),
@@ -102,7 +102,7 @@ async fn what_is_wrong_for_good_is_not_waited_for() {
     assert_eq!(error.refusal(), Refusal::NameNotFound, "{error}");
 }
 
-/// What came of a dial whose first attempt fails so.
+/// The result of a dial whose first attempt fails in this way.
 struct Dialled {
     /// The Pods, in order.
     dials: Vec<String>,
@@ -169,7 +169,7 @@ fn answers_about_pods(sim: &Sim) -> usize {
     about.filter(|r| r.subresource.is_empty()).count()
 }
 
-/// Also where the watch says so later than a client with an answer would wait: then it is asked for.
+/// Also if the watch reports it later than a refused client would wait: then the Pod is read.
 #[tokio::test(start_paused = true)]
 async fn what_replaces_a_pod_that_fails_is_dialled() {
     let watches = || Match::any().verb("watch");
@@ -206,7 +206,7 @@ async fn a_port_that_nobody_listens_on_is_refused_at_once() {
     }
 }
 
-/// This program is at its own limit: the API server is asked for no Pod, and the client does not wait.
+/// This program is at its own limit: no Pod is read, and the client does not wait.
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_ones_own_is_refused_at_once() {
     let sim = Arc::new(sim().await);

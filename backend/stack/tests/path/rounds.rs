@@ -30,7 +30,7 @@ use crate::support::target;
 /// A round trip.
 pub(crate) const TRIP: Duration = Duration::from_millis(50);
 
-/// The configuration of CoreDNS, by which it knows no name of the cluster's that no object has.
+/// A configuration of CoreDNS without names beyond those of objects.
 const COREDNS: &str = "
 apiVersion: v1
 kind: ConfigMap
@@ -106,7 +106,7 @@ impl Far {
         }
     }
 
-    /// The same in use: one Service was asked for, and all that follows is done.
+    /// The same after one Service was used, with all background work done.
     async fn warm() -> Self {
         let far = Self::start().await;
         far.answered("productpage:9080").await;
@@ -181,7 +181,7 @@ pub(crate) async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     assert!(stream.read(&mut answer).await.unwrap() > 0);
 }
 
-/// Lets everything that was begun come to its end; shorter than anything is kept for.
+/// Lets all started work finish; shorter than any lifetime.
 pub(crate) async fn quiet() {
     sleep(Duration::from_secs(2)).await;
 }
@@ -190,7 +190,7 @@ fn trips(took: Duration) -> String {
     format!("{:.1}", took.as_secs_f64() / TRIP.as_secs_f64())
 }
 
-/// Round trips since the row began, in front of each step.
+/// Prefix of each step: round trips since the row began.
 struct Trips(Instant);
 
 impl FormatTime for Trips {
@@ -255,7 +255,7 @@ async fn the_first_answer_of_a_further_service_of_two_pods() {
     assert_eq!(far.forwarder.stats().upgrades, 2, "one for each Service");
 }
 
-/// The Pod that was guessed is gone: another serves.
+/// The guessed Pod is gone: another serves.
 #[tokio::test(start_paused = true)]
 async fn a_wrong_guess_costs_one_upgrade_and_a_round_trip() {
     let far = Far::warm().await;
@@ -270,11 +270,11 @@ async fn a_wrong_guess_costs_one_upgrade_and_a_round_trip() {
     );
     assert!(!first.pod.contains(&guessed), "{}", first.pod);
     assert_eq!(far.forwarder.stats().upgrades, 3);
-    // The connection made ahead went to the guess: the next takes a round trip for TCP and one for TLS.
+    // The guess used the spare connection: the next takes a round trip for TCP and one for TLS.
     assert_eq!((&*first.connected, &*first.answered), ("4.5", "5.5"));
 }
 
-/// A Service is looked for among its neighbours once, by a list of one page.
+/// The page of a namespace's EndpointSlices is read once.
 #[tokio::test(start_paused = true)]
 async fn neighbours_are_looked_at_once_for_each_namespace() {
     let far = Far::start().await;
@@ -361,11 +361,11 @@ async fn a_second_replica_is_opened_beside_the_one_that_serves() {
         third.connected, third.answered
     );
     assert_ne!(third.pod, first.pod, "replicas are used evenly");
-    // Its port is not known to be good: a dial waits for what its node says.
+    // Its port is not known to be good: a dial waits for its fate.
     assert_eq!((&*third.connected, &*third.answered), ("1.5", "2.5"));
 }
 
-/// Success is said when the Pod has accepted, however far it is and whatever the line does.
+/// Success is reported only when the Pod has accepted, whatever the line's length and behaviour.
 #[tokio::test(start_paused = true)]
 async fn a_closed_port_is_refused() {
     let far = Far::warm().await;
@@ -375,12 +375,12 @@ async fn a_closed_port_is_refused() {
     let (trips, refusal) = far.refused("multi:9999").await;
     println!("= {trips} {refusal:?}");
     assert_eq!((&*trips, refusal), ("2.0", Refusal::Refused));
-    // Its node takes its time to find out.
+    // Its node needs some time to find out.
     far.sim.faults().slow_pods(Duration::from_millis(20));
     let (trips, refusal) = far.refused("multi:9999").await;
     println!("= {trips} {refusal:?}, late");
     assert_eq!((&*trips, refusal), ("2.4", Refusal::Refused));
-    // What is sent to it, and what it says, arrives in one piece.
+    // Data to it, and data from it, arrives in one piece.
     far.line.stall(4 * TRIP);
     let (trips, refusal) = far.refused("multi:9999").await;
     println!("= {trips} {refusal:?}, late and behind a lost packet");
@@ -447,25 +447,25 @@ async fn a_namespace_that_does_not_exist() {
     let (trips, refusal) = far.refused("web.nosuch.svc:80").await;
     println!("= {trips} {refusal:?}, web.nosuch.svc");
     assert_eq!((&*trips, refusal), ("2.0", Refusal::NameNotFound));
-    // It may be a host outside, which is not reached here.
+    // It may be a host outside, which is denied here.
     let (trips, refusal) = far.refused("web.other:80").await;
     println!("= {trips} {refusal:?}, web.other");
     assert_eq!((&*trips, refusal), ("2.0", Refusal::Denied));
 }
 
-/// What is made ahead: a connection for the next upgrade, for a minute; a session to a Pod of a Service that a DNS client
-/// asked for, for another; nothing else.
+/// Everything made ahead: a connection for the next upgrade, kept for a minute; a session to a Pod of a Service that a DNS
+/// client asked for, kept for another minute.
 #[tokio::test(start_paused = true)]
 async fn what_is_made_ahead_is_bounded_and_goes_when_unused() {
     let far = Far::start().await;
     let (_, answers) = far.addresses("reviews.default.svc.cluster.local.").await;
     assert_eq!(answers, 1);
     quiet().await;
-    // Of the calls, of the session, and the spare.
+    // The connections of the calls and of the session, and the spare.
     assert_eq!((far.sim.connections(), far.line.dialled()), (3, 3));
     assert_eq!(far.sim.sessions().len(), 1);
     assert_eq!(far.forwarder.stats().upgrades, 1);
-    // It is asked for again and again, and nobody connects.
+    // It is queried repeatedly without a connection.
     for _ in 0..10 {
         far.addresses("reviews.default.svc.cluster.local.").await;
     }
@@ -473,7 +473,7 @@ async fn what_is_made_ahead_is_bounded_and_goes_when_unused() {
     assert_eq!(far.forwarder.stats().upgrades, 1);
     sleep(Duration::from_secs(120)).await;
     assert_eq!((far.sim.connections(), far.sim.sessions().len()), (1, 0));
-    // A hundred Services are asked for at once, and none is used.
+    // A hundred Services are queried at once, and none is used.
     for n in 0..100 {
         far.sim.apply(&many(&format!("many-{n}"))).unwrap();
     }
@@ -485,15 +485,15 @@ async fn what_is_made_ahead_is_bounded_and_goes_when_unused() {
     quiet().await;
     let bound = ForwarderConfig::default().ahead;
     assert_eq!(far.sim.sessions().len(), bound);
-    // Calls and watches have a few more for themselves.
+    // Calls and watches use a few more connections.
     let with_sessions = far.sim.connections();
     sleep(Duration::from_secs(120)).await;
     assert_eq!(far.sim.sessions().len(), 0);
     assert_eq!(with_sessions - far.sim.connections(), bound + 1);
 }
 
-/// What a day of typical use asks of the API server, in small: more Services one after the other, connections to them with
-/// pauses between, mistyped names, a DNS client. What is asked ahead may not be more than was asked for before.
+/// The calls of a typical day, in small: several Services one after the other, connections to them with pauses, mistyped
+/// names, a DNS client. Work done ahead must not add calls.
 #[tokio::test(start_paused = true)]
 async fn a_day_of_use_asks_no_more_of_the_api_server() {
     let far = Far::start().await;

@@ -1,4 +1,4 @@
-//! Shares that connections get of one line: 20 Mbit/s each way, a round trip of 50 ms, on a paused clock.
+//! How connections share one line of 20 Mbit/s in each direction, with a round trip of 50 ms, on a paused clock.
 
 #![expect(clippy::print_stdout, reason = "the figures")]
 
@@ -61,7 +61,7 @@ async fn transfer(far: &Far, way: Way, moved: &AtomicU64) -> Infallible {
     }
 }
 
-/// Runs something beside so many transfers, which end with it; what each has moved.
+/// Runs `work` beside this many transfers, which end with it; returns the bytes of each.
 async fn beside<T>(
     far: &Far,
     way: Way,
@@ -109,9 +109,8 @@ async fn two_transfers_get_as_much_each() {
     }
 }
 
-/// Bytes of an upload that wait where the client sends faster than the line carries: a frame that is gathered and one that
-/// is written (256 KiB each at most, `backend/spdy/src/session/send.rs`), the buffer of the TLS connection, and its socket,
-/// which holds 256 KiB here.
+/// Bytes of an upload that wait if the client sends faster than the line: a frame being gathered and one being written (256 KiB
+/// each at most, `backend/spdy/src/session/send.rs`), the buffer of the TLS connection, and its socket, which holds 256 KiB here.
 const WAITS: u64 = (256 + 256 + 64 + 256) << 10;
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! A cluster in memory, and what every test does with it.
+//! A cluster in memory, and helpers of all tests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) async fn sim() -> Sim {
     Sim::builder().plain().sample().start().await.unwrap()
 }
 
-/// Of the default user, or of the one with this token.
+/// The kubeconfig of the default user, or of the one with this token.
 fn client(sim: &Sim, token: Option<&str>) -> kube::Client {
     let config = token.map_or_else(|| sim.config(), |token| sim.config_for(token));
     build(config, &Options::new("test")).unwrap()
@@ -35,7 +35,7 @@ pub(crate) fn cluster_as(sim: &Sim, token: Option<&str>, settings: ClusterSettin
     Cluster::new(client(sim, token), settings)
 }
 
-/// What a client sees whose connections are in memory, so that the clock can be paused: it may do everything.
+/// The cluster for a client with connections in memory, so that the clock can be paused; the client has all rights.
 pub(crate) fn cluster_in_memory(sim: &Arc<Sim>) -> Cluster {
     let sim = Arc::clone(sim);
     let ask = service_fn(move |mut request: Request<kube::client::Body>| {
@@ -74,7 +74,7 @@ pub(crate) fn target(text: &str) -> Target {
     Target::parse(text, Origin::default()).unwrap()
 }
 
-/// Returns when `happened` says so. What never happens ends the test by its own limit.
+/// Returns when `happened` is true. The test's own time limit ends a wait without result.
 pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
     let mut look = tokio::time::interval(Duration::from_millis(2));
     while !happened() {
@@ -82,8 +82,8 @@ pub(crate) async fn until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// What the sample's echo program answers to an HTTP request, as far as its service's name. The end of the
-/// connection comes a second later, as with containerd.
+/// The answer of the sample's echo program to an HTTP request, up to its service's name. The connection ends a second
+/// later, as with containerd.
 pub(crate) async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
     let request = b"GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();

@@ -113,7 +113,7 @@ impl Ca {
         })
     }
 
-    /// The same that lives for so long, and when it ends.
+    /// The same with this lifetime; returns its end too.
     pub(crate) fn issue_for(&self, names: &[&str], life: Duration) -> (Identity, Timestamp) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let end = Duration::from_secs((now.unwrap() + life).as_secs());

@@ -1,4 +1,4 @@
-//! Proxies that connect everybody to one server, whatever they ask for, and write down what that was.
+//! Proxies that connect every client to one server, and record the requested address.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ pub(crate) struct HttpProxy {
 }
 
 impl HttpProxy {
-    /// Connects to `server` those who know `login` (the header's value, if there has to be one).
+    /// Connects clients to `server`; with `login`, only those that send this header value.
     pub(crate) async fn start(server: SocketAddr, login: Option<&str>) -> Self {
         Self::run(server, login, None).await
     }
@@ -117,7 +117,7 @@ pub(crate) struct SocksProxy {
 }
 
 impl SocksProxy {
-    /// Connects to `server` those who know `login` (`user:password`, if there has to be one).
+    /// Connects clients to `server`; with `login`, only those that send this `user:password`.
     pub(crate) async fn start(server: SocketAddr, login: Option<&str>) -> Self {
         let login = login.map(str::to_owned);
         let log = Log::default();
@@ -125,7 +125,7 @@ impl SocksProxy {
         let address = accept(move |tcp| {
             let (login, log) = (login.clone(), logging.clone());
             async move {
-                // A client that gives up closes half-way.
+                // A client that gives up closes in the middle.
                 let _ = socks(tcp, server, login, log).await;
             }
         })
@@ -196,7 +196,7 @@ async fn text(io: &mut TcpStream) -> std::io::Result<String> {
     Ok(String::from_utf8(bytes).unwrap())
 }
 
-/// A cable that can be cut without anybody hearing of it.
+/// A line that can be cut without an error on either side.
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     /// How often it was cut.
@@ -215,7 +215,7 @@ impl Relay {
                     _ = copy_bidirectional(&mut tcp, &mut server) => {}
                     _ = async { hears.wait_for(|cuts| *cuts != cut).await.map(drop) } => {}
                 }
-                // Cut, both sockets stay open; otherwise nothing is left to pass.
+                // After a cut both sockets stay open; otherwise the transfer is complete.
                 std::future::pending::<()>().await;
             }
         })
@@ -223,7 +223,7 @@ impl Relay {
         Self { address, cuts }
     }
 
-    /// The connections there are pass nothing from now on; later ones do.
+    /// Cuts the existing connections; later ones work.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }

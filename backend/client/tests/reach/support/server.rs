@@ -1,4 +1,4 @@
-//! As much of an API server as the client can see.
+//! The parts of an API server that the client uses.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Ca, NAME};
 
-/// What the server speaks below HTTP.
+/// The protocol below HTTP.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Speaks {
     /// TLS, and by ALPN these.
@@ -105,7 +105,7 @@ impl Server {
                     let Some(tls) = tls else {
                         return serve(tcp, connection, false, false, shared).await;
                     };
-                    // A client that does not trust us goes away here.
+                    // A client that does not trust the certificate ends here.
                     let Ok(stream) = tls.accept(tcp).await else {
                         return;
                     };
@@ -165,7 +165,7 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // As API servers have it since CVE-2023-44487.
+    // The limit of API servers since CVE-2023-44487.
     builder.http2().max_concurrent_streams(100);
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = shared.clone();
@@ -183,7 +183,7 @@ where
         }
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
-    // Clients end connections in every way there is.
+    // Clients end connections in any way.
     let _ = serving.await;
 }
 
@@ -237,7 +237,7 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Reply {
 async fn echo(request: Request<Incoming>) {
     let upgraded = hyper::upgrade::on(request).await.unwrap();
     let (mut reading, mut writing) = tokio::io::split(TokioIo::new(upgraded));
-    // A client may just go away.
+    // A client may vanish.
     let _ = tokio::io::copy(&mut reading, &mut writing).await;
     let _ = writing.shutdown().await;
 }
@@ -268,7 +268,7 @@ fn empty() -> UnsyncBoxBody<Bytes, Infallible> {
     http_body_util::Empty::new().boxed_unsync()
 }
 
-/// A body that never says anything, as a watch without events.
+/// A body without data, as a watch without events.
 struct Held;
 
 impl Body for Held {
