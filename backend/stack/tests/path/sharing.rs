@@ -61,7 +61,7 @@ async fn transfer(far: &Far, way: Way, moved: &AtomicU64) -> Infallible {
     }
 }
 
-/// Runs `work` beside this many transfers, which end with it; returns the bytes of each.
+/// Runs `run` beside this many transfers, which end with it; returns the bytes of each.
 async fn beside<T>(
     far: &Far,
     way: Way,
