@@ -1,4 +1,4 @@
-//! The frontend over real sockets, with backends that answer, refuse, dawdle.
+//! The frontend over real sockets, with backends that answer, refuse or are slow.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Du
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tower::service_fn;
 
-/// Longer than anything here takes; reached only when something hangs.
+/// Time limit of a test, reached only if something hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn question(name: &str, record: RecordType) -> Message {
@@ -127,7 +127,7 @@ async fn an_answer_has_the_questions_id_name_and_case() {
     assert_eq!((got.answers.len(), got.edns), (1, None));
 }
 
-/// A client takes no answer from another address than the one it asked.
+/// Clients reject answers from an address other than the one they asked.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn an_answer_comes_from_the_address_that_was_asked() {
@@ -146,7 +146,7 @@ async fn an_answer_comes_from_the_address_that_was_asked() {
     }
 }
 
-/// RA, DO and CD: what is served, what was asked, and what the upstream is asked.
+/// RA, DO and CD in the answer, and DO and CD in the upstream's query.
 #[tokio::test]
 async fn flags_are_true() {
     let mut asked = question("web.", RecordType::A);
@@ -169,7 +169,7 @@ async fn flags_are_true() {
         let got = rig.ask(&asked).await;
         assert!(got.metadata.recursion_available);
         assert_eq!(got.metadata.checking_disabled, signed);
-        // The upstream says what it was asked.
+        // The upstream returns the flags of its query.
         let text = format!("DO {signed} CD {signed}");
         assert_eq!(got.answers[0].data.to_string(), text);
     }
@@ -229,7 +229,7 @@ async fn streams_that_ask_nothing_or_too_much_are_ended() {
     let served = serve_stream(client, backend(), &Settings::default()).await;
     assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     drop(app);
-    // A byte now and then is no question.
+    // Single bytes now and then are not a query.
     let (mut app, client) = tokio::io::duplex(64);
     let dripping = tokio::spawn(async move {
         app.write_u16(40).await.unwrap();
@@ -248,7 +248,7 @@ async fn streams_that_ask_nothing_or_too_much_are_ended() {
     assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
 }
 
-/// An idle stream, or one with half a question, does not hold up the end.
+/// An idle stream, or one with half a query, does not delay a drain.
 #[tokio::test]
 async fn a_drain_ends_streams_that_ask_nothing() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
@@ -273,7 +273,7 @@ async fn a_drain_ends_streams_that_ask_nothing() {
     drop((idle, half, asked));
 }
 
-/// A DNS server of somebody else's. Over UDP a forged answer comes first, and one about TXT is truncated.
+/// An upstream DNS server. Over UDP a forged answer comes first, and an answer about TXT is truncated.
 async fn upstream() -> SocketAddr {
     fn answer(asked: &Message) -> Message {
         let mut answer = Message::response(asked.metadata.id, OpCode::Query);
@@ -327,7 +327,7 @@ async fn what_is_not_ours_is_asked_upstream() {
         assert_eq!(got.answers.len(), 1, "{got:?}");
         assert!(!got.metadata.authoritative);
     }
-    // A failure of ours is not the upstream's to mend.
+    // The upstream is not asked after a failure of the service.
     let got = rig.ask(&question("broken.", RecordType::A)).await;
     assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
 }
@@ -346,7 +346,7 @@ async fn an_upstream_that_is_not_there_is_a_failure() {
     assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
 }
 
-/// Garbage of every length, and more open questions than there are places: a good question is answered all the same.
+/// A valid query is answered despite garbage of every length and more open queries than the limit.
 #[tokio::test]
 async fn noise_leaves_it_answering() {
     let rig = Rig::start(Settings {
@@ -366,7 +366,7 @@ async fn noise_leaves_it_answering() {
         noisy.send(&slow).await.unwrap();
     }
     assert!(rig.drain.open() <= 8, "{}", rig.drain.open());
-    // Places come free as the slow ones fail; until then a client repeats its question, as they do.
+    // Permits are returned as the slow queries fail; until then the client repeats its query.
     let client = rig.client().await;
     let mut buffer = [0; 4096];
     let answered = async {

@@ -1,4 +1,4 @@
-//! A forward between a client and backends that answer, refuse, dawdle.
+//! A forward between a client and backends that answer, refuse or are slow.
 
 use std::io;
 
@@ -21,7 +21,7 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client.unwrap(), accepted.unwrap().0)
 }
 
-/// What a client sends before the target is there is the first the target gets, and who asks is told.
+/// Data that a client sends during the dial is the first that the target gets, and the target has its origin.
 #[tokio::test]
 async fn early_bytes_and_the_servers_first_words() {
     let (mut app, client) = pair().await;

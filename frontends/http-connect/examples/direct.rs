@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let dialer = tower::service_fn(|target: Target| TcpStream::connect(target.to_string()));
-    // One value for all connections: the kept connections to targets are in it.
+    // One value for all connections: it contains the idle connections to targets.
     let settings = Arc::new(Settings::default());
     let (gate, drain) = (Gate::new(Limits::default()), settings.drain.clone());
     listener

@@ -39,7 +39,7 @@ impl Direct {
     /// Runs curl through it; the exit code and what was printed.
     async fn curl(&self, scheme: &str, url: &str) -> (Option<i32>, String) {
         let out = Command::new("curl")
-            // Nobody's .curlrc.
+            // No .curlrc.
             .arg("--disable")
             .args([
                 "--silent",
@@ -155,7 +155,7 @@ async fn an_end_of_file_gets_through_at_once_and_the_answer_back() {
     app.write_all(&ask.concat()).await.unwrap();
     app.shutdown().await.unwrap();
 
-    // The server answers only what it has read to its end.
+    // The server answers only after the client's end of stream.
     let (mut server, _) = listener.accept().await.unwrap();
     let mut question = String::new();
     server.read_to_string(&mut question).await.unwrap();

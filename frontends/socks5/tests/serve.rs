@@ -1,4 +1,4 @@
-//! The frontend with backends that stall, refuse, half-close, and with clients that do worse.
+//! The frontend with backends that stall, refuse or half-close, and with misbehaving clients.
 
 use std::cell::RefCell;
 use std::future::{Future, pending};
@@ -32,7 +32,7 @@ fn opening() -> Vec<u8> {
     [HELLO, ASK].concat()
 }
 
-/// What the client has read when it got through.
+/// The client's bytes after a successful handshake.
 fn welcome() -> Vec<u8> {
     [b"\x05\x00", GRANTED].concat()
 }
@@ -47,7 +47,7 @@ fn serve(backend: impl Connect + 'static) -> (DuplexStream, Served) {
     serve_with(backend, Settings::default())
 }
 
-/// A backend whose streams end up with the test.
+/// A backend that passes its streams to the test.
 fn backend() -> (
     impl Connect + Clone + 'static,
     mpsc::Receiver<(Target, DuplexStream)>,
@@ -66,7 +66,7 @@ fn backend() -> (
     (backend, servers)
 }
 
-/// A backend that must not be asked.
+/// A backend that must not be called.
 fn unreachable_backend() -> impl Connect + Clone + 'static {
     service_fn(|target: Target| async move {
         panic!("the service was asked for {target}");
@@ -103,7 +103,7 @@ fn handshake_error(served: Result<Relayed, ServeError>) -> HandshakeError {
 
 // === the end ===
 
-/// Clients that have not asked for anything do not hold up the end.
+/// Clients without a request do not delay a drain.
 #[tokio::test]
 async fn a_drain_ends_handshakes_at_once() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
@@ -155,7 +155,7 @@ async fn every_refusal_has_its_code() {
     }
 }
 
-/// SOCKS has no room for a sentence: it stands in the access record.
+/// A SOCKS reply has no room for the sentence, which is in the access record.
 #[tokio::test]
 async fn every_refusal_says_why_in_the_log() {
     for row in REFUSALS {
@@ -201,7 +201,7 @@ async fn success_is_said_when_the_stream_exists_and_not_before() {
     let (mut app, _served) = serve(backend);
     app.write_all(&opening()).await.unwrap();
     assert_eq!(read_exactly(&mut app, 2).await, b"\x05\x00");
-    // Longer than the handshake may take: dialing has its own limits, elsewhere.
+    // Longer than the handshake's limit, which does not apply to the dial.
     let hour = tokio::time::timeout(Duration::from_secs(3600), app.read_u8()).await;
     assert!(hour.is_err(), "{hour:?}");
     open.send(duplex(64).0).unwrap();
@@ -345,7 +345,7 @@ async fn the_idle_timeout_is_the_relays() {
     assert!(matches!(served.await.unwrap().unwrap().end, End::Idle));
 }
 
-// === handshakes that come to nothing ===
+// === failed handshakes ===
 
 #[tokio::test(start_paused = true)]
 async fn a_handshake_has_ten_seconds() {
@@ -647,7 +647,7 @@ async fn a_client_without_a_byte_is_not_worth_a_line() {
 
 // === cost ===
 
-/// The state of one connection: most of what an idle one costs. If it has to grow, know why.
+/// The size of one connection's future, most of the memory of an idle one. Let it grow only for a reason.
 #[tokio::test]
 async fn a_connection_fits_its_budget() {
     let backend = service_fn(|target: Target| TcpStream::connect(target.to_string()));
@@ -655,7 +655,7 @@ async fn a_connection_fits_its_budget() {
     let settings = Settings::default();
     let future = serve_connection(kubevpn_conn::Client::from(client), backend, &settings);
     let size = size_of_val(&future);
-    // 16 of them say who tells whether a client of another network namespace has closed, 56 who observes it.
+    // 16 of them are the query for closed clients of another network namespace, 56 the observer.
     assert!((1024..=2656).contains(&size), "{size} bytes");
 }
 
@@ -668,7 +668,7 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
     (connected.unwrap(), accepted.unwrap().0)
 }
 
-/// A client that shows whether its listener holds it for known.
+/// A client that records whether it was marked as authenticated.
 struct Watched {
     io: DuplexStream,
     known: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! Redirected clients, and backends that answer, refuse, dawdle.
+//! Redirected clients, and backends that answer, refuse or are slow.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::io::{
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-/// A client as the kernel would hand it over.
+/// A client as redirected by the kernel.
 struct Redirected {
     io: DuplexStream,
     to: Option<SocketAddr>,
@@ -83,7 +83,7 @@ impl AsyncWrite for Redirected {
     }
 }
 
-/// Serves a client that meant to go there; the target that was dialled, and the answer to `early`.
+/// Serves a client with this original destination; returns the dialled target, and the answer to `early`.
 async fn dialled(to: &str, settings: Settings) -> (String, String) {
     let (mut app, client, _) = redirected(to);
     let asked = Arc::new(Mutex::new(String::new()));
@@ -145,12 +145,12 @@ async fn an_address_that_was_given_to_a_name_is_the_name() {
         let (asked, _) = dialled(&to, settings.clone()).await;
         assert_eq!(asked, "ext.shop.svc.cluster.local.:443");
     }
-    // Without a table it is an address like any other.
+    // Without a table of names it is an ordinary address.
     let to = format!("{}:443", addresses.v4);
     assert_eq!(dialled(&to, Settings::default()).await.0, to);
 }
 
-/// The client is reset: an orderly end would pass for a server without an answer.
+/// The client is reset, because an orderly end would look like a server without an answer.
 async fn refused(to: &str, settings: Settings, answer: Option<Refusal>) -> ServeError {
     let (app, client, reset) = redirected(to);
     let backend = service_fn(move |_: Target| async move {

@@ -1,16 +1,16 @@
-//! RFC 9110 and 9112, case by case: what of a request reaches the server, and what is refused.
+//! RFC 9110 and 9112, case by case: the bytes that reach the server, and refusals.
 
 use kubevpn_http_connect::Settings;
 
 use crate::harness::{OK, Rig};
 
-/// What becomes of a request.
+/// The result of a request.
 enum Fate {
-    /// Refused with this status before anything is dialled, and the connection ends.
+    /// Refused with this status before a dial, and the connection ends.
     No(u16),
-    /// Refused with this status before anything is dialled, and the connection goes on.
+    /// Refused with this status before a dial, and the connection continues.
     NoButStays(u16),
-    /// The server gets exactly this, and the connection goes on.
+    /// The server gets exactly this, and the connection continues.
     Sent(&'static str),
     /// The server gets exactly this, and the connection ends with the answer.
     SentLast(&'static str),
@@ -180,7 +180,7 @@ async fn every_case() {
     }
 }
 
-/// A chunk that cannot be read: the head is on its way by then, but the request is never complete.
+/// An invalid chunk: the head was forwarded, but the request is never complete.
 #[tokio::test(start_paused = true)]
 async fn malformed_chunks_are_not_sent_on() {
     for (name, body) in [
@@ -213,7 +213,7 @@ async fn malformed_chunks_are_not_sent_on() {
     }
 }
 
-/// What is behind a chunk's size says nothing, and is not sent on.
+/// A chunk extension has no meaning, and is not forwarded.
 #[tokio::test(start_paused = true)]
 async fn chunk_extensions_are_dropped_and_bounded() {
     let head = "POST http://web/ HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -249,7 +249,7 @@ async fn chunk_extensions_are_dropped_and_bounded() {
         .assert_refused(400, "http_request_error");
 }
 
-/// Two requests in one piece: their answers come in order, and neither eats of the other.
+/// Two requests in one write: the answers come in order, and neither consumes bytes of the other.
 #[tokio::test(start_paused = true)]
 async fn pipelined_requests() {
     let mut rig = Rig::new(Settings::default());
@@ -276,7 +276,7 @@ async fn pipelined_requests() {
     assert_eq!(client.answer().await.text(), "ok");
 }
 
-/// hyper has nothing of the next head while the body before it is read, however that ends.
+/// hyper gets nothing of the next head while the body before it is read, however the body ends.
 #[tokio::test(start_paused = true)]
 async fn heads_behind_bodies_are_read_as_the_first_one() {
     let bodies = [
@@ -309,7 +309,7 @@ async fn heads_behind_bodies_are_read_as_the_first_one() {
     }
 }
 
-/// A malformed head behind a good request: its answer is ours too, and comes behind the other.
+/// A malformed head after a valid request is answered by us too, after the other answer.
 #[tokio::test(start_paused = true)]
 async fn a_malformed_head_behind_a_good_one() {
     let mut rig = Rig::new(Settings::default());

@@ -1,4 +1,4 @@
-//! CONNECT: what is a tunnel from its first byte on.
+//! CONNECT: tunnels from the first byte.
 
 use tokio::io::AsyncWriteExt;
 
@@ -33,7 +33,7 @@ async fn success_is_said_when_the_stream_exists_and_not_before() {
     assert!(client.peer.is_silent().await);
     assert_eq!(rig.dials(), 1);
     drop(client.peer);
-    // A client that closed looks like one that half-closed, so the dial goes on; its end is the backend's.
+    // A client that closed looks like one that half-closed, so the dial continues; the backend ends the tunnel.
     assert!(!client.served.is_finished());
 }
 
@@ -71,7 +71,7 @@ async fn what_is_sent_with_the_head_arrives_whole() {
     }
 }
 
-/// Every place a head can be cut in two.
+/// Every position at which a head can be split.
 #[tokio::test(start_paused = true)]
 async fn a_head_in_two_pieces() {
     let mut rig = Rig::new(Settings::default());
@@ -102,7 +102,7 @@ async fn a_tunnel_after_requests_on_the_same_connection() {
     assert_eq!(server.take(5).await, b"early");
 }
 
-/// The client is slow to read the answer before: none of it is lost when the tunnel takes over.
+/// The client reads the previous answer slowly: none of it is lost when the tunnel takes over.
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_waits_for_the_answer_before_it() {
     let mut rig = Rig::new(Settings::default());
@@ -136,7 +136,7 @@ async fn a_client_of_http_1_0_gets_its_tunnel() {
     assert_eq!(client.peer.take(11).await, b"SSH-2.0-x\r\n");
 }
 
-/// What follows a refused CONNECT is meant for its target, and may look like a request to us.
+/// Bytes after a refused CONNECT are meant for its target, and may look like a request to us.
 #[tokio::test(start_paused = true)]
 async fn what_follows_a_refused_tunnel_is_no_request() {
     let early = "GET http://inside/ HTTP/1.1\r\nHost: inside\r\n\r\n";

@@ -39,7 +39,7 @@ impl Direct {
     /// Runs curl with the proxy in its environment; the exit code and what was printed.
     async fn curl(&self, args: &[&str]) -> (Option<i32>, String) {
         let out = Command::new("curl")
-            // Nobody's .curlrc, nor proxy.
+            // No .curlrc, and no other proxy.
             .arg("--disable")
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -177,7 +177,7 @@ async fn curl_tunnels() {
 #[tokio::test]
 async fn curl_is_told_why_not() {
     let direct = Direct::start().await;
-    // Bound, so that nobody else gets it, and not listening.
+    // Bound, so that no other program gets it, and not listening.
     let closed = TcpSocket::new_v4().unwrap();
     closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://127.0.0.1:{}/", closed.local_addr().unwrap().port());
@@ -199,7 +199,7 @@ async fn curl_is_told_why_not() {
     );
 }
 
-/// Who opens the proxy as if it were a server, or speaks SOCKS or TLS to it, reads what is wrong.
+/// A client that uses the proxy like a server, or speaks SOCKS or TLS to it, is told what is wrong.
 #[tokio::test]
 async fn curl_at_the_wrong_door() {
     let direct = Direct::start().await;

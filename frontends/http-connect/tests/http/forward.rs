@@ -1,4 +1,4 @@
-//! One request sent on, and its answer.
+//! One forwarded request, and its answer.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn an_answer_comes_back_with_what_may_pass() {
     client.served().await.unwrap();
 }
 
-/// Whoever made a trace is told of this request; nobody else is given one.
+/// An existing trace gets this request; no trace is added to others.
 #[tokio::test(start_paused = true)]
 async fn a_trace_is_passed_on_and_never_made_up() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -117,7 +117,7 @@ async fn a_chunked_body_streams_both_ways() {
         head.contains("\r\nTransfer-Encoding: chunked\r\n"),
         "{head}"
     );
-    // The answer begins before the request is complete, and both go on in turns.
+    // The answer begins before the request is complete, and both continue in turn.
     server
         .send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
@@ -161,7 +161,7 @@ async fn trailers_pass_both_ways() {
     let answer = client.answer().await;
     assert_eq!((answer.text(), &*answer.trailers), ("b", "X-Down: 2\r\n"));
 
-    // Who did not say that it takes them gets none, and is not promised any by us.
+    // A client that does not accept trailers gets none, and none are announced to it.
     client.send(get("web")).await;
     let head = server.head().await;
     assert!(!head.contains("\r\nte:"), "{head}");
@@ -172,7 +172,7 @@ async fn trailers_pass_both_ways() {
     assert_eq!((answer.text(), &*answer.trailers), ("b", ""));
 }
 
-/// Server-sent events: each is at the client before the next is made.
+/// Server-sent events: each reaches the client before the next is sent.
 #[tokio::test(start_paused = true)]
 async fn events_are_not_held_back() {
     let mut rig = Rig::new(Settings::default());
@@ -186,7 +186,7 @@ async fn events_are_not_held_back() {
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{framing}\r\n"
             ))
             .await;
-        // Of unknown length either way: in chunks to a client of HTTP/1.1.
+        // The length is unknown: chunked for an HTTP/1.1 client.
         let head = client.peer.head().await;
         assert!(head.contains("Transfer-Encoding: chunked"), "{head}");
         for i in 0..50 {
@@ -206,13 +206,13 @@ async fn events_are_not_held_back() {
         let rest = client.peer.rest().await;
         match framing {
             "" => assert_eq!(rest, b"0\r\n\r\n"),
-            // Cut in the middle: it must not look complete.
+            // A truncated answer must not look complete.
             _ => assert_eq!(rest, b""),
         }
     }
 }
 
-/// The server says "100 Continue", and only then the client is told to go ahead.
+/// The client gets "100 Continue" only after the server has sent it.
 #[tokio::test(start_paused = true)]
 async fn an_expectation_is_the_servers_to_answer() {
     let upload = "PUT http://web/ HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n";
@@ -243,7 +243,7 @@ async fn an_expectation_is_the_servers_to_answer() {
     assert!(answer.status == 417 && answer.closes(), "{answer:?}");
     assert!(client.peer.has_ended().await && server.has_ended().await);
 
-    // One that never says it gets the body after a second.
+    // A server that never sends it gets the body after a second.
     let mut client = rig.client();
     client.send(upload).await;
     let (_, mut server) = rig.server().await;
@@ -351,7 +351,7 @@ async fn an_answer_that_breaks_off_does_not_look_complete() {
     }
 }
 
-/// Somebody pipes a request into a socket and ends it, as `printf … | nc` does.
+/// A client that sends a request and ends its writing, as `printf … | nc` does.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_half_closes_gets_its_answer() {
     let mut rig = Rig::new(Settings::default());
@@ -459,7 +459,7 @@ async fn a_server_need_not_take_the_offer() {
     server.head().await;
 }
 
-/// What curl and browsers take from a server: RFC 9112 sections 5.1, 5.2, 6.1, and what is nowhere.
+/// Answers that curl and browsers accept: RFC 9112 sections 5.1, 5.2, 6.1, and others outside any specification.
 #[tokio::test(start_paused = true)]
 async fn odd_answers_pass() {
     let many = (0..800)

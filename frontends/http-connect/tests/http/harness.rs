@@ -15,10 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Longer than any limit of the proxy. With the clock paused it costs no time: it ends when nothing can
-/// happen any more.
+/// Longer than any time limit of the proxy. With a paused clock it takes no time.
 const NEVER: Duration = Duration::from_secs(3600);
-/// A pause in which nobody who can run has anything left to do.
+/// A pause after which all tasks are idle.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// The proxy: its settings, and the servers it can reach.
@@ -32,7 +31,7 @@ pub(crate) struct Rig {
 type Dialing = Pin<Box<dyn Future<Output = Result<DuplexStream, ConnectError>> + Send>>;
 type Dialer = Arc<dyn Fn(Target) -> Dialing + Send + Sync>;
 
-/// How much is on its way between proxy and server at most.
+/// Limit on the bytes in flight between proxy and server.
 const PIPE: usize = 16 * 1024;
 
 impl Rig {
@@ -58,7 +57,7 @@ impl Rig {
         })
     }
 
-    /// Every dial takes for ever.
+    /// Every dial hangs.
     pub(crate) fn stalling(settings: Settings) -> Self {
         Self::with(settings, |_| Box::pin(std::future::pending()))
     }
@@ -126,7 +125,7 @@ impl Client {
         self.peer.answer(false).await
     }
 
-    /// How the proxy saw the connection end.
+    /// The proxy's result for the connection.
     pub(crate) async fn served(self) -> Result<(), ServeError> {
         drop(self.peer);
         timeout(NEVER, self.served).await.unwrap().unwrap()
@@ -208,7 +207,7 @@ impl Peer {
         std::mem::take(&mut self.buffer).to_vec()
     }
 
-    /// Nothing comes, and the other side does not end.
+    /// Asserts that no data comes and the other side does not end.
     pub(crate) async fn is_silent(&mut self) -> bool {
         self.buffer.is_empty()
             && timeout(MOMENT, self.io.read_buf(&mut self.buffer))
@@ -216,7 +215,7 @@ impl Peer {
                 .is_err()
     }
 
-    /// The other side has ended, with nothing before that.
+    /// Asserts that the other side has ended without further data.
     pub(crate) async fn has_ended(&mut self) -> bool {
         self.rest().await.is_empty()
     }

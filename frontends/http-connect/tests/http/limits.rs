@@ -1,4 +1,4 @@
-//! Everything has an end: heads, waits, connections nobody uses, clients that are gone.
+//! Time limits: heads, waits, unused connections, clients that are gone.
 
 use std::io;
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn a_slow_second_head_too_but_not_the_pause_before_it() {
     assert_eq!(begun.elapsed(), Duration::from_secs(10));
 }
 
-/// Half a head that came with the request before it is a slow head too, from when that one is answered.
+/// Half a head that came with the request before it is a slow head too, counted from that request's answer.
 #[tokio::test(start_paused = true)]
 async fn a_pipelined_half_head_is_given_up() {
     let bodies = [
@@ -103,7 +103,7 @@ async fn a_head_that_ends_too_early() {
     assert!(client.peer.has_ended().await);
 }
 
-/// Browsers open connections before they need them: an answer nobody asked for would be taken for one.
+/// Browsers open connections before they need them: an unrequested answer would be read as the answer to a request.
 #[tokio::test(start_paused = true)]
 async fn who_says_nothing_is_told_nothing() {
     let rig = rig();
@@ -178,7 +178,7 @@ async fn heads_have_bounds() {
     }
 }
 
-/// One limit, in whatever pieces a head comes, and on a connection's first and later requests alike.
+/// The limit does not depend on how a head is split, nor on whether it is a connection's first.
 #[tokio::test(start_paused = true)]
 async fn the_bound_of_a_head_is_one() {
     for (size, passes) in [(65_536, true), (65_537, false)] {
@@ -227,7 +227,7 @@ async fn a_head_below_the_bounds_passes() {
     assert!(server.head().await.len() > 45_000);
 }
 
-/// It cannot be told from one that is gone. A server that is silent as well would keep both for ever.
+/// A half-closed client cannot be distinguished from one that is gone. A silent server would keep both for ever.
 #[tokio::test(start_paused = true)]
 async fn a_half_closed_client_of_a_silent_server_is_given_up() {
     let mut rig = Rig::new(Settings::default());
@@ -241,7 +241,7 @@ async fn a_half_closed_client_of_a_silent_server_is_given_up() {
     assert_eq!(begun.elapsed(), Duration::from_secs(60));
     assert!(matches!(client.served().await, Err(ServeError::Idle)));
 
-    // The bound runs from the end of file.
+    // The limit counts from the end of file.
     let mut client = rig.client();
     client.send(get("web")).await;
     let (_, mut server) = rig.server().await;
@@ -297,7 +297,7 @@ async fn an_idle_limit_ends_a_request_that_stands_still() {
     assert_eq!(begun.elapsed(), Duration::from_secs(300));
 }
 
-/// The last of an answer may be on its way for as long as the client pleases: a pager, a breakpoint, Ctrl-Z.
+/// The client may read the end of an answer at any time: a pager, a breakpoint, Ctrl-Z.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_pauses_near_the_end_gets_the_whole_answer() {
     const LENGTH: usize = 40_000;
@@ -409,7 +409,7 @@ async fn a_thousand_slow_clients_do_not_delay_a_good_one_and_are_gone_in_time() 
     assert!(begun.elapsed() <= Duration::from_secs(10));
 }
 
-/// What one connection costs as a value; hyper's buffers and a request in hand come on top.
+/// The size of one connection's future, without hyper's buffers and the current request.
 #[test]
 fn a_connection_has_its_size() {
     let settings = Settings::default();

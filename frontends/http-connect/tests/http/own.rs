@@ -1,4 +1,4 @@
-//! Requests to the proxy itself: never somebody else's answer, and nothing for a page of another name.
+//! Requests to the proxy itself: never a target's answer, and nothing for a page of another name.
 
 use kubevpn_conn::Credentials;
 use kubevpn_http_connect::Settings;

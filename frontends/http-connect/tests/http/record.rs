@@ -1,4 +1,4 @@
-//! The access record: one line for each request that was to go anywhere.
+//! The access record: one line for each request to a target.
 
 use std::cell::RefCell;
 use std::io;
@@ -148,7 +148,7 @@ async fn who_never_asked_and_who_left() {
     let _ = client.served().await;
     assert_one(&["DEBUG ", "end=\"unused\""]);
 
-    // The proxy's own pages are nobody's business but the client's.
+    // The proxy's own pages have no access record.
     let mut client = rig.client();
     client
         .send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

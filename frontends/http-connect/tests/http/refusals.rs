@@ -123,7 +123,7 @@ async fn a_head_of_a_target_has_bounds() {
         let serving = tokio::spawn(async move {
             let mut server = server;
             server.head().await;
-            // It may hang up before it has read all.
+            // It may close before it has read everything.
             let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             let _ = tokio::io::AsyncWriteExt::write_all(&mut server.io, head.as_bytes()).await;
         });

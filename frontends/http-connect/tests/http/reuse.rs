@@ -1,4 +1,4 @@
-//! Connections to targets that serve more than one request.
+//! Reuse of connections to targets.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ where
     rig
 }
 
-/// Answers requests without a body for as long as any come.
+/// Answers requests without a body until the end.
 async fn keep_alive(mut server: Peer) {
     while server.try_head().await.is_some() {
         server.send(OK).await;
@@ -112,7 +112,7 @@ async fn no_more_are_kept_than_allowed_and_not_for_longer() {
         client.answer().await;
         assert_eq!(rig.settings.pool.idle(), *kept);
     }
-    // What is not kept is closed at once, the rest when its time is over.
+    // Connections beyond the limit are closed at once, the rest when they expire.
     let closed = |servers: Vec<_>| async move {
         let mut closed = Vec::new();
         for (_, mut server, _) in servers {
@@ -179,7 +179,7 @@ async fn a_server_that_says_how_long_it_keeps_is_taken_at_its_word() {
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();
     let mut servers = Vec::new();
-    // A second less than promised: a Pod's close takes one to reach us.
+    // A second less than the server's keep-alive time: a Pod's close takes a second to reach us.
     for (pause, dials) in [(0, 1), (3900, 1), (4100, 2)] {
         sleep(Duration::from_millis(pause)).await;
         client.send(get("web")).await;
@@ -209,7 +209,7 @@ async fn a_server_that_closes_after_each_answer_fails_nobody() {
     let begun = Instant::now();
     ask(&mut rig.client(), 1000).await;
     assert_eq!(rig.dials(), 1000);
-    // The first reuse costs the second in which the connection seemed alive. It is the last.
+    // The first reuse costs the second in which the connection seemed alive, and is the last one.
     assert_eq!(begun.elapsed(), Duration::from_secs(1));
 }
 
@@ -277,7 +277,7 @@ async fn how_long_a_server_keeps_is_learned() {
     assert_eq!(rig.dials(), 3);
 }
 
-/// It may have acted on the first before it closed.
+/// The server may have processed the first request before it closed.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_repeated_has_a_connection_of_its_own() {
     let mut rig = Rig::new(Settings::default());
@@ -428,7 +428,7 @@ async fn nonsense_on_a_kept_connection_is_an_answer() {
     assert_eq!(rig.dials(), 1);
 }
 
-/// NTLM and Negotiate vouch for a connection: another client's request on it would be this client's.
+/// NTLM and Negotiate authenticate a connection: another client's request on it would run as this client.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_knows_its_client_is_that_clients_alone() {
     let asks = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
@@ -447,7 +447,7 @@ async fn a_connection_that_knows_its_client_is_that_clients_alone() {
     for_bob.send(OK).await;
     bob.answer().await;
 
-    // The rest of the handshake, in a request that goes on no other connection that was used before.
+    // The rest of the handshake, in a request that must not use any other connection.
     for _ in 0..2 {
         ann.send(shown).await;
         for_ann.head().await;

@@ -1,4 +1,4 @@
-//! What the client's socket is told: how it ends when it is dropped, and that the client is known.
+//! Calls on the client's socket: how it ends when it is dropped, and that the client is authenticated.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::harness::{OK, Peer, get};
 
-/// A client that shows what is asked of it.
+/// A client that sends the required credentials.
 struct Watched {
     io: DuplexStream,
     reset: Arc<AtomicBool>,
@@ -76,7 +76,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// A watched client that has asked for something, and its server.
+/// A recorded client with an open request, and its server.
 struct Asked {
     client: Peer,
     server: Peer,
@@ -149,7 +149,7 @@ async fn a_client_is_known_by_its_password_alone() {
                 ))
                 .await;
             sleep(Duration::from_secs(1)).await;
-            // Our own pages ask nobody on this machine.
+            // Our own pages need no credentials on this machine.
             let is_known = is_known && request.contains("web");
             assert_eq!(known.load(Ordering::Relaxed), is_known, "{request} {shown}");
         }
@@ -172,7 +172,7 @@ async fn a_broken_answer_resets_the_client_and_a_whole_one_does_not() {
     }
 }
 
-/// To a client of HTTP/1.0 the end of the connection is the end of the answer: only a reset says otherwise.
+/// For an HTTP/1.0 client the end of the connection is the end of the answer: only a reset shows a truncated one.
 #[tokio::test(start_paused = true)]
 async fn cutting_an_answer_resets_the_client_and_cutting_a_wait_does_not() {
     let mut it = asked("GET http://web/ HTTP/1.0\r\n\r\n").await;
@@ -183,7 +183,7 @@ async fn cutting_an_answer_resets_the_client_and_cutting_a_wait_does_not() {
     assert!(it.reset.load(Ordering::Relaxed));
     assert!(it.server.has_ended().await);
 
-    // The server has said all, and a part of it is still here.
+    // The server has sent everything, and a part of it is still buffered here.
     let mut it = asked("GET http://web/ HTTP/1.0\r\n\r\n").await;
     it.server.send("HTTP/1.1 200 OK\r\n\r\n").await;
     it.server.send("x".repeat(10_000)).await;
@@ -201,7 +201,7 @@ async fn cutting_an_answer_resets_the_client_and_cutting_a_wait_does_not() {
     assert!(!it.reset.load(Ordering::Relaxed));
 }
 
-/// Behind its end of file a reset cannot be read any more, only asked for.
+/// After its end of file a reset cannot be read any more, only queried.
 #[tokio::test(start_paused = true)]
 async fn a_half_closed_client_that_breaks_is_noticed_within_a_second() {
     let mut it = asked(&get("web")).await;
