@@ -273,8 +273,8 @@ pub(crate) fn not_after(certificate: &CertificateDer<'static>) -> Option<SystemT
     }
 }
 
-/// The `subjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1), also of one that webpki cannot read, e.g. of version
-/// 1.
+/// The `subjectPublicKeyInfo` of a certificate (RFC 5280 section 4.1), also of one that webpki cannot read, e.g. one of
+/// version 1.
 fn public_key<'a>(certificate: &'a [u8]) -> Option<SubjectPublicKeyInfoDer<'a>> {
     const VERSION: u8 = 0xA0;
     let (_, certificate) = element(&mut &*certificate)?;
