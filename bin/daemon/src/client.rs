@@ -146,6 +146,8 @@ impl Client {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
+        // A token of one command, which is in its transient kubeconfig.
+        command.env_remove("KUBEVPN_TOKEN");
         // It outlives them, and needs none of them.
         for own in own_proxies(std::env::vars_os()) {
             command.env_remove(own);

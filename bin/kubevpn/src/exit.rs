@@ -50,14 +50,13 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
             Code::Internal => 90,
             Code::Refused(refusal) => match refusal {
                 Refusal::NameNotFound | Refusal::NoSuchPort => 50,
-                Refusal::NotReady
-                | Refusal::Refused
-                | Refusal::Unreachable
-                | Refusal::Overloaded => 1,
+                Refusal::Refused | Refusal::Unreachable | Refusal::Overloaded => 1,
                 Refusal::ClusterAway => 40,
                 Refusal::Forbidden | Refusal::Denied => 31,
                 Refusal::Unauthenticated => 32,
                 Refusal::TimedOut => 42,
+                // Of its own, for scripts that wait for it.
+                Refusal::NotReady => 43,
                 Refusal::Internal => 90,
             },
         },

@@ -42,7 +42,7 @@ const fn row(
 pub const REFUSALS: [Row; 12] = [
     row(Refusal::NameNotFound, 4, (502, "dns_error"), 50, "there is no service \"wbe\" in namespace shop, is it web?"),
     row(Refusal::NoSuchPort, 5, (502, "connection_refused"), 50, "service shop/web has no TCP port 81, it has 80 (http)"),
-    row(Refusal::NotReady, 5, (503, "destination_unavailable"), 1, "service shop/web has no ready endpoint: 1 exists: 1 not ready"),
+    row(Refusal::NotReady, 5, (503, "destination_unavailable"), 43, "service shop/web has no ready endpoint: 1 exists: 1 not ready"),
     row(Refusal::Refused, 5, (502, "connection_refused"), 1, "nothing listens on port 9999 of pod shop/web-0"),
     row(Refusal::Unreachable, 3, (502, "destination_ip_unroutable"), 1, "198.51.100.55 is not the address of a pod"),
     row(Refusal::ClusterAway, 3, (502, "destination_unavailable"), 40, "the API server cannot be reached: is the VPN up?"),

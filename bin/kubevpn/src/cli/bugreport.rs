@@ -14,6 +14,7 @@ use super::kube::KubeArgs;
 use super::{check, status, version};
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 
 /// Of each log the last bytes are taken, and so many logs.
 const LOG_BYTES: u64 = 128 << 10;
@@ -21,8 +22,9 @@ const LOGS: usize = 8;
 
 /// Write a file to attach to a bug report
 ///
-/// It has versions, check, status and the ends of the logs, and nothing secret. With --redact, addresses and the names of hosts, contexts, clusters and users are replaced, each by the
-/// same word throughout; names of Services and namespaces stay.
+/// The file has versions, check, status and the ends of the logs, and nothing secret. With --redact, addresses and the names
+/// of hosts, contexts, clusters and users are replaced, each by the same word throughout; names of Services and namespaces
+/// stay.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +50,21 @@ pub(crate) struct BugReport {
 
 impl BugReport {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let args = KubeconfigArgs::from(self.kube);
+        let args = KubeconfigArgs::from(self.kube.clone());
+        let report = progress::said("the report", self.report(&args)).await?;
+        write(&self.file, &format!("{report:#}\n")).map_err(|error| {
+            Failure::value(format!(
+                "--file: cannot write {}: {error}",
+                self.file.display()
+            ))
+        })?;
+        out::line(format_args!(
+            "Written to {}: look at it before you attach it",
+            self.file.display()
+        ))
+    }
+
+    async fn report(&self, args: &KubeconfigArgs) -> Result<Value, Failure> {
         let dir = StateDir::locate();
         let found = match &dir {
             Ok(dir) => {
@@ -62,13 +78,13 @@ impl BugReport {
             Err(error) => (json!({"error": error.whole()}), Value::Null),
         };
         let mut report = json!({
-            "version": version::document(Some(&args)).await,
-            "check": check::document_of(&args).await?,
+            "version": version::document(Some(args)).await,
+            "check": check::document_of(args).await?,
             "status": found.0,
             "logs": found.1,
         });
         if self.redact {
-            let names = load(&args, &Env::of_process()).map(|loaded| {
+            let names = load(args, &Env::of_process()).map(|loaded| {
                 let of_kubeconfig = [loaded.context, loaded.cluster, loaded.user];
                 let names = of_kubeconfig.into_iter().flatten();
                 names.chain(loaded.hosts).collect::<Vec<_>>()
@@ -76,16 +92,7 @@ impl BugReport {
             let mut redacted = Redacted::new(names.unwrap_or_default());
             redacted.value(&mut report);
         }
-        write(&self.file, &format!("{report:#}\n")).map_err(|error| {
-            Failure::value(format!(
-                "--file: cannot write {}: {error}",
-                self.file.display()
-            ))
-        })?;
-        out::line(format_args!(
-            "Written to {}: look at it before you attach it",
-            self.file.display()
-        ))
+        Ok(report)
     }
 }
 

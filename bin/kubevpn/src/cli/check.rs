@@ -22,6 +22,7 @@ use super::resolve::{self, Explained};
 use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 use crate::telemetry::Steps;
 
 /// Check everything a proxy needs, and say what to do
@@ -76,7 +77,8 @@ impl Check {
             Some(address) => address,
             None => usual_listener()?,
         };
-        let (facts, reached) = found(&args, &policy, &listen).await;
+        let checking = found(&args, &policy, &listen);
+        let (facts, reached) = progress::said("the checks", checking).await;
         let report = findings::report(&facts);
         if self.output == Output::Text {
             out::print(text(&report))?;

@@ -135,8 +135,9 @@ impl Connect {
         }
         // Before the connection is there, so that no signal finds it without anybody to end it.
         let mut termination = termination()?;
+        let opening = progress::shown("the connection to open", open(&daemon, &request, &steps));
         let opened = tokio::select! {
-            opened = open(&daemon, &request, &steps) => opened?,
+            opened = opening => opened?,
             ended = termination.next() => {
                 forget(&daemon, &request.id).await?;
                 return result(ended);

@@ -28,8 +28,8 @@ enum What {
     List(Status),
     /// Make a connection the current one, which status marks
     Use {
-        /// The connection, as kubevpn status lists it
-        #[arg(value_name = "CONNECTION-ID")]
+        /// The connection: its ID or the beginning of it, its context or its namespace
+        #[arg(value_name = "CONNECTION")]
         id: String,
     },
 }

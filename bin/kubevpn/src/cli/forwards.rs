@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{Bound, ForwardTo, ListenerSpec, Protocol};
 
-use super::listen::is_port_alone;
+use super::listen::{forward, is_port_alone};
 use crate::exit::Failure;
 
 /// In the order in which they were asked for.
@@ -23,9 +23,7 @@ impl Forwards {
     pub(super) async fn bind(texts: &[String]) -> Result<Self, Failure> {
         let mut forwards = Self::default();
         for text in texts {
-            let Forward { listen, to } = text
-                .parse()
-                .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
+            let Forward { listen, to } = forward(text)?;
             let mut spec = ListenerSpec::new(Protocol::Forward(ForwardTo(to)), listen);
             spec.both_families = is_port_alone(text);
             let bound = spec.bind(&spec.address, false).await?;
@@ -39,6 +37,11 @@ impl Forwards {
             forwards.bound.extend(bound);
         }
         Ok(forwards)
+    }
+
+    /// Whether none was asked for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
     }
 
     /// `KUBEVPN_FORWARD_1` and so on: IP:PORT.
@@ -78,7 +81,7 @@ mod tests {
 
     #[tokio::test]
     async fn commands_are_told_of_their_ports() {
-        let two = forwards(&["127.0.0.1:0:db:5432", "127.0.0.1:0:web:80"]).await;
+        let two = forwards(&["127.0.0.1:0:db:5432", "127.0.0.1:0:svc/web:80"]).await;
         let [first, second] = [0, 1].map(|n| two.addresses[n].port());
         let variables: Vec<_> = two.variables().collect();
         assert_eq!(

@@ -173,7 +173,7 @@ mod system {
     use super::{InsideArgs, Publish};
     use crate::cli::child::{Signals, not_run, wait};
     use crate::cli::env_from::{EnvFromArgs, Variables};
-    use crate::cli::kube::KubeArgs;
+    use crate::cli::kube::{KubeArgs, TOKEN};
     use crate::cli::listen::AUTH;
     use crate::cli::reach::{answers, reach};
     use crate::exit::Failure;
@@ -336,7 +336,9 @@ mod system {
         for name in PROXIES {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
-        command.env_remove(OWN_PROXIES).env_remove(AUTH);
+        for name in [OWN_PROXIES, AUTH, TOKEN] {
+            command.env_remove(name);
+        }
         // After these: a Pod's proxy is there.
         command.envs(variables.iter());
         command.env("KUBEVPN_ISOLATED", "1");

@@ -6,6 +6,9 @@ use std::time::Duration;
 use clap::ArgAction;
 use kubevpn_client::KubeconfigArgs;
 
+/// Environment variable with the token of `--token`.
+pub(super) const TOKEN: &str = "KUBEVPN_TOKEN";
+
 /// Which cluster, and as whom; the same words as kubectl's
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Cluster")]
@@ -34,8 +37,9 @@ pub(crate) struct KubeArgs {
     /// Address of the API server instead of the kubeconfig's
     #[arg(short, long, value_name = "URL")]
     server: Option<String>,
-    /// Bearer token for the API server
-    #[arg(long, value_name = "TOKEN", hide_env_values = true)]
+    /// Bearer token for the API server. On the command line every user of this machine can read it; the variable is not
+    /// passed on to commands that are run
+    #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true)]
     token: Option<String>,
     /// CA certificate file used to verify the API server
     #[arg(long, value_name = "FILE")]

@@ -270,11 +270,7 @@ impl ListenerArgs {
             }
         }
         for text in &self.forward {
-            // As kubectl names a Service.
-            let Forward { listen, to } = text
-                .replacen("svc/", "", 1)
-                .parse()
-                .map_err(|error| Failure::value(format!("--forward {text}: {error}")))?;
+            let Forward { listen, to } = forward(text)?;
             let protocol = Protocol::Forward(ForwardTo(to));
             let mut spec = self.spec(protocol, listen, &pac, dns_upstream);
             spec.both_families = is_port_alone(text);
@@ -389,6 +385,12 @@ impl ListenerArgs {
             },
         })
     }
+}
+
+/// A forward as it is typed, perhaps with a Service as kubectl names one.
+pub(super) fn forward(text: &str) -> Result<Forward, Failure> {
+    let parsed = text.replacen("svc/", "", 1).parse();
+    parsed.map_err(|error| Failure::value(format!("--forward {text}: {error}")))
 }
 
 /// The address that a flag names; an empty one is none.

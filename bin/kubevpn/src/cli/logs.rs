@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kubevpn_daemon::{ApiError, StateDir, identity, log};
+use kubevpn_daemon::{ApiError, Client, StateDir, identity, log};
 
+use super::which;
 use crate::exit::Failure;
 
 /// How often a followed log is looked at.
@@ -26,8 +27,9 @@ Examples:
   # a connection's last lines, and what is added to it
   kubevpn logs --tail 20 -f 03d")]
 pub(crate) struct Logs {
-    /// Connection to show the log of, by its ID or the beginning of it [default: the daemon's own]
-    #[arg(value_name = "CONNECTION-ID")]
+    /// Connection to show the log of: its ID or the beginning of it, or the context or namespace of one that is open
+    /// [default: the daemon's own log]
+    #[arg(value_name = "CONNECTION")]
     id: Option<String>,
     /// The same
     #[arg(long, value_name = "ID", hide = true, conflicts_with = "id")]
@@ -44,7 +46,14 @@ impl Logs {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let home = StateDir::locate()?;
         let given = self.id.or(self.connection_id);
-        let id = given.map(|given| whole(&home, given)).transpose()?;
+        let id = match given {
+            None => None,
+            Some(given) => match whole(&home, &given)? {
+                Some(id) => Some(id),
+                // A name is known of those that are open.
+                None => Some(which::connection(&Client::new(home.clone()), Some(&given)).await?),
+            },
+        };
         let path = home.log(id.as_deref());
         let files = log::files(&path);
         if let Some(id) = id.filter(|id| !identity::is_id(id) || files.is_empty()) {
@@ -91,10 +100,10 @@ impl Logs {
     }
 }
 
-/// The ID of which this is the beginning: logs outlive their connection, so that no daemon is asked.
-fn whole(home: &StateDir, given: String) -> Result<String, Failure> {
-    if identity::is_id(&given) {
-        return Ok(given);
+/// The ID of which this is the beginning, if a log has it: logs outlive their connection, so that no daemon is asked.
+fn whole(home: &StateDir, given: &str) -> Result<Option<String>, Failure> {
+    if identity::is_id(given) {
+        return Ok(Some(given.to_owned()));
     }
     let daemon = home.log(None);
     let there = daemon.parent().map(std::fs::read_dir);
@@ -103,13 +112,13 @@ fn whole(home: &StateDir, given: String) -> Result<String, Failure> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let id = name.to_str()?.strip_suffix(".log")?;
-            (identity::is_id(id) && id.starts_with(&given)).then(|| id.to_owned())
+            (identity::is_id(id) && id.starts_with(given)).then(|| id.to_owned())
         })
         .collect();
     fits.sort();
     match &fits[..] {
-        [id] if !given.is_empty() => Ok(id.clone()),
-        [] => Err(ApiError::no_such_connection(&given).into()),
+        [id] if !given.is_empty() => Ok(Some(id.clone())),
+        [] => Ok(None),
         several => Err(Failure::value(format!(
             "{given:?} may be several connections: {}; name one by its ID",
             several.join(", ")

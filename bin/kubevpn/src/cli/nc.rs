@@ -5,13 +5,15 @@ use std::pin::pin;
 use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_daemon::{ApiError, Code};
 use kubevpn_proxy as proxy;
-use kubevpn_target::{Connect as _, Origin, Target};
+use kubevpn_target::{Connect as _, Origin, Refusal, Stream, Target};
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, copy_buf, split,
 };
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::at::{Proxy, of_daemon_for_run};
 use super::habits;
@@ -27,17 +29,27 @@ const BUFFER: usize = 64 * 1024;
 /// Size limit of an answer to CONNECT, and its time limit, which is more than a dial takes.
 const MOST_HEAD: usize = 16 * 1024;
 const CONNECTING: Duration = Duration::from_secs(40);
+/// Silence after which a port-forward passes the end of the input on, and the Pod's runtime closes both directions
+/// (decision 4).
+const LINGER: Duration = Duration::from_secs(30);
 
 /// Connect standard input and output to a port in the cluster
 ///
-/// At the end of standard input only that direction is closed; the command ends when the other side has closed, too. The exit
-/// code says why a connection was refused. The open connection to the same cluster, context and namespace carries it, where
-/// that has an HTTP listener without a password (`kubevpn connect --http`).
+/// The command ends when the other side closes the connection. The end of standard input alone does not end it: the answer is
+/// still read. A port-forward cannot tell the Pod of that end without closing both directions, so a server that waits for it is
+/// cut off after 30 s of silence; the exit code is 42 then, because more might have come. With --wait the command ends by
+/// itself, and with 0, after that much silence.
+///
+/// The exit code says why a connection was refused. Where a connection to the same cluster, context and namespace is open
+/// that has an HTTP listener without a password (`kubevpn connect --http`), it is used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # what a port says
   kubevpn nc db.shop 5432 < /dev/null
+
+  # one command to a server that keeps its connections open
+  printf 'PING\\r\\n' | kubevpn nc --wait 1s redis.shop 6379
 
   # ssh into the cluster
   ssh -o ProxyCommand='kubevpn nc %h %p' git@gitea.tools")]
@@ -48,6 +60,9 @@ pub(crate) struct Nc {
     /// Port to connect to
     #[arg(value_name = "PORT")]
     port: Option<u16>,
+    /// After the end of standard input, end with success once nothing has come for DURATION, e.g. 1s
+    #[arg(short, long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -66,24 +81,35 @@ impl Nc {
         if let Some(proxy) = of_daemon_for_run(&args, &loaded, &policy).await
             && let Some(stream) = through(&proxy, &target).await
         {
-            return outcome(relay(stream, input, output).await, &target);
+            return outcome(relay(stream, input, output, self.wait).await, &target);
         }
         let config = policy.stack(&loaded.namespace, Default::default());
         let (client, api_server) = reach(loaded.config).await?;
         let connect = proxy::connect(client.clone(), api_server, config);
         let connecting = connect.connect(target.clone());
         match progress::shown(&target, connecting).await {
-            Ok(stream) => outcome(relay(stream, input, output).await, &target),
+            Ok(stream) => outcome(relay(stream, input, output, self.wait).await, &target),
             Err(error) => Err(advised(error, &client, &loaded.namespace, &target.host).await),
         }
     }
 }
 
-fn outcome(relayed: io::Result<()>, target: &Target) -> Result<(), Failure> {
-    relayed.map_err(|error| match error.kind() {
-        // Whoever read it has had enough.
-        io::ErrorKind::BrokenPipe => Failure::Unheard,
-        _ => anyhow::Error::from(error)
+fn outcome(relayed: Result<(), Broken>, target: &Target) -> Result<(), Failure> {
+    relayed.map_err(|broken| match broken {
+        Broken::Silent => Failure::Advised {
+            error: ApiError::new(
+                Code::Refused(Refusal::TimedOut),
+                format!(
+                    "{target} kept the connection open and said nothing for {} s after the end of standard input: it was \
+                     closed, and more might have come",
+                    LINGER.as_secs()
+                ),
+            ),
+            advice: "--wait DURATION, which takes that much silence for the end of the answer".into(),
+        },
+        // The reader of the output has gone.
+        Broken::Error(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::Unheard,
+        Broken::Error(error) => anyhow::Error::from(error)
             .context(format!("the connection to {target} broke"))
             .into(),
     })
@@ -127,37 +153,136 @@ fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Fail
     })
 }
 
-/// Both ways, until the stream has ended; what could not be sent to it is said after that.
+/// Why a connection ended before the other side had closed it.
+#[derive(Debug)]
+enum Broken {
+    /// The other side said nothing for as long as the end of the input is held back.
+    Silent,
+    Error(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What is known of the end of a connection.
+#[derive(Clone, Copy)]
+struct Progress {
+    /// Whether the input has ended.
+    asked: bool,
+    /// Since when nothing has come; `None` while the output takes what came.
+    quiet: Option<Instant>,
+}
+
+/// Carries both directions until the other side has closed, or, with `wait`, has said nothing for that long after the end of
+/// the input. A failure to send is told after that.
 async fn relay(
-    stream: impl AsyncRead + AsyncWrite,
+    stream: impl Stream,
     input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
-) -> io::Result<()> {
-    let (from, mut to) = split(stream);
-    let up = async {
-        copy_buf(&mut BufReader::with_capacity(BUFFER, input), &mut to).await?;
-        to.shutdown().await
-    };
-    let down = async {
-        copy_buf(&mut BufReader::with_capacity(BUFFER, from), &mut output).await?;
-        output.flush().await
-    };
-    let (mut up, mut down) = (pin!(up), pin!(down));
-    let mut sent = None;
-    loop {
-        tokio::select! {
-            biased;
-            received = &mut down => return received.and_then(|()| sent.unwrap_or(Ok(()))),
-            ended = &mut up, if sent.is_none() => sent = Some(ended),
+    wait: Option<Duration>,
+) -> Result<(), Broken> {
+    let (mut from, mut to) = split(stream);
+    let progress = watch::Sender::new(Progress {
+        asked: false,
+        quiet: Some(Instant::now()),
+    });
+    let relayed = {
+        let up = async {
+            copy_buf(&mut BufReader::with_capacity(BUFFER, input), &mut to).await?;
+            progress.send_modify(|progress| {
+                progress.asked = true;
+                progress.quiet = progress.quiet.map(|_| Instant::now());
+            });
+            to.shutdown().await
+        };
+        let down = async {
+            let mut buffer = vec![0; BUFFER];
+            loop {
+                let n = from.read(&mut buffer).await?;
+                if n == 0 {
+                    return Ok(());
+                }
+                progress.send_modify(|progress| progress.quiet = None);
+                output.write_all(&buffer[..n]).await?;
+                progress.send_modify(|progress| progress.quiet = Some(Instant::now()));
+            }
+        };
+        let silence = async {
+            match wait {
+                Some(wait) => silent(progress.subscribe(), wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (mut up, mut down, mut silence) = (pin!(up), pin!(down), pin!(silence));
+        let mut sent = None;
+        loop {
+            tokio::select! {
+                biased;
+                received = &mut down => break Some((received, sent.unwrap_or(Ok(())))),
+                ended = &mut up, if sent.is_none() => sent = Some(ended),
+                () = &mut silence => break None,
+            }
         }
+    };
+    output.flush().await?;
+    let Some((received, sent)) = relayed else {
+        // What was sent is still delivered.
+        let mut stream = from.unsplit(to);
+        stream.no_reader();
+        return Ok(stream.shutdown().await?);
+    };
+    let Progress { asked, quiet } = *progress.borrow();
+    let silence = quiet.map_or(Duration::ZERO, |since| since.elapsed());
+    match received {
+        Ok(()) => Ok(sent?),
+        Err(error) if asked && is_cut(&error, silence) => Err(Broken::Silent),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until the input has ended and nothing has come for so long.
+async fn silent(mut progress: watch::Receiver<Progress>, wait: Duration) {
+    loop {
+        let since = match *progress.borrow_and_update() {
+            Progress {
+                asked: true,
+                quiet: Some(since),
+            } => Some(since),
+            _ => None,
+        };
+        let over = async {
+            match since {
+                Some(since) => sleep_until(since + wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok(()) = progress.changed() => {}
+            () = over => return,
+        }
+    }
+}
+
+/// Whether the connection was closed because the other side was silent: a port-forward says so, a proxy resets its client.
+fn is_cut(error: &io::Error, silence: Duration) -> bool {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => true,
+        io::ErrorKind::ConnectionReset => silence >= LINGER,
+        _ => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kubevpn_target::Plain;
     use tokio::io::duplex;
+    use tokio::time::sleep;
 
     use super::*;
+    use crate::exit::exit_code;
 
     #[test]
     fn hosts_and_ports() {
@@ -183,13 +308,64 @@ mod tests {
         });
         let request = vec![7; 100_000];
         let mut answer = Vec::new();
-        relay(near, &*request, &mut answer).await.unwrap();
+        relay(Plain(near), &*request, &mut answer, None)
+            .await
+            .unwrap();
         assert!(answer == request);
         server.await.unwrap();
         // An input that does not end.
         let (near, far) = duplex(16);
         let (input, _open) = duplex(16);
         drop(far);
-        relay(near, input, &mut Vec::new()).await.unwrap();
+        relay(Plain(near), input, &mut Vec::new(), None)
+            .await
+            .unwrap();
+    }
+
+    /// A server that keeps the connection open, and a reader slower than the wait.
+    #[tokio::test(start_paused = true)]
+    async fn silence_after_the_input_is_the_end_where_it_is_asked_for() {
+        let (near, mut far) = duplex(1 << 20);
+        let (output, mut reader) = duplex(16);
+        let server = async move {
+            far.read_exact(&mut [0; 4]).await.unwrap();
+            sleep(Duration::from_millis(900)).await;
+            far.write_all(&[7; 100]).await.unwrap();
+            far
+        };
+        let read = async move {
+            sleep(Duration::from_secs(10)).await;
+            let mut answer = Vec::new();
+            reader.read_to_end(&mut answer).await.unwrap();
+            answer
+        };
+        let wait = Some(Duration::from_secs(1));
+        let relayed = relay(Plain(near), &b"ping"[..], output, wait);
+        let (relayed, answer, _open) = tokio::join!(relayed, read, server);
+        relayed.unwrap();
+        assert_eq!(answer, [7; 100]);
+    }
+
+    /// A port-forward that passed the end of the input on, and was closed for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_cut_for_its_silence_is_told_as_such() {
+        for (kind, after, silent) in [
+            (io::ErrorKind::UnexpectedEof, 31, true),
+            (io::ErrorKind::ConnectionReset, 31, true),
+            (io::ErrorKind::ConnectionReset, 3, false),
+            (io::ErrorKind::ConnectionAborted, 31, false),
+        ] {
+            let stream = tokio_test::io::Builder::new()
+                .write(b"ping")
+                .wait(Duration::from_secs(after))
+                .read_error(kind.into())
+                .build();
+            let relayed = relay(Plain(stream), &b"ping"[..], &mut Vec::new(), None).await;
+            let broken = relayed.unwrap_err();
+            assert_eq!(matches!(broken, Broken::Silent), silent, "{kind}");
+            let target = target("redis", Some(6379), "shop").unwrap();
+            let failure = outcome(Err(broken), &target).unwrap_err();
+            assert_eq!(exit_code(&failure), if silent { 42 } else { 1 });
+        }
     }
 }

@@ -38,13 +38,13 @@ pub(crate) struct Open {
     /// Service, perhaps with a port and a path
     #[arg(value_name = "SERVICE[:PORT][/PATH]")]
     page: String,
+    /// Further arguments of the browser
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<OsString>,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Further arguments of the browser
-    #[arg(last = true, value_name = "ARGUMENT", help_heading = "Arguments")]
-    arguments: Vec<OsString>,
 }
 
 /// Family of a browser, which decides its flags.

@@ -21,6 +21,7 @@ use super::reach::reach;
 use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 use crate::telemetry::{Step, Steps};
 
 /// How long the other side may take to speak first; most protocols let the client do that.
@@ -87,7 +88,12 @@ impl Resolve {
         for note in loaded.notes {
             steps.note("kubeconfig", note);
         }
-        let explained = explained(&connect, &self.target, &namespace, &steps).await?;
+        let explaining = explained(&connect, &self.target, &namespace, &steps);
+        // The steps of the text show what it waits for.
+        let explained = match self.output {
+            Output::Text => explaining.await?,
+            Output::Json => progress::shown(&self.target, explaining).await?,
+        };
         if self.output == Output::Json {
             out::line(format_args!("{:#}", explained.document))?;
         }

@@ -1,6 +1,7 @@
 //! `kubevpn run`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -14,12 +15,13 @@ use super::env::{known_exceptions, own_proxies};
 use super::env_from::{EnvFromArgs, Variables};
 use super::forwards::Forwards;
 use super::isolated::IsolationArgs;
-use super::kube::KubeArgs;
+use super::kube::{KubeArgs, TOKEN};
 use super::listen::{AUTH, credentials_of_environment};
 use super::policy::PolicyArgs;
 use super::reach::{answers, reach};
 use crate::config;
 use crate::exit::Failure;
+use crate::{out, terminal};
 
 /// Run a command with a proxy into the cluster in its environment
 ///
@@ -28,6 +30,9 @@ use crate::exit::Failure;
 /// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
 /// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is kubevpn's. With KUBEVPN_AUTH it is always a
 /// temporary proxy, which asks for that user and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
+///
+/// Programs that read none of these variables (psql, redis-cli, ssh, Node before 24, Python's aiohttp without trust_env) need
+/// --forward or --isolated.
 ///
 /// With --isolated (Linux) there is no proxy: the command runs in a network of its own, in which every TCP connection and
 /// every DNS lookup of any program leads into the cluster. It needs no root. UDP other than DNS is refused.
@@ -178,7 +183,74 @@ async fn run(
         .env("JAVA_TOOL_OPTIONS", proxy.java(&no_proxy, &java))
         .env("NODE_USE_ENV_PROXY", "1")
         .envs(forwards.variables())
-        .env_remove(AUTH);
+        .env_remove(AUTH)
+        .env_remove(TOKEN);
     let mut child = command.spawn().map_err(|error| not_run(program, error))?;
-    wait(&mut child, &mut signals).await
+    let status = wait(&mut child, &mut signals).await?;
+    let is_seen = terminal::is_there() && !out::is_hushed();
+    if let Some(code) = status.code().filter(|_| is_seen && forwards.is_empty())
+        && let Some(hint) = unaware(program, code)
+    {
+        out::aside(hint);
+    }
+    Ok(status)
+}
+
+/// What to do with a program that is known to read no variable about proxies and ended with the code of a connection that
+/// failed: its own message says nothing of proxies.
+fn unaware(program: &OsStr, code: i32) -> Option<String> {
+    // With the port it usually asks for, and that code, where others mean something else.
+    const UNAWARE: [(&str, u16, Option<i32>); 14] = [
+        ("psql", 5432, Some(2)),
+        ("pg_dump", 5432, None),
+        ("mysql", 3306, None),
+        ("mariadb", 3306, None),
+        ("redis-cli", 6379, None),
+        ("mongosh", 27017, None),
+        ("nc", 80, None),
+        ("ncat", 80, None),
+        ("telnet", 80, None),
+        ("ssh", 22, Some(255)),
+        ("dig", 53, None),
+        ("host", 53, None),
+        ("nslookup", 53, None),
+        ("ping", 0, None),
+    ];
+    let name = Path::new(program).file_name()?.to_str()?;
+    let (_, port, failed) = UNAWARE.iter().find(|(unaware, ..)| *unaware == name)?;
+    if code == 0 || failed.is_some_and(|failed| failed != code) {
+        return None;
+    }
+    let mut hint = format!("kubevpn: {name} reads no variables about proxies: ");
+    let isolated = "kubevpn run --isolated";
+    match (name, *port) {
+        ("ping", _) => hint += "and a port-forward carries TCP alone: try kubevpn resolve HOST",
+        (_, 53) => hint += &format!("try {isolated} -- {name}, or kubevpn resolve HOST"),
+        ("ssh", _) => {
+            hint += &format!("try ssh -o ProxyCommand='kubevpn nc %h %p', or {isolated} -- ssh")
+        }
+        (_, port) => {
+            hint += &format!(
+                "try kubevpn run --forward {port}:HOST:{port} -- {name}, with localhost for the host, or {isolated} -- {name}"
+            );
+        }
+    }
+    Some(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_read_no_variables() {
+        let hint = |program: &str, code| unaware(OsStr::new(program), code).unwrap_or_default();
+        assert!(hint("/usr/bin/psql", 2).contains("--forward 5432:HOST:5432 -- psql"));
+        assert!(hint("ssh", 255).contains("ProxyCommand"));
+        assert!(hint("dig", 9).contains("kubevpn resolve"));
+        assert!(hint("ping", 2).contains("TCP alone"));
+        for (program, code) in [("curl", 6), ("psql", 1), ("ssh", 1), ("redis-cli", 0)] {
+            assert_eq!(hint(program, code), "", "{program} {code}");
+        }
+    }
 }

@@ -93,15 +93,23 @@ where
     let admin = ending.admin.as_ref().map(|admin| admin.addr().clone());
     let told = async {
         let intro = ready.await?;
+        let as_json = intro.as_json;
         let endings = match cluster.filter(|_| has_dns) {
             Some(cluster) => endings(&cluster).await,
             None => Vec::new(),
         };
         let admin = admin.as_ref();
-        even_unheard(match intro.as_json {
+        even_unheard(match as_json {
             true => print_listeners(&listeners, admin),
             false => say_listening(&listeners, &endings, &intro, inside_tls, admin),
-        })
+        })?;
+        let pages = view.journal().pages();
+        match as_json {
+            // Standard output has objects and nothing else.
+            true => pages_aside(&pages),
+            false => even_unheard(say_pages(&pages))?,
+        }
+        Ok::<_, Failure>(())
     };
     let over = tokio::select! {
         told = told => told.err().map(Err),
@@ -111,7 +119,6 @@ where
         server.end(Duration::ZERO, std::future::pending()).await;
         return over;
     }
-    even_unheard(say_pages(&view.journal().pages()))?;
     let console = console(&view).await;
     ending.tell(Readiness::Ready);
     let mut live = live::is_wanted().then(|| Live::new(view.journal().clone()));
@@ -253,6 +260,16 @@ pub(crate) fn say_pages(pages: &[String]) -> Result<(), Failure> {
             .iter()
             .try_for_each(|page| out::note(format_args!("Status page: {page}"))),
         false => Ok(()),
+    }
+}
+
+/// The same on standard error, if that is a terminal.
+fn pages_aside(pages: &[String]) {
+    if !std::io::stderr().is_terminal() || out::is_hushed() {
+        return;
+    }
+    for page in pages {
+        out::aside(format_args!("Status page: {page}"));
     }
 }
 

@@ -6,10 +6,11 @@ use kubevpn_client::{Env, KubeconfigArgs, load};
 use serde_json::{Value, json};
 
 use super::kube::KubeArgs;
-use super::reach::reach;
+use super::reach::{reach, server_named};
 use super::service::{self, Found};
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 use crate::table::align;
 
 /// List the Services that can be reached, with the address to paste
@@ -61,7 +62,8 @@ impl Services {
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let (client, _) = reach(loaded.config).await?;
         let namespace = Some(loaded.namespace.as_str()).filter(|_| !self.all_namespaces);
-        let found = service::list(&client, namespace).await?;
+        let listing = service::list(&client, namespace);
+        let found = progress::shown(server_named(&loaded.server), listing).await?;
         match self.output {
             Format::Table | Format::Wide => {
                 let rows = rows(&found, self.output == Format::Wide, self.no_headers);

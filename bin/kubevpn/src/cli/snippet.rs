@@ -47,9 +47,13 @@ enum Program {
     Vscode,
     /// .docker/config.json, for containers
     Docker,
+    /// An outbound of sing-box, and the rule for the cluster's names
     SingBox,
+    /// A proxy of Clash or mihomo, and its rules
     Clash,
+    /// The same for Surge
     Surge,
+    /// proxychains.conf, for programs that know no proxy
     Proxychains,
 }
 

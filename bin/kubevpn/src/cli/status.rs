@@ -61,6 +61,13 @@ pub(crate) enum Format {
     Name,
 }
 
+impl Format {
+    /// Whether it is for people.
+    fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
+}
+
 /// Form of the output.
 pub(crate) struct Shown {
     format: Format,
@@ -98,12 +105,13 @@ impl Status {
             let content = render(&status, &begun)?;
             if content != shown {
                 let now = render(&status, &Shown::now(self.output, self.no_headers))?;
-                show(&now, self.watch && !shown.is_empty())?;
+                let again = !shown.is_empty() && self.output.is_table();
+                show(&now, again)?;
                 shown = content;
             }
             if !self.watch {
                 let is_empty = status.list.is_empty() && status.problems.is_empty();
-                if is_empty && matches!(self.output, Format::Table | Format::Wide) {
+                if is_empty && self.output.is_table() {
                     out::aside("no connection is open: kubevpn connect opens one");
                 }
                 return match code(&status) {

@@ -12,6 +12,7 @@ use super::kube::KubeArgs;
 use super::reach::reach;
 use crate::exit::Failure;
 use crate::out;
+use crate::progress;
 
 /// Time limit of the API server, its login included.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -61,7 +62,8 @@ impl Version {
         }
         let args = KubeconfigArgs::from(self.kube);
         let asked = (!self.client).then_some(&args);
-        out::line(format_args!("{:#}", document(asked).await))
+        let document = progress::said("the daemon and the API server", document(asked)).await;
+        out::line(format_args!("{document:#}"))
     }
 }
 

@@ -156,7 +156,7 @@ async fn each_refusal_has_its_exit_code(cx: Context) -> anyhow::Result<()> {
     for (kubeconfig, target, flags, code, class) in [
         (&*admin, "nosuch:80", &[][..], 50, "name_not_found"),
         (&admin, "productpage:81", &[], 50, "no_such_port"),
-        (&admin, "notready:80", &[], 1, "not_ready"),
+        (&admin, "notready:80", &[], 43, "not_ready"),
         (&admin, "multi:9999", &[], 1, "refused"),
         (&admin, "manual:80", &[], 1, "unreachable"),
         (&admin, "www.example.test:443", &[], 31, "denied"),

@@ -1,11 +1,15 @@
 //! The small commands: `check`, `services`, `nc`, and the forwards of `run`.
 
+use std::io;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::task::{self, Poll};
 
 use anyhow::Context as _;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::scenario;
@@ -17,6 +21,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("small", check_finds_nothing_missing, One),
         scenario!("small", services_have_addresses_that_answer, One),
         scenario!("small", nc_carries_a_stream_whole),
+        scenario!("small", nc_carries_both_directions_whole),
         scenario!("small", nc_ends_as_it_was_refused, One),
         scenario!("small", run_forwards_a_port, One),
     ]
@@ -78,23 +83,61 @@ async fn services_have_addresses_that_answer(cx: Context) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The input ends before the answer does.
-async fn nc_carries_a_stream_whole(cx: Context) -> anyhow::Result<()> {
-    let bytes: u64 = cx.size(20_000_000, 1 << 30);
+/// `kubevpn nc` with these words.
+fn nc(cx: &Context, words: &[&str]) -> anyhow::Result<(Child, ChildStdin, ChildStdout)> {
     let mut command = Command::new(&cx.kubevpn);
     command
-        .args(["nc", "productpage", "9080", "--kubeconfig"])
+        .arg("nc")
+        .args(words)
+        .arg("--kubeconfig")
         .arg(cx.cluster.kubeconfig())
         .args(&cx.flags)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     let mut child = command.spawn()?;
-    let mut stdin = child.stdin.take().context("stdin is piped")?;
+    let stdin = child.stdin.take().context("stdin is piped")?;
+    let stdout = child.stdout.take().context("stdout is piped")?;
+    Ok((child, stdin, stdout))
+}
+
+/// The number of bytes to the end, and their SHA-256.
+async fn digest(mut from: impl AsyncRead + Unpin) -> anyhow::Result<(u64, String)> {
+    let (mut bytes, mut hash) = (0, Sha256::new());
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = timeout(PATIENCE, from.read(&mut buffer)).await;
+        match read.context("it stalls")?? {
+            0 => return Ok((bytes, hex(hash))),
+            n => {
+                bytes += n as u64;
+                hash.update(&buffer[..n]);
+            }
+        }
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    let hash = hash.finalize();
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The code that a command ends with.
+async fn code(child: &mut Child) -> anyhow::Result<i32> {
+    let ended = timeout(PATIENCE, child.wait()).await;
+    let ended = ended.context("it does not end")??;
+    ended
+        .code()
+        .with_context(|| format!("it ended with {ended}"))
+}
+
+/// The input ends before the answer does, and the server closes after the answer.
+async fn nc_carries_a_stream_whole(cx: Context) -> anyhow::Result<()> {
+    let bytes: u64 = cx.size(20_000_000, 1 << 30);
+    let (mut child, mut stdin, mut stdout) = nc(&cx, &["productpage", "9080"])?;
     let request = format!("GET /bytes?n={bytes} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stdin.write_all(request.as_bytes()).await?;
     drop(stdin);
-    let mut stdout = child.stdout.take().context("stdout is piped")?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = timeout(PATIENCE, stdout.read_u8())
@@ -102,24 +145,71 @@ async fn nc_carries_a_stream_whole(cx: Context) -> anyhow::Result<()> {
             .context("no head")??;
         head.push(byte);
     }
-    let mut received = 0;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match timeout(PATIENCE, stdout.read(&mut buffer))
-            .await
-            .context("it stalls")??
-        {
-            0 => break,
-            n => received += n as u64,
+    let received = digest(stdout).await?;
+    let sent = digest(pattern().take(bytes)).await?;
+    anyhow::ensure!(received == sent, "{received:?} of {sent:?}");
+    let code = code(&mut child).await?;
+    anyhow::ensure!(code == 0, "all arrived, and it ended with {code}");
+    Ok(())
+}
+
+/// What the sample program sends without end: 64 KiB, again and again.
+fn pattern() -> impl AsyncRead + Unpin {
+    struct Pattern(Vec<u8>, usize);
+    impl AsyncRead for Pattern {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _cx: &mut task::Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            let rest = &this.0[this.1..];
+            let n = rest.len().min(buf.remaining());
+            buf.put_slice(&rest[..n]);
+            this.1 = (this.1 + n) % this.0.len();
+            Poll::Ready(Ok(()))
         }
     }
-    let ended = timeout(PATIENCE, child.wait())
-        .await
-        .context("it does not end")??;
-    anyhow::ensure!(
-        ended.success() && received == bytes,
-        "{received} of {bytes} bytes, and {ended}"
-    );
+    let block = (0..64 * 1024_usize).map(|i| (i * 7 + (i >> 8)) as u8);
+    Pattern(block.collect(), 0)
+}
+
+/// As much each way at once. The server ends when its client does, which a port-forward cannot tell it: the end is what
+/// `--wait` says, or else a cut that is told.
+async fn nc_carries_both_directions_whole(cx: Context) -> anyhow::Result<()> {
+    let bytes: u64 = cx.size(20_000_000, 1 << 30);
+    let (mut child, stdin, stdout) = nc(&cx, &["multi", "7007", "--wait", "5s"])?;
+    let sending = async {
+        let mut stdin = stdin;
+        let (mut left, mut block, mut hash) = (bytes, vec![0_u8; 64 * 1024], Sha256::new());
+        while left > 0 {
+            // Each block differs, so that one that is lost, doubled or moved shows.
+            for (i, byte) in block.iter_mut().enumerate() {
+                *byte = (left.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (i % 57)) as u8;
+            }
+            let n = left.min(block.len() as u64) as usize;
+            hash.update(&block[..n]);
+            let written = timeout(PATIENCE, stdin.write_all(&block[..n])).await;
+            written.context("it takes no more")??;
+            left -= n as u64;
+        }
+        anyhow::Ok((bytes, hex(hash)))
+    };
+    let (sent, received) = tokio::try_join!(sending, digest(stdout))?;
+    anyhow::ensure!(received == sent, "{received:?} of {sent:?}");
+    let ended = code(&mut child).await?;
+    anyhow::ensure!(ended == 0, "all came back, and it ended with {ended}");
+    if cx.full {
+        let (mut child, mut stdin, stdout) = nc(&cx, &["multi", "7007"])?;
+        stdin.write_all(b"ping").await?;
+        drop(stdin);
+        let (bytes, _) = digest(stdout).await?;
+        let ended = code(&mut child).await?;
+        anyhow::ensure!(
+            (bytes, ended) == (4, 42),
+            "{bytes} bytes, and it ended with {ended}"
+        );
+    }
     Ok(())
 }
 
@@ -127,7 +217,7 @@ async fn nc_ends_as_it_was_refused(cx: Context) -> anyhow::Result<()> {
     for (words, code) in [
         (["nc", "nosuch", "80"], 50),
         (["nc", "productpage", "81"], 50),
-        (["nc", "notready", "80"], 1),
+        (["nc", "notready", "80"], 43),
         (["nc", "www.example.com", "443"], 31),
     ] {
         let (ended, said) = said(&cx, &words).await?;
