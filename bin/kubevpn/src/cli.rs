@@ -88,6 +88,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     ProxyOut(Box<proxy_out::ProxyOut>),
+    #[command(alias = "forward")]
     PortForward(Box<port_forward::PortForward>),
     Run(Box<run::Run>),
     Shell(Box<shell::Shell>),
@@ -101,6 +102,7 @@ enum Command {
     #[command(visible_alias = "conn")]
     Connection(connection::Connection),
     Daemon(daemon::DaemonCommand),
+    #[command(alias = "svc")]
     Services(Box<services::Services>),
     Open(Box<open::Open>),
     Nc(Box<nc::Nc>),

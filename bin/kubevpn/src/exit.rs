@@ -103,7 +103,14 @@ impl From<ConnectError> for Failure {
 
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
-        Self::Api(error.into())
+        match &error {
+            BindError::Exposed { can_ask: false, .. } => Self::Advised {
+                error: error.into(),
+                advice: "--allow-unauthenticated, which lets everybody in: forwards and DNS have no place for a password"
+                    .into(),
+            },
+            _ => Self::Api(error.into()),
+        }
     }
 }
 

@@ -56,7 +56,8 @@ impl fmt::Display for Forward {
     }
 }
 
-const HOW: &str = "a forward is written [ADDR:]PORT:HOST:PORT, with IPv6 addresses in brackets";
+const HOW: &str =
+    "a forward is written [ADDR:]PORT:HOST:PORT, as 15432:db:5432, with IPv6 addresses in brackets";
 
 /// Why a text is not a forward.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

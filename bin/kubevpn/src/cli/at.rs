@@ -290,6 +290,14 @@ impl Proxy {
         found
     }
 
+    /// The variables that may not stay as they were: with SOCKS alone a program would still go to another proxy for HTTP.
+    pub(crate) fn unset(&self) -> &'static [&'static str] {
+        match self.http {
+            Some(_) => &[],
+            None => &["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"],
+        }
+    }
+
     /// What Java's own settings are, since it reads no variables of these; `known` are those it has.
     pub(crate) fn java(&self, no_proxy: &str, known: &str) -> String {
         let mut options: Vec<String> = Some(known.trim().to_owned())

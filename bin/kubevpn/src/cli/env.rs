@@ -9,14 +9,24 @@ use kubevpn_client::OWN_PROXIES;
 use super::at::{At, exceptions};
 use super::kube::KubeArgs;
 use crate::exit::Failure;
-use crate::out;
+use crate::{out, terminal};
+
+/// Variables that name a proxy.
+const PROXIES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
 
 /// Print the lines that make a shell's programs use the proxy
 ///
-/// Nothing but those lines is printed: eval "$(kubevpn env)". Without --http and --socks they name the listeners of the
-/// current connection (`kubevpn connect`), or of the connection to the cluster that --context and the like choose; where there
-/// is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine, the API servers of all contexts and where their users log in,
-/// so that kubectl does not go through the proxy, and what it had before.
+/// Standard output has those lines and nothing else: eval "$(kubevpn env)". Without --http and --socks they name the listeners
+/// of the current connection (`kubevpn connect`), or of the connection to the cluster that --context and the like choose; where
+/// there is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine, the API servers of all contexts and where their users
+/// log in, so that kubectl does not go through the proxy, and what it had before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,6 +35,9 @@ Examples:
 
   # for a proxy with both listeners
   eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"
+
+  # and without it again
+  eval \"$(kubevpn env --unset)\"
 
   # in fish
   kubevpn env --shell fish | source
@@ -35,6 +48,9 @@ pub(crate) struct EnvCommand {
     /// Shell syntax to print [default: that of $SHELL, else bash]
     #[arg(long, value_name = "SHELL", value_enum)]
     shell: Option<Shell>,
+    /// Print the lines that remove the variables again; values from before are not restored
+    #[arg(long, conflicts_with_all = ["http", "socks"])]
+    unset: bool,
     #[command(flatten)]
     at: At,
     #[command(flatten)]
@@ -88,18 +104,65 @@ impl Shell {
             Self::Powershell => format!("$env:{name} = '{}'", value.replace('\'', "''")),
         }
     }
+
+    /// A line that removes a variable.
+    fn unset(self, name: &str) -> String {
+        match self {
+            Self::Bash | Self::Zsh => format!("unset {name}"),
+            Self::Fish => format!("set -e {name}"),
+            Self::Powershell => format!("Remove-Item Env:{name} -ErrorAction Ignore"),
+        }
+    }
 }
 
 impl EnvCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        let shell = self.shell.unwrap_or_else(Shell::of_user);
+        let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if self.unset {
+            return ours(value)
+                .into_iter()
+                .try_for_each(|name| out::line(shell.unset(name)));
+        }
         let (proxy, hosts) = self.at.proxy(self.kube).await?;
         let no_proxy = exceptions(&hosts, &known_exceptions());
-        let shell = self.shell.unwrap_or_else(Shell::of_user);
+        for name in proxy.unset().iter().filter(|name| value(name).is_some()) {
+            out::line(shell.unset(name))?;
+        }
         for (name, value) in proxy.variables(&no_proxy, &own_proxies()) {
-            out::line(format_args!("{}", shell.export(&name, &value)))?;
+            out::line(shell.export(&name, &value))?;
+        }
+        let others = others(value);
+        if terminal::is_there() && !out::is_hushed() && !others.is_empty() {
+            out::aside(format_args!(
+                "{} named another proxy, which this shell no longer uses: hosts outside the cluster are reached through ours \
+                 with --outside direct, or after kubevpn env --unset",
+                others.join(", ")
+            ));
         }
         Ok(())
     }
+}
+
+/// The variables that a line of ours has set, by their values.
+fn ours(value: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
+    let own = value(OWN_PROXIES).unwrap_or_default();
+    let is_ours = |text: String| own.split(',').any(|proxy| proxy == text);
+    let mut found: Vec<_> = PROXIES
+        .into_iter()
+        .filter(|name| value(name).is_some_and(is_ours))
+        .collect();
+    if !own.is_empty() {
+        found.extend(["NO_PROXY", "no_proxy", OWN_PROXIES]);
+    }
+    found
+}
+
+/// The variables that name a proxy which is not ours.
+fn others(value: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
+    let ours = ours(&value);
+    let named = PROXIES.into_iter().filter(|name| value(name).is_some());
+    named.filter(|name| !ours.contains(name)).collect()
 }
 
 /// What this process was told to leave out, in either case.
@@ -124,6 +187,34 @@ mod tests {
         assert_eq!(of("/usr/bin/zsh"), Shell::Zsh);
         assert_eq!(of("/opt/pwsh.exe"), Shell::Powershell);
         assert_eq!((of("/bin/sh"), Shell::of(None)), (Shell::Bash, Shell::Bash));
+    }
+
+    #[test]
+    fn what_was_set_is_told_from_what_others_have_set() {
+        let value = |name: &str| {
+            let set = match name {
+                "http_proxy" | "ALL_PROXY" => "http://127.0.0.1:3128",
+                "HTTP_PROXY" => "http://proxy.corp:8080",
+                "NO_PROXY" => "localhost",
+                OWN_PROXIES => "http://127.0.0.1:3128,socks5h://127.0.0.1:1080",
+                _ => return None,
+            };
+            Some(set.to_owned())
+        };
+        let wanted = [
+            "http_proxy",
+            "ALL_PROXY",
+            "NO_PROXY",
+            "no_proxy",
+            OWN_PROXIES,
+        ];
+        assert_eq!(ours(value), wanted);
+        assert_eq!(others(value), ["HTTP_PROXY"]);
+        let before = |name: &str| (name != OWN_PROXIES).then(|| value(name)).flatten();
+        assert_eq!(ours(before), [""; 0]);
+        assert_eq!(others(before), ["HTTP_PROXY", "http_proxy", "ALL_PROXY"]);
+        assert_eq!(Shell::Zsh.unset("X"), "unset X");
+        assert_eq!(Shell::Fish.unset("X"), "set -e X");
     }
 
     #[test]

@@ -1,5 +1,11 @@
 //! `kubevpn port-forward`, for those who know kubectl's.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use kubevpn_client::{Env, KubeconfigArgs, load};
+use kubevpn_daemon::{ApiError, Code};
+use kubevpn_target::Host;
+
 use super::habits;
 use super::kube::KubeArgs;
 use super::listen::ListenerArgs;
@@ -20,15 +26,15 @@ Examples:
   # the same port on both sides, of a Pod
   kubevpn port-forward pod/db-0 5432")]
 pub(crate) struct PortForward {
-    /// Target, as svc/NAME or pod/NAME; a name alone is a Service's
+    /// Target: svc/NAME or pod/NAME; NAME alone is a Service, where kubectl takes it for a Pod
     #[arg(value_name = "TYPE/NAME")]
     target: String,
     /// Ports, as LOCAL:REMOTE, or PORT for the same on both sides, or :REMOTE for a free local one
     #[arg(value_name = "PORT", required = true)]
     ports: Vec<String>,
     /// Local address to listen on
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
-    address: std::net::IpAddr,
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = address)]
+    address: IpAddr,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -37,29 +43,126 @@ pub(crate) struct PortForward {
 
 impl PortForward {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let namespace = self.kube.namespace();
-        if self.target.starts_with("po") && self.target.contains('/') && namespace.is_none() {
-            return Err(Failure::value(format!(
-                "{}: name the namespace of the Pod with -n",
-                self.target
-            )));
+        let forwards = self.forwards(&self.namespace()?)?;
+        if !self.address.is_loopback() {
+            return Err(Failure::Advised {
+                error: ApiError::new(
+                    Code::Exposed,
+                    format!(
+                        "{} can be reached from other machines, and whoever connects is in the cluster: port-forward listens \
+                         on loopback alone",
+                        self.address
+                    ),
+                ),
+                advice: format!(
+                    "kubevpn proxy-out --allow-unauthenticated --forward {}",
+                    forwards.join(" --forward ")
+                ),
+            });
         }
-        let (host, _) = habits::target(&self.target, namespace.unwrap_or_default())?;
+        let listen = ListenerArgs::of_forwards(forwards);
+        ProxyOut::of(listen, self.kube, self.policy).run().await
+    }
+
+    /// That of a Pod; the names of Services need none.
+    fn namespace(&self) -> Result<String, Failure> {
+        if let Some(namespace) = self.kube.namespace() {
+            return Ok(namespace.to_owned());
+        }
+        let is_pod = self.target.starts_with("po") && self.target.contains('/');
+        if !is_pod {
+            return Ok(String::new());
+        }
+        let loaded = load(&KubeconfigArgs::from(self.kube.clone()), &Env::of_process())?;
+        match loaded.once.is_empty() {
+            true => Ok(loaded.namespace),
+            false => Err(Failure::value(format!(
+                "{}: name the namespace of the Pod with -n, since the kubeconfig can be read only once",
+                self.target
+            ))),
+        }
+    }
+
+    /// As `--forward` takes them.
+    fn forwards(&self, namespace: &str) -> Result<Vec<String>, Failure> {
+        let (host, _) = habits::target(&self.target, namespace)?;
+        let host = match host {
+            Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+            host => host.to_string(),
+        };
+        let listen = SocketAddr::new(self.address, 0).to_string();
+        let listen = listen.trim_end_matches('0');
+        let port = |text: &str| text.parse::<u16>().ok();
         let forward = |ports: &String| {
             let (local, remote) = match ports.split_once(':') {
                 None => (ports.as_str(), ports.as_str()),
                 Some(("", remote)) => ("0", remote),
                 Some(both) => both,
             };
-            let host = match &host {
-                kubevpn_target::Host::Ip(std::net::IpAddr::V6(ip)) => format!("[{ip}]"),
-                host => host.to_string(),
-            };
-            let listen = std::net::SocketAddr::new(self.address, 0).to_string();
-            let listen = listen.trim_end_matches('0');
-            format!("{listen}{local}:{host}:{remote}")
+            match (port(local), port(remote)) {
+                (Some(local), Some(remote)) if remote != 0 => {
+                    Ok(format!("{listen}{local}:{host}:{remote}"))
+                }
+                _ => Err(Failure::value(format!(
+                    "{ports} is no pair of ports: write LOCAL:REMOTE, as 8080:80, or PORT, or :REMOTE, each a number"
+                ))),
+            }
         };
-        let listen = ListenerArgs::of_forwards(self.ports.iter().map(forward).collect());
-        ProxyOut::of(listen, self.kube, self.policy).run().await
+        self.ports.iter().map(forward).collect()
+    }
+}
+
+/// An IP address, or `localhost` as kubectl has it.
+fn address(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        _ => text
+            .parse()
+            .map_err(|_| "write one IP address, or localhost".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::exit::exit_code;
+
+    #[derive(clap::Parser)]
+    struct Args {
+        #[command(flatten)]
+        command: PortForward,
+    }
+
+    fn forwards(words: &[&str]) -> Result<Vec<String>, Failure> {
+        let Args { command } = Args::parse_from([&["test"], words].concat());
+        command.forwards("shop")
+    }
+
+    #[test]
+    fn words_of_kubectl() {
+        for (words, wanted) in [
+            (&["svc/web", "8080:80"][..], "127.0.0.1:8080:web:80"),
+            (&["web", "80"], "127.0.0.1:80:web:80"),
+            (&["web", ":80"], "127.0.0.1:0:web:80"),
+            (&["pod/db-0", "5432"], "127.0.0.1:5432:db-0.shop.pod:5432"),
+            (
+                &["web", "80", "--address", "localhost"],
+                "127.0.0.1:80:web:80",
+            ),
+            (&["web", "80", "--address", "::1"], "[::1]:80:web:80"),
+        ] {
+            assert_eq!(forwards(words).unwrap(), [wanted], "{words:?}");
+        }
+        for words in [
+            &["deploy/web", "80"][..],
+            &["web", "80:http"],
+            &["web", "80:0"],
+            &["web", "80:81:82"],
+            &["web", "99999"],
+        ] {
+            assert_eq!(exit_code(&forwards(words).unwrap_err()), 23, "{words:?}");
+        }
     }
 }

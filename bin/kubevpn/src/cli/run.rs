@@ -176,6 +176,9 @@ async fn run(
     // Before the command starts, so that none is missed.
     let mut signals = Signals::new()?;
     let mut command = Command::new(program);
+    for name in proxy.unset() {
+        command.env_remove(name);
+    }
     command
         .args(rest)
         .envs(given.iter())
