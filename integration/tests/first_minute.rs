@@ -262,3 +262,47 @@ async fn listeners_as_json() {
     let rest = timeout(PATIENCE, stdout.next_line()).await.unwrap();
     assert_eq!(rest.unwrap(), None);
 }
+
+/// A person who asks for JSON at a terminal gets JSON, and what is for people goes to standard error.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn json_is_alone_on_standard_output() {
+    let rig = Rig::start().await;
+    let home = rig.files.0.path().join("home");
+    let line = |words: &str| {
+        format!(
+            "KUBEVPN_HOME='{}' KUBECONFIG='{}' '{}' {words} -o json 2>/dev/null",
+            home.display(),
+            rig.kubeconfig,
+            kubevpn().display()
+        )
+    };
+    for words in [
+        "status",
+        "services",
+        "services -n nosuch",
+        "check --listen-socks 127.0.0.1:0 reviews:80",
+        "resolve reviews:80",
+        "resolve notready:80",
+        "version",
+    ] {
+        let (said, _) = Terminal::start(&line(words)).ended().await;
+        let document = serde_json::from_str::<serde_json::Value>(&said);
+        assert!(document.is_ok(), "{words}: {said:?}");
+    }
+    let words = "proxy-out --listen-socks 127.0.0.1:0 --admin 127.0.0.1:0";
+    let mut terminal = Terminal::start(&line(words));
+    terminal.until("\"admin\"").await;
+    terminal.interrupt().await;
+    let (said, code) = terminal.ended().await;
+    let lines: Vec<_> = said
+        .lines()
+        .map(|line| line.trim_start_matches("^C"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    assert_eq!((lines.len(), code), (2, Some(130)), "{said:?}");
+    for line in lines {
+        let listener: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(listener["address"].is_string(), "{listener}");
+    }
+}

@@ -163,6 +163,44 @@ async fn env_prints_export_lines_only() {
     assert!(output.status.success() && said.contains(&words), "{said}");
 }
 
+/// A company's proxy, which programs would ask first, is not left beside SOCKS; what was set is taken back.
+#[tokio::test]
+async fn a_shell_is_set_and_set_back() {
+    let rig = Rig::start().await;
+    let program = kubevpn();
+    let program = program.display();
+    let script = format!(
+        "eval \"$('{program}' env --socks 1080)\" && echo set $ALL_PROXY http=$HTTP_PROXY && \
+         eval \"$('{program}' env --unset)\" && env | grep -i proxy || echo none"
+    );
+    let output = tokio::process::Command::new("bash")
+        .args(["-c", &script])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("KUBECONFIG", &rig.kubeconfig)
+        .env("HTTP_PROXY", "http://proxy.corp.test:8080")
+        .env("NO_PROXY", "corp.test")
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "set socks5h://127.0.0.1:1080 http=\nnone\n");
+}
+
+/// A token of the environment is for us, and for no command that we run.
+#[tokio::test]
+async fn a_token_is_not_passed_on() {
+    let environment = [("KUBEVPN_TOKEN", "canary")];
+    let script = "echo token-${KUBEVPN_TOKEN:-none}";
+    let words = ["run", "--http", "127.0.0.1:3128", "sh", "-c", script];
+    run(&words, &environment).await.with(0, &["token-none"]);
+    // What a token may hold is judged, wherever it is from.
+    let rig = Rig::start().await;
+    let words = ["services", "--kubeconfig", &rig.kubeconfig];
+    let environment = [("KUBEVPN_TOKEN", "two\nlines")];
+    run(&words, &environment).await.with(20, &["token"]);
+}
+
 /// kubectl with another context, and the logins of all users, do without the proxy.
 #[tokio::test]
 async fn the_hosts_of_all_contexts_are_left_alone() {

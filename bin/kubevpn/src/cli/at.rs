@@ -21,10 +21,10 @@ use crate::out;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Proxy")]
 pub(crate) struct At {
-    /// Address of its HTTP listener
+    /// The running proxy has its HTTP listener at ADDR
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// Address of its SOCKS5 listener
+    /// The running proxy has its SOCKS5 listener at ADDR
     #[arg(long, value_name = "ADDR")]
     socks: Option<String>,
 }

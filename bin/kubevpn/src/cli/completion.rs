@@ -25,6 +25,9 @@ Examples:
   echo 'source <(kubevpn completion zsh)' >> ~/.zshrc
   kubevpn completion fish > ~/.config/fish/completions/kubevpn.fish
 
+  # in PowerShell
+  kubevpn completion powershell | Out-String | Invoke-Expression
+
   # for kubectl kubevpn: a second name of this program
   ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl-kubevpn
   ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl_complete-kubevpn")]

@@ -14,10 +14,16 @@ use crate::exit::Failure;
 use crate::out::{self, even_unheard};
 
 /// Try a proxy on a cluster in memory, without a kubeconfig
+///
+/// This process runs a small cluster with sample Services and a proxy into it, and prints lines to paste into another terminal.
+/// Ctrl-C ends both. No other command knows this cluster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  # with both listeners
+  # SOCKS5 on 127.0.0.1:1080
+  kubevpn demo
+
+  # an HTTP proxy beside it
   kubevpn demo --listen-http 127.0.0.1:3128")]
 pub(crate) struct Demo {
     #[command(flatten)]

@@ -25,7 +25,7 @@ pub(crate) struct KubeArgs {
     /// User of the kubeconfig to use
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Namespace of names without one [default: the context's]
+    /// Namespace for names that have none [default: the context's]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
     /// User to impersonate

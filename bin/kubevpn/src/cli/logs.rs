@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Print the daemon's log, or a connection's
 ///
-/// Logs outlive their connection.
+/// A connection's log has a line for each client. It stays when the connection is closed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -15,8 +15,8 @@ use crate::exit::Failure;
 
 /// Forward local ports to a Service or Pod, like kubectl
 ///
-/// The same as `kubevpn proxy-out --forward`. Each connection is resolved anew: when the Pods behind a Service are replaced, the
-/// forward goes on.
+/// The same as `kubevpn proxy-out --forward`. Each connection goes to a Pod that is ready then: when the Pods behind a Service
+/// are replaced, the forward goes on. It runs until Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -8,7 +8,7 @@ use crate::progress;
 
 /// Close every background connection and end the daemon
 ///
-/// Only logs stay. It works with a daemon of any version, and with one that does not answer.
+/// Only logs stay. A daemon of another version is ended too, and one that does not answer.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

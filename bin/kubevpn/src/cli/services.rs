@@ -27,7 +27,7 @@ Examples:
   kubevpn services -A
 
   # for a program
-  kubevpn services -o json")]
+  kubevpn services -o json | jq -r '.[].address'")]
 pub(crate) struct Services {
     /// List those of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
@@ -53,7 +53,7 @@ enum Format {
     Json,
     /// The same as YAML
     Yaml,
-    /// Their names, as kubectl writes them
+    /// The names alone, as kubectl writes them: service/NAME
     Name,
 }
 

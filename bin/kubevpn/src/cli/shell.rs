@@ -10,8 +10,7 @@ use crate::exit::Failure;
 /// Start a shell in the cluster's network (Linux)
 ///
 /// The same as `kubevpn run --isolated -- $SHELL`: every TCP connection and every DNS lookup of any program in it leads into
-/// the cluster. The prompt shows kubevpn and the namespace where it shows $debian_chroot, as that of Debian's and Ubuntu's
-/// bash does.
+/// the cluster. In bash on Debian and Ubuntu the prompt shows the namespace (by $debian_chroot).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

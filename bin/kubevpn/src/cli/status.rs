@@ -32,8 +32,11 @@ Examples:
   # what is open, and where it listens
   kubevpn status
 
-  # for a program
-  kubevpn status -o json")]
+  # until Ctrl-C, whenever something has changed
+  kubevpn status --watch
+
+  # for a program: docs/status.schema.json has the fields
+  kubevpn status -o json | jq -r '.List[].SocksListenAddr'")]
 pub(crate) struct Status {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
@@ -57,7 +60,7 @@ pub(crate) enum Format {
     Json,
     /// The same as YAML
     Yaml,
-    /// Their IDs
+    /// The IDs alone
     Name,
 }
 

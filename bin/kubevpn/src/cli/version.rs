@@ -22,14 +22,15 @@ const COMMIT: Option<&str> = option_env!("KUBEVPN_COMMIT");
 
 /// Print the version
 ///
-/// JSON has those of the daemon, if one runs, and of the API server, too.
+/// With -o json also the commit and target it was built for, and the versions of the daemon, if one runs, and of the API
+/// server.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # this program's
   kubevpn version
 
-  # and the daemon's and the API server's
+  # the daemon's and the API server's, too
   kubevpn version -o json")]
 pub(crate) struct Version {
     /// Output format
