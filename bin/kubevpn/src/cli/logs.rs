@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::Timestamp;
 use kubevpn_daemon::{ApiError, Client, StateDir, identity, log};
 
 use super::which;
@@ -25,7 +26,10 @@ Examples:
   kubevpn logs
 
   # a connection's last lines, and what is added to it
-  kubevpn logs --tail 20 -f 03d")]
+  kubevpn logs --tail 20 -f 03d
+
+  # the last ten minutes of the connection to the namespace shop
+  kubevpn logs --since 10m shop")]
 pub(crate) struct Logs {
     /// Connection to show the log of: its ID or the beginning of it, or the context or namespace of one that is open
     /// [default: the daemon's own log]
@@ -40,6 +44,9 @@ pub(crate) struct Logs {
     /// Print no more than the last N lines of those that are there
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
+    /// Print no lines that are older than DURATION, e.g. 10m
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    since: Option<Duration>,
 }
 
 impl Logs {
@@ -62,8 +69,8 @@ impl Logs {
         let printed = async {
             let mut open = open(&path)?;
             let older = files.iter().filter(|file| **file != path);
-            match self.tail {
-                None => {
+            match (self.tail, self.since) {
+                (None, None) => {
                     for older in older {
                         copy(&mut File::open(older)?)?;
                     }
@@ -71,7 +78,7 @@ impl Logs {
                         copy(file)?;
                     }
                 }
-                Some(lines) => {
+                (tail, since) => {
                     // Rotation bounds them.
                     let mut text = Vec::new();
                     for older in older {
@@ -80,7 +87,9 @@ impl Logs {
                     if let Some(file) = &mut open {
                         file.read_to_end(&mut text)?;
                     }
-                    copy(&mut last(&text, lines))?;
+                    let from = since.and_then(|since| Timestamp::now().checked_sub(since).ok());
+                    let text = from.map_or(&*text, |from| newer(&text, from));
+                    copy(&mut tail.map_or(text, |lines| last(text, lines)))?;
                 }
             }
             match self.follow {
@@ -143,6 +152,21 @@ fn last(text: &[u8], lines: usize) -> &[u8] {
     }
 }
 
+/// The lines from the first on that is not older; a line without a time belongs to the one before it.
+fn newer(text: &[u8], from: Timestamp) -> &[u8] {
+    let mut at = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let word = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let time = std::str::from_utf8(word).ok();
+        let time = time.and_then(|time| time.parse::<Timestamp>().ok());
+        if time.is_some_and(|time| time >= from) {
+            return &text[at..];
+        }
+        at += line.len();
+    }
+    &[]
+}
+
 /// Prints what is added to a file; the next one when it was rotated away.
 async fn follow(path: &Path, mut open: Option<File>) -> io::Result<()> {
     loop {
@@ -187,6 +211,21 @@ fn copy(from: &mut impl Read) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn newer_lines() {
+        let text = b"2026-01-02T03:04:05.1Z  INFO one\n2026-01-02T03:05:05Z  INFO two\n  more\n2026-01-02T03:06:05Z  INFO three\n";
+        for (from, wanted) in [
+            ("2026-01-02T03:00:00Z", 4),
+            ("2026-01-02T03:05:05Z", 3),
+            ("2026-01-02T03:05:06Z", 1),
+            ("2026-01-02T04:00:00Z", 0),
+        ] {
+            let lines = newer(text, from.parse().unwrap());
+            let lines = lines.split_inclusive(|byte| *byte == b'\n').count();
+            assert_eq!(lines, wanted, "{from}");
+        }
+    }
 
     #[test]
     fn last_lines() {

@@ -58,7 +58,7 @@ pub(crate) struct Nc {
     #[arg(value_name = "HOST")]
     host: String,
     /// Port to connect to
-    #[arg(value_name = "PORT")]
+    #[arg(value_name = "PORT", value_parser = number)]
     port: Option<u16>,
     /// After the end of standard input, end with success once nothing has come for DURATION, e.g. 1s
     #[arg(short, long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -134,6 +134,11 @@ async fn through(proxy: &Proxy, target: &Target) -> Option<TcpStream> {
         head.starts_with(b"HTTP/1.1 200 ").then_some(stream)
     };
     timeout(CONNECTING, connecting).await.ok().flatten()
+}
+
+fn number(text: &str) -> Result<u16, String> {
+    text.parse()
+        .map_err(|_| "write a number from 1 to 65535".into())
 }
 
 /// As it was typed, in one word or two.

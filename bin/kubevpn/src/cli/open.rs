@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_proxy::{self as proxy, Backend, Server, own};
-use kubevpn_target::Host;
+use kubevpn_proxy::{self as proxy, Backend, ClusterStack, Server, own};
+use kubevpn_target::{Host, Refusal};
 use tokio::process::Command;
 
 use super::at::Proxy;
@@ -14,7 +14,8 @@ use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
 use super::reach::{answers, reach};
 use super::serve::{result, termination};
-use super::{service, snippet};
+use super::suggest::advised;
+use super::{habits, service, snippet};
 use crate::exit::Failure;
 use crate::out;
 
@@ -121,7 +122,23 @@ struct Page {
 }
 
 impl Page {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    /// As it was typed, perhaps as kubectl names a Service, or a Pod of this namespace.
+    fn parse(text: &str, namespace: &str) -> Result<Self, Failure> {
+        if let Some((kind, rest)) = text.split_once('/') {
+            match kind {
+                "pod" | "pods" | "po" => {
+                    let end = rest.find([':', '/']).unwrap_or(rest.len());
+                    let (name, rest) = rest.split_at(end);
+                    return Self::parse(&format!("http://{name}.{namespace}.pod{rest}"), namespace);
+                }
+                "deploy" | "deployment" | "deployments" | "sts" | "statefulset"
+                | "statefulsets" => {
+                    return habits::target(text, namespace)
+                        .and(Err(Failure::value(format!("{text}: name a Service"))));
+                }
+                _ => {}
+            }
+        }
         let (scheme, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
             (Some(rest), _) => ("http", rest),
             (_, Some(rest)) => ("https", rest),
@@ -163,6 +180,27 @@ impl Page {
     }
 }
 
+impl Page {
+    /// A browser would show an error's page, and end with success. What is not ready yet may be in a minute.
+    async fn is_there(
+        &self,
+        connect: &ClusterStack,
+        client: &kube::Client,
+        namespace: &str,
+    ) -> Result<(), Failure> {
+        let (host, port) = habits::target(&self.url(), namespace)?;
+        let Err(error) = connect.get_ref().resolve(&host, port).await else {
+            return Ok(());
+        };
+        match error.refusal() {
+            Refusal::NameNotFound | Refusal::NoSuchPort | Refusal::Denied => {
+                Err(advised(error, client, namespace, &host).await)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// `$BROWSER`, else the first that is on `PATH`.
 fn browser() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -184,9 +222,11 @@ fn browser() -> Option<PathBuf> {
 
 impl Open {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let page = Page::parse(&self.page)?;
+        // Before anything is read.
+        Page::parse(&self.page, "default")?;
         let policy = self.policy.policy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
+        let page = Page::parse(&self.page, &loaded.namespace)?;
         let mut termination = termination()?;
         let listening = own(None).await?;
         let addresses = listening.addresses();
@@ -194,8 +234,10 @@ impl Open {
         let config = policy.stack(&loaded.namespace, own);
         let (client, api_server) = reach(loaded.config).await?;
         answers(&client, &loaded.server).await?;
-        let url = page.at_its_port(&client, &loaded.namespace).await.url();
-        let connect = proxy::connect(client, api_server, config);
+        let page = page.at_its_port(&client, &loaded.namespace).await;
+        let connect = proxy::connect(client.clone(), api_server, config);
+        page.is_there(&connect, &client, &loaded.namespace).await?;
+        let url = page.url();
         let proxy = Proxy {
             http: addresses.first().copied(),
             socks: addresses.last().copied(),
@@ -271,11 +313,13 @@ mod tests {
                 "http://grafana.monitoring:3000/d?x=1",
             ),
             ("https://api.shop/", "https://api.shop/"),
+            ("pod/web-0:8080/x", "http://web-0.shop.pod:8080/x"),
         ] {
-            assert_eq!(Page::parse(text).unwrap().url(), url);
+            assert_eq!(Page::parse(text, "shop").unwrap().url(), url);
         }
-        assert!(Page::parse("a b").is_err());
-        assert!(Page::parse("").is_err());
+        for bad in ["a b", "", "deploy/web", "pod/"] {
+            assert!(Page::parse(bad, "shop").is_err(), "{bad}");
+        }
     }
 
     #[test]

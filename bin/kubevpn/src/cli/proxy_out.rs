@@ -194,7 +194,10 @@ impl ProxyOut {
             }
             Ok(Intro {
                 leads_to: Some(leads_to),
-                example: service::example(&client, &loaded.namespace).await,
+                example: match as_json {
+                    true => None,
+                    false => service::example(&client, &loaded.namespace).await,
+                },
                 as_json,
             })
         };
