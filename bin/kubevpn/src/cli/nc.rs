@@ -208,7 +208,7 @@ async fn relay(
             loop {
                 let n = from.read(&mut buffer).await?;
                 if n == 0 {
-                    return Ok(());
+                    return Ok::<_, io::Error>(());
                 }
                 progress.send_modify(|progress| progress.quiet = None);
                 output.write_all(&buffer[..n]).await?;

@@ -99,7 +99,13 @@ fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
             };
             format!("google-chrome --user-data-dir=\"$HOME/.cache/kubevpn-chrome\" {server}\n")
         }
-        Program::Firefox => firefox(proxy),
+        Program::Firefox => match proxy.http {
+            // The file says which hosts are the cluster's.
+            Some(http) => format!(
+                "user_pref(\"network.proxy.type\", 2);\nuser_pref(\"network.proxy.autoconfig_url\", \"http://{http}/proxy.pac\");\n"
+            ),
+            None => firefox(proxy),
+        },
         Program::Git => format!(
             "# one for each host of the cluster\n[http \"http://SERVICE.NAMESPACE.svc.cluster.local\"]\n\tproxy = {url}\n"
         ),
