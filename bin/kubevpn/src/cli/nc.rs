@@ -107,8 +107,7 @@ fn outcome(relayed: Result<(), Broken>, target: &Target) -> Result<(), Failure> 
             ),
             advice: "--wait DURATION, which takes that much silence for the end of the answer".into(),
         },
-        // The reader of the output has gone.
-        Broken::Error(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::Unheard,
+        Broken::Unheard => Failure::Unheard,
         Broken::Error(error) => anyhow::Error::from(error)
             .context(format!("the connection to {target} broke"))
             .into(),
@@ -163,12 +162,22 @@ fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Fail
 enum Broken {
     /// The other side said nothing for as long as the end of the input is held back.
     Silent,
+    /// The reader of the output has gone.
+    Unheard,
     Error(io::Error),
 }
 
 impl From<io::Error> for Broken {
     fn from(error: io::Error) -> Self {
         Self::Error(error)
+    }
+}
+
+/// Why the output takes no more.
+fn unheard(error: io::Error) -> Broken {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Broken::Unheard,
+        _ => Broken::Error(error),
     }
 }
 
@@ -208,10 +217,10 @@ async fn relay(
             loop {
                 let n = from.read(&mut buffer).await?;
                 if n == 0 {
-                    return Ok::<_, io::Error>(());
+                    return Ok(());
                 }
                 progress.send_modify(|progress| progress.quiet = None);
-                output.write_all(&buffer[..n]).await?;
+                output.write_all(&buffer[..n]).await.map_err(unheard)?;
                 progress.send_modify(|progress| progress.quiet = Some(Instant::now()));
             }
         };
@@ -232,7 +241,7 @@ async fn relay(
             }
         }
     };
-    output.flush().await?;
+    output.flush().await.map_err(unheard)?;
     let Some((received, sent)) = relayed else {
         // What was sent is still delivered.
         let mut stream = from.unsplit(to);
@@ -243,8 +252,8 @@ async fn relay(
     let silence = quiet.map_or(Duration::ZERO, |since| since.elapsed());
     match received {
         Ok(()) => Ok(sent?),
-        Err(error) if asked && is_cut(&error, silence) => Err(Broken::Silent),
-        Err(error) => Err(error.into()),
+        Err(Broken::Error(error)) if asked && is_cut(&error, silence) => Err(Broken::Silent),
+        Err(broken) => Err(broken),
     }
 }
 
@@ -349,6 +358,23 @@ mod tests {
         let (relayed, answer, _open) = tokio::join!(relayed, read, server);
         relayed.unwrap();
         assert_eq!(answer, [7; 100]);
+    }
+
+    /// A server that closes before it has taken everything is no success; a reader that has had enough is no failure.
+    #[tokio::test]
+    async fn what_could_not_be_sent_or_printed_is_told_apart() {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let stream = tokio_test::io::Builder::new()
+            .read(b"no")
+            .write_error(broken())
+            .build();
+        let relayed = relay(Plain(stream), &b"ping"[..], &mut Vec::new(), None).await;
+        assert!(matches!(relayed, Err(Broken::Error(_))), "{relayed:?}");
+        let stream = tokio_test::io::Builder::new().read(b"yes").build();
+        let output = tokio_test::io::Builder::new().write_error(broken()).build();
+        let (input, _open) = duplex(16);
+        let relayed = relay(Plain(stream), input, output, None).await;
+        assert!(matches!(relayed, Err(Broken::Unheard)), "{relayed:?}");
     }
 
     /// A port-forward that passed the end of the input on, and was closed for it.
