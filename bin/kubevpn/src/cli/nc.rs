@@ -217,7 +217,7 @@ async fn relay(
             loop {
                 let n = from.read(&mut buffer).await?;
                 if n == 0 {
-                    return Ok(());
+                    return Ok::<_, Broken>(());
                 }
                 progress.send_modify(|progress| progress.quiet = None);
                 output.write_all(&buffer[..n]).await.map_err(unheard)?;
