@@ -51,13 +51,18 @@ pub(crate) struct BugReport {
 impl BugReport {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let args = KubeconfigArgs::from(self.kube.clone());
+        let write = |text: &str| {
+            write(&self.file, text).map_err(|error| {
+                Failure::value(format!(
+                    "--file: cannot write {}: {error}",
+                    self.file.display()
+                ))
+            })
+        };
+        // Before it is made, which may take long.
+        write("")?;
         let report = progress::said("the report", self.report(&args)).await?;
-        write(&self.file, &format!("{report:#}\n")).map_err(|error| {
-            Failure::value(format!(
-                "--file: cannot write {}: {error}",
-                self.file.display()
-            ))
-        })?;
+        write(&format!("{report:#}\n"))?;
         out::line(format_args!(
             "Written to {}: look at it before you attach it",
             self.file.display()
