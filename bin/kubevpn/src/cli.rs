@@ -9,6 +9,7 @@ mod completion;
 mod config;
 mod connect;
 mod connection;
+mod console;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;

@@ -21,8 +21,10 @@ use kube::Api;
 use kube::api::ListParams;
 use kubevpn_client::{EntryNames, Env, KubeconfigArgs, Loaded, entry_names, load};
 use kubevpn_daemon::{Client, StateDir};
+use kubevpn_proxy::journal::Snapshot;
 use tokio::time::timeout;
 
+use super::console;
 use super::kube::KubeArgs;
 use super::plugin;
 use super::reach::reach;
@@ -217,6 +219,7 @@ fn completer(command: &str, argument: &str) -> Option<ArgValueCompleter> {
             |_| of_ports("", |name, port| format!("{port}:{name}:{port}"))
         }
         ("disconnect" | "logs" | "use", "id") => |_| connections(),
+        ("top" | "tap", "proxy") => |_| proxies(),
         ("run", "command") => |text| programs(text),
         _ => return None,
     };
@@ -367,6 +370,18 @@ fn connections() -> Vec<CompletionCandidate> {
         candidate(connection.id, Some(help))
     };
     listed.into_iter().flatten().map(of).collect()
+}
+
+fn proxies() -> Vec<CompletionCandidate> {
+    let running = asked(async {
+        let daemon = Client::new(StateDir::locate().ok()?);
+        console::running(&daemon).await.ok()
+    });
+    let of = |(_, seen): (_, Snapshot)| {
+        let help = format!("{} {}", seen.about.context, seen.about.namespace);
+        candidate(console::name(&seen.about), Some(help))
+    };
+    running.into_iter().flatten().map(of).collect()
 }
 
 /// The programs of `PATH` for the first word of a command, and files for the others.
