@@ -46,6 +46,7 @@ mod shell;
 mod snippet;
 mod status;
 mod suggest;
+mod top;
 mod version;
 mod which;
 
@@ -100,6 +101,7 @@ enum Command {
     Quit(quit::Quit),
     Status(status::Status),
     Logs(logs::Logs),
+    Top(top::Top),
     #[command(visible_alias = "conn")]
     Connection(connection::Connection),
     Daemon(daemon::DaemonCommand),
@@ -175,7 +177,7 @@ impl Args {
     /// Its log level without `-v`.
     pub(crate) fn usual_log(&self) -> Usual {
         match &self.command {
-            Command::Run(_) | Command::Nc(_) | Command::Open(_) => Usual::Errors,
+            Command::Run(_) | Command::Nc(_) | Command::Open(_) | Command::Top(_) => Usual::Errors,
             Command::BugReport(_) => Usual::Warnings,
             _ if self.tells_steps() => Usual::Warnings,
             _ => Usual::Info,
@@ -212,6 +214,7 @@ impl Args {
             Command::Quit(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::Logs(command) => command.run().await,
+            Command::Top(command) => command.run(self.log.is_colored(true)).await,
             Command::Connection(command) => command.run().await,
             Command::Daemon(command) => command.run().await,
             #[cfg(feature = "demo")]

@@ -46,6 +46,14 @@ pub(crate) struct LogArgs {
     color: Color,
 }
 
+impl LogArgs {
+    /// Whether something is in color that is written to a terminal, or is not.
+    pub(crate) fn is_colored(&self, terminal: bool) -> bool {
+        let no_color = std::env::var_os("NO_COLOR");
+        self.color.is_wanted(no_color.as_deref(), terminal)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
     /// Lines for people
@@ -96,10 +104,9 @@ pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<Steps>) {
         (verbose, _) => Level::of_verbosity(verbose).filter(),
     };
     let terminal = std::io::stderr().is_terminal();
-    let no_color = std::env::var_os("NO_COLOR");
     let log = log::layer()
         .with_writer(Above::new)
-        .with_ansi(args.color.is_wanted(no_color.as_deref(), terminal));
+        .with_ansi(args.is_colored(terminal));
     let log: Box<dyn Layer<Registry> + Send + Sync> = match args.log_format {
         LogFormat::Text => log.boxed(),
         LogFormat::Json => log.json().boxed(),

@@ -20,7 +20,14 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Find out",
-        &["services", "resolve", "check", "bugreport", "version"],
+        &[
+            "services",
+            "top",
+            "resolve",
+            "check",
+            "bugreport",
+            "version",
+        ],
     ),
     (
         "Set up other programs",

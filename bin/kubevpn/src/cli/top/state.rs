@@ -1,0 +1,925 @@
+//! The state of `top`: snapshots and events in, rows out; keys in, actions out. It knows no terminal and no clock.
+//!
+//! Memory is bounded by what lives ([`Snapshot`]), [`SERVICES`] and [`REFUSALS`]. All text of a row is from outside, and is
+//! escaped when the row is made.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use jiff::Timestamp;
+use kubevpn_proxy::journal::{Connection, Event, Refused, Snapshot, Stamped};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::super::console;
+use crate::age::age;
+use crate::out::escaped;
+
+/// Targets whose ended connections are counted; above that the one that was used least recently is forgotten.
+const SERVICES: usize = 1000;
+/// Refusals that are kept, the newest.
+const REFUSALS: usize = 1000;
+/// Length of a text that is typed.
+const TYPED: usize = 100;
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    Connections,
+    Services,
+    Sessions,
+    Refusals,
+}
+
+pub(super) const VIEWS: [View; 4] = [
+    View::Connections,
+    View::Services,
+    View::Sessions,
+    View::Refusals,
+];
+
+impl View {
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Connections => "Connections",
+            Self::Services => "Services",
+            Self::Sessions => "Sessions",
+            Self::Refusals => "Refusals",
+        }
+    }
+
+    /// The view of a command, by the beginning of its name or kubectl's short one.
+    fn named(word: &str) -> Option<Self> {
+        let is_meant = |view: &Self| view.title().to_lowercase().starts_with(word);
+        match word {
+            "" => None,
+            "svc" => Some(Self::Services),
+            word => VIEWS.into_iter().find(is_meant),
+        }
+    }
+
+    pub(super) fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Connections => &CONNECTION,
+            Self::Services => &SERVICE,
+            Self::Sessions => &SESSION,
+            Self::Refusals => &REFUSAL,
+        }
+    }
+}
+
+/// A column of a view.
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    /// The least it is shown with.
+    pub(super) width: u16,
+    /// Its share of the width that is left; 0 for numbers.
+    pub(super) grow: u16,
+    /// Of columns for which there is no room those with the greatest rank are left out.
+    pub(super) rank: u8,
+}
+
+impl Column {
+    const fn text(title: &'static str, width: u16, grow: u16, rank: u8) -> Self {
+        Self {
+            title,
+            width,
+            grow,
+            rank,
+        }
+    }
+
+    const fn number(title: &'static str, width: u16, rank: u8) -> Self {
+        Self::text(title, width, 0, rank)
+    }
+
+    pub(super) fn is_number(&self) -> bool {
+        self.grow == 0
+    }
+}
+
+const CONNECTION: [Column; 8] = [
+    Column::text("TARGET", 20, 3, 0),
+    Column::text("POD", 14, 3, 3),
+    Column::text("CLIENT", 10, 1, 4),
+    Column::number("UP/S", 5, 5),
+    Column::number("DOWN/S", 7, 1),
+    Column::number("UP", 5, 7),
+    Column::number("DOWN", 5, 6),
+    Column::number("AGE", 5, 2),
+];
+const SERVICE: [Column; 8] = [
+    Column::text("TARGET", 20, 1, 0),
+    Column::number("OPEN", 5, 1),
+    Column::number("TOTAL", 6, 3),
+    Column::number("REFUSED", 8, 4),
+    Column::number("UP/S", 5, 5),
+    Column::number("DOWN/S", 7, 2),
+    Column::number("UP", 5, 7),
+    Column::number("DOWN", 5, 6),
+];
+const SESSION: [Column; 6] = [
+    Column::text("POD", 20, 6, 0),
+    Column::text("TRANSPORT", 10, 1, 4),
+    Column::text("HEALTH", 8, 1, 1),
+    Column::number("STREAMS", 8, 2),
+    Column::number("AGE", 5, 3),
+    Column::number("SILENT", 7, 5),
+];
+const REFUSAL: [Column; 4] = [
+    Column::number("AGE", 5, 2),
+    Column::text("TARGET", 16, 2, 0),
+    Column::text("CLASS", 15, 1, 3),
+    Column::text("REASON", 20, 5, 1),
+];
+
+/// A cell: what is shown, and the number that it is sorted by.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    number: Option<f64>,
+}
+
+impl Cell {
+    fn text(text: &str) -> Self {
+        Self {
+            text: escaped(text).into_owned(),
+            number: None,
+        }
+    }
+
+    fn number(text: String, number: f64) -> Self {
+        Self {
+            text,
+            number: Some(number),
+        }
+    }
+
+    fn count(count: u64) -> Self {
+        Self::number(count.to_string(), count as f64)
+    }
+
+    fn amount(bytes: f64) -> Self {
+        Self::number(amount(bytes), bytes)
+    }
+
+    fn age(seconds: f64) -> Self {
+        Self::number(age(seconds.max(0.0) as u64), seconds)
+    }
+
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.number, other.number) {
+            (Some(one), Some(two)) => one.total_cmp(&two),
+            _ => self.text.cmp(&other.text),
+        }
+    }
+}
+
+/// A line of a view.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
+    /// What it is, as long as it is there: a number, or the target.
+    key: String,
+    pub(super) cells: Vec<Cell>,
+    /// Somebody should look.
+    pub(super) alarming: bool,
+}
+
+/// How a view is looked at.
+#[derive(Debug)]
+pub(super) struct List {
+    /// The column that it is sorted by.
+    pub(super) sort: usize,
+    pub(super) descending: bool,
+    pub(super) filter: String,
+    /// The row that is followed; `None` for whichever is the first.
+    selected: Option<String>,
+    /// Where the selected row was when it was last looked for.
+    at: usize,
+    /// The first row on the screen.
+    offset: usize,
+}
+
+impl List {
+    fn sorted(sort: usize, descending: bool) -> Self {
+        Self {
+            sort,
+            descending,
+            filter: String::new(),
+            selected: None,
+            at: 0,
+            offset: 0,
+        }
+    }
+}
+
+/// What the keys mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    List,
+    /// The filter is typed.
+    Filter,
+    /// A command is typed.
+    Command(String),
+    /// Everything about the row with this key.
+    Details(String),
+    /// Whether to cut this connection.
+    Cut(u64),
+    Help,
+}
+
+/// What a key asks for beyond the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Quit,
+    Cut(u64),
+    /// Draw the whole screen again.
+    Redraw,
+}
+
+/// What has become of the connections to one target since `top` began.
+#[derive(Debug, Default)]
+struct Service {
+    ended: u64,
+    refused: u64,
+    up: u64,
+    down: u64,
+    reason: String,
+    /// The number of the event that was the last to tell of it.
+    told: u64,
+}
+
+/// The live connections to one target.
+#[derive(Default)]
+struct Open {
+    count: u64,
+    up: u64,
+    down: u64,
+    up_rate: f64,
+    down_rate: f64,
+}
+
+/// Everything `top` knows.
+pub(super) struct State {
+    seen: Snapshot,
+    /// When the refusals of the first snapshot were all there were.
+    since: Option<Timestamp>,
+    services: BTreeMap<String, Service>,
+    /// With a number each, the oldest first.
+    refusals: VecDeque<(u64, Refused)>,
+    /// Connections whose end was told, and which the snapshot may still have.
+    gone: HashSet<u64>,
+    events: u64,
+    dropped: u64,
+    view: View,
+    lists: [List; 4],
+    mode: Mode,
+    message: String,
+    /// Why what is shown gets old.
+    silent: String,
+    /// The first line of a text that is on the screen.
+    pub(super) scroll: usize,
+    /// Rows that the screen has room for.
+    page: usize,
+}
+
+impl State {
+    /// From this snapshot on, which was taken when events were already told.
+    pub(super) fn new(seen: Snapshot) -> Self {
+        let refusals = seen.refusals.iter().rev().cloned();
+        Self {
+            since: seen.at.parse().ok(),
+            refusals: (0..).zip(refusals).collect(),
+            services: BTreeMap::new(),
+            gone: HashSet::new(),
+            events: seen.refusals.len() as u64,
+            dropped: 0,
+            view: View::Connections,
+            lists: [
+                List::sorted(4, true),
+                List::sorted(1, true),
+                List::sorted(0, false),
+                List::sorted(0, false),
+            ],
+            mode: Mode::List,
+            message: String::new(),
+            silent: String::new(),
+            scroll: 0,
+            page: 1,
+            seen,
+        }
+    }
+
+    // === what happens ===
+
+    /// Takes what there is now.
+    pub(super) fn see(&mut self, seen: Snapshot) {
+        let ids: HashSet<_> = seen.connections.iter().map(|it| it.id).collect();
+        self.gone.retain(|id| ids.contains(id));
+        self.seen = seen;
+        self.silent.clear();
+    }
+
+    /// Takes an event.
+    pub(super) fn tell(&mut self, stamped: Stamped) {
+        self.events += 1;
+        match stamped.event {
+            Event::ConnectionClosed {
+                id,
+                target,
+                up,
+                down,
+                ..
+            } => {
+                self.gone.insert(id);
+                let service = self.service(target);
+                service.ended += 1;
+                service.up += up;
+                service.down += down;
+            }
+            Event::ConnectionRefused {
+                id,
+                frontend,
+                client,
+                target,
+                refusal,
+                sentence,
+                ..
+            } => {
+                self.gone.insert(id);
+                let service = self.service(target.clone());
+                service.refused += 1;
+                service.reason.clone_from(&sentence);
+                let at: Option<Timestamp> = stamped.at.parse().ok();
+                if at <= self.since {
+                    return;
+                }
+                if self.refusals.len() == REFUSALS {
+                    self.refusals.pop_front();
+                }
+                let refused = Refused {
+                    at: stamped.at,
+                    frontend,
+                    client,
+                    target: target.unwrap_or_default(),
+                    refusal,
+                    sentence,
+                };
+                self.refusals.push_back((self.events, refused));
+            }
+            Event::Dropped { events } => self.dropped += events,
+            _ => {}
+        }
+    }
+
+    fn service(&mut self, target: Option<String>) -> &mut Service {
+        let target = target.unwrap_or_default();
+        if self.services.len() >= SERVICES && !self.services.contains_key(&target) {
+            let oldest = self.services.iter().min_by_key(|(_, it)| it.told);
+            if let Some(oldest) = oldest.map(|(target, _)| target.clone()) {
+                self.services.remove(&oldest);
+            }
+        }
+        let service = self.services.entry(target).or_default();
+        service.told = self.events;
+        service
+    }
+
+    /// There is no snapshot, for this reason.
+    pub(super) fn miss(&mut self, why: &str) {
+        self.silent = escaped(why).into_owned();
+    }
+
+    /// Says this until the next key.
+    pub(super) fn say(&mut self, message: &str) {
+        self.message = escaped(message).into_owned();
+    }
+
+    // === what is shown ===
+
+    pub(super) fn view(&self) -> View {
+        self.view
+    }
+
+    pub(super) fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    pub(super) fn list(&self) -> &List {
+        &self.lists[self.view as usize]
+    }
+
+    fn list_mut(&mut self) -> &mut List {
+        &mut self.lists[self.view as usize]
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        let live = self.seen.connections.iter();
+        live.filter(|it| !self.gone.contains(&it.id))
+    }
+
+    /// The totals of the proxy, and which it is.
+    pub(super) fn headline(&self) -> String {
+        let (about, totals) = (&self.seen.about, self.seen.totals);
+        let text = format!(
+            "{} open, {} in total, {} refused, {} up, {} down  {}{}",
+            totals.open,
+            totals.connected,
+            totals.refused,
+            amount(totals.up as f64),
+            amount(totals.down as f64),
+            console::name(about),
+            console::place(about),
+        );
+        escaped(&text).into_owned()
+    }
+
+    /// How many a view has.
+    pub(super) fn count(&self, view: View) -> usize {
+        match view {
+            View::Connections => self.connections().count(),
+            View::Services => self.targets().len(),
+            View::Sessions => self.seen.sessions.len(),
+            View::Refusals => self.refusals.len(),
+        }
+    }
+
+    /// What is said in place of the keys; empty for nothing.
+    pub(super) fn message(&self) -> String {
+        for text in [&self.message, &self.silent] {
+            if !text.is_empty() {
+                return text.clone();
+            }
+        }
+        let credentials = self.seen.credentials.as_ref();
+        let trouble = credentials.and_then(|it| it.trouble.as_deref());
+        let lost = self.seen.watches.iter().filter(|it| it.health == "lost");
+        match (trouble, lost.count(), self.dropped) {
+            (Some(trouble), _, _) => escaped(&format!("credentials: {trouble}")).into_owned(),
+            (None, 0, 0) => String::new(),
+            (None, 0, dropped) => format!("{dropped} events came too fast and are not counted"),
+            (None, lost, _) => format!("{lost} watches are lost: what they follow gets old"),
+        }
+    }
+
+    /// The question whether to cut; the answer's keys come first, for a narrow terminal.
+    pub(super) fn question(&self, id: u64) -> String {
+        let target = self.connections().find(|it| it.id == id);
+        let target = target.and_then(|it| it.target.as_deref()).unwrap_or("?");
+        format!("y/n: cut connection {id} to {}?", escaped(target))
+    }
+
+    /// The rows of the view, filtered and sorted.
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let mut rows = match self.view {
+            View::Connections => self.connections().map(of_connection).collect(),
+            View::Services => self.of_services(),
+            View::Sessions => self.of_sessions(),
+            View::Refusals => self.of_refusals(),
+        };
+        let list = self.list();
+        let filter = list.filter.to_lowercase();
+        let has = |row: &Row| {
+            let mut cells = row.cells.iter();
+            cells.any(|cell| cell.text.to_lowercase().contains(&filter))
+        };
+        rows.retain(|row| filter.is_empty() || has(row));
+        rows.sort_by(|one, two| {
+            let order = one.cells[list.sort].cmp(&two.cells[list.sort]);
+            match list.descending {
+                true => order.reverse(),
+                false => order,
+            }
+        });
+        rows
+    }
+
+    /// The rows that fit on a screen of so many, and which of these is selected.
+    pub(super) fn window(&mut self, height: usize) -> (Vec<Row>, Option<usize>) {
+        self.page = height.max(1);
+        let mut rows = self.rows();
+        let at = self.settle(&rows);
+        let page = self.page;
+        let list = self.list_mut();
+        let last = rows.len().saturating_sub(page);
+        let first = (at + 1).saturating_sub(page);
+        list.offset = list.offset.clamp(first, at.min(last));
+        let shown: Vec<_> = rows.drain(list.offset..).take(height).collect();
+        let selected = at.checked_sub(list.offset);
+        (shown, selected)
+    }
+
+    /// The place of the row that is selected; where it is no more, of the one that has its place now.
+    fn settle(&mut self, rows: &[Row]) -> usize {
+        let list = self.list_mut();
+        let Some(selected) = &list.selected else {
+            list.at = 0;
+            return 0;
+        };
+        match rows.iter().position(|row| row.key == *selected) {
+            Some(at) => list.at = at,
+            None => {
+                list.at = list.at.min(rows.len().saturating_sub(1));
+                list.selected = rows.get(list.at).map(|row| row.key.clone());
+            }
+        }
+        list.at
+    }
+
+    /// The live connections by target, and those targets that had some.
+    fn targets(&self) -> BTreeMap<&str, Open> {
+        let known = self
+            .services
+            .keys()
+            .map(|it| (it.as_str(), Open::default()));
+        let mut targets: BTreeMap<_, _> = known.collect();
+        for connection in self.connections() {
+            let target = connection.target.as_deref().unwrap_or_default();
+            let open = targets.entry(target).or_default();
+            open.count += 1;
+            open.up += connection.up;
+            open.down += connection.down;
+            open.up_rate += connection.up_rate;
+            open.down_rate += connection.down_rate;
+        }
+        // Of those that asked for nothing there is nothing to say.
+        targets.remove("");
+        targets
+    }
+
+    fn of_services(&self) -> Vec<Row> {
+        let none = Service::default();
+        let row = |(target, open): (&str, Open)| {
+            let ended = self.services.get(target).unwrap_or(&none);
+            Row {
+                key: target.to_owned(),
+                alarming: ended.refused > 0 && open.count + ended.ended == 0,
+                cells: vec![
+                    Cell::text(target),
+                    Cell::count(open.count),
+                    Cell::count(open.count + ended.ended),
+                    Cell::count(ended.refused),
+                    Cell::amount(open.up_rate),
+                    Cell::amount(open.down_rate),
+                    Cell::amount((open.up + ended.up) as f64),
+                    Cell::amount((open.down + ended.down) as f64),
+                ],
+            }
+        };
+        self.targets().into_iter().map(row).collect()
+    }
+
+    fn of_sessions(&self) -> Vec<Row> {
+        let rows = self.seen.sessions.iter().map(|session| Row {
+            key: session.id.to_string(),
+            alarming: !matches!(session.health.as_str(), "well" | "closing"),
+            cells: vec![
+                Cell::text(&session.pod),
+                Cell::text(&session.transport),
+                Cell::text(&session.health),
+                Cell::count(session.streams as u64),
+                Cell::age(session.age),
+                Cell::age(session.silent),
+            ],
+        });
+        rows.collect()
+    }
+
+    fn of_refusals(&self) -> Vec<Row> {
+        let rows = self.refusals.iter().map(|(number, refused)| Row {
+            key: number.to_string(),
+            alarming: false,
+            cells: vec![
+                Cell::age(self.seconds_since(&refused.at)),
+                Cell::text(&refused.target),
+                Cell::text(&refused.refusal),
+                Cell::text(&refused.sentence),
+            ],
+        });
+        rows.collect()
+    }
+
+    fn seconds_since(&self, at: &str) -> f64 {
+        let (at, now): (Option<Timestamp>, Option<Timestamp>) =
+            (at.parse().ok(), self.seen.at.parse().ok());
+        let since = at.zip(now).map(|(at, now)| now.duration_since(at));
+        since.unwrap_or_default().as_secs_f64().max(0.0)
+    }
+
+    /// Everything about the row with this key, a label and a text each; empty where it is no more.
+    pub(super) fn details(&self, key: &str) -> Vec<(&'static str, String)> {
+        let mut lines = match self.view {
+            View::Connections => {
+                let connection = self.connections().find(|it| it.id.to_string() == key);
+                connection.map(about_connection).unwrap_or_default()
+            }
+            View::Services => self.about_service(key),
+            View::Sessions => self.about_session(key),
+            View::Refusals => self.about_refusal(key),
+        };
+        for (_, text) in &mut lines {
+            *text = escaped(text).into_owned();
+        }
+        lines
+    }
+
+    fn about_service(&self, target: &str) -> Vec<(&'static str, String)> {
+        let targets = self.targets();
+        let Some(open) = targets.get(target) else {
+            return Vec::new();
+        };
+        let none = Service::default();
+        let ended = self.services.get(target).unwrap_or(&none);
+        let mut pods = BTreeMap::<_, u64>::new();
+        for connection in self.connections() {
+            if connection.target.as_deref() == Some(target) && !connection.via.is_empty() {
+                *pods.entry(connection.via.as_str()).or_default() += 1;
+            }
+        }
+        let mut lines = vec![
+            ("Target", target.to_owned()),
+            ("Open", open.count.to_string()),
+            ("In total", (open.count + ended.ended).to_string()),
+            ("Refused", ended.refused.to_string()),
+        ];
+        if ended.refused > 0 {
+            lines.push(("Last refusal", ended.reason.clone()));
+        }
+        lines.push(transferred(open.up + ended.up, open.down + ended.down));
+        lines.push(rates(open.up_rate, open.down_rate));
+        lines.extend(
+            pods.iter()
+                .map(|(pod, count)| ("Pod", format!("{pod}, {count} open"))),
+        );
+        lines
+    }
+
+    fn about_session(&self, key: &str) -> Vec<(&'static str, String)> {
+        let mut sessions = self.seen.sessions.iter();
+        let Some(session) = sessions.find(|it| it.id.to_string() == key) else {
+            return Vec::new();
+        };
+        vec![
+            ("Session", key.to_owned()),
+            ("Pod", session.pod.clone()),
+            ("Transport", session.transport.clone()),
+            ("Health", session.health.clone()),
+            ("Streams", session.streams.to_string()),
+            ("Age", age(session.age as u64)),
+            ("Silent for", age(session.silent as u64)),
+        ]
+    }
+
+    fn about_refusal(&self, key: &str) -> Vec<(&'static str, String)> {
+        let mut refusals = self.refusals.iter();
+        let found = refusals.find(|(number, _)| number.to_string() == key);
+        let Some((_, refused)) = found else {
+            return Vec::new();
+        };
+        vec![
+            ("Target", refused.target.clone()),
+            ("Reason", refused.sentence.clone()),
+            ("Class", refused.refusal.clone()),
+            ("Client", refused.client.clone().unwrap_or_default()),
+            ("Frontend", refused.frontend.clone()),
+            ("At", refused.at.clone()),
+        ]
+    }
+
+    // === keys ===
+
+    /// Takes a key.
+    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Action> {
+        self.message.clear();
+        let code = match (key.modifiers.contains(KeyModifiers::CONTROL), key.code) {
+            (false, code) => code,
+            (true, KeyCode::Char('c')) => return Some(Action::Quit),
+            (true, KeyCode::Char('l')) => return Some(Action::Redraw),
+            (true, KeyCode::Char('f')) => KeyCode::PageDown,
+            (true, KeyCode::Char('b')) => KeyCode::PageUp,
+            (true, KeyCode::Char('d')) => KeyCode::F(9),
+            (true, _) => return None,
+        };
+        match &mut self.mode {
+            Mode::Filter => self.type_filter(code),
+            Mode::Command(_) => return self.type_command(code),
+            Mode::Cut(id) => {
+                let id = *id;
+                match code {
+                    KeyCode::Char('y') => {
+                        self.turn(Mode::List);
+                        return Some(Action::Cut(id));
+                    }
+                    KeyCode::Char('n' | 'q') | KeyCode::Esc => self.turn(Mode::List),
+                    _ => {}
+                }
+            }
+            Mode::List | Mode::Details(_) | Mode::Help => return self.press(code),
+        }
+        None
+    }
+
+    fn press(&mut self, code: KeyCode) -> Option<Action> {
+        match code {
+            KeyCode::Char('q') | KeyCode::F(10) => return Some(Action::Quit),
+            KeyCode::Char('?' | 'h') | KeyCode::F(1) => match self.mode {
+                Mode::Help => self.turn(Mode::List),
+                _ => self.turn(Mode::Help),
+            },
+            KeyCode::Char('/') | KeyCode::F(3 | 4) => self.turn(Mode::Filter),
+            KeyCode::Char(':') => self.turn(Mode::Command(String::new())),
+            KeyCode::Char('x') | KeyCode::F(9) => self.ask_to_cut(),
+            KeyCode::Esc if self.mode == Mode::List => self.list_mut().filter.clear(),
+            KeyCode::Esc => self.turn(Mode::List),
+            KeyCode::Enter => match self.mode {
+                Mode::List => {
+                    if let Some(key) = self.selected() {
+                        self.turn(Mode::Details(key));
+                    }
+                }
+                _ => self.turn(Mode::List),
+            },
+            KeyCode::Char(digit @ '1'..='4') => {
+                self.show(VIEWS[digit as usize - '1' as usize]);
+            }
+            KeyCode::Tab | KeyCode::Right => self.turn_view(1),
+            KeyCode::BackTab | KeyCode::Left => self.turn_view(VIEWS.len() - 1),
+            KeyCode::Char('>') | KeyCode::F(6) => self.sort_by_next(1),
+            KeyCode::Char('<') => self.sort_by_next(self.view.columns().len() - 1),
+            KeyCode::Char('I') => self.list_mut().descending ^= true,
+            KeyCode::Down | KeyCode::Char('j') => self.step(1),
+            KeyCode::Up | KeyCode::Char('k') => self.step(-1),
+            KeyCode::PageDown | KeyCode::Char(' ') => self.step(self.page as isize),
+            KeyCode::PageUp => self.step(-(self.page as isize)),
+            KeyCode::Home | KeyCode::Char('g') => self.step(isize::MIN),
+            KeyCode::End | KeyCode::Char('G') => self.step(isize::MAX),
+            _ => {}
+        }
+        None
+    }
+
+    fn turn(&mut self, mode: Mode) {
+        self.scroll = 0;
+        self.mode = mode;
+    }
+
+    fn show(&mut self, view: View) {
+        self.view = view;
+        self.turn(Mode::List);
+    }
+
+    fn turn_view(&mut self, by: usize) {
+        self.show(VIEWS[(self.view as usize + by) % VIEWS.len()]);
+    }
+
+    /// Numbers begin with the greatest.
+    fn sort_by_next(&mut self, by: usize) {
+        let columns = self.view.columns();
+        let list = self.list_mut();
+        list.sort = (list.sort + by) % columns.len();
+        list.descending = columns[list.sort].is_number();
+    }
+
+    fn selected(&mut self) -> Option<String> {
+        let rows = self.rows();
+        let at = self.settle(&rows);
+        rows.into_iter().nth(at).map(|row| row.key)
+    }
+
+    /// Moves by rows, or a text by lines.
+    fn step(&mut self, by: isize) {
+        if self.mode != Mode::List {
+            self.scroll = self.scroll.saturating_add_signed(by);
+            return;
+        }
+        let rows = self.rows();
+        let at = self.settle(&rows).saturating_add_signed(by);
+        let at = at.min(rows.len().saturating_sub(1));
+        let list = self.list_mut();
+        list.at = at;
+        list.selected = rows.get(at).filter(|_| at > 0).map(|row| row.key.clone());
+    }
+
+    fn ask_to_cut(&mut self) {
+        let key = match &self.mode {
+            Mode::Details(key) => Some(key.clone()),
+            _ => self.selected(),
+        };
+        let is_there = |id: &u64| self.connections().any(|it| it.id == *id);
+        let id = key.and_then(|key| key.parse().ok()).filter(is_there);
+        match (self.view, id) {
+            (View::Connections, Some(id)) => self.turn(Mode::Cut(id)),
+            (View::Connections, None) => self.say("there is no connection to cut"),
+            _ => self.say("only a connection can be cut: 1 lists them"),
+        }
+    }
+
+    fn type_filter(&mut self, code: KeyCode) {
+        let filter = &mut self.list_mut().filter;
+        match code {
+            KeyCode::Enter => self.turn(Mode::List),
+            KeyCode::Esc => {
+                filter.clear();
+                self.turn(Mode::List);
+            }
+            code => edit(filter, code),
+        }
+    }
+
+    fn type_command(&mut self, code: KeyCode) -> Option<Action> {
+        let Mode::Command(word) = &mut self.mode else {
+            return None;
+        };
+        if code != KeyCode::Enter && code != KeyCode::Esc {
+            edit(word, code);
+            return None;
+        }
+        let word = word.trim().to_lowercase();
+        self.turn(Mode::List);
+        match word.as_str() {
+            _ if code == KeyCode::Esc => {}
+            "" => {}
+            "q" | "q!" | "quit" => return Some(Action::Quit),
+            "h" | "help" | "?" => self.turn(Mode::Help),
+            word => match View::named(word) {
+                Some(view) => self.show(view),
+                None => self.say(&format!("there is no view {word:?}")),
+            },
+        }
+        None
+    }
+}
+
+fn edit(text: &mut String, code: KeyCode) {
+    match code {
+        KeyCode::Backspace => {
+            text.pop();
+        }
+        KeyCode::Char(c) if text.len() < TYPED => text.push(c),
+        _ => {}
+    }
+}
+
+fn of_connection(connection: &Connection) -> Row {
+    let asked = match &connection.target {
+        Some(target) => target.clone(),
+        None => format!("({})", connection.frontend),
+    };
+    let via = match connection.via.as_str() {
+        "" => "…",
+        via => via,
+    };
+    let client = connection.program.as_ref().or(connection.client.as_ref());
+    Row {
+        key: connection.id.to_string(),
+        alarming: false,
+        cells: vec![
+            Cell::text(&asked),
+            Cell::text(via),
+            Cell::text(client.map_or("-", String::as_str)),
+            Cell::amount(connection.up_rate),
+            Cell::amount(connection.down_rate),
+            Cell::amount(connection.up as f64),
+            Cell::amount(connection.down as f64),
+            Cell::age(connection.age),
+        ],
+    }
+}
+
+fn about_connection(connection: &Connection) -> Vec<(&'static str, String)> {
+    vec![
+        ("Connection", connection.id.to_string()),
+        ("Target", connection.target.clone().unwrap_or_default()),
+        ("Pod", connection.via.clone()),
+        ("Transport", connection.transport.clone()),
+        ("Client", connection.client.clone().unwrap_or_default()),
+        ("Program", connection.program.clone().unwrap_or_default()),
+        ("Frontend", connection.frontend.clone()),
+        transferred(connection.up, connection.down),
+        rates(connection.up_rate, connection.down_rate),
+        ("Age", age(connection.age as u64)),
+    ]
+}
+
+fn transferred(up: u64, down: u64) -> (&'static str, String) {
+    ("Bytes", format!("{up} up, {down} down"))
+}
+
+fn rates(up: f64, down: f64) -> (&'static str, String) {
+    let (up, down) = (amount(up), amount(down));
+    ("Per second", format!("{up} up, {down} down"))
+}
+
+/// Bytes in at most five columns.
+fn amount(bytes: f64) -> String {
+    let mut units = ["k", "M", "G", "T", "P"].into_iter();
+    let (mut number, mut unit) = (bytes, "");
+    while number >= 999.5
+        && let Some(greater) = units.next()
+    {
+        (number, unit) = (number / 1000.0, greater);
+    }
+    match unit.is_empty() || number >= 99.95 {
+        true => format!("{number:.0}{unit}"),
+        false => format!("{number:.1}{unit}"),
+    }
+}

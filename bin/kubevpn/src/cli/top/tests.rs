@@ -1,0 +1,555 @@
+//! State and view together: events and keys in, the text of the screen out.
+
+use std::path::Path;
+
+use kubevpn_proxy::journal::{
+    About, Connection, Credentials, Event, Refused, Session, Snapshot, Stamped, Totals, Watch,
+};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::style::{Color, Modifier};
+
+use super::state::{Action, Mode, State, View};
+use super::view::{Theme, draw};
+
+fn connection(id: u64, target: &str, via: &str, down: u64) -> Connection {
+    Connection {
+        id,
+        frontend: "socks5".into(),
+        client: Some(format!("127.0.0.1:{}", 50_000 + id)),
+        program: (id % 2 == 1).then(|| "curl".into()),
+        target: Some(target.into()),
+        via: via.into(),
+        transport: "spdy-ws".into(),
+        up: 78 * id,
+        down,
+        up_rate: 0.0,
+        down_rate: down as f64 / 4.0,
+        age: 3.5 * id as f64,
+        exchange: None,
+    }
+}
+
+fn refused(at: &str, target: &str, refusal: &str, sentence: &str) -> Refused {
+    Refused {
+        at: at.into(),
+        frontend: "http".into(),
+        client: Some("127.0.0.1:50100".into()),
+        target: target.into(),
+        refusal: refusal.into(),
+        sentence: sentence.into(),
+    }
+}
+
+fn sample() -> Snapshot {
+    let web = "productpage.default.svc.cluster.local:9080";
+    let pod = "default/productpage-76d75bfd64-4bbxp:9080";
+    let session = |id, pod: &str, health: &str| Session {
+        id,
+        pod: pod.into(),
+        transport: "spdy-ws".into(),
+        streams: 2,
+        health: health.into(),
+        age: 700.0,
+        silent: 3.0,
+    };
+    Snapshot {
+        at: "2026-01-02T03:04:05.5Z".into(),
+        about: About {
+            connection: "03dc50feb8c3".into(),
+            context: "lab".into(),
+            namespace: "shop".into(),
+            ..About::default()
+        },
+        totals: Totals {
+            open: 4,
+            connected: 120,
+            refused: 2,
+            up: 12_345,
+            down: 3_400_000_000,
+        },
+        connections: vec![
+            connection(1, web, pod, 1_234_567),
+            connection(2, "reviews:80", "default/reviews-5f-x2x9q:8080", 99_950),
+            connection(3, web, pod, 40_000_000),
+            connection(4, "db.team-a:5432", "", 0),
+        ],
+        sessions: vec![
+            session(7, "default/productpage-76d75bfd64-4bbxp", "well"),
+            session(9, "default/reviews-5f-x2x9q", "suspect"),
+        ],
+        refusals: vec![
+            refused(
+                "2026-01-02T03:04:01Z",
+                "productpage:81",
+                "no_such_port",
+                "service productpage has no TCP port 81: it has 9080 (http)",
+            ),
+            refused(
+                "2026-01-02T03:00:00Z",
+                "notready:80",
+                "not_ready",
+                "service notready has no ready endpoint",
+            ),
+        ],
+        ..Snapshot::default()
+    }
+}
+
+fn state() -> State {
+    State::new(sample())
+}
+
+fn told(event: Event) -> Stamped {
+    Stamped {
+        at: "2026-01-02T03:04:06Z".into(),
+        event,
+    }
+}
+
+fn closed(id: u64, target: &str, down: u64) -> Stamped {
+    told(Event::ConnectionClosed {
+        id,
+        frontend: "socks5".into(),
+        client: None,
+        target: Some(target.into()),
+        via: String::new(),
+        transport: String::new(),
+        up: 1,
+        down,
+        seconds: 1.0,
+        end: "eof".into(),
+        error: None,
+        exchange: None,
+    })
+}
+
+fn refusal(at: &str, target: &str) -> Stamped {
+    Stamped {
+        at: at.into(),
+        event: Event::ConnectionRefused {
+            id: 1000,
+            frontend: "http".into(),
+            client: None,
+            target: Some(target.into()),
+            refusal: "name_not_found".into(),
+            sentence: "no service of this name".into(),
+            seconds: 0.1,
+            exchange: None,
+        },
+    }
+}
+
+/// Presses the keys of a text; `⏎`, `⎋` and `⇥` are Enter, Esc and Tab.
+fn press(state: &mut State, keys: &str) -> Option<Action> {
+    let mut last = None;
+    for key in keys.chars() {
+        let code = match key {
+            '⏎' => KeyCode::Enter,
+            '⎋' => KeyCode::Esc,
+            '⇥' => KeyCode::Tab,
+            '⌫' => KeyCode::Backspace,
+            key => KeyCode::Char(key),
+        };
+        last = state.key(KeyEvent::new(code, KeyModifiers::NONE));
+    }
+    last
+}
+
+fn control(state: &mut State, key: char) -> Option<Action> {
+    state.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL))
+}
+
+fn drawn(state: &mut State, (width, height): (u16, u16), colored: bool) -> TestBackend {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    let theme = Theme { colored };
+    terminal.draw(|frame| draw(frame, state, theme)).unwrap();
+    terminal.backend().clone()
+}
+
+/// The lines of the screen, without spaces at their ends.
+fn screen(state: &mut State, size: (u16, u16)) -> String {
+    let backend = drawn(state, size, true);
+    let buffer = backend.buffer();
+    let line = |y| {
+        let cells = (0..size.0).map(|x| buffer[(x, y)].symbol());
+        cells.collect::<String>().trim_end().to_owned() + "\n"
+    };
+    (0..size.1).map(line).collect()
+}
+
+fn firsts(state: &State) -> Vec<String> {
+    let rows = state.rows().into_iter();
+    rows.map(|row| row.cells[0].text.clone()).collect()
+}
+
+// === what is drawn ===
+
+#[test]
+fn screens_are_what_was_agreed() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../integration/tests/golden/top");
+    let bless = std::env::var_os("KUBEVPN_BLESS").is_some();
+    for size in [(80, 24), (40, 10), (200, 60)] {
+        let mut text = String::new();
+        for keys in [
+            "", "jx", "j⏎", "/revi", "2", "2⏎", "3", "4", "4⏎", "?", ":x⏎",
+        ] {
+            let mut state = state();
+            state.tell(refusal("2026-01-02T03:04:05.6Z", "nosuch.shop:80"));
+            state.tell(closed(77, "reviews:80", 5_000));
+            press(&mut state, keys);
+            text += &format!("=== {keys}\n{}", screen(&mut state, size));
+        }
+        let path = dir.join(format!("{}x{}.txt", size.0, size.1));
+        if bless {
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, agreed, "{}", path.display());
+    }
+}
+
+/// A window manager may make it as small as it likes.
+#[test]
+fn no_size_is_too_small() {
+    for width in 0..50 {
+        for height in 0..7 {
+            for keys in ["", "G", "⏎", "?", "/web", "x", "4", ":con"] {
+                let mut state = state();
+                press(&mut state, keys);
+                screen(&mut state, (width, height));
+            }
+        }
+    }
+}
+
+#[test]
+fn text_from_outside_cannot_drive_the_terminal() {
+    let evil = "a\u{1b}[2Jb\u{9b}c\u{202e}d\ne";
+    let mut seen = sample();
+    seen.about.context = evil.into();
+    seen.connections[0].target = Some(evil.into());
+    seen.connections[0].via = evil.into();
+    seen.connections[0].program = Some(evil.into());
+    seen.connections[0].client = Some(evil.into());
+    seen.sessions[0].pod = evil.into();
+    seen.refusals[0].sentence = evil.into();
+    seen.refusals[0].target = evil.into();
+    seen.credentials = Some(Credentials {
+        trouble: Some(evil.into()),
+        ..Credentials::default()
+    });
+    for keys in ["", "⏎", "x", "2", "2⏎", "3", "3⏎", "4", "4⏎"] {
+        let mut state = State::new(seen.clone());
+        press(&mut state, "/a⏎");
+        press(&mut state, keys);
+        let text = screen(&mut state, (300, 30));
+        assert!(text.contains(r"a\u{1b}[2Jb\u{9b}c\u{202e}d\ne"), "{text}");
+        let means_something = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.contains(means_something), "{text:?}");
+    }
+    let mut state = state();
+    state.miss(evil);
+    assert!(!state.message().contains('\u{1b}'));
+}
+
+#[test]
+fn without_colors_there_are_none() {
+    for keys in ["", "2", "3", "?", "x", "⏎"] {
+        let has_color = |colored| {
+            let mut state = state();
+            press(&mut state, keys);
+            let backend = drawn(&mut state, (80, 24), colored);
+            let mut cells = backend.buffer().content().iter();
+            cells.any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+        };
+        assert!(has_color(true), "{keys:?}");
+        assert!(!has_color(false), "{keys:?}");
+    }
+    let backend = drawn(&mut state(), (80, 24), false);
+    let selected = &backend.buffer()[(0, 3)];
+    assert!(selected.modifier.contains(Modifier::REVERSED));
+}
+
+#[test]
+fn trouble_stands_in_place_of_the_keys() {
+    let mut seen = sample();
+    seen.watches = vec![Watch {
+        what: "services shop".into(),
+        health: "lost".into(),
+    }];
+    let mut state = State::new(seen.clone());
+    assert!(state.message().contains("1 watches are lost"));
+    seen.credentials = Some(Credentials {
+        trouble: Some("the plugin failed".into()),
+        ..Credentials::default()
+    });
+    state.see(seen);
+    assert_eq!(state.message(), "credentials: the plugin failed");
+    state.miss("the proxy does not answer");
+    assert_eq!(state.message(), "the proxy does not answer");
+    state.see(sample());
+    assert_eq!(state.message(), "");
+    state.tell(told(Event::Dropped { events: 3 }));
+    assert!(state.message().starts_with("3 events"));
+}
+
+// === what is known ===
+
+#[test]
+fn services_count_what_is_open_and_what_was() {
+    let mut state = state();
+    state.tell(closed(2, "reviews:80", 50_000));
+    state.tell(closed(88, "reviews:80", 50_000));
+    state.tell(refusal("2026-01-02T03:04:06Z", "reviews:80"));
+    press(&mut state, "2");
+    let rows = state.rows();
+    let reviews = rows.iter().find(|row| row.cells[0].text == "reviews:80");
+    let cells = &reviews.unwrap().cells;
+    let text: Vec<_> = cells.iter().map(|cell| cell.text.as_str()).collect();
+    // That which ended is in the old snapshot still, and is not counted twice.
+    assert_eq!(text, ["reviews:80", "0", "2", "1", "0", "0", "2", "100k"]);
+    let first = &rows[0].cells;
+    assert_eq!((&*first[1].text, &*first[7].text), ("2", "41.2M"));
+    assert_eq!(state.count(View::Connections), 3);
+    // A newer one has it no more.
+    let mut seen = sample();
+    seen.connections.remove(1);
+    state.see(seen);
+    assert_eq!(state.count(View::Connections), 3);
+}
+
+#[test]
+fn refusals_are_neither_lost_nor_twice() {
+    let mut state = state();
+    // Told, and in the first snapshot already.
+    state.tell(refusal("2026-01-02T03:04:01Z", "productpage:81"));
+    assert_eq!(state.count(View::Refusals), 2);
+    state.tell(refusal("2026-01-02T03:04:05.6Z", "new:80"));
+    press(&mut state, "4");
+    let rows = state.rows();
+    let targets: Vec<_> = rows.iter().map(|row| &*row.cells[1].text).collect();
+    assert_eq!(targets, ["new:80", "productpage:81", "notready:80"]);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut state = state();
+    for number in 0..5_000 {
+        state.tell(closed(number, &format!("target-{number}:80"), 1));
+        state.tell(refusal("2026-01-02T03:04:07Z", &format!("no-{number}:80")));
+    }
+    assert_eq!(state.count(View::Refusals), 1_000);
+    state.see(Snapshot::default());
+    assert_eq!(state.count(View::Services), 1_000);
+    press(&mut state, "2");
+    assert!(firsts(&state).contains(&"target-4999:80".to_owned()));
+    press(&mut state, "/");
+    for _ in 0..1_000 {
+        press(&mut state, "a");
+    }
+    assert_eq!(state.list().filter.len(), 100);
+}
+
+#[test]
+fn amounts_have_five_columns() {
+    let mut seen = sample();
+    let mut bytes = 1_u64;
+    while bytes < u64::MAX / 11 {
+        for down in [bytes, bytes * 10 - 1, bytes / 2, 9_995 * (bytes / 10_000)] {
+            seen.connections[0].down = down;
+            seen.connections[0].down_rate = 0.0;
+            let mut state = State::new(seen.clone());
+            press(&mut state, "/productpage⏎");
+            let rows = state.rows();
+            let text = &rows.last().unwrap().cells[6].text;
+            assert!(text.len() <= 5, "{down}: {text}");
+        }
+        bytes *= 10;
+    }
+}
+
+// === keys ===
+
+#[test]
+fn keys_that_end_it() {
+    for keys in ["q", "?q", "⏎q", "3q", ":q⏎", ":quit⏎"] {
+        assert_eq!(press(&mut state(), keys), Some(Action::Quit), "{keys}");
+    }
+    for mode in ["", "/", ":", "x", "?"] {
+        let mut state = state();
+        press(&mut state, mode);
+        assert_eq!(control(&mut state, 'c'), Some(Action::Quit), "{mode}");
+    }
+    let mut state = state();
+    assert_eq!(press(&mut state, "/q"), None);
+    assert_eq!(state.list().filter, "q");
+    let f10 = KeyEvent::new(KeyCode::F(10), KeyModifiers::NONE);
+    press(&mut state, "⏎");
+    assert_eq!(state.key(f10), Some(Action::Quit));
+    assert_eq!(control(&mut state, 'l'), Some(Action::Redraw));
+}
+
+#[test]
+fn views_by_digit_tab_and_name() {
+    use View::{Connections, Refusals, Services, Sessions};
+    for (keys, view) in [
+        ("", Connections),
+        ("2", Services),
+        ("4", Refusals),
+        ("⇥⇥", Sessions),
+        ("⇥⇥⇥⇥", Connections),
+        (":svc⏎", Services),
+        (":se⏎", Services),
+        (":sess⏎", Sessions),
+        (":ref⏎", Refusals),
+        ("3:CONN⏎", Connections),
+        ("3:conn⎋", Sessions),
+        ("3:nothing⏎", Sessions),
+        ("3:⏎", Sessions),
+        ("⏎2", Services),
+        ("?3", Sessions),
+    ] {
+        let mut state = state();
+        press(&mut state, keys);
+        assert_eq!((state.view(), state.mode()), (view, &Mode::List), "{keys}");
+    }
+    let mut state = state();
+    state.key(KeyEvent::new(KeyCode::BackTab, KeyModifiers::SHIFT));
+    assert_eq!(state.view(), Refusals);
+}
+
+#[test]
+fn a_filter_is_typed_kept_and_cleared() {
+    let mut state = state();
+    press(&mut state, "/CURL");
+    assert_eq!(state.rows().len(), 2, "any cell, in any case");
+    press(&mut state, "⌫⌫⌫⌫revi⏎");
+    assert_eq!(firsts(&state), ["reviews:80"]);
+    // It is the view's own.
+    press(&mut state, "2");
+    assert_eq!(state.rows().len(), 3);
+    press(&mut state, "1");
+    assert_eq!(state.rows().len(), 1);
+    press(&mut state, "⎋");
+    assert_eq!(state.rows().len(), 4);
+    press(&mut state, "/x⎋");
+    assert_eq!(state.rows().len(), 4);
+}
+
+#[test]
+fn sorted_by_any_column_both_ways() {
+    let mut state = state();
+    let ids = |state: &State| {
+        let rows = state.rows().into_iter();
+        let down = rows.map(|row| row.cells[6].text.clone());
+        down.collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&state), ["40.0M", "1.2M", "100k", "0"]);
+    press(&mut state, "I");
+    assert_eq!(ids(&state), ["0", "100k", "1.2M", "40.0M"]);
+    // UP: of the first ones least.
+    press(&mut state, ">");
+    assert_eq!(ids(&state), ["0", "40.0M", "100k", "1.2M"]);
+    // Round to the targets, of which equal ones stay in their order.
+    press(&mut state, "<<<<<");
+    assert_eq!(ids(&state), ["0", "1.2M", "40.0M", "100k"]);
+    press(&mut state, "<");
+    assert_eq!(
+        ids(&state),
+        ["0", "40.0M", "100k", "1.2M"],
+        "the oldest first"
+    );
+}
+
+#[test]
+fn a_row_that_is_selected_is_followed() {
+    let mut state = state();
+    press(&mut state, "j⏎");
+    assert_eq!(*state.mode(), Mode::Details("1".into()));
+    press(&mut state, "⎋");
+    let mut seen = sample();
+    seen.connections[0].down_rate = 1e9;
+    state.see(seen.clone());
+    press(&mut state, "⏎");
+    assert_eq!(*state.mode(), Mode::Details("1".into()), "now the first");
+    // What is shown stays what it is when it ends, and its place is taken by the next.
+    seen.connections.remove(0);
+    state.see(seen);
+    assert!(state.details("1").is_empty());
+    assert!(screen(&mut state, (80, 24)).contains("It is not there any more."));
+    press(&mut state, "⎋⏎");
+    assert_eq!(*state.mode(), Mode::Details("3".into()));
+    // The first row is whichever is first.
+    press(&mut state, "⎋gI⏎");
+    assert_eq!(*state.mode(), Mode::Details("4".into()));
+    press(&mut state, "⎋Gk⏎");
+    assert_eq!(*state.mode(), Mode::Details("2".into()));
+}
+
+#[test]
+fn a_list_scrolls_with_its_selection() {
+    let mut seen = sample();
+    let target = |id| format!("target-{id:03}:80");
+    seen.connections = (0..200)
+        .map(|id| connection(id, &target(id), "", 0))
+        .collect();
+    let mut state = State::new(seen);
+    let size = (80, 24);
+    let has = |state: &mut State, id| screen(state, size).contains(&target(id));
+    assert!(has(&mut state, 19) && !has(&mut state, 20));
+    press(&mut state, "G");
+    assert!(has(&mut state, 180) && has(&mut state, 199) && !has(&mut state, 179));
+    control(&mut state, 'b');
+    assert!(has(&mut state, 179) && has(&mut state, 198) && !has(&mut state, 199));
+    press(&mut state, "g");
+    control(&mut state, 'f');
+    assert!(has(&mut state, 1) && has(&mut state, 20) && !has(&mut state, 0));
+    // Larger and smaller windows show it too.
+    assert!(screen(&mut state, (80, 8)).contains(&target(20)));
+    assert!(screen(&mut state, (80, 250)).contains(&target(0)));
+}
+
+#[test]
+fn a_text_scrolls_to_its_end() {
+    let mut state = state();
+    press(&mut state, "?");
+    assert!(!screen(&mut state, (40, 10)).contains("since top began"));
+    press(&mut state, "G");
+    assert!(screen(&mut state, (40, 10)).contains("since top began"));
+    press(&mut state, "g");
+    assert!(screen(&mut state, (40, 10)).contains("another view"));
+}
+
+#[test]
+fn a_connection_is_cut_after_a_question() {
+    for (keys, action) in [
+        ("xy", Some(Action::Cut(3))),
+        ("jxy", Some(Action::Cut(1))),
+        ("j⏎xy", Some(Action::Cut(1))),
+        ("xn", None),
+        ("xq", None),
+        ("x⎋", None),
+        ("x⏎", None),
+        ("2xy", None),
+        ("4xy", None),
+        ("/nothing⏎xy", None),
+    ] {
+        let mut state = state();
+        assert_eq!(press(&mut state, keys), action, "{keys}");
+    }
+    let mut state = state();
+    control(&mut state, 'd');
+    assert_eq!(*state.mode(), Mode::Cut(3));
+    // The question is about this one whatever comes first now.
+    let mut seen = sample();
+    seen.connections[0].down_rate = 1e9;
+    state.see(seen);
+    assert_eq!(press(&mut state, "y"), Some(Action::Cut(3)));
+    press(&mut state, "3x");
+    assert!(state.message().starts_with("only a connection"));
+    press(&mut state, "j");
+    assert_eq!(state.message(), "");
+}
