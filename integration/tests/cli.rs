@@ -8,6 +8,8 @@ mod listeners;
 mod programs;
 #[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(target_os = "linux")]
+mod top;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -39,7 +39,12 @@ impl Terminal {
 
     /// Presses Ctrl-C.
     pub(crate) async fn interrupt(&mut self) {
-        self.keys.write_all(b"\x03").await.unwrap();
+        self.press("\x03").await;
+    }
+
+    /// Presses keys.
+    pub(crate) async fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).await.unwrap();
     }
 
     /// Everything that was written to the screen, once this was.

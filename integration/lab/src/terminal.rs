@@ -1,8 +1,9 @@
-//! A person at a terminal: completion in real shells, the first minute, and what the live line, `status` and `check` look
-//! like. docs/terminal.md is the page of a run.
+//! A person at a terminal: completion in real shells, the first minute, and what the live line, `status`, `check` and `top`
+//! look like. docs/terminal.md is the page of a run.
 
 mod completion;
 mod tmux;
+mod top;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -79,6 +80,7 @@ impl Lab {
         screens.push(("The live line", live_line(&shell().await?).await?));
         screens.push(("`kubevpn status`", status(&shell().await?).await?));
         screens.push(("`kubevpn check`", check(&shell().await?).await?));
+        screens.extend(top::top(&shell().await?, &shell().await?, &home).await?);
         Ok(Seen { completed, screens })
     }
 
@@ -214,14 +216,8 @@ async fn live_line(terminal: &Tmux) -> Result<String> {
         .line("kubevpn proxy-out --listen 127.0.0.1:0")
         .await?;
     let (said, _) = terminal.until_text("Shell: ").await?;
-    let address = said
-        .lines()
-        .find_map(|line| line.strip_prefix("SOCKS5 and HTTP proxy listening on "))
-        .context("it does not say where it listens")?
-        .to_owned();
-    let proxy = format!("http://{address}");
-    let refused = ["-sS", "--proxy", &proxy, "http://productpage:81/"];
-    output(command("curl")?.args(refused)).await?;
+    let proxy = listening(&said)?;
+    curl(&proxy, "http://productpage:81/").await?;
     let mut download = download(&proxy)?;
     let (screen, _) = terminal
         .until("the live line", |screen| {
@@ -237,6 +233,20 @@ async fn live_line(terminal: &Tmux) -> Result<String> {
         })
         .await?;
     Ok(screen)
+}
+
+/// Where a proxy says that it listens, as a URL.
+fn listening(said: &str) -> Result<String> {
+    let mut lines = said.lines();
+    let address = lines.find_map(|line| line.strip_prefix("SOCKS5 and HTTP proxy listening on "));
+    let address = address.context("it does not say where it listens")?;
+    Ok(format!("http://{address}"))
+}
+
+/// One request, whatever its answer.
+async fn curl(proxy: &str, url: &str) -> Result<()> {
+    output(command("curl")?.args(["-sS", "--proxy", proxy, url])).await?;
+    Ok(())
 }
 
 fn download(proxy: &str) -> Result<Child> {

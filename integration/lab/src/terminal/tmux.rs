@@ -71,6 +71,14 @@ impl Tmux {
         Ok(())
     }
 
+    /// Has so many columns and lines from now on.
+    pub(super) async fn resize(&self, (columns, lines): (u16, u16)) -> Result<()> {
+        let (columns, lines) = (columns.to_string(), lines.to_string());
+        let words = ["resize-window", "-x", &columns, "-y", &lines];
+        output(&mut self.tmux(&words)?).await?;
+        Ok(())
+    }
+
     /// Types a line and ends it.
     pub(super) async fn line(&self, line: &str) -> Result<()> {
         self.text(line).await?;

@@ -457,7 +457,7 @@ impl State {
             (Some(trouble), _, _) => escaped(&format!("credentials: {trouble}")).into_owned(),
             (None, 0, 0) => String::new(),
             (None, 0, dropped) => format!("{dropped} events came too fast and are not counted"),
-            (None, lost, _) => format!("{lost} watches are lost: what they follow gets old"),
+            (None, lost, _) => format!("watches lost: {lost}; what they follow gets old"),
         }
     }
 

@@ -230,10 +230,12 @@ fn text_from_outside_cannot_drive_the_terminal() {
     let evil = "a\u{1b}[2Jb\u{9b}c\u{202e}d\ne";
     let mut seen = sample();
     seen.about.context = evil.into();
-    seen.connections[0].target = Some(evil.into());
-    seen.connections[0].via = evil.into();
-    seen.connections[0].program = Some(evil.into());
-    seen.connections[0].client = Some(evil.into());
+    for connection in &mut seen.connections {
+        connection.target = Some(evil.into());
+        connection.via = evil.into();
+        connection.program = Some(evil.into());
+        connection.client = Some(evil.into());
+    }
     seen.sessions[0].pod = evil.into();
     seen.refusals[0].sentence = evil.into();
     seen.refusals[0].target = evil.into();
@@ -281,7 +283,7 @@ fn trouble_stands_in_place_of_the_keys() {
         health: "lost".into(),
     }];
     let mut state = State::new(seen.clone());
-    assert!(state.message().contains("1 watches are lost"));
+    assert!(state.message().starts_with("watches lost: 1"));
     seen.credentials = Some(Credentials {
         trouble: Some("the plugin failed".into()),
         ..Credentials::default()
