@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use kubevpn_proxy::journal::{Connection, Event, Refused, Snapshot, Stamped};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::super::console;
 use crate::age::age;
+use crate::cli::console;
 use crate::out::escaped;
 
 /// Targets whose ended connections are counted; above that the one that was used least recently is forgotten.
@@ -911,7 +911,7 @@ fn rates(up: f64, down: f64) -> (&'static str, String) {
 
 /// Bytes in at most five columns.
 fn amount(bytes: f64) -> String {
-    let mut units = ["k", "M", "G", "T", "P"].into_iter();
+    let mut units = ["k", "M", "G", "T", "P", "E"].into_iter();
     let (mut number, mut unit) = (bytes, "");
     while number >= 999.5
         && let Some(greater) = units.next()

@@ -452,7 +452,7 @@ fn sorted_by_any_column_both_ways() {
     assert_eq!(ids(&state), ["40.0M", "1.2M", "100k", "0"]);
     press(&mut state, "I");
     assert_eq!(ids(&state), ["0", "100k", "1.2M", "40.0M"]);
-    // UP: of the first ones least.
+    // UP, the greatest first.
     press(&mut state, ">");
     assert_eq!(ids(&state), ["0", "40.0M", "100k", "1.2M"]);
     // Round to the targets, of which equal ones stay in their order.
@@ -507,6 +507,7 @@ fn a_list_scrolls_with_its_selection() {
     control(&mut state, 'b');
     assert!(has(&mut state, 179) && has(&mut state, 198) && !has(&mut state, 199));
     press(&mut state, "g");
+    assert!(has(&mut state, 0) && !has(&mut state, 20));
     control(&mut state, 'f');
     assert!(has(&mut state, 1) && has(&mut state, 20) && !has(&mut state, 0));
     // Larger and smaller windows show it too.
@@ -518,9 +519,9 @@ fn a_list_scrolls_with_its_selection() {
 fn a_text_scrolls_to_its_end() {
     let mut state = state();
     press(&mut state, "?");
-    assert!(!screen(&mut state, (40, 10)).contains("since top began"));
+    assert!(!screen(&mut state, (40, 10)).contains("began."));
     press(&mut state, "G");
-    assert!(screen(&mut state, (40, 10)).contains("since top began"));
+    assert!(screen(&mut state, (40, 10)).contains("began."));
     press(&mut state, "g");
     assert!(screen(&mut state, (40, 10)).contains("another view"));
 }

@@ -133,7 +133,7 @@ fn aligned(text: String, column: &Column) -> Line<'static> {
 fn columns(all: &[Column], room: u16) -> Vec<(usize, u16)> {
     let mut by_rank: Vec<_> = (0..all.len()).collect();
     by_rank.sort_by_key(|index| all[*index].rank);
-    let mut left = room + GAP;
+    let mut left = room.saturating_add(GAP);
     by_rank.retain(|index| {
         let needed = all[*index].width + GAP;
         let fits = needed <= left || all[*index].rank == 0;
@@ -144,7 +144,8 @@ fn columns(all: &[Column], room: u16) -> Vec<(usize, u16)> {
     let mut shares: u16 = by_rank.iter().map(|index| all[*index].grow).sum();
     let widths = by_rank.into_iter().map(|index| {
         let column = &all[index];
-        let more = (left * column.grow).checked_div(shares).unwrap_or_default();
+        let more = left.saturating_mul(column.grow);
+        let more = more.checked_div(shares).unwrap_or_default();
         (left, shares) = (left - more, shares - column.grow);
         (index, column.width + more)
     });
@@ -166,13 +167,11 @@ fn details(about: &[(&'static str, String)]) -> Vec<Line<'static>> {
 }
 
 fn draw_text(frame: &mut Frame<'_>, state: &mut State, text: Vec<Line<'_>>, area: Rect) {
-    // A line that is wrapped has more than one on the screen; the last one can always be seen.
-    let width = usize::from(area.width.max(1));
-    let lines: usize = text.iter().map(|line| line.width() / width + 1).sum();
-    let most = lines.saturating_sub(area.height.into());
-    state.scroll = state.scroll.min(most);
-    let scroll = u16::try_from(state.scroll).unwrap_or(u16::MAX);
     let text = Paragraph::new(text).wrap(Wrap { trim: false });
+    // The last line can always be seen.
+    let lines = text.line_count(area.width);
+    state.scroll = state.scroll.min(lines.saturating_sub(area.height.into()));
+    let scroll = u16::try_from(state.scroll).unwrap_or(u16::MAX);
     frame.render_widget(text.scroll((scroll, 0)), area);
 }
 
