@@ -55,11 +55,16 @@ impl Seat {
 
     /// Starts it on a screen of 80 by 24, with this environment. It is there when its first screen is.
     async fn top(&self, environment: &str) -> Terminal {
+        self.top_to(environment, "").await
+    }
+
+    /// The same, with a redirection.
+    async fn top_to(&self, environment: &str, to: &str) -> Terminal {
         let [before, after, pid] = ["before", "after", "pid"].map(|name| self.file(name));
         let (before, after, pid) = (before.display(), after.display(), pid.display());
         let line = format!(
             "stty rows 24 cols 80; stty -a >'{before}'; {environment} KUBEVPN_HOME='{}' sh -c 'echo $$ >\"{pid}\"; exec \
-             \"{}\" top'; code=$?; stty -a >'{after}'; exit $code",
+             \"{}\" top {to}'; code=$?; stty -a >'{after}'; exit $code",
             self.home.display(),
             kubevpn().display()
         );
@@ -68,9 +73,13 @@ impl Seat {
         terminal
     }
 
-    fn signal(&self, name: &str) {
+    fn pid(&self) -> String {
         let pid = std::fs::read_to_string(self.file("pid")).unwrap();
-        let words = ["-s", name, pid.trim()];
+        pid.trim().to_owned()
+    }
+
+    fn signal(&self, name: &str) {
+        let words = ["-s", name, &self.pid()];
         let sent = std::process::Command::new("kill").args(words).status();
         assert!(sent.unwrap().success());
     }
@@ -82,7 +91,7 @@ impl Seat {
         let [before, after] =
             ["before", "after"].map(|name| std::fs::read_to_string(self.file(name)).unwrap());
         assert!(
-            before.contains("icanon") && before == after,
+            before.contains(" icanon") && before == after,
             "{before}{after}"
         );
         let last = |text: &str| {
@@ -132,6 +141,25 @@ async fn the_terminal_is_as_it_was_after_a_signal() {
         let color = ["\x1b[38;", "\x1b[36m", "\x1b[33m"];
         assert!(!color.iter().any(|it| said.contains(it)), "{said:?}");
     }
+}
+
+/// As when the window is closed: nothing can be said any more, and that is no panic.
+#[tokio::test]
+async fn it_ends_with_its_terminal() {
+    let seat = Seat::take().await;
+    let errors = seat.file("errors");
+    let to = format!("2>\"{}\"", errors.display());
+    let terminal = seat.top_to("", &to).await;
+    drop(terminal);
+    let stat = format!("/proc/{}/stat", seat.pid());
+    let begun = Instant::now();
+    // Nobody may ask a zombie for its end.
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(begun.elapsed() < PATIENCE, "it does not end");
+        sleep(Duration::from_millis(5)).await;
+    }
+    let said = std::fs::read_to_string(errors).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
 }
 
 #[tokio::test]

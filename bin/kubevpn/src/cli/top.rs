@@ -34,9 +34,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// What waits to be taken in; events above that wait in the proxy, which drops what is too much.
 const WAITING: usize = 64;
 
-/// Watch connections, Services, sessions and refusals of a proxy in this terminal
+/// Watch what goes through a proxy, in this terminal
 ///
-/// The proxy is a background connection, or one that runs in another terminal. Every key is listed by `?`; `q` quits.
+/// Shows connections, Services, port-forward sessions and refusals of a background connection, or of a proxy that runs in
+/// another terminal, and cuts connections. `?` lists the keys, `q` quits.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -55,7 +56,7 @@ pub(crate) struct Top {
 enum Input {
     Terminal(Event),
     Seen(Box<Snapshot>),
-    Told(Stamped),
+    Told(Box<Stamped>),
     /// Why there is no snapshot.
     Silent(String),
     /// What has become of something that was asked for.
@@ -146,7 +147,7 @@ async fn watch(
         loop {
             match inputs.recv().await {
                 Some(Input::Told(event)) => {
-                    state.tell(event);
+                    state.tell(*event);
                     continue;
                 }
                 Some(Input::Terminal(Event::Key(key))) if key.kind != KeyEventKind::Release => {
@@ -216,7 +217,7 @@ async fn listen(mut events: EventLines, name: String, sender: mpsc::Sender<Input
     let over = loop {
         match events.next().await {
             Ok(Some(event)) => {
-                if sender.send(Input::Told(event)).await.is_err() {
+                if sender.send(Input::Told(Box::new(event))).await.is_err() {
                     return;
                 }
             }

@@ -52,11 +52,9 @@ const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, theme: Theme) {
-    let rows = [1, 1, 0, 1].map(|height| match height {
-        0 => Constraint::Min(0),
-        height => Constraint::Length(height),
-    });
-    let [totals, views, body, last] = Layout::vertical(rows).areas(frame.area());
+    let line = Constraint::Length(1);
+    let rows = Layout::vertical([line, line, Constraint::Fill(1), line]);
+    let [totals, views, body, last] = rows.areas(frame.area());
     frame.render_widget(Line::styled(state.headline(), BOLD), totals);
     draw_views(frame, state, theme, views);
     match state.mode() {
