@@ -256,6 +256,9 @@ enum Command {
         /// Test what the README's line installs from a fresh clone of the last commit
         #[arg(long)]
         fresh: bool,
+        /// Look at `top` alone, of `kubevpn demo`: no cluster has to be up
+        #[arg(long, conflicts_with_all = ["page", "fresh"])]
+        demo: bool,
         /// The page whose sections are to be written
         #[arg(long)]
         page: Option<PathBuf>,
@@ -574,13 +577,17 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
         Command::Terminal {
             kubevpn,
             fresh,
+            demo,
             page,
         } => {
             let kubevpn = match fresh {
                 true => None,
                 false => Some(beside_this(kubevpn)?),
             };
-            let seen = lab.terminal(kubevpn.as_deref()).await?;
+            let seen = match (&kubevpn, demo) {
+                (Some(kubevpn), true) => lab.top_of_demo(kubevpn).await?,
+                _ => lab.terminal(kubevpn.as_deref()).await?,
+            };
             for (title, screen) in &seen.screens {
                 println!("== {title}\n{screen}\n");
             }

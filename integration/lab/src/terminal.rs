@@ -43,34 +43,18 @@ impl Lab {
     /// # Errors
     /// Something that should be on the screen is not.
     pub async fn terminal(&self, kubevpn: Option<&Path>) -> Result<Seen> {
-        let missing: Vec<_> = PROGRAMS
-            .into_iter()
-            .filter(|program| require(&[program]).is_err())
-            .collect();
-        if !missing.is_empty() {
-            output(command("apt-get")?.args(["-qq", "update"])).await?;
-            let install = ["-qq", "install", "-y", "--no-install-recommends"];
-            output(command("apt-get")?.args(install).args(&missing)).await?;
-        }
-        let home = self.settings.state().join("terminal");
-        fs::create_dir_all(&home)?;
+        let home = &self.seat().await?;
         let mut screens = Vec::new();
         let kubevpn = &match kubevpn {
             Some(kubevpn) => kubevpn.canonicalize()?,
             None => {
-                let (kubevpn, screen) = self.install(&home).await?;
+                let (kubevpn, screen) = self.install(home).await?;
                 screens.push(("From a fresh clone", screen));
                 kubevpn
             }
         };
-        let completed = self.completions(kubevpn, &home).await?;
-        let shell = async || {
-            // A shell that runs a command, as tmux has it run this one, passes no prompt on.
-            let bash = format!("env 'PS1={PROMPT}' bash --norc --noprofile -i");
-            let terminal = Tmux::start(self, kubevpn, &home, &bash).await?;
-            terminal.until("a shell", |screen| screen == "$").await?;
-            anyhow::Ok(terminal)
-        };
+        let completed = self.completions(kubevpn, home).await?;
+        let shell = async || self.shell(kubevpn, home).await;
         let (server, client) = (shell().await?, shell().await?);
         let (demo, seconds) = demo(&server, &client).await?;
         screens.push((DEMO, timed(demo, seconds)));
@@ -80,7 +64,9 @@ impl Lab {
         screens.push(("The live line", live_line(&shell().await?).await?));
         screens.push(("`kubevpn status`", status(&shell().await?).await?));
         screens.push(("`kubevpn check`", check(&shell().await?).await?));
-        screens.extend(top::top(&shell().await?, &shell().await?, &home).await?);
+        let proxy = "kubevpn proxy-out --listen 127.0.0.1:0";
+        let (server, client) = (shell().await?, shell().await?);
+        screens.extend(top::top(proxy, &server, &client, home).await?);
         Ok(Seen { completed, screens })
     }
 
@@ -95,8 +81,7 @@ impl Lab {
             }
         }
         let program = installed.join("bin/kubevpn");
-        let bash = format!("env 'PS1={PROMPT}' bash --norc --noprofile -i");
-        let terminal = Tmux::start(self, &program, home, &bash).await?;
+        let terminal = self.shell(&program, home).await?;
         let of_caller = |name: &str, folder: &str| {
             let home = std::env::var_os("HOME").unwrap_or_default();
             std::env::var_os(name).map_or_else(|| Path::new(&home).join(folder), PathBuf::from)
@@ -142,6 +127,46 @@ impl Lab {
             took.as_secs()
         );
         Ok((program, said))
+    }
+
+    /// Looks at `top` alone, of `kubevpn demo`: no cluster has to be up.
+    ///
+    /// # Errors
+    /// Something that should be on the screen is not.
+    pub async fn top_of_demo(&self, kubevpn: &Path) -> Result<Seen> {
+        let home = &self.seat().await?;
+        let kubevpn = &kubevpn.canonicalize()?;
+        let shell = async || self.shell(kubevpn, home).await;
+        let (server, client) = (shell().await?, shell().await?);
+        let screens = top::top("kubevpn demo --listen 127.0.0.1:0", &server, &client, home).await?;
+        Ok(Seen {
+            completed: Vec::new(),
+            screens,
+        })
+    }
+
+    /// A home for the person at the terminal; installs the programs that are missing.
+    async fn seat(&self) -> Result<PathBuf> {
+        let missing: Vec<_> = PROGRAMS
+            .into_iter()
+            .filter(|program| require(&[program]).is_err())
+            .collect();
+        if !missing.is_empty() {
+            output(command("apt-get")?.args(["-qq", "update"])).await?;
+            let install = ["-qq", "install", "-y", "--no-install-recommends"];
+            output(command("apt-get")?.args(install).args(&missing)).await?;
+        }
+        let home = self.settings.state().join("terminal");
+        fs::create_dir_all(&home)?;
+        Ok(home)
+    }
+
+    async fn shell(&self, kubevpn: &Path, home: &Path) -> Result<Tmux> {
+        // A shell that runs a command, as tmux has it run this one, passes no prompt on.
+        let bash = format!("env 'PS1={PROMPT}' bash --norc --noprofile -i");
+        let terminal = Tmux::start(self, kubevpn, home, &bash).await?;
+        terminal.until("a shell", |screen| screen == "$").await?;
+        Ok(terminal)
     }
 }
 

@@ -12,15 +12,14 @@ use crate::command::{command, output};
 /// The views, and how large a terminal usually is.
 const SIZE: (u16, u16) = (80, 24);
 
-/// What was seen, with a title each.
+/// What was seen of the proxy that this line starts, with a title each.
 pub(super) async fn top(
+    proxy: &str,
     server: &Tmux,
     person: &Tmux,
     home: &Path,
 ) -> Result<Vec<(&'static str, String)>> {
-    server
-        .line("kubevpn proxy-out --listen 127.0.0.1:0")
-        .await?;
+    server.line(proxy).await?;
     let (said, _) = server.until_text("Shell: ").await?;
     let proxy = listening(&said)?;
     // It is drawn once other commands can look at the proxy.
