@@ -53,7 +53,7 @@ impl View {
         match word {
             "" => None,
             "svc" => Some(Self::Services),
-            word => VIEWS.into_iter().find(is_meant),
+            _ => VIEWS.into_iter().find(is_meant),
         }
     }
 
@@ -98,13 +98,13 @@ impl Column {
 }
 
 const CONNECTION: [Column; 8] = [
-    Column::text("TARGET", 20, 3, 0),
-    Column::text("POD", 14, 3, 3),
-    Column::text("CLIENT", 10, 1, 4),
-    Column::number("UP/S", 5, 5),
+    Column::text("TARGET", 24, 3, 0),
+    Column::text("POD", 22, 3, 3),
+    Column::text("CLIENT", 12, 1, 4),
+    Column::number("UP/S", 5, 7),
     Column::number("DOWN/S", 7, 1),
-    Column::number("UP", 5, 7),
-    Column::number("DOWN", 5, 6),
+    Column::number("UP", 5, 6),
+    Column::number("DOWN", 5, 5),
     Column::number("AGE", 5, 2),
 ];
 const SERVICE: [Column; 8] = [
@@ -420,15 +420,17 @@ impl State {
     /// The totals of the proxy, and which it is.
     pub(super) fn headline(&self) -> String {
         let (about, totals) = (&self.seen.about, self.seen.totals);
+        let place = [&about.context, &about.namespace].map(String::as_str);
+        let place = place.join("/");
         let text = format!(
-            "{} open, {} in total, {} refused, {} up, {} down  {}{}",
+            "{} open, {} in total, {} refused, {} up, {} down  {} {}",
             totals.open,
             totals.connected,
             totals.refused,
             amount(totals.up as f64),
             amount(totals.down as f64),
             console::name(about),
-            console::place(about),
+            place.trim_matches('/'),
         );
         escaped(&text).into_owned()
     }

@@ -12,8 +12,7 @@ use super::state::{Column, Mode, State, VIEWS};
 const NARROW: u16 = 64;
 /// Columns between two cells.
 const GAP: u16 = 1;
-const KEYS: &str =
-    "? help  q quit  Tab view  / filter  Enter details  x cut  < > sort  I invert  : command";
+const KEYS: &str = "? help  q quit  Tab view  / filter  Enter details  x cut  < > sort  : command";
 const DETAIL_KEYS: &str = "Esc back  ? help  q quit  x cut";
 const HELP: &str = "\
 1 2 3 4, Tab, arrows   another view
@@ -30,8 +29,9 @@ x, ^D, F9              cut a connection, after a question
 ?, h, F1               this help
 q, ^C, F10             quit
 
-UP is towards the cluster. Bytes are in thousands: 1.2M are 1,200,000. A row that is selected is followed; the first row
-is whichever is first. Services count connections and refusals since top began.";
+UP is towards the cluster. 1.2M are 1,200,000 bytes.
+A row that is selected is followed; the first row is whichever is first.
+Services count connections and refusals since top began.";
 
 /// Whether there are colors. Everything that a color says is said without it too.
 #[derive(Clone, Copy)]
