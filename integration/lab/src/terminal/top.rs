@@ -67,14 +67,21 @@ pub(super) async fn top(
     screens.push(("`kubevpn top`: refusals", seen.0));
     person.key("?").await?;
     person.until_text("this help").await?;
-    person.key("Escape").await?;
+    person.text("1").await?;
+    person.until_text("productpage:9080").await?;
 
-    person.text("1/nothing has this").await?;
+    person.text("/nothing has this").await?;
     person
-        .until("no row", |screen| !screen.contains("productpage"))
+        .until("no row", |screen| {
+            screen.contains("/nothing has this") && !screen.contains("productpage")
+        })
         .await?;
     person.key("Escape").await?;
-    person.until_text("productpage:9080").await?;
+    person
+        .until("all rows", |screen| {
+            screen.contains("productpage:9080") && !screen.contains("/nothing")
+        })
+        .await?;
 
     person.resize((130, 40)).await?;
     person
