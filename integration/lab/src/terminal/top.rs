@@ -33,8 +33,9 @@ pub(super) async fn top(
     curl(&proxy, "http://productpage:81/").await?;
     let seen = person
         .until("a connection and its rate", |screen| {
-            let rate = |line: &str| line.starts_with("productpage:9080 ") && line.contains('M');
-            screen.lines().any(rate)
+            let mut lines = screen.lines();
+            let line = lines.find(|line| line.starts_with("productpage:9080 "));
+            line.is_some_and(|line| line.matches('M').count() == 2)
         })
         .await?;
     screens.push(("`kubevpn top`: connections", seen.0));
