@@ -44,10 +44,20 @@ impl Console {
 
     /// Events from now on; with the HTTP requests that are forwarded, if these are wanted.
     pub async fn events(&self, exchanges: bool) -> Result<EventLines, ApiError> {
-        let path = match exchanges {
-            true => format!("{}/events?exchanges", self.path),
-            false => format!("{}/events", self.path),
-        };
+        self.listen(match exchanges {
+            true => "events?exchanges",
+            false => "events",
+        })
+        .await
+    }
+
+    /// The same with the heads of requests and answers, secrets and all.
+    pub async fn events_with_heads(&self) -> Result<EventLines, ApiError> {
+        self.listen("events?heads").await
+    }
+
+    async fn listen(&self, what: &str) -> Result<EventLines, ApiError> {
+        let path = format!("{}/{what}", self.path);
         let asked = async {
             let stream = dial(&self.socket).await?;
             ok(send(stream, Method::GET, &path, Vec::new()).await?).await

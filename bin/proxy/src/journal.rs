@@ -20,7 +20,7 @@ use kubevpn_target::{Refusal, Target};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::event::Channel;
+use self::event::{Channel, Wanted};
 use self::programs::Client;
 use self::tally::{Counts, Dials, count};
 
@@ -31,7 +31,7 @@ mod snapshot;
 mod tally;
 mod view;
 
-pub use self::event::{Event, Events, Exchange, Stamped};
+pub use self::event::{Event, Events, Exchange, Head, Stamped};
 pub use self::snapshot::{
     About, Connection, Credentials, Listener, Refused, Session, Snapshot, Totals, Watch,
 };
@@ -147,7 +147,15 @@ impl Journal {
     /// Events from now on; with the HTTP requests that are forwarded, if these are wanted: each then costs a copy of its
     /// URL.
     pub fn events(&self, exchanges: bool) -> Events {
-        self.0.channel.listen(exchanges)
+        self.0.channel.listen(match exchanges {
+            true => Wanted::Exchanges,
+            false => Wanted::Connections,
+        })
+    }
+
+    /// The same with the heads of requests and answers, secrets and all: each then costs a copy of up to 16 KiB.
+    pub fn events_with_heads(&self) -> Events {
+        self.0.channel.listen(Wanted::Heads)
     }
 
     /// Something happened.
@@ -348,7 +356,7 @@ impl Inner {
         let seconds = ended.took.as_secs_f64();
         self.channel.tell(|| {
             let route = live.route();
-            let exchange = route.exchange.map(Exchange::from);
+            let exchange = Exchange::with_heads(live);
             match refused {
                 Some(refused) => Event::ConnectionRefused {
                     id: live.id(),
@@ -391,6 +399,10 @@ impl Observer for Inner {
     fn wants_exchanges(&self) -> bool {
         self.channel.wants_exchanges()
     }
+
+    fn wants_heads(&self) -> bool {
+        self.channel.wants_heads()
+    }
 }
 
 impl State {
@@ -429,17 +441,7 @@ impl Entry {
             up_rate,
             down_rate,
             age: live.age().as_secs_f64(),
-            exchange: route.exchange.map(Exchange::from),
-        }
-    }
-}
-
-impl From<kubevpn_conn::Exchange> for Exchange {
-    fn from(exchange: kubevpn_conn::Exchange) -> Self {
-        Self {
-            method: exchange.method,
-            url: exchange.url,
-            status: exchange.status,
+            exchange: Exchange::of(live),
         }
     }
 }

@@ -41,6 +41,11 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn wants_exchanges(&self) -> bool {
         false
     }
+
+    /// Whether somebody wants their fields too ([`Exchange::request`], [`Exchange::response`]). Asked for each head.
+    fn wants_heads(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a connection.
@@ -102,6 +107,58 @@ pub struct Exchange {
     pub url: String,
     /// Of the answer's head, once that is there.
     pub status: Option<u16>,
+    /// From the complete request to the head of its answer.
+    pub waited: Option<Duration>,
+    /// The request's head as the client sent it, credentials and all, if somebody wants to know.
+    pub request: Option<Arc<Head>>,
+    /// The answer's head as the client gets it, if somebody wants to know.
+    pub response: Option<Arc<Head>>,
+}
+
+/// The head of an HTTP message, as far as it is kept.
+///
+/// ```
+/// use kubevpn_conn::Head;
+/// let head = Head::copied("HTTP/1.1", [("host", &b"web"[..])]);
+/// assert_eq!(head.fields, [("host".to_owned(), "web".to_owned())]);
+/// assert!(head.is_whole);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// `HTTP/1.1`
+    pub version: String,
+    /// Names and values; bytes that are not UTF-8 are replaced.
+    pub fields: Vec<(String, String)>,
+    /// False where fields were left out because there are too many bytes of them.
+    pub is_whole: bool,
+}
+
+impl Head {
+    /// Bytes of names and values that are kept of one head (16 KiB), so that what waits for a reader is bounded.
+    pub const MAX_BYTES: usize = 16 * 1024;
+
+    /// Copies as many whole fields as [`MAX_BYTES`](Self::MAX_BYTES) allows.
+    pub fn copied<'a>(
+        version: impl Into<String>,
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Self {
+        let mut left = Self::MAX_BYTES;
+        let mut head = Self {
+            version: version.into(),
+            fields: Vec::new(),
+            is_whole: true,
+        };
+        for (name, value) in fields {
+            let Some(rest) = left.checked_sub(name.len() + value.len()) else {
+                head.is_whole = false;
+                break;
+            };
+            left = rest;
+            let value = String::from_utf8_lossy(value).into_owned();
+            head.fields.push((name.to_owned(), value));
+        }
+        head
+    }
 }
 
 impl Live {
@@ -179,17 +236,18 @@ impl Live {
         route.via = via.clone();
     }
 
-    pub(crate) fn exchange(&self, method: &str, url: String) {
-        self.lock().exchange = Some(Exchange {
-            method: method.to_owned(),
-            url,
-            status: None,
-        });
+    pub(crate) fn exchange(&self, exchange: Exchange) {
+        self.lock().exchange = Some(exchange);
     }
 
-    pub(crate) fn answered(&self, status: u16) {
-        if let Some(exchange) = &mut self.lock().exchange {
+    pub(crate) fn answered(&self, status: u16, head: impl FnOnce() -> Head) {
+        let wants_head = self.observer().wants_heads();
+        let mut route = self.lock();
+        let waited = route.asked.map(|asked| asked.elapsed());
+        if let Some(exchange) = &mut route.exchange {
             exchange.status = Some(status);
+            exchange.waited = waited;
+            exchange.response = wants_head.then(|| Arc::new(head()));
         }
     }
 

@@ -10,7 +10,7 @@ use kubevpn_target::{ConnectError, Fault, Frontend, Origin, Refusal, Target, Via
 use tokio::time::Instant;
 use tracing::Level;
 
-use crate::observe::{Ended, Live, News, Observed};
+use crate::observe::{Ended, Exchange, Head, Live, News, Observed};
 use crate::{ClientIo, End, Relayed};
 
 /// Bytes of a connection, readable while they flow.
@@ -166,19 +166,29 @@ impl Record {
         self.via = Some(via);
     }
 
-    /// The HTTP request that it is, told to those who observe and want to know.
-    pub fn exchange(&mut self, method: &str, url: impl FnOnce() -> String) {
+    /// The HTTP request that it is, told to those who observe and want to know: each function is called only for them.
+    pub fn exchange(
+        &mut self,
+        method: &str,
+        url: impl FnOnce() -> String,
+        head: impl FnOnce() -> Head,
+    ) {
         if let Some(live) = &self.observed
             && live.observer().wants_exchanges()
         {
-            live.exchange(method, url());
+            live.exchange(Exchange {
+                method: method.to_owned(),
+                url: url(),
+                request: live.observer().wants_heads().then(|| Arc::new(head())),
+                ..Exchange::default()
+            });
         }
     }
 
-    /// The status of its answer.
-    pub fn answered(&mut self, status: u16) {
+    /// The status of its answer, and its head for those who want to know.
+    pub fn answered(&mut self, status: u16, head: impl FnOnce() -> Head) {
         if let Some(live) = &self.observed {
-            live.answered(status);
+            live.answered(status, head);
         }
     }
 

@@ -13,13 +13,14 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, Version};
 use hyper::upgrade::Upgraded;
 use kubevpn_conn::{End, Record, Relayed, Side, Traffic};
 use kubevpn_target::{Target, Via};
 use tokio::time::Instant;
 
 use crate::content::Content;
+use crate::headers;
 use crate::problem::Problem;
 use crate::upstream::Upstream;
 
@@ -243,9 +244,9 @@ impl Exchange {
     }
 
     /// The head of the target's answer is there.
-    pub(crate) fn answered(&self, status: StatusCode) {
+    pub(crate) fn answered(&self, status: StatusCode, fields: &HeaderMap) {
         if let Some(record) = &mut self.state().record {
-            record.answered(status.as_u16());
+            record.answered(status.as_u16(), || headers::told(Version::HTTP_11, fields));
         }
     }
 

@@ -199,7 +199,8 @@ impl Attempt<'_> {
         let (mut head, _) = answer.into_parts();
         match upgraded {
             Some(upgraded) if headers::response(&mut head).is_ok() => {
-                self.exchange.answered(StatusCode::SWITCHING_PROTOCOLS);
+                self.exchange
+                    .answered(StatusCode::SWITCHING_PROTOCOLS, &head.headers);
                 let fields = Box::new(head.headers);
                 self.exchange.hand_over(Handover::Upgrade(fields, upgraded));
                 pending().await

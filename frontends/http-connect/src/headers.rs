@@ -8,6 +8,7 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use http::{Method, StatusCode, Uri, Version, request, response, uri};
+use kubevpn_conn::Head;
 use kubevpn_target::Target;
 
 use crate::authority::host_value;
@@ -160,6 +161,15 @@ pub(crate) fn knows_client(headers: &HeaderMap) -> bool {
         let scheme = scheme.unwrap_or_default();
         scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
+}
+
+/// A head, for whoever looks at what goes through.
+pub(crate) fn told(version: Version, fields: &HeaderMap) -> Head {
+    let fields = fields.iter();
+    Head::copied(
+        format!("{version:?}"),
+        fields.map(|(name, value)| (name.as_str(), value.as_bytes())),
+    )
 }
 
 /// Leaves out what is about one connection, puts `replaced` in the place of what is there, or at the end, and adds

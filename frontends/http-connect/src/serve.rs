@@ -25,6 +25,7 @@ use crate::content::Content;
 use crate::exchange::{Exchange, Handover, Phase};
 use crate::forward::forward;
 use crate::head::{self, NoHead};
+use crate::headers;
 use crate::reply::{Answered, Reply};
 use crate::request::{self, Asked};
 use crate::tunnel::{self, say_no};
@@ -274,12 +275,16 @@ async fn respond<S: Connect>(
         }
         Ok(Asked::Forward(target)) => {
             record.target(&target);
-            record.exchange(head.method.as_str(), || head.uri.to_string());
+            record.exchange(
+                head.method.as_str(),
+                || head.uri.to_string(),
+                || headers::told(head.version, &head.headers),
+            );
             exchange.record(record);
             let sent = forward(head, body, target, connect, settings, &exchange);
             match sent.instrument(span).await {
                 Ok(answer) => {
-                    exchange.answered(answer.status());
+                    exchange.answered(answer.status(), answer.headers());
                     return Ok(answer);
                 }
                 Err(problem) => problem,
@@ -297,7 +302,7 @@ async fn respond<S: Connect>(
         Ok(Asked::Help(_) | Asked::Pac(_) | Asked::LastHop) => unreachable!("answered above"),
     };
     let mut answer = answer::refusal(&problem);
-    exchange.answered(answer.status());
+    exchange.answered(answer.status(), answer.headers());
     exchange.failed(&problem);
     if has_body {
         // Nobody reads what is left of it.

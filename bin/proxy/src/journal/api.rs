@@ -3,7 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET …/inside` | a [`Snapshot`](super::Snapshot) |
-//! | `GET …/events`; `?exchanges` for HTTP requests too | a line of JSON for each [`Stamped`](super::Stamped) event from now on |
+//! | `GET …/events`; `?exchanges` for HTTP requests too, `?heads` for these with their heads | a line of JSON for each [`Stamped`](super::Stamped) event from now on |
 //! | `GET …/pages` | the URLs of its status pages, with their tokens |
 //! | `POST …/cut/NUMBER` | whether there was such a connection |
 
@@ -31,7 +31,10 @@ pub async fn answer(
 ) -> Option<Answer> {
     Some(match (method, path) {
         (&Method::GET, ["inside"]) => json(&view.snapshot().await),
-        (&Method::GET, ["events"]) => stream(view.events(query == Some("exchanges"))),
+        (&Method::GET, ["events"]) => stream(match query {
+            Some("heads") => view.events_with_heads(),
+            query => view.events(query == Some("exchanges")),
+        }),
         (&Method::GET, ["pages"]) => json(&view.journal().pages()),
         (&Method::POST, ["cut", id]) => json(&view.cut(id.parse().ok()?)),
         _ => return None,

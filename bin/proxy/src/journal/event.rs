@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use jiff::Timestamp;
+use kubevpn_conn::Live;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -97,13 +98,77 @@ pub enum Event {
 }
 
 /// An HTTP request that was forwarded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Exchange {
     pub method: String,
-    /// In full.
+    /// In full, with the credentials that are in it.
     pub url: String,
     /// Of the answer, where there was one.
     pub status: Option<u16>,
+    /// When the request was there: RFC 3339.
+    #[serde(default)]
+    pub began: String,
+    /// Seconds from there to a stream to the target, where there was one.
+    #[serde(default)]
+    pub dialled: Option<f64>,
+    /// Seconds from there to the head of the answer, where there was one.
+    #[serde(default)]
+    pub waited: Option<f64>,
+    /// The request's head as the client sent it, if somebody wants heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Head>,
+    /// The answer's head as the client got it, if somebody wants heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<Head>,
+}
+
+/// The head of an HTTP message: at most 16 KiB of it. Nothing is left out for being secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// `HTTP/1.1`
+    pub version: String,
+    /// Names and values.
+    pub fields: Vec<(String, String)>,
+    /// False where there were more fields.
+    pub is_whole: bool,
+}
+
+impl Exchange {
+    /// Of a connection that lives.
+    pub(super) fn of(live: &Live) -> Option<Self> {
+        Self::read(live, false)
+    }
+
+    /// Of one that has just ended, with the heads where there are some.
+    pub(super) fn with_heads(live: &Live) -> Option<Self> {
+        Self::read(live, true)
+    }
+
+    fn read(live: &Live, heads: bool) -> Option<Self> {
+        let route = live.route();
+        let exchange = route.exchange?;
+        let head = |head: Option<Arc<kubevpn_conn::Head>>| {
+            let head = head.filter(|_| heads).map(Arc::unwrap_or_clone)?;
+            Some(Head {
+                version: head.version,
+                fields: head.fields,
+                is_whole: head.is_whole,
+            })
+        };
+        let age = live.age();
+        Some(Self {
+            method: exchange.method,
+            url: exchange.url,
+            status: exchange.status,
+            began: (Timestamp::now() - age).to_string(),
+            dialled: route.took.map(|took| took.as_secs_f64()),
+            waited: exchange.waited.map(|waited| waited.as_secs_f64()),
+            request: head(exchange.request),
+            response: head(exchange.response),
+        })
+    }
 }
 
 /// An event, and when it happened.
@@ -122,6 +187,25 @@ impl Stamped {
     }
 }
 
+/// How much of HTTP requests a listener wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Connections,
+    Exchanges,
+    Heads,
+}
+
+impl Wanted {
+    /// What it adds to `curious` and `thorough`.
+    fn counts(self) -> (usize, usize) {
+        match self {
+            Self::Connections => (0, 0),
+            Self::Exchanges => (1, 0),
+            Self::Heads => (1, 1),
+        }
+    }
+}
+
 /// Where events go: nowhere, and at no cost, while nobody listens.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -130,6 +214,8 @@ pub(super) struct Channel {
     listeners: AtomicUsize,
     /// Listeners that want HTTP requests too.
     curious: AtomicUsize,
+    /// Those among them that want their heads.
+    thorough: AtomicUsize,
     dropped: AtomicU64,
 }
 
@@ -139,6 +225,7 @@ impl Default for Channel {
             sender: Mutex::new(Some(broadcast::Sender::new(WAITING))),
             listeners: AtomicUsize::new(0),
             curious: AtomicUsize::new(0),
+            thorough: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
         }
     }
@@ -160,13 +247,19 @@ impl Channel {
         self.curious.load(Ordering::Relaxed) > 0
     }
 
+    pub(super) fn wants_heads(&self) -> bool {
+        self.thorough.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn listen(self: &Arc<Self>, exchanges: bool) -> Events {
+    pub(super) fn listen(self: &Arc<Self>, wanted: Wanted) -> Events {
         self.listeners.fetch_add(1, Ordering::Relaxed);
-        self.curious.fetch_add(exchanges.into(), Ordering::Relaxed);
+        let (exchanges, heads) = wanted.counts();
+        self.curious.fetch_add(exchanges, Ordering::Relaxed);
+        self.thorough.fetch_add(heads, Ordering::Relaxed);
         let receiver = match &*lock(&self.sender) {
             Some(sender) => sender.subscribe(),
             None => broadcast::channel(1).1,
@@ -174,7 +267,7 @@ impl Channel {
         Events {
             receiver,
             channel: Arc::downgrade(self),
-            exchanges,
+            wanted,
         }
     }
 
@@ -189,7 +282,7 @@ impl Channel {
 pub struct Events {
     channel: Weak<Channel>,
     receiver: broadcast::Receiver<Arc<Stamped>>,
-    exchanges: bool,
+    wanted: Wanted,
 }
 
 impl Events {
@@ -213,8 +306,9 @@ impl Drop for Events {
     fn drop(&mut self) {
         if let Some(channel) = self.channel.upgrade() {
             channel.listeners.fetch_sub(1, Ordering::Relaxed);
-            let curious = usize::from(self.exchanges);
-            channel.curious.fetch_sub(curious, Ordering::Relaxed);
+            let (exchanges, heads) = self.wanted.counts();
+            channel.curious.fetch_sub(exchanges, Ordering::Relaxed);
+            channel.thorough.fetch_sub(heads, Ordering::Relaxed);
         }
     }
 }

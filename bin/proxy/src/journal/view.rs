@@ -88,6 +88,11 @@ impl View {
         self.journal.events(exchanges)
     }
 
+    /// The same with the heads of requests and answers, secrets and all.
+    pub fn events_with_heads(&self) -> Events {
+        self.journal.events_with_heads()
+    }
+
     /// Ends one connection, by its number; `false` where there is none.
     pub fn cut(&self, id: u64) -> bool {
         self.journal.cut(id)

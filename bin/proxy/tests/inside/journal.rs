@@ -4,7 +4,7 @@ use std::time::Duration;
 use kubevpn_proxy::journal::{About, Event, Totals};
 use kubevpn_proxy::{Backend, Journal, ListenerSpec, Protocol, Server, View};
 use kubevpn_target::{BoxError, ConnectError, Refusal, Target};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tower::service_fn;
 
@@ -22,10 +22,37 @@ async fn proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
         }
         _ => Err(ConnectError::new(Refusal::ClusterAway, "the cluster is <b>away</b>").into()),
     };
-    let spec = ListenerSpec::new(Protocol::Socks, "127.0.0.1:0".parse().unwrap());
+    serve(view, Protocol::Socks, service_fn(dial)).await
+}
+
+/// An HTTP proxy that is observed; every target answers one request.
+async fn http_proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
+    let dial = async |_: Target| {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        tokio::spawn(async move {
+            let mut theirs = BufReader::new(theirs);
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                theirs.read_line(&mut line).await.unwrap();
+            }
+            let answer = "HTTP/1.1 200 OK\r\nSet-Cookie: a=s3cret\r\nContent-Length: 2\r\n\r\nhi";
+            theirs.write_all(answer.as_bytes()).await.unwrap();
+        });
+        Ok::<_, BoxError>(ours)
+    };
+    serve(view, Protocol::Http, service_fn(dial)).await
+}
+
+async fn serve<C: Connect>(
+    view: &View,
+    protocol: Protocol,
+    dial: C,
+) -> (Server<C>, std::net::SocketAddr) {
+    let spec = ListenerSpec::new(protocol, "127.0.0.1:0".parse().unwrap());
     let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
     let address = bound.address().unwrap();
-    let backend = Backend::of_host(service_fn(dial));
+    let backend = Backend::of_host(dial);
     let mut server = Server::new(backend, spec.clients(&[]).unwrap());
     server.observed_by(view.clone());
     server.add(bound);
@@ -184,6 +211,61 @@ fn no_event_is_made_without_a_listener() {
     assert!(!journal.observer().wants_exchanges());
     drop(events);
     journal.tell(|| unreachable!("nobody listens any more"));
-    let _events = journal.events(true);
+    let events = journal.events(true);
     assert!(journal.observer().wants_exchanges());
+    assert!(!journal.observer().wants_heads());
+    let with_heads = journal.events_with_heads();
+    drop(events);
+    assert!(journal.observer().wants_exchanges());
+    assert!(journal.observer().wants_heads());
+    drop(with_heads);
+    assert!(!journal.observer().wants_exchanges());
+    assert!(!journal.observer().wants_heads());
+}
+
+/// Requests and their heads are copied for listeners that want them, as far as these want them.
+#[tokio::test]
+async fn heads_are_told_to_who_wants_them() {
+    let view = view();
+    let (_server, address) = http_proxy(&view).await;
+    for (exchanges, heads) in [(false, false), (true, false), (true, true)] {
+        let mut events = match heads {
+            true => view.events_with_heads(),
+            false => view.events(exchanges),
+        };
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let cookie = "s".repeat(20_000);
+        let request = format!(
+            "GET http://web/x?y HTTP/1.1\r\nHost: web\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("\r\nhi"), "{answer}");
+        let exchange = loop {
+            if let Event::ConnectionClosed { exchange, .. } = &events.next().await.unwrap().event {
+                break exchange.clone();
+            }
+        };
+        assert_eq!(exchange.is_some(), exchanges);
+        let Some(exchange) = exchange else { continue };
+        assert_eq!(exchange.method, "GET");
+        assert_eq!(exchange.url, "http://web/x?y");
+        assert_eq!(exchange.status, Some(200));
+        assert!(exchange.waited >= exchange.dialled, "{exchange:?}");
+        assert!(exchange.dialled.is_some());
+        assert_eq!(exchange.request.is_some(), heads);
+        assert_eq!(exchange.response.is_some(), heads);
+        let (Some(request), Some(response)) = (exchange.request, exchange.response) else {
+            continue;
+        };
+        assert_eq!(request.version, "HTTP/1.1");
+        let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert!(request.fields.contains(&field("host", "web")));
+        // More than is kept of one head.
+        assert!(!request.is_whole, "{request:?}");
+        assert!(!format!("{request:?}").contains("sss"));
+        assert!(response.is_whole);
+        assert!(response.fields.contains(&field("set-cookie", "a=s3cret")));
+    }
 }
