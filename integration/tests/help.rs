@@ -7,7 +7,7 @@ use kubevpn_scenarios::run_to_end;
 
 use crate::kubevpn;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "bugreport",
     "check",
     "completion",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 27] = [
     "shell",
     "snippet",
     "status",
+    "tap",
     "top",
     "version",
     "",

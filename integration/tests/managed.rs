@@ -12,6 +12,7 @@ mod managed {
     mod inside;
     mod login;
     mod privacy;
+    mod tap;
 }
 
 use std::net::{SocketAddr, TcpListener};

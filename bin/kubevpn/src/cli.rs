@@ -46,6 +46,7 @@ mod shell;
 mod snippet;
 mod status;
 mod suggest;
+mod tap;
 mod top;
 mod version;
 mod which;
@@ -101,6 +102,7 @@ enum Command {
     Quit(quit::Quit),
     Status(status::Status),
     Logs(logs::Logs),
+    Tap(Box<tap::Tap>),
     Top(top::Top),
     #[command(visible_alias = "conn")]
     Connection(connection::Connection),
@@ -214,6 +216,7 @@ impl Args {
             Command::Quit(command) => command.run().await,
             Command::Status(command) => command.run().await,
             Command::Logs(command) => command.run().await,
+            Command::Tap(command) => command.run().await,
             Command::Top(command) => command.run(self.log.is_colored(true)).await,
             Command::Connection(command) => command.run().await,
             Command::Daemon(command) => command.run().await,

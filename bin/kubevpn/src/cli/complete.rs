@@ -209,7 +209,7 @@ fn completer(command: &str, argument: &str) -> Option<ArgValueCompleter> {
         (_, "cluster") => |_| entries(|names| names.clusters),
         (_, "user") => |_| entries(|names| names.users),
         (_, "namespace") => |_| namespaces(),
-        ("resolve" | "check", "target") => {
+        ("resolve" | "check" | "tap", "target") => {
             |text| of_ports(text, |name, port| format!("{name}:{port}"))
         }
         ("nc", "host") | ("open", "page") => |text| of_services(text, ""),

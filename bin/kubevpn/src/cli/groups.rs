@@ -24,6 +24,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "services",
             "top",
             "resolve",
+            "tap",
             "check",
             "bugreport",
             "version",

@@ -1,0 +1,512 @@
+//! `kubevpn tap`: what goes through a proxy, a line at a time.
+
+mod har;
+mod redact;
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use kubevpn_daemon::EventLines;
+use kubevpn_proxy::journal::{Event, Exchange, Stamped};
+use kubevpn_target::{Origin, Target};
+
+use self::har::Recording;
+use super::console::{self, ConsoleArgs};
+use super::habits;
+use crate::exit::Failure;
+use crate::out;
+
+/// Said once, since an `https://` address gives one line however many requests are inside.
+const UNSEEN: &str = "not seen: requests inside TLS (https:// through CONNECT) and inside SOCKS: each of these connections is one line";
+
+/// Show connections and HTTP requests as they go through a proxy
+///
+/// Prints a line for each connection, and for each request that the HTTP proxy forwards, when it has ended: time, frontend,
+/// outcome, duration, what was asked for and the Pod it went to. Requests inside TLS (https:// through CONNECT) and inside SOCKS are
+/// not seen.
+///
+/// Credentials are replaced by REDACTED in URLs and, in a recording, in header fields: those with names that are used for them
+/// (Authorization, Cookie, Set-Cookie, Proxy-Authorization, *token*, *key, *session* and the like), and user and password in front of
+/// a host. A secret elsewhere, as in a path, is not known as one.
+///
+/// A recording is HAR 1.2 and has heads but no bodies. The file is complete after each request, of at most 64 MiB, and readable by you
+/// alone.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  # everything that goes through the only proxy
+  kubevpn tap
+
+  # what one Service is asked, and what is refused
+  kubevpn tap --target productpage.default
+  kubevpn tap --refused
+
+  # HTTP requests, for a browser's developer tools
+  kubevpn tap --record requests.har")]
+pub(crate) struct Tap {
+    #[command(flatten)]
+    console: ConsoleArgs,
+    /// Show only what asked for HOST or a name that begins with it, as web.shop does with web; or for a Pod, as pod/NAME
+    #[arg(long, value_name = "HOST[:PORT]")]
+    target: Option<String>,
+    /// Show only what was refused: connections that got no stream
+    #[arg(long)]
+    refused: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    /// Record HTTP requests to FILE, which must not exist
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Replace FILE if it exists
+    #[arg(long, requires = "record")]
+    overwrite: bool,
+    /// Show and record credentials as they are
+    #[arg(long)]
+    credentials: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line for each
+    #[default]
+    Text,
+    /// A JSON object for each, on a line
+    Json,
+}
+
+impl Tap {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let (console, seen) = self.console.find().await?;
+        let wanted = self.target.as_deref();
+        let wanted = wanted.map(|text| Wanted::parse(text, &seen.about.namespace));
+        let mut tapped = Tapped {
+            wanted: wanted.transpose()?,
+            refused: self.refused,
+            output: self.output,
+            credentials: self.credentials,
+            recording: match &self.record {
+                Some(path) => Some(Recording::create(path, self.overwrite)?),
+                None => None,
+            },
+            dropped: 0,
+        };
+        let events = match tapped.recording {
+            Some(_) => console.events_with_heads().await?,
+            None => console.events(true).await?,
+        };
+        if !out::is_hushed() {
+            let name = console::name(&seen.about);
+            out::aside(format_args!(
+                "Looking at proxy {name}{}; {UNSEEN}",
+                out::escaped(&console::place(&seen.about))
+            ));
+        }
+        let ended = tokio::select! {
+            ended = tapped.follow(events) => ended,
+            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        };
+        if !out::is_hushed() {
+            tapped.summary().into_iter().for_each(out::aside);
+        }
+        ended
+    }
+}
+
+/// What is shown, and what is known of it so far.
+struct Tapped {
+    wanted: Option<Wanted>,
+    refused: bool,
+    output: Format,
+    credentials: bool,
+    recording: Option<Recording>,
+    dropped: u64,
+}
+
+impl Tapped {
+    /// Shows events to their end.
+    async fn follow(&mut self, mut events: EventLines) -> Result<(), Failure> {
+        while let Some(event) = events.next().await? {
+            self.take(event)?;
+        }
+        if !out::is_hushed() {
+            out::aside("The proxy has ended");
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, mut stamped: Stamped) -> Result<(), Failure> {
+        if let Event::Dropped { events } = stamped.event {
+            self.dropped += events;
+            out::aside(dropped(events));
+            return match self.output {
+                Format::Text => Ok(()),
+                Format::Json => json(&stamped),
+            };
+        }
+        if !self.credentials
+            && let Event::ConnectionClosed { exchange, .. }
+            | Event::ConnectionRefused { exchange, .. } = &mut stamped.event
+            && let Some(exchange) = exchange
+        {
+            redact::exchange(exchange);
+        }
+        let Some(seen) = Seen::of(&stamped) else {
+            return Ok(());
+        };
+        let fits = |wanted: &Wanted| wanted.fits(seen.target, seen.via);
+        if self.refused && seen.refusal.is_none() || !self.wanted.as_ref().is_none_or(fits) {
+            return Ok(());
+        }
+        if let (Some(recording), Some(exchange)) = (&mut self.recording, seen.exchange)
+            && recording.add(&seen, exchange)?
+        {
+            out::aside(format_args!(
+                "{} is full: no further request is recorded",
+                recording.path.display()
+            ));
+        }
+        match self.output {
+            Format::Text => out::line(seen.line()),
+            Format::Json => json(&stamped),
+        }
+    }
+
+    /// What is to be said at the end.
+    fn summary(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Some(recording) = &self.recording {
+            let left_out = match recording.left_out {
+                0 => String::new(),
+                n => format!("; {n} more did not fit"),
+            };
+            lines.push(format!(
+                "Recorded to {}: {} requests{left_out}",
+                recording.path.display(),
+                recording.entries
+            ));
+        }
+        if self.dropped > 0 {
+            lines.push(dropped(self.dropped));
+        }
+        lines
+    }
+}
+
+fn dropped(events: u64) -> String {
+    format!("{events} events were dropped: they came faster than they were read here")
+}
+
+fn json(stamped: &Stamped) -> Result<(), Failure> {
+    // Nothing in it can fail to be written.
+    out::line(serde_json::to_string(stamped).unwrap_or_default())
+}
+
+/// A connection or a request that has ended.
+struct Seen<'a> {
+    at: &'a str,
+    id: u64,
+    frontend: &'a str,
+    target: Option<&'a str>,
+    /// `namespace/pod:port`; empty where there was no stream.
+    via: &'a str,
+    up: u64,
+    down: u64,
+    seconds: f64,
+    end: &'a str,
+    refusal: Option<&'a str>,
+    error: Option<&'a str>,
+    exchange: Option<&'a Exchange>,
+}
+
+impl<'a> Seen<'a> {
+    /// `None` for other events, and for clients that came and went without asking for anything.
+    fn of(stamped: &'a Stamped) -> Option<Self> {
+        let seen = match &stamped.event {
+            Event::ConnectionClosed {
+                id,
+                frontend,
+                target,
+                via,
+                up,
+                down,
+                seconds,
+                end,
+                error,
+                exchange,
+                ..
+            } => Self {
+                at: &stamped.at,
+                id: *id,
+                frontend,
+                target: target.as_deref(),
+                via,
+                up: *up,
+                down: *down,
+                seconds: *seconds,
+                end,
+                refusal: None,
+                error: error.as_deref(),
+                exchange: exchange.as_ref(),
+            },
+            Event::ConnectionRefused {
+                id,
+                frontend,
+                target,
+                refusal,
+                sentence,
+                seconds,
+                exchange,
+                ..
+            } => Self {
+                at: &stamped.at,
+                id: *id,
+                frontend,
+                target: target.as_deref(),
+                via: "",
+                up: 0,
+                down: 0,
+                seconds: *seconds,
+                end: "refused",
+                refusal: Some(refusal),
+                error: Some(sentence),
+                exchange: exchange.as_ref(),
+            },
+            _ => return None,
+        };
+        let asked = seen.target.is_some() || seen.end == "rejected";
+        asked.then_some(seen)
+    }
+
+    fn line(&self) -> String {
+        let what: Cow<'_, str> = match (self.exchange, self.target) {
+            (Some(exchange), _) => format!("{} {}", exchange.method, exchange.url).into(),
+            (None, target) => target.unwrap_or("-").into(),
+        };
+        let outcome = match (self.status(), self.refusal.unwrap_or(self.end)) {
+            (Some(status), "eof") => status.to_string(),
+            (Some(status), other) => format!("{status} {other}"),
+            (None, other) => other.to_owned(),
+        };
+        let mut line = format!(
+            "{}  {:<11}  {outcome:<18}  {:>8}  {what}",
+            time_of_day(self.at),
+            self.frontend,
+            duration(self.seconds),
+        );
+        if !self.via.is_empty() {
+            line += &format!(" -> {}", self.via);
+        }
+        if let Some(error) = self.error {
+            line += &format!(": {error}");
+        }
+        out::escaped(&line).into_owned()
+    }
+
+    fn status(&self) -> Option<u16> {
+        self.exchange.and_then(|exchange| exchange.status)
+    }
+}
+
+/// `21:05:03Z` of RFC 3339.
+fn time_of_day(at: &str) -> String {
+    let time = at.get(11..19).unwrap_or(at);
+    format!("{time}Z")
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 0.001 => format!("{:.1} ms", s * 1e3),
+        s if s < 0.9995 => format!("{:.0} ms", s * 1e3),
+        s => format!("{s:.1} s"),
+    }
+}
+
+/// Which targets are shown.
+#[derive(Debug)]
+enum Wanted {
+    /// With the port, if one was named.
+    Host(String, Option<u16>),
+    /// `namespace/pod`
+    Pod(String),
+}
+
+impl Wanted {
+    fn parse(text: &str, namespace: &str) -> Result<Self, Failure> {
+        if let Some((_, pod)) = text
+            .split_once('/')
+            .filter(|(kind, _)| matches!(*kind, "pod" | "pods" | "po"))
+        {
+            return Ok(Self::Pod(format!("{namespace}/{pod}")));
+        }
+        let (host, port) = habits::target(text, namespace)?;
+        Ok(Self::Host(host.to_string(), port.map(Into::into)))
+    }
+
+    fn fits(&self, target: Option<&str>, via: &str) -> bool {
+        match self {
+            Self::Pod(pod) => {
+                let port = via.strip_prefix(pod.as_str());
+                port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
+            }
+            Self::Host(wanted, port) => {
+                let target = target.and_then(|text| Target::parse(text, Origin::default()).ok());
+                target.is_some_and(|target| {
+                    let host = target.host.to_string();
+                    let longer = host.strip_prefix(wanted.as_str());
+                    longer.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                        && port.is_none_or(|port| port == target.port.get())
+                })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn request() -> Stamped {
+        Stamped {
+            at: "2026-11-30T21:05:03.123Z".into(),
+            event: Event::ConnectionClosed {
+                id: 7,
+                frontend: "http".into(),
+                client: Some("127.0.0.1:4711".into()),
+                target: Some("web.shop:80".into()),
+                via: "shop/web-0:8080".into(),
+                transport: "spdy".into(),
+                up: 3,
+                down: 5,
+                seconds: 0.0123,
+                end: "eof".into(),
+                error: None,
+                exchange: Some(Exchange {
+                    method: "GET".into(),
+                    url: "http://web.shop/?page=1".into(),
+                    status: Some(200),
+                    began: "2026-11-30T21:05:03.1107Z".into(),
+                    dialled: Some(0.004),
+                    waited: Some(0.01),
+                    ..Exchange::default()
+                }),
+            },
+        }
+    }
+
+    pub(super) fn refused() -> Stamped {
+        Stamped {
+            at: "2026-11-30T21:05:03Z".into(),
+            event: Event::ConnectionRefused {
+                id: 8,
+                frontend: "socks5".into(),
+                client: None,
+                target: Some("web:81".into()),
+                refusal: "no_such_port".into(),
+                sentence: "service shop/web has no TCP port 81\u{1b}[2J".into(),
+                seconds: 1.26,
+                exchange: None,
+            },
+        }
+    }
+
+    #[test]
+    fn lines() {
+        let line = |stamped: &Stamped| Seen::of(stamped).unwrap().line();
+        assert_eq!(
+            line(&request()),
+            "21:05:03Z  http         200                    12 ms  GET http://web.shop/?page=1 -> shop/web-0:8080"
+        );
+        // What comes from outside cannot drive the terminal.
+        assert_eq!(
+            line(&refused()),
+            "21:05:03Z  socks5       no_such_port           1.3 s  web:81: service shop/web has no TCP port 81\\u{1b}[2J"
+        );
+    }
+
+    #[test]
+    fn clients_that_asked_for_nothing_have_no_line() {
+        let closed = |end: &str| {
+            let mut stamped = request();
+            let Event::ConnectionClosed {
+                target,
+                end: ended,
+                exchange,
+                ..
+            } = &mut stamped.event
+            else {
+                unreachable!()
+            };
+            (*target, *exchange, *ended) = (None, None, end.to_owned());
+            Seen::of(&stamped).is_some()
+        };
+        assert!(!closed("unused"));
+        assert!(!closed("gone"));
+        assert!(closed("rejected"));
+        let other = Stamped {
+            at: String::new(),
+            event: Event::CredentialsRefused,
+        };
+        assert!(Seen::of(&other).is_none());
+    }
+
+    #[test]
+    fn which_targets_are_shown() {
+        for (wanted, target, via, fits) in [
+            ("web", "web:80", "", true),
+            ("web", "web.shop:80", "", true),
+            ("web", "webs:80", "", false),
+            ("web", "api.web:80", "", false),
+            ("web.shop:80", "web.shop:80", "", true),
+            ("web.shop:80", "web.shop.svc:80", "", true),
+            ("web.shop:80", "web.shop:81", "", false),
+            ("svc/web", "web.shop:80", "", true),
+            ("10.0.0.1", "10.0.0.1:80", "", true),
+            ("10.0.0.1", "10.0.0.10:80", "", false),
+            ("fd00::1", "[fd00::1]:80", "", true),
+            ("pod/web-0", "web:80", "shop/web-0:8080", true),
+            ("pod/web-0:8080", "web:80", "shop/web-0:8080", true),
+            ("pod/web-0:80", "web:80", "shop/web-0:8080", false),
+            ("pod/web-0", "web:80", "shop/web-00:8080", false),
+            ("pod/web-0", "web:80", "team/web-0:8080", false),
+        ] {
+            let shown = Wanted::parse(wanted, "shop").unwrap();
+            assert_eq!(shown.fits(Some(target), via), fits, "{wanted} {target}");
+        }
+        assert!(Wanted::parse("a b", "shop").is_err());
+        assert!(!Wanted::parse("web", "shop").unwrap().fits(None, ""));
+    }
+
+    #[test]
+    fn durations() {
+        for (seconds, text) in [
+            (0.0002, "0.2 ms"),
+            (0.0123, "12 ms"),
+            (0.9996, "1.0 s"),
+            (83.24, "83.2 s"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn dropped_events_are_counted() {
+        let mut tapped = Tapped {
+            wanted: None,
+            refused: false,
+            output: Format::Text,
+            credentials: false,
+            recording: None,
+            dropped: 0,
+        };
+        assert_eq!(tapped.summary(), Vec::<String>::new());
+        for events in [3, 4] {
+            let event = Event::Dropped { events };
+            let at = String::new();
+            tapped.take(Stamped { at, event }).unwrap();
+        }
+        let said = "7 events were dropped: they came faster than they were read here";
+        assert_eq!(tapped.summary(), [said]);
+    }
+}
