@@ -62,7 +62,7 @@ pub(super) fn name(about: &About) -> String {
 }
 
 /// Where a proxy leads, behind its name.
-fn place(about: &About) -> String {
+pub(super) fn place(about: &About) -> String {
     let words = [("context", &about.context), ("namespace", &about.namespace)];
     let words = words.iter().filter(|(_, name)| !name.is_empty());
     let words: Vec<_> = words.map(|(kind, name)| format!("{kind} {name}")).collect();
