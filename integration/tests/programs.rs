@@ -198,7 +198,7 @@ async fn a_token_is_not_passed_on() {
     let rig = Rig::start().await;
     let words = ["services", "--kubeconfig", &rig.kubeconfig];
     let environment = [("KUBEVPN_TOKEN", "two\nlines")];
-    run(&words, &environment).await.with(20, &["token"]);
+    run(&words, &environment).await.with(1, &["token"]);
 }
 
 /// kubectl with another context, and the logins of all users, do without the proxy.
