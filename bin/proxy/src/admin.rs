@@ -340,7 +340,12 @@ impl State {
         let seen = (view.clone(), ticks, place);
         let frames = unfold(seen, |(view, mut ticks, place)| async move {
             ticks.tick().await;
-            let seen = serde_json::to_string(&view.snapshot().await).unwrap_or_default();
+            let mut seen = view.snapshot().await;
+            // The page shows no URL of a request, and a URL may have a credential.
+            for connection in &mut seen.connections {
+                connection.exchange = None;
+            }
+            let seen = serde_json::to_string(&seen).unwrap_or_default();
             let event = format!("event: snapshot\ndata: {seen}\n\n");
             Some((Ok(Frame::data(event.into())), (view, ticks, place)))
         });

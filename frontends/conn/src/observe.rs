@@ -137,6 +137,9 @@ impl Head {
     /// Bytes of names and values that are kept of one head (16 KiB), so that what waits for a reader is bounded.
     pub const MAX_BYTES: usize = 16 * 1024;
 
+    /// Bytes that a field needs beside its text, counted with it.
+    const FIELD: usize = 64;
+
     /// Copies as many whole fields as [`MAX_BYTES`](Self::MAX_BYTES) allows.
     pub fn copied<'a>(
         version: impl Into<String>,
@@ -149,7 +152,7 @@ impl Head {
             is_whole: true,
         };
         for (name, value) in fields {
-            let Some(rest) = left.checked_sub(name.len() + value.len()) else {
+            let Some(rest) = left.checked_sub(name.len() + value.len() + Self::FIELD) else {
                 head.is_whole = false;
                 break;
             };

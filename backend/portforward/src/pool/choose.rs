@@ -91,11 +91,12 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     if demand.hurried {
         let joinable = |(_, v): &&(usize, View)| !v.long && v.live < config.crowd;
         let joinable = || views.iter().filter(usable).filter(joinable);
-        let taken = joinable().filter(|(_, v)| v.live > 0);
-        if let Some(&(index, fullest)) = taken.max_by_key(|(_, v)| (v.live, v.used)) {
+        let taken = || joinable().filter(|(_, v)| v.live > 0);
+        if let Some(&(index, fullest)) = taken().max_by_key(|(_, v)| (v.live, v.used)) {
             let open = room && joinable().count() + opening < 2;
-            let what = match free().next() {
-                Some(&(spare, _)) if fullest.live < FEW => What::Free(spare),
+            let alone = taken().count() == 1 && fullest.live < FEW;
+            let what = match free().max_by_key(|(_, v)| v.used) {
+                Some(&(spare, _)) if alone => What::Free(spare),
                 _ => What::Share(index),
             };
             return Choice { what, open };
@@ -259,6 +260,8 @@ mod tests {
         // With few connections on the shared session, the spare is used too, and no third session is opened for that.
         assert_eq!(pick(&[live(1), QUIET], hurry), (What::Free(1), false));
         assert_eq!(pick(&[live(1), live(1)], hurry), (What::Share(1), false));
+        let idle = [live(1), live(1), QUIET];
+        assert_eq!(pick(&idle, hurry), (What::Share(1), false));
         assert_eq!(pick(&[live(4), QUIET], hurry), (What::Share(0), false));
         // The spare takes over from a session that is crowded, lasting or busy.
         let long = View {

@@ -101,11 +101,18 @@ impl BugReport {
     }
 }
 
-/// For its owner alone, until they attach it.
+/// For its owner alone, until they attach it. What the file had is kept until there is something else.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all(text.as_bytes())
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(path)?;
+    match text {
+        "" => Ok(()),
+        text => {
+            file.set_len(0)?;
+            file.write_all(text.as_bytes())
+        }
+    }
 }
 
 /// The ends of the newest logs, by their names.

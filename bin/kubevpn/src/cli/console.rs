@@ -34,15 +34,19 @@ impl ConsoleArgs {
 
 /// Every proxy of this user, and what there is to see of it.
 pub(super) async fn running(daemon: &Client) -> Result<Vec<(Console, Snapshot)>, ApiError> {
-    let mut all = Vec::new();
+    let (mut all, mut failed) = (Vec::new(), None);
     for console in daemon.consoles().await? {
         match console.snapshot().await {
             Ok(seen) => all.push((console, seen)),
             Err(error) if is_over(&error) => {}
-            Err(error) => return Err(error),
+            // Of another version, say: the others can still be looked at.
+            Err(error) => failed = Some(error),
         }
     }
-    Ok(all)
+    match failed {
+        Some(error) if all.is_empty() => Err(error),
+        _ => Ok(all),
+    }
 }
 
 /// Whether a proxy said no because it has ended, or is about to.

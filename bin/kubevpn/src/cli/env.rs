@@ -136,7 +136,7 @@ impl EnvCommand {
         if terminal::is_there() && !out::is_hushed() && !others.is_empty() {
             out::aside(format_args!(
                 "{} named another proxy, which this shell no longer uses: hosts outside the cluster are reached through ours \
-                 with --outside direct, or after kubevpn env --unset",
+                 with --outside direct, or in a new shell",
                 others.join(", ")
             ));
         }

@@ -260,16 +260,16 @@ async fn relay(
 /// Waits until the input has ended and nothing has come for so long.
 async fn silent(mut progress: watch::Receiver<Progress>, wait: Duration) {
     loop {
-        let since = match *progress.borrow_and_update() {
+        let until = match *progress.borrow_and_update() {
             Progress {
                 asked: true,
                 quiet: Some(since),
-            } => Some(since),
+            } => since.checked_add(wait),
             _ => None,
         };
         let over = async {
-            match since {
-                Some(since) => sleep_until(since + wait).await,
+            match until {
+                Some(until) => sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };

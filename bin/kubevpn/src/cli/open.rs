@@ -10,7 +10,8 @@ use kubevpn_target::{Host, Refusal};
 use tokio::process::Command;
 
 use super::at::Proxy;
-use super::kube::KubeArgs;
+use super::kube::{KubeArgs, TOKEN};
+use super::listen::AUTH;
 use super::policy::PolicyArgs;
 use super::reach::{answers, reach};
 use super::serve::{result, termination};
@@ -145,6 +146,7 @@ impl Page {
             _ => (
                 "http",
                 text.trim_start_matches("svc/")
+                    .trim_start_matches("services/")
                     .trim_start_matches("service/"),
             ),
         };
@@ -273,6 +275,8 @@ impl Open {
                         .map_err(anyhow::Error::from)?;
                 }
                 let mut child = Command::new(&program)
+                    .env_remove(AUTH)
+                    .env_remove(TOKEN)
                     .args(kind.arguments(profile.path(), &proxy, &url))
                     .args(&self.arguments)
                     .kill_on_drop(true)
@@ -308,6 +312,7 @@ mod tests {
         for (text, url) in [
             ("productpage", "http://productpage/"),
             ("svc/productpage", "http://productpage/"),
+            ("services/productpage", "http://productpage/"),
             (
                 "grafana.monitoring:3000/d?x=1",
                 "http://grafana.monitoring:3000/d?x=1",

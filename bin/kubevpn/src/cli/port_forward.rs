@@ -55,7 +55,7 @@ impl PortForward {
                     ),
                 ),
                 advice: format!(
-                    "kubevpn proxy-out --allow-unauthenticated --forward {}",
+                    "kubevpn proxy-out --allow-unauthenticated --forward {}, with the same --context and -n",
                     forwards.join(" --forward ")
                 ),
             });

@@ -47,10 +47,10 @@ Examples:
 pub(crate) struct Tap {
     #[command(flatten)]
     console: ConsoleArgs,
-    /// Show only what asked for HOST or a name that begins with it, as web.shop does with web; or for a Pod, as pod/NAME
+    /// Show only what went to HOST: web also matches web.shop. pod/NAME matches what went to that Pod
     #[arg(long, value_name = "HOST[:PORT]")]
     target: Option<String>,
-    /// Show only what was refused: connections that got no stream
+    /// Show only connections that failed before they reached a Pod
     #[arg(long)]
     refused: bool,
     /// Output format
@@ -145,12 +145,17 @@ impl Tapped {
                 Format::Json => json(&stamped),
             };
         }
-        if !self.credentials
-            && let Event::ConnectionClosed { exchange, .. }
-            | Event::ConnectionRefused { exchange, .. } = &mut stamped.event
+        if let Event::ConnectionClosed { exchange, .. } | Event::ConnectionRefused { exchange, .. } =
+            &mut stamped.event
             && let Some(exchange) = exchange
         {
-            redact::exchange(exchange);
+            // Another `tap` may have asked for the heads.
+            if self.recording.is_none() {
+                (exchange.request, exchange.response) = (None, None);
+            }
+            if !self.credentials {
+                redact::exchange(exchange);
+            }
         }
         let Some(seen) = Seen::of(&stamped) else {
             return Ok(());
@@ -326,8 +331,12 @@ fn duration(seconds: f64) -> String {
 /// Which targets are shown.
 #[derive(Debug)]
 enum Wanted {
-    /// With the port, if one was named.
-    Host(String, Option<u16>),
+    /// With the port, if one was named, and the namespace of names that have none.
+    Host {
+        host: String,
+        port: Option<u16>,
+        namespace: String,
+    },
     /// `namespace/pod`
     Pod(String),
 }
@@ -338,10 +347,17 @@ impl Wanted {
             .split_once('/')
             .filter(|(kind, _)| matches!(*kind, "pod" | "pods" | "po"))
         {
-            return Ok(Self::Pod(format!("{namespace}/{pod}")));
+            return match pod {
+                "" => Err(Failure::value("--target: a Pod is named as pod/NAME")),
+                pod => Ok(Self::Pod(format!("{namespace}/{pod}"))),
+            };
         }
         let (host, port) = habits::target(text, namespace)?;
-        Ok(Self::Host(host.to_string(), port.map(Into::into)))
+        Ok(Self::Host {
+            host: host.to_string(),
+            port: port.map(Into::into),
+            namespace: namespace.to_owned(),
+        })
     }
 
     fn fits(&self, target: Option<&str>, via: &str) -> bool {
@@ -350,12 +366,20 @@ impl Wanted {
                 let port = via.strip_prefix(pod.as_str());
                 port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
             }
-            Self::Host(wanted, port) => {
+            Self::Host {
+                host: wanted,
+                port,
+                namespace,
+            } => {
                 let target = target.and_then(|text| Target::parse(text, Origin::default()).ok());
                 target.is_some_and(|target| {
                     let host = target.host.to_string();
-                    let longer = host.strip_prefix(wanted.as_str());
-                    longer.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                    let begins = |host: &str| {
+                        let longer = host.strip_prefix(wanted.as_str());
+                        longer.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                    };
+                    let is_short = !host.contains(['.', ':']);
+                    (begins(&host) || is_short && begins(&format!("{host}.{namespace}")))
                         && port.is_none_or(|port| port == target.port.get())
                 })
             }
@@ -462,6 +486,9 @@ mod tests {
             ("web.shop:80", "web.shop.svc:80", "", true),
             ("web.shop:80", "web.shop:81", "", false),
             ("svc/web", "web.shop:80", "", true),
+            ("web.shop", "web:80", "", true),
+            ("web.shop.svc", "web:80", "", false),
+            ("web.team", "web:80", "", false),
             ("10.0.0.1", "10.0.0.1:80", "", true),
             ("10.0.0.1", "10.0.0.10:80", "", false),
             ("fd00::1", "[fd00::1]:80", "", true),
@@ -475,6 +502,7 @@ mod tests {
             assert_eq!(shown.fits(Some(target), via), fits, "{wanted} {target}");
         }
         assert!(Wanted::parse("a b", "shop").is_err());
+        assert!(Wanted::parse("pod/", "shop").is_err());
         assert!(!Wanted::parse("web", "shop").unwrap().fits(None, ""));
     }
 

@@ -23,11 +23,11 @@ const STEPS: [(&str, &str); 5] = [
     ),
     (
         "man kubevpn",
-        "man kubevpn | col -b | grep -A1 '^NAME$' | tail -n 1",
+        "man kubevpn | col -b | grep -A1 '^NAME$' | grep kubevpn",
     ),
     (
         "man kubevpn-proxy-out",
-        "man kubevpn-proxy-out | col -b | grep -A1 '^NAME$' | tail -n 1",
+        "man kubevpn-proxy-out | col -b | grep -A1 '^NAME$' | grep kubevpn",
     ),
     (
         "completion and the unit are there",

@@ -18,7 +18,8 @@ const MOST_BYTES: u64 = 64 << 20;
 /// What follows the last entry.
 const TAIL: &str = "\n]}}\n";
 
-/// A file that requests are added to. It is a whole document after each, however the program ends.
+/// A file that requests are added to. It is a whole document after each; a kill
+/// while one is written can cut it.
 #[derive(Debug)]
 pub(super) struct Recording {
     pub(super) path: PathBuf,
@@ -86,10 +87,8 @@ impl Recording {
             // What was written of it goes, so that the rest stays readable.
             let _ = self.file.write_all_at(TAIL.as_bytes(), self.end);
             let _ = self.file.set_len(self.end + TAIL.len() as u64);
-            return Err(Failure::value(format!(
-                "--record: cannot write {}: {error}",
-                self.path.display()
-            )));
+            let what = format!("--record: cannot write {}", self.path.display());
+            return Err(anyhow::Error::new(error).context(what).into());
         }
         self.end = end - TAIL.len() as u64;
         self.entries += 1;
@@ -99,6 +98,11 @@ impl Recording {
 
 /// A new file under a name that may be taken. A link is replaced and not followed.
 fn replace(path: &Path) -> io::Result<File> {
+    let kind = std::fs::symlink_metadata(path).map(|found| found.file_type());
+    if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
+        let why = "it is neither a file nor a link";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
     let file = tempfile::Builder::new()
         .prefix(".kubevpn-")

@@ -29,10 +29,26 @@ const WORDS: [&str; 17] = [
     "csrf",
     "xsrf",
 ];
-/// So is one that ends in this: `X-Api-Key`, `apikey`.
-const ENDING: &str = "key";
-/// And these alone: `?sig=` of a shared-access signature, `?code=` of OAuth.
-const WHOLE: [&str; 7] = ["auth", "sig", "code", "pass", "sid", "pin", "otp"];
+/// So is one that ends in one of these: `X-Api-Key`, `apikey`, `X-GitHub-OTP`.
+const ENDINGS: [&str; 5] = ["key", "-otp", "_otp", "-pin", "_pin"];
+/// And these alone: `?sig=` of a shared-access signature, `?code=` of OAuth; Kubernetes clients send a bearer token as a
+/// subprotocol of WebSocket.
+const WHOLE: [&str; 14] = [
+    "auth",
+    "auth_code",
+    "sig",
+    "code",
+    "device_code",
+    "oobcode",
+    "pass",
+    "passcode",
+    "sid",
+    "pin",
+    "otp",
+    "hmac",
+    "ticket",
+    "sec-websocket-protocol",
+];
 
 /// Where a parameter begins and ends, in a URL and in fields with several.
 const BETWEEN: [char; 12] = [
@@ -57,7 +73,7 @@ fn is_secret(name: &str) -> bool {
     let name = percent_decode_str(name).decode_utf8_lossy();
     let name = name.trim().to_ascii_lowercase();
     WORDS.iter().any(|word| name.contains(word))
-        || name.ends_with(ENDING)
+        || ENDINGS.iter().any(|ending| name.ends_with(ending))
         || WHOLE.contains(&name.as_str())
 }
 
@@ -75,7 +91,10 @@ fn without_users(mut rest: &str) -> String {
         let (before, place) = rest.split_at(at + 3);
         shown.push_str(before);
         let end = place.find(['/', '?', '#', ' ', '"', '<', '>']);
-        let (authority, after) = place.split_at(end.unwrap_or(place.len()));
+        let end = end.unwrap_or(place.len());
+        // The colon of a scheme that follows is found again with its slashes.
+        let scheme = place[..end].ends_with(':') && place[end..].starts_with("//");
+        let (authority, after) = place.split_at(end - usize::from(scheme));
         match authority.rsplit_once('@') {
             Some((_, host)) => shown.extend([REDACTED, "@", host]),
             None => shown.push_str(authority),
@@ -105,7 +124,7 @@ fn is_secret_value(value: &str) -> bool {
         return true;
     }
     let decoded = percent_decode_str(value).decode_utf8_lossy();
-    decoded != value && text(&decoded) != decoded
+    (decoded != value || value.contains('=')) && text(&decoded) != decoded
 }
 
 /// A JSON web token: two objects in base64, and a signature.
@@ -159,6 +178,12 @@ mod tests {
                 "http://web/?next=%2Fx%3Fa%3Db",
             ),
             ("http://web/?q=eyJh.eyJz.s3cret", "http://web/?q=REDACTED"),
+            ("http://web/?a=token=s3cret", "http://web/?a=REDACTED"),
+            ("http://web/?a=b=c", "http://web/?a=b=c"),
+            (
+                "http://web/?device_code=s3cret&oobCode=s3cret&hmac=s3cret&ticket=s3cret&passcode=s3cret",
+                "http://web/?device_code=REDACTED&oobCode=REDACTED&hmac=REDACTED&ticket=REDACTED&passcode=REDACTED",
+            ),
         ] {
             assert_eq!(text(url), shown, "{url}");
         }
@@ -188,6 +213,17 @@ mod tests {
             ("X-User", "eyJh.eyJz.s3cret", "REDACTED"),
             ("Accept", "text/html;q=0.8, */*", "text/html;q=0.8, */*"),
             ("Keep-Alive", "timeout=5", "timeout=5"),
+            (
+                "Sec-WebSocket-Protocol",
+                "base64url.bearer.authorization.k8s.io.s3cret, v4.channel.k8s.io",
+                "REDACTED",
+            ),
+            ("X-GitHub-OTP", "s3cret", "REDACTED"),
+            (
+                "X-Servers",
+                "http://a,http://u:s3cret@b",
+                "http://a,http://REDACTED@b",
+            ),
         ];
         let head = Head {
             fields: fields
