@@ -173,7 +173,7 @@ async fn a_shell_is_set_and_set_back() {
         "eval \"$('{program}' env --socks 1080)\" && echo set $ALL_PROXY http=$HTTP_PROXY && \
          eval \"$('{program}' env --unset)\" && env | grep -i proxy || echo none"
     );
-    let output = tokio::process::Command::new("bash")
+    let output = Command::new("bash")
         .args(["-c", &script])
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
