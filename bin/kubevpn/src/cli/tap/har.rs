@@ -101,12 +101,12 @@ fn replace(path: &Path) -> io::Result<File> {
     let kind = std::fs::symlink_metadata(path).map(|found| found.file_type());
     if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
         let why = "it is neither a file nor a link";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        return Err(io::Error::new(ErrorKind::InvalidInput, why));
     }
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
     let file = tempfile::Builder::new()
         .prefix(".kubevpn-")
-        .tempfile_in(parent.unwrap_or(Path::new(".")))?;
+        .tempfile_in(parent.unwrap_or_else(|| Path::new(".")))?;
     Ok(file.persist(path)?)
 }
 
