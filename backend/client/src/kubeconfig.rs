@@ -112,7 +112,7 @@ impl Loaded {
     /// The configuration as a kubeconfig of its own: one context, one cluster, one user, with the flags applied. Paths are
     /// absolute, plugins stay plugins, and no file's contents are copied. It may contain secrets.
     ///
-    /// It includes a proxy of the environment, because its reader may have another environment.
+    /// A proxy of the environment is included, because the kubeconfig's reader may have another environment.
     pub fn kubeconfig(&self) -> Kubeconfig {
         let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "kubevpn".to_owned());
         let (context, cluster) = (name(&self.context), name(&self.cluster));

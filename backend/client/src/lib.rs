@@ -1,6 +1,6 @@
 //! How kubevpn reaches the API server: kubectl's kubeconfig rules in, a [`kube::Client`] out.
 //!
-//! It does not know the requests: no resource, no port-forward protocol. It reads neither the process
+//! This crate does not know the requests: no resource, no port-forward protocol. It reads neither the process
 //! environment nor flags: the caller passes both in.
 //!
 //! The path of a start: [`KubeconfigArgs`] and [`Env`] → [`load`] (`kubeconfig.rs`: files, merging,

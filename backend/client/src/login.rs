@@ -101,7 +101,7 @@ struct Credentials {
     taken: AtomicBool,
 }
 
-/// What has to happen before a request can be sent.
+/// The next step before a request can be sent.
 enum Step {
     Done(Outcome),
     Wait { login: LoggingIn, since: Instant },

@@ -74,7 +74,7 @@ pub enum LookupError {
     /// The access rules do not show whether the name exists.
     #[error("{sentence}")]
     Forbidden {
-        /// What is unknown, and the missing right.
+        /// The sentence for the user: the unknown object and the missing right.
         sentence: String,
         /// The refused call; its text is in the sentence.
         call: Arc<ConnectError>,

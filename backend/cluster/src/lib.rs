@@ -1,6 +1,6 @@
 //! What exists in the cluster: names and addresses to [`Candidates`].
 //!
-//! It returns the endpoints that could serve a host and port, and their readiness. It does not choose, wait, dial, or decide
+//! This crate returns the endpoints that could serve a host and port, and their readiness. It does not choose, wait, dial, or decide
 //! about hosts outside: layers above do. It never queries a DNS server: it returns the query for the cluster's DNS
 //! ([`Question`]) and the Pods of that DNS ([`Cluster::dns`]).
 //!

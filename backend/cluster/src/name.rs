@@ -220,9 +220,9 @@ pub(crate) fn undash(label: &str) -> Option<IpAddr> {
 /// How a name is treated if no object has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unknown<'a> {
-    /// It belongs to this cluster and does not exist.
+    /// The name belongs to this cluster and does not exist.
     Cluster,
-    /// It belongs to this cluster if its last label is an existing namespace; otherwise it is a host outside.
+    /// The name belongs to this cluster if its last label is an existing namespace; otherwise it is a host outside.
     LastLabel(&'a str),
 }
 

@@ -55,7 +55,7 @@ pub struct Records {
     pub additional: Vec<(Name, IpAddr)>,
 }
 
-/// What the objects determine about a name.
+/// Facts about a name that the objects determine.
 #[derive(Clone, Debug)]
 pub enum Known {
     /// It exists.
@@ -78,7 +78,7 @@ impl Known {
     }
 }
 
-/// What a name of the cluster's domain denotes, by its form.
+/// Kinds of names in the cluster's domain, by their form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form<'a> {
     /// The domain, or its `svc` or `pod`: they exist and have no address.

@@ -28,7 +28,7 @@ const DNS: Asked = Asked::port(53);
 /// The label of the Pods of the cluster's DNS in nearly every cluster, with CoreDNS or another server.
 const LABEL: &str = "k8s-app=kube-dns";
 
-/// What to resolve.
+/// The subject of a resolution: a target, or the cluster's DNS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Target(Query),
@@ -94,7 +94,7 @@ struct Walk<'a> {
     notes: &'a mut Notes,
 }
 
-/// What an existing object leads to.
+/// The result of an existing object.
 enum Hit {
     Answer(Resolution<Candidates>),
     /// An ExternalName: resolve this name next.

@@ -1,4 +1,4 @@
-//! What is kept, how it is kept up to date, and the calls for it. The clock is paused: a sleep lets every task run until it
+//! Kept objects: which they are, how they stay up to date, and the calls for that. The clock is paused: a sleep lets every task run until it
 //! is idle, and takes no time.
 
 use std::time::Duration;
