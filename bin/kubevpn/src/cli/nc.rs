@@ -221,6 +221,8 @@ async fn relay(
                 }
                 progress.send_modify(|progress| progress.quiet = None);
                 output.write_all(&buffer[..n]).await.map_err(unheard)?;
+                // Standard output holds back what does not end in a newline.
+                output.flush().await.map_err(unheard)?;
                 progress.send_modify(|progress| progress.quiet = Some(Instant::now()));
             }
         };
@@ -241,7 +243,6 @@ async fn relay(
             }
         }
     };
-    output.flush().await.map_err(unheard)?;
     let Some((received, sent)) = relayed else {
         // What was sent is still delivered.
         let mut stream = from.unsplit(to);

@@ -22,6 +22,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("small", services_have_addresses_that_answer, One),
         scenario!("small", nc_carries_a_stream_whole),
         scenario!("small", nc_carries_both_directions_whole),
+        scenario!("small", nc_prints_what_comes_at_once),
         scenario!("small", nc_ends_as_it_was_refused, One),
         scenario!("small", run_forwards_a_port, One),
     ]
@@ -210,6 +211,22 @@ async fn nc_carries_both_directions_whole(cx: Context) -> anyhow::Result<()> {
             "{bytes} bytes, and it ended with {ended}"
         );
     }
+    Ok(())
+}
+
+/// An answer that does not end in a newline, while both directions stay open: SSH begins with such answers.
+async fn nc_prints_what_comes_at_once(cx: Context) -> anyhow::Result<()> {
+    let (mut child, mut stdin, mut stdout) = nc(&cx, &["multi", "7007", "--wait", "0s"])?;
+    for question in [&b"\0\0\0\x0c"[..], b"one line\nand a half", b"?"] {
+        stdin.write_all(question).await?;
+        let mut answer = vec![0; question.len()];
+        let read = timeout(PATIENCE, stdout.read_exact(&mut answer)).await;
+        read.with_context(|| format!("{question:?} is not answered"))??;
+        anyhow::ensure!(answer == question, "{answer:?} for {question:?}");
+    }
+    drop(stdin);
+    let code = code(&mut child).await?;
+    anyhow::ensure!(code == 0, "it ended with {code}");
     Ok(())
 }
 
