@@ -6,7 +6,7 @@ use std::path::Path;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kubevpn_scenarios::{Proxy, run_to_end};
-use kubevpn_sim::{Rule, Sim, User};
+use kubevpn_sim::{AccessRule, Sim, User};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -122,7 +122,7 @@ async fn a_good_cluster() {
 #[tokio::test]
 async fn rights_that_are_missing() {
     let reader = || {
-        Rule::new(
+        AccessRule::new(
             &["get", "list", "watch"],
             &["*"],
             &["services", "endpointslices", "pods"],
@@ -152,7 +152,7 @@ async fn rights_that_are_missing() {
             "you may not forward ports of Pods",
         ),
     ] {
-        let forward = Rule::new(verbs, &[""], &["pods/portforward"]);
+        let forward = AccessRule::new(verbs, &[""], &["pods/portforward"]);
         let jane = User::new("jane", "jane-token").may(reader()).may(forward);
         let sim = Sim::builder().sample().version(version).user(jane).start();
         let sim = sim.await.unwrap();

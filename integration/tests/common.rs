@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::{Cluster, Context, Scenario, Transports, all};
+use kubevpn_scenarios::{Context, Scenario, TestCluster, Transports, all};
 use libtest_mimic::{Arguments, Trial};
 
 /// Makes the cluster that the scenario of this name runs on.
 pub(crate) type MakeCluster =
-    fn(&'static str) -> LocalBoxFuture<'static, anyhow::Result<Arc<dyn Cluster>>>;
+    fn(&'static str) -> LocalBoxFuture<'static, anyhow::Result<Arc<dyn TestCluster>>>;
 
 /// The ways a port-forward can be carried, each forced by a flag, and the scenarios they are run with.
 const TRANSPORTS: [(&str, &[&str]); 3] = [

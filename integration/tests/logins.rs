@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
-use kubevpn_scenarios::{Proxy, Right, run_to_end, service_account};
+use kubevpn_scenarios::{AccountRight, Proxy, run_to_end, service_account};
 use lab::Lab;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -39,8 +39,8 @@ const fn everywhere(
     verbs: &'static [&'static str],
     group: &'static str,
     resources: &'static [&'static str],
-) -> Right {
-    Right {
+) -> AccountRight {
+    AccountRight {
         verbs,
         group,
         resources,
@@ -48,7 +48,7 @@ const fn everywhere(
     }
 }
 
-const RIGHTS: &[Right] = &[
+const RIGHTS: &[AccountRight] = &[
     everywhere(
         &["get", "list", "watch"],
         "",

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::{Asked, Cluster, Right, service_account};
-use lab::{Daemon, Lab, Signal};
+use kubevpn_scenarios::{AccountRight, ApiRequest, TestCluster, service_account};
+use lab::{ClusterDaemon, Lab, Signal};
 use libtest_mimic::{Arguments, Trial};
 use tempfile::TempPath;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -145,7 +145,7 @@ impl Real {
     }
 }
 
-impl Cluster for Real {
+impl TestCluster for Real {
     fn kubeconfig(&self) -> PathBuf {
         self.lab.kubeconfig()
     }
@@ -155,17 +155,17 @@ impl Cluster for Real {
     }
 
     fn stop_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(async { self.lab.stop(Daemon::ApiServer, Signal::Kill).await })
+        Box::pin(async { self.lab.stop(ClusterDaemon::ApiServer, Signal::Kill).await })
     }
 
     fn start_api(&self) -> LocalBoxFuture<'_, anyhow::Result<()>> {
-        Box::pin(async { self.lab.resume(Daemon::ApiServer).await })
+        Box::pin(async { self.lab.resume(ClusterDaemon::ApiServer).await })
     }
 
     fn account(
         &self,
         namespace: &str,
-        rights: &'static [Right],
+        rights: &'static [AccountRight],
     ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>> {
         let namespace = namespace.to_owned();
         Box::pin(async move { service_account(&self.lab.kubeconfig(), &namespace, rights).await })
@@ -175,12 +175,12 @@ impl Cluster for Real {
         Box::pin(async { Ok(self.lab.audit_mark()?.to_string()) })
     }
 
-    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>> {
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<ApiRequest>>> {
         Box::pin(async move {
             let asked = self.lab.audit_since(&mark.parse()?).await?;
             Ok(asked
                 .into_iter()
-                .map(|event| Asked {
+                .map(|event| ApiRequest {
                     resource: with_subresource(event.resource, &event.subresource),
                     verb: event.verb,
                     user_agent: event.user_agent,
@@ -200,7 +200,7 @@ fn containerd_descriptors(lab: &Lab) -> anyhow::Result<usize> {
     let pid = lab
         .status()?
         .into_iter()
-        .find_map(|(daemon, pid)| pid.filter(|_| daemon == Daemon::Containerd));
+        .find_map(|(daemon, pid)| pid.filter(|_| daemon == ClusterDaemon::Containerd));
     let pid = pid.context("containerd is not running")?;
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use kubevpn_scenarios::{Asked, Cluster, Right, kubeconfig};
-use kubevpn_sim::{Rule, Sim, User};
+use kubevpn_scenarios::{AccountRight, ApiRequest, TestCluster, kubeconfig};
+use kubevpn_sim::{AccessRule, Sim, User};
 use libtest_mimic::Arguments;
 use tempfile::TempPath;
 
@@ -56,7 +56,7 @@ impl InMemory {
     }
 }
 
-impl Cluster for InMemory {
+impl TestCluster for InMemory {
     fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
@@ -77,13 +77,13 @@ impl Cluster for InMemory {
     fn account(
         &self,
         namespace: &str,
-        rights: &'static [Right],
+        rights: &'static [AccountRight],
     ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>> {
         let token = format!("{namespace}-token");
         let name = format!("system:serviceaccount:{namespace}:tester");
         let mut user = User::new(&name, &token);
         for right in rights {
-            let rule = Rule::new(right.verbs, &[right.group], right.resources);
+            let rule = AccessRule::new(right.verbs, &[right.group], right.resources);
             user = user.may(match right.everywhere {
                 true => rule,
                 false => rule.namespaces(&[namespace]),
@@ -98,11 +98,11 @@ impl Cluster for InMemory {
         Box::pin(async { Ok(self.sim.requests().len().to_string()) })
     }
 
-    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>> {
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<ApiRequest>>> {
         Box::pin(async move {
             let asked = self.sim.requests().into_iter().skip(mark.parse()?);
             Ok(asked
-                .map(|r| Asked {
+                .map(|r| ApiRequest {
                     resource: with_subresource(r.resource, &r.subresource),
                     verb: r.verb,
                     user_agent: r.user_agent,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kubevpn_client::{ApiServer, Options, build};
 use kubevpn_conn::{Addr, Drain, Gate, Limits, Listener};
-use kubevpn_scenarios::{Curl, Socks, Tunnel};
+use kubevpn_scenarios::{Curl, Socks, TunnelClient};
 use kubevpn_sim::Sim;
 use kubevpn_stack::{
     Cluster, ClusterSettings, Egress, Forwarder, ForwarderConfig, FromHost, Outside, Settings,
@@ -204,7 +204,7 @@ async fn http(proxy: SocketAddr, way: Vanish) {
     match way {
         Vanish::Unused | Vanish::Halfway => way.unserved(proxy, b"CONNECT multi:7007 HT").await,
         Vanish::Ended | Vanish::Reset => {
-            way.served(Tunnel::connect(proxy, "multi", 7007).await.unwrap());
+            way.served(TunnelClient::connect(proxy, "multi", 7007).await.unwrap());
         }
     }
 }

@@ -19,11 +19,11 @@ const SMALL: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct ReadAhead<T> {
     io: T,
-    ahead: Option<Ahead>,
+    ahead: Option<ReadAheadBuffer>,
 }
 
 #[derive(Debug)]
-struct Ahead {
+struct ReadAheadBuffer {
     buffer: Box<[u8]>,
     /// The part of the buffer that was read from the socket and not yet taken.
     start: usize,
@@ -54,7 +54,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
         let Some(ahead) = kept else {
             ready!(Pin::new(io).poll_read(cx, buf))?;
             if buf.remaining() == 0 {
-                *kept = Some(Ahead {
+                *kept = Some(ReadAheadBuffer {
                     buffer: vec![0; LARGE].into(),
                     start: 0,
                     end: 0,

@@ -104,14 +104,14 @@ pub fn classify_status(status: &Status, doing: &Action<'_>) -> ConnectError {
                 } else {
                     "the API server"
                 },
-                Answered(code, &said)
+                StatusText(code, &said)
             ),
         ),
         code => (
             Refusal::Internal,
             format!(
                 "cannot {doing}: the API server answered {}",
-                Answered(code, &said)
+                StatusText(code, &said)
             ),
         ),
     };
@@ -130,9 +130,9 @@ pub(crate) fn classify_login(error: Arc<ClientError>) -> ConnectError {
     ConnectError::new(refusal, why).with_source(error)
 }
 
-struct Answered<'a>(u16, &'a str);
+struct StatusText<'a>(u16, &'a str);
 
-impl std::fmt::Display for Answered<'_> {
+impl std::fmt::Display for StatusText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match StatusCode::from_u16(self.0) {
             Ok(code) => write!(f, "{code}")?,

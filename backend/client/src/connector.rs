@@ -22,8 +22,8 @@ use tower::Service;
 use tower::util::{MapErr, MapResponse};
 
 use crate::ahead::ReadAhead;
-use crate::dialer::{Dialer, Socket};
-use crate::proxy::{Kind, Login, Proxy, default_port, with_port};
+use crate::dialer::{DialedSocket, Dialer};
+use crate::proxy::{ApiProxy, ProxyKind, ProxyLogin, default_port, with_port};
 
 /// Idle time before TCP probes a connection, and between probes: shorter than the 4 minutes after which some NATs
 /// drop a mapping. Four lost probes end the connection.
@@ -35,15 +35,15 @@ const KEEPALIVE_RETRIES: u32 = 4;
 const ANOTHER_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// The transport below the API server's TLS; the inner TLS is that of an `https` proxy.
-pub(crate) type Raw = MaybeHttpsStream<TokioIo<Socket>>;
+pub(crate) type RawTransport = MaybeHttpsStream<TokioIo<DialedSocket>>;
 
 /// The same, read in large pieces.
-type Ahead = TokioIo<ReadAhead<TokioIo<Raw>>>;
+type ReadAheadTransport = TokioIo<ReadAhead<TokioIo<RawTransport>>>;
 
-type ReachAhead = MapResponse<Reach, fn(Raw) -> Ahead>;
+type ReachAhead = MapResponse<Reach, fn(RawTransport) -> ReadAheadTransport>;
 
 /// The connection that carries HTTP to the API server.
-pub(crate) type Conn = MaybeHttpsStream<Ahead>;
+pub(crate) type Conn = MaybeHttpsStream<ReadAheadTransport>;
 
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
@@ -84,12 +84,12 @@ pub enum ReachError {
 /// Makes connections; cheap to clone. TLS sessions are resumed across all connectors with clones of one
 /// [`ClientConfig`], because they share its session store.
 #[derive(Clone)]
-pub(crate) struct Connector {
+pub(crate) struct ApiConnector {
     https: HttpsConnector<ReachAhead>,
     within: Duration,
 }
 
-impl Connector {
+impl ApiConnector {
     /// For plain calls: HTTP/2 where the server speaks it (ALPN), else HTTP/1.1.
     pub(crate) fn negotiating(
         reach: Reach,
@@ -133,7 +133,7 @@ impl Connector {
     }
 }
 
-impl Service<Uri> for Connector {
+impl Service<Uri> for ApiConnector {
     type Response = Conn;
     type Error = BoxError;
     type Future = Connecting<Conn>;
@@ -157,7 +157,7 @@ impl Service<Uri> for Connector {
 /// Connects to the API server below its TLS.
 #[derive(Clone)]
 pub(crate) struct Reach {
-    way: Way,
+    way: ProxyHop,
     within: Duration,
     /// The proxy for errors, without credentials; empty if there is none.
     proxy: Arc<str>,
@@ -166,7 +166,7 @@ pub(crate) struct Reach {
 type Proxied = HttpsConnector<Tcp>;
 
 #[derive(Clone)]
-enum Way {
+enum ProxyHop {
     Direct(Tcp),
     Tunnel(Tunnel<Proxied>),
     Socks(SocksV5<Tcp>),
@@ -176,7 +176,7 @@ impl Reach {
     /// `tls` is used for an `https` proxy too: as with kubectl, the CAs of the API server also verify its
     /// proxy. `within` limits a connection from name lookup to the end of the TLS handshake.
     pub(crate) fn new(
-        proxy: Option<&Proxy>,
+        proxy: Option<&ApiProxy>,
         tls: &ClientConfig,
         dialer: Option<&Dialer>,
         within: Duration,
@@ -186,21 +186,21 @@ impl Reach {
             None => Tcp::System(tcp(within)),
         };
         let way = match proxy {
-            None => Way::Direct(tcp),
+            None => ProxyHop::Direct(tcp),
             Some(proxy) => match proxy.kind {
-                Kind::Tunnel => Way::Tunnel(tunnel(proxy, tls, tcp)),
-                Kind::Socks5 => Way::Socks(socks(proxy, tcp)),
+                ProxyKind::Tunnel => ProxyHop::Tunnel(tunnel(proxy, tls, tcp)),
+                ProxyKind::Socks5 => ProxyHop::Socks(socks(proxy, tcp)),
             },
         };
         Self {
             way,
             within,
-            proxy: proxy.map(Proxy::to_string).unwrap_or_default().into(),
+            proxy: proxy.map(ApiProxy::to_string).unwrap_or_default().into(),
         }
     }
 }
 
-fn tunnel(proxy: &Proxy, tls: &ClientConfig, tcp: Tcp) -> Tunnel<Proxied> {
+fn tunnel(proxy: &ApiProxy, tls: &ClientConfig, tcp: Tcp) -> Tunnel<Proxied> {
     let https = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
         .https_or_http()
@@ -208,23 +208,23 @@ fn tunnel(proxy: &Proxy, tls: &ClientConfig, tcp: Tcp) -> Tunnel<Proxied> {
         .wrap_connector(tcp);
     let tunnel = Tunnel::new(proxy.uri.clone(), https);
     match &proxy.login {
-        Login::Basic(value) => tunnel.with_auth(value.clone()),
+        ProxyLogin::Basic(value) => tunnel.with_auth(value.clone()),
         _ => tunnel,
     }
 }
 
-fn socks(proxy: &Proxy, tcp: Tcp) -> SocksV5<Tcp> {
+fn socks(proxy: &ApiProxy, tcp: Tcp) -> SocksV5<Tcp> {
     let socks = SocksV5::new(proxy.uri.clone(), tcp);
     match &proxy.login {
-        Login::Password(user, password) => socks.with_auth(user.clone(), password.clone()),
+        ProxyLogin::Password(user, password) => socks.with_auth(user.clone(), password.clone()),
         _ => socks,
     }
 }
 
 impl Service<Uri> for Reach {
-    type Response = Raw;
+    type Response = RawTransport;
     type Error = BoxError;
-    type Future = Connecting<Raw>;
+    type Future = Connecting<RawTransport>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The services below are always ready.
@@ -236,15 +236,15 @@ impl Service<Uri> for Reach {
         // hyper-util's proxies read a missing port as 443, whatever the scheme.
         let server = with_port(&server, default_port(&server)).unwrap_or(server);
         match &mut self.way {
-            Way::Direct(tcp) => {
+            ProxyHop::Direct(tcp) => {
                 let connecting = tcp.call(server);
                 Box::pin(async { Ok(MaybeHttpsStream::Http(connecting.await?)) })
             }
-            Way::Tunnel(tunnel) => {
+            ProxyHop::Tunnel(tunnel) => {
                 let connecting = tunnel.call(server);
                 Box::pin(async move { connecting.await.map_err(|e| tunnel_failed(e, &proxy)) })
             }
-            Way::Socks(socks) => {
+            ProxyHop::Socks(socks) => {
                 let connecting = socks.call(server);
                 Box::pin(async move {
                     match connecting.await {
@@ -259,18 +259,18 @@ impl Service<Uri> for Reach {
 
 // hyper-util does not export the error types of its proxies; they are reachable through the services'
 // associated types.
-type TunnelError = <Tunnel<Proxied> as Service<Uri>>::Error;
+type HttpProxyError = <Tunnel<Proxied> as Service<Uri>>::Error;
 type SocksError = <SocksV5<Tcp> as Service<Uri>>::Error;
 
-fn tunnel_failed(error: TunnelError, proxy: &str) -> BoxError {
+fn tunnel_failed(error: HttpProxyError, proxy: &str) -> BoxError {
     let proxy = proxy.to_owned();
     let reached = match error {
-        TunnelError::ConnectFailed(source) => ReachError::ProxyAway { proxy, source },
-        TunnelError::Io(source) => ReachError::ProxyAway {
+        HttpProxyError::ConnectFailed(source) => ReachError::ProxyAway { proxy, source },
+        HttpProxyError::Io(source) => ReachError::ProxyAway {
             proxy,
             source: source.into(),
         },
-        TunnelError::ProxyAuthRequired => ReachError::ProxyLogin { proxy },
+        HttpProxyError::ProxyAuthRequired => ReachError::ProxyLogin { proxy },
         other => ReachError::ProxyRefused {
             proxy,
             reason: other.to_string(),
@@ -306,9 +306,9 @@ enum Tcp {
 }
 
 impl Service<Uri> for Tcp {
-    type Response = TokioIo<Socket>;
+    type Response = TokioIo<DialedSocket>;
     type Error = BoxError;
-    type Future = Connecting<TokioIo<Socket>>;
+    type Future = Connecting<TokioIo<DialedSocket>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // Always ready, like hyper-util's.
@@ -321,7 +321,7 @@ impl Service<Uri> for Tcp {
                 let mut tcp = tcp.clone();
                 Box::pin(async move {
                     let tcp = first_of(|| tcp.call(to.clone())).await?;
-                    Ok(TokioIo::new(Socket::from(tcp.into_inner())))
+                    Ok(TokioIo::new(DialedSocket::from(tcp.into_inner())))
                 })
             }
             Self::Given(dialer) => {

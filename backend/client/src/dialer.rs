@@ -12,15 +12,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection made by a [`Dialer`].
-trait Io: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+trait DialedIo: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> DialedIo for T {}
 
-type Dialing = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;
+type DialFuture = Pin<Box<dyn Future<Output = io::Result<DialedSocket>> + Send>>;
 
 /// Replaces the TCP connections to the API server, or to the proxy before it. Clones are the same dialer.
 #[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(Uri) -> Dialing + Send + Sync>);
+pub struct Dialer(Arc<dyn Fn(Uri) -> DialFuture + Send + Sync>);
 
 impl Dialer {
     /// `dial` gets the `scheme://host:port` to connect to. TLS and the proxy's protocol run over its result; the connect
@@ -33,11 +33,11 @@ impl Dialer {
     {
         Self(Arc::new(move |to| {
             let dialing = dial(to);
-            Box::pin(async move { Ok(Socket(Kind::Given(Box::new(dialing.await?)))) })
+            Box::pin(async move { Ok(DialedSocket(SocketKind::Given(Box::new(dialing.await?)))) })
         }))
     }
 
-    pub(crate) fn dial(&self, to: Uri) -> Dialing {
+    pub(crate) fn dial(&self, to: Uri) -> DialFuture {
         (self.0)(to)
     }
 }
@@ -49,69 +49,69 @@ impl fmt::Debug for Dialer {
 }
 
 /// One connection below all protocols.
-pub struct Socket(Kind);
+pub struct DialedSocket(SocketKind);
 
-enum Kind {
+enum SocketKind {
     Tcp(TcpStream),
-    Given(Box<dyn Io>),
+    Given(Box<dyn DialedIo>),
 }
 
-impl Socket {
+impl DialedSocket {
     /// The TCP connection, for its options; `None` for a connection of a [`Dialer`].
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.0 {
-            Kind::Tcp(tcp) => Some(tcp),
-            Kind::Given(_) => None,
+            SocketKind::Tcp(tcp) => Some(tcp),
+            SocketKind::Given(_) => None,
         }
     }
 }
 
-impl From<TcpStream> for Socket {
+impl From<TcpStream> for DialedSocket {
     fn from(tcp: TcpStream) -> Self {
-        Self(Kind::Tcp(tcp))
+        Self(SocketKind::Tcp(tcp))
     }
 }
 
-impl fmt::Debug for Socket {
+impl fmt::Debug for DialedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Tcp(tcp) => tcp.fmt(f),
-            Kind::Given(_) => f.write_str("Given"),
+            SocketKind::Tcp(tcp) => tcp.fmt(f),
+            SocketKind::Given(_) => f.write_str("Given"),
         }
     }
 }
 
-impl Connection for Socket {
+impl Connection for DialedSocket {
     fn connected(&self) -> Connected {
         match &self.0 {
-            Kind::Tcp(tcp) => tcp.connected(),
-            Kind::Given(_) => Connected::new(),
+            SocketKind::Tcp(tcp) => tcp.connected(),
+            SocketKind::Given(_) => Connected::new(),
         }
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for DialedSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Kind::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Kind::Given(io) => Pin::new(io).poll_read(cx, buf),
+            SocketKind::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            SocketKind::Given(io) => Pin::new(io).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for DialedSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
-            Kind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Kind::Given(io) => Pin::new(io).poll_write(cx, buf),
+            SocketKind::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            SocketKind::Given(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
@@ -121,29 +121,29 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().0 {
-            Kind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Kind::Given(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            SocketKind::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
+            SocketKind::Given(io) => Pin::new(io).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
-            Kind::Tcp(tcp) => tcp.is_write_vectored(),
-            Kind::Given(io) => io.is_write_vectored(),
+            SocketKind::Tcp(tcp) => tcp.is_write_vectored(),
+            SocketKind::Given(io) => io.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Kind::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Kind::Given(io) => Pin::new(io).poll_flush(cx),
+            SocketKind::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            SocketKind::Given(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().0 {
-            Kind::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Kind::Given(io) => Pin::new(io).poll_shutdown(cx),
+            SocketKind::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            SocketKind::Given(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

@@ -18,9 +18,9 @@ use kube::config::{Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, Na
 use secrecy::{ExposeSecret as _, SecretString};
 
 pub use self::env::{Env, OWN_PROXIES, own_proxies};
-pub use self::error::{KubeconfigError, Names};
+pub use self::error::{KubeconfigError, NameList};
 use self::files::Files;
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, ApiProxy};
 use crate::recipe::server_name;
 
 /// kubectl's flags about the kubeconfig, all optional.
@@ -294,7 +294,7 @@ fn proxy_url(text: &str, from: &str) -> Result<Uri, KubeconfigError> {
         from: from.to_owned(),
         source,
     };
-    Proxy::parse(text).map_err(bad)?;
+    ApiProxy::parse(text).map_err(bad)?;
     let with_scheme = match text.contains("://") {
         true => text.to_owned(),
         false => format!("http://{text}"),

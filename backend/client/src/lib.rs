@@ -55,10 +55,10 @@ pub use self::ahead::ReadAhead;
 pub use self::classify::{classify_api, classify_status};
 pub use self::client::{build, build_renewable};
 pub use self::connector::ReachError;
-pub use self::dialer::{Dialer, Socket};
+pub use self::dialer::{DialedSocket, Dialer};
 pub use self::error::{ClientError, PluginError, PluginFailure};
 pub use self::kubeconfig::{
-    EntryNames, Env, KubeconfigArgs, KubeconfigError, Loaded, Names, OWN_PROXIES, entry_names,
+    EntryNames, Env, KubeconfigArgs, KubeconfigError, Loaded, NameList, OWN_PROXIES, entry_names,
     load, own_proxies,
 };
 pub use self::login::LoginNews;
@@ -66,4 +66,4 @@ pub use self::options::Options;
 pub use self::proxy::ProxyError;
 pub use self::raw::{ApiServer, RawStream};
 pub use self::renewal::Renewal;
-pub use self::shown::Shown;
+pub use self::shown::ShownCredentials;

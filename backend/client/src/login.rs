@@ -24,9 +24,9 @@ use crate::classify::certificate_refused;
 use crate::credential::Credential;
 use crate::error::ClientError;
 use crate::plugin;
-use crate::recipe::{Recipe, Stack};
-use crate::shown::Shown;
-use crate::transport::{Received, Transport};
+use crate::recipe::{Recipe, RequestStack};
+use crate::shown::ShownCredentials;
+use crate::transport::{HttpTransport, Received};
 
 /// The longest wait before credentials that were never accepted are made again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -39,23 +39,23 @@ const BETWEEN_LOGINS: Duration = Duration::from_secs(3);
 /// A plugin runs once for all simultaneous requests, which share its outcome. A request that is given up does not stop it: a
 /// person may be typing a password.
 #[derive(Clone)]
-pub(crate) struct Login(Arc<Mutex<State>>);
+pub(crate) struct Login(Arc<Mutex<LoginState>>);
 
-type Outcome = Result<Arc<Credentials>, Arc<ClientError>>;
-type LoggingIn = Shared<BoxFuture<'static, Outcome>>;
+type LoginOutcome = Result<Arc<AuthenticatedClient>, Arc<ClientError>>;
+type LoggingIn = Shared<BoxFuture<'static, LoginOutcome>>;
 
-struct State {
+struct LoginState {
     recipe: Arc<Recipe>,
-    phase: Phase,
+    phase: LoginPhase,
     /// The last credentials.
-    last: Option<Arc<Credentials>>,
+    last: Option<Arc<AuthenticatedClient>>,
     /// Number of logins started.
     logins: u64,
     /// Number of logins in a row whose credentials the server never accepted.
     in_vain: u32,
     /// Whether an upgrade was announced while there were no credentials.
     upgrade_expected: bool,
-    told: Option<Told>,
+    told: Option<LoginObserver>,
 }
 
 /// Change of the credentials: a login, its failure, or their refusal by the API server.
@@ -75,25 +75,25 @@ pub enum LoginNews<'a> {
     Refused,
 }
 
-pub(crate) type Told = Arc<dyn Fn(LoginNews<'_>) + Send + Sync>;
+pub(crate) type LoginObserver = Arc<dyn Fn(LoginNews<'_>) + Send + Sync>;
 
-enum Phase {
+enum LoginPhase {
     LoggedOut,
     LoggingIn {
         login: LoggingIn,
         since: Instant,
     },
-    LoggedIn(Arc<Credentials>),
+    LoggedIn(Arc<AuthenticatedClient>),
     Failed {
         error: Arc<ClientError>,
         at: Instant,
     },
 }
 
-struct Credentials {
+struct AuthenticatedClient {
     credential: Credential,
-    transport: Transport,
-    stack: Stack,
+    transport: HttpTransport,
+    stack: RequestStack,
     /// The number of the login that made them.
     login: u64,
     made: Instant,
@@ -102,15 +102,15 @@ struct Credentials {
 }
 
 /// The next step before a request can be sent.
-enum Step {
-    Done(Outcome),
+enum LoginStep {
+    Done(LoginOutcome),
     Wait { login: LoggingIn, since: Instant },
 }
 
 impl Login {
     /// Runs no plugin yet; any other fault of the credentials is an error now.
     pub(crate) fn new(recipe: Recipe) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(LoginState {
             phase: first(&recipe, 0),
             recipe: Arc::new(recipe),
             last: None,
@@ -121,7 +121,7 @@ impl Login {
         })))
     }
 
-    pub(crate) fn tell_to(&self, told: Told) {
+    pub(crate) fn tell_to(&self, told: LoginObserver) {
         self.state().told = Some(told);
     }
 
@@ -144,8 +144,8 @@ impl Login {
 
     pub(crate) async fn log_in_now(&self) -> Result<(), Arc<ClientError>> {
         let outcome = match self.step(true) {
-            Step::Done(outcome) => outcome,
-            Step::Wait { login, .. } => login.await,
+            LoginStep::Done(outcome) => outcome,
+            LoginStep::Wait { login, .. } => login.await,
         };
         outcome.map(drop)
     }
@@ -154,7 +154,7 @@ impl Login {
     pub(crate) fn expect_upgrade(&self) {
         let mut state = self.state();
         match &state.phase {
-            Phase::LoggedIn(credentials) => credentials.transport.expect_upgrade(),
+            LoginPhase::LoggedIn(credentials) => credentials.transport.expect_upgrade(),
             _ => state.upgrade_expected = true,
         }
     }
@@ -163,42 +163,42 @@ impl Login {
         self.state().recipe.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LoginState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// With `at_once` a recent failure is not waited out.
-    fn step(&self, at_once: bool) -> Step {
+    fn step(&self, at_once: bool) -> LoginStep {
         let mut state = self.state();
         match &state.phase {
-            Phase::LoggedIn(it) if !it.has_expired() || !state.recipe.can_renew() => {
-                return Step::Done(Ok(it.clone()));
+            LoginPhase::LoggedIn(it) if !it.has_expired() || !state.recipe.can_renew() => {
+                return LoginStep::Done(Ok(it.clone()));
             }
-            Phase::LoggingIn { login, since } => {
+            LoginPhase::LoggingIn { login, since } => {
                 let (login, since) = (login.clone(), *since);
-                return Step::Wait { login, since };
+                return LoginStep::Wait { login, since };
             }
-            Phase::Failed { error, at } if !at_once && at.elapsed() < BETWEEN_LOGINS => {
-                return Step::Done(Err(error.clone()));
+            LoginPhase::Failed { error, at } if !at_once && at.elapsed() < BETWEEN_LOGINS => {
+                return LoginStep::Done(Err(error.clone()));
             }
-            Phase::LoggedIn(it) => state.last = Some(it.clone()),
-            Phase::LoggedOut | Phase::Failed { .. } => {}
+            LoginPhase::LoggedIn(it) => state.last = Some(it.clone()),
+            LoginPhase::LoggedOut | LoginPhase::Failed { .. } => {}
         }
         state.logins += 1;
         let login = self.log_in(state.recipe.clone(), state.logins, state.last.clone());
         let since = Instant::now();
-        state.phase = Phase::LoggingIn {
+        state.phase = LoginPhase::LoggingIn {
             login: login.clone(),
             since,
         };
-        Step::Wait { login, since }
+        LoginStep::Wait { login, since }
     }
 
     /// Credentials for a request, which waits for a plugin for a limited time.
-    async fn credentials(&self) -> Outcome {
+    async fn credentials(&self) -> LoginOutcome {
         let (login, since) = match self.step(false) {
-            Step::Done(outcome) => return outcome,
-            Step::Wait { login, since } => (login, since),
+            LoginStep::Done(outcome) => return outcome,
+            LoginStep::Wait { login, since } => (login, since),
         };
         let recipe = self.recipe();
         let Some(exec) = recipe.plugin() else {
@@ -213,7 +213,12 @@ impl Login {
         }
     }
 
-    fn log_in(&self, recipe: Arc<Recipe>, login: u64, last: Option<Arc<Credentials>>) -> LoggingIn {
+    fn log_in(
+        &self,
+        recipe: Arc<Recipe>,
+        login: u64,
+        last: Option<Arc<AuthenticatedClient>>,
+    ) -> LoggingIn {
         let this = self.clone();
         let logging_in = async move {
             let outcome = log_in(recipe.clone(), login, last).await;
@@ -227,9 +232,9 @@ impl Login {
                         if expected {
                             credentials.transport.expect_upgrade();
                         }
-                        Phase::LoggedIn(credentials.clone())
+                        LoginPhase::LoggedIn(credentials.clone())
                     }
-                    Err(error) => Phase::Failed {
+                    Err(error) => LoginPhase::Failed {
                         error: error.clone(),
                         at: Instant::now(),
                     },
@@ -240,7 +245,7 @@ impl Login {
                 // Files are read again every minute, which is not reported.
                 Ok(_) if recipe.plugin().is_none() => {}
                 Ok(made) => {
-                    let expires = Shown::new(&recipe, &made.credential).expires;
+                    let expires = ShownCredentials::new(&recipe, &made.credential).expires;
                     this.tell(LoginNews::LoggedIn { expires });
                 }
                 Err(error) => this.tell(LoginNews::Failed {
@@ -259,7 +264,7 @@ impl Login {
     }
 
     /// Notes that the server rejected these credentials. Returns whether to try with others.
-    fn not_taken(&self, credentials: &Arc<Credentials>) -> bool {
+    fn not_taken(&self, credentials: &Arc<AuthenticatedClient>) -> bool {
         let mut state = self.state();
         if state.logins != credentials.login {
             return true;
@@ -279,19 +284,20 @@ impl Login {
         tracing::info!("the API server does not take our credentials any more: making new ones");
         state.in_vain += 1;
         state.last = Some(credentials.clone());
-        state.phase = Phase::LoggedOut;
+        state.phase = LoginPhase::LoggedOut;
         drop(state);
         self.tell(LoginNews::Refused);
         true
     }
 
     /// Credentials in use.
-    pub(crate) fn shown(&self) -> Option<Shown> {
+    pub(crate) fn shown(&self) -> Option<ShownCredentials> {
         let state = self.state();
         match &state.phase {
-            Phase::LoggedIn(credentials) => {
-                Some(Shown::new(&state.recipe, &credentials.credential))
-            }
+            LoginPhase::LoggedIn(credentials) => Some(ShownCredentials::new(
+                &state.recipe,
+                &credentials.credential,
+            )),
             _ => None,
         }
     }
@@ -299,13 +305,13 @@ impl Login {
     /// The error with which requests fail until a person logs in.
     pub(crate) fn trouble(&self) -> Option<Arc<ClientError>> {
         match &self.state().phase {
-            Phase::Failed { error, .. } => Some(error.clone()),
+            LoginPhase::Failed { error, .. } => Some(error.clone()),
             _ => None,
         }
     }
 }
 
-impl Credentials {
+impl AuthenticatedClient {
     /// Uses new connections, unless the last ones were made with the same certificate.
     fn new(recipe: &Recipe, credential: Credential, login: u64, last: Option<&Self>) -> Self {
         let last = last.filter(|last| last.credential.chain() == credential.chain());
@@ -330,20 +336,22 @@ impl Credentials {
 }
 
 /// The initial state: the kubeconfig's own credentials, unless a plugin is needed.
-fn first(recipe: &Recipe, login: u64) -> Phase {
+fn first(recipe: &Recipe, login: u64) -> LoginPhase {
     if recipe.plugin().is_some() {
-        return Phase::LoggedOut;
+        return LoginPhase::LoggedOut;
     }
     let credential = recipe.credential.clone();
-    Phase::LoggedIn(Arc::new(Credentials::new(recipe, credential, login, None)))
+    LoginPhase::LoggedIn(Arc::new(AuthenticatedClient::new(
+        recipe, credential, login, None,
+    )))
 }
 
 /// Runs the plugin; without one, reads the files again. If a token file is gone, the last token stays in use.
 async fn log_in(
     recipe: Arc<Recipe>,
     login: u64,
-    last: Option<Arc<Credentials>>,
-) -> Result<Credentials, ClientError> {
+    last: Option<Arc<AuthenticatedClient>>,
+) -> Result<AuthenticatedClient, ClientError> {
     let credential = match recipe.plugin() {
         Some(exec) => plugin::run(exec).await?,
         None => {
@@ -363,7 +371,7 @@ async fn log_in(
             }
         }
     };
-    Ok(Credentials::new(
+    Ok(AuthenticatedClient::new(
         &recipe,
         credential,
         login,
@@ -399,7 +407,7 @@ impl Service<Request<Body>> for Login {
     }
 }
 
-impl Credentials {
+impl AuthenticatedClient {
     async fn send(&self, request: Request<Body>) -> Result<Response<Received>, BoxError> {
         let answered = self.stack.clone().oneshot(request).await;
         if answered.is_ok() && !self.are_refused(&answered) {

@@ -19,7 +19,7 @@ impl SupportedKxGroup for Secp521r1 {
         let private = EphemeralPrivateKey::generate(&ECDH_P521, &SystemRandom::new())
             .map_err(|_| GetRandomFailed)?;
         let public = private.compute_public_key().map_err(|_| GetRandomFailed)?;
-        Ok(Box::new(Exchange { private, public }))
+        Ok(Box::new(P521Exchange { private, public }))
     }
 
     fn name(&self) -> NamedGroup {
@@ -27,12 +27,12 @@ impl SupportedKxGroup for Secp521r1 {
     }
 }
 
-struct Exchange {
+struct P521Exchange {
     private: EphemeralPrivateKey,
     public: PublicKey,
 }
 
-impl ActiveKeyExchange for Exchange {
+impl ActiveKeyExchange for P521Exchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
         let invalid = Error::from(PeerMisbehaved::InvalidKeyShare);
         if peer.first() != Some(&UNCOMPRESSED) {

@@ -8,15 +8,15 @@ use percent_encoding::percent_decode_str;
 
 /// A proxy through which the API server is reached.
 #[derive(Clone)]
-pub(crate) struct Proxy {
-    pub(crate) kind: Kind,
+pub(crate) struct ApiProxy {
+    pub(crate) kind: ProxyKind,
     /// `scheme://host:port/`, always with a port, never with user and password.
     pub(crate) uri: Uri,
-    pub(crate) login: Login,
+    pub(crate) login: ProxyLogin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ProxyKind {
     /// HTTP CONNECT, spoken in the clear (`http`) or over TLS (`https`).
     Tunnel,
     /// SOCKS5. The proxy resolves the name for `socks5` too, as it does with kubectl and kube.
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 
 /// Credentials for the proxy, percent-decoded.
 #[derive(Clone)]
-pub(crate) enum Login {
+pub(crate) enum ProxyLogin {
     None,
     /// The value of `Proxy-Authorization`.
     Basic(HeaderValue),
@@ -48,7 +48,7 @@ pub enum ProxyError {
     LoginTooLong,
 }
 
-impl Proxy {
+impl ApiProxy {
     /// Parses a proxy's URL. The default scheme is `http`, as with kubectl and curl.
     pub(crate) fn parse(text: &str) -> Result<Self, ProxyError> {
         let scheme = match text.split_once("://") {
@@ -56,27 +56,29 @@ impl Proxy {
             None => "http".to_owned(),
         };
         let (kind, default_port) = match scheme.as_str() {
-            "http" => (Kind::Tunnel, 80),
-            "https" => (Kind::Tunnel, 443),
-            "socks5" | "socks5h" => (Kind::Socks5, 1080),
+            "http" => (ProxyKind::Tunnel, 80),
+            "https" => (ProxyKind::Tunnel, 443),
+            "socks5" | "socks5h" => (ProxyKind::Socks5, 1080),
             _ => return Err(ProxyError::Scheme(scheme.chars().take(20).collect())),
         };
         let read = intercept(text).ok_or(ProxyError::NotAUrl)?;
         let uri = with_port(read.uri(), default_port).ok_or(ProxyError::NotAUrl)?;
         let login = match (read.basic_auth(), read.raw_auth()) {
-            (Some(value), _) => Login::Basic(value.clone()),
+            (Some(value), _) => ProxyLogin::Basic(value.clone()),
             (None, Some((user, password))) if user.len() > 255 || password.len() > 255 => {
                 return Err(ProxyError::LoginTooLong);
             }
-            (None, Some((user, password))) => Login::Password(user.to_owned(), password.to_owned()),
-            (None, None) => Login::None,
+            (None, Some((user, password))) => {
+                ProxyLogin::Password(user.to_owned(), password.to_owned())
+            }
+            (None, None) => ProxyLogin::None,
         };
         Ok(Self { kind, uri, login })
     }
 }
 
 /// The URL without user and password, for logs.
-impl fmt::Display for Proxy {
+impl fmt::Display for ApiProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let authority = self.uri.authority().map_or("", |a| a.as_str());
@@ -84,7 +86,7 @@ impl fmt::Display for Proxy {
     }
 }
 
-impl fmt::Debug for Proxy {
+impl fmt::Debug for ApiProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -171,15 +173,15 @@ mod tests {
 
     #[test]
     fn every_kind() {
-        let of = |text: &str| Proxy::parse(text).map(|p| (p.kind, p.to_string()));
+        let of = |text: &str| ApiProxy::parse(text).map(|p| (p.kind, p.to_string()));
         for (text, kind, shown) in [
-            ("http://p:3128", Kind::Tunnel, "http://p:3128"),
-            ("http://p", Kind::Tunnel, "http://p:80"),
-            ("p:3128", Kind::Tunnel, "http://p:3128"),
-            ("HTTPS://p/", Kind::Tunnel, "https://p:443"),
-            ("socks5://p", Kind::Socks5, "socks5://p:1080"),
-            ("socks5h://[::1]:9", Kind::Socks5, "socks5h://[::1]:9"),
-            ("http://u:s3cret@p:1", Kind::Tunnel, "http://p:1"),
+            ("http://p:3128", ProxyKind::Tunnel, "http://p:3128"),
+            ("http://p", ProxyKind::Tunnel, "http://p:80"),
+            ("p:3128", ProxyKind::Tunnel, "http://p:3128"),
+            ("HTTPS://p/", ProxyKind::Tunnel, "https://p:443"),
+            ("socks5://p", ProxyKind::Socks5, "socks5://p:1080"),
+            ("socks5h://[::1]:9", ProxyKind::Socks5, "socks5h://[::1]:9"),
+            ("http://u:s3cret@p:1", ProxyKind::Tunnel, "http://p:1"),
         ] {
             assert_eq!(of(text), Ok((kind, shown.to_owned())), "{text}");
         }
@@ -193,14 +195,14 @@ mod tests {
 
     #[test]
     fn logins_are_decoded_and_never_shown() {
-        let http = Proxy::parse("http://user:pa%40ss%3A@p:1").unwrap();
-        let Login::Basic(value) = &http.login else {
+        let http = ApiProxy::parse("http://user:pa%40ss%3A@p:1").unwrap();
+        let ProxyLogin::Basic(value) = &http.login else {
             panic!("{http:?}")
         };
         assert_eq!(value, "Basic dXNlcjpwYUBzczo=");
         assert!(value.is_sensitive());
-        let socks = Proxy::parse("socks5h://user:pa%40ss@p").unwrap();
-        assert!(matches!(&socks.login, Login::Password(u, p) if u == "user" && p == "pa@ss"));
+        let socks = ApiProxy::parse("socks5h://user:pa%40ss@p").unwrap();
+        assert!(matches!(&socks.login, ProxyLogin::Password(u, p) if u == "user" && p == "pa@ss"));
         assert!(!format!("{http:?}{socks:?}{http}{socks}").contains("pa"));
     }
 

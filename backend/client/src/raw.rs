@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower::Service;
 
 use crate::classify::classify_connection;
-use crate::connector::{Raw, ReachError};
+use crate::connector::{RawTransport, ReachError};
 use crate::error::ClientError;
 use crate::login::Login;
 use crate::options::Options;
@@ -100,7 +100,7 @@ impl Service<Target> for ApiServer {
 #[derive(Debug)]
 pub struct RawStream {
     /// Boxed: a stream to a Pod, which shares an enum with it, is a third of the size.
-    raw: Box<TokioIo<Raw>>,
+    raw: Box<TokioIo<RawTransport>>,
     name: Arc<str>,
 }
 

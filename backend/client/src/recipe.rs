@@ -16,18 +16,18 @@ use rustls::pki_types::ServerName;
 use tower::ServiceBuilder;
 use tower::util::BoxCloneSyncService;
 
-use crate::connector::{Connector, Reach};
+use crate::connector::{ApiConnector, Reach};
 use crate::credential::Credential;
 use crate::error::{ClientError, clip};
 use crate::options::Options;
-use crate::proxy::{Proxy, default_port, with_port, without_login};
+use crate::proxy::{ApiProxy, default_port, with_port, without_login};
 use crate::tls;
-use crate::transport::{Received, Transport};
+use crate::transport::{HttpTransport, Received};
 
 /// The layers of a request, from the base URL to the wire.
-pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Received>, BoxError>;
+pub(crate) type RequestStack = BoxCloneSyncService<Request<Body>, Response<Received>, BoxError>;
 
-/// Builds a [`Stack`] once credentials are known.
+/// Builds a [`RequestStack`] once credentials are known.
 pub(crate) struct Recipe {
     /// The configuration as given.
     given: Config,
@@ -39,7 +39,7 @@ pub(crate) struct Recipe {
     headers: ExtraHeadersLayer,
     pub(crate) server: Arc<str>,
     server_name: Option<ServerName<'static>>,
-    proxy: Option<Proxy>,
+    proxy: Option<ApiProxy>,
     retry: RetryPolicy,
     pub(crate) options: Options,
 }
@@ -61,7 +61,7 @@ impl Recipe {
         let headers = config.extra_headers_layer();
         let headers = headers.map_err(|e| ClientError::Header(e.into()))?;
         let proxy = match &config.proxy_url {
-            Some(url) => Some(Proxy::parse(&url.to_string()).map_err(ClientError::Proxy)?),
+            Some(url) => Some(ApiProxy::parse(&url.to_string()).map_err(ClientError::Proxy)?),
             None => None,
         };
         let server_name = match config.tls_server_name.clone() {
@@ -130,12 +130,12 @@ impl Recipe {
     }
 
     /// The transport that presents this credential's certificate.
-    pub(crate) fn transport(&self, credential: &Credential) -> Transport {
+    pub(crate) fn transport(&self, credential: &Credential) -> HttpTransport {
         let tls = &tls::showing(&self.tls, credential.identity.as_ref());
         let reach = self.reach(tls);
-        Transport::new(
-            Connector::negotiating(reach.clone(), tls, self.server_name.as_ref()),
-            Connector::http1(reach, tls, self.server_name.as_ref()),
+        HttpTransport::new(
+            ApiConnector::negotiating(reach.clone(), tls, self.server_name.as_ref()),
+            ApiConnector::http1(reach, tls, self.server_name.as_ref()),
             self.config.cluster_url.clone(),
             self.server.clone(),
             self.retry.clone(),
@@ -144,7 +144,7 @@ impl Recipe {
     }
 
     /// Builds the layers.
-    pub(crate) fn stack(&self, credential: &Credential, transport: Transport) -> Stack {
+    pub(crate) fn stack(&self, credential: &Credential, transport: HttpTransport) -> RequestStack {
         let authorization = credential.authorization.clone();
         let stack = ServiceBuilder::new()
             // First the request is completed …

@@ -11,7 +11,7 @@ use crate::login::{Login, LoginNews};
 use crate::options::Options;
 use crate::raw::ApiServer;
 use crate::recipe::Recipe;
-use crate::shown::Shown;
+use crate::shown::ShownCredentials;
 
 /// Gives a running client another configuration. Clones control the same client.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl Renewal {
     }
 
     /// The client's current credentials, without secrets. `None` if a credential plugin has not run yet, or failed.
-    pub fn shown(&self) -> Option<Shown> {
+    pub fn shown(&self) -> Option<ShownCredentials> {
         self.login.shown()
     }
 

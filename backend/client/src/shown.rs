@@ -8,7 +8,7 @@ use crate::tls::not_after;
 
 /// The client's credentials, without anything secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownCredentials {
     /// A bearer token.
     pub token: bool,
     /// A user and a password.
@@ -24,7 +24,7 @@ pub struct Shown {
     pub renewable: bool,
 }
 
-impl Shown {
+impl ShownCredentials {
     pub(crate) fn new(recipe: &Recipe, credential: &Credential) -> Self {
         let header = credential.authorization.as_ref();
         let header = header.and_then(|value| value.to_str().ok());
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::{Options, build_renewable};
 
-    fn shown(user: AuthInfo) -> Shown {
+    fn shown(user: AuthInfo) -> ShownCredentials {
         let mut config = Config::new("https://127.0.0.1:1".parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info = user;

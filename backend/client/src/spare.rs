@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
-use crate::connector::{Conn, Connector};
+use crate::connector::{ApiConnector, Conn};
 
 /// How long a connection may wait for its upgrade: an API server closes a connection without a request after 32 s
 /// (kubernetes, `ReadHeaderTimeout` of its server).
@@ -30,24 +30,24 @@ type Made = Result<Conn, BoxError>;
 
 /// Makes connections for upgrades, the next one ahead. Clones share the spare; the last one closes it.
 #[derive(Clone)]
-pub(crate) struct Spare(Arc<Owner>);
+pub(crate) struct Spare(Arc<SpareOwner>);
 
-struct Owner {
-    connector: Connector,
+struct SpareOwner {
+    connector: ApiConnector,
     server: Uri,
-    shelf: Arc<Shelf>,
+    shelf: Arc<SpareShared>,
 }
 
 /// The state shared by the task that keeps a connection ready and the upgrades that take it.
 #[derive(Default)]
-struct Shelf {
-    state: Mutex<State>,
+struct SpareShared {
+    state: Mutex<SpareState>,
     /// Wakes the task: the connection was taken, or is no longer wanted.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct SpareState {
     ready: Option<Conn>,
     /// The upgrade that waits for the connection being made.
     waiting: Option<oneshot::Sender<Made>>,
@@ -59,8 +59,8 @@ struct State {
 }
 
 impl Spare {
-    pub(crate) fn new(connector: Connector, server: Uri) -> Self {
-        Self(Arc::new(Owner {
+    pub(crate) fn new(connector: ApiConnector, server: Uri) -> Self {
+        Self(Arc::new(SpareOwner {
             connector,
             server,
             shelf: Arc::default(),
@@ -75,7 +75,7 @@ impl Spare {
 
     /// Keeps a connection from now on, if upgrades were announced.
     fn keep(&self) {
-        let Owner {
+        let SpareOwner {
             connector,
             server,
             shelf,
@@ -88,18 +88,18 @@ impl Spare {
         if !kept {
             state.making = true;
             let (connector, server, shelf) = (connector.clone(), server.clone(), shelf.clone());
-            tokio::spawn(keep(connector, server, Keeping(shelf)));
+            tokio::spawn(keep(connector, server, SpareKeeper(shelf)));
         }
     }
 
     /// Takes the ready connection, or a promise of the one being made.
-    fn take(&self) -> Option<Taken> {
+    fn take(&self) -> Option<SpareOutcome> {
         let mut state = self.0.shelf.state();
         if let Some(mut conn) = state.ready.take() {
             self.0.shelf.changed.notify_one();
             let mut cx = Context::from_waker(Waker::noop());
             return match poll_over(&mut conn, &mut cx) {
-                Poll::Pending => Some(Taken::Ready(Box::new(conn))),
+                Poll::Pending => Some(SpareOutcome::Ready(Box::new(conn))),
                 Poll::Ready(()) => None,
             };
         }
@@ -109,11 +109,11 @@ impl Spare {
         }
         let (give, given) = oneshot::channel();
         state.waiting = Some(give);
-        Some(Taken::Promised(given))
+        Some(SpareOutcome::Promised(given))
     }
 }
 
-enum Taken {
+enum SpareOutcome {
     Ready(Box<Conn>),
     Promised(oneshot::Receiver<Made>),
 }
@@ -134,8 +134,8 @@ impl Service<Uri> for Spare {
         let mut connector = self.0.connector.clone();
         Box::pin(async move {
             match taken {
-                Some(Taken::Ready(conn)) => return Ok(*conn),
-                Some(Taken::Promised(given)) => {
+                Some(SpareOutcome::Ready(conn)) => return Ok(*conn),
+                Some(SpareOutcome::Promised(given)) => {
                     if let Ok(made) = given.await {
                         return made;
                     }
@@ -147,7 +147,7 @@ impl Service<Uri> for Spare {
     }
 }
 
-impl Drop for Owner {
+impl Drop for SpareOwner {
     fn drop(&mut self) {
         let mut state = self.shelf.state();
         (state.until, state.ready) = (None, None);
@@ -156,8 +156,8 @@ impl Drop for Owner {
     }
 }
 
-impl Shelf {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl SpareShared {
+    fn state(&self) -> MutexGuard<'_, SpareState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,9 +190,9 @@ impl Shelf {
 }
 
 /// The task that keeps a connection. However it ends, waiting upgrades are released.
-struct Keeping(Arc<Shelf>);
+struct SpareKeeper(Arc<SpareShared>);
 
-impl Drop for Keeping {
+impl Drop for SpareKeeper {
     fn drop(&mut self) {
         let mut state = self.0.state();
         (state.until, state.ready, state.waiting, state.making) = (None, None, None, false);
@@ -200,7 +200,7 @@ impl Drop for Keeping {
 }
 
 /// Keeps one connection ready until none is wanted.
-async fn keep(mut connector: Connector, server: Uri, keeping: Keeping) {
+async fn keep(mut connector: ApiConnector, server: Uri, keeping: SpareKeeper) {
     let shelf = &keeping.0;
     loop {
         let made = connector.call(server.clone()).await;

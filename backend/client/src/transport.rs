@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::retry::Retry;
 use tower::{Service, ServiceExt};
 
-use crate::connector::{Conn, Connector};
+use crate::connector::{ApiConnector, Conn};
 use crate::error::ClientError;
 use crate::options::Options;
 use crate::retry::Retries;
@@ -41,11 +41,11 @@ const REST: Duration = Duration::from_millis(250);
 /// A response body of the API server.
 pub(crate) type Received = UnsyncBoxBody<Bytes, BoxError>;
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> + Send>>;
+type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Received>, BoxError>> + Send>>;
 
 /// Sends each request over the connection that it needs. Always ready.
 #[derive(Clone)]
-pub(crate) struct Transport {
+pub(crate) struct HttpTransport {
     calls: Retry<Retries, Calls>,
     upgrades: Client<Spare, Body>,
     spare: Spare,
@@ -54,11 +54,11 @@ pub(crate) struct Transport {
     answer: Duration,
 }
 
-impl Transport {
+impl HttpTransport {
     /// `calls` makes connections for plain calls, `upgrades` for upgrades.
     pub(crate) fn new(
-        calls: Connector,
-        upgrades: Connector,
+        calls: ApiConnector,
+        upgrades: ApiConnector,
         url: Uri,
         server: Arc<str>,
         retry: RetryPolicy,
@@ -109,16 +109,16 @@ where
     body.map_err(failed).boxed_unsync()
 }
 
-impl Service<Request<Body>> for Transport {
+impl Service<Request<Body>> for HttpTransport {
     type Response = Response<Received>;
     type Error = BoxError;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let Self {
             calls,
             upgrades,
@@ -170,10 +170,10 @@ impl Service<Request<Body>> for Transport {
 #[derive(Clone)]
 struct Calls {
     builder: Builder,
-    connector: Connector,
+    connector: ApiConnector,
     server: Arc<str>,
     lanes: Arc<Mutex<Vec<Lane>>>,
-    failures: Arc<Mutex<Failures>>,
+    failures: Arc<Mutex<ConnectFailures>>,
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -182,30 +182,30 @@ struct Lane {
     client: Client<LaneConnector, Body>,
     /// Each clone lives as long as a request or the body of its response.
     streams: Arc<()>,
-    gate: Arc<Gate>,
+    gate: Arc<LaneGate>,
 }
 
 /// Lets one request at a time make the lane's connection. Whether others can share it is known only after TLS, so without
 /// the gate each of 64 watches would make a connection after one died.
 #[derive(Default)]
-struct Gate {
+struct LaneGate {
     /// Connections that are open.
     open: Arc<AtomicUsize>,
     turn: tokio::sync::Mutex<()>,
-    failures: Arc<Mutex<Failures>>,
+    failures: Arc<Mutex<ConnectFailures>>,
     /// Lets one lane at a time try an API server after two failed attempts.
     alone: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The failed attempts of all lanes to connect to one API server.
 #[derive(Default)]
-struct Failures {
+struct ConnectFailures {
     count: usize,
     in_a_row: u32,
     last: Option<(Instant, Arc<Error>)>,
 }
 
-impl Failures {
+impl ConnectFailures {
     /// The last failure, if there were more than `before`.
     fn since(&self, before: usize) -> Option<Arc<Error>> {
         let (_, error) = self.last.as_ref()?;
@@ -223,12 +223,12 @@ impl Failures {
     }
 }
 
-impl Gate {
+impl LaneGate {
     fn is_open(&self) -> bool {
         self.open.load(Relaxed) > 0
     }
 
-    fn failures(&self) -> MutexGuard<'_, Failures> {
+    fn failures(&self) -> MutexGuard<'_, ConnectFailures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -304,7 +304,7 @@ impl Lane {
 /// Makes the connections of one lane.
 #[derive(Clone)]
 struct LaneConnector {
-    connector: Connector,
+    connector: ApiConnector,
     open: Arc<AtomicUsize>,
 }
 
@@ -386,7 +386,7 @@ impl Write for LaneConn {
 }
 
 impl Calls {
-    fn new(builder: Builder, connector: Connector, server: Arc<str>) -> Self {
+    fn new(builder: Builder, connector: ApiConnector, server: Arc<str>) -> Self {
         Self {
             builder,
             connector,
@@ -405,10 +405,10 @@ impl Calls {
         if let Some(lane) = free {
             return lane.clone();
         }
-        let gate = Arc::new(Gate {
+        let gate = Arc::new(LaneGate {
             failures: self.failures.clone(),
             alone: self.alone.clone(),
-            ..Gate::default()
+            ..LaneGate::default()
         });
         let connector = LaneConnector {
             connector: self.connector.clone(),
@@ -427,13 +427,13 @@ impl Calls {
 impl Service<Request<Body>> for Calls {
     type Response = Response<Received>;
     type Error = BoxError;
-    type Future = Answer;
+    type Future = ResponseFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let (lane, server) = (self.lane(), self.server.clone());
         Box::pin(async move {
             let response = lane.request(request).await?;

@@ -45,9 +45,9 @@ pub enum Resolution<P> {
     /// The API server itself, to be dialled as the kubeconfig does.
     ApiServer,
     /// A host outside this cluster. A policy decides whether and how it is reached.
-    Outside(Outside),
+    Outside(OutsideHost),
     /// A name of this cluster that no object has. The cluster's DNS may know it.
-    Dns(Question),
+    Dns(DnsQuestion),
 }
 
 impl<P> Resolution<P> {
@@ -63,11 +63,11 @@ impl<P> Resolution<P> {
 
 /// A query for the cluster's DNS.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct DnsQuestion {
     /// The names in search order: the first that exists is meant. At least one; all are absolute and belong to the
     /// cluster.
     pub names: Vec<Name>,
-    /// The object that named the host, as in [`Outside`].
+    /// The object that named the host, as in [`OutsideHost`].
     pub learned_from: Option<String>,
     /// The error of the lookup if the DNS knows none of the names.
     pub otherwise: LookupError,
@@ -77,7 +77,7 @@ pub struct Question {
 
 /// A host that no object of the cluster has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outside {
+pub struct OutsideHost {
     /// The host to reach; for an ExternalName the one it points to.
     pub host: Host,
     /// The object that named this host, e.g. `service default/external`; `None` if the client named it. A policy must

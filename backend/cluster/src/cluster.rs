@@ -9,22 +9,22 @@ use kubevpn_target::{Host, Name};
 use tracing::instrument::WithSubscriber as _;
 
 use crate::candidates::Query;
-use crate::fetch::Server;
+use crate::fetch::LimitedApi;
 use crate::resolve::{Notes, Subject, domain, pointers, records, resolve};
 use crate::select::Select;
 use crate::settings::Settings;
 use crate::snapshot::{Hints, Need, Snapshot, Stop};
 use crate::store::{Stats, Store, WatchNews, WatchState};
 use crate::subscribe::{Answer, Resolver, Subscription};
-use crate::survey::Listed;
-use crate::{Domain, Known, LookupError, PodRef, RecordKind};
+use crate::survey::SurveyedList;
+use crate::{Domain, KnownRecords, LookupError, PodRef, RecordKind};
 
 /// The objects of one cluster. Clones share the store; every watch ends with the last clone.
 #[derive(Clone)]
 pub struct Cluster {
     resolver: Arc<Resolver>,
     /// The last lists of a survey: Services, Services of other namespaces, ranges.
-    surveyed: Arc<Mutex<[Listed; 3]>>,
+    surveyed: Arc<Mutex<[SurveyedList; 3]>>,
 }
 
 impl Cluster {
@@ -60,7 +60,7 @@ impl Cluster {
         self.subscribe(Query::new(host, port)).await
     }
 
-    /// The Pods of the cluster's DNS, which answer a [`Question`](crate::Question).
+    /// The Pods of the cluster's DNS, which answer a [`DnsQuestion`](crate::DnsQuestion).
     ///
     /// Errors and cancellation: as [`subscribe`](Self::subscribe).
     pub async fn dns(&self) -> Result<Subscription, LookupError> {
@@ -88,7 +88,11 @@ impl Cluster {
     /// Errors: the API server did not answer.
     ///
     /// Cancellation: reads that were started finish and are kept for the next query.
-    pub async fn records(&self, name: &Name, wanted: RecordKind) -> Result<Known, LookupError> {
+    pub async fn records(
+        &self,
+        name: &Name,
+        wanted: RecordKind,
+    ) -> Result<KnownRecords, LookupError> {
         let rule =
             |snapshot: &Snapshot<'_>, notes: &mut Notes| records(snapshot, name, wanted, notes);
         self.resolver.settle(None, rule).await.0
@@ -97,7 +101,7 @@ impl Cluster {
     /// The names of an address.
     ///
     /// Errors and cancellation: as [`records`](Self::records).
-    pub async fn pointers(&self, ip: IpAddr) -> Result<Known, LookupError> {
+    pub async fn pointers(&self, ip: IpAddr) -> Result<KnownRecords, LookupError> {
         let ip = ip.to_canonical();
         let topic = Subject::Target(Query::new(&Host::Ip(ip), None));
         let topic = self.resolver.topic(topic);
@@ -146,11 +150,11 @@ impl Cluster {
         &self.resolver.settings.namespace
     }
 
-    pub(crate) fn surveyed(&self) -> &Mutex<[Listed; 3]> {
+    pub(crate) fn surveyed(&self) -> &Mutex<[SurveyedList; 3]> {
         &self.surveyed
     }
 
-    pub(crate) fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &LimitedApi {
         self.resolver.store.server()
     }
 

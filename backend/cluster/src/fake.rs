@@ -23,19 +23,19 @@ use tokio::sync::mpsc;
 /// Between the bookmarks of a watch.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 
-type Reply = Response<UnsyncBoxBody<Bytes, io::Error>>;
+type FakeReply = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 /// Resource, namespace (empty for none), name.
-type Key = (String, String, String);
+type FakeKey = (String, String, String);
 
 #[derive(Clone, Default)]
-pub(crate) struct Api(Arc<Mutex<State>>);
+pub(crate) struct FakeApi(Arc<Mutex<FakeApiState>>);
 
 /// Counted while its answer is waited for.
-struct Call(Api);
+struct CountedCall(FakeApi);
 
-impl Call {
-    fn new(api: &Api) -> Self {
+impl CountedCall {
+    fn new(api: &FakeApi) -> Self {
         let mut state = api.state();
         state.calls += 1;
         state.most_calls = state.most_calls.max(state.calls);
@@ -44,18 +44,18 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for CountedCall {
     fn drop(&mut self) {
         self.0.state().calls -= 1;
     }
 }
 
 #[derive(Default)]
-struct State {
-    objects: BTreeMap<Key, Value>,
+struct FakeApiState {
+    objects: BTreeMap<FakeKey, Value>,
     version: u64,
     /// Every change: its version, its object's key, before and after.
-    history: Vec<(u64, Key, Option<Value>, Option<Value>)>,
+    history: Vec<(u64, FakeKey, Option<Value>, Option<Value>)>,
     /// Watches from before this version are answered with 410 Gone, as an event or as the answer.
     kept_from: u64,
     gone_as_event: bool,
@@ -65,7 +65,7 @@ struct State {
     status: Option<u16>,
     /// So many requests fail, each with its connection.
     broken: usize,
-    watches: Vec<Watch>,
+    watches: Vec<FakeWatch>,
     /// How long every answer takes, or one to this alone.
     latency: Duration,
     slow: Option<(String, Duration)>,
@@ -75,14 +75,14 @@ struct State {
     watches_end: bool,
     log: Vec<String>,
     /// What stands between it and the client does this to watches.
-    fault: Option<Fault>,
+    fault: Option<WatchFault>,
     /// Resources this server does not have.
     missing: Vec<String>,
 }
 
 /// What becomes of watches on their way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum WatchFault {
     /// They are answered with this status.
     Status(u16),
     /// Their connection breaks.
@@ -97,13 +97,13 @@ pub(crate) enum Fault {
     Cut(Duration),
 }
 
-struct Watch {
-    ask: Ask,
+struct FakeWatch {
+    ask: FakeRequest,
     events: mpsc::Sender<Result<Bytes, io::Error>>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Ask {
+struct FakeRequest {
     resource: String,
     namespace: String,
     name: String,
@@ -115,16 +115,16 @@ struct Ask {
     skip: usize,
 }
 
-impl Api {
+impl FakeApi {
     pub(crate) fn client(&self) -> kube::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let answer = api.answer(&request);
-            let asked = Ask::parse(request.uri()).to_string();
-            let call = Call::new(&api);
+            let asked = FakeRequest::parse(request.uri()).to_string();
+            let call = CountedCall::new(&api);
             let fault = api.state().fault.filter(|_| is_watch(&request));
             async move {
-                if fault == Some(Fault::NoHead) {
+                if fault == Some(WatchFault::NoHead) {
                     std::future::pending::<()>().await;
                 }
                 let latency = call.0.state().latency_of(&asked);
@@ -137,7 +137,7 @@ impl Api {
         kube::Client::new(service, "default")
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FakeApiState> {
         self.0.lock().unwrap()
     }
 
@@ -163,7 +163,7 @@ impl Api {
         self
     }
 
-    fn change(&self, key: Key, after: Option<Value>) {
+    fn change(&self, key: FakeKey, after: Option<Value>) {
         let mut state = self.state();
         state.version += 1;
         let version = state.version;
@@ -258,12 +258,12 @@ impl Api {
     pub(crate) fn bookmark(&self) {
         let mut state = self.state();
         let line = bookmark_at(state.version);
-        let told = |watch: &Watch| watch.events.try_send(Ok(line.clone())).is_ok();
+        let told = |watch: &FakeWatch| watch.events.try_send(Ok(line.clone())).is_ok();
         state.watches.retain(told);
     }
 
     /// From now on watches fare so; those that are open are cut.
-    pub(crate) fn watches_meet(&self, fault: Option<Fault>) {
+    pub(crate) fn watches_meet(&self, fault: Option<WatchFault>) {
         let mut state = self.state();
         state.fault = fault;
         state.watches.clear();
@@ -293,8 +293,8 @@ impl Api {
         std::mem::take(&mut self.state().log)
     }
 
-    fn answer(&self, request: &Request<Body>) -> Result<Reply, io::Error> {
-        let ask = Ask::parse(request.uri());
+    fn answer(&self, request: &Request<Body>) -> Result<FakeReply, io::Error> {
+        let ask = FakeRequest::parse(request.uri());
         let mut state = self.state();
         state.log.push(ask.to_string());
         if state.broken > 0 {
@@ -326,14 +326,16 @@ impl Api {
         }
         Ok(if ask.watch {
             match state.fault {
-                Some(Fault::Status(code)) => return Ok(status(code, "Proxy", "no watches here")),
-                Some(Fault::Broken) => return Err(io::ErrorKind::ConnectionReset.into()),
+                Some(WatchFault::Status(code)) => {
+                    return Ok(status(code, "Proxy", "no watches here"));
+                }
+                Some(WatchFault::Broken) => return Err(io::ErrorKind::ConnectionReset.into()),
                 _ => {}
             }
             let cut = match state.fault {
-                Some(Fault::Cut(after)) => Some((true, after)),
-                Some(Fault::HeadAndEnd(after)) => Some((false, after)),
-                Some(Fault::HeadAlone) => Some((false, Duration::MAX)),
+                Some(WatchFault::Cut(after)) => Some((true, after)),
+                Some(WatchFault::HeadAndEnd(after)) => Some((false, after)),
+                Some(WatchFault::HeadAlone) => Some((false, Duration::MAX)),
                 _ => None,
             };
             match cut {
@@ -356,7 +358,7 @@ impl Api {
     }
 }
 
-impl State {
+impl FakeApiState {
     fn latency_of(&self, asked: &str) -> Duration {
         match &self.slow {
             Some((question, latency)) if question == asked => *latency,
@@ -364,7 +366,7 @@ impl State {
         }
     }
 
-    fn list(&self, ask: &Ask) -> Reply {
+    fn list(&self, ask: &FakeRequest) -> FakeReply {
         let mut matching = self.objects.iter().filter(|(key, o)| ask.wants(key, o));
         let items: Vec<_> = matching
             .by_ref()
@@ -383,7 +385,7 @@ impl State {
         )
     }
 
-    fn watch(&mut self, ask: Ask, api: &Api) -> Reply {
+    fn watch(&mut self, ask: FakeRequest, api: &FakeApi) -> FakeReply {
         if (1..self.kept_from).contains(&ask.version) {
             let gone = status_body(410, "Expired", "too old resource version");
             return match self.gone_as_event {
@@ -409,7 +411,7 @@ impl State {
             }
         }
         if !self.watches_end {
-            self.watches.push(Watch { ask, events });
+            self.watches.push(FakeWatch { ask, events });
         }
         let api = api.clone();
         let mut bookmark = Box::pin(tokio::time::sleep(BOOKMARKS));
@@ -446,7 +448,7 @@ fn is_watch(request: &Request<Body>) -> bool {
 }
 
 /// A watch that comes to its end after some time, and whose events pass until then or not.
-fn through(watch: Reply, passes: bool, after: Duration) -> Reply {
+fn through(watch: FakeReply, passes: bool, after: Duration) -> FakeReply {
     let (head, body) = watch.into_parts();
     let mut body = Box::pin(body);
     let mut end = Box::pin(async move {
@@ -471,7 +473,12 @@ fn through(watch: Reply, passes: bool, after: Duration) -> Reply {
 }
 
 /// What a watch says of a change; an object that leaves the selection is deleted for it.
-fn event(ask: &Ask, key: &Key, before: Option<&Value>, after: Option<&Value>) -> Option<Bytes> {
+fn event(
+    ask: &FakeRequest,
+    key: &FakeKey,
+    before: Option<&Value>,
+    after: Option<&Value>,
+) -> Option<Bytes> {
     let wants = |object: Option<&Value>| object.is_some_and(|o| ask.wants(key, o));
     let (kind, object) = match (wants(before), wants(after)) {
         (false, true) => ("ADDED", after),
@@ -484,7 +491,7 @@ fn event(ask: &Ask, key: &Key, before: Option<&Value>, after: Option<&Value>) ->
     Some(line.into())
 }
 
-impl Ask {
+impl FakeRequest {
     fn parse(uri: &http::Uri) -> Self {
         let mut ask = Self {
             limit: usize::MAX,
@@ -539,7 +546,7 @@ impl Ask {
         }
     }
 
-    fn wants(&self, key: &Key, object: &Value) -> bool {
+    fn wants(&self, key: &FakeKey, object: &Value) -> bool {
         let field = |path: &str| {
             let at = path.split('.').fold(object, |at, part| &at[part]);
             at.as_str().unwrap_or("").to_owned()
@@ -557,7 +564,7 @@ impl Ask {
     }
 }
 
-impl std::fmt::Display for Ask {
+impl std::fmt::Display for FakeRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.verb(), self.resource)?;
         for part in [&self.namespace, &self.name] {
@@ -572,13 +579,13 @@ impl std::fmt::Display for Ask {
     }
 }
 
-fn reply(code: u16, body: &Value) -> Reply {
+fn reply(code: u16, body: &Value) -> FakeReply {
     let body = Full::new(Bytes::from(body.to_string()));
     let body = body.map_err(|never| match never {}).boxed_unsync();
     Response::builder().status(code).body(body).unwrap()
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Reply {
+fn status(code: u16, reason: &str, message: &str) -> FakeReply {
     reply(code, &status_body(code, reason, message))
 }
 

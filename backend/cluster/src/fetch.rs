@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::select::Select;
 
 /// The error of a failed call. It is shared, because one call may answer several waiters.
-pub(crate) type Failure = Arc<ConnectError>;
+pub(crate) type CallFailure = Arc<ConnectError>;
 
 /// How long objects without a watch are believed.
 pub(crate) const TRUSTED: Duration = Duration::from_secs(2);
@@ -32,12 +32,12 @@ const PAGES: usize = 100;
 
 /// The API server. Clones share the limit on simultaneous calls.
 #[derive(Clone)]
-pub(crate) struct Server {
+pub(crate) struct LimitedApi {
     pub(crate) client: Client,
     calls: Arc<Semaphore>,
 }
 
-impl Server {
+impl LimitedApi {
     pub(crate) fn new(client: Client) -> Self {
         Self {
             client,
@@ -47,7 +47,7 @@ impl Server {
 }
 
 /// A kind of object that we read.
-pub(crate) trait Kind:
+pub(crate) trait ObjectKind:
     Resource<DynamicType = ()> + Clone + Debug + PartialEq + DeserializeOwned + Send + Sync + 'static
 {
     /// Whether the kind is listed and watched; otherwise it is read by name only.
@@ -63,9 +63,9 @@ pub(crate) trait Kind:
 
     /// Reads a selection by name, without the right to list; `None` if that is impossible.
     fn get_alone(
-        server: &Server,
+        server: &LimitedApi,
         select: &Select,
-    ) -> impl Future<Output = Option<Result<Vec<Self>, Failure>>> + Send {
+    ) -> impl Future<Output = Option<Result<Vec<Self>, CallFailure>>> + Send {
         async move {
             let Select::Named { namespace, name } = select else {
                 return None;
@@ -80,7 +80,7 @@ pub(crate) trait Kind:
     }
 
     /// The error if neither list nor get is allowed: it names the lesser right.
-    fn both(_list: Failure, get: Failure) -> Failure {
+    fn both(_list: CallFailure, get: CallFailure) -> CallFailure {
         get
     }
 }
@@ -98,7 +98,7 @@ pub(crate) struct Doing<'a> {
 }
 
 impl Doing<'_> {
-    fn with_action<K: Kind, T>(&self, say: impl FnOnce(&Action<'_>) -> T) -> T {
+    fn with_action<K: ObjectKind, T>(&self, say: impl FnOnce(&Action<'_>) -> T) -> T {
         say(&Action {
             verb: self.verb,
             resource: &K::plural(&()),
@@ -109,14 +109,18 @@ impl Doing<'_> {
     }
 
     /// Classifies the error of a call.
-    pub(crate) fn failed<K: Kind>(&self, error: kube::Error) -> Failure {
+    pub(crate) fn failed<K: ObjectKind>(&self, error: kube::Error) -> CallFailure {
         self.with_action::<K, _>(|action| classify_api(error, action))
             .into()
     }
 
     /// Retries once if the connection broke before the answer was complete. An answer with a status is not retried
     /// here: the client has done that within its budget.
-    async fn call<K: Kind, T, F>(&self, server: &Server, ask: impl Fn() -> F) -> Result<T, Failure>
+    async fn call<K: ObjectKind, T, F>(
+        &self,
+        server: &LimitedApi,
+        ask: impl Fn() -> F,
+    ) -> Result<T, CallFailure>
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
@@ -150,11 +154,11 @@ impl Doing<'_> {
 }
 
 /// One object; `None` when it, or its kind, does not exist.
-pub(crate) async fn get<K: Kind>(
-    server: &Server,
+pub(crate) async fn get<K: ObjectKind>(
+    server: &LimitedApi,
     namespace: Option<&str>,
     name: &str,
-) -> Result<Option<K>, Failure> {
+) -> Result<Option<K>, CallFailure> {
     let doing = Doing {
         verb: "get",
         namespace,
@@ -165,11 +169,11 @@ pub(crate) async fn get<K: Kind>(
 }
 
 /// Passes every object of the selection to `keep`, page by page. Returns the list's resource version.
-pub(crate) async fn list<K: Kind>(
-    server: &Server,
+pub(crate) async fn list<K: ObjectKind>(
+    server: &LimitedApi,
     select: &Select,
     mut keep: impl FnMut(K),
-) -> Result<String, Failure> {
+) -> Result<String, CallFailure> {
     let mut next = None;
     for _ in 0..PAGES {
         let page = page(server, select, PAGE, next, &mut keep).await?;
@@ -185,28 +189,28 @@ pub(crate) async fn list<K: Kind>(
 }
 
 /// Passes at most `most` objects of the selection to `keep`.
-pub(crate) async fn first_page<K: Kind>(
-    server: &Server,
+pub(crate) async fn first_page<K: ObjectKind>(
+    server: &LimitedApi,
     select: &Select,
     most: u32,
     keep: impl FnMut(K),
-) -> Result<(), Failure> {
+) -> Result<(), CallFailure> {
     page(server, select, most, None, keep).await.map(|_| ())
 }
 
-struct Page {
+struct ListPage {
     version: String,
     /// The continue token of the next page.
     next: Option<String>,
 }
 
-async fn page<K: Kind>(
-    server: &Server,
+async fn page<K: ObjectKind>(
+    server: &LimitedApi,
     select: &Select,
     size: u32,
     from: Option<String>,
     keep: impl FnMut(K),
-) -> Result<Page, Failure> {
+) -> Result<ListPage, CallFailure> {
     let doing = Doing {
         verb: "list",
         namespace: select.namespace(),
@@ -222,7 +226,7 @@ async fn page<K: Kind>(
     let api = K::api(server.client.clone(), select.namespace());
     let page = doing.call::<K, _, _>(server, || api.list(&params)).await?;
     page.items.into_iter().for_each(keep);
-    Ok(Page {
+    Ok(ListPage {
         version: page.metadata.resource_version.unwrap_or_default(),
         next: page.metadata.continue_.filter(|token| !token.is_empty()),
     })

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Api, Client};
 use kubevpn_target::{ConnectError, Refusal};
 
-use crate::fetch::{Failure, Kind, Server, get};
+use crate::fetch::{CallFailure, LimitedApi, ObjectKind, get};
 use crate::objects::slices_of;
 use crate::select::Select;
 
@@ -34,7 +34,7 @@ fn identity(meta: &mut ObjectMeta) -> ObjectMeta {
     }
 }
 
-impl Kind for Service {
+impl ObjectKind for Service {
     fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
         namespaced(client, namespace)
     }
@@ -47,7 +47,7 @@ impl Kind for Service {
     }
 }
 
-impl Kind for EndpointSlice {
+impl ObjectKind for EndpointSlice {
     fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
         namespaced(client, namespace)
     }
@@ -63,7 +63,10 @@ impl Kind for EndpointSlice {
     }
 
     /// Slices have generated names; the Endpoints object has the Service's name.
-    async fn get_alone(server: &Server, select: &Select) -> Option<Result<Vec<Self>, Failure>> {
+    async fn get_alone(
+        server: &LimitedApi,
+        select: &Select,
+    ) -> Option<Result<Vec<Self>, CallFailure>> {
         let Select::OfService { namespace, service } = select else {
             return None;
         };
@@ -71,12 +74,12 @@ impl Kind for EndpointSlice {
         Some(endpoints.map(|found| found.map(slices_of).unwrap_or_default()))
     }
 
-    fn both(list: Failure, get: Failure) -> Failure {
+    fn both(list: CallFailure, get: CallFailure) -> CallFailure {
         ConnectError::new(Refusal::Forbidden, format!("{list}; or: {get}")).into()
     }
 }
 
-impl Kind for Endpoints {
+impl ObjectKind for Endpoints {
     fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
         namespaced(client, namespace)
     }
@@ -86,7 +89,7 @@ impl Kind for Endpoints {
     }
 }
 
-impl Kind for Pod {
+impl ObjectKind for Pod {
     fn api(client: Client, namespace: Option<&str>) -> Api<Self> {
         namespaced(client, namespace)
     }
@@ -136,7 +139,7 @@ impl Kind for Pod {
     }
 }
 
-impl Kind for IPAddress {
+impl ObjectKind for IPAddress {
     const LISTED: bool = false;
     /// An IPAddress names a Service, whose own addresses are checked at each use.
     const TRUSTED: Duration = Duration::from_secs(5);
@@ -150,7 +153,7 @@ impl Kind for IPAddress {
     }
 }
 
-impl Kind for ServiceCIDR {
+impl ObjectKind for ServiceCIDR {
     fn api(client: Client, _: Option<&str>) -> Api<Self> {
         Api::all(client)
     }
@@ -160,7 +163,7 @@ impl Kind for ServiceCIDR {
     }
 }
 
-impl Kind for Namespace {
+impl ObjectKind for Namespace {
     const LISTED: bool = false;
     /// A namespace only distinguishes a missing Service from a host outside. Objects in a new namespace are found without
     /// it.
@@ -175,7 +178,7 @@ impl Kind for Namespace {
     }
 }
 
-impl Kind for ConfigMap {
+impl ObjectKind for ConfigMap {
     const LISTED: bool = false;
 
     fn api(client: Client, namespace: Option<&str>) -> Api<Self> {

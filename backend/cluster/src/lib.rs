@@ -2,7 +2,7 @@
 //!
 //! This crate returns the endpoints that could serve a host and port, and their readiness. It does not choose, wait, dial, or decide
 //! about hosts outside: layers above do. It never queries a DNS server: it returns the query for the cluster's DNS
-//! ([`Question`]) and the Pods of that DNS ([`Cluster::dns`]).
+//! ([`DnsQuestion`]) and the Pods of that DNS ([`Cluster::dns`]).
 //!
 //! The path of a query: [`Cluster::subscribe`] (`cluster.rs`) → the answer that subscribers share (`subscribe.rs`) → a pure
 //! function (`resolve.rs`; names in `resolve/names.rs`, addresses in `resolve/addresses.rs`, ports and endpoints in
@@ -69,14 +69,14 @@ mod subscribe;
 mod survey;
 
 pub use self::candidates::{
-    Candidates, Endpoint, Outside, PodRef, Query, Question, Readiness, Resolution, Stray,
+    Candidates, DnsQuestion, Endpoint, OutsideHost, PodRef, Query, Readiness, Resolution, Stray,
 };
 pub use self::check::PodCheck;
 pub use self::cluster::Cluster;
 pub use self::error::LookupError;
 pub use self::name::Domain;
-pub use self::records::{Known, Record, RecordKind, Records};
+pub use self::records::{KnownRecords, NameRecord, RecordKind, Records};
 pub use self::settings::Settings;
 pub use self::store::{Stats, WatchHealth, WatchNews, WatchState};
 pub use self::subscribe::{Answer, Subscription};
-pub use self::survey::{Failed, Listed, Survey};
+pub use self::survey::{ListFailure, Survey, SurveyedList};

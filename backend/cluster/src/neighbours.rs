@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::time::Instant;
 
-use crate::fetch::{Server, first_page};
+use crate::fetch::{LimitedApi, first_page};
 use crate::objects::{PortOf, endpoints};
 use crate::select::Select;
 use crate::store::lock;
@@ -28,10 +28,10 @@ const OF_SERVICE: &str = "kubernetes.io/service-name";
 /// The pages read, by namespace.
 #[derive(Default)]
 pub(crate) struct Neighbours {
-    pages: Mutex<HashMap<String, Page>>,
+    pages: Mutex<HashMap<String, SlicePage>>,
 }
 
-struct Page {
+struct SlicePage {
     until: Instant,
     /// A Pod of each Service.
     pods: HashMap<String, PodRef>,
@@ -54,7 +54,7 @@ impl Neighbours {
         if pages.len() >= NAMESPACES {
             return false;
         }
-        let page = Page {
+        let page = SlicePage {
             until: now + KEPT,
             pods: HashMap::new(),
         };
@@ -63,7 +63,7 @@ impl Neighbours {
     }
 
     /// Reads the page with one call. Without the right to list there is no guess.
-    pub(crate) async fn read(&self, server: &Server, namespace: &str) {
+    pub(crate) async fn read(&self, server: &LimitedApi, namespace: &str) {
         let select = Select::All {
             namespace: Some(namespace.to_owned()),
         };

@@ -21,9 +21,9 @@ const LISTED: usize = 12;
 
 /// The requested port; `None` if only the host matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Asked(pub(crate) Option<NonZeroU16>);
+pub(crate) struct RequestedPort(pub(crate) Option<NonZeroU16>);
 
-impl Asked {
+impl RequestedPort {
     pub(crate) const fn port(number: u16) -> Self {
         Self(NonZeroU16::new(number))
     }
@@ -39,7 +39,7 @@ impl Asked {
 }
 
 /// The text after a name in a sentence: ` port 80`, or nothing.
-impl fmt::Display for Asked {
+impl fmt::Display for RequestedPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |port| write!(f, " port {port}"))
     }
@@ -47,7 +47,7 @@ impl fmt::Display for Asked {
 
 /// How connections to a Service find their endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind<'a> {
+pub(crate) enum ServiceKind<'a> {
     /// Its ports map to the endpoints' ports.
     Mapped,
     /// DNS answers with the endpoints themselves: the requested port is the endpoint's.
@@ -56,14 +56,16 @@ pub(crate) enum Kind<'a> {
     External(&'a str),
 }
 
-pub(crate) fn kind(service: &Service) -> Kind<'_> {
+pub(crate) fn kind(service: &Service) -> ServiceKind<'_> {
     let Some(spec) = &service.spec else {
-        return Kind::Mapped;
+        return ServiceKind::Mapped;
     };
     match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
-        (Some("ExternalName"), _) => Kind::External(spec.external_name.as_deref().unwrap_or("")),
-        (_, Some("None")) => Kind::Headless,
-        _ => Kind::Mapped,
+        (Some("ExternalName"), _) => {
+            ServiceKind::External(spec.external_name.as_deref().unwrap_or(""))
+        }
+        (_, Some("None")) => ServiceKind::Headless,
+        _ => ServiceKind::Mapped,
     }
 }
 
@@ -116,7 +118,7 @@ pub(crate) fn has_cluster_ip(service: &Service, ip: IpAddr) -> bool {
 
 /// Whether the Service receives traffic to this address and port. On a ClusterIP it receives all ports; on other
 /// addresses kube-proxy takes the Service's own ports only.
-pub(crate) fn answers_at(service: &Service, ip: IpAddr, port: Asked) -> bool {
+pub(crate) fn answers_at(service: &Service, ip: IpAddr, port: RequestedPort) -> bool {
     has_cluster_ip(service, ip)
         || service_addresses(service).any(|a| a == ip) && service_port(service, port).is_ok()
 }
@@ -130,7 +132,10 @@ fn is_tcp(protocol: &Option<String>) -> bool {
 }
 
 /// The Service's TCP port of that number, or the first.
-pub(crate) fn service_port(service: &Service, port: Asked) -> Result<&ServicePort, LookupError> {
+pub(crate) fn service_port(
+    service: &Service,
+    port: RequestedPort,
+) -> Result<&ServicePort, LookupError> {
     let ports = || service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     let asked = |p: &&ServicePort| u16::try_from(p.port).is_ok_and(|p| port.may_be(p));
     ports()
@@ -203,7 +208,7 @@ pub(crate) enum PortOf<'a> {
 
 /// The endpoints in the slices of a Service.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct ServiceEndpoints {
     /// The Pods, each once, by namespace and name.
     pub(crate) pods: Vec<Endpoint>,
     /// Addresses without a `targetRef`; they may still be Pods.
@@ -226,8 +231,8 @@ pub(crate) fn endpoints<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     port: PortOf<'_>,
     hostname: Option<&str>,
-) -> Found {
-    let mut found = Found::default();
+) -> ServiceEndpoints {
+    let mut found = ServiceEndpoints::default();
     let mut pods: BTreeMap<(String, String), Endpoint> = BTreeMap::new();
     for slice in slices {
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -243,7 +248,7 @@ pub(crate) fn endpoints<'a>(
             };
             let readiness = readiness(endpoint.conditions.as_ref());
             match owner(endpoint.target_ref.as_ref(), namespace) {
-                Owner::Pod(pod) => {
+                SliceTarget::Pod(pod) => {
                     let addresses = endpoint.addresses.iter().filter_map(|a| address(a));
                     let new = Endpoint {
                         pod,
@@ -257,7 +262,7 @@ pub(crate) fn endpoints<'a>(
                         None => drop(pods.insert(key, new)),
                     }
                 }
-                Owner::Nobody => {
+                SliceTarget::Nobody => {
                     for text in &endpoint.addresses {
                         match address(text) {
                             Some(ip) => found.bare.push(Bare {
@@ -275,7 +280,7 @@ pub(crate) fn endpoints<'a>(
                         }
                     }
                 }
-                Owner::Other(what) => found.strays.push(Stray {
+                SliceTarget::Other(what) => found.strays.push(Stray {
                     address: endpoint.addresses.first().cloned().unwrap_or_default(),
                     port,
                     readiness,
@@ -300,8 +305,8 @@ pub(crate) fn affinity(service: &Service) -> Option<Duration> {
     /// The default of the API (`ClientIPConfig.timeoutSeconds`): three hours.
     const DEFAULT: i32 = 10800;
     let spec = service.spec.as_ref()?;
-    let kept =
-        spec.session_affinity.as_deref() == Some("ClientIP") && kind(service) == Kind::Mapped;
+    let kept = spec.session_affinity.as_deref() == Some("ClientIP")
+        && kind(service) == ServiceKind::Mapped;
     let config = spec.session_affinity_config.as_ref();
     let seconds = config.and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
     let seconds = u64::try_from(seconds.unwrap_or(DEFAULT)).ok()?;
@@ -309,7 +314,7 @@ pub(crate) fn affinity(service: &Service) -> Option<Duration> {
 }
 
 /// Why a Service has no endpoint for its port.
-pub(crate) fn why_none(service: &Service, found: &Found) -> String {
+pub(crate) fn why_none(service: &Service, found: &ServiceEndpoints) -> String {
     if found.portless > 0 {
         let n = found.portless;
         return format!(
@@ -345,9 +350,9 @@ fn merge(known: &mut Endpoint, new: Endpoint) {
 pub(crate) fn behind<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    port: Asked,
+    port: RequestedPort,
 ) -> Option<u16> {
-    let name = service_port(service, Asked(Some(port.0?))).ok()?;
+    let name = service_port(service, RequestedPort(Some(port.0?))).ok()?;
     let name = name.name.as_deref().unwrap_or_default();
     let ports = slices.into_iter();
     let behind = ports.filter_map(|slice| slice_port(slice, name)).next()?;
@@ -386,7 +391,7 @@ fn readiness(conditions: Option<&EndpointConditions>) -> Readiness {
     }
 }
 
-enum Owner {
+enum SliceTarget {
     Pod(PodRef),
     Nobody,
     Other(String),
@@ -394,23 +399,23 @@ enum Owner {
 
 /// A reference into another namespace is not followed: users who may write slices there must not use our rights
 /// here. The address is looked up like one without a reference.
-fn owner(reference: Option<&ObjectReference>, namespace: &str) -> Owner {
+fn owner(reference: Option<&ObjectReference>, namespace: &str) -> SliceTarget {
     let Some(reference) = reference else {
-        return Owner::Nobody;
+        return SliceTarget::Nobody;
     };
     let name = reference.name.clone().unwrap_or_default();
     match reference.kind.as_deref() {
         Some("Pod") => match reference.namespace.as_deref() {
-            Some(other) if other != namespace => Owner::Nobody,
-            _ if name.is_empty() => Owner::Nobody,
-            _ => Owner::Pod(PodRef {
+            Some(other) if other != namespace => SliceTarget::Nobody,
+            _ if name.is_empty() => SliceTarget::Nobody,
+            _ => SliceTarget::Pod(PodRef {
                 namespace: namespace.into(),
                 name,
                 uid: reference.uid.clone(),
             }),
         },
-        Some(kind) => Owner::Other(format!("the {kind} {name}")),
-        None => Owner::Nobody,
+        Some(kind) => SliceTarget::Other(format!("the {kind} {name}")),
+        None => SliceTarget::Nobody,
     }
 }
 
@@ -419,7 +424,7 @@ pub(crate) fn seen_pod(slice: &EndpointSlice, ip: IpAddr, port: u16) -> Option<(
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
     let has = |e: &&SliceEndpoint| e.addresses.iter().any(|a| address(a) == Some(ip));
     let endpoint = slice.endpoints.iter().find(has)?;
-    let Owner::Pod(pod) = owner(endpoint.target_ref.as_ref(), namespace) else {
+    let SliceTarget::Pod(pod) = owner(endpoint.target_ref.as_ref(), namespace) else {
         return None;
     };
     let mut ports = slice.ports.iter().flatten();
@@ -512,7 +517,7 @@ pub(crate) fn pod_addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> + '_ {
 pub(crate) fn pods_at<'a>(
     pods: impl IntoIterator<Item = &'a Pod>,
     ip: IpAddr,
-    port: Asked,
+    port: RequestedPort,
 ) -> Result<Vec<Endpoint>, LookupError> {
     let here = |pod: &&Pod| pod_addresses(pod).any(|a| a == ip);
     let alive: Vec<_> = pods

@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kubevpn_target::Name;
 
 use crate::name::{before, is_object_label};
-use crate::objects::{self, Kind, cluster_ips};
+use crate::objects::{self, ServiceKind, cluster_ips};
 use crate::{Domain, LookupError};
 
 /// The requested record type.
@@ -28,7 +28,7 @@ pub enum RecordKind {
 
 /// One record of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
+pub enum NameRecord {
     /// A or AAAA.
     Address(IpAddr),
     /// SRV, with priority 0.
@@ -50,14 +50,14 @@ pub enum Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     /// The records asked for.
-    pub answers: Vec<Record>,
+    pub answers: Vec<NameRecord>,
     /// The addresses of the names in the answers.
     pub additional: Vec<(Name, IpAddr)>,
 }
 
 /// Facts about a name that the objects determine.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub enum KnownRecords {
     /// It exists.
     Records(Records),
     /// The cluster's DNS may know more, and has to be asked.
@@ -71,7 +71,7 @@ pub enum Known {
     Outside,
 }
 
-impl Known {
+impl KnownRecords {
     pub(crate) fn ask(otherwise: Result<Records, LookupError>) -> Self {
         let otherwise = Some(otherwise);
         Self::Ask { otherwise }
@@ -88,7 +88,7 @@ pub(crate) enum Form<'a> {
     Service {
         namespace: &'a str,
         name: &'a str,
-        part: Part<'a>,
+        part: ServicePart<'a>,
     },
     Pod {
         namespace: &'a str,
@@ -99,7 +99,7 @@ pub(crate) enum Form<'a> {
 
 /// Which part of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part<'a> {
+pub(crate) enum ServicePart<'a> {
     Whole,
     Port {
         name: &'a str,
@@ -119,17 +119,17 @@ pub(crate) fn form<'a>(name: &'a Name, domain: &Domain) -> Option<Form<'a>> {
         [name, namespace, "svc"] => Form::Service {
             namespace,
             name,
-            part: Part::Whole,
+            part: ServicePart::Whole,
         },
         [endpoint, name, namespace, "svc"] => Form::Service {
             namespace,
             name,
-            part: Part::Endpoint(endpoint),
+            part: ServicePart::Endpoint(endpoint),
         },
         [port, protocol, name, namespace, "svc"] => Form::Service {
             namespace,
             name,
-            part: Part::Port {
+            part: ServicePart::Port {
                 name: port.strip_prefix('_')?,
                 protocol: protocol.strip_prefix('_')?,
             },
@@ -170,13 +170,15 @@ struct Member {
 pub(crate) fn of_service<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    part: Part<'_>,
+    part: ServicePart<'_>,
     wanted: RecordKind,
     domain: &Domain,
 ) -> Option<Records> {
     let members = match (objects::kind(service), part) {
-        (Kind::External(_), _) => return None,
-        (Kind::Mapped, Part::Whole | Part::Port { .. }) => mapped(service, part),
+        (ServiceKind::External(_), _) => return None,
+        (ServiceKind::Mapped, ServicePart::Whole | ServicePart::Port { .. }) => {
+            mapped(service, part)
+        }
         _ => endpoints(slices, part),
     };
     if members.is_empty() {
@@ -200,7 +202,7 @@ pub(crate) fn of_service<'a>(
 pub(crate) fn addresses(all: impl Iterator<Item = IpAddr>) -> Records {
     let mut answers = Vec::new();
     for ip in all {
-        let record = Record::Address(ip);
+        let record = NameRecord::Address(ip);
         if !answers.contains(&record) {
             answers.push(record);
         }
@@ -226,7 +228,7 @@ fn services(members: &[Member], base: &str) -> Records {
         if !records.additional.contains(&additional) {
             records.additional.push(additional);
         }
-        let record = Record::Service {
+        let record = NameRecord::Service {
             weight,
             port,
             target,
@@ -238,20 +240,20 @@ fn services(members: &[Member], base: &str) -> Records {
     records
 }
 
-fn is_port(part: Part<'_>, name: Option<&str>, protocol: Option<&str>) -> bool {
+fn is_port(part: ServicePart<'_>, name: Option<&str>, protocol: Option<&str>) -> bool {
     match part {
-        Part::Port {
+        ServicePart::Port {
             name: wanted,
             protocol: over,
         } => {
             wanted.eq_ignore_ascii_case(name.unwrap_or_default())
                 && over.eq_ignore_ascii_case(protocol.unwrap_or("TCP"))
         }
-        Part::Whole | Part::Endpoint(_) => true,
+        ServicePart::Whole | ServicePart::Endpoint(_) => true,
     }
 }
 
-fn mapped(service: &Service, part: Part<'_>) -> Vec<Member> {
+fn mapped(service: &Service, part: ServicePart<'_>) -> Vec<Member> {
     let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
     let ports = ports.filter(|p| is_port(part, p.name.as_deref(), p.protocol.as_deref()));
     let member = |port: i32, ip| Member {
@@ -266,7 +268,7 @@ fn mapped(service: &Service, part: Part<'_>) -> Vec<Member> {
 
 fn endpoints<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
-    part: Part<'_>,
+    part: ServicePart<'_>,
 ) -> Vec<Member> {
     let mut found = Vec::new();
     for slice in slices {
@@ -275,13 +277,15 @@ fn endpoints<'a>(
         let mut ports: Vec<_> = declared
             .map(|p| p.port.and_then(|p| u16::try_from(p).ok()))
             .collect();
-        if slice.ports.as_ref().is_none_or(Vec::is_empty) && !matches!(part, Part::Port { .. }) {
+        if slice.ports.as_ref().is_none_or(Vec::is_empty)
+            && !matches!(part, ServicePart::Port { .. })
+        {
             ports.push(None);
         }
         for endpoint in slice.endpoints.iter().filter(|e| is_ready(e)) {
             for ip in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
                 let label = label_of(endpoint, ip);
-                if let Part::Endpoint(wanted) = part
+                if let ServicePart::Endpoint(wanted) = part
                     && !wanted.eq_ignore_ascii_case(&label)
                 {
                     continue;

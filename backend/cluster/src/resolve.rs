@@ -14,16 +14,16 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kubevpn_target::{Host, Name};
 
 use crate::candidates::{Query, Resolution};
-use crate::fetch::Failure;
-use crate::objects::{self, Asked, Kind, PortOf, dns_endpoint, full_name};
+use crate::fetch::CallFailure;
+use crate::objects::{self, PortOf, RequestedPort, ServiceKind, dns_endpoint, full_name};
 use crate::select::{Objects, Select};
-use crate::snapshot::{Need, Owner, Snapshot, Step, Stop, fact, readable};
+use crate::snapshot::{AddressOwner, Need, ResolveStep, Snapshot, Stop, fact, readable};
 use crate::{Candidates, Domain, LookupError, PodRef, Readiness};
 
 pub(crate) use self::records::{pointers, records};
 
 /// The port that DNS is spoken on (RFC 1035 section 4.2).
-const DNS: Asked = Asked::port(53);
+const DNS: RequestedPort = RequestedPort::port(53);
 
 /// The label of the Pods of the cluster's DNS in nearly every cluster, with CoreDNS or another server.
 const LABEL: &str = "k8s-app=kube-dns";
@@ -44,7 +44,7 @@ pub(crate) struct Notes {
     /// Selections that decide the answer by being empty or forbidden.
     pub(crate) pins: Vec<Need>,
     /// The owner of the address.
-    pub(crate) owner: Option<Owner>,
+    pub(crate) owner: Option<AddressOwner>,
 }
 
 impl Notes {
@@ -58,11 +58,11 @@ pub(crate) fn resolve(
     snapshot: &Snapshot<'_>,
     subject: &Subject,
     notes: &mut Notes,
-) -> Step<Resolution<Candidates>> {
+) -> ResolveStep<Resolution<Candidates>> {
     let mut walk = Walk { snapshot, notes };
     let mut found = match subject {
         Subject::Target(query) => {
-            let port = Asked(query.port);
+            let port = RequestedPort(query.port);
             match &query.host {
                 Host::Name(name) => walk.by_name(name, port)?,
                 Host::Ip(ip) => walk.by_address(*ip, port)?,
@@ -83,7 +83,7 @@ pub(crate) fn resolve(
 }
 
 /// The cluster's domain and suffixes.
-pub(crate) fn domain(snapshot: &Snapshot<'_>) -> Step<Arc<Domain>> {
+pub(crate) fn domain(snapshot: &Snapshot<'_>) -> ResolveStep<Arc<Domain>> {
     let domain = snapshot.domain.clone();
     domain.ok_or_else(|| Stop::needs(Need::Domain))
 }
@@ -111,21 +111,25 @@ impl Hit {
 }
 
 /// Result of a search in several places, some of which may be forbidden.
-struct Seen<T> {
+struct PartialSearch<T> {
     found: T,
     /// Why one of the places could not be searched.
-    hidden: Option<Failure>,
+    hidden: Option<CallFailure>,
 }
 
 impl<'a> Walk<'a> {
-    fn service(&self, namespace: &str, name: &str) -> Step<Option<&'a Arc<Service>>> {
+    fn service(&self, namespace: &str, name: &str) -> ResolveStep<Option<&'a Arc<Service>>> {
         let select = Select::named(namespace, name);
         let found = fact(&self.snapshot.services, select, Need::Services)?;
         Ok(found.first())
     }
 
     /// The endpoints of a Service.
-    fn slices(&mut self, namespace: &str, service: &str) -> Step<&'a Objects<EndpointSlice>> {
+    fn slices(
+        &mut self,
+        namespace: &str,
+        service: &str,
+    ) -> ResolveStep<&'a Objects<EndpointSlice>> {
         let select = Select::of_service(namespace, service);
         let slices = fact(&self.snapshot.slices, select.clone(), Need::Slices)?;
         if slices.is_empty() {
@@ -135,29 +139,29 @@ impl<'a> Walk<'a> {
         Ok(slices)
     }
 
-    fn pods(&self, select: Select) -> Step<&'a Objects<Pod>> {
+    fn pods(&self, select: Select) -> ResolveStep<&'a Objects<Pod>> {
         fact(&self.snapshot.pods, select, Need::Pods)
     }
 
-    fn pod(&self, namespace: &str, name: &str) -> Step<Option<&'a Arc<Pod>>> {
+    fn pod(&self, namespace: &str, name: &str) -> ResolveStep<Option<&'a Arc<Pod>>> {
         Ok(self.pods(Select::named(namespace, name))?.first())
     }
 
-    fn is_namespace(&self, name: &str) -> Step<bool> {
+    fn is_namespace(&self, name: &str) -> ResolveStep<bool> {
         let select = Select::named("", name);
         let found = fact(&self.snapshot.namespaces, select, Need::Namespaces)?;
         Ok(!found.is_empty())
     }
 
     /// Resolves an existing Service.
-    fn serve(&mut self, service: &Service, port: Asked) -> Step<Hit> {
+    fn serve(&mut self, service: &Service, port: RequestedPort) -> ResolveStep<Hit> {
         let full_name = full_name(&service.metadata);
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let port_of = match objects::kind(service) {
-            Kind::External(to) => return Ok(alias(full_name, to)?),
-            Kind::Headless => PortOf::Number(port.number()),
-            Kind::Mapped => {
+            ServiceKind::External(to) => return Ok(alias(full_name, to)?),
+            ServiceKind::Headless => PortOf::Number(port.number()),
+            ServiceKind::Mapped => {
                 let matched = objects::service_port(service, port)?;
                 if is_api_server(namespace, name) {
                     return Ok(Hit::Answer(Resolution::ApiServer));
@@ -190,7 +194,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the first Pod that is not ready, if that is allowed: the others normally have the same problem.
-    fn explain_unready(&self, candidates: &mut Candidates) -> Step<()> {
+    fn explain_unready(&self, candidates: &mut Candidates) -> ResolveStep<()> {
         let mut unready = candidates.endpoints.iter();
         let Some(endpoint) = unready.find(|e| e.readiness == Readiness::NotReady) else {
             return Ok(());
@@ -207,7 +211,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The Pods of the cluster's DNS: those of its Service, otherwise those with its label.
-    fn dns(&mut self) -> Step<Resolution<Candidates>> {
+    fn dns(&mut self) -> ResolveStep<Resolution<Candidates>> {
         let (namespace, name) = &self.snapshot.settings.dns;
         let Some(service) = self.service(namespace, name)? else {
             let namespace = namespace.clone();

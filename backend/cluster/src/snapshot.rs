@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::IPAddress;
 
-use crate::fetch::Failure;
+use crate::fetch::CallFailure;
 use crate::name::Domain;
 use crate::select::{Objects, Select};
 use crate::settings::Settings;
@@ -44,7 +44,7 @@ pub(crate) struct Second {
     pub(crate) pods: HashMap<IpAddr, ObjectName>,
     /// The networks of these addresses.
     pub(crate) networks: HashSet<u32>,
-    pub(crate) hidden: Option<Failure>,
+    pub(crate) hidden: Option<CallFailure>,
 }
 
 impl Second {
@@ -61,7 +61,7 @@ impl Second {
 pub(crate) type ObjectName = (String, String);
 
 /// The selections of one kind that were read, or the failures.
-pub(crate) type Facts<K> = HashMap<Select, Result<Objects<K>, Failure>>;
+pub(crate) type SelectionFacts<K> = HashMap<Select, Result<Objects<K>, CallFailure>>;
 
 /// All facts of a resolution. Their age is known to the store only.
 pub(crate) struct Snapshot<'a> {
@@ -71,12 +71,12 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) domain: Option<Arc<Domain>>,
     /// Whether the cluster's DNS may know names under the domain that no object has.
     pub(crate) additions: Option<bool>,
-    pub(crate) services: Facts<Service>,
-    pub(crate) slices: Facts<EndpointSlice>,
-    pub(crate) pods: Facts<Pod>,
-    pub(crate) addresses: Facts<IPAddress>,
-    pub(crate) namespaces: Facts<Namespace>,
-    pub(crate) second: HashMap<Search, Result<Arc<Second>, Failure>>,
+    pub(crate) services: SelectionFacts<Service>,
+    pub(crate) slices: SelectionFacts<EndpointSlice>,
+    pub(crate) pods: SelectionFacts<Pod>,
+    pub(crate) addresses: SelectionFacts<IPAddress>,
+    pub(crate) namespaces: SelectionFacts<Namespace>,
+    pub(crate) second: HashMap<Search, Result<Arc<Second>, CallFailure>>,
     pub(crate) hints: Hints,
 }
 
@@ -87,11 +87,11 @@ impl<'a> Snapshot<'a> {
             guess,
             domain: None,
             additions: None,
-            services: Facts::new(),
-            slices: Facts::new(),
-            pods: Facts::new(),
-            addresses: Facts::new(),
-            namespaces: Facts::new(),
+            services: SelectionFacts::new(),
+            slices: SelectionFacts::new(),
+            pods: SelectionFacts::new(),
+            addresses: SelectionFacts::new(),
+            namespaces: SelectionFacts::new(),
             second: HashMap::new(),
             hints,
         }
@@ -102,7 +102,7 @@ impl<'a> Snapshot<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hints {
     /// The object that had the address at the last lookup; checked at each use.
-    pub(crate) owner: Option<Owner>,
+    pub(crate) owner: Option<AddressOwner>,
     /// Selections of Pods with the address that were not empty.
     pub(crate) pods: Vec<Select>,
     /// The Pod with the address behind a Service in use, and whether the Service has the port.
@@ -111,7 +111,7 @@ pub(crate) struct Hints {
 
 /// The object that an address belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub(crate) enum AddressOwner {
     Service(ObjectName),
     /// A Pod, by an address that is not its first.
     Pod(ObjectName),
@@ -123,7 +123,7 @@ pub(crate) enum Stop {
     /// Facts have to be read first.
     Needs(Needs),
     /// A call failed.
-    Failed(Failure),
+    Failed(CallFailure),
     /// The object exists and cannot serve.
     Error(LookupError),
 }
@@ -159,8 +159,8 @@ impl Stop {
     }
 }
 
-impl From<Failure> for Stop {
-    fn from(failure: Failure) -> Self {
+impl From<CallFailure> for Stop {
+    fn from(failure: CallFailure) -> Self {
         Self::Failed(failure)
     }
 }
@@ -172,14 +172,14 @@ impl From<LookupError> for Stop {
 }
 
 /// One step of a resolution.
-pub(crate) type Step<T> = Result<T, Stop>;
+pub(crate) type ResolveStep<T> = Result<T, Stop>;
 
 /// The fact, or the need to read it.
 pub(crate) fn fact<Q: Eq + Hash + Clone, T>(
-    facts: &HashMap<Q, Result<T, Failure>>,
+    facts: &HashMap<Q, Result<T, CallFailure>>,
     question: Q,
     need: fn(Q) -> Need,
-) -> Step<&T> {
+) -> ResolveStep<&T> {
     match facts.get(&question) {
         Some(Ok(fact)) => Ok(fact),
         Some(Err(failure)) => Err(failure.clone().into()),
@@ -188,7 +188,7 @@ pub(crate) fn fact<Q: Eq + Hash + Clone, T>(
 }
 
 /// `None` if the fact cannot be read.
-pub(crate) fn readable<T>(step: Step<T>) -> Step<Option<T>> {
+pub(crate) fn readable<T>(step: ResolveStep<T>) -> ResolveStep<Option<T>> {
     match step {
         Ok(found) => Ok(Some(found)),
         Err(Stop::Failed(_)) => Ok(None),

@@ -25,17 +25,17 @@ use kube::Client;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::fetch::{Failure, Server, get, is_forbidden};
+use crate::fetch::{CallFailure, LimitedApi, get, is_forbidden};
 use crate::neighbours::Neighbours;
 use crate::objects::seen_pod;
 use crate::select::Select;
 use crate::settings::Settings;
-use crate::snapshot::{Hints, Need, Owner, Snapshot};
+use crate::snapshot::{AddressOwner, Hints, Need, Snapshot};
 use crate::{Domain, PodRef};
 
 use self::domain::DomainCell;
 use self::entry::RIGHTS;
-use self::load::{Env, Path, Told};
+use self::load::{Path, StoreEnv, WatchObserver};
 use self::second::Searches;
 use self::shelf::Shelf;
 pub(crate) use self::validity::{Validity, lock};
@@ -47,7 +47,7 @@ const WATCHES: usize = 512;
 const LONGEST_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(crate) struct Store {
-    env: Arc<Env>,
+    env: Arc<StoreEnv>,
     domain: Arc<DomainCell>,
     services: Shelf<Service>,
     slices: Shelf<EndpointSlice>,
@@ -55,7 +55,7 @@ pub(crate) struct Store {
     addresses: Shelf<IPAddress>,
     namespaces: Shelf<Namespace>,
     /// Namespaces whose Pods may not be read, and until when that is believed.
-    unseen: Mutex<HashMap<String, (Failure, Instant)>>,
+    unseen: Mutex<HashMap<String, (CallFailure, Instant)>>,
     searches: Mutex<Searches>,
     pub(crate) neighbours: Neighbours,
 }
@@ -109,8 +109,8 @@ pub struct Stats {
 
 impl Store {
     pub(crate) fn new(client: Client, settings: &Settings) -> Self {
-        let env = Arc::new(Env {
-            server: Server::new(client),
+        let env = Arc::new(StoreEnv {
+            server: LimitedApi::new(client),
             watches: Arc::new(Semaphore::new(WATCHES)),
             idle: settings.idle.min(LONGEST_IDLE),
             path: Path::default(),
@@ -130,7 +130,7 @@ impl Store {
         }
     }
 
-    pub(crate) fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &LimitedApi {
         &self.env.server
     }
 
@@ -149,7 +149,7 @@ impl Store {
         self.domain.additions()
     }
 
-    pub(crate) fn tell(&self, told: Told) {
+    pub(crate) fn tell(&self, told: WatchObserver) {
         let _ = self.env.told.set(told);
     }
 
@@ -257,7 +257,7 @@ impl Store {
     pub(crate) fn hints(
         &self,
         (ip, port): (IpAddr, u16),
-        owner: Option<Owner>,
+        owner: Option<AddressOwner>,
         settings: &Settings,
         validity: &mut Validity,
     ) -> Hints {
@@ -274,7 +274,7 @@ impl Store {
     }
 
     /// Reads a Pod from the API server, past the store.
-    pub(crate) async fn pod_now(&self, pod: &PodRef) -> Result<Option<Pod>, Failure> {
+    pub(crate) async fn pod_now(&self, pod: &PodRef) -> Result<Option<Pod>, CallFailure> {
         let PodRef {
             namespace, name, ..
         } = pod;

@@ -17,7 +17,7 @@ use crate::candidates::Resolution;
 use crate::check::{PodCheck, check_pods};
 use crate::resolve::{Notes, Subject, resolve};
 use crate::settings::Settings;
-use crate::snapshot::{Hints, Owner, Snapshot, Step, Stop};
+use crate::snapshot::{AddressOwner, Hints, ResolveStep, Snapshot, Stop};
 use crate::store::{Store, Validity, lock};
 use crate::{Candidates, LookupError};
 
@@ -48,12 +48,12 @@ pub(crate) struct Topic {
 
 struct TopicState {
     used: Instant,
-    last: Option<Arc<Resolved>>,
-    owner: Option<Owner>,
+    last: Option<Arc<ResolvedSubject>>,
+    owner: Option<AddressOwner>,
 }
 
 /// The answer to a subject, and how long it holds.
-struct Resolved {
+struct ResolvedSubject {
     answer: Result<Resolution<Arc<Candidates>>, LookupError>,
     validity: Validity,
 }
@@ -82,7 +82,7 @@ impl Resolver {
         let resolver = self.clone();
         Ok(answer.map(|candidates| Subscription {
             candidates,
-            source: Some(Source {
+            source: Some(AnswerSource {
                 resolver,
                 topic,
                 last,
@@ -110,7 +110,7 @@ impl Resolver {
         topic
     }
 
-    async fn current(&self, topic: &Topic) -> Arc<Resolved> {
+    async fn current(&self, topic: &Topic) -> Arc<ResolvedSubject> {
         if let Some(last) = topic.last().filter(|last| last.validity.holds()) {
             last.validity.touch();
             return last;
@@ -119,7 +119,7 @@ impl Resolver {
             |snapshot: &Snapshot<'_>, notes: &mut Notes| resolve(snapshot, &topic.subject, notes);
         let (answer, validity) = self.settle(Some(topic), rule).await;
         let answer = answer.map(|answer| answer.map(Arc::new));
-        let resolved = Arc::new(Resolved { answer, validity });
+        let resolved = Arc::new(ResolvedSubject { answer, validity });
         lock(&topic.state).last = Some(resolved.clone());
         resolved
     }
@@ -128,7 +128,7 @@ impl Resolver {
     pub(crate) async fn settle<T>(
         &self,
         topic: Option<&Topic>,
-        rule: impl Fn(&Snapshot<'_>, &mut Notes) -> Step<T>,
+        rule: impl Fn(&Snapshot<'_>, &mut Notes) -> ResolveStep<T>,
     ) -> (Result<T, LookupError>, Validity) {
         let Self {
             store, settings, ..
@@ -169,7 +169,7 @@ impl Resolver {
 }
 
 impl Topic {
-    fn last(&self) -> Option<Arc<Resolved>> {
+    fn last(&self) -> Option<Arc<ResolvedSubject>> {
         let mut state = lock(&self.state);
         state.used = Instant::now();
         state.last.clone()
@@ -188,8 +188,8 @@ impl Topic {
     }
 
     /// Remembers the owner of an address; a Service is read by its name from now on.
-    fn owned_by(&self, owner: Option<Owner>, store: &Store) {
-        if let Some(Owner::Service((namespace, name))) = &owner {
+    fn owned_by(&self, owner: Option<AddressOwner>, store: &Store) {
+        if let Some(AddressOwner::Service((namespace, name))) = &owner {
             store.warm_service(namespace, name);
         }
         lock(&self.state).owner = owner;
@@ -219,14 +219,14 @@ impl Topics {
 #[derive(Clone)]
 pub struct Subscription {
     candidates: Arc<Candidates>,
-    source: Option<Source>,
+    source: Option<AnswerSource>,
 }
 
 #[derive(Clone)]
-struct Source {
+struct AnswerSource {
     resolver: Arc<Resolver>,
     topic: Arc<Topic>,
-    last: Arc<Resolved>,
+    last: Arc<ResolvedSubject>,
 }
 
 impl Subscription {

@@ -5,7 +5,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kubevpn_target::ConnectError;
 
 use crate::Cluster;
-use crate::fetch::{Failure, first_page, is_forbidden};
+use crate::fetch::{CallFailure, first_page, is_forbidden};
 use crate::select::Select;
 use crate::store::lock;
 
@@ -19,25 +19,25 @@ pub struct Survey {
     /// The active namespace.
     pub namespace: String,
     /// The first 500 Services in it.
-    pub services: Listed,
+    pub services: SurveyedList,
     /// Services of other namespaces among the first 500 of all, as `web.shop`.
-    pub elsewhere: Listed,
+    pub elsewhere: SurveyedList,
     /// The ranges of ClusterIPs, as `10.96.0.0/12`.
-    pub service_ranges: Listed,
+    pub service_ranges: SurveyedList,
 }
 
 /// One list of a [`Survey`].
 #[derive(Clone, Debug, Default)]
-pub struct Listed {
+pub struct SurveyedList {
     /// The last good list; `None` if there never was one.
     pub found: Option<Vec<String>>,
     /// Why the last attempt failed.
-    pub failed: Option<Failed>,
+    pub failed: Option<ListFailure>,
 }
 
-impl Listed {
+impl SurveyedList {
     /// Takes a new list. After a failure the last good list stays, unless listing is now forbidden.
-    fn update(&mut self, listed: Result<Vec<String>, Failed>) {
+    fn update(&mut self, listed: Result<Vec<String>, ListFailure>) {
         match listed {
             Ok(found) => {
                 self.found = Some(found);
@@ -54,7 +54,7 @@ impl Listed {
 }
 
 /// Why a list failed; its text is a sentence.
-pub type Failed = std::sync::Arc<ConnectError>;
+pub type ListFailure = std::sync::Arc<ConnectError>;
 
 impl Cluster {
     /// Lists the Services of the active namespace, those of others, and the Service ranges: three calls of at most 30 s
@@ -89,7 +89,7 @@ impl Cluster {
 
     /// Namespace and name of the first 500 Services: of all namespaces, or of the active one if the others may not be
     /// listed.
-    pub async fn service_names(&self) -> Result<Vec<(String, String)>, Failed> {
+    pub async fn service_names(&self) -> Result<Vec<(String, String)>, ListFailure> {
         match self.service_names_of(None).await {
             Err(failed) if is_forbidden(&failed) => {
                 let own = self.namespace().to_owned();
@@ -103,7 +103,7 @@ impl Cluster {
     async fn service_names_of(
         &self,
         namespace: Option<String>,
-    ) -> Result<Vec<(String, String)>, Failure> {
+    ) -> Result<Vec<(String, String)>, CallFailure> {
         let mut names = Vec::new();
         let keep = |service: Service| {
             names.extend(service.metadata.namespace.zip(service.metadata.name));
@@ -113,13 +113,13 @@ impl Cluster {
         Ok(names)
     }
 
-    async fn services(&self) -> Result<Vec<String>, Failure> {
+    async fn services(&self) -> Result<Vec<String>, CallFailure> {
         let own = Some(self.namespace().to_owned());
         let names = self.service_names_of(own).await?;
         Ok(names.into_iter().map(|(_, name)| name).collect())
     }
 
-    async fn ranges(&self) -> Result<Vec<String>, Failure> {
+    async fn ranges(&self) -> Result<Vec<String>, CallFailure> {
         let select = Select::All { namespace: None };
         let mut ranges = Vec::new();
         let keep = |range: ServiceCIDR| {

@@ -14,9 +14,9 @@ use crate::fate::Fate;
 use crate::news::SessionNews;
 use crate::pair::{Early, Pair};
 use crate::pod::{PodId, PodPort};
-use crate::pool::{Lease, Pool, Taken};
+use crate::pool::{Lease, Pool, TakenSession};
 use crate::stream::{Carrier, PodStream};
-use crate::transport::Channel;
+use crate::transport::WebSocketChannel;
 
 /// Sessions tried by one dial: one that is broken is replaced by another.
 pub(crate) const ATTEMPTS: usize = 3;
@@ -24,7 +24,7 @@ pub(crate) const ATTEMPTS: usize = 3;
 const FRESH: Duration = Duration::from_secs(5);
 
 /// How an attempt failed.
-enum Failure {
+enum AttemptFailure {
     /// Another session may succeed.
     Session(ForwardError),
     Final(ForwardError),
@@ -85,16 +85,18 @@ impl Dial<'_> {
             };
             match attempted {
                 Ok(stream) => return Ok(stream),
-                Err(Failure::Session(error)) if attempt < ATTEMPTS => {
+                Err(AttemptFailure::Session(error)) if attempt < ATTEMPTS => {
                     tracing::debug!(%to, %error, attempt, "trying another session");
                 }
                 // Only channels were tried, because they worked before.
-                Err(Failure::Final(error @ ForwardError::Rejected { .. }))
+                Err(AttemptFailure::Final(error @ ForwardError::Rejected { .. }))
                     if !sessions && pool.opener().has_sessions() && attempt < ATTEMPTS =>
                 {
                     tracing::debug!(%to, %error, attempt, "trying the other transports");
                 }
-                Err(Failure::Session(error) | Failure::Final(error)) => return Err(error),
+                Err(AttemptFailure::Session(error) | AttemptFailure::Final(error)) => {
+                    return Err(error);
+                }
             }
             heard_since = Some(began);
             attempt += 1;
@@ -102,7 +104,7 @@ impl Dial<'_> {
     }
 
     /// Opens a stream on a session, and tries a channel in parallel if no session is available for long.
-    async fn on_session(&self, heard_since: Option<Instant>) -> Result<PodStream, Failure> {
+    async fn on_session(&self, heard_since: Option<Instant>) -> Result<PodStream, AttemptFailure> {
         let Self { pool, pod, to, .. } = *self;
         let asked = Instant::now();
         let mut session = pin!(pool.session(pod, to.port, heard_since));
@@ -131,21 +133,22 @@ impl Dial<'_> {
                 Ok(stream)
             }
             Ok(Err(tried)) => self.channel(tried).await,
-            Err(error) => Err(Failure::Final(error)),
+            Err(error) => Err(AttemptFailure::Final(error)),
         }
     }
 
-    async fn connect(&self, taken: Taken) -> Result<PodStream, Failure> {
+    async fn connect(&self, taken: TakenSession) -> Result<PodStream, AttemptFailure> {
         let to = self.to;
-        let Taken {
+        let TakenSession {
             lease,
             handle,
             transport,
             request,
             good,
         } = taken;
-        let lost =
-            |source: BoxError| Failure::Session(ForwardError::session_lost(to.pod_name(), source));
+        let lost = |source: BoxError| {
+            AttemptFailure::Session(ForwardError::session_lost(to.pod_name(), source))
+        };
         let fresh = handle.stats().last_received.elapsed() < FRESH;
         let mut pair = match Pair::open(&handle, to.port, request) {
             Ok(pair) => pair,
@@ -174,7 +177,7 @@ impl Dial<'_> {
                 Fate::Refused => {
                     let error = pair.text().refusal(to.to_string());
                     tracing::debug!(%to, text = ?pair.text(), "refused");
-                    return Err(Failure::Final(error));
+                    return Err(AttemptFailure::Final(error));
                 }
                 Fate::Broken(error) => {
                     lease.distrust();
@@ -202,9 +205,9 @@ impl Dial<'_> {
         pair: &mut Pair,
         lease: &Lease,
         handle: &Session,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), AttemptFailure> {
         let timed_out = |after| {
-            Failure::Session(ForwardError::TimedOut {
+            AttemptFailure::Session(ForwardError::TimedOut {
                 pod: self.to.pod_name(),
                 step: "the answer to a new stream",
                 after,
@@ -235,7 +238,7 @@ impl Dial<'_> {
                 if !matches!(error, StreamError::Session(_)) {
                     lease.distrust();
                 }
-                Err(Failure::Session(ForwardError::session_lost(
+                Err(AttemptFailure::Session(ForwardError::session_lost(
                     self.to.pod_name(),
                     error,
                 )))
@@ -243,28 +246,28 @@ impl Dial<'_> {
         }
     }
 
-    async fn channel(&self, tried: Vec<Rejection>) -> Result<PodStream, Failure> {
+    async fn channel(&self, tried: Vec<Rejection>) -> Result<PodStream, AttemptFailure> {
         let (pod, to) = (self.pod, self.to);
         let (lease, good) = self
             .pool
             .lease_channel(pod, to.port)
-            .map_err(Failure::Final)?;
+            .map_err(AttemptFailure::Final)?;
         let io = self
             .pool
             .opener()
             .channel(pod.clone(), to.port, tried)
             .await;
-        let io = io.map_err(Failure::Final)?;
-        let mut channel = Channel::new(io, self.config()).await;
+        let io = io.map_err(AttemptFailure::Final)?;
+        let mut channel = WebSocketChannel::new(io, self.config()).await;
         if !good {
             match channel.fate(self.config()).await {
                 Fate::Good => lease.remember(),
                 Fate::Refused => {
                     let error = channel.text().refusal(to.to_string());
-                    return Err(Failure::Final(error));
+                    return Err(AttemptFailure::Final(error));
                 }
                 Fate::Broken(error) => {
-                    return Err(Failure::Final(ForwardError::session_lost(
+                    return Err(AttemptFailure::Final(ForwardError::session_lost(
                         self.to.pod_name(),
                         error,
                     )));

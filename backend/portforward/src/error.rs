@@ -298,7 +298,7 @@ impl ErrorText {
 
     /// The error of an open connection; `None` if the text only says that the Pod closed while more was being written
     /// to it.
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    pub(crate) fn failure(&self) -> Option<ConnectionFailure> {
         if self.is_empty() {
             return None;
         }
@@ -313,25 +313,25 @@ impl ErrorText {
             io::ErrorKind::ConnectionAborted
         };
         let said = self.said();
-        Some(Failure { kind, said })
+        Some(ConnectionFailure { kind, said })
     }
 }
 
 /// Why a connection failed; kept so that every later use reports the same.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{said}")]
-pub(crate) struct Failure {
+pub(crate) struct ConnectionFailure {
     pub(crate) kind: io::ErrorKind,
     pub(crate) said: String,
 }
 
-impl From<Failure> for io::Error {
-    fn from(failure: Failure) -> Self {
+impl From<ConnectionFailure> for io::Error {
+    fn from(failure: ConnectionFailure) -> Self {
         Self::new(failure.kind, failure)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ConnectionFailure {
     fn from(error: io::Error) -> Self {
         // The stream's text ends with a reference to the session's error, which names the cause.
         let mut said = error.to_string();
@@ -422,7 +422,7 @@ mod tests {
         let cut =
             "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/x";
         let cut = io::Error::new(io::ErrorKind::UnexpectedEof, cut);
-        let failure = Failure::from(io::Error::other(Outer(cut)));
+        let failure = ConnectionFailure::from(io::Error::other(Outer(cut)));
         assert_eq!(
             failure.said,
             "the connection failed: peer closed connection without sending TLS close_notify"

@@ -11,11 +11,11 @@ use crate::config::Config;
 use crate::dial::dial;
 use crate::error::ForwardError;
 use crate::news::{SessionNews, SessionState};
-use crate::pod::{PodPort, Way};
+use crate::pod::{PodPort, PodSessionState};
 use crate::pool::Pool;
 use crate::stats::Stats;
 use crate::stream::PodStream;
-use crate::transport::Api;
+use crate::transport::PortForwardApi;
 
 /// Opens streams to Pods over pooled port-forward sessions. Clones share the pool.
 ///
@@ -31,7 +31,7 @@ impl Forwarder {
     /// A forwarder that uses this client, which has to send upgrade requests over HTTP/1.1.
     pub fn new(client: kube::Client, config: Config) -> Self {
         let config = Arc::new(config);
-        let api = Api::new(client, config.clone());
+        let api = PortForwardApi::new(client, config.clone());
         Self {
             pool: Pool::new(config, Box::new(api)),
             expect: Arc::new(|| {}),
@@ -58,7 +58,7 @@ impl Forwarder {
     }
 
     /// Whether a new connection to the Pod finds a session.
-    pub fn way(&self, to: &PodPort) -> Way {
+    pub fn way(&self, to: &PodPort) -> PodSessionState {
         self.pool.way(to)
     }
 

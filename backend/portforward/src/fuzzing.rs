@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::config::Config;
 use crate::error::ErrorText;
-use crate::transport::{Channel, said};
+use crate::transport::{WebSocketChannel, said};
 
 /// The longest sentence made of what others say: 300 characters and the mark of what was left out.
 const SENTENCE: usize = 301;
@@ -99,19 +99,19 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct FuzzTrace {
     data: Vec<u8>,
     text: usize,
     end: Result<(), io::ErrorKind>,
 }
 
-async fn read_all(sent: &[u8], piece: usize) -> Seen {
-    let server = Server {
+async fn read_all(sent: &[u8], piece: usize) -> FuzzTrace {
+    let server = FuzzServer {
         sent: sent.to_vec().into(),
         piece,
     };
-    let mut channel = Channel::new(Box::new(server), &Config::default()).await;
-    let mut seen = Seen {
+    let mut channel = WebSocketChannel::new(Box::new(server), &Config::default()).await;
+    let mut seen = FuzzTrace {
         data: Vec::new(),
         text: 0,
         end: Ok(()),
@@ -135,12 +135,12 @@ async fn read_all(sent: &[u8], piece: usize) -> Seen {
 }
 
 /// Gives what was sent so many bytes at a time, then its end; takes everything.
-struct Server {
+struct FuzzServer {
     sent: Bytes,
     piece: usize,
 }
 
-impl AsyncRead for Server {
+impl AsyncRead for FuzzServer {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -152,7 +152,7 @@ impl AsyncRead for Server {
     }
 }
 
-impl AsyncWrite for Server {
+impl AsyncWrite for FuzzServer {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,

@@ -50,6 +50,6 @@ pub use self::config::{Config, Transport, TransportChoice, UnknownTransport};
 pub use self::error::{ForwardError, Rejection};
 pub use self::forward::Forwarder;
 pub use self::news::{SessionHealth, SessionName, SessionNews, SessionState};
-pub use self::pod::{PodPort, Way};
+pub use self::pod::{PodPort, PodSessionState};
 pub use self::stats::Stats;
 pub use self::stream::PodStream;

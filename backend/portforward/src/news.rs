@@ -86,4 +86,4 @@ pub enum SessionHealth {
 
 /// Called synchronously, sometimes under the pool's lock: it must be quick, must not block, and must not call the
 /// forwarder.
-pub(crate) type Told = Arc<dyn Fn(SessionNews<'_>) + Send + Sync>;
+pub(crate) type SessionObserver = Arc<dyn Fn(SessionNews<'_>) + Send + Sync>;

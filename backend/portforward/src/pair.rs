@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use kubevpn_spdy::{Headers, OpenError, Session, Stream, StreamError, StreamId};
+use kubevpn_spdy::{Headers, Session, SpdyStream, StreamError, StreamId, StreamOpenError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -24,9 +24,9 @@ use crate::fate::Fate;
 pub(crate) struct Pair {
     id: StreamId,
     /// `None` once the Pod has ended.
-    data: Option<Stream>,
+    data: Option<SpdyStream>,
     /// `None` once its end was read.
-    error: Option<Stream>,
+    error: Option<SpdyStream>,
     text: ErrorText,
     /// Data that arrived while the connection's fate was awaited.
     first: Bytes,
@@ -108,7 +108,11 @@ impl<'a> Early<'a> {
 
 impl Pair {
     /// Queues both SYN_STREAMs; they leave in one write.
-    pub(crate) fn open(session: &Session, port: u16, request: u64) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        session: &Session,
+        port: u16,
+        request: u64,
+    ) -> Result<Self, StreamOpenError> {
         let headers = |kind| {
             let mut headers = Headers::default();
             let (port, request) = (port.to_string(), request.to_string());
@@ -260,7 +264,7 @@ impl Pair {
     /// Nothing may be sent from then on: the server's SPDY library gives frames to five workers, and data
     /// that nobody reads stops one of them for good.
     fn is_over(&self) -> bool {
-        self.ended || self.error.as_ref().is_none_or(Stream::is_readable)
+        self.ended || self.error.as_ref().is_none_or(SpdyStream::is_readable)
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

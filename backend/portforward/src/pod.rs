@@ -24,7 +24,7 @@ impl fmt::Display for PodPort {
 
 /// What one more connection to a Pod would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum PodSessionState {
     /// No session: the next connection has to open one.
     Closed,
     /// A session is being opened, and no connection waits for it yet.

@@ -6,12 +6,12 @@
 //!
 //! Invariants, at every moment the lock is free:
 //!
-//! * `State::sessions` is the sum of [`Pod::sessions`](state::Pod::sessions) over all Pods, `State::extras` the sum of those beyond
-//!   the first of each Pod. Only `State::gain` and `State::lose` change them.
-//! * From before its [`Lease`] is handed out until the lease is dropped, a connection is in `Entry::connections` of its
+//! * `PoolState::sessions` is the sum of [`PodSessions::sessions`](state::PodSessions::sessions) over all Pods, `PoolState::extras` the sum of those beyond
+//!   the first of each Pod. Only `PoolState::gain` and `PoolState::lose` change them.
+//! * From before its [`Lease`] is handed out until the lease is dropped, a connection is in `SessionEntry::connections` of its
 //!   session, or in `Pod::channels` if it has no session or the session has ended. Only `step`, `lease_channel`,
 //!   `session_ended` and `Lease::drop` change these lists.
-//! * Whether a side of a connection has ended is stored in its [`Connection`] only, and set by its `Lease` only.
+//! * Whether a side of a connection has ended is stored in its [`ConnectionCounters`] only, and set by its `Lease` only.
 //! * `Pod::lingering` holds the connections whose client has ended and whose Pod has not, unless they were cut.
 //! * A Pod is in the map while it has a session, a connection, an upgrade under way, a dial that waits, or a port known
 //!   to be good.
@@ -39,34 +39,34 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, sleep};
 use tracing::instrument::WithSubscriber as _;
 
-use self::choose::{Choice, Demand, What, choose};
+use self::choose::{Choice, Demand, SessionChoice, choose};
 pub(crate) use self::lease::Lease;
 use self::probe::Probe;
-use self::state::{Entry, Failed, State};
+use self::state::{PoolState, SessionEntry, UpgradeFailure};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
-use crate::news::{SessionName, SessionNews, SessionState, Told};
+use crate::news::{SessionName, SessionNews, SessionObserver, SessionState};
 use crate::pod::PodId;
-use crate::stats::{Connection, Epoch, Stats};
-use crate::transport::{Io, Open, Opened};
+use crate::stats::{ConnectionCounters, Epoch, Stats};
+use crate::transport::{OpenedSession, Opener, SessionIo};
 
 /// All sessions of a forwarder.
 pub(crate) struct Pool {
     config: Arc<Config>,
-    opener: Box<dyn Open>,
+    opener: Box<dyn Opener>,
     epoch: Epoch,
     /// Unread bytes of all sessions.
     unread: Unread,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     /// Wakes the keeper: there are sessions to watch over.
     busy: Arc<Notify>,
     /// Notified when a session has ended.
     ended: Notify,
-    told: OnceLock<Told>,
+    told: OnceLock<SessionObserver>,
 }
 
 /// A session to open a stream on.
-pub(crate) struct Taken {
+pub(crate) struct TakenSession {
     pub(crate) lease: Lease,
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
@@ -76,8 +76,8 @@ pub(crate) struct Taken {
 }
 
 /// What a dial does next, decided under the lock.
-enum Step {
-    Take(Box<Taken>),
+enum DialStep {
+    Take(Box<TakenSession>),
     /// Wait until the Pod's state changes.
     Wait(OwnedNotified),
     ChannelsOnly(Vec<Rejection>),
@@ -91,7 +91,7 @@ impl Drop for Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(config: Arc<Config>, opener: Box<dyn Open>) -> Arc<Self> {
+    pub(crate) fn new(config: Arc<Config>, opener: Box<dyn Opener>) -> Arc<Self> {
         Arc::new(Self {
             unread: Unread::limited(config.unread),
             config,
@@ -108,7 +108,7 @@ impl Pool {
         &self.config
     }
 
-    pub(crate) fn opener(&self) -> &dyn Open {
+    pub(crate) fn opener(&self) -> &dyn Opener {
         &*self.opener
     }
 
@@ -122,7 +122,7 @@ impl Pool {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,10 +134,10 @@ impl Pool {
         pod: &Arc<PodId>,
         port: u16,
         heard_since: Option<Instant>,
-    ) -> Result<Result<Box<Taken>, Vec<Rejection>>, ForwardError> {
+    ) -> Result<Result<Box<TakenSession>, Vec<Rejection>>, ForwardError> {
         let mut waiting = None;
         let mut share = pin!(sleep(self.config.share_after));
-        let mut ask = Ask {
+        let mut ask = SessionSearch {
             port,
             heard_since,
             failures: None,
@@ -146,9 +146,9 @@ impl Pool {
         };
         loop {
             let change = match self.step(pod, &mut ask)? {
-                Step::Take(taken) => return Ok(Ok(taken)),
-                Step::ChannelsOnly(tried) => return Ok(Err(tried)),
-                Step::Wait(change) => change,
+                DialStep::Take(taken) => return Ok(Ok(taken)),
+                DialStep::ChannelsOnly(tried) => return Ok(Err(tried)),
+                DialStep::Wait(change) => change,
             };
             waiting.get_or_insert_with(|| Waiting {
                 pool: self.clone(),
@@ -161,7 +161,11 @@ impl Pool {
         }
     }
 
-    fn step(self: &Arc<Self>, id: &Arc<PodId>, ask: &mut Ask) -> Result<Step, ForwardError> {
+    fn step(
+        self: &Arc<Self>,
+        id: &Arc<PodId>,
+        ask: &mut SessionSearch,
+    ) -> Result<DialStep, ForwardError> {
         let now = self.epoch.now();
         let mut state = self.state();
         if state.shut {
@@ -202,14 +206,18 @@ impl Pool {
             spare: ample && pod.wants_spare(now),
         };
         let Choice { what, open } = choose(&views, demand, &self.config);
-        if failed > 0 && matches!(what, What::Wait | What::Full) {
+        if failed > 0 && matches!(what, SessionChoice::Wait | SessionChoice::Full) {
             match pod.failure.clone() {
-                Some(Failed::ChannelsOnly(tried)) => return Ok(Step::ChannelsOnly(tried)),
-                Some(Failed::Error(error)) if what == What::Full => return Err(error),
+                Some(UpgradeFailure::ChannelsOnly(tried)) => {
+                    return Ok(DialStep::ChannelsOnly(tried));
+                }
+                Some(UpgradeFailure::Error(error)) if what == SessionChoice::Full => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }
-        if !matches!(what, What::Free(_)) && !views.is_empty() {
+        if !matches!(what, SessionChoice::Free(_)) && !views.is_empty() {
             pod.want_spare(now);
         }
         if open {
@@ -220,14 +228,14 @@ impl Pool {
         }
         let pod = state.pod(id);
         let index = match what {
-            What::Free(index) | What::Share(index) => indices[index],
+            SessionChoice::Free(index) | SessionChoice::Share(index) => indices[index],
             // The entry is looked up again: an unused Pod is removed from the map together with its notifier.
-            What::Wait => {
+            SessionChoice::Wait => {
                 // Set under the same lock: a Pod for which a dial waits is not removed.
                 pod.waiting += usize::from(!std::mem::replace(&mut ask.waits, true));
-                return Ok(Step::Wait(pod.changed.clone().notified_owned()));
+                return Ok(DialStep::Wait(pod.changed.clone().notified_owned()));
             }
-            What::Full => {
+            SessionChoice::Full => {
                 return Err(ForwardError::Overloaded {
                     what: "this program".into(),
                     limit: self.config.sessions,
@@ -237,12 +245,12 @@ impl Pool {
         };
         let good = pod.is_good(ask.port, now);
         let entry = &mut pod.sessions[index];
-        let connection = Arc::new(Connection::new(self.epoch));
+        let connection = Arc::new(ConnectionCounters::new(self.epoch));
         entry.connections.push(connection.clone());
         entry.used = now;
         entry.ahead = false;
         entry.request += 1;
-        Ok(Step::Take(Box::new(Taken {
+        Ok(DialStep::Take(Box::new(TakenSession {
             handle: entry.handle.clone(),
             transport: entry.transport,
             request: entry.request,
@@ -265,13 +273,13 @@ impl Pool {
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
         let good = pod.is_good(port, now);
-        let connection = Arc::new(Connection::new(self.epoch));
+        let connection = Arc::new(ConnectionCounters::new(self.epoch));
         pod.channels.push(connection.clone());
         state.counts.upgrades += 1;
         Ok((Lease::new(self, id, port, connection, None), good))
     }
 
-    fn check_streams(&self, id: &PodId, pod: &state::Pod) -> Result<(), ForwardError> {
+    fn check_streams(&self, id: &PodId, pod: &state::PodSessions) -> Result<(), ForwardError> {
         let limit = self.config.streams_per_pod;
         if pod.streams() < limit {
             return Ok(());
@@ -284,17 +292,17 @@ impl Pool {
     }
 
     /// Starts an upgrade: for a dial that waits, or `ahead` of any.
-    fn open(self: &Arc<Self>, state: &mut State, id: &Arc<PodId>, ahead: bool) {
+    fn open(self: &Arc<Self>, state: &mut PoolState, id: &Arc<PodId>, ahead: bool) {
         state.gain(id);
         state.counts.upgrades += 1;
         state.pod(id).opening += 1;
         state.warming += usize::from(ahead);
         let began = Instant::now();
-        let opening = Opening {
+        let opening = OpeningSession {
             pool: self.clone(),
             pod: id.clone(),
             ahead,
-            failed: Some(Failed::Error(ForwardError::session_lost(
+            failed: Some(UpgradeFailure::Error(ForwardError::session_lost(
                 id.to_string(),
                 "the upgrade was cut off",
             ))),
@@ -302,15 +310,15 @@ impl Pool {
         let asked = self.opener.session(id.clone());
         let upgrade = async move {
             let failed = match asked.await {
-                Ok(Opened::Session(io, transport)) => {
+                Ok(OpenedSession::Session(io, transport)) => {
                     opening.pool.state().upgrade_took(began.elapsed());
                     opening.pool.add(&opening.pod, io, transport, ahead);
                     None
                 }
-                Ok(Opened::ChannelsOnly(tried)) => Some(Failed::ChannelsOnly(tried)),
+                Ok(OpenedSession::ChannelsOnly(tried)) => Some(UpgradeFailure::ChannelsOnly(tried)),
                 Err(error) => {
                     tracing::debug!(pod = %opening.pod, %error, "no session");
-                    Some(Failed::Error(error))
+                    Some(UpgradeFailure::Error(error))
                 }
             };
             opening.done(failed);
@@ -319,7 +327,13 @@ impl Pool {
     }
 
     /// Adds a new session to the pool.
-    fn add(self: &Arc<Self>, pod: &Arc<PodId>, io: Box<dyn Io>, transport: Transport, ahead: bool) {
+    fn add(
+        self: &Arc<Self>,
+        pod: &Arc<PodId>,
+        io: Box<dyn SessionIo>,
+        transport: Transport,
+        ahead: bool,
+    ) {
         let config = SpdyConfig {
             stream_buffer: self.config.unread_per_stream,
             session_buffer: self.config.unread_per_session,
@@ -338,7 +352,7 @@ impl Pool {
         state.next_id += 1;
         state.gain(pod);
         state.drivers += 1;
-        state.pod(pod).sessions.push(Entry {
+        state.pod(pod).sessions.push(SessionEntry {
             id,
             handle,
             transport,
@@ -398,7 +412,7 @@ impl Pool {
         self.state().sessions(self.epoch)
     }
 
-    pub(crate) fn tell_to(&self, told: Told) {
+    pub(crate) fn tell_to(&self, told: SessionObserver) {
         let _ = self.told.set(told);
     }
 
@@ -435,13 +449,13 @@ impl Pool {
 }
 
 /// A dial's state while it looks for a session.
-struct Ask {
+struct SessionSearch {
     port: u16,
     heard_since: Option<Instant>,
     /// The Pod's failures when the dial first looked.
     failures: Option<u64>,
     patient: bool,
-    /// Whether it is counted in [`Pod::waiting`](state::Pod::waiting).
+    /// Whether it is counted in [`PodSessions::waiting`](state::PodSessions::waiting).
     waits: bool,
 }
 
@@ -458,20 +472,20 @@ impl Drop for Waiting {
 }
 
 /// Counts an upgrade under way. Reports its outcome to the dials that wait, even if its task panics.
-struct Opening {
+struct OpeningSession {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
     ahead: bool,
-    failed: Option<Failed>,
+    failed: Option<UpgradeFailure>,
 }
 
-impl Opening {
-    fn done(mut self, failed: Option<Failed>) {
+impl OpeningSession {
+    fn done(mut self, failed: Option<UpgradeFailure>) {
         self.failed = failed;
     }
 }
 
-impl Drop for Opening {
+impl Drop for OpeningSession {
     fn drop(&mut self) {
         let now = self.pool.epoch.now();
         let mut state = self.pool.state();

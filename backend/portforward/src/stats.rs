@@ -71,7 +71,7 @@ impl Epoch {
 ///
 /// The stream writes them, the keeper reads them. They order no other memory, hence `Relaxed`.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionCounters {
     epoch: Epoch,
     /// The data stream, once there is one.
     id: OnceLock<StreamId>,
@@ -104,7 +104,7 @@ pub(crate) struct Connection {
     ender: AtomicWaker,
 }
 
-impl Connection {
+impl ConnectionCounters {
     pub(crate) fn new(epoch: Epoch) -> Self {
         let now = epoch.now();
         Self {
@@ -316,12 +316,12 @@ impl Connection {
         self.failed.get().copied()
     }
 
-    /// Waker of the stream's read, used by [`Connection::fail`].
+    /// Waker of the stream's read, used by [`ConnectionCounters::fail`].
     pub(crate) fn reader(&self) -> &AtomicWaker {
         &self.reader
     }
 
-    /// Waker of the stream's shutdown, used by [`Connection::cut`], [`Connection::fail`] and at the Pod's end.
+    /// Waker of the stream's shutdown, used by [`ConnectionCounters::cut`], [`ConnectionCounters::fail`] and at the Pod's end.
     pub(crate) fn ender(&self) -> &AtomicWaker {
         &self.ender
     }
@@ -336,7 +336,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn bulk_is_much_in_little_time() {
         let epoch = Epoch::new();
-        let connection = Connection::new(epoch);
+        let connection = ConnectionCounters::new(epoch);
         for _ in 0..100 {
             connection.heard(10 * 1024);
             advance(Duration::from_millis(100)).await;
@@ -353,7 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_sent_after_a_probe_is_not_proven_by_it() {
         let epoch = Epoch::new();
-        let connection = Connection::new(epoch);
+        let connection = ConnectionCounters::new(epoch);
         connection.wrote(1);
         let probe = epoch.now();
         connection.prove(probe);
@@ -372,7 +372,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn quiet_begins_when_everything_was_read() {
         let epoch = Epoch::new();
-        let connection = Connection::new(epoch);
+        let connection = ConnectionCounters::new(epoch);
         connection.heard(1);
         assert_eq!(connection.quiet_since(), None);
         advance(Duration::from_secs(1)).await;

@@ -21,11 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::config::{Config, Transport};
-use crate::error::Failure;
+use crate::error::ConnectionFailure;
 use crate::pair::Pair;
 use crate::pod::PodPort;
 use crate::pool::Lease;
-use crate::transport::Channel;
+use crate::transport::WebSocketChannel;
 
 /// A byte stream to a port of a Pod.
 ///
@@ -40,7 +40,7 @@ pub struct PodStream {
     // Dropped before the lease: the pool counts the connection until its streams are gone.
     carrier: Carrier,
     lease: Lease,
-    read: Read,
+    read: ReadState,
     write: Write,
     config: Arc<Config>,
     via: Via,
@@ -49,15 +49,15 @@ pub struct PodStream {
 /// The streams that carry a connection.
 pub(crate) enum Carrier {
     Pair(Pair),
-    Channel(Box<Channel>),
+    Channel(Box<WebSocketChannel>),
 }
 
-enum Read {
+enum ReadState {
     Open,
     /// The data has ended, perhaps with an error; the error stream's text may still arrive.
-    LastWords(Pin<Box<Sleep>>, Option<Failure>),
+    LastWords(Pin<Box<Sleep>>, Option<ConnectionFailure>),
     Ended,
-    Failed(Failure),
+    Failed(ConnectionFailure),
 }
 
 enum Write {
@@ -78,7 +78,7 @@ impl PodStream {
         Self {
             carrier,
             lease,
-            read: Read::Open,
+            read: ReadState::Open,
             write: Write::Open,
             config,
             via: Via {
@@ -88,7 +88,11 @@ impl PodStream {
         }
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Option<Failure>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Option<ConnectionFailure>> {
         let connection = self.lease.connection();
         connection.reader().register(cx.waker());
         if let Some(reason) = connection.failed() {
@@ -107,12 +111,12 @@ impl PodStream {
                 }
                 Poll::Ready(None)
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Some(Failure::from(error))),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(ConnectionFailure::from(error))),
         }
     }
 
     /// The Pod has ended: for the reason that its node gave, else for this one.
-    fn settle(&mut self, failure: Option<Failure>) {
+    fn settle(&mut self, failure: Option<ConnectionFailure>) {
         let told = self.carrier.text().failure();
         let failed = told.is_some();
         let failure = match self.lease.connection().failed() {
@@ -124,17 +128,17 @@ impl PodStream {
         self.read = match failure {
             Some(failure) => {
                 tracing::debug!(via = %self.via, error = %failure, "connection failed");
-                Read::Failed(failure)
+                ReadState::Failed(failure)
             }
-            None => Read::Ended,
+            None => ReadState::Ended,
         };
     }
 
     /// The failure for a Pod's end that the client's own end may have caused: more of the answer may have been due, and
     /// the client must not take what it has for the whole.
-    fn cut_short(&self) -> Option<Failure> {
+    fn cut_short(&self) -> Option<ConnectionFailure> {
         let said = "the pod was silent too long after the client had ended its side, and was told of that end";
-        self.lease.ended_by_the_clock().then(|| Failure {
+        self.lease.ended_by_the_clock().then(|| ConnectionFailure {
             kind: io::ErrorKind::UnexpectedEof,
             said: said.into(),
         })
@@ -143,8 +147,8 @@ impl PodStream {
     fn check_writable(&self) -> io::Result<()> {
         let connection = self.lease.connection();
         match (&self.write, &self.read) {
-            (Write::Open, Read::Open) => {}
-            (Write::Open, Read::Failed(failure)) => return Err(failure.clone().into()),
+            (Write::Open, ReadState::Open) => {}
+            (Write::Open, ReadState::Failed(failure)) => return Err(failure.clone().into()),
             _ => return Err(io::ErrorKind::BrokenPipe.into()),
         }
         if let Some(reason) = connection.failed() {
@@ -167,7 +171,9 @@ impl PodStream {
         let Write::Lingering(timer) = &mut self.write else {
             return Poll::Ready(());
         };
-        if !matches!(self.read, Read::Open) || connection.is_cut() || connection.failed().is_some()
+        if !matches!(self.read, ReadState::Open)
+            || connection.is_cut()
+            || connection.failed().is_some()
         {
             return Poll::Ready(());
         }
@@ -184,8 +190,8 @@ impl PodStream {
     }
 }
 
-fn aborted(reason: &str) -> Failure {
-    Failure {
+fn aborted(reason: &str) -> ConnectionFailure {
+    ConnectionFailure {
         kind: io::ErrorKind::ConnectionAborted,
         said: reason.into(),
     }
@@ -221,24 +227,24 @@ impl AsyncRead for PodStream {
         }
         loop {
             match &mut this.read {
-                Read::Open => {
+                ReadState::Open => {
                     let before = buf.filled().len();
                     let failure = ready!(this.poll_data(cx, buf));
                     if buf.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
                     let patience = sleep(this.config.last_words);
-                    this.read = Read::LastWords(Box::pin(patience), failure);
+                    this.read = ReadState::LastWords(Box::pin(patience), failure);
                 }
-                Read::LastWords(timer, failure) => {
+                ReadState::LastWords(timer, failure) => {
                     if this.carrier.poll_text(cx).is_pending() {
                         ready!(timer.as_mut().poll(cx));
                     }
                     let failure = failure.take();
                     this.settle(failure);
                 }
-                Read::Ended => return Poll::Ready(Ok(())),
-                Read::Failed(failure) => return Poll::Ready(Err(failure.clone().into())),
+                ReadState::Ended => return Poll::Ready(Ok(())),
+                ReadState::Failed(failure) => return Poll::Ready(Err(failure.clone().into())),
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use kubevpn_spdy::{Headers, Incoming, Stream};
+use kubevpn_spdy::{Headers, Incoming, SpdyStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::io::{copy, duplex, split};
 use tokio::time::{Instant, sleep};
@@ -24,7 +24,7 @@ use crate::error::{ForwardError, Rejection};
 use crate::pod::{PodId, PodPort};
 use crate::pool::Pool;
 use crate::stream::PodStream;
-use crate::transport::{BoxFuture, Io, Open, Opened};
+use crate::transport::{BoxFuture, OpenedSession, Opener, SessionIo};
 
 /// Echoes.
 pub(crate) const ECHO: u16 = 7;
@@ -55,7 +55,7 @@ pub(crate) const REFUSED: &str = "error forwarding port 9999 to pod 1f, uid : fa
 
 /// A node with any number of Pods.
 #[derive(Default)]
-pub(crate) struct Node {
+pub(crate) struct TestNode {
     pub(crate) upgrades: AtomicUsize,
     /// How long an upgrade takes, in milliseconds.
     pub(crate) upgrade_ms: AtomicUsize,
@@ -63,7 +63,7 @@ pub(crate) struct Node {
     pub(crate) forwards: Arc<AtomicUsize>,
     pub(crate) peak: Arc<AtomicUsize>,
     /// The switch of each connection, in the order they were made.
-    pub(crate) links: Mutex<Vec<Arc<Link>>>,
+    pub(crate) links: Mutex<Vec<Arc<TestLink>>>,
     /// How long it takes to find that a port is closed, in milliseconds; on a channel nothing else is done meanwhile.
     pub(crate) refusal_ms: AtomicUsize,
     /// Ports that are taken to be closed, for the while.
@@ -76,7 +76,7 @@ pub(crate) struct Node {
 
 /// What a connection does to its bytes.
 #[derive(Default)]
-pub(crate) struct Link(AtomicU8);
+pub(crate) struct TestLink(AtomicU8);
 
 // 0: everything passes.
 const HOLE: u8 = 1;
@@ -90,7 +90,7 @@ const PIECE: Duration = Duration::from_millis(40);
 /// How long a NAT remembers a connection nothing passes on.
 const NAT_MEMORY: Duration = Duration::from_secs(4 * 60);
 
-impl Link {
+impl TestLink {
     /// From now on nothing passes, in silence.
     pub(crate) fn black_hole(&self) {
         self.0.store(HOLE, SeqCst);
@@ -112,7 +112,7 @@ impl Link {
     }
 }
 
-impl Node {
+impl TestNode {
     pub(crate) fn start(config: Config) -> (Arc<Self>, Arc<Pool>) {
         let node = Arc::new(Self::default());
         let pool = Pool::new(Arc::new(config), Box::new(Far(node.clone())));
@@ -127,7 +127,7 @@ impl Node {
         self.forwards.load(SeqCst)
     }
 
-    pub(crate) fn link(&self, index: usize) -> Arc<Link> {
+    pub(crate) fn link(&self, index: usize) -> Arc<TestLink> {
         self.links.lock().unwrap()[index].clone()
     }
 
@@ -135,8 +135,8 @@ impl Node {
         self.down.lock().unwrap().push(port);
     }
 
-    fn connect(self: &Arc<Self>) -> Box<dyn Io> {
-        let link = Arc::new(Link::default());
+    fn connect(self: &Arc<Self>) -> Box<dyn SessionIo> {
+        let link = Arc::new(TestLink::default());
         self.links.lock().unwrap().push(link.clone());
         let (near, left) = duplex(64 * 1024);
         let (right, far) = duplex(64 * 1024);
@@ -148,7 +148,7 @@ impl Node {
     }
 
     /// The server of a session, to its end.
-    pub(crate) async fn speak_spdy(self: Arc<Self>, io: impl Io + 'static) {
+    pub(crate) async fn speak_spdy(self: Arc<Self>, io: impl SessionIo + 'static) {
         let (session, incoming, driver) = kubevpn_spdy::server(io, Default::default());
         tokio::spawn(driver);
         self.serve(incoming).await;
@@ -156,7 +156,7 @@ impl Node {
     }
 
     /// The server of a channel, to its end.
-    pub(crate) async fn speak_v4(self: Arc<Self>, io: impl Io + 'static, port: u16) {
+    pub(crate) async fn speak_v4(self: Arc<Self>, io: impl SessionIo + 'static, port: u16) {
         let mut ws = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
         let message = |channel: u8, bytes: &[u8]| Message::binary([&[channel], bytes].concat());
         for channel in [0, 1] {
@@ -239,7 +239,7 @@ impl Node {
         }
     }
 
-    async fn forward(self: Arc<Self>, port: u16, mut data: Stream, mut error: Stream) {
+    async fn forward(self: Arc<Self>, port: u16, mut data: SpdyStream, mut error: SpdyStream) {
         if self.gone.load(SeqCst) {
             error.write_all(GONE.as_bytes()).await.unwrap();
             error.shutdown().await.unwrap();
@@ -323,9 +323,9 @@ fn pod(port: u16) -> Option<DuplexStream> {
 }
 
 /// What the pool asks.
-struct Far(Arc<Node>);
+struct Far(Arc<TestNode>);
 
-impl Open for Far {
+impl Opener for Far {
     fn has_sessions(&self) -> bool {
         true
     }
@@ -334,7 +334,7 @@ impl Open for Far {
         false
     }
 
-    fn session(&self, _: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
+    fn session(&self, _: Arc<PodId>) -> BoxFuture<Result<OpenedSession, ForwardError>> {
         let node = self.0.clone();
         Box::pin(async move {
             node.upgrades.fetch_add(1, SeqCst);
@@ -342,7 +342,7 @@ impl Open for Far {
             sleep(Duration::from_millis(took)).await;
             match &*node.refuse.lock().unwrap() {
                 Some(error) => Err(error.clone()),
-                None => Ok(Opened::Session(node.connect(), Transport::Spdy)),
+                None => Ok(OpenedSession::Session(node.connect(), Transport::Spdy)),
             }
         })
     }
@@ -352,13 +352,17 @@ impl Open for Far {
         _: Arc<PodId>,
         _: u16,
         _: Vec<Rejection>,
-    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>> {
+    ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>> {
         unreachable!("there are sessions")
     }
 }
 
 /// Carries the frames of one connection from client to server, as its switch says.
-async fn up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Arc<Link>) {
+async fn up(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    link: Arc<TestLink>,
+) {
     let mut pings = 0;
     let mut passed = Instant::now();
     loop {
@@ -387,7 +391,11 @@ async fn up(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, l
 }
 
 /// The same from server to client.
-async fn down(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, link: Arc<Link>) {
+async fn down(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    link: Arc<TestLink>,
+) {
     let mut buf = vec![0; 16 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buf).await {
         if link.0.load(SeqCst) == HOLE {

@@ -1,7 +1,7 @@
 //! Upgrades to sessions and channels, and which transports were found to work.
 //!
 //! `spdy.rs`, `tunnel.rs` and `channel.rs` implement one transport each; `upgrade.rs` and `websocket.rs` are shared.
-//! [`Open`] is the interface to the pool.
+//! [`Opener`] is the interface to the pool.
 
 mod channel;
 mod spdy;
@@ -18,7 +18,7 @@ use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::channel::Channel;
+pub(crate) use self::channel::WebSocketChannel;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::upgrade::said;
 use self::upgrade::{UpgradeError, verb};
@@ -27,18 +27,18 @@ use crate::error::{ForwardError, Rejection};
 use crate::pod::PodId;
 
 /// An upgraded connection.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait SessionIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> SessionIo for T {}
 
-fn boxed(io: impl Io + 'static) -> Box<dyn Io> {
+fn boxed(io: impl SessionIo + 'static) -> Box<dyn SessionIo> {
     Box::new(io)
 }
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Opens connections for the pool.
-pub(crate) trait Open: Send + Sync + 'static {
+pub(crate) trait Opener: Send + Sync + 'static {
     /// Whether a transport with sessions is allowed; without one every connection is a channel of its own.
     fn has_sessions(&self) -> bool;
 
@@ -46,46 +46,46 @@ pub(crate) trait Open: Send + Sync + 'static {
     fn has_channels(&self) -> bool;
 
     /// Opens a session to the Pod.
-    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>>;
+    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<OpenedSession, ForwardError>>;
 
-    /// Opens a channel to the port. `tried` lists the rejections of [`Opened::ChannelsOnly`].
+    /// Opens a channel to the port. `tried` lists the rejections of [`OpenedSession::ChannelsOnly`].
     fn channel(
         &self,
         pod: Arc<PodId>,
         port: u16,
         tried: Vec<Rejection>,
-    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>>;
+    ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>>;
 
     /// Reports that a session of this transport ended, or was given up, before a byte was received on it.
     fn unheard(&self, _transport: Transport) {}
 }
 
 /// Outcome of a request for a session.
-pub(crate) enum Opened {
+pub(crate) enum OpenedSession {
     /// A connection that speaks SPDY.
-    Session(Box<dyn Io>, Transport),
+    Session(Box<dyn SessionIo>, Transport),
     /// Every transport with sessions was turned down; channels have not been tried.
     ChannelsOnly(Vec<Rejection>),
 }
 
 /// Asks the API server.
 #[derive(Clone)]
-pub(crate) struct Api {
+pub(crate) struct PortForwardApi {
     client: kube::Client,
     config: Arc<Config>,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<TransportMemory>>,
 }
 
 /// What is known of each transport.
 #[derive(Debug, Default)]
-struct Memory {
-    known: [Known; Transport::ALL.len()],
+struct TransportMemory {
+    known: [TransportHealth; Transport::ALL.len()],
     /// When a channel was last opened.
     channel: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum Known {
+enum TransportHealth {
     /// Nothing against it.
     #[default]
     Fit,
@@ -97,7 +97,7 @@ enum Known {
     Down(Instant),
 }
 
-impl Api {
+impl PortForwardApi {
     pub(crate) fn new(client: kube::Client, config: Arc<Config>) -> Self {
         Self {
             client,
@@ -114,16 +114,16 @@ impl Api {
         }
     }
 
-    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    fn memory(&self) -> std::sync::MutexGuard<'_, TransportMemory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries the transports in order, the next as soon as the last is turned down, or beside it once it has been
     /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken.
-    async fn ask_session(self, pod: Arc<PodId>) -> Result<Opened, ForwardError> {
+    async fn ask_session(self, pod: Arc<PodId>) -> Result<OpenedSession, ForwardError> {
         self.look_again(&pod);
         let began = Instant::now();
-        let mut asked = Asked::new(pod);
+        let mut asked = TriedTransports::new(pod);
         let mut order = self.order().into_iter();
         let (mut more, mut start, mut channels) = (true, true, false);
         let mut tried = FuturesUnordered::new();
@@ -160,7 +160,7 @@ impl Api {
                     if !running.is_empty() {
                         self.leave(&asked.pod, transport, &running, tried);
                     }
-                    return Ok(Opened::Session(io, transport));
+                    return Ok(OpenedSession::Session(io, transport));
                 }
                 Err(failed) => {
                     asked.failed(transport, failed)?;
@@ -175,7 +175,7 @@ impl Api {
         if memory.channel.is_some_and(|at| at >= began) {
             memory.worked(Transport::WsV4, &asked.tried);
         }
-        Ok(Opened::ChannelsOnly(asked.tried))
+        Ok(OpenedSession::ChannelsOnly(asked.tried))
     }
 
     /// One transport, by each verb that may be granted.
@@ -187,20 +187,20 @@ impl Api {
                 Err(UpgradeError::Forbidden { message }) => {
                     // Rules that do not grant `create` may grant `get`.
                     let io = spdy::open(client, &pod, Method::GET, within).await;
-                    io.map(boxed).map_err(|error| Failed {
+                    io.map(boxed).map_err(|error| TransportFailure {
                         create: Some(message),
                         error,
                     })
                 }
-                io => io.map(boxed).map_err(Failed::from),
+                io => io.map(boxed).map_err(TransportFailure::from),
             },
             Transport::SpdyWs => {
                 let io = tunnel::open(client, &pod, within).await;
-                io.map(boxed).map_err(Failed::from)
+                io.map(boxed).map_err(TransportFailure::from)
             }
             Transport::WsV4 => {
                 let error = UpgradeError::rejected("not a session");
-                Err(Failed::from(error))
+                Err(TransportFailure::from(error))
             }
         };
         (transport, attempted)
@@ -215,15 +215,15 @@ impl Api {
         mut tried: FuturesUnordered<impl Future<Output = (Transport, Attempted)> + Send + 'static>,
     ) {
         for (transport, _) in running {
-            self.memory().known[*transport as usize] = Known::Silent;
+            self.memory().known[*transport as usize] = TransportHealth::Silent;
         }
-        let (api, mut asked) = (self.clone(), Asked::new(pod.clone()));
+        let (api, mut asked) = (self.clone(), TriedTransports::new(pod.clone()));
         tokio::spawn(async move {
             while let Some((transport, attempted)) = tried.next().await {
                 match attempted {
                     Ok(_) => api.memory().worked(transport, &[]),
                     Err(failed) => {
-                        api.memory().known[transport as usize] = Known::Fit;
+                        api.memory().known[transport as usize] = TransportHealth::Fit;
                         // What says nothing of the transport leaves it as it was.
                         if asked.failed(transport, failed).is_ok() {
                             api.memory().worked(instead, &asked.tried);
@@ -256,9 +256,9 @@ impl Api {
         pod: Arc<PodId>,
         port: u16,
         tried: Vec<Rejection>,
-    ) -> Result<Box<dyn Io>, ForwardError> {
+    ) -> Result<Box<dyn SessionIo>, ForwardError> {
         self.look_again(&pod);
-        let mut asked = Asked::new(pod);
+        let mut asked = TriedTransports::new(pod);
         asked.tried = tried;
         let within = self.config.upgrade_timeout;
         match channel::open(&self.client, &asked.pod, port, within).await {
@@ -277,7 +277,7 @@ impl Api {
     }
 }
 
-impl Open for Api {
+impl Opener for PortForwardApi {
     fn has_sessions(&self) -> bool {
         self.order().first() != Some(&Transport::WsV4)
     }
@@ -286,7 +286,7 @@ impl Open for Api {
         self.order().contains(&Transport::WsV4)
     }
 
-    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<Opened, ForwardError>> {
+    fn session(&self, pod: Arc<PodId>) -> BoxFuture<Result<OpenedSession, ForwardError>> {
         Box::pin(self.clone().ask_session(pod))
     }
 
@@ -295,7 +295,7 @@ impl Open for Api {
         pod: Arc<PodId>,
         port: u16,
         tried: Vec<Rejection>,
-    ) -> BoxFuture<Result<Box<dyn Io>, ForwardError>> {
+    ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>> {
         Box::pin(self.clone().ask_channel(pod, port, tried))
     }
 
@@ -304,16 +304,16 @@ impl Open for Api {
     }
 }
 
-impl Memory {
+impl TransportMemory {
     /// Transports that were not turned down, silent ones last; all transports if none is left.
     fn order(&self) -> Vec<Transport> {
         let known = |t: &Transport| self.known[*t as usize];
-        let fit = |t: &Transport| !matches!(known(t), Known::Down(_));
+        let fit = |t: &Transport| !matches!(known(t), TransportHealth::Down(_));
         let mut fit: Vec<_> = Transport::ALL.into_iter().filter(fit).collect();
         if fit.is_empty() {
             return Transport::ALL.to_vec();
         }
-        fit.sort_by_key(|t| matches!(known(t), Known::Silent));
+        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent));
         fit
     }
 
@@ -323,7 +323,7 @@ impl Memory {
         let due = sessions
             .into_iter()
             .filter(|t| match &mut self.known[*t as usize] {
-                Known::Down(at) if now.duration_since(*at) >= config.transport_retry => {
+                TransportHealth::Down(at) if now.duration_since(*at) >= config.transport_retry => {
                     *at = now;
                     true
                 }
@@ -340,9 +340,12 @@ impl Memory {
             Transport::SpdyWs => Transport::Spdy,
             Transport::WsV4 => return,
         };
-        if matches!(self.known[other as usize], Known::Fit | Known::Doubtful) {
+        if matches!(
+            self.known[other as usize],
+            TransportHealth::Fit | TransportHealth::Doubtful
+        ) {
             tracing::info!(%transport, "nothing was heard over this transport, it is tried last");
-            self.known[transport as usize] = Known::Silent;
+            self.known[transport as usize] = TransportHealth::Silent;
         }
     }
 
@@ -361,29 +364,29 @@ impl Memory {
             let known = &mut self.known[rejection.transport as usize];
             *known = match known {
                 _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
-                Known::Fit if failed && !rejection.silent => Known::Doubtful,
-                Known::Fit | Known::Doubtful | Known::Silent => {
+                TransportHealth::Fit if failed && !rejection.silent => TransportHealth::Doubtful,
+                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent => {
                     tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
-                    Known::Down(Instant::now())
+                    TransportHealth::Down(Instant::now())
                 }
-                Known::Down(_) => Known::Down(Instant::now()),
+                TransportHealth::Down(_) => TransportHealth::Down(Instant::now()),
             };
         }
-        self.known[transport as usize] = Known::Fit;
+        self.known[transport as usize] = TransportHealth::Fit;
     }
 }
 
 /// Outcome of one transport's attempt at a session.
-type Attempted = Result<Box<dyn Io>, Failed>;
+type Attempted = Result<Box<dyn SessionIo>, TransportFailure>;
 
 /// Why an attempt failed.
-struct Failed {
+struct TransportFailure {
     /// The API server's text if the verb `create` is not granted and `get` was tried too.
     create: Option<String>,
     error: UpgradeError,
 }
 
-impl From<UpgradeError> for Failed {
+impl From<UpgradeError> for TransportFailure {
     fn from(error: UpgradeError) -> Self {
         Self {
             create: None,
@@ -393,7 +396,7 @@ impl From<UpgradeError> for Failed {
 }
 
 /// Transports and verbs tried for one dial so far.
-struct Asked {
+struct TriedTransports {
     pod: Arc<PodId>,
     tried: Vec<Rejection>,
     /// The verbs that are not granted, and the API server's text about the last.
@@ -401,7 +404,7 @@ struct Asked {
     said: String,
 }
 
-impl Asked {
+impl TriedTransports {
     fn new(pod: Arc<PodId>) -> Self {
         Self {
             pod,
@@ -430,8 +433,12 @@ impl Asked {
         }
     }
 
-    /// As [`Asked::refused`], for an attempt with both verbs.
-    fn failed(&mut self, transport: Transport, failed: Failed) -> Result<(), ForwardError> {
+    /// As [`TriedTransports::refused`], for an attempt with both verbs.
+    fn failed(
+        &mut self,
+        transport: Transport,
+        failed: TransportFailure,
+    ) -> Result<(), ForwardError> {
         if let Some(message) = failed.create {
             self.forbidden(&Method::POST, message)?;
         }

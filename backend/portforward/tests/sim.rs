@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{ECHO, Lab};
 use kubevpn_portforward::TransportChoice;
-use kubevpn_sim::{Reject, Sim, Transport};
+use kubevpn_sim::{Reject, Sim, SimTransport};
 use kubevpn_target::Stream as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -68,7 +68,7 @@ async fn stalled_readers_disturb_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_middlebox_that_drops_spdy_is_got_around() {
     let sim = sim().await;
-    sim.faults().reject(Transport::Spdy, Reject::Drop);
+    sim.faults().reject(SimTransport::Spdy, Reject::Drop);
     let mut lab = Lab::new(&sim.config(), TransportChoice::Auto).await;
     lab.get("/").await.unwrap();
     assert_eq!(
@@ -76,7 +76,8 @@ async fn a_middlebox_that_drops_spdy_is_got_around() {
         [0, 1, 0],
         "SPDY in WebSocket"
     );
-    sim.faults().reject(Transport::Tunnel, Reject::Status(403));
+    sim.faults()
+        .reject(SimTransport::Tunnel, Reject::Status(403));
     // As if the Pod had been replaced under its name: no session to it is left.
     lab.pod.uid = Some("another".into());
     lab.get("/").await.unwrap();

@@ -24,7 +24,7 @@ use crate::{
     handle::Session,
     incoming::Incoming,
     session::{Event, Outbox, Role},
-    shared::{Owner, Shared, Wakers, register},
+    shared::{SessionOwner, SharedSession, Wakers, register},
 };
 
 /// Turns after which the driver yields to other tasks.
@@ -63,7 +63,7 @@ pub fn server<T: AsyncRead + AsyncWrite + Unpin>(
 pub struct Driver<T> {
     /// `None` once the session has ended.
     io: Option<T>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedSession>,
     /// Received bytes of an incomplete frame. Holds no memory while nothing is received.
     input: BytesMut,
     /// Size of the next read; grows with the traffic.
@@ -78,8 +78,8 @@ pub struct Driver<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
-    fn new(io: T, role: Role, config: Config) -> (Self, Arc<Owner>) {
-        let shared = Shared::new(role, config);
+    fn new(io: T, role: Role, config: Config) -> (Self, Arc<SessionOwner>) {
+        let shared = SharedSession::new(role, config);
         let driver = Self {
             io: Some(io),
             shared: Arc::clone(&shared),
@@ -91,7 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             events: Vec::new(),
             wakers: Wakers::new(),
         };
-        (driver, Arc::new(Owner(shared)))
+        (driver, Arc::new(SessionOwner(shared)))
     }
 
     /// Writes once and reads once. Returns whether there may be more of either.

@@ -69,7 +69,7 @@ impl From<StreamError> for io::Error {
 /// Why a stream could not be opened. Nothing was sent.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum StreamOpenError {
     /// The session has ended.
     #[error("the session ended")]
     Session(#[source] SessionError),

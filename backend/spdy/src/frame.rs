@@ -1,6 +1,6 @@
 //! The wire format: bytes to frames and back, nothing remembered in between.
 //!
-//! A frame starts with 8 bytes ([`Head`]); one file per frame type has the rest, and its rule from
+//! A frame starts with 8 bytes ([`FrameHead`]); one file per frame type has the rest, and its rule from
 //! the draft as a comment where there is one to check. [`decode`] leaves two things to the caller:
 //! the payload of DATA and the body of unknown control frames follow their head in the input and
 //! need not be there yet; header blocks stay compressed, since only the session knows the zlib
@@ -23,14 +23,14 @@ mod syn_stream;
 mod window_update;
 
 pub(crate) use self::{
-    data::Data,
+    data::DataHead,
     goaway::GoAway,
-    head::{HEAD_LEN, Head},
+    head::{FrameHead, HEAD_LEN},
     header_block::{Deflater, Inflater},
     headers::HeadersFrame,
     ping::Ping,
     rst_stream::RstStream,
-    settings::Settings,
+    settings::SettingsFrame,
     syn_reply::SynReply,
     syn_stream::SynStream,
     window_update::WindowUpdate,
@@ -50,11 +50,11 @@ pub(crate) const MAX_CONTROL: u32 = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Frame<'a> {
     /// The head alone: `len` bytes of payload follow.
-    Data(Data),
+    Data(DataHead),
     SynStream(SynStream<'a>),
     SynReply(SynReply<'a>),
     RstStream(RstStream),
-    Settings(Settings<'a>),
+    Settings(SettingsFrame<'a>),
     Ping(Ping),
     GoAway(GoAway),
     Headers(HeadersFrame<'a>),
@@ -74,12 +74,12 @@ impl Frame<'_> {
             Self::SynStream(frame) => frame.encode(out),
             Self::SynReply(frame) => frame.encode(out),
             Self::RstStream(frame) => frame.encode(out),
-            Self::Settings(settings) => Settings::encode(settings.iter(), out),
+            Self::Settings(settings) => SettingsFrame::encode(settings.iter(), out),
             Self::Ping(ping) => ping.encode(out),
             Self::GoAway(frame) => frame.encode(out),
             Self::Headers(frame) => frame.encode(out),
             Self::WindowUpdate(frame) => frame.encode(out),
-            Self::Unknown { kind, len } => Head::put_control(kind, 0, len as usize, out),
+            Self::Unknown { kind, len } => FrameHead::put_control(kind, 0, len as usize, out),
         }
     }
 }
@@ -87,24 +87,24 @@ impl Frame<'_> {
 /// The frame at the start of `input`, and how many bytes of it that used; `None` if more bytes are
 /// needed to tell.
 pub(crate) fn decode(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, WireError> {
-    let Some((head, rest)) = Head::decode(input)? else {
+    let Some((head, rest)) = FrameHead::decode(input)? else {
         return Ok(None);
     };
     let (kind, flags, len) = match head {
-        Head::Data { stream, flags, len } => {
+        FrameHead::Data { stream, flags, len } => {
             return Ok(Some((
-                Frame::Data(Data::decode(stream, flags, len)?),
+                Frame::Data(DataHead::decode(stream, flags, len)?),
                 HEAD_LEN,
             )));
         }
-        Head::Control { kind, flags, len } => (kind, flags, len),
+        FrameHead::Control { kind, flags, len } => (kind, flags, len),
     };
     // What the head alone can show wrong is said before the body is waited for.
     match kind {
         SynStream::KIND => at_least(len, SynStream::MIN_LEN, "SYN_STREAM")?,
         SynReply::KIND => at_least(len, SynReply::MIN_LEN, "SYN_REPLY")?,
         RstStream::KIND => exactly(len, RstStream::LEN, "RST_STREAM")?,
-        Settings::KIND => at_least(len, Settings::MIN_LEN, "SETTINGS")?,
+        SettingsFrame::KIND => at_least(len, SettingsFrame::MIN_LEN, "SETTINGS")?,
         Ping::KIND => exactly(len, Ping::LEN, "PING")?,
         GoAway::KIND => exactly(len, GoAway::LEN, "GOAWAY")?,
         HeadersFrame::KIND => at_least(len, HeadersFrame::MIN_LEN, "HEADERS")?,
@@ -118,7 +118,7 @@ pub(crate) fn decode(input: &[u8]) -> Result<Option<(Frame<'_>, usize)>, WireErr
         SynStream::KIND => Frame::SynStream(SynStream::decode(flags, body)?),
         SynReply::KIND => Frame::SynReply(SynReply::decode(flags, body)?),
         RstStream::KIND => Frame::RstStream(RstStream::decode(body)?),
-        Settings::KIND => Frame::Settings(Settings::decode(body)?),
+        SettingsFrame::KIND => Frame::Settings(SettingsFrame::decode(body)?),
         Ping::KIND => Frame::Ping(Ping::decode(body)?),
         GoAway::KIND => Frame::GoAway(GoAway::decode(body)?),
         HeadersFrame::KIND => Frame::Headers(HeadersFrame::decode(flags, body)?),

@@ -7,10 +7,10 @@ use crate::{
     Config, Unread,
     error::SessionError,
     frame::{
-        self, Data, Deflater, Frame, GoAway, GoAwayStatus, Headers, HeadersFrame, Ping,
+        self, DataHead, Deflater, Frame, GoAway, GoAwayStatus, Headers, HeadersFrame, Ping,
         ResetStatus, RstStream, StreamId, SynReply, SynStream, WindowUpdate,
     },
-    session::{Event, Machine, Outbox, Read, Role, When},
+    session::{EndTiming, Event, Machine, Outbox, ReadOutcome, Role},
 };
 
 /// Decodes `data` as frames, one after the other. Each must survive its own encoding, and no
@@ -118,9 +118,9 @@ impl Player {
                 let _ = machine.finish(stream);
             }
             (13, Some(stream)) => {
-                let _ = machine.finish_when(stream, When::Soon);
+                let _ = machine.finish_when(stream, EndTiming::Soon);
             }
-            (10, Some(stream)) => while let Ok(Read::Chunk(_)) = machine.read(stream) {},
+            (10, Some(stream)) => while let Ok(ReadOutcome::Chunk(_)) = machine.read(stream) {},
             (11, Some(stream)) => machine.reset(stream, ResetStatus::CANCEL),
             (12, Some(stream)) => {
                 self.handles.retain(|held| *held != stream);
@@ -183,7 +183,7 @@ impl Player {
                 stream: Some(stream),
                 delta: 1,
             }),
-            _ => Frame::Data(Data {
+            _ => Frame::Data(DataHead {
                 stream,
                 fin,
                 len: len as u32,

@@ -5,39 +5,39 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    error::{OpenError, SessionError},
+    error::{SessionError, StreamOpenError},
     frame::{Headers, ResetStatus, StreamId},
-    session::Totals,
-    shared::{Owner, Ping, Slot},
-    stream::Stream,
+    session::StreamTotals,
+    shared::{PendingPing, SessionOwner, StreamWakers},
+    stream::SpdyStream,
 };
 
 /// A handle of a session; clones are handles of the same one.
 ///
-/// The session lives as long as any `Session`, [`Stream`] or [`Incoming`](crate::Incoming) of it.
+/// The session lives as long as any `Session`, [`SpdyStream`] or [`Incoming`](crate::Incoming) of it.
 /// After the last is dropped, queued data is still sent, then GOAWAY.
 #[derive(Debug, Clone)]
 pub struct Session {
-    owner: Arc<Owner>,
+    owner: Arc<SessionOwner>,
 }
 
 impl Session {
-    pub(crate) fn new(owner: Arc<Owner>) -> Self {
+    pub(crate) fn new(owner: Arc<SessionOwner>) -> Self {
         Self { owner }
     }
 
     /// Opens a stream: queues SYN_STREAM and returns at once, without waiting for the peer's reply.
     /// With `fin` this side sends nothing but its headers.
-    pub fn open(&self, headers: &Headers, fin: bool) -> Result<Stream, OpenError> {
+    pub fn open(&self, headers: &Headers, fin: bool) -> Result<SpdyStream, StreamOpenError> {
         let id = self.owner.0.with(|state| {
             if let Some(error) = &state.ending {
-                return Err(OpenError::Session(error.clone()));
+                return Err(StreamOpenError::Session(error.clone()));
             }
             let id = state.machine.open(headers, fin)?;
-            state.slots.insert(id, Slot::default());
+            state.slots.insert(id, StreamWakers::default());
             Ok(id)
         })?;
-        Ok(Stream::new(id, Arc::clone(&self.owner)))
+        Ok(SpdyStream::new(id, Arc::clone(&self.owner)))
     }
 
     /// Holds queued data back until the guard is dropped, so that it is sent in one write. Reading
@@ -60,7 +60,7 @@ impl Session {
             }
             let id = state.machine.ping();
             let sent = Instant::now();
-            state.pings.insert(id, Ping { sent, echo });
+            state.pings.insert(id, PendingPing { sent, echo });
             Ok(id)
         })?;
         let _forget = Forget { session: self, id };
@@ -118,7 +118,7 @@ impl Session {
     /// Counters of the session at this moment.
     pub fn stats(&self) -> Stats {
         let state = self.owner.0.lock();
-        let Totals {
+        let StreamTotals {
             live,
             full: _,
             weight: _,

@@ -7,34 +7,34 @@ use std::{
 
 use crate::{
     frame::{Headers, ResetStatus, StreamId},
-    shared::{Opened, Owner, register},
-    stream::Stream,
+    shared::{PeerStream, SessionOwner, register},
+    stream::SpdyStream,
 };
 
 /// The streams the client opens, in its order. Once dropped, further ones are refused.
 #[derive(Debug)]
 pub struct Incoming {
-    owner: Arc<Owner>,
+    owner: Arc<SessionOwner>,
 }
 
 impl Incoming {
-    pub(crate) fn new(owner: Arc<Owner>) -> Self {
+    pub(crate) fn new(owner: Arc<SessionOwner>) -> Self {
         Self { owner }
     }
 
     /// The next stream; `None` when the session has ended. Cancel safe.
-    pub async fn next(&mut self) -> Option<Request> {
+    pub async fn next(&mut self) -> Option<StreamRequest> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// As [`next`](Self::next).
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Request>> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<StreamRequest>> {
         let mut state = self.owner.0.lock();
         if let Some(opened) = state.requests.pop_front() {
             drop(state);
-            let stream = Stream::new(opened.stream, Arc::clone(&self.owner));
+            let stream = SpdyStream::new(opened.stream, Arc::clone(&self.owner));
             let stream = Some(stream);
-            return Poll::Ready(Some(Request { stream, opened }));
+            return Poll::Ready(Some(StreamRequest { stream, opened }));
         }
         if state.machine.ended().is_some() {
             return Poll::Ready(None);
@@ -60,13 +60,13 @@ impl Drop for Incoming {
 
 /// A stream the client asks for. Dropping it refuses the stream with REFUSED_STREAM.
 #[derive(Debug)]
-pub struct Request {
+pub struct StreamRequest {
     /// Taken by the answer.
-    stream: Option<Stream>,
-    opened: Opened,
+    stream: Option<SpdyStream>,
+    opened: PeerStream,
 }
 
-impl Request {
+impl StreamRequest {
     /// The stream's number.
     pub fn id(&self) -> StreamId {
         self.opened.stream
@@ -86,7 +86,7 @@ impl Request {
     /// meanwhile, its use returns that error.
     ///
     /// Headers of more than 32 KiB cannot be sent: the stream is reset with INTERNAL_ERROR.
-    pub fn accept(mut self, headers: &Headers, fin: bool) -> Stream {
+    pub fn accept(mut self, headers: &Headers, fin: bool) -> SpdyStream {
         // `stream` is there until the request is consumed, by this or by its drop.
         let stream = self.stream.take().expect("an unanswered request");
         stream.accept(headers, fin);
@@ -101,7 +101,7 @@ impl Request {
     }
 }
 
-impl Drop for Request {
+impl Drop for StreamRequest {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.reset(ResetStatus::REFUSED_STREAM);

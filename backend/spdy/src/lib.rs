@@ -7,7 +7,7 @@
 //! would stop at 64 KiB. [`Config`] limits what a stream may hold, and [`Stats`] shows which streams
 //! hold up a session.
 //!
-//! The path of a byte: a [`Stream`] (`stream.rs`) passes it to the session's state machine
+//! The path of a byte: a [`SpdyStream`] (`stream.rs`) passes it to the session's state machine
 //! (`session.rs`, which has no I/O), which turns it into frames (`frame.rs`, the wire format); the
 //! [`Driver`] (`driver.rs`) writes them to the socket, control frames first and streams in turn.
 //! The other way round, the driver reads, the state machine finds the stream, and the stream's
@@ -77,9 +77,9 @@ mod stream;
 pub use self::{
     config::{Config, Unread},
     driver::{Driver, client, server},
-    error::{OpenError, SessionError, StreamError},
+    error::{SessionError, StreamError, StreamOpenError},
     frame::{GoAwayStatus, HeaderError, Headers, ResetStatus, StreamId, WireError},
     handle::{Cork, Session, Stalled, Stats},
-    incoming::{Incoming, Request},
-    stream::Stream,
+    incoming::{Incoming, StreamRequest},
+    stream::SpdyStream,
 };

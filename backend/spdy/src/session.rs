@@ -23,16 +23,16 @@ use bytes::{Bytes, BytesMut};
 use tracing::trace;
 
 pub(crate) use self::outbox::Outbox;
-pub(crate) use self::send::When;
+pub(crate) use self::send::EndTiming;
 use self::{
-    state::{State, Step},
-    stream::Entry,
+    state::{StreamState, StreamTransition},
+    stream::StreamEntry,
 };
 use crate::{
     Config,
-    error::{OpenError, SessionError, StreamError},
+    error::{SessionError, StreamError, StreamOpenError},
     frame::{
-        Data, Deflater, GoAway, GoAwayStatus, Headers, Inflater, Ping, ResetStatus, RstStream,
+        DataHead, Deflater, GoAway, GoAwayStatus, Headers, Inflater, Ping, ResetStatus, RstStream,
         StreamId, SynReply, SynStream,
     },
 };
@@ -88,7 +88,7 @@ pub(crate) enum Event {
 
 /// Result of a read.
 #[derive(Debug)]
-pub(crate) enum Read {
+pub(crate) enum ReadOutcome {
     Chunk(Bytes),
     End,
     Wait,
@@ -96,7 +96,7 @@ pub(crate) enum Read {
 
 /// Sums over all streams, kept as they change.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Totals {
+pub(crate) struct StreamTotals {
     /// Streams that are not over.
     pub(crate) live: usize,
     /// Streams that hold up reading.
@@ -118,8 +118,8 @@ pub(crate) struct Totals {
 pub(crate) struct Machine {
     role: Role,
     config: Config,
-    streams: HashMap<StreamId, Entry>,
-    totals: Totals,
+    streams: HashMap<StreamId, StreamEntry>,
+    totals: StreamTotals,
     /// Our next stream's id.
     next_id: u32,
     /// The last id the peer opened, or 0.
@@ -130,7 +130,7 @@ pub(crate) struct Machine {
     /// Whether streams that the peer opens are accepted.
     accepting: bool,
     /// The DATA frame that is incomplete in the input, and its missing length.
-    data: Option<Data>,
+    data: Option<DataHead>,
     /// The missing length of an unknown control frame.
     skip: u32,
     /// Encoded control frames to be sent.
@@ -151,7 +151,7 @@ impl Machine {
             role,
             config,
             streams: HashMap::new(),
-            totals: Totals::default(),
+            totals: StreamTotals::default(),
             next_id: role.first_id(),
             last_peer_id: 0,
             next_ping: role.first_id(),
@@ -170,21 +170,27 @@ impl Machine {
     }
 
     /// Opens a stream, for which the caller holds a handle from now on.
-    pub(crate) fn open(&mut self, headers: &Headers, fin: bool) -> Result<StreamId, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        headers: &Headers,
+        fin: bool,
+    ) -> Result<StreamId, StreamOpenError> {
         if let Some(error) = &self.ended {
-            return Err(OpenError::Session(error.clone()));
+            return Err(StreamOpenError::Session(error.clone()));
         }
         if self.gone_away.is_some() {
-            return Err(OpenError::GoingAway);
+            return Err(StreamOpenError::GoingAway);
         }
         if self.streams.len() >= self.config.max_streams {
-            return Err(OpenError::TooManyStreams(self.config.max_streams));
+            return Err(StreamOpenError::TooManyStreams(self.config.max_streams));
         }
         if self.control.len() > MAX_CONTROL_QUEUE {
-            return Err(OpenError::Congested);
+            return Err(StreamOpenError::Congested);
         }
-        let stream = StreamId::new(self.next_id).ok_or(OpenError::IdsExhausted)?;
-        let block = self.compress(headers).ok_or(OpenError::HeadersTooLarge)?;
+        let stream = StreamId::new(self.next_id).ok_or(StreamOpenError::IdsExhausted)?;
+        let block = self
+            .compress(headers)
+            .ok_or(StreamOpenError::HeadersTooLarge)?;
         SynStream {
             stream,
             associated: None,
@@ -197,8 +203,12 @@ impl Machine {
         .encode(&mut self.control);
         trace!(%stream, fin, "sending SYN_STREAM");
         self.next_id += 2;
-        let state = if fin { State::LocalEnded } else { State::Open };
-        self.streams.insert(stream, Entry::new(state, None));
+        let state = if fin {
+            StreamState::LocalEnded
+        } else {
+            StreamState::Open
+        };
+        self.streams.insert(stream, StreamEntry::new(state, None));
         self.totals.live += 1;
         self.totals.opened += 1;
         Ok(stream)
@@ -206,7 +216,7 @@ impl Machine {
 
     /// Answers a [`Event::Request`] with SYN_REPLY.
     pub(crate) fn accept(&mut self, stream: StreamId, headers: &Headers, fin: bool) {
-        if !self.streams.get(&stream).is_some_and(Entry::is_live) {
+        if !self.streams.get(&stream).is_some_and(StreamEntry::is_live) {
             return;
         }
         let Some(block) = self.compress(headers) else {
@@ -220,7 +230,7 @@ impl Machine {
         .encode(&mut self.control);
         trace!(%stream, fin, "sending SYN_REPLY");
         if fin {
-            self.step(stream, Step::SendEnd);
+            self.step(stream, StreamTransition::SendEnd);
         }
     }
 
@@ -248,9 +258,9 @@ impl Machine {
         let before = self.totals.weight;
         entry.discard_received(&mut self.totals);
         match entry.state {
-            State::Ended => {}
+            StreamState::Ended => {}
             // Data that was queued before its end is sent first.
-            State::LocalEnded if entry.ready => {}
+            StreamState::LocalEnded if entry.ready => {}
             _ => self.reset(stream, ResetStatus::CANCEL),
         }
         self.freed(before);
@@ -293,9 +303,9 @@ impl Machine {
     }
 
     /// The next received bytes of a stream.
-    pub(crate) fn read(&mut self, stream: StreamId) -> Result<Read, StreamError> {
+    pub(crate) fn read(&mut self, stream: StreamId) -> Result<ReadOutcome, StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
-            return Ok(Read::End);
+            return Ok(ReadOutcome::End);
         };
         let before = self.totals.weight;
         let read = entry.read(&mut self.totals);
@@ -319,17 +329,17 @@ impl Machine {
 
     /// Whether a read would not wait.
     pub(crate) fn is_readable(&self, stream: StreamId) -> bool {
-        self.streams.get(&stream).is_none_or(Entry::readable)
+        self.streams.get(&stream).is_none_or(StreamEntry::readable)
     }
 
     /// The headers of the SYN_REPLY, once it is there.
     pub(crate) fn reply(&self, stream: StreamId) -> Result<Option<&Headers>, StreamError> {
         match self.streams.get(&stream) {
-            Some(Entry {
+            Some(StreamEntry {
                 reply: Some(headers),
                 ..
             }) => Ok(Some(headers)),
-            Some(Entry {
+            Some(StreamEntry {
                 failed: Some(error),
                 ..
             }) => Err(error.clone()),
@@ -342,7 +352,7 @@ impl Machine {
         self.totals.full == 0 && self.provoked <= MAX_PROVOKED
     }
 
-    pub(crate) fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> StreamTotals {
         self.totals
     }
 
@@ -374,7 +384,7 @@ impl Machine {
     }
 
     /// Takes a step that is known to be allowed.
-    fn step(&mut self, stream: StreamId, step: Step) {
+    fn step(&mut self, stream: StreamId, step: StreamTransition) {
         if let Some(entry) = self.streams.get_mut(&stream) {
             if let Ok(state) = entry.state.after(step) {
                 entry.state = state;

@@ -22,8 +22,8 @@ use crate::{
 
 /// A session, shared by its driver and its handles. The lock is never held across an await, I/O, or the
 /// waking of a stream's waker.
-pub(crate) struct Shared {
-    state: Mutex<State>,
+pub(crate) struct SharedSession {
+    state: Mutex<LockedSession>,
     /// Set when no new streams can be opened.
     pub(crate) closing: SetOnce<()>,
     /// Set to the reason when the session has ended.
@@ -31,13 +31,13 @@ pub(crate) struct Shared {
 }
 
 /// The state behind the lock.
-pub(crate) struct State {
+pub(crate) struct LockedSession {
     pub(crate) machine: Machine,
     /// Wakers by stream.
-    pub(crate) slots: HashMap<StreamId, Slot>,
-    pub(crate) pings: HashMap<u32, Ping>,
+    pub(crate) slots: HashMap<StreamId, StreamWakers>,
+    pub(crate) pings: HashMap<u32, PendingPing>,
     /// Streams the peer opened, for [`Incoming`](crate::Incoming).
-    pub(crate) requests: VecDeque<Opened>,
+    pub(crate) requests: VecDeque<PeerStream>,
     pub(crate) incoming: Option<Waker>,
     /// The driver's waker; `None` from its wake-up until it runs.
     pub(crate) driver: Option<Waker>,
@@ -55,7 +55,7 @@ pub(crate) struct State {
 
 /// The wakers of a stream.
 #[derive(Default)]
-pub(crate) struct Slot {
+pub(crate) struct StreamWakers {
     pub(crate) reader: Option<Waker>,
     pub(crate) writer: Option<Waker>,
     /// When the stream last began to hold up reading.
@@ -63,14 +63,14 @@ pub(crate) struct Slot {
 }
 
 /// A PING whose echo is awaited.
-pub(crate) struct Ping {
+pub(crate) struct PendingPing {
     pub(crate) sent: Instant,
     pub(crate) echo: oneshot::Sender<Duration>,
 }
 
 /// A stream the peer opened.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct PeerStream {
     pub(crate) stream: StreamId,
     pub(crate) headers: Headers,
     pub(crate) fin: bool,
@@ -79,10 +79,10 @@ pub(crate) struct Opened {
 /// Wakers to wake once the lock is released.
 pub(crate) type Wakers = Vec<Waker>;
 
-impl Shared {
+impl SharedSession {
     pub(crate) fn new(role: Role, config: Config) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(LockedSession {
                 machine: Machine::new(role, config),
                 slots: HashMap::new(),
                 pings: HashMap::new(),
@@ -102,13 +102,13 @@ impl Shared {
         })
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, LockedSession> {
         // No change behind the lock can be left half done by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state, and wakes the driver if there is something new to write, or room for reading.
-    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+    pub(crate) fn with<R>(&self, change: impl FnOnce(&mut LockedSession) -> R) -> R {
         let mut state = self.lock();
         let before = state.work();
         let result = change(&mut state);
@@ -144,7 +144,7 @@ impl Work {
     }
 }
 
-impl State {
+impl LockedSession {
     fn work(&self) -> Work {
         Work {
             output: self.corks == 0 && self.machine.has_output(),
@@ -157,7 +157,7 @@ impl State {
     /// Wakes the tasks that wait for the machine's events.
     pub(crate) fn dispatch(
         &mut self,
-        shared: &Shared,
+        shared: &SharedSession,
         events: &mut Vec<Event>,
         wakers: &mut Wakers,
     ) {
@@ -183,8 +183,8 @@ impl State {
                     headers,
                     fin,
                 } => {
-                    self.slots.insert(stream, Slot::default());
-                    self.requests.push_back(Opened {
+                    self.slots.insert(stream, StreamWakers::default());
+                    self.requests.push_back(PeerStream {
                         stream,
                         headers,
                         fin,
@@ -192,7 +192,7 @@ impl State {
                     wakers.extend(self.incoming.take());
                 }
                 Event::Pong(id) => {
-                    if let Some(Ping { sent, echo }) = self.pings.remove(&id) {
+                    if let Some(PendingPing { sent, echo }) = self.pings.remove(&id) {
                         // The receiver is gone if the waiting future was just dropped.
                         let _ = echo.send(sent.elapsed());
                     }
@@ -219,7 +219,7 @@ impl State {
 
     /// Releases the handle of a stream. Drop the result after the lock is released: a waker's drop may run
     /// arbitrary code.
-    pub(crate) fn release(&mut self, stream: StreamId) -> Option<Slot> {
+    pub(crate) fn release(&mut self, stream: StreamId) -> Option<StreamWakers> {
         self.machine.release(stream);
         self.slots.remove(&stream)
     }
@@ -234,15 +234,15 @@ pub(crate) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 /// Held by everything that keeps a session alive.
-pub(crate) struct Owner(pub(crate) Arc<Shared>);
+pub(crate) struct SessionOwner(pub(crate) Arc<SharedSession>);
 
-impl Drop for Owner {
+impl Drop for SessionOwner {
     fn drop(&mut self) {
         self.0.with(|state| state.orphaned = true);
     }
 }
 
-impl fmt::Debug for Owner {
+impl fmt::Debug for SessionOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Owner")
     }

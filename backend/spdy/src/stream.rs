@@ -17,8 +17,8 @@ use tokio::{
 use crate::{
     error::StreamError,
     frame::{Headers, ResetStatus, StreamId},
-    session::{Read, When},
-    shared::{Owner, State, register},
+    session::{EndTiming, ReadOutcome},
+    shared::{LockedSession, SessionOwner, register},
 };
 
 /// One stream of a session: bytes both ways, each direction with its own end.
@@ -32,15 +32,15 @@ use crate::{
 ///   ended, it is sent at once and queued data is dropped; otherwise it is sent after the queued data.
 ///
 /// Errors are [`io::Error`]s around a [`StreamError`].
-pub struct Stream {
+pub struct SpdyStream {
     id: StreamId,
-    owner: Arc<Owner>,
+    owner: Arc<SessionOwner>,
     /// The unread rest of a chunk.
     rest: Bytes,
 }
 
-impl Stream {
-    pub(crate) fn new(id: StreamId, owner: Arc<Owner>) -> Self {
+impl SpdyStream {
+    pub(crate) fn new(id: StreamId, owner: Arc<SessionOwner>) -> Self {
         Self {
             id,
             owner,
@@ -115,17 +115,17 @@ impl Stream {
 
     /// Sends FLAG_FIN, as `shutdown` does, without being asynchronous.
     pub fn finish(&mut self) -> io::Result<()> {
-        self.end(When::Now)
+        self.end(EndTiming::Now)
     }
 
     /// As [`finish`](Self::finish), but delayed: FLAG_FIN is sent with the next frames of the session, of any stream, or
     /// after 10 ms.
     pub fn finish_soon(&mut self) -> io::Result<()> {
-        self.end(When::Soon)
+        self.end(EndTiming::Soon)
     }
 
-    fn end(&mut self, when: When) -> io::Result<()> {
-        let end = |state: &mut State| state.machine.finish_when(self.id, when);
+    fn end(&mut self, when: EndTiming) -> io::Result<()> {
+        let end = |state: &mut LockedSession| state.machine.finish_when(self.id, when);
         Ok(self.owner.0.with(end)?)
     }
 
@@ -152,7 +152,7 @@ impl Stream {
         }
         let read = self.owner.0.with(|state| {
             let read = state.machine.read(self.id);
-            if let Ok(Read::Wait) = read
+            if let Ok(ReadOutcome::Wait) = read
                 && let Some(slot) = state.slots.get_mut(&self.id)
             {
                 register(&mut slot.reader, cx);
@@ -160,9 +160,9 @@ impl Stream {
             read
         });
         match read {
-            Ok(Read::Chunk(chunk)) => Poll::Ready(Ok(chunk)),
-            Ok(Read::End) => Poll::Ready(Ok(Bytes::new())),
-            Ok(Read::Wait) => Poll::Pending,
+            Ok(ReadOutcome::Chunk(chunk)) => Poll::Ready(Ok(chunk)),
+            Ok(ReadOutcome::End) => Poll::Ready(Ok(Bytes::new())),
+            Ok(ReadOutcome::Wait) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error.into())),
         }
     }
@@ -198,7 +198,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for SpdyStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -227,7 +227,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for SpdyStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -258,7 +258,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for SpdyStream {
     fn drop(&mut self) {
         let slot = self.owner.0.with(|state| state.release(self.id));
         // Wakes a writer that waits on another half of a split stream.
@@ -268,7 +268,7 @@ impl Drop for Stream {
     }
 }
 
-impl fmt::Debug for Stream {
+impl fmt::Debug for SpdyStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("id", &self.id).finish()
     }

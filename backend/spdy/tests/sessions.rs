@@ -5,8 +5,8 @@ mod support;
 use std::{io::ErrorKind, time::Duration};
 
 use kubevpn_spdy::{
-    Config, GoAwayStatus, Headers, OpenError, ResetStatus, SessionError, StreamError, WireError,
-    client, server,
+    Config, GoAwayStatus, Headers, ResetStatus, SessionError, StreamError, StreamOpenError,
+    WireError, client, server,
 };
 use support::{Counting, Pair, filler, headers, over, pair, until};
 use tokio::{
@@ -269,7 +269,10 @@ async fn closing_tells_both_sides() {
     pair.client.close();
     assert!(!pair.client.is_open());
     let refused = pair.client.open(&headers(), false).unwrap_err();
-    assert!(matches!(refused, OpenError::Session(SessionError::Closed)));
+    assert!(matches!(
+        refused,
+        StreamOpenError::Session(SessionError::Closed)
+    ));
     assert!(matches!(pinging.await, Err(SessionError::Closed)));
     assert!(matches!(pair.client.closed().await, SessionError::Closed));
     assert!(matches!(pair.client_end.await, Ok(SessionError::Closed)));
@@ -347,7 +350,7 @@ async fn after_goaway_streams_run_on_and_the_last_one_ends_the_session() {
     assert!(!session.is_open());
     assert!(matches!(
         session.open(&headers(), false),
-        Err(OpenError::GoingAway)
+        Err(StreamOpenError::GoingAway)
     ));
     assert!(matches!(
         untaken.replied().await,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Wake};
 
-use kubevpn_spdy::{Config, Headers, ResetStatus, Stream, StreamError};
+use kubevpn_spdy::{Config, Headers, ResetStatus, SpdyStream, StreamError};
 use support::{filler, headers, pair, until};
 use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt};
 
@@ -192,7 +192,7 @@ async fn data_may_follow_at_once_without_a_reply() {
 async fn chunks_come_as_they_were_sent() {
     let mut pair = pair(Config::default());
     let (mut near, mut far) = pair.stream().await;
-    let readable = |stream: &mut Stream| {
+    let readable = |stream: &mut SpdyStream| {
         let mut task = tokio_test_poll(stream);
         std::mem::take(&mut task)
     };
@@ -209,7 +209,7 @@ async fn chunks_come_as_they_were_sent() {
 }
 
 /// Whether a read would not wait, asked without waiting.
-fn tokio_test_poll(stream: &mut Stream) -> bool {
+fn tokio_test_poll(stream: &mut SpdyStream) -> bool {
     let mut cx = Context::from_waker(std::task::Waker::noop());
     stream.poll_readable(&mut cx).is_ready()
 }

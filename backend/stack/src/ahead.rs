@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use kubevpn_cluster::{Endpoint, PodRef};
-use kubevpn_portforward::{Forwarder, PodPort, Way};
+use kubevpn_portforward::{Forwarder, PodPort, PodSessionState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Limit on simultaneous lookups made ahead of a connection.
@@ -19,7 +19,7 @@ pub trait Ahead: Send + Sync + 'static {
     fn warm(&self, to: &PodPort);
 
     /// What a new connection to this Pod would find.
-    fn way(&self, to: &PodPort) -> Way;
+    fn way(&self, to: &PodPort) -> PodSessionState;
 
     /// Whether opening a session takes long.
     fn is_far(&self) -> bool;
@@ -34,7 +34,7 @@ impl Ahead for Forwarder {
         Self::warm(self, to);
     }
 
-    fn way(&self, to: &PodPort) -> Way {
+    fn way(&self, to: &PodPort) -> PodSessionState {
         Self::way(self, to)
     }
 
@@ -45,17 +45,17 @@ impl Ahead for Forwarder {
 
 /// The [`Ahead`] that a layer was given, or none.
 #[derive(Clone, Default)]
-pub(crate) struct Ways(Option<Known>);
+pub(crate) struct Ways(Option<AheadTurns>);
 
 #[derive(Clone)]
-struct Known {
+struct AheadTurns {
     ahead: Arc<dyn Ahead>,
     turns: Arc<Semaphore>,
 }
 
 impl Ways {
     pub(crate) fn new(ahead: impl Ahead) -> Self {
-        Self(Some(Known {
+        Self(Some(AheadTurns {
             ahead: Arc::new(ahead),
             turns: Arc::new(Semaphore::new(LOOKUPS)),
         }))
@@ -79,9 +79,11 @@ impl Ways {
         }
     }
 
-    pub(crate) fn to(&self, to: &PodRef) -> Way {
+    pub(crate) fn to(&self, to: &PodRef) -> PodSessionState {
         let known = self.0.as_ref();
-        known.map_or(Way::Closed, |known| known.ahead.way(&at_port(to, 0)))
+        known.map_or(PodSessionState::Closed, |known| {
+            known.ahead.way(&at_port(to, 0))
+        })
     }
 
     pub(crate) fn are_far(&self) -> bool {

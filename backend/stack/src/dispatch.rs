@@ -33,8 +33,8 @@ use tower::ServiceExt as _;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::health::Health;
-pub use self::health::Lease;
+use self::health::EndpointHealth;
+pub use self::health::PodLease;
 use crate::ahead::{Ahead, Ways, pod_port};
 use crate::held::Held;
 
@@ -107,7 +107,7 @@ impl DialError for ConnectError {
 /// Layer of [`Dispatch`]; all its services share the endpoints' health.
 #[derive(Clone, Debug)]
 pub struct DispatchLayer {
-    health: Health,
+    health: EndpointHealth,
     attempt: Duration,
     wait: Duration,
     only_ready: bool,
@@ -118,7 +118,7 @@ impl DispatchLayer {
     /// Limits the time for which a dial runs alone while there are other endpoints.
     pub fn new(attempt: Duration) -> Self {
         Self {
-            health: Health::default(),
+            health: EndpointHealth::default(),
             attempt,
             wait: Duration::ZERO,
             only_ready: true,
@@ -189,7 +189,7 @@ where
     S::Error: DialError,
     S::Future: Send,
 {
-    type Response = Held<S::Response, Lease>;
+    type Response = Held<S::Response, PodLease>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
@@ -198,7 +198,7 @@ where
     }
 
     fn call(&mut self, pods: Subscription) -> Self::Future {
-        let call = Call {
+        let call = DispatchCall {
             dispatch: self.clone(),
             pods,
             dialled: HashSet::new(),
@@ -208,7 +208,7 @@ where
 }
 
 /// State of one call.
-struct Call<S> {
+struct DispatchCall<S> {
     dispatch: Dispatch<S>,
     /// The endpoints that may still be dialled, and those that failed.
     pods: Subscription,
@@ -217,19 +217,19 @@ struct Call<S> {
 }
 
 /// Why a round of dials failed.
-struct Failed {
+struct FailedRound {
     error: ConnectError,
     blame: Blame,
 }
 
-impl<S> Call<S>
+impl<S> DispatchCall<S>
 where
     S: Service<PodPort> + Clone + Send + Sync + 'static,
     S::Response: Stream,
     S::Error: DialError,
     S::Future: Send,
 {
-    async fn run(mut self) -> Result<Held<S::Response, Lease>, ConnectError> {
+    async fn run(mut self) -> Result<Held<S::Response, PodLease>, ConnectError> {
         let mut left = self.ready().await?;
         for round in 0.. {
             let failed = match self.dial(left).await {
@@ -290,7 +290,7 @@ where
     }
 
     /// Takes the next endpoint, with its lease.
-    fn next(&self, left: &mut Vec<Endpoint>, first: bool) -> Option<(Endpoint, Lease)> {
+    fn next(&self, left: &mut Vec<Endpoint>, first: bool) -> Option<(Endpoint, PodLease)> {
         let DispatchLayer { health, ways, .. } = &self.dispatch.layer;
         let again = self.pods.affinity.filter(|_| first);
         again
@@ -299,11 +299,14 @@ where
     }
 
     /// Dials the endpoints one after the other, or in parallel.
-    async fn dial(&mut self, mut left: Vec<Endpoint>) -> Result<Held<S::Response, Lease>, Failed> {
+    async fn dial(
+        &mut self,
+        mut left: Vec<Endpoint>,
+    ) -> Result<Held<S::Response, PodLease>, FailedRound> {
         let Dispatch { inner, layer } = self.dispatch.clone();
         let mut dials = FuturesUnordered::new();
         let mut last = Instant::now();
-        let mut failures = Failures::default();
+        let mut failures = RoundFailures::default();
         let mut first = true;
         loop {
             if let Some((endpoint, mut lease)) = self.next(&mut left, first) {
@@ -412,7 +415,7 @@ where
 
 /// The failed dials of a round.
 #[derive(Default)]
-struct Failures {
+struct RoundFailures {
     dials: usize,
     /// The last failure that does not mean a missing Pod.
     other: Option<(ConnectError, Blame)>,
@@ -420,7 +423,7 @@ struct Failures {
     gone: Option<ConnectError>,
 }
 
-impl Failures {
+impl RoundFailures {
     fn add(&mut self, error: ConnectError, blame: Blame) {
         self.dials += 1;
         match blame {
@@ -430,7 +433,7 @@ impl Failures {
     }
 
     /// For a Service, a Pod that is gone is `NotReady` and not `NameNotFound`.
-    fn summary(self, candidates: &Candidates) -> Failed {
+    fn summary(self, candidates: &Candidates) -> FailedRound {
         let asked = &candidates.asked;
         let of_service = candidates.service.is_some();
         let (error, blame) = match (self.other, self.gone) {
@@ -439,7 +442,7 @@ impl Failures {
                 let sentence = format!(
                     "{asked} has no ready endpoint: its pods were deleted and what replaces them is not ready yet, try again"
                 );
-                return Failed {
+                return FailedRound {
                     error: ConnectError::new(Refusal::NotReady, sentence).with_source(error),
                     blame: Blame::Gone,
                 };
@@ -447,7 +450,7 @@ impl Failures {
             (None, Some(error)) => (error, Blame::Endpoint),
             (None, None) => {
                 let sentence = format!("{asked} has no endpoint to dial");
-                return Failed {
+                return FailedRound {
                     error: ConnectError::new(Refusal::NotReady, sentence),
                     blame: Blame::Shared,
                 };
@@ -472,7 +475,7 @@ impl Failures {
             );
             error = again(sentence, error);
         }
-        Failed { error, blame }
+        FailedRound { error, blame }
     }
 }
 

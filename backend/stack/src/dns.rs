@@ -24,8 +24,8 @@ use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower_service::Service;
 
-pub(crate) use self::exchange::Names;
-use self::message::{Answered, DnsError};
+pub(crate) use self::exchange::SearchNames;
+use self::message::{AnsweredAddresses, DnsError};
 
 /// Limit on cached names, and interval of the search for expired ones.
 const NAMES: usize = 1024;
@@ -42,9 +42,9 @@ const ATTEMPTS: usize = 2;
 #[derive(Clone, Default)]
 pub(crate) struct RemoteDns {
     /// Addresses of names, for dials.
-    pub(crate) addresses: Memory<Names, Answered>,
+    pub(crate) addresses: DnsCache<SearchNames, AnsweredAddresses>,
     /// Complete answers, for DNS clients.
-    pub(crate) messages: Memory<Query, Message>,
+    pub(crate) messages: DnsCache<Query, Message>,
 }
 
 /// The lifetime of an answer.
@@ -56,29 +56,29 @@ pub(crate) trait Lasting: Clone {
 }
 
 /// A cache of answers.
-pub(crate) struct Memory<Q, A> {
-    slots: Arc<Mutex<Slots<Q, A>>>,
+pub(crate) struct DnsCache<Q, A> {
+    slots: Arc<Mutex<CacheSlots<Q, A>>>,
 }
 
-struct Slots<Q, A> {
-    by_question: HashMap<Q, Arc<Slot<A>>>,
+struct CacheSlots<Q, A> {
+    by_question: HashMap<Q, Arc<CacheSlot<A>>>,
     swept: Instant,
 }
 
 /// The cached answer to one query. The caller that asks the server holds the lock, so that all others wait for the same
 /// answer, and share it however short its lifetime.
-struct Slot<A> {
-    known: tokio::sync::Mutex<Option<Known<A>>>,
+struct CacheSlot<A> {
+    known: tokio::sync::Mutex<Option<CachedAnswer<A>>>,
     /// Number of answers so far.
     answers: AtomicU64,
 }
 
-struct Known<A> {
+struct CachedAnswer<A> {
     answer: Result<A, Arc<ConnectError>>,
     until: Instant,
 }
 
-impl<Q, A> Clone for Memory<Q, A> {
+impl<Q, A> Clone for DnsCache<Q, A> {
     fn clone(&self) -> Self {
         Self {
             slots: self.slots.clone(),
@@ -86,9 +86,9 @@ impl<Q, A> Clone for Memory<Q, A> {
     }
 }
 
-impl<Q, A> Default for Memory<Q, A> {
+impl<Q, A> Default for DnsCache<Q, A> {
     fn default() -> Self {
-        let slots = Slots {
+        let slots = CacheSlots {
             by_question: HashMap::new(),
             swept: Instant::now(),
         };
@@ -98,7 +98,7 @@ impl<Q, A> Default for Memory<Q, A> {
     }
 }
 
-impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
+impl<Q: Clone + Eq + Hash + Display, A: Lasting> DnsCache<Q, A> {
     /// The cached answer to a query, or that of `fetch`. Callers that wait at the same time share one answer.
     ///
     /// Cancellation: the next waiting caller asks instead.
@@ -111,7 +111,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
         let before = slot.answers.load(Ordering::Acquire);
         let mut known = slot.known.lock().await;
         let came = before < slot.answers.load(Ordering::Acquire);
-        let current = |k: &&Known<A>| came || Instant::now() < k.until;
+        let current = |k: &&CachedAnswer<A>| came || Instant::now() < k.until;
         if let Some(answer) = known.as_ref().filter(current).map(|k| k.answer.clone()) {
             forget_after_the_last(&slot, &mut known);
             return answer;
@@ -134,7 +134,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
                 }
             }
         };
-        *known = Some(Known {
+        *known = Some(CachedAnswer {
             answer: answer.clone(),
             until: Instant::now() + lasts,
         });
@@ -143,13 +143,13 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
         answer
     }
 
-    fn slot(&self, question: &Q) -> Arc<Slot<A>> {
+    fn slot(&self, question: &Q) -> Arc<CacheSlot<A>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.by_question.get(question) {
             return slot.clone();
         }
         slots.make_room(Instant::now());
-        let slot = Arc::new(Slot {
+        let slot = Arc::new(CacheSlot {
             known: tokio::sync::Mutex::new(None),
             answers: AtomicU64::new(0),
         });
@@ -162,14 +162,14 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> Memory<Q, A> {
 }
 
 /// Drops an expired answer once no caller waits for it.
-fn forget_after_the_last<A>(slot: &Arc<Slot<A>>, known: &mut Option<Known<A>>) {
+fn forget_after_the_last<A>(slot: &Arc<CacheSlot<A>>, known: &mut Option<CachedAnswer<A>>) {
     let waiting = Arc::strong_count(slot) > 2;
     if !waiting && known.as_ref().is_some_and(|k| k.until <= Instant::now()) {
         *known = None;
     }
 }
 
-impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
+impl<Q: Clone + Eq + Hash, A> CacheSlots<Q, A> {
     /// Drops expired answers before a new query, and if necessary the one that expires first.
     fn make_room(&mut self, now: Instant) {
         if self.by_question.len() < NAMES && now < self.swept + SWEEP {
@@ -177,7 +177,7 @@ impl<Q: Clone + Eq + Hash, A> Slots<Q, A> {
         }
         self.swept = now;
         // Entries that are being fetched are locked.
-        let until = |slot: &Arc<Slot<A>>| match slot.known.try_lock() {
+        let until = |slot: &Arc<CacheSlot<A>>| match slot.known.try_lock() {
             Ok(known) => Some(known.as_ref().map_or(now, |k| k.until)),
             Err(_) => None,
         };
@@ -201,7 +201,7 @@ pub(crate) async fn fetch<S, Q>(
     pods: &S,
 ) -> Result<Q::Answer, ConnectError>
 where
-    Q: exchange::Question,
+    Q: exchange::StreamQuery,
     S: Service<Subscription> + Clone,
     S::Response: Stream,
     S::Error: Into<BoxError>,
@@ -238,7 +238,7 @@ fn failed(question: &impl Display, server: &str, error: DnsError) -> ConnectErro
     ConnectError::new(refusal, sentence)
 }
 
-impl Lasting for Answered {
+impl Lasting for AnsweredAddresses {
     fn lasts(&self) -> Duration {
         self.ttl
     }
@@ -276,10 +276,10 @@ mod tests {
     struct Server(AtomicUsize);
 
     impl Server {
-        async fn answer(&self, ttl: u64) -> Result<Answered, ConnectError> {
+        async fn answer(&self, ttl: u64) -> Result<AnsweredAddresses, ConnectError> {
             let n = self.0.fetch_add(1, Ordering::Relaxed) + 1;
             tokio::task::yield_now().await;
-            Ok(Answered {
+            Ok(AnsweredAddresses {
                 addresses: vec![([10, 0, 0, u8::try_from(n % 256).unwrap()]).into()],
                 alias: None,
                 ttl: Duration::from_secs(ttl),
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn answers_last_as_long_as_they_say() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let x = name("x.test.");
         let first = dns.ask(&x, server.answer(30)).await.unwrap();
         tokio::time::advance(Duration::from_secs(29)).await;
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_not_repeated_at_once() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let x = name("x.test.");
         let fail = async { Err(ConnectError::new(Refusal::Forbidden, "no")) };
         dns.ask(&x, fail).await.unwrap_err();
@@ -321,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_ask_once_and_who_gives_up_is_relieved() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let x = name("x.test.");
         {
             let never = dns.ask(&x, pending());
@@ -336,10 +336,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_remembered_is_bounded() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let remembered = || dns.slots.lock().unwrap().by_question.len();
         for i in 0..NAMES {
-            let answer = Answered {
+            let answer = AnsweredAddresses {
                 addresses: Vec::new(),
                 alias: None,
                 ttl: Duration::from_secs(if i < 10 { 3600 } else { 30 }),
@@ -359,7 +359,7 @@ mod tests {
     /// ask in parallel.
     #[tokio::test(start_paused = true)]
     async fn callers_at_one_time_share_an_answer_without_a_lifetime() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let x = name("x.test.");
         for round in 1..4 {
             let begun = Instant::now();
@@ -381,11 +381,11 @@ mod tests {
     /// With more names than the cache holds, cached names and names being fetched are not all dropped.
     #[tokio::test(start_paused = true)]
     async fn one_name_too_many_costs_one_name() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         for i in 0..NAMES {
             let known = server.answer(30 + u64::from(i != 7));
             dns.ask(&name(&format!("x{i}.test.")), async {
-                known.await.map(|a| Answered {
+                known.await.map(|a| AnsweredAddresses {
                     addresses: vec![],
                     ..a
                 })
@@ -408,7 +408,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_over_is_not_kept() {
-        let (dns, server) = (Memory::default(), Server::default());
+        let (dns, server) = (DnsCache::default(), Server::default());
         let remembered = || {
             let slots = dns.slots.lock().unwrap();
             let slots = slots.by_question.values();

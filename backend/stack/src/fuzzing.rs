@@ -3,7 +3,7 @@
 use hickory_proto::rr::RecordType;
 use kubevpn_target::Name;
 
-use crate::dns::message::{ADDRESSES, LONGEST, Question};
+use crate::dns::message::{ADDRESSES, LONGEST, RecordQuery};
 
 /// Reads `data` as the answer to a query for the addresses of `web.corp.test`, ignoring its ID.
 ///
@@ -13,7 +13,7 @@ pub fn dns_answer(data: &[u8]) {
         return;
     };
     for record in [RecordType::A, RecordType::AAAA] {
-        let Ok(question) = Question::new(&name, record) else {
+        let Ok(question) = RecordQuery::new(&name, record) else {
             continue;
         };
         let mut answer = data.to_vec();

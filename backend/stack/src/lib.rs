@@ -49,17 +49,17 @@ mod resolve;
 mod stack;
 
 pub use kubevpn_cluster::{
-    Answer, Candidates, Cluster, Domain, Listed, Query, Settings as ClusterSettings, Subscription,
-    Survey, WatchHealth, WatchNews, WatchState,
+    Answer, Candidates, Cluster, Domain, Query, Settings as ClusterSettings, Subscription, Survey,
+    SurveyedList, WatchHealth, WatchNews, WatchState,
 };
 pub use kubevpn_portforward::{
-    Config as ForwarderConfig, Forwarder, SessionHealth, SessionName, SessionNews, SessionState,
-    Transport, TransportChoice, Way,
+    Config as ForwarderConfig, Forwarder, PodSessionState, SessionHealth, SessionName, SessionNews,
+    SessionState, Transport, TransportChoice,
 };
 
 pub use self::ahead::Ahead;
 pub use self::deadline::{Deadline, DeadlineLayer};
-pub use self::dispatch::{Blame, DialError, Dispatch, DispatchLayer, Lease};
+pub use self::dispatch::{Blame, DialError, Dispatch, DispatchLayer, PodLease};
 pub use self::egress::{Egress, Elsewhere, Outside};
 pub use self::either::Either;
 pub use self::held::Held;

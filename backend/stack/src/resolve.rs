@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::poll;
-use kubevpn_cluster::{Answer, Cluster, LookupError, Query, Question, Subscription};
-use kubevpn_portforward::Way;
+use kubevpn_cluster::{Answer, Cluster, DnsQuestion, LookupError, Query, Subscription};
+use kubevpn_portforward::PodSessionState;
 use kubevpn_target::{BoxError, ConnectError, Frontend, Host, Refusal, Stream, Target, classify};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
@@ -19,7 +19,7 @@ use tower_service::Service;
 use tracing::instrument::WithSubscriber as _;
 
 use crate::ahead::{Ahead, Ways};
-use crate::dns::{self, Names, RemoteDns};
+use crate::dns::{self, RemoteDns, SearchNames};
 use crate::egress::Elsewhere;
 use crate::either::Either;
 use crate::host::Outbound;
@@ -37,7 +37,7 @@ pub struct ResolveLayer<E> {
     dns: RemoteDns,
     ways: Ways,
     elsewhere: E,
-    told: Arc<OnceLock<Told>>,
+    told: Arc<OnceLock<LookupObserver>>,
 }
 
 /// Durations of a successful call.
@@ -49,7 +49,7 @@ pub struct Took {
     pub total: Duration,
 }
 
-type Told = Arc<dyn Fn(Took) + Send + Sync>;
+type LookupObserver = Arc<dyn Fn(Took) + Send + Sync>;
 
 impl<E> ResolveLayer<E> {
     /// Resolves targets in `cluster`. Targets that no Pod serves go to `elsewhere`, normally an [`Egress`](crate::Egress).
@@ -101,7 +101,7 @@ pub struct Resolve<S, E> {
     pub(crate) dns: RemoteDns,
     pub(crate) ways: Ways,
     pub(crate) cluster: Cluster,
-    told: Arc<OnceLock<Told>>,
+    told: Arc<OnceLock<LookupObserver>>,
 }
 
 /// Meaning of a host and port.
@@ -163,8 +163,10 @@ where
                 None => "the cluster's DNS".into(),
             });
             match self.ask(question).await? {
-                Known::Addresses(ips) => return self.addresses(&host, &ips, query, by_dns).await,
-                Known::Alias(alias) => host = alias,
+                ClusterDnsAnswer::Addresses(ips) => {
+                    return self.addresses(&host, &ips, query, by_dns).await;
+                }
+                ClusterDnsAnswer::Alias(alias) => host = alias,
             }
             learned_from = Some(by_dns);
         }
@@ -193,7 +195,7 @@ where
             if let Ok(Answer::Pods(pods)) = subscribe(&cluster, &ways, query).await
                 && let Ok(usable) = pods.usable()
                 && let Some(first) = usable.first()
-                && ways.to(&first.pod) == Way::Closed
+                && ways.to(&first.pod) == PodSessionState::Closed
             {
                 ways.expect();
                 ways.warm(&first.pod);
@@ -214,15 +216,15 @@ where
     }
 
     /// Asks the cluster's DNS for all of the names; the first that it knows is meant.
-    async fn ask(&self, question: Question) -> Result<Known, ConnectError> {
-        let names = Names(question.names.clone());
+    async fn ask(&self, question: DnsQuestion) -> Result<ClusterDnsAnswer, ConnectError> {
+        let names = SearchNames(question.names.clone());
         let fetch = dns::fetch(&names, &self.cluster, &self.pods);
         match self.dns.addresses.ask(&names, fetch).await {
             Ok(answered) if !answered.addresses.is_empty() => {
-                Ok(Known::Addresses(answered.addresses))
+                Ok(ClusterDnsAnswer::Addresses(answered.addresses))
             }
             Ok(answered) => match answered.alias {
-                Some(alias) => Ok(Known::Alias(Host::Name(alias))),
+                Some(alias) => Ok(ClusterDnsAnswer::Alias(Host::Name(alias))),
                 None => Err(unknown(question, None)),
             },
             Err(error) => Err(unknown(question, Some(error))),
@@ -293,14 +295,14 @@ async fn subscribe(cluster: &Cluster, ways: &Ways, query: Query) -> Result<Answe
 }
 
 /// The answer of the cluster's DNS for a name.
-enum Known {
+enum ClusterDnsAnswer {
     Addresses(Vec<IpAddr>),
     Alias(Host),
 }
 
 /// The error if neither an object nor the DNS has the name, or if the DNS cannot be asked.
-fn unknown(question: Question, failed: Option<Arc<ConnectError>>) -> ConnectError {
-    let Question {
+fn unknown(question: DnsQuestion, failed: Option<Arc<ConnectError>>) -> ConnectError {
+    let DnsQuestion {
         names,
         otherwise,
         only_dns,

@@ -2,16 +2,16 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/daemon` | [`About`] |
-//! | `GET /v1/status` | [`Status`] |
+//! | `GET /v1/daemon` | [`AboutDaemon`] |
+//! | `GET /v1/status` | [`StatusReport`] |
 //! | `POST /v1/connections`, an [`ConnectRequest`] | a line of JSON for each [`ConnectEvent`], the last `done` or `failed` |
-//! | `POST /v1/connections/find`, a [`ConnectionQuery`] | the [`Connection`], or `null` |
-//! | `DELETE /v1/connections/ID`, `DELETE /v1/connections`; `?now` cuts open connections | [`Ended`] |
+//! | `POST /v1/connections/find`, a [`ConnectionQuery`] | the [`ConnectionInfo`], or `null` |
+//! | `DELETE /v1/connections/ID`, `DELETE /v1/connections`; `?now` cuts open connections | [`EndedConnections`] |
 //! | `GET /v1/connections/ID/ended` | nothing, when the connection has ended |
 //! | `GET /v1/connections/ID/inside`, `GET /v1/connections/ID/events`, `POST /v1/connections/ID/cut/NUMBER` | see [`journal::api`] |
 //! | `PUT /v1/current/ID` | nothing |
-//! | `PUT /v1/log-level`, a [`Level`] | nothing |
-//! | `POST /v1/quit`; `?now` | [`Ended`], before the daemon is gone |
+//! | `PUT /v1/log-level`, a [`LogLevel`] | nothing |
+//! | `POST /v1/quit`; `?now` | [`EndedConnections`], before the daemon is gone |
 //!
 //! Any failure is a [`ApiError`] with a status of 4xx or 5xx. `GET /v1/daemon` and `POST /v1/quit` stay as they are
 //! whatever the version, so that one program can end the other's daemon.
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::ApiError;
-use crate::log::Level;
+use crate::log::LogLevel;
 
 /// The version of this page. Other daemons are told apart by it, and not spoken to.
 pub const API: u32 = 2;
@@ -35,7 +35,7 @@ pub const API: u32 = 2;
 /// Who answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct About {
+pub struct AboutDaemon {
     pub api: u32,
     pub version: String,
     pub pid: u32,
@@ -58,7 +58,7 @@ pub struct ConnectRequest {
     pub listeners: Vec<ListenerSpec>,
     /// How much its log says; `None` to leave it as it is.
     #[serde(default)]
-    pub log_level: Option<Level>,
+    pub log_level: Option<LogLevel>,
 }
 
 /// Which connection is asked for: that of this kubeconfig, context and namespace.
@@ -199,14 +199,14 @@ pub fn hex(bytes: &[u8]) -> String {
 pub enum ConnectEvent {
     /// Something was done.
     Step(String),
-    Done(Opened),
+    Done(OpenedConnection),
     Failed(ApiError),
 }
 
 /// The connection, and its listeners.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Opened {
+pub struct OpenedConnection {
     pub id: String,
     pub listeners: Vec<Attached>,
     /// What names of the cluster end in, where a DNS listener was asked for.
@@ -230,7 +230,7 @@ pub struct Attached {
 /// What was ended.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ended {
+pub struct EndedConnections {
     pub ids: Vec<String>,
 }
 
@@ -238,12 +238,12 @@ pub struct Ended {
 /// their contract.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Status {
-    pub list: Vec<Connection>,
+pub struct StatusReport {
+    pub list: Vec<ConnectionInfo>,
     #[serde(rename = "CurrentConnectionID")]
     pub current: String,
     /// State files that could not be brought back.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<StateFileProblem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daemon: Option<DaemonStatus>,
 }
@@ -260,7 +260,7 @@ pub struct DaemonStatus {
 /// A state file that is of no use, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Problem {
+pub struct StateFileProblem {
     #[serde(rename = "ConnectionID")]
     pub id: String,
     pub reason: String,
@@ -268,7 +268,7 @@ pub struct Problem {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Connection {
+pub struct ConnectionInfo {
     #[serde(rename = "ConnectionID")]
     pub id: String,
     pub cluster: String,
@@ -283,7 +283,7 @@ pub struct Connection {
     pub socks_egress: bool,
     pub context: String,
     pub server: String,
-    pub state: State,
+    pub state: ConnectionState,
     /// Empty when all is well.
     pub reason: String,
     /// The command that logs in, where that is needed and a credential plugin can do it. It is for who shows the status to
@@ -295,17 +295,17 @@ pub struct Connection {
     pub selection: Option<KubeconfigSelection>,
     pub since: String,
     pub started_at: String,
-    pub listeners: Vec<Listener>,
-    pub traffic: Traffic,
+    pub listeners: Vec<ListenerInfo>,
+    pub traffic: TrafficInfo,
     pub sessions: usize,
     pub streams: usize,
-    pub last_refusals: Vec<Refused>,
+    pub last_refusals: Vec<RefusalInfo>,
 }
 
 /// How a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum ConnectionState {
     /// The API server answers, and everything listens.
     Connected,
     /// The API server answers, and something of ours is not as it should be.
@@ -316,7 +316,7 @@ pub enum State {
     Unreachable,
 }
 
-impl State {
+impl ConnectionState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connected => "connected",
@@ -329,7 +329,7 @@ impl State {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Listener {
+pub struct ListenerInfo {
     pub protocol: String,
     /// Where it listens, or should.
     pub address: String,
@@ -349,7 +349,7 @@ pub struct Listener {
 /// are those of bodies.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Traffic {
+pub struct TrafficInfo {
     pub open_connections: u64,
     pub total_connections: u64,
     pub refused_connections: u64,
@@ -361,15 +361,15 @@ pub struct Traffic {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Refused {
+pub struct RefusalInfo {
     pub time: String,
     pub target: String,
     pub class: String,
     pub sentence: String,
 }
 
-impl From<journal::Totals> for Traffic {
-    fn from(totals: journal::Totals) -> Self {
+impl From<journal::TrafficTotals> for TrafficInfo {
+    fn from(totals: journal::TrafficTotals) -> Self {
         Self {
             open_connections: totals.open,
             total_connections: totals.connected,
@@ -380,8 +380,8 @@ impl From<journal::Totals> for Traffic {
     }
 }
 
-impl From<journal::Refused> for Refused {
-    fn from(refused: journal::Refused) -> Self {
+impl From<journal::RefusedConnection> for RefusalInfo {
+    fn from(refused: journal::RefusedConnection) -> Self {
         Self {
             time: refused.at,
             target: refused.target,

@@ -10,14 +10,15 @@ use kubevpn_client::own_proxies;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::http::{Trouble, ok, read, send};
+use self::http::{CallError, ok, read, send};
 use crate::api::{
-    API, About, ConnectEvent, ConnectRequest, Connection, ConnectionQuery, Ended, Opened, Status,
+    API, AboutDaemon, ConnectEvent, ConnectRequest, ConnectionInfo, ConnectionQuery,
+    EndedConnections, OpenedConnection, StatusReport,
 };
 use crate::console::Console;
-use crate::error::{ApiError, Code, Context as _};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::lock::holder;
-use crate::log::Level;
+use crate::log::LogLevel;
 use crate::readiness;
 use crate::registry::DRAIN;
 use crate::run::IDLE_VARIABLE;
@@ -39,18 +40,18 @@ const MOST_BYTES: usize = 16 << 20;
 
 /// The daemon of a directory, as far as it is there. Calls are bounded in time; a dropped call is given up, and the daemon
 /// does what it was asked to its end.
-pub struct Client {
+pub struct DaemonClient {
     dir: StateDir,
 }
 
 /// What starting it came to.
-enum Started {
+enum DaemonStart {
     Ready,
     /// Somebody else is the daemon.
     Other,
 }
 
-impl Client {
+impl DaemonClient {
     /// Speaks to the daemon of this directory.
     pub fn new(dir: StateDir) -> Self {
         Self { dir }
@@ -59,10 +60,10 @@ impl Client {
     // === finding it ===
 
     /// Who the daemon is, if there is one.
-    async fn about(&self) -> Result<Option<About>, ApiError> {
+    async fn about(&self) -> Result<Option<AboutDaemon>, ApiError> {
         match self.get("/v1/daemon").await {
             Ok(about) => Ok(Some(about)),
-            Err(Trouble::Gone(_)) => Ok(None),
+            Err(CallError::Gone(_)) => Ok(None),
             Err(trouble) => Err(trouble.into()),
         }
     }
@@ -97,8 +98,8 @@ impl Client {
                 continue;
             }
             return Err(match started {
-                Started::Other => self.wedged("does not start to answer"),
-                Started::Ready => ApiError::new(
+                DaemonStart::Other => self.wedged("does not start to answer"),
+                DaemonStart::Ready => ApiError::new(
                     Code::NotRunning,
                     format!(
                         "the daemon ends as soon as it has started: give it more time than {IDLE_VARIABLE} says"
@@ -135,7 +136,7 @@ impl Client {
         tidied.context("cannot delete what a killed daemon has left")
     }
 
-    async fn start(&self) -> Result<Started, ApiError> {
+    async fn start(&self) -> Result<DaemonStart, ApiError> {
         self.dir.prepare()?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
@@ -169,10 +170,10 @@ impl Client {
             Err(_) => return Err(self.wedged("does not start")),
         };
         match line.trim_end() {
-            readiness::READY => Ok(Started::Ready),
+            readiness::READY => Ok(DaemonStart::Ready),
             readiness::OTHER => {
                 let _ = child.wait();
-                Ok(Started::Other)
+                Ok(DaemonStart::Other)
             }
             "" => {
                 let _ = child.wait();
@@ -220,7 +221,7 @@ impl Client {
 
     // === asking it ===
 
-    pub async fn status(&self) -> Result<Status, ApiError> {
+    pub async fn status(&self) -> Result<StatusReport, ApiError> {
         Ok(self.get("/v1/status").await?)
     }
 
@@ -228,7 +229,7 @@ impl Client {
     pub async fn find_connection(
         &self,
         query: &ConnectionQuery,
-    ) -> Result<Option<Connection>, ApiError> {
+    ) -> Result<Option<ConnectionInfo>, ApiError> {
         self.ask_with(Method::POST, "/v1/connections/find", query)
             .await
     }
@@ -238,16 +239,16 @@ impl Client {
         &self,
         request: &ConnectRequest,
         mut step: impl FnMut(&str),
-    ) -> Result<Opened, ApiError> {
+    ) -> Result<OpenedConnection, ApiError> {
         let gone = |code| {
             ApiError::new(
                 code,
                 "the daemon ended while it was asked: try again, it brings back what was open",
             )
         };
-        let failed = |trouble: Trouble| match trouble {
-            Trouble::Gone(_) => gone(Code::Ending),
-            Trouble::Failed(error) => error,
+        let failed = |trouble: CallError| match trouble {
+            CallError::Gone(_) => gone(Code::Ending),
+            CallError::Failed(error) => error,
         };
         let body = serde_json::to_vec(request)
             .map_err(|e| ApiError::new(Code::Internal, e.to_string()))?;
@@ -285,16 +286,18 @@ impl Client {
         let mut asked = false;
         loop {
             if self.find().await? {
-                let ended = self.ask::<Ended>(Method::DELETE, &path, now, ENDING).await;
+                let ended = self
+                    .ask::<EndedConnections>(Method::DELETE, &path, now, ENDING)
+                    .await;
                 match ended {
                     Ok(ended) => return Ok(ended.ids),
-                    Err(Trouble::Gone(_)) if Instant::now() < until => {
+                    Err(CallError::Gone(_)) if Instant::now() < until => {
                         asked = true;
                         sleep(LOOK).await;
                         continue;
                     }
                     // It went away in the middle of it, and had forgotten the connection by then.
-                    Err(Trouble::Failed(error))
+                    Err(CallError::Failed(error))
                         if asked && error.code == Code::NoSuchConnection =>
                     {
                         return Ok(id.map(str::to_owned).into_iter().collect());
@@ -394,10 +397,10 @@ impl Client {
         };
         match asked.await {
             Ok(()) => Ok(()),
-            Err(Trouble::Failed(error)) if error.code == Code::NoSuchConnection => Ok(()),
-            Err(Trouble::Gone(_)) if !self.dir.state(id).exists() => Ok(()),
+            Err(CallError::Failed(error)) if error.code == Code::NoSuchConnection => Ok(()),
+            Err(CallError::Gone(_)) if !self.dir.state(id).exists() => Ok(()),
             // It answers even when it ends itself, unless it is killed.
-            Err(Trouble::Gone(_)) => Err(ApiError::new(
+            Err(CallError::Gone(_)) => Err(ApiError::new(
                 Code::NotRunning,
                 "the daemon was killed: kubevpn status starts it again, and brings the connection back",
             )),
@@ -411,7 +414,7 @@ impl Client {
     }
 
     /// How much the daemon's own log says from now on.
-    pub async fn set_log_level(&self, level: Level) -> Result<(), ApiError> {
+    pub async fn set_log_level(&self, level: LogLevel) -> Result<(), ApiError> {
         self.ask_with(Method::PUT, "/v1/log-level", &level).await
     }
 
@@ -459,7 +462,7 @@ impl Client {
                         until = Instant::now() + ENDING;
                     }
                     // It starts, or it ends.
-                    Err(Trouble::Gone(_)) => {}
+                    Err(CallError::Gone(_)) => {}
                     Err(trouble) => {
                         let error = ApiError::from(trouble);
                         tracing::warn!(
@@ -495,19 +498,19 @@ impl Client {
     }
 
     /// `POST /v1/quit`, which daemons of every version understand, on a connection to this very process.
-    async fn ask_to_quit(&self, daemon: &Process, now: bool) -> Result<(), Trouble> {
+    async fn ask_to_quit(&self, daemon: &Process, now: bool) -> Result<(), CallError> {
         let stream = self.dial().await?;
-        let peer = stream.peer_cred().map_err(Trouble::gone)?;
+        let peer = stream.peer_cred().map_err(CallError::gone)?;
         if peer.pid().and_then(|pid| u32::try_from(pid).ok()) != Some(daemon.pid) {
-            return Err(Trouble::Gone("another process listens".into()));
+            return Err(CallError::Gone("another process listens".into()));
         }
         let path = if now { "/v1/quit?now" } else { "/v1/quit" };
         let asking = async {
             let sent = send(stream, Method::POST, path, Vec::new()).await?;
-            read::<Ended>(ok(sent).await?).await
+            read::<EndedConnections>(ok(sent).await?).await
         };
         let answered = timeout(ENDING, asking).await;
-        answered.map_err(|_| Trouble::Failed(self.wedged("does not answer")))??;
+        answered.map_err(|_| CallError::Failed(self.wedged("does not answer")))??;
         Ok(())
     }
 }

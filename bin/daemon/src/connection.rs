@@ -6,37 +6,37 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kubevpn_conn::Addr;
-use kubevpn_proxy::journal::About;
+use kubevpn_proxy::journal::AboutProxy;
 use kubevpn_proxy::{ListenerSpec, Policy};
 use kubevpn_target::{ConnectError, Refusal};
 
-use crate::api::{self, State};
-use crate::engine::{Engine, Listener as _, Session, SessionSettings, Stats};
+use crate::api::{self, ConnectionState};
+use crate::engine::{Engine, EngineSession, ServedListener as _, SessionSettings, Stats};
 use crate::error::ApiError;
-use crate::log::{Level, Log};
+use crate::log::{Log, LogLevel};
 use crate::saved::{Saved, SavedListener};
 use crate::state_dir::StateDir;
 
-/// One of the daemon's connections. It ends with [`Connection::end`].
-pub(crate) struct Connection<S: Session> {
+/// One of the daemon's connections. It ends with [`ManagedConnection::end`].
+pub(crate) struct ManagedConnection<S: EngineSession> {
     saved: Mutex<Saved>,
     pub(crate) session: S,
-    listeners: Mutex<Vec<Entry<S::Listener>>>,
+    listeners: Mutex<Vec<ListenerEntry<S::Listener>>>,
     /// Who binds again what is missing: one at a time, or each would be in the other's way.
     restoring: tokio::sync::Mutex<()>,
-    health: Mutex<Health>,
+    health: Mutex<ConnectionHealth>,
     /// Whether a credential plugin logs in.
     has_plugin: AtomicBool,
     pub(crate) log: Log,
 }
 
 /// A listener, or why there is none.
-struct Entry<L> {
+struct ListenerEntry<L> {
     saved: SavedListener,
     serving: Result<L, ApiError>,
 }
 
-impl<S: Session> Connection<S> {
+impl<S: EngineSession> ManagedConnection<S> {
     /// Nothing is sent, and nothing listens yet.
     pub(crate) fn new<E: Engine<Session = S>>(
         engine: &E,
@@ -51,7 +51,7 @@ impl<S: Session> Connection<S> {
             namespace: &saved.cluster.namespace,
             config,
             log: log.dispatch.clone(),
-            about: About {
+            about: AboutProxy {
                 version: crate::VERSION.to_owned(),
                 pid: std::process::id(),
                 started_at: saved.started_at.clone(),
@@ -68,7 +68,7 @@ impl<S: Session> Connection<S> {
             session,
             listeners: Mutex::default(),
             restoring: tokio::sync::Mutex::default(),
-            health: Mutex::new(Health::new()),
+            health: Mutex::new(ConnectionHealth::new()),
             has_plugin,
         }))
     }
@@ -84,7 +84,7 @@ impl<S: Session> Connection<S> {
     /// Whether the API server does not take its credentials.
     pub(crate) fn is_unauthenticated(&self) -> bool {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.state().0 == State::Unauthenticated
+        health.state().0 == ConnectionState::Unauthenticated
     }
 
     /// What its state file says.
@@ -101,7 +101,7 @@ impl<S: Session> Connection<S> {
     }
 
     /// Logs at this level from now on.
-    pub(crate) fn set_log_level(&self, level: Level) {
+    pub(crate) fn set_log_level(&self, level: LogLevel) {
         self.saved().log_level = level;
         self.log.set_level(level);
     }
@@ -114,13 +114,13 @@ impl<S: Session> Connection<S> {
             .partition(|entry| before.contains(&entry.saved));
         *listeners = stay;
         self.saved().listeners = before;
-        let go: Vec<Entry<_>> = go;
+        let go: Vec<ListenerEntry<_>> = go;
         go.into_iter()
             .filter_map(|entry| entry.serving.ok())
             .collect()
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Vec<Entry<S::Listener>>> {
+    fn listeners(&self) -> MutexGuard<'_, Vec<ListenerEntry<S::Listener>>> {
         self.listeners
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -156,7 +156,7 @@ impl<S: Session> Connection<S> {
     fn place(&self, saved: SavedListener, serving: Result<S::Listener, ApiError>) {
         let mut listeners = self.listeners();
         listeners.retain(|entry| entry.saved != saved);
-        listeners.push(Entry { saved, serving });
+        listeners.push(ListenerEntry { saved, serving });
     }
 
     /// Listens again where it did, and says what it could not have; what failed before is tried again.
@@ -193,7 +193,7 @@ impl<S: Session> Connection<S> {
     }
 
     /// What was found out about it.
-    pub(crate) fn health(&self, change: impl FnOnce(&mut Health)) {
+    pub(crate) fn health(&self, change: impl FnOnce(&mut ConnectionHealth)) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let before = health.state();
         change(&mut health);
@@ -221,11 +221,11 @@ impl<S: Session> Connection<S> {
         self.session.shutdown().await;
     }
 
-    pub(crate) fn status(&self) -> api::Connection {
+    pub(crate) fn status(&self) -> api::ConnectionInfo {
         let saved = self.saved().clone();
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, reason) = health.state();
-        let listeners: Vec<_> = self.listeners().iter().map(Entry::status).collect();
+        let listeners: Vec<_> = self.listeners().iter().map(ListenerEntry::status).collect();
         let socks = listeners
             .iter()
             .find(|l| l.listening && matches!(l.protocol.as_str(), "socks" | "mixed"));
@@ -241,8 +241,9 @@ impl<S: Session> Connection<S> {
             .iter()
             .map(|f| f.display().to_string());
         let files: Vec<_> = files.collect();
-        let can_log_in = state == State::Unauthenticated && self.has_plugin.load(Ordering::Relaxed);
-        api::Connection {
+        let can_log_in =
+            state == ConnectionState::Unauthenticated && self.has_plugin.load(Ordering::Relaxed);
+        api::ConnectionInfo {
             id: saved.id,
             cluster: saved.cluster.name.unwrap_or_default(),
             kubeconfig: files.join(":"),
@@ -267,10 +268,10 @@ impl<S: Session> Connection<S> {
     }
 }
 
-impl<L: crate::Listener> Entry<L> {
-    fn status(&self) -> api::Listener {
+impl<L: crate::ServedListener> ListenerEntry<L> {
+    fn status(&self) -> api::ListenerInfo {
         let SavedListener { spec, bound } = &self.saved;
-        api::Listener {
+        api::ListenerInfo {
             protocol: spec.protocol.as_str().into(),
             address: bound.to_string(),
             listening: self.serving.is_ok(),
@@ -288,15 +289,15 @@ impl<L: crate::Listener> Entry<L> {
 }
 
 /// What is known of a connection's health; `None` is well.
-pub(crate) struct Health {
-    api: Option<(State, String)>,
+pub(crate) struct ConnectionHealth {
+    api: Option<(ConnectionState, String)>,
     /// The kubeconfig it was made from.
     pub(crate) source: Option<String>,
     listeners: Option<String>,
     since: Timestamp,
 }
 
-impl Health {
+impl ConnectionHealth {
     fn new() -> Self {
         Self {
             api: None,
@@ -310,9 +311,9 @@ impl Health {
     pub(crate) fn api(&mut self, answer: Result<(), &ConnectError>) {
         self.api = answer.err().map(|error| {
             let state = match error.refusal() {
-                Refusal::Unauthenticated => State::Unauthenticated,
-                Refusal::ClusterAway | Refusal::TimedOut => State::Unreachable,
-                _ => State::Degraded,
+                Refusal::Unauthenticated => ConnectionState::Unauthenticated,
+                Refusal::ClusterAway | Refusal::TimedOut => ConnectionState::Unreachable,
+                _ => ConnectionState::Degraded,
             };
             let mut reason = error.to_string();
             if let Some(cause) = std::error::Error::source(error) {
@@ -322,13 +323,13 @@ impl Health {
         });
     }
 
-    fn state(&self) -> (State, String) {
+    fn state(&self) -> (ConnectionState, String) {
         if let Some((state, reason)) = &self.api {
             return (*state, reason.clone());
         }
         match self.listeners.as_ref().or(self.source.as_ref()) {
-            Some(reason) => (State::Degraded, reason.clone()),
-            None => (State::Connected, String::new()),
+            Some(reason) => (ConnectionState::Degraded, reason.clone()),
+            None => (ConnectionState::Connected, String::new()),
         }
     }
 }
@@ -339,16 +340,16 @@ mod tests {
 
     #[test]
     fn the_worst_is_said() {
-        let mut health = Health::new();
-        assert_eq!(health.state(), (State::Connected, String::new()));
+        let mut health = ConnectionHealth::new();
+        assert_eq!(health.state(), (ConnectionState::Connected, String::new()));
         health.source = Some("gone".into());
-        assert_eq!(health.state(), (State::Degraded, "gone".into()));
+        assert_eq!(health.state(), (ConnectionState::Degraded, "gone".into()));
         health.listeners = Some("taken".into());
         assert_eq!(health.state().1, "taken");
         for (refusal, state) in [
-            (Refusal::Unauthenticated, State::Unauthenticated),
-            (Refusal::ClusterAway, State::Unreachable),
-            (Refusal::NameNotFound, State::Degraded),
+            (Refusal::Unauthenticated, ConnectionState::Unauthenticated),
+            (Refusal::ClusterAway, ConnectionState::Unreachable),
+            (Refusal::NameNotFound, ConnectionState::Degraded),
         ] {
             health.api(Err(&ConnectError::new(refusal, "why")));
             assert_eq!(health.state(), (state, "why".into()));

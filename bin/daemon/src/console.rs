@@ -6,11 +6,11 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::Method;
 use hyper::body::Incoming;
-use kubevpn_proxy::journal::{Snapshot, Stamped};
+use kubevpn_proxy::journal::{JournalSnapshot, Stamped};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::client::http::{Trouble, dial, ok, read, send};
+use crate::client::http::{CallError, dial, ok, read, send};
 use crate::error::{ApiError, Code};
 
 /// How long it may take to answer.
@@ -18,7 +18,7 @@ const PROMPT: Duration = Duration::from_secs(5);
 /// How long a line may be: an event with a URL is far shorter.
 const LINE: usize = 1 << 20;
 
-/// A proxy that can be looked at, found by [`Client::consoles`](crate::Client::consoles).
+/// A proxy that can be looked at, found by [`DaemonClient::consoles`](crate::DaemonClient::consoles).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Console {
     pub(crate) socket: PathBuf,
@@ -28,7 +28,7 @@ pub struct Console {
 
 impl Console {
     /// Everything there is now.
-    pub async fn snapshot(&self) -> Result<Snapshot, ApiError> {
+    pub async fn snapshot(&self) -> Result<JournalSnapshot, ApiError> {
         self.ask(Method::GET, "inside").await
     }
 
@@ -75,7 +75,7 @@ impl Console {
             let stream = dial(&self.socket).await?;
             read(ok(send(stream, method, &path, Vec::new()).await?).await?).await
         };
-        let answered: Result<T, Trouble> = timeout(PROMPT, asked).await.map_err(|_| silent())?;
+        let answered: Result<T, CallError> = timeout(PROMPT, asked).await.map_err(|_| silent())?;
         Ok(answered?)
     }
 }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
-use kubevpn_proxy::journal::About;
-use kubevpn_proxy::probe::Way;
-use kubevpn_proxy::{ListenerSpec, Policy, View};
+use kubevpn_proxy::journal::AboutProxy;
+use kubevpn_proxy::probe::PortForwardAccess;
+use kubevpn_proxy::{ListenerSpec, Policy, ProxyView};
 use kubevpn_target::ConnectError;
 use tracing::Dispatch;
 
 use crate::ApiError;
-use crate::api::{Refused, Traffic};
+use crate::api::{RefusalInfo, TrafficInfo};
 
 /// Makes the ways into clusters.
 pub trait Engine: Send + Sync + 'static {
     /// A way into one cluster.
-    type Session: Session;
+    type Session: EngineSession;
 
     /// Prepares a way into a cluster. Nothing is sent, and nothing listens yet.
     fn open(&self, settings: SessionSettings<'_>) -> Result<Self::Session, ApiError>;
@@ -32,15 +32,15 @@ pub struct SessionSettings<'a> {
     /// Where its clients are logged.
     pub log: Dispatch,
     /// What it is to those who look at it.
-    pub about: About,
+    pub about: AboutProxy,
 }
 
 /// A way into one cluster.
-pub trait Session: Send + Sync + 'static {
+pub trait EngineSession: Send + Sync + 'static {
     /// A socket that is bound and not served yet.
     type Bound: Send;
     /// A listener that is served.
-    type Listener: Listener;
+    type Listener: ServedListener;
 
     /// Asks the API server for the namespace: that it answers, and knows us. The namespace's UID, where we may see it.
     fn ask_api(
@@ -49,7 +49,10 @@ pub trait Session: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<String>, ConnectError>> + Send;
 
     /// Opens a stream to a ready Pod of the namespace, where there is one to try with.
-    fn try_pods(&self, namespace: &str) -> impl Future<Output = Result<Way, ConnectError>> + Send;
+    fn try_pods(
+        &self,
+        namespace: &str,
+    ) -> impl Future<Output = Result<PortForwardAccess, ConnectError>> + Send;
 
     /// Binds a listener at `address`, which is where it was asked for or where it has been before.
     fn bind(
@@ -75,14 +78,14 @@ pub trait Session: Send + Sync + 'static {
     fn stats(&self) -> Stats;
 
     /// What goes through it, to be looked at.
-    fn view(&self) -> Option<&View>;
+    fn view(&self) -> Option<&ProxyView>;
 
     /// Lets go of the cluster. Listeners have ended before.
     fn shutdown(&self) -> impl Future<Output = ()> + Send;
 }
 
 /// A listener that is served.
-pub trait Listener: Send + Sync + 'static {
+pub trait ServedListener: Send + Sync + 'static {
     /// Where it listens, with the real port.
     fn address(&self) -> &Addr;
 
@@ -103,11 +106,11 @@ pub trait Listener: Send + Sync + 'static {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     /// Counted where targets are dialled.
-    pub traffic: Traffic,
+    pub traffic: TrafficInfo,
     /// Port-forward sessions that are open.
     pub sessions: usize,
     /// Streams on them.
     pub streams: usize,
     /// The last refusals, newest first.
-    pub last_refusals: Vec<Refused>,
+    pub last_refusals: Vec<RefusalInfo>,
 }

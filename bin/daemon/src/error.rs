@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use kubevpn_client::KubeconfigError;
-use kubevpn_proxy::BindError;
+use kubevpn_proxy::ListenerError;
 use kubevpn_target::{ConnectError, Refusal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -177,14 +177,14 @@ impl From<ConnectError> for ApiError {
     }
 }
 
-impl From<BindError> for ApiError {
-    fn from(error: BindError) -> Self {
+impl From<ListenerError> for ApiError {
+    fn from(error: ListenerError) -> Self {
         let code = match &error {
-            BindError::InUse { .. } => Code::AddressInUse,
-            BindError::Exposed { .. } => Code::Exposed,
-            BindError::NotIp { .. } | BindError::OwnUpstream { .. } | BindError::Auth(_) => {
-                Code::InvalidValue
-            }
+            ListenerError::InUse { .. } => Code::AddressInUse,
+            ListenerError::Exposed { .. } => Code::Exposed,
+            ListenerError::NotIp { .. }
+            | ListenerError::OwnUpstream { .. }
+            | ListenerError::Auth(_) => Code::InvalidValue,
             _ => Code::Other,
         };
         Self::of(code, &error)
@@ -198,11 +198,11 @@ impl From<kubevpn_client::ClientError> for ApiError {
 }
 
 /// What was being done when it failed.
-pub(crate) trait Context<T> {
+pub(crate) trait ErrorContext<T> {
     fn context(self, what: impl Into<String>) -> Result<T, ApiError>;
 }
 
-impl<T, E: Error + 'static> Context<T> for Result<T, E> {
+impl<T, E: Error + 'static> ErrorContext<T> for Result<T, E> {
     fn context(self, what: impl Into<String>) -> Result<T, ApiError> {
         self.map_err(|error| ApiError::caused_by(Code::Other, what, &error))
     }

@@ -5,28 +5,28 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
-use kubevpn_proxy::probe::Way;
-use kubevpn_proxy::{ListenerSpec, Protocol, View};
+use kubevpn_proxy::probe::PortForwardAccess;
+use kubevpn_proxy::{ListenerSpec, Protocol, ProxyView};
 use kubevpn_target::{ConnectError, Refusal};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::api::{ClusterRef, ConnectRequest, KubeconfigSelection};
-use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
+use crate::engine::{Engine, EngineSession, ServedListener, SessionSettings, Stats};
 use crate::error::{ApiError, Code};
 
 /// Clones are the same engine.
 #[derive(Clone, Default)]
-pub(crate) struct Fake(Arc<Shared>);
+pub(crate) struct Fake(Arc<FakeShared>);
 
 #[derive(Default)]
-struct Shared {
-    world: Mutex<World>,
+struct FakeShared {
+    world: Mutex<FakeWorld>,
     trouble: Notify,
 }
 
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct FakeWorld {
     /// Addresses that something has: our listeners, or what a test puts here.
     pub(crate) bound: BTreeSet<String>,
     /// How the API server answers.
@@ -45,7 +45,7 @@ pub(crate) struct World {
 }
 
 impl Fake {
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+    pub(crate) fn world(&self) -> MutexGuard<'_, FakeWorld> {
         self.0.world.lock().unwrap()
     }
 
@@ -66,7 +66,7 @@ impl Engine for Fake {
 
 pub(crate) struct FakeSession(Fake);
 
-impl Session for FakeSession {
+impl EngineSession for FakeSession {
     type Bound = FakeListener;
     type Listener = FakeListener;
 
@@ -85,9 +85,9 @@ impl Session for FakeSession {
         }
     }
 
-    async fn try_pods(&self, namespace: &str) -> Result<Way, ConnectError> {
+    async fn try_pods(&self, namespace: &str) -> Result<PortForwardAccess, ConnectError> {
         let namespace = namespace.to_owned();
-        Ok(Way::NoneReady { namespace })
+        Ok(PortForwardAccess::NoneReady { namespace })
     }
 
     async fn bind(&self, _: &ListenerSpec, address: &Addr) -> Result<FakeListener, ApiError> {
@@ -136,7 +136,7 @@ impl Session for FakeSession {
         Stats::default()
     }
 
-    fn view(&self) -> Option<&View> {
+    fn view(&self) -> Option<&ProxyView> {
         None
     }
 
@@ -150,7 +150,7 @@ pub(crate) struct FakeListener {
     address: Addr,
 }
 
-impl Listener for FakeListener {
+impl ServedListener for FakeListener {
     fn address(&self) -> &Addr {
         &self.address
     }

@@ -1,6 +1,6 @@
 //! Managed mode: one process per user that keeps connections, and how commands speak to it.
 //!
-//! A command finds or starts the daemon ([`Client`]) and speaks HTTP and JSON to it over a Unix socket ([`api`] has the
+//! A command finds or starts the daemon ([`DaemonClient`]) and speaks HTTP and JSON to it over a Unix socket ([`api`] has the
 //! types, `server.rs` answers). The daemon ([`run`]) keeps a `Registry` of connections; each is one cluster, context and
 //! namespace with its listeners (`connection.rs`), watched by `monitor.rs`. An [`Engine`] makes the way into a cluster:
 //! [`ProxyEngine`] does it with `kubevpn-proxy`, and tests with none. `saved.rs` has what outlives the process, and
@@ -30,13 +30,13 @@ mod signals;
 mod state_dir;
 mod sys;
 
-pub use self::client::Client;
+pub use self::client::DaemonClient;
 pub use self::console::{Console, EventLines};
-pub use self::engine::{Engine, Listener, Session, SessionSettings, Stats};
+pub use self::engine::{Engine, EngineSession, ServedListener, SessionSettings, Stats};
 pub use self::error::{ApiError, Code};
 pub use self::proxy_engine::{ProxyEngine, ProxyListener, ProxySession};
 pub use self::run::{IDLE_VARIABLE, run};
-pub use self::signals::{Ended, Termination};
+pub use self::signals::{EndSignal, Termination};
 pub use self::state_dir::{StateDir, VARIABLE as HOME_VARIABLE};
 
 /// The version of this program, as the daemon and its clients tell each other.

@@ -20,7 +20,7 @@ const OLDER: usize = 3;
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum LogLevel {
     /// Lifecycles, refusals and access records.
     #[default]
     Info,
@@ -30,7 +30,7 @@ pub enum Level {
     Trace,
 }
 
-impl Level {
+impl LogLevel {
     /// The level that `-v` given so many times stands for.
     pub fn of_verbosity(verbose: u8) -> Self {
         match verbose {
@@ -72,7 +72,7 @@ pub(crate) struct Log {
 
 impl Log {
     /// Writes what happens to this file, readable by this user alone.
-    pub(crate) fn to_file(path: &Path, level: Level) -> Self {
+    pub(crate) fn to_file(path: &Path, level: LogLevel) -> Self {
         let (filter, handle) = reload::Layer::new(level.filter());
         let layer = fmt::layer()
             .with_writer(Mutex::new(writer(path, BYTES)))
@@ -85,7 +85,7 @@ impl Log {
     }
 
     /// Logs at this level from now on.
-    pub(crate) fn set_level(&self, level: Level) {
+    pub(crate) fn set_level(&self, level: LogLevel) {
         // Fails only once the subscriber is gone, which the dispatch holds.
         let _ = self.filter.reload(level.filter());
     }
@@ -125,13 +125,13 @@ mod tests {
     fn level_changes_while_it_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.log");
-        let log = Log::to_file(&path, Level::Info);
+        let log = Log::to_file(&path, LogLevel::Info);
         let say = |what| {
             let event = || tracing::debug!(target: "kubevpn", "{what}");
             tracing::dispatcher::with_default(&log.dispatch, event);
         };
         say("unheard");
-        log.set_level(Level::Debug);
+        log.set_level(LogLevel::Debug);
         say("heard");
         let text = std::fs::read_to_string(path).unwrap();
         assert!(

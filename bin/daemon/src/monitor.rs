@@ -9,9 +9,9 @@ use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::api::{KubeconfigSelection, own_env};
-use crate::connection::Connection;
-use crate::engine::Session;
-use crate::error::{ApiError, Code, Context as _};
+use crate::connection::ManagedConnection;
+use crate::engine::EngineSession;
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::saved::Saved;
 use crate::state_dir::{self, StateDir};
 
@@ -23,7 +23,10 @@ const LOOK: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Never returns; give it up when the connection ends.
-pub(crate) async fn monitor<S: Session>(dir: StateDir, connection: Arc<Connection<S>>) {
+pub(crate) async fn monitor<S: EngineSession>(
+    dir: StateDir,
+    connection: Arc<ManagedConnection<S>>,
+) {
     let mut ask = interval(ASK);
     let mut look = interval(LOOK);
     for timer in [&mut ask, &mut look] {
@@ -81,7 +84,10 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
 }
 
 /// The transient kubeconfig anew from its source. False if it says what it said.
-fn renew<S: Session>(dir: &StateDir, connection: &Connection<S>) -> Result<bool, ApiError> {
+fn renew<S: EngineSession>(
+    dir: &StateDir,
+    connection: &ManagedConnection<S>,
+) -> Result<bool, ApiError> {
     let Saved {
         id,
         kubeconfig: source,

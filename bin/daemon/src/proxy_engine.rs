@@ -7,17 +7,17 @@ use std::time::Duration;
 use kubevpn_client::{Options, Renewal, build_renewable};
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{
-    self as proxy, Backend, Bound, ClusterStack, Journal, ListenerSpec, Protocol, Server, Suggest,
-    View, probe,
+    self as proxy, Backend, Bound, ClusterStack, Journal, ListenerSpec, Protocol, ProxyView,
+    Server, Suggest, probe,
 };
 use kubevpn_stack::{Deadline, DeadlineLayer, Forwarder, FromHost, OwnListeners};
 use kubevpn_target::{Connect, ConnectError};
 use tower::Layer as _;
 use tracing::Dispatch;
 
-use crate::api::Refused;
-use crate::engine::{Engine, Listener, Session, SessionSettings, Stats};
-use crate::error::{ApiError, Code, Context as _};
+use crate::api::RefusalInfo;
+use crate::engine::{Engine, EngineSession, ServedListener, SessionSettings, Stats};
+use crate::error::{ApiError, Code, ErrorContext as _};
 
 /// Opens connections with `kubevpn-proxy`.
 pub struct ProxyEngine {
@@ -53,7 +53,7 @@ impl Engine for ProxyEngine {
         let host = DeadlineLayer::new(stack.settings.dial_timeout).layer(host);
         let (cluster, forwarder) = proxy::chain(client.clone(), renewal.api_server(), stack);
         Ok(ProxySession {
-            view: View::of_cluster(
+            view: ProxyView::of_cluster(
                 Journal::default(),
                 about,
                 &cluster,
@@ -75,7 +75,7 @@ impl Engine for ProxyEngine {
 pub struct ProxySession {
     client: kube::Client,
     renewal: Renewal,
-    view: View,
+    view: ProxyView,
     cluster: Backend<Suggest<ClusterStack>>,
     host: Backend<Deadline<FromHost>>,
     forwarder: Forwarder,
@@ -115,7 +115,7 @@ impl ProxySession {
     }
 }
 
-impl Session for ProxySession {
+impl EngineSession for ProxySession {
     type Bound = Vec<Bound>;
     type Listener = ProxyListener;
 
@@ -123,7 +123,7 @@ impl Session for ProxySession {
         probe::api(&self.client, namespace).await
     }
 
-    async fn try_pods(&self, namespace: &str) -> Result<probe::Way, ConnectError> {
+    async fn try_pods(&self, namespace: &str) -> Result<probe::PortForwardAccess, ConnectError> {
         // For ourselves: in no count.
         probe::data_path(&self.client, namespace, self.cluster.connect.clone()).await
     }
@@ -163,11 +163,15 @@ impl Session for ProxySession {
             traffic: journal.totals().into(),
             sessions: stats.sessions.iter().sum(),
             streams: stats.streams,
-            last_refusals: journal.refusals().into_iter().map(Refused::from).collect(),
+            last_refusals: journal
+                .refusals()
+                .into_iter()
+                .map(RefusalInfo::from)
+                .collect(),
         }
     }
 
-    fn view(&self) -> Option<&View> {
+    fn view(&self) -> Option<&ProxyView> {
         Some(&self.view)
     }
 
@@ -201,7 +205,7 @@ impl Drop for Own {
     }
 }
 
-impl Listener for ProxyListener {
+impl ServedListener for ProxyListener {
     fn address(&self) -> &Addr {
         &self.address
     }

@@ -14,10 +14,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::AbortHandle;
 use tracing::instrument::WithSubscriber as _;
 
-use crate::api::{Problem, Status};
-use crate::connection::Connection;
+use crate::api::{StateFileProblem, StatusReport};
+use crate::connection::ManagedConnection;
 use crate::engine::Engine;
-use crate::error::{ApiError, Context as _};
+use crate::error::{ApiError, ErrorContext as _};
 use crate::monitor;
 use crate::saved::Saved;
 use crate::state_dir::{self, StateDir};
@@ -29,14 +29,14 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Registry<E: Engine> {
     dir: StateDir,
     engine: E,
-    inner: Mutex<Inner<E>>,
+    inner: Mutex<RegistryShared<E>>,
     /// How many connections there are, or are being made.
     busy: watch::Sender<usize>,
 }
 
-struct Inner<E: Engine> {
-    connections: BTreeMap<String, Entry<E>>,
-    problems: Vec<Problem>,
+struct RegistryShared<E: Engine> {
+    connections: BTreeMap<String, RegistryEntry<E>>,
+    problems: Vec<StateFileProblem>,
     current: String,
     /// Who changes a connection holds its lock.
     locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
@@ -44,8 +44,8 @@ struct Inner<E: Engine> {
     ending: bool,
 }
 
-struct Entry<E: Engine> {
-    connection: Arc<Connection<E::Session>>,
+struct RegistryEntry<E: Engine> {
+    connection: Arc<ManagedConnection<E::Session>>,
     monitor: AbortHandle,
     ended: watch::Sender<()>,
 }
@@ -60,7 +60,7 @@ impl<E: Engine> Registry<E> {
         let registry = Arc::new(Self {
             dir,
             engine,
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(RegistryShared {
                 connections: BTreeMap::new(),
                 problems: Vec::new(),
                 current,
@@ -74,7 +74,10 @@ impl<E: Engine> Registry<E> {
                 Ok(()) => tracing::info!(id, "brought back"),
                 Err(reason) => {
                     tracing::warn!(id, reason, "not brought back");
-                    registry.inner().problems.push(Problem { id, reason });
+                    registry
+                        .inner()
+                        .problems
+                        .push(StateFileProblem { id, reason });
                 }
             }
         }
@@ -85,22 +88,22 @@ impl<E: Engine> Registry<E> {
         let saved = Saved::read(&self.dir, id)?;
         let loaded = monitor::transient(&self.dir, id, &saved.kubeconfig)
             .map_err(|error| format!("its kubeconfig cannot be used: {}", error.whole()))?;
-        let connection = Connection::new(&self.engine, &self.dir, saved, loaded.config)
+        let connection = ManagedConnection::new(&self.engine, &self.dir, saved, loaded.config)
             .map_err(|error| error.whole())?;
         connection.restore().await;
         self.insert(id, connection);
         Ok(())
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner<E>> {
+    fn inner(&self) -> MutexGuard<'_, RegistryShared<E>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn insert(&self, id: &str, connection: Arc<Connection<E::Session>>) {
+    fn insert(&self, id: &str, connection: Arc<ManagedConnection<E::Session>>) {
         let log = connection.log.dispatch.clone();
         let monitoring = monitor::monitor(self.dir.clone(), connection.clone());
         let monitor = tokio::spawn(monitoring.with_subscriber(log)).abort_handle();
-        let entry = Entry {
+        let entry = RegistryEntry {
             connection,
             monitor,
             ended: watch::Sender::new(()),
@@ -109,7 +112,7 @@ impl<E: Engine> Registry<E> {
         self.busy.send_modify(|n| *n += 1);
     }
 
-    pub(crate) fn get(&self, id: &str) -> Option<Arc<Connection<E::Session>>> {
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<ManagedConnection<E::Session>>> {
         let inner = self.inner();
         Some(inner.connections.get(id)?.connection.clone())
     }
@@ -139,7 +142,7 @@ impl<E: Engine> Registry<E> {
         self.set_current(id).await
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> StatusReport {
         let inner = self.inner();
         let list = inner.connections.values();
         let list: Vec<_> = list.map(|entry| entry.connection.status()).collect();
@@ -148,7 +151,7 @@ impl<E: Engine> Registry<E> {
             true => inner.current.clone(),
             false => inner.connections.keys().next().cloned().unwrap_or_default(),
         };
-        Status {
+        StatusReport {
             list,
             current,
             problems: inner.problems.clone(),

@@ -9,12 +9,12 @@ use tokio_util::task::TaskTracker;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::engine::Engine;
-use crate::error::{ApiError, Code, Context as _};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::lock::Lock;
-use crate::log::{Level, Log};
+use crate::log::{Log, LogLevel};
 use crate::readiness;
 use crate::registry::{DRAIN, Registry};
-use crate::server::{self, Server};
+use crate::server::{self, DaemonServer};
 use crate::signals::Termination;
 use crate::state_dir::StateDir;
 use crate::sys::{self, Process};
@@ -51,7 +51,7 @@ async fn start<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError>
         readiness::tell(readiness::OTHER);
         return Ok(());
     };
-    let log = Log::to_file(&dir.log(None), Level::default());
+    let log = Log::to_file(&dir.log(None), LogLevel::default());
     log.dispatch.clone().init();
     let mut termination = Termination::but_hangup().context("cannot wait for signals")?;
     // The terminal it was started from is none of its business.
@@ -119,7 +119,7 @@ impl<E: Engine> Daemon<E> {
             server::listen(&dir).context(format!("cannot listen on {}", dir.socket().display()))?;
         let (quit, mut quits) = watch::channel(false);
         let commands = TaskTracker::new();
-        let server = Arc::new(Server {
+        let server = Arc::new(DaemonServer {
             registry: registry.clone(),
             log,
             about: server::about(),

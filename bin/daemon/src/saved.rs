@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::{ClusterRef, KubeconfigSelection};
-use crate::error::{ApiError, Context as _};
-use crate::log::Level;
+use crate::error::{ApiError, ErrorContext as _};
+use crate::log::LogLevel;
 use crate::state_dir::{self, StateDir};
 
 /// The version of the state file that is written here. `tests/golden` pins its form: another form is another version,
@@ -23,7 +23,7 @@ pub(crate) struct Saved {
     pub(crate) cluster: ClusterRef,
     pub(crate) kubeconfig: KubeconfigSelection,
     pub(crate) policy: Policy,
-    pub(crate) log_level: Level,
+    pub(crate) log_level: LogLevel,
     pub(crate) listeners: Vec<SavedListener>,
 }
 
@@ -51,7 +51,7 @@ impl Saved {
             cluster,
             kubeconfig,
             policy,
-            log_level: Level::default(),
+            log_level: LogLevel::default(),
             listeners: Vec::new(),
         }
     }
@@ -107,7 +107,7 @@ fn migrate_from_1(document: &mut Value) {
         return;
     };
     document.insert("version".into(), VERSION.into());
-    document.insert("logLevel".into(), json!(Level::Info));
+    document.insert("logLevel".into(), json!(LogLevel::Info));
     rename(document, "source", "kubeconfig");
     let listeners = document.get_mut("listeners").and_then(Value::as_array_mut);
     for listener in listeners.into_iter().flatten() {

@@ -16,8 +16,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::api::{API, About, ConnectEvent, ConnectRequest, DaemonStatus, Ended};
-use crate::engine::{Engine, Session as _};
+use crate::api::{API, AboutDaemon, ConnectEvent, ConnectRequest, DaemonStatus, EndedConnections};
+use crate::engine::{Engine, EngineSession as _};
 use crate::error::{ApiError, Code};
 use crate::log::Log;
 use crate::registry::{DRAIN, Registry};
@@ -31,14 +31,14 @@ const HEAD: Duration = Duration::from_secs(5);
 /// How many commands are listened to at a time.
 const COMMANDS: usize = 64;
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type DaemonResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Answers commands.
-pub(crate) struct Server<E: Engine> {
+pub(crate) struct DaemonServer<E: Engine> {
     pub(crate) registry: Arc<Registry<E>>,
     /// The daemon's own log.
     pub(crate) log: Log,
-    pub(crate) about: About,
+    pub(crate) about: AboutDaemon,
     /// Set once everything has ended and the daemon is to go.
     pub(crate) quit: watch::Sender<bool>,
     /// What is being answered, and done.
@@ -55,7 +55,7 @@ pub(crate) fn listen(dir: &StateDir) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-impl<E: Engine> Server<E> {
+impl<E: Engine> DaemonServer<E> {
     /// Answers until it is given up; whoever is being answered then is answered to the end, as one of `commands`.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let room = Arc::new(Semaphore::new(COMMANDS));
@@ -94,7 +94,7 @@ impl<E: Engine> Server<E> {
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> DaemonResponse {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         let patience = match head.uri.query() {
@@ -143,7 +143,7 @@ impl<E: Engine> Server<E> {
                         Some(id) => registry.disconnect(&id, patience).await.map(|()| vec![id]),
                         None => registry.disconnect_all(patience).await,
                     };
-                    ids.map(|ids| Ended { ids })
+                    ids.map(|ids| EndedConnections { ids })
                 })
                 .await
             }
@@ -167,7 +167,7 @@ impl<E: Engine> Server<E> {
                     this.registry.settle().await;
                     let ids = this.registry.disconnect_all(patience).await;
                     this.quit.send_replace(true);
-                    ids.map(|ids| Ended { ids })
+                    ids.map(|ids| EndedConnections { ids })
                 })
                 .await
             }
@@ -185,7 +185,7 @@ impl<E: Engine> Server<E> {
     async fn to_its_end<T>(
         &self,
         work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
-    ) -> Answer
+    ) -> DaemonResponse
     where
         T: serde::Serialize + Send + 'static,
     {
@@ -199,7 +199,7 @@ impl<E: Engine> Server<E> {
     }
 
     /// Goes on to its end even if the command goes away: the next one finds all or nothing.
-    fn connect(self: Arc<Self>, request: ConnectRequest) -> Answer {
+    fn connect(self: Arc<Self>, request: ConnectRequest) -> DaemonResponse {
         let (events, told) = mpsc::channel(64);
         let commands = self.commands.clone();
         commands.spawn(async move {
@@ -248,19 +248,19 @@ fn is_ours(stream: &UnixStream) -> bool {
     }
 }
 
-fn json(body: &impl serde::Serialize) -> Answer {
+fn json(body: &impl serde::Serialize) -> DaemonResponse {
     let body = serde_json::to_vec(body).unwrap_or_default();
     Response::new(Full::new(Bytes::from(body)).boxed_unsync())
 }
 
-fn said(result: Result<impl serde::Serialize, ApiError>) -> Answer {
+fn said(result: Result<impl serde::Serialize, ApiError>) -> DaemonResponse {
     match result {
         Ok(body) => json(&body),
         Err(error) => failed(&error),
     }
 }
 
-fn failed(error: &ApiError) -> Answer {
+fn failed(error: &ApiError) -> DaemonResponse {
     let mut answer = json(error);
     *answer.status_mut() = match error.code {
         Code::NoSuchConnection => StatusCode::NOT_FOUND,
@@ -283,8 +283,8 @@ async fn read<T: serde::de::DeserializeOwned>(body: Incoming) -> Result<T, ApiEr
 }
 
 /// Who this daemon is.
-pub(crate) fn about() -> About {
-    About {
+pub(crate) fn about() -> AboutDaemon {
+    AboutDaemon {
         api: API,
         version: crate::VERSION.into(),
         pid: std::process::id(),

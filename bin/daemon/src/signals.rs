@@ -13,7 +13,7 @@ pub struct Termination {
 
 /// Which of them came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndSignal {
     /// Ctrl-C: exit code 130.
     Interrupted,
     /// One of the others: exit code 0.
@@ -46,15 +46,15 @@ impl Termination {
     }
 
     /// The next one. Cancel safe.
-    pub async fn next(&mut self) -> Ended {
+    pub async fn next(&mut self) -> EndSignal {
         std::future::poll_fn(|cx| {
             use std::task::Poll::{Pending, Ready};
             if self.interrupt.poll_recv(cx).is_ready() {
-                return Ready(Ended::Interrupted);
+                return Ready(EndSignal::Interrupted);
             }
             let mut others = self.others.iter_mut();
             match others.any(|signal| signal.poll_recv(cx).is_ready()) {
-                true => Ready(Ended::Terminated),
+                true => Ready(EndSignal::Terminated),
                 false => Pending,
             }
         })

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::error::{ApiError, Code, Context as _};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::lock::Lock;
 use crate::{identity, sys};
 
@@ -240,7 +240,7 @@ impl StateDir {
     pub(crate) fn saved(&self) -> io::Result<Vec<String>> {
         let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
         let mut ids: Vec<_> = files(&self.connections())?
-            .filter(|file| Kind::of(file) == Some(Kind::State))
+            .filter(|file| FileKind::of(file) == Some(FileKind::State))
             .filter_map(stem)
             .collect();
         ids.sort();
@@ -251,9 +251,9 @@ impl StateDir {
     /// The caller holds the lock.
     pub(crate) fn tidy(&self) -> io::Result<()> {
         for file in files(&self.connections())? {
-            let orphan =
-                Kind::of(&file) == Some(Kind::Kubeconfig) && !file.with_extension("json").exists();
-            if orphan || Kind::of(&file) == Some(Kind::Unfinished) {
+            let orphan = FileKind::of(&file) == Some(FileKind::Kubeconfig)
+                && !file.with_extension("json").exists();
+            if orphan || FileKind::of(&file) == Some(FileKind::Unfinished) {
                 remove(&file)?;
             }
         }
@@ -263,7 +263,7 @@ impl StateDir {
     /// Deletes every file of ours but the logs and the lock. The caller holds the lock.
     pub(crate) fn clear(&self) -> io::Result<()> {
         for file in files(&self.connections())? {
-            if Kind::of(&file).is_some() {
+            if FileKind::of(&file).is_some() {
                 remove(&file)?;
             }
         }
@@ -283,14 +283,14 @@ impl StateDir {
 
 /// The kinds of files in `connections`; by their names they are ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     State,
     Kubeconfig,
     Current,
     Unfinished,
 }
 
-impl Kind {
+impl FileKind {
     /// `None` for a file that is not ours, and may not be deleted.
     fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;

@@ -16,10 +16,10 @@ use kubevpn_stack::{
 };
 use kubevpn_target::{Connect as _, ConnectError, Origin, Refusal, Target};
 
-use crate::{BuildError, ClusterStream, Connector, LocalPort, OpenError};
+use crate::{BuildError, ClusterStream, Connector, LocalPort, LocalPortError};
 
 /// From a target to its stream.
-pub(crate) type Dialer = Stack<Egress<ApiServer>>;
+pub(crate) type TargetDialer = Stack<Egress<ApiServer>>;
 
 /// A Kubernetes cluster. Clones share its connections and what is known of its objects.
 ///
@@ -27,7 +27,7 @@ pub(crate) type Dialer = Stack<Egress<ApiServer>>;
 /// the API server; what nobody asked for in 10 minutes is watched no more.
 #[derive(Clone)]
 pub struct Cluster {
-    dialer: Dialer,
+    dialer: TargetDialer,
 }
 
 impl Cluster {
@@ -47,8 +47,8 @@ impl Cluster {
     }
 
     /// A cluster by other settings than the default ones.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::new()
     }
 
     /// Opens a byte stream to `target`, written `HOST:PORT`.
@@ -58,7 +58,7 @@ impl Cluster {
     /// before the first read.
     ///
     /// Errors: [`ConnectError::refusal`] has the class. A text that is no target is [`Refusal::NameNotFound`]. Fails after
-    /// [`Builder::dial_timeout`] at the latest.
+    /// [`ClusterBuilder::dial_timeout`] at the latest.
     ///
     /// Cancellation: dropping the future gives the attempt up.
     pub async fn connect(&self, target: &str) -> Result<ClusterStream, ConnectError> {
@@ -86,7 +86,7 @@ impl Cluster {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn forward(&self, target: &str) -> Result<LocalPort, OpenError> {
+    pub async fn forward(&self, target: &str) -> Result<LocalPort, LocalPortError> {
         self.forward_on(LOOPBACK, target).await
     }
 
@@ -97,9 +97,9 @@ impl Cluster {
         &self,
         listen: SocketAddr,
         target: &str,
-    ) -> Result<LocalPort, OpenError> {
+    ) -> Result<LocalPort, LocalPortError> {
         let to = Target::parse(target, Origin::default());
-        let to = to.map_err(|source| OpenError::Target {
+        let to = to.map_err(|source| LocalPortError::Target {
             text: target.to_owned(),
             source,
         })?;
@@ -125,7 +125,7 @@ impl Cluster {
     ///
     /// It tunnels (CONNECT) and forwards. Every program of this machine that finds the port reaches the cluster with the rights
     /// of this `Cluster`.
-    pub async fn http_proxy(&self) -> Result<LocalPort, OpenError> {
+    pub async fn http_proxy(&self) -> Result<LocalPort, LocalPortError> {
         let drain = Drain::new();
         let settings = Arc::new(HttpSettings {
             drain: drain.clone(),
@@ -173,13 +173,13 @@ impl fmt::Debug for Cluster {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct ClusterBuilder {
     kubeconfig: KubeconfigArgs,
     user_agent: String,
     settings: Settings,
 }
 
-impl Builder {
+impl ClusterBuilder {
     fn new() -> Self {
         Self {
             kubeconfig: KubeconfigArgs::default(),

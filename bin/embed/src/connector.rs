@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use crate::{Cluster, ClusterStream};
 
-type Dialing<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> + Send>>;
+type ConnectorFuture<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> + Send>>;
 
 /// Opens streams for other libraries.
 ///
@@ -47,7 +47,7 @@ impl Connector {
 impl Service<Target> for Connector {
     type Response = ClusterStream;
     type Error = ConnectError;
-    type Future = Dialing<ClusterStream>;
+    type Future = ConnectorFuture<ClusterStream>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))
@@ -62,7 +62,7 @@ impl Service<Target> for Connector {
 impl Service<Uri> for Connector {
     type Response = TokioIo<ClusterStream>;
     type Error = ConnectError;
-    type Future = Dialing<TokioIo<ClusterStream>>;
+    type Future = ConnectorFuture<TokioIo<ClusterStream>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         Poll::Ready(Ok(()))

@@ -19,7 +19,7 @@ pub enum BuildError {
 /// Why a [`LocalPort`](crate::LocalPort) is not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum LocalPortError {
     /// The text is not `HOST:PORT`.
     #[error("{text:?} names no target")]
     Target {

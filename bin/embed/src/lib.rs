@@ -62,8 +62,8 @@ pub use kubevpn_client::{ClientError, KubeconfigError};
 pub use kubevpn_conn::BindError;
 pub use kubevpn_target::{ConnectError, Origin, Refusal, Target, TargetError, Via};
 
-pub use self::cluster::{Builder, Cluster};
+pub use self::cluster::{Cluster, ClusterBuilder};
 pub use self::connector::Connector;
-pub use self::error::{BuildError, OpenError};
+pub use self::error::{BuildError, LocalPortError};
 pub use self::port::LocalPort;
 pub use self::stream::ClusterStream;

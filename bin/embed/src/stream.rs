@@ -9,17 +9,17 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use kubevpn_target::{Connect, Stream, Via};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::cluster::Dialer;
+use crate::cluster::TargetDialer;
 
 /// A byte stream to a Pod, or to the API server itself.
 ///
 /// It can be half-closed: `shutdown` ends the writing direction, and the answer can be read to its end. An end of file is the
 /// server's own; a stream that was cut ends with an error. Dropping it closes the connection. Nothing is buffered here:
 /// small writes want a `BufWriter`.
-pub struct ClusterStream(<Dialer as Connect>::Stream);
+pub struct ClusterStream(<TargetDialer as Connect>::Stream);
 
 impl ClusterStream {
-    pub(crate) fn new(stream: <Dialer as Connect>::Stream) -> Self {
+    pub(crate) fn new(stream: <TargetDialer as Connect>::Stream) -> Self {
         Self(stream)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use kubevpn_embed::{Cluster, ConnectError, OpenError, Refusal, Target};
+use kubevpn_embed::{Cluster, ConnectError, LocalPortError, Refusal, Target};
 use kubevpn_sim::Sim;
 use kubevpn_target::Origin;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -200,7 +200,7 @@ async fn port_that_was_closed_is_free_at_once() {
     let again = cluster.forward_on(addr, "multi:7007").await.unwrap();
     assert_eq!(again.addr(), addr);
     let error = cluster.forward_on(addr, "multi:7007").await.unwrap_err();
-    assert!(matches!(error, OpenError::Bind(_)), "{error}");
+    assert!(matches!(error, LocalPortError::Bind(_)), "{error}");
 }
 
 #[tokio::test]

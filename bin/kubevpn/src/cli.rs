@@ -56,9 +56,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use kubevpn_client::Options;
 
-use crate::config::Config;
+use crate::config::ConfigFile;
 use crate::exit::Failure;
-use crate::telemetry::{LogArgs, Steps, Usual};
+use crate::telemetry::{LogArgs, LoggedSteps, Usual};
 
 /// Reach the Services and Pods of a Kubernetes cluster from this machine
 #[derive(Debug, Parser)]
@@ -94,26 +94,26 @@ enum Command {
     #[command(alias = "forward")]
     PortForward(Box<port_forward::PortForward>),
     Run(Box<run::Run>),
-    Shell(Box<shell::Shell>),
+    Shell(Box<shell::ShellCommand>),
     Env(Box<env::EnvCommand>),
     Pac(Box<pac::PacCommand>),
-    Connect(Box<connect::Connect>),
+    Connect(Box<connect::ConnectCommand>),
     Disconnect(disconnect::Disconnect),
     Quit(quit::Quit),
-    Status(status::Status),
+    Status(status::StatusCommand),
     Logs(logs::Logs),
     Tap(Box<tap::Tap>),
     Top(top::Top),
     #[command(visible_alias = "conn")]
-    Connection(connection::Connection),
+    Connection(connection::ConnectionCommand),
     Daemon(daemon::DaemonCommand),
     #[command(alias = "svc")]
-    Services(Box<services::Services>),
-    Open(Box<open::Open>),
+    Services(Box<services::ServicesCommand>),
+    Open(Box<open::OpenCommand>),
     Nc(Box<nc::Nc>),
     Snippet(Box<snippet::Snippet>),
-    Check(Box<check::Check>),
-    Resolve(Box<resolve::Resolve>),
+    Check(Box<check::CheckCommand>),
+    Resolve(Box<resolve::ResolveCommand>),
     #[command(name = "bugreport")]
     BugReport(Box<bugreport::BugReport>),
     #[cfg(feature = "demo")]
@@ -121,11 +121,11 @@ enum Command {
     Config(config::ConfigCommand),
     Completion(completion::Completion),
     Man(man::Man),
-    Version(Box<version::Version>),
+    Version(Box<version::VersionCommand>),
 }
 
 /// The grammar, with these defaults.
-pub(crate) fn command(config: &Config) -> clap::Command {
+pub(crate) fn command(config: &ConfigFile) -> clap::Command {
     let command = groups::grouped(config.apply(Args::command()));
     match plugin::is_plugin() {
         true => plugin::renamed(command),
@@ -134,14 +134,14 @@ pub(crate) fn command(config: &Config) -> clap::Command {
 }
 
 /// The command line, with these defaults.
-pub(crate) fn parse(words: Vec<OsString>, config: &Config) -> Result<Args, clap::Error> {
+pub(crate) fn parse(words: Vec<OsString>, config: &ConfigFile) -> Result<Args, clap::Error> {
     let mut command = command(config);
     let matches = command.try_get_matches_from_mut(words)?;
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
 /// The settings, if each value is one that its flag takes.
-pub(crate) fn judged(config: Config) -> Result<Config, Failure> {
+pub(crate) fn judged(config: ConfigFile) -> Result<ConfigFile, Failure> {
     for (key, values) in config.settings() {
         let flags = values.iter().map(|value| match value.as_str() {
             "true" => format!("--{key}"),
@@ -196,7 +196,7 @@ impl Args {
         matches!(&self.command, Command::Daemon(command) if command.is_daemon())
     }
 
-    pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
+    pub(crate) async fn run(self, steps: LoggedSteps) -> Result<(), Failure> {
         match self.command {
             Command::Services(command) => command.run().await,
             Command::Open(command) => command.run().await,

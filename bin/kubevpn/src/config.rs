@@ -26,7 +26,7 @@ const OVERRIDES: [(&str, &[&str]); 3] = [
 /// The keys, each the name of a flag.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub(crate) struct Config {
+pub(crate) struct ConfigFile {
     kubeconfig: Option<String>,
     context: Option<String>,
     namespace: Option<String>,
@@ -68,9 +68,9 @@ fn path_in(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 }
 
 /// Reads the file; defaults where there is none, unless the environment names one.
-pub(crate) fn read() -> Result<Config, Failure> {
+pub(crate) fn read() -> Result<ConfigFile, Failure> {
     let Some(path) = path() else {
-        return Ok(Config::default());
+        return Ok(ConfigFile::default());
     };
     let is_named = std::env::var_os(VARIABLE).is_some();
     let cannot = || format!("cannot read {}", path.display());
@@ -81,7 +81,7 @@ pub(crate) fn read() -> Result<Config, Failure> {
             read.with_context(cannot)?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_named => {
-            return Ok(Config::default());
+            return Ok(ConfigFile::default());
         }
         Err(error) => return Err(anyhow::Error::from(error).context(cannot()).into()),
     }
@@ -94,7 +94,7 @@ pub(crate) fn read() -> Result<Config, Failure> {
     parse(&text, &path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Config, Failure> {
+fn parse(text: &str, path: &Path) -> Result<ConfigFile, Failure> {
     toml::from_str(text).map_err(|error| {
         let line = error
             .span()
@@ -109,20 +109,20 @@ fn parse(text: &str, path: &Path) -> Result<Config, Failure> {
     })
 }
 
-static INSTALLED: OnceLock<Config> = OnceLock::new();
+static INSTALLED: OnceLock<ConfigFile> = OnceLock::new();
 
 /// The defaults of this process, from now on.
-pub(crate) fn install(config: Config) {
+pub(crate) fn install(config: ConfigFile) {
     // A second one is never there: `main` does it once.
     let _ = INSTALLED.set(config);
 }
 
 /// The defaults of this process.
-pub(crate) fn installed() -> &'static Config {
-    static NONE: OnceLock<Config> = OnceLock::new();
+pub(crate) fn installed() -> &'static ConfigFile {
+    static NONE: OnceLock<ConfigFile> = OnceLock::new();
     INSTALLED
         .get()
-        .unwrap_or_else(|| NONE.get_or_init(Config::default))
+        .unwrap_or_else(|| NONE.get_or_init(ConfigFile::default))
 }
 
 /// The arguments as they are where no flag is given.
@@ -134,7 +134,7 @@ pub(crate) fn usual<T: clap::Args + Default>() -> T {
     usual.unwrap_or_default()
 }
 
-impl Config {
+impl ConfigFile {
     /// Key and values of each setting that the environment does not override.
     pub(crate) fn settings(&self) -> Vec<(String, Vec<String>)> {
         let is_overridden = |key: &str| {
@@ -260,7 +260,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.schema.json");
         let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let described = schema["properties"].as_object().unwrap();
-        let keys = serde_json::to_value(Config::default()).unwrap();
+        let keys = serde_json::to_value(ConfigFile::default()).unwrap();
         let keys = keys.as_object().unwrap();
         assert_eq!(
             described.keys().collect::<Vec<_>>(),

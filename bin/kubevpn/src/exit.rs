@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use kubevpn_client::KubeconfigError;
 use kubevpn_daemon::{ApiError, Code};
-use kubevpn_proxy::{BindError, nearest};
+use kubevpn_proxy::{ListenerError, nearest};
 use kubevpn_target::{ConnectError, Refusal};
 
 /// Why a command ended without success. clap itself ends with 2 on words it does not know.
@@ -101,10 +101,10 @@ impl From<ConnectError> for Failure {
     }
 }
 
-impl From<BindError> for Failure {
-    fn from(error: BindError) -> Self {
+impl From<ListenerError> for Failure {
+    fn from(error: ListenerError) -> Self {
         match &error {
-            BindError::Exposed { can_ask: false, .. } => Self::Advised {
+            ListenerError::Exposed { can_ask: false, .. } => Self::Advised {
                 error: error.into(),
                 advice: "--allow-unauthenticated, which lets everybody in: forwards and DNS have no place for a password"
                     .into(),

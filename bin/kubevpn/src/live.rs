@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use kubevpn_proxy::Journal;
-use kubevpn_proxy::journal::Refused;
+use kubevpn_proxy::journal::RefusedConnection;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::out;
@@ -19,14 +19,14 @@ pub(crate) fn is_wanted() -> bool {
 }
 
 /// The line of one proxy.
-pub(crate) struct Live {
+pub(crate) struct LiveLine {
     journal: Journal,
     ticks: Interval,
     /// Bytes at a time, for the rate.
     before: (u64, Instant),
 }
 
-impl Live {
+impl LiveLine {
     pub(crate) fn new(journal: Journal) -> Self {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -61,13 +61,13 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveLine {
     fn drop(&mut self) {
         draw(String::new());
     }
 }
 
-fn refusal(last: Option<&Refused>) -> String {
+fn refusal(last: Option<&RefusedConnection>) -> String {
     let said = last.map(|last| {
         let sentence = out::escaped(&last.sentence);
         format!("; last refusal: {}: {sentence}", last.target)
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn one_line_of_the_terminal() {
         assert_eq!(text(1, 0.0, "", 80), "1 connection open, 0 B/s");
-        let refused = Refused {
+        let refused = RefusedConnection {
             at: String::new(),
             frontend: "http".into(),
             client: None,

@@ -15,7 +15,7 @@ mod terminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use self::config::Config;
+use self::config::ConfigFile;
 
 // Gives memory back to the system after a burst of connections, which glibc's does not.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
     let words = cli::habits::in_order(std::env::args_os());
     let read = config::read().and_then(cli::judged);
-    let defaults = Config::default();
+    let defaults = ConfigFile::default();
     let args = match cli::parse(words, read.as_ref().unwrap_or(&defaults)) {
         Ok(args) => args,
         Err(error) if error.use_stderr() => error.exit(),
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Err(_) if args.needs_no_config() => {}
         Err(failure) => return ended(Err(failure)),
     }
-    let steps = telemetry::Steps::new();
+    let steps = telemetry::LoggedSteps::new();
     if !args.is_daemon() {
         let told = args.tells_steps().then(|| steps.clone());
         telemetry::init(&args.log, args.usual_log(), told);

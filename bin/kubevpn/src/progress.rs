@@ -20,7 +20,7 @@ pub(crate) async fn shown<T>(what: impl Display, wait: impl Future<Output = T>) 
     }
     let begun = Instant::now();
     let mut ticks = interval_at(begun + SHORT, SHORT);
-    let line = Line;
+    let line = ProgressLine;
     loop {
         tokio::select! {
             biased;
@@ -51,16 +51,16 @@ pub(crate) async fn said<T>(what: impl Display, wait: impl Future<Output = T>) -
 }
 
 /// Cleared when it is dropped, as with a wait that is given up.
-struct Line;
+struct ProgressLine;
 
-impl Line {
+impl ProgressLine {
     fn draw(&self, what: &impl Display, elapsed: Duration) {
         let text = format!("waiting for {what} ({} s)", elapsed.as_secs());
         draw(one_line(out::escaped(&text).into_owned(), columns()));
     }
 }
 
-impl Drop for Line {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         draw(String::new());
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
-use kubevpn_daemon::log::Level;
+use kubevpn_daemon::log::LogLevel;
 use tokio::time::Instant;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -94,14 +94,14 @@ pub(crate) enum Usual {
 }
 
 /// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word.
-pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<Steps>) {
+pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<LoggedSteps>) {
     let own = std::env::var_os("RUST_LOG").is_some_and(|own| !own.is_empty());
     let filter = match (args.verbose, usual) {
-        _ if own => Level::Info.filter(),
+        _ if own => LogLevel::Info.filter(),
         _ if args.quiet => EnvFilter::new("error"),
         (0, Usual::Warnings) => EnvFilter::new("warn"),
         (0, Usual::Errors) => EnvFilter::new("error"),
-        (verbose, _) => Level::of_verbosity(verbose).filter(),
+        (verbose, _) => LogLevel::of_verbosity(verbose).filter(),
     };
     let terminal = std::io::stderr().is_terminal();
     let log = log::layer()
@@ -123,13 +123,13 @@ const STEPS: usize = 1000;
 
 /// What our own crates say they do, with the time since the first look at it. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Steps {
+pub(crate) struct LoggedSteps {
     noted: Arc<Mutex<Noted>>,
 }
 
 struct Noted {
     begun: Instant,
-    steps: Vec<Step>,
+    steps: Vec<LoggedStep>,
     /// What the cluster was found to be: a second lookup of the same says it all again.
     found: HashSet<String>,
     /// Said on stdout as they come.
@@ -140,21 +140,21 @@ struct Noted {
 
 /// One of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Step {
+pub(crate) struct LoggedStep {
     pub(crate) at: Duration,
     /// Which part of the program took it.
     pub(crate) by: &'static str,
     pub(crate) text: String,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for LoggedStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.at.as_secs_f64() * 1000.0;
         write!(f, "{at:>9.1} ms  {:<8} {}", self.by, self.text)
     }
 }
 
-impl Steps {
+impl LoggedSteps {
     pub(crate) fn new() -> Self {
         let noted = Noted {
             begun: Instant::now(),
@@ -192,7 +192,7 @@ impl Steps {
         if noted.steps.len() >= STEPS || by == RESOLVE && !noted.found.insert(text.clone()) {
             return;
         }
-        let step = Step { at, by, text };
+        let step = LoggedStep { at, by, text };
         if noted.told {
             let said = out::line(out::escaped(&step.to_string()));
             if noted.unwritten.is_none() {
@@ -207,7 +207,7 @@ impl Steps {
         out::even_unheard(self.noted().unwritten.take().map_or(Ok(()), Err))
     }
 
-    pub(crate) fn all(&self) -> Vec<Step> {
+    pub(crate) fn all(&self) -> Vec<LoggedStep> {
         self.noted().steps.clone()
     }
 
@@ -218,7 +218,7 @@ impl Steps {
 
 const RESOLVE: &str = "resolve";
 
-impl<S: Subscriber> Layer<S> for Steps {
+impl<S: Subscriber> Layer<S> for LoggedSteps {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut crates = event.metadata().target().split("::");
         let by = match (crates.next().unwrap_or_default(), crates.next()) {
@@ -229,7 +229,7 @@ impl<S: Subscriber> Layer<S> for Steps {
             ("kubevpn_stack", _) => "dial",
             _ => return,
         };
-        let mut said = Said::default();
+        let mut said = EventLine::default();
         event.record(&mut said);
         self.note(by, said.message + &said.fields);
     }
@@ -237,12 +237,12 @@ impl<S: Subscriber> Layer<S> for Steps {
 
 /// An event as one line.
 #[derive(Default)]
-struct Said {
+struct EventLine {
     message: String,
     fields: String,
 }
 
-impl Visit for Said {
+impl Visit for EventLine {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         // Writing to a string does not fail.
         let _ = match field.name() {
@@ -263,7 +263,7 @@ mod tests {
     /// One line per event of ours, whatever its fields; nobody else's.
     #[test]
     fn events_are_steps() {
-        let steps = Steps::new();
+        let steps = LoggedSteps::new();
         let ours = Targets::new().with_target("kubevpn", tracing::Level::DEBUG);
         let subscriber = tracing_subscriber::registry().with(steps.clone().with_filter(ours));
         tracing::subscriber::with_default(subscriber, || {
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn steps_are_bounded() {
-        let steps = Steps::new();
+        let steps = LoggedSteps::new();
         for n in 0..2 * STEPS {
             steps.note("dial", n.to_string());
         }
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_step_is_a_line() {
-        let step = Step {
+        let step = LoggedStep {
             at: Duration::from_micros(12_340),
             by: "dial",
             text: "dialing".into(),

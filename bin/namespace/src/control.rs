@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::Step;
+use crate::error::SetupStep;
 
 /// How long the other side may take for its part; a namespace is made in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,7 +32,11 @@ pub(crate) enum FromHelper {
     /// about sockets.
     Ready { listeners: usize },
     /// A step failed, on a file perhaps.
-    Failed { step: Step, on: String, error: i32 },
+    Failed {
+        step: SetupStep,
+        on: String,
+        error: i32,
+    },
     /// The command cannot be run.
     NotRun { error: i32 },
 }
@@ -53,9 +57,9 @@ pub(crate) enum ToHelper {
 
 /// One end.
 #[derive(Debug)]
-pub(crate) struct Control(OwnedFd);
+pub(crate) struct ControlSocket(OwnedFd);
 
-impl Control {
+impl ControlSocket {
     /// Two ends.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let kind = SocketType::SEQPACKET;
@@ -122,7 +126,7 @@ impl Control {
     }
 }
 
-impl AsFd for Control {
+impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -136,8 +140,8 @@ mod tests {
 
     #[test]
     fn messages_with_descriptors() {
-        let (ours, theirs) = Control::pair().unwrap();
-        let theirs = Control::of(theirs).unwrap();
+        let (ours, theirs) = ControlSocket::pair().unwrap();
+        let theirs = ControlSocket::of(theirs).unwrap();
         let (mut reader, mut writer) = io::pipe().unwrap();
         theirs
             .send(&FromHelper::Ready { listeners: 1 }, &[reader.as_fd()])

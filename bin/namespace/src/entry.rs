@@ -6,24 +6,24 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::{Command, Stdio};
 
-use crate::control::{Control, FromHelper, ToHelper};
-use crate::error::{EnterError, Step};
+use crate::control::{ControlSocket, FromHelper, ToHelper};
+use crate::error::{EnterError, SetupStep};
 use crate::maps;
 use crate::members::Members;
-use crate::start::{MALLOC_CONF, Role, this_program};
+use crate::start::{MALLOC_CONF, ProcessRole, this_program};
 
 /// A namespace being made: from the start of its helper to the command that the helper becomes.
 ///
 /// The methods block, for 20 s at most where something is wrong, and for milliseconds where nothing is. To drop it ends
 /// a helper that was not told to start.
 #[derive(Debug)]
-pub struct Entry {
-    control: Control,
+pub struct PendingNamespace {
+    control: ControlSocket,
 }
 
 /// The sockets of a new network, in it and owned here.
 #[derive(Debug)]
-pub struct Sockets {
+pub struct NetworkSockets {
     /// Every TCP connection comes to one of these; its original destination is known.
     pub listeners: Vec<TcpListener>,
     /// Every question by UDP comes to one of these.
@@ -36,40 +36,40 @@ pub struct Sockets {
 
 /// Whether a namespace can be made here, by making one that nobody uses. Blocks for some milliseconds.
 pub fn possible() -> Result<(), EnterError> {
-    let (mut command, entry) = Entry::new(&[])?;
+    let (mut command, entry) = PendingNamespace::new(&[])?;
     let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut child = spawned.map_err(|error| EnterError::new(Step::Helper, error))?;
+    let mut child = spawned.map_err(|error| EnterError::new(SetupStep::Helper, error))?;
     // Here is the other end of the helper's conversation, beside its own.
     drop(command);
     let made = entry.prepare(child.id(), String::new());
     drop(entry);
     let ended = child.wait();
     made?;
-    ended.map_err(|error| EnterError::new(Step::Helper, error))?;
+    ended.map_err(|error| EnterError::new(SetupStep::Helper, error))?;
     Ok(())
 }
 
-impl Entry {
+impl PendingNamespace {
     /// The helper that is to become the command of these words, to be started by the caller: its environment will be the
     /// command's. The thread that starts it has to outlive it, since its end is that of the command.
     ///
     /// The program is the running one, which has to call [`helper`](crate::helper).
     pub fn new(words: &[OsString]) -> Result<(Command, Self), EnterError> {
-        let failed = |error| EnterError::new(Step::Helper, error);
-        let (control, theirs) = Control::pair().map_err(failed)?;
-        let mut command = this_program(Role::Helper, theirs);
+        let failed = |error| EnterError::new(SetupStep::Helper, error);
+        let (control, theirs) = ControlSocket::pair().map_err(failed)?;
+        let mut command = this_program(ProcessRole::Helper, theirs);
         command.args(words);
         Ok((command, Self { control }))
     }
 
     /// Has everything made, for the helper of this number.
-    pub fn prepare(&self, pid: u32, resolv_conf: String) -> Result<Sockets, EnterError> {
+    pub fn prepare(&self, pid: u32, resolv_conf: String) -> Result<NetworkSockets, EnterError> {
         match self.next()?.0 {
             FromHelper::Unshared => {}
             other => return Err(unexpected(other)),
         }
-        maps::write(pid).map_err(|error| EnterError::new(Step::Users, error))?;
-        let at_helper = |error| EnterError::new(Step::Helper, error);
+        maps::write(pid).map_err(|error| EnterError::new(SetupStep::Users, error))?;
+        let at_helper = |error| EnterError::new(SetupStep::Helper, error);
         let members = Members::of(pid).map_err(at_helper)?;
         let set_up = ToHelper::SetUp {
             resolv_conf,
@@ -103,7 +103,7 @@ impl Entry {
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended");
         received
             .and_then(|message| message.ok_or_else(gone))
-            .map_err(|error| EnterError::new(Step::Helper, error))
+            .map_err(|error| EnterError::new(SetupStep::Helper, error))
     }
 }
 
@@ -112,11 +112,18 @@ fn unexpected(message: FromHelper) -> EnterError {
         FromHelper::Failed { step, on, error } => {
             EnterError::on(step, on, io::Error::from_raw_os_error(error))
         }
-        _ => EnterError::new(Step::Helper, io::Error::from(io::ErrorKind::InvalidData)),
+        _ => EnterError::new(
+            SetupStep::Helper,
+            io::Error::from(io::ErrorKind::InvalidData),
+        ),
     }
 }
 
-fn adopt(mut sockets: Vec<OwnedFd>, listeners: usize, members: Members) -> io::Result<Sockets> {
+fn adopt(
+    mut sockets: Vec<OwnedFd>,
+    listeners: usize,
+    members: Members,
+) -> io::Result<NetworkSockets> {
     if listeners > sockets.len() {
         return Err(io::ErrorKind::InvalidData.into());
     }
@@ -130,7 +137,7 @@ fn adopt(mut sockets: Vec<OwnedFd>, listeners: usize, members: Members) -> io::R
     for socket in &dns {
         socket.set_nonblocking(true)?;
     }
-    Ok(Sockets {
+    Ok(NetworkSockets {
         listeners,
         dns,
         diagnostics,

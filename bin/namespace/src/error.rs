@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The steps, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Step {
+pub enum SetupStep {
     /// Starting the helper, and talking to it.
     Helper,
     /// Leaving the system's namespaces.
@@ -30,7 +30,7 @@ pub enum Step {
 #[error("{}", Sentence(.step, .on, .source))]
 pub struct EnterError {
     /// The step that failed.
-    pub step: Step,
+    pub step: SetupStep,
     /// The file it failed on; empty where it was none.
     pub on: String,
     /// The system's error.
@@ -38,11 +38,11 @@ pub struct EnterError {
 }
 
 impl EnterError {
-    pub(crate) fn new(step: Step, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(step: SetupStep, source: impl Into<io::Error>) -> Self {
         Self::on(step, String::new(), source)
     }
 
-    pub(crate) fn on(step: Step, on: impl Into<String>, source: impl Into<io::Error>) -> Self {
+    pub(crate) fn on(step: SetupStep, on: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self {
             step,
             on: on.into(),
@@ -51,7 +51,7 @@ impl EnterError {
     }
 }
 
-struct Sentence<'e>(&'e Step, &'e str, &'e io::Error);
+struct Sentence<'e>(&'e SetupStep, &'e str, &'e io::Error);
 
 impl fmt::Display for Sentence<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,31 +63,31 @@ impl fmt::Display for Sentence<'_> {
             return f.write_str(why.sentence());
         }
         match (step, errno) {
-            (Step::Namespaces | Step::Users, _) if is_forbidden => f.write_str(
+            (SetupStep::Namespaces | SetupStep::Users, _) if is_forbidden => f.write_str(
                 "something forbids user namespaces, as the seccomp profile of a container does: give the container a \
                  profile that allows unshare(2), e.g. seccomp=unconfined",
             ),
-            (Step::Namespaces, Some(Errno::NOSPC | Errno::USERS)) => f.write_str(
+            (SetupStep::Namespaces, Some(Errno::NOSPC | Errno::USERS)) => f.write_str(
                 "there are as many user or network namespaces as this system allows: raise user.max_user_namespaces \
                  and user.max_net_namespaces with sysctl(8)",
             ),
-            (Step::Namespaces, Some(Errno::INVAL | Errno::NOSYS)) => f.write_str(
+            (SetupStep::Namespaces, Some(Errno::INVAL | Errno::NOSYS)) => f.write_str(
                 "the kernel has no user or network namespaces, or the process has threads already: use a kernel with \
                  CONFIG_USER_NS and CONFIG_NET_NS",
             ),
-            (Step::Files, Some(Errno::NOENT)) => {
+            (SetupStep::Files, Some(Errno::NOENT)) => {
                 write!(f, "{on} is not there to be replaced: create it, empty will do")
             }
-            (Step::Files, _) => write!(f, "another file cannot be shown as {on}"),
-            (Step::Rules, _) => f.write_str(
+            (SetupStep::Files, _) => write!(f, "another file cannot be shown as {on}"),
+            (SetupStep::Rules, _) => f.write_str(
                 "nf_tables does not take the rules: load its modules once, as root: modprobe -a nf_tables \
                  nft_chain_nat nft_redir nft_ct",
             ),
-            (Step::Network, _) => f.write_str("its loopback interface cannot be set up"),
-            (Step::Sockets, _) => f.write_str("its sockets cannot be opened"),
-            (Step::Helper, _) => f.write_str("the process that makes it cannot be run"),
-            (Step::Namespaces, _) => f.write_str("its namespaces cannot be made"),
-            (Step::Users, _) => f.write_str("its namespaces cannot be given to a user"),
+            (SetupStep::Network, _) => f.write_str("its loopback interface cannot be set up"),
+            (SetupStep::Sockets, _) => f.write_str("its sockets cannot be opened"),
+            (SetupStep::Helper, _) => f.write_str("the process that makes it cannot be run"),
+            (SetupStep::Namespaces, _) => f.write_str("its namespaces cannot be made"),
+            (SetupStep::Users, _) => f.write_str("its namespaces cannot be given to a user"),
         }
     }
 }
@@ -144,15 +144,18 @@ mod tests {
         let said = |step, on: &str, errno: Errno| EnterError::on(step, on, errno).to_string();
         for (error, word) in [
             (
-                said(Step::Namespaces, "", Errno::NOSPC),
+                said(SetupStep::Namespaces, "", Errno::NOSPC),
                 "max_user_namespaces",
             ),
-            (said(Step::Namespaces, "", Errno::INVAL), "CONFIG_USER_NS"),
             (
-                said(Step::Files, "/etc/resolv.conf", Errno::NOENT),
+                said(SetupStep::Namespaces, "", Errno::INVAL),
+                "CONFIG_USER_NS",
+            ),
+            (
+                said(SetupStep::Files, "/etc/resolv.conf", Errno::NOENT),
                 "create it",
             ),
-            (said(Step::Rules, "", Errno::NOENT), "modprobe"),
+            (said(SetupStep::Rules, "", Errno::NOENT), "modprobe"),
         ] {
             assert!(error.starts_with("an isolated network cannot be made here: "));
             assert!(error.contains(word), "{error}");

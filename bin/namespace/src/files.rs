@@ -8,7 +8,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
 };
 
-use crate::error::{EnterError, Step};
+use crate::error::{EnterError, SetupStep};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
@@ -27,7 +27,7 @@ const RESOLVERS: [&str; 4] = [
 
 /// Shows these files in the place of the system's, to this process and what it starts.
 pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
-    let failed = |on: &str, error: io::Error| EnterError::on(Step::Files, on, error);
+    let failed = |on: &str, error: io::Error| EnterError::on(SetupStep::Files, on, error);
     // Later mounts of the system are still seen; none of ours gets out.
     mount_change(
         "/",

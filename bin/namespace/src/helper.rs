@@ -12,9 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use socket2::{Domain, Socket, Type};
 
-use crate::control::{Control, FromHelper, ToHelper};
-use crate::error::{EnterError, Step};
-use crate::start::{MALLOC_CONF, Role};
+use crate::control::{ControlSocket, FromHelper, ToHelper};
+use crate::error::{EnterError, SetupStep};
+use crate::start::{MALLOC_CONF, ProcessRole};
 use crate::{files, keeper, netlink, network, porter, rules};
 
 /// Connections the kernel keeps waiting.
@@ -26,28 +26,30 @@ const BUFFER: usize = 1024 * 1024;
 /// Whether this process was started as a helper. A program that enters namespaces asks before anything else, as a helper
 /// must have one thread.
 pub fn is_helper() -> bool {
-    Role::of_this_process().is_some()
+    ProcessRole::of_this_process().is_some()
 }
 
 /// Is the helper: becomes the command, or ends.
 pub fn helper() -> ExitCode {
     // Each has told what failed where there was somebody to tell.
-    let Err(_) = match Role::of_this_process() {
-        Some(Role::Porter) => porter::serve(),
-        Some(Role::Keeper) => keeper::serve(),
-        Some(Role::Helper) | None => inside(&std::env::args_os().skip(2).collect::<Vec<_>>()),
+    let Err(_) = match ProcessRole::of_this_process() {
+        Some(ProcessRole::Porter) => porter::serve(),
+        Some(ProcessRole::Keeper) => keeper::serve(),
+        Some(ProcessRole::Helper) | None => {
+            inside(&std::env::args_os().skip(2).collect::<Vec<_>>())
+        }
     };
     ExitCode::FAILURE
 }
 
 fn inside(words: &[OsString]) -> io::Result<Infallible> {
     let parent = getppid();
-    let control = Control::of(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?)?;
+    let control = ControlSocket::of(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?)?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
     // Together: the network and the mounts belong to the new users.
     let namespaces = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if let Err(error) = unshare(namespaces) {
-        return tell_failure(&control, &EnterError::new(Step::Namespaces, error));
+        return tell_failure(&control, &EnterError::new(SetupStep::Namespaces, error));
     }
     control.send(&FromHelper::Unshared, &[])?;
     let (told, mut descriptors) = control.receive()?.ok_or_else(gone)?;
@@ -65,7 +67,7 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
         let diagnostics = netlink::of_sockets();
         Ok((
             sockets,
-            diagnostics.map_err(|error| EnterError::new(Step::Sockets, error))?,
+            diagnostics.map_err(|error| EnterError::new(SetupStep::Sockets, error))?,
         ))
     });
     let ((listeners, datagrams), diagnostics) = match made {
@@ -109,7 +111,7 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
     Err(io::Error::from_raw_os_error(error))
 }
 
-fn tell_failure(control: &Control, failed: &EnterError) -> io::Result<Infallible> {
+fn tell_failure(control: &ControlSocket, failed: &EnterError) -> io::Result<Infallible> {
     let error = failed.source.raw_os_error().unwrap_or_default();
     let message = FromHelper::Failed {
         step: failed.step,
@@ -121,19 +123,19 @@ fn tell_failure(control: &Control, failed: &EnterError) -> io::Result<Infallible
 }
 
 /// Sockets that accept connections, and sockets for datagrams.
-type Sockets = (Vec<OwnedFd>, Vec<OwnedFd>);
+type HelperSockets = (Vec<OwnedFd>, Vec<OwnedFd>);
 
-fn set_up(resolv_conf: &str) -> Result<Sockets, EnterError> {
+fn set_up(resolv_conf: &str) -> Result<HelperSockets, EnterError> {
     let at = |step| move |error: io::Error| EnterError::new(step, error);
     files::show(resolv_conf)?;
-    let has_ipv6 = network::set_up().map_err(at(Step::Network))?;
+    let has_ipv6 = network::set_up().map_err(at(SetupStep::Network))?;
     let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
     if has_ipv6 {
         addresses.push(Ipv6Addr::LOCALHOST.into());
     }
-    let (listeners, tcp) = sockets(&addresses, Type::STREAM).map_err(at(Step::Sockets))?;
-    let (datagrams, dns) = sockets(&addresses, Type::DGRAM).map_err(at(Step::Sockets))?;
-    rules::set(tcp, dns).map_err(at(Step::Rules))?;
+    let (listeners, tcp) = sockets(&addresses, Type::STREAM).map_err(at(SetupStep::Sockets))?;
+    let (datagrams, dns) = sockets(&addresses, Type::DGRAM).map_err(at(SetupStep::Sockets))?;
+    rules::set(tcp, dns).map_err(at(SetupStep::Rules))?;
     Ok((listeners, datagrams))
 }
 

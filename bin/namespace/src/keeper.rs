@@ -6,10 +6,10 @@ use std::convert::Infallible;
 use std::io;
 use std::process::Child;
 
-use crate::control::Control;
-use crate::error::{EnterError, Step};
+use crate::control::ControlSocket;
+use crate::error::{EnterError, SetupStep};
 use crate::members::Members;
-use crate::start::{Role, in_background};
+use crate::start::{ProcessRole, in_background};
 
 /// Kills the processes of a network when this process ends without having dropped it, as by SIGKILL. To drop it leaves them
 /// alone.
@@ -17,15 +17,15 @@ use crate::start::{Role, in_background};
 pub struct Keeper {
     process: Child,
     /// Closed by the end of this process, whatever that is.
-    _control: Control,
+    _control: ControlSocket,
 }
 
 impl Keeper {
     /// Of the network of these.
     pub fn start(members: &Members) -> Result<Self, EnterError> {
-        let failed = |error: io::Error| EnterError::new(Step::Helper, error);
-        let (control, theirs) = Control::pair().map_err(failed)?;
-        let process = in_background(Role::Keeper, theirs).spawn();
+        let failed = |error: io::Error| EnterError::new(SetupStep::Helper, error);
+        let (control, theirs) = ControlSocket::pair().map_err(failed)?;
+        let process = in_background(ProcessRole::Keeper, theirs).spawn();
         let process = process.map_err(failed)?;
         let keeper = Self {
             process,
@@ -45,7 +45,7 @@ impl Drop for Keeper {
 
 /// Is the keeper, until the process outside has ended and nobody is left.
 pub(crate) fn serve() -> io::Result<Infallible> {
-    let control = Control::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
+    let control = ControlSocket::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (members, _) = control.receive::<Members>()?.ok_or_else(gone)?;
     // Nothing more is said: this is its end.

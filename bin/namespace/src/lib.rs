@@ -6,7 +6,7 @@
 //! does TCP, and a connection's original destination is known (`SO_ORIGINAL_DST`). It serves nothing itself.
 //!
 //! ```text
-//!   outside: Entry                                inside: helper(), a process with one thread
+//!   outside: PendingNamespace                                inside: helper(), a process with one thread
 //!   new(words): this program again, with the ───► unshare(2)
 //!     word of the helper, stdin a socket    ◄───  "the namespaces are there"
 //!   prepare(): uid_map, gid_map, the files  ───►  mounts (files.rs), addresses and routes (network.rs), rules
@@ -38,8 +38,8 @@ mod start;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use self::entry::{Entry, Sockets, possible};
-pub use self::error::{EnterError, Step};
+pub use self::entry::{NetworkSockets, PendingNamespace, possible};
+pub use self::error::{EnterError, SetupStep};
 pub use self::helper::{helper, is_helper};
 pub use self::keeper::Keeper;
 pub use self::members::Members;

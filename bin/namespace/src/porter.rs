@@ -14,9 +14,9 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
-use crate::control::Control;
-use crate::error::{EnterError, Step};
-use crate::start::{Role, in_background};
+use crate::control::ControlSocket;
+use crate::error::{EnterError, SetupStep};
+use crate::start::{ProcessRole, in_background};
 
 /// A server on loopback answers at once, or has no room for more connections.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ enum FromPorter {
 /// Connects to servers in a network. To drop it ends its process.
 #[derive(Debug)]
 pub struct Porter {
-    control: Mutex<Control>,
+    control: Mutex<ControlSocket>,
     process: Child,
 }
 
@@ -49,12 +49,12 @@ impl Porter {
     /// Sends a process into the namespaces of the process of this number, which may have ended by the time it is there.
     /// Blocks for some milliseconds.
     pub fn enter(pid: u32) -> Result<Self, EnterError> {
-        let failed = |error: io::Error| EnterError::new(Step::Helper, error);
+        let failed = |error: io::Error| EnterError::new(SetupStep::Helper, error);
         let namespace = |name: &str| File::open(format!("/proc/{pid}/ns/{name}"));
         let user = namespace("user").map_err(failed)?;
         let network = namespace("net").map_err(failed)?;
-        let (control, theirs) = Control::pair().map_err(failed)?;
-        let process = in_background(Role::Porter, theirs).spawn();
+        let (control, theirs) = ControlSocket::pair().map_err(failed)?;
+        let process = in_background(ProcessRole::Porter, theirs).spawn();
         let process = process.map_err(failed)?;
         let porter = Self {
             control: Mutex::new(control),
@@ -63,7 +63,7 @@ impl Porter {
         let descriptors = [user.as_fd(), network.as_fd()];
         porter
             .ask(&ToPorter::Enter, &descriptors)
-            .map_err(|error| EnterError::new(Step::Namespaces, error))?;
+            .map_err(|error| EnterError::new(SetupStep::Namespaces, error))?;
         Ok(porter)
     }
 
@@ -101,7 +101,7 @@ impl Drop for Porter {
 
 /// Is the porter, until nobody asks any more.
 pub(crate) fn serve() -> io::Result<Infallible> {
-    let control = Control::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
+    let control = ControlSocket::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
     loop {
         let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let (message, mut descriptors) = control.receive()?.ok_or_else(gone)?;

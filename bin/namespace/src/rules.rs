@@ -138,11 +138,11 @@ fn chain(name: &str, kind: &str, priority: i32, policy: u32) -> Vec<u8> {
 }
 
 /// The expressions of one rule.
-type Rule = Vec<Vec<u8>>;
+type RuleExpressions = Vec<Vec<u8>>;
 
-fn redirect_rules(tcp: u16, dns: u16) -> Vec<Rule> {
+fn redirect_rules(tcp: u16, dns: u16) -> Vec<RuleExpressions> {
     let port = DNS_PORT.to_be_bytes();
-    let own = |mut rule: Rule| {
+    let own = |mut rule: RuleExpressions| {
         rule.extend([meta(META_L4PROTO), compare(Compare::Equal, &[TCP])]);
         rule.extend([destination_port(), compare(Compare::NotEqual, &port)]);
         rule.push(accept());
@@ -158,7 +158,7 @@ fn redirect_rules(tcp: u16, dns: u16) -> Vec<Rule> {
     vec![v4, v6, questions, own_v4, own_v6, rest]
 }
 
-fn refuse_rules() -> Vec<Rule> {
+fn refuse_rules() -> Vec<RuleExpressions> {
     let [v4, v6] = loopback().map(accepted);
     let [own_v4, own_v6] = own_addresses().map(accepted);
     let translated = vec![
@@ -176,7 +176,7 @@ fn refuse_rules() -> Vec<Rule> {
     ]
 }
 
-fn loopback() -> [Rule; 2] {
+fn loopback() -> [RuleExpressions; 2] {
     let v4 = vec![
         meta(META_NFPROTO),
         compare(Compare::Equal, &[NFPROTO_IPV4]),
@@ -186,7 +186,7 @@ fn loopback() -> [Rule; 2] {
     [v4, to_v6(std::net::Ipv6Addr::LOCALHOST)]
 }
 
-fn own_addresses() -> [Rule; 2] {
+fn own_addresses() -> [RuleExpressions; 2] {
     let v4 = vec![
         meta(META_NFPROTO),
         compare(Compare::Equal, &[NFPROTO_IPV4]),
@@ -196,7 +196,7 @@ fn own_addresses() -> [Rule; 2] {
     [v4, to_v6(ADDRESS_V6)]
 }
 
-fn to_v6(ip: std::net::Ipv6Addr) -> Rule {
+fn to_v6(ip: std::net::Ipv6Addr) -> RuleExpressions {
     vec![
         meta(META_NFPROTO),
         compare(Compare::Equal, &[NFPROTO_IPV6]),
@@ -205,11 +205,11 @@ fn to_v6(ip: std::net::Ipv6Addr) -> Rule {
     ]
 }
 
-fn protocol(protocol: u8) -> Rule {
+fn protocol(protocol: u8) -> RuleExpressions {
     vec![meta(META_L4PROTO), compare(Compare::Equal, &[protocol])]
 }
 
-fn accepted(mut rule: Rule) -> Rule {
+fn accepted(mut rule: RuleExpressions) -> RuleExpressions {
     rule.push(accept());
     rule
 }

@@ -9,13 +9,13 @@ const NO_THREADS: &str = "background_thread:false";
 
 /// The first word of a command line, which says what the process is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum ProcessRole {
     Helper,
     Porter,
     Keeper,
 }
 
-impl Role {
+impl ProcessRole {
     const ALL: [Self; 3] = [Self::Helper, Self::Porter, Self::Keeper];
 
     fn word(self) -> &'static str {
@@ -34,7 +34,7 @@ impl Role {
 }
 
 /// The running program with a role, and its end of a conversation as its standard input.
-pub(crate) fn this_program(role: Role, control: OwnedFd) -> Command {
+pub(crate) fn this_program(role: ProcessRole, control: OwnedFd) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(role.word())
@@ -44,7 +44,7 @@ pub(crate) fn this_program(role: Role, control: OwnedFd) -> Command {
 }
 
 /// The same in the background: it says nothing, and Ctrl-C at a terminal is not for it.
-pub(crate) fn in_background(role: Role, control: OwnedFd) -> Command {
+pub(crate) fn in_background(role: ProcessRole, control: OwnedFd) -> Command {
     use std::os::unix::process::CommandExt as _;
     let mut command = this_program(role, control);
     command

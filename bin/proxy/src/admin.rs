@@ -37,11 +37,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::gate::{Denied, Keys};
-use crate::journal::api::{self, Answer};
-use crate::journal::{Listening, View};
+use crate::journal::api::{self, JournalResponse};
+use crate::journal::{ListenerGuard, ProxyView};
 use crate::listener::not_bound;
-use crate::metrics::{Format, scrape};
-use crate::{BindError, Protocol};
+use crate::metrics::{MetricsFormat, scrape};
+use crate::{ListenerError, Protocol};
 
 mod gate;
 mod page;
@@ -85,7 +85,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
 /// Whether clients are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Readiness {
+pub enum ProxyReadiness {
     /// Not yet.
     Starting,
     /// They are.
@@ -96,18 +96,18 @@ pub enum Readiness {
 
 /// Answers whoever operates the proxy, until [`end`](Self::end).
 pub struct Admin {
-    state: Arc<State>,
+    state: Arc<AdminState>,
     drain: Drain,
     accepting: JoinHandle<()>,
 }
 
 /// What answers depend on.
-pub(crate) struct State {
+pub(crate) struct AdminState {
     readiness: AtomicU8,
     addr: Addr,
-    view: OnceLock<View>,
+    view: OnceLock<ProxyView>,
     /// Its place on the journal's list.
-    listening: OnceLock<Listening>,
+    listening: OnceLock<ListenerGuard>,
     /// The file system lets in nobody but the user.
     is_private: bool,
     /// Of the page, where there is one.
@@ -116,13 +116,13 @@ pub(crate) struct State {
 }
 
 impl Admin {
-    /// Binds the address and answers from then on, [`Readiness::Starting`] at first. Off loopback there are probes and
+    /// Binds the address and answers from then on, [`ProxyReadiness::Starting`] at first. Off loopback there are probes and
     /// metrics, which anybody may ask for, and no page.
-    pub async fn start(addr: &Addr) -> Result<Self, BindError> {
+    pub async fn start(addr: &Addr) -> Result<Self, ListenerError> {
         let bound = Listener::bind(addr).await;
         let listener =
             bound.map_err(|error| not_bound(NAME.into(), error.addr.to_string(), error.source))?;
-        let state = State::new(listener.addr());
+        let state = AdminState::new(listener.addr());
         let drain = Drain::new();
         let serving = {
             let state = state.clone();
@@ -148,12 +148,12 @@ impl Admin {
     }
 
     /// What probes are told from now on.
-    pub fn set(&self, readiness: Readiness) {
+    pub fn set(&self, readiness: ProxyReadiness) {
         self.state.set(readiness);
     }
 
     /// Shows this proxy from now on.
-    pub fn show(&self, view: View) {
+    pub fn show(&self, view: ProxyView) {
         self.state.show(view);
     }
 
@@ -165,7 +165,7 @@ impl Admin {
 }
 
 /// Serves one client: one request. Only what is answered as it happens may take longer than a handshake.
-pub(crate) async fn serve(client: Client, state: Arc<State>) {
+pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
     let drain = client.drain();
     let streams = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
@@ -194,7 +194,7 @@ pub(crate) async fn serve(client: Client, state: Arc<State>) {
     }
 }
 
-impl State {
+impl AdminState {
     /// For a listener at this address.
     pub(crate) fn new(addr: &Addr) -> Arc<Self> {
         let keys = match addr {
@@ -202,7 +202,7 @@ impl State {
             Addr::Tcp(_) | Addr::Unix(_) => None,
         };
         Arc::new(Self {
-            readiness: AtomicU8::new(Readiness::Starting as u8),
+            readiness: AtomicU8::new(ProxyReadiness::Starting as u8),
             addr: addr.clone(),
             view: OnceLock::new(),
             listening: OnceLock::new(),
@@ -212,11 +212,11 @@ impl State {
         })
     }
 
-    pub(crate) fn set(&self, readiness: Readiness) {
+    pub(crate) fn set(&self, readiness: ProxyReadiness) {
         self.readiness.store(readiness as u8, Ordering::Relaxed);
     }
 
-    pub(crate) fn show(&self, view: View) {
+    pub(crate) fn show(&self, view: ProxyView) {
         if !self.is_private {
             let page = self.keys.as_ref().map(Keys::url);
             let listening = view.journal().listening(&self.addr, &Protocol::Admin, page);
@@ -225,7 +225,7 @@ impl State {
         let _ = self.view.set(view);
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>) -> JournalResponse {
         let (head, body) = request.into_parts();
         let mut answer = match head.uri.path() {
             "/livez" | "/readyz" | "/metrics" if !is_read(&head.method) => {
@@ -256,22 +256,22 @@ impl State {
         answer
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> JournalResponse {
         let readiness = self.readiness.load(Ordering::Relaxed);
-        if readiness == Readiness::Ready as u8 {
+        if readiness == ProxyReadiness::Ready as u8 {
             return text(StatusCode::OK, "ok\n");
         }
-        let reason = match readiness == Readiness::Ending as u8 {
+        let reason = match readiness == ProxyReadiness::Ending as u8 {
             true => "ending: no client is accepted any more\n",
             false => "starting: the API server has not answered yet\n",
         };
         text(StatusCode::SERVICE_UNAVAILABLE, reason)
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> Answer {
+    fn metrics(&self, headers: &HeaderMap) -> JournalResponse {
         let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
-        let format = Format::of(accept);
-        let is_ready = self.readiness.load(Ordering::Relaxed) == Readiness::Ready as u8;
+        let format = MetricsFormat::of(accept);
+        let is_ready = self.readiness.load(Ordering::Relaxed) == ProxyReadiness::Ready as u8;
         let scraped = scrape(self.view.get(), is_ready, format);
         typed(StatusCode::OK, format.content_type(), scraped)
     }
@@ -279,10 +279,10 @@ impl State {
     async fn page_answer(
         &self,
         keys: &Keys,
-        view: &View,
+        view: &ProxyView,
         head: &Parts,
         body: Incoming,
-    ) -> Result<Answer, Denied> {
+    ) -> Result<JournalResponse, Denied> {
         keys.check_origin(&head.method, &head.headers)?;
         let path = head.uri.path();
         if path == "/style.css" && is_read(&head.method) {
@@ -328,7 +328,7 @@ impl State {
     }
 
     /// What there is, once a second.
-    fn follow(&self, view: &View) -> Answer {
+    fn follow(&self, view: &ProxyView) -> JournalResponse {
         let Ok(place) = self.streams.clone().try_acquire_owned() else {
             return text(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -355,7 +355,7 @@ impl State {
 }
 
 /// The same for programs of this user.
-async fn tell(view: &View, head: &Parts) -> Answer {
+async fn tell(view: &ProxyView, head: &Parts) -> JournalResponse {
     let path = head
         .uri
         .path()
@@ -370,20 +370,20 @@ fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-fn text(status: StatusCode, text: &'static str) -> Answer {
+fn text(status: StatusCode, text: &'static str) -> JournalResponse {
     typed(status, "text/plain; charset=utf-8", text)
 }
 
-fn html(status: StatusCode, page: String) -> Answer {
+fn html(status: StatusCode, page: String) -> JournalResponse {
     typed(status, "text/html; charset=utf-8", page)
 }
 
-fn nothing() -> Answer {
+fn nothing() -> JournalResponse {
     text(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
 
 /// Back to the page.
-fn home() -> Answer {
+fn home() -> JournalResponse {
     let mut answer = text(StatusCode::SEE_OTHER, "");
     answer
         .headers_mut()
@@ -391,13 +391,13 @@ fn home() -> Answer {
     answer
 }
 
-fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> JournalResponse {
     let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
     *answer.status_mut() = status;
     with_type(answer, kind)
 }
 
-fn with_type(mut answer: Answer, kind: &'static str) -> Answer {
+fn with_type(mut answer: JournalResponse, kind: &'static str) -> JournalResponse {
     answer
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));

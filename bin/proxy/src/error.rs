@@ -8,7 +8,7 @@ use kubevpn_conn::{Addr, CredentialsLineError};
 /// A listener that cannot be bound or served.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BindError {
+pub enum ListenerError {
     /// Another process, or another listener of this one, has the address.
     #[error(
         "the {listener}: {address} is already in use: stop the process that uses it, or pick another address"

@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use crate::ClusterStack;
-use crate::pac::Range;
+use crate::pac::AddressRange;
 
 /// Targets that a rule is about.
 ///
@@ -26,14 +26,14 @@ use crate::pac::Range;
 /// | `db.shop:5432`, `*.shop:8000-8999`, `*:443`, `[fd00::1]:80` | the same at these ports alone |
 ///
 /// ```
-/// use kubevpn_proxy::Pattern;
+/// use kubevpn_proxy::TargetPattern;
 /// for text in ["db.shop:5432", "*.shop", "10.244.0.0/16:8000-8999", "[fd00::1]:80", "*"] {
-///     assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+///     assert_eq!(text.parse::<TargetPattern>().unwrap().to_string(), text);
 /// }
-/// assert!("db.shop:http".parse::<Pattern>().is_err());
+/// assert!("db.shop:http".parse::<TargetPattern>().is_err());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
+pub struct TargetPattern {
     host: HostPattern,
     ports: Option<RangeInclusive<u16>>,
 }
@@ -45,17 +45,17 @@ enum HostPattern {
     /// Every name below this one.
     Below(String),
     Address(IpAddr),
-    Range(Range),
+    Range(AddressRange),
 }
 
-/// A text that is no [`Pattern`].
+/// A text that is no [`TargetPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write a name, *.NAME, an address, a range as 10.0.0.0/8 or *, and :PORT or :FIRST-LAST where only these are meant"
 )]
 pub struct PatternError;
 
-impl FromStr for Pattern {
+impl FromStr for TargetPattern {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
@@ -109,7 +109,7 @@ fn read_host(text: &str) -> Result<HostPattern, PatternError> {
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for TargetPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let has_ports = self.ports.is_some();
         match &self.host {
@@ -141,7 +141,7 @@ struct Identity {
     address: Option<IpAddr>,
 }
 
-impl Pattern {
+impl TargetPattern {
     fn is_about(&self, identity: &Identity, port: u16) -> bool {
         let is_at_port = self
             .ports
@@ -165,15 +165,20 @@ impl Pattern {
 /// The rules of one program: where some targets are allowed, nothing else is; what is denied never is.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    allow: Vec<Pattern>,
-    deny: Vec<Pattern>,
+    allow: Vec<TargetPattern>,
+    deny: Vec<TargetPattern>,
     namespace: String,
     domain: String,
 }
 
 impl Rules {
     /// Names are as they are meant in `namespace` of a cluster of this domain.
-    pub fn new(allow: Vec<Pattern>, deny: Vec<Pattern>, namespace: &str, domain: &str) -> Self {
+    pub fn new(
+        allow: Vec<TargetPattern>,
+        deny: Vec<TargetPattern>,
+        namespace: &str,
+        domain: &str,
+    ) -> Self {
         let mut rules = Self {
             allow,
             deny,
@@ -222,7 +227,7 @@ impl Rules {
 
     fn check(&self, target: &Target, identity: &Identity) -> Result<(), ConnectError> {
         let port = target.port.get();
-        let found = |patterns: &[Pattern]| {
+        let found = |patterns: &[TargetPattern]| {
             let mut about = patterns.iter().filter(|p| p.is_about(identity, port));
             about.next().map(ToString::to_string)
         };
@@ -236,13 +241,13 @@ impl Rules {
 }
 
 /// Looks up the Service of a target, as `namespace/name`.
-type Services = BoxCloneSyncService<Target, Option<String>, ConnectError>;
+type ServiceLookup = BoxCloneSyncService<Target, Option<String>, ConnectError>;
 
 /// Rules, and who knows what a target is. Clones are the same.
 #[derive(Clone)]
 pub struct Guard {
     rules: Arc<Rules>,
-    services: Services,
+    services: ServiceLookup,
 }
 
 impl Guard {
@@ -291,7 +296,7 @@ mod tests {
 
     use super::*;
 
-    fn pattern(text: &str) -> Pattern {
+    fn pattern(text: &str) -> TargetPattern {
         text.parse()
             .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
@@ -336,7 +341,7 @@ mod tests {
             "[fd00::1]80",
             "1.2.3",
         ] {
-            assert_eq!(text.parse::<Pattern>(), Err(PatternError), "{text}");
+            assert_eq!(text.parse::<TargetPattern>(), Err(PatternError), "{text}");
         }
     }
 

@@ -15,13 +15,13 @@ use kubevpn_conn::{ClientIo as _, Closed, Drain, Gate, Limits, Listener};
 use kubevpn_dns::{Message, Query};
 use kubevpn_stack::{Either, Outside};
 use kubevpn_target::{BoxError, ConnectError, Host, Name, Refusal, Stream, Target, classify};
-use kubevpn_transparent::{Addresses, Names as Given};
+use kubevpn_transparent::{Addresses, NameTable as Given};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 use tower_service::Service;
 
-use crate::{Backend, Guard, Names};
+use crate::{Backend, Guard, NameService};
 
 /// The name, inside, of the loopback of the machine outside.
 pub const HOST: &str = "host.kubevpn.internal";
@@ -203,7 +203,7 @@ async fn to_host(target: &Target) -> Result<TcpStream, ConnectError> {
 #[derive(Clone)]
 struct Answers {
     /// The service that answers for the cluster's names.
-    cluster: Option<Names>,
+    cluster: Option<NameService>,
     given: Given,
     outside: Outside,
 }

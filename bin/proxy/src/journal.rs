@@ -2,9 +2,9 @@
 //! status page, terminal and metrics show this and nothing else.
 //!
 //! ```text
-//!   frontends ──Record──▶ Observer ┐                        ┌▶ Totals, Connection, Refused ─▶ Snapshot
+//!   frontends ──Record──▶ Observer ┐                        ┌▶ TrafficTotals, ConnectionSnapshot, RefusedConnection ─▶ JournalSnapshot
 //!   sessions, watches, logins ─────┴▶ Journal (one lock) ───┤
-//!                                                           └▶ Event ─▶ Events, if somebody listens
+//!                                                           └▶ JournalEvent ─▶ Events, if somebody listens
 //! ```
 //!
 //! A connection takes the lock when it begins, when it is connected and when it ends, and never for a byte: these are
@@ -20,9 +20,9 @@ use kubevpn_target::{Refusal, Target};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use self::event::{Channel, Wanted};
-use self::programs::Client;
-use self::tally::{Counts, Dials, count};
+use self::event::{EventChannel, WantedHeads};
+use self::programs::ClientProgram;
+use self::tally::{Dials, EventCounts, count};
 
 pub mod api;
 mod event;
@@ -31,12 +31,13 @@ mod snapshot;
 mod tally;
 mod view;
 
-pub use self::event::{Event, Events, Exchange, Head, Stamped};
+pub use self::event::{Events, ExchangeEvent, JournalEvent, MessageHead, Stamped};
 pub use self::snapshot::{
-    About, Connection, Credentials, Listener, Refused, Session, Snapshot, Totals, Watch,
+    AboutProxy, ConnectionSnapshot, CredentialSnapshot, JournalSnapshot, ListenerSnapshot,
+    RefusedConnection, SessionSnapshot, TrafficTotals, WatchSnapshot,
 };
-pub(crate) use self::tally::{Count, Count2, Tally};
-pub use self::view::View;
+pub(crate) use self::tally::{Count2, NamedCounts, Tally};
+pub use self::view::ProxyView;
 pub(crate) use self::view::{SESSION_HEALTHS, WATCH_HEALTHS};
 use crate::Protocol;
 
@@ -57,36 +58,36 @@ const RATE: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Inner>);
+pub struct Journal(Arc<JournalShared>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    state: Mutex<State>,
-    channel: Arc<Channel>,
-    listeners: Mutex<Vec<Arc<Listed>>>,
+struct JournalShared {
+    state: Mutex<JournalState>,
+    channel: Arc<EventChannel>,
+    listeners: Mutex<Vec<Arc<ListedListener>>>,
     trouble: Notify,
     dials: Dials,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    live: BTreeMap<u64, Entry>,
+struct JournalState {
+    live: BTreeMap<u64, JournalEntry>,
     /// With the bytes of what has ended.
-    totals: Totals,
-    refusals: VecDeque<Refused>,
-    counts: Counts,
+    totals: TrafficTotals,
+    refusals: VecDeque<RefusedConnection>,
+    counts: EventCounts,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct JournalEntry {
     live: Arc<Live>,
     connected: bool,
     rate: Rate,
-    program: Program,
+    program: ProgramLookup,
 }
 
 #[derive(Clone, Debug)]
-enum Program {
+enum ProgramLookup {
     Unasked,
     Asked(Option<String>),
 }
@@ -122,12 +123,12 @@ impl Journal {
     }
 
     /// Counts of all connections.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> TrafficTotals {
         self.0.state().totals_now()
     }
 
     /// The last refusals, newest first.
-    pub fn refusals(&self) -> Vec<Refused> {
+    pub fn refusals(&self) -> Vec<RefusedConnection> {
         self.0.state().refusals.iter().rev().cloned().collect()
     }
 
@@ -135,7 +136,7 @@ impl Journal {
     pub fn longest_dial(&self) -> Option<(Target, Duration)> {
         let state = self.0.state();
         let mut waiting = state.live.values().filter(|entry| !entry.connected);
-        waiting.find_map(|Entry { live, .. }| Some((live.route().target?, live.age())))
+        waiting.find_map(|JournalEntry { live, .. }| Some((live.route().target?, live.age())))
     }
 
     /// Waits for a refusal that tells of the way to the cluster, and not of a target. Cancel safe; one that came before is
@@ -148,18 +149,18 @@ impl Journal {
     /// URL.
     pub fn events(&self, exchanges: bool) -> Events {
         self.0.channel.listen(match exchanges {
-            true => Wanted::Exchanges,
-            false => Wanted::Connections,
+            true => WantedHeads::Exchanges,
+            false => WantedHeads::Connections,
         })
     }
 
     /// The same with the heads of requests and answers, secrets and all: each then costs a copy of up to 16 KiB.
     pub fn events_with_heads(&self) -> Events {
-        self.0.channel.listen(Wanted::Heads)
+        self.0.channel.listen(WantedHeads::Heads)
     }
 
     /// Something happened.
-    pub fn tell(&self, event: impl FnOnce() -> Event) {
+    pub fn tell(&self, event: impl FnOnce() -> JournalEvent) {
         self.0.channel.tell(event);
     }
 
@@ -180,8 +181,8 @@ impl Journal {
         address: &Addr,
         protocol: &Protocol,
         page: Option<String>,
-    ) -> Listening {
-        let listener = Listener {
+    ) -> ListenerGuard {
+        let listener = ListenerSnapshot {
             protocol: protocol.as_str().to_owned(),
             address: address.to_string(),
             target: match protocol {
@@ -189,10 +190,10 @@ impl Journal {
                 _ => None,
             },
         };
-        let listed = Arc::new(Listed { listener, page });
+        let listed = Arc::new(ListedListener { listener, page });
         lock(&self.0.listeners).push(listed.clone());
         let journal = self.clone();
-        Listening { journal, listed }
+        ListenerGuard { journal, listed }
     }
 
     /// The URLs of its status pages, each with its token: for the user alone.
@@ -201,24 +202,27 @@ impl Journal {
         listeners.iter().filter_map(|l| l.page.clone()).collect()
     }
 
-    fn listeners(&self) -> Vec<Listener> {
+    fn listeners(&self) -> Vec<ListenerSnapshot> {
         let listeners = lock(&self.0.listeners);
         listeners.iter().map(|l| l.listener.clone()).collect()
     }
 
     /// The connections that live, and what has become of all. Looks up programs that are not known yet.
-    async fn connections(&self) -> (Vec<Connection>, Totals) {
+    async fn connections(&self) -> (Vec<ConnectionSnapshot>, TrafficTotals) {
         self.find_programs().await;
         let mut state = self.0.state();
         let totals = state.totals_now();
-        (state.live.values_mut().map(Entry::shown).collect(), totals)
+        (
+            state.live.values_mut().map(JournalEntry::shown).collect(),
+            totals,
+        )
     }
 
     async fn find_programs(&self) {
         let unasked: Vec<_> = {
             let state = self.0.state();
             let unasked = state.live.values().filter(|entry| entry.is_unasked());
-            let client = |entry: &Entry| Some((entry.live.id(), client(&entry.live)?));
+            let client = |entry: &JournalEntry| Some((entry.live.id(), client(&entry.live)?));
             unasked.filter_map(client).collect()
         };
         if unasked.is_empty() {
@@ -230,50 +234,52 @@ impl Journal {
         let mut state = self.0.state();
         for (id, client) in unasked {
             if let Some(entry) = state.live.get_mut(&id) {
-                entry.program = Program::Asked(found.get(&client).cloned());
+                entry.program = ProgramLookup::Asked(found.get(&client).cloned());
             }
         }
     }
 }
 
 /// The client, where its program may be found out.
-fn client(live: &Live) -> Option<Client> {
+fn client(live: &Live) -> Option<ClientProgram> {
     let by_address = || {
         let client = live.client()?;
         let is_local = client.ip().to_canonical().is_loopback();
-        is_local.then_some(Client::Address(client))
+        is_local.then_some(ClientProgram::Address(client))
     };
-    live.process().map(Client::Process).or_else(by_address)
+    live.process()
+        .map(ClientProgram::Process)
+        .or_else(by_address)
 }
 
 /// A listener on the list of the journal; off it when dropped.
 #[derive(Debug)]
-pub(crate) struct Listening {
+pub(crate) struct ListenerGuard {
     journal: Journal,
-    listed: Arc<Listed>,
+    listed: Arc<ListedListener>,
 }
 
 #[derive(Debug)]
-struct Listed {
-    listener: Listener,
+struct ListedListener {
+    listener: ListenerSnapshot,
     /// The URL of its status page, with the token: never part of what is shown.
     page: Option<String>,
 }
 
-impl Drop for Listening {
+impl Drop for ListenerGuard {
     fn drop(&mut self) {
         let mut listeners = lock(&self.journal.0.listeners);
         listeners.retain(|listed| !Arc::ptr_eq(listed, &self.listed));
     }
 }
 
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl JournalShared {
+    fn state(&self) -> MutexGuard<'_, JournalState> {
         lock(&self.state)
     }
 
     fn opened(&self, live: &Arc<Live>) {
-        let entry = Entry {
+        let entry = JournalEntry {
             live: live.clone(),
             connected: false,
             rate: Rate {
@@ -281,10 +287,10 @@ impl Inner {
                 before: (0, 0),
                 now: (0.0, 0.0),
             },
-            program: Program::Unasked,
+            program: ProgramLookup::Unasked,
         };
         self.state().live.insert(live.id(), entry);
-        self.channel.tell(|| Event::ConnectionOpened {
+        self.channel.tell(|| JournalEvent::ConnectionOpened {
             id: live.id(),
             frontend: live.frontend().to_string(),
             client: live.client().map(|client| client.to_string()),
@@ -307,7 +313,7 @@ impl Inner {
         drop(state);
         self.channel.tell(|| {
             let route = live.route();
-            Event::ConnectionResolved {
+            JournalEvent::ConnectionResolved {
                 id: live.id(),
                 target: route.target.map(|to| to.to_string()).unwrap_or_default(),
                 via: route.via.to,
@@ -333,7 +339,7 @@ impl Inner {
                 *open -= 1;
             }
         }
-        let refused = ended.refusal.map(|refusal| Refused {
+        let refused = ended.refusal.map(|refusal| RefusedConnection {
             at: Timestamp::now().to_string(),
             frontend: frontend.to_owned(),
             client: live.client().map(|client| client.to_string()),
@@ -356,9 +362,9 @@ impl Inner {
         let seconds = ended.took.as_secs_f64();
         self.channel.tell(|| {
             let route = live.route();
-            let exchange = Exchange::with_heads(live);
+            let exchange = ExchangeEvent::with_heads(live);
             match refused {
-                Some(refused) => Event::ConnectionRefused {
+                Some(refused) => JournalEvent::ConnectionRefused {
                     id: live.id(),
                     frontend: refused.frontend,
                     client: refused.client,
@@ -368,7 +374,7 @@ impl Inner {
                     seconds,
                     exchange,
                 },
-                None => Event::ConnectionClosed {
+                None => JournalEvent::ConnectionClosed {
                     id: live.id(),
                     frontend: live.frontend().to_string(),
                     client: live.client().map(|client| client.to_string()),
@@ -387,7 +393,7 @@ impl Inner {
     }
 }
 
-impl Observer for Inner {
+impl Observer for JournalShared {
     fn told(&self, news: News<'_>) {
         match news {
             News::Opened(live) => self.opened(live),
@@ -405,8 +411,8 @@ impl Observer for Inner {
     }
 }
 
-impl State {
-    fn totals_now(&self) -> Totals {
+impl JournalState {
+    fn totals_now(&self) -> TrafficTotals {
         let mut totals = self.totals;
         for entry in self.live.values() {
             totals.up += entry.live.traffic().up();
@@ -416,22 +422,22 @@ impl State {
     }
 }
 
-impl Entry {
+impl JournalEntry {
     fn is_unasked(&self) -> bool {
-        matches!(self.program, Program::Unasked)
+        matches!(self.program, ProgramLookup::Unasked)
     }
 
-    fn shown(&mut self) -> Connection {
+    fn shown(&mut self) -> ConnectionSnapshot {
         let live = &self.live;
         let route = live.route();
         let (up_rate, down_rate) = self.rate.measure(live);
-        Connection {
+        ConnectionSnapshot {
             id: live.id(),
             frontend: live.frontend().to_string(),
             client: live.client().map(|client| client.to_string()),
             program: match &self.program {
-                Program::Asked(program) => program.clone(),
-                Program::Unasked => None,
+                ProgramLookup::Asked(program) => program.clone(),
+                ProgramLookup::Unasked => None,
             },
             target: route.target.map(|target| target.to_string()),
             via: route.via.to,
@@ -441,7 +447,7 @@ impl Entry {
             up_rate,
             down_rate,
             age: live.age().as_secs_f64(),
-            exchange: Exchange::of(live),
+            exchange: ExchangeEvent::of(live),
         }
     }
 }

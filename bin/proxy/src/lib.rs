@@ -41,22 +41,22 @@ mod suggest;
 pub mod text;
 mod tls;
 
-pub use self::admin::{Admin, Readiness};
+pub use self::admin::{Admin, ProxyReadiness};
 pub use self::descriptors::allow_for;
-pub use self::error::{AuthError, AuthReason, BindError};
-pub use self::guard::{Guard, Pattern, PatternError, Rules};
+pub use self::error::{AuthError, AuthReason, ListenerError};
+pub use self::guard::{Guard, PatternError, Rules, TargetPattern};
 pub use self::inside::{HOST, Inside, InsideSockets};
-pub use self::journal::{Journal, View};
+pub use self::journal::{Journal, ProxyView};
 pub use self::listener::{
     Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings, Protocol,
     credentials_in, dns_settings, own, reachable,
 };
 pub use self::metrics::{METRICS, Metric};
-pub use self::pac::{Facts, Known, Range, text as pac_text};
+pub use self::pac::{AddressRange, KnownList, PacFacts, text as pac_text};
 pub use self::pac_file::facts;
 pub use self::policy::{DnsService, DomainName, NotAService, Policy, StackConfig};
 pub use self::reread::Reread;
 pub use self::server::Server;
-pub use self::stack::{Backend, ClusterStack, Expect, Names, chain, connect, endings};
+pub use self::stack::{Backend, ClusterStack, Expect, NameService, chain, connect, endings};
 pub use self::suggest::{Suggest, nearest, suggestion};
-pub use self::tls::{Tls, TlsError};
+pub use self::tls::{ListenerTls, TlsError};

@@ -11,10 +11,10 @@ use kubevpn_target::{Origin, Target, TargetError};
 use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
 
-use crate::error::{AuthError, AuthReason, BindError};
-use crate::pac::Range;
+use crate::error::{AuthError, AuthReason, ListenerError};
+use crate::pac::AddressRange;
 use crate::reread::{Reread, read};
-use crate::{Tls, text};
+use crate::{ListenerTls, text};
 
 /// A listener as it is asked for. The serialised form is part of the daemon's API and of its state files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ impl HttpSettings {
 #[serde(rename_all = "camelCase", default)]
 pub struct PacSettings {
     /// Addresses that go through the proxy, besides the ranges of Services.
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<AddressRange>,
     /// HTTP proxy for hosts outside the cluster, as `host:port`; `None` for a direct way.
     pub upstream: Option<String>,
 }
@@ -185,7 +185,7 @@ impl ListenerSpec {
     /// Binds it at `address`, which is where it was asked for or where it has been before; with
     /// [`both_families`](Self::both_families) the same port of `[::1]` too. `asks` says whether clients have to show a
     /// password.
-    pub async fn bind(&self, address: &Addr, asks: bool) -> Result<Vec<Bound>, BindError> {
+    pub async fn bind(&self, address: &Addr, asks: bool) -> Result<Vec<Bound>, ListenerError> {
         let bind = |address| {
             let protocol = self.protocol.clone();
             async move { Bound::bind(protocol, &address, asks, self.allow_unauthenticated).await }
@@ -202,7 +202,7 @@ impl ListenerSpec {
     }
 
     /// What its clients may do; `own` is where they come. Reads the file with the credentials.
-    pub fn clients(&self, own: &[SocketAddr]) -> Result<Clients, BindError> {
+    pub fn clients(&self, own: &[SocketAddr]) -> Result<Clients, ListenerError> {
         let read = self.auth_file.as_deref().map(credentials_in).transpose()?;
         let (credentials, reread) = read.unzip();
         Ok(Clients {
@@ -238,13 +238,13 @@ impl Bound {
         addr: &Addr,
         asks: bool,
         admits_all: bool,
-    ) -> Result<Self, BindError> {
+    ) -> Result<Self, ListenerError> {
         let can_ask = protocol.asks_for_password();
         // What is told off loopback is no secret.
         let is_admin = protocol == Protocol::Admin;
         let guarded = addr.is_loopback() || admits_all || (can_ask && asks) || is_admin;
         if !guarded {
-            return Err(BindError::Exposed {
+            return Err(ListenerError::Exposed {
                 listener: protocol.to_string(),
                 address: addr.clone(),
                 can_ask,
@@ -286,7 +286,7 @@ pub struct Clients {
     /// Who they must be; anybody, where there are none.
     pub credentials: Option<Credentials>,
     /// The certificate of listeners that can ask for a password; they speak without TLS, where there is none.
-    pub tls: Option<Tls>,
+    pub tls: Option<ListenerTls>,
     /// The files that these came from, for as long as clients are served.
     pub reread: Vec<Reread>,
     /// How many.
@@ -301,7 +301,7 @@ pub struct Clients {
 
 impl Clients {
     /// Speaks TLS with them, if there is a certificate; its files are followed.
-    pub fn speak_tls(&mut self, tls: Option<(Tls, Reread)>) {
+    pub fn speak_tls(&mut self, tls: Option<(ListenerTls, Reread)>) {
         let (tls, reread) = tls.unzip();
         self.tls = tls;
         self.reread.extend(reread);
@@ -330,13 +330,13 @@ pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
 pub fn dns_settings(
     upstream: Option<SocketAddr>,
     own: &[SocketAddr],
-) -> Result<kubevpn_dns::Settings, BindError> {
+) -> Result<kubevpn_dns::Settings, ListenerError> {
     let is_upstream = |upstream: SocketAddr, own: &SocketAddr| {
         own.port() == upstream.port() && (own.ip() == upstream.ip() || own.ip().is_unspecified())
     };
     match upstream {
         Some(upstream) if own.iter().any(|own| is_upstream(upstream, own)) => {
-            Err(BindError::OwnUpstream { upstream })
+            Err(ListenerError::OwnUpstream { upstream })
         }
         _ => Ok(kubevpn_dns::Settings {
             upstream,
@@ -346,7 +346,7 @@ pub fn dns_settings(
 }
 
 /// Listeners on free ports of loopback: HTTP, then SOCKS5.
-pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindError> {
+pub async fn own(credentials: Option<Credentials>) -> Result<Listening, ListenerError> {
     let addr = Addr::Tcp((Ipv4Addr::LOCALHOST, 0).into());
     let mut bound = Vec::new();
     for protocol in [Protocol::Http, Protocol::Socks] {
@@ -366,16 +366,16 @@ pub async fn own(credentials: Option<Credentials>) -> Result<Listening, BindErro
     })
 }
 
-async fn bind_one(protocol: &Protocol, addr: &Addr) -> Result<Listener, BindError> {
+async fn bind_one(protocol: &Protocol, addr: &Addr) -> Result<Listener, ListenerError> {
     Listener::bind(addr)
         .await
         .map_err(|error| not_bound(protocol.to_string(), error.addr.to_string(), error.source))
 }
 
-pub(crate) fn not_bound(listener: String, address: String, source: io::Error) -> BindError {
+pub(crate) fn not_bound(listener: String, address: String, source: io::Error) -> ListenerError {
     match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse { listener, address },
-        _ => BindError::Io {
+        io::ErrorKind::AddrInUse => ListenerError::InUse { listener, address },
+        _ => ListenerError::Io {
             listener,
             address,
             source,
@@ -411,8 +411,11 @@ fn users(contents: &[u8]) -> Result<Credentials, AuthReason> {
 const PORTS: usize = 16;
 
 /// TCP and UDP on one port.
-async fn bind_both(protocol: &Protocol, addr: &Addr) -> Result<(Listener, UdpSocket), BindError> {
-    let not_ip = || BindError::NotIp {
+async fn bind_both(
+    protocol: &Protocol,
+    addr: &Addr,
+) -> Result<(Listener, UdpSocket), ListenerError> {
+    let not_ip = || ListenerError::NotIp {
         listener: protocol.to_string(),
         address: addr.clone(),
     };

@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::journal::{Count, Count2, SESSION_HEALTHS, Tally, View, WATCH_HEALTHS};
+use crate::journal::{Count2, NamedCounts, ProxyView, SESSION_HEALTHS, Tally, WATCH_HEALTHS};
 
 /// A metric, as it is documented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,13 +159,13 @@ pub const METRICS: [Metric; 18] = [
 
 /// The format that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
+pub(crate) enum MetricsFormat {
     /// Prometheus, 0.0.4.
     Text,
     OpenMetrics,
 }
 
-impl Format {
+impl MetricsFormat {
     /// The one that this `Accept` field prefers.
     pub(crate) fn of(accept: Option<&str>) -> Self {
         match accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
@@ -183,15 +183,15 @@ impl Format {
 }
 
 /// All metrics of a proxy; without one, those of a process that has none yet.
-pub(crate) fn scrape(view: Option<&View>, is_ready: bool, format: Format) -> String {
+pub(crate) fn scrape(view: Option<&ProxyView>, is_ready: bool, format: MetricsFormat) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape {
         samples: samples(view, is_ready),
     }));
     let mut text = String::new();
     let written = match format {
-        Format::Text => prometheus_text::encode(&mut text, &registry),
-        Format::OpenMetrics => text::encode(&mut text, &registry),
+        MetricsFormat::Text => prometheus_text::encode(&mut text, &registry),
+        MetricsFormat::OpenMetrics => text::encode(&mut text, &registry),
     };
     // Writing to a string does not fail.
     debug_assert!(written.is_ok());
@@ -201,17 +201,17 @@ pub(crate) fn scrape(view: Option<&View>, is_ready: bool, format: Format) -> Str
 /// The values of a metric, by the labels' values.
 struct Samples {
     metric: &'static Metric,
-    values: Vec<(Vec<&'static str>, Value)>,
+    values: Vec<(Vec<&'static str>, MetricValue)>,
 }
 
-enum Value {
+enum MetricValue {
     Number(u64),
     Seconds(f64),
     Histogram(Histogram),
 }
 
-fn samples(view: Option<&View>, is_ready: bool) -> Vec<Samples> {
-    let tally = view.map(View::tally).unwrap_or_default();
+fn samples(view: Option<&ProxyView>, is_ready: bool) -> Vec<Samples> {
+    let tally = view.map(ProxyView::tally).unwrap_or_default();
     METRICS
         .iter()
         .map(|metric| Samples {
@@ -221,11 +221,11 @@ fn samples(view: Option<&View>, is_ready: bool) -> Vec<Samples> {
         .collect()
 }
 
-fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>, Value)> {
-    let one = |n: u64| vec![(Vec::new(), Value::Number(n))];
+fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>, MetricValue)> {
+    let one = |n: u64| vec![(Vec::new(), MetricValue::Number(n))];
     let frontends = || Frontend::ALL.into_iter().map(Frontend::as_str);
     match metric {
-        "kubevpn_build" => vec![(vec![env!("CARGO_PKG_VERSION")], Value::Number(1))],
+        "kubevpn_build" => vec![(vec![env!("CARGO_PKG_VERSION")], MetricValue::Number(1))],
         "kubevpn_ready" => one(is_ready.into()),
         "kubevpn_connections_open" => each(frontends(), &tally.counts.open),
         "kubevpn_connections_total" => each(frontends(), &tally.counts.connected),
@@ -237,13 +237,13 @@ fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>
             pairs(frontends(), refusals, &tally.counts.refused)
         }
         "kubevpn_bytes_total" => vec![
-            (vec!["up"], Value::Number(tally.up)),
-            (vec!["down"], Value::Number(tally.down)),
+            (vec!["up"], MetricValue::Number(tally.up)),
+            (vec!["down"], MetricValue::Number(tally.down)),
         ],
         "kubevpn_dial_seconds" => tally
             .dials
             .iter()
-            .map(|(step, histogram)| (vec![*step], Value::Histogram(histogram.clone())))
+            .map(|(step, histogram)| (vec![*step], MetricValue::Histogram(histogram.clone())))
             .collect(),
         "kubevpn_sessions_open" => {
             let transports = Transport::ALL.into_iter().map(Transport::as_str);
@@ -267,7 +267,7 @@ fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>
         "kubevpn_credentials_expiry_timestamp_seconds" => {
             let expires = tally.expires.iter();
             expires
-                .map(|at| (Vec::new(), Value::Seconds(*at)))
+                .map(|at| (Vec::new(), MetricValue::Seconds(*at)))
                 .collect()
         }
         "kubevpn_events_dropped_total" => one(tally.dropped),
@@ -278,11 +278,11 @@ fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>
 /// A value for each name there can be, 0 for what has not happened: a rate needs where it began.
 fn each(
     names: impl Iterator<Item = &'static str>,
-    values: &Count,
-) -> Vec<(Vec<&'static str>, Value)> {
+    values: &NamedCounts,
+) -> Vec<(Vec<&'static str>, MetricValue)> {
     let value = |name| {
         let n = values.get(name).copied().unwrap_or_default();
-        (vec![name], Value::Number(n))
+        (vec![name], MetricValue::Number(n))
     };
     names.map(value).collect()
 }
@@ -291,11 +291,11 @@ fn pairs(
     first: impl Iterator<Item = &'static str>,
     second: impl Iterator<Item = &'static str> + Clone,
     values: &Count2,
-) -> Vec<(Vec<&'static str>, Value)> {
+) -> Vec<(Vec<&'static str>, MetricValue)> {
     let all = first.flat_map(|a| second.clone().map(move |b| (a, b)));
     let value = |(a, b)| {
         let n = values.get(&(a, b)).copied().unwrap_or_default();
-        (vec![a, b], Value::Number(n))
+        (vec![a, b], MetricValue::Number(n))
     };
     all.map(value).collect()
 }
@@ -340,11 +340,13 @@ impl Collector for Scrape {
     }
 }
 
-fn encode(value: &Value, kind: MetricType, encoder: MetricEncoder<'_>) -> fmt::Result {
+fn encode(value: &MetricValue, kind: MetricType, encoder: MetricEncoder<'_>) -> fmt::Result {
     match value {
-        Value::Number(n) if kind == MetricType::Counter => ConstCounter::new(*n).encode(encoder),
-        Value::Number(n) => ConstGauge::new(*n).encode(encoder),
-        Value::Seconds(at) => ConstGauge::new(*at).encode(encoder),
-        Value::Histogram(histogram) => histogram.encode(encoder),
+        MetricValue::Number(n) if kind == MetricType::Counter => {
+            ConstCounter::new(*n).encode(encoder)
+        }
+        MetricValue::Number(n) => ConstGauge::new(*n).encode(encoder),
+        MetricValue::Seconds(at) => ConstGauge::new(*at).encode(encoder),
+        MetricValue::Histogram(histogram) => histogram.encode(encoder),
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 /// What the file is written from.
 #[derive(Debug)]
-pub struct Facts {
+pub struct PacFacts {
     /// Where HTTP proxying is served, as `127.0.0.1:3128`, and SOCKS5.
     pub http: Option<String>,
     pub socks: Option<String>,
@@ -16,20 +16,20 @@ pub struct Facts {
     /// The active namespace.
     pub namespace: String,
     /// Its Services.
-    pub services: Known,
+    pub services: KnownList,
     /// Those of other namespaces, as `web.shop`.
-    pub elsewhere: Known,
+    pub elsewhere: KnownList,
     /// The ranges of ClusterIPs.
-    pub service_ranges: Known,
+    pub service_ranges: KnownList,
     /// Further ranges, as a user gave them.
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<AddressRange>,
     /// The HTTP proxy for everything else, as `host:port`; none for a direct way.
     pub upstream: Option<String>,
 }
 
 /// What is known of a list.
 #[derive(Debug)]
-pub enum Known {
+pub enum KnownList {
     /// What was found when it could last be read, and why it could not be read now.
     Listed(Vec<String>, Option<String>),
     /// Why it never could be read.
@@ -39,12 +39,12 @@ pub enum Known {
 /// An address range, as `10.244.0.0/16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Range {
+pub struct AddressRange {
     base: std::net::IpAddr,
     length: u8,
 }
 
-impl std::str::FromStr for Range {
+impl std::str::FromStr for AddressRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -60,13 +60,13 @@ impl std::str::FromStr for Range {
     }
 }
 
-impl std::fmt::Display for Range {
+impl std::fmt::Display for AddressRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.base, self.length)
     }
 }
 
-impl TryFrom<String> for Range {
+impl TryFrom<String> for AddressRange {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -74,13 +74,13 @@ impl TryFrom<String> for Range {
     }
 }
 
-impl From<Range> for String {
-    fn from(range: Range) -> Self {
+impl From<AddressRange> for String {
+    fn from(range: AddressRange) -> Self {
         range.to_string()
     }
 }
 
-impl Range {
+impl AddressRange {
     pub(crate) fn contains(self, ip: std::net::IpAddr) -> bool {
         use std::net::IpAddr;
         let bits = |ip| match ip {
@@ -110,15 +110,19 @@ const MOST: usize = 500;
 const SCRIPT: &str = include_str!("pac/script.js");
 
 /// The whole file.
-pub fn text(facts: &Facts) -> String {
+pub fn text(facts: &PacFacts) -> String {
     let mut file = String::from(
         "// Which hosts go through kubevpn into the cluster. Point the browser at this file, or at /proxy.pac of the\n\
          // proxy itself, which is always up to date.\n",
     );
     let mut ranges = facts.ranges.clone();
     match &facts.service_ranges {
-        Known::Listed(found, failed) => {
-            ranges.extend(found.iter().filter_map(|text| text.parse::<Range>().ok()));
+        KnownList::Listed(found, failed) => {
+            ranges.extend(
+                found
+                    .iter()
+                    .filter_map(|text| text.parse::<AddressRange>().ok()),
+            );
             if let Some(why) = failed {
                 comment(
                     &mut file,
@@ -126,7 +130,7 @@ pub fn text(facts: &Facts) -> String {
                 );
             }
         }
-        Known::Not(why) => comment(
+        KnownList::Not(why) => comment(
             &mut file,
             &format!(
                 "Not known: the ranges of ClusterIPs ({why}). Addresses of Services go past the proxy unless \
@@ -135,7 +139,7 @@ pub fn text(facts: &Facts) -> String {
         ),
     }
     let mut complete = false;
-    if let Known::Listed(_, Some(why)) = &facts.services {
+    if let KnownList::Listed(_, Some(why)) = &facts.services {
         comment(
             &mut file,
             &format!(
@@ -145,11 +149,11 @@ pub fn text(facts: &Facts) -> String {
         );
     }
     let services = match &facts.services {
-        Known::Listed(services, _) if services.len() < MOST => {
+        KnownList::Listed(services, _) if services.len() < MOST => {
             complete = true;
             &services[..]
         }
-        Known::Listed(services, _) => {
+        KnownList::Listed(services, _) => {
             comment(
                 &mut file,
                 &format!(
@@ -160,7 +164,7 @@ pub fn text(facts: &Facts) -> String {
             );
             &services[..]
         }
-        Known::Not(why) => {
+        KnownList::Not(why) => {
             comment(
                 &mut file,
                 &format!(
@@ -173,7 +177,7 @@ pub fn text(facts: &Facts) -> String {
         }
     };
     let elsewhere = match &facts.elsewhere {
-        Known::Listed(services, failed) => {
+        KnownList::Listed(services, failed) => {
             if let Some(why) = failed {
                 comment(
                     &mut file,
@@ -182,7 +186,7 @@ pub fn text(facts: &Facts) -> String {
             }
             &services[..]
         }
-        Known::Not(why) => {
+        KnownList::Not(why) => {
             comment(
                 &mut file,
                 &format!(

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kubevpn_http_connect::Pac;
-use kubevpn_stack::{Cluster, Listed, Survey};
+use kubevpn_stack::{Cluster, Survey, SurveyedList};
 use kubevpn_target::{Name, Refusal};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::pac::{Facts, Known, text};
+use crate::pac::{KnownList, PacFacts, text};
 use crate::{Expect, PacSettings};
 
 /// How long a file is served as it was written: whoever can open a page of the proxy makes us ask the API server.
@@ -28,7 +28,7 @@ pub async fn facts(
     settings: PacSettings,
     http: Option<String>,
     socks: Option<String>,
-) -> Facts {
+) -> PacFacts {
     let (survey, endings) = learn(cluster).await;
     written(&survey.0, endings, settings, http, socks)
 }
@@ -39,7 +39,7 @@ async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
         let Ok(survey) = timeout(PATIENCE, cluster.survey()).await else {
             return (cluster.last_survey(), INCOMPLETE);
         };
-        let for_now = |listed: &Listed| {
+        let for_now = |listed: &SurveyedList| {
             let refusal = listed.failed.as_ref().map(|why| why.refusal());
             let passing = [
                 Refusal::ClusterAway,
@@ -66,11 +66,11 @@ async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
 }
 
 /// What is known of a list, and why not more.
-fn known(listed: &Listed) -> Known {
+fn known(listed: &SurveyedList) -> KnownList {
     let why = listed.failed.as_ref().map(ToString::to_string);
     match &listed.found {
-        Some(found) => Known::Listed(found.clone(), why),
-        None => Known::Not(why.unwrap_or_else(|| {
+        Some(found) => KnownList::Listed(found.clone(), why),
+        None => KnownList::Not(why.unwrap_or_else(|| {
             let limit = PATIENCE.as_secs();
             format!("the API server did not answer within {limit} s")
         })),
@@ -83,8 +83,8 @@ fn written(
     settings: PacSettings,
     http: Option<String>,
     socks: Option<String>,
-) -> Facts {
-    Facts {
+) -> PacFacts {
+    PacFacts {
         http,
         socks,
         endings,

@@ -110,23 +110,23 @@ mod outside {
 
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "lowercase")]
-    enum Text {
+    enum OutsideText {
         Deny,
         Direct,
     }
 
     pub(super) fn serialize<S: Serializer>(outside: &Outside, to: S) -> Result<S::Ok, S::Error> {
         match outside {
-            Outside::Deny => Text::Deny,
-            Outside::Direct => Text::Direct,
+            Outside::Deny => OutsideText::Deny,
+            Outside::Direct => OutsideText::Direct,
         }
         .serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Outside, D::Error> {
-        Ok(match Text::deserialize(from)? {
-            Text::Deny => Outside::Deny,
-            Text::Direct => Outside::Direct,
+        Ok(match OutsideText::deserialize(from)? {
+            OutsideText::Deny => Outside::Deny,
+            OutsideText::Direct => Outside::Direct,
         })
     }
 }

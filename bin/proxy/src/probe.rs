@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-pub use self::rights::{CREATE_PORT_FORWARD, GET_PORT_FORWARD, Right, may};
+pub use self::rights::{AccessRight, CREATE_PORT_FORWARD, GET_PORT_FORWARD, may};
 use crate::{Protocol, reachable};
 
 /// How long the API server may take.
@@ -156,7 +156,7 @@ async fn speak(
 
 /// Whether streams to the Pods of a namespace can be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum PortForwardAccess {
     /// One was opened.
     Open {
         /// The Pod and its port.
@@ -182,7 +182,7 @@ pub enum Way {
 }
 
 /// A sentence for people.
-impl fmt::Display for Way {
+impl fmt::Display for PortForwardAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open { to } => write!(f, "port-forward works (tried with pod {to})"),
@@ -211,7 +211,11 @@ impl fmt::Display for Way {
 
 /// Opens a stream to a ready Pod of the namespace, where there is one that is seen to have a port; an empty namespace is no
 /// failure, and not everybody may list its Pods. That the access rules let nobody forward is one.
-pub async fn data_path<C>(client: &Client, namespace: &str, connect: C) -> Result<Way, ConnectError>
+pub async fn data_path<C>(
+    client: &Client,
+    namespace: &str,
+    connect: C,
+) -> Result<PortForwardAccess, ConnectError>
 where
     C: Connect + Clone,
 {
@@ -220,7 +224,7 @@ where
     let running = ListParams::default()
         .fields("status.phase=Running")
         .limit(PODS);
-    let not_listed = |forbidden| Way::NotListed {
+    let not_listed = |forbidden| PortForwardAccess::NotListed {
         namespace: namespace.to_owned(),
         forbidden,
     };
@@ -236,7 +240,7 @@ where
     let ready: Vec<_> = pods.iter().filter(|pod| is_ready(pod)).collect();
     if ready.is_empty() {
         let namespace = namespace.to_owned();
-        return Ok(Way::NoneReady { namespace });
+        return Ok(PortForwardAccess::NoneReady { namespace });
     }
     let mut failed = None;
     for (pod, port) in ready.into_iter().filter_map(tcp_port).take(DIALS) {
@@ -246,18 +250,18 @@ where
         };
         let to = format!("{pod}:{port}");
         let Err(error) = connect.clone().connect(target).await else {
-            return Ok(Way::Open { to });
+            return Ok(PortForwardAccess::Open { to });
         };
         match error.refusal() {
             // The Pod itself was asked, or it is gone by now: the way is there.
-            Refusal::Refused => return Ok(Way::Open { to }),
+            Refusal::Refused => return Ok(PortForwardAccess::Open { to }),
             Refusal::NameNotFound | Refusal::NotReady | Refusal::NoSuchPort => {}
             _ => failed = Some(error),
         }
     }
     match failed {
         Some(error) => Err(error),
-        None => Ok(Way::NoPort {
+        None => Ok(PortForwardAccess::NoPort {
             namespace: namespace.to_owned(),
         }),
     }

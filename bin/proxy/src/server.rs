@@ -7,16 +7,18 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kubevpn_conn::{Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Opening, Recorder};
+use kubevpn_conn::{
+    Addr, Client, ClientIo, Drain, Gate, HANDSHAKE_TIMEOUT, Recorder, SniffedProtocol,
+};
 use kubevpn_target::{Connect, Frontend};
 use tokio::task::JoinSet;
 use tracing::Dispatch;
 use tracing::dispatcher::with_default;
 
-use crate::admin::{self, Readiness};
-use crate::journal::{Listening, View};
+use crate::admin::{self, ProxyReadiness};
+use crate::journal::{ListenerGuard, ProxyView};
 use crate::pac_file::PacFile;
-use crate::{Backend, Bound, Clients, Expect, Names, Protocol, Tls};
+use crate::{Backend, Bound, Clients, Expect, ListenerTls, NameService, Protocol};
 
 /// What is being served. Listeners can be added at any time; they share limits and backend.
 pub struct Server<C> {
@@ -29,9 +31,9 @@ pub struct Server<C> {
     expect: Option<Expect>,
     /// Where clients are logged, if not with everything else.
     log: Option<Dispatch>,
-    view: Option<View>,
+    view: Option<ProxyView>,
     /// Its own place on the journal's list.
-    listening: Vec<Listening>,
+    listening: Vec<ListenerGuard>,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Server<C> {
@@ -96,7 +98,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
     }
 
     /// What becomes of the connections of listeners added from now on is told to its journal, and admin listeners show it.
-    pub fn observed_by(&mut self, view: View) {
+    pub fn observed_by(&mut self, view: ProxyView) {
         self.view = Some(view);
     }
 
@@ -153,8 +155,8 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             false => listener,
         };
         let admin = (protocol == Protocol::Admin).then(|| {
-            let state = admin::State::new(listener.addr());
-            state.set(Readiness::Ready);
+            let state = admin::AdminState::new(listener.addr());
+            state.set(ProxyReadiness::Ready);
             if let Some(view) = &self.view {
                 state.show(view.clone());
             }
@@ -230,17 +232,22 @@ type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Every frontend over one backend.
 struct Frontends<C> {
     connect: C,
-    names: Option<Names>,
+    names: Option<NameService>,
     socks: kubevpn_socks5::Settings,
     http: kubevpn_http_connect::Settings,
     dns: kubevpn_dns::Settings,
-    tls: Option<Tls>,
+    tls: Option<ListenerTls>,
     drain: Drain,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
     /// One connection, what is spoken on it inside TLS.
-    fn serve_inside(self: Arc<Self>, tls: &Tls, protocol: &Protocol, client: Client) -> Serving {
+    fn serve_inside(
+        self: Arc<Self>,
+        tls: &ListenerTls,
+        protocol: &Protocol,
+        client: Client,
+    ) -> Serving {
         let (tls, protocol) = (tls.clone(), protocol.clone());
         Box::pin(async move {
             let recorder = Recorder::new(Frontend::Other, &client);
@@ -272,10 +279,10 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
             Protocol::Http => self.http(client),
             Protocol::Mixed => Box::pin(async move {
                 let recorder = Recorder::new(Frontend::Other, &client);
-                let opening = self.before_the_end(Opening::read(client)).await;
+                let opening = self.before_the_end(SniffedProtocol::read(client)).await;
                 match opening {
-                    Some(Ok((Opening::Http, client))) => self.http(client).await,
-                    Some(Ok((Opening::Socks, client))) => self.socks(client).await,
+                    Some(Ok((SniffedProtocol::Http, client))) => self.http(client).await,
+                    Some(Ok((SniffedProtocol::Socks, client))) => self.socks(client).await,
                     Some(Err(_)) | None => recorder.start().unused(),
                 }
             }),

@@ -43,7 +43,7 @@ pub type ClusterStack = Stack<Egress<ApiServer>>;
 pub type Expect = Arc<dyn Fn(Option<&Host>) + Send + Sync>;
 
 /// What answers a DNS client.
-pub type Names = BoxCloneSyncService<Query, Message, ConnectError>;
+pub type NameService = BoxCloneSyncService<Query, Message, ConnectError>;
 
 /// What the listeners lead to.
 #[derive(Clone)]
@@ -53,7 +53,7 @@ pub struct Backend<C> {
     /// Who is asked for a PAC file; nobody, where there is no cluster.
     pub cluster: Option<Cluster>,
     /// Who answers DNS clients; nobody, where there is no cluster.
-    pub names: Option<Names>,
+    pub names: Option<NameService>,
     /// Who prepares what is likely to be asked for; nobody, where there is no cluster.
     pub expect: Option<Expect>,
 }

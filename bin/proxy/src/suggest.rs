@@ -65,13 +65,13 @@ pub fn suggestion(name: &Name, namespace: &str, services: &[(String, String)]) -
 #[derive(Clone)]
 pub struct Suggest<C> {
     inner: C,
-    known: Known,
+    known: ServiceIndex,
 }
 
 impl<C> Suggest<C> {
     /// Suggests the Services of this cluster.
     pub fn new(inner: C, cluster: Cluster) -> Self {
-        let known = Known {
+        let known = ServiceIndex {
             cluster,
             listed: Arc::default(),
         };
@@ -79,17 +79,17 @@ impl<C> Suggest<C> {
     }
 }
 
-type Services = Arc<Vec<(String, String)>>;
+type ServiceNames = Arc<Vec<(String, String)>>;
 
 #[derive(Clone)]
-struct Known {
+struct ServiceIndex {
     cluster: Cluster,
-    listed: Arc<Mutex<Option<(Instant, Services)>>>,
+    listed: Arc<Mutex<Option<(Instant, ServiceNames)>>>,
 }
 
-impl Known {
+impl ServiceIndex {
     /// The Services when they were last listed; none where they cannot be.
-    async fn services(&self) -> Services {
+    async fn services(&self) -> ServiceNames {
         let mut listed = self.listed.lock().await;
         match &*listed {
             Some((at, services)) if at.elapsed() < FRESH => return services.clone(),

@@ -24,7 +24,7 @@ const ALPN: &[u8] = b"http/1.1";
 
 /// The certificate that listeners show. Clones share it.
 #[derive(Clone)]
-pub struct Tls(Arc<RwLock<Arc<ServerConfig>>>);
+pub struct ListenerTls(Arc<RwLock<Arc<ServerConfig>>>);
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub struct TlsError {
     reason: String,
 }
 
-impl Tls {
+impl ListenerTls {
     /// By PEM files of 64 KiB at most: the certificate with those between it and its authority, and its private key. TLS 1.2
     /// and 1.3; clients are asked for no certificate. The second part follows the files.
     pub fn read(certificate: &Path, key: &Path) -> Result<(Self, Reread), TlsError> {
@@ -93,7 +93,7 @@ fn config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-impl fmt::Debug for Tls {
+impl fmt::Debug for ListenerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()
     }
@@ -250,7 +250,8 @@ mod tests {
             path
         };
         let (certificate, key) = certificate();
-        let tls = Tls::read(&file("tls.crt", &certificate), &file("tls.key", &key)).unwrap();
+        let tls =
+            ListenerTls::read(&file("tls.crt", &certificate), &file("tls.key", &key)).unwrap();
         let spec = ListenerSpec {
             auth_file: Some(file("users", "ann:x\nbob:y\n")),
             ..ListenerSpec::new(Protocol::Mixed, "127.0.0.1:0".parse().unwrap())
@@ -331,7 +332,7 @@ mod tests {
         let (old, new) = (certificate(), certificate());
         fs::write(path("tls.crt"), &old.0).unwrap();
         fs::write(path("tls.key"), &old.1).unwrap();
-        let (tls, reread) = Tls::read(&path("tls.crt"), &path("tls.key")).unwrap();
+        let (tls, reread) = ListenerTls::read(&path("tls.crt"), &path("tls.key")).unwrap();
         let following = tokio::spawn(reread.run());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -376,7 +377,10 @@ mod tests {
             (&good, &path("other", &other), "KeyMismatch"),
             (&good, &dir.path().join("missing"), "missing: No such file"),
         ] {
-            let error = Tls::read(certificate, key).err().unwrap().to_string();
+            let error = ListenerTls::read(certificate, key)
+                .err()
+                .unwrap()
+                .to_string();
             assert!(
                 error.contains(words) && !error.contains("s3cret"),
                 "{error}"

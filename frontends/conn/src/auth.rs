@@ -15,9 +15,9 @@ const MAX_USERS: usize = 128;
 /// Clones share their users, so that [`replace`](Self::replace) reaches all listeners. `Debug` hides the passwords. Neither can
 /// be read back.
 #[derive(Clone)]
-pub struct Credentials(Arc<RwLock<Vec<User>>>);
+pub struct Credentials(Arc<RwLock<Vec<UserPassword>>>);
 
-struct User {
+struct UserPassword {
     name: Field,
     password: Field,
 }
@@ -32,7 +32,7 @@ impl Credentials {
     /// # Ok::<(), kubevpn_conn::CredentialsError>(())
     /// ```
     pub fn new(user: &str, password: &str) -> Result<Self, CredentialsError> {
-        Ok(Self::of(vec![User::new(user, password)?]))
+        Ok(Self::of(vec![UserPassword::new(user, password)?]))
     }
 
     /// Reads the one line `user:password`, with or without its end. The password may contain colons.
@@ -48,7 +48,7 @@ impl Credentials {
         if lines.any(|line| !line.trim().is_empty()) {
             return Err(CredentialsError::MoreLines);
         }
-        Ok(Self::of(vec![User::parse(line)?]))
+        Ok(Self::of(vec![UserPassword::parse(line)?]))
     }
 
     /// Reads 1 to 128 users, each a line `user:password`; empty lines are skipped. A user may have several lines, each with a
@@ -72,7 +72,7 @@ impl Credentials {
             if users.len() == MAX_USERS {
                 return Err(CredentialsLineError::TooMany);
             }
-            let user = User::parse(line);
+            let user = UserPassword::parse(line);
             users.push(user.map_err(|reason| CredentialsLineError::Line { number, reason })?);
         }
         match users.is_empty() {
@@ -81,7 +81,7 @@ impl Credentials {
         }
     }
 
-    fn of(users: Vec<User>) -> Self {
+    fn of(users: Vec<UserPassword>) -> Self {
         Self(Arc::new(RwLock::new(users)))
     }
 
@@ -136,7 +136,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-impl User {
+impl UserPassword {
     fn new(name: &str, password: &str) -> Result<Self, CredentialsError> {
         if name.contains(':') {
             return Err(CredentialsError::ColonInUser);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
-use crate::Opening;
+use crate::SniffedProtocol;
 
 /// Lets a client send `data` on a listener for two protocols; the first byte says in which pieces.
 ///
@@ -25,13 +25,15 @@ pub fn first_byte(data: &[u8]) {
     };
     assert_eq!(bytes, sent);
     match opening {
-        Opening::Http => assert!(!matches!(sent, [4 | 5, ..])),
-        Opening::Socks => assert!(!sent.starts_with(b"CONNECT ") && !sent.starts_with(b"GET ")),
+        SniffedProtocol::Http => assert!(!matches!(sent, [4 | 5, ..])),
+        SniffedProtocol::Socks => {
+            assert!(!sent.starts_with(b"CONNECT ") && !sent.starts_with(b"GET "))
+        }
     }
 }
 
-async fn read_back(client: Pieces<'_>) -> Option<(Opening, Vec<u8>)> {
-    let (opening, mut client) = match Opening::read(client).await {
+async fn read_back(client: Pieces<'_>) -> Option<(SniffedProtocol, Vec<u8>)> {
+    let (opening, mut client) = match SniffedProtocol::read(client).await {
         Ok(read) => read,
         Err(error) => {
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

@@ -72,7 +72,7 @@ pub use self::record::{Record, Recorder, Traffic};
 pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;
 pub use self::seldom::Backoff;
-pub use self::sniff::Opening;
+pub use self::sniff::SniffedProtocol;
 pub use self::tunnel::{Tunnel, TunnelError};
 pub use self::wait::while_connected;
 

@@ -50,10 +50,10 @@ impl Default for Limits {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<Inner>);
+pub struct Gate(Arc<GateState>);
 
 #[derive(Debug)]
-struct Inner {
+struct GateState {
     limits: Limits,
     slots: Arc<Semaphore>,
     /// Permits for unauthenticated clients on other machines.
@@ -68,7 +68,7 @@ impl Gate {
     /// A gate without connections. A total of 0, which would admit no client, counts as 1.
     pub fn new(limits: Limits) -> Self {
         let total = limits.total.clamp(1, Semaphore::MAX_PERMITS);
-        Self(Arc::new(Inner {
+        Self(Arc::new(GateState {
             limits: Limits { total, ..limits },
             slots: Arc::new(Semaphore::new(total)),
             strangers: Arc::new(Semaphore::new((total / 8).max(STRANGERS).min(total))),
@@ -123,7 +123,7 @@ impl Gate {
         self.0.limits.total - self.0.slots.available_permits()
     }
 
-    fn count(&self, ip: IpAddr, limit: usize) -> Option<Counted> {
+    fn count(&self, ip: IpAddr, limit: usize) -> Option<CountedClient> {
         let mut clients = self
             .0
             .clients
@@ -137,7 +137,7 @@ impl Gate {
             return None;
         }
         *open += 1;
-        Some(Counted {
+        Some(CountedClient {
             ip,
             gate: self.clone(),
         })
@@ -147,17 +147,17 @@ impl Gate {
 /// The right to be one of the open connections. Hold it for the connection's whole life.
 #[derive(Debug)]
 pub struct Permit {
-    _counted: Option<Counted>,
+    _counted: Option<CountedClient>,
     _slot: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
-struct Counted {
+struct CountedClient {
     ip: IpAddr,
     gate: Gate,
 }
 
-impl Drop for Counted {
+impl Drop for CountedClient {
     fn drop(&mut self) {
         let clients = &self.gate.0.clients;
         let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);

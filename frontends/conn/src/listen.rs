@@ -46,16 +46,16 @@ const BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub struct Listener {
     addr: Addr,
-    socket: Socket,
+    socket: ListenSocket,
     asks: bool,
     closed: Option<Closed>,
     observer: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ListenSocket {
     Tcp(TcpListener),
-    Unix(unix::Socket),
+    Unix(unix::UnixListenSocket),
 }
 
 impl Listener {
@@ -72,11 +72,11 @@ impl Listener {
                 let real = listener.local_addr().map_err(failed)?;
                 #[cfg(target_os = "linux")]
                 let _ = tokio::task::spawn_blocking(move || crate::peer::prepare(real)).await;
-                (Addr::Tcp(real), Socket::Tcp(listener))
+                (Addr::Tcp(real), ListenSocket::Tcp(listener))
             }
             Addr::Unix(path) => {
-                let socket = unix::Socket::bind(path).await.map_err(failed)?;
-                (addr.clone(), Socket::Unix(socket))
+                let socket = unix::UnixListenSocket::bind(path).await.map_err(failed)?;
+                (addr.clone(), ListenSocket::Unix(socket))
             }
         };
         Ok(Self {
@@ -92,7 +92,7 @@ impl Listener {
     pub fn of(listener: TcpListener) -> io::Result<Self> {
         Ok(Self {
             addr: Addr::Tcp(listener.local_addr()?),
-            socket: Socket::Tcp(listener),
+            socket: ListenSocket::Tcp(listener),
             asks: false,
             closed: None,
             observer: None,
@@ -167,7 +167,7 @@ pub struct BindError {
 // === the accept loop ===
 
 trait Accept {
-    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)>;
+    async fn accept(&mut self) -> io::Result<(ClientSocket, Option<SocketAddr>)>;
 
     /// Whether a client with this address has to authenticate and is on another machine.
     fn is_stranger(&self, peer: Option<SocketAddr>) -> bool;
@@ -178,13 +178,15 @@ trait Accept {
 }
 
 impl Accept for Listener {
-    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
+    async fn accept(&mut self) -> io::Result<(ClientSocket, Option<SocketAddr>)> {
         match &self.socket {
-            Socket::Tcp(listener) => {
+            ListenSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Io::Tcp(stream), Some(peer)))
+                Ok((ClientSocket::Tcp(stream), Some(peer)))
             }
-            Socket::Unix(listener) => Ok((Io::Unix(listener.accept().await?), None)),
+            ListenSocket::Unix(listener) => {
+                Ok((ClientSocket::Unix(listener.accept().await?), None))
+            }
         }
     }
 
@@ -254,7 +256,7 @@ where
 /// An accepted connection. Holds its permit until it is dropped or [released](ClientIo::release).
 #[derive(Debug)]
 pub struct Client {
-    io: Io,
+    io: ClientSocket,
     peer: Option<SocketAddr>,
     permit: Option<Permit>,
     closed: Option<Closed>,
@@ -265,14 +267,14 @@ pub struct Client {
 }
 
 #[derive(Debug)]
-enum Io {
+enum ClientSocket {
     Tcp(TcpStream),
     Unix(tokio::net::UnixStream),
 }
 
 impl Client {
-    fn new(io: Io, peer: Option<SocketAddr>) -> Self {
-        if let Io::Tcp(stream) = &io {
+    fn new(io: ClientSocket, peer: Option<SocketAddr>) -> Self {
+        if let ClientSocket::Tcp(stream) = &io {
             tune(stream, peer);
         }
         Self {
@@ -288,7 +290,7 @@ impl Client {
 
     /// The client's process, if the socket reports it.
     fn process(&self) -> Option<u32> {
-        let Io::Unix(stream) = &self.io else {
+        let ClientSocket::Unix(stream) = &self.io else {
             return None;
         };
         u32::try_from(stream.peer_cred().ok()?.pid()?).ok()
@@ -312,15 +314,15 @@ impl From<TcpStream> for Client {
     /// A connection accepted elsewhere, without a permit.
     fn from(stream: TcpStream) -> Self {
         let peer = stream.peer_addr().ok();
-        Self::new(Io::Tcp(stream), peer)
+        Self::new(ClientSocket::Tcp(stream), peer)
     }
 }
 
 macro_rules! each {
     ($inner:expr, $io:ident => $do:expr) => {
         match $inner {
-            Io::Tcp($io) => $do,
-            Io::Unix($io) => $do,
+            ClientSocket::Tcp($io) => $do,
+            ClientSocket::Unix($io) => $do,
         }
     };
 }
@@ -375,16 +377,16 @@ impl ClientIo for Client {
     }
 
     fn closed(&self) -> Option<bool> {
-        if let (Some(closed), Io::Tcp(stream)) = (&self.closed, &self.io) {
+        if let (Some(closed), ClientSocket::Tcp(stream)) = (&self.closed, &self.io) {
             let to = stream.original_destination();
             return closed.ask(self.peer?, to.or_else(|| stream.local_addr().ok())?);
         }
         match &self.io {
             #[cfg(target_os = "linux")]
-            Io::Tcp(stream) => crate::peer::closed(stream.local_addr().ok()?, self.peer?),
+            ClientSocket::Tcp(stream) => crate::peer::closed(stream.local_addr().ok()?, self.peer?),
             #[cfg(not(target_os = "linux"))]
-            Io::Tcp(stream) => stream.closed(),
-            Io::Unix(stream) => stream.closed(),
+            ClientSocket::Tcp(stream) => stream.closed(),
+            ClientSocket::Unix(stream) => stream.closed(),
         }
     }
 

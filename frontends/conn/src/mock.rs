@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{ClientIo, Drain};
 
-/// The stream; the other end is the [`Control`].
-pub(crate) struct Mock(Arc<Mutex<State>>);
+/// The stream; the other end is the [`MockControl`].
+pub(crate) struct Mock(Arc<Mutex<MockState>>);
 
 #[derive(Clone)]
-pub(crate) struct Control(Arc<Mutex<State>>);
+pub(crate) struct MockControl(Arc<Mutex<MockState>>);
 
 #[derive(Default)]
-struct State {
+struct MockState {
     to_read: VecDeque<io::Result<Vec<u8>>>,
     written: Vec<u8>,
     write_sizes: Vec<usize>,
@@ -42,13 +42,13 @@ struct State {
     wakers: Vec<Waker>,
 }
 
-pub(crate) fn mock() -> (Mock, Control) {
-    let state = Arc::new(Mutex::new(State::default()));
-    (Mock(Arc::clone(&state)), Control(state))
+pub(crate) fn mock() -> (Mock, MockControl) {
+    let state = Arc::new(Mutex::new(MockState::default()));
+    (Mock(Arc::clone(&state)), MockControl(state))
 }
 
-impl Control {
-    fn change(&self, change: impl FnOnce(&mut State)) {
+impl MockControl {
+    fn change(&self, change: impl FnOnce(&mut MockState)) {
         let mut state = self.0.lock().unwrap();
         change(&mut state);
         let wakers = std::mem::take(&mut state.wakers);
@@ -103,7 +103,7 @@ impl Control {
         self.state().drain.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MockState> {
         self.0.lock().unwrap()
     }
 
@@ -154,7 +154,7 @@ impl Control {
     }
 }
 
-fn wait<T>(state: &mut State, cx: &Context<'_>) -> Poll<T> {
+fn wait<T>(state: &mut MockState, cx: &Context<'_>) -> Poll<T> {
     state.wakers.push(cx.waker().clone());
     Poll::Pending
 }

@@ -38,7 +38,7 @@ pub(crate) fn prepare(listener: SocketAddr) {
     KERNEL.get_or_init(|| {
         let any = SocketAddr::new(unspecified(listener.ip()), 0);
         let tried = Kernel::open().and_then(|mut kernel| match kernel.ask(listener, any)? {
-            Some(Found { inode: 1.., .. }) => Ok(kernel),
+            Some(SocketEntry { inode: 1.., .. }) => Ok(kernel),
             _ => Err(io::ErrorKind::NotFound.into()),
         });
         tried
@@ -86,7 +86,7 @@ fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
-struct Found {
+struct SocketEntry {
     state: u8,
     inode: u32,
 }
@@ -122,7 +122,7 @@ impl Kernel {
 
     /// Looks up the TCP socket that is bound to `at` and connected to `to`. The kernel has answered when the send returns,
     /// so nothing blocks.
-    fn ask(&mut self, at: SocketAddr, to: SocketAddr) -> io::Result<Option<Found>> {
+    fn ask(&mut self, at: SocketAddr, to: SocketAddr) -> io::Result<Option<SocketEntry>> {
         self.asked = self.asked.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
@@ -161,7 +161,7 @@ impl Kernel {
             if answer.message_type() == SOCK_DIAG_BY_FAMILY {
                 let found = InetResponseHeader::parse(answer.payload());
                 let found = found.map_err(io::Error::other)?;
-                return Ok(Some(Found {
+                return Ok(Some(SocketEntry {
                     state: found.state,
                     inode: found.inode,
                 }));

@@ -20,8 +20,8 @@ use std::time::Duration;
 use kubevpn_target::Stream;
 use tokio::time::{Instant, Sleep};
 
-use self::direction::{At, Direction};
-use crate::wait::{CHECK, Check, Gone};
+use self::direction::{Direction, IoOperation};
+use crate::wait::{CHECK, ClientCheck, Gone};
 use crate::{ClientIo, Traffic};
 
 mod buffer;
@@ -154,8 +154,8 @@ where
         progress: 0,
         last: Instant::now(),
         is_answered: false,
-        idle: options.idle.map(Idle::new),
-        check: Check::default(),
+        idle: options.idle.map(IdleLimit::new),
+        check: ClientCheck::default(),
         leave: None,
     };
     // Set from the start, so that the kernel resets the connection if this process is killed.
@@ -188,8 +188,8 @@ struct Relay<C, U> {
     last: Instant,
     /// Whether the last bytes transferred were the upstream's.
     is_answered: bool,
-    idle: Option<Idle>,
-    check: Check,
+    idle: Option<IdleLimit>,
+    check: ClientCheck,
     /// Ready when the drain begins. Created once it matters.
     leave: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -202,10 +202,10 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
 
         // The client is polled first: when it is gone, the upstream's reaction does not matter.
         let failed = match (up, down) {
-            (Poll::Ready(Err((At::Read, error))), _) => Some((Side::Client, error)),
-            (_, Poll::Ready(Err((At::Write, error)))) => Some((Side::Client, error)),
-            (Poll::Ready(Err((At::Write, error))), _) => Some((Side::Upstream, error)),
-            (_, Poll::Ready(Err((At::Read, error)))) => Some((Side::Upstream, error)),
+            (Poll::Ready(Err((IoOperation::Read, error))), _) => Some((Side::Client, error)),
+            (_, Poll::Ready(Err((IoOperation::Write, error)))) => Some((Side::Client, error)),
+            (Poll::Ready(Err((IoOperation::Write, error))), _) => Some((Side::Upstream, error)),
+            (_, Poll::Ready(Err((IoOperation::Read, error)))) => Some((Side::Upstream, error)),
             _ => None,
         };
         if let Some((side, error)) = failed {
@@ -289,12 +289,12 @@ impl<C: ClientIo, U: Stream> Relay<C, U> {
 }
 
 /// The idle limit. Its timer is not reset with every byte: when it fires, it checks when the last byte was transferred.
-struct Idle {
+struct IdleLimit {
     limit: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Idle {
+impl IdleLimit {
     fn new(limit: Duration) -> Self {
         Self {
             limit,

@@ -8,26 +8,26 @@ use crate::Rewind;
 
 /// The client's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum SniffedProtocol {
     /// A method's letters (RFC 9110 section 9.1).
     Http,
     /// Anything else: a SOCKS greeting begins with its version, and the SOCKS frontend refuses the rest.
     Socks,
 }
 
-impl Opening {
+impl SniffedProtocol {
     /// Reads the first byte and puts it back.
     ///
     /// Waits without a limit. A client that ends before its first byte is [`io::ErrorKind::UnexpectedEof`].
     ///
     /// ```
-    /// use kubevpn_conn::Opening;
+    /// use kubevpn_conn::SniffedProtocol;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> std::io::Result<()> {
     /// let client = std::io::Cursor::new(b"CONNECT web.shop:80 HTTP/1.1\r\n\r\n");
-    /// let (opening, _client) = Opening::read(client).await?;
-    /// assert_eq!(opening, Opening::Http);
+    /// let (opening, _client) = SniffedProtocol::read(client).await?;
+    /// assert_eq!(opening, SniffedProtocol::Http);
     /// # Ok(())
     /// # }
     /// ```

@@ -49,9 +49,9 @@ where
     F: Future,
 {
     let mut work = pin!(work);
-    let mut watch = Watch {
+    let mut watch = ClientWatch {
         ended: false,
-        check: Check::default(),
+        check: ClientCheck::default(),
     };
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -62,13 +62,13 @@ where
     .await
 }
 
-struct Watch {
+struct ClientWatch {
     /// Whether the client has sent its end of file.
     ended: bool,
-    check: Check,
+    check: ClientCheck,
 }
 
-impl Watch {
+impl ClientWatch {
     /// Ready with the error that broke the connection.
     fn poll<C: ClientIo>(
         &mut self,
@@ -107,14 +107,14 @@ pub(crate) enum Gone {
 /// A client that has ended its stream is also checked at once, and soon again: programs that close often end their writing
 /// first, and the kernel sends the end before it releases the socket.
 #[derive(Default)]
-pub(crate) struct Check {
+pub(crate) struct ClientCheck {
     timer: Option<Pin<Box<Sleep>>>,
     /// Number of checks since its end of file.
     asked: u32,
     is_unknown: bool,
 }
 
-impl Check {
+impl ClientCheck {
     /// Ready when the client is gone. `ended`: its end of file was read.
     pub(crate) fn poll<C: ClientIo>(
         &mut self,

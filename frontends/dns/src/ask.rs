@@ -7,7 +7,7 @@ use kubevpn_target::{BoxError, ConnectError, Refusal, classify};
 use tokio::time::timeout;
 use tower_service::Service;
 
-use crate::request::Request;
+use crate::request::DnsRequest;
 use crate::{Settings, response_code, upstream};
 
 /// A service that answers queries.
@@ -15,14 +15,14 @@ use crate::{Settings, response_code, upstream};
 /// Do not implement it: every [`Service<Query>`] that answers with a [`Message`] has it. Of the message, the response code,
 /// `authoritative` and the sections are used. Errors are classified; a name outside the service's zones is
 /// [`Refusal::Denied`].
-pub trait Answer: Send {
+pub trait AnswerQueries: Send {
     /// Waits until the service is ready, and calls it once.
     ///
     /// Cancellation: dropping the future gives the query up.
     fn answer(self, query: Query) -> impl Future<Output = Result<Message, ConnectError>> + Send;
 }
 
-impl<S> Answer for S
+impl<S> AnswerQueries for S
 where
     S: Service<Query, Response = Message> + Send,
     S::Error: Into<BoxError>,
@@ -38,7 +38,11 @@ where
 }
 
 /// The complete answer to a request.
-pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Settings) -> Message {
+pub(crate) async fn ask<S: AnswerQueries>(
+    request: &DnsRequest,
+    service: S,
+    settings: &Settings,
+) -> Message {
     let query = &request.query;
     let limit = settings.answer_timeout;
     let answered = timeout(limit, through(request, service, settings)).await;
@@ -69,8 +73,8 @@ pub(crate) async fn ask<S: Answer>(request: &Request, service: S, settings: &Set
     response
 }
 
-async fn through<S: Answer>(
-    request: &Request,
+async fn through<S: AnswerQueries>(
+    request: &DnsRequest,
     service: S,
     settings: &Settings,
 ) -> Result<Message, ConnectError> {

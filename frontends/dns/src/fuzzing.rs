@@ -3,22 +3,22 @@
 use hickory_proto::op::{Message, MessageType};
 
 use crate::reply::{PLAIN_UDP, encode};
-use crate::request::{Read, read};
+use crate::request::{ParsedMessage, read};
 
 /// Reads `data` as a message to the server, and answers it.
 ///
 /// Panics if the answer has another question or ID, is not an answer, or is longer than its client accepts.
 pub fn dns_message(data: &[u8]) {
     let (answer, limit) = match read(data) {
-        Read::Question(request) => {
+        ParsedMessage::Question(request) => {
             let limit = request.udp_limit();
             assert!((512..=1232).contains(&limit), "{limit}");
             let answer = request.response();
             assert_eq!(answer.queries, [request.query]);
             (answer, limit)
         }
-        Read::Wrong(answer) => (answer, PLAIN_UDP.into()),
-        Read::Noise => return,
+        ParsedMessage::Wrong(answer) => (answer, PLAIN_UDP.into()),
+        ParsedMessage::Noise => return,
     };
     assert_eq!(answer.metadata.id.to_be_bytes(), data[..2]);
     let bytes = encode(&answer, limit);

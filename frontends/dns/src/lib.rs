@@ -1,4 +1,4 @@
-//! A DNS frontend: answers over UDP and TCP by asking any [`Service<Query>`](Answer).
+//! A DNS frontend: answers over UDP and TCP by asking any [`Service<Query>`](AnswerQueries).
 //!
 //! It reads queries, limits their size, number and time, and writes answers that fit. The service decides what a name
 //! means; the frontend does not know zones. It has no cache, transfers no zone, follows no alias, and signs nothing.
@@ -63,7 +63,7 @@ pub mod fuzzing;
 
 pub use hickory_proto::op::{Message, Query};
 
-pub use self::ask::Answer;
+pub use self::ask::AnswerQueries;
 pub use self::refusal::response_code;
 pub use self::settings::Settings;
 pub use self::stream::serve_stream;

@@ -11,7 +11,7 @@ const EDNS: u8 = 0;
 
 /// One query that can be answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub(crate) struct DnsRequest {
     pub(crate) id: u16,
     /// The query in the client's spelling, including upper and lower case.
     pub(crate) query: Query,
@@ -23,8 +23,8 @@ pub(crate) struct Request {
 
 /// The result of parsing.
 #[derive(Debug)]
-pub(crate) enum Read {
-    Question(Request),
+pub(crate) enum ParsedMessage {
+    Question(DnsRequest),
     /// Not a query that can be answered, with the error message to send.
     Wrong(Message),
     /// Not to be answered at all: shorter than a header, or an answer. Two servers that answer each other's answers
@@ -32,16 +32,16 @@ pub(crate) enum Read {
     Noise,
 }
 
-pub(crate) fn read(bytes: &[u8]) -> Read {
+pub(crate) fn read(bytes: &[u8]) -> ParsedMessage {
     let Some(&[high, low, flags, ..]) = bytes.first_chunk::<HEADER>().map(|h| &h[..]) else {
-        return Read::Noise;
+        return ParsedMessage::Noise;
     };
     if flags & 0x80 != 0 {
-        return Read::Noise;
+        return ParsedMessage::Noise;
     }
     let id = u16::from_be_bytes([high, low]);
     let op_code = OpCode::from_u8((flags >> 3) & 0xf);
-    let wrong = |code| Read::Wrong(Message::error_msg(id, op_code, code));
+    let wrong = |code| ParsedMessage::Wrong(Message::error_msg(id, op_code, code));
     if op_code != OpCode::Query {
         return wrong(ResponseCode::NotImp);
     }
@@ -52,7 +52,7 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
     let [query] = &message.queries[..] else {
         return wrong(ResponseCode::FormErr);
     };
-    let request = Request {
+    let request = DnsRequest {
         id,
         query: query.clone(),
         recursion_desired: message.metadata.recursion_desired,
@@ -66,15 +66,15 @@ pub(crate) fn read(bytes: &[u8]) -> Read {
             RecordType::ANY => ResponseCode::NotImp,
             RecordType::AXFR | RecordType::IXFR => ResponseCode::Refused,
             RecordType::OPT | RecordType::TSIG => ResponseCode::FormErr,
-            _ => return Read::Question(request),
+            _ => return ParsedMessage::Question(request),
         },
     };
     let mut answer = request.response();
     answer.metadata.response_code = code;
-    Read::Wrong(answer)
+    ParsedMessage::Wrong(answer)
 }
 
-impl Request {
+impl DnsRequest {
     /// An empty answer to this request.
     pub(crate) fn response(&self) -> Message {
         let mut message = Message::response(self.id, OpCode::Query);
@@ -129,7 +129,7 @@ mod tests {
 
     fn code_of(bytes: &[u8]) -> ResponseCode {
         match read(bytes) {
-            Read::Wrong(answer) => {
+            ParsedMessage::Wrong(answer) => {
                 assert_eq!(answer.metadata.message_type, MessageType::Response);
                 answer.metadata.response_code
             }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_question_keeps_its_case_and_flags() {
-        let Read::Question(request) = read(&query(RecordType::A).to_vec().unwrap()) else {
+        let ParsedMessage::Question(request) = read(&query(RecordType::A).to_vec().unwrap()) else {
             panic!("no question")
         };
         assert_eq!(request.query.name().to_ascii(), "Web.Shop.");
@@ -157,7 +157,7 @@ mod tests {
             let mut edns = Edns::new();
             edns.set_max_payload(said);
             message.set_edns(edns);
-            let Read::Question(request) = read(&message.to_vec().unwrap()) else {
+            let ParsedMessage::Question(request) = read(&message.to_vec().unwrap()) else {
                 panic!("no question")
             };
             assert_eq!(request.udp_limit(), limit, "{said}");
@@ -194,12 +194,12 @@ mod tests {
         let bytes = query(RecordType::A).to_vec().unwrap();
         for length in 0..bytes.len() {
             match read(&bytes[..length]) {
-                Read::Noise => assert!(length < HEADER),
-                Read::Wrong(answer) => {
+                ParsedMessage::Noise => assert!(length < HEADER),
+                ParsedMessage::Wrong(answer) => {
                     assert_eq!(answer.metadata.id, 7);
                     assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
                 }
-                Read::Question(_) => panic!("{length} bytes will do"),
+                ParsedMessage::Question(_) => panic!("{length} bytes will do"),
             }
         }
     }
@@ -208,6 +208,9 @@ mod tests {
     fn answers_are_not_answered() {
         let mut answer = query(RecordType::A);
         answer.metadata.message_type = MessageType::Response;
-        assert!(matches!(read(&answer.to_vec().unwrap()), Read::Noise));
+        assert!(matches!(
+            read(&answer.to_vec().unwrap()),
+            ParsedMessage::Noise
+        ));
     }
 }

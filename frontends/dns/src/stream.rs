@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::Settings;
-use crate::ask::{Answer, ask};
+use crate::ask::{AnswerQueries, ask};
 use crate::reply::encode;
-use crate::request::{Read, read};
+use crate::request::{ParsedMessage, read};
 
 /// Limit on simultaneous queries of one stream; further ones wait in the stream.
 const AT_ONCE: usize = 16;
@@ -46,7 +46,7 @@ const LONGEST: usize = 4096;
 pub async fn serve_stream<C, S>(mut client: C, service: S, settings: &Settings) -> io::Result<()>
 where
     C: ClientIo,
-    S: Answer + Clone,
+    S: AnswerQueries + Clone,
 {
     let mut input = BytesMut::new();
     let mut answering = FuturesUnordered::new();
@@ -62,13 +62,13 @@ where
         {
             due = Instant::now() + settings.idle_timeout;
             match read(&message) {
-                Read::Question(request) => {
+                ParsedMessage::Question(request) => {
                     let service = service.clone();
                     answering.push(async move { ask(&request, service, settings).await });
                 }
-                Read::Wrong(answer) => send(&mut client, &answer, settings).await?,
+                ParsedMessage::Wrong(answer) => send(&mut client, &answer, settings).await?,
                 // A client that writes this does not speak DNS.
-                Read::Noise => return Ok(()),
+                ParsedMessage::Noise => return Ok(()),
             }
         }
         if ended && answering.is_empty() {

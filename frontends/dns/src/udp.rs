@@ -12,9 +12,9 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::Settings;
-use crate::ask::{Answer, ask};
+use crate::ask::{AnswerQueries, ask};
 use crate::reply::encode;
-use crate::request::{Read, read};
+use crate::request::{ParsedMessage, read};
 
 /// The kernel's receive buffer: a burst of a few thousand queries.
 const BUFFER: usize = 1024 * 1024;
@@ -41,7 +41,7 @@ const AMPLIFICATION: usize = 3;
 /// ```
 pub fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
+    let socket = DatagramSocket::new(Domain::for_address(addr), Type::DGRAM, None)?;
     // The system may allow less.
     let _ = socket.set_recv_buffer_size(BUFFER);
     socket.set_nonblocking(true)?;
@@ -53,12 +53,12 @@ pub fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
 
 /// A socket that reports the destination address of a datagram, and sends from it: for a socket bound to all addresses the
 /// system would choose another one.
-struct Socket {
+struct DatagramSocket {
     io: UdpSocket,
     state: UdpSocketState,
 }
 
-impl Socket {
+impl DatagramSocket {
     fn new(io: UdpSocket) -> io::Result<Self> {
         let state = UdpSocketState::new((&io).into())?;
         Ok(Self { io, state })
@@ -135,9 +135,9 @@ fn limit(settings: &Settings, asked: &RecvMeta, length: usize, takes: usize) -> 
 /// ```
 pub async fn serve_udp<S>(socket: UdpSocket, service: S, settings: Settings, drain: Drain)
 where
-    S: Answer + Clone + Sync + 'static,
+    S: AnswerQueries + Clone + Sync + 'static,
 {
-    let socket = match Socket::new(socket) {
+    let socket = match DatagramSocket::new(socket) {
         Ok(socket) => Arc::new(socket),
         Err(error) => {
             tracing::warn!(%error, "cannot answer questions by UDP");
@@ -145,7 +145,7 @@ where
         }
     };
     let settings = Arc::new(settings);
-    let busy = Arc::new(Busy::default());
+    let busy = Arc::new(BusyClients::default());
     let mut buffer = vec![0; AT_ONCE];
     let mut patience = Backoff::default();
     loop {
@@ -170,14 +170,14 @@ where
         for message in buffer[..asked.len].chunks(asked.stride.max(1)) {
             let request = match read(message) {
                 _ if message.len() > LONGEST => continue,
-                Read::Question(request) => request,
-                Read::Wrong(answer) => {
+                ParsedMessage::Question(request) => request,
+                ParsedMessage::Wrong(answer) => {
                     // Sending does not wait: the next query matters more.
                     let limit = limit(&settings, &asked, message.len(), PLAIN);
                     let _ = socket.try_answer(&encode(&answer, limit), &asked);
                     continue;
                 }
-                Read::Noise => continue,
+                ParsedMessage::Noise => continue,
             };
             let peer = asked.addr;
             let Some(place) = busy.enter(peer.ip(), &settings) else {
@@ -201,21 +201,21 @@ const PLAIN: usize = crate::reply::PLAIN_UDP as usize;
 
 /// Queries being answered, by client.
 #[derive(Debug, Default)]
-struct Busy(Mutex<Open>);
+struct BusyClients(Mutex<InFlight>);
 
 #[derive(Debug, Default)]
-struct Open {
+struct InFlight {
     total: usize,
     clients: HashMap<IpAddr, usize>,
 }
 
-struct Place {
-    busy: Arc<Busy>,
+struct QueryPermit {
+    busy: Arc<BusyClients>,
     ip: IpAddr,
 }
 
-impl Busy {
-    fn enter(self: &Arc<Self>, ip: IpAddr, settings: &Settings) -> Option<Place> {
+impl BusyClients {
+    fn enter(self: &Arc<Self>, ip: IpAddr, settings: &Settings) -> Option<QueryPermit> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_client = open.clients.get(&ip).copied().unwrap_or_default();
         if open.total >= settings.in_flight || of_client >= settings.in_flight_per_client {
@@ -223,14 +223,14 @@ impl Busy {
         }
         open.total += 1;
         *open.clients.entry(ip).or_default() += 1;
-        Some(Place {
+        Some(QueryPermit {
             busy: self.clone(),
             ip,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for QueryPermit {
     fn drop(&mut self) {
         let mut open = self.busy.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.total -= 1;
@@ -278,7 +278,7 @@ mod tests {
             in_flight_per_client: 2,
             ..Settings::default()
         };
-        let busy = Arc::new(Busy::default());
+        let busy = Arc::new(BusyClients::default());
         let [a, b, c] = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n]));
         let first = busy.enter(a, &settings);
         let held = [busy.enter(a, &settings), busy.enter(b, &settings)];

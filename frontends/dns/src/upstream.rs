@@ -10,13 +10,13 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::reply::UDP_PAYLOAD;
-use crate::request::Request;
+use crate::request::DnsRequest;
 
 /// How long each attempt waits, because a datagram may be lost.
 const ATTEMPTS: [Duration; 2] = [Duration::from_millis(1500), Duration::from_millis(2500)];
 
 /// Asks over UDP with a new port and ID each time, and over TCP if the answer does not fit.
-pub(crate) async fn ask(request: &Request, server: SocketAddr) -> io::Result<Message> {
+pub(crate) async fn ask(request: &DnsRequest, server: SocketAddr) -> io::Result<Message> {
     let mut lost = io::Error::from(io::ErrorKind::TimedOut);
     for patience in ATTEMPTS {
         match timeout(patience, by_udp(request, server)).await {
@@ -29,7 +29,7 @@ pub(crate) async fn ask(request: &Request, server: SocketAddr) -> io::Result<Mes
     Err(lost)
 }
 
-async fn by_udp(request: &Request, server: SocketAddr) -> io::Result<Message> {
+async fn by_udp(request: &DnsRequest, server: SocketAddr) -> io::Result<Message> {
     let any = match server {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -48,7 +48,7 @@ async fn by_udp(request: &Request, server: SocketAddr) -> io::Result<Message> {
     }
 }
 
-async fn by_tcp(request: &Request, server: SocketAddr) -> io::Result<Message> {
+async fn by_tcp(request: &DnsRequest, server: SocketAddr) -> io::Result<Message> {
     let mut stream = TcpStream::connect(server).await?;
     let (question, bytes) = question(request)?;
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
@@ -61,7 +61,7 @@ async fn by_tcp(request: &Request, server: SocketAddr) -> io::Result<Message> {
     ours(&question, &answer).ok_or_else(not_ours)
 }
 
-fn question(request: &Request) -> io::Result<(Message, Vec<u8>)> {
+fn question(request: &DnsRequest) -> io::Result<(Message, Vec<u8>)> {
     let mut question = Message::query();
     question.metadata.recursion_desired = request.recursion_desired;
     question.metadata.checking_disabled = request.checking_disabled;

@@ -7,7 +7,7 @@ use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use kubevpn_conn::{Drain, Gate, Limits, Listener};
-use kubevpn_dns::{Answer, Settings, bind_udp, serve_stream, serve_udp};
+use kubevpn_dns::{AnswerQueries, Settings, bind_udp, serve_stream, serve_udp};
 use kubevpn_target::{ConnectError, Refusal};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -24,7 +24,7 @@ fn question(name: &str, record: RecordType) -> Message {
 }
 
 /// `N.many.` has N addresses, `slow.` never answers, `out.` is not ours, everything else has one address.
-fn backend() -> impl Answer + Clone + Sync + 'static {
+fn backend() -> impl AnswerQueries + Clone + Sync + 'static {
     service_fn(|query: Query| async move {
         let name = query.name().to_ascii().to_lowercase();
         let refused = |refusal| Err(ConnectError::new(refusal, "no"));

@@ -20,7 +20,7 @@ use kubevpn_target::{Origin, Target, TargetError};
 /// let forward: Forward = "[::1]:8080:[fd00::5]:80".parse()?;
 /// assert_eq!(forward.listen.to_string(), "[::1]:8080");
 /// assert_eq!(forward.to.to_string(), "[fd00::5]:80");
-/// # Ok::<(), kubevpn_forward::ForwardError>(())
+/// # Ok::<(), kubevpn_forward::ParseForwardError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
@@ -31,21 +31,21 @@ pub struct Forward {
 }
 
 impl FromStr for Forward {
-    type Err = ForwardError;
+    type Err = ParseForwardError;
 
-    fn from_str(text: &str) -> Result<Self, ForwardError> {
+    fn from_str(text: &str) -> Result<Self, ParseForwardError> {
         // Parsed from the right, because the listen address may contain colons.
-        let (rest, _port) = text.rsplit_once(':').ok_or(ForwardError::Parts)?;
+        let (rest, _port) = text.rsplit_once(':').ok_or(ParseForwardError::Parts)?;
         let colon = match rest.ends_with(']') {
             true => rest.rfind('[').and_then(|at| at.checked_sub(1)),
             false => rest.rfind(':'),
         };
         let (listen, to) = colon
             .and_then(|at| Some((text.get(..at)?, text.get(at..)?.strip_prefix(':')?)))
-            .ok_or(ForwardError::Parts)?;
+            .ok_or(ParseForwardError::Parts)?;
         Ok(Self {
-            listen: listen.parse().map_err(ForwardError::Listen)?,
-            to: Target::parse(to, Origin::default()).map_err(ForwardError::Target)?,
+            listen: listen.parse().map_err(ParseForwardError::Listen)?,
+            to: Target::parse(to, Origin::default()).map_err(ParseForwardError::Target)?,
         })
     }
 }
@@ -61,7 +61,7 @@ const HOW: &str =
 
 /// Why a text is not a forward.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ForwardError {
+pub enum ParseForwardError {
     /// There are too few parts.
     #[error("{}", HOW)]
     Parts,
@@ -77,7 +77,7 @@ pub enum ForwardError {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<(String, String), ForwardError> {
+    fn read(text: &str) -> Result<(String, String), ParseForwardError> {
         let forward: Forward = text.parse()?;
         assert_eq!(forward.to_string().parse(), Ok(forward.clone()), "{text}");
         Ok((forward.listen.to_string(), forward.to.to_string()))
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn bad_ones() {
         for text in ["", "80", "db:80", "[fd00::1]:80", "a[b]:80", "]:1"] {
-            assert_eq!(read(text), Err(ForwardError::Parts), "{text}");
+            assert_eq!(read(text), Err(ParseForwardError::Parts), "{text}");
         }
         for text in [
             "x:db:80",
@@ -115,11 +115,17 @@ mod tests {
             "::1",
         ] {
             let error = read(text).unwrap_err();
-            assert!(matches!(error, ForwardError::Listen(_)), "{text}: {error}");
+            assert!(
+                matches!(error, ParseForwardError::Listen(_)),
+                "{text}: {error}"
+            );
         }
         for text in ["80:db:0", "80:db:http", "80:a b:80", "80::80", "80:[x]:80"] {
             let error = read(text).unwrap_err();
-            assert!(matches!(error, ForwardError::Target(_)), "{text}: {error}");
+            assert!(
+                matches!(error, ParseForwardError::Target(_)),
+                "{text}: {error}"
+            );
         }
         let said = read("80:db:0").unwrap_err().to_string();
         assert!(

@@ -41,5 +41,5 @@
 mod forward;
 mod serve;
 
-pub use self::forward::{Forward, ForwardError};
+pub use self::forward::{Forward, ParseForwardError};
 pub use self::serve::serve_connection;

@@ -14,25 +14,25 @@ use bytes::{Buf, BytesMut};
 use kubevpn_conn::ClientIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::content::Content;
-use crate::exchange::{Exchange, Phase};
+use crate::content::MissingContent;
+use crate::exchange::{ExchangePhase, SharedExchange};
 use crate::head::{HeadReader, NoHead};
 use crate::problem::Problem;
 
 /// Limit on data that is read ahead of hyper, so that the client's end or reset behind it is noticed.
 const AHEAD: usize = 4096;
 
-pub(crate) struct ClientStream<C>(Arc<Mutex<State<C>>>);
+pub(crate) struct ClientStream<C>(Arc<Mutex<ClientState<C>>>);
 
-struct State<C> {
+struct ClientState<C> {
     io: C,
-    exchange: Arc<Exchange>,
+    exchange: Arc<SharedExchange>,
     /// Bytes read from the client and not yet passed to hyper.
     ahead: BytesMut,
     /// The part of it that is a complete head, or the rest of one.
     ready: usize,
     /// The missing part of the current request's body.
-    content: Content,
+    content: MissingContent,
     head: HeadReader,
     /// Why there is no next request head.
     refused: Option<Problem>,
@@ -53,14 +53,14 @@ impl<C: ClientIo> ClientStream<C> {
     pub(crate) fn new(
         io: C,
         (ahead, ready): (BytesMut, usize),
-        exchange: Arc<Exchange>,
+        exchange: Arc<SharedExchange>,
     ) -> (Self, Self) {
-        let state = Arc::new(Mutex::new(State {
+        let state = Arc::new(Mutex::new(ClientState {
             io,
             exchange,
             ahead,
             ready,
-            content: Content::NONE,
+            content: MissingContent::NONE,
             head: HeadReader::default(),
             refused: None,
             ended: false,
@@ -72,7 +72,7 @@ impl<C: ClientIo> ClientStream<C> {
         (Self(Arc::clone(&state)), Self(state))
     }
 
-    fn state(&self) -> MutexGuard<'_, State<C>> {
+    fn state(&self) -> MutexGuard<'_, ClientState<C>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,7 +155,7 @@ impl<C: ClientIo> ClientStream<C> {
     }
 }
 
-impl<C: ClientIo> State<C> {
+impl<C: ClientIo> ClientState<C> {
     /// Interim answers are written before hyper's bytes.
     fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.interim.is_empty() {
@@ -176,7 +176,7 @@ impl<C: ClientIo> State<C> {
         len: usize,
         write: impl FnOnce(Pin<&mut C>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if matches!(self.exchange.phase(), Phase::Head { .. }) {
+        if matches!(self.exchange.phase(), ExchangePhase::Head { .. }) {
             self.swallowed = true;
             return Poll::Ready(Ok(len));
         }
@@ -187,7 +187,7 @@ impl<C: ClientIo> State<C> {
     }
 }
 
-impl<C: ClientIo> State<C> {
+impl<C: ClientIo> ClientState<C> {
     /// hyper reads the next head. A refused head is not passed to it.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ready == 0 {

@@ -2,7 +2,7 @@
 
 /// The missing part of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum MissingContent {
     Length(u64),
     Chunked(Chunk),
 }
@@ -26,7 +26,7 @@ pub(crate) enum Chunk {
     Over,
 }
 
-impl Content {
+impl MissingContent {
     pub(crate) const NONE: Self = Self::Length(0);
 
     /// A body of this length; `None` for chunked.
@@ -115,7 +115,7 @@ mod tests {
             ),
         ] {
             for cut in 0..=body.len() {
-                let mut content = Content::new(length);
+                let mut content = MissingContent::new(length);
                 let (first, rest) = body.as_bytes().split_at(cut);
                 assert_eq!(content.take(first), first.len(), "{body:?} {cut}");
                 assert_eq!(content.is_over(), cut == body.len(), "{body:?} {cut}");
@@ -128,9 +128,12 @@ mod tests {
 
     #[test]
     fn sizes_beyond_all_bounds_end_nowhere() {
-        let mut content = Content::new(None);
+        let mut content = MissingContent::new(None);
         let bytes = [&[b'f'; 40][..], b"\r\n", &[b'x'; 100]].concat();
         assert_eq!(content.take(&bytes), bytes.len());
-        assert_eq!(content, Content::Chunked(Chunk::Data(u64::MAX - 100)));
+        assert_eq!(
+            content,
+            MissingContent::Chunked(Chunk::Data(u64::MAX - 100))
+        );
     }
 }

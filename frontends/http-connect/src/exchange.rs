@@ -19,14 +19,14 @@ use kubevpn_conn::{End, Record, Relayed, Side, Traffic};
 use kubevpn_target::{Target, Via};
 use tokio::time::Instant;
 
-use crate::content::Content;
+use crate::content::MissingContent;
 use crate::headers;
 use crate::problem::Problem;
 use crate::upstream::Upstream;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum ExchangePhase {
     /// Waits for a request, or for the rest of its head.
     Head {
         /// When it began to wait.
@@ -43,16 +43,16 @@ pub(crate) enum Phase {
     Flushing,
 }
 
-pub(crate) struct Exchange(Mutex<State>);
+pub(crate) struct SharedExchange(Mutex<ExchangeState>);
 
-struct State {
-    phase: Phase,
+struct ExchangeState {
+    phase: ExchangePhase,
     /// hyper has written something since it last had nothing left to write.
     dirty: bool,
     /// When a byte was last read from the client or written to it.
     moved_at: Instant,
     /// How the body ends of a request whose head hyper has just read.
-    content: Option<Content>,
+    content: Option<MissingContent>,
     handover: Option<Handover>,
     /// Interim answers (1xx) the client is to see before the next bytes of hyper's.
     interim: BytesMut,
@@ -76,12 +76,12 @@ pub(crate) enum Handover {
     Refused(Problem),
 }
 
-impl Exchange {
+impl SharedExchange {
     /// For a connection whose first head has been read.
     pub(crate) fn new() -> Self {
         let now = Instant::now();
-        Self(Mutex::new(State {
-            phase: Phase::Head {
+        Self(Mutex::new(ExchangeState {
+            phase: ExchangePhase::Head {
                 since: now,
                 begun: Some(now),
             },
@@ -98,11 +98,11 @@ impl Exchange {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExchangeState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> ExchangePhase {
         self.state().phase
     }
 
@@ -110,7 +110,7 @@ impl Exchange {
     pub(crate) fn is_half_said(&self) -> bool {
         matches!(
             self.phase(),
-            Phase::Answering { started: true } | Phase::Flushing
+            ExchangePhase::Answering { started: true } | ExchangePhase::Flushing
         )
     }
 
@@ -124,23 +124,23 @@ impl Exchange {
 
     /// Something of the next head is there.
     pub(crate) fn head_begun(&self) {
-        if let Phase::Head { begun, .. } = &mut self.state().phase {
+        if let ExchangePhase::Head { begun, .. } = &mut self.state().phase {
             begun.get_or_insert_with(Instant::now);
         }
     }
 
     /// hyper has a complete head, and how the body behind it ends.
-    pub(crate) fn begin(&self, content: Content) {
+    pub(crate) fn begin(&self, content: MissingContent) {
         let mut state = self.state();
         // The end of the answer before may still be in hyper's buffer: from here on it is part of this one.
         state.answered();
-        state.phase = Phase::Answering { started: false };
+        state.phase = ExchangePhase::Answering { started: false };
         state.content = Some(content);
         state.interim.clear();
         state.body_broke = false;
     }
 
-    pub(crate) fn take_content(&self) -> Option<Content> {
+    pub(crate) fn take_content(&self) -> Option<MissingContent> {
         self.state().content.take()
     }
 
@@ -158,7 +158,7 @@ impl Exchange {
         let mut state = self.state();
         state.dirty = false;
         if state.answered() {
-            state.phase = Phase::Head {
+            state.phase = ExchangePhase::Head {
                 since: Instant::now(),
                 begun: None,
             };
@@ -186,12 +186,12 @@ impl Exchange {
 
     /// The answer's head can go out.
     pub(crate) fn start(&self) {
-        self.state().phase = Phase::Answering { started: true };
+        self.state().phase = ExchangePhase::Answering { started: true };
     }
 
     /// hyper has all of the answer, or will not ask for more of it.
     pub(crate) fn finish(&self) {
-        self.state().phase = Phase::Flushing;
+        self.state().phase = ExchangePhase::Flushing;
     }
 
     pub(crate) fn hand_over(&self, handover: Handover) {
@@ -278,7 +278,7 @@ impl Exchange {
 
     /// The client's connection broke.
     pub(crate) fn client_failed(&self, error: io::Error) {
-        if self.phase() != (Phase::Answering { started: false }) {
+        if self.phase() != (ExchangePhase::Answering { started: false }) {
             self.ended(End::Failed {
                 side: Side::Client,
                 error,
@@ -318,7 +318,7 @@ impl Exchange {
     }
 }
 
-impl State {
+impl ExchangeState {
     fn ended(&mut self, end: End) {
         if let Some(record) = self.record.take() {
             record.relayed(&Relayed {
@@ -332,7 +332,7 @@ impl State {
 
     /// Nothing is left to do for the answer, if one was being made; writes its record.
     fn answered(&mut self) -> bool {
-        let flushing = self.phase == Phase::Flushing;
+        let flushing = self.phase == ExchangePhase::Flushing;
         if flushing {
             self.ended(End::Eof);
         }

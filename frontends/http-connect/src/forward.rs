@@ -14,11 +14,11 @@ use kubevpn_target::{Connect, Target};
 
 use crate::Settings;
 use crate::answer;
-use crate::exchange::{Exchange, Handover};
-use crate::headers::{self, Asks, Content};
+use crate::exchange::{Handover, SharedExchange};
+use crate::headers::{self, Asks, RequestContent};
 use crate::pool::Reused;
 use crate::problem::Problem;
-use crate::reply::{Download, Reply};
+use crate::reply::{Download, HttpReply};
 use crate::upload::{GoAhead, Upload};
 use crate::upstream::{Upstream, promised};
 
@@ -33,17 +33,17 @@ pub(crate) async fn forward<S: Connect>(
     target: Target,
     connect: S,
     settings: &Settings,
-    exchange: &Arc<Exchange>,
-) -> Result<Response<Reply>, Problem> {
+    exchange: &Arc<SharedExchange>,
+) -> Result<Response<HttpReply>, Problem> {
     let content = match body.size_hint().exact() {
-        _ if body.is_end_stream() => Content::None,
-        Some(_) => Content::Known,
-        None => Content::Chunked,
+        _ if body.is_end_stream() => RequestContent::None,
+        Some(_) => RequestContent::Known,
+        None => RequestContent::Chunked,
     };
     let interim = head.version == Version::HTTP_11;
     let knows_client = headers::knows_client(&head.headers);
     let asks = headers::request(&mut head, &target, content, settings.keep_host);
-    let attempt = Attempt {
+    let attempt = ForwardAttempt {
         asks,
         interim,
         knows_client,
@@ -52,8 +52,8 @@ pub(crate) async fn forward<S: Connect>(
         exchange,
     };
     let body = match content {
-        Content::None => None,
-        Content::Known | Content::Chunked => Some(body),
+        RequestContent::None => None,
+        RequestContent::Known | RequestContent::Chunked => Some(body),
     };
     let repeatable = body.is_none() && !asks.upgrade && head.method.is_idempotent();
 
@@ -98,23 +98,23 @@ pub(crate) async fn forward<S: Connect>(
 }
 
 /// One request and its answer.
-struct Attempt<'e> {
+struct ForwardAttempt<'e> {
     asks: Asks,
     /// The client takes interim answers.
     interim: bool,
     knows_client: bool,
     target: Target,
     settings: &'e Settings,
-    exchange: &'e Arc<Exchange>,
+    exchange: &'e Arc<SharedExchange>,
 }
 
-impl Attempt<'_> {
+impl ForwardAttempt<'_> {
     async fn send(
         self,
         mut upstream: Upstream,
         head: Parts,
         body: Option<Incoming>,
-    ) -> Result<Response<Reply>, Problem> {
+    ) -> Result<Response<HttpReply>, Problem> {
         self.exchange.via(upstream.via().clone());
         let (request, go_ahead) = self.request(head, body);
         match upstream.send(request).await {
@@ -150,7 +150,7 @@ impl Attempt<'_> {
         mut upstream: Upstream,
         answer: Response<Incoming>,
         go_ahead: Option<GoAhead>,
-    ) -> Result<Response<Reply>, Problem> {
+    ) -> Result<Response<HttpReply>, Problem> {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switched(upstream, answer).await;
         }
@@ -182,7 +182,7 @@ impl Attempt<'_> {
             })
             .await;
         }
-        let reply = Reply::download(download, self.exchange);
+        let reply = HttpReply::download(download, self.exchange);
         Ok(Response::from_parts(head, reply))
     }
 
@@ -191,7 +191,7 @@ impl Attempt<'_> {
         self,
         mut upstream: Upstream,
         mut answer: Response<Incoming>,
-    ) -> Result<Response<Reply>, Problem> {
+    ) -> Result<Response<HttpReply>, Problem> {
         let upgraded = match self.asks.upgrade {
             true => upstream.upgraded(&mut answer).await.ok(),
             false => None,

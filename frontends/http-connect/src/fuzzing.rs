@@ -6,7 +6,7 @@ use kubevpn_target::{Host, Origin, Target};
 
 use crate::MAX_HEAD;
 use crate::authority::{forward, host, host_value, tunnel};
-use crate::content::Content;
+use crate::content::MissingContent;
 use crate::head::HeadReader;
 
 /// Reads `data` as a request-target and as a `Host` field.
@@ -72,13 +72,13 @@ pub fn http_messages(data: &[u8]) {
 }
 
 /// A head, and its body as it was sent.
-type Message = (Vec<u8>, Vec<u8>);
+type FuzzMessage = (Vec<u8>, Vec<u8>);
 
 /// What was read, and why no more was.
-fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<Message>, Option<String>) {
-    let mut read: Vec<Message> = Vec::new();
+fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<FuzzMessage>, Option<String>) {
+    let mut read: Vec<FuzzMessage> = Vec::new();
     let (mut head, mut bytes, mut content) =
-        (HeadReader::default(), BytesMut::new(), Content::NONE);
+        (HeadReader::default(), BytesMut::new(), MissingContent::NONE);
     for piece in sent.chunks(piece.max(1)) {
         bytes.extend_from_slice(piece);
         while !bytes.is_empty() {
@@ -96,7 +96,7 @@ fn messages(length: u8, sent: &[u8], piece: usize) -> (Vec<Message>, Option<Stri
                     let head = bytes.split_to(length_of_head).to_vec();
                     one_head(&head);
                     read.push((head, Vec::new()));
-                    content = Content::new((length != u8::MAX).then(|| length.into()));
+                    content = MissingContent::new((length != u8::MAX).then(|| length.into()));
                 }
                 Ok(None) => break,
                 Err(problem) => return (read, Some(problem.to_string())),

@@ -44,7 +44,7 @@ pub(crate) struct Asks {
 
 /// What a request has behind its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum RequestContent {
     None,
     Known,
     Chunked,
@@ -55,17 +55,17 @@ pub(crate) enum Content {
 pub(crate) fn request(
     head: &mut request::Parts,
     target: &Target,
-    content: Content,
+    content: RequestContent,
     keep_host: bool,
 ) -> Asks {
     let from = head.version;
     let headers = &mut head.headers;
-    let upgrade = (from == Version::HTTP_11 && content == Content::None)
+    let upgrade = (from == Version::HTTP_11 && content == RequestContent::None)
         .then(|| wanted_upgrade(headers))
         .flatten();
     let trailers = has_token(headers, &TE, "trailers");
     let expects = has_token(headers, &EXPECT, "100-continue");
-    let go_ahead = expects && content != Content::None && from == Version::HTTP_11;
+    let go_ahead = expects && content != RequestContent::None && from == Version::HTTP_11;
     let asks = Asks {
         upgrade: upgrade.is_some(),
         go_ahead,
@@ -78,16 +78,16 @@ pub(crate) fn request(
         (UPGRADE, upgrade),
         (
             TRANSFER_ENCODING,
-            (content == Content::Chunked).then_some(CHUNKED),
+            (content == RequestContent::Chunked).then_some(CHUNKED),
         ),
     ];
     match content {
-        Content::None => {}
-        Content::Known => {
+        RequestContent::None => {}
+        RequestContent::Known => {
             let length = headers.get(CONTENT_LENGTH).cloned();
             replaced.push((CONTENT_LENGTH, length));
         }
-        Content::Chunked => replaced.push((CONTENT_LENGTH, None)),
+        RequestContent::Chunked => replaced.push((CONTENT_LENGTH, None)),
     }
     let has_host = headers.get(HOST).is_some_and(|host| !host.is_empty());
     if !keep_host || !has_host {

@@ -70,7 +70,7 @@ mod upstream;
 pub mod fuzzing;
 
 pub use self::pac::Pac;
-pub use self::pool::{Pool, PoolLimits};
+pub use self::pool::{PoolLimits, UpstreamPool};
 pub use self::refusal::status;
 pub use self::serve::{ServeError, serve_connection};
 pub use self::settings::Settings;

@@ -19,7 +19,7 @@ const MEMORY: Duration = Duration::from_secs(300);
 /// Limit on servers whose keep-alive time is remembered.
 const MAX_LESSONS: usize = 1024;
 
-/// Limits of a [`Pool`].
+/// Limits of a [`UpstreamPool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
     /// Connections to one target.
@@ -48,28 +48,28 @@ impl Default for PoolLimits {
 /// server are not reused after as long a pause.
 ///
 /// ```
-/// use kubevpn_http_connect::{Pool, PoolLimits};
-/// let none = Pool::new(PoolLimits { total: 0, ..PoolLimits::default() });
+/// use kubevpn_http_connect::{UpstreamPool, PoolLimits};
+/// let none = UpstreamPool::new(PoolLimits { total: 0, ..PoolLimits::default() });
 /// assert_eq!(none.idle(), 0);
 /// ```
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct UpstreamPool(Arc<PoolShared>);
 
-struct Inner {
+struct PoolShared {
     limits: PoolLimits,
-    state: Mutex<State>,
+    state: Mutex<IdlePool>,
 }
 
 #[derive(Default)]
-struct State {
-    idle: HashMap<Target, Vec<Idle>>,
+struct IdlePool {
+    idle: HashMap<Target, Vec<IdleUpstream>>,
     count: usize,
     lessons: HashMap<Target, Lesson>,
     /// Whether the task that closes expired connections runs.
     swept: bool,
 }
 
-struct Idle {
+struct IdleUpstream {
     upstream: Upstream,
     since: Instant,
     until: Instant,
@@ -87,13 +87,13 @@ pub(crate) struct Reused {
     pub(crate) rested: Duration,
 }
 
-impl Default for Pool {
+impl Default for UpstreamPool {
     fn default() -> Self {
         Self::new(PoolLimits::default())
     }
 }
 
-impl fmt::Debug for Pool {
+impl fmt::Debug for UpstreamPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("limits", &self.0.limits)
@@ -102,10 +102,10 @@ impl fmt::Debug for Pool {
     }
 }
 
-impl Pool {
+impl UpstreamPool {
     /// An empty pool.
     pub fn new(limits: PoolLimits) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(PoolShared {
             limits,
             state: Mutex::default(),
         }))
@@ -150,7 +150,7 @@ impl Pool {
         if idle.len() >= limits.per_target {
             return;
         }
-        idle.push(Idle {
+        idle.push(IdleUpstream {
             upstream,
             since: now,
             until: now + keep,
@@ -169,7 +169,7 @@ impl Pool {
         };
         let learned = Instant::now();
         let mut state = self.0.state();
-        let stale: Vec<Idle> = state.take_all(target);
+        let stale: Vec<IdleUpstream> = state.take_all(target);
         if state.lessons.len() >= MAX_LESSONS {
             state.lessons.retain(|_, l| learned - l.learned < MEMORY);
         }
@@ -183,14 +183,14 @@ impl Pool {
     }
 }
 
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PoolShared {
+    fn state(&self) -> MutexGuard<'_, IdlePool> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn pop(&mut self, target: &Target) -> Option<Idle> {
+impl IdlePool {
+    fn pop(&mut self, target: &Target) -> Option<IdleUpstream> {
         let all = self.idle.get_mut(target)?;
         let last = all.pop();
         if all.is_empty() {
@@ -200,14 +200,14 @@ impl State {
         last
     }
 
-    fn take_all(&mut self, target: &Target) -> Vec<Idle> {
+    fn take_all(&mut self, target: &Target) -> Vec<IdleUpstream> {
         let all = self.idle.remove(target).unwrap_or_default();
         self.count -= all.len();
         all
     }
 
     /// Removes expired connections, and returns when to check again.
-    fn expire(&mut self, now: Instant, over: &mut Vec<Idle>) -> Option<Instant> {
+    fn expire(&mut self, now: Instant, over: &mut Vec<IdleUpstream>) -> Option<Instant> {
         self.idle.retain(|_, all| {
             over.extend(all.extract_if(.., |idle| idle.until <= now));
             !all.is_empty()
@@ -218,7 +218,7 @@ impl State {
 }
 
 /// Closes expired connections until none is left.
-async fn sweep(pool: Weak<Inner>, first: Duration) {
+async fn sweep(pool: Weak<PoolShared>, first: Duration) {
     let mut next = Instant::now() + first;
     loop {
         tokio::time::sleep_until(next).await;

@@ -12,17 +12,17 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use kubevpn_target::Target;
 
-use crate::Pool;
-use crate::exchange::Exchange;
+use crate::UpstreamPool;
+use crate::exchange::SharedExchange;
 use crate::upstream::Upstream;
 
 /// A text of ours, or the body of a target's answer. When it is dropped, hyper finishes the answer.
-pub(crate) struct Reply {
-    kind: Kind,
-    exchange: Arc<Exchange>,
+pub(crate) struct HttpReply {
+    kind: ReplyKind,
+    exchange: Arc<SharedExchange>,
 }
 
-enum Kind {
+enum ReplyKind {
     Text(Option<Bytes>),
     Download(Box<Download>),
 }
@@ -36,20 +36,20 @@ pub(crate) struct Download {
     pub(crate) promised: Option<Duration>,
     /// The end of the body, if hyper would otherwise read until the end of the connection.
     pub(crate) left: Option<u64>,
-    pub(crate) pool: Pool,
+    pub(crate) pool: UpstreamPool,
 }
 
-impl Reply {
-    pub(crate) fn text(answer: Response<Bytes>, exchange: &Arc<Exchange>) -> Response<Self> {
+impl HttpReply {
+    pub(crate) fn text(answer: Response<Bytes>, exchange: &Arc<SharedExchange>) -> Response<Self> {
         answer.map(|body| Self {
-            kind: Kind::Text(Some(body).filter(|body| !body.is_empty())),
+            kind: ReplyKind::Text(Some(body).filter(|body| !body.is_empty())),
             exchange: Arc::clone(exchange),
         })
     }
 
-    pub(crate) fn download(download: Download, exchange: &Arc<Exchange>) -> Self {
+    pub(crate) fn download(download: Download, exchange: &Arc<SharedExchange>) -> Self {
         Self {
-            kind: Kind::Download(Box::new(download)),
+            kind: ReplyKind::Download(Box::new(download)),
             exchange: Arc::clone(exchange),
         }
     }
@@ -57,7 +57,7 @@ impl Reply {
 
 impl Download {
     /// The answer is complete: its connection can be reused.
-    pub(crate) fn complete(&mut self, cx: &mut Context<'_>, exchange: &Exchange) {
+    pub(crate) fn complete(&mut self, cx: &mut Context<'_>, exchange: &SharedExchange) {
         if let Some(mut upstream) = self.upstream.take() {
             if !upstream.is_free(cx) {
                 return;
@@ -72,7 +72,7 @@ impl Download {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-        exchange: &Exchange,
+        exchange: &SharedExchange,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(upstream) = &mut self.upstream {
             upstream.drive(cx);
@@ -106,7 +106,7 @@ impl Download {
     }
 }
 
-impl Body for Reply {
+impl Body for HttpReply {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -116,31 +116,35 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         match &mut this.kind {
-            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            Kind::Download(download) => download.poll_frame(cx, &this.exchange),
+            ReplyKind::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            ReplyKind::Download(download) => download.poll_frame(cx, &this.exchange),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Text(text) => text.is_none(),
-            Kind::Download(download) => download.left == Some(0) || download.body.is_end_stream(),
+            ReplyKind::Text(text) => text.is_none(),
+            ReplyKind::Download(download) => {
+                download.left == Some(0) || download.body.is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
-            Kind::Download(download) => download.body.size_hint(),
+            ReplyKind::Text(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64))
+            }
+            ReplyKind::Download(download) => download.body.size_hint(),
         }
     }
 }
 
-impl Drop for Reply {
+impl Drop for HttpReply {
     fn drop(&mut self) {
         self.exchange.finish();
     }
 }
 
 /// The result of hyper's service.
-pub(crate) type Answered = Result<Response<Reply>, Infallible>;
+pub(crate) type ServiceResult = Result<Response<HttpReply>, Infallible>;

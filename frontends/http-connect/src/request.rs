@@ -20,7 +20,7 @@ use crate::problem::Problem;
 
 /// What a request asks for.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum RequestPurpose {
     /// CONNECT: a tunnel.
     Tunnel(Target),
     /// An absolute-form request-target: the request is forwarded.
@@ -33,7 +33,11 @@ pub(crate) enum Asked {
     Pac(Option<Target>),
 }
 
-pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<Asked, Problem> {
+pub(crate) fn read(
+    head: &Parts,
+    settings: &Settings,
+    origin: Origin,
+) -> Result<RequestPurpose, Problem> {
     let host = host(head, origin)?;
     let uri = &head.uri;
     match (uri.scheme_str(), uri.authority()) {
@@ -46,7 +50,7 @@ pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<
                 ));
             };
             let target = authority::tunnel(authority.as_str(), origin).map_err(Problem::Target)?;
-            Ok(Asked::Tunnel(target))
+            Ok(RequestPurpose::Tunnel(target))
         }
         (Some(scheme), Some(authority)) => {
             authorize(head, settings)?;
@@ -54,8 +58,8 @@ pub(crate) fn read(head: &Parts, settings: &Settings, origin: Origin) -> Result<
             let target = authority::forward(scheme, authority.as_str(), origin);
             let target = target.map_err(Problem::Target)?;
             match last_hop(head)? {
-                true => Ok(Asked::LastHop),
-                false => Ok(Asked::Forward(target)),
+                true => Ok(RequestPurpose::LastHop),
+                false => Ok(RequestPurpose::Forward(target)),
             }
         }
         _ if head.method.as_str().eq_ignore_ascii_case("connect") => Err(Problem::Request(
@@ -75,7 +79,7 @@ fn ours(
     host: Option<Target>,
     settings: &Settings,
     origin: Origin,
-) -> Result<Asked, Problem> {
+) -> Result<RequestPurpose, Problem> {
     if let Some(target) = &host
         && let Host::Name(name) = &target.host
         && !is_ours(name.as_str(), settings)
@@ -84,7 +88,7 @@ fn ours(
     }
     if head.uri.path() == "*" {
         return match head.method {
-            Method::OPTIONS => Ok(Asked::LastHop),
+            Method::OPTIONS => Ok(RequestPurpose::LastHop),
             _ => Err(Problem::Request("only an OPTIONS asks for *")),
         };
     }
@@ -100,8 +104,8 @@ fn ours(
         return Err(Problem::PageUnauthorized);
     }
     match head.uri.path() {
-        "/" => Ok(Asked::Help(host)),
-        "/proxy.pac" if settings.pac.is_some() => Ok(Asked::Pac(host)),
+        "/" => Ok(RequestPurpose::Help(host)),
+        "/proxy.pac" if settings.pac.is_some() => Ok(RequestPurpose::Pac(host)),
         _ => Err(Problem::NoPage),
     }
 }
@@ -252,7 +256,7 @@ mod tests {
             }
         }
         let asked = ask("/proxy.pac", Some("192.0.2.9"), "Basic YW5uOnMzOmNyZXQ=");
-        assert!(matches!(asked, Ok(Asked::Pac(_))));
+        assert!(matches!(asked, Ok(RequestPurpose::Pac(_))));
         let problem = Problem::PageUnauthorized;
         let answer = crate::answer::refusal(&problem);
         assert_eq!(answer.status(), 401);

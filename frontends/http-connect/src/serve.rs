@@ -18,16 +18,16 @@ use kubevpn_conn::{ClientIo, End, Recorder, Relayed, Tunnel, TunnelError, reply_
 use kubevpn_target::{Connect, Frontend};
 use tracing::Instrument;
 
-use self::drive::{Driver, Over};
+use self::drive::{HttpDriver, Over};
 use crate::authority::host_value;
 use crate::client::ClientStream;
-use crate::content::Content;
-use crate::exchange::{Exchange, Handover, Phase};
+use crate::content::MissingContent;
+use crate::exchange::{ExchangePhase, Handover, SharedExchange};
 use crate::forward::forward;
 use crate::head::{self, NoHead};
 use crate::headers;
-use crate::reply::{Answered, Reply};
-use crate::request::{self, Asked};
+use crate::reply::{HttpReply, ServiceResult};
+use crate::request::{self, RequestPurpose};
 use crate::tunnel::{self, say_no};
 use crate::{MAX_FIELDS, MAX_HEAD, Settings, answer};
 
@@ -144,14 +144,14 @@ where
         Err(NoHead::Gone(error)) => return Err(ServeError::Gone(error)),
     };
 
-    let exchange = Arc::new(Exchange::new());
+    let exchange = Arc::new(SharedExchange::new());
     let (for_hyper, stream) = ClientStream::new(client, head, Arc::clone(&exchange));
     let (over, mut early) = {
         let exchange_of_request = Arc::clone(&exchange);
         let recorder = &recorder;
         let service = service_fn(move |request: Request<Incoming>| {
             let length = request.body().size_hint().exact();
-            exchange_of_request.begin(Content::new(length));
+            exchange_of_request.begin(MissingContent::new(length));
             let exchange = Arc::clone(&exchange_of_request);
             respond(request, connect.clone(), settings, recorder, exchange)
         });
@@ -167,7 +167,7 @@ where
             // The driver knows idle connections from slow heads.
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(for_hyper), service);
-        let mut driver = Driver::new(&stream, &exchange, settings);
+        let mut driver = HttpDriver::new(&stream, &exchange, settings);
         let stopping = pin!(settings.drain.stopping());
         let over = driver.run(&mut http, stopping).await;
         (over, BytesMut::from(http.into_parts().read_buf))
@@ -208,7 +208,7 @@ where
         Over::Refused { problem, said } => {
             record().rejected(&problem);
             match exchange.phase() {
-                Phase::Head { .. } if !said => say_no(client, &problem).await,
+                ExchangePhase::Head { .. } if !said => say_no(client, &problem).await,
                 _ => {
                     let _ = reply_and_close(client, b"").await;
                 }
@@ -235,24 +235,24 @@ async fn respond<S: Connect>(
     connect: S,
     settings: &Settings,
     recorder: &Recorder,
-    exchange: Arc<Exchange>,
-) -> Answered {
+    exchange: Arc<SharedExchange>,
+) -> ServiceResult {
     let (head, body) = request.into_parts();
     let (tunnel, has_body) = (head.method == Method::CONNECT, !body.is_end_stream());
     let own = |answer: Response<Bytes>| {
         exchange.start();
-        Ok(Reply::text(answer, &exchange))
+        Ok(HttpReply::text(answer, &exchange))
     };
     let asked = request::read(&head, settings, recorder.origin());
-    if let Ok(Asked::Tunnel(_) | Asked::Forward(_)) = asked {
+    if let Ok(RequestPurpose::Tunnel(_) | RequestPurpose::Forward(_)) = asked {
         exchange.authenticated();
     }
     match &asked {
-        Ok(Asked::Help(host)) => {
+        Ok(RequestPurpose::Help(host)) => {
             let host = host.as_ref().map(host_value);
             return own(answer::help(host.as_deref()));
         }
-        Ok(Asked::Pac(host)) => {
+        Ok(RequestPurpose::Pac(host)) => {
             let host = host.as_ref().map(ToString::to_string);
             let text = match &settings.pac {
                 Some(pac) => pac.text(host).await,
@@ -260,20 +260,20 @@ async fn respond<S: Connect>(
             };
             return own(answer::pac(text.into()));
         }
-        Ok(Asked::LastHop) => return own(answer::last_hop(&head)),
+        Ok(RequestPurpose::LastHop) => return own(answer::last_hop(&head)),
         _ => {}
     }
 
     let mut record = recorder.start();
     let span = tracing::info_span!("request", id = record.id());
     let problem = match asked {
-        Ok(Asked::Tunnel(target)) => {
+        Ok(RequestPurpose::Tunnel(target)) => {
             record.target(&target);
             exchange.record(record);
             exchange.hand_over(Handover::Tunnel(target));
             return pending().await;
         }
-        Ok(Asked::Forward(target)) => {
+        Ok(RequestPurpose::Forward(target)) => {
             record.target(&target);
             record.exchange(
                 head.method.as_str(),
@@ -299,7 +299,9 @@ async fn respond<S: Connect>(
             exchange.record(record);
             problem
         }
-        Ok(Asked::Help(_) | Asked::Pac(_) | Asked::LastHop) => unreachable!("answered above"),
+        Ok(RequestPurpose::Help(_) | RequestPurpose::Pac(_) | RequestPurpose::LastHop) => {
+            unreachable!("answered above")
+        }
     };
     let mut answer = answer::refusal(&problem);
     exchange.answered(answer.status(), answer.headers());

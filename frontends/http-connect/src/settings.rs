@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubevpn_conn::{Credentials, Drain, HANDSHAKE_TIMEOUT};
 
-use crate::{Pac, Pool};
+use crate::{Pac, UpstreamPool};
 
 /// Settings of the HTTP frontend. One value serves all connections to one backend.
 ///
@@ -39,7 +39,7 @@ pub struct Settings {
     /// 9112 section 3.2.2 requires. Use it to ask an ingress for a name other than its address.
     pub keep_host: bool,
     /// Idle connections to targets. Do not share it between backends.
-    pub pool: Pool,
+    pub pool: UpstreamPool,
     /// When the drain begins, a connection finishes its current request and ends.
     pub drain: Drain,
 }
@@ -54,7 +54,7 @@ impl Default for Settings {
             pac: None,
             names: Vec::new(),
             keep_host: false,
-            pool: Pool::default(),
+            pool: UpstreamPool::default(),
             drain: Drain::new(),
         }
     }

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::exchange::Exchange;
+use crate::exchange::SharedExchange;
 
 /// How long a client with `Expect: 100-continue` waits for the server before its body is sent anyway: HTTP/1.0
 /// servers never send 100.
@@ -23,11 +23,11 @@ pub(crate) struct Upload {
     /// `None` for a request without a body.
     body: Option<Incoming>,
     gate: Option<(GoAhead, Pin<Box<Sleep>>)>,
-    exchange: Arc<Exchange>,
+    exchange: Arc<SharedExchange>,
 }
 
 impl Upload {
-    pub(crate) fn new(body: Option<Incoming>, exchange: Arc<Exchange>) -> Self {
+    pub(crate) fn new(body: Option<Incoming>, exchange: Arc<SharedExchange>) -> Self {
         Self {
             body,
             gate: None,

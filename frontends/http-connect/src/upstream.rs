@@ -19,14 +19,14 @@ use crate::{MAX_FIELDS, MAX_HEAD};
 /// second task and no hop between threads.
 pub(crate) struct Upstream {
     requests: http1::SendRequest<Upload>,
-    wire: Option<Wire>,
+    wire: Option<UpstreamWire>,
     via: Via,
     /// Whether the server has authenticated the client by NTLM or Negotiate, which authenticate a connection and not a
     /// request (RFC 4559 section 6): other clients' requests must not use it.
     pub(crate) knows_client: bool,
 }
 
-type Wire = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+type UpstreamWire = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 impl Upstream {
     pub(crate) async fn new<S: Stream>(stream: S) -> hyper::Result<Self> {

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use kubevpn_conn::Credentials;
 use kubevpn_target::{Origin, Target};
 
-use crate::session::{HandshakeError, MAX_INPUT, Session};
+use crate::session::{Handshake, HandshakeError, MAX_INPUT};
 
 /// Feeds `data` to a session, whole and byte by byte, with a password asked for and without.
 ///
@@ -20,15 +20,15 @@ pub fn socks5_handshake(data: &[u8]) {
 }
 
 #[derive(Debug, PartialEq)]
-struct Outcome {
+struct FuzzOutcome {
     result: Result<Option<Target>, HandshakeError>,
     sent: Vec<u8>,
     /// The part of the data that is payload, or an incomplete message.
     left: usize,
 }
 
-fn run(credentials: Option<&Credentials>, data: &[u8], piece: usize) -> Outcome {
-    let mut session = Session::new(credentials, Origin::default());
+fn run(credentials: Option<&Credentials>, data: &[u8], piece: usize) -> FuzzOutcome {
+    let mut session = Handshake::new(credentials, Origin::default());
     let mut input = BytesMut::new();
     let mut sent = Vec::new();
     let mut result = Ok(None);
@@ -50,5 +50,5 @@ fn run(credentials: Option<&Credentials>, data: &[u8], piece: usize) -> Outcome 
     if matches!(result, Ok(Some(_))) {
         session.answer(Ok(()), &mut sent);
     }
-    Outcome { result, sent, left }
+    FuzzOutcome { result, sent, left }
 }

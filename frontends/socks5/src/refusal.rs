@@ -2,17 +2,19 @@
 
 use kubevpn_target::Refusal;
 
-use crate::wire::reply::Reply;
+use crate::wire::reply::ReplyCode;
 
 /// The reply of a refusal. No `_` arm: a new class needs a decision here.
-pub(crate) fn reply(refusal: Refusal) -> Reply {
+pub(crate) fn reply(refusal: Refusal) -> ReplyCode {
     match refusal {
-        Refusal::NameNotFound => Reply::HostUnreachable,
-        Refusal::NoSuchPort | Refusal::NotReady | Refusal::Refused => Reply::ConnectionRefused,
-        Refusal::Unreachable | Refusal::ClusterAway => Reply::NetworkUnreachable,
-        Refusal::Forbidden | Refusal::Denied => Reply::NotAllowed,
-        Refusal::TimedOut => Reply::TtlExpired,
-        Refusal::Overloaded | Refusal::Unauthenticated | Refusal::Internal => Reply::GeneralFailure,
+        Refusal::NameNotFound => ReplyCode::HostUnreachable,
+        Refusal::NoSuchPort | Refusal::NotReady | Refusal::Refused => ReplyCode::ConnectionRefused,
+        Refusal::Unreachable | Refusal::ClusterAway => ReplyCode::NetworkUnreachable,
+        Refusal::Forbidden | Refusal::Denied => ReplyCode::NotAllowed,
+        Refusal::TimedOut => ReplyCode::TtlExpired,
+        Refusal::Overloaded | Refusal::Unauthenticated | Refusal::Internal => {
+            ReplyCode::GeneralFailure
+        }
     }
 }
 

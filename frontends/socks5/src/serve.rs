@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::Instrument;
 
-use crate::session::{HandshakeError, MAX_INPUT, Session};
+use crate::session::{Handshake, HandshakeError, MAX_INPUT};
 
 /// Settings of the SOCKS5 frontend.
 ///
@@ -104,16 +104,16 @@ where
     C: ClientIo,
     S: Connect,
 {
-    let mut session = Session::new(settings.credentials.as_ref(), origin);
+    let mut session = Handshake::new(settings.credentials.as_ref(), origin);
     let mut early = BytesMut::new();
     let patience = settings.handshake_timeout;
 
     // Boxed, like everything that ends before the relay begins, so that its memory is not held for the life of the connection.
     let handshake = Box::pin(handshake(&mut client, &mut session, &mut early));
     let asked = timeout(patience, handshake).await;
-    let target = match asked.unwrap_or(Err(Failed::with(ServeError::Slow(patience)))) {
+    let target = match asked.unwrap_or(Err(FailedHandshake::with(ServeError::Slow(patience)))) {
         Ok(target) => target,
-        Err(Failed { error, last_words }) => {
+        Err(FailedHandshake { error, last_words }) => {
             match &error {
                 ServeError::Unused => record.unused(),
                 // A dropped client is reset.
@@ -144,12 +144,12 @@ where
 }
 
 /// A failed handshake, and the last reply to the client.
-struct Failed {
+struct FailedHandshake {
     error: ServeError,
     last_words: Vec<u8>,
 }
 
-impl Failed {
+impl FailedHandshake {
     fn with(error: ServeError) -> Self {
         Self {
             error,
@@ -160,10 +160,10 @@ impl Failed {
 
 async fn handshake<C: ClientIo>(
     client: &mut C,
-    session: &mut Session<'_>,
+    session: &mut Handshake<'_>,
     input: &mut BytesMut,
-) -> Result<Target, Failed> {
-    let gone = |error| Failed::with(ServeError::Gone(error));
+) -> Result<Target, FailedHandshake> {
+    let gone = |error| FailedHandshake::with(ServeError::Gone(error));
     let drain = client.drain();
     let mut begun = false;
     let mut out = Vec::new();
@@ -171,7 +171,7 @@ async fn handshake<C: ClientIo>(
         let received = match session.receive(input, &mut out) {
             Ok(received) => received,
             Err(error) => {
-                return Err(Failed {
+                return Err(FailedHandshake {
                     error: error.into(),
                     last_words: out,
                 });
@@ -187,10 +187,10 @@ async fn handshake<C: ClientIo>(
         let read = tokio::select! {
             biased;
             read = client.read_buf(&mut room) => read.map_err(gone)?,
-            () = drain.stopping() => return Err(Failed::with(ServeError::Ending)),
+            () = drain.stopping() => return Err(FailedHandshake::with(ServeError::Ending)),
         };
         if read == 0 {
-            return Err(Failed::with(if begun {
+            return Err(FailedHandshake::with(if begun {
                 ServeError::Truncated
             } else {
                 ServeError::Unused

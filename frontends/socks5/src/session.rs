@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                    ┌── method 2 ──▶ Auth ── right ──┐      (asked for, or all the client offers)
-//!   Opening ── 05 ───┤                                ├──▶ Request ──┐
+//!   Opening ── 05 ───┤                                ├──▶ SocksRequest ──┐
 //!      │             └── method 0 ────────────────────┘              ├──▶ Asked ──answer──▶ Over
 //!      └────── 04 (SOCKS4, 4A) ──────────────────────────────────────┘
 //!
@@ -18,45 +18,45 @@ use kubevpn_target::{Origin, Refusal, Target, TargetError};
 use crate::refusal;
 use crate::wire::auth::{self, Auth};
 use crate::wire::greeting::{self, Greeting, method};
-use crate::wire::reply::Reply;
-use crate::wire::request::{Command, Request};
-use crate::wire::{WireError, http, socks4};
+use crate::wire::reply::ReplyCode;
+use crate::wire::request::{SocksCommand, SocksRequest};
+use crate::wire::{MessageError, http, socks4};
 
 /// Limit on input: the longest message is one of SOCKS4 with its two texts.
 pub(crate) const MAX_INPUT: usize = 1024;
 /// The first byte of a TLS handshake record (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-pub(crate) struct Session<'a> {
+pub(crate) struct Handshake<'a> {
     credentials: Option<&'a Credentials>,
     origin: Origin,
-    state: State,
+    state: HandshakeState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum HandshakeState {
     Opening,
     Auth,
     Request,
-    Asked(Version),
+    Asked(SocksVersion),
     Over,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
+enum SocksVersion {
     Four,
     Five,
 }
 
 /// Result of a message: a target, if it was the request, and its length.
-type Step = Option<(Option<Target>, usize)>;
+type HandshakeStep = Option<(Option<Target>, usize)>;
 
-impl<'a> Session<'a> {
+impl<'a> Handshake<'a> {
     pub(crate) fn new(credentials: Option<&'a Credentials>, origin: Origin) -> Self {
         Self {
             credentials,
             origin,
-            state: State::Opening,
+            state: HandshakeState::Opening,
         }
     }
 
@@ -72,7 +72,7 @@ impl<'a> Session<'a> {
         loop {
             let step = self
                 .step(input, out)
-                .inspect_err(|_| self.state = State::Over);
+                .inspect_err(|_| self.state = HandshakeState::Over);
             let Some((target, read)) = step? else {
                 return Ok(None);
             };
@@ -85,25 +85,25 @@ impl<'a> Session<'a> {
 
     /// Appends the reply about the requested target, once, and only if there is a request.
     pub(crate) fn answer(&mut self, dialled: Result<(), Refusal>, out: &mut Vec<u8>) {
-        let State::Asked(version) = self.state else {
+        let HandshakeState::Asked(version) = self.state else {
             return;
         };
-        self.state = State::Over;
+        self.state = HandshakeState::Over;
         match version {
-            Version::Five => {
-                let reply = dialled.map_or_else(refusal::reply, |()| Reply::Succeeded);
+            SocksVersion::Five => {
+                let reply = dialled.map_or_else(refusal::reply, |()| ReplyCode::Succeeded);
                 reply.encode(out);
             }
-            Version::Four => socks4::encode_reply(dialled.is_ok(), out),
+            SocksVersion::Four => socks4::encode_reply(dialled.is_ok(), out),
         }
     }
 
-    fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+    fn step(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<HandshakeStep, HandshakeError> {
         match (self.state, input.first()) {
-            (_, None) | (State::Asked(_) | State::Over, _) => Ok(None),
-            (State::Opening, Some(&greeting::VERSION)) => self.greeting(input, out),
-            (State::Opening, Some(&socks4::VERSION)) => self.socks4(input, out),
-            (State::Opening, Some(&first)) => match http::sniff(input) {
+            (_, None) | (HandshakeState::Asked(_) | HandshakeState::Over, _) => Ok(None),
+            (HandshakeState::Opening, Some(&greeting::VERSION)) => self.greeting(input, out),
+            (HandshakeState::Opening, Some(&socks4::VERSION)) => self.socks4(input, out),
+            (HandshakeState::Opening, Some(&first)) => match http::sniff(input) {
                 None => Ok(None),
                 Some(true) => {
                     out.extend(http::ANSWER.as_bytes());
@@ -111,22 +111,26 @@ impl<'a> Session<'a> {
                 }
                 Some(false) => Err(HandshakeError::NotSocks(first)),
             },
-            (State::Auth, _) => self.auth(input, out),
-            (State::Request, _) => self.request(input, out),
+            (HandshakeState::Auth, _) => self.auth(input, out),
+            (HandshakeState::Request, _) => self.request(input, out),
         }
     }
 
-    fn greeting(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+    fn greeting(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeStep, HandshakeError> {
         let decoded = Greeting::decode(input).map_err(HandshakeError::malformed)?;
         let Some((Greeting { methods }, read)) = decoded else {
             return Ok(None);
         };
         let open = self.credentials.is_none();
         let (wanted, next) = if open && methods.contains(&method::NONE) {
-            (method::NONE, State::Request)
+            (method::NONE, HandshakeState::Request)
         } else if methods.contains(&method::PASSWORD) {
             // If the proxy requires no credentials, any are accepted: some programs offer no other method.
-            (method::PASSWORD, State::Auth)
+            (method::PASSWORD, HandshakeState::Auth)
         } else {
             greeting::encode_selection(method::NO_ACCEPTABLE, out);
             return Err(HandshakeError::NoMethod { password: !open });
@@ -136,7 +140,7 @@ impl<'a> Session<'a> {
         Ok(Some((None, read)))
     }
 
-    fn auth(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+    fn auth(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<HandshakeStep, HandshakeError> {
         let decoded = Auth::decode(input).map_err(|e| {
             auth::encode_status(false, out);
             HandshakeError::malformed(e)
@@ -149,35 +153,39 @@ impl<'a> Session<'a> {
         if !right {
             return Err(HandshakeError::WrongPassword);
         }
-        self.state = State::Request;
+        self.state = HandshakeState::Request;
         Ok(Some((None, read)))
     }
 
-    fn request(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
-        let decoded = Request::decode(input).map_err(|e| match e {
-            WireError::AddressType(t) => (
-                Reply::AddressTypeNotSupported,
+    fn request(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeStep, HandshakeError> {
+        let decoded = SocksRequest::decode(input).map_err(|e| match e {
+            MessageError::AddressType(t) => (
+                ReplyCode::AddressTypeNotSupported,
                 HandshakeError::AddressType(t),
             ),
-            other => (Reply::GeneralFailure, HandshakeError::malformed(other)),
+            other => (ReplyCode::GeneralFailure, HandshakeError::malformed(other)),
         });
         let target = decoded.and_then(|decoded| {
             let Some((request, read)) = decoded else {
                 return Ok(None);
             };
-            if request.command != Command::CONNECT {
+            if request.command != SocksCommand::CONNECT {
                 let error = HandshakeError::Command(request.command.0);
-                return Err((Reply::CommandNotSupported, error));
+                return Err((ReplyCode::CommandNotSupported, error));
             }
             let target = self
                 .target(request)
-                .map_err(|e| (Reply::GeneralFailure, e))?;
+                .map_err(|e| (ReplyCode::GeneralFailure, e))?;
             Ok(Some((Some(target), read)))
         });
         match target {
             Ok(None) => Ok(None),
             Ok(asked) => {
-                self.state = State::Asked(Version::Five);
+                self.state = HandshakeState::Asked(SocksVersion::Five);
                 Ok(asked)
             }
             Err((reply, error)) => {
@@ -187,13 +195,13 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn socks4(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Step, HandshakeError> {
+    fn socks4(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<HandshakeStep, HandshakeError> {
         let target = match socks4::decode(input) {
             Ok(None) => return Ok(None),
             Ok(Some((request, read))) => {
                 if self.credentials.is_some() {
                     Err(HandshakeError::Socks4HasNoPassword)
-                } else if request.command != Command::CONNECT {
+                } else if request.command != SocksCommand::CONNECT {
                     Err(HandshakeError::Command(request.command.0))
                 } else {
                     self.target(request).map(|target| (target, read))
@@ -203,7 +211,7 @@ impl<'a> Session<'a> {
         };
         match target {
             Ok((target, read)) => {
-                self.state = State::Asked(Version::Four);
+                self.state = HandshakeState::Asked(SocksVersion::Four);
                 Ok(Some((Some(target), read)))
             }
             Err(error) => {
@@ -213,7 +221,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn target(&self, request: Request<'_>) -> Result<Target, HandshakeError> {
+    fn target(&self, request: SocksRequest<'_>) -> Result<Target, HandshakeError> {
         request
             .address
             .host()
@@ -249,7 +257,7 @@ pub enum HandshakeError {
     )]
     Socks4HasNoPassword,
     /// A command other than CONNECT.
-    #[error("the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone", Command(*.0))]
+    #[error("the command {:?} is not served, only CONNECT is: a port-forward carries outgoing TCP alone", SocksCommand(*.0))]
     Command(u8),
     /// An address type that RFC 1928 does not define.
     #[error("the address type {0:#04x} is none of SOCKS5's")]
@@ -266,11 +274,11 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    fn malformed(error: WireError) -> Self {
+    fn malformed(error: MessageError) -> Self {
         match error {
-            WireError::Version(v) => Self::Version(v),
-            WireError::AddressType(t) => Self::AddressType(t),
-            WireError::Unterminated => Self::Unterminated,
+            MessageError::Version(v) => Self::Version(v),
+            MessageError::AddressType(t) => Self::AddressType(t),
+            MessageError::Unterminated => Self::Unterminated,
         }
     }
 }

@@ -16,11 +16,11 @@ pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod socks4;
 
-pub(crate) type Decoded<T> = Result<Option<(T, usize)>, WireError>;
+pub(crate) type Decoded<T> = Result<Option<(T, usize)>, MessageError>;
 
 /// Why bytes are not a message, whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WireError {
+pub(crate) enum MessageError {
     /// A wrong version byte.
     Version(u8),
     /// An address type of unknown length, so that the message's end cannot be found.
@@ -29,7 +29,7 @@ pub(crate) enum WireError {
     Unterminated,
 }
 
-impl fmt::Display for WireError {
+impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(v) => write!(f, "unexpected version {v:#04x}"),
@@ -39,7 +39,7 @@ impl fmt::Display for WireError {
     }
 }
 
-impl std::error::Error for WireError {}
+impl std::error::Error for MessageError {}
 
 /// Reads a message field by field and counts its bytes. `None` if it ends too early.
 struct Reader<'a> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use kubevpn_conn::{ClientIo, Credentials, Drain, End, Gate, Limits, Listener, Relayed};
 use kubevpn_socks5::{HandshakeError, ServeError, Settings, reply_code, serve_connection};
-use kubevpn_target::table::{REFUSALS, Row};
+use kubevpn_target::table::{REFUSALS, RefusalRow};
 use kubevpn_target::{Connect, ConnectError, Frontend, Target, TargetError};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
@@ -131,7 +131,7 @@ async fn a_drain_ends_handshakes_at_once() {
 #[tokio::test]
 async fn every_refusal_has_its_code() {
     for row in REFUSALS {
-        let Row { refusal, reply, .. } = row;
+        let RefusalRow { refusal, reply, .. } = row;
         assert_eq!(reply_code(refusal), reply, "{row:?}");
 
         let backend = service_fn(move |_: Target| async move {

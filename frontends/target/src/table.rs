@@ -5,7 +5,7 @@ use crate::Refusal;
 
 /// One refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct RefusalRow {
     /// The class.
     pub refusal: Refusal,
     /// The reply code of SOCKS5 (RFC 1928 section 6).
@@ -26,8 +26,8 @@ const fn row(
     (status, error): (u16, &'static str),
     exit: u8,
     sentence: &'static str,
-) -> Row {
-    Row {
+) -> RefusalRow {
+    RefusalRow {
         refusal,
         reply,
         status,
@@ -39,7 +39,7 @@ const fn row(
 
 /// Every refusal, in the order of [`Refusal::ALL`].
 #[rustfmt::skip]
-pub const REFUSALS: [Row; 12] = [
+pub const REFUSALS: [RefusalRow; 12] = [
     row(Refusal::NameNotFound, 4, (502, "dns_error"), 50, "there is no service \"wbe\" in namespace shop, is it web?"),
     row(Refusal::NoSuchPort, 5, (502, "connection_refused"), 50, "service shop/web has no TCP port 81, it has 80 (http)"),
     row(Refusal::NotReady, 5, (503, "destination_unavailable"), 43, "service shop/web has no ready endpoint: 1 exists: 1 not ready"),

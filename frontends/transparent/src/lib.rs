@@ -5,16 +5,16 @@
 //! passes them in. Redirects of netfilter (`redirect`, `dnat`) are supported, through `SO_ORIGINAL_DST`; TPROXY is not.
 //!
 //! The path of a connection: [`serve_connection`] (`serve.rs`) reads the original destination from the client's socket and
-//! makes it a [`Target`](kubevpn_target::Target). If [`Names`] (`names.rs`) assigned the address to a name, the target is
+//! makes it a [`Target`](kubevpn_target::Target). If [`NameTable`] (`names.rs`) assigned the address to a name, the target is
 //! that name, so that logs and refusals contain it. The rest is a [`Tunnel`](kubevpn_conn::Tunnel). There is no protocol
 //! for a refusal: the client is connected already, and is reset.
 //!
 //! ```
 //! use kubevpn_target::Name;
-//! use kubevpn_transparent::Names;
+//! use kubevpn_transparent::NameTable;
 //!
 //! // The addresses that a DNS server answers with, for a name that has none.
-//! let names = Names::default();
+//! let names = NameTable::default();
 //! let name = Name::parse("db-0.db.shop.svc")?;
 //! let addresses = names.assign(&name).unwrap();
 //! assert_eq!(addresses.v4.to_string(), "198.18.1.0");
@@ -32,5 +32,5 @@
 mod names;
 mod serve;
 
-pub use self::names::{Addresses, Names, is_assignable};
+pub use self::names::{Addresses, NameTable, is_assignable};
 pub use self::serve::{ServeError, Settings, serve_connection};

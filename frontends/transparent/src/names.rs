@@ -38,18 +38,18 @@ pub struct Addresses {
 /// least recently used name dropped, if it was unused for at least 10 minutes. Its address is reassigned as late as
 /// possible.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<Mutex<Table>>);
+pub struct NameTable(Arc<Mutex<Table>>);
 
 #[derive(Debug)]
 struct Table {
-    by_name: HashMap<Name, Entry>,
+    by_name: HashMap<Name, AddressEntry>,
     by_address: HashMap<u32, Name>,
     /// Where the search for a free address begins.
     next: u32,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct AddressEntry {
     address: u32,
     used: Instant,
 }
@@ -64,7 +64,7 @@ impl Default for Table {
     }
 }
 
-impl Names {
+impl NameTable {
     /// The addresses of a name: existing or new ones. `None` if the limit of names is in use. A name with a trailing dot is a
     /// different one.
     pub fn assign(&self, name: &Name) -> Option<Addresses> {
@@ -114,7 +114,7 @@ impl Table {
             }
         };
         self.by_address.insert(address, name.clone());
-        let entry = Entry { address, used: now };
+        let entry = AddressEntry { address, used: now };
         self.by_name.insert(name.clone(), entry);
         Some(address)
     }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_address() {
-        let names = Names::default();
+        let names = NameTable::default();
         let a = names.assign(&name("a.test")).unwrap();
         let b = names.assign(&name("b.test")).unwrap();
         assert_ne!(a, b);
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_name_unused_for_longest_makes_room() {
-        let names = Names::default();
+        let names = NameTable::default();
         let first: Vec<_> = (0..NAMES)
             .map(|i| names.assign(&numbered(i)).unwrap())
             .collect();
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn addresses_come_round() {
-        let names = Names::default();
+        let names = NameTable::default();
         names.table().next = LAST;
         let last = names.assign(&name("a.test")).unwrap();
         assert_eq!(last.v4.to_string(), "198.19.254.255");

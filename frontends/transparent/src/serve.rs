@@ -8,7 +8,7 @@ use kubevpn_conn::{ClientIo, HANDSHAKE_TIMEOUT, Recorder, Relayed, Tunnel, Tunne
 use kubevpn_target::{Connect, ConnectError, Frontend, Host, Origin, Refusal, Target, TargetError};
 use tracing::Instrument;
 
-use crate::{Names, is_assignable};
+use crate::{NameTable, is_assignable};
 
 /// Settings of the transparent frontend.
 ///
@@ -19,7 +19,7 @@ use crate::{Names, is_assignable};
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The names with assigned addresses; an address of their range without a name is refused.
-    pub names: Option<Names>,
+    pub names: Option<NameTable>,
     /// Ends a connection on which no byte was transferred for this long; `None` for never.
     pub idle_timeout: Option<Duration>,
 }
@@ -100,7 +100,7 @@ where
 }
 
 /// The target of an original destination: the name to which the address was assigned, or the address.
-fn target(to: SocketAddr, names: Option<&Names>, origin: Origin) -> Result<Target, ServeError> {
+fn target(to: SocketAddr, names: Option<&NameTable>, origin: Origin) -> Result<Target, ServeError> {
     let host = match names {
         Some(names) if is_assignable(to.ip()) => match names.find(to.ip()) {
             Some(name) => Host::Name(name),

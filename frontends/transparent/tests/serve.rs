@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use kubevpn_conn::ClientIo;
 use kubevpn_target::{ConnectError, Frontend, Name, Refusal, Target};
-use kubevpn_transparent::{Names, ServeError, Settings, serve_connection};
+use kubevpn_transparent::{NameTable, ServeError, Settings, serve_connection};
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
     DuplexStream, ReadBuf,
@@ -131,7 +131,7 @@ async fn leads_where_it_was_meant_to_go() {
 
 #[tokio::test]
 async fn an_address_that_was_given_to_a_name_is_the_name() {
-    let names = Names::default();
+    let names = NameTable::default();
     let name = Name::parse("ext.shop.svc.cluster.local.").unwrap();
     let addresses = names.assign(&name).unwrap();
     let settings = Settings {
@@ -178,7 +178,7 @@ async fn a_connection_to_the_listener_itself_leads_nowhere() {
 #[tokio::test]
 async fn an_address_of_no_name_is_refused() {
     let settings = Settings {
-        names: Some(Names::default()),
+        names: Some(NameTable::default()),
         ..Settings::default()
     };
     let ServeError::Refused(error) = refused("198.18.1.7:80", settings, None).await else {

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use lab::{Daemon, Lab, Signal};
+use lab::{ClusterDaemon, Lab, Signal};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use self::gateway::{CountingRelay, Gateway, Treatment, Upgrade};
-use crate::subject::{Subject, resident};
+use self::gateway::{CountingRelay, PlainGateway, Treatment, Upgrade};
+use crate::subject::{RunningSubject, resident};
 use crate::wire;
 
 const PARTS: [&str; 7] = [
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: BudgetArgs) -> anyhow::Result<()> {
 }
 
 /// A GET on a new connection, which stays open.
-async fn get(proxy: &Subject, host: &str, port: u16) -> anyhow::Result<TcpStream> {
+async fn get(proxy: &RunningSubject, host: &str, port: u16) -> anyhow::Result<TcpStream> {
     timeout(PATIENCE, async {
         let mut stream = proxy.connect_to(host, port).await?;
         wire::exchange(&mut stream, GET, &mut Vec::new()).await?;
@@ -112,7 +112,9 @@ fn mib(bytes: u64) -> String {
 
 fn api_server(lab: &Lab) -> anyhow::Result<u32> {
     let status = lab.status()?;
-    let found = status.into_iter().find(|(d, _)| *d == Daemon::ApiServer);
+    let found = status
+        .into_iter()
+        .find(|(d, _)| *d == ClusterDaemon::ApiServer);
     found.and_then(|(_, pid)| pid).context("no API server")
 }
 
@@ -120,7 +122,7 @@ fn api_server(lab: &Lab) -> anyhow::Result<u32> {
 async fn pods(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     filled(lab).await?;
     let relay = CountingRelay::start(&lab.kubeconfig()).await?;
-    let proxy = Subject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
+    let proxy = RunningSubject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
     let server = api_server(lab)?;
     let before = (resident(server)?, proxy.resident()?);
     let mark = lab.audit_mark()?;
@@ -159,7 +161,7 @@ async fn pods(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// Has every Service in use: looked up, watched and dialled.
-async fn in_use(proxy: &Subject) -> anyhow::Result<()> {
+async fn in_use(proxy: &RunningSubject) -> anyhow::Result<()> {
     for i in 0..SERVICES {
         get(proxy, &fake(i), 80).await?;
     }
@@ -191,14 +193,14 @@ async fn watched_again(lab: &Lab, mark: &lab::AuditMark) -> anyhow::Result<usize
 async fn restart(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     filled(lab).await?;
     let relay = CountingRelay::start(&lab.kubeconfig()).await?;
-    let proxy = Subject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
+    let proxy = RunningSubject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
     let mark = lab.audit_mark()?;
     in_use(&proxy).await?;
     let begun = watched_again(lab, &mark).await?;
     let first = (relay.accepted(), relay.reached());
-    lab.stop(Daemon::ApiServer, Signal::Kill).await?;
+    lab.stop(ClusterDaemon::ApiServer, Signal::Kill).await?;
     let mark = lab.audit_mark()?;
-    lab.resume(Daemon::ApiServer).await?;
+    lab.resume(ClusterDaemon::ApiServer).await?;
     let back = Instant::now();
     let again = watched_again(lab, &mark).await?;
     let took = back.elapsed();
@@ -220,11 +222,11 @@ async fn restart(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
 async fn outage(lab: &Lab, kubevpn: &Path, down: Duration) -> anyhow::Result<Vec<String>> {
     filled(lab).await?;
     let relay = CountingRelay::start(&lab.kubeconfig()).await?;
-    let proxy = Subject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
+    let proxy = RunningSubject::proxy(kubevpn, relay.kubeconfig(), &[]).await?;
     let mark = lab.audit_mark()?;
     in_use(&proxy).await?;
     watched_again(lab, &mark).await?;
-    lab.stop(Daemon::ApiServer, Signal::Kill).await?;
+    lab.stop(ClusterDaemon::ApiServer, Signal::Kill).await?;
     let mut attempts = Vec::new();
     let begun = Instant::now();
     let mut last = relay.accepted();
@@ -235,7 +237,7 @@ async fn outage(lab: &Lab, kubevpn: &Path, down: Duration) -> anyhow::Result<Vec
         last = now;
     }
     let mark = lab.audit_mark()?;
-    lab.resume(Daemon::ApiServer).await?;
+    lab.resume(ClusterDaemon::ApiServer).await?;
     let back = Instant::now();
     let mut tries = 0;
     while get(&proxy, &fake(tries % SERVICES), 80).await.is_err() {
@@ -272,12 +274,12 @@ async fn swallowed(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
         &[Spdy, SpdyInWebSocket],
         &Upgrade::ALL,
     ] {
-        let gateway = Gateway::start(lab).await?;
+        let gateway = PlainGateway::start(lab).await?;
         gateway.treat(Treatment {
             swallowed: swallow.to_vec(),
             too_many: 0,
         });
-        let proxy = Subject::proxy(kubevpn, gateway.kubeconfig(), &[]).await?;
+        let proxy = RunningSubject::proxy(kubevpn, gateway.kubeconfig(), &[]).await?;
         let mut times = Vec::new();
         for _ in 0..2 {
             let begun = Instant::now();
@@ -301,8 +303,8 @@ async fn swallowed(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
 
 /// One 429 in the middle of a day.
 async fn refused(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
-    let gateway = Gateway::start(lab).await?;
-    let proxy = Subject::proxy(kubevpn, gateway.kubeconfig(), &[]).await?;
+    let gateway = PlainGateway::start(lab).await?;
+    let proxy = RunningSubject::proxy(kubevpn, gateway.kubeconfig(), &[]).await?;
     get(&proxy, "reviews", 80).await?;
     let mut lines = vec![format!("before: {:?}", gateway.asked())];
     gateway.treat(Treatment {
@@ -328,7 +330,7 @@ async fn pause(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     let mut lines = Vec::new();
     for upgrade in Upgrade::ALL {
         let flags = ["--transport", upgrade.name()];
-        let proxy = Subject::proxy(kubevpn, &lab.kubeconfig(), &flags).await?;
+        let proxy = RunningSubject::proxy(kubevpn, &lab.kubeconfig(), &flags).await?;
         let mut stream = get(&proxy, "reviews", 80).await?;
         let begun = Instant::now();
         let head = format!(
@@ -407,13 +409,13 @@ spec:
     }
     let mut lines = Vec::new();
     for warm in [true, false] {
-        let proxy = Subject::proxy(kubevpn, &lab.kubeconfig(), &[]).await?;
+        let proxy = RunningSubject::proxy(kubevpn, &lab.kubeconfig(), &[]).await?;
         if warm {
             get_all(&proxy, 40).await;
         }
-        lab.signal(Daemon::Kwok, Signal::Stop)?;
+        lab.signal(ClusterDaemon::Kwok, Signal::Stop)?;
         let got = get_all(&proxy, 200).await;
-        lab.signal(Daemon::Kwok, Signal::Cont)?;
+        lab.signal(ClusterDaemon::Kwok, Signal::Cont)?;
         let failed = got.iter().filter(|(ok, _)| !ok).count();
         let waited: Vec<_> = got
             .iter()
@@ -437,7 +439,7 @@ spec:
 const WAITED: Duration = Duration::from_millis(500);
 
 /// GETs on new connections, one after another: whether each was answered, and its time.
-async fn get_all(proxy: &Subject, n: usize) -> Vec<(bool, Duration)> {
+async fn get_all(proxy: &RunningSubject, n: usize) -> Vec<(bool, Duration)> {
     let mut got = Vec::new();
     for _ in 0..n {
         let begun = Instant::now();

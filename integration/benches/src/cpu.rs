@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lab::{Daemon, Lab};
+use lab::{ClusterDaemon, Lab};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use crate::subject::Subject;
+use crate::subject::RunningSubject;
 
 /// `/proc` counts in these on every Linux (`USER_HZ`).
 pub(crate) const TICKS_PER_SECOND: f64 = 100.0;
@@ -20,11 +20,13 @@ pub(crate) struct Usage(BTreeMap<String, f64>);
 
 impl Usage {
     /// Since the machine was started.
-    pub(crate) fn until_now(lab: &Lab, subject: &Subject) -> anyhow::Result<Self> {
+    pub(crate) fn until_now(lab: &Lab, subject: &RunningSubject) -> anyhow::Result<Self> {
         let mut usage = BTreeMap::new();
         for (daemon, pid) in lab.status()? {
-            if let (Daemon::ApiServer | Daemon::Kubelet | Daemon::Containerd, Some(pid)) =
-                (daemon, pid)
+            if let (
+                ClusterDaemon::ApiServer | ClusterDaemon::Kubelet | ClusterDaemon::Containerd,
+                Some(pid),
+            ) = (daemon, pid)
             {
                 usage.insert(daemon.name().into(), of_process(pid)?);
             }
@@ -85,7 +87,9 @@ fn of_machine() -> anyhow::Result<f64> {
 /// How many descriptors the container runtime holds: four for each connection that is forwarded.
 pub(crate) fn node_descriptors(lab: &Lab) -> anyhow::Result<usize> {
     let daemons = lab.status()?;
-    let containerd = daemons.iter().find(|(d, _)| *d == Daemon::Containerd);
+    let containerd = daemons
+        .iter()
+        .find(|(d, _)| *d == ClusterDaemon::Containerd);
     let pid = containerd.and_then(|(_, pid)| *pid);
     let pid = pid.context("containerd does not run")?;
     let path = PathBuf::from(format!("/proc/{pid}/fd"));

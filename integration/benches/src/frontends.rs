@@ -20,12 +20,12 @@ use std::path::PathBuf;
 use clap::Args;
 use lab::Lab;
 
-use self::load::{Sizes, Workload};
-use self::peers::{Family, Kind, Peers};
-use self::upstream::Upstream;
-use crate::Part;
+use self::load::{FrontendSizes, FrontendWorkload};
+use self::peers::{Family, PeerKind, PeerPrograms};
+use self::upstream::BenchUpstream;
+use crate::BenchPart;
 use crate::begins;
-use crate::report::{self, Page, Round};
+use crate::report::{self, ReportSection, Round};
 
 #[derive(Debug, Args)]
 pub(crate) struct FrontendArgs {
@@ -36,7 +36,7 @@ pub(crate) struct FrontendArgs {
     #[arg(long)]
     examples: Option<PathBuf>,
     #[command(flatten)]
-    part: Part,
+    part: BenchPart,
 }
 
 pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
@@ -44,27 +44,28 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
         Some(dir) => dir,
         None => std::env::current_exe()?.with_file_name("examples"),
     };
-    let peers = Peers::new(&Lab::from_env()?, examples).await?;
+    let peers = PeerPrograms::new(&Lab::from_env()?, examples).await?;
     let sizes = if args.part.quick {
-        Sizes::QUICK
+        FrontendSizes::QUICK
     } else {
-        Sizes::FULL
+        FrontendSizes::FULL
     };
     let mut plan = Vec::new();
     for family in [Family::Socks5, Family::Http] {
-        let kinds: Vec<Kind> = Kind::of(family)
+        let kinds: Vec<PeerKind> = PeerKind::of(family)
             .filter(|kind| begins(kind.name(), &args.part.subjects))
             .collect();
-        let workloads = Workload::of(family).filter(|w| begins(&w.title(), &args.part.only));
+        let workloads =
+            FrontendWorkload::of(family).filter(|w| begins(&w.title(), &args.part.only));
         plan.extend(workloads.map(|workload| (workload, kinds.clone())));
     }
     anyhow::ensure!(
         plan.iter().any(|(_, kinds)| !kinds.is_empty()),
         "no such workload or subject; workloads are: {}",
-        Workload::titles()
+        FrontendWorkload::titles()
     );
 
-    let upstream = Upstream::start().await?;
+    let upstream = BenchUpstream::start().await?;
     let mut rounds = Vec::new();
     for round in 0..args.rounds {
         for (workload, kinds) in &plan {
@@ -91,16 +92,16 @@ pub(crate) async fn run(args: FrontendArgs) -> anyhow::Result<()> {
     for (family, title) in [(Family::Socks5, "SOCKS5"), (Family::Http, "HTTP proxy")] {
         let of_family: Vec<Round> = rounds
             .iter()
-            .filter(|round| Kind::of(family).any(|kind| kind.name() == round.subject()))
+            .filter(|round| PeerKind::of(family).any(|kind| kind.name() == round.subject()))
             .cloned()
             .collect();
         if !of_family.is_empty() {
-            let table = report::figures(&of_family, Page::Frontends)?;
+            let table = report::figures(&of_family, ReportSection::Frontends)?;
             text += &format!("\n### {title}\n\n{table}");
         }
     }
     match &args.part.report {
-        Some(path) => report::insert(path, Page::Frontends, &text),
+        Some(path) => report::insert(path, ReportSection::Frontends, &text),
         None => report::print(&text),
     }
 }

@@ -19,7 +19,7 @@ use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::report;
-use crate::subject::Subject;
+use crate::subject::RunningSubject;
 use crate::wire::{self, quantile};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: reviews\r\nConnection: close\r\n\r\n";
@@ -73,7 +73,7 @@ pub(crate) async fn run(args: IsolatedArgs) -> anyhow::Result<()> {
             let way = ways[(turn + round) % ways.len()];
             let (figures, starting): (_, &[&str]) = match way {
                 "SOCKS5" => {
-                    let proxy = Subject::proxy(&kubevpn, &lab.kubeconfig(), &[]).await?;
+                    let proxy = RunningSubject::proxy(&kubevpn, &lab.kubeconfig(), &[]).await?;
                     let socks = proxy.socks()?.to_string();
                     let mut client = Command::new(&me);
                     client.arg("isolated").args(hosts).args(["--socks", &socks]);

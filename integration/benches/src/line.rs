@@ -2,7 +2,7 @@
 //!
 //!     cargo run -p lab -- bench --line 10ms --line 50ms --line 150ms
 //!
-//! The line is the lab's relay ([`lab::Line`]), for kubectl and ours alike. A connection and the answer over it are one
+//! The line is the lab's relay ([`lab::LineRelay`]), for kubectl and ours alike. A connection and the answer over it are one
 //! measurement, as everywhere here. kubectl forwards to one Pod of one Service, so that what is about another one is a
 //! process more, and what is about a name is not its business.
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
-use lab::{Lab, Length, Line};
+use lab::{Lab, Length, LineRelay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -21,7 +21,7 @@ use crate::budgets::gateway::kubeconfig_at;
 use crate::load::rate::in_parallel;
 use crate::load::{Figure, Goal};
 use crate::report::{self, Round};
-use crate::subject::{Kind, Port, Subject};
+use crate::subject::{Port, RunningSubject, SubjectKind};
 use crate::wire::{self, quantile};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: line\r\n\r\n";
@@ -51,7 +51,7 @@ const MANY_HOLD: f64 = 16.0;
 
 pub(crate) async fn run(
     lab: &Lab,
-    kinds: &[Kind],
+    kinds: &[SubjectKind],
     lines: &[Duration],
     rounds: usize,
     earlier: Vec<Round>,
@@ -62,14 +62,14 @@ pub(crate) async fn run(
         for trip in lines {
             for turn in 0..kinds.len() {
                 let kind = &kinds[(turn + round) % kinds.len()];
-                let row = Row {
+                let row = LineRow {
                     lab,
                     kind,
                     trip: *trip,
                 };
                 let measured = async {
                     let mut figures = row.measure().await?;
-                    for way in [Way::Down, Way::Up] {
+                    for way in [TransferDirection::Down, TransferDirection::Up] {
                         figures.extend(row.shared(way).await?);
                     }
                     anyhow::Ok(figures)
@@ -84,13 +84,13 @@ pub(crate) async fn run(
 }
 
 /// One subject over one line.
-struct Row<'a> {
+struct LineRow<'a> {
     lab: &'a Lab,
-    kind: &'a Kind,
+    kind: &'a SubjectKind,
     trip: Duration,
 }
 
-impl Row<'_> {
+impl LineRow<'_> {
     fn title(&self) -> String {
         format!("{} ms", self.trip.as_millis())
     }
@@ -107,7 +107,7 @@ impl Row<'_> {
     async fn line(
         &self,
         bandwidth: Option<u64>,
-    ) -> anyhow::Result<(Line, tempfile::NamedTempFile)> {
+    ) -> anyhow::Result<(LineRelay, tempfile::NamedTempFile)> {
         let mut api = None;
         kubeconfig_at(&self.lab.kubeconfig(), |server| {
             api = server.rsplit("//").next().and_then(|a| a.parse().ok());
@@ -118,23 +118,23 @@ impl Row<'_> {
             each_way: self.trip / 2,
             bandwidth,
         };
-        let line = Line::start(api, length).await?;
+        let line = LineRelay::start(api, length).await?;
         let own = line.address();
         let kubeconfig = kubeconfig_at(&self.lab.kubeconfig(), |_| format!("https://{own}"))?;
         Ok((line, kubeconfig))
     }
 
-    async fn start(&self, kubeconfig: &Path) -> anyhow::Result<Subject> {
-        Subject::start_on(self.kind, self.lab, kubeconfig, &[Port::Http]).await
+    async fn start(&self, kubeconfig: &Path) -> anyhow::Result<RunningSubject> {
+        RunningSubject::start_on(self.kind, self.lab, kubeconfig, &[Port::Http]).await
     }
 
     /// From the start of the program to the answer of a client that connects as soon as it listens.
-    async fn started(&self, kubeconfig: &Path) -> anyhow::Result<(Subject, Duration)> {
+    async fn started(&self, kubeconfig: &Path) -> anyhow::Result<(RunningSubject, Duration)> {
         let begun = Instant::now();
-        let subject = Subject::begin(self.kind, self.lab, kubeconfig).await?;
+        let subject = RunningSubject::begin(self.kind, self.lab, kubeconfig).await?;
         let answer = async {
             loop {
-                match answered(&subject, &Target::First).await {
+                match answered(&subject, &LineTarget::First).await {
                     Err(error) if is_not_listening(&error) => sleep(POLL).await,
                     done => return done,
                 }
@@ -156,7 +156,7 @@ impl Row<'_> {
             )
             .goal(Goal::Value(7.0)),
         ];
-        if let Kind::Ours(_) = self.kind {
+        if let SubjectKind::Ours(_) = self.kind {
             figures.extend(self.ours_alone(&subject).await?);
         } else {
             let (_another, further) = self.started(kubeconfig.path()).await?;
@@ -164,7 +164,7 @@ impl Row<'_> {
         }
         let (mut later, until) = (Vec::new(), Instant::now() + LATER_WITHIN);
         while later.len() < LATER && (later.is_empty() || Instant::now() < until) {
-            later.push(answered(&subject, &Target::First).await?);
+            later.push(answered(&subject, &LineTarget::First).await?);
         }
         let mut of = |q| quantile(&mut later, q) / 1e3 / self.trip.as_secs_f64();
         let (p50, p99) = (of(0.5), of(0.99));
@@ -174,7 +174,7 @@ impl Row<'_> {
             self.figure("every later connection, p99", p99)
                 .goal(Goal::Value(1.5)),
         ]);
-        let one = async || answered(&subject, &Target::First).await.map(drop);
+        let one = async || answered(&subject, &LineTarget::First).await.map(drop);
         let (done, failed) = in_parallel(CLIENTS, WINDOW, one).await;
         ensure!(failed == 0, "{failed} of {done} connections failed");
         let what = format!("{}: new connections, {CLIENTS} clients", self.title());
@@ -188,12 +188,12 @@ impl Row<'_> {
     }
 
     /// What a proxy alone is asked for.
-    async fn ours_alone(&self, subject: &Subject) -> anyhow::Result<Vec<Figure>> {
-        let further = answered(subject, &Target::Named("productpage", 9080)).await?;
+    async fn ours_alone(&self, subject: &RunningSubject) -> anyhow::Result<Vec<Figure>> {
+        let further = answered(subject, &LineTarget::Named("productpage", 9080)).await?;
         sleep(QUIET).await;
-        let beside = answered(subject, &Target::Named("productpage", 9080)).await?;
+        let beside = answered(subject, &LineTarget::Named("productpage", 9080)).await?;
         sleep(QUIET).await;
-        let second = answered(subject, &Target::Named("productpage", 9080)).await?;
+        let second = answered(subject, &LineTarget::Named("productpage", 9080)).await?;
         sleep(QUIET).await;
         let name = refused(subject, "nosuch").await?;
         sleep(QUIET).await;
@@ -211,16 +211,16 @@ impl Row<'_> {
 
     /// What many get of a line that they share, in one direction: a new connection beside a transfer, and two and many
     /// transfers beside each other.
-    async fn shared(&self, way: Way) -> anyhow::Result<Vec<Figure>> {
+    async fn shared(&self, way: TransferDirection) -> anyhow::Result<Vec<Figure>> {
         let (_line, kubeconfig) = self.line(Some(NARROW)).await?;
         let subject = self.start(kubeconfig.path()).await?;
-        answered(&subject, &Target::First).await?;
+        answered(&subject, &LineTarget::First).await?;
         let beside = async {
             sleep(QUIET).await;
             let until = Instant::now() + BESIDE;
             let mut times = Vec::new();
             while times.len() < BESIDE_BULK && (times.is_empty() || Instant::now() < until) {
-                times.push(answered(&subject, &Target::First).await?);
+                times.push(answered(&subject, &LineTarget::First).await?);
             }
             anyhow::Ok(times)
         };
@@ -264,12 +264,12 @@ impl Row<'_> {
 
 /// The direction of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum TransferDirection {
     Down,
     Up,
 }
 
-impl Way {
+impl TransferDirection {
     fn name(self) -> &'static str {
         match self {
             Self::Down => "download",
@@ -287,8 +287,8 @@ impl Way {
 
 /// Runs something beside this many transfers, which end with it; what came of it, and how many bytes each moved.
 async fn beside_transfers<T>(
-    subject: &Subject,
-    way: Way,
+    subject: &RunningSubject,
+    way: TransferDirection,
     transfers: usize,
     run: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<(T, Vec<u64>)> {
@@ -305,22 +305,28 @@ async fn beside_transfers<T>(
 }
 
 /// A transfer of more than any line here carries; counts the bytes.
-async fn transfer(subject: &Subject, way: Way, moved: &AtomicU64) -> anyhow::Result<()> {
+async fn transfer(
+    subject: &RunningSubject,
+    way: TransferDirection,
+    moved: &AtomicU64,
+) -> anyhow::Result<()> {
     const BYTES: u64 = 1 << 40;
     let mut stream = subject.connect(Port::Http).await?;
     let ask = match way {
-        Way::Down => format!("GET /bytes?n={BYTES} HTTP/1.1\r\nHost: line\r\n\r\n"),
-        Way::Up => format!("POST /sink HTTP/1.1\r\nHost: line\r\nContent-Length: {BYTES}\r\n\r\n"),
+        TransferDirection::Down => format!("GET /bytes?n={BYTES} HTTP/1.1\r\nHost: line\r\n\r\n"),
+        TransferDirection::Up => {
+            format!("POST /sink HTTP/1.1\r\nHost: line\r\nContent-Length: {BYTES}\r\n\r\n")
+        }
     };
     stream.write_all(ask.as_bytes()).await?;
-    if way == Way::Down {
+    if way == TransferDirection::Down {
         wire::head(&mut stream, &mut Vec::new()).await?;
     }
     let mut chunk = vec![0; 64 << 10];
     loop {
         let n = match way {
-            Way::Down => stream.read(&mut chunk).await?,
-            Way::Up => stream.write(&chunk).await?,
+            TransferDirection::Down => stream.read(&mut chunk).await?,
+            TransferDirection::Up => stream.write(&chunk).await?,
         };
         ensure!(n > 0, "a transfer ended");
         moved.fetch_add(n as u64, Ordering::Relaxed);
@@ -330,7 +336,7 @@ async fn transfer(subject: &Subject, way: Way, moved: &AtomicU64) -> anyhow::Res
 const FURTHER: &str = "first connection to a further Service";
 
 /// Where a connection goes.
-enum Target {
+enum LineTarget {
     /// What every subject forwards to.
     First,
     Named(&'static str, u16),
@@ -342,12 +348,12 @@ fn is_not_listening(error: &anyhow::Error) -> bool {
     error.is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-async fn answered(subject: &Subject, to: &Target) -> anyhow::Result<Duration> {
+async fn answered(subject: &RunningSubject, to: &LineTarget) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let exchange = async {
         let mut stream = match to {
-            Target::First => subject.connect(Port::Http).await?,
-            Target::Named(host, port) => subject.connect_to(host, *port).await?,
+            LineTarget::First => subject.connect(Port::Http).await?,
+            LineTarget::Named(host, port) => subject.connect_to(host, *port).await?,
         };
         wire::exchange(&mut stream, GET, &mut Vec::new()).await
     };
@@ -357,7 +363,7 @@ async fn answered(subject: &Subject, to: &Target) -> anyhow::Result<Duration> {
     Ok(begun.elapsed())
 }
 
-async fn refused(subject: &Subject, host: &str) -> anyhow::Result<Duration> {
+async fn refused(subject: &RunningSubject, host: &str) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let connected = timeout(PATIENCE, subject.connect_to(host, 80)).await;
     ensure!(

@@ -13,7 +13,7 @@ use lab::Lab;
 use serde::{Deserialize, Serialize};
 
 use crate::cpu::{self, Usage};
-use crate::subject::{Kind, Subject};
+use crate::subject::{RunningSubject, SubjectKind};
 
 /// Exchanges before anything is counted: what is only paid once (the first session, a first resolution) is not what
 /// is compared.
@@ -156,13 +156,13 @@ impl Workload {
     }
 
     /// Whether it can be asked of such a subject.
-    fn fits(&self, kind: &Kind) -> bool {
+    fn fits(&self, kind: &SubjectKind) -> bool {
         match self {
             // A command forwards one port to one Service.
-            Self::Blast => matches!(kind, Kind::Ours(_) | Kind::Kubectl { .. }),
+            Self::Blast => matches!(kind, SubjectKind::Ours(_) | SubjectKind::Kubectl { .. }),
             // One upgrade, and with it one session of the API server and the kubelet, for each.
-            Self::Held => !matches!(kind, Kind::KubeRs { .. }),
-            Self::Dial => matches!(kind, Kind::Ours(_)),
+            Self::Held => !matches!(kind, SubjectKind::KubeRs { .. }),
+            Self::Dial => matches!(kind, SubjectKind::Ours(_)),
             _ => true,
         }
     }
@@ -170,7 +170,7 @@ impl Workload {
     /// Starts the subject and puts the load on it; nothing where the two do not fit.
     pub(crate) async fn run(
         &self,
-        kind: &Kind,
+        kind: &SubjectKind,
         lab: &Lab,
         sizes: Sizes,
     ) -> anyhow::Result<Option<Measured>> {
@@ -184,14 +184,19 @@ impl Workload {
         measured.map(Some)
     }
 
-    async fn measure(&self, kind: &Kind, lab: &Lab, sizes: Sizes) -> anyhow::Result<Measured> {
+    async fn measure(
+        &self,
+        kind: &SubjectKind,
+        lab: &Lab,
+        sizes: Sizes,
+    ) -> anyhow::Result<Measured> {
         match self {
             Self::Blast => return open::blast(kind, lab).await,
             Self::Dial => return dial::dials(lab, sizes).await,
             _ => {}
         }
         let mark = lab.audit_mark()?;
-        let subject = &Subject::start(kind, lab).await?;
+        let subject = &RunningSubject::start(kind, lab).await?;
         for _ in 0..WARM_UP {
             client::get(subject).await.context("warm-up")?;
         }

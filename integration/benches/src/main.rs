@@ -35,13 +35,13 @@ use clap::{Parser, Subcommand};
 use lab::Lab;
 
 use crate::load::{Sizes, Workload};
-use crate::report::{Page, Round};
-use crate::subject::Kind;
+use crate::report::{ReportSection, Round};
+use crate::subject::SubjectKind;
 
 // No doc comment: clap would show it as what the program is.
 // Which part of a bench, and where what it finds goes.
 #[derive(Debug, clap::Args)]
-struct Part {
+struct BenchPart {
     /// Only these workloads
     #[arg(long = "only", value_name = "WORKLOAD")]
     only: Vec<String>,
@@ -77,7 +77,7 @@ struct Args {
     #[arg(long = "line", value_name = "TIME", value_parser = lab::round_trip)]
     lines: Vec<Duration>,
     #[command(flatten)]
-    part: Part,
+    part: BenchPart,
     /// Keep the measurements that the raw file has
     #[arg(long, requires = "raw")]
     add: bool,
@@ -124,15 +124,15 @@ async fn main() -> anyhow::Result<()> {
     );
 
     let mut kinds = vec![
-        Kind::Ours(kubevpn),
-        Kind::Kubectl { websocket: false },
-        Kind::Kubectl { websocket: true },
-        Kind::KubeRs { nodelay: false },
-        Kind::KubeRs { nodelay: true },
+        SubjectKind::Ours(kubevpn),
+        SubjectKind::Kubectl { websocket: false },
+        SubjectKind::Kubectl { websocket: true },
+        SubjectKind::KubeRs { nodelay: false },
+        SubjectKind::KubeRs { nodelay: true },
     ];
     for peer in &args.peers {
         let (name, command) = peer.split_once('=').context("--peer takes NAME=COMMAND")?;
-        kinds.push(Kind::Command {
+        kinds.push(SubjectKind::Command {
             name: name.into(),
             command: command.into(),
         });
@@ -144,7 +144,7 @@ async fn main() -> anyhow::Result<()> {
         Sizes::FULL
     };
     if !args.lines.is_empty() {
-        kinds.retain(|kind| matches!(kind, Kind::Ours(_) | Kind::Kubectl { .. }));
+        kinds.retain(|kind| matches!(kind, SubjectKind::Ours(_) | SubjectKind::Kubectl { .. }));
         let earlier = match &args.part.raw {
             Some(path) if args.add => report::load(path)?,
             _ => Vec::new(),
@@ -153,9 +153,9 @@ async fn main() -> anyhow::Result<()> {
         if let Some(path) = &args.part.raw {
             report::save(path, &rounds)?;
         }
-        let text = report::figures(&rounds, Page::Line)?;
+        let text = report::figures(&rounds, ReportSection::Line)?;
         return match &args.part.report {
-            Some(path) => report::insert(path, Page::Line, &text),
+            Some(path) => report::insert(path, ReportSection::Line, &text),
             None => report::print(&text),
         };
     }
@@ -192,7 +192,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let text = report::render(&rounds)?;
     match &args.part.report {
-        Some(path) => report::insert(path, Page::Cluster, &text),
+        Some(path) => report::insert(path, ReportSection::Cluster, &text),
         None => report::print(&text),
     }
 }

@@ -105,13 +105,13 @@ pub(crate) fn save(path: &Path, rounds: &[Round]) -> anyhow::Result<()> {
 
 /// A place on the page, between two marks of its own, and whom ours is compared with there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Page {
+pub(crate) enum ReportSection {
     Cluster,
     Frontends,
     Line,
 }
 
-impl Page {
+impl ReportSection {
     fn marks(self) -> (&'static str, &'static str) {
         match self {
             Self::Cluster => ("<!-- measured: begin -->\n", "<!-- measured: end -->"),
@@ -136,7 +136,7 @@ impl Page {
 }
 
 /// Puts the tables between the two marks of their place.
-pub(crate) fn insert(path: &Path, place: Page, text: &str) -> anyhow::Result<()> {
+pub(crate) fn insert(path: &Path, place: ReportSection, text: &str) -> anyhow::Result<()> {
     let (begin, end) = place.marks();
     let page = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let (before, rest) = page
@@ -169,8 +169,8 @@ fn is_kubectl(subject: &str) -> bool {
 }
 
 /// A row of the first table.
-struct Row<'a> {
-    place: Page,
+struct ReportRow<'a> {
+    place: ReportSection,
     what: &'a str,
     unit: &'a str,
     more_is_better: bool,
@@ -178,7 +178,7 @@ struct Row<'a> {
     values: BTreeMap<&'a str, Vec<f64>>,
 }
 
-impl Row<'_> {
+impl ReportRow<'_> {
     fn of(&self, subject: &str) -> Option<f64> {
         self.values.get(subject).and_then(|v| median(v))
     }
@@ -247,21 +247,21 @@ fn subjects(rounds: &[Round]) -> Vec<&str> {
 
 /// The two tables: the figures with their goals, and who used the processors.
 pub(crate) fn render(rounds: &[Round]) -> anyhow::Result<String> {
-    let mut text = figures(rounds, Page::Cluster)?;
+    let mut text = figures(rounds, ReportSection::Cluster)?;
     text += &processors(rounds)?;
     Ok(text)
 }
 
 /// The table of figures, with goals where there are any.
-pub(crate) fn figures(rounds: &[Round], place: Page) -> anyhow::Result<String> {
+pub(crate) fn figures(rounds: &[Round], place: ReportSection) -> anyhow::Result<String> {
     let subjects = subjects(rounds);
-    let mut rows: Vec<Row<'_>> = Vec::new();
+    let mut rows: Vec<ReportRow<'_>> = Vec::new();
     let mut failures: BTreeMap<(&str, &str), (usize, &str)> = BTreeMap::new();
     for round in rounds {
         for figure in &round.figures {
             let at = rows.iter().position(|row| row.what == figure.what);
             let at = at.unwrap_or_else(|| {
-                rows.push(Row {
+                rows.push(ReportRow {
                     place,
                     what: &figure.what,
                     unit: &figure.unit,

@@ -15,14 +15,14 @@ use crate::wire;
 
 /// Which program, and how it is run.
 #[derive(Clone, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum SubjectKind {
     Ours(PathBuf),
     Kubectl { websocket: bool },
     KubeRs { nodelay: bool },
     Command { name: String, command: String },
 }
 
-impl Kind {
+impl SubjectKind {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Ours(_) => "ours (SOCKS5)".into(),
@@ -36,13 +36,13 @@ impl Kind {
 }
 
 /// A running subject. Killed when dropped.
-pub(crate) struct Subject {
+pub(crate) struct RunningSubject {
     child: Child,
-    way: Way,
+    way: SubjectRoute,
 }
 
 /// How a client gets to a port of the Service.
-enum Way {
+enum SubjectRoute {
     Socks(SocketAddr),
     /// Local ports for the Service's port 80 and for the ports that only `multi` has.
     Forwards(Vec<(Port, SocketAddr)>),
@@ -89,7 +89,7 @@ fn spawn(mut command: Command, kubeconfig: &Path) -> anyhow::Result<Child> {
         .context("starting the subject")
 }
 
-impl Subject {
+impl RunningSubject {
     /// `kubevpn proxy-out` on this kubeconfig, with these flags as well.
     pub(crate) async fn proxy(
         kubevpn: &Path,
@@ -106,35 +106,41 @@ impl Subject {
         let socks = line.rsplit(' ').next().unwrap_or_default().parse()?;
         Ok(Self {
             child,
-            way: Way::Socks(socks),
+            way: SubjectRoute::Socks(socks),
         })
     }
 
-    pub(crate) async fn start(kind: &Kind, lab: &Lab) -> anyhow::Result<Self> {
+    pub(crate) async fn start(kind: &SubjectKind, lab: &Lab) -> anyhow::Result<Self> {
         Self::start_for(kind, lab, &[Port::Http]).await
     }
 
     /// Ours or kubectl on this kubeconfig, with a forward for HTTP: its clients have to try until it listens.
-    pub(crate) async fn begin(kind: &Kind, lab: &Lab, kubeconfig: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn begin(
+        kind: &SubjectKind,
+        lab: &Lab,
+        kubeconfig: &Path,
+    ) -> anyhow::Result<Self> {
         let local = free_port().await?;
         let addr = SocketAddr::from(([127, 0, 0, 1], local));
         let (mut command, way) = match kind {
-            Kind::Ours(path) => {
+            SubjectKind::Ours(path) => {
                 let mut command = Command::new(path);
                 command
                     .args(["proxy-out", "--listen-socks", &addr.to_string()])
                     .env("RUST_LOG", "warn");
-                (command, Way::Socks(addr))
+                (command, SubjectRoute::Socks(addr))
             }
-            Kind::Kubectl { websocket } => {
+            SubjectKind::Kubectl { websocket } => {
                 let mut command = Command::new(lab.dir().join("bin/kubectl"));
                 command
                     .args(["port-forward", "svc/reviews"])
                     .arg(format!("{local}:{}", Port::Http.target().1))
                     .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string());
-                (command, Way::Forwards(vec![(Port::Http, addr)]))
+                (command, SubjectRoute::Forwards(vec![(Port::Http, addr)]))
             }
-            Kind::KubeRs { .. } | Kind::Command { .. } => bail!("not measured from its start"),
+            SubjectKind::KubeRs { .. } | SubjectKind::Command { .. } => {
+                bail!("not measured from its start")
+            }
         };
         command
             .stdin(Stdio::null())
@@ -146,21 +152,25 @@ impl Subject {
     }
 
     /// The same with forwards for these ports, where the kind needs one for each.
-    pub(crate) async fn start_for(kind: &Kind, lab: &Lab, ports: &[Port]) -> anyhow::Result<Self> {
+    pub(crate) async fn start_for(
+        kind: &SubjectKind,
+        lab: &Lab,
+        ports: &[Port],
+    ) -> anyhow::Result<Self> {
         Self::start_on(kind, lab, &lab.kubeconfig(), ports).await
     }
 
     /// The same on this kubeconfig.
     pub(crate) async fn start_on(
-        kind: &Kind,
+        kind: &SubjectKind,
         lab: &Lab,
         kubeconfig: &Path,
         ports: &[Port],
     ) -> anyhow::Result<Self> {
         let spawn = |command| spawn(command, kubeconfig);
         let (child, way) = match kind {
-            Kind::Ours(path) => return Self::proxy(path, kubeconfig, &[]).await,
-            Kind::Kubectl { websocket } => {
+            SubjectKind::Ours(path) => return Self::proxy(path, kubeconfig, &[]).await,
+            SubjectKind::Kubectl { websocket } => {
                 let mut forwards = Vec::new();
                 let mut words = Vec::new();
                 for port in ports {
@@ -180,9 +190,9 @@ impl Subject {
                     .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string());
                 let mut child = spawn(command)?;
                 line_with(&mut child, "Forwarding from 127.0.0.1").await?;
-                (child, Way::Forwards(forwards))
+                (child, SubjectRoute::Forwards(forwards))
             }
-            Kind::KubeRs { nodelay } => {
+            SubjectKind::KubeRs { nodelay } => {
                 let local = free_port().await?;
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args([
@@ -195,10 +205,10 @@ impl Subject {
                 line_with(&mut child, "Forwarding from").await?;
                 (
                     child,
-                    Way::Forwards(vec![(Port::Http, ([127, 0, 0, 1], local).into())]),
+                    SubjectRoute::Forwards(vec![(Port::Http, ([127, 0, 0, 1], local).into())]),
                 )
             }
-            Kind::Command { command: words, .. } => {
+            SubjectKind::Command { command: words, .. } => {
                 let local = free_port().await?;
                 let mut command = Command::new("sh");
                 command.args([
@@ -214,7 +224,7 @@ impl Subject {
                 })
                 .await
                 .context("the peer does not listen")?;
-                (child, Way::Forwards(vec![(Port::Http, addr)]))
+                (child, SubjectRoute::Forwards(vec![(Port::Http, addr)]))
             }
         };
         Ok(Self { child, way })
@@ -223,11 +233,11 @@ impl Subject {
     /// A connection to the port: for ours with the SOCKS5 handshake, which is part of what is measured.
     pub(crate) async fn connect(&self, port: Port) -> anyhow::Result<TcpStream> {
         match &self.way {
-            Way::Socks(_) => {
+            SubjectRoute::Socks(_) => {
                 let (host, port) = port.target();
                 self.connect_to(host, port).await
             }
-            Way::Forwards(forwards) => {
+            SubjectRoute::Forwards(forwards) => {
                 let found = forwards.iter().find(|(p, _)| *p == port);
                 let (_, addr) = found.context("not forwarded by this subject")?;
                 let stream = TcpStream::connect(addr).await?;
@@ -251,8 +261,8 @@ impl Subject {
     /// Its listener, of a subject that is a proxy.
     pub(crate) fn socks(&self) -> anyhow::Result<SocketAddr> {
         match self.way {
-            Way::Socks(proxy) => Ok(proxy),
-            Way::Forwards(_) => bail!("this subject is no proxy"),
+            SubjectRoute::Socks(proxy) => Ok(proxy),
+            SubjectRoute::Forwards(_) => bail!("this subject is no proxy"),
         }
     }
 

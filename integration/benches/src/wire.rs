@@ -31,7 +31,7 @@ pub(crate) async fn socks5(stream: &mut TcpStream, address: &[u8]) -> anyhow::Re
 }
 
 /// The head of an answer 200.
-pub(crate) struct Head {
+pub(crate) struct AnswerHead {
     pub(crate) length: Option<u64>,
     /// Whether the connection can take another request.
     pub(crate) keeps: bool,
@@ -39,7 +39,10 @@ pub(crate) struct Head {
 
 /// Reads to the end of a head; what is behind it stays in the buffer. A connection that ends before the first byte
 /// is an [`io::Error`] as one that is reset.
-pub(crate) async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<Head> {
+pub(crate) async fn head(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> anyhow::Result<AnswerHead> {
     loop {
         if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             let head = std::str::from_utf8(&buffer[..end])?.to_ascii_lowercase();
@@ -51,7 +54,7 @@ pub(crate) async fn head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow
                     .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
                     .map(str::trim)
             };
-            return Ok(Head {
+            return Ok(AnswerHead {
                 length: field("content-length").map(str::parse).transpose()?,
                 keeps: status.starts_with("http/1.1") && field("connection") != Some("close"),
             });

@@ -187,13 +187,13 @@ impl Lab {
 /// The fields of `audit.k8s.io/v1` Event that are used here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+struct AuditLine {
     #[serde(rename = "auditID")]
     audit_id: String,
     #[serde(rename = "requestURI")]
     request_uri: String,
     verb: String,
-    user: User,
+    user: AuditUser,
     #[serde(default)]
     user_agent: String,
     #[serde(default)]
@@ -203,7 +203,7 @@ struct Line {
 }
 
 #[derive(Deserialize)]
-struct User {
+struct AuditUser {
     #[serde(default)]
     username: String,
 }
@@ -229,7 +229,7 @@ fn parse(text: &str) -> Result<Vec<AuditEvent>> {
     let mut seen = HashSet::new();
     let mut events = Vec::new();
     for line in whole.lines() {
-        let line: Line =
+        let line: AuditLine =
             serde_json::from_str(line).with_context(|| format!("not an audit event: {line}"))?;
         if seen.insert(line.audit_id) {
             events.push(AuditEvent {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Lab;
 use crate::command::{command, output};
-use crate::machine::Machine;
+use crate::machine::LabMachine;
 use crate::settings::MACHINES;
 use crate::vpn::WireGuard;
 
@@ -171,8 +171,8 @@ impl Lab {
         failed: &mut Vec<(Duration, String)>,
     ) -> Result<Duration> {
         let mut place = match away {
-            Away::OtherTunnel => Place::Behind(Box::new(self.wireguard(number).await?)),
-            _ => Place::OnLink(Box::new(self.machine(number).await?)),
+            Away::OtherTunnel => AwayMachine::Behind(Box::new(self.wireguard(number).await?)),
+            _ => AwayMachine::OnLink(Box::new(self.machine(number).await?)),
         };
         let program = kubevpn.display().to_string();
         let machine = place.machine();
@@ -211,13 +211,13 @@ impl Lab {
 }
 
 /// A machine, by the way to the API server that it has.
-enum Place {
-    OnLink(Box<Machine>),
+enum AwayMachine {
+    OnLink(Box<LabMachine>),
     Behind(Box<WireGuard>),
 }
 
-impl Place {
-    fn machine(&self) -> &Machine {
+impl AwayMachine {
+    fn machine(&self) -> &LabMachine {
         match self {
             Self::OnLink(machine) => machine,
             Self::Behind(wireguard) => &wireguard.machine,
@@ -264,7 +264,7 @@ impl Place {
 
 /// Until a new connection is answered; each begins when the one before it has failed, or has waited for 20 s.
 async fn answered(
-    machine: &Machine,
+    machine: &LabMachine,
     since: Instant,
     failed: &mut Vec<(Duration, String)>,
 ) -> Result<Duration> {
@@ -282,7 +282,7 @@ async fn answered(
     }
 }
 
-async fn request(machine: &Machine, target: &str, limit: &str) -> Result<()> {
+async fn request(machine: &LabMachine, target: &str, limit: &str) -> Result<()> {
     let (proxy, url) = (format!("socks5h://{SOCKS}"), format!("http://{target}/"));
     let args = [
         "--max-time",

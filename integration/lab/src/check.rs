@@ -25,25 +25,25 @@ pub struct Claim {
 }
 
 /// kubectl forwarding a port, for as long as this lives.
-pub(crate) struct Forward {
+pub(crate) struct KubectlForward {
     pub(crate) port: u16,
     _kubectl: Child,
     /// It writes a line per connection, and ends if nobody could read it.
     _lines: BufReader<ChildStdout>,
 }
 
-impl Forward {
+impl KubectlForward {
     fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 }
 
-pub(crate) struct Claims<F> {
+pub(crate) struct CheckClaims<F> {
     pub(crate) report: F,
     pub(crate) all: Vec<Claim>,
 }
 
-impl<F: FnMut(&Claim)> Claims<F> {
+impl<F: FnMut(&Claim)> CheckClaims<F> {
     pub(crate) async fn claim(
         &mut self,
         what: &'static str,
@@ -105,7 +105,7 @@ impl Lab {
         let pod_prefix = pod_net.trim_end_matches("0/24");
         let service_v6 = self.settings.service_nets()[1].replace("::/112", "::");
 
-        let mut c = Claims {
+        let mut c = CheckClaims {
             report,
             all: Vec::new(),
         };
@@ -242,7 +242,7 @@ impl Lab {
             .await
     }
 
-    pub(crate) async fn forward(&self, what: &[&str], port: u16) -> Result<Forward> {
+    pub(crate) async fn forward(&self, what: &[&str], port: u16) -> Result<KubectlForward> {
         let port = format!(":{port}");
         let args = [&["port-forward", "--address", "127.0.0.1"], what, &[&port]].concat();
         let mut kubectl = self
@@ -261,7 +261,7 @@ impl Lab {
             .and_then(|rest| rest.split(' ').next());
         let port = local.and_then(|port| port.parse().ok());
         let port = port.with_context(|| format!("kubectl port-forward {what:?} said {line:?}"))?;
-        Ok(Forward {
+        Ok(KubectlForward {
             port,
             _kubectl: kubectl,
             _lines: lines,
@@ -320,7 +320,7 @@ async fn curl(args: &[&str]) -> Result<String> {
     .await
 }
 
-async fn upload(to: &Forward, bytes: usize) -> Result<String> {
+async fn upload(to: &KubectlForward, bytes: usize) -> Result<String> {
     let mut curl = command("curl")?;
     curl.args([
         "-sS",
@@ -345,7 +345,7 @@ async fn first_line(port: u16) -> Result<String> {
     Ok(line)
 }
 
-async fn ask(dns: &Forward, question: &[&str]) -> Result<String> {
+async fn ask(dns: &KubectlForward, question: &[&str]) -> Result<String> {
     let port = dns.port.to_string();
     let mut dig = command("dig")?;
     output(

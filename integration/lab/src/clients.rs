@@ -24,7 +24,7 @@ use crate::Lab;
 use crate::command::{last_lines, search_path};
 
 pub use self::page::write as write_page;
-pub use self::table::{Client, Listener};
+pub use self::table::{ProxyPort, TestedClient};
 
 /// What one client may take. Node and Java start slowly on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Passage {
     /// Which.
-    pub client: &'static Client,
+    pub client: &'static TestedClient,
     /// What it said, or what could not be installed.
     pub failure: Option<String>,
 }
@@ -50,7 +50,7 @@ impl Lab {
         mut report: impl FnMut(&Passage),
     ) -> Result<Vec<Passage>> {
         let mut kits = Kits::new(self);
-        let proxy = Proxy::start(self, kubevpn, &kits.log()?).await?;
+        let proxy = ClientsProxy::start(self, kubevpn, &kits.log()?).await?;
         let service = [
             "get",
             "service",
@@ -82,8 +82,8 @@ impl Lab {
 
     async fn pass(
         &self,
-        client: &Client,
-        proxy: &Proxy,
+        client: &TestedClient,
+        proxy: &ClientsProxy,
         cluster_ip: &str,
         kits: &Kits<'_>,
     ) -> Result<()> {
@@ -125,7 +125,7 @@ impl Lab {
 }
 
 /// The proxy under test, on ports of its own. Ends when dropped.
-struct Proxy {
+struct ClientsProxy {
     _child: Child,
     /// What a line has for it, and where it listens.
     addrs: Vec<(&'static str, String)>,
@@ -133,7 +133,7 @@ struct Proxy {
     programs: String,
 }
 
-impl Proxy {
+impl ClientsProxy {
     async fn start(lab: &Lab, kubevpn: &Path, log: &Path) -> Result<Self> {
         // A resolver knows no other port than 53.
         let dns = format!("{}:53", lab.settings.resolver_ip());

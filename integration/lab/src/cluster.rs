@@ -13,9 +13,9 @@ use tracing::info;
 
 use crate::binaries::lock;
 use crate::command::{FOR_UP, command, output, require};
-use crate::daemon::Daemon;
-use crate::line::{Length, Line};
-use crate::process::{Process, Signal};
+use crate::daemon::ClusterDaemon;
+use crate::line::{Length, LineRelay};
+use crate::process::{LabProcess, Signal};
 use crate::settings::{NODE, Settings, source};
 
 /// How much of a cluster to bring up.
@@ -50,7 +50,7 @@ impl Lab {
     /// The command that brings it up, if it is not.
     pub async fn attach() -> Result<Self> {
         let lab = Self::from_env()?;
-        let up = lab.is_alive(Daemon::ApiServer)?
+        let up = lab.is_alive(ClusterDaemon::ApiServer)?
             && lab.kubectl(&["get", "--raw", "/readyz"]).await.is_ok();
         ensure!(
             up,
@@ -126,7 +126,11 @@ impl Lab {
     ///
     /// # Errors
     /// No cluster; no port for the line.
-    pub async fn over_line(&self, trip: Duration, command: &[&str]) -> Result<(Line, Command)> {
+    pub async fn over_line(
+        &self,
+        trip: Duration,
+        command: &[&str],
+    ) -> Result<(LineRelay, Command)> {
         let [program, args @ ..] = command else {
             bail!("no command");
         };
@@ -135,7 +139,7 @@ impl Lab {
             each_way: trip / 2,
             bandwidth: None,
         };
-        let line = Line::start(api, length).await?;
+        let line = LineRelay::start(api, length).await?;
         let text = fs::read_to_string(self.kubeconfig()).context("the cluster is not up")?;
         let server = self.settings.api_url();
         ensure!(text.contains(&server), "the kubeconfig has another server");
@@ -180,7 +184,7 @@ impl Lab {
         );
         require(&FOR_UP)?;
         let _lock = self.lock().await?;
-        if Daemon::ALL
+        if ClusterDaemon::ALL
             .iter()
             .all(|daemon| !self.is_alive(*daemon).unwrap_or(false))
         {
@@ -194,7 +198,7 @@ impl Lab {
         self.build().await?;
         self.control_plane().await?;
         if extent == Extent::Full {
-            self.ensure_started(Daemon::Scheduler).await?;
+            self.ensure_started(ClusterDaemon::Scheduler).await?;
             self.start_node().await?;
             self.workload().await?;
         }
@@ -208,15 +212,15 @@ impl Lab {
     /// A process that does not end.
     pub async fn down(&self) -> Result<()> {
         let _lock = self.lock().await?;
-        for daemon in [Daemon::Kwok, Daemon::KwokEcho] {
+        for daemon in [ClusterDaemon::Kwok, ClusterDaemon::KwokEcho] {
             self.end(daemon, Signal::Kill).await?;
         }
         self.remove_node().await?;
         for daemon in [
-            Daemon::Scheduler,
-            Daemon::ControllerManager,
-            Daemon::ApiServer,
-            Daemon::Etcd,
+            ClusterDaemon::Scheduler,
+            ClusterDaemon::ControllerManager,
+            ClusterDaemon::ApiServer,
+            ClusterDaemon::Etcd,
         ] {
             self.end(daemon, Signal::Kill).await?;
         }
@@ -240,14 +244,16 @@ impl Lab {
     ///
     /// # Errors
     /// A record of processes that cannot be read.
-    pub fn status(&self) -> Result<Vec<(Daemon, Option<u32>)>> {
-        Daemon::ALL
+    pub fn status(&self) -> Result<Vec<(ClusterDaemon, Option<u32>)>> {
+        ClusterDaemon::ALL
             .iter()
             .map(|daemon| {
                 let first = self.written(*daemon)?.first().copied();
                 Ok((
                     *daemon,
-                    first.filter(Process::is_alive).map(|process| process.pid()),
+                    first
+                        .filter(LabProcess::is_alive)
+                        .map(|process| process.pid()),
                 ))
             })
             .collect()
@@ -257,7 +263,7 @@ impl Lab {
     ///
     /// # Errors
     /// One that does not end.
-    pub async fn stop(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+    pub async fn stop(&self, daemon: ClusterDaemon, signal: Signal) -> Result<()> {
         let _lock = self.lock().await?;
         self.end(daemon, signal).await
     }
@@ -266,15 +272,17 @@ impl Lab {
     ///
     /// # Errors
     /// Its last words, if it ends at once.
-    pub async fn resume(&self, daemon: Daemon) -> Result<()> {
+    pub async fn resume(&self, daemon: ClusterDaemon) -> Result<()> {
         let _lock = self.lock().await?;
         match daemon {
-            Daemon::Node | Daemon::Containerd | Daemon::Kubelet => self.start_node().await,
-            Daemon::Etcd if self.is_alive(Daemon::ApiServer)? => {
+            ClusterDaemon::Node | ClusterDaemon::Containerd | ClusterDaemon::Kubelet => {
+                self.start_node().await
+            }
+            ClusterDaemon::Etcd if self.is_alive(ClusterDaemon::ApiServer)? => {
                 self.ensure_started(daemon).await?;
                 self.api_ready().await // it takes a moment to find its store again
             }
-            Daemon::ApiServer => {
+            ClusterDaemon::ApiServer => {
                 self.ensure_started(daemon).await?;
                 self.controllers_again().await
             }
@@ -284,7 +292,7 @@ impl Lab {
 
     /// Left alone after the API server was away these come back too, but their watches back off for up to a minute.
     async fn controllers_again(&self) -> Result<()> {
-        for daemon in [Daemon::ControllerManager, Daemon::Scheduler] {
+        for daemon in [ClusterDaemon::ControllerManager, ClusterDaemon::Scheduler] {
             if self.is_alive(daemon)? {
                 self.end(daemon, Signal::Kill).await?;
                 self.ensure_started(daemon).await?;
@@ -297,7 +305,7 @@ impl Lab {
     ///
     /// # Errors
     /// A daemon that is not running.
-    pub fn signal(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+    pub fn signal(&self, daemon: ClusterDaemon, signal: Signal) -> Result<()> {
         let written = self.written(daemon)?;
         let (first, waiting) = written
             .split_first()
@@ -318,10 +326,10 @@ impl Lab {
     /// An API server that does not come back.
     pub async fn restart_apiserver(&self, down_for: Duration, signal: Signal) -> Result<()> {
         let _lock = self.lock().await?;
-        self.end(Daemon::ApiServer, signal).await?;
+        self.end(ClusterDaemon::ApiServer, signal).await?;
         info!("API server down");
         tokio::time::sleep(down_for).await;
-        self.ensure_started(Daemon::ApiServer).await?;
+        self.ensure_started(ClusterDaemon::ApiServer).await?;
         info!("API server back");
         self.controllers_again().await
     }
@@ -355,10 +363,10 @@ impl Lab {
         .await?;
         fs::copy(s.path("pki/admin.kubeconfig"), self.kubeconfig())?;
         fs::write(s.path("audit.yaml"), self.render("config/audit.yaml")?)?;
-        self.ensure_started(Daemon::Etcd).await?;
-        self.ensure_started(Daemon::ApiServer).await?;
+        self.ensure_started(ClusterDaemon::Etcd).await?;
+        self.ensure_started(ClusterDaemon::ApiServer).await?;
         info!("API server ready");
-        self.ensure_started(Daemon::ControllerManager).await // ends at once if it starts before the API server is ready
+        self.ensure_started(ClusterDaemon::ControllerManager).await // ends at once if it starts before the API server is ready
     }
 
     /// A file of `cluster/`, with this cluster's addresses and directories in it.

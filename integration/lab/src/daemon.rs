@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 
-use crate::process::Process;
+use crate::process::LabProcess;
 use crate::settings::{NODE, Settings};
 
 /// One long-lived process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Daemon {
+pub enum ClusterDaemon {
     /// The API server's store.
     #[value(name = "etcd")]
     Etcd,
@@ -40,7 +40,7 @@ pub enum Daemon {
     Kwok,
 }
 
-impl Daemon {
+impl ClusterDaemon {
     /// In the order they start.
     pub(crate) const ALL: [Self; 10] = [
         Self::Etcd,
@@ -77,7 +77,11 @@ impl Daemon {
     }
 
     /// Program, flags; `node` is the init of the node, for who needs one.
-    pub(crate) fn command_line(self, s: &Settings, node: Option<Process>) -> Result<Vec<String>> {
+    pub(crate) fn command_line(
+        self,
+        s: &Settings,
+        node: Option<LabProcess>,
+    ) -> Result<Vec<String>> {
         let [service_v4, service_v6] = s.service_nets();
         let (api, etcd, node_ip) = (s.api_port(), s.etcd_port(), s.node_ip());
         let pki = s.path("pki");
@@ -240,10 +244,10 @@ mod tests {
 
     #[test]
     fn the_command_line_knows_the_same_names() {
-        let names: Vec<_> = Daemon::value_variants()
+        let names: Vec<_> = ClusterDaemon::value_variants()
             .iter()
             .map(|d| d.to_possible_value().unwrap().get_name().to_owned())
             .collect();
-        assert_eq!(names, Daemon::ALL.map(Daemon::name));
+        assert_eq!(names, ClusterDaemon::ALL.map(ClusterDaemon::name));
     }
 }

@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 
 use self::load::{
-    Endpoint, Kind, Load, Person, Tally, first_line, head, in_network, joined, open_ports,
+    GatewayLoad, LoadEndpoint, LoadKind, Person, RequestTally, first_line, head, in_network,
+    joined, open_ports,
 };
 use crate::Lab;
-use crate::check::{Claim, Claims};
+use crate::check::{CheckClaims, Claim};
 use crate::command::{output, output_of_input};
 use crate::guests::add_libraries;
 use crate::process::until;
@@ -157,7 +158,7 @@ impl Lab {
         self.bring_image(kubevpn).await?;
         let _api = self.serve_api_address().await?;
         self.make_namespace().await?;
-        let mut claims = Claims {
+        let mut claims = CheckClaims {
             report,
             all: Vec::new(),
         };
@@ -233,7 +234,7 @@ impl Lab {
         Ok(())
     }
 
-    async fn check_gateway(&self, c: &mut Claims<impl FnMut(&Claim)>) -> Result<()> {
+    async fn check_gateway(&self, c: &mut CheckClaims<impl FnMut(&Claim)>) -> Result<()> {
         let team = Team {
             lab: self,
             kubeconfig: self.user("team").await?,
@@ -329,7 +330,7 @@ impl Lab {
         let second = Secrets::new("ann:first:secret\ncarol:third\n")?;
         let both = [first.certificate.as_str(), &second.certificate];
         let ann = Person::new("ann", "first:secret", &both)?;
-        let load = Load::start(network.clone(), ann.clone(), endpoints.1.clone());
+        let load = GatewayLoad::start(network.clone(), ann.clone(), endpoints.1.clone());
         enough(&load).await?;
         c.claim_of(
             "load through both replicas: none fails",
@@ -385,7 +386,7 @@ impl Lab {
             team.apply(&second.manifest()).await?;
             let carol = Person::new("carol", "third", &[&second.certificate])?;
             let all = endpoints.1.borrow().clone();
-            for Endpoint { ip, .. } in all {
+            for LoadEndpoint { ip, .. } in all {
                 until(LIMIT, "the Secrets to arrive", async || {
                     let (network, carol) = (network.clone(), carol.clone());
                     let asking = in_network(network, async move || {
@@ -409,7 +410,7 @@ impl Lab {
         let asked = async {
             let mut said = Vec::new();
             let all = endpoints.1.borrow().clone();
-            for Endpoint { ip, .. } in all {
+            for LoadEndpoint { ip, .. } in all {
                 let (bob, old) = (bob.clone(), old.clone());
                 let asking = in_network(network.clone(), async move || {
                     let bob = bob.tunnel(ip, "web:8080").await.map(drop);
@@ -535,7 +536,7 @@ impl Lab {
     }
 
     /// Where the Service leads, a second late; kubectl's end is that of the watch.
-    fn gateway_endpoints(&self) -> Result<(Child, watch::Receiver<Vec<Endpoint>>)> {
+    fn gateway_endpoints(&self) -> Result<(Child, watch::Receiver<Vec<LoadEndpoint>>)> {
         let url = format!(
             "/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?watch=true&labelSelector=\
              kubernetes.io%2Fservice-name%3D{NAME}"
@@ -568,12 +569,12 @@ impl Lab {
 }
 
 /// The ready ones of a slice; where there is none, those that end and serve, as kube-proxy has it.
-fn endpoints_of(slice: &Value) -> Vec<Endpoint> {
+fn endpoints_of(slice: &Value) -> Vec<LoadEndpoint> {
     let with = |condition: &str| {
         let all = slice["endpoints"].as_array().into_iter().flatten();
         let those = all.filter(|endpoint| endpoint["conditions"][condition] == true);
         let named = those.filter_map(|endpoint| {
-            Some(Endpoint {
+            Some(LoadEndpoint {
                 pod: endpoint["targetRef"]["name"].as_str()?.to_owned(),
                 ip: endpoint["addresses"][0].as_str()?.parse().ok()?,
             })
@@ -587,16 +588,16 @@ fn endpoints_of(slice: &Value) -> Vec<Endpoint> {
 }
 
 /// Waits for two endpoints, none of them one of these Pods.
-async fn two(endpoints: &watch::Receiver<Vec<Endpoint>>, gone: &[String]) -> Result<()> {
+async fn two(endpoints: &watch::Receiver<Vec<LoadEndpoint>>, gone: &[String]) -> Result<()> {
     let are_two =
-        |all: &Vec<Endpoint>| all.len() == 2 && !all.iter().any(|e| gone.contains(&e.pod));
+        |all: &Vec<LoadEndpoint>| all.len() == 2 && !all.iter().any(|e| gone.contains(&e.pod));
     let mut endpoints = endpoints.clone();
     let waited = timeout(LIMIT, endpoints.wait_for(are_two)).await;
     waited.context("there are no two ready replicas")??;
     Ok(())
 }
 
-async fn enough(load: &Load) -> Result<()> {
+async fn enough(load: &GatewayLoad) -> Result<()> {
     let before = load.served();
     until(LIMIT, "requests to be served", async || {
         Ok((load.served() >= before + ENOUGH).then_some(()))
@@ -605,21 +606,23 @@ async fn enough(load: &Load) -> Result<()> {
 }
 
 /// Says how it went, and begins anew.
-fn report_of(load: &Load) -> Tally {
+fn report_of(load: &GatewayLoad) -> RequestTally {
     let tally = load.take();
     info!("{}", tally.summary());
     tally
 }
 
-fn is_clean(tally: &Tally) -> bool {
+fn is_clean(tally: &RequestTally) -> bool {
     tally.failed.is_empty() && tally.unserved == 0
 }
 
-fn served_by_all(tally: &Tally, pods: &BTreeMap<String, u64>) -> bool {
-    [Kind::Connect, Kind::Socks].into_iter().all(|kind| {
-        let served = tally.served_by(kind);
-        pods.keys().all(|pod| served.contains_key(pod.as_str()))
-    })
+fn served_by_all(tally: &RequestTally, pods: &BTreeMap<String, u64>) -> bool {
+    [LoadKind::Connect, LoadKind::Socks]
+        .into_iter()
+        .all(|kind| {
+            let served = tally.served_by(kind);
+            pods.keys().all(|pod| served.contains_key(pod.as_str()))
+        })
 }
 
 /// What was answered otherwise than with a refusal.

@@ -18,11 +18,11 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use self::gateway::{Does, Gateway};
-use self::table::{HOPS, Program, To, Via};
+use self::table::{HOPS, HopProgram, HopVia, To};
 use crate::Lab;
 use crate::command::{command, last_lines, output};
 use crate::process::until;
-use crate::proxy::{Proxy, Reached};
+use crate::proxy::{ProxiedConnection, ProxyUnderTest};
 
 pub use self::table::Hop;
 
@@ -36,7 +36,7 @@ pub struct Crossing {
     /// Which.
     pub hop: &'static Hop,
     /// The first connection, one to another Pod after it, and where the hop cuts silent connections, one after that.
-    pub reached: Vec<Reached>,
+    pub reached: Vec<ProxiedConnection>,
     /// What contradicts the table.
     pub contradiction: Option<String>,
 }
@@ -82,7 +82,7 @@ impl Lab {
         Ok(crossings)
     }
 
-    async fn cross(&self, hop: &'static Hop, kubevpn: &Path) -> Result<Vec<Reached>> {
+    async fn cross(&self, hop: &'static Hop, kubevpn: &Path) -> Result<Vec<ProxiedConnection>> {
         let standing = self.stand(hop).await.context("it does not start")?;
         let kubeconfig = standing.dir.path().join("kubeconfig");
         fs::write(&kubeconfig, self.config_for(hop, standing.port).to_string())?;
@@ -90,7 +90,8 @@ impl Lab {
             To::Environment => Some(format!("http://127.0.0.1:{}", standing.port)),
             _ => None,
         };
-        let mut proxy = Proxy::start(kubevpn, &kubeconfig, environment.as_deref(), &[]).await?;
+        let mut proxy =
+            ProxyUnderTest::start(kubevpn, &kubeconfig, environment.as_deref(), &[]).await?;
         let mut reached = Vec::new();
         for target in ["productpage.default:9080", "reviews.default:80"] {
             reached.push(proxy.reach(&format!("http://{target}/")).await?);
@@ -114,7 +115,7 @@ impl Lab {
         let (one, two) = (free().await?, free().await?);
         let ports = [one.local_addr()?.port(), two.local_addr()?.port()];
         let (package, programs) = match &hop.via {
-            Via::Gateway(does) => {
+            HopVia::Gateway(does) => {
                 let gateway = Gateway::start(one, gateway::address(&api)?, self.tls()?, *does);
                 return Ok(Standing {
                     port: ports[0],
@@ -123,7 +124,7 @@ impl Lab {
                     _gateway: Some(gateway),
                 });
             }
-            Via::Debian(package, programs) => (package, programs),
+            HopVia::Debian(package, programs) => (package, programs),
         };
         drop((one, two));
         let root = self.debian(package.name, package.packages).await?;
@@ -218,7 +219,7 @@ async fn free() -> Result<TcpListener> {
 }
 
 /// Runs one that ends to its end; else it is returned running.
-async fn start(program: &Program, line: &str, root: &Path, dir: &Path) -> Result<Option<Child>> {
+async fn start(program: &HopProgram, line: &str, root: &Path, dir: &Path) -> Result<Option<Child>> {
     let mut words = line.split(' ');
     let name = words.next().context("no program")?;
     let mut command = match name.contains('/') {
@@ -248,7 +249,7 @@ async fn start(program: &Program, line: &str, root: &Path, dir: &Path) -> Result
 }
 
 /// What a run says against the table, if anything.
-fn contradiction(hop: &Hop, reached: &[Reached]) -> Option<String> {
+fn contradiction(hop: &Hop, reached: &[ProxiedConnection]) -> Option<String> {
     for (n, connection) in reached.iter().enumerate() {
         let which = ["first", "second", "third"]
             .get(n)
@@ -272,7 +273,7 @@ fn contradiction(hop: &Hop, reached: &[Reached]) -> Option<String> {
     let [first, second, ..] = reached else {
         return None;
     };
-    let holds = matches!(hop.via, Via::Gateway(Does::Holds(_))); // every answer is slow, and nothing is to be learned
+    let holds = matches!(hop.via, HopVia::Gateway(Does::Holds(_))); // every answer is slow, and nothing is to be learned
     let again = first.how.is_ok()
         && !holds
         && first.seconds > LEARNED

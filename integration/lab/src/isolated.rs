@@ -22,7 +22,7 @@ use crate::clients::kits::{Kit, Kits};
 use crate::command::{last_lines, search_path};
 
 pub use self::page::write as write_programs;
-pub use self::table::Program;
+pub use self::table::IsolatedProgram;
 
 /// What one program may take where it gets through, and where it finds no way.
 const LIMITS: (Duration, Duration) = (Duration::from_secs(180), Duration::from_secs(20));
@@ -36,9 +36,9 @@ const MOUNTS: &str =
 
 /// A program, and what became of it.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ProgramOutcome {
     /// Which.
-    pub program: &'static Program,
+    pub program: &'static IsolatedProgram,
     /// Of the environment's way, where that was tried: what went wrong, if it did.
     pub environment: Option<Result<String, String>>,
     /// Isolated, as root: its last line, or what went wrong.
@@ -47,7 +47,7 @@ pub struct Outcome {
     pub user: Result<String, String>,
 }
 
-impl Outcome {
+impl ProgramOutcome {
     /// Whether the isolated runs went as they should.
     pub fn is_as_meant(&self) -> bool {
         let works = self.program.works;
@@ -59,16 +59,16 @@ impl Lab {
     /// Runs every program whose name begins with `only`, each way, one after the other.
     ///
     /// # Errors
-    /// There is nothing to run them in. A program's failure is in its [`Outcome`].
+    /// There is nothing to run them in. A program's failure is in its [`ProgramOutcome`].
     pub async fn isolated(
         &self,
         kubevpn: &Path,
         only: &str,
-        mut report: impl FnMut(&Outcome),
-    ) -> Result<Vec<Outcome>> {
+        mut report: impl FnMut(&ProgramOutcome),
+    ) -> Result<Vec<ProgramOutcome>> {
         let mut kits = Kits::new(self);
         kits.log()?;
-        let place = Place::new(self, kubevpn)?;
+        let place = SharedDirectory::new(self, kubevpn)?;
         let service = |name: &'static str, field: &'static str| async move {
             let path = format!("jsonpath={{.spec.{field}}}");
             self.kubectl(&["get", "service", name, "-o", &path]).await
@@ -108,7 +108,7 @@ impl Lab {
                 false => None,
             };
             let limit = if program.works { LIMITS.0 } else { LIMITS.1 };
-            let outcome = Outcome {
+            let outcome = ProgramOutcome {
                 program,
                 environment,
                 root: run(None, &isolated, limit).await,
@@ -122,14 +122,14 @@ impl Lab {
 }
 
 /// A directory for all users, with the program under test and a kubeconfig.
-struct Place {
+struct SharedDirectory {
     dir: PathBuf,
     path: String,
     /// What the kits are in, and what they link to.
     cache: PathBuf,
 }
 
-impl Place {
+impl SharedDirectory {
     fn new(lab: &Lab, kubevpn: &Path) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("kubevpn-lab-programs-{}", std::process::id()));
         let path = |name: &str| dir.join(name);
@@ -223,7 +223,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SharedDirectory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.dir) {
             tracing::warn!("{} is left: {error}", self.dir.display());

@@ -68,22 +68,22 @@ mod workload;
 pub use self::audit::{AuditEvent, AuditMark};
 pub use self::away::{Away, Recovery, table as away_table};
 pub use self::check::Claim;
-pub use self::clients::{Client, Listener, Passage, write_page};
+pub use self::clients::{Passage, ProxyPort, TestedClient, write_page};
 pub use self::cluster::{Extent, Lab};
-pub use self::daemon::Daemon;
+pub use self::daemon::ClusterDaemon;
 pub use self::hops::{Crossing, Hop, table as hops_table};
-pub use self::isolated::{Outcome, Program, write_programs};
-pub use self::line::{Length, Line, round_trip};
-pub use self::matrix::{Pair, Scenarios, pairs, table as matrix_table, write_pair};
+pub use self::isolated::{IsolatedProgram, ProgramOutcome, write_programs};
+pub use self::line::{Length, LineRelay, round_trip};
+pub use self::matrix::{Scenarios, VersionPair, pairs, table as matrix_table, write_pair};
 pub use self::package::{
     BUDGET, PackageOptions, Packages, PackedProgram, ReleaseTools, differences, package,
     try_packages,
 };
 pub use self::process::Signal;
-pub use self::proxy::Reached;
-pub use self::scale::{Asked, Connections, Measured, contradictions};
+pub use self::proxy::ProxiedConnection;
+pub use self::scale::{ApiCalls, Connections, ScaleMeasured, contradictions};
 pub use self::section::write_section;
-pub use self::terminal::{Completed, Seen, write_terminal_page};
-pub use self::upgrades::Answer;
+pub use self::terminal::{Completed, TerminalView, write_terminal_page};
+pub use self::upgrades::UpgradeAnswer;
 pub use self::versions::{Containerd, Versions};
 pub use self::vpn::{Claimed, Vpn, table as vpn_table};

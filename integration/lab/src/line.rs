@@ -31,7 +31,7 @@ const BACKLOG: u32 = 1024;
 const PIECE: usize = 16 << 10;
 const PIECES: usize = 4096;
 
-/// What a [`Line`] is like.
+/// What a [`LineRelay`] is like.
 #[derive(Clone, Copy, Debug)]
 pub struct Length {
     /// From one end to the other.
@@ -71,19 +71,19 @@ pub fn round_trip(text: &str) -> Result<Duration, String> {
 
 /// A running relay. Dropping it ends its connections.
 #[derive(Debug)]
-pub struct Line {
+pub struct LineRelay {
     address: SocketAddr,
-    ends: Arc<Ends>,
+    ends: Arc<RelayEnds>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Ends {
+struct RelayEnds {
     to: SocketAddr,
     length: Length,
     /// Until when each direction is taken.
-    up: Lane,
-    down: Lane,
+    up: LineShare,
+    down: LineShare,
     /// Nothing arrives before.
     stalled: Mutex<Instant>,
     resets: watch::Sender<u64>,
@@ -91,9 +91,9 @@ struct Ends {
 }
 
 /// One direction of a line with a bandwidth. Who waits longest has it next.
-type Lane = tokio::sync::Mutex<Instant>;
+type LineShare = tokio::sync::Mutex<Instant>;
 
-impl Line {
+impl LineRelay {
     /// Starts a line that leads to this address.
     ///
     /// Errors: no port is to be had.
@@ -104,11 +104,11 @@ impl Line {
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let now = Instant::now();
-        let ends = Arc::new(Ends {
+        let ends = Arc::new(RelayEnds {
             to,
             length,
-            up: Lane::new(now),
-            down: Lane::new(now),
+            up: LineShare::new(now),
+            down: LineShare::new(now),
             stalled: Mutex::new(now),
             resets: watch::Sender::new(0),
             accepted: AtomicU64::new(0),
@@ -142,14 +142,14 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for LineRelay {
     fn drop(&mut self) {
         self.task.abort();
         self.reset();
     }
 }
 
-async fn accept(listener: TcpListener, ends: Arc<Ends>) {
+async fn accept(listener: TcpListener, ends: Arc<RelayEnds>) {
     while let Ok((client, _)) = listener.accept().await {
         ends.accepted.fetch_add(1, Ordering::Relaxed);
         let resets = ends.resets.subscribe();
@@ -161,7 +161,7 @@ async fn accept(listener: TcpListener, ends: Arc<Ends>) {
 async fn pass(
     mut client: TcpStream,
     mut resets: watch::Receiver<u64>,
-    ends: Arc<Ends>,
+    ends: Arc<RelayEnds>,
 ) -> io::Result<()> {
     let open = Instant::now() + 2 * ends.length.each_way;
     let mut server = ends.length.socket(ends.to)?.connect(ends.to).await?;
@@ -188,8 +188,8 @@ async fn pass(
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    ends: &Ends,
-    lane: &Lane,
+    ends: &RelayEnds,
+    lane: &LineShare,
     open: Instant,
 ) {
     let (sent, mut coming) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
@@ -222,9 +222,9 @@ async fn carry(
     tokio::join!(leave, arrive);
 }
 
-impl Ends {
+impl RelayEnds {
     /// Waits until bytes that have come now are on the line.
-    async fn leave(&self, bytes: usize, lane: &Lane, open: Instant) -> Instant {
+    async fn leave(&self, bytes: usize, lane: &LineShare, open: Instant) -> Instant {
         let Some(bandwidth) = self.length.bandwidth else {
             return Instant::now().max(open);
         };
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     /// A server that echoes, and a line to it.
-    async fn echo(each_way: u64, bandwidth: Option<u64>) -> Line {
+    async fn echo(each_way: u64, bandwidth: Option<u64>) -> LineRelay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
         tokio::spawn(async move {
@@ -262,7 +262,7 @@ mod tests {
             each_way,
             bandwidth,
         };
-        Line::start(to, length).await.unwrap()
+        LineRelay::start(to, length).await.unwrap()
     }
 
     async fn there_and_back(io: &mut TcpStream, bytes: usize) -> Duration {

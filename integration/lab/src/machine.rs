@@ -23,7 +23,7 @@ use crate::process::until;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends with all that runs in it when dropped.
-pub(crate) struct Machine {
+pub(crate) struct LabMachine {
     /// Holds the namespaces.
     init: Child,
     /// Which of those that there are at the same time.
@@ -41,10 +41,10 @@ impl Lab {
     /// A machine whose kubeconfig leads to this cluster; no other has this number, which is below [`MACHINES`].
     ///
     /// [`MACHINES`]: crate::settings::MACHINES
-    pub(crate) async fn machine(&self, number: u8) -> Result<Machine> {
+    pub(crate) async fn machine(&self, number: u8) -> Result<LabMachine> {
         let s = &self.settings;
         let (host_ip, own_ip) = (s.machine_net(number, 1), s.machine_net(number, 2));
-        let mut machine = Machine::alone(number, host_ip, own_ip).await?;
+        let mut machine = LabMachine::alone(number, host_ip, own_ip).await?;
         machine.link = format!("{}m{number}", s.link());
         let link = machine.link.clone();
         let _ = output(command("ip")?.args(["link", "del", &link])).await; // of an earlier run
@@ -67,11 +67,11 @@ impl Lab {
     /// other forwards packets, and its end of the link is [`Settings::vpn_net`] 1.
     ///
     /// [`Settings::vpn_net`]: crate::settings::Settings::vpn_net
-    pub(crate) async fn machine_behind(&self, gateway: &Machine) -> Result<Machine> {
+    pub(crate) async fn machine_behind(&self, gateway: &LabMachine) -> Result<LabMachine> {
         let s = &self.settings;
         let number = gateway.number;
         let (host_ip, own_ip) = (gateway.host_ip.clone(), s.vpn_net(number, 2));
-        let machine = Machine::alone(number, host_ip, own_ip).await?;
+        let machine = LabMachine::alone(number, host_ip, own_ip).await?;
         let (near, far) = (machine.pid()?.to_string(), gateway.pid()?.to_string());
         let add = [
             "link", "add", "down0", "netns", &far, "type", "veth", "peer", "name", "up0", "netns",
@@ -89,7 +89,7 @@ impl Lab {
         Ok(machine)
     }
 
-    fn write_kubeconfig(&self, machine: &Machine) -> Result<()> {
+    fn write_kubeconfig(&self, machine: &LabMachine) -> Result<()> {
         let s = &self.settings;
         let pki = s.path("pki");
         let kubeconfig = json!({
@@ -109,7 +109,7 @@ impl Lab {
     }
 }
 
-impl Machine {
+impl LabMachine {
     /// Without a link.
     async fn alone(number: u8, host_ip: String, own_ip: String) -> Result<Self> {
         let dir = tempfile::Builder::new()
@@ -241,7 +241,7 @@ impl Machine {
     }
 
     /// `kubevpn proxy-out` in it, with these listeners, once it listens; ends when dropped.
-    pub(crate) async fn proxy(&self, kubevpn: &Path, flags: &[&str]) -> Result<Proxy> {
+    pub(crate) async fn proxy(&self, kubevpn: &Path, flags: &[&str]) -> Result<MachineProxy> {
         let kubevpn = kubevpn.display().to_string();
         let mut line = vec![kubevpn.as_str(), "proxy-out", "--log-format", "json"];
         line.extend(flags);
@@ -266,7 +266,7 @@ impl Machine {
             .await
             .context("it does not say that it listens")??;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Proxy { child, log })
+        Ok(MachineProxy { child, log })
     }
 
     /// curl in it: the body, or what it said.
@@ -276,7 +276,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for LabMachine {
     fn drop(&mut self) {
         // The link goes with the namespace, when the last that runs in it has ended.
         let _ = self.init.start_kill();
@@ -284,12 +284,12 @@ impl Drop for Machine {
 }
 
 /// The program under test in a machine.
-pub(crate) struct Proxy {
+pub(crate) struct MachineProxy {
     pub(crate) child: Child,
     log: PathBuf,
 }
 
-impl Proxy {
+impl MachineProxy {
     /// Its last access record's sentence of refusal.
     pub(crate) fn last_refusal(&self) -> Result<Option<String>> {
         let log = fs::read_to_string(&self.log)?;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use lab::{
-    AuditMark, Claim, Claimed, Containerd, Daemon, Extent, Lab, Measured, Recovery, Signal, Vpn,
-    contradictions,
+    AuditMark, Claim, Claimed, ClusterDaemon, Containerd, Extent, Lab, Recovery, ScaleMeasured,
+    Signal, Vpn, contradictions,
 };
 use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
@@ -88,16 +88,16 @@ enum Command {
         signal: Signal,
     },
     /// Start one daemon
-    Start { daemon: Daemon },
+    Start { daemon: ClusterDaemon },
     /// End one daemon
     Stop {
-        daemon: Daemon,
+        daemon: ClusterDaemon,
         #[arg(long, value_enum, default_value_t = Signal::Term)]
         signal: Signal,
     },
     /// Send one daemon a signal: STOP makes a black hole of it, CONT ends that
     Signal {
-        daemon: Daemon,
+        daemon: ClusterDaemon,
         #[arg(value_enum)]
         signal: Signal,
     },
@@ -121,7 +121,7 @@ enum Command {
     },
     /// What clients asked the API server for
     #[command(subcommand)]
-    Audit(Audit),
+    Audit(AuditCommand),
     /// Bring the cluster up, build the program and measure it beside its peers; without arguments a full run, which
     /// rewrites docs/performance.md
     Bench {
@@ -266,7 +266,7 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum Audit {
+enum AuditCommand {
     /// Print a mark that means now
     Mark,
     /// Requests since a mark, counted by verb, resource, answer and client
@@ -335,7 +335,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 println!("{}", lab.versions());
             }
             for (daemon, pid) in all {
-                let extra = matches!(daemon, Daemon::Kwok | Daemon::KwokEcho);
+                let extra = matches!(daemon, ClusterDaemon::Kwok | ClusterDaemon::KwokEcho);
                 whole &= extra || pid.is_some();
                 match pid {
                     Some(pid) => println!("{:24} {pid}", daemon.name()),
@@ -373,8 +373,8 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
         Command::Signal { daemon, signal } => lab.signal(daemon, signal)?,
         Command::Fill { services, each } => lab.fill(services, each).await?,
         Command::Scale { services, kubevpn } => return scale(lab, services, kubevpn).await,
-        Command::Audit(Audit::Mark) => println!("{}", lab.audit_mark()?),
-        Command::Audit(Audit::Count { since }) => {
+        Command::Audit(AuditCommand::Mark) => println!("{}", lab.audit_mark()?),
+        Command::Audit(AuditCommand::Count { since }) => {
             for (what, n) in lab.audit_counts(&since).await? {
                 println!("{n:6} {what}");
             }
@@ -451,7 +451,8 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             let versions = lab::pairs(kubernetes.as_deref(), containerd)?;
             let mut failed = 0;
             for versions in &versions {
-                let run = lab::Pair::run(versions, ROOT.as_ref(), &filters, measured.as_deref());
+                let run =
+                    lab::VersionPair::run(versions, ROOT.as_ref(), &filters, measured.as_deref());
                 let pair = run.await?;
                 failed += usize::from(!pair.holds());
                 println!("{}", lab::matrix_table(std::slice::from_ref(&pair)));
@@ -687,7 +688,7 @@ async fn scale(lab: &Lab, services: u32, kubevpn: Option<PathBuf>) -> Result<Exi
         anyhow::bail!("two clusters were to be measured");
     };
     let row = |what: &str, cells: [String; 2]| println!("| {what} | {} |", cells.join(" | "));
-    let both = |of: &dyn Fn(&Measured) -> String| [of(small), of(large)];
+    let both = |of: &dyn Fn(&ScaleMeasured) -> String| [of(small), of(large)];
     row(
         "",
         both(&|m| format!("{} Services, {} Pods", m.services, m.pods)),

@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::cluster::{Extent, Lab};
 use crate::section::write_section;
-use crate::upgrades::Answer;
+use crate::upgrades::UpgradeAnswer;
 use crate::versions::{Containerd, Versions};
 
 /// All scenarios of one pair, on two slow cores.
@@ -27,7 +27,7 @@ pub(crate) type Rows = Vec<(String, String)>;
 
 /// One pair of versions, and what was run on it.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Pair {
+pub struct VersionPair {
     /// Which.
     pub versions: Versions,
     /// Until every Pod was ready.
@@ -82,7 +82,7 @@ pub fn pairs(kubernetes: Option<&str>, containerd: Option<Containerd>) -> Result
         .collect())
 }
 
-impl Pair {
+impl VersionPair {
     /// Takes down what is up, and brings up and tries this pair; it is left up. Transports are measured with this program,
     /// which the scenarios build.
     ///
@@ -199,7 +199,7 @@ fn read(said: &str) -> Option<Scenarios> {
 }
 
 /// The pairs in Markdown.
-pub fn table(pairs: &[Pair]) -> String {
+pub fn table(pairs: &[VersionPair]) -> String {
     let mut text = String::from(
         "| Kubernetes | containerd | up | claims of `lab check` | scenarios | took |\n|-|-|-|-|-|-|\n",
     );
@@ -239,7 +239,7 @@ pub fn table(pairs: &[Pair]) -> String {
 }
 
 /// A column for each pair, a row for each question.
-fn rows_table(first: &str, pairs: &[Pair], rows: impl Fn(&Pair) -> &Rows) -> String {
+fn rows_table(first: &str, pairs: &[VersionPair], rows: impl Fn(&VersionPair) -> &Rows) -> String {
     let mut text = header(first, pairs);
     let mut questions: Vec<&str> = Vec::new();
     for (question, _) in pairs.iter().flat_map(&rows) {
@@ -263,9 +263,9 @@ fn rows_table(first: &str, pairs: &[Pair], rows: impl Fn(&Pair) -> &Rows) -> Str
 ///
 /// # Errors
 /// A page that cannot be written, or has no place for a table.
-pub fn write_pair(page: &Path, pair: Pair) -> Result<()> {
+pub fn write_pair(page: &Path, pair: VersionPair) -> Result<()> {
     let file = page.with_extension("").join("pairs.json");
-    let mut pairs: Vec<Pair> = match fs::read(&file) {
+    let mut pairs: Vec<VersionPair> = match fs::read(&file) {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         read => read
             .map_err(anyhow::Error::from)
@@ -302,7 +302,7 @@ pub fn write_pair(page: &Path, pair: Pair) -> Result<()> {
 }
 
 /// Of a table with a column for each pair.
-fn header(first: &str, pairs: &[Pair]) -> String {
+fn header(first: &str, pairs: &[VersionPair]) -> String {
     let mut text = format!("| {first} |");
     for pair in pairs {
         let (kubernetes, containerd) = (&pair.versions.kubernetes, pair.versions.containerd);
@@ -313,7 +313,7 @@ fn header(first: &str, pairs: &[Pair]) -> String {
 }
 
 /// The question; status, and the words of an error or the first bytes of a session.
-fn row(answer: &Answer) -> (String, String) {
+fn row(answer: &UpgradeAnswer) -> (String, String) {
     let question = answer.question.clone();
     let status = answer.status.split(' ').nth(1).unwrap_or("none").to_owned();
     if answer.rest.is_empty() {
@@ -353,7 +353,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let marks = ["pairs", "half-close", "upgrades", "transports"];
         let marks = marks.map(|m| format!("<!-- {m}: begin -->\n<!-- {m}: end -->\n"));
         fs::write(&page, marks.concat()).unwrap();
-        let run = |versions: &Versions, cell: &str| Pair {
+        let run = |versions: &Versions, cell: &str| VersionPair {
             versions: versions.clone(),
             up: Duration::from_secs(1),
             claims: (17, Vec::new()),

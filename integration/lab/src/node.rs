@@ -11,8 +11,8 @@ use tracing::info;
 
 use crate::Lab;
 use crate::command::{command, output, search_path};
-use crate::daemon::Daemon;
-use crate::process::{Process, Signal, until, write};
+use crate::daemon::ClusterDaemon;
+use crate::process::{LabProcess, Signal, until, write};
 use crate::settings::{NODE, Settings};
 use crate::versions::Containerd;
 
@@ -51,8 +51,8 @@ fn cgroup2(mountinfo: &str) -> Option<&str> {
 
 impl Lab {
     /// The init of the node, if the node is whole and alive.
-    pub(crate) fn node(&self) -> Result<Option<Process>> {
-        let written = self.written(Daemon::Node)?;
+    pub(crate) fn node(&self) -> Result<Option<LabProcess>> {
+        let written = self.written(ClusterDaemon::Node)?;
         // The second line is added once the node is furnished.
         Ok(written
             .first()
@@ -85,8 +85,8 @@ impl Lab {
             self.render("config/cni.conflist")?,
         )?;
         fs::write(s.path("node/resolv.conf"), "search cluster.local\n")?;
-        self.ensure_started(Daemon::Relay).await?;
-        self.ensure_started(Daemon::Containerd).await?;
+        self.ensure_started(ClusterDaemon::Relay).await?;
+        self.ensure_started(ClusterDaemon::Containerd).await?;
         for image in self.images()? {
             output(
                 self.enter(["ctr", "--namespace", "k8s.io", "images", "import"])?
@@ -95,7 +95,7 @@ impl Lab {
             .await?;
         }
         info!("containerd ready, images in");
-        self.ensure_started(Daemon::Kubelet).await
+        self.ensure_started(ClusterDaemon::Kubelet).await
     }
 
     async fn make_node(&self) -> Result<()> {
@@ -122,14 +122,17 @@ impl Lab {
         {
             return Err(error).with_context(|| format!("cannot make the cgroup {}", dir.display()));
         }
-        let outer = self.spawn(Daemon::Node, Daemon::Node.command_line(s, None)?)?;
+        let outer = self.spawn(
+            ClusterDaemon::Node,
+            ClusterDaemon::Node.command_line(s, None)?,
+        )?;
         let init = self
             .alive_until(
-                Daemon::Node,
+                ClusterDaemon::Node,
                 Duration::from_secs(10),
                 "the node's namespaces",
                 async || {
-                    Ok(Process::child(outer.pid()).filter(|child| {
+                    Ok(LabProcess::child(outer.pid()).filter(|child| {
                         fs::read(format!("/proc/{}/cmdline", child.pid()))
                             .is_ok_and(|line| line.ends_with(b"\0pause\0"))
                     }))
@@ -151,7 +154,7 @@ impl Lab {
                 .arg(s.node_ip()),
         )
         .await?;
-        write(&self.pid_file(Daemon::Node), &[init, outer])?;
+        write(&self.pid_file(ClusterDaemon::Node), &[init, outer])?;
         Ok(())
     }
 
@@ -183,10 +186,10 @@ impl Lab {
     /// The init last: it is gone only when somebody outside has reaped those who came in from there.
     async fn end_node(&self) -> Result<()> {
         for daemon in [
-            Daemon::Kubelet,
-            Daemon::Containerd,
-            Daemon::Relay,
-            Daemon::Node,
+            ClusterDaemon::Kubelet,
+            ClusterDaemon::Containerd,
+            ClusterDaemon::Relay,
+            ClusterDaemon::Node,
         ] {
             self.end(daemon, Signal::Kill).await?;
         }
@@ -201,7 +204,7 @@ impl Lab {
         self.enter_as(init, args)
     }
 
-    fn enter_as<const N: usize>(&self, init: Process, args: [&str; N]) -> Result<Command> {
+    fn enter_as<const N: usize>(&self, init: LabProcess, args: [&str; N]) -> Result<Command> {
         let mut command = command("nsenter")?;
         command
             .env("PATH", self.node_path())
@@ -223,7 +226,7 @@ impl Lab {
     }
 }
 
-pub(crate) fn enter_flags(init: Process) -> Vec<String> {
+pub(crate) fn enter_flags(init: LabProcess) -> Vec<String> {
     let mut flags = vec!["--target".to_owned(), init.pid().to_string()];
     flags.extend(
         [

@@ -46,12 +46,12 @@ impl From<Signal> for rustix::process::Signal {
 
 /// A pid, and the start time that tells it from a later process of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process {
+pub(crate) struct LabProcess {
     pid: u32,
     started: u64,
 }
 
-impl Process {
+impl LabProcess {
     /// The process that has this pid now. None if there is none, or only a zombie.
     pub(crate) fn find(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -119,7 +119,7 @@ fn processor_time(stat: &str) -> Option<Duration> {
 }
 
 /// Writes down the processes of one daemon: first the daemon, then what only waits for it.
-pub(crate) fn write(file: &Path, processes: &[Process]) -> io::Result<()> {
+pub(crate) fn write(file: &Path, processes: &[LabProcess]) -> io::Result<()> {
     let lines: String = processes
         .iter()
         .map(|p| format!("{} {}\n", p.pid, p.started))
@@ -128,7 +128,7 @@ pub(crate) fn write(file: &Path, processes: &[Process]) -> io::Result<()> {
 }
 
 /// What was written down; nothing if there is no such file.
-pub(crate) fn read(file: &Path) -> Result<Vec<Process>> {
+pub(crate) fn read(file: &Path) -> Result<Vec<LabProcess>> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -137,7 +137,7 @@ pub(crate) fn read(file: &Path) -> Result<Vec<Process>> {
     text.lines()
         .map(|line| {
             let (pid, started) = line.split_once(' ').context("no start time")?;
-            Ok(Process {
+            Ok(LabProcess {
                 pid: pid.parse()?,
                 started: started.parse()?,
             })
@@ -170,9 +170,9 @@ pub(crate) async fn end(file: &Path, signal: Signal) -> Result<()> {
     }
 }
 
-async fn gone(limit: Duration, written: &[Process]) -> Result<()> {
+async fn gone(limit: Duration, written: &[LabProcess]) -> Result<()> {
     until(limit, "its end", async || {
-        Ok((!written.iter().any(Process::is_alive)).then_some(()))
+        Ok((!written.iter().any(LabProcess::is_alive)).then_some(()))
     })
     .await
 }
@@ -205,14 +205,14 @@ mod tests {
 
     use super::*;
 
-    fn sleeper() -> (Child, Process) {
+    fn sleeper() -> (Child, LabProcess) {
         let child = Command::new("sleep")
             .arg("600")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let process = Process::find(child.id().unwrap()).unwrap();
+        let process = LabProcess::find(child.id().unwrap()).unwrap();
         (child, process)
     }
 
@@ -259,7 +259,7 @@ mod tests {
         let (_child, process) = sleeper();
         write(
             &file,
-            &[Process {
+            &[LabProcess {
                 started: process.started - 1,
                 ..process
             }],

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(40);
 
 /// One connection.
 #[derive(Debug, Clone)]
-pub struct Reached {
+pub struct ProxiedConnection {
     /// Until its answer or its refusal.
     pub seconds: f64,
     /// The transport, or the sentence of the refusal.
@@ -27,16 +27,16 @@ pub struct Reached {
 }
 
 /// The program under test with an HTTP listener. Ends when dropped.
-pub(crate) struct Proxy {
+pub(crate) struct ProxyUnderTest {
     _child: Option<Child>,
     address: String,
     log: PathBuf,
     connections: usize,
     /// It ended before it listened: with this, after so long.
-    refused: Option<Reached>,
+    refused: Option<ProxiedConnection>,
 }
 
-impl Proxy {
+impl ProxyUnderTest {
     /// With these flags, and this as `HTTPS_PROXY`. Its log is beside the kubeconfig.
     pub(crate) async fn start(
         kubevpn: &Path,
@@ -84,7 +84,7 @@ impl Proxy {
             .context("neither does it listen nor end")??;
         let seconds = begun.elapsed().as_secs_f64();
         let said = fs::read_to_string(&log).unwrap_or_default();
-        let refused = address.is_none().then(|| Reached {
+        let refused = address.is_none().then(|| ProxiedConnection {
             seconds,
             how: Err(last_lines(&said, 1)),
         });
@@ -103,7 +103,7 @@ impl Proxy {
     }
 
     /// A request over a connection of its own.
-    pub(crate) async fn reach(&mut self, url: &str) -> Result<Reached> {
+    pub(crate) async fn reach(&mut self, url: &str) -> Result<ProxiedConnection> {
         if let Some(refused) = &self.refused {
             return Ok(refused.clone());
         }
@@ -123,7 +123,7 @@ impl Proxy {
         let measured = match output(&mut curl).await {
             Ok(measured) => measured,
             Err(error) => {
-                return Ok(Reached {
+                return Ok(ProxiedConnection {
                     seconds: LIMIT.as_secs_f64(),
                     how: Err(format!("hangs: {error:#}")),
                 });
@@ -149,7 +149,7 @@ impl Proxy {
                 .context("a record without a transport")?),
             _ => Err(text("error")),
         };
-        Ok(Reached {
+        Ok(ProxiedConnection {
             seconds: seconds.parse()?,
             how,
         })

@@ -36,14 +36,14 @@ const ALL: &str = "list all ";
 
 /// What was measured in one cluster.
 #[derive(Debug)]
-pub struct Measured {
+pub struct ScaleMeasured {
     /// Of the cluster.
     pub services: u32,
     /// Of the cluster.
     pub pods: u32,
     /// What was dialled first, and what that made the proxy ask: `get ipaddresses` and so on, in words; `list all`
     /// where no selector keeps the answer small.
-    pub dials: Vec<(&'static str, Asked)>,
+    pub dials: Vec<(&'static str, ApiCalls)>,
     /// Resident memory of the proxy after all of them, in KiB.
     pub resident: u64,
     /// At its highest, in KiB.
@@ -52,7 +52,7 @@ pub struct Measured {
 
 /// Questions to the API server, counted by verb and resource. Watches are not among them, nor port-forwards.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Asked(BTreeMap<String, usize>);
+pub struct ApiCalls(BTreeMap<String, usize>);
 
 /// Connections to the API server with many Services in use.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub struct Connections {
     pub open: usize,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for ApiCalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all: Vec<_> = self
             .0
@@ -78,14 +78,14 @@ impl fmt::Display for Asked {
     }
 }
 
-impl Asked {
+impl ApiCalls {
     fn total(&self) -> usize {
         self.0.values().sum()
     }
 }
 
 /// What does not hold, of two clusters.
-pub fn contradictions(small: &Measured, large: &Measured) -> Vec<String> {
+pub fn contradictions(small: &ScaleMeasured, large: &ScaleMeasured) -> Vec<String> {
     let mut all = Vec::new();
     for ((what, few), (_, many)) in small.dials.iter().zip(&large.dials) {
         if few.total() == 0 {
@@ -120,7 +120,7 @@ impl Lab {
         &self,
         kubevpn: &Path,
         services: u32,
-    ) -> Result<(Vec<Measured>, Connections)> {
+    ) -> Result<(Vec<ScaleMeasured>, Connections)> {
         require(&["curl"])?;
         ensure!(
             services >= USED,
@@ -148,11 +148,11 @@ impl Lab {
         Ok((measured, connections))
     }
 
-    async fn measure(&self, kubevpn: &Path, services: u32) -> Result<Measured> {
+    async fn measure(&self, kubevpn: &Path, services: u32) -> Result<ScaleMeasured> {
         for i in 0..4 {
             self.endpoints(&format!("svc-{i}")).await?;
         }
-        let proxy = Proxy::start(kubevpn, &self.kubeconfig()).await?;
+        let proxy = ScaleProxy::start(kubevpn, &self.kubeconfig()).await?;
         let of = async |what: &str, path: &str| {
             let path = format!("jsonpath={path}");
             let words = ["get", "-n", "scale-0", what, "-o", &path];
@@ -177,7 +177,7 @@ impl Lab {
         }
         let (resident, peak) = proxy.memory()?;
         let pods = services * EACH;
-        Ok(Measured {
+        Ok(ScaleMeasured {
             services,
             pods,
             dials,
@@ -214,10 +214,10 @@ impl Lab {
     }
 
     /// What a dial makes the proxy ask.
-    async fn asked_for(&self, proxy: &Proxy, url: &str) -> Result<Asked> {
+    async fn asked_for(&self, proxy: &ScaleProxy, url: &str) -> Result<ApiCalls> {
         let mark = self.audit_mark()?;
         proxy.get(url).await?;
-        let mut asked = Asked::default();
+        let mut asked = ApiCalls::default();
         for event in self.audit_since(&mark).await? {
             let ours = event.user_agent.starts_with("kubevpn/");
             if ours
@@ -231,7 +231,7 @@ impl Lab {
     }
 
     async fn connections(&self, kubevpn: &Path) -> Result<Connections> {
-        let proxy = Proxy::start(kubevpn, &self.kubeconfig()).await?;
+        let proxy = ScaleProxy::start(kubevpn, &self.kubeconfig()).await?;
         let mark = self.audit_mark()?;
         for i in 0..USED {
             proxy.get(&format!("http://svc-{i}.scale-0/")).await?;
@@ -270,12 +270,12 @@ fn words(event: &AuditEvent) -> String {
 }
 
 /// A running `kubevpn proxy-out`; killed when dropped.
-struct Proxy {
+struct ScaleProxy {
     child: Child,
     socks: String,
 }
 
-impl Proxy {
+impl ScaleProxy {
     async fn start(kubevpn: &Path, kubeconfig: &Path) -> Result<Self> {
         let mut child = Command::new(kubevpn)
             .args(["proxy-out", "--listen-socks", "127.0.0.1:0"])
@@ -366,15 +366,15 @@ impl Proxy {
 mod tests {
     use super::*;
 
-    fn measured(asked: &[(&str, usize)], resident: u64) -> Measured {
+    fn measured(asked: &[(&str, usize)], resident: u64) -> ScaleMeasured {
         let asked = asked
             .iter()
             .map(|(what, n)| ((*what).to_owned(), *n))
             .collect();
-        Measured {
+        ScaleMeasured {
             services: 1,
             pods: 1,
-            dials: vec![("a name", Asked(asked))],
+            dials: vec![("a name", ApiCalls(asked))],
             resident,
             peak: resident,
         }

@@ -10,13 +10,13 @@ use tokio::net::TcpStream;
 
 use crate::Lab;
 use crate::command::{command, last_lines, output, search_path};
-use crate::daemon::Daemon;
+use crate::daemon::ClusterDaemon;
 use crate::node::enter_flags;
-use crate::process::{self, Process, Signal, until};
+use crate::process::{self, LabProcess, Signal, until};
 
 impl Lab {
     /// Starts a daemon, unless it runs, and waits until it answers, if it is one that must.
-    pub(crate) async fn ensure_started(&self, daemon: Daemon) -> Result<()> {
+    pub(crate) async fn ensure_started(&self, daemon: ClusterDaemon) -> Result<()> {
         if self.is_alive(daemon)? {
             return Ok(());
         }
@@ -34,12 +34,12 @@ impl Lab {
             // nsenter only waits for it: a pid namespace is entered by a child.
             let inner =
                 self.alive_until(daemon, Duration::from_secs(10), "its start", async || {
-                    Ok(Process::child(started.pid()))
+                    Ok(LabProcess::child(started.pid()))
                 });
             process::write(&self.pid_file(daemon), &[inner.await?, started])?;
         }
         match daemon {
-            Daemon::ApiServer => {
+            ClusterDaemon::ApiServer => {
                 self.alive_until(daemon, Duration::from_secs(90), "its port", async || {
                     Ok(TcpStream::connect(("127.0.0.1", self.settings.api_port()))
                         .await
@@ -48,7 +48,7 @@ impl Lab {
                 .await?;
                 self.api_ready().await?;
             }
-            Daemon::Containerd => {
+            ClusterDaemon::Containerd => {
                 self.alive_until(daemon, Duration::from_secs(30), "its answer", async || {
                     Ok(output(&mut self.enter(["ctr", "version"])?).await.ok())
                 })
@@ -61,13 +61,18 @@ impl Lab {
 
     pub(crate) async fn api_ready(&self) -> Result<()> {
         let ask = async || Ok(self.kubectl(&["get", "--raw", "/readyz"]).await.ok());
-        self.alive_until(Daemon::ApiServer, Duration::from_secs(90), "/readyz", ask)
-            .await?;
+        self.alive_until(
+            ClusterDaemon::ApiServer,
+            Duration::from_secs(90),
+            "/readyz",
+            ask,
+        )
+        .await?;
         Ok(())
     }
 
     /// Runs a command line as a daemon: its own session, its own log, nothing of our environment.
-    pub(crate) fn spawn(&self, daemon: Daemon, line: Vec<String>) -> Result<Process> {
+    pub(crate) fn spawn(&self, daemon: ClusterDaemon, line: Vec<String>) -> Result<LabProcess> {
         let log = self.log_file(daemon);
         let open = || File::options().create(true).append(true).open(&log);
         // It becomes the program without a fork: the pid stays the same.
@@ -89,21 +94,21 @@ impl Lab {
         let child = command
             .spawn()
             .with_context(|| format!("cannot run {}", line.join(" ")))?;
-        let started = child.id().and_then(Process::find);
+        let started = child.id().and_then(LabProcess::find);
         let started = started
             .with_context(|| format!("{} ended at once; see {}", daemon.name(), log.display()))?;
         process::write(&self.pid_file(daemon), &[started])?;
         Ok(started)
     }
 
-    pub(crate) async fn end(&self, daemon: Daemon, signal: Signal) -> Result<()> {
+    pub(crate) async fn end(&self, daemon: ClusterDaemon, signal: Signal) -> Result<()> {
         process::end(&self.pid_file(daemon), signal).await
     }
 
     /// Asks until the answer is `Some`, or the daemon is dead: then its last words are the error.
     pub(crate) async fn alive_until<T>(
         &self,
-        daemon: Daemon,
+        daemon: ClusterDaemon,
         limit: Duration,
         what: &str,
         mut ask: impl AsyncFnMut() -> Result<Option<T>>,
@@ -115,7 +120,7 @@ impl Lab {
         );
         until(limit, &what, async || {
             let answer = ask().await?;
-            if answer.is_none() && !self.written(daemon)?.iter().any(Process::is_alive) {
+            if answer.is_none() && !self.written(daemon)?.iter().any(LabProcess::is_alive) {
                 let log = fs::read(self.log_file(daemon)).unwrap_or_default();
                 bail!(
                     "{} ended:\n{}",
@@ -128,25 +133,28 @@ impl Lab {
         .await
     }
 
-    pub(crate) fn is_alive(&self, daemon: Daemon) -> Result<bool> {
+    pub(crate) fn is_alive(&self, daemon: ClusterDaemon) -> Result<bool> {
         match daemon {
-            Daemon::Node => Ok(self.node()?.is_some()),
-            daemon => Ok(self.written(daemon)?.first().is_some_and(Process::is_alive)),
+            ClusterDaemon::Node => Ok(self.node()?.is_some()),
+            daemon => Ok(self
+                .written(daemon)?
+                .first()
+                .is_some_and(LabProcess::is_alive)),
         }
     }
 
     /// The daemon, and what only waits for it.
-    pub(crate) fn written(&self, daemon: Daemon) -> Result<Vec<Process>> {
+    pub(crate) fn written(&self, daemon: ClusterDaemon) -> Result<Vec<LabProcess>> {
         process::read(&self.pid_file(daemon))
     }
 
-    pub(crate) fn pid_file(&self, daemon: Daemon) -> PathBuf {
+    pub(crate) fn pid_file(&self, daemon: ClusterDaemon) -> PathBuf {
         self.settings
             .path(&format!("run/{}.pid", daemon.name()))
             .into()
     }
 
-    fn log_file(&self, daemon: Daemon) -> PathBuf {
+    fn log_file(&self, daemon: ClusterDaemon) -> PathBuf {
         self.settings
             .path(&format!("log/{}.log", daemon.name()))
             .into()

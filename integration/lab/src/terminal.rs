@@ -30,7 +30,7 @@ const PROGRAMS: [&str; 4] = ["tmux", "zsh", "fish", "curl"];
 
 /// What was seen.
 #[derive(Debug)]
-pub struct Seen {
+pub struct TerminalView {
     /// A row for each word that was completed.
     pub completed: Vec<Completed>,
     /// Title and screen.
@@ -42,7 +42,7 @@ impl Lab {
     ///
     /// # Errors
     /// Something that should be on the screen is not.
-    pub async fn terminal(&self, kubevpn: Option<&Path>) -> Result<Seen> {
+    pub async fn terminal(&self, kubevpn: Option<&Path>) -> Result<TerminalView> {
         let home = &self.seat().await?;
         let mut screens = Vec::new();
         let kubevpn = &match kubevpn {
@@ -67,7 +67,7 @@ impl Lab {
         let proxy = "kubevpn proxy-out --listen 127.0.0.1:0";
         let (server, client) = (shell().await?, shell().await?);
         screens.extend(top::top(proxy, &server, &client, home).await?);
-        Ok(Seen { completed, screens })
+        Ok(TerminalView { completed, screens })
     }
 
     /// Installs the program as the README says, from a clone of the last commit; where it is, and the screen.
@@ -133,13 +133,13 @@ impl Lab {
     ///
     /// # Errors
     /// Something that should be on the screen is not.
-    pub async fn top_of_demo(&self, kubevpn: &Path) -> Result<Seen> {
+    pub async fn top_of_demo(&self, kubevpn: &Path) -> Result<TerminalView> {
         let home = &self.seat().await?;
         let kubevpn = &kubevpn.canonicalize()?;
         let shell = async || self.shell(kubevpn, home).await;
         let (server, client) = (shell().await?, shell().await?);
         let screens = top::top("kubevpn demo --listen 127.0.0.1:0", &server, &client, home).await?;
-        Ok(Seen {
+        Ok(TerminalView {
             completed: Vec::new(),
             screens,
         })
@@ -318,7 +318,7 @@ async fn check(terminal: &Tmux) -> Result<String> {
 ///
 /// # Errors
 /// The page cannot be read or written, or has no marks.
-pub fn write_terminal_page(page: &Path, seen: &Seen) -> Result<()> {
+pub fn write_terminal_page(page: &Path, seen: &TerminalView) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| page.display().to_string())?;
     let (before, rest) = text.split_once(BEGIN).context("the page has no mark")?;
     let (_, after) = rest.split_once(END).context("the page has no end mark")?;
@@ -329,7 +329,7 @@ pub fn write_terminal_page(page: &Path, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-fn sections(seen: &Seen) -> String {
+fn sections(seen: &TerminalView) -> String {
     let mut text = String::new();
     for (title, screen) in &seen.screens {
         let _: std::fmt::Result = writeln!(text, "## {title}\n\n```text\n{screen}\n```\n");

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::Lab;
 use crate::command::{command, output};
-use crate::daemon::Daemon;
+use crate::daemon::ClusterDaemon;
 use crate::matrix::Rows;
-use crate::proxy::Proxy;
+use crate::proxy::ProxyUnderTest;
 
 const SERVICE: &str = "http://productpage.default:9080";
 /// Down, over one connection.
@@ -19,7 +19,11 @@ const BYTES: u32 = 500_000_000;
 /// One after the other, each with a request of its own.
 const CONNECTIONS: u32 = 200;
 /// Those that a port-forward passes through.
-const DAEMONS: [Daemon; 3] = [Daemon::ApiServer, Daemon::Kubelet, Daemon::Containerd];
+const DAEMONS: [ClusterDaemon; 3] = [
+    ClusterDaemon::ApiServer,
+    ClusterDaemon::Kubelet,
+    ClusterDaemon::Containerd,
+];
 
 /// Counts WebSockets by who answers them; since Kubernetes 1.36.
 const METRIC: &str = "apiserver_websocket_streaming_requests_total{";
@@ -38,7 +42,7 @@ impl Lab {
         let mut least = (Duration::MAX, "");
         for transport in transports {
             let flags = ["--transport", transport];
-            let mut proxy = Proxy::start(kubevpn, &kubeconfig, None, &flags).await?;
+            let mut proxy = ProxyUnderTest::start(kubevpn, &kubeconfig, None, &flags).await?;
             reach(&mut proxy, "/").await?;
             let begun = self.spent()?;
             let path = format!("/bytes?n={BYTES}");
@@ -61,7 +65,7 @@ impl Lab {
             "least processor time in all".into(),
             format!("`{}`", least.1),
         ));
-        let mut proxy = Proxy::start(kubevpn, &kubeconfig, None, &[]).await?;
+        let mut proxy = ProxyUnderTest::start(kubevpn, &kubeconfig, None, &[]).await?;
         let auto = reach(&mut proxy, "/").await?;
         rows.push(("`auto` takes".into(), format!("`{auto}`")));
         rows.push((
@@ -100,7 +104,7 @@ impl Lab {
 }
 
 /// The transport of a connection that has to be answered.
-async fn reach(proxy: &mut Proxy, path: &str) -> Result<String> {
+async fn reach(proxy: &mut ProxyUnderTest, path: &str) -> Result<String> {
     match proxy.reach(&format!("{SERVICE}{path}")).await?.how {
         Ok(transport) => Ok(transport),
         Err(refused) => bail!("refused: {refused}"),

@@ -23,7 +23,7 @@ const ANSWER: u64 = 64 << 10;
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const CHANNEL: &str = "v4.channel.k8s.io";
 
-enum Ask {
+enum UpgradeOffer {
     /// `Upgrade: SPDY/3.1`, offering this stream protocol.
     Spdy(Option<&'static str>),
     /// `Upgrade: websocket`, offering these subprotocols.
@@ -32,64 +32,99 @@ enum Ask {
 }
 
 /// Method, whether the pod exists, query, what is asked.
-type Question = (&'static str, bool, &'static str, Ask);
+type UpgradeQuestion = (&'static str, bool, &'static str, UpgradeOffer);
 
-const QUESTIONS: [Question; 20] = [
-    ("POST", true, "", Ask::Spdy(Some("portforward.k8s.io"))),
-    ("GET", true, "", Ask::Spdy(Some("portforward.k8s.io"))),
-    ("POST", true, "", Ask::Spdy(None)),
-    ("POST", true, "", Ask::Spdy(Some("nope"))),
-    ("GET", true, "", Ask::WebSocket(&[TUNNEL])),
-    ("GET", true, "?ports=9080", Ask::WebSocket(&[TUNNEL])),
-    ("POST", true, "", Ask::WebSocket(&[TUNNEL])),
-    ("GET", true, "?ports=9080", Ask::WebSocket(&[CHANNEL])),
+const QUESTIONS: [UpgradeQuestion; 20] = [
+    (
+        "POST",
+        true,
+        "",
+        UpgradeOffer::Spdy(Some("portforward.k8s.io")),
+    ),
+    (
+        "GET",
+        true,
+        "",
+        UpgradeOffer::Spdy(Some("portforward.k8s.io")),
+    ),
+    ("POST", true, "", UpgradeOffer::Spdy(None)),
+    ("POST", true, "", UpgradeOffer::Spdy(Some("nope"))),
+    ("GET", true, "", UpgradeOffer::WebSocket(&[TUNNEL])),
+    (
+        "GET",
+        true,
+        "?ports=9080",
+        UpgradeOffer::WebSocket(&[TUNNEL]),
+    ),
+    ("POST", true, "", UpgradeOffer::WebSocket(&[TUNNEL])),
+    (
+        "GET",
+        true,
+        "?ports=9080",
+        UpgradeOffer::WebSocket(&[CHANNEL]),
+    ),
     (
         "GET",
         true,
         "?ports=9080&ports=7000",
-        Ask::WebSocket(&[CHANNEL]),
-    ),
-    ("GET", true, "?ports=9080,7000", Ask::WebSocket(&[CHANNEL])),
-    ("GET", true, "?ports=9999", Ask::WebSocket(&[CHANNEL])), // nothing listens there
-    ("GET", true, "", Ask::WebSocket(&[CHANNEL])),
-    (
-        "GET",
-        true,
-        "?ports=9080",
-        Ask::WebSocket(&["portforward.k8s.io"]),
+        UpgradeOffer::WebSocket(&[CHANNEL]),
     ),
     (
         "GET",
         true,
-        "?ports=9080",
-        Ask::WebSocket(&["v4.base64.channel.k8s.io"]),
+        "?ports=9080,7000",
+        UpgradeOffer::WebSocket(&[CHANNEL]),
     ),
     (
         "GET",
         true,
-        "?ports=9080",
-        Ask::WebSocket(&["v5.channel.k8s.io"]),
-    ),
+        "?ports=9999",
+        UpgradeOffer::WebSocket(&[CHANNEL]),
+    ), // nothing listens there
+    ("GET", true, "", UpgradeOffer::WebSocket(&[CHANNEL])),
     (
         "GET",
         true,
         "?ports=9080",
-        Ask::WebSocket(&[TUNNEL, CHANNEL]),
+        UpgradeOffer::WebSocket(&["portforward.k8s.io"]),
     ),
     (
         "GET",
         true,
         "?ports=9080",
-        Ask::WebSocket(&[CHANNEL, TUNNEL]),
+        UpgradeOffer::WebSocket(&["v4.base64.channel.k8s.io"]),
     ),
-    ("GET", true, "?ports=9080", Ask::WebSocket(&[])),
-    ("POST", true, "", Ask::Nothing),
-    ("POST", false, "", Ask::Spdy(Some("portforward.k8s.io"))),
+    (
+        "GET",
+        true,
+        "?ports=9080",
+        UpgradeOffer::WebSocket(&["v5.channel.k8s.io"]),
+    ),
+    (
+        "GET",
+        true,
+        "?ports=9080",
+        UpgradeOffer::WebSocket(&[TUNNEL, CHANNEL]),
+    ),
+    (
+        "GET",
+        true,
+        "?ports=9080",
+        UpgradeOffer::WebSocket(&[CHANNEL, TUNNEL]),
+    ),
+    ("GET", true, "?ports=9080", UpgradeOffer::WebSocket(&[])),
+    ("POST", true, "", UpgradeOffer::Nothing),
+    (
+        "POST",
+        false,
+        "",
+        UpgradeOffer::Spdy(Some("portforward.k8s.io")),
+    ),
 ];
 
 /// What came back for one question.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpgradeAnswer {
     /// The question, in one line.
     pub question: String,
     /// `HTTP/1.1 101 Switching Protocols`.
@@ -105,7 +140,7 @@ impl Lab {
     ///
     /// # Errors
     /// An API server that cannot be reached at all; what it refuses is an answer.
-    pub async fn upgrades(&self, pod: Option<&str>) -> Result<Vec<Answer>> {
+    pub async fn upgrades(&self, pod: Option<&str>) -> Result<Vec<UpgradeAnswer>> {
         let pod = match pod {
             Some(pod) => pod.to_owned(),
             None => self.productpage().await?,
@@ -118,7 +153,7 @@ impl Lab {
     /// # Errors
     /// An API server that cannot be reached at all.
     pub async fn carries_spdy_in_websocket(&self) -> Result<bool> {
-        let question = ("GET", true, "", Ask::WebSocket(&[TUNNEL]));
+        let question = ("GET", true, "", UpgradeOffer::WebSocket(&[TUNNEL]));
         let answer = self.put(&question, &self.productpage().await?).await?;
         Ok(answer.status.contains(" 101 ") && answer.headers.iter().any(|h| h.ends_with(TUNNEL)))
     }
@@ -136,7 +171,7 @@ impl Lab {
         .await
     }
 
-    async fn put(&self, question: &Question, pod: &str) -> Result<Answer> {
+    async fn put(&self, question: &UpgradeQuestion, pod: &str) -> Result<UpgradeAnswer> {
         let (method, exists, query, ask) = question;
         let pod = if *exists { pod } else { "nosuch" };
         let path = format!("/api/v1/namespaces/default/pods/{pod}/portforward{query}");
@@ -163,7 +198,7 @@ impl Lab {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    async fn ask(&self, tls: &TlsConnector, question: String, head: &str) -> Result<Answer> {
+    async fn ask(&self, tls: &TlsConnector, question: String, head: &str) -> Result<UpgradeAnswer> {
         let tcp = TcpStream::connect(("127.0.0.1", self.settings.api_port())).await?;
         let mut stream = tls.connect(ServerName::try_from("127.0.0.1")?, tcp).await?;
         stream.write_all(head.as_bytes()).await?;
@@ -194,7 +229,7 @@ impl Lab {
             "x-stream-protocol-version",
             "content-type",
         ];
-        Ok(Answer {
+        Ok(UpgradeAnswer {
             question,
             status: lines.next().unwrap_or_default().to_owned(),
             headers: lines
@@ -211,9 +246,9 @@ impl Lab {
 }
 
 /// In words, and as header lines.
-fn headers(ask: &Ask) -> (String, String) {
+fn headers(ask: &UpgradeOffer) -> (String, String) {
     match ask {
-        Ask::Spdy(protocol) => {
+        UpgradeOffer::Spdy(protocol) => {
             let mut text = String::from("Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n");
             if let Some(protocol) = protocol {
                 let _ = write!(text, "X-Stream-Protocol-Version: {protocol}\r\n");
@@ -223,7 +258,7 @@ fn headers(ask: &Ask) -> (String, String) {
                 text,
             )
         }
-        Ask::WebSocket(protocols) => {
+        UpgradeOffer::WebSocket(protocols) => {
             // The key is RFC 6455's example: nothing here checks the accept that comes back.
             let mut text = String::from(
                 "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -236,6 +271,6 @@ fn headers(ask: &Ask) -> (String, String) {
             let _ = write!(text, "Sec-WebSocket-Protocol: {list}\r\n");
             (format!("WebSocket ({list})"), text)
         }
-        Ask::Nothing => ("no upgrade".to_owned(), String::new()),
+        UpgradeOffer::Nothing => ("no upgrade".to_owned(), String::new()),
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::Lab;
-use crate::daemon::Daemon;
+use crate::daemon::ClusterDaemon;
 use crate::settings::source;
 
 /// Modules of Kubernetes other than the default, which has the `go.mod` of `cluster/hyperkube` itself: `1.37.2.mod`
@@ -132,7 +132,7 @@ impl Lab {
         kubernetes: Option<String>,
         containerd: Option<Containerd>,
     ) -> Result<Self> {
-        let up = Daemon::ALL
+        let up = ClusterDaemon::ALL
             .iter()
             .any(|daemon| self.is_alive(*daemon).unwrap_or(false));
         if !up {

@@ -12,7 +12,7 @@ use tokio::process::Child;
 use crate::Lab;
 use crate::binaries::{go_install, lock, publish};
 use crate::command::{BUILD_LIMIT, command, output, output_within};
-use crate::machine::Machine;
+use crate::machine::LabMachine;
 
 const SING_BOX: &str = "github.com/sagernet/sing-box/cmd/sing-box";
 const SING_BOX_VERSION: &str = "v1.14.1";
@@ -112,13 +112,13 @@ impl Vpn {
 }
 
 /// A machine whose routes and DNS a VPN has. Ends when dropped.
-struct Running {
-    machine: Machine,
+struct VpnMachine {
+    machine: LabMachine,
     _children: Vec<Child>,
-    _server: Option<Machine>,
+    _server: Option<LabMachine>,
 }
 
-impl From<WireGuard> for Running {
+impl From<WireGuard> for VpnMachine {
     fn from(wireguard: WireGuard) -> Self {
         let children = [Some(wireguard.of_server), wireguard.of_machine];
         Self {
@@ -131,8 +131,8 @@ impl From<WireGuard> for Running {
 
 /// A machine whose routes WireGuard has, and its server. Ends when dropped.
 pub(crate) struct WireGuard {
-    server: Machine,
-    pub(crate) machine: Machine,
+    server: LabMachine,
+    pub(crate) machine: LabMachine,
     /// wireguard-go, and what sets it up.
     go: String,
     wg: String,
@@ -172,13 +172,13 @@ impl WireGuard {
     }
 }
 
-struct Claims<F> {
+struct VpnClaims<F> {
     vpn: Vpn,
     report: F,
     all: Vec<Claimed>,
 }
 
-impl<F: FnMut(&Claimed)> Claims<F> {
+impl<F: FnMut(&Claimed)> VpnClaims<F> {
     fn claim(&mut self, what: &'static str, seen: Result<String>) {
         let seen = seen.map_err(|error| format!("{error:#}"));
         let claimed = Claimed {
@@ -205,7 +205,7 @@ impl Lab {
         self.api_ready().await?;
         let running = self.start_vpn(vpn).await.context(vpn.name())?;
         let machine = &running.machine;
-        let mut claims = Claims {
+        let mut claims = VpnClaims {
             vpn,
             report,
             all: Vec::new(),
@@ -292,7 +292,7 @@ impl Lab {
         Ok(claims.all)
     }
 
-    async fn start_vpn(&self, vpn: Vpn) -> Result<Running> {
+    async fn start_vpn(&self, vpn: Vpn) -> Result<VpnMachine> {
         match vpn {
             Vpn::SingBox | Vpn::SingBoxFakeIp | Vpn::SingBoxChained => {
                 self.start_sing_box(vpn).await
@@ -302,7 +302,7 @@ impl Lab {
         }
     }
 
-    async fn start_sing_box(&self, vpn: Vpn) -> Result<Running> {
+    async fn start_sing_box(&self, vpn: Vpn) -> Result<VpnMachine> {
         let sing_box = self.sing_box().await?.display().to_string();
         let machine = self.machine(0).await?;
         let config = machine.dir.path().join("sing-box.json");
@@ -312,7 +312,7 @@ impl Lab {
         let line = [sing_box.as_str(), "run", "-c", &config];
         let there = async || routed(&machine, "tun0").await;
         let child = machine.start(&line, "the VPN's route", there).await?;
-        Ok(Running {
+        Ok(VpnMachine {
             machine,
             _children: vec![child],
             _server: None,
@@ -320,7 +320,7 @@ impl Lab {
     }
 
     /// The server's end of a VPN, which is between the machine and the API server; and the machine.
-    async fn ends(&self, number: u8) -> Result<(Machine, Machine)> {
+    async fn ends(&self, number: u8) -> Result<(LabMachine, LabMachine)> {
         let server = self.machine(number).await?;
         let machine = self.machine_behind(&server).await?;
         // The way back into the tunnel; it goes with the link.
@@ -367,7 +367,7 @@ impl Lab {
         Ok(wireguard)
     }
 
-    async fn start_openvpn(&self) -> Result<Running> {
+    async fn start_openvpn(&self) -> Result<VpnMachine> {
         let packages = [
             "openvpn",
             "liblzo2-2",
@@ -408,7 +408,7 @@ impl Lab {
             };
             children.push(end.start(&line, "its link", there).await?);
         }
-        Ok(Running {
+        Ok(VpnMachine {
             machine,
             _children: children,
             _server: Some(server),
@@ -433,12 +433,12 @@ impl Lab {
 }
 
 /// Whether all that is not the machine's own goes there.
-async fn routed(machine: &Machine, link: &str) -> Result<bool> {
+async fn routed(machine: &LabMachine, link: &str) -> Result<bool> {
     let route = machine.sh("ip route get 192.0.2.1 || true").await?;
     Ok(route.contains(&format!("dev {link} ")))
 }
 
-async fn set_dns(machine: &Machine, server: &str) -> Result<()> {
+async fn set_dns(machine: &LabMachine, server: &str) -> Result<()> {
     let file = machine.dir.path().join("resolv.conf");
     fs::write(
         &file,
@@ -451,7 +451,7 @@ async fn set_dns(machine: &Machine, server: &str) -> Result<()> {
 }
 
 /// Expects that curl fails; how.
-async fn fails(machine: &Machine, url: &str) -> Result<String> {
+async fn fails(machine: &LabMachine, url: &str) -> Result<String> {
     let curl = ["curl", "-sS", "--max-time", "5", "-o", "/dev/null", url];
     let done = machine.command(&curl)?.output().await?;
     ensure!(!done.status.success(), "it was answered");
@@ -461,7 +461,7 @@ async fn fails(machine: &Machine, url: &str) -> Result<String> {
 }
 
 /// Expects an answer of the sample Service.
-async fn answers(machine: &Machine, args: &[&str]) -> Result<String> {
+async fn answers(machine: &LabMachine, args: &[&str]) -> Result<String> {
     let body = machine.curl(args).await?;
     ensure!(
         body.contains(r#""service":"productpage""#),
@@ -470,7 +470,7 @@ async fn answers(machine: &Machine, args: &[&str]) -> Result<String> {
     Ok("answered".to_owned())
 }
 
-async fn helper(machine: &Machine) -> Result<String> {
+async fn helper(machine: &LabMachine) -> Result<String> {
     let question = [
         "dig",
         "+short",
@@ -487,7 +487,7 @@ async fn helper(machine: &Machine) -> Result<String> {
     Ok("the Service's ClusterIP".to_owned())
 }
 
-async fn chromium(machine: &Machine, url: &str) -> Result<String> {
+async fn chromium(machine: &LabMachine, url: &str) -> Result<String> {
     let pac = format!("--proxy-pac-url=http://{HTTP}/proxy.pac");
     let data = format!(
         "--user-data-dir={}",
@@ -509,7 +509,7 @@ async fn chromium(machine: &Machine, url: &str) -> Result<String> {
     Ok("answered".to_owned())
 }
 
-async fn udp(machine: &Machine) -> Result<String> {
+async fn udp(machine: &LabMachine) -> Result<String> {
     // A name for DNS over UDP that the VPN sends to our listener, which speaks TCP alone.
     let name = "kube-dns.kube-system.svc.cluster.local";
     let script =
@@ -522,7 +522,7 @@ async fn udp(machine: &Machine) -> Result<String> {
     Ok(refused.rsplit(": ").next().unwrap_or_default().to_owned())
 }
 
-async fn ran(machine: &Machine, run: &[&str], url: &str) -> Result<String> {
+async fn ran(machine: &LabMachine, run: &[&str], url: &str) -> Result<String> {
     let line = [run, &["--", "curl", "-sS", "--max-time", "40", url]].concat();
     let body = output(&mut machine.command(&line)?).await?;
     ensure!(
@@ -532,7 +532,7 @@ async fn ran(machine: &Machine, run: &[&str], url: &str) -> Result<String> {
     Ok("answered".to_owned())
 }
 
-async fn connected(machine: &Machine, kubevpn: &str, proxy: &str, url: &str) -> Result<String> {
+async fn connected(machine: &LabMachine, kubevpn: &str, proxy: &str, url: &str) -> Result<String> {
     output(&mut machine.command(&[kubevpn, "connect", "--socks"])?).await?;
     let answer = answers(machine, &["--proxy", proxy, url]).await;
     output(&mut machine.command(&[kubevpn, "quit"])?).await?;

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::Lab;
 use crate::command::{output_of_input, output_within};
-use crate::daemon::Daemon;
+use crate::daemon::ClusterDaemon;
 use crate::process::until;
 use crate::settings::NODE;
 
@@ -37,7 +37,7 @@ impl Lab {
         // It registers itself; to wait for what does not exist is an error.
         let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
         self.alive_until(
-            Daemon::Kubelet,
+            ClusterDaemon::Kubelet,
             Duration::from_secs(60),
             "a ready node",
             async || {
@@ -74,8 +74,8 @@ impl Lab {
             self.settings.path("kwok.yaml"),
             self.render("config/kwok.yaml")?,
         )?;
-        self.ensure_started(Daemon::KwokEcho).await?;
-        self.ensure_started(Daemon::Kwok).await?;
+        self.ensure_started(ClusterDaemon::KwokEcho).await?;
+        self.ensure_started(ClusterDaemon::Kwok).await?;
         let pods = services * each;
         self.make("pods", services, each).await?;
         info!("{pods} fake pods created");

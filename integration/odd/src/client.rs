@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::message::{Ends, Message, answer_ends, head_length, status, take_body};
+use crate::message::{BodyEnd, Message, answer_ends, head_length, status, take_body};
 
 /// How long an answer may take. Nothing in a row is slow; it is for what never comes.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -41,18 +41,18 @@ pub(crate) struct Heard {
     pub(crate) interim: Vec<Vec<u8>>,
     /// Bytes that are no answer.
     pub(crate) raw: Vec<u8>,
-    pub(crate) ended: Option<Ended>,
+    pub(crate) ended: Option<ConnectionEnd>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum ConnectionEnd {
     Closed,
     Reset,
     /// Nothing came for [`PATIENCE`].
     Silent,
 }
 
-struct Client {
+struct OddClient {
     stream: TcpStream,
     bytes: Vec<u8>,
     heard: Heard,
@@ -69,7 +69,7 @@ pub(crate) async fn talk(
         return Heard::default();
     };
     let _ = stream.set_nodelay(true);
-    let mut client = Client {
+    let mut client = OddClient {
         stream,
         bytes: Vec::new(),
         heard: Heard::default(),
@@ -103,7 +103,7 @@ fn method(bytes: &[u8]) -> Vec<u8> {
     word.unwrap_or_default().to_vec()
 }
 
-impl Client {
+impl OddClient {
     /// A server may answer and close before it has all, so an error is no reason to stop; and it may answer while
     /// this still sends.
     async fn send(&mut self, bytes: &[u8]) {
@@ -118,9 +118,9 @@ impl Client {
                 biased;
                 () = &mut sending => return,
                 got = read.read(&mut chunk), if self.heard.ended.is_none() => match got {
-                    Ok(0) => self.heard.ended = Some(Ended::Closed),
+                    Ok(0) => self.heard.ended = Some(ConnectionEnd::Closed),
                     Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
-                    Err(_) => self.heard.ended = Some(Ended::Reset),
+                    Err(_) => self.heard.ended = Some(ConnectionEnd::Reset),
                 },
             }
         }
@@ -132,13 +132,13 @@ impl Client {
         }
         let mut chunk = vec![0; 64 * 1024];
         self.heard.ended = match timeout(PATIENCE, self.stream.read(&mut chunk)).await {
-            Ok(Ok(0)) => Some(Ended::Closed),
+            Ok(Ok(0)) => Some(ConnectionEnd::Closed),
             Ok(Ok(n)) => {
                 self.bytes.extend_from_slice(&chunk[..n]);
                 return true;
             }
-            Ok(Err(_)) => Some(Ended::Reset),
-            Err(_) => Some(Ended::Silent),
+            Ok(Err(_)) => Some(ConnectionEnd::Reset),
+            Err(_) => Some(ConnectionEnd::Silent),
         };
         false
     }
@@ -170,7 +170,7 @@ impl Client {
             if let Some((mut message, used)) = body {
                 self.bytes.drain(..used);
                 // An end that is no orderly one is none.
-                if ends == Ends::AtEof && self.heard.ended != Some(Ended::Closed) {
+                if ends == BodyEnd::AtEof && self.heard.ended != Some(ConnectionEnd::Closed) {
                     message.whole = false;
                 }
                 message.head = head;

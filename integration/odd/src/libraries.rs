@@ -10,8 +10,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::peers::{install, ours};
-use crate::row::Row;
-use crate::server::Server;
+use crate::row::OddRow;
+use crate::server::OddServer;
 
 /// How long a client may take; a JVM on a busy machine is slow to start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -96,7 +96,7 @@ impl Library {
     }
 
     async fn run_on(&self, proxy: Option<SocketAddr>) -> Result<Option<String>> {
-        let server = Server::start(self.says.clone()).await?;
+        let server = OddServer::start(self.says.clone()).await?;
         // Many clients go past their proxy to this machine.
         let name = if proxy.is_some() { NAME } else { "127.0.0.1" };
         let host = format!("{name}:{}", server.port);
@@ -172,7 +172,7 @@ fn library(
     does: &'static str,
     script: &'static str,
 ) -> Library {
-    let row = Row::new(does, "").says_with("Content-Length: 2\r\n");
+    let row = OddRow::new(does, "").says_with("Content-Length: 2\r\n");
     Library {
         client,
         does,
@@ -186,12 +186,12 @@ fn library(
 
 impl Library {
     fn says(mut self, answer: &str) -> Self {
-        self.says = Row::new("", "").says(answer).says;
+        self.says = OddRow::new("", "").says(answer).says;
         self
     }
 
     fn says_next(mut self, answer: &str) -> Self {
-        self.says.extend(Row::new("", "").says(answer).says);
+        self.says.extend(OddRow::new("", "").says(answer).says);
         self
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Message {
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ends {
+pub(crate) enum BodyEnd {
     None,
     After(usize),
     Chunked,
@@ -54,54 +54,54 @@ pub(crate) fn status(head: &[u8]) -> u16 {
 }
 
 /// How the body of a request ends.
-pub(crate) fn request_ends(head: &[u8]) -> Ends {
+pub(crate) fn request_ends(head: &[u8]) -> BodyEnd {
     match ends(head) {
-        Ends::AtEof => Ends::None,
+        BodyEnd::AtEof => BodyEnd::None,
         ends => ends,
     }
 }
 
 /// How the body of an answer to a request of this method ends.
-pub(crate) fn answer_ends(head: &[u8], method: &[u8]) -> Ends {
+pub(crate) fn answer_ends(head: &[u8], method: &[u8]) -> BodyEnd {
     match status(head) {
-        100..=199 | 204 | 304 => Ends::None,
-        200..=299 if method == b"CONNECT" => Ends::None,
-        _ if method == b"HEAD" => Ends::None,
+        100..=199 | 204 | 304 => BodyEnd::None,
+        200..=299 if method == b"CONNECT" => BodyEnd::None,
+        _ if method == b"HEAD" => BodyEnd::None,
         _ => ends(head),
     }
 }
 
-fn ends(head: &[u8]) -> Ends {
+fn ends(head: &[u8]) -> BodyEnd {
     let chunked = field(head, "transfer-encoding");
     if chunked.is_some_and(|codings| codings.to_ascii_lowercase().contains("chunked")) {
-        return Ends::Chunked;
+        return BodyEnd::Chunked;
     }
     match field(head, "content-length") {
         Some(length) => match length.rsplit(',').next().unwrap_or_default().trim().parse() {
-            Ok(length) => Ends::After(length),
-            Err(_) => Ends::AtEof,
+            Ok(length) => BodyEnd::After(length),
+            Err(_) => BodyEnd::AtEof,
         },
-        None => Ends::AtEof,
+        None => BodyEnd::AtEof,
     }
 }
 
 /// Takes a body off `bytes`; `None` while some of it is missing. `at_eof`: nothing more will come.
-pub(crate) fn take_body(bytes: &[u8], ends: Ends, at_eof: bool) -> Option<(Message, usize)> {
+pub(crate) fn take_body(bytes: &[u8], ends: BodyEnd, at_eof: bool) -> Option<(Message, usize)> {
     let mut message = Message {
         whole: true,
         ..Message::default()
     };
     match ends {
-        Ends::None => Some((message, 0)),
-        Ends::After(length) if bytes.len() >= length => {
+        BodyEnd::None => Some((message, 0)),
+        BodyEnd::After(length) if bytes.len() >= length => {
             message.body = bytes[..length].to_vec();
             Some((message, length))
         }
-        Ends::AtEof if at_eof => {
+        BodyEnd::AtEof if at_eof => {
             message.body = bytes.to_vec();
             Some((message, bytes.len()))
         }
-        Ends::Chunked => match chunks(bytes) {
+        BodyEnd::Chunked => match chunks(bytes) {
             Some((body, trailers, used)) => {
                 message.body = body;
                 message.trailers = trailers;
@@ -109,7 +109,7 @@ pub(crate) fn take_body(bytes: &[u8], ends: Ends, at_eof: bool) -> Option<(Messa
             }
             None => cut(bytes, at_eof),
         },
-        Ends::After(_) | Ends::AtEof => cut(bytes, at_eof),
+        BodyEnd::After(_) | BodyEnd::AtEof => cut(bytes, at_eof),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::libraries::Ran;
-use crate::play::{Played, Verdict};
+use crate::play::{Played, RouteVerdict};
 
 const BEGIN: &str = "<!-- odd: begin -->\n";
 const END: &str = "<!-- odd: end -->\n";
@@ -24,11 +24,11 @@ pub fn write(page: &Path, ways: &[&str], rows: &[Played], libraries: &[Ran]) -> 
 fn tables(ways: &[&str], rows: &[Played], libraries: &[Ran]) -> Result<String> {
     let mut page = String::new();
     let right = |way: usize| {
-        let right = |played: &&Played| played.verdicts[way] == Verdict::Right;
+        let right = |played: &&Played| played.verdicts[way] == RouteVerdict::Right;
         rows.iter().filter(right).count()
     };
     let means = |way: usize| {
-        let without = |played: &&Played| played.verdicts[way] != Verdict::Without;
+        let without = |played: &&Played| played.verdicts[way] != RouteVerdict::Without;
         rows.iter().filter(without).count()
     };
     writeln!(page, "{} rows. Right in:\n", rows.len())?;
@@ -67,11 +67,11 @@ fn tables(ways: &[&str], rows: &[Played], libraries: &[Ran]) -> Result<String> {
     Ok(page)
 }
 
-fn cell(verdict: &Verdict) -> String {
+fn cell(verdict: &RouteVerdict) -> String {
     match verdict {
-        Verdict::Right => "+".into(),
-        Verdict::Wrong(what) => escape(what),
-        Verdict::Without => String::new(),
+        RouteVerdict::Right => "+".into(),
+        RouteVerdict::Wrong(what) => escape(what),
+        RouteVerdict::Without => String::new(),
     }
 }
 

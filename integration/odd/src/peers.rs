@@ -19,11 +19,11 @@ use crate::libraries::NAME;
 
 /// A program that is not there, and how to get it.
 #[derive(Clone, Debug)]
-pub struct Missing(pub String);
+pub struct MissingProgram(pub String);
 
 /// The ways of a row, in the order of the table: directly, ours, the others.
 pub struct Peers {
-    pub(crate) ways: Vec<Way>,
+    pub(crate) ways: Vec<PeerRoute>,
     _others: Vec<Child>,
     _dir: TempDir,
     _shared_memory: SharedMemory,
@@ -40,7 +40,7 @@ impl Drop for SharedMemory {
     }
 }
 
-pub(crate) struct Way {
+pub(crate) struct PeerRoute {
     pub(crate) name: &'static str,
     /// `None` for none.
     pub(crate) proxy: Option<SocketAddr>,
@@ -55,7 +55,7 @@ const OTHERS: [(&str, &str, &str); 3] = [
 
 impl Peers {
     /// Installs what is missing where that is allowed.
-    pub fn check() -> Result<(), Missing> {
+    pub fn check() -> Result<(), MissingProgram> {
         let missing = || {
             OTHERS
                 .iter()
@@ -70,7 +70,7 @@ impl Peers {
             None => Ok(()),
             Some(_) => {
                 let packages = packages.join(" ");
-                Err(Missing(format!(
+                Err(MissingProgram(format!(
                     "needs other proxies: apt-get install {packages}"
                 )))
             }
@@ -83,11 +83,11 @@ impl Peers {
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(dir.path(), open)?;
         let mut ways = vec![
-            Way {
+            PeerRoute {
                 name: "direct",
                 proxy: None,
             },
-            Way {
+            PeerRoute {
                 name: "ours",
                 proxy: Some(ours().await?),
             },
@@ -123,7 +123,7 @@ impl Peers {
             others.push(child);
             let addr = SocketAddr::from(([127, 0, 0, 1], port));
             listening(name, addr).await?;
-            ways.push(Way {
+            ways.push(PeerRoute {
                 name,
                 proxy: Some(addr),
             });

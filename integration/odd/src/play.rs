@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use anyhow::Result;
 
 use crate::client::talk;
-use crate::peers::{Peers, Way};
-use crate::row::{Outcome, Row, plain};
-use crate::server::Server;
+use crate::peers::{PeerRoute, Peers};
+use crate::row::{OddRow, RowOutcome, plain};
+use crate::server::OddServer;
 
 /// How a way did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RouteVerdict {
     Right,
     /// What was in the place of the right.
     Wrong(String),
@@ -22,20 +22,20 @@ pub enum Verdict {
 /// A row, and how each way did, in the order of [`Peers::names`].
 #[derive(Clone, Debug)]
 pub struct Played {
-    pub row: Row,
-    pub verdicts: Vec<Verdict>,
+    pub row: OddRow,
+    pub verdicts: Vec<RouteVerdict>,
 }
 
 impl Played {
     /// Whether ours did worse than the best.
     pub fn is_worse(&self) -> bool {
-        let ours = self.verdicts.get(1) == Some(&Verdict::Right);
-        !ours && self.verdicts.contains(&Verdict::Right)
+        let ours = self.verdicts.get(1) == Some(&RouteVerdict::Right);
+        !ours && self.verdicts.contains(&RouteVerdict::Right)
     }
 }
 
 /// Plays one row.
-pub async fn play(row: &Row, peers: &Peers) -> Result<Played> {
+pub async fn play(row: &OddRow, peers: &Peers) -> Result<Played> {
     let mut verdicts = Vec::new();
     for way in &peers.ways {
         verdicts.push(play_on(row, way).await?);
@@ -46,15 +46,15 @@ pub async fn play(row: &Row, peers: &Peers) -> Result<Played> {
     })
 }
 
-async fn play_on(row: &Row, way: &Way) -> Result<Verdict> {
+async fn play_on(row: &OddRow, way: &PeerRoute) -> Result<RouteVerdict> {
     if row.proxied && way.proxy.is_none() {
-        return Ok(Verdict::Without);
+        return Ok(RouteVerdict::Without);
     }
     let says = match row.says.is_empty() {
         true => vec![plain()],
         false => row.says.clone(),
     };
-    let server = Server::start(says).await?;
+    let server = OddServer::start(says).await?;
     let host = format!("127.0.0.1:{}", server.port);
     let http = match way.proxy {
         Some(_) => format!("http://{host}"),
@@ -68,7 +68,7 @@ async fn play_on(row: &Row, way: &Way) -> Result<Verdict> {
     let direct = || SocketAddr::from(([127, 0, 0, 1], server.port));
     let addr = way.proxy.unwrap_or_else(direct);
     let heard = talk(addr, way.proxy.is_some(), &row.does, fill).await;
-    let outcome = Outcome {
+    let outcome = RowOutcome {
         heard,
         saw: server.saw(),
     };
@@ -76,7 +76,7 @@ async fn play_on(row: &Row, way: &Way) -> Result<Verdict> {
         .wants
         .iter()
         .find_map(|want| want.misses(&outcome, &fill_text));
-    Ok(wrong.map_or(Verdict::Right, Verdict::Wrong))
+    Ok(wrong.map_or(RouteVerdict::Right, RouteVerdict::Wrong))
 }
 
 fn replace(bytes: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {

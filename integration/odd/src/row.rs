@@ -1,12 +1,12 @@
 //! One odd thing: a client's bytes, a server's bytes, and what is right.
 
-use crate::client::{Do, Ended, Heard};
+use crate::client::{ConnectionEnd, Do, Heard};
 use crate::message::{Message, field, status};
 use crate::server::{Saw, Say, Then};
 
 /// A request or an answer that is odd but real.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct OddRow {
     pub name: String,
     /// The section that says what is right.
     pub rule: &'static str,
@@ -61,12 +61,12 @@ pub(crate) enum Want {
 
 /// What was heard and seen of one row on one way.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct RowOutcome {
     pub(crate) heard: Heard,
     pub(crate) saw: Saw,
 }
 
-impl Row {
+impl OddRow {
     pub(crate) fn new(name: impl Into<String>, rule: &'static str) -> Self {
         Self {
             name: name.into(),
@@ -229,16 +229,16 @@ pub(crate) fn plain() -> Say {
 
 impl Want {
     /// `None` if it is so, else what is in its place.
-    pub(crate) fn misses(&self, it: &Outcome, fill: &dyn Fn(&str) -> String) -> Option<String> {
+    pub(crate) fn misses(&self, it: &RowOutcome, fill: &dyn Fn(&str) -> String) -> Option<String> {
         let answer = it.heard.answers.first();
         let request = it.saw.requests.first();
         let head = answer.map(|a| String::from_utf8_lossy(&a.head).into_owned());
         let asked = request.map(|r| String::from_utf8_lossy(&r.head).into_owned());
         let nothing = || match (&it.heard.ended, answer) {
             (_, Some(answer)) => status(&answer.head).to_string(),
-            (Some(Ended::Closed), _) => "closed".into(),
-            (Some(Ended::Reset), _) => "reset".into(),
-            (Some(Ended::Silent), _) => "no answer".into(),
+            (Some(ConnectionEnd::Closed), _) => "closed".into(),
+            (Some(ConnectionEnd::Reset), _) => "reset".into(),
+            (Some(ConnectionEnd::Silent), _) => "no answer".into(),
             (None, _) => "nothing".into(),
         };
         let miss = |so: bool, what: &dyn Fn() -> String| (!so).then(what);
@@ -287,7 +287,7 @@ impl Want {
             Self::Cut => {
                 let passes = |a: &Message| a.whole && status(&a.head) < 500;
                 let so = !it.heard.answers.iter().any(passes);
-                let silent = it.heard.ended == Some(Ended::Silent);
+                let silent = it.heard.ended == Some(ConnectionEnd::Silent);
                 miss(so && !silent, &|| match silent {
                     true => "no end".into(),
                     false => "passes for whole".into(),
@@ -345,7 +345,7 @@ impl Want {
             }),
             Self::Refused => {
                 let no = answer.is_none_or(|a| status(&a.head) >= 400);
-                let silent = it.heard.ended == Some(Ended::Silent) && answer.is_none();
+                let silent = it.heard.ended == Some(ConnectionEnd::Silent) && answer.is_none();
                 let so = no && !silent && it.saw.requests.is_empty();
                 miss(so, &|| match it.saw.requests.is_empty() {
                     true => nothing(),

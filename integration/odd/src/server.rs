@@ -35,26 +35,26 @@ pub(crate) enum Then {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Saw {
     /// The head of each request and its body as it was sent, in the order they came.
-    pub(crate) requests: Vec<Request>,
+    pub(crate) requests: Vec<OddRequest>,
     pub(crate) connections: usize,
     /// Bytes of a tunnel, or of something that never became a request.
     pub(crate) rest: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Request {
+pub(crate) struct OddRequest {
     pub(crate) head: Vec<u8>,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<u8>,
 }
 
-pub(crate) struct Server {
+pub(crate) struct OddServer {
     pub(crate) port: u16,
     saw: Arc<Mutex<Saw>>,
     serving: JoinHandle<()>,
 }
 
-impl Server {
+impl OddServer {
     /// Each request gets the next of the answers, and the last of them for ever; a server without answers is a
     /// tunnel's end.
     pub(crate) async fn start(says: Vec<Say>) -> std::io::Result<Self> {
@@ -81,7 +81,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for OddServer {
     fn drop(&mut self) {
         self.serving.abort();
     }
@@ -96,9 +96,9 @@ async fn serve(mut stream: TcpStream, says: &[Say], saw: &Mutex<Saw>) {
         let head: Vec<u8> = bytes.drain(..head).collect();
         let count = {
             let mut saw = saw.lock().unwrap();
-            saw.requests.push(Request {
+            saw.requests.push(OddRequest {
                 head: head.clone(),
-                ..Request::default()
+                ..OddRequest::default()
             });
             saw.requests.len()
         };

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use kubevpn_odd::{
-    Missing, Peers, Played, Verdict, install_libraries, libraries, play, rows, write,
+    MissingProgram, Peers, Played, RouteVerdict, install_libraries, libraries, play, rows, write,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     let (played, ran) = <(Arc<Mutex<Vec<_>>>, Arc<Mutex<Vec<_>>>)>::default();
     let mut trials = Vec::new();
-    if let Some(Missing(why)) = missing {
+    if let Some(MissingProgram(why)) = missing {
         eprintln!("ignored: {why}");
         let table = Trial::test("rows", || Ok(())).with_ignored_flag(true);
         trials.push(table);
@@ -91,7 +91,7 @@ fn judge(played: &Played, names: &[&str]) -> Result<(), Failed> {
     let better: Vec<&str> = names
         .iter()
         .zip(&played.verdicts)
-        .filter(|(_, verdict)| **verdict == Verdict::Right)
+        .filter(|(_, verdict)| **verdict == RouteVerdict::Right)
         .map(|(name, _)| *name)
         .collect();
     match (played.is_worse(), played.row.because) {

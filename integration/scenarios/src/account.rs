@@ -18,7 +18,7 @@ use crate::space::until;
 
 /// What a ServiceAccount may do.
 #[derive(Clone, Copy, Debug)]
-pub struct Right {
+pub struct AccountRight {
     /// As in a Role.
     pub verbs: &'static [&'static str],
     /// Empty for the core one.
@@ -37,7 +37,7 @@ pub(crate) const NAME: &str = "tester";
 pub async fn service_account(
     admin: &Path,
     namespace: &str,
-    rights: &[Right],
+    rights: &[AccountRight],
 ) -> anyhow::Result<TempPath> {
     let api = client(admin).await?;
     let accounts = Api::<ServiceAccount>::namespaced(api.clone(), namespace);
@@ -116,7 +116,7 @@ where
 async fn is_allowed(
     api: &kube::Client,
     namespace: &str,
-    right: &Right,
+    right: &AccountRight,
     resource: &str,
 ) -> anyhow::Result<bool> {
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

@@ -164,9 +164,9 @@ impl Socks {
 }
 
 /// A client of the HTTP proxy for what curl cannot do.
-pub struct Tunnel;
+pub struct TunnelClient;
 
-impl Tunnel {
+impl TunnelClient {
     /// CONNECT, and the answer: an open connection.
     pub async fn connect(proxy: SocketAddr, host: &str, port: u16) -> anyhow::Result<TcpStream> {
         let mut stream = Self::send_early(proxy, host, port, b"").await?;
@@ -212,7 +212,7 @@ pub(crate) async fn read_head(
 
 /// The ways through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ProxyRoute {
     /// SOCKS5.
     Socks,
     /// HTTP's CONNECT.
@@ -221,7 +221,7 @@ pub enum Way {
     Forward,
 }
 
-impl Way {
+impl ProxyRoute {
     pub const ALL: [Self; 3] = [Self::Socks, Self::Tunnel, Self::Forward];
 
     /// A connection on which an HTTP/1 client sends its requests to the target, and what it puts before their paths.
@@ -234,7 +234,10 @@ impl Way {
     ) -> anyhow::Result<(TcpStream, String)> {
         Ok(match self {
             Self::Socks => (Socks::connect(socks, host, port).await?, String::new()),
-            Self::Tunnel => (Tunnel::connect(http, host, port).await?, String::new()),
+            Self::Tunnel => (
+                TunnelClient::connect(http, host, port).await?,
+                String::new(),
+            ),
             Self::Forward => (
                 TcpStream::connect(http).await?,
                 format!("http://{host}:{port}"),

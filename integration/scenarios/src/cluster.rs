@@ -9,12 +9,12 @@ use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tempfile::TempPath;
 
-use crate::Right;
+use crate::AccountRight;
 
 /// A cluster with the sample workload (`integration/lab/cluster/manifests/sample.yaml`) running.
 ///
 /// What both kinds offer through the Kubernetes API is asked there; the methods are for the rest.
-pub trait Cluster: Send + Sync {
+pub trait TestCluster: Send + Sync {
     /// A kubeconfig that may do everything; its context's namespace is `default`.
     fn kubeconfig(&self) -> PathBuf;
 
@@ -32,14 +32,14 @@ pub trait Cluster: Send + Sync {
     fn account(
         &self,
         namespace: &str,
-        rights: &'static [Right],
+        rights: &'static [AccountRight],
     ) -> LocalBoxFuture<'_, anyhow::Result<TempPath>>;
 
-    /// Now, for [`Cluster::asked_since`].
+    /// Now, for [`TestCluster::asked_since`].
     fn mark(&self) -> LocalBoxFuture<'_, anyhow::Result<String>>;
 
     /// What clients have asked the API server for since then.
-    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<Asked>>>;
+    fn asked_since(&self, mark: String) -> LocalBoxFuture<'_, anyhow::Result<Vec<ApiRequest>>>;
 
     /// Makes every watch that resumes be told 410 Gone; whether that can be had of this cluster.
     fn expire_watches(&self) -> bool {
@@ -52,7 +52,7 @@ pub trait Cluster: Send + Sync {
 
 /// One request to the API server.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ApiRequest {
     /// As RBAC has it: `get`, `list`, `watch`, `create`.
     pub verb: String,
     /// With its subresource: `pods/portforward`; empty for a path that is no resource.
@@ -63,7 +63,7 @@ pub struct Asked {
     pub uri: String,
 }
 
-impl Asked {
+impl ApiRequest {
     /// Whether it asked by the program under test, and for an answer from the API server's store.
     pub(crate) fn is_read(&self) -> bool {
         self.user_agent.starts_with("kubevpn/")

@@ -1,4 +1,4 @@
-//! Each behaviour of `kubevpn proxy-out` once, run against any [`Cluster`].
+//! Each behaviour of `kubevpn proxy-out` once, run against any [`TestCluster`].
 //!
 //! A scenario drives the built program with a kubeconfig file and real sockets, so that the simulation and a real
 //! cluster are used in the very same way: what the simulation claims, the real one confirms. [`all`] is the list;
@@ -22,16 +22,16 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 
-pub use self::account::{Right, kubeconfig, service_account};
-pub use self::client::{Curl, Socks, Tunnel, Way};
-pub use self::cluster::{Asked, Cluster};
+pub use self::account::{AccountRight, kubeconfig, service_account};
+pub use self::client::{Curl, ProxyRoute, Socks, TunnelClient};
+pub use self::cluster::{ApiRequest, TestCluster};
 pub use self::proxy::{Proxy, run_to_end};
 
 /// What a scenario is given.
 #[derive(Clone)]
 pub struct Context {
     /// Where it runs.
-    pub cluster: Arc<dyn Cluster>,
+    pub cluster: Arc<dyn TestCluster>,
     /// The program under test.
     pub kubevpn: PathBuf,
     /// Flags for every `proxy-out`, e.g. to force a transport.

@@ -21,13 +21,13 @@ pub struct Managed {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
@@ -76,16 +76,20 @@ impl Managed {
     }
 
     /// Runs a command to its end.
-    pub async fn run(&self, words: &[&str]) -> anyhow::Result<Said> {
+    pub async fn run(&self, words: &[&str]) -> anyhow::Result<CommandOutput> {
         let output = tokio::time::timeout(PATIENCE, self.command(words).output());
         let output = output
             .await
             .with_context(|| format!("{words:?} does not end"))??;
-        Ok(Said::of(output))
+        Ok(CommandOutput::of(output))
     }
 
     /// The same with `connect` and a kubeconfig.
-    pub async fn connect(&self, kubeconfig: &Path, words: &[&str]) -> anyhow::Result<Said> {
+    pub async fn connect(
+        &self,
+        kubeconfig: &Path,
+        words: &[&str],
+    ) -> anyhow::Result<CommandOutput> {
         let kubeconfig = kubeconfig.to_str().context("a path in UTF-8")?;
         self.run(&[&["connect", "--kubeconfig", kubeconfig], words].concat())
             .await
@@ -211,7 +215,7 @@ pub fn connection<'a>(status: &'a Value, id: &str) -> anyhow::Result<&'a Value> 
 }
 
 /// The ID that `connect` has printed.
-pub fn id_of(said: &Said) -> anyhow::Result<String> {
+pub fn id_of(said: &CommandOutput) -> anyhow::Result<String> {
     let mut lines = said.stdout.lines();
     let id = lines.find_map(|line| line.strip_prefix("Connection ID: "));
     Ok(id.with_context(|| format!("no ID in {said:?}"))?.to_owned())

@@ -16,14 +16,14 @@ use tokio::sync::watch;
 const ALPN_H2: &[u8] = b"\x02h2";
 
 /// A running relay; it ends when dropped.
-pub(crate) struct Relay {
+pub(crate) struct TestRelay {
     kubeconfig: tempfile::NamedTempFile,
     generation: watch::Sender<u64>,
     calls: watch::Sender<u64>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Relay {
+impl TestRelay {
     /// Listens on loopback, and writes a kubeconfig that goes through it.
     pub(crate) async fn start(kubeconfig: &Path) -> anyhow::Result<Self> {
         let mut config = Kubeconfig::read_from(kubeconfig)?;
@@ -109,7 +109,7 @@ async fn client_hello(client: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     Ok(record)
 }
 
-impl Drop for Relay {
+impl Drop for TestRelay {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -16,17 +16,17 @@ pub(crate) enum Leads<'a> {
 }
 
 /// A host and port, written as in a URL, and what it is to lead to.
-pub(crate) struct Row<'a>(pub(crate) String, pub(crate) Leads<'a>);
+pub(crate) struct TargetRow<'a>(pub(crate) String, pub(crate) Leads<'a>);
 
 /// `row("web:80", To("web"))`
-pub(crate) fn row<'a>(target: impl Into<String>, leads: Leads<'a>) -> Row<'a> {
-    Row(target.into(), leads)
+pub(crate) fn row<'a>(target: impl Into<String>, leads: Leads<'a>) -> TargetRow<'a> {
+    TargetRow(target.into(), leads)
 }
 
 /// Asks for each through the proxy with curl. The error has every row that went elsewhere.
-pub(crate) async fn check(proxy: &mut Proxy, rows: &[Row<'_>]) -> anyhow::Result<()> {
+pub(crate) async fn check(proxy: &mut Proxy, rows: &[TargetRow<'_>]) -> anyhow::Result<()> {
     let mut wrong = Vec::new();
-    for Row(target, leads) in rows {
+    for TargetRow(target, leads) in rows {
         if let Err(error) = one(proxy, target, *leads).await {
             wrong.push(format!("{target} should lead {leads:?}: {error:#}"));
         }

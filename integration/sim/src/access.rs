@@ -5,22 +5,22 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 /// A user, known by a bearer token, with what it may do.
 ///
 /// ```
-/// use kubevpn_sim::{Rule, User};
+/// use kubevpn_sim::{AccessRule, User};
 /// let viewer = User::new("viewer", "viewer-token")
-///     .may(Rule::new(&["get", "list", "watch"], &[""], &["services", "pods"]).namespaces(&["default"]))
-///     .may(Rule::new(&["create"], &[""], &["pods/portforward"]).namespaces(&["default"]));
+///     .may(AccessRule::new(&["get", "list", "watch"], &[""], &["services", "pods"]).namespaces(&["default"]))
+///     .may(AccessRule::new(&["create"], &[""], &["pods/portforward"]).namespaces(&["default"]));
 /// # let _ = viewer;
 /// ```
 #[derive(Clone, Debug)]
 pub struct User {
     pub(crate) name: String,
     pub(crate) token: String,
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<AccessRule>,
 }
 
 /// One rule: some verbs on some resources. `*` in a list matches everything.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct AccessRule {
     verbs: Vec<String>,
     groups: Vec<String>,
     resources: Vec<String>,
@@ -39,13 +39,13 @@ impl User {
     }
 
     /// Adds a rule.
-    pub fn may(mut self, rule: Rule) -> Self {
+    pub fn may(mut self, rule: AccessRule) -> Self {
         self.rules.push(rule);
         self
     }
 }
 
-impl Rule {
+impl AccessRule {
     /// Verbs, API groups (empty text for the core one) and resources (`pods`, `pods/portforward`), cluster-wide.
     pub fn new(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Self {
         Self {
@@ -129,7 +129,7 @@ impl Access {
     pub(crate) fn allows_path(&self, user: &str, path: &str) -> bool {
         let under = |root: &str| path == root || path.starts_with(&format!("{root}/"));
         let known = user != ANONYMOUS && ["/api", "/apis", "/openapi"].into_iter().any(under);
-        known || PUBLIC.contains(&path) || self.has_rule(user, Rule::is_everything)
+        known || PUBLIC.contains(&path) || self.has_rule(user, AccessRule::is_everything)
     }
 
     /// What RBAC says to a deed it does not allow.
@@ -148,7 +148,7 @@ impl Access {
         format!("User {user:?} cannot {verb} resource {resource:?} in API group {group:?} {place}")
     }
 
-    fn has_rule(&self, user: &str, suits: impl Fn(&Rule) -> bool) -> bool {
+    fn has_rule(&self, user: &str, suits: impl Fn(&AccessRule) -> bool) -> bool {
         let users = self.users();
         let mut of_user = users.iter().filter(|u| u.name == user);
         of_user.any(|u| u.rules.iter().any(&suits))
@@ -159,7 +159,7 @@ impl Access {
     }
 }
 
-impl Rule {
+impl AccessRule {
     fn allows(&self, deed: Deed<'_>) -> bool {
         let resource = |r: &String| {
             r == "*"
@@ -200,14 +200,14 @@ mod tests {
     use super::*;
 
     fn access() -> Access {
-        let services = Rule::new(&["get", "list"], &[""], &["services"]);
-        let forward = Rule::new(&["create"], &[""], &["pods/portforward"]);
+        let services = AccessRule::new(&["get", "list"], &[""], &["services"]);
+        let forward = AccessRule::new(&["create"], &[""], &["pods/portforward"]);
         Access::new(vec![
-            User::new("admin", "a").may(Rule::everything()),
+            User::new("admin", "a").may(AccessRule::everything()),
             User::new("viewer", "v")
                 .may(services.namespaces(&["x"]))
                 .may(forward.names(&["web-0"])),
-            User::new("any-log", "l").may(Rule::new(&["*"], &["*"], &["*/log"])),
+            User::new("any-log", "l").may(AccessRule::new(&["*"], &["*"], &["*/log"])),
         ])
     }
 
@@ -242,7 +242,7 @@ mod tests {
         }
         assert_eq!(access.user("v").as_deref(), Some("viewer"));
         assert_eq!(access.user("x"), None);
-        let pods = Rule::new(&["get"], &[""], &["pods"]);
+        let pods = AccessRule::new(&["get"], &[""], &["pods"]);
         access.add(User::new("late", "x").may(pods));
         assert_eq!(access.user("x").as_deref(), Some("late"));
         assert!(access.allows("late", deed("get pods y web-0")));

@@ -20,17 +20,17 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use self::path::{Info, Resource};
-pub(crate) use self::watch::Signal;
+pub(crate) use self::watch::WatchSignal;
 use crate::access::{ANONYMOUS, Access, Deed};
 use crate::audit;
-use crate::cluster::Cluster;
-use crate::faults::{Answer, Reject};
-use crate::kind::{ENDPOINTS, Kind, POD};
+use crate::cluster::SimCluster;
+use crate::faults::{FaultAnswer, Reject};
+use crate::kind::{ENDPOINTS, POD, ResourceKind};
 use crate::link::Link;
-use crate::portforward::{self, Transport};
+use crate::portforward::{self, SimTransport};
 use crate::status::Status;
 
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type ApiBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The largest body a client may send.
 const LARGEST: usize = 3 * 1024 * 1024;
@@ -42,10 +42,10 @@ pub(crate) struct Dropped;
 
 /// Answers one request and writes it down.
 pub(crate) async fn answer(
-    cluster: Arc<Cluster>,
+    cluster: Arc<SimCluster>,
     link: Link,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Dropped> {
+) -> Result<Response<ApiBody>, Dropped> {
     let uri = request.uri();
     let info = Info::read(
         request.method(),
@@ -72,14 +72,14 @@ pub(crate) async fn answer(
 
 /// What stands in the way, then the answer.
 async fn obstructed(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     link: &Link,
     request: Request<Incoming>,
     info: &Info,
-    record: &mut audit::Request,
-) -> Result<Response<Body>, Dropped> {
+    record: &mut audit::AuditedRequest,
+) -> Result<Response<ApiBody>, Dropped> {
     let upgrade = info.resource.as_ref().filter(|r| is_port_forward(r));
-    if let Some(transport) = upgrade.and_then(|_| Transport::of(request.headers())) {
+    if let Some(transport) = upgrade.and_then(|_| SimTransport::of(request.headers())) {
         match cluster.faults.rejected(transport) {
             None => {}
             Some(Reject::Status(code)) => return Ok(rejection(code)),
@@ -89,29 +89,29 @@ async fn obstructed(
     }
     let status = match cluster.faults.answer_to(record) {
         None => return Ok(real(cluster, link, request, info, record).await),
-        Some(Answer::Delay(delay)) => {
+        Some(FaultAnswer::Delay(delay)) => {
             tokio::time::sleep(delay).await;
             return Ok(real(cluster, link, request, info, record).await);
         }
-        Some(Answer::Drop) => return drop_link(link),
-        Some(Answer::Hang) => return std::future::pending().await,
-        Some(Answer::Unauthorized) => Status::unauthorized(),
-        Some(Answer::Forbidden) => forbidden(&record.user, info),
-        Some(Answer::Gone) => Status::too_old(1, cluster.world().store.revision()),
-        Some(Answer::TooManyRequests) => Status::too_many_requests(),
-        Some(Answer::InternalError) => Status::internal("a fault on command"),
-        Some(Answer::Unavailable) => Status::unavailable(),
+        Some(FaultAnswer::Drop) => return drop_link(link),
+        Some(FaultAnswer::Hang) => return std::future::pending().await,
+        Some(FaultAnswer::Unauthorized) => Status::unauthorized(),
+        Some(FaultAnswer::Forbidden) => forbidden(&record.user, info),
+        Some(FaultAnswer::Gone) => Status::too_old(1, cluster.world().store.revision()),
+        Some(FaultAnswer::TooManyRequests) => Status::too_many_requests(),
+        Some(FaultAnswer::InternalError) => Status::internal("a fault on command"),
+        Some(FaultAnswer::Unavailable) => Status::unavailable(),
     };
     Ok(failure(&status))
 }
 
 async fn real(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     link: &Link,
     request: Request<Incoming>,
     info: &Info,
-    record: &mut audit::Request,
-) -> Response<Body> {
+    record: &mut audit::AuditedRequest,
+) -> Response<ApiBody> {
     if record.user.is_empty() {
         return failure(&Status::unauthorized());
     }
@@ -133,7 +133,7 @@ async fn real(
 }
 
 /// Acts as the user a client with the right to do so asks for.
-fn impersonate(cluster: &Cluster, headers: &HeaderMap, user: &mut String) -> Result<(), Status> {
+fn impersonate(cluster: &SimCluster, headers: &HeaderMap, user: &mut String) -> Result<(), Status> {
     let Some(wanted) = headers
         .get("impersonate-user")
         .and_then(|v| v.to_str().ok())
@@ -155,7 +155,7 @@ fn impersonate(cluster: &Cluster, headers: &HeaderMap, user: &mut String) -> Res
     Ok(())
 }
 
-fn allowed(cluster: &Cluster, user: &str, verb: &str, resource: &Resource) -> bool {
+fn allowed(cluster: &SimCluster, user: &str, verb: &str, resource: &Resource) -> bool {
     // Everybody may ask what they may do.
     if resource.group == "authorization.k8s.io" && user != ANONYMOUS {
         return true;
@@ -195,7 +195,7 @@ fn refused(user: &str, verb: &str, r: &Resource) -> Status {
 }
 
 /// A path that is no resource.
-fn plain(cluster: &Cluster, info: &Info, user: &str) -> Response<Body> {
+fn plain(cluster: &SimCluster, info: &Info, user: &str) -> Response<ApiBody> {
     if !cluster.access.allows_path(user, &info.path) {
         return failure(&Status::forbidden_path(user, info.verb, &info.path));
     }
@@ -214,19 +214,22 @@ fn is_port_forward(r: &Resource) -> bool {
 }
 
 fn forward(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     link: &Link,
     request: Request<Incoming>,
     info: &Info,
     r: &Resource,
     user: &str,
-) -> Result<Response<Body>, Status> {
+) -> Result<Response<ApiBody>, Status> {
     if !matches!(info.verb, "get" | "create") {
         return Err(Status::method_not_allowed());
     }
-    let transport = Transport::of(request.headers());
+    let transport = SimTransport::of(request.headers());
     // Since 1.35 a WebSocket needs what SPDY's POST needs, although it is a GET.
-    let socket = matches!(transport, Some(Transport::Tunnel | Transport::Channel));
+    let socket = matches!(
+        transport,
+        Some(SimTransport::Tunnel | SimTransport::Channel)
+    );
     let strict = cluster.options.minor >= 35 && socket;
     if strict && info.verb == "get" && !allowed(cluster, user, "create", r) {
         return Err(refused(user, "create", r));
@@ -246,18 +249,18 @@ fn forward(
 }
 
 async fn resources(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     request: Request<Incoming>,
     info: &Info,
     r: &Resource,
-) -> Result<Response<Body>, Status> {
+) -> Result<Response<ApiBody>, Status> {
     if r.group == "authorization.k8s.io" && r.plural == "selfsubjectaccessreviews" {
         return review(cluster, request).await;
     }
     if !discovery::has_group(&r.group, &r.version) {
         return Ok(text(StatusCode::NOT_FOUND, "404 page not found\n"));
     }
-    let kind = Kind::served(&r.group, &r.version, &r.plural, cluster.options.minor);
+    let kind = ResourceKind::served(&r.group, &r.version, &r.plural, cluster.options.minor);
     let kind = kind.filter(|kind| match r.subresource.as_str() {
         "" => true,
         "status" => kind.has_status,
@@ -282,12 +285,12 @@ async fn resources(
 }
 
 async fn objects(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     request: Request<Incoming>,
     info: &Info,
     r: &Resource,
-    kind: &'static Kind,
-) -> Result<Response<Body>, Status> {
+    kind: &'static ResourceKind,
+) -> Result<Response<ApiBody>, Status> {
     if r.subresource == "status" {
         return status(cluster, request, info, r, kind).await;
     }
@@ -320,12 +323,12 @@ async fn objects(
 
 /// The status alone, which clients other than its controller have no business to change.
 async fn status(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     request: Request<Incoming>,
     info: &Info,
     r: &Resource,
-    kind: &'static Kind,
-) -> Result<Response<Body>, Status> {
+    kind: &'static ResourceKind,
+) -> Result<Response<ApiBody>, Status> {
     let value = match info.verb {
         "get" => read::get(cluster, kind, r)?,
         "patch" => {
@@ -338,7 +341,10 @@ async fn status(
 }
 
 /// SelfSubjectAccessReview: whether the one who asks may do something.
-async fn review(cluster: &Cluster, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+async fn review(
+    cluster: &SimCluster,
+    request: Request<Incoming>,
+) -> Result<Response<ApiBody>, Status> {
     if *request.method() != Method::POST {
         return Err(Status::method_not_allowed());
     }
@@ -405,7 +411,7 @@ fn token(headers: &HeaderMap) -> Option<&str> {
     value.strip_prefix("Bearer ").map(str::trim)
 }
 
-fn record(request: &Request<Incoming>, info: &Info) -> audit::Request {
+fn record(request: &Request<Incoming>, info: &Info) -> audit::AuditedRequest {
     let header = |name| {
         let value: Option<&HeaderValue> = request.headers().get(name);
         value
@@ -415,7 +421,7 @@ fn record(request: &Request<Incoming>, info: &Info) -> audit::Request {
     };
     let uri = request.uri();
     let r = info.resource.clone().unwrap_or_default();
-    audit::Request {
+    audit::AuditedRequest {
         verb: info.verb.into(),
         group: r.group,
         resource: r.plural,
@@ -436,19 +442,19 @@ fn record(request: &Request<Incoming>, info: &Info) -> audit::Request {
     }
 }
 
-fn drop_link(link: &Link) -> Result<Response<Body>, Dropped> {
+fn drop_link(link: &Link) -> Result<Response<ApiBody>, Dropped> {
     link.reset();
     Err(Dropped)
 }
 
 /// What a middlebox says.
-fn rejection(code: u16) -> Response<Body> {
+fn rejection(code: u16) -> Response<ApiBody> {
     let code = StatusCode::from_u16(code).unwrap_or(StatusCode::FORBIDDEN);
     let body = format!("<html><body><h1>{code}</h1></body></html>\n");
     respond(code, "text/html", full(body))
 }
 
-pub(crate) fn failure(status: &Status) -> Response<Body> {
+pub(crate) fn failure(status: &Status) -> Response<ApiBody> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = object(code, &status.object());
     if let Some(seconds) = status.retry_after() {
@@ -459,19 +465,19 @@ pub(crate) fn failure(status: &Status) -> Response<Body> {
     response
 }
 
-fn object(code: StatusCode, value: &Value) -> Response<Body> {
+fn object(code: StatusCode, value: &Value) -> Response<ApiBody> {
     json_response(code, full(format!("{value}\n")))
 }
 
-fn json_response(code: StatusCode, body: Body) -> Response<Body> {
+fn json_response(code: StatusCode, body: ApiBody) -> Response<ApiBody> {
     respond(code, "application/json", body)
 }
 
-pub(crate) fn text(code: StatusCode, body: &str) -> Response<Body> {
+pub(crate) fn text(code: StatusCode, body: &str) -> Response<ApiBody> {
     respond(code, "text/plain; charset=utf-8", full(body.to_owned()))
 }
 
-fn respond(code: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+fn respond(code: StatusCode, kind: &'static str, body: ApiBody) -> Response<ApiBody> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     let kind = HeaderValue::from_static(kind);
@@ -479,6 +485,6 @@ fn respond(code: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-pub(crate) fn full(body: String) -> Body {
+pub(crate) fn full(body: String) -> ApiBody {
     Full::new(Bytes::from(body)).boxed_unsync()
 }

@@ -8,7 +8,7 @@ const KEPT: usize = 100_000;
 
 /// One request, written down when its answer began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct AuditedRequest {
     /// As access rules name it: `get`, `list`, `watch`, `create`… For paths that are no resource, the
     /// method in lower case.
     pub verb: String,
@@ -36,11 +36,11 @@ pub struct Request {
 
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
-    log: Mutex<VecDeque<Request>>,
+    log: Mutex<VecDeque<AuditedRequest>>,
 }
 
 impl Audit {
-    pub(crate) fn push(&self, request: Request) {
+    pub(crate) fn push(&self, request: AuditedRequest) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == KEPT {
             log.pop_front();
@@ -48,7 +48,7 @@ impl Audit {
         log.push_back(request);
     }
 
-    pub(crate) fn all(&self) -> Vec<Request> {
+    pub(crate) fn all(&self) -> Vec<AuditedRequest> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.iter().cloned().collect()
     }

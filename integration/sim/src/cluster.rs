@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
-use crate::api::Signal;
+use crate::api::WatchSignal;
 use crate::audit::Audit;
 use crate::faults::Faults;
 use crate::pod::Network;
@@ -18,14 +18,14 @@ use crate::portforward::Sessions;
 use crate::world::{Later, World};
 
 #[derive(Debug)]
-pub(crate) struct Cluster {
-    pub(crate) options: Options,
+pub(crate) struct SimCluster {
+    pub(crate) options: SimOptions,
     pub(crate) access: Access,
     pub(crate) audit: Audit,
     pub(crate) faults: Faults,
     pub(crate) network: Arc<Network>,
     pub(crate) sessions: Sessions,
-    pub(crate) watches: watch::Sender<Signal>,
+    pub(crate) watches: watch::Sender<WatchSignal>,
     world: Mutex<World>,
     runtime: Handle,
     tasks: TaskTracker,
@@ -35,16 +35,16 @@ pub(crate) struct Cluster {
 
 /// What was chosen when it was built.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct SimOptions {
     /// The minor version of Kubernetes.
     pub(crate) minor: u32,
     /// Where objects go that name no namespace.
     pub(crate) namespace: String,
 }
 
-impl Cluster {
+impl SimCluster {
     /// Must be called in a tokio runtime, which runs all of it.
-    pub(crate) fn new(options: Options, access: Access, faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(options: SimOptions, access: Access, faults: Faults, seed: u64) -> Self {
         let tasks = TaskTracker::new();
         let network = Arc::new(Network::new(tasks.clone()));
         Self {
@@ -86,7 +86,7 @@ impl Cluster {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
-    /// Ends every task; [`Cluster::ended`] waits for that.
+    /// Ends every task; [`SimCluster::ended`] waits for that.
     pub(crate) fn end(&self) {
         self.over.cancel();
         self.network.stop_all();

@@ -13,23 +13,23 @@ use crate::link::Links;
 #[derive(Debug)]
 pub struct Faults {
     pub(crate) links: Arc<Links>,
-    state: Mutex<State>,
+    state: Mutex<FaultState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FaultState {
     next: u64,
-    requests: Vec<Rule>,
+    requests: Vec<FaultRule>,
     transports: [Option<Reject>; 3],
     streams: StreamFault,
     pod_delay: Duration,
 }
 
 #[derive(Debug)]
-struct Rule {
+struct FaultRule {
     id: FaultId,
     matching: Match,
-    answer: Answer,
+    answer: FaultAnswer,
     left: Option<usize>,
 }
 
@@ -57,7 +57,7 @@ pub struct Match {
 /// What happens to a matching request instead of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Answer {
+pub enum FaultAnswer {
     /// 401, as for a token that has expired.
     Unauthorized,
     /// 403, as the access rules answer it.
@@ -80,7 +80,7 @@ pub enum Answer {
 
 /// A way to carry port-forward streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
+pub enum SimTransport {
     /// `Upgrade: SPDY/3.1`.
     Spdy,
     /// SPDY inside WebSocket messages (`SPDY/3.1+portforward.k8s.io`).
@@ -89,7 +89,7 @@ pub enum Transport {
     Channel,
 }
 
-/// What a middlebox that dislikes a [`Transport`] does to its upgrades.
+/// What a middlebox that dislikes a [`SimTransport`] does to its upgrades.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reject {
@@ -156,7 +156,7 @@ impl Match {
         self
     }
 
-    fn matches(&self, request: &crate::Request) -> bool {
+    fn matches(&self, request: &crate::AuditedRequest) -> bool {
         let same = |want: &Option<String>, got: &str| want.as_deref().is_none_or(|w| w == got);
         same(&self.verb, &request.verb)
             && same(&self.resource, &request.resource)
@@ -218,12 +218,12 @@ impl Faults {
     }
 
     /// Every request that matches is answered so; of several faults the one set last counts.
-    pub fn answer(&self, matching: Match, answer: Answer) -> FaultId {
+    pub fn answer(&self, matching: Match, answer: FaultAnswer) -> FaultId {
         self.rule(matching, answer, None)
     }
 
     /// The next `times` requests that match are answered so.
-    pub fn answer_times(&self, matching: Match, answer: Answer, times: usize) -> FaultId {
+    pub fn answer_times(&self, matching: Match, answer: FaultAnswer, times: usize) -> FaultId {
         self.rule(matching, answer, Some(times))
     }
 
@@ -233,18 +233,18 @@ impl Faults {
     }
 
     /// Upgrades to this transport are turned away before they reach the API server.
-    pub fn reject(&self, transport: Transport, how: Reject) {
+    pub fn reject(&self, transport: SimTransport, how: Reject) {
         self.state().transports[transport as usize] = Some(how);
     }
 
     /// Upgrades to this transport pass again.
-    pub fn allow(&self, transport: Transport) {
+    pub fn allow(&self, transport: SimTransport) {
         self.state().transports[transport as usize] = None;
     }
 
     /// No faults any more: an API server that was away is back, bytes pass, requests get their answers.
     pub fn clear(&self) -> io::Result<()> {
-        *self.state() = State::default();
+        *self.state() = FaultState::default();
         self.links.set_silent(false, true);
         self.links.come_back()
     }
@@ -257,12 +257,12 @@ impl Faults {
         self.state().pod_delay
     }
 
-    pub(crate) fn rejected(&self, transport: Transport) -> Option<Reject> {
+    pub(crate) fn rejected(&self, transport: SimTransport) -> Option<Reject> {
         self.state().transports[transport as usize]
     }
 
     /// The answer some fault has for this request; uses up one of its times.
-    pub(crate) fn answer_to(&self, request: &crate::Request) -> Option<Answer> {
+    pub(crate) fn answer_to(&self, request: &crate::AuditedRequest) -> Option<FaultAnswer> {
         let mut state = self.state();
         let mut rules = state.requests.iter_mut().rev();
         let rule = rules.find(|r| r.left != Some(0) && r.matching.matches(request))?;
@@ -272,11 +272,11 @@ impl Faults {
         Some(rule.answer)
     }
 
-    fn rule(&self, matching: Match, answer: Answer, left: Option<usize>) -> FaultId {
+    fn rule(&self, matching: Match, answer: FaultAnswer, left: Option<usize>) -> FaultId {
         let mut state = self.state();
         state.next += 1;
         let id = FaultId(state.next);
-        state.requests.push(Rule {
+        state.requests.push(FaultRule {
             id,
             matching,
             answer,
@@ -285,7 +285,7 @@ impl Faults {
         id
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

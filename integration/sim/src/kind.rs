@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// One kind, as discovery describes it.
 #[derive(Debug)]
-pub(crate) struct Kind {
+pub(crate) struct ResourceKind {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
     pub(crate) kind: &'static str,
@@ -19,21 +19,24 @@ pub(crate) struct Kind {
     pub(crate) fields: &'static [&'static str],
 }
 
-pub(crate) static NAMESPACE: Kind = Kind {
+pub(crate) static NAMESPACE: ResourceKind = ResourceKind {
     fields: &["status.phase"],
-    ..Kind::cluster("", "v1", "Namespace", "namespaces", &["ns"])
+    ..ResourceKind::cluster("", "v1", "Namespace", "namespaces", &["ns"])
 };
-pub(crate) static SERVICE: Kind = Kind {
+pub(crate) static SERVICE: ResourceKind = ResourceKind {
     fields: &["spec.clusterIP", "spec.type"],
     has_status: true,
-    ..Kind::namespaced("", "v1", "Service", "services", &["svc"])
+    ..ResourceKind::namespaced("", "v1", "Service", "services", &["svc"])
 };
-pub(crate) static CONFIG_MAP: Kind = Kind::namespaced("", "v1", "ConfigMap", "configmaps", &["cm"]);
-pub(crate) static SECRET: Kind = Kind::namespaced("", "v1", "Secret", "secrets", &[]);
-pub(crate) static SERVICE_ACCOUNT: Kind =
-    Kind::namespaced("", "v1", "ServiceAccount", "serviceaccounts", &["sa"]);
-pub(crate) static ENDPOINTS: Kind = Kind::namespaced("", "v1", "Endpoints", "endpoints", &["ep"]);
-pub(crate) static POD: Kind = Kind {
+pub(crate) static CONFIG_MAP: ResourceKind =
+    ResourceKind::namespaced("", "v1", "ConfigMap", "configmaps", &["cm"]);
+pub(crate) static SECRET: ResourceKind =
+    ResourceKind::namespaced("", "v1", "Secret", "secrets", &[]);
+pub(crate) static SERVICE_ACCOUNT: ResourceKind =
+    ResourceKind::namespaced("", "v1", "ServiceAccount", "serviceaccounts", &["sa"]);
+pub(crate) static ENDPOINTS: ResourceKind =
+    ResourceKind::namespaced("", "v1", "Endpoints", "endpoints", &["ep"]);
+pub(crate) static POD: ResourceKind = ResourceKind {
     fields: &[
         "spec.nodeName",
         "spec.restartPolicy",
@@ -45,22 +48,22 @@ pub(crate) static POD: Kind = Kind {
         "status.nominatedNodeName",
     ],
     has_status: true,
-    ..Kind::namespaced("", "v1", "Pod", "pods", &["po"])
+    ..ResourceKind::namespaced("", "v1", "Pod", "pods", &["po"])
 };
-pub(crate) static DEPLOYMENT: Kind =
-    Kind::namespaced("apps", "v1", "Deployment", "deployments", &["deploy"]);
-pub(crate) static STATEFUL_SET: Kind =
-    Kind::namespaced("apps", "v1", "StatefulSet", "statefulsets", &["sts"]);
-pub(crate) static ENDPOINT_SLICE: Kind = Kind::namespaced(
+pub(crate) static DEPLOYMENT: ResourceKind =
+    ResourceKind::namespaced("apps", "v1", "Deployment", "deployments", &["deploy"]);
+pub(crate) static STATEFUL_SET: ResourceKind =
+    ResourceKind::namespaced("apps", "v1", "StatefulSet", "statefulsets", &["sts"]);
+pub(crate) static ENDPOINT_SLICE: ResourceKind = ResourceKind::namespaced(
     "discovery.k8s.io",
     "v1",
     "EndpointSlice",
     "endpointslices",
     &[],
 );
-pub(crate) static IP_ADDRESS: Kind = Kind {
+pub(crate) static IP_ADDRESS: ResourceKind = ResourceKind {
     since: 33,
-    ..Kind::cluster(
+    ..ResourceKind::cluster(
         "networking.k8s.io",
         "v1",
         "IPAddress",
@@ -68,9 +71,9 @@ pub(crate) static IP_ADDRESS: Kind = Kind {
         &["ip"],
     )
 };
-pub(crate) static SERVICE_CIDR: Kind = Kind {
+pub(crate) static SERVICE_CIDR: ResourceKind = ResourceKind {
     since: 33,
-    ..Kind::cluster(
+    ..ResourceKind::cluster(
         "networking.k8s.io",
         "v1",
         "ServiceCIDR",
@@ -80,7 +83,7 @@ pub(crate) static SERVICE_CIDR: Kind = Kind {
 };
 
 /// Every kind.
-pub(crate) static ALL: [&Kind; 12] = [
+pub(crate) static ALL: [&ResourceKind; 12] = [
     &NAMESPACE,
     &CONFIG_MAP,
     &SECRET,
@@ -95,7 +98,7 @@ pub(crate) static ALL: [&Kind; 12] = [
     &SERVICE_CIDR,
 ];
 
-impl Kind {
+impl ResourceKind {
     const fn namespaced(
         group: &'static str,
         version: &'static str,
@@ -164,10 +167,10 @@ impl Kind {
     }
 }
 
-impl PartialEq for Kind {
+impl PartialEq for ResourceKind {
     fn eq(&self, other: &Self) -> bool {
         self.plural == other.plural
     }
 }
 
-impl Eq for Kind {}
+impl Eq for ResourceKind {}

@@ -8,14 +8,14 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::json;
 
 #[derive(Debug)]
-pub(crate) struct Kubeconfig {
+pub(crate) struct SimKubeconfig {
     pub(crate) server: String,
     pub(crate) namespace: String,
     /// The authority's certificate, as PEM and DER; none without TLS.
     pub(crate) ca: Option<(String, Vec<u8>)>,
 }
 
-impl Kubeconfig {
+impl SimKubeconfig {
     pub(crate) fn yaml(&self, token: &str) -> String {
         let mut cluster = json!({"server": self.server});
         if let Some((pem, _)) = &self.ca {

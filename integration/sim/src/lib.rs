@@ -27,7 +27,7 @@
 //! ```
 //! use k8s_openapi::api::core::v1::Service;
 //! use kube::{Api, Client};
-//! use kubevpn_sim::{Answer, Match, Sim};
+//! use kubevpn_sim::{FaultAnswer, Match, Sim};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +35,7 @@
 //! let services: Api<Service> = Api::default_namespaced(Client::try_from(sim.config())?);
 //! assert!(services.get("productpage").await.is_ok());
 //!
-//! sim.faults().answer_times(Match::any().verb("get"), Answer::Unauthorized, 1);
+//! sim.faults().answer_times(Match::any().verb("get"), FaultAnswer::Unauthorized, 1);
 //! assert!(services.get("productpage").await.is_err());
 //! assert_eq!(sim.requests().last().map(|r| r.code), Some(401));
 //! # Ok(())
@@ -68,9 +68,9 @@ mod store;
 mod tls;
 mod world;
 
-pub use self::access::{Rule, User};
-pub use self::audit::Request;
-pub use self::faults::{Answer, FaultId, Faults, Match, Reject, StreamFault, Transport};
+pub use self::access::{AccessRule, User};
+pub use self::audit::AuditedRequest;
+pub use self::faults::{FaultAnswer, FaultId, Faults, Match, Reject, SimTransport, StreamFault};
 pub use self::line::Line;
-pub use self::portforward::Session;
-pub use self::sim::{Builder, Error, Sim};
+pub use self::portforward::SimSession;
+pub use self::sim::{Error, Sim, SimBuilder};

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
-use crate::cluster::Cluster;
+use crate::cluster::SimCluster;
 use crate::server;
 
 /// What a connection in memory holds at either end.
@@ -26,10 +26,10 @@ const PIECE_TAKES: Duration = Duration::from_millis(2);
 /// A line on which each byte is on its way for some time, and nothing else limits what is unless it was made
 /// [narrow](Self::narrow). See [`Sim::line`](crate::Sim::line).
 #[derive(Clone, Debug)]
-pub struct Line(Arc<Ends>);
+pub struct Line(Arc<LineEnds>);
 
-struct Ends {
-    cluster: Arc<Cluster>,
+struct LineEnds {
+    cluster: Arc<SimCluster>,
     tls: Option<TlsAcceptor>,
     each_way: Duration,
     dialled: AtomicUsize,
@@ -37,18 +37,18 @@ struct Ends {
     stalled: Mutex<Option<Instant>>,
     /// Bytes a second each way; without limit where it is 0.
     bandwidth: AtomicU64,
-    up: Lane,
-    down: Lane,
+    up: LineDirection,
+    down: LineDirection,
 }
 
 /// One direction.
-struct Lane {
+struct LineDirection {
     carried: AtomicU64,
     /// Until when a narrow one is taken. Who waits longest has it next.
     free: tokio::sync::Mutex<Instant>,
 }
 
-impl Lane {
+impl LineDirection {
     fn new() -> Self {
         Self {
             carried: AtomicU64::new(0),
@@ -57,7 +57,7 @@ impl Lane {
     }
 }
 
-impl std::fmt::Debug for Ends {
+impl std::fmt::Debug for LineEnds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ends")
             .field("each_way", &self.each_way)
@@ -66,16 +66,20 @@ impl std::fmt::Debug for Ends {
 }
 
 impl Line {
-    pub(crate) fn new(cluster: Arc<Cluster>, tls: Option<TlsAcceptor>, each_way: Duration) -> Self {
-        Self(Arc::new(Ends {
+    pub(crate) fn new(
+        cluster: Arc<SimCluster>,
+        tls: Option<TlsAcceptor>,
+        each_way: Duration,
+    ) -> Self {
+        Self(Arc::new(LineEnds {
             cluster,
             tls,
             each_way,
             dialled: AtomicUsize::new(0),
             stalled: Mutex::default(),
             bandwidth: AtomicU64::new(0),
-            up: Lane::new(),
-            down: Lane::new(),
+            up: LineDirection::new(),
+            down: LineDirection::new(),
         }))
     }
 
@@ -96,11 +100,11 @@ impl Line {
     }
 
     /// One connection to the API server, after a round trip: that of a TCP handshake. With TLS unless the simulation was
-    /// built [without](crate::Builder::plain).
+    /// built [without](crate::SimBuilder::plain).
     ///
     /// Errors: the API server is away.
     pub async fn dial(&self) -> io::Result<DuplexStream> {
-        let Ends {
+        let LineEnds {
             cluster,
             tls,
             each_way,
@@ -135,7 +139,7 @@ impl Line {
     }
 }
 
-impl Ends {
+impl LineEnds {
     fn bandwidth(&self) -> Option<u64> {
         Some(self.bandwidth.load(Ordering::Relaxed)).filter(|b| *b > 0)
     }
@@ -147,7 +151,7 @@ impl Ends {
     }
 
     /// Waits until bytes that have come now are on the line.
-    async fn leave(&self, bytes: usize, lane: &Lane) {
+    async fn leave(&self, bytes: usize, lane: &LineDirection) {
         if let Some(bandwidth) = self.bandwidth() {
             let takes = Duration::from_secs_f64(bytes as f64 / bandwidth as f64);
             let mut free = lane.free.lock().await;
@@ -162,8 +166,8 @@ impl Ends {
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    ends: Arc<Ends>,
-    lane: fn(&Ends) -> &Lane,
+    ends: Arc<LineEnds>,
+    lane: fn(&LineEnds) -> &LineDirection,
 ) {
     let (sent, mut coming) = mpsc::channel::<(Instant, Bytes)>(PIECES);
     let ends = &*ends;

@@ -27,11 +27,11 @@ pub(crate) struct Links {
     runtime: Handle,
     /// Holds the port while nothing listens on it.
     _reserved: TcpSocket,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LinkState {
     listener: Option<TcpListener>,
     accepting: Option<Waker>,
     links: BTreeMap<u64, Link>,
@@ -40,7 +40,7 @@ struct State {
     closed: bool,
 }
 
-/// A handle on one connection; its other half is the [`Socket`].
+/// A handle on one connection; its other half is the [`SimSocket`].
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) id: u64,
@@ -49,18 +49,18 @@ pub(crate) struct Link {
 
 #[derive(Debug, Default)]
 struct Wire {
-    io: Option<Io>,
+    io: Option<LinkIo>,
     silent: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
 /// A socket, or a connection in memory.
-type Io = Either<TcpStream, DuplexStream>;
+type LinkIo = Either<TcpStream, DuplexStream>;
 
 /// A connection's bytes.
 #[derive(Debug)]
-pub(crate) struct Socket {
+pub(crate) struct SimSocket {
     link: Link,
     links: Arc<Links>,
 }
@@ -85,11 +85,11 @@ impl Links {
     }
 
     /// The next connection; `None` once closed.
-    pub(crate) async fn accept(self: &Arc<Self>) -> Option<Socket> {
+    pub(crate) async fn accept(self: &Arc<Self>) -> Option<SimSocket> {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    fn poll_accept(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<Socket>> {
+    fn poll_accept(self: &Arc<Self>, cx: &mut Context<'_>) -> Poll<Option<SimSocket>> {
         let mut state = self.state();
         loop {
             if state.closed {
@@ -113,14 +113,14 @@ impl Links {
     }
 
     /// Takes a connection in memory; `None` while nothing listens.
-    pub(crate) fn connect(self: &Arc<Self>) -> Option<(Socket, DuplexStream)> {
+    pub(crate) fn connect(self: &Arc<Self>) -> Option<(SimSocket, DuplexStream)> {
         let mut state = self.state();
         state.listener.as_ref()?;
         let (ours, theirs) = tokio::io::duplex(MEMORY);
         Some((self.add(&mut state, Either::Right(ours)), theirs))
     }
 
-    fn add(self: &Arc<Self>, state: &mut State, io: Io) -> Socket {
+    fn add(self: &Arc<Self>, state: &mut LinkState, io: LinkIo) -> SimSocket {
         state.next += 1;
         let wire = Wire {
             io: Some(io),
@@ -132,7 +132,7 @@ impl Links {
             wire: Arc::new(Mutex::new(wire)),
         };
         state.links.insert(link.id, link.clone());
-        Socket {
+        SimSocket {
             link,
             links: Arc::clone(self),
         }
@@ -194,7 +194,7 @@ impl Links {
         self.reset_all();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -248,17 +248,17 @@ impl Wire {
     }
 
     /// The socket, unless it is to be silent.
-    fn reading(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut Io>>> {
+    fn reading(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut LinkIo>>> {
         self.reader = Some(cx.waker().clone());
         self.open()
     }
 
-    fn writing(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut Io>>> {
+    fn writing(&mut self, cx: &Context<'_>) -> Poll<io::Result<Pin<&mut LinkIo>>> {
         self.writer = Some(cx.waker().clone());
         self.open()
     }
 
-    fn open(&mut self) -> Poll<io::Result<Pin<&mut Io>>> {
+    fn open(&mut self) -> Poll<io::Result<Pin<&mut LinkIo>>> {
         match &mut self.io {
             None => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Some(_) if self.silent => Poll::Pending,
@@ -267,20 +267,20 @@ impl Wire {
     }
 }
 
-impl Socket {
+impl SimSocket {
     pub(crate) fn link(&self) -> Link {
         self.link.clone()
     }
 }
 
-impl Drop for Socket {
+impl Drop for SimSocket {
     fn drop(&mut self) {
         self.links.state().links.remove(&self.link.id);
         self.link.wire().io = None;
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for SimSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -291,7 +291,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for SimSocket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -5,11 +5,11 @@ const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A sequence of made-up names, the same for the same seed (splitmix64).
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct NameSequence {
     state: u64,
 }
 
-impl Names {
+impl NameSequence {
     pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn shapes() {
-        let mut names = Names::new(1);
+        let mut names = NameSequence::new(1);
         let uid = names.uid();
         let parts: Vec<_> = uid.split('-').map(str::len).collect();
         assert_eq!(parts, [8, 4, 4, 4, 12]);
@@ -90,7 +90,11 @@ mod tests {
 
     #[test]
     fn a_seed_fixes_the_sequence() {
-        let (mut a, mut b, mut c) = (Names::new(7), Names::new(7), Names::new(8));
+        let (mut a, mut b, mut c) = (
+            NameSequence::new(7),
+            NameSequence::new(7),
+            NameSequence::new(8),
+        );
         assert_eq!(a.uid(), b.uid());
         assert_ne!(a.uid(), c.uid());
     }

@@ -30,7 +30,7 @@ const CONNECTIONS: usize = 16 * 1024;
 /// Every pod's network, by the pod's UID.
 #[derive(Debug)]
 pub(crate) struct Network {
-    pods: Mutex<HashMap<String, Arc<Pod>>>,
+    pods: Mutex<HashMap<String, Arc<SimPod>>>,
     tasks: TaskTracker,
 }
 
@@ -64,21 +64,21 @@ pub(crate) struct Ports {
 }
 
 #[derive(Debug)]
-pub(crate) struct Pod {
+pub(crate) struct SimPod {
     pub(crate) info: PodInfo,
     /// Ends the programs.
     running: CancellationToken,
     /// The sandbox is gone too.
     removed: AtomicBool,
     ready: AtomicBool,
-    ports: Mutex<HashMap<u16, Program>>,
+    ports: Mutex<HashMap<u16, PodProgram>>,
     room: Arc<Semaphore>,
     next_client_port: AtomicU16,
     tasks: TaskTracker,
 }
 
 #[derive(Clone)]
-enum Program {
+enum PodProgram {
     Http,
     Tcp,
     Stream,
@@ -93,7 +93,7 @@ type Custom = Arc<dyn Fn(DuplexStream) -> Pin<Box<dyn Future<Output = ()> + Send
 
 /// A connection to a pod's port.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct PodConnection {
     pub(crate) io: DuplexStream,
     /// Says whether the program reset it, once the other end of `io` is gone.
     pub(crate) end: oneshot::Receiver<Reset>,
@@ -107,7 +107,7 @@ pub(crate) struct Reset;
 
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DialError {
+pub(crate) enum PodDialError {
     /// Nothing listens.
     Refused,
     /// The sandbox is gone.
@@ -126,19 +126,19 @@ impl Network {
     pub(crate) fn start(&self, info: PodInfo) {
         let mut ports = HashMap::new();
         for (numbers, program) in [
-            (&info.ports.http, Program::Http),
-            (&info.ports.tcp, Program::Tcp),
-            (&info.ports.stream, Program::Stream),
-            (&info.ports.greet, Program::Greet),
-            (&info.ports.reset, Program::Reset),
-            (&info.ports.close, Program::Close),
+            (&info.ports.http, PodProgram::Http),
+            (&info.ports.tcp, PodProgram::Tcp),
+            (&info.ports.stream, PodProgram::Stream),
+            (&info.ports.greet, PodProgram::Greet),
+            (&info.ports.reset, PodProgram::Reset),
+            (&info.ports.close, PodProgram::Close),
         ] {
             ports.extend(numbers.iter().map(|p| (*p, program.clone())));
         }
         if let Some(hosts) = &info.dns {
-            ports.insert(dns::PORT, Program::Dns(Arc::new(hosts.clone())));
+            ports.insert(dns::PORT, PodProgram::Dns(Arc::new(hosts.clone())));
         }
-        let pod = Arc::new(Pod {
+        let pod = Arc::new(SimPod {
             running: CancellationToken::new(),
             removed: AtomicBool::new(false),
             ready: AtomicBool::new(false),
@@ -151,7 +151,7 @@ impl Network {
         self.pods().insert(pod.info.uid.clone(), pod);
     }
 
-    pub(crate) fn get(&self, uid: &str) -> Option<Arc<Pod>> {
+    pub(crate) fn get(&self, uid: &str) -> Option<Arc<SimPod>> {
         self.pods().get(uid).cloned()
     }
 
@@ -184,12 +184,12 @@ impl Network {
         }
     }
 
-    fn pods(&self) -> MutexGuard<'_, HashMap<String, Arc<Pod>>> {
+    fn pods(&self) -> MutexGuard<'_, HashMap<String, Arc<SimPod>>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pod {
+impl SimPod {
     /// Puts a program behind a port, in place of what is there.
     pub(crate) fn listen<F, Fut>(&self, port: u16, serve: F)
     where
@@ -197,53 +197,53 @@ impl Pod {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let custom: Custom = Arc::new(move |io| Box::pin(serve(io)));
-        self.programs().insert(port, Program::Custom(custom));
+        self.programs().insert(port, PodProgram::Custom(custom));
     }
 
     /// Connects to a port, as from the pod's own loopback.
-    pub(crate) fn connect(self: &Arc<Self>, port: u16) -> Result<Connection, DialError> {
+    pub(crate) fn connect(self: &Arc<Self>, port: u16) -> Result<PodConnection, PodDialError> {
         if self.removed.load(Ordering::Relaxed) {
-            return Err(DialError::Gone);
+            return Err(PodDialError::Gone);
         }
         let program = self.programs().get(&port).cloned();
         let (Some(program), false) = (program, self.running.is_cancelled()) else {
-            return Err(DialError::Refused);
+            return Err(PodDialError::Refused);
         };
         let room = Arc::clone(&self.room).try_acquire_owned();
-        let room = room.map_err(|_| DialError::Refused)?;
+        let room = room.map_err(|_| PodDialError::Refused)?;
         let from = self.next_client_port.fetch_add(1, Ordering::Relaxed) | 0x8000;
         let (near, far) = tokio::io::duplex(BUFFER);
         let (tell, end) = oneshot::channel();
-        let client = Client {
+        let client = PodClient {
             pod: Arc::clone(self),
             port,
             from,
         };
         self.tasks.spawn(run(client, program, far, tell, room));
-        Ok(Connection {
+        Ok(PodConnection {
             io: near,
             end,
             from,
         })
     }
 
-    fn programs(&self) -> MutexGuard<'_, HashMap<u16, Program>> {
+    fn programs(&self) -> MutexGuard<'_, HashMap<u16, PodProgram>> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One connection, as its program sees it.
 #[derive(Clone)]
-struct Client {
-    pod: Arc<Pod>,
+struct PodClient {
+    pod: Arc<SimPod>,
     /// The port of the pod.
     port: u16,
     from: u16,
 }
 
 async fn run(
-    client: Client,
-    program: Program,
+    client: PodClient,
+    program: PodProgram,
     mut io: DuplexStream,
     tell: oneshot::Sender<Reset>,
     _room: OwnedSemaphorePermit,
@@ -251,14 +251,14 @@ async fn run(
     let running = client.pod.running.clone();
     let program = async {
         match program {
-            Program::Http => http::serve(client, io).await,
-            Program::Custom(serve) => serve(io).await,
-            Program::Dns(hosts) => dns::serve(&hosts, &mut io).await,
-            Program::Tcp => raw::answer_at_the_end(&mut io).await,
-            Program::Stream => raw::echo(&mut io).await,
-            Program::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
-            Program::Close => raw::answer_and_close(&mut io).await,
-            Program::Reset => {
+            PodProgram::Http => http::serve(client, io).await,
+            PodProgram::Custom(serve) => serve(io).await,
+            PodProgram::Dns(hosts) => dns::serve(&hosts, &mut io).await,
+            PodProgram::Tcp => raw::answer_at_the_end(&mut io).await,
+            PodProgram::Stream => raw::echo(&mut io).await,
+            PodProgram::Greet => raw::greet(&client.pod.info.hostname, &mut io).await,
+            PodProgram::Close => raw::answer_and_close(&mut io).await,
+            PodProgram::Reset => {
                 raw::read_one(&mut io).await;
                 // Told before `io` goes, so that who sees its end knows.
                 let _ = tell.send(Reset);
@@ -268,7 +268,7 @@ async fn run(
     running.run_until_cancelled(program).await;
 }
 
-impl fmt::Debug for Program {
+impl fmt::Debug for PodProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "http",

@@ -16,22 +16,22 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::api::{Body, full, text};
-use crate::cluster::Cluster;
+use crate::api::{ApiBody, full, text};
+use crate::cluster::SimCluster;
 use crate::link::Link;
-use crate::pod::Pod;
+use crate::pod::SimPod;
 use crate::status::Status;
 
-pub use self::sessions::Session;
 pub(crate) use self::sessions::Sessions;
-pub(crate) use crate::faults::Transport;
+pub use self::sessions::SimSession;
+pub(crate) use crate::faults::SimTransport;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 const CHANNEL: &str = "v4.channel.k8s.io";
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
-impl Transport {
+impl SimTransport {
     /// What a request asks for by its headers; `None` if it is no upgrade.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let tokens = list(headers, &header::CONNECTION);
@@ -50,13 +50,13 @@ impl Transport {
 
 /// Answers an upgrade, and starts its session if the answer is yes.
 pub(crate) fn upgrade(
-    cluster: &Arc<Cluster>,
+    cluster: &Arc<SimCluster>,
     link: &Link,
     request: Request<Incoming>,
-    pod: Arc<Pod>,
+    pod: Arc<SimPod>,
     user: &str,
     ports: &[String],
-) -> Result<Response<Body>, Status> {
+) -> Result<Response<ApiBody>, Status> {
     for port in ports.iter().flat_map(|p| p.split(',')) {
         if let Err(why) = port.parse::<u16>() {
             let why = match why.kind() {
@@ -69,22 +69,22 @@ pub(crate) fn upgrade(
         }
     }
     let headers = request.headers();
-    let Some(mut transport) = Transport::of(headers) else {
+    let Some(mut transport) = SimTransport::of(headers) else {
         return Err(Status::bad_request("Upgrade request required"));
     };
     // An older API server leaves it to the kubelet, which does not know it.
-    if transport == Transport::Tunnel && cluster.options.minor < 31 {
-        transport = Transport::Channel;
+    if transport == SimTransport::Tunnel && cluster.options.minor < 31 {
+        transport = SimTransport::Channel;
     }
     let ports = ports.iter().flat_map(|p| p.split(',')).map(|p| p.parse());
     let ports: Vec<u16> = ports.filter_map(Result::ok).collect();
     let response = match transport {
-        Transport::Spdy => spdy_answer(headers),
-        Transport::Tunnel if *request.method() != Method::GET => {
+        SimTransport::Spdy => spdy_answer(headers),
+        SimTransport::Tunnel if *request.method() != Method::GET => {
             text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
         }
-        Transport::Tunnel => socket_answer(headers, TUNNEL),
-        Transport::Channel => channel_answer(request.method(), headers, &ports),
+        SimTransport::Tunnel => socket_answer(headers, TUNNEL),
+        SimTransport::Channel => channel_answer(request.method(), headers, &ports),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
@@ -97,15 +97,15 @@ pub(crate) fn upgrade(
             Err(error) => return tracing::debug!(%error, "an upgrade failed"),
         };
         match transport {
-            Transport::Spdy => spdy::serve(shared, live, pod, io).await,
-            Transport::Tunnel => spdy::serve(shared, live, pod, tunnel::bytes(io).await).await,
-            Transport::Channel => channel::serve(shared, live, pod, ports, io).await,
+            SimTransport::Spdy => spdy::serve(shared, live, pod, io).await,
+            SimTransport::Tunnel => spdy::serve(shared, live, pod, tunnel::bytes(io).await).await,
+            SimTransport::Channel => channel::serve(shared, live, pod, ports, io).await,
         }
     });
     Ok(response)
 }
 
-fn spdy_answer(headers: &HeaderMap) -> Response<Body> {
+fn spdy_answer(headers: &HeaderMap) -> Response<ApiBody> {
     let versions = list(headers, &STREAM_PROTOCOL);
     if versions.is_empty() {
         // The kubelet does not upgrade, and the API server does not know what to make of that.
@@ -130,7 +130,7 @@ fn spdy_answer(headers: &HeaderMap) -> Response<Body> {
     response
 }
 
-fn channel_answer(method: &Method, headers: &HeaderMap, ports: &[u16]) -> Response<Body> {
+fn channel_answer(method: &Method, headers: &HeaderMap, ports: &[u16]) -> Response<ApiBody> {
     if ports.is_empty() {
         let why = "query parameter \"port\" is required";
         return text(StatusCode::BAD_REQUEST, why);
@@ -154,7 +154,7 @@ fn channel_answer(method: &Method, headers: &HeaderMap, ports: &[u16]) -> Respon
     socket_answer(headers, CHANNEL)
 }
 
-fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Response<Body> {
+fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Response<ApiBody> {
     let version = headers.get(header::SEC_WEBSOCKET_VERSION);
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let (Some(key), true) = (key, version.is_some_and(|v| v == "13")) else {
@@ -177,13 +177,13 @@ fn socket_answer(headers: &HeaderMap, protocol: &'static str) -> Response<Body> 
 }
 
 /// A refusal that does not say what its text is.
-fn bare(code: StatusCode, body: &str) -> Response<Body> {
+fn bare(code: StatusCode, body: &str) -> Response<ApiBody> {
     let mut response = Response::new(full(body.to_owned()));
     *response.status_mut() = code;
     response
 }
 
-fn switching(protocol: &'static str) -> Response<Body> {
+fn switching(protocol: &'static str) -> Response<ApiBody> {
     let mut response = Response::new(full(String::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::kind::Kind;
+use crate::kind::ResourceKind;
 
 /// Both selectors of one request.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ enum Requirement {
 
 impl Selector {
     /// Reads the two query parameters. The error is what the API server says in its 400.
-    pub(crate) fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, String> {
+    pub(crate) fn parse(kind: &ResourceKind, labels: &str, fields: &str) -> Result<Self, String> {
         Ok(Self {
             labels: parse_labels(labels)?,
             fields: parse_fields(kind, fields)?,
@@ -82,7 +82,7 @@ impl Requirement {
     }
 }
 
-fn parse_fields(kind: &Kind, text: &str) -> Result<Vec<(String, String, bool)>, String> {
+fn parse_fields(kind: &ResourceKind, text: &str) -> Result<Vec<(String, String, bool)>, String> {
     let mut found = Vec::new();
     for term in text.split(',').filter(|t| !t.is_empty()) {
         let (field, value, equal) = if let Some((f, v)) = term.split_once("!=") {

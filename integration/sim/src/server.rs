@@ -11,20 +11,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use crate::api;
-use crate::cluster::Cluster;
-use crate::link::{Link, Links, Socket};
+use crate::cluster::SimCluster;
+use crate::link::{Link, Links, SimSocket};
 
 /// Who has not shaken hands by then is gone.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Takes connections until the simulation ends.
-pub(crate) async fn serve(cluster: Arc<Cluster>, links: Arc<Links>, tls: Option<TlsAcceptor>) {
+pub(crate) async fn serve(cluster: Arc<SimCluster>, links: Arc<Links>, tls: Option<TlsAcceptor>) {
     while let Some(socket) = links.accept().await {
         cluster.spawn(connection(Arc::clone(&cluster), socket, tls.clone()));
     }
 }
 
-pub(crate) async fn connection(cluster: Arc<Cluster>, socket: Socket, tls: Option<TlsAcceptor>) {
+pub(crate) async fn connection(
+    cluster: Arc<SimCluster>,
+    socket: SimSocket,
+    tls: Option<TlsAcceptor>,
+) {
     let link = socket.link();
     let Some(tls) = tls else {
         return requests(cluster, link, socket).await;
@@ -36,11 +40,11 @@ pub(crate) async fn connection(cluster: Arc<Cluster>, socket: Socket, tls: Optio
     }
 }
 
-async fn requests<T>(cluster: Arc<Cluster>, link: Link, io: T)
+async fn requests<T>(cluster: Arc<SimCluster>, link: Link, io: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let tasks = Tasks(Arc::clone(&cluster));
+    let tasks = SimTasks(Arc::clone(&cluster));
     let answer = service_fn(|request| api::answer(Arc::clone(&cluster), link.clone(), request));
     let mut builder = auto::Builder::new(tasks);
     // As Go writes them.
@@ -53,9 +57,9 @@ where
 
 /// Runs what an HTTP/2 connection spawns as tasks of the simulation.
 #[derive(Clone)]
-struct Tasks(Arc<Cluster>);
+struct SimTasks(Arc<SimCluster>);
 
-impl<F> Executor<F> for Tasks
+impl<F> Executor<F> for SimTasks
 where
     F: Future + Send + 'static,
 {

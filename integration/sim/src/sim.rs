@@ -11,35 +11,35 @@ use serde_json::Value;
 use tokio::io::DuplexStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::access::{Access, Rule, User};
-use crate::audit::Request;
-use crate::cluster::{Cluster, Options};
+use crate::access::{Access, AccessRule, User};
+use crate::audit::AuditedRequest;
+use crate::cluster::{SimCluster, SimOptions};
 use crate::faults::Faults;
-use crate::kind::{Kind, POD};
-use crate::kubeconfig::Kubeconfig;
+use crate::kind::{POD, ResourceKind};
+use crate::kubeconfig::SimKubeconfig;
 use crate::line::Line;
 use crate::link::Links;
-use crate::portforward::Session;
+use crate::portforward::SimSession;
 use crate::server;
 use crate::status::Status;
-use crate::tls::Tls;
+use crate::tls::SimTls;
 use crate::world::{is_ready, is_terminating, name_of};
 
-/// The workload of [`Builder::sample`], which the real cluster of the lab runs too.
+/// The workload of [`SimBuilder::sample`], which the real cluster of the lab runs too.
 const SAMPLE: &str = include_str!("../sample.yaml");
 /// The default user's token.
 const ADMIN: &str = "admin";
 
 /// A running cluster in memory. Dropping it ends everything it runs; [`Sim::shutdown`] also waits for that.
 pub struct Sim {
-    cluster: Arc<Cluster>,
-    kubeconfig: Kubeconfig,
+    cluster: Arc<SimCluster>,
+    kubeconfig: SimKubeconfig,
     tls: Option<TlsAcceptor>,
 }
 
 /// What a [`Sim`] is to be. See [`Sim::builder`].
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct SimBuilder {
     tls: bool,
     namespace: String,
     sample: bool,
@@ -85,8 +85,8 @@ impl From<Status> for Error {
 
 impl Sim {
     /// A cluster with TLS, one user who may do everything, and nothing in it but what every cluster has.
-    pub fn builder() -> Builder {
-        Builder {
+    pub fn builder() -> SimBuilder {
+        SimBuilder {
             tls: true,
             namespace: "default".into(),
             sample: false,
@@ -124,7 +124,7 @@ impl Sim {
     /// Writes the default user's kubeconfig into a directory, readable by the owner alone.
     pub fn write_kubeconfig(&self, dir: &Path) -> Result<PathBuf, Error> {
         let path = dir.join("kubeconfig");
-        Kubeconfig::write(&path, &self.kubeconfig_yaml())
+        SimKubeconfig::write(&path, &self.kubeconfig_yaml())
             .map_err(|e| Error::Io("writing the kubeconfig", e))?;
         Ok(path)
     }
@@ -150,7 +150,7 @@ impl Sim {
     /// Deletes an object by its kind in the singular (`Service`); the namespace of a cluster-wide kind is
     /// ignored.
     pub fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<(), Error> {
-        let kind = Kind::named(kind).ok_or_else(Status::no_such_resource)?;
+        let kind = ResourceKind::named(kind).ok_or_else(Status::no_such_resource)?;
         let gone = self
             .cluster
             .change(|world| world.delete(kind, namespace, name));
@@ -161,13 +161,15 @@ impl Sim {
     /// An object as the API server would give it.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let world = self.cluster.world();
-        let object = world.store.get(Kind::named(kind)?, namespace, name)?;
+        let object = world
+            .store
+            .get(ResourceKind::named(kind)?, namespace, name)?;
         Some((**object).clone())
     }
 
     /// All objects of a kind, of one namespace or (empty) of all.
     pub fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
-        let Some(kind) = Kind::named(kind) else {
+        let Some(kind) = ResourceKind::named(kind) else {
             return Vec::new();
         };
         let world = self.cluster.world();
@@ -260,7 +262,7 @@ impl Sim {
     }
 
     /// The requests since the start or the last [`Sim::forget_requests`], in the order of their answers.
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<AuditedRequest> {
         self.cluster.audit.all()
     }
 
@@ -275,7 +277,7 @@ impl Sim {
     }
 
     /// The port-forward sessions open now.
-    pub fn sessions(&self) -> Vec<Session> {
+    pub fn sessions(&self) -> Vec<SimSession> {
         self.cluster.sessions.list()
     }
 
@@ -328,7 +330,7 @@ impl fmt::Debug for Sim {
     }
 }
 
-impl Builder {
+impl SimBuilder {
     /// Plain HTTP instead of TLS.
     pub fn plain(mut self) -> Self {
         self.tls = false;
@@ -376,16 +378,16 @@ impl Builder {
         let minor = self.version.strip_prefix("1.").and_then(|m| m.parse().ok());
         let minor = minor.ok_or(Error::Version(self.version))?;
         let mut users = self.users;
-        users.push(User::new("kubernetes-admin", ADMIN).may(Rule::everything()));
-        let options = Options {
+        users.push(User::new("kubernetes-admin", ADMIN).may(AccessRule::everything()));
+        let options = SimOptions {
             minor,
             namespace: self.namespace.clone(),
         };
         let links = Links::listen().map_err(|e| Error::Io("listening on loopback", e))?;
         let links = Arc::new(links);
-        let tls = self.tls.then(Tls::new).transpose()?;
+        let tls = self.tls.then(SimTls::new).transpose()?;
         let scheme = if self.tls { "https" } else { "http" };
-        let kubeconfig = Kubeconfig {
+        let kubeconfig = SimKubeconfig {
             server: format!("{scheme}://{}", links.address()),
             namespace: self.namespace.clone(),
             ca: tls.as_ref().map(|t| (t.ca_pem.clone(), t.ca_der.clone())),
@@ -393,7 +395,7 @@ impl Builder {
         let faults = Faults::new(Arc::clone(&links));
         let seed = self.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
         tracing::debug!(seed, "a simulation starts");
-        let cluster = Arc::new(Cluster::new(options, Access::new(users), faults, seed));
+        let cluster = Arc::new(SimCluster::new(options, Access::new(users), faults, seed));
         let tls = tls.map(|t| t.acceptor);
         cluster.spawn(server::serve(Arc::clone(&cluster), links, tls.clone()));
         let sim = Sim {

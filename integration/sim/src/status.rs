@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kind::Kind;
+use crate::kind::ResourceKind;
 
 /// A failure, as the client gets it.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,7 +30,7 @@ impl Status {
         self
     }
 
-    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: &ResourceKind, name: &str) -> Self {
         let resource = qualified(kind.group, kind.plural);
         Self::new(404, "NotFound", format!("{resource} {name:?} not found")).details(about(
             kind.group,
@@ -45,19 +45,19 @@ impl Status {
         Self::new(404, "NotFound", text).details(json!({}))
     }
 
-    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn already_exists(kind: &ResourceKind, name: &str) -> Self {
         let resource = qualified(kind.group, kind.plural);
         let text = format!("{resource} {name:?} already exists");
         Self::new(409, "AlreadyExists", text).details(about(kind.group, kind.plural, name))
     }
 
-    pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn conflict(kind: &ResourceKind, name: &str, why: &str) -> Self {
         let resource = qualified(kind.group, kind.plural);
         let text = format!("Operation cannot be fulfilled on {resource} {name:?}: {why}");
         Self::new(409, "Conflict", text).details(about(kind.group, kind.plural, name))
     }
 
-    pub(crate) fn invalid(kind: &Kind, name: &str, field: &str, why: &str) -> Self {
+    pub(crate) fn invalid(kind: &ResourceKind, name: &str, field: &str, why: &str) -> Self {
         let reason = match why {
             "Required value" => "FieldValueRequired",
             _ => "FieldValueInvalid",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::kind::Kind;
+use crate::kind::ResourceKind;
 
 /// Changes kept; who asks for older ones gets 410.
 const HISTORY: usize = 10_000;
@@ -17,11 +17,11 @@ const HISTORY: usize = 10_000;
 pub(crate) type Object = Arc<Value>;
 
 /// Where an object stands: kind, namespace (empty for a cluster-wide kind), name.
-pub(crate) type Key = (&'static str, String, String);
+pub(crate) type ObjectKey = (&'static str, String, String);
 
 #[derive(Debug)]
-pub(crate) struct Store {
-    objects: BTreeMap<Key, Object>,
+pub(crate) struct ObjectStore {
+    objects: BTreeMap<ObjectKey, Object>,
     history: VecDeque<Change>,
     /// The changes up to here are forgotten.
     compacted: u64,
@@ -32,7 +32,7 @@ pub(crate) struct Store {
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) revision: u64,
-    key: Key,
+    key: ObjectKey,
     pub(crate) old: Option<Object>,
     pub(crate) new: Option<Object>,
 }
@@ -43,12 +43,12 @@ pub(crate) struct Compacted {
     pub(crate) oldest: u64,
 }
 
-pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
+pub(crate) fn key(kind: &ResourceKind, namespace: &str, name: &str) -> ObjectKey {
     let namespace = if kind.namespaced { namespace } else { "" };
     (kind.plural, namespace.into(), name.into())
 }
 
-impl Store {
+impl ObjectStore {
     pub(crate) fn new() -> Self {
         Self {
             objects: BTreeMap::new(),
@@ -67,14 +67,14 @@ impl Store {
         self.revision.subscribe()
     }
 
-    pub(crate) fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<&Object> {
+    pub(crate) fn get(&self, kind: &ResourceKind, namespace: &str, name: &str) -> Option<&Object> {
         self.objects.get(&key(kind, namespace, name))
     }
 
     /// The objects of a kind in their order, of one namespace or (empty) of all.
     pub(crate) fn list<'a>(
         &'a self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a Object> + 'a {
         let from = (kind.plural, namespace.to_owned(), String::new());
@@ -86,15 +86,15 @@ impl Store {
             .map(|(_, object)| object)
     }
 
-    /// As [`Store::list`], at an earlier revision.
+    /// As [`ObjectStore::list`], at an earlier revision.
     pub(crate) fn list_at(
         &self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         namespace: &str,
         revision: u64,
     ) -> Result<Vec<Object>, Compacted> {
         self.reachable(revision)?;
-        let mut objects: BTreeMap<Key, Object> = self
+        let mut objects: BTreeMap<ObjectKey, Object> = self
             .objects
             .range((kind.plural, namespace.to_owned(), String::new())..)
             .take_while(|((plural, ns, _), _)| {
@@ -118,7 +118,7 @@ impl Store {
     /// Up to `limit` changes of a kind after a revision, and the revision they reach up to.
     pub(crate) fn since(
         &self,
-        kind: &Kind,
+        kind: &ResourceKind,
         namespace: &str,
         revision: u64,
         limit: usize,
@@ -139,7 +139,7 @@ impl Store {
 
     /// Creates or replaces an object, which gets its new resource version; nothing happens when nothing
     /// but that differs.
-    pub(crate) fn put(&mut self, kind: &Kind, mut object: Value) -> Object {
+    pub(crate) fn put(&mut self, kind: &ResourceKind, mut object: Value) -> Object {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let key = key(
             kind,
@@ -166,7 +166,12 @@ impl Store {
         object
     }
 
-    pub(crate) fn remove(&mut self, kind: &Kind, namespace: &str, name: &str) -> Option<Object> {
+    pub(crate) fn remove(
+        &mut self,
+        kind: &ResourceKind,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Object> {
         let key = key(kind, namespace, name);
         let old = self.objects.remove(&key)?;
         self.record(Change {
@@ -206,7 +211,7 @@ impl Store {
 }
 
 impl Change {
-    fn is_of(&self, kind: &Kind, namespace: &str) -> bool {
+    fn is_of(&self, kind: &ResourceKind, namespace: &str) -> bool {
         self.key.0 == kind.plural && (namespace.is_empty() || self.key.1 == namespace)
     }
 }
@@ -234,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_earlier_revision_can_be_listed() {
-        let mut store = Store::new();
+        let mut store = ObjectStore::new();
         store.put(&POD, pod("a", 1));
         store.put(&POD, pod("b", 1));
         let then = store.revision();
@@ -257,7 +262,7 @@ mod tests {
 
     #[test]
     fn changes_are_found_by_revision() {
-        let mut store = Store::new();
+        let mut store = ObjectStore::new();
         let start = store.revision();
         store.put(&POD, pod("a", 1));
         store.put(&SERVICE, pod("s", 1));
@@ -276,7 +281,7 @@ mod tests {
 
     #[test]
     fn history_is_bounded() {
-        let mut store = Store::new();
+        let mut store = ObjectStore::new();
         for n in 0..HISTORY as u32 + 10 {
             store.put(&POD, pod("a", n));
         }

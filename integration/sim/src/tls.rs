@@ -20,14 +20,14 @@ const NAMES: [&str; 5] = [
     "kubernetes.default.svc.cluster.local",
 ];
 
-pub(crate) struct Tls {
+pub(crate) struct SimTls {
     pub(crate) acceptor: TlsAcceptor,
     /// The authority's certificate.
     pub(crate) ca_pem: String,
     pub(crate) ca_der: Vec<u8>,
 }
 
-impl Tls {
+impl SimTls {
     pub(crate) fn new() -> Result<Self, Error> {
         let failed = |e: rcgen::Error| Error::Tls(Box::new(e));
         let mut params = CertificateParams::default();

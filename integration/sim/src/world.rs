@@ -14,11 +14,11 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::kind::{self, Kind};
-use crate::names::Names;
+use crate::kind::{self, ResourceKind};
+use crate::names::NameSequence;
 use crate::pod::Network;
 use crate::status::Status;
-use crate::store::{Object, Store};
+use crate::store::{Object, ObjectStore};
 
 pub(crate) use self::pods::{Later, is_ready, is_terminating};
 use self::services::{IPV4_SERVICES, IPV6_SERVICES};
@@ -29,8 +29,8 @@ const NODE: &str = "node-1";
 
 #[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) store: Store,
-    names: Names,
+    pub(crate) store: ObjectStore,
+    names: NameSequence,
     network: Arc<Network>,
     next_pod_ip: u16,
     /// What is to happen after a while; [`World::take_later`] hands it out.
@@ -41,8 +41,8 @@ impl World {
     /// A cluster with what every cluster has: some namespaces, the `kubernetes` Service.
     pub(crate) fn new(seed: u64, network: Arc<Network>) -> Self {
         let mut world = Self {
-            store: Store::new(),
-            names: Names::new(seed),
+            store: ObjectStore::new(),
+            names: NameSequence::new(seed),
             network,
             next_pod_ip: 2,
             later: Vec::new(),
@@ -54,7 +54,7 @@ impl World {
     /// Creates an object that is not there yet. A name that ends the `generateName` is made up.
     pub(crate) fn create(
         &mut self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         mut object: Value,
     ) -> Result<Object, Status> {
         let meta = &mut object["metadata"];
@@ -80,7 +80,7 @@ impl World {
     /// Replaces an object. What belongs to the server (UID, addresses, most of the status) stays.
     pub(crate) fn update(
         &mut self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         mut object: Value,
     ) -> Result<Object, Status> {
         let (namespace, name) = place(kind, &mut object)?;
@@ -117,7 +117,7 @@ impl World {
     /// Deletes an object; a pod goes its way in time. Gives back what it was.
     pub(crate) fn delete(
         &mut self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         namespace: &str,
         name: &str,
     ) -> Result<Object, Status> {
@@ -137,7 +137,7 @@ impl World {
 
     /// Creates an object or replaces the one of its name, as `kubectl apply` would.
     pub(crate) fn apply(&mut self, mut object: Value, namespace: &str) -> Result<(), Status> {
-        let Some(kind) = Kind::of(&object) else {
+        let Some(kind) = ResourceKind::of(&object) else {
             return Err(Status::bad_request(format!(
                 "no matches for kind {} in version {}",
                 object["kind"], object["apiVersion"]
@@ -179,7 +179,7 @@ impl World {
 
     fn admit(
         &mut self,
-        kind: &'static Kind,
+        kind: &'static ResourceKind,
         object: &mut Value,
         old: Option<&Object>,
     ) -> Result<(), Status> {
@@ -263,14 +263,14 @@ impl World {
     }
 
     /// For objects of our own making, which are valid.
-    fn make(&mut self, kind: &'static Kind, object: Value) -> Object {
+    fn make(&mut self, kind: &'static ResourceKind, object: Value) -> Object {
         let made = self.create(kind, object);
         made.unwrap_or_else(|status| panic!("{}", status.message))
     }
 }
 
 /// Puts the object into its namespace, checks its name, and says both.
-fn place(kind: &Kind, object: &mut Value) -> Result<(String, String), Status> {
+fn place(kind: &ResourceKind, object: &mut Value) -> Result<(String, String), Status> {
     if !object["metadata"].is_object() {
         return Err(Status::bad_request("the object has no metadata"));
     }
@@ -301,7 +301,7 @@ fn place(kind: &Kind, object: &mut Value) -> Result<(String, String), Status> {
     Ok((namespace, name))
 }
 
-fn has_generation(kind: &Kind) -> bool {
+fn has_generation(kind: &ResourceKind) -> bool {
     [
         kind::POD.plural,
         kind::DEPLOYMENT.plural,

@@ -8,12 +8,12 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, PostParams, WatchParams};
 use kube::{Api, Client};
-use kubevpn_sim::{Rule, Sim, User};
+use kubevpn_sim::{AccessRule, Sim, User};
 use serde_json::json;
 
 async fn start(version: &str) -> Sim {
-    let read = Rule::new(&["get", "list"], &[""], &["services", "pods"]);
-    let forward = |verb| Rule::new(&[verb], &[""], &["pods/portforward"]);
+    let read = AccessRule::new(&["get", "list"], &[""], &["services", "pods"]);
+    let forward = |verb| AccessRule::new(&[verb], &[""], &["pods/portforward"]);
     Sim::builder()
         .version(version)
         .sample()

@@ -8,7 +8,7 @@ use common::{SPDY, ask, h1, h2, portforward, refusal, within};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{ListParams, WatchParams};
 use kube::{Api, Client};
-use kubevpn_sim::{Answer, Match, Sim};
+use kubevpn_sim::{FaultAnswer, Match, Sim};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -114,10 +114,10 @@ async fn requests_get_other_answers() {
     let services: Api<Service> = Api::default_namespaced(h1(&sim));
     let gets = || Match::any().verb("get").resource("pods");
     for (answer, code) in [
-        (Answer::Unauthorized, 401),
-        (Answer::Forbidden, 403),
-        (Answer::Gone, 410),
-        (Answer::InternalError, 500),
+        (FaultAnswer::Unauthorized, 401),
+        (FaultAnswer::Forbidden, 403),
+        (FaultAnswer::Gone, 410),
+        (FaultAnswer::InternalError, 500),
     ] {
         let id = faults.answer(gets().name("db-0"), answer);
         assert_eq!(refusal(pods.get("db-0").await).0, code);
@@ -126,7 +126,7 @@ async fn requests_get_other_answers() {
         faults.remove(id);
         pods.get("db-0").await.unwrap();
     }
-    let forbidden = faults.answer(gets(), Answer::Forbidden);
+    let forbidden = faults.answer(gets(), FaultAnswer::Forbidden);
     let (_, message) = refusal(pods.get("db-0").await);
     assert_eq!(
         message,
@@ -136,14 +136,14 @@ async fn requests_get_other_answers() {
     // A number of times.
     faults.answer_times(
         Match::any().resource("services").namespace("default"),
-        Answer::Forbidden,
+        FaultAnswer::Forbidden,
         2,
     );
     assert_eq!(refusal(services.get("db").await).0, 403);
     assert_eq!(refusal(services.list(&ListParams::default()).await).0, 403);
     services.get("db").await.unwrap();
     // A watch that cannot start where it wants to.
-    faults.answer(Match::any().verb("watch"), Answer::Gone);
+    faults.answer(Match::any().verb("watch"), FaultAnswer::Gone);
     let watch = services.watch(&WatchParams::default(), "0").await;
     assert_eq!(refusal(watch.map(|_| ())).0, 410);
     let codes: Vec<u16> = sim.requests().iter().map(|r| r.code).collect();
@@ -156,7 +156,7 @@ async fn answers_that_do_not_come() {
     let client = Client::try_from(sim.config()).unwrap();
     let pods: Api<Pod> = Api::default_namespaced(client);
     sim.faults()
-        .answer_times(Match::any().name("db-0"), Answer::Drop, 1);
+        .answer_times(Match::any().name("db-0"), FaultAnswer::Drop, 1);
     let (code, user) = {
         assert!(!matches!(
             pods.get("db-0").await.unwrap_err(),
@@ -168,14 +168,14 @@ async fn answers_that_do_not_come() {
     assert_eq!((code, &*user), (0, "kubernetes-admin"));
     // Too many requests, and what to do about it.
     sim.faults()
-        .answer_times(Match::any(), Answer::TooManyRequests, 1);
+        .answer_times(Match::any(), FaultAnswer::TooManyRequests, 1);
     let (answer, _) = ask(sim.connect().unwrap(), "GET", "/api/v1/pods", &[]).await;
     assert_eq!(
         (&*answer.status, answer.header("retry-after")),
         ("429 Too Many Requests", Some("1"))
     );
     sim.faults()
-        .answer_times(Match::any(), Answer::Unavailable, 1);
+        .answer_times(Match::any(), FaultAnswer::Unavailable, 1);
     let (answer, _) = ask(sim.connect().unwrap(), "GET", "/api/v1/pods", &[]).await;
     assert_eq!(answer.status, "503 Service Unavailable");
 }
@@ -186,13 +186,13 @@ async fn answers_that_come_late() {
     let upgrades = || Match::any().resource("pods").subresource("portforward");
     let delay = Duration::from_secs(7);
     sim.faults()
-        .answer_times(upgrades(), Answer::Delay(delay), 1);
+        .answer_times(upgrades(), FaultAnswer::Delay(delay), 1);
     let start = Instant::now();
     let path = portforward("db-0");
     let (answer, _io) = ask(sim.connect().unwrap(), "POST", &path, &SPDY).await;
     assert_eq!(answer.status, "101 Switching Protocols");
     assert_eq!(start.elapsed(), delay);
-    sim.faults().answer_times(upgrades(), Answer::Hang, 1);
+    sim.faults().answer_times(upgrades(), FaultAnswer::Hang, 1);
     let hang = ask(sim.connect().unwrap(), "POST", &path, &SPDY);
     let patience = Duration::from_secs(3600);
     assert!(tokio::time::timeout(patience, hang).await.is_err());

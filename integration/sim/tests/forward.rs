@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use common::{SPDY, ask, portforward, websocket, within};
 use futures_util::{SinkExt, StreamExt};
-use kubevpn_sim::{Sim, StreamFault, Transport};
-use kubevpn_spdy::{Config, Headers, Session, Stream};
+use kubevpn_sim::{Sim, SimTransport, StreamFault};
+use kubevpn_spdy::{Config, Headers, Session, SpdyStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
@@ -39,7 +39,7 @@ fn headers(kind: &str, port: u16, request: usize) -> Headers {
 }
 
 /// Both streams of a new connection: error and data.
-fn open(session: &Session, port: u16, request: usize) -> (Stream, Stream) {
+fn open(session: &Session, port: u16, request: usize) -> (SpdyStream, SpdyStream) {
     let error = session
         .open(&headers("error", port, request), true)
         .unwrap();
@@ -49,7 +49,7 @@ fn open(session: &Session, port: u16, request: usize) -> (Stream, Stream) {
     (error, data)
 }
 
-async fn read_all(stream: &mut Stream) -> String {
+async fn read_all(stream: &mut SpdyStream) -> String {
     let mut text = String::new();
     within(stream.read_to_string(&mut text)).await.unwrap();
     text
@@ -79,7 +79,7 @@ async fn http_over_spdy() {
     assert_eq!((sessions.len(), sessions[0].total), (1, 1));
     assert_eq!(
         (&*sessions[0].pod, sessions[0].transport),
-        (&*pod, Transport::Spdy)
+        (&*pod, SimTransport::Spdy)
     );
 }
 
@@ -357,7 +357,7 @@ async fn the_tunnel_carries_the_same() {
     let mut echo = [0; 4];
     within(data.read_exact(&mut echo)).await.unwrap();
     assert_eq!(&echo, b"echo");
-    assert_eq!(sim.sessions()[0].transport, Transport::Tunnel);
+    assert_eq!(sim.sessions()[0].transport, SimTransport::Tunnel);
 }
 
 /// A `v4.channel.k8s.io` socket to some ports of a pod.

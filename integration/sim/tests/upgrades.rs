@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Answer, SPDY, ask, portforward, websocket, within};
-use kubevpn_sim::{Reject, Sim, Transport};
+use kubevpn_sim::{Reject, Sim, SimTransport};
 use tokio::io::AsyncReadExt;
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -195,12 +195,12 @@ async fn a_middlebox_turns_one_transport_away() {
     let sim = Sim::builder().sample().start().await.unwrap();
     let pod = sim.pods("default", "reviews").remove(0);
     let path = portforward(&pod);
-    sim.faults().reject(Transport::Spdy, Reject::Status(426));
+    sim.faults().reject(SimTransport::Spdy, Reject::Status(426));
     let (answer, _) = within(ask(sim.connect().unwrap(), "POST", &path, &SPDY)).await;
     assert_eq!(answer.status, "426 Upgrade Required");
     assert!(!answer.body.contains("Status"), "{}", answer.body);
 
-    sim.faults().reject(Transport::Spdy, Reject::Drop);
+    sim.faults().reject(SimTransport::Spdy, Reject::Drop);
     let mut io = sim.connect().unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut io, raw(&path).as_bytes())
         .await
@@ -210,7 +210,7 @@ async fn a_middlebox_turns_one_transport_away() {
     let headers = websocket(TUNNEL);
     let (answer, _) = within(ask(sim.connect().unwrap(), "GET", &path, &headers)).await;
     assert_eq!(answer.status, YES);
-    sim.faults().allow(Transport::Spdy);
+    sim.faults().allow(SimTransport::Spdy);
     let (answer, _) = within(ask(sim.connect().unwrap(), "POST", &path, &SPDY)).await;
     assert_eq!(answer.status, YES);
     let codes: Vec<u16> = sim.requests().iter().map(|r| r.code).collect();

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{StreamExt as _, stream};
 use kubevpn_scenarios::managed::Managed;
-use kubevpn_sim::{Rule, Sim, User};
+use kubevpn_sim::{AccessRule, Sim, User};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::time::{Duration, sleep, timeout};
 
@@ -184,7 +184,7 @@ impl Rig {
                 )
             })
             .collect();
-        let admin = |name: &str| User::new(name, &canaries[name]).may(Rule::everything());
+        let admin = |name: &str| User::new(name, &canaries[name]).may(AccessRule::everything());
         let sim = Sim::builder().sample().tls();
         let sim = ["TOKEN", "PLUGINTOKEN", "IDTOKEN", "FILETOKEN"]
             .iter()

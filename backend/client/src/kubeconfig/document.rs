@@ -14,22 +14,22 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 use super::error::KubeconfigError;
 
 /// A value and its position. No `Debug`: it may be a secret.
-pub(super) struct Node {
+pub(super) struct YamlNode {
     /// Line and column, from 1.
     pub(super) at: (u64, u64),
-    pub(super) value: Value,
+    pub(super) value: YamlValue,
 }
 
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     Number(Number),
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(String, YamlNode)>),
 }
 
-impl Node {
+impl YamlNode {
     /// Parses the first document of the text; the error has the position. As with kubectl, further documents are ignored,
     /// and the last value of a repeated key is used.
     pub(super) fn parse(text: &str) -> Result<Option<Self>, Option<(u64, u64)>> {
@@ -47,25 +47,25 @@ impl Node {
 
     /// The value of this key of a map.
     pub(super) fn take(&mut self, key: &str) -> Option<Self> {
-        let Value::Map(entries) = &mut self.value else {
+        let YamlValue::Map(entries) = &mut self.value else {
             return None;
         };
         let found = entries.iter().position(|(name, _)| name == key)?;
-        Some(entries.swap_remove(found).1).filter(|node| !matches!(node.value, Value::Null))
+        Some(entries.swap_remove(found).1).filter(|node| !matches!(node.value, YamlValue::Null))
     }
 
     /// The value as JSON. A key without a value counts as absent, as in Go.
     fn json(&self) -> serde_json::Value {
         match &self.value {
-            Value::Null => serde_json::Value::Null,
-            Value::Bool(it) => (*it).into(),
-            Value::Number(it) => it.clone().into(),
-            Value::Text(it) => it.as_str().into(),
-            Value::List(list) => list.iter().map(Self::json).collect(),
-            Value::Map(entries) => {
+            YamlValue::Null => serde_json::Value::Null,
+            YamlValue::Bool(it) => (*it).into(),
+            YamlValue::Number(it) => it.clone().into(),
+            YamlValue::Text(it) => it.as_str().into(),
+            YamlValue::List(list) => list.iter().map(Self::json).collect(),
+            YamlValue::Map(entries) => {
                 let valued = entries
                     .iter()
-                    .filter(|(_, n)| !matches!(n.value, Value::Null));
+                    .filter(|(_, n)| !matches!(n.value, YamlValue::Null));
                 let json = valued.map(|(key, node)| (key.clone(), node.json()));
                 serde_json::Value::Object(json.collect::<Map<_, _>>())
             }
@@ -74,7 +74,7 @@ impl Node {
 }
 
 /// What kind of value it is.
-impl fmt::Display for Value {
+impl fmt::Display for YamlValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Null => "empty",
@@ -87,7 +87,7 @@ impl fmt::Display for Value {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
+impl<'de> Deserialize<'de> for YamlNode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Spanned {
             value, referenced, ..
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Node {
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for YamlValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyValue)
     }
@@ -106,95 +106,95 @@ impl<'de> Deserialize<'de> for Value {
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value;
+    type Value = YamlValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_none<E>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<YamlValue, D::Error> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_bool<E>(self, it: bool) -> Result<Value, E> {
-        Ok(Value::Bool(it))
+    fn visit_bool<E>(self, it: bool) -> Result<YamlValue, E> {
+        Ok(YamlValue::Bool(it))
     }
 
-    fn visit_i64<E>(self, it: i64) -> Result<Value, E> {
-        Ok(Value::Number(it.into()))
+    fn visit_i64<E>(self, it: i64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Number(it.into()))
     }
 
-    fn visit_u64<E>(self, it: u64) -> Result<Value, E> {
-        Ok(Value::Number(it.into()))
+    fn visit_u64<E>(self, it: u64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Number(it.into()))
     }
 
-    fn visit_f64<E>(self, it: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(it).map_or(Value::Null, Value::Number))
+    fn visit_f64<E>(self, it: f64) -> Result<YamlValue, E> {
+        Ok(Number::from_f64(it).map_or(YamlValue::Null, YamlValue::Number))
     }
 
-    fn visit_str<E>(self, it: &str) -> Result<Value, E> {
-        Ok(Value::Text(it.to_owned()))
+    fn visit_str<E>(self, it: &str) -> Result<YamlValue, E> {
+        Ok(YamlValue::Text(it.to_owned()))
     }
 
-    fn visit_string<E>(self, it: String) -> Result<Value, E> {
-        Ok(Value::Text(it))
+    fn visit_string<E>(self, it: String) -> Result<YamlValue, E> {
+        Ok(YamlValue::Text(it))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<YamlValue, A::Error> {
         let mut list = Vec::new();
         while let Some(node) = seq.next_element()? {
             list.push(node);
         }
-        Ok(Value::List(list))
+        Ok(YamlValue::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<YamlValue, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
         }
-        Ok(Value::Map(entries))
+        Ok(YamlValue::Map(entries))
     }
 }
 
 /// A named cluster, context or user, not yet read.
-pub(super) struct Entry {
+pub(super) struct NamedEntry {
     pub(super) name: String,
     /// The file that contains it; its paths are relative to the file's directory.
     pub(super) file: PathBuf,
     /// `users[1].user`.
     key: String,
-    node: Option<Node>,
+    node: Option<YamlNode>,
     /// The position of a second entry of the same name in the file.
     again: Option<(u64, u64)>,
 }
 
-/// A type into which a [`Entry`] is read. It is empty without any key, so that each key can be tested alone.
-pub(super) trait Kind: DeserializeOwned + Default {
+/// A type into which a [`NamedEntry`] is read. It is empty without any key, so that each key can be tested alone.
+pub(super) trait EntryKind: DeserializeOwned + Default {
     fn rest() -> Map<String, serde_json::Value> {
         Map::new()
     }
 }
 
-impl Kind for Cluster {}
-impl Kind for AuthInfo {}
-impl Kind for Context {
+impl EntryKind for Cluster {}
+impl EntryKind for AuthInfo {}
+impl EntryKind for Context {
     fn rest() -> Map<String, serde_json::Value> {
         Map::from_iter([("cluster".to_owned(), json!(""))])
     }
 }
 
-impl Entry {
+impl NamedEntry {
     /// Reads the entry; one without contents is empty.
-    pub(super) fn read<K: Kind>(&self) -> Result<K, KubeconfigError> {
+    pub(super) fn read<K: EntryKind>(&self) -> Result<K, KubeconfigError> {
         if let Some(at) = self.again {
             let problem = format!("the name of {} is taken twice", self.key);
             return Err(broken(&self.file, Some(at), problem));
@@ -209,7 +209,7 @@ impl Entry {
             serde_json::from_value(fields.into()).ok()
         };
         of(json).ok_or_else(|| {
-            if let Value::Map(entries) = &node.value {
+            if let YamlValue::Map(entries) = &node.value {
                 for (key, node) in entries {
                     if of(json!({ key: node.json() })).is_none() {
                         let problem = format!("{}.{key} cannot be {}", self.key, node.value);
@@ -223,17 +223,17 @@ impl Entry {
     }
 
     /// Why the entry could not be selected; `None` if it could.
-    fn problem<K: Kind>(&self) -> Option<KubeconfigError> {
+    fn problem<K: EntryKind>(&self) -> Option<KubeconfigError> {
         self.read::<K>().err()
     }
 }
 
 /// The entries of one kind in all files; for a repeated name, that of the first file.
 #[derive(Default)]
-pub(super) struct Entries(pub(super) Vec<Entry>);
+pub(super) struct Entries(pub(super) Vec<NamedEntry>);
 
 impl Entries {
-    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn find(&self, name: &str) -> Option<&NamedEntry> {
         self.0.iter().find(|entry| entry.name == name)
     }
 
@@ -242,8 +242,8 @@ impl Entries {
     }
 
     /// One sentence for each entry that could not be selected.
-    pub(super) fn problems<K: Kind>(&self) -> impl Iterator<Item = String> {
-        let problems = self.0.iter().filter_map(Entry::problem::<K>);
+    pub(super) fn problems<K: EntryKind>(&self) -> impl Iterator<Item = String> {
+        let problems = self.0.iter().filter_map(NamedEntry::problem::<K>);
         problems.map(|problem| problem.to_string())
     }
 
@@ -252,20 +252,20 @@ impl Entries {
     pub(super) fn add(
         &mut self,
         (list, inner): (&str, &str),
-        document: &mut Node,
+        document: &mut YamlNode,
         file: &Path,
         notes: &mut Vec<String>,
     ) -> Result<(), KubeconfigError> {
         let Some(found) = document.take(list) else {
             return Ok(());
         };
-        let Value::List(items) = found.value else {
+        let YamlValue::List(items) = found.value else {
             let problem = format!("{list} cannot be {}", found.value);
             return Err(broken(file, Some(found.at), problem));
         };
         for (n, mut item) in items.into_iter().enumerate() {
             let at = item.at;
-            let Some(Value::Text(name)) = item.take("name").map(|node| node.value) else {
+            let Some(YamlValue::Text(name)) = item.take("name").map(|node| node.value) else {
                 let problem = format!("{list}[{n}] has no name");
                 notes.push(broken(file, Some(at), problem).to_string());
                 continue;
@@ -273,7 +273,7 @@ impl Entries {
             match self.0.iter_mut().find(|entry| entry.name == name) {
                 Some(known) if known.file == file => known.again = Some(at),
                 Some(_) => {}
-                None => self.0.push(Entry {
+                None => self.0.push(NamedEntry {
                     name,
                     file: file.to_owned(),
                     key: format!("{list}[{n}].{inner}"),

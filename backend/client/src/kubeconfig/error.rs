@@ -48,7 +48,7 @@ pub enum KubeconfigError {
         bytes: u64,
     },
     /// The file is not YAML, or not a kubeconfig. The text contains no value of the file, which could be a secret.
-    #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", .path.display(), At(.position))]
+    #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", .path.display(), Position(.position))]
     Broken {
         /// The file.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum KubeconfigError {
     #[error("the kubeconfig has no current-context: pass --context, one of {contexts}")]
     NoContext {
         /// The existing contexts.
-        contexts: Names,
+        contexts: NameList,
     },
     /// There is no such context.
     #[error("the kubeconfig has no context {name:?}: pass --context, one of {known}")]
@@ -69,7 +69,7 @@ pub enum KubeconfigError {
         /// The requested name.
         name: String,
         /// The existing names.
-        known: Names,
+        known: NameList,
     },
     /// There is no such cluster.
     #[error("the kubeconfig has no cluster {name:?}: pass --cluster, one of {known}")]
@@ -77,7 +77,7 @@ pub enum KubeconfigError {
         /// The requested name.
         name: String,
         /// The existing names.
-        known: Names,
+        known: NameList,
     },
     /// There is no such user.
     #[error("the kubeconfig has no user {name:?}: pass --user, one of {known}")]
@@ -85,7 +85,7 @@ pub enum KubeconfigError {
         /// The requested name.
         name: String,
         /// The existing names.
-        known: Names,
+        known: NameList,
     },
     /// The cluster has no server.
     #[error("cluster {cluster:?} of the kubeconfig has no server: add it, or pass --server")]
@@ -168,9 +168,9 @@ pub enum KubeconfigError {
 
 /// Existing names to choose from, of which the first ten are printed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(pub Vec<String>);
+pub struct NameList(pub Vec<String>);
 
-impl fmt::Display for Names {
+impl fmt::Display for NameList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 10;
         if self.0.is_empty() {
@@ -205,13 +205,13 @@ struct Paths<'a>(&'a [PathBuf]);
 
 impl fmt::Display for Paths<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Names(self.0.iter().map(|p| p.display().to_string()).collect()).fmt(f)
+        NameList(self.0.iter().map(|p| p.display().to_string()).collect()).fmt(f)
     }
 }
 
-struct At<'a>(&'a Option<(u64, u64)>);
+struct Position<'a>(&'a Option<(u64, u64)>);
 
-impl fmt::Display for At<'_> {
+impl fmt::Display for Position<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some((line, column)) => write!(f, " at line {line}, column {column}"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kube::config::{AuthInfo, Cluster, Context};
 
-use super::document::{Entries, Node, Value, broken};
+use super::document::{Entries, YamlNode, YamlValue, broken};
 use super::env::Env;
 use super::error::KubeconfigError;
 
@@ -118,7 +118,7 @@ impl Files {
             return Err(too_large(bytes.len() as u64));
         }
         let text = text(bytes).ok_or_else(|| broken(path, None, "it is no text".to_owned()))?;
-        let document = Node::parse(&text)
+        let document = YamlNode::parse(&text)
             .map_err(|at| broken(path, at, "it cannot be read as YAML there".to_owned()))?;
         if let Some(document) = document {
             self.add_document(document, path)?;
@@ -130,10 +130,10 @@ impl Files {
         Ok(true)
     }
 
-    fn add_document(&mut self, mut document: Node, path: &Path) -> Result<(), KubeconfigError> {
+    fn add_document(&mut self, mut document: YamlNode, path: &Path) -> Result<(), KubeconfigError> {
         match document.value {
-            Value::Null => return Ok(()),
-            Value::Map(_) => {}
+            YamlValue::Null => return Ok(()),
+            YamlValue::Map(_) => {}
             other => {
                 let problem = format!("a kubeconfig cannot be {other}");
                 return Err(broken(path, Some(document.at), problem));
@@ -141,7 +141,7 @@ impl Files {
         }
         for (key, expected) in [("kind", "Config"), ("apiVersion", "v1")] {
             if let Some(node) = document.take(key)
-                && !matches!(&node.value, Value::Text(text) if text == expected || text.is_empty())
+                && !matches!(&node.value, YamlValue::Text(text) if text == expected || text.is_empty())
             {
                 let problem = format!("its {key} is not {expected:?}");
                 return Err(broken(path, Some(node.at), problem));
@@ -158,7 +158,7 @@ impl Files {
         let Some(node) = document.take("current-context") else {
             return Ok(());
         };
-        let Value::Text(name) = node.value else {
+        let YamlValue::Text(name) = node.value else {
             let problem = format!("current-context cannot be {}", node.value);
             return Err(broken(path, Some(node.at), problem));
         };

@@ -8,7 +8,7 @@ use kube::config::{AuthInfo, Cluster, Context, ExecAuthCluster, ExecConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::env::Env;
-use super::error::{KubeconfigError, Names};
+use super::error::{KubeconfigError, NameList};
 use super::files::Files;
 use super::hosts::hosts;
 use super::{KubeconfigArgs, Loaded, proxy_url};
@@ -33,7 +33,7 @@ pub(super) fn select(
             None => {
                 return Err(KubeconfigError::UnknownContext {
                     name: name.clone(),
-                    known: Names(files.contexts.names()),
+                    known: NameList(files.contexts.names()),
                 });
             }
         },
@@ -41,7 +41,7 @@ pub(super) fn select(
         None if args.cluster.is_some() || args.server.is_some() => Context::default(),
         None => {
             return Err(KubeconfigError::NoContext {
-                contexts: Names(files.contexts.names()),
+                contexts: NameList(files.contexts.names()),
             });
         }
     };
@@ -57,7 +57,7 @@ pub(super) fn select(
         None => {
             return Err(KubeconfigError::UnknownCluster {
                 name: cluster_name,
-                known: Names(files.clusters.names()),
+                known: NameList(files.clusters.names()),
             });
         }
     };
@@ -74,7 +74,7 @@ pub(super) fn select(
         None if args.user.is_some() => {
             return Err(KubeconfigError::UnknownUser {
                 name: user_name,
-                known: Names(files.users.names()),
+                known: NameList(files.users.names()),
             });
         }
         None if user_name.is_empty() => {}

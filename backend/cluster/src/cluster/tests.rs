@@ -11,17 +11,17 @@ mod watching;
 use kubevpn_target::{ConnectError, Refusal};
 
 use super::*;
-use crate::fake::Api;
+use crate::fake::FakeApi;
 use crate::resolve::tests::{CLUSTER, FAILURES, TARGETS, said};
-use crate::{Candidates, Readiness, Record, Records};
+use crate::{Candidates, NameRecord, Readiness, Records};
 
-fn api() -> Api {
-    let api = Api::default();
+fn api() -> FakeApi {
+    let api = FakeApi::default();
     api.apply(CLUSTER);
     api
 }
 
-fn cluster(api: &Api) -> Cluster {
+fn cluster(api: &FakeApi) -> Cluster {
     Cluster::new(api.client(), Settings::default())
 }
 
@@ -678,26 +678,26 @@ spec: {clusterIP: 10.96.0.10, externalIPs: [10.245.0.2], ports: [{name: http, po
 }
 
 /// One line for the records of a name.
-fn known(known: Result<Known, LookupError>) -> String {
+fn known(known: Result<KnownRecords, LookupError>) -> String {
     let answers = |records: Records| {
         let answers = records.answers.iter().map(|record| match record {
-            Record::Address(ip) => ip.to_string(),
-            Record::Pointer(name) | Record::Alias(name) => name.to_string(),
-            Record::Service { port, target, .. } => format!("{target}:{port}"),
+            NameRecord::Address(ip) => ip.to_string(),
+            NameRecord::Pointer(name) | NameRecord::Alias(name) => name.to_string(),
+            NameRecord::Service { port, target, .. } => format!("{target}:{port}"),
         });
         answers.collect::<Vec<_>>().join(" ")
     };
     match known {
-        Ok(Known::Records(records)) => answers(records),
-        Ok(Known::Ask { otherwise: None }) => "ask".into(),
-        Ok(Known::Ask {
+        Ok(KnownRecords::Records(records)) => answers(records),
+        Ok(KnownRecords::Ask { otherwise: None }) => "ask".into(),
+        Ok(KnownRecords::Ask {
             otherwise: Some(Ok(records)),
         }) => format!("ask, or {}", answers(records)),
-        Ok(Known::Ask {
+        Ok(KnownRecords::Ask {
             otherwise: Some(Err(error)),
         }) => format!("ask, or {}", error.refusal()),
-        Ok(Known::Missing) => "missing".into(),
-        Ok(Known::Outside) => "outside".into(),
+        Ok(KnownRecords::Missing) => "missing".into(),
+        Ok(KnownRecords::Outside) => "outside".into(),
         Err(error) => format!("{}: {error}", error.refusal()),
     }
 }

@@ -48,7 +48,7 @@ fn pods() -> Vec<Pod> {
     names.iter().flat_map(|n| objects("Pod", n)).collect()
 }
 
-fn said(found: &Found) -> Vec<String> {
+fn said(found: &ServiceEndpoints) -> Vec<String> {
     let pods = found
         .pods
         .iter()
@@ -81,11 +81,14 @@ fn port_and_address_come_from_the_same_slice() {
 fn service_ports() {
     let web = service("web");
     assert_eq!(
-        service_port(&web, Asked::port(80)).unwrap().name.as_deref(),
+        service_port(&web, RequestedPort::port(80))
+            .unwrap()
+            .name
+            .as_deref(),
         Some("http")
     );
     let refused = |service: &Service, port| {
-        service_port(service, Asked::port(port))
+        service_port(service, RequestedPort::port(port))
             .unwrap_err()
             .to_string()
     };
@@ -117,7 +120,9 @@ fn service_ports() {
          53 (dns) is UDP, and port-forward carries TCP only"
     );
     assert_eq!(
-        service_port(&web, Asked::port(82)).unwrap_err().refusal(),
+        service_port(&web, RequestedPort::port(82))
+            .unwrap_err()
+            .refusal(),
         kubevpn_target::Refusal::NoSuchPort
     );
 }
@@ -131,11 +136,11 @@ fn a_list_is_bounded() {
 
 #[test]
 fn kinds() {
-    assert_eq!(kind(&service("web")), Kind::Mapped);
-    assert_eq!(kind(&service("db")), Kind::Headless);
+    assert_eq!(kind(&service("web")), ServiceKind::Mapped);
+    assert_eq!(kind(&service("db")), ServiceKind::Headless);
     assert_eq!(
         kind(&service("outside")),
-        Kind::External("Outside.example.test")
+        ServiceKind::External("Outside.example.test")
     );
 }
 
@@ -269,7 +274,7 @@ subsets:
 fn pods_by_address() {
     let pods = pods();
     let at = |ip: &str, port| {
-        let found = pods_at(&pods, ip.parse().unwrap(), Asked::port(port))?;
+        let found = pods_at(&pods, ip.parse().unwrap(), RequestedPort::port(port))?;
         Ok::<_, LookupError>(found.into_iter().map(|e| e.pod.name).collect::<Vec<_>>())
     };
     assert_eq!(at("10.244.0.11", 80).unwrap(), ["web-1"]);

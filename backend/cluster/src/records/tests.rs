@@ -37,13 +37,13 @@ fn said(name: &str, wanted: RecordKind) -> Vec<String> {
         return vec!["missing".into()];
     };
     let answers = records.answers.into_iter().map(|record| match record {
-        Record::Address(ip) => ip.to_string(),
-        Record::Service {
+        NameRecord::Address(ip) => ip.to_string(),
+        NameRecord::Service {
             weight,
             port,
             target,
         } => format!("{weight} {port} {target}"),
-        Record::Alias(name) | Record::Pointer(name) => name.to_string(),
+        NameRecord::Alias(name) | NameRecord::Pointer(name) => name.to_string(),
     });
     let additional = records.additional.into_iter();
     let additional = additional.map(|(name, ip)| format!("+ {name} {ip}"));

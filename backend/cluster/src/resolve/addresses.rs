@@ -6,24 +6,30 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 
-use super::{Seen, Walk};
+use super::{PartialSearch, Walk};
 use crate::candidates::Resolution;
 use crate::fetch::is_forbidden;
 use crate::objects::{
-    Asked, Bare, Found, answers_at, has_cluster_ip, object_name, on_node_network, pod_addresses,
-    pods_at, service_addresses,
+    Bare, RequestedPort, ServiceEndpoints, answers_at, has_cluster_ip, object_name,
+    on_node_network, pod_addresses, pods_at, service_addresses,
 };
 use crate::select::{Objects, Select};
-use crate::snapshot::{Need, ObjectName, Owner, Search, Second, Step, Stop, fact, readable};
-use crate::{Candidates, Endpoint, LookupError, Outside, Readiness, Stray};
+use crate::snapshot::{
+    AddressOwner, Need, ObjectName, ResolveStep, Search, Second, Stop, fact, readable,
+};
+use crate::{Candidates, Endpoint, LookupError, OutsideHost, Readiness, Stray};
 
 /// Limit on addresses without a `targetRef` that are looked up for one Service.
 const BARE: usize = 16;
 
 impl<'a> Walk<'a> {
-    pub(super) fn by_address(&mut self, ip: IpAddr, port: Asked) -> Step<Resolution<Candidates>> {
+    pub(super) fn by_address(
+        &mut self,
+        ip: IpAddr,
+        port: RequestedPort,
+    ) -> ResolveStep<Resolution<Candidates>> {
         let outside = || {
-            Resolution::Outside(Outside {
+            Resolution::Outside(OutsideHost {
                 host: ip.into(),
                 learned_from: None,
             })
@@ -55,7 +61,7 @@ impl<'a> Walk<'a> {
             return self.serve_or_follow(service, port);
         }
         let pods = match of_node {
-            Some(known) => Seen {
+            Some(known) => PartialSearch {
                 found: known.to_vec(),
                 hidden: None,
             },
@@ -63,7 +69,7 @@ impl<'a> Walk<'a> {
         };
         let second = |pod: &&Arc<Pod>| pod_addresses(pod).next() != Some(ip);
         if let Some(pod) = pods.found.first().filter(second) {
-            self.notes.owner = Some(Owner::Pod(object_name(&pod.metadata)));
+            self.notes.owner = Some(AddressOwner::Pod(object_name(&pod.metadata)));
         }
         let found = pods_at(pods.found.iter().map(|p| &**p), ip, port);
         match (found, other) {
@@ -100,9 +106,9 @@ impl<'a> Walk<'a> {
     fn by_own_address(
         &mut self,
         ip: IpAddr,
-        port: Asked,
+        port: RequestedPort,
         known: Option<&Objects<Pod>>,
-    ) -> Step<Option<Resolution<Candidates>>> {
+    ) -> ResolveStep<Option<Resolution<Candidates>>> {
         if let Some(pods) = known {
             let found = pods_at(pods.iter().map(|p| &**p), ip, port)?;
             if !found.is_empty() {
@@ -126,14 +132,18 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    fn serve_or_follow(&mut self, service: &Service, port: Asked) -> Step<Resolution<Candidates>> {
+    fn serve_or_follow(
+        &mut self,
+        service: &Service,
+        port: RequestedPort,
+    ) -> ResolveStep<Resolution<Candidates>> {
         let hit = self.serve(service, port)?;
         self.follow(hit, port)
     }
 
     /// A Pod known from a Service in use. If the Service does not have the port, the Pod is read first, because it may
     /// share the node's address with others.
-    fn seen_at(&mut self, ip: IpAddr, port: Asked) -> Step<Option<Endpoint>> {
+    fn seen_at(&mut self, ip: IpAddr, port: RequestedPort) -> ResolveStep<Option<Endpoint>> {
         let Some((pod, serves)) = self.snapshot.hints.seen.clone() else {
             return Ok(None);
         };
@@ -156,10 +166,10 @@ impl<'a> Walk<'a> {
     pub(super) fn known_service_at(
         &mut self,
         ip: IpAddr,
-        port: Asked,
-    ) -> Step<Option<&'a Arc<Service>>> {
+        port: RequestedPort,
+    ) -> ResolveStep<Option<&'a Arc<Service>>> {
         match &self.snapshot.hints.owner {
-            Some(Owner::Service(name)) => self.answering(name, ip, port),
+            Some(AddressOwner::Service(name)) => self.answering(name, ip, port),
             _ => Ok(None),
         }
     }
@@ -168,18 +178,18 @@ impl<'a> Walk<'a> {
         &mut self,
         name: &ObjectName,
         ip: IpAddr,
-        port: Asked,
-    ) -> Step<Option<&'a Arc<Service>>> {
+        port: RequestedPort,
+    ) -> ResolveStep<Option<&'a Arc<Service>>> {
         let found = self.service(&name.0, &name.1)?;
         let found = found.filter(|service| answers_at(service, ip, port));
         if found.is_some() {
-            self.notes.owner = Some(Owner::Service(name.clone()));
+            self.notes.owner = Some(AddressOwner::Service(name.clone()));
         }
         Ok(found)
     }
 
     /// The known Pods with an address.
-    fn known_pods_at(&mut self, ip: IpAddr) -> Step<Option<&'a Objects<Pod>>> {
+    fn known_pods_at(&mut self, ip: IpAddr) -> ResolveStep<Option<&'a Objects<Pod>>> {
         let hints = &self.snapshot.hints;
         for select in &hints.pods {
             let pods = readable(self.pods(select.clone()))?;
@@ -187,7 +197,7 @@ impl<'a> Walk<'a> {
                 return Ok(Some(pods));
             }
         }
-        let Some(Owner::Pod(name)) = &hints.owner else {
+        let Some(AddressOwner::Pod(name)) = &hints.owner else {
             return Ok(None);
         };
         let pods = readable(self.pods(Select::named(&name.0, &name.1)))?;
@@ -202,8 +212,8 @@ impl<'a> Walk<'a> {
     pub(super) fn service_of_cluster_ip(
         &mut self,
         ip: IpAddr,
-        port: Asked,
-    ) -> Step<Option<&'a Arc<Service>>> {
+        port: RequestedPort,
+    ) -> ResolveStep<Option<&'a Arc<Service>>> {
         let select = Select::named("", &ip.to_string());
         let found = match fact(&self.snapshot.addresses, select, Need::Addresses) {
             Ok(found) => found.first(),
@@ -229,7 +239,7 @@ impl<'a> Walk<'a> {
         &mut self,
         ip: IpAddr,
         within: Option<&str>,
-    ) -> Step<Seen<Vec<Arc<Pod>>>> {
+    ) -> ResolveStep<PartialSearch<Vec<Arc<Pod>>>> {
         let first = self.pods_with_first_address(ip, within)?;
         if !first.found.is_empty() {
             return Ok(first);
@@ -239,7 +249,7 @@ impl<'a> Walk<'a> {
             Some((namespace, name)) => self.pod(namespace, name)?.cloned(),
             None => None,
         };
-        Ok(Seen {
+        Ok(PartialSearch {
             found: Vec::from_iter(pod),
             hidden: first.hidden.or(second.hidden),
         })
@@ -250,10 +260,10 @@ impl<'a> Walk<'a> {
         &mut self,
         ip: IpAddr,
         within: Option<&str>,
-    ) -> Step<Seen<Vec<Arc<Pod>>>> {
+    ) -> ResolveStep<PartialSearch<Vec<Arc<Pod>>>> {
         let with = |namespace| Select::WithAddress { namespace, ip };
         let seen = self.where_seen(within, |walk, namespace| walk.pods(with(namespace)))?;
-        Ok(Seen {
+        Ok(PartialSearch {
             found: seen.found.map(|pods| pods.to_vec()).unwrap_or_default(),
             hidden: seen.hidden,
         })
@@ -263,14 +273,14 @@ impl<'a> Walk<'a> {
     fn where_seen<T>(
         &mut self,
         within: Option<&str>,
-        look: impl Fn(&Self, Option<String>) -> Step<T>,
-    ) -> Step<Seen<Option<T>>> {
+        look: impl Fn(&Self, Option<String>) -> ResolveStep<T>,
+    ) -> ResolveStep<PartialSearch<Option<T>>> {
         let mut hidden = None;
         for namespace in self.snapshot.settings.places(within) {
             match look(self, namespace) {
                 Ok(found) => {
                     let found = Some(found);
-                    return Ok(Seen { found, hidden });
+                    return Ok(PartialSearch { found, hidden });
                 }
                 Err(Stop::Failed(failure)) if is_forbidden(&failure) => {
                     self.notes.step(failure.to_string());
@@ -280,7 +290,7 @@ impl<'a> Walk<'a> {
             }
         }
         let found = None;
-        Ok(Seen { found, hidden })
+        Ok(PartialSearch { found, hidden })
     }
 
     /// The Pod with an address that is not its first, which no field selector finds. A sample of the Pods shows whether
@@ -289,7 +299,7 @@ impl<'a> Walk<'a> {
         &self,
         ip: IpAddr,
         within: Option<&str>,
-    ) -> Step<Seen<Option<ObjectName>>> {
+    ) -> ResolveStep<PartialSearch<Option<ObjectName>>> {
         let search = |all| {
             let search = Search {
                 within: within.map(str::to_owned),
@@ -302,7 +312,7 @@ impl<'a> Walk<'a> {
         if !second.pods.contains_key(&ip) && second.networks.contains(&Second::network(ip)) {
             second = search(true)?;
         }
-        Ok(Seen {
+        Ok(PartialSearch {
             found: second.pods.get(&ip).cloned(),
             hidden: second.hidden.clone(),
         })
@@ -313,8 +323,8 @@ impl<'a> Walk<'a> {
     pub(super) fn service_at(
         &mut self,
         ip: IpAddr,
-        port: Asked,
-    ) -> Step<Seen<Option<&'a Arc<Service>>>> {
+        port: RequestedPort,
+    ) -> ResolveStep<PartialSearch<Option<&'a Arc<Service>>>> {
         let snapshot = self.snapshot;
         let seen = self.where_seen(None, |_, namespace| {
             fact(
@@ -327,16 +337,20 @@ impl<'a> Walk<'a> {
         let having = services.filter(|s| service_addresses(s).any(|a| a == ip));
         let found = having.min_by_key(|s| (!has_cluster_ip(s, ip), !answers_at(s, ip, port)));
         if let Some(found) = found.filter(|s| answers_at(s, ip, port)) {
-            self.notes.owner = Some(Owner::Service(object_name(&found.metadata)));
+            self.notes.owner = Some(AddressOwner::Service(object_name(&found.metadata)));
         }
-        Ok(Seen {
+        Ok(PartialSearch {
             found,
             hidden: seen.hidden,
         })
     }
 
     /// Finds the Pods behind bare addresses: a Service without a selector can be dialled if it points to a Pod.
-    pub(super) fn candidates(&mut self, asked: String, found: Found) -> Step<Candidates> {
+    pub(super) fn candidates(
+        &mut self,
+        asked: String,
+        found: ServiceEndpoints,
+    ) -> ResolveStep<Candidates> {
         let mut candidates = Candidates::new(asked, found.pods);
         candidates.strays = found.strays;
         let mut seen = BTreeSet::new();
@@ -370,19 +384,21 @@ impl<'a> Walk<'a> {
     }
 
     /// The Pods at a bare address, or why none can be dialled.
-    fn owners(&mut self, bare: &Bare) -> Step<Result<Vec<Endpoint>, String>> {
+    fn owners(&mut self, bare: &Bare) -> ResolveStep<Result<Vec<Endpoint>, String>> {
         let seen = self.pods_at(bare.ip, None)?;
         // The answer rests on no Pod having the address, so the selection stays watched.
         self.pin_address(bare.ip, None);
         let pods = seen.found.iter().map(|p| &**p);
-        Ok(match pods_at(pods, bare.ip, Asked::port(bare.port)) {
-            Err(ambiguous) => Err(ambiguous.to_string()),
-            Ok(pods) if !pods.is_empty() => Ok(pods),
-            Ok(_) => Err(match seen.hidden {
-                Some(why) => format!("no pod that may be seen has this address ({why})"),
-                None => "it is no pod's address, and only pods can be forwarded to".into(),
-            }),
-        })
+        Ok(
+            match pods_at(pods, bare.ip, RequestedPort::port(bare.port)) {
+                Err(ambiguous) => Err(ambiguous.to_string()),
+                Ok(pods) if !pods.is_empty() => Ok(pods),
+                Ok(_) => Err(match seen.hidden {
+                    Some(why) => format!("no pod that may be seen has this address ({why})"),
+                    None => "it is no pod's address, and only pods can be forwarded to".into(),
+                }),
+            },
+        )
     }
 
     /// Keeps watching for a Pod with an address that no Pod has.
@@ -393,7 +409,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn at(ip: IpAddr, port: Asked, found: Vec<Endpoint>) -> Resolution<Candidates> {
+fn at(ip: IpAddr, port: RequestedPort, found: Vec<Endpoint>) -> Resolution<Candidates> {
     let asked = match &found[..] {
         [one] => format!("pod {} ({ip}){port}", one.pod),
         _ => format!("the pods at {ip}{port}"),

@@ -4,12 +4,14 @@ use kubevpn_target::{Host, Name};
 
 use super::{Hit, Walk, domain, is_api_server};
 use crate::candidates::Resolution;
-use crate::fetch::{Failure, is_forbidden};
+use crate::fetch::{CallFailure, is_forbidden};
 use crate::name::{Reading, Unknown, before, in_full, questions, readings, spells_domain, unknown};
-use crate::objects::{self, Asked, Found, Kind, PortOf, pod_endpoint, pods_at};
+use crate::objects::{
+    self, PortOf, RequestedPort, ServiceEndpoints, ServiceKind, pod_endpoint, pods_at,
+};
 use crate::select::Select;
-use crate::snapshot::{Need, Step, Stop, readable};
-use crate::{Candidates, Domain, LookupError, Outside, Question};
+use crate::snapshot::{Need, ResolveStep, Stop, readable};
+use crate::{Candidates, DnsQuestion, Domain, LookupError, OutsideHost};
 
 /// Limit on ExternalName Services followed in a row.
 const ALIASES: usize = 8;
@@ -25,11 +27,15 @@ struct Nothing {
 
 struct Hidden {
     what: String,
-    why: Failure,
+    why: CallFailure,
 }
 
 impl Walk<'_> {
-    pub(super) fn by_name(&mut self, name: &Name, port: Asked) -> Step<Resolution<Candidates>> {
+    pub(super) fn by_name(
+        &mut self,
+        name: &Name,
+        port: RequestedPort,
+    ) -> ResolveStep<Resolution<Candidates>> {
         match self.read(name, port)? {
             Ok(hit) => self.follow(hit, port),
             Err(nothing) => self.nothing(name, nothing, None),
@@ -37,7 +43,11 @@ impl Walk<'_> {
     }
 
     /// Follows ExternalNames from one to the next.
-    pub(super) fn follow(&mut self, mut hit: Hit, port: Asked) -> Step<Resolution<Candidates>> {
+    pub(super) fn follow(
+        &mut self,
+        mut hit: Hit,
+        port: RequestedPort,
+    ) -> ResolveStep<Resolution<Candidates>> {
         let mut passed: Vec<String> = Vec::new();
         loop {
             let (service, to) = match hit {
@@ -62,7 +72,7 @@ impl Walk<'_> {
 
     /// Tries the readings of a name in order. A forbidden reading is skipped: it matters only if no other reading
     /// exists.
-    fn read(&mut self, name: &Name, port: Asked) -> Step<Result<Hit, Nothing>> {
+    fn read(&mut self, name: &Name, port: RequestedPort) -> ResolveStep<Result<Hit, Nothing>> {
         let snapshot = self.snapshot;
         let namespace = &snapshot.settings.namespace;
         let guess = snapshot.domain.as_ref().unwrap_or(&snapshot.guess);
@@ -116,7 +126,7 @@ impl Walk<'_> {
         }
     }
 
-    fn try_reading(&mut self, reading: &Reading, port: Asked) -> Step<Option<Hit>> {
+    fn try_reading(&mut self, reading: &Reading, port: RequestedPort) -> ResolveStep<Option<Hit>> {
         match reading {
             Reading::Service { namespace, name } => {
                 let service = match self.service(namespace, name) {
@@ -143,7 +153,7 @@ impl Walk<'_> {
                 let Some(object) = self.service(namespace, service)? else {
                     return Ok(None);
                 };
-                if let Kind::External(_) = objects::kind(object) {
+                if let ServiceKind::External(_) = objects::kind(object) {
                     return Ok(None);
                 }
                 let slices = self.slices(namespace, service)?;
@@ -152,7 +162,7 @@ impl Walk<'_> {
                     PortOf::Number(port.number()),
                     Some(hostname),
                 );
-                if found == Found::default() {
+                if found == ServiceEndpoints::default() {
                     return Ok(None);
                 }
                 let asked = format!("{reading}{port}");
@@ -193,7 +203,7 @@ impl Walk<'_> {
         name: &Name,
         nothing: Nothing,
         alias: Option<&String>,
-    ) -> Step<Resolution<Candidates>> {
+    ) -> ResolveStep<Resolution<Candidates>> {
         let soon = self.soon_of_nothing(name, &nothing);
         let decided = self.decide_nothing(name, nothing, alias);
         decided.map_err(|stop| stop.with_soon(soon))
@@ -223,7 +233,7 @@ impl Walk<'_> {
         name: &Name,
         nothing: Nothing,
         alias: Option<&String>,
-    ) -> Step<Resolution<Candidates>> {
+    ) -> ResolveStep<Resolution<Candidates>> {
         let settings = self.snapshot.settings;
         let pointed = match alias {
             Some(service) => format!(" (where service {service} points)"),
@@ -278,7 +288,7 @@ impl Walk<'_> {
                 }
                 self.notes
                     .step(format!("{name} is a host outside the cluster"));
-                Ok(Resolution::Outside(Outside {
+                Ok(Resolution::Outside(OutsideHost {
                     host: Host::Name(name.clone()),
                     learned_from: alias.map(|service| format!("service {service}")),
                 }))
@@ -294,12 +304,12 @@ impl Walk<'_> {
         alias: Option<&String>,
         otherwise: LookupError,
         only_dns: bool,
-    ) -> Step<Resolution<Candidates>> {
+    ) -> ResolveStep<Resolution<Candidates>> {
         let names = questions(name, &self.snapshot.settings.namespace, domain);
         if names.is_empty() || self.is_missing(&names, domain)? {
             return Err(Stop::Error(otherwise));
         }
-        Ok(Resolution::Dns(Question {
+        Ok(Resolution::Dns(DnsQuestion {
             names,
             learned_from: alias.map(|service| format!("service {service}")),
             otherwise,
@@ -310,7 +320,7 @@ impl Walk<'_> {
     /// Whether the cluster's DNS would give the same answer, because it has no other source for these names.
     ///
     /// CoreDNS makes up records for names that contain a Pod's address.
-    fn is_missing(&self, names: &[Name], domain: &Domain) -> Step<bool> {
+    fn is_missing(&self, names: &[Name], domain: &Domain) -> ResolveStep<bool> {
         let of_objects = |name: &Name| {
             let labels = before(name.as_str(), domain.cluster().as_str());
             labels.is_some_and(|labels| labels.rsplit('.').next() != Some("pod"))
@@ -329,7 +339,7 @@ impl Walk<'_> {
         name: &Name,
         meant: Option<&Reading>,
         pointed: &str,
-    ) -> Step<LookupError> {
+    ) -> ResolveStep<LookupError> {
         let because = match meant {
             None if name.is_absolute() && pointed.is_empty() => {
                 "names with a trailing dot are not searched for: write it without the dot, or in full"
@@ -354,7 +364,7 @@ impl Walk<'_> {
     }
 
     /// The active namespace counts as existing: users with rights in it alone may not read it.
-    fn has_namespace(&mut self, name: &str) -> Step<bool> {
+    fn has_namespace(&mut self, name: &str) -> ResolveStep<bool> {
         if name == self.snapshot.settings.namespace {
             return Ok(true);
         }

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kubevpn_target::Name;
 
-use super::{Notes, Seen, Walk, domain};
+use super::{Notes, PartialSearch, Walk, domain};
 use crate::fetch::is_forbidden;
 use crate::name::undash;
-use crate::objects::{self, Asked, Kind, full_name, has_cluster_ip, pod_addresses, pod_endpoint};
-use crate::records::{Form, Part, addresses, form, of_service, pointer};
+use crate::objects::{
+    self, RequestedPort, ServiceKind, full_name, has_cluster_ip, pod_addresses, pod_endpoint,
+};
+use crate::records::{Form, ServicePart, addresses, form, of_service, pointer};
 use crate::select::Select;
-use crate::snapshot::{Need, Snapshot, Step, Stop};
-use crate::{Domain, Known, LookupError, Record, RecordKind, Records};
+use crate::snapshot::{Need, ResolveStep, Snapshot, Stop};
+use crate::{Domain, KnownRecords, LookupError, NameRecord, RecordKind, Records};
 
 /// The records of a name, which is read as fully qualified.
 pub(crate) fn records(
@@ -20,24 +22,24 @@ pub(crate) fn records(
     name: &Name,
     wanted: RecordKind,
     notes: &mut Notes,
-) -> Step<Known> {
+) -> ResolveStep<KnownRecords> {
     let mut walk = Walk { snapshot, notes };
     let domain = domain(snapshot).map_err(|stop| stop.with_soon(soon(name, &snapshot.guess)))?;
     if !domain.contains(name) {
-        return Ok(Known::Outside);
+        return Ok(KnownRecords::Outside);
     }
     let Some(form) = form(name, &domain) else {
-        return Ok(Known::Ask { otherwise: None });
+        return Ok(KnownRecords::Ask { otherwise: None });
     };
     // The zone may have records that no object has: its SOA, and an administrator's.
     if wanted == RecordKind::Other && form == Form::Branch {
-        return Ok(Known::Ask { otherwise: None });
+        return Ok(KnownRecords::Ask { otherwise: None });
     }
     let found = walk.under_domain(form, wanted, &domain);
-    if let (Ok(Found::Missing), false) = (&found, matches!(form, Form::Pod { .. })) {
+    if let (Ok(FoundRecords::Missing), false) = (&found, matches!(form, Form::Pod { .. })) {
         match snapshot.additions {
             Some(true) => {}
-            Some(false) => return Ok(Known::Missing),
+            Some(false) => return Ok(KnownRecords::Missing),
             None => return Err(Stop::needs(Need::Additions)),
         }
     }
@@ -59,7 +61,11 @@ fn soon(name: &Name, guess: &Domain) -> Vec<Need> {
 }
 
 /// The names of an address.
-pub(crate) fn pointers(snapshot: &Snapshot<'_>, ip: IpAddr, notes: &mut Notes) -> Step<Known> {
+pub(crate) fn pointers(
+    snapshot: &Snapshot<'_>,
+    ip: IpAddr,
+    notes: &mut Notes,
+) -> ResolveStep<KnownRecords> {
     let mut walk = Walk { snapshot, notes };
     let domain = domain(snapshot)?;
     let found = walk.at_address(ip, &domain);
@@ -71,7 +77,7 @@ pub(crate) fn pointers(snapshot: &Snapshot<'_>, ip: IpAddr, notes: &mut Notes) -
 }
 
 /// What was found for a name.
-enum Found {
+enum FoundRecords {
     Records(Records),
     /// An alias to a name outside the objects.
     Alias(Name),
@@ -79,30 +85,40 @@ enum Found {
     Outside,
 }
 
-impl From<Option<Records>> for Found {
+impl From<Option<Records>> for FoundRecords {
     fn from(records: Option<Records>) -> Self {
         records.map_or(Self::Missing, Self::Records)
     }
 }
 
-fn settle(found: Step<Found>, missing: impl FnOnce() -> LookupError) -> Step<Known> {
+fn settle(
+    found: ResolveStep<FoundRecords>,
+    missing: impl FnOnce() -> LookupError,
+) -> ResolveStep<KnownRecords> {
     match found {
-        Ok(Found::Records(records)) => Ok(Known::Records(records)),
-        Ok(Found::Outside) => Ok(Known::Outside),
-        Ok(Found::Alias(to)) => Ok(Known::ask(Ok(Records {
-            answers: vec![Record::Alias(to)],
+        Ok(FoundRecords::Records(records)) => Ok(KnownRecords::Records(records)),
+        Ok(FoundRecords::Outside) => Ok(KnownRecords::Outside),
+        Ok(FoundRecords::Alias(to)) => Ok(KnownRecords::ask(Ok(Records {
+            answers: vec![NameRecord::Alias(to)],
             additional: Vec::new(),
         }))),
-        Ok(Found::Missing) => Ok(Known::ask(Err(missing()))),
-        Err(Stop::Failed(why)) if is_forbidden(&why) => Ok(Known::ask(Err(LookupError::Api(why)))),
+        Ok(FoundRecords::Missing) => Ok(KnownRecords::ask(Err(missing()))),
+        Err(Stop::Failed(why)) if is_forbidden(&why) => {
+            Ok(KnownRecords::ask(Err(LookupError::Api(why))))
+        }
         Err(stop) => Err(stop),
     }
 }
 
 impl Walk<'_> {
-    fn under_domain(&mut self, form: Form<'_>, wanted: RecordKind, domain: &Domain) -> Step<Found> {
+    fn under_domain(
+        &mut self,
+        form: Form<'_>,
+        wanted: RecordKind,
+        domain: &Domain,
+    ) -> ResolveStep<FoundRecords> {
         match form {
-            Form::Branch => Ok(Found::Records(Records::default())),
+            Form::Branch => Ok(FoundRecords::Records(Records::default())),
             Form::Namespace(namespace) => {
                 let exists = self.is_namespace(namespace)?;
                 Ok(exists.then(Records::default).into())
@@ -113,17 +129,18 @@ impl Walk<'_> {
                 part,
             } => {
                 let Some(service) = self.service(namespace, name)? else {
-                    return Ok(Found::Missing);
+                    return Ok(FoundRecords::Missing);
                 };
                 let kind = objects::kind(service);
-                if let Kind::External(to) = kind {
+                if let ServiceKind::External(to) = kind {
                     let to = Name::parse(&format!("{}.", to.trim_end_matches('.')));
                     return Ok(match (part, to) {
-                        (Part::Whole, Ok(to)) => Found::Alias(to),
-                        _ => Found::Missing,
+                        (ServicePart::Whole, Ok(to)) => FoundRecords::Alias(to),
+                        _ => FoundRecords::Missing,
                     });
                 }
-                let by_endpoints = kind == Kind::Headless || matches!(part, Part::Endpoint(_));
+                let by_endpoints =
+                    kind == ServiceKind::Headless || matches!(part, ServicePart::Endpoint(_));
                 let slices = match by_endpoints {
                     true => Some(self.slices(namespace, name)?),
                     false => None,
@@ -134,7 +151,7 @@ impl Walk<'_> {
             Form::Pod { namespace, label } => {
                 let seen = match undash(label) {
                     Some(ip) => self.pods_at(ip, Some(namespace))?,
-                    None => Seen {
+                    None => PartialSearch {
                         found: Vec::from_iter(self.pod(namespace, label)?.cloned()),
                         hidden: None,
                     },
@@ -149,12 +166,12 @@ impl Walk<'_> {
         }
     }
 
-    fn at_address(&mut self, ip: IpAddr, domain: &Domain) -> Step<Found> {
-        let port = Asked(None);
+    fn at_address(&mut self, ip: IpAddr, domain: &Domain) -> ResolveStep<FoundRecords> {
+        let port = RequestedPort(None);
         let pointing = |text: String| {
             let name = Name::parse(&text).ok()?;
             Some(Records {
-                answers: vec![Record::Pointer(name)],
+                answers: vec![NameRecord::Pointer(name)],
                 additional: Vec::new(),
             })
         };
@@ -183,14 +200,14 @@ impl Walk<'_> {
         let Some(pod) = pods.found.first() else {
             return match pods.hidden {
                 Some(why) => Err(why.into()),
-                None => Ok(Found::Outside),
+                None => Ok(FoundRecords::Outside),
             };
         };
         // DNS names a Pod under the headless Service in its `subdomain`.
         let subdomain = pod.spec.as_ref().and_then(|s| s.subdomain.clone());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let Some(service) = subdomain.filter(|name| !name.is_empty()) else {
-            return Ok(Found::Missing);
+            return Ok(FoundRecords::Missing);
         };
         let slices = self.slices(&namespace, &service)?;
         let hostname = pointer(slices.iter().map(|s| &**s), ip);

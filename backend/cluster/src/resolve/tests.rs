@@ -294,7 +294,7 @@ impl World {
         kind: &'static str,
         objects: &[Arc<K>],
         select: &Select,
-    ) -> Result<Objects<K>, Failure> {
+    ) -> Result<Objects<K>, CallFailure> {
         if self.denied.contains(&kind) {
             return Err(Arc::new(ConnectError::new(Refusal::Forbidden, kind)));
         }
@@ -353,7 +353,7 @@ impl World {
         }
     }
 
-    fn second(&self, search: &Search) -> Result<Second, Failure> {
+    fn second(&self, search: &Search) -> Result<Second, CallFailure> {
         let namespace = search.within.clone();
         let pods = self.read("pods", &self.pods, &Select::All { namespace })?;
         let mut second = Second::default();
@@ -491,8 +491,8 @@ proptest! {
         world.is_eager = true;
         let name = |name: &str| ("default".to_owned(), name.to_owned());
         world.hints.owner = match owner {
-            0..3 => Some(Owner::Service(name(SERVICES[owner]))),
-            3..7 => Some(Owner::Pod(name(PODS[owner - 3]))),
+            0..3 => Some(AddressOwner::Service(name(SERVICES[owner]))),
+            3..7 => Some(AddressOwner::Pod(name(PODS[owner - 3]))),
             _ => None,
         };
         prop_assert_eq!(plain, format!("{:?}", world.resolve(target)));

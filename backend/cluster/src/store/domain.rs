@@ -13,7 +13,7 @@ use super::entry::RIGHTS;
 use super::validity::lock;
 use crate::Domain;
 use crate::corefile::{adds_names, cluster_zones};
-use crate::fetch::{Failure, Server, get, is_forbidden};
+use crate::fetch::{CallFailure, LimitedApi, get, is_forbidden};
 use crate::settings::Settings;
 
 /// How long a finding about CoreDNS's own names is believed: CoreDNS reads its configuration again once in 30 s
@@ -74,7 +74,7 @@ impl DomainCell {
     /// Whether the DNS may know names under the domain that no object has; true if that is unknown.
     ///
     /// Cancellation: the next caller asks again.
-    pub(super) async fn adds_names(&self, server: &Server) -> bool {
+    pub(super) async fn adds_names(&self, server: &LimitedApi) -> bool {
         let Some(domain) = self.known.get() else {
             return true;
         };
@@ -108,7 +108,11 @@ impl DomainCell {
 
     /// The domain, and whether it is certain. If CoreDNS's configuration is forbidden or missing, it is the usual domain.
     /// If the call failed, it is the usual domain for now.
-    pub(super) async fn get(&self, server: &Server, settings: &Settings) -> (Arc<Domain>, bool) {
+    pub(super) async fn get(
+        &self,
+        server: &LimitedApi,
+        settings: &Settings,
+    ) -> (Arc<Domain>, bool) {
         let found = self.known.get_or_try_init(|| self.find(server, settings));
         match found.await {
             Ok(domain) => (domain.clone(), true),
@@ -120,7 +124,11 @@ impl DomainCell {
         }
     }
 
-    async fn find(&self, server: &Server, settings: &Settings) -> Result<Arc<Domain>, Failure> {
+    async fn find(
+        &self,
+        server: &LimitedApi,
+        settings: &Settings,
+    ) -> Result<Arc<Domain>, CallFailure> {
         let corefile = match corefile(server).await {
             Ok(corefile) => corefile.unwrap_or_default(),
             Err(failure) if is_forbidden(&failure) => {
@@ -145,7 +153,7 @@ impl DomainCell {
 }
 
 /// Reads CoreDNS's configuration; `None` if there is none.
-async fn corefile(server: &Server) -> Result<Option<String>, Failure> {
+async fn corefile(server: &LimitedApi) -> Result<Option<String>, CallFailure> {
     let config = get::<ConfigMap>(server, Some("kube-system"), "coredns").await?;
     let data = config.and_then(|config| config.data);
     Ok(data.and_then(|mut data| data.remove("Corefile")))

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::WatchHealth;
 use super::validity::{Pulse, lock};
-use crate::fetch::{Failure, Kind, is_forbidden};
+use crate::fetch::{CallFailure, ObjectKind, is_forbidden};
 use crate::select::{Objects, Select};
 
 /// Time after which a missing right is tried again.
@@ -26,9 +26,9 @@ const REVOKED: Duration = Duration::from_secs(8);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-pub(crate) struct Entry<K> {
+pub(crate) struct SelectionEntry<K> {
     pub(crate) select: Select,
-    pub(super) state: watch::Sender<State<K>>,
+    pub(super) state: watch::Sender<SelectionState<K>>,
     pub(super) pulse: Arc<Pulse>,
     rights: Mutex<Rights>,
     /// Negative entry that stays watched: a name was resolved differently because this object does not exist.
@@ -43,7 +43,7 @@ pub(crate) struct Entry<K> {
 #[derive(Default)]
 struct Rights {
     /// The right that is missing, and when it is tried again.
-    missing: Option<(Missing, Instant)>,
+    missing: Option<(MissingRight, Instant)>,
     /// Number of watches in a row that broke and did not come back.
     broken: u32,
     /// Whether there was an answer once.
@@ -53,12 +53,12 @@ struct Rights {
 }
 
 #[derive(Clone)]
-pub(crate) enum Missing {
+pub(crate) enum MissingRight {
     Watch,
-    List(Failure),
+    List(CallFailure),
 }
 
-pub(super) struct State<K> {
+pub(super) struct SelectionState<K> {
     /// Number of finished loads.
     pub(super) loads: u64,
     /// Since when a load is in progress.
@@ -67,28 +67,28 @@ pub(super) struct State<K> {
     pub(super) turn: u64,
     /// Whether the task is following the entry and loads it on demand.
     pub(super) followed: bool,
-    pub(super) held: Held<K>,
+    pub(super) held: HeldObjects<K>,
 }
 
-pub(super) enum Held<K> {
+pub(super) enum HeldObjects<K> {
     Nothing,
     /// Up to date without an expiry: the watch is connected and passes events on.
     Watched(Objects<K>),
     /// Read once, with an expiry.
     Read {
-        found: Result<Objects<K>, Failure>,
+        found: Result<Objects<K>, CallFailure>,
         until: Instant,
     },
 }
 
-impl<K> Held<K> {
-    pub(super) fn known(&self) -> Option<Known<K>> {
+impl<K> HeldObjects<K> {
+    pub(super) fn known(&self) -> Option<KnownObjects<K>> {
         let (found, until) = match self {
             Self::Nothing => return None,
             Self::Watched(objects) => (Ok(objects.clone()), None),
             Self::Read { found, until } => (found.clone(), Some(*until)),
         };
-        Some(Known { found, until })
+        Some(KnownObjects { found, until })
     }
 
     /// Whether answers that rest on it have to be made again: the objects differ, or they expire earlier.
@@ -114,14 +114,14 @@ impl<K> Held<K> {
 }
 
 /// The objects of a selection and their expiry; `None` while it is watched.
-pub(super) struct Known<K> {
-    pub(super) found: Result<Objects<K>, Failure>,
+pub(super) struct KnownObjects<K> {
+    pub(super) found: Result<Objects<K>, CallFailure>,
     pub(super) until: Option<Instant>,
 }
 
-impl<K> State<K> {
+impl<K> SelectionState<K> {
     /// The objects, if they have not expired.
-    pub(super) fn current(&self) -> Option<Known<K>> {
+    pub(super) fn current(&self) -> Option<KnownObjects<K>> {
         let now = Instant::now();
         self.held
             .known()
@@ -129,14 +129,14 @@ impl<K> State<K> {
     }
 }
 
-impl<K> Entry<K> {
+impl<K> SelectionEntry<K> {
     pub(super) fn new(select: Select, now: Instant) -> Self {
-        let state = State {
+        let state = SelectionState {
             loads: 0,
             loading: None,
             turn: 0,
             followed: false,
-            held: Held::Nothing,
+            held: HeldObjects::Nothing,
         };
         Self {
             select,
@@ -154,15 +154,15 @@ impl<K> Entry<K> {
     pub(super) fn health(&self) -> WatchHealth {
         match &self.state.borrow().held {
             _ if self.lost.load(Ordering::Acquire) => WatchHealth::Lost,
-            Held::Watched(_) => WatchHealth::Watched,
-            Held::Nothing | Held::Read { .. } => WatchHealth::Read,
+            HeldObjects::Watched(_) => WatchHealth::Watched,
+            HeldObjects::Nothing | HeldObjects::Read { .. } => WatchHealth::Read,
         }
     }
 
     /// The objects, in words.
     pub(super) fn words(&self) -> String
     where
-        K: Kind,
+        K: ObjectKind,
     {
         format!("{} {}", K::plural(&()), self.select)
     }
@@ -174,7 +174,7 @@ impl<K> Entry<K> {
         }
         self.pinning.notify_one();
         self.state.send_if_modified(|state| {
-            if let Held::Read { found, until } = &mut state.held
+            if let HeldObjects::Read { found, until } = &mut state.held
                 && found.as_ref().is_err_and(|f| is_forbidden(f))
                 && !lock(&self.rights).had
             {
@@ -189,7 +189,7 @@ impl<K> Entry<K> {
     }
 
     /// Notes that a right is missing, until `retry` has passed.
-    pub(super) fn lacks(&self, right: Missing, retry: Duration) {
+    pub(super) fn lacks(&self, right: MissingRight, retry: Duration) {
         lock(&self.rights).missing = Some((right, Instant::now() + retry));
     }
 
@@ -230,7 +230,7 @@ impl<K> Entry<K> {
         lock(&self.rights).missing = None;
     }
 
-    pub(super) fn missing(&self) -> Option<Missing> {
+    pub(super) fn missing(&self) -> Option<MissingRight> {
         let missing = lock(&self.rights).missing.clone();
         let (right, retry) = missing?;
         (Instant::now() < retry).then_some(right)
@@ -259,17 +259,17 @@ impl<K> Entry<K> {
     /// Takes the objects of a watch.
     pub(crate) fn watched(&self, objects: Objects<K>) {
         lock(&self.rights).had = true;
-        self.set(Held::Watched(objects));
+        self.set(HeldObjects::Watched(objects));
     }
 
     /// Takes the result of one read.
-    pub(crate) fn read(&self, found: Result<Objects<K>, Failure>, trusted: Duration) {
+    pub(crate) fn read(&self, found: Result<Objects<K>, CallFailure>, trusted: Duration) {
         let until = Instant::now() + trusted;
         lock(&self.rights).had |= found.is_ok();
-        self.set(Held::Read { found, until });
+        self.set(HeldObjects::Read { found, until });
     }
 
-    fn set(&self, held: Held<K>) {
+    fn set(&self, held: HeldObjects<K>) {
         let mut news = false;
         self.state.send_modify(|state| {
             news = state.held.is_outdated_by(&held);
@@ -290,10 +290,10 @@ impl<K> Entry<K> {
                 return false;
             }
             followed = std::mem::take(&mut state.followed);
-            if let Held::Watched(objects) = &state.held {
+            if let HeldObjects::Watched(objects) = &state.held {
                 let found = Ok(objects.clone());
                 let until = Instant::now();
-                state.held = Held::Read { found, until };
+                state.held = HeldObjects::Read { found, until };
                 followed = true;
             }
             let cut = state.loading.take().is_some();

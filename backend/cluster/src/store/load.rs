@@ -8,23 +8,23 @@ use kubevpn_target::{ConnectError, Refusal};
 use tokio::sync::Semaphore;
 
 use super::WatchNews;
-use super::entry::{Entry, Missing, RIGHTS};
-use crate::fetch::{Failure, Kind, Server, is_forbidden, list};
+use super::entry::{MissingRight, RIGHTS, SelectionEntry};
+use crate::fetch::{CallFailure, LimitedApi, ObjectKind, is_forbidden, list};
 use crate::select::Objects;
 
 /// What all selections of one cluster share.
-pub(crate) struct Env {
-    pub(crate) server: Server,
+pub(crate) struct StoreEnv {
+    pub(crate) server: LimitedApi,
     /// Permits for open watches.
     pub(crate) watches: Arc<Semaphore>,
     /// How long an unused entry stays watched.
     pub(crate) idle: Duration,
     /// Whether the path to the API server passes the events of watches on.
     pub(crate) path: Path,
-    pub(crate) told: OnceLock<Told>,
+    pub(crate) told: OnceLock<WatchObserver>,
 }
 
-pub(crate) type Told = Arc<dyn Fn(WatchNews<'_>) + Send + Sync>;
+pub(crate) type WatchObserver = Arc<dyn Fn(WatchNews<'_>) + Send + Sync>;
 
 /// What watches have shown about the path to the API server since one last broke: whether it passes events on, which holds
 /// for all watches or for none.
@@ -73,14 +73,14 @@ impl Drop for PathAsked<'_> {
 }
 
 /// The load of one entry, and the watch that may follow it.
-pub(crate) struct Loading<K: Kind> {
-    pub(crate) env: Arc<Env>,
-    pub(crate) entry: Arc<Entry<K>>,
+pub(crate) struct Loading<K: ObjectKind> {
+    pub(crate) env: Arc<StoreEnv>,
+    pub(crate) entry: Arc<SelectionEntry<K>>,
     /// The number of this task of the entry.
     pub(super) turn: u64,
 }
 
-impl<K: Kind> Loading<K> {
+impl<K: ObjectKind> Loading<K> {
     /// Reports that the watch broke.
     pub(super) fn lost(&self, why: &str) {
         if !self.entry.lost.swap(true, Ordering::AcqRel)
@@ -102,7 +102,7 @@ impl<K: Kind> Loading<K> {
         }
     }
 
-    pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, Failure>) {
+    pub(crate) fn say(&self, read: Result<Vec<Arc<K>>, CallFailure>) {
         let entry = &self.entry;
         match read.as_ref().is_err_and(|failure| is_forbidden(failure)) {
             true => entry.lacks_all(),
@@ -122,7 +122,7 @@ impl<K: Kind> Loading<K> {
     }
 
     /// Reads once: by list, or by get if that is forbidden.
-    pub(super) async fn read(&self) -> Result<Vec<Arc<K>>, Failure> {
+    pub(super) async fn read(&self) -> Result<Vec<Arc<K>>, CallFailure> {
         let (server, select) = (&self.env.server, &self.entry.select);
         let mut found = Vec::new();
         let mut keep = |mut object: K| {
@@ -130,13 +130,14 @@ impl<K: Kind> Loading<K> {
             found.push(Arc::new(object));
         };
         let mut refused = match self.entry.missing() {
-            Some(Missing::List(failure)) => Some(failure),
+            Some(MissingRight::List(failure)) => Some(failure),
             _ => None,
         };
         if K::LISTED && refused.is_none() {
             match list(server, select, &mut keep).await {
                 Err(failure) if is_forbidden(&failure) => {
-                    self.entry.lacks(Missing::List(failure.clone()), RIGHTS);
+                    self.entry
+                        .lacks(MissingRight::List(failure.clone()), RIGHTS);
                     refused = Some(failure);
                 }
                 read => return read.map(|_| found),
@@ -154,14 +155,14 @@ impl<K: Kind> Loading<K> {
     }
 }
 
-impl<K: Kind> Drop for Loading<K> {
+impl<K: ObjectKind> Drop for Loading<K> {
     /// Marks the entry when the task ends for any reason.
     fn drop(&mut self) {
         self.entry.abandoned(self.turn);
     }
 }
 
-pub(crate) fn cut_off() -> Failure {
+pub(crate) fn cut_off() -> CallFailure {
     ConnectError::new(
         Refusal::Internal,
         "a question to the API server was cut off",

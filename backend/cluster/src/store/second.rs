@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::load::cut_off;
 use super::validity::lock;
 use super::{Store, Validity};
-use crate::fetch::{Failure, Server, first_page, is_forbidden, list};
+use crate::fetch::{CallFailure, LimitedApi, first_page, is_forbidden, list};
 use crate::objects::{on_node_network, pod_addresses};
 use crate::select::Select;
 use crate::settings::Settings;
@@ -34,7 +34,7 @@ const SEARCHED: usize = 128;
 /// Searches and their results with expiry; `None` while a search is running.
 pub(super) type Searches = HashMap<Search, watch::Receiver<Option<Searched>>>;
 
-type Searched = Result<(Arc<Second>, Instant), Failure>;
+type Searched = Result<(Arc<Second>, Instant), CallFailure>;
 
 impl Store {
     /// Cancellation: the search continues for the next caller.
@@ -43,7 +43,7 @@ impl Store {
         search: &Search,
         settings: &Settings,
         validity: &mut Validity,
-    ) -> Result<Arc<Second>, Failure> {
+    ) -> Result<Arc<Second>, CallFailure> {
         let found = self.searched(search, settings).await;
         validity.until(
             found
@@ -88,7 +88,7 @@ impl Store {
 }
 
 async fn second_addresses(
-    server: &Server,
+    server: &LimitedApi,
     places: Vec<Option<String>>,
     v4: bool,
     all: bool,
@@ -116,7 +116,7 @@ async fn second_addresses(
                     add(&pod);
                 };
                 list(server, &select, keep).await?;
-                return Ok::<_, Failure>(());
+                return Ok::<_, CallFailure>(());
             }
             for size in SAMPLES {
                 let mut told = false;

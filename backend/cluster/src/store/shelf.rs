@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::instrument::WithSubscriber as _;
 
 use super::WatchState;
-use super::entry::{Entry, Known};
-use super::load::{Env, Loading, cut_off};
+use super::entry::{KnownObjects, SelectionEntry};
+use super::load::{Loading, StoreEnv, cut_off};
 use super::validity::{Changes, Validity, lock};
-use crate::fetch::{Failure, Kind};
+use crate::fetch::{CallFailure, ObjectKind};
 use crate::select::{Objects, Select};
 
 /// How long a caller waits for a load before it gets the last good answer instead.
@@ -33,18 +33,18 @@ const PATIENT: Duration = Duration::from_secs(2);
 const ENTRIES: usize = 4096;
 const SWEEP: Duration = Duration::from_secs(30);
 
-pub(crate) struct Shelf<K: Kind> {
-    env: Arc<Env>,
-    slots: Arc<Mutex<Slots<K>>>,
+pub(crate) struct Shelf<K: ObjectKind> {
+    env: Arc<StoreEnv>,
+    slots: Arc<Mutex<ShelfSlots<K>>>,
 }
 
-pub(crate) struct Slots<K> {
-    by_select: HashMap<Select, Slot<K>>,
+pub(crate) struct ShelfSlots<K> {
+    by_select: HashMap<Select, ShelfSlot<K>>,
     swept: Instant,
 }
 
-struct Slot<K> {
-    entry: Arc<Entry<K>>,
+struct ShelfSlot<K> {
+    entry: Arc<SelectionEntry<K>>,
     task: Task,
 }
 
@@ -60,9 +60,9 @@ impl Drop for Task {
 }
 
 /// A selection that a caller waits for.
-struct Asked<K> {
-    known: Option<Known<K>>,
-    entry: Arc<Entry<K>>,
+struct AwaitedSelection<K> {
+    known: Option<KnownObjects<K>>,
+    entry: Arc<SelectionEntry<K>>,
     changes: Changes,
     /// Number of the entry's loads at that time.
     before: u64,
@@ -70,9 +70,9 @@ struct Asked<K> {
     since: Instant,
 }
 
-impl<K: Kind> Shelf<K> {
-    pub(crate) fn new(env: Arc<Env>) -> Self {
-        let slots = Slots {
+impl<K: ObjectKind> Shelf<K> {
+    pub(crate) fn new(env: Arc<StoreEnv>) -> Self {
+        let slots = ShelfSlots {
             by_select: HashMap::new(),
             swept: Instant::now(),
         };
@@ -89,13 +89,13 @@ impl<K: Kind> Shelf<K> {
         &self,
         select: &Select,
         validity: &mut Validity,
-    ) -> Result<Objects<K>, Failure> {
+    ) -> Result<Objects<K>, CallFailure> {
         let known = async {
             let asked = self.ask(select)?;
             validity.rests_on(asked.changes.clone());
             asked.known().await
         };
-        let known = known.await.unwrap_or_else(|failure| Known {
+        let known = known.await.unwrap_or_else(|failure| KnownObjects {
             found: Err(failure),
             until: Some(Instant::now()),
         });
@@ -148,7 +148,7 @@ impl<K: Kind> Shelf<K> {
 
     pub(crate) fn states(&self) -> Vec<WatchState> {
         let slots = lock(&self.slots);
-        let state = |slot: &Slot<K>| WatchState {
+        let state = |slot: &ShelfSlot<K>| WatchState {
             what: slot.entry.words(),
             health: slot.entry.health(),
         };
@@ -161,7 +161,7 @@ impl<K: Kind> Shelf<K> {
     }
 
     /// Returns what is known, and starts a load if nothing is.
-    fn ask(&self, select: &Select) -> Result<Asked<K>, Failure> {
+    fn ask(&self, select: &Select) -> Result<AwaitedSelection<K>, CallFailure> {
         let now = Instant::now();
         let mut slots = lock(&self.slots);
         if !slots.by_select.contains_key(select) && !slots.make_room(now) {
@@ -170,7 +170,7 @@ impl<K: Kind> Shelf<K> {
         let slot = slots
             .by_select
             .entry(select.clone())
-            .or_insert_with(|| Slot::new(select.clone(), now));
+            .or_insert_with(|| ShelfSlot::new(select.clone(), now));
         let entry = slot.entry.clone();
         entry.pulse.touch();
         let changes = Changes::of(&entry.pulse);
@@ -200,7 +200,7 @@ impl<K: Kind> Shelf<K> {
             let task = tokio::spawn(task.with_current_subscriber());
             slot.task = Task(Some(task.abort_handle()));
         }
-        Ok(Asked {
+        Ok(AwaitedSelection {
             known,
             entry,
             changes,
@@ -210,10 +210,10 @@ impl<K: Kind> Shelf<K> {
     }
 }
 
-impl<K: Kind> Asked<K> {
+impl<K: ObjectKind> AwaitedSelection<K> {
     /// The objects known at the time of the call, if no load was started for it; otherwise the result of the load, or the
     /// last good answer if the load takes too long.
-    async fn known(self) -> Result<Known<K>, Failure> {
+    async fn known(self) -> Result<KnownObjects<K>, CallFailure> {
         if let Some(known) = self.known {
             return Ok(known);
         }
@@ -226,7 +226,7 @@ impl<K: Kind> Asked<K> {
                 Err(_) => {
                     tracing::debug!(select = ?self.entry.select, "the last good answer stands while it is read again");
                     let until = Some(Instant::now() + K::TRUSTED);
-                    return Ok(Known {
+                    return Ok(KnownObjects {
                         found: Ok(objects),
                         until,
                     });
@@ -239,16 +239,16 @@ impl<K: Kind> Asked<K> {
     }
 }
 
-impl<K> Slot<K> {
+impl<K> ShelfSlot<K> {
     fn new(select: Select, now: Instant) -> Self {
         Self {
-            entry: Arc::new(Entry::new(select, now)),
+            entry: Arc::new(SelectionEntry::new(select, now)),
             task: Task(None),
         }
     }
 }
 
-impl<K> Slots<K> {
+impl<K> ShelfSlots<K> {
     /// Drops entries before a new one: unused ones, and the least recently used one if necessary. Entries that are being
     /// loaded stay; `false` if that is all of them.
     fn make_room(&mut self, now: Instant) -> bool {
@@ -263,7 +263,7 @@ impl<K> Slots<K> {
             kept || now < slot.entry.pulse.used() + SWEEP
         });
         if self.by_select.len() >= ENTRIES {
-            let idle = |slot: &&Slot<K>| slot.entry.state.borrow().loading.is_none();
+            let idle = |slot: &&ShelfSlot<K>| slot.entry.state.borrow().loading.is_none();
             let slots = self.by_select.values().filter(idle);
             let oldest = slots.min_by_key(|slot| slot.entry.pulse.used());
             let Some(select) = oldest.map(|slot| slot.entry.select.clone()) else {
@@ -276,31 +276,31 @@ impl<K> Slots<K> {
 }
 
 /// Loads an entry, and keeps it up to date while it is used.
-async fn run<K: Kind>(loading: Loading<K>, slots: Weak<Mutex<Slots<K>>>) {
+async fn run<K: ObjectKind>(loading: Loading<K>, slots: Weak<Mutex<ShelfSlots<K>>>) {
     tokio::select! {
         () = load(&loading) => {}
         () = unused(&loading, &slots) => {}
     }
 }
 
-async fn load<K: Kind>(loading: &Loading<K>) {
+async fn load<K: ObjectKind>(loading: &Loading<K>) {
     #[cfg(feature = "watch")]
     if K::LISTED && loading.entry.missing().is_none() {
-        use super::entry::{Missing, RIGHTS};
-        use super::watch::{Ended, keep};
+        use super::entry::{MissingRight, RIGHTS};
+        use super::watch::{WatchEnd, keep};
         use crate::fetch::is_forbidden;
         let entry = &loading.entry;
         let ended = keep(loading).await;
         match &ended {
-            Ended::NotWatched(retry) => entry.lacks(Missing::Watch, *retry),
-            Ended::NotListed(failure) if is_forbidden(failure) => {
-                entry.lacks(Missing::List(failure.clone()), RIGHTS);
+            WatchEnd::NotWatched(retry) => entry.lacks(MissingRight::Watch, *retry),
+            WatchEnd::NotListed(failure) if is_forbidden(failure) => {
+                entry.lacks(MissingRight::List(failure.clone()), RIGHTS);
             }
-            Ended::NotListed(_) | Ended::Absent => {}
+            WatchEnd::NotListed(_) | WatchEnd::Absent => {}
         }
         let waited_for = entry.unfollowed();
         match ended {
-            Ended::NotListed(failure) if !is_forbidden(&failure) => {
+            WatchEnd::NotListed(failure) if !is_forbidden(&failure) => {
                 return loading.say(Err(failure));
             }
             // The entry was requested after the watch had ended.
@@ -312,7 +312,7 @@ async fn load<K: Kind>(loading: &Loading<K>) {
 }
 
 /// Returns when the entry was unused for so long that it was dropped.
-async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
+async fn unused<K: ObjectKind>(loading: &Loading<K>, slots: &Weak<Mutex<ShelfSlots<K>>>) {
     let Loading { env, entry, .. } = loading;
     loop {
         sleep_until(entry.pulse.used() + env.idle).await;
@@ -324,7 +324,7 @@ async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
             continue;
         }
         // No caller can request the entry under the lock. Another entry may have taken its place.
-        let own = |slot: &Slot<K>| Arc::ptr_eq(&slot.entry, entry);
+        let own = |slot: &ShelfSlot<K>| Arc::ptr_eq(&slot.entry, entry);
         if slots.by_select.get(&entry.select).is_some_and(own) {
             slots.by_select.remove(&entry.select);
         }
@@ -332,7 +332,7 @@ async fn unused<K: Kind>(loading: &Loading<K>, slots: &Weak<Mutex<Slots<K>>>) {
     }
 }
 
-fn too_many<K: Kind>() -> Failure {
+fn too_many<K: ObjectKind>() -> CallFailure {
     let kind = K::plural(&());
     let sentence = format!(
         "cannot look up {kind}: {ENTRIES} questions about {kind} wait for the API server already; try again when it has answered"

@@ -24,9 +24,9 @@ use kube::ResourceExt;
 use kube::api::{WatchEvent, WatchParams};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::entry::{Entry, RIGHTS};
+use super::entry::{RIGHTS, SelectionEntry};
 use super::load::{Loading, Path};
-use crate::fetch::{Failure, Kind, TRUSTED, is_forbidden, list};
+use crate::fetch::{CallFailure, ObjectKind, TRUSTED, is_forbidden, list};
 use crate::select::Objects;
 
 /// How long the absence of an object is believed.
@@ -59,9 +59,9 @@ const LATE: Duration = Duration::from_secs(5);
 const LASTED: Duration = Duration::from_secs(200);
 
 /// Why a selection is not watched.
-pub(crate) enum Ended {
+pub(crate) enum WatchEnd {
     /// The first list failed.
-    NotListed(Failure),
+    NotListed(CallFailure),
     /// The objects were read and will expire; a watch may be tried again after this time.
     NotWatched(Duration),
     /// The selection is empty, and no answer rests on that.
@@ -69,7 +69,7 @@ pub(crate) enum Ended {
 }
 
 /// Why a watch, or its list, ended.
-enum Broken {
+enum WatchFailure {
     /// It ended orderly.
     Over,
     /// The server no longer has the resource version.
@@ -85,20 +85,20 @@ enum Broken {
 type Set<K> = BTreeMap<(String, String), Arc<K>>;
 
 /// Loads an entry and keeps it up to date. Returns why it is not kept any more.
-pub(super) async fn keep<K: Kind>(loading: &Loading<K>) -> Ended {
+pub(super) async fn keep<K: ObjectKind>(loading: &Loading<K>) -> WatchEnd {
     let Loading { env, entry, .. } = loading;
     let (set, version) = match listed(loading).await {
         Ok(listed) => listed,
-        Err(failure) => return Ended::NotListed(failure),
+        Err(failure) => return WatchEnd::NotListed(failure),
     };
     let listed_at = Instant::now();
     if set.is_empty() && !entry.is_pinned() && !parked(entry).await {
-        return Ended::Absent;
+        return WatchEnd::Absent;
     }
     let Ok(_watch) = env.watches.clone().try_acquire_owned() else {
         tracing::debug!(select = ?entry.select, "read from time to time: there are as many watches as may be");
         entry.read(Ok(objects(&set)), TRUSTED);
-        return Ended::NotWatched(RIGHTS);
+        return WatchEnd::NotWatched(RIGHTS);
     };
     entry.followed();
     entry.read(Ok(objects(&set)), GRACE);
@@ -112,11 +112,11 @@ pub(super) async fn keep<K: Kind>(loading: &Loading<K>) -> Ended {
         breaks: 0,
         allowed: false,
     };
-    Ended::NotWatched(follower.follow().await)
+    WatchEnd::NotWatched(follower.follow().await)
 }
 
 /// All objects of the selection, and the list's resource version.
-async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failure> {
+async fn listed<K: ObjectKind>(loading: &Loading<K>) -> Result<(Set<K>, String), CallFailure> {
     let mut set = Set::new();
     let add = |object: K| {
         let (key, object) = kept(object);
@@ -128,7 +128,7 @@ async fn listed<K: Kind>(loading: &Loading<K>) -> Result<(Set<K>, String), Failu
 }
 
 /// Waits for an empty selection to be pinned; `false` if it was not in time.
-async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
+async fn parked<K: ObjectKind>(entry: &SelectionEntry<K>) -> bool {
     entry.read(Ok(Objects::default()), ABSENT);
     tokio::select! {
         () = entry.pinning.notified() => true,
@@ -137,7 +137,7 @@ async fn parked<K: Kind>(entry: &Entry<K>) -> bool {
 }
 
 /// Keeps one selection up to date by one watch after the other.
-struct Follower<'a, K: Kind> {
+struct Follower<'a, K: ObjectKind> {
     loading: &'a Loading<K>,
     set: Set<K>,
     /// The resource version at which the next watch begins; `None` if a list is needed first.
@@ -154,7 +154,7 @@ struct Follower<'a, K: Kind> {
     allowed: bool,
 }
 
-impl<K: Kind> Follower<'_, K> {
+impl<K: ObjectKind> Follower<'_, K> {
     /// Watches for as long as possible. Returns the wait before another attempt.
     async fn follow(&mut self) -> Duration {
         let entry = &self.loading.entry;
@@ -173,19 +173,24 @@ impl<K: Kind> Follower<'_, K> {
                     broken
                 }
                 Ok(Err(broken)) => broken,
-                Err(_) => Broken::Failed(format!("no answer within {GRACE:?}")),
+                Err(_) => WatchFailure::Failed(format!("no answer within {GRACE:?}")),
             };
             let worked = lived >= LIVED || self.heard;
-            if !matches!(broken, Broken::Denied(_)) {
+            if !matches!(broken, WatchFailure::Denied(_)) {
                 entry.not_refused();
             }
             if worked && self.proven {
                 self.fresh = Instant::now();
             }
-            let orderly = matches!(broken, Broken::Over) && lived >= LASTED;
+            let orderly = matches!(broken, WatchFailure::Over) && lived >= LASTED;
             self.proven &= orderly;
             // Other answers show nothing about the path.
-            if !orderly && matches!(broken, Broken::Over | Broken::Failed(_) | Broken::Silent) {
+            if !orderly
+                && matches!(
+                    broken,
+                    WatchFailure::Over | WatchFailure::Failed(_) | WatchFailure::Silent
+                )
+            {
                 self.path().broke();
             }
             if worked {
@@ -196,27 +201,29 @@ impl<K: Kind> Follower<'_, K> {
                 self.believed_until((down + GRACE).min(self.fresh + UNPROVEN));
             }
             match broken {
-                Broken::Over if worked => continue,
-                Broken::Over => tracing::debug!(select = ?entry.select, "watch ended at once"),
-                Broken::Gone => {
+                WatchFailure::Over if worked => continue,
+                WatchFailure::Over => {
+                    tracing::debug!(select = ?entry.select, "watch ended at once")
+                }
+                WatchFailure::Gone => {
                     tracing::debug!(select = ?entry.select, "watch too far behind, listing again");
                     self.version = None;
                 }
-                Broken::Denied(error) if self.allowed && !entry.is_revoked() => {
+                WatchFailure::Denied(error) if self.allowed && !entry.is_revoked() => {
                     tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
                     self.lost(&error);
                 }
-                Broken::Denied(error) | Broken::Unsupported(error) => {
+                WatchFailure::Denied(error) | WatchFailure::Unsupported(error) => {
                     tracing::debug!(select = ?entry.select, error, "may not be watched");
                     self.lost(&error);
                     return self.given_up(RIGHTS);
                 }
-                Broken::Silent => {
+                WatchFailure::Silent => {
                     tracing::debug!(select = ?entry.select, "the watch tells nothing of what changes");
                     self.lost("it tells nothing of what changes");
                     return self.given_up(RIGHTS);
                 }
-                Broken::Failed(error) => {
+                WatchFailure::Failed(error) => {
                     tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
                     self.lost(&error);
                 }
@@ -258,7 +265,7 @@ impl<K: Kind> Follower<'_, K> {
     /// Lists if necessary, then opens a watch up to its head.
     async fn open(
         &mut self,
-    ) -> Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>, Broken> {
+    ) -> Result<impl Stream<Item = kube::Result<WatchEvent<K>>> + use<K>, WatchFailure> {
         let version = match &self.version {
             Some(version) => version.clone(),
             None => match listed(self.loading).await {
@@ -267,9 +274,9 @@ impl<K: Kind> Follower<'_, K> {
                     version
                 }
                 Err(failure) if is_forbidden(&failure) => {
-                    return Err(Broken::Denied(failure.to_string()));
+                    return Err(WatchFailure::Denied(failure.to_string()));
                 }
-                Err(failure) => return Err(Broken::Failed(failure.to_string())),
+                Err(failure) => return Err(WatchFailure::Failed(failure.to_string())),
             },
         };
         let events = self.watch_from(&version).await.map_err(broken)?;
@@ -315,7 +322,7 @@ impl<K: Kind> Follower<'_, K> {
     async fn listen(
         &mut self,
         mut events: Pin<&mut impl Stream<Item = kube::Result<WatchEvent<K>>>>,
-    ) -> Broken {
+    ) -> WatchFailure {
         let entry = &self.loading.entry;
         let begun = Instant::now();
         let mut heard = begun;
@@ -370,7 +377,7 @@ impl<K: Kind> Follower<'_, K> {
                         Err(_) if self.proven && !before => {}
                         Err(_) => {
                             self.set = set;
-                            return Broken::Silent;
+                            return WatchFailure::Silent;
                         }
                     }
                     match self.proven {
@@ -380,7 +387,7 @@ impl<K: Kind> Follower<'_, K> {
                 }
                 () = sleep_until(quiet) => {
                     if !self.proven {
-                        return Broken::Over;
+                        return WatchFailure::Over;
                     }
                     self.proven = false;
                     self.fresh = heard;
@@ -421,9 +428,9 @@ impl<K: Kind> Follower<'_, K> {
     }
 
     /// Processes what a watch delivers; `Some` at its end.
-    fn hear(&mut self, event: Option<kube::Result<WatchEvent<K>>>) -> Option<Broken> {
+    fn hear(&mut self, event: Option<kube::Result<WatchEvent<K>>>) -> Option<WatchFailure> {
         let changed = match event {
-            None => return Some(Broken::Over),
+            None => return Some(WatchFailure::Over),
             Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                 self.advance(object.resource_version());
                 let (key, object) = kept(object);
@@ -464,23 +471,23 @@ impl<K: Kind> Follower<'_, K> {
     }
 }
 
-fn broken(error: kube::Error) -> Broken {
+fn broken(error: kube::Error) -> WatchFailure {
     match &error {
         kube::Error::Api(status) => match status.code {
-            410 => Broken::Gone,
-            403 => Broken::Denied(error.to_string()),
-            400 | 404 | 405 | 406 | 415 | 501 => Broken::Unsupported(error.to_string()),
-            _ => Broken::Failed(error.to_string()),
+            410 => WatchFailure::Gone,
+            403 => WatchFailure::Denied(error.to_string()),
+            400 | 404 | 405 | 406 | 415 | 501 => WatchFailure::Unsupported(error.to_string()),
+            _ => WatchFailure::Failed(error.to_string()),
         },
-        _ => Broken::Failed(error.to_string()),
+        _ => WatchFailure::Failed(error.to_string()),
     }
 }
 
-fn key<K: Kind>(object: &K) -> (String, String) {
+fn key<K: ObjectKind>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn kept<K: Kind>(mut object: K) -> ((String, String), Arc<K>) {
+fn kept<K: ObjectKind>(mut object: K) -> ((String, String), Arc<K>) {
     let key = key(&object);
     object.prune();
     (key, Arc::new(object))

@@ -14,7 +14,7 @@ const FEW: usize = 4;
 
 /// The properties of a session that matter for the choice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
+pub(crate) struct SessionView {
     /// Connections that wait for data of their Pod: neither side has ended, or the client has and was not answered.
     pub(crate) live: usize,
     /// One of its connections is not short.
@@ -53,13 +53,13 @@ pub(crate) struct Demand {
 /// The decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
-    pub(crate) what: What,
+    pub(crate) what: SessionChoice,
     /// Ask for one more session.
     pub(crate) open: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum SessionChoice {
     /// Use this free session.
     Free(usize),
     /// Share this session: none is free.
@@ -70,18 +70,18 @@ pub(crate) enum What {
     Full,
 }
 
-pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice {
+pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> Choice {
     let Demand {
         opening,
         waiting,
         patient,
         ..
     } = demand;
-    let usable = |v: &&(usize, View)| !v.1.full && !v.1.busy && !v.1.suspect;
-    let views: Vec<(usize, View)> = views.iter().copied().enumerate().collect();
+    let usable = |v: &&(usize, SessionView)| !v.1.full && !v.1.busy && !v.1.suspect;
+    let views: Vec<(usize, SessionView)> = views.iter().copied().enumerate().collect();
 
     // Busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
-    let joinable = |(_, v): &&(usize, View)| !v.busy && !v.suspect;
+    let joinable = |(_, v): &&(usize, SessionView)| !v.busy && !v.suspect;
     let counted = views.iter().filter(joinable).count() + opening;
     let room = demand.room
         && counted < demand.allowance
@@ -89,15 +89,15 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
 
     let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
     if demand.hurried {
-        let joinable = |(_, v): &&(usize, View)| !v.long && v.live < config.crowd;
+        let joinable = |(_, v): &&(usize, SessionView)| !v.long && v.live < config.crowd;
         let joinable = || views.iter().filter(usable).filter(joinable);
         let taken = || joinable().filter(|(_, v)| v.live > 0);
         if let Some(&(index, fullest)) = taken().max_by_key(|(_, v)| (v.live, v.used)) {
             let open = room && joinable().count() + opening < 2;
             let alone = taken().count() == 1 && fullest.live < FEW;
             let what = match free().max_by_key(|(_, v)| v.used) {
-                Some(&(spare, _)) if alone => What::Free(spare),
-                _ => What::Share(index),
+                Some(&(spare, _)) if alone => SessionChoice::Free(spare),
+                _ => SessionChoice::Share(index),
             };
             return Choice { what, open };
         }
@@ -105,34 +105,36 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
     // The most recently used one, so that the others stay idle and are closed.
     if let Some(&(index, _)) = free().max_by_key(|(_, v)| v.used) {
         let open = demand.spare && room && opening == 0 && free().count() == 1;
-        let what = What::Free(index);
+        let what = SessionChoice::Free(index);
         return Choice { what, open };
     }
 
-    let fewest = |(_, v): &&(usize, View)| (v.live, u64::MAX - v.used);
+    let fewest = |(_, v): &&(usize, SessionView)| (v.live, u64::MAX - v.used);
     let share = views.iter().filter(usable).min_by_key(fewest);
     if room {
         // One upgrade for each dial that waits, a few at a time.
         let open = opening <= waiting && opening < config.upgrades_at_once;
         let mine = opening + usize::from(open) > waiting;
         let what = match share {
-            Some(&(index, _)) if !(patient && demand.quick && mine) => What::Share(index),
-            _ => What::Wait,
+            Some(&(index, _)) if !(patient && demand.quick && mine) => SessionChoice::Share(index),
+            _ => SessionChoice::Wait,
         };
         return Choice { what, open };
     }
     // A suspect session is better than a busy one: a suspicion is normally settled within a round trip.
     let fallback = || {
-        let rank = |(_, v): &&(usize, View)| (v.busy, v.live);
+        let rank = |(_, v): &&(usize, SessionView)| (v.busy, v.live);
         views.iter().filter(|(_, v)| !v.full).min_by_key(rank)
     };
     let what = match share {
-        Some(&(index, _)) => What::Share(index),
-        None if patient && (opening > 0 || views.iter().any(|(_, v)| v.suspect)) => What::Wait,
+        Some(&(index, _)) => SessionChoice::Share(index),
+        None if patient && (opening > 0 || views.iter().any(|(_, v)| v.suspect)) => {
+            SessionChoice::Wait
+        }
         None => match fallback() {
-            Some(&(index, _)) => What::Share(index),
-            None if opening > 0 => What::Wait,
-            None => What::Full,
+            Some(&(index, _)) => SessionChoice::Share(index),
+            None if opening > 0 => SessionChoice::Wait,
+            None => SessionChoice::Full,
         },
     };
     Choice { what, open: false }
@@ -142,7 +144,7 @@ pub(crate) fn choose(views: &[View], demand: Demand, config: &Config) -> Choice 
 mod tests {
     use super::*;
 
-    const QUIET: View = View {
+    const QUIET: SessionView = SessionView {
         live: 0,
         long: false,
         full: false,
@@ -162,11 +164,11 @@ mod tests {
         spare: false,
     };
 
-    fn live(live: usize) -> View {
-        View { live, ..QUIET }
+    fn live(live: usize) -> SessionView {
+        SessionView { live, ..QUIET }
     }
 
-    fn pick(views: &[View], demand: Demand) -> (What, bool) {
+    fn pick(views: &[SessionView], demand: Demand) -> (SessionChoice, bool) {
         let config = Config {
             sessions_per_pod: 4,
             upgrades_at_once: 2,
@@ -178,16 +180,16 @@ mod tests {
 
     #[test]
     fn the_first_opens_and_waits() {
-        assert_eq!(pick(&[], CALM), (What::Wait, true));
+        assert_eq!(pick(&[], CALM), (SessionChoice::Wait, true));
     }
 
     #[test]
     fn one_after_another_uses_one() {
-        assert_eq!(pick(&[QUIET], CALM), (What::Free(0), false));
-        let used = View { used: 9, ..QUIET };
+        assert_eq!(pick(&[QUIET], CALM), (SessionChoice::Free(0), false));
+        let used = SessionView { used: 9, ..QUIET };
         assert_eq!(
             pick(&[QUIET, used, QUIET], CALM),
-            (What::Free(1), false),
+            (SessionChoice::Free(1), false),
             "the last used"
         );
     }
@@ -198,18 +200,21 @@ mod tests {
             spare: true,
             ..CALM
         };
-        assert_eq!(pick(&[QUIET], spare), (What::Free(0), true));
-        assert_eq!(pick(&[QUIET, QUIET], spare), (What::Free(1), false));
+        assert_eq!(pick(&[QUIET], spare), (SessionChoice::Free(0), true));
+        assert_eq!(
+            pick(&[QUIET, QUIET], spare),
+            (SessionChoice::Free(1), false)
+        );
         let opening = Demand {
             opening: 1,
             ..spare
         };
-        assert_eq!(pick(&[QUIET], opening), (What::Free(0), false));
+        assert_eq!(pick(&[QUIET], opening), (SessionChoice::Free(0), false));
     }
 
     #[test]
     fn while_few_each_gets_its_own() {
-        assert_eq!(pick(&[live(1), live(1)], CALM), (What::Wait, true));
+        assert_eq!(pick(&[live(1), live(1)], CALM), (SessionChoice::Wait, true));
         let late = Demand {
             opening: 1,
             patient: false,
@@ -217,19 +222,19 @@ mod tests {
         };
         assert_eq!(
             pick(&[live(2), live(1)], late),
-            (What::Share(1), false),
+            (SessionChoice::Share(1), false),
             "but not at any price"
         );
         let far = Demand {
             quick: false,
             ..CALM
         };
-        assert_eq!(pick(&[live(1)], far), (What::Share(0), true));
-        let bulk = View {
+        assert_eq!(pick(&[live(1)], far), (SessionChoice::Share(0), true));
+        let bulk = SessionView {
             busy: true,
             ..live(1)
         };
-        assert_eq!(pick(&[bulk], far), (What::Wait, true));
+        assert_eq!(pick(&[bulk], far), (SessionChoice::Wait, true));
     }
 
     #[test]
@@ -239,10 +244,13 @@ mod tests {
             waiting,
             ..CALM
         };
-        assert_eq!(pick(&[live(1)], burst(1, 1)), (What::Wait, true));
-        assert_eq!(pick(&[live(1)], burst(2, 2)), (What::Share(0), false));
+        assert_eq!(pick(&[live(1)], burst(1, 1)), (SessionChoice::Wait, true));
+        assert_eq!(
+            pick(&[live(1)], burst(2, 2)),
+            (SessionChoice::Share(0), false)
+        );
         // Without a session there is nothing to share.
-        assert_eq!(pick(&[], burst(2, 50)), (What::Wait, false));
+        assert_eq!(pick(&[], burst(2, 50)), (SessionChoice::Wait, false));
     }
 
     #[test]
@@ -251,37 +259,46 @@ mod tests {
             hurried: true,
             ..CALM
         };
-        assert_eq!(pick(&[], hurry), (What::Wait, true));
-        assert_eq!(pick(&[QUIET], hurry), (What::Free(0), false));
+        assert_eq!(pick(&[], hurry), (SessionChoice::Wait, true));
+        assert_eq!(pick(&[QUIET], hurry), (SessionChoice::Free(0), false));
         // The spare is left alone, and no further one is opened.
-        assert_eq!(pick(&[live(5)], hurry), (What::Share(0), true));
+        assert_eq!(pick(&[live(5)], hurry), (SessionChoice::Share(0), true));
         let spare = [live(5), live(9), QUIET];
-        assert_eq!(pick(&spare, hurry), (What::Share(1), false));
+        assert_eq!(pick(&spare, hurry), (SessionChoice::Share(1), false));
         // With few connections on the shared session, the spare is used too, and no third session is opened for that.
-        assert_eq!(pick(&[live(1), QUIET], hurry), (What::Free(1), false));
-        assert_eq!(pick(&[live(1), live(1)], hurry), (What::Share(1), false));
+        assert_eq!(
+            pick(&[live(1), QUIET], hurry),
+            (SessionChoice::Free(1), false)
+        );
+        assert_eq!(
+            pick(&[live(1), live(1)], hurry),
+            (SessionChoice::Share(1), false)
+        );
         let idle = [live(1), live(1), QUIET];
-        assert_eq!(pick(&idle, hurry), (What::Share(1), false));
-        assert_eq!(pick(&[live(4), QUIET], hurry), (What::Share(0), false));
+        assert_eq!(pick(&idle, hurry), (SessionChoice::Share(1), false));
+        assert_eq!(
+            pick(&[live(4), QUIET], hurry),
+            (SessionChoice::Share(0), false)
+        );
         // The spare takes over from a session that is crowded, lasting or busy.
-        let long = View {
+        let long = SessionView {
             long: true,
             ..live(2)
         };
-        let bulk = View {
+        let bulk = SessionView {
             busy: true,
             ..live(2)
         };
         let crowd = live(Config::default().crowd);
         for full in [long, bulk, crowd] {
-            assert_eq!(pick(&[full, QUIET], hurry), (What::Free(1), false));
+            assert_eq!(pick(&[full, QUIET], hurry), (SessionChoice::Free(1), false));
         }
         // If no further session is allowed, sessions with lasting connections are shared.
         let tight = Demand {
             allowance: 1,
             ..hurry
         };
-        assert_eq!(pick(&[long], tight), (What::Share(0), false));
+        assert_eq!(pick(&[long], tight), (SessionChoice::Share(0), false));
     }
 
     #[test]
@@ -289,16 +306,16 @@ mod tests {
         let full = [live(3), live(2), live(2), live(3)];
         let views = [
             full[0],
-            View { used: 1, ..full[1] },
-            View { used: 2, ..full[2] },
+            SessionView { used: 1, ..full[1] },
+            SessionView { used: 2, ..full[2] },
             full[3],
         ];
-        assert_eq!(pick(&views, CALM), (What::Share(2), false));
+        assert_eq!(pick(&views, CALM), (SessionChoice::Share(2), false));
     }
 
     #[test]
     fn bulk_is_left_alone() {
-        let bulk = View {
+        let bulk = SessionView {
             busy: true,
             ..live(1)
         };
@@ -310,53 +327,63 @@ mod tests {
                     ..CALM
                 }
             ),
-            (What::Share(1), false)
+            (SessionChoice::Share(1), false)
         );
         // Four downloads do not count, so that the fifth connection gets its own.
-        assert_eq!(pick(&[bulk; 4], CALM), (What::Wait, true));
+        assert_eq!(pick(&[bulk; 4], CALM), (SessionChoice::Wait, true));
         // The hard cap is twice the allowance.
-        assert_eq!(pick(&[bulk; 8], CALM), (What::Share(0), false));
+        assert_eq!(pick(&[bulk; 8], CALM), (SessionChoice::Share(0), false));
         // A session that still receives for a client that left is not free.
-        let draining = View {
+        let draining = SessionView {
             busy: true,
             ..QUIET
         };
-        assert_eq!(pick(&[draining], CALM), (What::Wait, true));
+        assert_eq!(pick(&[draining], CALM), (SessionChoice::Wait, true));
     }
 
     #[test]
     fn doubtful_sessions_are_the_last_resort() {
-        let doubtful = View {
+        let doubtful = SessionView {
             suspect: true,
             ..QUIET
         };
-        assert_eq!(pick(&[doubtful], CALM), (What::Wait, true));
+        assert_eq!(pick(&[doubtful], CALM), (SessionChoice::Wait, true));
         let full = Demand {
             room: false,
             ..CALM
         };
-        assert_eq!(pick(&[doubtful], full), (What::Wait, false), "for its echo");
+        assert_eq!(
+            pick(&[doubtful], full),
+            (SessionChoice::Wait, false),
+            "for its echo"
+        );
         let late = Demand {
             patient: false,
             ..full
         };
-        assert_eq!(pick(&[doubtful], late), (What::Share(0), false));
-        assert_eq!(pick(&[doubtful, live(5)], full), (What::Share(1), false));
+        assert_eq!(pick(&[doubtful], late), (SessionChoice::Share(0), false));
+        assert_eq!(
+            pick(&[doubtful, live(5)], full),
+            (SessionChoice::Share(1), false)
+        );
     }
 
     #[test]
     fn full_is_full() {
-        let full = View {
+        let full = SessionView {
             full: true,
             ..QUIET
         };
-        assert_eq!(pick(&[full], CALM), (What::Wait, true));
+        assert_eq!(pick(&[full], CALM), (SessionChoice::Wait, true));
         let no_room = Demand {
             room: false,
             ..CALM
         };
-        assert_eq!(pick(&[full], no_room), (What::Full, false));
-        assert_eq!(pick(&[full, live(9)], no_room), (What::Share(1), false));
+        assert_eq!(pick(&[full], no_room), (SessionChoice::Full, false));
+        assert_eq!(
+            pick(&[full, live(9)], no_room),
+            (SessionChoice::Share(1), false)
+        );
     }
 
     #[test]
@@ -365,6 +392,6 @@ mod tests {
             room: false,
             ..CALM
         };
-        assert_eq!(pick(&[], full), (What::Full, false));
+        assert_eq!(pick(&[], full), (SessionChoice::Full, false));
     }
 }

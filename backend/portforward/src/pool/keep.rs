@@ -15,9 +15,9 @@ use crate::config::Config;
 use crate::news::{SessionName, SessionNews};
 use crate::pod::PodId;
 use crate::pool::Pool;
-use crate::pool::probe::{PINGS, Seen, Verdict};
-use crate::pool::state::{Entry, Pod, ms};
-use crate::stats::{Connection, Epoch, Stats};
+use crate::pool::probe::{PINGS, ProbeVerdict, SessionActivity};
+use crate::pool::state::{PodSessions, SessionEntry, ms};
+use crate::stats::{ConnectionCounters, Epoch, Stats};
 
 const TICK: Duration = Duration::from_secs(1);
 /// A tick this late, or a system clock this far ahead of the monotonic one, means that the machine slept.
@@ -41,7 +41,7 @@ impl Pool {
         let mut state = self.state();
         if state.runtime.is_none() {
             let runtime = Handle::current();
-            let running = Running(Arc::downgrade(self));
+            let running = KeeperGuard(Arc::downgrade(self));
             let keeping = keep(Arc::downgrade(self), self.busy.clone());
             let keeper = async move {
                 let _running = running;
@@ -171,9 +171,9 @@ impl Pool {
 }
 
 /// Marks the keeper as ended when it is dropped: it panicked, or its runtime ended. The next dial starts another.
-struct Running(Weak<Pool>);
+struct KeeperGuard(Weak<Pool>);
 
-impl Drop for Running {
+impl Drop for KeeperGuard {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
             pool.state().runtime = None;
@@ -182,8 +182,8 @@ impl Drop for Running {
 }
 
 /// Closes the sessions that a burst of connections has left unused, except one.
-fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
-    let unused = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
+fn retire_spares(pod: &mut PodSessions, now: u64, config: &Config) {
+    let unused = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
     let Some(latest) = pod.sessions.iter_mut().filter(unused).map(|e| e.used).max() else {
         return;
     };
@@ -200,7 +200,7 @@ fn retire_spares(pod: &mut Pod, now: u64, config: &Config) {
 /// The check of one session.
 struct Look<'a> {
     pod: &'a PodId,
-    entry: &'a mut Entry,
+    entry: &'a mut SessionEntry,
     now: u64,
     epoch: Epoch,
     /// The API server is distant: a round trip is worth saving.
@@ -216,7 +216,7 @@ impl Look<'_> {
         let heard = self.epoch.of(stats.last_received);
         self.entry.stalled = !stats.stalled.is_empty();
         self.reset_stalled(&stats);
-        let seen = Seen {
+        let seen = SessionActivity {
             now: self.now,
             heard,
             held_up: self.entry.stalled,
@@ -230,12 +230,12 @@ impl Look<'_> {
                 <= 1,
         };
         match self.entry.probe.judge(seen, self.config) {
-            Verdict::Wait => {}
-            Verdict::Dead => {
+            ProbeVerdict::Wait => {}
+            ProbeVerdict::Dead => {
                 self.evict();
                 return None;
             }
-            Verdict::Wedged => self.split(),
+            ProbeVerdict::Wedged => self.split(),
         }
         let idle = match self.entry.ahead {
             true => self.config.idle_ahead,
@@ -252,7 +252,7 @@ impl Look<'_> {
             false => self.config.ping_every,
         };
         let silent = self.now.saturating_sub(heard) >= ms(ping_every);
-        let overdue = |l: &Arc<Connection>| {
+        let overdue = |l: &Arc<ConnectionCounters>| {
             l.asked()
                 .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))
         };
@@ -274,8 +274,9 @@ impl Look<'_> {
     fn reset_stalled(&mut self, stats: &kubevpn_spdy::Stats) {
         for stalled in &stats.stalled {
             let since = self.epoch.of(stalled.since);
-            let reads = |l: &Connection| stats.stalled.iter().all(|s| Some(s.stream) != l.id());
-            let held_up = |l: &&Arc<Connection>| l.is_waiting() && reads(l);
+            let reads =
+                |l: &ConnectionCounters| stats.stalled.iter().all(|s| Some(s.stream) != l.id());
+            let held_up = |l: &&Arc<ConnectionCounters>| l.is_waiting() && reads(l);
             let others = || self.entry.connections.iter().filter(held_up);
             let wanted = others().any(|l| l.last_write().max(l.began) > since);
             let after = match wanted {

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::pod::PodId;
 use crate::pool::Pool;
 use crate::pool::linger::trim;
-use crate::pool::state::{Entry, State};
-use crate::stats::Connection;
+use crate::pool::state::{PoolState, SessionEntry};
+use crate::stats::ConnectionCounters;
 
 /// A connection that ended this soon after the client wrote may have left data unread on the session, in
 /// milliseconds. The container runtime reports the Pod's end 1 s late.
@@ -25,12 +25,12 @@ const RUNTIME_CLOCK: u64 = 1_000;
 
 /// A connection's place in the pool; counted until it is dropped.
 ///
-/// Whether either side has ended is stored in the [`Connection`] only, which the pool's state shares.
+/// Whether either side has ended is stored in the [`ConnectionCounters`] only, which the pool's state shares.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
     port: u16,
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionCounters>,
     /// `None` for a channel.
     session: Option<Seat>,
 }
@@ -46,8 +46,8 @@ impl Lease {
         pool: &Arc<Pool>,
         pod: &Arc<PodId>,
         port: u16,
-        connection: Arc<Connection>,
-        session: Option<&Entry>,
+        connection: Arc<ConnectionCounters>,
+        session: Option<&SessionEntry>,
     ) -> Self {
         let session = session.map(|entry| Seat {
             id: entry.id,
@@ -62,7 +62,7 @@ impl Lease {
         }
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &ConnectionCounters {
         &self.connection
     }
 
@@ -118,7 +118,7 @@ impl Lease {
     /// The client has ended its side; the stream may have to hold the end back.
     pub(crate) fn client_ended(&self) {
         let mut state = self.pool.state();
-        self.change(&mut state, Connection::client_ended);
+        self.change(&mut state, ConnectionCounters::client_ended);
         if !self.connection.has_pod_ended() {
             let lingering = &mut state.pod(&self.pod).lingering;
             lingering.push(self.connection.clone());
@@ -129,7 +129,7 @@ impl Lease {
     /// The Pod has ended its side; `failed` if its node gave a reason: nothing listened, or the Pod is gone.
     pub(crate) fn pod_ended(&self, failed: bool) {
         let mut state = self.pool.state();
-        self.change(&mut state, Connection::pod_ended);
+        self.change(&mut state, ConnectionCounters::pod_ended);
         let pod = state.pod(&self.pod);
         pod.lingering.retain(|c| !Arc::ptr_eq(c, &self.connection));
         if failed && !self.connection.was_heard() {
@@ -162,7 +162,7 @@ impl Lease {
     }
 
     /// Ends one side of the connection, and wakes dials that wait for a session.
-    fn change(&self, state: &mut State, end: impl FnOnce(&Connection)) {
+    fn change(&self, state: &mut PoolState, end: impl FnOnce(&ConnectionCounters)) {
         let live = self.connection.is_live();
         end(&self.connection);
         if live {
@@ -174,7 +174,7 @@ impl Lease {
     }
 
     /// The connection's session, unless it has ended.
-    fn entry<'a>(&self, state: &'a mut State) -> Option<&'a mut Entry> {
+    fn entry<'a>(&self, state: &'a mut PoolState) -> Option<&'a mut SessionEntry> {
         state.entry(&self.pod, self.session.as_ref()?.id)
     }
 }
@@ -185,7 +185,7 @@ impl Drop for Lease {
         let connection = &self.connection;
         let over = connection.has_pod_ended();
         let mut state = self.pool.state();
-        let others = |c: &Arc<Connection>| !Arc::ptr_eq(c, connection);
+        let others = |c: &Arc<ConnectionCounters>| !Arc::ptr_eq(c, connection);
         let pod = state.pod(&self.pod);
         pod.lingering.retain(others);
         // The connections of an ended session were moved to the channels.

@@ -7,15 +7,15 @@
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::stats::Connection;
+use crate::stats::ConnectionCounters;
 
 /// Passes on the ends of clients beyond the limit, and removes them from the list.
 ///
 /// Order: clients that had their answer before they ended, the longest silent Pod first; clients that wait for an
 /// answer; clients that read what came after their end. A client in the middle of receiving is never released.
-pub(crate) fn trim(lingering: &mut Vec<Arc<Connection>>, config: &Config) {
+pub(crate) fn trim(lingering: &mut Vec<Arc<ConnectionCounters>>, config: &Config) {
     while lingering.len() > config.lingering {
-        let rank = |c: &Connection| match (c.reads_on(), c.is_answered()) {
+        let rank = |c: &ConnectionCounters| match (c.reads_on(), c.is_answered()) {
             (true, _) => 2,
             (false, false) => 1,
             (false, true) => 0,
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
     use crate::stats::Epoch;
 
-    fn answer(connection: &Connection) {
+    fn answer(connection: &ConnectionCounters) {
         connection.heard(1);
         connection.quiet();
     }
@@ -56,7 +56,7 @@ mod tests {
         let mut all = Vec::new();
         // In turn: a client that had its answer, one that waits for it, and one that was sent something after its end.
         for n in 0..9 {
-            let connection = Arc::new(Connection::new(epoch));
+            let connection = Arc::new(ConnectionCounters::new(epoch));
             connection.wrote(1);
             if n % 3 == 0 {
                 answer(&connection);
@@ -76,7 +76,7 @@ mod tests {
         answer(&all[2]);
         advance(Duration::from_millis(10)).await;
         answer(&all[5]);
-        let late = Arc::new(Connection::new(epoch));
+        let late = Arc::new(ConnectionCounters::new(epoch));
         late.client_ended();
         late.heard(1);
         list.push(late);
@@ -90,7 +90,7 @@ mod tests {
             lingering: 0,
             ..Config::default()
         };
-        let connection = Arc::new(Connection::new(Epoch::new()));
+        let connection = Arc::new(ConnectionCounters::new(Epoch::new()));
         connection.heard(1);
         let mut list = vec![connection.clone()];
         trim(&mut list, &config);

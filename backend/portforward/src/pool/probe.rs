@@ -14,7 +14,7 @@ pub(crate) const PINGS: u8 = 5;
 /// The probes of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    running: Option<Running>,
+    running: Option<RunningProbe>,
     /// Number of the probe, so that a late echo does not count for the next one.
     round: u64,
     /// Probe once more after the running one: the new suspicion came after its PINGs.
@@ -25,7 +25,7 @@ pub(crate) struct Probe {
 }
 
 #[derive(Debug)]
-struct Running {
+struct RunningProbe {
     sent: u64,
     renewed: u64,
     echoes: u8,
@@ -34,7 +34,7 @@ struct Running {
 
 /// What is known of a session when it is judged.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct SessionActivity {
     pub(crate) now: u64,
     /// When the last byte came.
     pub(crate) heard: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Seen {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum ProbeVerdict {
     /// No verdict yet.
     Wait,
     /// Nothing comes back.
@@ -77,7 +77,7 @@ impl Probe {
             return None;
         }
         self.round += 1;
-        self.running = Some(Running {
+        self.running = Some(RunningProbe {
             sent: now,
             renewed: now,
             echoes: 0,
@@ -143,15 +143,15 @@ impl Probe {
         self.proven
     }
 
-    pub(crate) fn judge(&mut self, seen: Seen, config: &Config) -> Verdict {
+    pub(crate) fn judge(&mut self, seen: SessionActivity, config: &Config) -> ProbeVerdict {
         let Some(running) = &mut self.running else {
-            return Verdict::Wait;
+            return ProbeVerdict::Wait;
         };
         if seen.held_up {
             // The echoes are queued behind data that we do not read: the wait begins when we read again.
             running.sent = seen.now;
             running.first = seen.now;
-            return Verdict::Wait;
+            return ProbeVerdict::Wait;
         }
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let patience = ms(match (seen.upload, seen.alone) {
@@ -163,18 +163,18 @@ impl Probe {
             // Arriving data shows that the connection lives; the echoes may be queued behind it.
             let silent = seen.now.saturating_sub(running.sent.max(seen.heard));
             return match silent >= patience {
-                false => Verdict::Wait,
-                true if seen.upload && !seen.alone => Verdict::Wedged,
-                true => Verdict::Dead,
+                false => ProbeVerdict::Wait,
+                true if seen.upload && !seen.alone => ProbeVerdict::Wedged,
+                true => ProbeVerdict::Dead,
             };
         }
         if seen.upload && seen.alone {
             // The other echoes show that the session lives, and its only connection waits for its Pod.
-            return Verdict::Wait;
+            return ProbeVerdict::Wait;
         }
         match seen.now.saturating_sub(running.first) >= patience {
-            true => Verdict::Wedged,
-            false => Verdict::Wait,
+            true => ProbeVerdict::Wedged,
+            false => ProbeVerdict::Wait,
         }
     }
 }
@@ -183,8 +183,8 @@ impl Probe {
 mod tests {
     use super::*;
 
-    fn seen(now: u64, heard: u64) -> Seen {
-        Seen {
+    fn seen(now: u64, heard: u64) -> SessionActivity {
+        SessionActivity {
             now,
             heard,
             held_up: false,
@@ -193,7 +193,7 @@ mod tests {
         }
     }
 
-    fn judge(probe: &mut Probe, seen: Seen) -> Verdict {
+    fn judge(probe: &mut Probe, seen: SessionActivity) -> ProbeVerdict {
         probe.judge(seen, &Config::default())
     }
 
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(probe.again(1_002), None);
         assert!(!probe.is_suspect());
         assert_eq!(probe.proven(), 1_000);
-        assert_eq!(judge(&mut probe, seen(99_000, 0)), Verdict::Wait);
+        assert_eq!(judge(&mut probe, seen(99_000, 0)), ProbeVerdict::Wait);
     }
 
     #[test]
@@ -234,16 +234,16 @@ mod tests {
     fn silence_is_death() {
         let mut probe = Probe::new(0);
         probe.start(10_000);
-        assert_eq!(judge(&mut probe, seen(12_999, 10_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(13_000, 10_000)), Verdict::Dead);
+        assert_eq!(judge(&mut probe, seen(12_999, 10_000)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(13_000, 10_000)), ProbeVerdict::Dead);
     }
 
     #[test]
     fn a_session_full_of_downloads_is_not_dead() {
         let mut probe = Probe::new(0);
         probe.start(10_000);
-        assert_eq!(judge(&mut probe, seen(30_000, 29_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(33_000, 29_000)), Verdict::Dead);
+        assert_eq!(judge(&mut probe, seen(30_000, 29_000)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(33_000, 29_000)), ProbeVerdict::Dead);
     }
 
     #[test]
@@ -253,21 +253,24 @@ mod tests {
         for _ in 0..4 {
             probe.echo(round, 10_001);
         }
-        assert_eq!(judge(&mut probe, seen(13_000, 13_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(13_001, 13_001)), Verdict::Wedged);
+        assert_eq!(judge(&mut probe, seen(13_000, 13_000)), ProbeVerdict::Wait);
+        assert_eq!(
+            judge(&mut probe, seen(13_001, 13_001)),
+            ProbeVerdict::Wedged
+        );
     }
 
     #[test]
     fn while_we_do_not_read_nothing_is_known() {
         let mut probe = Probe::new(0);
         probe.start(10_000);
-        let held_up = Seen {
+        let held_up = SessionActivity {
             held_up: true,
             ..seen(60_000, 11_000)
         };
-        assert_eq!(judge(&mut probe, held_up), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(62_999, 11_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(63_000, 11_000)), Verdict::Dead);
+        assert_eq!(judge(&mut probe, held_up), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(62_999, 11_000)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(63_000, 11_000)), ProbeVerdict::Dead);
     }
 
     #[test]
@@ -275,33 +278,36 @@ mod tests {
         let mut probe = Probe::new(0);
         let round = probe.start(10_000).unwrap();
         probe.echo(round, 10_001);
-        let held_up = Seen {
+        let held_up = SessionActivity {
             held_up: true,
             ..seen(60_000, 11_000)
         };
-        assert_eq!(judge(&mut probe, held_up), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(62_999, 61_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(63_000, 61_000)), Verdict::Wedged);
+        assert_eq!(judge(&mut probe, held_up), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(62_999, 61_000)), ProbeVerdict::Wait);
+        assert_eq!(
+            judge(&mut probe, seen(63_000, 61_000)),
+            ProbeVerdict::Wedged
+        );
     }
 
     #[test]
     fn a_pod_that_does_not_read_an_upload_is_waited_for() {
         let mut probe = Probe::new(0);
         probe.start(0);
-        let alone = |now| Seen {
+        let alone = |now| SessionActivity {
             upload: true,
             alone: true,
             ..seen(now, 0)
         };
-        assert_eq!(judge(&mut probe, alone(299_000)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, alone(300_000)), Verdict::Dead);
+        assert_eq!(judge(&mut probe, alone(299_000)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, alone(300_000)), ProbeVerdict::Dead);
         // Other connections on the session do not wait as long for an upload that is not theirs.
-        let shared = |now| Seen {
+        let shared = |now| SessionActivity {
             upload: true,
             ..seen(now, 0)
         };
-        assert_eq!(judge(&mut probe, shared(9_999)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, shared(10_000)), Verdict::Wedged);
+        assert_eq!(judge(&mut probe, shared(9_999)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, shared(10_000)), ProbeVerdict::Wedged);
     }
 
     #[test]
@@ -309,24 +315,24 @@ mod tests {
         let mut probe = Probe::new(0);
         let round = probe.start(0).unwrap();
         probe.echo(round, 1);
-        assert_eq!(judge(&mut probe, seen(29_999, 1)), Verdict::Wedged);
+        assert_eq!(judge(&mut probe, seen(29_999, 1)), ProbeVerdict::Wedged);
         assert_eq!(probe.renew(29_999, 30_000), None);
         assert!(probe.renew(30_000, 30_000).is_some());
         assert!(!probe.echo(round, 30_001), "of the round before");
-        assert_eq!(judge(&mut probe, seen(32_999, 1)), Verdict::Wait);
-        assert_eq!(judge(&mut probe, seen(33_000, 1)), Verdict::Dead);
+        assert_eq!(judge(&mut probe, seen(32_999, 1)), ProbeVerdict::Wait);
+        assert_eq!(judge(&mut probe, seen(33_000, 1)), ProbeVerdict::Dead);
         // The deadline of a silent upload does not move when it is pinged again.
         let mut probe = Probe::new(0);
         probe.start(0);
         for at in [30_000, 60_000] {
             assert!(probe.renew(at, 30_000).is_some());
         }
-        let alone = Seen {
+        let alone = SessionActivity {
             upload: true,
             alone: true,
             ..seen(300_000, 0)
         };
-        assert_eq!(judge(&mut probe, alone), Verdict::Dead);
+        assert_eq!(judge(&mut probe, alone), ProbeVerdict::Dead);
     }
 
     #[test]
@@ -334,11 +340,11 @@ mod tests {
         let mut probe = Probe::new(0);
         let round = probe.start(0).unwrap();
         probe.echo(round, 1);
-        let alone = Seen {
+        let alone = SessionActivity {
             upload: true,
             alone: true,
             ..seen(10_000_000, 0)
         };
-        assert_eq!(judge(&mut probe, alone), Verdict::Wait);
+        assert_eq!(judge(&mut probe, alone), ProbeVerdict::Wait);
     }
 }

@@ -13,9 +13,9 @@ use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
 use crate::news::{SessionHealth, SessionState};
 use crate::pod::PodId;
-use crate::pool::choose::View;
+use crate::pool::choose::SessionView;
 use crate::pool::probe::Probe;
-use crate::stats::{Connection, Epoch, Stats};
+use crate::stats::{ConnectionCounters, Epoch, Stats};
 
 /// How long a spare session is kept after a connection found none free, in milliseconds.
 const SPARE: u64 = 60_000;
@@ -29,8 +29,8 @@ const UPGRADES: usize = 4;
 const COLD: u64 = 5_000;
 
 #[derive(Default)]
-pub(crate) struct State {
-    pub(crate) pods: HashMap<Arc<PodId>, Pod>,
+pub(crate) struct PoolState {
+    pub(crate) pods: HashMap<Arc<PodId>, PodSessions>,
     /// Sessions that are open or being opened.
     pub(crate) sessions: usize,
     /// Of these, all but the first of each Pod.
@@ -50,10 +50,10 @@ pub(crate) struct State {
 
 /// Sessions and connections of one Pod.
 #[derive(Default)]
-pub(crate) struct Pod {
-    pub(crate) sessions: Vec<Entry>,
+pub(crate) struct PodSessions {
+    pub(crate) sessions: Vec<SessionEntry>,
     /// Connections that are a channel each.
-    pub(crate) channels: Vec<Arc<Connection>>,
+    pub(crate) channels: Vec<Arc<ConnectionCounters>>,
     /// Upgrades under way.
     pub(crate) opening: usize,
     /// Dials that wait for a session.
@@ -62,7 +62,7 @@ pub(crate) struct Pod {
     pub(crate) changed: Arc<Notify>,
     /// Number of failed upgrades; `failed` is the last failure.
     pub(crate) failures: u64,
-    pub(crate) failure: Option<Failed>,
+    pub(crate) failure: Option<UpgradeFailure>,
     /// Until when one more session than needed is kept.
     spare_until: u64,
     /// Until when no session is opened ahead.
@@ -70,7 +70,7 @@ pub(crate) struct Pod {
     /// Until when each port counts as good.
     good: HashMap<u16, u64>,
     /// Connections whose client has ended, in that order.
-    pub(crate) lingering: Vec<Arc<Connection>>,
+    pub(crate) lingering: Vec<Arc<ConnectionCounters>>,
     pub(crate) arrivals: Arrivals,
 }
 
@@ -104,19 +104,19 @@ impl Arrivals {
 
 /// Why an upgrade failed.
 #[derive(Clone)]
-pub(crate) enum Failed {
+pub(crate) enum UpgradeFailure {
     /// No transport with sessions works; channels may.
     ChannelsOnly(Vec<Rejection>),
     Error(ForwardError),
 }
 
 /// One session.
-pub(crate) struct Entry {
+pub(crate) struct SessionEntry {
     pub(crate) id: u64,
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
     /// Its connections, including those that only wait for their end.
-    pub(crate) connections: Vec<Arc<Connection>>,
+    pub(crate) connections: Vec<Arc<ConnectionCounters>>,
     pub(crate) began: u64,
     pub(crate) used: u64,
     /// Opened ahead of need, and not used by a connection yet.
@@ -136,17 +136,17 @@ pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl State {
-    pub(crate) fn pod(&mut self, pod: &Arc<PodId>) -> &mut Pod {
+impl PoolState {
+    pub(crate) fn pod(&mut self, pod: &Arc<PodId>) -> &mut PodSessions {
         self.pods.entry(pod.clone()).or_default()
     }
 
-    pub(crate) fn entry(&mut self, pod: &PodId, id: u64) -> Option<&mut Entry> {
+    pub(crate) fn entry(&mut self, pod: &PodId, id: u64) -> Option<&mut SessionEntry> {
         let sessions = &mut self.pods.get_mut(pod)?.sessions;
         sessions.iter_mut().find(|e| e.id == id)
     }
 
-    pub(crate) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+    pub(crate) fn entries(&mut self) -> impl Iterator<Item = &mut SessionEntry> {
         self.pods.values_mut().flat_map(|p| &mut p.sessions)
     }
 
@@ -163,8 +163,8 @@ impl State {
     }
 
     /// The session that was unused for the longest time.
-    pub(crate) fn idle(&mut self) -> Option<&mut Entry> {
-        let idle = |e: &&mut Entry| e.connections.is_empty() && !e.retired;
+    pub(crate) fn idle(&mut self) -> Option<&mut SessionEntry> {
+        let idle = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
         self.entries().filter(idle).min_by_key(|e| e.used)
     }
 
@@ -197,7 +197,7 @@ impl State {
     pub(crate) fn sessions(&self, epoch: Epoch) -> Vec<SessionState> {
         let pods = self.pods.iter();
         let all = pods.flat_map(|(id, pod)| pod.sessions.iter().map(move |entry| (id, entry)));
-        let state = |(id, entry): (&Arc<PodId>, &Entry)| SessionState {
+        let state = |(id, entry): (&Arc<PodId>, &SessionEntry)| SessionState {
             id: entry.id,
             namespace: id.namespace.clone(),
             pod: id.pod.clone(),
@@ -224,7 +224,7 @@ impl State {
     }
 }
 
-impl Pod {
+impl PodSessions {
     pub(crate) fn streams(&self) -> usize {
         let shared: usize = self.sessions.iter().map(|e| e.connections.len()).sum();
         shared + self.channels.len()
@@ -246,8 +246,8 @@ impl Pod {
         now: u64,
         config: &Config,
         heard_since: Option<tokio::time::Instant>,
-    ) -> Vec<(usize, View)> {
-        let fit = |e: &&Entry| {
+    ) -> Vec<(usize, SessionView)> {
+        let fit = |e: &&SessionEntry| {
             let open = !e.retired && e.handle.is_open();
             open && heard_since.is_none_or(|at| e.handle.stats().last_received >= at)
         };
@@ -297,8 +297,8 @@ impl Pod {
     }
 }
 
-impl Entry {
-    fn view(&self, now: u64, config: &Config) -> View {
+impl SessionEntry {
+    fn view(&self, now: u64, config: &Config) -> SessionView {
         let old = now.saturating_sub(ms(config.short));
         let (mut live, mut long, mut bulk) = (0, false, false);
         for connection in &self.connections {
@@ -309,7 +309,7 @@ impl Entry {
             }
             bulk |= connection.is_bulk(now);
         }
-        View {
+        SessionView {
             live,
             long,
             full: self.connections.len() >= config.streams_per_session,
@@ -343,7 +343,7 @@ impl Entry {
     }
 
     /// Fails one connection, with the reason for its holder.
-    pub(crate) fn fail(&self, connection: &Connection, reason: &'static str) {
+    pub(crate) fn fail(&self, connection: &ConnectionCounters, reason: &'static str) {
         connection.fail(reason);
         if let Some(id) = connection.id() {
             self.handle.reset(id, ResetStatus::CANCEL);

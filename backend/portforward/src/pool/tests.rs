@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::dial::{self, ATTEMPTS};
-use crate::pod::{PodPort, Way};
+use crate::pod::{PodPort, PodSessionState};
 use crate::stream::PodStream;
 use crate::testing::*;
 
@@ -53,7 +53,7 @@ async fn close(stream: PodStream) -> Vec<u8> {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_one_after_another_cost_few_upgrades() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     for _ in 0..1000 {
         let mut stream = open(&pool).await;
         assert_eq!(stream.via().to_string(), "shop/web-0:7 (spdy)");
@@ -75,7 +75,7 @@ async fn a_thousand_one_after_another_cost_few_upgrades() {
 
 #[tokio::test(start_paused = true)]
 async fn while_few_each_has_a_session_of_its_own() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(13, SeqCst);
     let mut streams = Vec::new();
     for n in 1..=8 {
@@ -89,7 +89,7 @@ async fn while_few_each_has_a_session_of_its_own() {
 
 #[tokio::test(start_paused = true)]
 async fn under_pressure_they_share() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(13, SeqCst);
     let mut streams = Vec::new();
     for _ in 0..10 * quick().sessions_per_pod {
@@ -107,7 +107,7 @@ async fn under_pressure_they_share() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_from_cold_shares_few_upgrades() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(1000, SeqCst);
     let mut dials = JoinSet::new();
     for _ in 0..200 {
@@ -130,7 +130,7 @@ async fn a_burst_from_cold_shares_few_upgrades() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_outlives_the_dial_that_asked_for_it() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(1000, SeqCst);
     assert!(timeout(S / 2, dial(&pool, ECHO)).await.is_err());
     open(&pool).await;
@@ -139,7 +139,7 @@ async fn an_upgrade_outlives_the_dial_that_asked_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_upgrade_fails_all_who_waited_for_it() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(100, SeqCst);
     *node.refuse.lock().unwrap() = Some(ForwardError::PodNotFound {
         pod: "shop/web-0".into(),
@@ -159,7 +159,7 @@ async fn a_failed_upgrade_fails_all_who_waited_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn one_failed_upgrade_of_several_fails_nobody() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let pod = "shop/web-0".to_owned();
     *node.refuse.lock().unwrap() = Some(ForwardError::PodNotFound { pod });
     let mut dials = JoinSet::new();
@@ -179,7 +179,7 @@ async fn one_failed_upgrade_of_several_fails_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn where_no_session_can_be_had_a_busy_one_is_shared() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut bulk = dial(&pool, FLOOD).await.unwrap();
     bulk.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
     let reader = tokio::spawn(async move {
@@ -199,7 +199,7 @@ async fn where_no_session_can_be_had_a_busy_one_is_shared() {
 /// A Pod is in the map from a dial's first step, and unused until its second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     // Longer than a dial waits before it checks again by itself.
     node.upgrade_ms.store(60, SeqCst);
     let keeper = tokio::task::spawn_blocking({
@@ -229,7 +229,7 @@ async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
 /// The same where upgrades fail: failures of the forgotten Pod are not held against its successor.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pod_forgotten_after_a_failure_is_dialled_as_any_other() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let keeper = tokio::task::spawn_blocking({
         let pool = Arc::downgrade(&pool);
         move || {
@@ -266,7 +266,7 @@ async fn limits_are_told() {
         streams_per_pod: 3,
         ..quick()
     };
-    let (_node, pool) = Node::start(config);
+    let (_node, pool) = TestNode::start(config);
     let streams = [open(&pool).await, open(&pool).await, open(&pool).await];
     let error = dial(&pool, ECHO).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::Overloaded);
@@ -289,7 +289,7 @@ async fn the_first_session_of_a_pod_is_always_to_be_had() {
         sessions: 2,
         ..quick()
     };
-    let (node, pool) = Node::start(config);
+    let (node, pool) = TestNode::start(config);
     let mut held = Vec::new();
     for pod in ["a", "a", "a", "b", "c", "d"] {
         let mut stream = dial::dial(pool.clone(), of(pod, ECHO)).await.unwrap();
@@ -302,7 +302,7 @@ async fn the_first_session_of_a_pod_is_always_to_be_had() {
 
 #[tokio::test(start_paused = true)]
 async fn pods_in_use_share_what_there_is_of_sessions() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut held = Vec::new();
     for pod in 0..100 {
         for _ in 0..20 {
@@ -321,7 +321,7 @@ async fn pods_in_use_share_what_there_is_of_sessions() {
 
 #[tokio::test(start_paused = true)]
 async fn short_connections_by_the_dozen_share_one_session() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(13, SeqCst);
     let client = || async {
         for _ in 0..50 {
@@ -351,7 +351,7 @@ async fn short_connections_by_the_dozen_share_one_session() {
 
 #[tokio::test(start_paused = true)]
 async fn a_keeper_that_ended_is_started_again() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let elsewhere = tokio::task::spawn_blocking({
         let pool = pool.clone();
         move || {
@@ -376,7 +376,7 @@ async fn idle_sessions_make_room_for_other_pods() {
         sessions: 2,
         ..quick()
     };
-    let (_node, pool) = Node::start(config);
+    let (_node, pool) = TestNode::start(config);
     let mut held = Vec::new();
     for pod in ["a", "b", "c"] {
         let to = PodPort {
@@ -402,7 +402,7 @@ async fn idle_sessions_make_room_for_other_pods() {
 
 #[tokio::test(start_paused = true)]
 async fn unused_sessions_are_closed() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     sleep(quick().idle - 2 * S).await;
     assert_eq!(pool.stats().sessions, [1, 0, 0]);
@@ -414,14 +414,14 @@ async fn unused_sessions_are_closed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_opened_ahead_serves_the_first_connection() {
-    let (node, pool) = Node::start(quick());
-    assert_eq!(pool.way(&to(ECHO)), Way::Closed);
+    let (node, pool) = TestNode::start(quick());
+    assert_eq!(pool.way(&to(ECHO)), PodSessionState::Closed);
     for _ in 0..3 {
         pool.warm(&to(ECHO));
     }
-    assert_eq!(pool.way(&to(ECHO)), Way::Opening);
+    assert_eq!(pool.way(&to(ECHO)), PodSessionState::Opening);
     settle().await;
-    assert_eq!(pool.way(&to(ECHO)), Way::Open);
+    assert_eq!(pool.way(&to(ECHO)), PodSessionState::Open);
     pool.warm(&to(ECHO));
     let first = open(&pool).await;
     assert_eq!(node.upgrades(), 1);
@@ -433,7 +433,7 @@ async fn a_session_opened_ahead_serves_the_first_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dial_waits_for_the_session_that_is_opened_ahead() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(100, SeqCst);
     pool.warm(&to(ECHO));
     open(&pool).await;
@@ -442,7 +442,7 @@ async fn a_dial_waits_for_the_session_that_is_opened_ahead() {
 
 #[tokio::test(start_paused = true)]
 async fn sessions_opened_ahead_are_few_and_go_unused() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let pods = (0..100).map(|n| PodPort {
         pod: format!("pod-{n}"),
         ..to(ECHO)
@@ -457,12 +457,16 @@ async fn sessions_opened_ahead_are_few_and_go_unused() {
     assert_eq!(pool.stats().sessions, [0, 0, 0]);
     pool.warm(&to(ECHO));
     settle().await;
-    assert_eq!(pool.way(&to(ECHO)), Way::Open, "there is room again");
+    assert_eq!(
+        pool.way(&to(ECHO)),
+        PodSessionState::Open,
+        "there is room again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     *node.refuse.lock().unwrap() = Some(ForwardError::session_lost("web-0".into(), "no"));
     for _ in 0..8 {
         pool.warm(&to(ECHO));
@@ -480,7 +484,7 @@ async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
 
 #[tokio::test(start_paused = true)]
 async fn where_upgrades_take_long_nobody_waits_for_one_in_vain() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(100, SeqCst);
     let first = open(&pool).await;
     let began = Instant::now();
@@ -500,7 +504,7 @@ async fn where_upgrades_take_long_nobody_waits_for_one_in_vain() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let burst = (open(&pool).await, open(&pool).await, open(&pool).await);
     let sessions = pool.stats().sessions[0];
     assert!(sessions > 1, "{sessions}");
@@ -511,7 +515,7 @@ async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_of_the_same_name_is_another_one() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     let reborn = PodPort {
         uid: Some("2f".into()),
@@ -523,7 +527,7 @@ async fn a_pod_of_the_same_name_is_another_one() {
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_ends_everything() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = open(&pool).await;
     pool.shutdown().await;
     assert!(stream.read(&mut [0; 1]).await.is_err());
@@ -534,7 +538,7 @@ async fn shutdown_ends_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn the_pool_ends_with_its_last_user() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut stream = open(&pool).await;
     let gone = Arc::downgrade(&pool);
     drop(pool);
@@ -551,7 +555,7 @@ async fn the_pool_ends_with_its_last_user() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_port_is_refused_and_the_session_lives() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut other = open(&pool).await;
     let error = dial(&pool, CLOSED).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::Refused);
@@ -571,7 +575,7 @@ async fn a_closed_port_is_refused_and_the_session_lives() {
 
 #[tokio::test(start_paused = true)]
 async fn only_the_first_dial_to_a_port_waits_for_its_fate() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let began = Instant::now();
     let first = dial(&pool, SINK).await.unwrap();
     assert_eq!(began.elapsed(), quick().fate_wait);
@@ -594,7 +598,7 @@ async fn only_the_first_dial_to_a_port_waits_for_its_fate() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_a_busy_machine_delays_is_waited_for() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     close(open(&pool).await).await;
     sleep(2 * S).await;
     node.link(0).slow_down();
@@ -611,7 +615,7 @@ async fn a_refusal_that_a_busy_machine_delays_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_accepts_and_closes_was_there() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
     let mut rest = Vec::new();
     soon(stream.read_to_end(&mut rest)).await.unwrap();
@@ -620,7 +624,7 @@ async fn a_pod_that_accepts_and_closes_was_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_refusal_is_an_error_of_the_stream_and_forgets_the_port() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     node.close_port(ECHO);
     let mut stream = dial(&pool, ECHO).await.unwrap();
@@ -639,7 +643,7 @@ async fn a_late_refusal_is_an_error_of_the_stream_and_forgets_the_port() {
 
 #[tokio::test(start_paused = true)]
 async fn the_port_of_a_pod_that_is_gone_is_good_no_longer() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     node.gone.store(true, SeqCst);
     let mut stream = dial(&pool, ECHO).await.unwrap();
@@ -650,7 +654,7 @@ async fn the_port_of_a_pod_that_is_gone_is_good_no_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_to_a_forward_that_has_ended() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
     sleep(2 * S).await;
     // The forward's end has arrived and was not read.
@@ -662,7 +666,7 @@ async fn nothing_is_sent_to_a_forward_that_has_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_after_the_clients_end_arrives_whole() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, SLOW).await.unwrap();
     stream.write_all(b"ask").await.unwrap();
     let began = Instant::now();
@@ -673,7 +677,7 @@ async fn an_answer_after_the_clients_end_arrives_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_an_answer_keeps_its_session_to_itself() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut asking = dial(&pool, SLOW).await.unwrap();
     asking.write_all(b"ask").await.unwrap();
     let answer = tokio::spawn(close(asking));
@@ -685,7 +689,7 @@ async fn who_waits_for_an_answer_keeps_its_session_to_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_whose_pod_has_ended_is_forgotten_at_once() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, CLOSE).await.unwrap();
     soon(stream.read(&mut [0; 1])).await.unwrap();
     let open = pool
@@ -702,7 +706,7 @@ async fn a_stream_whose_pod_has_ended_is_forgotten_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_pod_is_given_up_after_the_linger() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let stream = open(&pool).await;
     let began = Instant::now();
     close(stream).await;
@@ -718,7 +722,7 @@ async fn an_answer_that_the_clients_end_may_have_cut_is_not_taken_for_whole() {
         linger: S,
         ..quick()
     };
-    let (_node, pool) = Node::start(soon_over);
+    let (_node, pool) = TestNode::start(soon_over);
     // The Pod would answer after 3 s; the runtime closes 1 s after the client's end was passed on.
     let mut stream = dial(&pool, SLOW).await.unwrap();
     stream.write_all(b"ask").await.unwrap();
@@ -734,7 +738,7 @@ async fn an_answer_that_the_clients_end_may_have_cut_is_not_taken_for_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn half_closed_client_is_sent_all_while_hundreds_of_others_come_and_go() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, EVENTS).await.unwrap();
     stream.write_all(b"ask").await.unwrap();
     let (mut read, mut write) = split(stream);
@@ -754,7 +758,7 @@ async fn half_closed_client_is_sent_all_while_hundreds_of_others_come_and_go() {
 
 #[tokio::test(start_paused = true)]
 async fn every_byte_of_the_pod_begins_the_linger_anew() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let stream = dial(&pool, FLOOD).await.unwrap();
     let (mut read, mut write) = split(stream);
     let shut = tokio::spawn(async move { write.shutdown().await });
@@ -767,7 +771,7 @@ async fn every_byte_of_the_pod_begins_the_linger_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_vanished_clients_leave_nothing() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut tasks = JoinSet::new();
     for _ in 0..1000 {
         let stream = dial(&pool, SINK).await.unwrap();
@@ -796,7 +800,7 @@ async fn a_thousand_vanished_clients_leave_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_stream_is_gone_at_once() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     assert_eq!(pool.stats().streams, 0);
     sleep(2 * S).await;
@@ -823,7 +827,7 @@ fn one_session() -> Config {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_alone_may_do_so_for_ever() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stalled = stall(&pool).await;
     sleep(3600 * S).await;
     for _ in 0..1000 {
@@ -834,7 +838,7 @@ async fn who_does_not_read_alone_may_do_so_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_read_is_reset_when_others_wait() {
-    let (_node, pool) = Node::start(one_session());
+    let (_node, pool) = TestNode::start(one_session());
     let mut other = open(&pool).await;
     let mut stalled = stall(&pool).await;
     let began = Instant::now();
@@ -852,7 +856,7 @@ async fn who_does_not_read_is_reset_when_others_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
-    let (_node, pool) = Node::start(one_session());
+    let (_node, pool) = TestNode::start(one_session());
     let (one, two) = tokio::join!(dial(&pool, FLOOD), dial(&pool, FLOOD));
     let (mut one, two) = (one.unwrap(), two.unwrap());
     sleep(3600 * S).await;
@@ -869,7 +873,7 @@ async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
 
 #[tokio::test(start_paused = true)]
 async fn four_stalled_readers_disturb_nobody() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stalled = Vec::new();
     for _ in 0..4 {
         stalled.push(stall(&pool).await);
@@ -885,7 +889,7 @@ async fn four_stalled_readers_disturb_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_somebody_does_not_read_is_not_shared_while_an_upgrade_takes_long() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let stalled = stall(&pool).await;
     node.upgrade_ms.store(1000, SeqCst);
     open(&pool).await;
@@ -903,7 +907,7 @@ async fn what_nobody_reads_is_bounded_in_all() {
         unread: 8 << 20,
         ..quick()
     };
-    let (_node, pool) = Node::start(config.clone());
+    let (_node, pool) = TestNode::start(config.clone());
     let mut stalled = Vec::new();
     for pod in 0..64 {
         let mut stream = dial::dial(pool.clone(), of(&format!("web-{pod}"), FLOOD))
@@ -924,7 +928,7 @@ async fn what_nobody_reads_is_bounded_in_all() {
 
 #[tokio::test(start_paused = true)]
 async fn bulk_that_was_cut_off_takes_its_session_with_it() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, FLOOD).await.unwrap();
     stream.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
     drop(stream);
@@ -938,7 +942,7 @@ async fn bulk_that_was_cut_off_takes_its_session_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_found_while_something_is_awaited() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut stream = open(&pool).await;
     sleep(20 * S).await;
     node.link(0).black_hole();
@@ -953,7 +957,7 @@ async fn a_black_hole_is_found_while_something_is_awaited() {
 
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_found_while_nothing_happens() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut stream = open(&pool).await;
     node.link(0).black_hole();
     let began = Instant::now();
@@ -964,7 +968,7 @@ async fn a_black_hole_is_found_while_nothing_happens() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dial_into_a_black_hole_takes_another_session() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     sleep(20 * S).await;
     node.link(0).black_hole();
@@ -977,7 +981,7 @@ async fn a_dial_into_a_black_hole_takes_another_session() {
 /// Clients that give up after a second, one after another, as on a dead line.
 #[tokio::test(start_paused = true)]
 async fn a_session_whose_clients_gave_up_gets_no_more_of_them() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     drop(open(&pool).await);
     sleep(S).await;
     node.link(0).black_hole();
@@ -995,7 +999,7 @@ async fn a_session_whose_clients_gave_up_gets_no_more_of_them() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_streams_live_for_days() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut stream = open(&pool).await;
     node.link(0).behind_nat();
     sleep(48 * 3600 * S).await;
@@ -1005,7 +1009,7 @@ async fn idle_streams_live_for_days() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_finds_the_dead_at_once() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut living = open(&pool).await;
     node.link(0).black_hole();
     pool.probe_all();
@@ -1021,7 +1025,7 @@ async fn a_clock_that_jumped_probes_at_once() {
         ping_every: 24 * 3600 * S,
         ..quick()
     };
-    let (node, pool) = Node::start(config);
+    let (node, pool) = TestNode::start(config);
     let mut stream = open(&pool).await;
     sleep(20 * S).await;
     node.link(0).black_hole();
@@ -1037,7 +1041,7 @@ async fn a_mute_session_is_given_up() {
         dial_timeout: 60 * S,
         ..quick()
     };
-    let (node, pool) = Node::start(config);
+    let (node, pool) = TestNode::start(config);
     let error = dial(&pool, MUTE).await.unwrap_err();
     assert_eq!(error.refusal(), Refusal::TimedOut);
     assert!(error.retryable());
@@ -1049,7 +1053,7 @@ async fn a_mute_session_is_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_mute_stream_takes_none_of_its_siblings_with_it() {
-    let (_node, pool) = Node::start(one_session());
+    let (_node, pool) = TestNode::start(one_session());
     let mut stream = open(&pool).await;
     dial(&pool, MUTE).await.unwrap_err();
     sleep(60 * S).await;
@@ -1062,7 +1066,7 @@ async fn a_wedged_session_is_found_when_a_forward_ends_under_a_write() {
         sessions: 2,
         ..one_session()
     };
-    let (node, pool) = Node::start(config);
+    let (node, pool) = TestNode::start(config);
     let mut idle = open(&pool).await;
     let mut writer = open(&pool).await;
     let mut ending = dial(&pool, SLOW).await.unwrap();
@@ -1095,7 +1099,7 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
         linger: S / 2,
         ..quick()
     };
-    let (_node, pool) = Node::start(soon_over);
+    let (_node, pool) = TestNode::start(soon_over);
     let proven = || {
         let state = pool.state();
         let mut sessions = state.pods.values().flat_map(|p| &p.sessions);
@@ -1119,7 +1123,7 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_wedged_is_still_watched() {
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let mut listener = open(&pool).await;
     node.link(0).wedge();
     pool.probe_all();
@@ -1136,7 +1140,7 @@ async fn what_is_wedged_is_still_watched() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_does_not_read_is_waited_for() {
-    let (_node, pool) = Node::start(quick());
+    let (_node, pool) = TestNode::start(quick());
     let mut stream = dial(&pool, DEAF).await.unwrap();
     let filled = poll_fn(|cx| {
         loop {
@@ -1160,7 +1164,7 @@ fn a_stream_dropped_outside_of_a_runtime_has_its_session_probed() {
         .start_paused(true)
         .build()
         .unwrap();
-    let (node, pool) = Node::start(quick());
+    let (node, pool) = TestNode::start(quick());
     let stream = runtime.block_on(open(&pool));
     drop(stream);
     runtime.block_on(async {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::pod::{PodId, PodPort, Way};
+use crate::pod::{PodId, PodPort, PodSessionState};
 use crate::pool::Pool;
-use crate::pool::state::Entry;
+use crate::pool::state::SessionEntry;
 
 impl Pool {
     /// Opens a session to the Pod if there is none and none is being opened, within the limits.
@@ -31,12 +31,12 @@ impl Pool {
     }
 
     /// What a new connection to the Pod would find.
-    pub(crate) fn way(&self, to: &PodPort) -> Way {
+    pub(crate) fn way(&self, to: &PodPort) -> PodSessionState {
         let state = self.state();
         match state.pods.get(&PodId::from(to)) {
-            Some(pod) if pod.sessions.iter().any(is_fit) => Way::Open,
-            Some(pod) if pod.opening > pod.waiting => Way::Opening,
-            _ => Way::Closed,
+            Some(pod) if pod.sessions.iter().any(is_fit) => PodSessionState::Open,
+            Some(pod) if pod.opening > pod.waiting => PodSessionState::Opening,
+            _ => PodSessionState::Closed,
         }
     }
 
@@ -46,6 +46,6 @@ impl Pool {
     }
 }
 
-fn is_fit(entry: &Entry) -> bool {
+fn is_fit(entry: &SessionEntry) -> bool {
     !entry.retired && entry.handle.is_open() && !entry.probe.is_suspect()
 }

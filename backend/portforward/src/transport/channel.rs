@@ -23,8 +23,8 @@ use crate::error::ErrorText;
 use crate::fate::Fate;
 use crate::pod::PodId;
 use crate::stats::MAY_BLOCK;
-use crate::transport::Io;
-use crate::transport::upgrade::{Raw, UpgradeError, path};
+use crate::transport::SessionIo;
+use crate::transport::upgrade::{UpgradeError, UpgradedIo, path};
 use crate::transport::websocket::{config as ws_config, io_error, is_end, open as handshake};
 
 const PROTOCOL: &str = "v4.channel.k8s.io";
@@ -39,14 +39,14 @@ pub(crate) async fn open(
     pod: &PodId,
     port: u16,
     within: Duration,
-) -> Result<Raw, UpgradeError> {
+) -> Result<UpgradedIo, UpgradeError> {
     let uri = format!("{}?ports={port}", path(pod));
     handshake(client, pod, uri, PROTOCOL, within).await
 }
 
 /// One connection to a Pod's port.
-pub(crate) struct Channel {
-    ws: WebSocketStream<Box<dyn Io>>,
+pub(crate) struct WebSocketChannel {
+    ws: WebSocketStream<Box<dyn SessionIo>>,
     /// The unread rest of the last message's data.
     data: Bytes,
     /// How many of the port's bytes were skipped, by channel.
@@ -79,8 +79,8 @@ struct Beat {
     long_patience: Duration,
 }
 
-impl Channel {
-    pub(crate) async fn new(io: Box<dyn Io>, config: &Config) -> Self {
+impl WebSocketChannel {
+    pub(crate) async fn new(io: Box<dyn SessionIo>, config: &Config) -> Self {
         let ws_config = ws_config(16 * 1024);
         Self {
             ws: WebSocketStream::from_raw_socket(io, Role::Client, Some(ws_config)).await,

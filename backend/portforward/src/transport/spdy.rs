@@ -6,7 +6,7 @@ use http::{Method, Request, header};
 use kube::client::Body;
 
 use crate::pod::PodId;
-use crate::transport::upgrade::{Raw, UpgradeError, check_protocol, path, upgrade};
+use crate::transport::upgrade::{UpgradeError, UpgradedIo, check_protocol, path, upgrade};
 
 const PROTOCOL: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: &str = "portforward.k8s.io";
@@ -18,7 +18,7 @@ pub(crate) async fn open(
     pod: &PodId,
     method: Method,
     within: Duration,
-) -> Result<Raw, UpgradeError> {
+) -> Result<UpgradedIo, UpgradeError> {
     let request = Request::builder()
         .method(method)
         .uri(path(pod))

@@ -28,8 +28,8 @@ use super::*;
 use crate::forward::Forwarder;
 use crate::pod::PodPort;
 use crate::stream::PodStream;
-use crate::testing::{CLOSED, ECHO, MUTE, Node, SINK, SLOW, echo, settle, soon, to};
-use crate::transport::tunnel::Tunnel;
+use crate::testing::{CLOSED, ECHO, MUTE, SINK, SLOW, TestNode, echo, settle, soon, to};
+use crate::transport::tunnel::WebSocketBytes;
 
 /// How a request is answered.
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ const NODE_AWAY: Answer = Answer::Status(
 struct Server {
     script: Arc<Mutex<[Answer; 4]>>,
     asked: Arc<Mutex<Vec<&'static str>>>,
-    node: Arc<Node>,
+    node: Arc<TestNode>,
 }
 
 const FORMS: [&str; 4] = ["POST spdy", "GET spdy", "GET spdy-ws", "GET ws"];
@@ -163,7 +163,10 @@ impl Server {
             match form {
                 _ if !answers => drop(tokio::io::copy(&mut io, &mut tokio::io::sink()).await),
                 0 | 1 => node.speak_spdy(io).await,
-                2 => node.speak_spdy(Tunnel::new(io, Role::Server).await).await,
+                2 => {
+                    node.speak_spdy(WebSocketBytes::new(io, Role::Server).await)
+                        .await
+                }
                 _ => node.speak_v4(io, port.unwrap()).await,
             }
         });
@@ -676,7 +679,7 @@ async fn an_upload_that_the_pod_pauses_is_waited_for_on_a_channel_too() {
     // With the last word the Pod's or the client's when the connection fills.
     for speaks in [true, false] {
         let (near, far) = duplex(1024);
-        let mut channel = Channel::new(Box::new(near), &config).await;
+        let mut channel = WebSocketChannel::new(Box::new(near), &config).await;
         let mut pod = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
         for message in [[0, 7, 0], [1, 7, 0]] {
             pod.send(Message::binary(message.to_vec())).await.unwrap();

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::pod::PodId;
-use crate::transport::upgrade::{Raw, UpgradeError, path};
+use crate::transport::upgrade::{UpgradeError, UpgradedIo, path};
 use crate::transport::websocket::{config, io_error, is_end, open as handshake};
 
 const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -28,19 +28,19 @@ pub(crate) async fn open(
     client: &kube::Client,
     pod: &PodId,
     within: Duration,
-) -> Result<Tunnel<Raw>, UpgradeError> {
+) -> Result<WebSocketBytes<UpgradedIo>, UpgradeError> {
     let io = handshake(client, pod, path(pod), PROTOCOL, within).await?;
-    Ok(Tunnel::new(io, Role::Client).await)
+    Ok(WebSocketBytes::new(io, Role::Client).await)
 }
 
 /// A byte stream in WebSocket messages.
-pub(crate) struct Tunnel<T> {
+pub(crate) struct WebSocketBytes<T> {
     ws: WebSocketStream<T>,
     /// The unread rest of the last message.
     read: Bytes,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> WebSocketBytes<T> {
     pub(crate) async fn new(io: T, role: Role) -> Self {
         Self {
             ws: WebSocketStream::from_raw_socket(io, role, Some(config(CHUNK))).await,
@@ -49,7 +49,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Tunnel<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocketBytes<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -80,7 +80,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketBytes<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -117,7 +117,10 @@ mod tests {
     async fn bytes_come_out_as_they_went_in() {
         // A narrow pipe, so that writes meet back pressure.
         let (a, b) = duplex(1000);
-        let (a, b) = tokio::join!(Tunnel::new(a, Role::Client), Tunnel::new(b, Role::Server));
+        let (a, b) = tokio::join!(
+            WebSocketBytes::new(a, Role::Client),
+            WebSocketBytes::new(b, Role::Server)
+        );
         let sent: Vec<u8> = (0..700_000u32).map(|i| (i * 7 + (i >> 8)) as u8).collect();
         let (mut read, mut write) = (b, a);
         let writer = async {
@@ -137,7 +140,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_connection_is_an_error() {
         let (a, b) = duplex(1000);
-        let mut tunnel = Tunnel::new(a, Role::Client).await;
+        let mut tunnel = WebSocketBytes::new(a, Role::Client).await;
         drop(b);
         let error = tunnel.read(&mut [0; 10]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -146,7 +149,10 @@ mod tests {
     #[tokio::test]
     async fn both_directions_at_once() {
         let (a, b) = duplex(1000);
-        let (a, b) = tokio::join!(Tunnel::new(a, Role::Client), Tunnel::new(b, Role::Server));
+        let (a, b) = tokio::join!(
+            WebSocketBytes::new(a, Role::Client),
+            WebSocketBytes::new(b, Role::Server)
+        );
         let (mut ar, mut aw) = split(a);
         let (mut br, mut bw) = split(b);
         let echo = async {

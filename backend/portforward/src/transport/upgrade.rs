@@ -29,7 +29,7 @@ use crate::error::clip;
 use crate::pod::PodId;
 
 /// An upgraded connection.
-pub(crate) type Raw = TokioIo<Upgraded>;
+pub(crate) type UpgradedIo = TokioIo<Upgraded>;
 
 /// Limit on the part of a refusal's body that is read.
 const BODY: usize = 64 * 1024;
@@ -89,7 +89,7 @@ pub(crate) async fn upgrade(
     pod: &PodId,
     request: Request<Body>,
     within: Duration,
-) -> Result<(Response<()>, Raw), UpgradeError> {
+) -> Result<(Response<()>, UpgradedIo), UpgradeError> {
     match tokio::time::timeout(within, exchange(client, pod, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(UpgradeError::Silent { after: within }),
@@ -100,7 +100,7 @@ async fn exchange(
     client: &kube::Client,
     pod: &PodId,
     request: Request<Body>,
-) -> Result<(Response<()>, Raw), UpgradeError> {
+) -> Result<(Response<()>, UpgradedIo), UpgradeError> {
     let action = Action {
         verb: verb(request.method()),
         resource: "pods/portforward",

@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use crate::pod::PodId;
-use crate::transport::upgrade::{Raw, UpgradeError, check_protocol, upgrade};
+use crate::transport::upgrade::{UpgradeError, UpgradedIo, check_protocol, upgrade};
 
 /// Limit on a message. API servers send what one read returned, 32 KiB.
 const MESSAGE: usize = 4 << 20;
@@ -24,7 +24,7 @@ pub(crate) async fn open(
     uri: String,
     protocol: &'static str,
     within: Duration,
-) -> Result<Raw, UpgradeError> {
+) -> Result<UpgradedIo, UpgradeError> {
     let key = generate_key();
     let request = Request::builder()
         .method(Method::GET)

@@ -1,18 +1,18 @@
 //! DATA: bytes of one stream.
 
-use super::{HEAD_LEN, Head, StreamId, WireError};
+use super::{FrameHead, HEAD_LEN, StreamId, WireError};
 
 /// The head of a DATA frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Data {
+pub(crate) struct DataHead {
     pub(crate) stream: StreamId,
     /// The sender's last frame on the stream.
     pub(crate) fin: bool,
-    /// Bytes of payload, at most [`Head::MAX_LEN`].
+    /// Bytes of payload, at most [`FrameHead::MAX_LEN`].
     pub(crate) len: u32,
 }
 
-impl Data {
+impl DataHead {
     const FIN: u8 = 0x01;
 
     pub(super) fn decode(stream: u32, flags: u8, len: u32) -> Result<Self, WireError> {
@@ -24,7 +24,7 @@ impl Data {
     /// The bytes before the payload.
     pub(crate) fn head(self) -> [u8; HEAD_LEN] {
         let flags = if self.fin { Self::FIN } else { 0 };
-        Head::Data {
+        FrameHead::Data {
             stream: self.stream.get(),
             flags,
             len: self.len,

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{GoAwayStatus, Head, StreamId, WireError, take_u32};
+use super::{FrameHead, GoAwayStatus, StreamId, WireError, take_u32};
 
 /// The last stream taken, then the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl GoAway {
     }
 
     pub(crate) fn encode(self, out: &mut BytesMut) {
-        Head::put_control(Self::KIND, 0, Self::LEN as usize, out);
+        FrameHead::put_control(Self::KIND, 0, Self::LEN as usize, out);
         out.put_u32(self.last_taken.map_or(0, StreamId::get));
         out.put_u32(self.status.code());
     }

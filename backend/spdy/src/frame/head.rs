@@ -22,12 +22,12 @@ const CONTROL: u32 = 0x8000_0000;
 ///          a control frame                            a data frame
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Head {
+pub(crate) enum FrameHead {
     Data { stream: u32, flags: u8, len: u32 },
     Control { kind: u16, flags: u8, len: u32 },
 }
 
-impl Head {
+impl FrameHead {
     /// The largest length, which has 24 bits.
     pub(crate) const MAX_LEN: u32 = 0x00ff_ffff;
 

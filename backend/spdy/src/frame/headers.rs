@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, StreamId, WireError, take_id};
+use super::{FrameHead, StreamId, WireError, take_id};
 
 /// The stream id, then the header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl<'a> HeadersFrame<'a> {
 
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         let flags = if self.fin { Self::FIN } else { 0 };
-        Head::put_control(Self::KIND, flags, 4 + self.block.len(), out);
+        FrameHead::put_control(Self::KIND, flags, 4 + self.block.len(), out);
         out.put_u32(self.stream.get());
         out.put_slice(self.block);
     }

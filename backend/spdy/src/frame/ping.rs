@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, WireError, take_u32};
+use super::{FrameHead, WireError, take_u32};
 
 /// Odd ids are the client's, even ones the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ impl Ping {
     }
 
     pub(crate) fn encode(self, out: &mut BytesMut) {
-        Head::put_control(Self::KIND, 0, Self::LEN as usize, out);
+        FrameHead::put_control(Self::KIND, 0, Self::LEN as usize, out);
         out.put_u32(self.id);
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, ResetStatus, StreamId, WireError, take_id, take_u32};
+use super::{FrameHead, ResetStatus, StreamId, WireError, take_id, take_u32};
 
 /// The stream id, then the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl RstStream {
     }
 
     pub(crate) fn encode(self, out: &mut BytesMut) {
-        Head::put_control(Self::KIND, 0, Self::LEN as usize, out);
+        FrameHead::put_control(Self::KIND, 0, Self::LEN as usize, out);
         out.put_u32(self.stream.get());
         out.put_u32(self.status.code());
     }

@@ -2,11 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, WireError, take_u32};
+use super::{FrameHead, WireError, take_u32};
 
 /// A count, then as many entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Settings<'a> {
+pub(crate) struct SettingsFrame<'a> {
     /// Whole entries of 8 bytes.
     entries: &'a [u8],
 }
@@ -19,7 +19,7 @@ pub(crate) struct Setting {
     pub(crate) value: u32,
 }
 
-impl<'a> Settings<'a> {
+impl<'a> SettingsFrame<'a> {
     pub(super) const KIND: u16 = 4;
     pub(super) const MIN_LEN: u32 = 4;
 
@@ -45,10 +45,10 @@ impl<'a> Settings<'a> {
 
     /// Appends a frame with these entries.
     pub(crate) fn encode(entries: impl ExactSizeIterator<Item = Setting>, out: &mut BytesMut) {
-        Head::put_control(Self::KIND, 0, 4 + 8 * entries.len(), out);
+        FrameHead::put_control(Self::KIND, 0, 4 + 8 * entries.len(), out);
         out.put_u32(entries.len() as u32);
         for Setting { flags, id, value } in entries {
-            out.put_u32(u32::from(flags) << 24 | id & Head::MAX_LEN);
+            out.put_u32(u32::from(flags) << 24 | id & FrameHead::MAX_LEN);
             out.put_u32(value);
         }
     }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, StreamId, WireError, take_id, take_u32};
+use super::{FrameHead, StreamId, WireError, take_id, take_u32};
 
 /// ```text
 /// |X|           stream id (31)       |
@@ -58,7 +58,7 @@ impl<'a> SynStream<'a> {
         if self.unidirectional {
             flags |= Self::UNIDIRECTIONAL;
         }
-        Head::put_control(Self::KIND, flags, 10 + self.block.len(), out);
+        FrameHead::put_control(Self::KIND, flags, 10 + self.block.len(), out);
         out.put_u32(self.stream.get());
         out.put_u32(self.associated.map_or(0, StreamId::get));
         out.put_u8(self.priority << 5);

@@ -17,7 +17,7 @@ fn examples() -> Vec<(Frame<'static>, Vec<u8>)> {
     let with = |head: &[u8], rest: &[u8]| [head, rest].concat();
     vec![
         (
-            Frame::Data(Data {
+            Frame::Data(DataHead {
                 stream: id(3),
                 fin: false,
                 len: 0x01_0203,
@@ -25,7 +25,7 @@ fn examples() -> Vec<(Frame<'static>, Vec<u8>)> {
             vec![0, 0, 0, 3, 0, 1, 2, 3],
         ),
         (
-            Frame::Data(Data {
+            Frame::Data(DataHead {
                 stream: id(0x7fff_ffff),
                 fin: true,
                 len: 0,
@@ -75,7 +75,7 @@ fn examples() -> Vec<(Frame<'static>, Vec<u8>)> {
             vec![0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 5, 0, 0, 0, 5],
         ),
         (
-            Frame::Settings(Settings::decode(settings_body(settings)).unwrap()),
+            Frame::Settings(SettingsFrame::decode(settings_body(settings)).unwrap()),
             with(&[0x80, 3, 0, 4, 0, 0, 0, 20, 0, 0, 0, 2], settings),
         ),
         (
@@ -180,7 +180,7 @@ fn reserved_bits_are_not_looked_at() {
 #[test]
 fn settings_are_read() {
     let body = [0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 0, 5];
-    let settings = Settings::decode(&body).unwrap();
+    let settings = SettingsFrame::decode(&body).unwrap();
     let setting = Setting {
         flags: 2,
         id: 256,
@@ -244,10 +244,10 @@ fn frame(kind: u8, a: u32, b: u32, flag: bool, block: &[u8]) -> Frame<'_> {
     let maybe = StreamId::new(b & StreamId::MAX);
     let fin = flag;
     match kind {
-        0 => Frame::Data(Data {
+        0 => Frame::Data(DataHead {
             stream,
             fin,
-            len: b & Head::MAX_LEN,
+            len: b & FrameHead::MAX_LEN,
         }),
         1 => Frame::SynStream(SynStream {
             stream,
@@ -275,7 +275,7 @@ fn frame(kind: u8, a: u32, b: u32, flag: bool, block: &[u8]) -> Frame<'_> {
         }),
         _ => Frame::Unknown {
             kind: (a as u16).max(10),
-            len: b & Head::MAX_LEN,
+            len: b & FrameHead::MAX_LEN,
         },
     }
 }
@@ -299,10 +299,10 @@ proptest! {
     fn settings_survive_their_encoding(list in proptest::collection::vec(any::<(u8, u32, u32)>(), 0..50)) {
         let entries: Vec<Setting> = list
             .iter()
-            .map(|&(flags, id, value)| Setting { flags, id: id & Head::MAX_LEN, value })
+            .map(|&(flags, id, value)| Setting { flags, id: id & FrameHead::MAX_LEN, value })
             .collect();
         let mut out = BytesMut::new();
-        Settings::encode(entries.iter().copied(), &mut out);
+        SettingsFrame::encode(entries.iter().copied(), &mut out);
         let Ok(Some((Frame::Settings(settings), used))) = decode(&out) else {
             panic!("no SETTINGS");
         };
@@ -318,7 +318,7 @@ proptest! {
     #[test]
     fn arbitrary_bodies_never_panic(kind in 0..12u16, flags: u8, body in proptest::collection::vec(any::<u8>(), 0..100)) {
         let len = body.len() as u32;
-        let mut bytes = Head::Control { kind, flags, len }.to_bytes().to_vec();
+        let mut bytes = FrameHead::Control { kind, flags, len }.to_bytes().to_vec();
         bytes.extend(body);
         crate::fuzzing::fuzz_frames(&bytes);
     }

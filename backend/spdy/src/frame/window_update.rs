@@ -3,7 +3,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{Head, StreamId, WireError, take_u32};
+use super::{FrameHead, StreamId, WireError, take_u32};
 
 /// The stream id, then how much larger its window gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl WindowUpdate {
     }
 
     pub(crate) fn encode(self, out: &mut BytesMut) {
-        Head::put_control(Self::KIND, 0, Self::LEN as usize, out);
+        FrameHead::put_control(Self::KIND, 0, Self::LEN as usize, out);
         out.put_u32(self.stream.map_or(0, StreamId::get));
         out.put_u32(self.delta);
     }

@@ -3,12 +3,12 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tracing::trace;
 
-use super::{Event, Machine, State, Step, stream::Entry};
+use super::{Event, Machine, StreamState, StreamTransition, stream::StreamEntry};
 use crate::{
     error::StreamError,
     frame::{
-        self, Data, Frame, GoAway, HeaderError, Headers, Ping, ResetStatus, RstStream, StreamId,
-        SynStream, WireError,
+        self, DataHead, Frame, GoAway, HeaderError, Headers, Ping, ResetStatus, RstStream,
+        StreamId, SynStream, WireError,
     },
 };
 
@@ -78,10 +78,10 @@ impl Machine {
     }
 
     /// The head of a DATA frame, whose payload follows.
-    fn data_head(&mut self, data: Data, events: &mut Vec<Event>) {
+    fn data_head(&mut self, data: DataHead, events: &mut Vec<Event>) {
         trace!(stream = %data.stream, fin = data.fin, len = data.len, "DATA");
         if let Some(entry) = self.peers_turn(data.stream) {
-            let result = match (&entry.reply, entry.state.after(Step::Receive)) {
+            let result = match (&entry.reply, entry.state.after(StreamTransition::Receive)) {
                 // The draft, 2.2.2: the accepting side's first frame is its reply.
                 (None, Ok(_)) => Err(ResetStatus::PROTOCOL_ERROR),
                 (_, after) => after.map(|_| ()),
@@ -96,10 +96,10 @@ impl Machine {
     /// Takes the available payload of a DATA frame; returns the frame's missing length.
     fn payload(
         &mut self,
-        mut data: Data,
+        mut data: DataHead,
         input: &mut BytesMut,
         events: &mut Vec<Event>,
-    ) -> Option<Data> {
+    ) -> Option<DataHead> {
         let len = input.len().min(data.len as usize);
         if len > 0 {
             data.len -= len as u32;
@@ -169,12 +169,12 @@ impl Machine {
             }
         };
         let state = match (frame.unidirectional, fin) {
-            (false, false) => State::Open,
-            (false, true) => State::RemoteEnded,
-            (true, false) => State::LocalEnded,
-            (true, true) => State::Ended,
+            (false, false) => StreamState::Open,
+            (false, true) => StreamState::RemoteEnded,
+            (true, false) => StreamState::LocalEnded,
+            (true, true) => StreamState::Ended,
         };
-        let entry = Entry::new(state, Some(Headers::new()));
+        let entry = StreamEntry::new(state, Some(Headers::new()));
         self.streams.insert(stream, entry);
         self.totals.live += 1;
         self.totals.opened += 1;
@@ -224,7 +224,7 @@ impl Machine {
         let Some(entry) = self.peers_turn(stream) else {
             return;
         };
-        match (headers, entry.state.after(Step::Receive)) {
+        match (headers, entry.state.after(StreamTransition::Receive)) {
             (_, Err(status)) => self.fault(stream, status, events),
             (Err(_), _) => self.fault(stream, ResetStatus::PROTOCOL_ERROR, events),
             (Ok(_), Ok(_)) if fin => self.remote_end(stream, events),
@@ -235,7 +235,7 @@ impl Machine {
     fn rst_stream(&mut self, frame: RstStream, events: &mut Vec<Event>) {
         let RstStream { stream, status } = frame;
         trace!(%stream, %status, "RST_STREAM");
-        if self.streams.get(&stream).is_some_and(Entry::is_live) {
+        if self.streams.get(&stream).is_some_and(StreamEntry::is_live) {
             self.fail(stream, StreamError::Reset(status));
             events.extend([Event::Readable(stream), Event::Writable(stream)]);
         }
@@ -256,7 +256,7 @@ impl Machine {
 
     /// The stream of a frame, if it is not over. Frames for a stream that is over were in flight when it
     /// ended; those for one that was never opened are answered.
-    fn peers_turn(&mut self, stream: StreamId) -> Option<&mut Entry> {
+    fn peers_turn(&mut self, stream: StreamId) -> Option<&mut StreamEntry> {
         if !self.was_opened(stream) {
             self.provoke(|control| {
                 RstStream {
@@ -290,7 +290,7 @@ impl Machine {
     fn remote_end(&mut self, stream: StreamId, events: &mut Vec<Event>) {
         let entry = self.streams.get(&stream);
         if entry.is_some_and(|entry| entry.failed.is_none() && !entry.state.remote_ended()) {
-            self.step(stream, Step::ReceiveEnd);
+            self.step(stream, StreamTransition::ReceiveEnd);
             events.push(Event::Readable(stream));
         }
     }

@@ -5,12 +5,12 @@ use tracing::trace;
 
 use super::{
     Event, Machine, Outbox,
-    state::{State, Step},
-    stream::Entry,
+    state::{StreamState, StreamTransition},
+    stream::StreamEntry,
 };
 use crate::{
     error::StreamError,
-    frame::{Data, HEAD_LEN, ResetStatus, StreamId},
+    frame::{DataHead, HEAD_LEN, ResetStatus, StreamId},
 };
 
 /// Payload that a stream without queued data may always queue.
@@ -25,13 +25,13 @@ const BATCH: usize = 128 * 1024;
 
 /// When the end of a stream is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum When {
+pub(crate) enum EndTiming {
     Now,
     /// With the next frames.
     Soon,
 }
 
-impl Entry {
+impl StreamEntry {
     /// Queued payload.
     pub(super) fn payload(&self) -> usize {
         self.frame.len().saturating_sub(HEAD_LEN)
@@ -39,7 +39,7 @@ impl Entry {
 
     /// The frame to be sent next.
     fn take_frame(&mut self, stream: StreamId) -> BytesMut {
-        let data = Data {
+        let data = DataHead {
             stream,
             fin: self.fin,
             len: self.payload() as u32,
@@ -88,11 +88,15 @@ impl Machine {
     /// Ends our direction of a stream, after its queued data.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn finish(&mut self, stream: StreamId) -> Result<(), StreamError> {
-        self.finish_when(stream, When::Now)
+        self.finish_when(stream, EndTiming::Now)
     }
 
     /// Ends our direction of a stream, after its queued data; a lone end may be delayed.
-    pub(crate) fn finish_when(&mut self, stream: StreamId, when: When) -> Result<(), StreamError> {
+    pub(crate) fn finish_when(
+        &mut self,
+        stream: StreamId,
+        when: EndTiming,
+    ) -> Result<(), StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(());
         };
@@ -104,13 +108,13 @@ impl Machine {
         }
         entry.fin = true;
         match when {
-            When::Soon if !entry.ready => {
+            EndTiming::Soon if !entry.ready => {
                 entry.ready = true;
                 self.ends.push_back(stream);
             }
-            When::Soon | When::Now => self.make_ready(stream),
+            EndTiming::Soon | EndTiming::Now => self.make_ready(stream),
         }
-        self.step(stream, Step::SendEnd);
+        self.step(stream, StreamTransition::SendEnd);
         Ok(())
     }
 
@@ -141,7 +145,7 @@ impl Machine {
                 trace!(%stream, fin = entry.fin, len = frame.len() - HEAD_LEN, "sending DATA");
                 out.push(frame);
                 events.push(Event::Writable(stream));
-                if !entry.held_by_handle && entry.state == State::LocalEnded {
+                if !entry.held_by_handle && entry.state == StreamState::LocalEnded {
                     self.reset(stream, ResetStatus::CANCEL);
                 }
             }

@@ -18,7 +18,7 @@ use crate::frame::ResetStatus;
 /// session end a stream in any state; that is stored separately, because a reader has to know whether
 /// the FIN came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum StreamState {
     Open,
     LocalEnded,
     RemoteEnded,
@@ -27,7 +27,7 @@ pub(super) enum State {
 
 /// What happens to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum StreamTransition {
     /// We end our direction.
     SendEnd,
     /// The peer sends something.
@@ -36,20 +36,22 @@ pub(super) enum Step {
     ReceiveEnd,
 }
 
-impl State {
+impl StreamState {
     /// The state after a step, or the status of the reset for a step that is not allowed.
-    pub(super) fn after(self, step: Step) -> Result<Self, ResetStatus> {
+    pub(super) fn after(self, step: StreamTransition) -> Result<Self, ResetStatus> {
         match (self, step) {
-            (Self::Open | Self::LocalEnded, Step::Receive) => Ok(self),
-            (Self::Open, Step::SendEnd) => Ok(Self::LocalEnded),
-            (Self::Open, Step::ReceiveEnd) => Ok(Self::RemoteEnded),
-            (Self::LocalEnded, Step::ReceiveEnd) | (Self::RemoteEnded, Step::SendEnd) => {
-                Ok(Self::Ended)
+            (Self::Open | Self::LocalEnded, StreamTransition::Receive) => Ok(self),
+            (Self::Open, StreamTransition::SendEnd) => Ok(Self::LocalEnded),
+            (Self::Open, StreamTransition::ReceiveEnd) => Ok(Self::RemoteEnded),
+            (Self::LocalEnded, StreamTransition::ReceiveEnd)
+            | (Self::RemoteEnded, StreamTransition::SendEnd) => Ok(Self::Ended),
+            (
+                Self::RemoteEnded | Self::Ended,
+                StreamTransition::Receive | StreamTransition::ReceiveEnd,
+            ) => Err(ResetStatus::STREAM_ALREADY_CLOSED),
+            (Self::LocalEnded | Self::Ended, StreamTransition::SendEnd) => {
+                Err(ResetStatus::INTERNAL_ERROR)
             }
-            (Self::RemoteEnded | Self::Ended, Step::Receive | Step::ReceiveEnd) => {
-                Err(ResetStatus::STREAM_ALREADY_CLOSED)
-            }
-            (Self::LocalEnded | Self::Ended, Step::SendEnd) => Err(ResetStatus::INTERNAL_ERROR),
         }
     }
 

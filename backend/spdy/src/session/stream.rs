@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Read, State, Totals};
+use super::{ReadOutcome, StreamState, StreamTotals};
 use crate::{Config, error::StreamError, frame::Headers};
 
 /// Minimum weight of a chunk against `stream_buffer`, its overhead. Without it, frames of one byte
@@ -13,15 +13,15 @@ const MIN_WEIGHT: usize = 128;
 
 /// A stream that is not over, or that has a handle.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) state: State,
+pub(super) struct StreamEntry {
+    pub(super) state: StreamState,
     /// Why the stream is over, if not because both sides ended it.
     pub(super) failed: Option<StreamError>,
     /// The peer's reply; present from the start on a stream that the peer opened.
     pub(super) reply: Option<Headers>,
     /// Whether a handle exists.
     pub(super) held_by_handle: bool,
-    /// Whether it is no longer counted in [`Totals::live`].
+    /// Whether it is no longer counted in [`StreamTotals::live`].
     pub(super) counted_out: bool,
     /// Unread chunks.
     chunks: VecDeque<Bytes>,
@@ -42,8 +42,8 @@ pub(super) struct Entry {
     pub(super) sent: u64,
 }
 
-impl Entry {
-    pub(super) fn new(state: State, reply: Option<Headers>) -> Self {
+impl StreamEntry {
+    pub(super) fn new(state: StreamState, reply: Option<Headers>) -> Self {
         Self {
             state,
             failed: None,
@@ -65,7 +65,7 @@ impl Entry {
 
     /// Whether frames of the stream may still be sent or received.
     pub(super) fn is_live(&self) -> bool {
-        self.failed.is_none() && (self.state != State::Ended || self.ready)
+        self.failed.is_none() && (self.state != StreamState::Ended || self.ready)
     }
 
     /// Whether received payload can still be read.
@@ -73,7 +73,7 @@ impl Entry {
         self.failed.is_none() && !self.state.remote_ended() && self.held_by_handle
     }
 
-    pub(super) fn push(&mut self, chunk: Bytes, totals: &mut Totals) {
+    pub(super) fn push(&mut self, chunk: Bytes, totals: &mut StreamTotals) {
         self.received += chunk.len() as u64;
         self.buffered += chunk.len();
         totals.buffered += chunk.len();
@@ -84,7 +84,7 @@ impl Entry {
     }
 
     /// Returns chunks first, then the end, then the failure: data before a reset is not lost.
-    pub(super) fn read(&mut self, totals: &mut Totals) -> Result<Read, StreamError> {
+    pub(super) fn read(&mut self, totals: &mut StreamTotals) -> Result<ReadOutcome, StreamError> {
         if let Some(chunk) = self.chunks.pop_front() {
             self.buffered -= chunk.len();
             totals.buffered -= chunk.len();
@@ -94,13 +94,13 @@ impl Entry {
             if self.chunks.is_empty() {
                 self.chunks = VecDeque::new();
             }
-            return Ok(Read::Chunk(chunk));
+            return Ok(ReadOutcome::Chunk(chunk));
         }
         match &self.failed {
             // An orderly end counts, whatever came after it.
-            _ if self.state.remote_ended() && !self.discarded => Ok(Read::End),
+            _ if self.state.remote_ended() && !self.discarded => Ok(ReadOutcome::End),
             Some(error) => Err(error.clone()),
-            None => Ok(Read::Wait),
+            None => Ok(ReadOutcome::Wait),
         }
     }
 
@@ -110,7 +110,7 @@ impl Entry {
     }
 
     /// Discards data that will not be read.
-    pub(super) fn discard_received(&mut self, totals: &mut Totals) {
+    pub(super) fn discard_received(&mut self, totals: &mut StreamTotals) {
         self.discarded = true;
         totals.buffered -= self.buffered;
         totals.weight -= self.weight;
@@ -119,14 +119,14 @@ impl Entry {
         self.weight = 0;
     }
 
-    pub(super) fn fail(&mut self, error: StreamError, totals: &mut Totals) {
+    pub(super) fn fail(&mut self, error: StreamError, totals: &mut StreamTotals) {
         totals.queued -= self.payload();
         self.frame = BytesMut::new();
         self.failed = Some(error);
     }
 
     /// Decides whether the stream holds up reading; true if it has just begun to.
-    pub(super) fn weigh(&mut self, config: &Config, totals: &mut Totals) -> bool {
+    pub(super) fn weigh(&mut self, config: &Config, totals: &mut StreamTotals) -> bool {
         let left = config.session_buffer.saturating_sub(totals.weight);
         let most = config.stream_buffer.min(left).min(config.unread.room());
         let full = self.weight > most && self.receives();

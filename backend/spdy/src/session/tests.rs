@@ -94,7 +94,7 @@ fn encode(frames: &[Frame<'_>]) -> BytesMut {
 
 fn data(stream: StreamId, payload: &[u8], fin: bool) -> BytesMut {
     let len = payload.len() as u32;
-    let mut out = encode(&[Frame::Data(Data { stream, fin, len })]);
+    let mut out = encode(&[Frame::Data(DataHead { stream, fin, len })]);
     out.extend_from_slice(payload);
     out
 }
@@ -128,9 +128,9 @@ fn read_all(machine: &mut Machine, stream: StreamId) -> (Vec<u8>, &'static str) 
     let mut bytes = Vec::new();
     loop {
         match machine.read(stream) {
-            Ok(Read::Chunk(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(Read::End) => return (bytes, "end"),
-            Ok(Read::Wait) => return (bytes, "wait"),
+            Ok(ReadOutcome::Chunk(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(ReadOutcome::End) => return (bytes, "end"),
+            Ok(ReadOutcome::Wait) => return (bytes, "wait"),
             Err(StreamError::Reset(_)) => return (bytes, "reset"),
             Err(StreamError::ResetHere(_)) => return (bytes, "reset here"),
             Err(StreamError::NotTaken) => return (bytes, "not taken"),
@@ -143,7 +143,7 @@ fn read_all(machine: &mut Machine, stream: StreamId) -> (Vec<u8>, &'static str) 
 /// Asserts that nothing is left of any stream.
 fn assert_empty(machine: &Machine) {
     assert_eq!(machine.streams.len(), 0, "{:?}", machine.streams);
-    let Totals {
+    let StreamTotals {
         live,
         full,
         buffered,

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use kubevpn_spdy::{Config, Headers, Incoming, Session, SessionError, Stream, client, server};
+use kubevpn_spdy::{Config, Headers, Incoming, Session, SessionError, SpdyStream, client, server};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
     task::JoinHandle,
@@ -51,7 +51,7 @@ where
 
 impl Pair {
     /// A stream, at both ends.
-    pub async fn stream(&mut self) -> (Stream, Stream) {
+    pub async fn stream(&mut self) -> (SpdyStream, SpdyStream) {
         let mut near = self.client.open(&headers(), false).unwrap();
         let request = self.incoming.next().await.unwrap();
         let far = request.accept(&Headers::new(), false);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kubevpn_cluster::{Endpoint, PodRef};
-use kubevpn_portforward::Way;
+use kubevpn_portforward::PodSessionState;
 use tokio::time::Instant;
 
 use crate::ahead::Ways;
@@ -30,20 +30,20 @@ const REMEMBERED: usize = 4096;
 /// connections live unevenly long; among equals to the one that was used longest ago. A Pod whose dial failed is not
 /// healthy until its back-off is over; then one connection at a time is its probe.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Health {
-    known: Arc<Mutex<Known>>,
+pub(super) struct EndpointHealth {
+    known: Arc<Mutex<PodHealths>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    pods: HashMap<PodRef, Pod>,
+struct PodHealths {
+    pods: HashMap<PodRef, PodHealth>,
     picks: u64,
     /// By target: the Pod that serves it, and when it last did.
     sticky: HashMap<String, (PodRef, Instant)>,
 }
 
 #[derive(Debug, Default)]
-struct Pod {
+struct PodHealth {
     /// Open streams and dials.
     open: usize,
     streams: usize,
@@ -55,7 +55,7 @@ struct Pod {
     probed: bool,
 }
 
-impl Pod {
+impl PodHealth {
     /// Whether it gets connections while there are other Pods.
     fn is_up(&self, now: Instant) -> bool {
         self.failures == 0 || (!self.probed && self.retry.is_none_or(|at| at <= now))
@@ -73,8 +73,8 @@ impl Pod {
     }
 }
 
-impl Health {
-    fn lock(&self) -> MutexGuard<'_, Known> {
+impl EndpointHealth {
+    fn lock(&self) -> MutexGuard<'_, PodHealths> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -86,7 +86,7 @@ impl Health {
         left: &mut Vec<Endpoint>,
         warm: bool,
         ways: &Ways,
-    ) -> Option<(Endpoint, Lease)> {
+    ) -> Option<(Endpoint, PodLease)> {
         let mut known = self.lock();
         let now = Instant::now();
         let rank = |endpoint: &Endpoint| match known.pods.get(&endpoint.pod) {
@@ -100,11 +100,11 @@ impl Health {
         };
         let mut best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
         let way = |i: usize| ways.to(&left[i].pod);
-        if left.len() > 1 && way(best) < Way::Open {
+        if left.len() > 1 && way(best) < PodSessionState::Open {
             let nearer = |i: &usize| !rank(&left[*i]).0 && way(*i) > way(best);
             let others = (0..left.len()).filter(nearer);
             if let Some(other) = others.min_by_key(|i| (Reverse(way(*i)), rank(&left[*i]))) {
-                if way(other) == Way::Open {
+                if way(other) == PodSessionState::Open {
                     ways.warm(&left[best].pod);
                 }
                 best = other;
@@ -121,10 +121,10 @@ impl Health {
         pod.last_pick = pick;
         let probe = pod.failures > 0;
         pod.probed |= probe;
-        let lease = Lease {
+        let lease = PodLease {
             health: self.clone(),
             pod: endpoint.pod.clone(),
-            phase: Phase::Dial { since: now, probe },
+            phase: LeasePhase::Dial { since: now, probe },
         };
         Some((endpoint, lease))
     }
@@ -135,7 +135,7 @@ impl Health {
         asked: &str,
         lasts: Duration,
         left: &mut Vec<Endpoint>,
-    ) -> Option<(Endpoint, Lease)> {
+    ) -> Option<(Endpoint, PodLease)> {
         let known = self.lock();
         let (pod, at) = known.sticky.get(asked)?;
         let failing = known.pods.get(pod).is_some_and(|pod| pod.failures > 0);
@@ -172,14 +172,14 @@ impl Health {
 
 /// Counts a dial or a stream on a Pod until it is dropped.
 #[derive(Debug)]
-pub struct Lease {
-    health: Health,
+pub struct PodLease {
+    health: EndpointHealth,
     pod: PodRef,
-    phase: Phase,
+    phase: LeasePhase,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Phase {
+enum LeasePhase {
     Dial {
         since: Instant,
         probe: bool,
@@ -189,9 +189,9 @@ enum Phase {
     Over,
 }
 
-impl Lease {
-    fn end_dial(&mut self, phase: Phase, note: impl FnOnce(&mut Pod, Instant)) {
-        let Phase::Dial { probe, .. } = self.phase else {
+impl PodLease {
+    fn end_dial(&mut self, phase: LeasePhase, note: impl FnOnce(&mut PodHealth, Instant)) {
+        let LeasePhase::Dial { probe, .. } = self.phase else {
             return;
         };
         self.phase = phase;
@@ -203,17 +203,17 @@ impl Lease {
 
     /// The dial failed because of the Pod.
     pub(super) fn failed(mut self) {
-        self.end_dial(Phase::Over, Pod::failed);
+        self.end_dial(LeasePhase::Over, PodHealth::failed);
     }
 
     /// The dial failed for a reason that does not concern the Pod.
     pub(super) fn no_fault(mut self) {
-        self.end_dial(Phase::Over, |_, _| {});
+        self.end_dial(LeasePhase::Over, |_, _| {});
     }
 
     /// The dial succeeded: the lease now counts the stream.
     pub(super) fn succeeded(&mut self) {
-        self.end_dial(Phase::Stream, |pod, now| {
+        self.end_dial(LeasePhase::Stream, |pod, now| {
             pod.streams += 1;
             pod.served = Some(now);
             (pod.failures, pod.retry) = (0, None);
@@ -221,12 +221,12 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for PodLease {
     fn drop(&mut self) {
-        if let Phase::Dial { since, .. } = self.phase {
+        if let LeasePhase::Dial { since, .. } = self.phase {
             // Dropped by the deadline, or because a parallel dial was faster.
             let slow = since.elapsed() >= SLOW;
-            self.end_dial(Phase::Over, |pod, now| {
+            self.end_dial(LeasePhase::Over, |pod, now| {
                 if slow {
                     pod.failed(now);
                 }
@@ -234,7 +234,7 @@ impl Drop for Lease {
         }
         if let Some(pod) = self.health.lock().pods.get_mut(&self.pod) {
             pod.open -= 1;
-            if let Phase::Stream = self.phase {
+            if let LeasePhase::Stream = self.phase {
                 pod.streams -= 1;
                 pod.served = Some(Instant::now());
             }

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use kubevpn_cluster::Readiness;
-use kubevpn_portforward::Way;
+use kubevpn_portforward::PodSessionState;
 use tokio::io::DuplexStream;
 use tower::service_fn;
 
@@ -112,7 +112,7 @@ async fn replicas_are_used_evenly_under_uneven_lifetimes() {
 /// Pods with open sessions, and those whose session was requested.
 #[derive(Clone, Default)]
 struct Open {
-    ways: Arc<Mutex<Vec<(String, Way)>>>,
+    ways: Arc<Mutex<Vec<(String, PodSessionState)>>>,
     warmed: Arc<Mutex<Vec<String>>>,
 }
 
@@ -123,11 +123,11 @@ impl Ahead for Open {
         self.warmed.lock().unwrap().push(to.pod.clone());
     }
 
-    fn way(&self, to: &PodPort) -> Way {
+    fn way(&self, to: &PodPort) -> PodSessionState {
         let ways = self.ways.lock().unwrap();
         match ways.iter().find(|(pod, _)| *pod == to.pod) {
             Some((_, way)) => *way,
-            None => Way::Closed,
+            None => PodSessionState::Closed,
         }
     }
 
@@ -138,10 +138,10 @@ impl Ahead for Open {
 
 impl Open {
     fn open(&self, pod: &str) {
-        self.set(pod, Way::Open);
+        self.set(pod, PodSessionState::Open);
     }
 
-    fn set(&self, pod: &str, way: Way) {
+    fn set(&self, pod: &str, way: PodSessionState) {
         self.ways.lock().unwrap().insert(0, (pod.into(), way));
     }
 
@@ -175,12 +175,12 @@ async fn a_pod_whose_way_is_being_opened_is_not_given_another_ones_beside() {
     let (leaf, ways) = (Leaf::default(), Open::default());
     let dial = layer().ahead(ways.clone()).layer(leaf.service());
     let next = || dial.clone().oneshot(candidates(&["a", "b"]));
-    ways.set("b", Way::Opening);
+    ways.set("b", PodSessionState::Opening);
     let _held = next().await.unwrap();
     assert_eq!((leaf.dials("a"), leaf.dials("b")), (0, 1));
     assert!(ways.asked().is_empty());
     // A connection has it now.
-    ways.set("b", Way::Closed);
+    ways.set("b", PodSessionState::Closed);
     next().await.unwrap();
     assert_eq!((leaf.dials("a"), leaf.dials("b")), (1, 1));
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hickory_proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{Name as DnsName, RData, Record as DnsRecord, RecordType};
-use kubevpn_cluster::{Known, Record, RecordKind, Records, Subscription};
+use kubevpn_cluster::{KnownRecords, NameRecord, RecordKind, Records, Subscription};
 use kubevpn_target::{BoxError, ConnectError, Host, Name, Refusal, Stream};
 use tower_service::Service;
 
@@ -31,13 +31,13 @@ where
     pub async fn answer(&self, query: &Query) -> Result<Message, ConnectError> {
         let (zone, known) = self.look(query).await?;
         let records = match known {
-            Known::Records(records) => {
+            KnownRecords::Records(records) => {
                 self.connects_next(query, &records);
                 Ok(records)
             }
-            Known::Missing => Err(()),
-            Known::Outside => return Err(not_ours(query)),
-            Known::Ask { otherwise } => {
+            KnownRecords::Missing => Err(()),
+            KnownRecords::Outside => return Err(not_ours(query)),
+            KnownRecords::Ask { otherwise } => {
                 let fetch = fetch(query, &self.cluster, &self.pods);
                 let failed = match self.dns.messages.ask(query, fetch).await {
                     Ok(message) => return Ok(message),
@@ -54,12 +54,12 @@ where
     }
 
     /// The answer from the objects, and the zone of the name.
-    async fn look(&self, query: &Query) -> Result<(DnsName, Known), ConnectError> {
+    async fn look(&self, query: &Query) -> Result<(DnsName, KnownRecords), ConnectError> {
         let name = query.name();
         if let Some((zone, ip)) = reverse(name) {
             let known = match query.query_type() {
                 RecordType::PTR => self.cluster.pointers(ip).await?,
-                _ => Known::Outside,
+                _ => KnownRecords::Outside,
             };
             return Ok((zone, known));
         }
@@ -72,9 +72,9 @@ where
         let known = match Name::parse(&name.to_ascii()) {
             Ok(name) => self.cluster.records(&name, wanted).await?,
             // No object can have this name.
-            Err(_) => Known::Ask { otherwise: None },
+            Err(_) => KnownRecords::Ask { otherwise: None },
         };
-        if let Known::Outside = known {
+        if let KnownRecords::Outside = known {
             return Err(not_ours(query));
         }
         let domain = self.cluster.domain().await;
@@ -158,16 +158,16 @@ fn address(ip: IpAddr) -> RData {
     }
 }
 
-fn data(record: Record) -> Option<RData> {
+fn data(record: NameRecord) -> Option<RData> {
     Some(match record {
-        Record::Address(ip) => address(ip),
-        Record::Service {
+        NameRecord::Address(ip) => address(ip),
+        NameRecord::Service {
             weight,
             port,
             target,
         } => RData::SRV(SRV::new(0, weight, port, in_full(&target).ok()?)),
-        Record::Alias(name) => RData::CNAME(CNAME(in_full(&name).ok()?)),
-        Record::Pointer(name) => RData::PTR(PTR(in_full(&name).ok()?)),
+        NameRecord::Alias(name) => RData::CNAME(CNAME(in_full(&name).ok()?)),
+        NameRecord::Pointer(name) => RData::PTR(PTR(in_full(&name).ok()?)),
     })
 }
 

@@ -10,7 +10,7 @@ use kubevpn_target::Name;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use super::message::{self, Answered, DnsError};
+use super::message::{self, AnsweredAddresses, DnsError};
 
 /// Limit on the time of one exchange.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
 
 /// A query that can be sent to a DNS server over one stream.
-pub(crate) trait Question: Display + Sync {
+pub(crate) trait StreamQuery: Display + Sync {
     type Answer: Send;
 
     /// Sends the query and reads the answer, without a time limit.
@@ -30,10 +30,10 @@ pub(crate) trait Question: Display + Sync {
 
 /// Asks for the addresses of a name: both families at once (RFC 7766 section 6.2.1.1), with the answers in either order. A
 /// failure of one family is ignored if the other has an address.
-impl Question for Name {
-    type Answer = Answered;
+impl StreamQuery for Name {
+    type Answer = AnsweredAddresses;
 
-    async fn ask<S>(&self, stream: &mut S) -> Result<Answered, DnsError>
+    async fn ask<S>(&self, stream: &mut S) -> Result<AnsweredAddresses, DnsError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -44,19 +44,19 @@ impl Question for Name {
 /// Names in search order, of which the first that exists is meant. All are asked for at once: one after the other they would
 /// take a round trip each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Names(pub(crate) Vec<Name>);
+pub(crate) struct SearchNames(pub(crate) Vec<Name>);
 
-impl Display for Names {
+impl Display for SearchNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.0.iter().map(Name::to_string).collect();
         f.write_str(&names.join(", "))
     }
 }
 
-impl Question for Names {
-    type Answer = Answered;
+impl StreamQuery for SearchNames {
+    type Answer = AnsweredAddresses;
 
-    async fn ask<S>(&self, stream: &mut S) -> Result<Answered, DnsError>
+    async fn ask<S>(&self, stream: &mut S) -> Result<AnsweredAddresses, DnsError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -68,14 +68,14 @@ impl Question for Names {
 }
 
 /// Sends one query unchanged, for the complete answer.
-impl Question for Query {
+impl StreamQuery for Query {
     type Answer = Message;
 
     async fn ask<S>(&self, stream: &mut S) -> Result<Message, DnsError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let question = message::Question::of(self.clone());
+        let question = message::RecordQuery::of(self.clone());
         write(stream, [&question]).await?;
         question
             .answer(&read(stream).await?)?
@@ -84,7 +84,10 @@ impl Question for Query {
 }
 
 /// Sends the query, and waits for [`PATIENCE`] at most.
-pub(crate) async fn ask<S, Q: Question>(stream: &mut S, question: &Q) -> Result<Q::Answer, DnsError>
+pub(crate) async fn ask<S, Q: StreamQuery>(
+    stream: &mut S,
+    question: &Q,
+) -> Result<Q::Answer, DnsError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -96,7 +99,7 @@ where
 
 async fn write<'q, S>(
     stream: &mut S,
-    questions: impl IntoIterator<Item = &'q message::Question>,
+    questions: impl IntoIterator<Item = &'q message::RecordQuery>,
 ) -> Result<(), DnsError>
 where
     S: AsyncWrite + Unpin,
@@ -113,12 +116,12 @@ where
     stream.flush().await.map_err(DnsError::Broken)
 }
 
-async fn both<S>(stream: &mut S, name: &Name) -> Result<Answered, DnsError>
+async fn both<S>(stream: &mut S, name: &Name) -> Result<AnsweredAddresses, DnsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let v4 = message::Question::new(name, RecordType::A)?;
-    let mut v6 = message::Question::new(name, RecordType::AAAA)?;
+    let v4 = message::RecordQuery::new(name, RecordType::A)?;
+    let mut v6 = message::RecordQuery::new(name, RecordType::AAAA)?;
     if v6.id == v4.id {
         v6.id = v4.id.wrapping_add(1);
     }
@@ -128,7 +131,8 @@ where
         Ok(None) => (v6.read(&first), &v4),
         a => (a, &v6),
     };
-    let ours = |answer: Result<Option<Answered>, DnsError>| answer?.ok_or(DnsError::NotOurs);
+    let ours =
+        |answer: Result<Option<AnsweredAddresses>, DnsError>| answer?.ok_or(DnsError::NotOurs);
     let first = ours(first);
     let second = async { ours(other.read(&read(stream).await?)) };
     let second = match &first {
@@ -146,20 +150,20 @@ where
 }
 
 /// One name, queried in both families.
-struct Asked {
+struct NameQueries {
     v4: Asking,
     v6: Asking,
 }
 
-impl Asked {
+impl NameQueries {
     fn is_answered(&self) -> bool {
         self.v4.answer.is_some() && self.v6.answer.is_some()
     }
 }
 
 struct Asking {
-    question: message::Question,
-    answer: Option<Result<Answered, DnsError>>,
+    question: message::RecordQuery,
+    answer: Option<Result<AnsweredAddresses, DnsError>>,
 }
 
 impl Asking {
@@ -182,7 +186,7 @@ impl Asking {
     }
 }
 
-async fn first<S>(stream: &mut S, names: &[Name]) -> Result<Answered, DnsError>
+async fn first<S>(stream: &mut S, names: &[Name]) -> Result<AnsweredAddresses, DnsError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -190,14 +194,14 @@ where
     let mut id: Option<u16> = None;
     for name in names {
         let mut of = |record| -> Result<Asking, DnsError> {
-            let mut question = message::Question::new(name, record)?;
+            let mut question = message::RecordQuery::new(name, record)?;
             // The first ID is random, and all differ.
             question.id = id.map_or(question.id, |id| id.wrapping_add(1));
             id = Some(question.id);
             let answer = None;
             Ok(Asking { question, answer })
         };
-        asked.push_back(Asked {
+        asked.push_back(NameQueries {
             v4: of(RecordType::A)?,
             v6: of(RecordType::AAAA)?,
         });
@@ -207,8 +211,8 @@ where
     let mut ttl: Option<Duration> = None;
     loop {
         // The names before this one are known not to exist.
-        while asked.front().is_some_and(Asked::is_answered)
-            && let Some(Asked { v4, v6 }) = asked.pop_front()
+        while asked.front().is_some_and(NameQueries::is_answered)
+            && let Some(NameQueries { v4, v6 }) = asked.pop_front()
             && let (Some(v4), Some(v6)) = (v4.answer, v6.answer)
         {
             let answered = merge(v4, v6)?;
@@ -218,7 +222,7 @@ where
             ttl = Some(ttl.unwrap_or(answered.ttl).min(answered.ttl));
         }
         let Some(front) = asked.front_mut() else {
-            return Ok(Answered {
+            return Ok(AnsweredAddresses {
                 addresses: Vec::new(),
                 alias: None,
                 ttl: ttl.unwrap_or_default(),
@@ -261,17 +265,17 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, DnsError>
 }
 
 fn merge(
-    v4: Result<Answered, DnsError>,
-    v6: Result<Answered, DnsError>,
-) -> Result<Answered, DnsError> {
-    let has_some = |answer: &Answered| !answer.addresses.is_empty();
+    v4: Result<AnsweredAddresses, DnsError>,
+    v6: Result<AnsweredAddresses, DnsError>,
+) -> Result<AnsweredAddresses, DnsError> {
+    let has_some = |answer: &AnsweredAddresses| !answer.addresses.is_empty();
     match (v4, v6) {
         (Ok(some), Err(_)) | (Err(_), Ok(some)) if has_some(&some) => Ok(some),
         (Ok(v4), Ok(v6)) => match (has_some(&v4), has_some(&v6)) {
             // A family without records does not limit the lifetime of the other.
             (true, false) => Ok(v4),
             (false, true) => Ok(v6),
-            _ => Ok(Answered {
+            _ => Ok(AnsweredAddresses {
                 addresses: [v4.addresses, v6.addresses].concat(),
                 alias: v4.alias.or(v6.alias),
                 ttl: v4.ttl.min(v6.ttl),
@@ -296,7 +300,7 @@ mod tests {
     }
 
     /// The result for a server that handles the two queries in this way.
-    async fn served<F, Fut>(serve: F) -> Result<Answered, DnsError>
+    async fn served<F, Fut>(serve: F) -> Result<AnsweredAddresses, DnsError>
     where
         F: FnOnce(DuplexStream, Message, Message) -> Fut,
         Fut: Future<Output = ()>,
@@ -312,7 +316,7 @@ mod tests {
         tokio::join!(ask(&mut ours, &name), server).0
     }
 
-    fn ips(answered: Answered) -> Vec<String> {
+    fn ips(answered: AnsweredAddresses) -> Vec<String> {
         answered.addresses.iter().map(IpAddr::to_string).collect()
     }
 
@@ -402,16 +406,16 @@ mod tests {
         }
     }
 
-    fn names() -> Names {
+    fn names() -> SearchNames {
         let names = ["a.test.", "b.test.", "c.test."];
-        Names(names.map(|name| Name::parse(name).unwrap()).into())
+        SearchNames(names.map(|name| Name::parse(name).unwrap()).into())
     }
 
     /// The result for a server that answers six queries (name and family) in this order, with these addresses each.
     async fn searched(
         order: &[usize],
         ips: impl Fn(&Message) -> Vec<&'static str>,
-    ) -> Result<Answered, DnsError> {
+    ) -> Result<AnsweredAddresses, DnsError> {
         let (mut ours, mut theirs) = tokio::io::duplex(4096);
         let server = async {
             let mut questions = Vec::new();

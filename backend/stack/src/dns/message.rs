@@ -65,7 +65,7 @@ impl DnsError {
 
 /// The addresses in one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answered {
+pub(crate) struct AnsweredAddresses {
     /// The addresses of the name, or of what it is an alias for.
     pub(crate) addresses: Vec<IpAddr>,
     /// The last alias, if it has no address in the answer.
@@ -75,12 +75,12 @@ pub(crate) struct Answered {
 }
 
 /// A query for one name and record type.
-pub(crate) struct Question {
+pub(crate) struct RecordQuery {
     pub(crate) id: u16,
     query: Query,
 }
 
-impl Question {
+impl RecordQuery {
     pub(crate) fn new(name: &Name, record: RecordType) -> Result<Self, DnsError> {
         let name =
             DnsName::from_ascii(format!("{}.", name.as_str())).map_err(DnsError::Question)?;
@@ -122,7 +122,7 @@ impl Question {
     }
 
     /// The result of a message for this name; `None` if its ID belongs to another query.
-    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<Answered>, DnsError> {
+    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Option<AnsweredAddresses>, DnsError> {
         let Some(message) = self.answer(bytes)? else {
             return Ok(None);
         };
@@ -132,7 +132,7 @@ impl Question {
         }
     }
 
-    fn take(&self, message: &Message) -> Answered {
+    fn take(&self, message: &Message) -> AnsweredAddresses {
         let records = || {
             let answers = message.answers.iter();
             answers.filter(|r| r.dns_class == DNSClass::IN)
@@ -165,7 +165,7 @@ impl Question {
             }
             ttl = ttl.min(negative(message));
         }
-        Answered {
+        AnsweredAddresses {
             addresses,
             alias,
             ttl,
@@ -223,12 +223,12 @@ mod tests {
         DnsName::from_ascii(name).unwrap()
     }
 
-    fn question() -> Question {
-        Question::new(&Name::parse("web.corp.test").unwrap(), RecordType::A).unwrap()
+    fn question() -> RecordQuery {
+        RecordQuery::new(&Name::parse("web.corp.test").unwrap(), RecordType::A).unwrap()
     }
 
     /// An answer that matches `question()`.
-    fn answer(question: &Question, records: Vec<Record>) -> Message {
+    fn answer(question: &RecordQuery, records: Vec<Record>) -> Message {
         let mut message = Message::response(question.id, OpCode::Query);
         message.add_query(question.query.clone());
         message.add_answers(records);
@@ -243,7 +243,10 @@ mod tests {
         Record::from_rdata(dns(name), ttl, RData::CNAME(CNAME(dns(to))))
     }
 
-    fn read(question: &Question, message: &Message) -> Result<Option<Answered>, DnsError> {
+    fn read(
+        question: &RecordQuery,
+        message: &Message,
+    ) -> Result<Option<AnsweredAddresses>, DnsError> {
         question.read(&message.to_vec().unwrap())
     }
 
@@ -270,7 +273,7 @@ mod tests {
             [Query::query(dns("web.corp.test."), RecordType::A)]
         );
         // Not every name of a cluster is a host name.
-        assert!(Question::new(&Name::parse("_a._tcp.x.test").unwrap(), RecordType::A).is_ok());
+        assert!(RecordQuery::new(&Name::parse("_a._tcp.x.test").unwrap(), RecordType::A).is_ok());
     }
 
     #[test]

@@ -12,11 +12,11 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::{Client, MOST_BYTES, PROMPT};
-use crate::error::{ApiError, Code, Context as _};
+use super::{DaemonClient, MOST_BYTES, PROMPT};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::{state_dir, sys};
 
-impl Client {
+impl DaemonClient {
     /// Sends a document, and reads the answer.
     pub(super) async fn ask_with<T: DeserializeOwned>(
         &self,
@@ -33,7 +33,7 @@ impl Client {
         Ok(answered.map_err(|_| self.wedged("does not answer"))??)
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
         self.ask(Method::GET, path, false, PROMPT).await
     }
 
@@ -43,7 +43,7 @@ impl Client {
         path: &str,
         now: bool,
         within: Duration,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, CallError> {
         let path = format!("{path}{}", if now { "?now" } else { "" });
         let asking = async {
             let sent = self.send(method, &path, Vec::new()).await?;
@@ -51,7 +51,7 @@ impl Client {
         };
         timeout(within, asking)
             .await
-            .map_err(|_| Trouble::Failed(self.wedged("does not answer")))?
+            .map_err(|_| CallError::Failed(self.wedged("does not answer")))?
     }
 
     pub(super) async fn send(
@@ -59,31 +59,35 @@ impl Client {
         method: Method,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<Response<Incoming>, Trouble> {
+    ) -> Result<Response<Incoming>, CallError> {
         send(self.dial().await?, method, path, body).await
     }
 
     /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
-    pub(super) async fn dial(&self) -> Result<UnixStream, Trouble> {
+    pub(super) async fn dial(&self) -> Result<UnixStream, CallError> {
         dial(&self.dir.socket()).await
     }
 }
 
 /// Connects to a socket of ours, and makes sure that a process of this user's listens.
-pub(crate) async fn dial(path: &Path) -> Result<UnixStream, Trouble> {
+pub(crate) async fn dial(path: &Path) -> Result<UnixStream, CallError> {
     use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         // A reset: it closed its socket before it took us in.
         Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
-            return Err(Trouble::gone(e));
+            return Err(CallError::gone(e));
         }
         Err(e) => {
             let what = format!("cannot connect to the socket {}", path.display());
-            return Err(Trouble::Failed(ApiError::caused_by(Code::Other, what, &e)));
+            return Err(CallError::Failed(ApiError::caused_by(
+                Code::Other,
+                what,
+                &e,
+            )));
         }
     };
-    check_peer(&stream, path, sys::own_uid()).map_err(Trouble::Failed)?;
+    check_peer(&stream, path, sys::own_uid()).map_err(CallError::Failed)?;
     Ok(stream)
 }
 
@@ -108,9 +112,9 @@ pub(crate) async fn send(
     method: Method,
     path: &str,
     body: Vec<u8>,
-) -> Result<Response<Incoming>, Trouble> {
+) -> Result<Response<Incoming>, CallError> {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(Trouble::gone)?;
+    let (mut sender, connection) = handshake.map_err(CallError::gone)?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "the daemon's connection");
@@ -121,55 +125,57 @@ pub(crate) async fn send(
         .uri(path)
         .header("host", "kubevpn")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|e| Trouble::Failed(ApiError::new(Code::InvalidValue, e.to_string())))?;
-    sender.send_request(request).await.map_err(Trouble::gone)
+        .map_err(|e| CallError::Failed(ApiError::new(Code::InvalidValue, e.to_string())))?;
+    sender.send_request(request).await.map_err(CallError::gone)
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum CallError {
     /// There is no daemon, or none any more.
     Gone(String),
     /// It said no, or cannot be asked.
     Failed(ApiError),
 }
 
-impl Trouble {
+impl CallError {
     pub(super) fn gone(error: impl std::error::Error) -> Self {
         Self::Gone(error.to_string())
     }
 }
 
-impl From<Trouble> for ApiError {
-    fn from(trouble: Trouble) -> Self {
+impl From<CallError> for ApiError {
+    fn from(trouble: CallError) -> Self {
         match trouble {
-            Trouble::Gone(why) => {
+            CallError::Gone(why) => {
                 tracing::debug!(why, "no daemon");
                 Self::new(Code::NotRunning, "the daemon is not running")
             }
-            Trouble::Failed(error) => error,
+            CallError::Failed(error) => error,
         }
     }
 }
 
 /// The answer, unless it is a failure.
-pub(crate) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, Trouble> {
+pub(crate) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
     if response.status().is_success() {
         return Ok(response);
     }
     let error: ApiError = read(response).await?;
     match error.code {
-        Code::Ending => Err(Trouble::Gone(error.message)),
-        _ => Err(Trouble::Failed(error)),
+        Code::Ending => Err(CallError::Gone(error.message)),
+        _ => Err(CallError::Failed(error)),
     }
 }
 
-pub(crate) async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Trouble> {
+pub(crate) async fn read<T: DeserializeOwned>(
+    response: Response<Incoming>,
+) -> Result<T, CallError> {
     let body = http_body_util::Limited::new(response.into_body(), MOST_BYTES);
     let body = body.collect().await;
-    let body = body.map_err(|e| Trouble::Gone(e.to_string()))?;
+    let body = body.map_err(|e| CallError::Gone(e.to_string()))?;
     serde_json::from_slice(&body.to_bytes()).map_err(|_| {
-        Trouble::Failed(ApiError::new(
+        CallError::Failed(ApiError::new(
             Code::OtherVersion,
             "the daemon answers in a way this kubevpn does not know: end it with kubevpn quit",
         ))

@@ -8,11 +8,12 @@ use tokio::sync::watch;
 
 use super::Registry;
 use crate::api::{
-    self, Attached, ClusterRef, ConnectRequest, ConnectionQuery, KubeconfigSelection, Opened,
+    self, Attached, ClusterRef, ConnectRequest, ConnectionQuery, KubeconfigSelection,
+    OpenedConnection,
 };
-use crate::connection::Connection;
-use crate::engine::{Engine, Listener as _, Session};
-use crate::error::{ApiError, Code, Context as _};
+use crate::connection::ManagedConnection;
+use crate::engine::{Engine, EngineSession, ServedListener as _};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::saved::Saved;
 use crate::{failpoint, identity, monitor, state_dir};
 
@@ -25,9 +26,9 @@ impl<E: Engine> Registry<E> {
         &self,
         mut ask: ConnectRequest,
         tell: Tell<'_>,
-    ) -> Result<Opened, ApiError> {
+    ) -> Result<OpenedConnection, ApiError> {
         self.busy.send_modify(|n| *n += 1);
-        let _busy = Busy(&self.busy);
+        let _busy = BusyGuard(&self.busy);
         if !identity::is_id(&ask.id) {
             return Err(ApiError::new(Code::Internal, "the connection's ID is none"));
         }
@@ -66,7 +67,7 @@ impl<E: Engine> Registry<E> {
         &self,
         cluster: &ClusterRef,
         selection: &KubeconfigSelection,
-    ) -> Option<Arc<Connection<E::Session>>> {
+    ) -> Option<Arc<ManagedConnection<E::Session>>> {
         let inner = self.inner();
         let mut connections = inner.connections.values().map(|entry| &entry.connection);
         let found = connections.find(|connection| {
@@ -77,7 +78,7 @@ impl<E: Engine> Registry<E> {
     }
 
     /// How the connection is that is asked for.
-    pub(crate) fn find(&self, query: &ConnectionQuery) -> Option<api::Connection> {
+    pub(crate) fn find(&self, query: &ConnectionQuery) -> Option<api::ConnectionInfo> {
         let found = self.same(&query.cluster, &query.kubeconfig_selection)?;
         let policy = query.policy.as_ref();
         let fits = policy.is_none_or(|policy| *policy == found.policy());
@@ -86,10 +87,10 @@ impl<E: Engine> Registry<E> {
 
     async fn attach_to(
         &self,
-        connection: &Connection<E::Session>,
+        connection: &ManagedConnection<E::Session>,
         ask: &ConnectRequest,
         tell: Tell<'_>,
-    ) -> Result<Opened, ApiError> {
+    ) -> Result<OpenedConnection, ApiError> {
         let saved = connection.saved().clone();
         if saved.kubeconfig != ask.kubeconfig_selection
             || saved.cluster.server != ask.cluster.server
@@ -152,7 +153,7 @@ impl<E: Engine> Registry<E> {
     /// could be read only once what it says this time.
     fn log_in(
         &self,
-        connection: &Connection<E::Session>,
+        connection: &ManagedConnection<E::Session>,
         ask: &ConnectRequest,
     ) -> Result<(), ApiError> {
         let path = self.dir.kubeconfig(&ask.id);
@@ -167,7 +168,11 @@ impl<E: Engine> Registry<E> {
         connection.renew(loaded.config)
     }
 
-    async fn open(&self, ask: &ConnectRequest, tell: Tell<'_>) -> Result<Opened, ApiError> {
+    async fn open(
+        &self,
+        ask: &ConnectRequest,
+        tell: Tell<'_>,
+    ) -> Result<OpenedConnection, ApiError> {
         // A state file that could not be brought back is not to be lost by accident.
         if self.inner().problems.iter().any(|p| p.id == ask.id) {
             return Err(ApiError::new(
@@ -196,7 +201,7 @@ impl<E: Engine> Registry<E> {
         &self,
         ask: &ConnectRequest,
         tell: Tell<'_>,
-    ) -> Result<Opened, ApiError> {
+    ) -> Result<OpenedConnection, ApiError> {
         let mut saved = Saved::new(
             ask.id.clone(),
             ask.cluster.clone(),
@@ -205,7 +210,7 @@ impl<E: Engine> Registry<E> {
         );
         saved.log_level = ask.log_level.unwrap_or_default();
         let loaded = monitor::transient(&self.dir, &ask.id, &ask.kubeconfig_selection)?;
-        let connection = Connection::new(&self.engine, &self.dir, saved, loaded.config)?;
+        let connection = ManagedConnection::new(&self.engine, &self.dir, saved, loaded.config)?;
         let started = match self.attach(&connection, &ask.listeners, tell).await {
             Ok(started) => started,
             Err(error) => {
@@ -222,7 +227,7 @@ impl<E: Engine> Registry<E> {
         Ok(opened)
     }
 
-    fn save(&self, connection: &Connection<E::Session>) -> Result<(), ApiError> {
+    fn save(&self, connection: &ManagedConnection<E::Session>) -> Result<(), ApiError> {
         failpoint::point("connect:checked");
         connection.saved().write(&self.dir)?;
         failpoint::point("connect:saved");
@@ -232,10 +237,10 @@ impl<E: Engine> Registry<E> {
     /// Starts the listeners that are missing, and checks that all works. After an error none of them is left.
     async fn attach(
         &self,
-        connection: &Connection<E::Session>,
+        connection: &ManagedConnection<E::Session>,
         specs: &[ListenerSpec],
         tell: Tell<'_>,
-    ) -> Result<Started<E::Session>, ApiError> {
+    ) -> Result<StartedListeners<E::Session>, ApiError> {
         let mut started = Vec::new();
         match self.try_attach(connection, specs, &mut started, tell).await {
             Ok(()) => Ok(started),
@@ -248,9 +253,9 @@ impl<E: Engine> Registry<E> {
 
     async fn try_attach(
         &self,
-        connection: &Connection<E::Session>,
+        connection: &ManagedConnection<E::Session>,
         specs: &[ListenerSpec],
-        started: &mut Started<E::Session>,
+        started: &mut StartedListeners<E::Session>,
         tell: Tell<'_>,
     ) -> Result<(), ApiError> {
         let session = &connection.session;
@@ -293,23 +298,23 @@ impl<E: Engine> Registry<E> {
 }
 
 /// One less when dropped.
-struct Busy<'a>(&'a watch::Sender<usize>);
+struct BusyGuard<'a>(&'a watch::Sender<usize>);
 
-impl Drop for Busy<'_> {
+impl Drop for BusyGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
     }
 }
 
 /// Listeners that are served and not yet the connection's own.
-type Started<S> = Vec<(ListenerSpec, <S as Session>::Listener)>;
+type StartedListeners<S> = Vec<(ListenerSpec, <S as EngineSession>::Listener)>;
 
 /// Makes listeners the connection's own.
-fn commit<S: Session>(
-    connection: &Connection<S>,
-    started: Started<S>,
+fn commit<S: EngineSession>(
+    connection: &ManagedConnection<S>,
+    started: StartedListeners<S>,
     asked: &[ListenerSpec],
-) -> Opened {
+) -> OpenedConnection {
     let new: Vec<_> = started.iter().map(|(spec, _)| spec.clone()).collect();
     for (spec, serving) in started {
         let saved = connection.adopt(spec, serving);
@@ -323,20 +328,23 @@ fn commit<S: Session>(
         },
         already: !new.contains(spec),
     });
-    Opened {
+    OpenedConnection {
         id: connection.saved().id.clone(),
         listeners: attached.collect(),
         endings: Vec::new(),
     }
 }
 
-async fn end_all<L: crate::Listener>(serving: impl IntoIterator<Item = L>) {
+async fn end_all<L: crate::ServedListener>(serving: impl IntoIterator<Item = L>) {
     for serving in serving {
         serving.end(Duration::ZERO).await;
     }
 }
 
-fn other_settings<S: Session>(connection: &Connection<S>, spec: &ListenerSpec) -> ApiError {
+fn other_settings<S: EngineSession>(
+    connection: &ManagedConnection<S>,
+    spec: &ListenerSpec,
+) -> ApiError {
     let id = connection.saved().id.clone();
     ApiError::new(
         Code::Conflict,

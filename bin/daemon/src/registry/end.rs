@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Entry, Registry};
+use super::{Registry, RegistryEntry};
 use crate::engine::Engine;
-use crate::error::{ApiError, Code, Context as _};
+use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::{failpoint, state_dir};
 
 impl<E: Engine> Registry<E> {
@@ -145,7 +145,7 @@ impl<E: Engine> Registry<E> {
     }
 }
 
-impl<E: Engine> Entry<E> {
+impl<E: Engine> RegistryEntry<E> {
     async fn end(&self, patience: Duration) {
         self.monitor.abort();
         self.connection.end(patience).await;

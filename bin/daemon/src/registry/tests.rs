@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{DRAIN, Registry};
-use crate::api::{ConnectRequest, ConnectionQuery, Opened, State, Status};
+use crate::api::{
+    ConnectRequest, ConnectionQuery, ConnectionState, OpenedConnection, StatusReport,
+};
 use crate::error::{ApiError, Code};
 use crate::fake::{Fake, ID, kubeconfig, request};
-use crate::log::Level;
+use crate::log::LogLevel;
 use crate::state_dir::StateDir;
 
 mod login;
@@ -43,15 +45,15 @@ impl Rig {
         StateDir::at(self.tmp.path())
     }
 
-    async fn connect(&self, request: ConnectRequest) -> Result<Opened, ApiError> {
+    async fn connect(&self, request: ConnectRequest) -> Result<OpenedConnection, ApiError> {
         self.registry.connect(request, &|_| {}).await
     }
 
-    async fn open(&self, id: &str, addresses: &[&str]) -> Opened {
+    async fn open(&self, id: &str, addresses: &[&str]) -> OpenedConnection {
         self.connect(request(id, addresses)).await.unwrap()
     }
 
-    fn state(&self) -> (State, String) {
+    fn state(&self) -> (ConnectionState, String) {
         let status = self.registry.status();
         (status.list[0].state, status.list[0].reason.clone())
     }
@@ -85,7 +87,7 @@ async fn start(tmp: &tempfile::TempDir, engine: &Fake) -> Arc<Registry<Fake>> {
     Registry::bring_back(dir, engine.clone()).await.unwrap()
 }
 
-fn ids(status: &Status) -> Vec<&str> {
+fn ids(status: &StatusReport) -> Vec<&str> {
     status.list.iter().map(|c| c.id.as_str()).collect()
 }
 
@@ -295,7 +297,7 @@ async fn connection_stays_when_its_state_file_does() {
 async fn crash_is_recovered_from() {
     let rig = Rig::new().await;
     let mut verbose = request(ID, &[FREE]);
-    verbose.log_level = Some(Level::Debug);
+    verbose.log_level = Some(LogLevel::Debug);
     rig.connect(verbose).await.unwrap();
     rig.open(OTHER, &["127.0.0.1:7"]).await;
     std::fs::write(rig.dir().kubeconfig("00000000000a"), "an orphan").unwrap();
@@ -308,7 +310,7 @@ async fn crash_is_recovered_from() {
     assert_eq!(rig.bound(), ["127.0.0.1:40001", "127.0.0.1:7"]);
     assert!(!rig.dir().kubeconfig("00000000000a").exists());
     let level = rig.registry.get(ID).unwrap().saved().log_level;
-    assert_eq!(level, Level::Debug);
+    assert_eq!(level, LogLevel::Debug);
 }
 
 /// Something else has the address at the restart: the connection is degraded until the monitor finds it free.
@@ -326,7 +328,7 @@ async fn address_that_is_taken_is_had_when_it_is_free() {
         engine,
         registry,
     };
-    assert_eq!(rig.state().0, State::Degraded);
+    assert_eq!(rig.state().0, ConnectionState::Degraded);
     assert!(rig.state().1.contains("127.0.0.1:7"), "{:?}", rig.state());
     let error = rig
         .connect(request(ID, &["127.0.0.1:7"]))
@@ -334,10 +336,10 @@ async fn address_that_is_taken_is_had_when_it_is_free() {
         .unwrap_err();
     assert_eq!(error.code, Code::AddressInUse);
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(rig.state().0, State::Degraded);
+    assert_eq!(rig.state().0, ConnectionState::Degraded);
     rig.engine.world().bound.clear();
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(rig.state(), (State::Connected, String::new()));
+    assert_eq!(rig.state(), (ConnectionState::Connected, String::new()));
     assert_eq!(rig.bound(), ["127.0.0.1:7"]);
 }
 
@@ -382,17 +384,20 @@ async fn broken_state_file_is_kept_until_it_is_disconnected() {
 async fn monitor_says_how_the_api_server_answers() {
     let rig = Rig::new().await;
     rig.open(ID, &[FREE]).await;
-    assert_eq!(rig.state().0, State::Connected);
+    assert_eq!(rig.state().0, ConnectionState::Connected);
     // By itself, every ten seconds.
     rig.engine.world().api = Some(Refusal::ClusterAway);
     sleep(Duration::from_secs(11)).await;
     assert_eq!(
         rig.state(),
-        (State::Unreachable, "the API server says no".into())
+        (
+            ConnectionState::Unreachable,
+            "the API server says no".into()
+        )
     );
     rig.engine.world().api = None;
     sleep(Duration::from_secs(11)).await;
-    assert_eq!(rig.state().0, State::Connected);
+    assert_eq!(rig.state().0, ConnectionState::Connected);
     // Sooner, when clients are refused; many at once are one question.
     rig.engine.world().api = Some(Refusal::Unauthenticated);
     let asked = rig.engine.world().asked;
@@ -400,7 +405,7 @@ async fn monitor_says_how_the_api_server_answers() {
         rig.engine.trouble();
     }
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(rig.state().0, State::Unauthenticated);
+    assert_eq!(rig.state().0, ConnectionState::Unauthenticated);
     assert_eq!(rig.engine.world().asked, asked + 1);
 }
 
@@ -440,13 +445,13 @@ async fn changed_kubeconfig_is_used_and_another_server_is_not() {
     ] {
         write(&text);
         sleep(Duration::from_secs(3)).await;
-        assert_eq!(rig.state().0, State::Degraded);
+        assert_eq!(rig.state().0, ConnectionState::Degraded);
         assert!(rig.state().1.contains(reason), "{:?}", rig.state());
     }
     assert_eq!(rig.engine.world().renewed.len(), 1);
     write(&named("a second token", server));
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(rig.state().0, State::Connected);
+    assert_eq!(rig.state().0, ConnectionState::Connected);
 }
 
 const IDLE: Duration = Duration::from_secs(300);

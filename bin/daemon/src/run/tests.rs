@@ -6,7 +6,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::Client;
+use crate::DaemonClient;
 use crate::api::ConnectionQuery;
 use crate::fake::{Fake, ID, request};
 
@@ -29,7 +29,7 @@ impl Rig {
         let terminate = Arc::new(Notify::new());
         let daemon = Daemon {
             lock: Lock::try_take(&dir.lock()).unwrap().unwrap(),
-            log: Log::to_file(&dir.log(None), Level::default()),
+            log: Log::to_file(&dir.log(None), LogLevel::default()),
             dir,
             engine: engine.clone(),
             idle,
@@ -58,8 +58,8 @@ impl Rig {
         StateDir::at(self.tmp.path())
     }
 
-    fn client(&self) -> Client {
-        Client::new(self.dir())
+    fn client(&self) -> DaemonClient {
+        DaemonClient::new(self.dir())
     }
 
     fn left(&self) -> Vec<String> {
@@ -99,7 +99,7 @@ async fn commands_are_answered_until_quit() {
         .await
         .unwrap_err();
     assert_eq!(unknown.code, Code::NoSuchConnection);
-    client.set_log_level(Level::Debug).await.unwrap();
+    client.set_log_level(LogLevel::Debug).await.unwrap();
     let query = ConnectionQuery {
         cluster: asked.cluster.clone(),
         kubeconfig_selection: asked.kubeconfig_selection.clone(),
@@ -228,7 +228,7 @@ fn locked() -> (tempfile::TempDir, StateDir, Lock) {
 #[tokio::test(start_paused = true)]
 async fn quit_is_bounded_when_the_holder_of_the_lock_is_unknown() {
     let (_tmp, dir, lock) = locked();
-    let client = Client::new(dir);
+    let client = DaemonClient::new(dir);
     let quit = tokio::time::timeout(Duration::from_secs(60), client.quit(true));
     let said = quit.await.expect("quit goes on and on").unwrap_err();
     assert_eq!(said.code, Code::NotRunning);
@@ -248,7 +248,7 @@ async fn quit_leaves_the_next_daemon_alone() {
         drop(first);
         lock.sign(&next.process).unwrap();
     };
-    let client = Client::new(dir.clone());
+    let client = DaemonClient::new(dir.clone());
     let (quit, ()) = tokio::join!(client.quit(true), successor);
     quit.unwrap();
     assert!(next.child.try_wait().unwrap().is_none());

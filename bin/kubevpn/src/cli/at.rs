@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, OWN_PROXIES, load};
 use kubevpn_conn::Addr;
 use kubevpn_daemon::api::{
-    ClusterRef, Connection, ConnectionQuery, KubeconfigSelection, Listener, State,
+    ClusterRef, ConnectionInfo, ConnectionQuery, ConnectionState, KubeconfigSelection, ListenerInfo,
 };
-use kubevpn_daemon::{ApiError, Client, StateDir};
+use kubevpn_daemon::{ApiError, DaemonClient, StateDir};
 use kubevpn_proxy::{Policy, reachable};
 use tokio::net::TcpStream;
 
@@ -20,7 +20,7 @@ use crate::out;
 /// Where the proxy listens
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Proxy")]
-pub(crate) struct At {
+pub(crate) struct AtArgs {
     /// The running proxy has its HTTP listener at ADDR
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
@@ -31,7 +31,7 @@ pub(crate) struct At {
 
 /// The same, understood: one of them at least.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Proxy {
+pub(crate) struct ProxyAddresses {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) socks: Option<SocketAddr>,
     /// `USER:PASSWORD` that it asks for, where programs are to be told.
@@ -40,10 +40,10 @@ pub(crate) struct Proxy {
 
 /// A connection of a running daemon. None is started for it; a daemon that cannot be asked has none.
 async fn of_daemon(
-    find: impl AsyncFnOnce(&Client) -> Result<Option<Connection>, ApiError>,
-) -> Option<Connection> {
+    find: impl AsyncFnOnce(&DaemonClient) -> Result<Option<ConnectionInfo>, ApiError>,
+) -> Option<ConnectionInfo> {
     let asked = async {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         match daemon.find().await? {
             true => find(&daemon).await,
             false => Ok(None),
@@ -55,7 +55,7 @@ async fn of_daemon(
     })
 }
 
-async fn current() -> Option<Connection> {
+async fn current() -> Option<ConnectionInfo> {
     of_daemon(async |daemon| {
         let status = daemon.status().await?;
         let mut list = status.list.into_iter();
@@ -69,7 +69,7 @@ async fn of_cluster(
     args: &KubeconfigArgs,
     loaded: &Loaded,
     policy: Option<Policy>,
-) -> Option<Connection> {
+) -> Option<ConnectionInfo> {
     let query = ConnectionQuery {
         cluster: ClusterRef::new(loaded),
         kubeconfig_selection: KubeconfigSelection::new(args, loaded),
@@ -79,7 +79,7 @@ async fn of_cluster(
 }
 
 /// The connection's listeners that programs may be told of and that pass `fits`.
-fn listeners(connection: &Connection, fits: impl Fn(&Listener) -> bool) -> Proxy {
+fn listeners(connection: &ConnectionInfo, fits: impl Fn(&ListenerInfo) -> bool) -> ProxyAddresses {
     let speaks = |protocol: &str| {
         let mut listeners = connection.listeners.iter().filter(|listener| {
             let speaks = [protocol, "mixed"].contains(&listener.protocol.as_str());
@@ -87,7 +87,7 @@ fn listeners(connection: &Connection, fits: impl Fn(&Listener) -> bool) -> Proxy
         });
         listeners.find_map(|listener| listener.address.parse().ok().map(reachable))
     };
-    Proxy {
+    ProxyAddresses {
         http: speaks("http"),
         socks: speaks("socks"),
         login: None,
@@ -96,20 +96,23 @@ fn listeners(connection: &Connection, fits: impl Fn(&Listener) -> bool) -> Proxy
 
 /// What programs are told of a connection: listeners that lead into the cluster and ask for no password, where it has such;
 /// else those that lead into the cluster; else whatever listens.
-fn preferred(connection: &Connection) -> Option<Proxy> {
-    let fits: [fn(&Listener) -> bool; 3] = [is_open, |listener| !listener.egress, |_| true];
+fn preferred(connection: &ConnectionInfo) -> Option<ProxyAddresses> {
+    let fits: [fn(&ListenerInfo) -> bool; 3] = [is_open, |listener| !listener.egress, |_| true];
     let mut proxies = fits.into_iter().map(|fits| listeners(connection, fits));
-    proxies.find(Proxy::is_some)
+    proxies.find(ProxyAddresses::is_some)
 }
 
-fn is_open(listener: &Listener) -> bool {
+fn is_open(listener: &ListenerInfo) -> bool {
     !listener.egress && !listener.auth
 }
 
 /// What `run` takes in place of a proxy of its own: one that works, leads into the cluster, asks for no password, and speaks
 /// HTTP, since many programs know no SOCKS.
-fn in_place_of_own(connection: &Connection) -> Option<Proxy> {
-    let works = matches!(connection.state, State::Connected | State::Degraded);
+fn in_place_of_own(connection: &ConnectionInfo) -> Option<ProxyAddresses> {
+    let works = matches!(
+        connection.state,
+        ConnectionState::Connected | ConnectionState::Degraded
+    );
     let proxy = listeners(connection, is_open);
     (works && proxy.http.is_some()).then_some(proxy)
 }
@@ -119,7 +122,7 @@ pub(crate) async fn of_daemon_for_run(
     args: &KubeconfigArgs,
     loaded: &Loaded,
     policy: &Policy,
-) -> Option<Proxy> {
+) -> Option<ProxyAddresses> {
     let policy = (*policy != Policy::default()).then(|| policy.clone());
     let connection = of_cluster(args, loaded, policy).await?;
     let proxy = in_place_of_own(&connection)?;
@@ -127,9 +130,9 @@ pub(crate) async fn of_daemon_for_run(
     Some(proxy)
 }
 
-impl At {
+impl AtArgs {
     /// The proxy that was named, if one was.
-    pub(crate) fn named(&self) -> Result<Option<Proxy>, Failure> {
+    pub(crate) fn named(&self) -> Result<Option<ProxyAddresses>, Failure> {
         let read = |flag: &str, text: &str| match text.parse() {
             Ok(Addr::Tcp(addr)) if addr.port() != 0 => Ok(addr),
             Ok(other) => Err(Failure::value(format!(
@@ -139,7 +142,7 @@ impl At {
         };
         let http = self.http.as_deref().map(|text| read("--http", text));
         let socks = self.socks.as_deref().map(|text| read("--socks", text));
-        let proxy = Proxy {
+        let proxy = ProxyAddresses {
             http: http.transpose()?,
             socks: socks.transpose()?,
             login: None,
@@ -149,7 +152,10 @@ impl At {
 
     /// The proxy that was named, else that of the daemon's connection to the cluster of these flags (without flags: of the
     /// current connection), else one on the default address; and the hosts that kubectl goes to, where known.
-    pub(crate) async fn proxy(&self, kube: KubeArgs) -> Result<(Proxy, Vec<String>), Failure> {
+    pub(crate) async fn proxy(
+        &self,
+        kube: KubeArgs,
+    ) -> Result<(ProxyAddresses, Vec<String>), Failure> {
         if let Some(named) = self.named()? {
             return Ok((named, kubectl_hosts(kube)?));
         }
@@ -177,7 +183,7 @@ impl At {
         &self,
         args: &KubeconfigArgs,
         loaded: &Loaded,
-    ) -> Result<Proxy, Failure> {
+    ) -> Result<ProxyAddresses, Failure> {
         if let Some(named) = self.named()? {
             return Ok(named);
         }
@@ -190,8 +196,8 @@ impl At {
 }
 
 /// The proxy at the usual address; a person is told where there is none yet.
-async fn assumed() -> Proxy {
-    let proxy = Proxy::assumed();
+async fn assumed() -> ProxyAddresses {
+    let proxy = ProxyAddresses::assumed();
     if let Some(addr) = proxy.socks
         && !out::is_hushed()
         && TcpStream::connect(addr).await.is_err()
@@ -242,7 +248,7 @@ pub(crate) fn exceptions(hosts: &[String], known: &str) -> String {
     all.join(",")
 }
 
-impl Proxy {
+impl ProxyAddresses {
     fn is_some(&self) -> bool {
         self.http.is_some() || self.socks.is_some()
     }
@@ -348,7 +354,7 @@ mod tests {
     use super::*;
     use crate::cli::sample;
 
-    fn both(proxy: &Proxy) -> [Option<String>; 2] {
+    fn both(proxy: &ProxyAddresses) -> [Option<String>; 2] {
         [proxy.http, proxy.socks].map(|addr| addr.map(|addr| addr.to_string()))
     }
 
@@ -366,7 +372,7 @@ mod tests {
             sample::listener("mixed", "0.0.0.0:4", true),
             sample::listener("http", "127.0.0.1:5", true),
         ];
-        let proxy = |connection: &Connection| preferred(connection).as_ref().map(both);
+        let proxy = |connection: &ConnectionInfo| preferred(connection).as_ref().map(both);
         let [four, five] = ["127.0.0.1:4", "127.0.0.1:5"].map(some);
         assert_eq!(proxy(&connection), Some([four.clone(), four.clone()]));
         // One that asks for a password, or leads elsewhere, is for when there is no other.
@@ -392,7 +398,10 @@ mod tests {
         connection.listeners[1].egress = true;
         let proxy = in_place_of_own(&connection).unwrap();
         assert_eq!(both(&proxy), [some("127.0.0.1:3"), some("127.0.0.1:3")]);
-        for state in [State::Unreachable, State::Unauthenticated] {
+        for state in [
+            ConnectionState::Unreachable,
+            ConnectionState::Unauthenticated,
+        ] {
             let mut away = connection.clone();
             away.state = state;
             assert_eq!(in_place_of_own(&away), None);
@@ -416,7 +425,7 @@ mod tests {
 
     #[test]
     fn login_is_part_of_the_urls() {
-        let proxy = Proxy {
+        let proxy = ProxyAddresses {
             login: Some("ann:s3:c/r t".into()),
             ..proxy(Some("3128"), None)
         };
@@ -428,21 +437,24 @@ mod tests {
         );
     }
 
-    fn at(http: Option<&str>, socks: Option<&str>) -> At {
-        At {
+    fn at(http: Option<&str>, socks: Option<&str>) -> AtArgs {
+        AtArgs {
             http: http.map(Into::into),
             socks: socks.map(Into::into),
         }
     }
 
-    fn proxy(http: Option<&str>, socks: Option<&str>) -> Proxy {
+    fn proxy(http: Option<&str>, socks: Option<&str>) -> ProxyAddresses {
         at(http, socks).named().unwrap().unwrap()
     }
 
     #[test]
     fn where_it_listens() {
         assert_eq!(at(None, None).named().unwrap(), None);
-        assert_eq!(Proxy::assumed().socks, "127.0.0.1:1080".parse().ok());
+        assert_eq!(
+            ProxyAddresses::assumed().socks,
+            "127.0.0.1:1080".parse().ok()
+        );
         let http = proxy(Some("3128"), None);
         assert_eq!(
             (http.http, http.socks),
@@ -484,7 +496,7 @@ mod tests {
             assert!(variables.contains(&(name.into(), value.into())), "{name}");
         }
         assert_eq!(variables.len(), 9);
-        let socks = Proxy::assumed().variables("x", "");
+        let socks = ProxyAddresses::assumed().variables("x", "");
         assert!(socks.contains(&("KUBEVPN_PROXIES".into(), "socks5h://127.0.0.1:1080".into())));
         assert!(!socks.iter().any(|(name, _)| name == "HTTP_PROXY"));
     }

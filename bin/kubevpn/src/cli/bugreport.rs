@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_daemon::{Client, StateDir, log};
+use kubevpn_daemon::{DaemonClient, StateDir, log};
 use serde_json::{Value, json};
 
 use super::kube::KubeArgs;
@@ -73,7 +73,7 @@ impl BugReport {
         let dir = StateDir::locate();
         let found = match &dir {
             Ok(dir) => {
-                let asked = status::ask(&Client::new(dir.clone())).await;
+                let asked = status::ask(&DaemonClient::new(dir.clone())).await;
                 let status = match asked {
                     Ok(status) => serde_json::to_value(status).map_err(anyhow::Error::from)?,
                     Err(failure) => json!({"error": failure.message()}),

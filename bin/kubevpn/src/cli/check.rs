@@ -11,9 +11,9 @@ use kubevpn_conn::{Addr, AddrError};
 use kubevpn_proxy::Policy;
 use serde_json::{Value, json};
 
-use self::cluster::Reached;
-use self::facts::{Facts, Trouble};
-use self::findings::{Finding, Level, Report};
+use self::cluster::ReachedCluster;
+use self::facts::{CheckFacts, CheckFailure};
+use self::findings::{Finding, FindingLevel, Report};
 use super::habits;
 use super::kube::KubeArgs;
 use super::listen::usual_socks;
@@ -23,7 +23,7 @@ use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
 use crate::progress;
-use crate::telemetry::Steps;
+use crate::telemetry::LoggedSteps;
 
 /// Check everything a proxy needs, and say what to do
 ///
@@ -41,13 +41,13 @@ Examples:
 
   # for a program
   kubevpn check -o json")]
-pub(crate) struct Check {
+pub(crate) struct CheckCommand {
     /// Go on to this host and port, and dial it
     #[arg(value_name = "HOST:PORT")]
     target: Option<String>,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Output,
+    output: CheckOutput,
     /// Check that a proxy could listen on ADDR [default: 127.0.0.1:1080]
     #[arg(long, value_name = "ADDR")]
     listen_socks: Option<Addr>,
@@ -58,7 +58,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum CheckOutput {
     /// A line for each finding
     #[default]
     Text,
@@ -66,8 +66,8 @@ enum Output {
     Json,
 }
 
-impl Check {
-    pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
+impl CheckCommand {
+    pub(crate) async fn run(self, steps: LoggedSteps) -> Result<(), Failure> {
         if let Some(target) = &self.target {
             habits::target(target, "default")?;
         }
@@ -80,13 +80,13 @@ impl Check {
         let checking = found(&args, &policy, &listen);
         let (facts, reached) = progress::said("the checks", checking).await;
         let report = findings::report(&facts);
-        if self.output == Output::Text {
+        if self.output == CheckOutput::Text {
             out::print(text(&report))?;
         }
         let explained = match (&self.target, &reached) {
             (Some(target), Some(reached)) => {
                 steps.begin();
-                if self.output == Output::Text {
+                if self.output == CheckOutput::Text {
                     out::line("")?;
                     steps.tell();
                 }
@@ -95,7 +95,7 @@ impl Check {
             }
             _ => None,
         };
-        if self.output == Output::Json {
+        if self.output == CheckOutput::Json {
             let document = document(&report, explained.as_ref());
             out::line(format_args!("{document:#}"))?;
         }
@@ -119,12 +119,16 @@ impl Check {
 }
 
 /// Every fact, and the cluster if it can be asked for more.
-async fn found(args: &KubeconfigArgs, policy: &Policy, listen: &Addr) -> (Facts, Option<Reached>) {
+async fn found(
+    args: &KubeconfigArgs,
+    policy: &Policy,
+    listen: &Addr,
+) -> (CheckFacts, Option<ReachedCluster>) {
     let mut facts = machine::facts(listen).await;
     let loaded = match load(args, &Env::of_process()) {
         Ok(loaded) => loaded,
         Err(error) => {
-            facts.kubeconfig = Some(Err(Trouble::of(error)));
+            facts.kubeconfig = Some(Err(CheckFailure::of(error)));
             return (facts, None);
         }
     };
@@ -194,8 +198,8 @@ fn text(report: &Report) -> String {
         1 => Some(format!("1 {one}")),
         n => Some(format!("{n} {many}")),
     };
-    let problems = counted(Level::Problem, "problem", "problems");
-    let warnings = counted(Level::Warning, "warning", "warnings");
+    let problems = counted(FindingLevel::Problem, "problem", "problems");
+    let warnings = counted(FindingLevel::Warning, "warning", "warnings");
     let counts: Vec<_> = [problems, warnings].into_iter().flatten().collect();
     text.push_str(&match counts.is_empty() {
         true => "\nAll is well\n".to_owned(),
@@ -212,7 +216,7 @@ fn document(report: &Report, explained: Option<&Explained>) -> Value {
             "level": finding.level.as_str(),
             "text": finding.text,
         });
-        if finding.level == Level::Problem {
+        if finding.level == FindingLevel::Problem {
             document["exitCode"] = finding.code.into();
         }
         if let Some(advice) = &finding.advice {
@@ -222,8 +226,8 @@ fn document(report: &Report, explained: Option<&Explained>) -> Value {
     });
     let mut document = json!({
         "exitCode": report.code(),
-        "problems": report.count(Level::Problem),
-        "warnings": report.count(Level::Warning),
+        "problems": report.count(FindingLevel::Problem),
+        "warnings": report.count(FindingLevel::Warning),
         "findings": findings.collect::<Vec<_>>(),
     });
     if let Some(role) = &report.role {

@@ -20,8 +20,8 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::Api;
 use kube::api::ListParams;
 use kubevpn_client::{EntryNames, Env, KubeconfigArgs, Loaded, entry_names, load};
-use kubevpn_daemon::{Client, StateDir};
-use kubevpn_proxy::journal::Snapshot;
+use kubevpn_daemon::{DaemonClient, StateDir};
+use kubevpn_proxy::journal::JournalSnapshot;
 use tokio::time::timeout;
 
 use super::console;
@@ -359,13 +359,13 @@ fn ports() -> Vec<CompletionCandidate> {
 /// The connections of the daemon, if one runs.
 fn connections() -> Vec<CompletionCandidate> {
     let listed = asked(async {
-        let daemon = Client::new(StateDir::locate().ok()?);
+        let daemon = DaemonClient::new(StateDir::locate().ok()?);
         match daemon.find().await {
             Ok(true) => Some(daemon.status().await.ok()?.list),
             _ => None,
         }
     });
-    let of = |connection: kubevpn_daemon::api::Connection| {
+    let of = |connection: kubevpn_daemon::api::ConnectionInfo| {
         let help = format!("{} {}", connection.context, connection.namespace);
         candidate(connection.id, Some(help))
     };
@@ -374,10 +374,10 @@ fn connections() -> Vec<CompletionCandidate> {
 
 fn proxies() -> Vec<CompletionCandidate> {
     let running = asked(async {
-        let daemon = Client::new(StateDir::locate().ok()?);
+        let daemon = DaemonClient::new(StateDir::locate().ok()?);
         console::running(&daemon).await.ok()
     });
-    let of = |(_, seen): (_, Snapshot)| {
+    let of = |(_, seen): (_, JournalSnapshot)| {
         let help = format!("{} {}", seen.about.context, seen.about.namespace);
         candidate(console::name(&seen.about), Some(help))
     };

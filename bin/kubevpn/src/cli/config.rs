@@ -22,11 +22,11 @@ Examples:
   kubevpn config view")]
 pub(crate) struct ConfigCommand {
     #[command(subcommand)]
-    what: What,
+    what: ConfigAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ConfigAction {
     /// Print the settings that are in effect
     View,
     /// Print the path of the file, whether or not it is there
@@ -42,8 +42,8 @@ impl ConfigCommand {
             ))
         })?;
         match self.what {
-            What::Path => out::line(path.display()),
-            What::View => {
+            ConfigAction::Path => out::line(path.display()),
+            ConfigAction::View => {
                 let config = super::judged(config::read()?)?;
                 let is_there = path.exists();
                 let comment = if is_there { "" } else { " (not there)" };

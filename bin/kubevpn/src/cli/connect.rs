@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_conn::Addr;
-use kubevpn_daemon::api::{ClusterRef, ConnectRequest, KubeconfigSelection, Opened};
-use kubevpn_daemon::log::Level;
-use kubevpn_daemon::{Client, Code, StateDir, Termination, identity};
+use kubevpn_daemon::api::{ClusterRef, ConnectRequest, KubeconfigSelection, OpenedConnection};
+use kubevpn_daemon::log::LogLevel;
+use kubevpn_daemon::{Code, DaemonClient, StateDir, Termination, identity};
 use kubevpn_proxy::{ListenerSpec, Policy, Protocol, probe};
 use tokio::time::{Instant, sleep};
 
@@ -42,7 +42,7 @@ Examples:
 
   # another namespace has a connection and a port of its own
   kubevpn connect -n team-a --listen-socks 127.0.0.1:1081")]
-pub(crate) struct Connect {
+pub(crate) struct ConnectCommand {
     /// Run in the foreground; disconnect when interrupted, terminated, or when the terminal is closed
     #[arg(long)]
     foreground: bool,
@@ -98,14 +98,14 @@ impl Listen {
     }
 }
 
-impl Connect {
+impl ConnectCommand {
     pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         let policy = self.policy.policy()?;
         let listeners = self.listen.specs()?;
         let args = KubeconfigArgs::from(self.kube);
         let loaded = load(&args, &Env::of_process())?;
-        let steps = Steps::new();
+        let steps = ConnectSteps::new();
         steps.done(&format!(
             "context {} of {}",
             loaded.context.as_deref().unwrap_or("-"),
@@ -125,7 +125,7 @@ impl Connect {
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
         let mut request = request(id, &args, &loaded, listeners)?;
         request.policy = (policy != Policy::default()).then_some(policy);
-        request.log_level = (verbose > 0).then(|| Level::of_verbosity(verbose));
+        request.log_level = (verbose > 0).then(|| LogLevel::of_verbosity(verbose));
         if !self.foreground {
             let opening = open(&daemon, &request, &steps);
             let opened = progress::shown("the connection to open", opening).await?;
@@ -168,7 +168,11 @@ fn request(
 }
 
 /// Asks until there is a daemon that is not about to end.
-async fn open(daemon: &Client, request: &ConnectRequest, steps: &Steps) -> Result<Opened, Failure> {
+async fn open(
+    daemon: &DaemonClient,
+    request: &ConnectRequest,
+    steps: &ConnectSteps,
+) -> Result<OpenedConnection, Failure> {
     let until = Instant::now() + ENDING;
     loop {
         daemon.ensure().await?;
@@ -183,7 +187,7 @@ async fn open(daemon: &Client, request: &ConnectRequest, steps: &Steps) -> Resul
 }
 
 /// Ends what may have been opened; that there is nothing is as good.
-async fn forget(daemon: &Client, id: &str) -> Result<(), Failure> {
+async fn forget(daemon: &DaemonClient, id: &str) -> Result<(), Failure> {
     match daemon.disconnect(Some(id), true).await {
         Err(error) if error.code != Code::NoSuchConnection => Err(error.into()),
         _ => Ok(()),
@@ -191,11 +195,11 @@ async fn forget(daemon: &Client, id: &str) -> Result<(), Failure> {
 }
 
 /// What has happened, as it happens.
-struct Steps {
+struct ConnectSteps {
     terminal: bool,
 }
 
-impl Steps {
+impl ConnectSteps {
     fn new() -> Self {
         Self {
             terminal: std::io::stderr().is_terminal(),
@@ -214,7 +218,7 @@ impl Steps {
     }
 }
 
-fn say(opened: &Opened, example: Option<&str>) -> Result<(), Failure> {
+fn say(opened: &OpenedConnection, example: Option<&str>) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
         let begun = match listener.already {
@@ -240,7 +244,7 @@ fn say(opened: &Opened, example: Option<&str>) -> Result<(), Failure> {
 }
 
 /// Says where the status page is, if one was asked for.
-async fn say_page(daemon: &Client, opened: &Opened) -> Result<(), Failure> {
+async fn say_page(daemon: &DaemonClient, opened: &OpenedConnection) -> Result<(), Failure> {
     let mut listeners = opened.listeners.iter();
     if !listeners.any(|listener| listener.spec.protocol == Protocol::Admin) {
         return Ok(());
@@ -250,7 +254,11 @@ async fn say_page(daemon: &Client, opened: &Opened) -> Result<(), Failure> {
 }
 
 /// Waits for this command's end or the connection's, whichever is first. A second signal cuts open connections.
-async fn stay(daemon: &Client, id: &str, mut termination: Termination) -> Result<(), Failure> {
+async fn stay(
+    daemon: &DaemonClient,
+    id: &str,
+    mut termination: Termination,
+) -> Result<(), Failure> {
     let ended = tokio::select! {
         ended = daemon.ended(id) => return Ok(ended?),
         ended = termination.next() => ended,

@@ -1,9 +1,9 @@
 //! `kubevpn connection`.
 
 use clap::Subcommand;
-use kubevpn_daemon::{ApiError, Client, StateDir};
+use kubevpn_daemon::{ApiError, DaemonClient, StateDir};
 
-use super::status::Status;
+use super::status::StatusCommand;
 use super::which;
 use crate::exit::Failure;
 use crate::out;
@@ -17,15 +17,15 @@ Examples:
 
   # the one that env, pac and run use
   kubevpn connection use 03d")]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionCommand {
     #[command(subcommand)]
-    what: What,
+    what: ConnectionAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ConnectionAction {
     #[command(visible_alias = "ls")]
-    List(Status),
+    List(StatusCommand),
     /// Make a connection the current one, which status marks
     Use {
         /// The connection: its ID or the beginning of it, its context or its namespace
@@ -34,12 +34,12 @@ enum What {
     },
 }
 
-impl Connection {
+impl ConnectionCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self.what {
-            What::List(status) => status.run().await?,
-            What::Use { id } => {
-                let daemon = Client::new(StateDir::locate()?);
+            ConnectionAction::List(status) => status.run().await?,
+            ConnectionAction::Use { id } => {
+                let daemon = DaemonClient::new(StateDir::locate()?);
                 let id = which::connection(&daemon, Some(&id)).await?;
                 if !daemon.ensure_if_needed().await? {
                     return Err(ApiError::no_such_connection(&id).into());

@@ -1,7 +1,7 @@
 //! Which proxy is looked at, by `top` and others: a connection of the daemon, or a proxy in the foreground.
 
-use kubevpn_daemon::{ApiError, Client, Code, Console, StateDir, identity};
-use kubevpn_proxy::journal::{About, Snapshot};
+use kubevpn_daemon::{ApiError, Code, Console, DaemonClient, StateDir, identity};
+use kubevpn_proxy::journal::{AboutProxy, JournalSnapshot};
 
 use crate::exit::Failure;
 
@@ -17,8 +17,8 @@ pub(super) struct ConsoleArgs {
 impl ConsoleArgs {
     /// The proxy that is meant, and everything there is to see of it now. A whole ID is taken as it is: what there is of it,
     /// the daemon knows. No daemon is started.
-    pub(super) async fn find(&self) -> Result<(Console, Snapshot), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
+    pub(super) async fn find(&self) -> Result<(Console, JournalSnapshot), Failure> {
+        let daemon = DaemonClient::new(StateDir::locate()?);
         let given = self.proxy.as_deref();
         if let Some(id) = given.filter(|id| identity::is_id(id)) {
             let console = daemon.console(id);
@@ -33,7 +33,9 @@ impl ConsoleArgs {
 }
 
 /// Every proxy of this user, and what there is to see of it.
-pub(super) async fn running(daemon: &Client) -> Result<Vec<(Console, Snapshot)>, ApiError> {
+pub(super) async fn running(
+    daemon: &DaemonClient,
+) -> Result<Vec<(Console, JournalSnapshot)>, ApiError> {
     let (mut all, mut failed) = (Vec::new(), None);
     for console in daemon.consoles().await? {
         match console.snapshot().await {
@@ -58,7 +60,7 @@ pub(super) fn is_over(error: &ApiError) -> bool {
 }
 
 /// How a proxy is called: by its ID, or its process.
-pub(super) fn name(about: &About) -> String {
+pub(super) fn name(about: &AboutProxy) -> String {
     match about.connection.is_empty() {
         true => about.pid.to_string(),
         false => about.connection.clone(),
@@ -66,7 +68,7 @@ pub(super) fn name(about: &About) -> String {
 }
 
 /// Where a proxy leads, behind its name.
-pub(super) fn place(about: &About) -> String {
+pub(super) fn place(about: &AboutProxy) -> String {
     let words = [("context", &about.context), ("namespace", &about.namespace)];
     let words = words.iter().filter(|(_, name)| !name.is_empty());
     let words: Vec<_> = words.map(|(kind, name)| format!("{kind} {name}")).collect();
@@ -76,15 +78,15 @@ pub(super) fn place(about: &About) -> String {
     }
 }
 
-fn meant(all: &[&About], given: Option<&str>) -> Result<usize, ApiError> {
-    let fits = |about: &About, text: &str| {
+fn meant(all: &[&AboutProxy], given: Option<&str>) -> Result<usize, ApiError> {
+    let fits = |about: &AboutProxy, text: &str| {
         let by_name = match about.connection.is_empty() {
             true => about.pid.to_string() == text,
             false => about.connection.starts_with(text),
         };
         !text.is_empty() && (by_name || about.context == text || about.namespace == text)
     };
-    let fits = |about: &About| given.is_none_or(|text| fits(about, text));
+    let fits = |about: &AboutProxy| given.is_none_or(|text| fits(about, text));
     let found: Vec<_> = (0..all.len()).filter(|at| fits(all[*at])).collect();
     let named = |at: &usize| {
         let about = all[*at];
@@ -126,13 +128,13 @@ fn meant(all: &[&About], given: Option<&str>) -> Result<usize, ApiError> {
 mod tests {
     use super::*;
 
-    fn about(connection: &str, pid: u32, namespace: &str) -> About {
-        About {
+    fn about(connection: &str, pid: u32, namespace: &str) -> AboutProxy {
+        AboutProxy {
             connection: connection.to_owned(),
             pid,
             context: "lab".to_owned(),
             namespace: namespace.to_owned(),
-            ..About::default()
+            ..AboutProxy::default()
         }
     }
 

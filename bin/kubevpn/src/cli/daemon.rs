@@ -1,8 +1,8 @@
 //! `kubevpn daemon`: the process behind managed mode, and how much it logs.
 
 use clap::{Subcommand, ValueEnum};
-use kubevpn_daemon::log::Level;
-use kubevpn_daemon::{ApiError, Client, Code, IDLE_VARIABLE, ProxyEngine, StateDir, run};
+use kubevpn_daemon::log::LogLevel;
+use kubevpn_daemon::{ApiError, Code, DaemonClient, IDLE_VARIABLE, ProxyEngine, StateDir, run};
 
 use crate::exit::Failure;
 use crate::out;
@@ -20,11 +20,11 @@ pub(crate) struct DaemonCommand {
     #[arg(long, value_name = "DURATION", env = IDLE_VARIABLE, hide = true)]
     idle: Option<String>,
     #[command(subcommand)]
-    what: Option<What>,
+    what: Option<DaemonAction>,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum DaemonAction {
     /// Set how much the running daemon logs; a connection's log has the level that `connect -v` gave it
     LogLevel {
         /// Level of the daemon's log
@@ -50,16 +50,16 @@ impl DaemonCommand {
     }
 
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let Some(What::LogLevel { level }) = self.what else {
+        let Some(DaemonAction::LogLevel { level }) = self.what else {
             let engine = ProxyEngine::new(super::options());
             return Ok(run(engine, self.idle.as_deref()).await?);
         };
         let level = match level {
-            LevelArg::Info => Level::Info,
-            LevelArg::Debug => Level::Debug,
-            LevelArg::Trace => Level::Trace,
+            LevelArg::Info => LogLevel::Info,
+            LevelArg::Debug => LogLevel::Debug,
+            LevelArg::Trace => LogLevel::Trace,
         };
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         if !daemon.find().await? {
             return Err(ApiError::new(
                 Code::NotRunning,

@@ -1,8 +1,8 @@
 //! `kubevpn demo`.
 
 use kubevpn_conn::Addr;
-use kubevpn_proxy::journal::About;
-use kubevpn_proxy::{self as proxy, Backend, Bound, Journal, Protocol, View, probe};
+use kubevpn_proxy::journal::AboutProxy;
+use kubevpn_proxy::{self as proxy, Backend, Bound, Journal, Protocol, ProxyView, probe};
 use kubevpn_sim::Sim;
 
 use super::listen::ListenerArgs;
@@ -48,11 +48,11 @@ impl Demo {
         let own = listening.addresses().into_iter().collect();
         let config = policy.stack("default", own);
         let (connect, forwarder) = proxy::chain(client, renewal.api_server(), config);
-        let about = About {
+        let about = AboutProxy {
             context: "demo".to_owned(),
             ..about(None)
         };
-        let view = View::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
+        let view = ProxyView::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
         let intro = Intro {
             leads_to: Some(format!(
                 "Cluster: in memory, namespace default ({})",

@@ -1,6 +1,6 @@
 //! `kubevpn disconnect`.
 
-use kubevpn_daemon::{Client, StateDir};
+use kubevpn_daemon::{DaemonClient, StateDir};
 
 use super::which;
 use crate::exit::Failure;
@@ -33,7 +33,7 @@ pub(crate) struct Disconnect {
 
 impl Disconnect {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         let id = match self.all {
             true => None,
             false => Some(which::connection(&daemon, self.id.as_deref()).await?),

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use kubevpn_client::OWN_PROXIES;
 
-use super::at::{At, exceptions};
+use super::at::{AtArgs, exceptions};
 use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::{out, terminal};
@@ -47,25 +47,25 @@ Examples:
 pub(crate) struct EnvCommand {
     /// Shell syntax to print [default: that of $SHELL, else bash]
     #[arg(long, value_name = "SHELL", value_enum)]
-    shell: Option<Shell>,
+    shell: Option<ShellSyntax>,
     /// Print the lines that remove the variables again; values from before are not restored
     #[arg(long, conflicts_with_all = ["http", "socks"])]
     unset: bool,
     #[command(flatten)]
-    at: At,
+    at: AtArgs,
     #[command(flatten)]
     kube: KubeArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Shell {
+pub(super) enum ShellSyntax {
     Bash,
     Zsh,
     Fish,
     Powershell,
 }
 
-impl Shell {
+impl ShellSyntax {
     /// By the name of a program; bash's words are those of most.
     fn of(program: Option<&OsStr>) -> Self {
         let name = program.map(Path::new).and_then(Path::file_stem);
@@ -117,7 +117,7 @@ impl Shell {
 
 impl EnvCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let shell = self.shell.unwrap_or_else(Shell::of_user);
+        let shell = self.shell.unwrap_or_else(ShellSyntax::of_user);
         let value = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         if self.unset {
             return ours(value)
@@ -183,10 +183,13 @@ mod tests {
 
     #[test]
     fn whose_words() {
-        let of = |shell: &str| Shell::of(Some(OsStr::new(shell)));
-        assert_eq!(of("/usr/bin/zsh"), Shell::Zsh);
-        assert_eq!(of("/opt/pwsh.exe"), Shell::Powershell);
-        assert_eq!((of("/bin/sh"), Shell::of(None)), (Shell::Bash, Shell::Bash));
+        let of = |shell: &str| ShellSyntax::of(Some(OsStr::new(shell)));
+        assert_eq!(of("/usr/bin/zsh"), ShellSyntax::Zsh);
+        assert_eq!(of("/opt/pwsh.exe"), ShellSyntax::Powershell);
+        assert_eq!(
+            (of("/bin/sh"), ShellSyntax::of(None)),
+            (ShellSyntax::Bash, ShellSyntax::Bash)
+        );
     }
 
     #[test]
@@ -213,20 +216,26 @@ mod tests {
         let before = |name: &str| (name != OWN_PROXIES).then(|| value(name)).flatten();
         assert_eq!(ours(before), [""; 0]);
         assert_eq!(others(before), ["HTTP_PROXY", "http_proxy", "ALL_PROXY"]);
-        assert_eq!(Shell::Zsh.unset("X"), "unset X");
-        assert_eq!(Shell::Fish.unset("X"), "set -e X");
+        assert_eq!(ShellSyntax::Zsh.unset("X"), "unset X");
+        assert_eq!(ShellSyntax::Fish.unset("X"), "set -e X");
     }
 
     #[test]
     fn nothing_in_a_value_is_the_shells() {
         let odd = r"a'b\c$(d)`e`";
-        assert_eq!(Shell::Bash.export("X", odd), r"export X='a'\''b\c$(d)`e`'");
-        assert_eq!(Shell::Fish.export("X", odd), r"set -gx X 'a\'b\\c$(d)`e`'");
         assert_eq!(
-            Shell::Powershell.export("X", odd),
+            ShellSyntax::Bash.export("X", odd),
+            r"export X='a'\''b\c$(d)`e`'"
+        );
+        assert_eq!(
+            ShellSyntax::Fish.export("X", odd),
+            r"set -gx X 'a\'b\\c$(d)`e`'"
+        );
+        assert_eq!(
+            ShellSyntax::Powershell.export("X", odd),
             r"$env:X = 'a''b\c$(d)`e`'"
         );
-        let bash = format!("{}\nprintf %s \"$X\"", Shell::Bash.export("X", odd));
+        let bash = format!("{}\nprintf %s \"$X\"", ShellSyntax::Bash.export("X", odd));
         let output = std::process::Command::new("bash")
             .args(["-c", &bash])
             .output()

@@ -22,7 +22,7 @@ use kubevpn_target::Refusal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use self::template::{Source, Sources, Template};
+use self::template::{DataSource, Sources, Template};
 use super::kube::KubeArgs;
 use super::reach::reach;
 use crate::exit::Failure;
@@ -35,7 +35,7 @@ pub(crate) struct EnvFromArgs {
     /// Give the command the environment of a workload's container: deploy/NAME, sts/NAME, ds/NAME, job/NAME or pod/NAME, and
     /// :CONTAINER where it is not the default one. ConfigMaps and Secrets are read; values are never printed
     #[arg(long, value_name = "KIND/NAME[:CONTAINER]")]
-    env_from: Option<Workload>,
+    env_from: Option<WorkloadRef>,
     /// Write that environment to FILE, as lines of NAME=VALUE for other tools; - is standard output. COMMAND may be left out
     /// then
     #[arg(long, value_name = "FILE", requires = "env_from")]
@@ -97,14 +97,14 @@ impl EnvFromArgs {
         let Some(workload) = &self.env_from else {
             return Ok(Variables::default());
         };
-        let cluster = Objects { client, namespace };
+        let cluster = NamespaceObjects { client, namespace };
         let template = workload.template(&cluster).await?;
         let container = workload.container(&template)?;
         let mut sources = Sources::new();
         for (source, name) in template::references(container) {
             let data = match source {
-                Source::ConfigMap => cluster.config_map(&name).await?,
-                Source::Secret => cluster.secret(&name).await?,
+                DataSource::ConfigMap => cluster.config_map(&name).await?,
+                DataSource::Secret => cluster.secret(&name).await?,
             };
             sources.insert((source, name), data);
         }
@@ -147,7 +147,7 @@ fn not_found(sentence: String) -> Failure {
 
 /// A kind of object that has a Pod template.
 #[derive(Debug, PartialEq, Eq)]
-struct Kind {
+struct WorkloadKind {
     /// As kubectl takes it, the short name first.
     words: &'static [&'static str],
     group: &'static str,
@@ -157,7 +157,7 @@ struct Kind {
     template: &'static str,
 }
 
-const KINDS: [Kind; 7] = [
+const KINDS: [WorkloadKind; 7] = [
     kind(
         &["deploy", "deployment", "deployments"],
         "apps",
@@ -183,7 +183,7 @@ const KINDS: [Kind; 7] = [
         "replicasets",
     ),
     kind(&["job", "jobs"], "batch", "Job", "jobs"),
-    Kind {
+    WorkloadKind {
         template: "/spec/jobTemplate/spec/template",
         ..kind(
             &["cj", "cronjob", "cronjobs"],
@@ -192,7 +192,7 @@ const KINDS: [Kind; 7] = [
             "cronjobs",
         )
     },
-    Kind {
+    WorkloadKind {
         template: "",
         ..kind(&["pod", "po", "pods"], "", "Pod", "pods")
     },
@@ -203,8 +203,8 @@ const fn kind(
     group: &'static str,
     kind: &'static str,
     plural: &'static str,
-) -> Kind {
-    Kind {
+) -> WorkloadKind {
+    WorkloadKind {
         words,
         group,
         kind,
@@ -215,13 +215,13 @@ const fn kind(
 
 /// `deploy/NAME[:CONTAINER]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Workload {
-    kind: &'static Kind,
+struct WorkloadRef {
+    kind: &'static WorkloadKind,
     name: String,
     container: Option<String>,
 }
 
-impl FromStr for Workload {
+impl FromStr for WorkloadRef {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -258,15 +258,15 @@ impl FromStr for Workload {
     }
 }
 
-impl fmt::Display for Workload {
+impl fmt::Display for WorkloadRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind.words[0], self.name)
     }
 }
 
-impl Workload {
-    async fn template(&self, cluster: &Objects<'_>) -> Result<Template, Failure> {
-        let Kind {
+impl WorkloadRef {
+    async fn template(&self, cluster: &NamespaceObjects<'_>) -> Result<Template, Failure> {
+        let WorkloadKind {
             group,
             kind,
             plural,
@@ -316,15 +316,15 @@ impl Workload {
 }
 
 /// Objects of one namespace, each read by its name: to list them is another right.
-struct Objects<'c> {
+struct NamespaceObjects<'c> {
     client: &'c Client,
     namespace: &'c str,
 }
 
-type Data = BTreeMap<String, Vec<u8>>;
+type ObjectData = BTreeMap<String, Vec<u8>>;
 
-impl Objects<'_> {
-    async fn config_map(&self, name: &str) -> Result<Option<Data>, Failure> {
+impl NamespaceObjects<'_> {
+    async fn config_map(&self, name: &str) -> Result<Option<ObjectData>, Failure> {
         let map: Option<ConfigMap> = self
             .object(&ApiResource::erase::<ConfigMap>(&()), name)
             .await?;
@@ -332,7 +332,7 @@ impl Objects<'_> {
         Ok(map.map(|map| map.data.into_iter().flatten().map(bytes).collect()))
     }
 
-    async fn secret(&self, name: &str) -> Result<Option<Data>, Failure> {
+    async fn secret(&self, name: &str) -> Result<Option<ObjectData>, Failure> {
         let secret: Option<Secret> = self
             .object(&ApiResource::erase::<Secret>(&()), name)
             .await?;
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn workloads_are_named_as_for_kubectl() {
         let read = |text: &str| {
-            let workload: Workload = text.parse().ok()?;
+            let workload: WorkloadRef = text.parse().ok()?;
             Some((workload.kind.kind, workload.name, workload.container))
         };
         for (text, kind, name, container) in [
@@ -437,7 +437,7 @@ mod tests {
                 Err("it has no container x: it has proxy, app, migrate"),
             ),
         ] {
-            let workload: Workload = asked.parse().unwrap();
+            let workload: WorkloadRef = asked.parse().unwrap();
             let template = template(annotation);
             match (workload.container(&template), wanted) {
                 (Ok(found), Ok(wanted)) => assert_eq!(found.name, wanted, "{asked}"),

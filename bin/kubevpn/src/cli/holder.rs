@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use kubevpn_daemon::{Client, StateDir};
+use kubevpn_daemon::{DaemonClient, StateDir};
 use kubevpn_proxy::reachable;
 
 /// Upper bounds on the processes looked at for a port's owner, and on the open files of each.
@@ -12,7 +12,7 @@ const PROCESSES: usize = 4096;
 const DESCRIPTORS: usize = 4096;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum PortHolder {
     Free,
     /// A managed connection.
     Connection(String),
@@ -27,7 +27,7 @@ pub(super) enum Held {
     Refused(String),
 }
 
-impl Held {
+impl PortHolder {
     /// Whether a proxy of ours is there.
     pub(super) fn is_ours(&self) -> bool {
         match self {
@@ -41,7 +41,7 @@ impl Held {
 /// Addresses of the listeners of managed connections, with the connections' IDs. No daemon is started for it; one that cannot be asked has none.
 pub(super) async fn connections() -> Vec<(SocketAddr, String)> {
     let asked = async {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         match daemon.find().await? {
             true => daemon.status().await.map(|status| status.list),
             false => Ok(Vec::new()),
@@ -49,7 +49,7 @@ pub(super) async fn connections() -> Vec<(SocketAddr, String)> {
     };
     let list = asked.await.unwrap_or_default();
     let listeners = list.into_iter().flat_map(|connection| {
-        let of = |listener: kubevpn_daemon::api::Listener| {
+        let of = |listener: kubevpn_daemon::api::ListenerInfo| {
             let address = listener.address.parse::<SocketAddr>().ok();
             address.filter(|_| listener.listening)
         };
@@ -61,25 +61,25 @@ pub(super) async fn connections() -> Vec<(SocketAddr, String)> {
     listeners.collect()
 }
 
-pub(super) fn held(address: SocketAddr, connections: &[(SocketAddr, String)]) -> Held {
+pub(super) fn held(address: SocketAddr, connections: &[(SocketAddr, String)]) -> PortHolder {
     if address.port() == 0 {
-        return Held::Free;
+        return PortHolder::Free;
     }
     let ours = connections
         .iter()
         .find(|(ours, _)| *ours == reachable(address));
     if let Some((_, id)) = ours {
-        return Held::Connection(id.clone());
+        return PortHolder::Connection(id.clone());
     }
     match TcpListener::bind(address) {
-        Ok(_) => Held::Free,
+        Ok(_) => PortHolder::Free,
         Err(error) if error.kind() == ErrorKind::AddrInUse => owner(address),
-        Err(error) => Held::Refused(error.to_string()),
+        Err(error) => PortHolder::Refused(error.to_string()),
     }
 }
 
 /// The process that listens, as far as /proc shows its files to this user (proc(5)).
-fn owner(address: SocketAddr) -> Held {
+fn owner(address: SocketAddr) -> PortHolder {
     let sockets = sockets(address);
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -90,10 +90,10 @@ fn owner(address: SocketAddr) -> Held {
         if targets.any(|target| sockets.contains(&*target.to_string_lossy())) {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
             let name = name.map_or_else(|_| "a process".to_owned(), |name| name.trim().to_owned());
-            return Held::Process { pid, name };
+            return PortHolder::Process { pid, name };
         }
     }
-    Held::Somebody
+    PortHolder::Somebody
 }
 
 /// The listening sockets of the address, or of all addresses at its port, as links in /proc/PID/fd name them.
@@ -139,15 +139,15 @@ mod tests {
         let address = taken.local_addr().unwrap();
         let process = std::process::id();
         match held(address, &[]) {
-            Held::Process { pid, .. } => assert_eq!(pid, process),
+            PortHolder::Process { pid, .. } => assert_eq!(pid, process),
             other => panic!("{other:?}"),
         }
         let ours = [(address, "03dc50feb8c3".to_owned())];
         assert_eq!(
             held(address, &ours),
-            Held::Connection("03dc50feb8c3".into())
+            PortHolder::Connection("03dc50feb8c3".into())
         );
         drop(taken);
-        assert_eq!(held(address, &[]), Held::Free);
+        assert_eq!(held(address, &[]), PortHolder::Free);
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use kubevpn_conn::Addr;
-use kubevpn_proxy::{Pattern, Policy};
+use kubevpn_proxy::{Policy, TargetPattern};
 
 use super::env_from::EnvFromArgs;
 use super::kube::KubeArgs;
@@ -28,7 +28,7 @@ pub(crate) struct IsolationArgs {
         require_equals = true,
         default_missing_value = "always"
     )]
-    isolated: Option<When>,
+    isolated: Option<IsolatedMode>,
     #[command(flatten)]
     inside: InsideArgs,
 }
@@ -43,10 +43,10 @@ pub(crate) struct InsideArgs {
     /// Let the command connect to nothing but TARGET: a name, *.NAME, an address or a range, and :PORT where only that is
     /// meant; may be given more than once
     #[arg(long, value_name = "TARGET")]
-    allow: Vec<Pattern>,
+    allow: Vec<TargetPattern>,
     /// Never let the command connect to TARGET, whatever it asks for it by; may be given more than once
     #[arg(long, value_name = "TARGET")]
-    deny: Vec<Pattern>,
+    deny: Vec<TargetPattern>,
     /// Make port PORT of the command's loopback reachable from this machine, at the same port of 127.0.0.1 or at the one in
     /// front; may be given more than once
     #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
@@ -77,7 +77,7 @@ impl FromStr for Publish {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum When {
+enum IsolatedMode {
     /// Or fail
     Always,
     /// Where it can be had
@@ -100,10 +100,10 @@ impl IsolationArgs {
                 "--no-wait, --allow, --deny and --publish are about an isolated command: add --isolated",
             )),
             None => Ok(false),
-            Some(When::Always) => Ok(true),
+            Some(IsolatedMode::Always) => Ok(true),
             // The environment's way would keep no rules.
-            Some(When::Auto) if self.inside.has_rules() => Ok(true),
-            Some(When::Auto) => match possible() {
+            Some(IsolatedMode::Auto) if self.inside.has_rules() => Ok(true),
+            Some(IsolatedMode::Auto) => match possible() {
                 Ok(()) => Ok(true),
                 Err(why) => {
                     out::aside(format_args!(
@@ -159,7 +159,9 @@ mod system {
     use kubevpn_client::{Env, KubeconfigArgs, OWN_PROXIES, load};
     use kubevpn_conn::{Closed, Drain, Gate, Limits, Listener};
     use kubevpn_daemon::{ApiError, Code};
-    use kubevpn_namespace::{ADDRESS_V4, EnterError, Entry, Keeper, Members, Porter, Sockets};
+    use kubevpn_namespace::{
+        ADDRESS_V4, EnterError, Keeper, Members, NetworkSockets, PendingNamespace, Porter,
+    };
     use kubevpn_proxy::{
         self as proxy, Backend, Guard, Inside, InsideSockets, Policy, Rules, allow_for, endings,
     };
@@ -230,7 +232,7 @@ mod system {
             Ok(made) => made,
             Err(error) => return not_made(child, error).await,
         };
-        let Sockets {
+        let NetworkSockets {
             listeners,
             dns,
             diagnostics,
@@ -328,8 +330,8 @@ mod system {
         words: &[OsString],
         variables: &Variables,
         prompt: Option<String>,
-    ) -> Result<(Entry, Child, Signals), Failure> {
-        let (command, entry) = Entry::new(words).map_err(|error| failure(&error))?;
+    ) -> Result<(PendingNamespace, Child, Signals), Failure> {
+        let (command, entry) = PendingNamespace::new(words).map_err(|error| failure(&error))?;
         // Before it starts, so that none is missed.
         let signals = Signals::new()?;
         let mut command = Command::from(command);
@@ -473,10 +475,10 @@ mod tests {
         assert_eq!(parse(&[]), Ok((None, false, false)));
         assert_eq!(
             parse(&["--isolated"]),
-            Ok((Some(When::Always), false, false))
+            Ok((Some(IsolatedMode::Always), false, false))
         );
         let auto = ["--isolated=auto", "--no-wait"];
-        assert_eq!(parse(&auto), Ok((Some(When::Auto), true, false)));
+        assert_eq!(parse(&auto), Ok((Some(IsolatedMode::Auto), true, false)));
         assert_eq!(parse(&["--no-wait"]), Ok((None, true, true)));
         assert_eq!(parse(&["--isolated=x"]), Err(ErrorKind::InvalidValue));
     }

@@ -7,12 +7,12 @@ use clap::ArgAction;
 use kubevpn_conn::{Addr, AddrError, Credentials, Limits};
 use kubevpn_forward::Forward;
 use kubevpn_proxy::{
-    BindError, Bound, Clients, ForwardTo, HttpSettings, ListenerSpec, Listening, PacSettings,
-    Protocol, Reread, Tls, credentials_in, dns_settings,
+    Bound, Clients, ForwardTo, HttpSettings, ListenerError, ListenerSpec, ListenerTls, Listening,
+    PacSettings, Protocol, Reread, credentials_in, dns_settings,
 };
 use kubevpn_target::{Name, Target};
 
-use super::holder::{Held, connections, held};
+use super::holder::{PortHolder, connections, held};
 use crate::config;
 use crate::exit::Failure;
 
@@ -164,11 +164,11 @@ pub(crate) struct TlsArgs {
 
 impl TlsArgs {
     /// The certificate, and what follows its files.
-    pub(crate) fn read(&self) -> Result<Option<(Tls, Reread)>, Failure> {
+    pub(crate) fn read(&self) -> Result<Option<(ListenerTls, Reread)>, Failure> {
         let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
             return Ok(None);
         };
-        let read = Tls::read(certificate, key);
+        let read = ListenerTls::read(certificate, key);
         let read = read.map_err(|error| Failure::value(format!("--tls-cert, --tls-key: {error}")));
         read.map(Some)
     }
@@ -401,18 +401,18 @@ pub(super) fn address(flag: &str, text: &str) -> Result<Option<Addr>, Failure> {
 }
 
 /// With who has the address, where that can be told.
-async fn not_bound(error: BindError, address: &Addr) -> Failure {
-    let (BindError::InUse { .. }, Addr::Tcp(address)) = (&error, address) else {
+async fn not_bound(error: ListenerError, address: &Addr) -> Failure {
+    let (ListenerError::InUse { .. }, Addr::Tcp(address)) = (&error, address) else {
         return error.into();
     };
     let advice = match held(*address, &connections().await) {
-        Held::Connection(id) => {
+        PortHolder::Connection(id) => {
             format!("kubevpn disconnect {id}, which has it, or another address")
         }
-        Held::Process { pid, name } => {
+        PortHolder::Process { pid, name } => {
             format!("end {name} (process {pid}), which has it, or take another address")
         }
-        Held::Free | Held::Somebody | Held::Refused(_) => return error.into(),
+        PortHolder::Free | PortHolder::Somebody | PortHolder::Refused(_) => return error.into(),
     };
     Failure::Advised {
         error: error.into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use kubevpn_daemon::{ApiError, Client, StateDir, identity, log};
+use kubevpn_daemon::{ApiError, DaemonClient, StateDir, identity, log};
 
 use super::which;
 use crate::exit::Failure;
@@ -58,7 +58,9 @@ impl Logs {
             Some(given) => match whole(&home, &given)? {
                 Some(id) => Some(id),
                 // A name is known of those that are open.
-                None => Some(which::connection(&Client::new(home.clone()), Some(&given)).await?),
+                None => {
+                    Some(which::connection(&DaemonClient::new(home.clone()), Some(&given)).await?)
+                }
             },
         };
         let path = home.log(id.as_deref());

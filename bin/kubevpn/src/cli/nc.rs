@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::at::{Proxy, of_daemon_for_run};
+use super::at::{ProxyAddresses, of_daemon_for_run};
 use super::habits;
 use super::kube::KubeArgs;
 use super::policy::PolicyArgs;
@@ -94,9 +94,9 @@ impl Nc {
     }
 }
 
-fn outcome(relayed: Result<(), Broken>, target: &Target) -> Result<(), Failure> {
+fn outcome(relayed: Result<(), BrokenConnection>, target: &Target) -> Result<(), Failure> {
     relayed.map_err(|broken| match broken {
-        Broken::Silent => Failure::Advised {
+        BrokenConnection::Silent => Failure::Advised {
             error: ApiError::new(
                 Code::Refused(Refusal::TimedOut),
                 format!(
@@ -107,8 +107,8 @@ fn outcome(relayed: Result<(), Broken>, target: &Target) -> Result<(), Failure> 
             ),
             advice: "--wait DURATION, which takes that much silence for the end of the answer".into(),
         },
-        Broken::Unheard => Failure::Unheard,
-        Broken::Error(error) => anyhow::Error::from(error)
+        BrokenConnection::Unheard => Failure::Unheard,
+        BrokenConnection::Error(error) => anyhow::Error::from(error)
             .context(format!("the connection to {target} broke"))
             .into(),
     })
@@ -116,7 +116,7 @@ fn outcome(relayed: Result<(), Broken>, target: &Target) -> Result<(), Failure> 
 
 /// A stream through the HTTP listener of an open connection (RFC 9110 section 9.3.6). `None` where it gives none: the dial of
 /// this command says why.
-async fn through(proxy: &Proxy, target: &Target) -> Option<TcpStream> {
+async fn through(proxy: &ProxyAddresses, target: &Target) -> Option<TcpStream> {
     let connecting = async {
         let mut stream = TcpStream::connect(proxy.http?).await.ok()?;
         stream.set_nodelay(true).ok()?;
@@ -159,7 +159,7 @@ fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Fail
 
 /// Why a connection ended before the other side had closed it.
 #[derive(Debug)]
-enum Broken {
+enum BrokenConnection {
     /// The other side said nothing for as long as the end of the input is held back.
     Silent,
     /// The reader of the output has gone.
@@ -167,17 +167,17 @@ enum Broken {
     Error(io::Error),
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for BrokenConnection {
     fn from(error: io::Error) -> Self {
         Self::Error(error)
     }
 }
 
 /// Why the output takes no more.
-fn unheard(error: io::Error) -> Broken {
+fn unheard(error: io::Error) -> BrokenConnection {
     match error.kind() {
-        io::ErrorKind::BrokenPipe => Broken::Unheard,
-        _ => Broken::Error(error),
+        io::ErrorKind::BrokenPipe => BrokenConnection::Unheard,
+        _ => BrokenConnection::Error(error),
     }
 }
 
@@ -197,7 +197,7 @@ async fn relay(
     input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
     wait: Option<Duration>,
-) -> Result<(), Broken> {
+) -> Result<(), BrokenConnection> {
     let (mut from, mut to) = split(stream);
     let progress = watch::Sender::new(Progress {
         asked: false,
@@ -217,7 +217,7 @@ async fn relay(
             loop {
                 let n = from.read(&mut buffer).await?;
                 if n == 0 {
-                    return Ok::<_, Broken>(());
+                    return Ok::<_, BrokenConnection>(());
                 }
                 progress.send_modify(|progress| progress.quiet = None);
                 output.write_all(&buffer[..n]).await.map_err(unheard)?;
@@ -253,7 +253,9 @@ async fn relay(
     let silence = quiet.map_or(Duration::ZERO, |since| since.elapsed());
     match received {
         Ok(()) => Ok(sent?),
-        Err(Broken::Error(error)) if asked && is_cut(&error, silence) => Err(Broken::Silent),
+        Err(BrokenConnection::Error(error)) if asked && is_cut(&error, silence) => {
+            Err(BrokenConnection::Silent)
+        }
         Err(broken) => Err(broken),
     }
 }
@@ -370,12 +372,18 @@ mod tests {
             .write_error(broken())
             .build();
         let relayed = relay(Plain(stream), &b"ping"[..], &mut Vec::new(), None).await;
-        assert!(matches!(relayed, Err(Broken::Error(_))), "{relayed:?}");
+        assert!(
+            matches!(relayed, Err(BrokenConnection::Error(_))),
+            "{relayed:?}"
+        );
         let stream = tokio_test::io::Builder::new().read(b"yes").build();
         let output = tokio_test::io::Builder::new().write_error(broken()).build();
         let (input, _open) = duplex(16);
         let relayed = relay(Plain(stream), input, output, None).await;
-        assert!(matches!(relayed, Err(Broken::Unheard)), "{relayed:?}");
+        assert!(
+            matches!(relayed, Err(BrokenConnection::Unheard)),
+            "{relayed:?}"
+        );
     }
 
     /// A port-forward that passed the end of the input on, and was closed for it.
@@ -394,7 +402,7 @@ mod tests {
                 .build();
             let relayed = relay(Plain(stream), &b"ping"[..], &mut Vec::new(), None).await;
             let broken = relayed.unwrap_err();
-            assert_eq!(matches!(broken, Broken::Silent), silent, "{kind}");
+            assert_eq!(matches!(broken, BrokenConnection::Silent), silent, "{kind}");
             let target = target("redis", Some(6379), "shop").unwrap();
             let failure = outcome(Err(broken), &target).unwrap_err();
             assert_eq!(exit_code(&failure), if silent { 42 } else { 1 });

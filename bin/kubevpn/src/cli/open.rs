@@ -9,7 +9,7 @@ use kubevpn_proxy::{self as proxy, Backend, ClusterStack, Server, own};
 use kubevpn_target::{Host, Refusal};
 use tokio::process::Command;
 
-use super::at::Proxy;
+use super::at::ProxyAddresses;
 use super::kube::{KubeArgs, TOKEN};
 use super::listen::AUTH;
 use super::policy::PolicyArgs;
@@ -36,7 +36,7 @@ Examples:
 
   # what a browser makes of it, for a script
   kubevpn open productpage -- --headless --dump-dom")]
-pub(crate) struct Open {
+pub(crate) struct OpenCommand {
     /// Service, perhaps with a port and a path
     #[arg(value_name = "SERVICE[:PORT][/PATH]")]
     page: String,
@@ -51,7 +51,7 @@ pub(crate) struct Open {
 
 /// Family of a browser, which decides its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum BrowserFamily {
     Chromium,
     Firefox,
 }
@@ -70,7 +70,7 @@ const BROWSERS: [&str; 11] = [
     "/Applications/Firefox.app/Contents/MacOS/firefox",
 ];
 
-impl Kind {
+impl BrowserFamily {
     /// By the name of the program; `None` of one whose flags are not known.
     fn of(program: &Path) -> Option<Self> {
         let name = program.file_name()?.to_str()?.to_ascii_lowercase();
@@ -83,7 +83,7 @@ impl Kind {
     }
 
     /// The arguments that give it a profile of its own, with this proxy.
-    fn arguments(self, profile: &Path, proxy: &Proxy, url: &str) -> Vec<OsString> {
+    fn arguments(self, profile: &Path, proxy: &ProxyAddresses, url: &str) -> Vec<OsString> {
         let profile = profile.as_os_str();
         let mut arguments = Vec::new();
         match self {
@@ -115,14 +115,14 @@ impl Kind {
 
 /// A page as it was asked for.
 #[derive(Debug, PartialEq, Eq)]
-struct Page {
+struct RequestedPage {
     scheme: &'static str,
     /// `HOST` or `HOST:PORT`.
     authority: String,
     path: String,
 }
 
-impl Page {
+impl RequestedPage {
     /// As it was typed, perhaps as kubectl names a Service, or a Pod of this namespace.
     fn parse(text: &str, namespace: &str) -> Result<Self, Failure> {
         if let Some((kind, rest)) = text.split_once('/') {
@@ -182,7 +182,7 @@ impl Page {
     }
 }
 
-impl Page {
+impl RequestedPage {
     /// A browser would show an error's page, and end with success. What is not ready yet may be in a minute.
     async fn is_there(
         &self,
@@ -218,17 +218,17 @@ fn browser() -> Option<PathBuf> {
         .iter()
         .map(PathBuf::as_path)
         .chain(BROWSERS.map(Path::new));
-    all.filter(|program| Kind::of(program).is_some())
+    all.filter(|program| BrowserFamily::of(program).is_some())
         .find_map(find)
 }
 
-impl Open {
+impl OpenCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         // Before anything is read.
-        Page::parse(&self.page, "default")?;
+        RequestedPage::parse(&self.page, "default")?;
         let policy = self.policy.policy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
-        let page = Page::parse(&self.page, &loaded.namespace)?;
+        let page = RequestedPage::parse(&self.page, &loaded.namespace)?;
         let mut termination = termination()?;
         let listening = own(None).await?;
         let addresses = listening.addresses();
@@ -240,7 +240,7 @@ impl Open {
         let connect = proxy::connect(client.clone(), api_server, config);
         page.is_there(&connect, &client, &loaded.namespace).await?;
         let url = page.url();
-        let proxy = Proxy {
+        let proxy = ProxyAddresses {
             http: addresses.first().copied(),
             socks: addresses.last().copied(),
             login: None,
@@ -256,7 +256,7 @@ impl Open {
             .map_err(|error| {
                 anyhow::Error::from(error).context("cannot make a profile for the browser")
             })?;
-        let found = browser().and_then(|program| Some((Kind::of(&program)?, program)));
+        let found = browser().and_then(|program| Some((BrowserFamily::of(&program)?, program)));
         let ended = match found {
             None => {
                 let http = addresses
@@ -269,7 +269,7 @@ impl Open {
                 result(termination.next().await)
             }
             Some((kind, program)) => {
-                if kind == Kind::Firefox {
+                if kind == BrowserFamily::Firefox {
                     let preferences = snippet::firefox(&proxy);
                     std::fs::write(profile.path().join("user.js"), preferences)
                         .map_err(anyhow::Error::from)?;
@@ -320,26 +320,30 @@ mod tests {
             ("https://api.shop/", "https://api.shop/"),
             ("pod/web-0:8080/x", "http://web-0.shop.pod:8080/x"),
         ] {
-            assert_eq!(Page::parse(text, "shop").unwrap().url(), url);
+            assert_eq!(RequestedPage::parse(text, "shop").unwrap().url(), url);
         }
         for bad in ["a b", "", "deploy/web", "pod/"] {
-            assert!(Page::parse(bad, "shop").is_err(), "{bad}");
+            assert!(RequestedPage::parse(bad, "shop").is_err(), "{bad}");
         }
     }
 
     #[test]
     fn flags_of_each_kind() {
         assert_eq!(
-            Kind::of(Path::new("/usr/bin/google-chrome")),
-            Some(Kind::Chromium)
+            BrowserFamily::of(Path::new("/usr/bin/google-chrome")),
+            Some(BrowserFamily::Chromium)
         );
-        assert_eq!(Kind::of(Path::new("firefox-esr")), Some(Kind::Firefox));
-        assert_eq!(Kind::of(Path::new("lynx")), None);
-        let proxy = Proxy {
+        assert_eq!(
+            BrowserFamily::of(Path::new("firefox-esr")),
+            Some(BrowserFamily::Firefox)
+        );
+        assert_eq!(BrowserFamily::of(Path::new("lynx")), None);
+        let proxy = ProxyAddresses {
             http: "127.0.0.1:3128".parse().ok(),
-            ..Proxy::default()
+            ..ProxyAddresses::default()
         };
-        let arguments = Kind::Chromium.arguments(Path::new("/tmp/x"), &proxy, "http://web/");
+        let arguments =
+            BrowserFamily::Chromium.arguments(Path::new("/tmp/x"), &proxy, "http://web/");
         let has = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
         assert!(has("--user-data-dir=/tmp/x") && has("--proxy-server=http://127.0.0.1:3128"));
         assert_eq!(arguments.last().unwrap(), "http://web/");

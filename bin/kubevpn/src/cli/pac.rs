@@ -6,7 +6,7 @@ use kubevpn_client::{Env, KubeconfigArgs, load};
 use kubevpn_proxy::{facts, pac_text};
 use kubevpn_stack::Cluster;
 
-use super::at::At;
+use super::at::AtArgs;
 use super::kube::KubeArgs;
 use super::listen::PacArgs;
 use super::policy::PolicyArgs;
@@ -38,7 +38,7 @@ pub(crate) struct PacCommand {
     )]
     file: Option<PathBuf>,
     #[command(flatten)]
-    at: At,
+    at: AtArgs,
     #[command(flatten)]
     pac: PacArgs,
     #[command(flatten)]

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
-use kubevpn_proxy::journal::About;
-use kubevpn_proxy::{self as proxy, Admin, Backend, ClusterStack, Journal, Protocol, View, probe};
+use kubevpn_proxy::journal::AboutProxy;
+use kubevpn_proxy::{
+    self as proxy, Admin, Backend, ClusterStack, Journal, Protocol, ProxyView, probe,
+};
 use kubevpn_stack::{DeadlineLayer, FromHost, Settings};
 use kubevpn_target::{ConnectError, Refusal, Target};
 use tokio::time::{Instant, sleep, timeout};
@@ -66,7 +68,7 @@ pub(crate) struct ProxyOut {
     drain: Duration,
     /// How to say where it listens
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
+    output: ReadyFormat,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -90,7 +92,7 @@ pub(crate) struct ProxyOut {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ReadyFormat {
     /// Lines for people, with what to paste
     #[default]
     Text,
@@ -106,7 +108,7 @@ impl ProxyOut {
             listen,
             tls: TlsArgs::default(),
             drain: DRAIN,
-            output: Format::default(),
+            output: ReadyFormat::default(),
             kube,
             policy,
             egress: false,
@@ -119,7 +121,7 @@ impl ProxyOut {
         self.protocols.apply(&mut self.listen)?;
         let specs = self.listen.own_specs()?;
         let tls = self.tls.read()?;
-        let as_json = self.output == Format::Json;
+        let as_json = self.output == ReadyFormat::Json;
         let mut ending = Ending {
             drain: self.drain,
             ..Ending::new()?
@@ -148,7 +150,7 @@ impl ProxyOut {
                 as_json,
             };
             let ready = async { Ok(intro) };
-            let view = View::of_host(Journal::default(), about(None));
+            let view = ProxyView::of_host(Journal::default(), about(None));
             return serve(listening, Backend::of_host(connect), ready, view, ending).await;
         }
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
@@ -175,7 +177,7 @@ impl ProxyOut {
         let api_server = renewal.api_server();
         api_server.expect_upgrade();
         let (connect, forwarder) = proxy::chain(client.clone(), api_server, config);
-        let view = View::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
+        let view = ProxyView::of_cluster(Journal::default(), about, &connect, forwarder, renewal);
         let forwards: Vec<_> = listening
             .bound
             .iter()
@@ -206,9 +208,9 @@ impl ProxyOut {
 }
 
 /// What this proxy is to those who look at it.
-pub(super) fn about(loaded: Option<&Loaded>) -> About {
+pub(super) fn about(loaded: Option<&Loaded>) -> AboutProxy {
     let of = |text: fn(&Loaded) -> Option<String>| loaded.and_then(text).unwrap_or_default();
-    About {
+    AboutProxy {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         started_at: jiff::Timestamp::now().to_string(),

@@ -1,6 +1,6 @@
 //! `kubevpn quit`.
 
-use kubevpn_daemon::{Client, StateDir};
+use kubevpn_daemon::{DaemonClient, StateDir};
 
 use crate::exit::Failure;
 use crate::out;
@@ -22,7 +22,7 @@ pub(crate) struct Quit {
 
 impl Quit {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         progress::shown("open connections to finish", daemon.quit(self.now)).await?;
         out::line("Exited")
     }

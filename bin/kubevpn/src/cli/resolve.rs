@@ -22,7 +22,7 @@ use super::suggest::advised;
 use crate::exit::Failure;
 use crate::out;
 use crate::progress;
-use crate::telemetry::{Step, Steps};
+use crate::telemetry::{LoggedStep, LoggedSteps};
 
 /// How long the other side may take to speak first; most protocols let the client do that.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
@@ -43,13 +43,13 @@ Examples:
 
   # for a program
   kubevpn resolve reviews:80 -o json")]
-pub(crate) struct Resolve {
+pub(crate) struct ResolveCommand {
     /// Name or address, perhaps with a port; svc/NAME, pod/NAME and URLs are understood
     #[arg(value_name = "HOST[:PORT]")]
     target: String,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Output,
+    output: ResolveOutput,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) struct Resolve {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum ResolveOutput {
     /// A line for each step, as it happens
     #[default]
     Text,
@@ -67,14 +67,14 @@ enum Output {
 
 /// What is known when it is over.
 #[derive(Default)]
-struct Found {
+struct ResolveReport {
     resolved: Option<Resolved>,
     via: Option<Via>,
     first_byte: Option<Duration>,
 }
 
-impl Resolve {
-    pub(crate) async fn run(self, steps: Steps) -> Result<(), Failure> {
+impl ResolveCommand {
+    pub(crate) async fn run(self, steps: LoggedSteps) -> Result<(), Failure> {
         // Before anything is read.
         habits::target(&self.target, "default")?;
         let policy = self.policy.policy()?;
@@ -83,7 +83,7 @@ impl Resolve {
         let config = policy.stack(&namespace, Default::default());
         let (client, api_server) = reach(loaded.config).await?;
         let connect = proxy::connect(client.clone(), api_server, config);
-        if self.output == Output::Text {
+        if self.output == ResolveOutput::Text {
             steps.tell();
         }
         for note in loaded.notes {
@@ -92,10 +92,10 @@ impl Resolve {
         let explaining = explained(&connect, &self.target, &namespace, &steps);
         // The steps of the text show what it waits for.
         let explained = match self.output {
-            Output::Text => explaining.await?,
-            Output::Json => progress::shown(&self.target, explaining).await?,
+            ResolveOutput::Text => explaining.await?,
+            ResolveOutput::Json => progress::shown(&self.target, explaining).await?,
         };
-        if self.output == Output::Json {
+        if self.output == ResolveOutput::Json {
             out::line(format_args!("{:#}", explained.document))?;
         }
         if let Err(error) = explained.done {
@@ -117,11 +117,11 @@ pub(super) async fn explained(
     connect: &ClusterStack,
     target: &str,
     namespace: &str,
-    steps: &Steps,
+    steps: &LoggedSteps,
 ) -> Result<Explained, Failure> {
     let (host, port) = habits::target(target, namespace)?;
     steps.note("parse", parsed(&host, port, namespace));
-    let mut found = Found::default();
+    let mut found = ResolveReport::default();
     let limit = Settings::default().dial_timeout;
     let done = explain(connect, &host, port, limit, steps, &mut found).await;
     steps.end();
@@ -149,8 +149,8 @@ async fn explain(
     host: &Host,
     port: Option<NonZeroU16>,
     limit: Duration,
-    steps: &Steps,
-    found: &mut Found,
+    steps: &LoggedSteps,
+    found: &mut ResolveReport,
 ) -> Result<(), ConnectError> {
     let resolving = timeout(limit, connect.get_ref().resolve(host, port)).await;
     let resolved = resolving.unwrap_or_else(|_| {
@@ -215,7 +215,12 @@ fn meaning(resolved: &Resolved) -> String {
 }
 
 /// The JSON document. Keys are only ever added.
-fn document(target: &str, found: &Found, done: &Result<(), ConnectError>, steps: &[Step]) -> Value {
+fn document(
+    target: &str,
+    found: &ResolveReport,
+    done: &Result<(), ConnectError>,
+    steps: &[LoggedStep],
+) -> Value {
     let ms = |at: Duration| (at.as_secs_f64() * 1e6).round() / 1e3;
     let steps = steps
         .iter()
@@ -283,12 +288,12 @@ mod tests {
 
     #[test]
     fn a_document_of_a_refusal() {
-        let found = Found {
+        let found = ResolveReport {
             resolved: Some(Resolved::Outside {
                 to: vec![Host::parse("example.com").unwrap()],
                 learned_from: None,
             }),
-            ..Found::default()
+            ..ResolveReport::default()
         };
         let refused = Err(ConnectError::new(Refusal::Denied, "no"));
         let document = document("example.com:80", &found, &refused, &[]);

@@ -9,7 +9,7 @@ use kubevpn_client::{Env, KubeconfigArgs, load};
 use kubevpn_proxy::{self as proxy, Backend, Bound, Server, own};
 use tokio::process::Command;
 
-use super::at::{At, Proxy, exceptions, kubectl_hosts, of_daemon_for_run};
+use super::at::{AtArgs, ProxyAddresses, exceptions, kubectl_hosts, of_daemon_for_run};
 use super::child::{Signals, ended, not_run, wait};
 use super::env::{known_exceptions, own_proxies};
 use super::env_from::{EnvFromArgs, Variables};
@@ -58,7 +58,7 @@ Examples:
   kubevpn run --isolated --env-from deploy/web -- ./web")]
 pub(crate) struct Run {
     #[command(flatten)]
-    at: At,
+    at: AtArgs,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -139,7 +139,7 @@ impl Run {
         answers(&client, &loaded.server).await?;
         let given = environment.read(&client, &loaded.namespace).await?;
         let connect = proxy::connect(client, api_server, config);
-        let proxy = Proxy {
+        let proxy = ProxyAddresses {
             http: listening.addresses().first().copied(),
             socks: listening.addresses().last().copied(),
             login: login
@@ -163,7 +163,7 @@ impl Run {
 
 async fn run(
     words: &[OsString],
-    proxy: Proxy,
+    proxy: ProxyAddresses,
     hosts: &[String],
     forwards: &Forwards,
     given: &Variables,

@@ -1,9 +1,9 @@
 //! A connection as the daemon tells of it, for tests.
 
-use kubevpn_daemon::api::{Connection, Listener, State, Traffic};
+use kubevpn_daemon::api::{ConnectionInfo, ConnectionState, ListenerInfo, TrafficInfo};
 
-pub(crate) fn listener(protocol: &str, address: &str, listening: bool) -> Listener {
-    Listener {
+pub(crate) fn listener(protocol: &str, address: &str, listening: bool) -> ListenerInfo {
+    ListenerInfo {
         protocol: protocol.into(),
         address: address.into(),
         listening,
@@ -15,8 +15,8 @@ pub(crate) fn listener(protocol: &str, address: &str, listening: bool) -> Listen
 }
 
 /// One that is well and has no listener.
-pub(crate) fn connection(id: &str) -> Connection {
-    Connection {
+pub(crate) fn connection(id: &str) -> ConnectionInfo {
+    ConnectionInfo {
         id: id.into(),
         cluster: "lab".into(),
         kubeconfig: "/home/jane/.kube/config".into(),
@@ -26,14 +26,14 @@ pub(crate) fn connection(id: &str) -> Connection {
         socks_egress: false,
         context: "lab".into(),
         server: "https://10.0.0.1:6443".into(),
-        state: State::Connected,
+        state: ConnectionState::Connected,
         reason: String::new(),
         login: String::new(),
         selection: None,
         since: "2026-01-02T03:04:05Z".into(),
         started_at: "2026-01-02T03:04:05Z".into(),
         listeners: Vec::new(),
-        traffic: Traffic::default(),
+        traffic: TrafficInfo::default(),
         sessions: 0,
         streams: 0,
         last_refusals: Vec::new(),

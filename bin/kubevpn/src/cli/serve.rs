@@ -7,14 +7,15 @@ use std::time::Duration;
 use kubevpn_conn::Addr;
 use kubevpn_daemon::{StateDir, Termination};
 use kubevpn_proxy::{
-    Admin, Backend, Listening, Protocol, Readiness, Server, View, allow_for, endings, reachable,
+    Admin, Backend, Listening, Protocol, ProxyReadiness, ProxyView, Server, allow_for, endings,
+    reachable,
 };
 use kubevpn_target::Connect;
 use serde_json::json;
 
-use super::env::Shell;
+use super::env::ShellSyntax;
 use crate::exit::Failure;
-use crate::live::{self, Live};
+use crate::live::{self, LiveLine};
 use crate::out::{self, even_unheard};
 use crate::progress;
 
@@ -54,7 +55,7 @@ impl Ending {
         })
     }
 
-    fn tell(&self, readiness: Readiness) {
+    fn tell(&self, readiness: ProxyReadiness) {
         if let Some(admin) = &self.admin {
             admin.set(readiness);
         }
@@ -69,7 +70,7 @@ pub(crate) async fn serve<C>(
     listening: Listening,
     backend: Backend<C>,
     ready: impl Future<Output = Result<Intro, Failure>>,
-    view: View,
+    view: ProxyView,
     mut ending: Ending,
 ) -> Result<(), Failure>
 where
@@ -120,8 +121,8 @@ where
         return over;
     }
     let console = console(&view).await;
-    ending.tell(Readiness::Ready);
-    let mut live = live::is_wanted().then(|| Live::new(view.journal().clone()));
+    ending.tell(ProxyReadiness::Ready);
+    let mut live = live::is_wanted().then(|| LiveLine::new(view.journal().clone()));
     let ended = loop {
         let tick = async {
             match &mut live {
@@ -139,7 +140,7 @@ where
     };
     // Gone before anything else is said.
     drop(live);
-    ending.tell(Readiness::Ending);
+    ending.tell(ProxyReadiness::Ending);
     let open = server.open();
     if open > 0 && !ending.drain.is_zero() {
         let s = if open == 1 { "" } else { "s" };
@@ -167,7 +168,7 @@ where
 
 /// The socket by which other commands look at this proxy. Where it cannot be had, as in a container without a home, there is
 /// none.
-async fn console(view: &View) -> Option<Admin> {
+async fn console(view: &ProxyView) -> Option<Admin> {
     let dir = StateDir::locate().ok()?;
     let path = dir.foreground_socket(std::process::id()).ok()?;
     match Admin::start(&Addr::Unix(path)).await {
@@ -189,10 +190,10 @@ pub(crate) fn termination() -> Result<Termination, Failure> {
 }
 
 /// How a command ends that a signal has ended.
-pub(crate) fn result(ended: kubevpn_daemon::Ended) -> Result<(), Failure> {
+pub(crate) fn result(ended: kubevpn_daemon::EndSignal) -> Result<(), Failure> {
     match ended {
-        kubevpn_daemon::Ended::Interrupted => Err(Failure::Interrupted),
-        kubevpn_daemon::Ended::Terminated => Ok(()),
+        kubevpn_daemon::EndSignal::Interrupted => Err(Failure::Interrupted),
+        kubevpn_daemon::EndSignal::Terminated => Ok(()),
     }
 }
 
@@ -292,7 +293,7 @@ pub(crate) fn say_hints<'a>(
     example: Option<&str>,
     env: Option<&str>,
 ) -> Result<(), Failure> {
-    let hints = hints(listeners, endings, example, env, Shell::of_user());
+    let hints = hints(listeners, endings, example, env, ShellSyntax::of_user());
     hints.iter().try_for_each(out::note)
 }
 
@@ -303,7 +304,7 @@ fn hints<'a>(
     endings: &[String],
     example: Option<&str>,
     env: Option<&str>,
-    shell: Shell,
+    shell: ShellSyntax,
 ) -> Vec<String> {
     let (mut http, mut socks, mut dns) = (None, None, Vec::new());
     for (addr, protocol) in listeners {
@@ -394,8 +395,8 @@ mod tests {
         listen: ListenerArgs,
     }
 
-    fn view() -> View {
-        View::of_host(Journal::default(), about(None))
+    fn view() -> ProxyView {
+        ProxyView::of_host(Journal::default(), about(None))
     }
 
     #[tokio::test]
@@ -445,21 +446,21 @@ mod tests {
         let both = [(&socks, &Protocol::Socks), (&http, &Protocol::Http)];
         let said = |shell, example| hints(both.into_iter(), &[], example, None, shell);
         assert_eq!(
-            said(Shell::Bash, Some("http://reviews.default/")),
+            said(ShellSyntax::Bash, Some("http://reviews.default/")),
             [
                 "Try: curl --proxy http://127.0.0.1:3128 http://reviews.default/",
                 "Browser: set its proxy configuration URL to http://127.0.0.1:3128/proxy.pac",
                 "Shell: eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"",
             ]
         );
-        let fish = &said(Shell::Fish, None)[2];
+        let fish = &said(ShellSyntax::Fish, None)[2];
         assert!(fish.ends_with("--socks 127.0.0.1:1080 --shell fish | source"));
         let managed = hints(
             both[..1].iter().copied(),
             &[],
             None,
             Some("kubevpn env"),
-            Shell::Powershell,
+            ShellSyntax::Powershell,
         );
         assert_eq!(
             managed,
@@ -469,7 +470,7 @@ mod tests {
             ]
         );
         let mixed = [(&socks, &Protocol::Mixed)];
-        let mixed = hints(mixed.into_iter(), &[], None, None, Shell::Zsh);
+        let mixed = hints(mixed.into_iter(), &[], None, None, ShellSyntax::Zsh);
         assert!(
             mixed[2].contains("--http 127.0.0.1:1080 --socks 127.0.0.1:1080"),
             "{mixed:?}"
@@ -480,7 +481,7 @@ mod tests {
             &[],
             None,
             None,
-            Shell::Bash,
+            ShellSyntax::Bash,
         );
         assert!(none.is_empty(), "{none:?}");
     }

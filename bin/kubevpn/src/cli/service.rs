@@ -29,7 +29,7 @@ const HTTP: [i32; 6] = [80, 3000, 5000, 8000, 8080, 9080];
 
 /// Services of a namespace, or of all.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct ServiceList {
     pub(super) services: Vec<Service>,
     /// Ready endpoints of each Service, by namespace and name; `None` where they may not be listed.
     pub(super) ready: Option<BTreeMap<(String, String), usize>>,
@@ -37,7 +37,7 @@ pub(super) struct Found {
     pub(super) cut: bool,
 }
 
-impl Found {
+impl ServiceList {
     /// The ready endpoints of a Service, where they may be counted.
     pub(super) fn ready(&self, service: &Service) -> Option<usize> {
         let ready = self.ready.as_ref()?;
@@ -95,13 +95,16 @@ pub(super) fn address(service: &Service) -> Option<String> {
 }
 
 /// The Services of a namespace, or of all, with their ready endpoints.
-pub(super) async fn list(client: &Client, namespace: Option<&str>) -> Result<Found, ConnectError> {
+pub(super) async fn list(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<ServiceList, ConnectError> {
     let (services, slices) = tokio::join!(
         services(client, namespace),
         all::<EndpointSlice>(client, namespace)
     );
     let (services, cut) = services?;
-    Ok(Found {
+    Ok(ServiceList {
         services,
         ready: slices.ok().map(|(slices, _)| ready(&slices)),
         cut,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::kube::KubeArgs;
 use super::reach::{reach, server_named};
-use super::service::{self, Found};
+use super::service::{self, ServiceList};
 use crate::exit::Failure;
 use crate::out;
 use crate::progress;
@@ -28,13 +28,13 @@ Examples:
 
   # for a program
   kubevpn services -o json | jq -r '.[].address'")]
-pub(crate) struct Services {
+pub(crate) struct ServicesCommand {
     /// List those of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
+    output: ServicesFormat,
     /// Print no line of column names
     #[arg(long)]
     no_headers: bool,
@@ -43,7 +43,7 @@ pub(crate) struct Services {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ServicesFormat {
     /// A line for each Service
     #[default]
     Table,
@@ -57,7 +57,7 @@ enum Format {
     Name,
 }
 
-impl Services {
+impl ServicesCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
         let (client, _) = reach(loaded.config).await?;
@@ -65,8 +65,8 @@ impl Services {
         let listing = service::list(&client, namespace);
         let found = progress::shown(server_named(&loaded.server), listing).await?;
         match self.output {
-            Format::Table | Format::Wide => {
-                let rows = rows(&found, self.output == Format::Wide, self.no_headers);
+            ServicesFormat::Table | ServicesFormat::Wide => {
+                let rows = rows(&found, self.output == ServicesFormat::Wide, self.no_headers);
                 out::print(align(&rows))?;
                 if let (Some(namespace), true) = (namespace, found.services.is_empty()) {
                     out::aside(format_args!(
@@ -74,12 +74,12 @@ impl Services {
                     ));
                 }
             }
-            Format::Json => out::line(format_args!("{:#}", document(&found)))?,
-            Format::Yaml => {
+            ServicesFormat::Json => out::line(format_args!("{:#}", document(&found)))?,
+            ServicesFormat::Yaml => {
                 let yaml = serde_yaml_ng::to_string(&document(&found));
                 out::print(yaml.map_err(anyhow::Error::from)?)?;
             }
-            Format::Name => {
+            ServicesFormat::Name => {
                 for found in &found.services {
                     out::line(format_args!("service/{}", service::name(found).1))?;
                 }
@@ -95,7 +95,7 @@ impl Services {
     }
 }
 
-fn rows(found: &Found, wide: bool, no_headers: bool) -> Vec<Vec<String>> {
+fn rows(found: &ServiceList, wide: bool, no_headers: bool) -> Vec<Vec<String>> {
     let mut head = vec!["NAMESPACE", "NAME", "PORTS", "READY", "ADDRESS"];
     if wide {
         head.extend(["TYPE", "CLUSTER-IP"]);
@@ -136,7 +136,7 @@ fn cluster_ip(service: &Service) -> Option<String> {
     service.spec.as_ref()?.cluster_ip.clone()
 }
 
-fn document(found: &Found) -> Value {
+fn document(found: &ServiceList) -> Value {
     let services = found.services.iter().map(|of| {
         let (namespace, name) = service::name(of);
         let ports = service::ports(of).map(

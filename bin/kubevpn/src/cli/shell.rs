@@ -19,7 +19,7 @@ Examples:
 
   # one that reaches hosts outside the cluster too
   kubevpn shell --outside direct")]
-pub(crate) struct Shell {
+pub(crate) struct ShellCommand {
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(crate) struct Shell {
     environment: EnvFromArgs,
 }
 
-impl Shell {
+impl ShellCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let policy = self.policy.policy()?;
         let shell = std::env::var_os("SHELL").filter(|shell| !shell.is_empty());

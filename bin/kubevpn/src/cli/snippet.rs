@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::ValueEnum;
 
-use super::at::{At, Proxy};
+use super::at::{AtArgs, ProxyAddresses};
 use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::out;
@@ -24,15 +24,15 @@ Examples:
 pub(crate) struct Snippet {
     /// Program to configure
     #[arg(value_name = "PROGRAM", value_enum)]
-    program: Program,
+    program: SnippetProgram,
     #[command(flatten)]
-    at: At,
+    at: AtArgs,
     #[command(flatten)]
     kube: KubeArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Program {
+enum SnippetProgram {
     /// A command that starts Chrome, or a browser made of it, with a profile of its own
     Chrome,
     /// user.js of a Firefox profile
@@ -64,7 +64,7 @@ impl Snippet {
     }
 }
 
-fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
+fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failure> {
     let http = || {
         proxy.http.ok_or_else(|| {
             Failure::value("this program needs an HTTP listener: start the proxy with --listen-http, or name one with --http")
@@ -91,7 +91,7 @@ fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
     };
     let (ip, port) = (any.ip(), any.port());
     Ok(match program {
-        Program::Chrome => {
+        SnippetProgram::Chrome => {
             // Chrome's socks5 leaves names to the proxy.
             let server = match proxy.http {
                 Some(http) => format!("--proxy-pac-url=http://{http}/proxy.pac"),
@@ -99,20 +99,20 @@ fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
             };
             format!("google-chrome --user-data-dir=\"$HOME/.cache/kubevpn-chrome\" {server}\n")
         }
-        Program::Firefox => match proxy.http {
+        SnippetProgram::Firefox => match proxy.http {
             // The file says which hosts are the cluster's.
             Some(http) => format!(
                 "user_pref(\"network.proxy.type\", 2);\nuser_pref(\"network.proxy.autoconfig_url\", \"http://{http}/proxy.pac\");\n"
             ),
             None => firefox(proxy),
         },
-        Program::Git => format!(
+        SnippetProgram::Git => format!(
             "# one for each host of the cluster\n[http \"http://SERVICE.NAMESPACE.svc.cluster.local\"]\n\tproxy = {url}\n"
         ),
-        Program::Ssh => {
+        SnippetProgram::Ssh => {
             "Host *.svc *.svc.cluster.local *.pod\n    ProxyCommand kubevpn nc %h %p\n".to_owned()
         }
-        Program::Jetbrains => {
+        SnippetProgram::Jetbrains => {
             let local = "localhost|127.*|[::1]";
             match proxy.http {
                 Some(http) => {
@@ -132,37 +132,37 @@ fn text(program: Program, proxy: &Proxy) -> Result<String, Failure> {
                 ),
             }
         }
-        Program::Vscode => {
+        SnippetProgram::Vscode => {
             format!(
                 "{{\n  \"http.proxy\": \"http://{}\",\n  \"http.proxySupport\": \"on\"\n}}\n",
                 http()?
             )
         }
-        Program::Docker => {
+        SnippetProgram::Docker => {
             // A container's own loopback is not this machine's.
             let inside = format!("http://host.docker.internal:{}", http()?.port());
             format!(
                 "{{\n  \"proxies\": {{\n    \"default\": {{\n      \"httpProxy\": \"{inside}\",\n      \"httpsProxy\": \"{inside}\",\n      \"noProxy\": \"localhost,127.0.0.1\"\n    }}\n  }}\n}}\n"
             )
         }
-        Program::SingBox => format!(
+        SnippetProgram::SingBox => format!(
             "{{\n  \"outbounds\": [\n    {{\"type\": \"{}\", \"tag\": \"kubevpn\", \"server\": \"{ip}\", \"server_port\": {port}}}\n  ],\n  \"route\": {{\n    \"rules\": [\n      {{\"domain_suffix\": [\".cluster.local\", \".svc\", \".pod\"], \"outbound\": \"kubevpn\"}}\n    ]\n  }}\n}}\n",
             if kind == "socks5" { "socks" } else { kind }
         ),
-        Program::Clash => format!(
+        SnippetProgram::Clash => format!(
             "proxies:\n- {{name: kubevpn, type: {kind}, server: {ip}, port: {port}}}\nrules:\n- DOMAIN-SUFFIX,cluster.local,kubevpn\n- DOMAIN-SUFFIX,svc,kubevpn\n- DOMAIN-SUFFIX,pod,kubevpn\n"
         ),
-        Program::Surge => format!(
+        SnippetProgram::Surge => format!(
             "[Proxy]\nkubevpn = {kind}, {ip}, {port}\n[Rule]\nDOMAIN-SUFFIX,cluster.local,kubevpn\nDOMAIN-SUFFIX,svc,kubevpn\nDOMAIN-SUFFIX,pod,kubevpn\n"
         ),
-        Program::Proxychains => {
+        SnippetProgram::Proxychains => {
             format!("strict_chain\nproxy_dns\n[ProxyList]\n{kind} {ip} {port}\n")
         }
     })
 }
 
 /// Preferences of a profile (Mozilla's `network.proxy.*`).
-pub(super) fn firefox(proxy: &Proxy) -> String {
+pub(super) fn firefox(proxy: &ProxyAddresses) -> String {
     let number =
         |name: &str, value: u16| format!("user_pref(\"network.proxy.{name}\", {value});\n");
     let host = |name: &str, addr: SocketAddr| {
@@ -191,8 +191,8 @@ pub(super) fn firefox(proxy: &Proxy) -> String {
 mod tests {
     use super::*;
 
-    fn proxy(http: bool, socks: bool) -> Proxy {
-        Proxy {
+    fn proxy(http: bool, socks: bool) -> ProxyAddresses {
+        ProxyAddresses {
             http: http.then(|| "127.0.0.1:3128".parse().unwrap()),
             socks: socks.then(|| "127.0.0.1:1080".parse().unwrap()),
             login: None,
@@ -201,25 +201,28 @@ mod tests {
 
     #[test]
     fn every_program_is_told_where_the_proxy_is() {
-        for program in Program::value_variants() {
+        for program in SnippetProgram::value_variants() {
             for (http, socks) in [(true, true), (true, false), (false, true)] {
                 let said = text(*program, &proxy(http, socks));
-                let needs_http = matches!(program, Program::Vscode | Program::Docker);
+                let needs_http = matches!(program, SnippetProgram::Vscode | SnippetProgram::Docker);
                 if needs_http && !http {
                     assert!(said.is_err(), "{program:?}");
                     continue;
                 }
                 let said = said.unwrap();
                 let port = said.contains("3128") || said.contains("1080");
-                assert!(port || *program == Program::Ssh, "{program:?}: {said}");
+                assert!(
+                    port || *program == SnippetProgram::Ssh,
+                    "{program:?}: {said}"
+                );
                 assert!(said.ends_with('\n'), "{program:?}: {said}");
                 if matches!(
                     program,
-                    Program::Vscode | Program::Docker | Program::SingBox
+                    SnippetProgram::Vscode | SnippetProgram::Docker | SnippetProgram::SingBox
                 ) {
                     serde_json::from_str::<serde_json::Value>(&said).unwrap();
                 }
-                if *program == Program::Clash {
+                if *program == SnippetProgram::Clash {
                     serde_yaml_ng::from_str::<serde_json::Value>(&said).unwrap();
                 }
             }

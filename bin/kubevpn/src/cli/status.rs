@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
-use kubevpn_daemon::api::{Connection, State, Status as Document};
-use kubevpn_daemon::{Client, Code, StateDir};
+use kubevpn_daemon::api::{ConnectionInfo, ConnectionState, StatusReport as Document};
+use kubevpn_daemon::{Code, DaemonClient, StateDir};
 use tokio::time::{Instant, sleep};
 
 use super::login;
@@ -37,10 +37,10 @@ Examples:
 
   # for a program: docs/status.schema.json has the fields
   kubevpn status -o json | jq -r '.List[].SocksListenAddr'")]
-pub(crate) struct Status {
+pub(crate) struct StatusCommand {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
+    output: StatusFormat,
     /// Keep watching: show it again whenever it has changed
     #[arg(short, long)]
     watch: bool,
@@ -50,7 +50,7 @@ pub(crate) struct Status {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum StatusFormat {
     /// A line for each connection
     #[default]
     Table,
@@ -64,7 +64,7 @@ pub(crate) enum Format {
     Name,
 }
 
-impl Format {
+impl StatusFormat {
     /// Whether it is for people.
     fn is_table(self) -> bool {
         matches!(self, Self::Table | Self::Wide)
@@ -72,15 +72,15 @@ impl Format {
 }
 
 /// Form of the output.
-pub(crate) struct Shown {
-    format: Format,
+pub(crate) struct StatusOutputArgs {
+    format: StatusFormat,
     no_headers: bool,
     now: Timestamp,
     home: String,
 }
 
-impl Shown {
-    pub(crate) fn now(format: Format, no_headers: bool) -> Self {
+impl StatusOutputArgs {
+    pub(crate) fn now(format: StatusFormat, no_headers: bool) -> Self {
         Self {
             format,
             no_headers,
@@ -90,7 +90,7 @@ impl Shown {
     }
 }
 
-impl Status {
+impl StatusCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         tokio::select! {
             shown = self.show() => shown,
@@ -99,15 +99,18 @@ impl Status {
     }
 
     async fn show(self) -> Result<(), Failure> {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         let mut shown = String::new();
-        let begun = Shown::now(self.output, self.no_headers);
+        let begun = StatusOutputArgs::now(self.output, self.no_headers);
         loop {
             let status = ask(&daemon).await?;
             // Nothing has changed where only ages have.
             let content = render(&status, &begun)?;
             if content != shown {
-                let now = render(&status, &Shown::now(self.output, self.no_headers))?;
+                let now = render(
+                    &status,
+                    &StatusOutputArgs::now(self.output, self.no_headers),
+                )?;
                 let again = !shown.is_empty() && self.output.is_table();
                 show(&now, again)?;
                 shown = content;
@@ -128,7 +131,7 @@ impl Status {
 }
 
 /// What there is; brings back what is to be brought back.
-pub(crate) async fn ask(daemon: &Client) -> Result<Document, Failure> {
+pub(crate) async fn ask(daemon: &DaemonClient) -> Result<Document, Failure> {
     let until = Instant::now() + RESTARTS;
     loop {
         if !daemon.ensure_if_needed().await? {
@@ -164,9 +167,9 @@ fn code(status: &Document) -> u8 {
             .any(|connection| connection.state == state)
     };
     match () {
-        () if has(State::Unreachable) => 40,
-        () if has(State::Unauthenticated) => 32,
-        () if has(State::Degraded) || !status.problems.is_empty() => 1,
+        () if has(ConnectionState::Unreachable) => 40,
+        () if has(ConnectionState::Unauthenticated) => 32,
+        () if has(ConnectionState::Degraded) || !status.problems.is_empty() => 1,
         () => 0,
     }
 }
@@ -179,12 +182,14 @@ fn show(text: &str, again: bool) -> Result<(), Failure> {
     out::print(text)
 }
 
-pub(crate) fn render(status: &Document, shown: &Shown) -> Result<String, Failure> {
+pub(crate) fn render(status: &Document, shown: &StatusOutputArgs) -> Result<String, Failure> {
     Ok(match shown.format {
-        Format::Table | Format::Wide => table(status, shown),
-        Format::Json => serde_json::to_string_pretty(status).map_err(anyhow::Error::from)? + "\n",
-        Format::Yaml => serde_yaml_ng::to_string(status).map_err(anyhow::Error::from)?,
-        Format::Name => {
+        StatusFormat::Table | StatusFormat::Wide => table(status, shown),
+        StatusFormat::Json => {
+            serde_json::to_string_pretty(status).map_err(anyhow::Error::from)? + "\n"
+        }
+        StatusFormat::Yaml => serde_yaml_ng::to_string(status).map_err(anyhow::Error::from)?,
+        StatusFormat::Name => {
             let ids = status
                 .list
                 .iter()
@@ -194,8 +199,8 @@ pub(crate) fn render(status: &Document, shown: &Shown) -> Result<String, Failure
     })
 }
 
-fn table(status: &Document, shown: &Shown) -> String {
-    let wide = shown.format == Format::Wide;
+fn table(status: &Document, shown: &StatusOutputArgs) -> String {
+    let wide = shown.format == StatusFormat::Wide;
     let mut head = vec![
         "CURRENT",
         "ID",
@@ -250,7 +255,7 @@ fn table(status: &Document, shown: &Shown) -> String {
     text
 }
 
-fn row(connection: &Connection, current: &str, now: Timestamp) -> Vec<String> {
+fn row(connection: &ConnectionInfo, current: &str, now: Timestamp) -> Vec<String> {
     let state = match connection.login.is_empty() {
         true => connection.state.as_str(),
         false => "login needed",
@@ -278,7 +283,7 @@ fn row(connection: &Connection, current: &str, now: Timestamp) -> Vec<String> {
     ]
 }
 
-fn more(connection: &Connection, home: &str) -> Vec<String> {
+fn more(connection: &ConnectionInfo, home: &str) -> Vec<String> {
     let kubeconfig = match connection.kubeconfig.strip_prefix(home) {
         Some(rest) if !home.is_empty() && rest.starts_with('/') => format!("~{rest}"),
         _ => connection.kubeconfig.clone(),
@@ -296,30 +301,30 @@ fn more(connection: &Connection, home: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_daemon::api::{Problem, Traffic};
+    use kubevpn_daemon::api::{StateFileProblem, TrafficInfo};
 
     use super::*;
     use crate::cli::sample::{connection, listener};
 
     fn sample() -> Document {
         Document {
-            list: vec![Connection {
+            list: vec![ConnectionInfo {
                 socks_listen_addr: "127.0.0.1:1080".into(),
-                state: State::Degraded,
+                state: ConnectionState::Degraded,
                 reason: "a listener is not bound".into(),
                 listeners: vec![
                     listener("socks", "127.0.0.1:1080", true),
                     listener("http", "127.0.0.1:3128", false),
                 ],
-                traffic: Traffic {
+                traffic: TrafficInfo {
                     total_connections: 7,
-                    ..Traffic::default()
+                    ..TrafficInfo::default()
                 },
                 sessions: 1,
                 ..connection("03dc50feb8c3")
             }],
             current: "03dc50feb8c3".into(),
-            problems: vec![Problem {
+            problems: vec![StateFileProblem {
                 id: "0123456789ab".into(),
                 reason: "its state file is broken".into(),
             }],
@@ -331,23 +336,23 @@ mod tests {
     fn exit_code_is_that_of_the_worst_connection() {
         let mut status = sample();
         assert_eq!(code(&status), 1);
-        status.list[0].state = State::Connected;
+        status.list[0].state = ConnectionState::Connected;
         assert_eq!(code(&status), 1, "one was not brought back");
         status.problems.clear();
         assert_eq!(code(&status), 0);
         status.list.push(status.list[0].clone());
         for (state, wanted) in [
-            (State::Degraded, 1),
-            (State::Unauthenticated, 32),
-            (State::Unreachable, 40),
+            (ConnectionState::Degraded, 1),
+            (ConnectionState::Unauthenticated, 32),
+            (ConnectionState::Unreachable, 40),
         ] {
             status.list[0].state = state;
             assert_eq!(code(&status), wanted);
         }
     }
 
-    fn shown(format: Format) -> Shown {
-        Shown {
+    fn shown(format: StatusFormat) -> StatusOutputArgs {
+        StatusOutputArgs {
             format,
             no_headers: false,
             now: "2026-01-02T05:04:05Z".parse().unwrap(),
@@ -357,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_table() {
-        let text = table(&sample(), &shown(Format::Table));
+        let text = table(&sample(), &shown(StatusFormat::Table));
         assert_eq!(
             text,
             "CURRENT   ID             CONTEXT   NAMESPACE   STATUS     LISTENERS                                                  OPEN   AGE\n\
@@ -365,15 +370,15 @@ mod tests {
              03dc50feb8c3: a listener is not bound\n\
              0123456789ab: not brought back: its state file is broken\n"
         );
-        let wide = table(&sample(), &shown(Format::Wide));
+        let wide = table(&sample(), &shown(StatusFormat::Wide));
         assert!(wide.contains("~/.kube/config"), "{wide}");
-        let bare = Shown {
+        let bare = StatusOutputArgs {
             no_headers: true,
-            ..shown(Format::Table)
+            ..shown(StatusFormat::Table)
         };
         assert!(table(&sample(), &bare).starts_with('*'));
         assert_eq!(
-            render(&sample(), &shown(Format::Name)).unwrap(),
+            render(&sample(), &shown(StatusFormat::Name)).unwrap(),
             "03dc50feb8c3\n"
         );
     }
@@ -383,7 +388,7 @@ mod tests {
         let mut status = sample();
         status.list[0].reason = "one\n\u{1b}[2Jtwo".into();
         status.list[0].context = "a\u{9b}b".into();
-        for format in [Format::Table, Format::Wide] {
+        for format in [StatusFormat::Table, StatusFormat::Wide] {
             let text = table(&status, &shown(format));
             assert!(text.contains(r"one\n\u{1b}[2Jtwo"), "{text}");
             assert!(text.contains(r"a\u{9b}b"), "{text}");
@@ -392,13 +397,13 @@ mod tests {
 
     #[test]
     fn nothing_is_a_document_too() {
-        let json = render(&Document::default(), &shown(Format::Json)).unwrap();
+        let json = render(&Document::default(), &shown(StatusFormat::Json)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(
             json,
             serde_json::json!({"List": [], "CurrentConnectionID": "", "Problems": []})
         );
-        let yaml = render(&sample(), &shown(Format::Yaml)).unwrap();
+        let yaml = render(&sample(), &shown(StatusFormat::Yaml)).unwrap();
         let back: Document = serde_yaml_ng::from_str(&yaml).unwrap();
         assert_eq!(
             serde_json::to_value(back).unwrap(),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use kubevpn_daemon::EventLines;
-use kubevpn_proxy::journal::{Event, Exchange, Stamped};
+use kubevpn_proxy::journal::{ExchangeEvent, JournalEvent, Stamped};
 use kubevpn_target::{Origin, Target};
 
 use self::har::Recording;
@@ -55,7 +55,7 @@ pub(crate) struct Tap {
     refused: bool,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
+    output: TapFormat,
     /// Record HTTP requests to FILE, which must not exist
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -68,7 +68,7 @@ pub(crate) struct Tap {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum TapFormat {
     /// A line for each
     #[default]
     Text,
@@ -80,7 +80,7 @@ impl Tap {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let (console, seen) = self.console.find().await?;
         let wanted = self.target.as_deref();
-        let wanted = wanted.map(|text| Wanted::parse(text, &seen.about.namespace));
+        let wanted = wanted.map(|text| TapFilter::parse(text, &seen.about.namespace));
         let mut tapped = Tapped {
             wanted: wanted.transpose()?,
             refused: self.refused,
@@ -116,9 +116,9 @@ impl Tap {
 
 /// What is shown, and what is known of it so far.
 struct Tapped {
-    wanted: Option<Wanted>,
+    wanted: Option<TapFilter>,
     refused: bool,
-    output: Format,
+    output: TapFormat,
     credentials: bool,
     recording: Option<Recording>,
     dropped: u64,
@@ -137,16 +137,16 @@ impl Tapped {
     }
 
     fn take(&mut self, mut stamped: Stamped) -> Result<(), Failure> {
-        if let Event::Dropped { events } = stamped.event {
+        if let JournalEvent::Dropped { events } = stamped.event {
             self.dropped += events;
             out::aside(dropped(events));
             return match self.output {
-                Format::Text => Ok(()),
-                Format::Json => json(&stamped),
+                TapFormat::Text => Ok(()),
+                TapFormat::Json => json(&stamped),
             };
         }
-        if let Event::ConnectionClosed { exchange, .. } | Event::ConnectionRefused { exchange, .. } =
-            &mut stamped.event
+        if let JournalEvent::ConnectionClosed { exchange, .. }
+        | JournalEvent::ConnectionRefused { exchange, .. } = &mut stamped.event
             && let Some(exchange) = exchange
         {
             // Another `tap` may have asked for the heads.
@@ -157,10 +157,10 @@ impl Tapped {
                 redact::exchange(exchange);
             }
         }
-        let Some(seen) = Seen::of(&stamped) else {
+        let Some(seen) = EndedItem::of(&stamped) else {
             return Ok(());
         };
-        let fits = |wanted: &Wanted| wanted.fits(seen.target, seen.via);
+        let fits = |wanted: &TapFilter| wanted.fits(seen.target, seen.via);
         if self.refused && seen.refusal.is_none() || !self.wanted.as_ref().is_none_or(fits) {
             return Ok(());
         }
@@ -173,8 +173,8 @@ impl Tapped {
             ));
         }
         match self.output {
-            Format::Text => out::line(seen.line()),
-            Format::Json => json(&stamped),
+            TapFormat::Text => out::line(seen.line()),
+            TapFormat::Json => json(&stamped),
         }
     }
 
@@ -209,7 +209,7 @@ fn json(stamped: &Stamped) -> Result<(), Failure> {
 }
 
 /// A connection or a request that has ended.
-struct Seen<'a> {
+struct EndedItem<'a> {
     at: &'a str,
     id: u64,
     frontend: &'a str,
@@ -222,14 +222,14 @@ struct Seen<'a> {
     end: &'a str,
     refusal: Option<&'a str>,
     error: Option<&'a str>,
-    exchange: Option<&'a Exchange>,
+    exchange: Option<&'a ExchangeEvent>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> EndedItem<'a> {
     /// `None` for other events, and for clients that came and went without asking for anything.
     fn of(stamped: &'a Stamped) -> Option<Self> {
         let seen = match &stamped.event {
-            Event::ConnectionClosed {
+            JournalEvent::ConnectionClosed {
                 id,
                 frontend,
                 target,
@@ -255,7 +255,7 @@ impl<'a> Seen<'a> {
                 error: error.as_deref(),
                 exchange: exchange.as_ref(),
             },
-            Event::ConnectionRefused {
+            JournalEvent::ConnectionRefused {
                 id,
                 frontend,
                 target,
@@ -330,7 +330,7 @@ fn duration(seconds: f64) -> String {
 
 /// Which targets are shown.
 #[derive(Debug)]
-enum Wanted {
+enum TapFilter {
     /// With the port, if one was named, and the namespace of names that have none.
     Host {
         host: String,
@@ -341,7 +341,7 @@ enum Wanted {
     Pod(String),
 }
 
-impl Wanted {
+impl TapFilter {
     fn parse(text: &str, namespace: &str) -> Result<Self, Failure> {
         if let Some((_, pod)) = text
             .split_once('/')
@@ -394,7 +394,7 @@ mod tests {
     pub(super) fn request() -> Stamped {
         Stamped {
             at: "2026-11-30T21:05:03.123Z".into(),
-            event: Event::ConnectionClosed {
+            event: JournalEvent::ConnectionClosed {
                 id: 7,
                 frontend: "http".into(),
                 client: Some("127.0.0.1:4711".into()),
@@ -406,14 +406,14 @@ mod tests {
                 seconds: 0.0123,
                 end: "eof".into(),
                 error: None,
-                exchange: Some(Exchange {
+                exchange: Some(ExchangeEvent {
                     method: "GET".into(),
                     url: "http://web.shop/?page=1".into(),
                     status: Some(200),
                     began: "2026-11-30T21:05:03.1107Z".into(),
                     dialled: Some(0.004),
                     waited: Some(0.01),
-                    ..Exchange::default()
+                    ..ExchangeEvent::default()
                 }),
             },
         }
@@ -422,7 +422,7 @@ mod tests {
     pub(super) fn refused() -> Stamped {
         Stamped {
             at: "2026-11-30T21:05:03Z".into(),
-            event: Event::ConnectionRefused {
+            event: JournalEvent::ConnectionRefused {
                 id: 8,
                 frontend: "socks5".into(),
                 client: None,
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn lines() {
-        let line = |stamped: &Stamped| Seen::of(stamped).unwrap().line();
+        let line = |stamped: &Stamped| EndedItem::of(stamped).unwrap().line();
         assert_eq!(
             line(&request()),
             "21:05:03Z  http         200                    12 ms  GET http://web.shop/?page=1 -> shop/web-0:8080"
@@ -453,7 +453,7 @@ mod tests {
     fn clients_that_asked_for_nothing_have_no_line() {
         let closed = |end: &str| {
             let mut stamped = request();
-            let Event::ConnectionClosed {
+            let JournalEvent::ConnectionClosed {
                 target,
                 end: ended,
                 exchange,
@@ -463,16 +463,16 @@ mod tests {
                 unreachable!()
             };
             (*target, *exchange, *ended) = (None, None, end.to_owned());
-            Seen::of(&stamped).is_some()
+            EndedItem::of(&stamped).is_some()
         };
         assert!(!closed("unused"));
         assert!(!closed("gone"));
         assert!(closed("rejected"));
         let other = Stamped {
             at: String::new(),
-            event: Event::CredentialsRefused,
+            event: JournalEvent::CredentialsRefused,
         };
-        assert!(Seen::of(&other).is_none());
+        assert!(EndedItem::of(&other).is_none());
     }
 
     #[test]
@@ -498,12 +498,12 @@ mod tests {
             ("pod/web-0", "web:80", "shop/web-00:8080", false),
             ("pod/web-0", "web:80", "team/web-0:8080", false),
         ] {
-            let shown = Wanted::parse(wanted, "shop").unwrap();
+            let shown = TapFilter::parse(wanted, "shop").unwrap();
             assert_eq!(shown.fits(Some(target), via), fits, "{wanted} {target}");
         }
-        assert!(Wanted::parse("a b", "shop").is_err());
-        assert!(Wanted::parse("pod/", "shop").is_err());
-        assert!(!Wanted::parse("web", "shop").unwrap().fits(None, ""));
+        assert!(TapFilter::parse("a b", "shop").is_err());
+        assert!(TapFilter::parse("pod/", "shop").is_err());
+        assert!(!TapFilter::parse("web", "shop").unwrap().fits(None, ""));
     }
 
     #[test]
@@ -523,14 +523,14 @@ mod tests {
         let mut tapped = Tapped {
             wanted: None,
             refused: false,
-            output: Format::Text,
+            output: TapFormat::Text,
             credentials: false,
             recording: None,
             dropped: 0,
         };
         assert_eq!(tapped.summary(), Vec::<String>::new());
         for events in [3, 4] {
-            let event = Event::Dropped { events };
+            let event = JournalEvent::Dropped { events };
             let at = String::new();
             tapped.take(Stamped { at, event }).unwrap();
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   keys (a thread) ─┐
-//!   snapshots ───────┼─▶ Input ─▶ State (top/state.rs) ─▶ draw (top/view.rs)
+//!   snapshots ───────┼─▶ Input ─▶ TopState (top/state.rs) ─▶ draw (top/view.rs)
 //!   events ──────────┘
 //! ```
 
@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kubevpn_daemon::{ApiError, Code, Console, EventLines};
-use kubevpn_proxy::journal::{Snapshot, Stamped};
+use kubevpn_proxy::journal::{JournalSnapshot, Stamped};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::state::{Action, State};
+use self::state::{KeyAction, TopState};
 use self::view::{Theme, draw};
 use super::console::{self, ConsoleArgs};
 use super::serve::{result, termination};
@@ -55,7 +55,7 @@ pub(crate) struct Top {
 /// What happens.
 enum Input {
     Terminal(Event),
-    Seen(Box<Snapshot>),
+    Seen(Box<JournalSnapshot>),
     Told(Box<Stamped>),
     /// Why there is no snapshot.
     Silent(String),
@@ -130,11 +130,11 @@ async fn watch(
     terminal: &mut DefaultTerminal,
     proxy: Console,
     events: EventLines,
-    seen: Snapshot,
+    seen: JournalSnapshot,
     theme: Theme,
 ) -> Result<(), Failure> {
     let name = console::name(&seen.about);
-    let mut state = State::new(seen);
+    let mut state = TopState::new(seen);
     let (sender, mut inputs) = mpsc::channel(WAITING);
     read_keys(sender.clone());
     tokio::spawn(look(proxy.clone(), sender.clone()));
@@ -153,11 +153,11 @@ async fn watch(
                 Some(Input::Terminal(Event::Key(key))) if key.kind != KeyEventKind::Release => {
                     match state.key(key) {
                         None => {}
-                        Some(Action::Quit) => return Ok(()),
-                        Some(Action::Redraw) => {
+                        Some(KeyAction::Quit) => return Ok(()),
+                        Some(KeyAction::Redraw) => {
                             terminal.clear().context("cannot write to the terminal")?;
                         }
-                        Some(Action::Cut(id)) => {
+                        Some(KeyAction::Cut(id)) => {
                             tokio::spawn(cut(proxy.clone(), id, sender.clone()));
                         }
                     }

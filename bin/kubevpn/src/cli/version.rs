@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kubevpn_client::{Env, KubeconfigArgs, load};
-use kubevpn_daemon::{Client, StateDir};
+use kubevpn_daemon::{DaemonClient, StateDir};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -32,10 +32,10 @@ Examples:
 
   # the daemon's and the API server's, too
   kubevpn version -o json")]
-pub(crate) struct Version {
+pub(crate) struct VersionCommand {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Output,
+    output: VersionOutput,
     /// Ask neither daemon nor API server
     #[arg(long)]
     client: bool,
@@ -44,7 +44,7 @@ pub(crate) struct Version {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
+enum VersionOutput {
     /// One line
     #[default]
     Text,
@@ -52,9 +52,9 @@ enum Output {
     Json,
 }
 
-impl Version {
+impl VersionCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        if self.output == Output::Text {
+        if self.output == VersionOutput::Text {
             let commit = COMMIT.map(|commit| format!(" ({commit})"));
             return out::line(format_args!(
                 "kubevpn {VERSION}{}",
@@ -94,7 +94,7 @@ pub(super) async fn document(asked: Option<&KubeconfigArgs>) -> Value {
 /// `null` where none runs.
 async fn daemon() -> Result<Value, String> {
     let asked = async {
-        let daemon = Client::new(StateDir::locate()?);
+        let daemon = DaemonClient::new(StateDir::locate()?);
         match daemon.find().await? {
             true => daemon.status().await.map(|status| status.daemon),
             false => Ok(None),

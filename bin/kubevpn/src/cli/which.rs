@@ -1,13 +1,16 @@
 //! Which connection words mean: its ID, the beginning of one, its context or namespace, or nothing where there is one.
 
-use kubevpn_daemon::api::Status;
-use kubevpn_daemon::{ApiError, Client, Code, identity};
+use kubevpn_daemon::api::StatusReport;
+use kubevpn_daemon::{ApiError, Code, DaemonClient, identity};
 
 use super::status;
 use crate::exit::Failure;
 
 /// The ID of the connection that is meant. A whole ID is taken as it is: what there is of it, the daemon knows.
-pub(super) async fn connection(daemon: &Client, given: Option<&str>) -> Result<String, Failure> {
+pub(super) async fn connection(
+    daemon: &DaemonClient,
+    given: Option<&str>,
+) -> Result<String, Failure> {
     if let Some(id) = given.filter(|id| identity::is_id(id)) {
         return Ok(id.to_owned());
     }
@@ -15,7 +18,7 @@ pub(super) async fn connection(daemon: &Client, given: Option<&str>) -> Result<S
     Ok(meant(&status, given)?)
 }
 
-fn meant(status: &Status, given: Option<&str>) -> Result<String, ApiError> {
+fn meant(status: &StatusReport, given: Option<&str>) -> Result<String, ApiError> {
     let open = status.list.iter().map(|connection| {
         let named = format!(
             "{} (context {}, namespace {})",
@@ -71,15 +74,15 @@ mod tests {
     use super::super::sample;
     use super::*;
 
-    fn status(ids: &[(&str, &str)]) -> Status {
+    fn status(ids: &[(&str, &str)]) -> StatusReport {
         let list = ids.iter().map(|(id, namespace)| {
             let mut connection = sample::connection(id);
             connection.namespace = (*namespace).to_owned();
             connection
         });
-        Status {
+        StatusReport {
             list: list.collect(),
-            ..Status::default()
+            ..StatusReport::default()
         }
     }
 

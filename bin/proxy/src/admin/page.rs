@@ -1,17 +1,17 @@
 //! The status page, whole and without a script; `script.js` takes over where there is one. Everything but the page's own words
-//! goes through [`Text`].
+//! goes through [`HtmlText`].
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::journal::{Connection, Credentials, Snapshot};
+use crate::journal::{ConnectionSnapshot, CredentialSnapshot, JournalSnapshot};
 
 pub(super) const STYLE: &str = include_str!("style.css");
 pub(super) const SCRIPT: &str = include_str!("script.js");
 
 /// Text of others, as HTML: of an element or a quoted attribute.
-struct Text<'a>(&'a str);
+struct HtmlText<'a>(&'a str);
 
-impl Display for Text<'_> {
+impl Display for HtmlText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
             match c {
@@ -33,7 +33,7 @@ pub(super) fn message(title: &str, sentence: &str) -> String {
     let _ = writeln!(
         out,
         "<body><header><h1>kubevpn</h1><p>{}</p></header></body></html>",
-        Text(sentence)
+        HtmlText(sentence)
     );
     out
 }
@@ -43,12 +43,12 @@ fn head(title: &str, more: &str) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <link rel=\"stylesheet\" href=\"/style.css\">{more}</head>\n",
-        Text(title)
+        HtmlText(title)
     )
 }
 
 /// The page of this moment.
-pub(super) fn render(seen: &Snapshot, csrf: &str) -> String {
+pub(super) fn render(seen: &JournalSnapshot, csrf: &str) -> String {
     let about = &seen.about;
     let words = [&about.context, &about.namespace, &about.server];
     let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
@@ -66,11 +66,11 @@ pub(super) fn render(seen: &Snapshot, csrf: &str) -> String {
     out
 }
 
-fn page(out: &mut String, seen: &Snapshot, csrf: &str, words: &[&String]) -> fmt::Result {
-    writeln!(out, "<body data-csrf=\"{}\">", Text(csrf))?;
+fn page(out: &mut String, seen: &JournalSnapshot, csrf: &str, words: &[&String]) -> fmt::Result {
+    writeln!(out, "<body data-csrf=\"{}\">", HtmlText(csrf))?;
     write!(out, "<header><h1>kubevpn</h1>")?;
     for word in words {
-        write!(out, "<p>{}</p>", Text(word))?;
+        write!(out, "<p>{}</p>", HtmlText(word))?;
     }
     writeln!(
         out,
@@ -89,7 +89,7 @@ fn page(out: &mut String, seen: &Snapshot, csrf: &str, words: &[&String]) -> fmt
     writeln!(out, "</div></div>\n</main></body></html>")
 }
 
-fn totals(out: &mut String, seen: &Snapshot) -> fmt::Result {
+fn totals(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     let totals = &seen.totals;
     let rate: f64 = seen
         .connections
@@ -117,7 +117,7 @@ fn totals(out: &mut String, seen: &Snapshot) -> fmt::Result {
     writeln!(out, "</dl>")
 }
 
-fn connections(out: &mut String, seen: &Snapshot, csrf: &str) -> fmt::Result {
+fn connections(out: &mut String, seen: &JournalSnapshot, csrf: &str) -> fmt::Result {
     let count = seen.connections.len();
     writeln!(
         out,
@@ -137,7 +137,7 @@ fn connections(out: &mut String, seen: &Snapshot, csrf: &str) -> fmt::Result {
     )
 }
 
-fn row(out: &mut String, connection: &Connection, csrf: &str) -> fmt::Result {
+fn row(out: &mut String, connection: &ConnectionSnapshot, csrf: &str) -> fmt::Result {
     let asked = match &connection.target {
         Some(target) => target.clone(),
         None => format!("({})", connection.frontend),
@@ -158,16 +158,16 @@ fn row(out: &mut String, connection: &Connection, csrf: &str) -> fmt::Result {
          <td class=\"n age\">{age}</td><td class=\"act\"><form method=\"post\" action=\"/cut\">\
          <input type=\"hidden\" name=\"id\" value=\"{id}\"><input type=\"hidden\" name=\"csrf\" value=\"{csrf}\">\
          <button>Cut</button></form></td></tr>",
-        asked = Text(asked),
-        small = Text(&small.join(" · ")),
-        pod = Text(pod),
-        client = Text(&client),
+        asked = HtmlText(asked),
+        small = HtmlText(&small.join(" · ")),
+        pod = HtmlText(pod),
+        client = HtmlText(&client),
         up = amount(connection.up as f64),
         down = amount(connection.down as f64),
         rate = amount(connection.up_rate + connection.down_rate),
         age = age(connection.age),
         id = connection.id,
-        csrf = Text(csrf),
+        csrf = HtmlText(csrf),
     )
 }
 
@@ -195,7 +195,7 @@ fn section(
     )
 }
 
-fn sessions(out: &mut String, seen: &Snapshot) -> fmt::Result {
+fn sessions(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     let columns = [
         ("", "Pod"),
         ("kind wide", "Transport"),
@@ -214,18 +214,18 @@ fn sessions(out: &mut String, seen: &Snapshot) -> fmt::Result {
                 out,
                 "<tr><td>{}</td><td class=\"kind wide\">{}</td><td class=\"n\">{}</td><td class=\"kind {health}\">{health}</td>\
                  <td class=\"n age\">{}</td></tr>",
-                Text(&session.pod),
-                Text(&session.transport),
+                HtmlText(&session.pod),
+                HtmlText(&session.transport),
                 session.streams,
                 age(session.age),
-                health = Text(&session.health),
+                health = HtmlText(&session.health),
             )
         })
         },
     )
 }
 
-fn refusals(out: &mut String, seen: &Snapshot) -> fmt::Result {
+fn refusals(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     let columns = [("when", "When (UTC)"), ("", "What, and what to try")];
     section(
         out,
@@ -242,16 +242,16 @@ fn refusals(out: &mut String, seen: &Snapshot) -> fmt::Result {
                 out,
                 "<tr><td class=\"when\">{}</td><td class=\"wrap\"><b>{}</b> <small>{}</small><span>{}</span></td></tr>",
                 clock(&refused.at),
-                Text(target),
-                Text(&refused.refusal),
-                Text(&refused.sentence),
+                HtmlText(target),
+                HtmlText(&refused.refusal),
+                HtmlText(&refused.sentence),
             )
         })
         },
     )
 }
 
-fn listeners(out: &mut String, seen: &Snapshot) -> fmt::Result {
+fn listeners(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     let columns = [("kind", "Protocol"), ("", "Address")];
     section(
         out,
@@ -267,15 +267,15 @@ fn listeners(out: &mut String, seen: &Snapshot) -> fmt::Result {
                 writeln!(
                     out,
                     "<tr><td class=\"kind\">{}</td><td>{}</td></tr>",
-                    Text(&listener.protocol),
-                    Text(&address)
+                    HtmlText(&listener.protocol),
+                    HtmlText(&address)
                 )
             })
         },
     )
 }
 
-fn watches(out: &mut String, seen: &Snapshot) -> fmt::Result {
+fn watches(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     let columns = [("", "Objects"), ("kind", "Health")];
     section(
         out,
@@ -287,8 +287,8 @@ fn watches(out: &mut String, seen: &Snapshot) -> fmt::Result {
                 writeln!(
                     out,
                     "<tr><td>{}</td><td class=\"kind {health}\">{health}</td></tr>",
-                    Text(&watch.what),
-                    health = Text(&watch.health),
+                    HtmlText(&watch.what),
+                    health = HtmlText(&watch.health),
                 )
             })
         },
@@ -296,7 +296,7 @@ fn watches(out: &mut String, seen: &Snapshot) -> fmt::Result {
 }
 
 /// Not followed by the script: they change with a login, after which a person looks.
-fn credentials(out: &mut String, credentials: Option<&Credentials>) -> fmt::Result {
+fn credentials(out: &mut String, credentials: Option<&CredentialSnapshot>) -> fmt::Result {
     let Some(credentials) = credentials else {
         return Ok(());
     };
@@ -319,10 +319,10 @@ fn credentials(out: &mut String, credentials: Option<&Credentials>) -> fmt::Resu
     writeln!(
         out,
         "<section id=\"credentials\"><h2>Credentials</h2><p class=\"none\">{}</p>",
-        Text(&words)
+        HtmlText(&words)
     )?;
     if let Some(trouble) = &credentials.trouble {
-        writeln!(out, "<p class=\"none bad\">{}</p>", Text(trouble))?;
+        writeln!(out, "<p class=\"none bad\">{}</p>", HtmlText(trouble))?;
     }
     writeln!(out, "</section>")
 }
@@ -362,22 +362,24 @@ fn clock(at: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{About, Listener, Refused, Session, Watch};
+    use crate::journal::{
+        AboutProxy, ListenerSnapshot, RefusedConnection, SessionSnapshot, WatchSnapshot,
+    };
 
     /// A name, a program and a refusal that would be markup.
     #[test]
     fn text_of_others_is_text() {
         let canary = "<script>alert(1)</script>\"'&";
-        let about = About {
+        let about = AboutProxy {
             context: canary.into(),
             server: canary.into(),
-            ..About::default()
+            ..AboutProxy::default()
         };
-        let mut seen = Snapshot {
+        let mut seen = JournalSnapshot {
             about,
-            ..Snapshot::default()
+            ..JournalSnapshot::default()
         };
-        let connection = Connection {
+        let connection = ConnectionSnapshot {
             id: 1,
             frontend: canary.into(),
             client: Some(canary.into()),
@@ -394,17 +396,17 @@ mod tests {
         };
         seen.connections = vec![
             connection.clone(),
-            Connection {
+            ConnectionSnapshot {
                 target: None,
                 ..connection
             },
         ];
-        seen.listeners = vec![Listener {
+        seen.listeners = vec![ListenerSnapshot {
             protocol: canary.into(),
             address: canary.into(),
             target: Some(canary.into()),
         }];
-        seen.sessions = vec![Session {
+        seen.sessions = vec![SessionSnapshot {
             id: 1,
             pod: canary.into(),
             transport: canary.into(),
@@ -413,11 +415,11 @@ mod tests {
             age: 0.0,
             silent: 0.0,
         }];
-        seen.watches = vec![Watch {
+        seen.watches = vec![WatchSnapshot {
             what: canary.into(),
             health: canary.into(),
         }];
-        let refused = Refused {
+        let refused = RefusedConnection {
             at: "2026-11-30T17:54:23Z".into(),
             frontend: canary.into(),
             client: Some(canary.into()),
@@ -426,7 +428,7 @@ mod tests {
             sentence: canary.into(),
         };
         seen.refusals = vec![refused];
-        seen.credentials = Some(Credentials {
+        seen.credentials = Some(CredentialSnapshot {
             kinds: vec![canary.into()],
             plugin: Some(canary.into()),
             expires: Some(canary.into()),

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET …/inside` | a [`Snapshot`](super::Snapshot) |
+//! | `GET …/inside` | a [`JournalSnapshot`](super::JournalSnapshot) |
 //! | `GET …/events`; `?exchanges` for HTTP requests too, `?heads` for these with their heads | a line of JSON for each [`Stamped`](super::Stamped) event from now on |
 //! | `GET …/pages` | the URLs of its status pages, with their tokens |
 //! | `POST …/cut/NUMBER` | whether there was such a connection |
@@ -17,18 +17,18 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use serde::Serialize;
 
-use super::{Events, View};
+use super::{Events, ProxyView};
 
 /// An answer, whole or as it happens.
-pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub type JournalResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// Answers a request by the last words of its path; `None` for one that there is not.
 pub async fn answer(
-    view: &View,
+    view: &ProxyView,
     method: &Method,
     path: &[&str],
     query: Option<&str>,
-) -> Option<Answer> {
+) -> Option<JournalResponse> {
     Some(match (method, path) {
         (&Method::GET, ["inside"]) => json(&view.snapshot().await),
         (&Method::GET, ["events"]) => stream(match query {
@@ -41,14 +41,14 @@ pub async fn answer(
     })
 }
 
-fn json(document: &impl Serialize) -> Answer {
+fn json(document: &impl Serialize) -> JournalResponse {
     // Nothing in it can fail to be written.
     let text = serde_json::to_vec(document).unwrap_or_default();
     Response::new(Full::from(text).boxed_unsync())
 }
 
 /// A line for each event, as it happens.
-fn stream(events: Events) -> Answer {
+fn stream(events: Events) -> JournalResponse {
     let frames = unfold(events, |mut events| async move {
         let event = events.next().await?;
         let mut line = serde_json::to_vec(&*event).unwrap_or_default();

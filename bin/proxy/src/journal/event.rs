@@ -22,7 +22,7 @@ const WAITING: usize = 1024;
     rename_all = "camelCase",
     rename_all_fields = "camelCase"
 )]
-pub enum Event {
+pub enum JournalEvent {
     /// A connection has begun (for HTTP: a request); what it is to lead to is not known yet.
     ConnectionOpened {
         id: u64,
@@ -48,7 +48,7 @@ pub enum Event {
         /// What failed, and what to try.
         sentence: String,
         seconds: f64,
-        exchange: Option<Exchange>,
+        exchange: Option<ExchangeEvent>,
     },
     /// It is over, however.
     ConnectionClosed {
@@ -65,7 +65,7 @@ pub enum Event {
         end: String,
         error: Option<String>,
         /// The HTTP request that was forwarded, if somebody wants these.
-        exchange: Option<Exchange>,
+        exchange: Option<ExchangeEvent>,
     },
     /// A port-forward session is open.
     SessionOpened {
@@ -100,7 +100,7 @@ pub enum Event {
 /// An HTTP request that was forwarded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Exchange {
+pub struct ExchangeEvent {
     pub method: String,
     /// In full, with the credentials that are in it.
     pub url: String,
@@ -117,16 +117,16 @@ pub struct Exchange {
     pub waited: Option<f64>,
     /// The request's head as the client sent it, if somebody wants heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub request: Option<Head>,
+    pub request: Option<MessageHead>,
     /// The answer's head as the client got it, if somebody wants heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response: Option<Head>,
+    pub response: Option<MessageHead>,
 }
 
 /// The head of an HTTP message: at most 16 KiB of it. Nothing is left out for being secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Head {
+pub struct MessageHead {
     /// `HTTP/1.1`
     pub version: String,
     /// Names and values.
@@ -135,7 +135,7 @@ pub struct Head {
     pub is_whole: bool,
 }
 
-impl Exchange {
+impl ExchangeEvent {
     /// Of a connection that lives.
     pub(super) fn of(live: &Live) -> Option<Self> {
         Self::read(live, false)
@@ -151,7 +151,7 @@ impl Exchange {
         let exchange = route.exchange?;
         let head = |head: Option<Arc<kubevpn_conn::Head>>| {
             let head = head.filter(|_| heads).map(Arc::unwrap_or_clone)?;
-            Some(Head {
+            Some(MessageHead {
                 version: head.version,
                 fields: head.fields,
                 is_whole: head.is_whole,
@@ -177,11 +177,11 @@ pub struct Stamped {
     /// RFC 3339.
     pub at: String,
     #[serde(flatten)]
-    pub event: Event,
+    pub event: JournalEvent,
 }
 
 impl Stamped {
-    fn now(event: Event) -> Self {
+    fn now(event: JournalEvent) -> Self {
         let at = Timestamp::now().to_string();
         Self { at, event }
     }
@@ -189,13 +189,13 @@ impl Stamped {
 
 /// How much of HTTP requests a listener wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum WantedHeads {
     Connections,
     Exchanges,
     Heads,
 }
 
-impl Wanted {
+impl WantedHeads {
     /// What it adds to `curious` and `thorough`.
     fn counts(self) -> (usize, usize) {
         match self {
@@ -208,7 +208,7 @@ impl Wanted {
 
 /// Where events go: nowhere, and at no cost, while nobody listens.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct EventChannel {
     /// Gone once nothing is told any more.
     sender: Mutex<Option<broadcast::Sender<Arc<Stamped>>>>,
     listeners: AtomicUsize,
@@ -219,7 +219,7 @@ pub(super) struct Channel {
     dropped: AtomicU64,
 }
 
-impl Default for Channel {
+impl Default for EventChannel {
     fn default() -> Self {
         Self {
             sender: Mutex::new(Some(broadcast::Sender::new(WAITING))),
@@ -231,9 +231,9 @@ impl Default for Channel {
     }
 }
 
-impl Channel {
+impl EventChannel {
     /// Makes the event if somebody listens.
-    pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
+    pub(super) fn tell(&self, event: impl FnOnce() -> JournalEvent) {
         if self.listeners.load(Ordering::Relaxed) > 0 {
             let event = Arc::new(Stamped::now(event()));
             if let Some(sender) = &*lock(&self.sender) {
@@ -255,7 +255,7 @@ impl Channel {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    pub(super) fn listen(self: &Arc<Self>, wanted: Wanted) -> Events {
+    pub(super) fn listen(self: &Arc<Self>, wanted: WantedHeads) -> Events {
         self.listeners.fetch_add(1, Ordering::Relaxed);
         let (exchanges, heads) = wanted.counts();
         self.curious.fetch_add(exchanges, Ordering::Relaxed);
@@ -280,9 +280,9 @@ impl Channel {
 /// Events as they happen, from when it was made.
 #[derive(Debug)]
 pub struct Events {
-    channel: Weak<Channel>,
+    channel: Weak<EventChannel>,
     receiver: broadcast::Receiver<Arc<Stamped>>,
-    wanted: Wanted,
+    wanted: WantedHeads,
 }
 
 impl Events {
@@ -295,7 +295,7 @@ impl Events {
                 if let Some(channel) = self.channel.upgrade() {
                     channel.dropped.fetch_add(events, Ordering::Relaxed);
                 }
-                Some(Arc::new(Stamped::now(Event::Dropped { events })))
+                Some(Arc::new(Stamped::now(JournalEvent::Dropped { events })))
             }
             Err(RecvError::Closed) => None,
         }

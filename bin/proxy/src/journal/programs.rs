@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 /// A client, as the system knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Client {
+pub(super) enum ClientProgram {
     /// By its address, on this machine.
     Address(SocketAddr),
     Process(u32),
@@ -14,12 +14,12 @@ pub(super) enum Client {
 
 /// The programs of these clients. Reads files: not for a thread that others wait for.
 #[cfg(target_os = "linux")]
-pub(super) fn find(clients: &[Client]) -> HashMap<Client, String> {
+pub(super) fn find(clients: &[ClientProgram]) -> HashMap<ClientProgram, String> {
     linux::find(clients)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn find(_: &[Client]) -> HashMap<Client, String> {
+pub(super) fn find(_: &[ClientProgram]) -> HashMap<ClientProgram, String> {
     HashMap::new()
 }
 
@@ -31,24 +31,24 @@ mod linux {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
     use std::path::Path;
 
-    use super::Client;
+    use super::ClientProgram;
 
     /// Upper bound on what is read of a table of sockets, in bytes: some 100,000 of them.
     const TABLE: u64 = 16 << 20;
     /// Upper bound on open files that are looked at.
     const FILES: usize = 200_000;
 
-    pub(super) fn find(clients: &[Client]) -> HashMap<Client, String> {
+    pub(super) fn find(clients: &[ClientProgram]) -> HashMap<ClientProgram, String> {
         let mut found = HashMap::new();
         let mut inodes = HashMap::new();
         let mut wanted = HashMap::new();
         for client in clients {
             match client {
-                Client::Process(pid) => {
+                ClientProgram::Process(pid) => {
                     let name = name(&Path::new("/proc").join(pid.to_string()));
                     found.extend(name.map(|name| (*client, name)));
                 }
-                Client::Address(at) => {
+                ClientProgram::Address(at) => {
                     let at = SocketAddr::new(at.ip().to_canonical(), at.port());
                     wanted.insert(at, *client);
                 }
@@ -75,7 +75,10 @@ mod linux {
     }
 
     /// The programs that hold these sockets.
-    fn holders(mut inodes: HashMap<u64, Client>, found: &mut HashMap<Client, String>) {
+    fn holders(
+        mut inodes: HashMap<u64, ClientProgram>,
+        found: &mut HashMap<ClientProgram, String>,
+    ) {
         let mut left = FILES;
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         for process in processes {
@@ -163,8 +166,8 @@ mod tests {
     fn own_connection_is_this_program() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let client = Client::Address(client.local_addr().unwrap());
-        let process = Client::Process(std::process::id());
+        let client = ClientProgram::Address(client.local_addr().unwrap());
+        let process = ClientProgram::Process(std::process::id());
         let found = find(&[client, process]);
         assert!(found.contains_key(&client), "{found:?}");
         assert_eq!(found[&client], found[&process]);

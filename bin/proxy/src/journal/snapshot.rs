@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 /// escaped by whoever shows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Snapshot {
+pub struct JournalSnapshot {
     /// When: RFC 3339.
     pub at: String,
-    pub about: About,
-    pub totals: Totals,
-    pub listeners: Vec<Listener>,
+    pub about: AboutProxy,
+    pub totals: TrafficTotals,
+    pub listeners: Vec<ListenerSnapshot>,
     /// By their number: the oldest first.
-    pub connections: Vec<Connection>,
-    pub sessions: Vec<Session>,
-    pub watches: Vec<Watch>,
+    pub connections: Vec<ConnectionSnapshot>,
+    pub sessions: Vec<SessionSnapshot>,
+    pub watches: Vec<WatchSnapshot>,
     /// Newest first.
-    pub refusals: Vec<Refused>,
+    pub refusals: Vec<RefusedConnection>,
     /// `None` where there is no cluster.
-    pub credentials: Option<Credentials>,
+    pub credentials: Option<CredentialSnapshot>,
     /// Events that were dropped because a listener did not keep up.
     pub dropped_events: u64,
 }
@@ -27,7 +27,7 @@ pub struct Snapshot {
 /// Which proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct About {
+pub struct AboutProxy {
     pub version: String,
     pub pid: u32,
     /// RFC 3339.
@@ -44,7 +44,7 @@ pub struct About {
 /// Of all connections since the proxy began. Connections that asked for nothing are in none of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Totals {
+pub struct TrafficTotals {
     /// That have a stream now.
     pub open: u64,
     /// That have or had one.
@@ -59,7 +59,7 @@ pub struct Totals {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Listener {
+pub struct ListenerSnapshot {
     /// `socks`, `http`, `mixed`, `forward`, `dns`, `admin`.
     pub protocol: String,
     pub address: String,
@@ -70,8 +70,8 @@ pub struct Listener {
 /// A connection that lives (for HTTP: a request).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Connection {
-    /// Its number in this process, as in events and access records; what [`cut`](super::View::cut) takes.
+pub struct ConnectionSnapshot {
+    /// Its number in this process, as in events and access records; what [`cut`](super::ProxyView::cut) takes.
     pub id: u64,
     pub frontend: String,
     /// The client's address, where it has one.
@@ -91,13 +91,13 @@ pub struct Connection {
     pub down_rate: f64,
     /// In seconds.
     pub age: f64,
-    pub exchange: Option<super::Exchange>,
+    pub exchange: Option<super::ExchangeEvent>,
 }
 
 /// A port-forward session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Session {
+pub struct SessionSnapshot {
     pub id: u64,
     /// `namespace/pod`
     pub pod: String,
@@ -115,7 +115,7 @@ pub struct Session {
 /// Objects of the cluster that are followed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Watch {
+pub struct WatchSnapshot {
     /// In words: `services shop/web`.
     pub what: String,
     /// `watched`, `read`, `lost`.
@@ -125,7 +125,7 @@ pub struct Watch {
 /// A connection that got no stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
+pub struct RefusedConnection {
     /// RFC 3339.
     pub at: String,
     pub frontend: String,
@@ -140,7 +140,7 @@ pub struct Refused {
 /// The credentials that the API server is shown, without anything secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Credentials {
+pub struct CredentialSnapshot {
     /// `token`, `password`, `certificate`, in words.
     pub kinds: Vec<String>,
     /// The plugin that makes them.

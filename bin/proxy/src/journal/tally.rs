@@ -6,29 +6,29 @@ use std::time::Duration;
 use prometheus_client::metrics::histogram::Histogram;
 
 /// How often something happened, by a name of a closed set.
-pub(crate) type Count = BTreeMap<&'static str, u64>;
+pub(crate) type NamedCounts = BTreeMap<&'static str, u64>;
 /// The same by two names.
 pub(crate) type Count2 = BTreeMap<(&'static str, &'static str), u64>;
 
 /// What has happened so far, by kind.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct EventCounts {
     /// By frontend.
-    pub(crate) open: Count,
-    pub(crate) connected: Count,
+    pub(crate) open: NamedCounts,
+    pub(crate) connected: NamedCounts,
     /// By frontend and end.
     pub(crate) ended: Count2,
     /// By frontend and class.
     pub(crate) refused: Count2,
-    pub(crate) session_events: Count,
-    pub(crate) watch_events: Count,
-    pub(crate) login_events: Count,
+    pub(crate) session_events: NamedCounts,
+    pub(crate) watch_events: NamedCounts,
+    pub(crate) login_events: NamedCounts,
 }
 
 /// Everything that metrics show, at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    pub(crate) counts: Counts,
+    pub(crate) counts: EventCounts,
     pub(crate) up: u64,
     pub(crate) down: u64,
     pub(crate) dials: Dials,
@@ -38,7 +38,7 @@ pub(crate) struct Tally {
     pub(crate) unread: u64,
     pub(crate) upgrades: u64,
     /// By health.
-    pub(crate) watches: Count,
+    pub(crate) watches: NamedCounts,
     /// When the credentials end, in seconds since 1970.
     pub(crate) expires: Option<f64>,
     pub(crate) dropped: u64,

@@ -10,28 +10,31 @@ use kubevpn_stack::{
 };
 
 use super::tally::{Tally, count};
-use super::{About, Credentials, Event, Events, Journal, Session, Snapshot, Watch};
+use super::{
+    AboutProxy, CredentialSnapshot, Events, Journal, JournalEvent, JournalSnapshot,
+    SessionSnapshot, WatchSnapshot,
+};
 use crate::ClusterStack;
 
 /// One proxy, to be looked at. Clones are the same.
 #[derive(Clone)]
-pub struct View {
+pub struct ProxyView {
     journal: Journal,
-    about: About,
-    cluster: Option<Way>,
+    about: AboutProxy,
+    cluster: Option<ClusterView>,
 }
 
 /// The way into a cluster.
 #[derive(Clone)]
-struct Way {
+struct ClusterView {
     cluster: Cluster,
     forwarder: Forwarder,
     renewal: Renewal,
 }
 
-impl View {
+impl ProxyView {
     /// A proxy without a cluster.
-    pub fn of_host(journal: Journal, about: About) -> Self {
+    pub fn of_host(journal: Journal, about: AboutProxy) -> Self {
         Self {
             journal,
             about,
@@ -42,7 +45,7 @@ impl View {
     /// A proxy into a cluster, whose sessions, watches and logins are told to the journal from now on.
     pub fn of_cluster(
         journal: Journal,
-        about: About,
+        about: AboutProxy,
         stack: &ClusterStack,
         forwarder: Forwarder,
         renewal: Renewal,
@@ -70,7 +73,7 @@ impl View {
         Self {
             journal,
             about,
-            cluster: Some(Way {
+            cluster: Some(ClusterView {
                 cluster,
                 forwarder,
                 renewal,
@@ -122,20 +125,20 @@ impl View {
     }
 
     /// Everything there is now.
-    pub async fn snapshot(&self) -> Snapshot {
+    pub async fn snapshot(&self) -> JournalSnapshot {
         let (connections, totals) = self.journal.connections().await;
         let way = self.cluster.as_ref();
         let sessions = way.map(|way| way.forwarder.sessions()).unwrap_or_default();
         let mut sessions: Vec<_> = sessions.into_iter().map(shown).collect();
         sessions.sort_by(|a, b| (&a.pod, a.id).cmp(&(&b.pod, b.id)));
         let watches = way.map(|way| way.cluster.watches()).unwrap_or_default();
-        let watches = watches.into_iter().map(|watch| Watch {
+        let watches = watches.into_iter().map(|watch| WatchSnapshot {
             what: watch.what,
             health: watch_health(watch.health).to_owned(),
         });
         let mut watches: Vec<_> = watches.collect();
         watches.sort_by(|a, b| a.what.cmp(&b.what));
-        Snapshot {
+        JournalSnapshot {
             at: Timestamp::now().to_string(),
             about: self.about.clone(),
             totals,
@@ -202,23 +205,23 @@ impl Journal {
     }
 }
 
-fn session(news: SessionNews<'_>) -> Option<Event> {
+fn session(news: SessionNews<'_>) -> Option<JournalEvent> {
     let pod = |name: SessionName<'_>| format!("{}/{}", name.namespace, name.pod);
     Some(match news {
-        SessionNews::Opened(name, transport) => Event::SessionOpened {
+        SessionNews::Opened(name, transport) => JournalEvent::SessionOpened {
             session: name.id,
             pod: pod(name),
             transport: transport.to_string(),
         },
-        SessionNews::Suspected(name) => Event::SessionSuspected {
+        SessionNews::Suspected(name) => JournalEvent::SessionSuspected {
             session: name.id,
             pod: pod(name),
         },
-        SessionNews::Recovered(name) => Event::SessionRecovered {
+        SessionNews::Recovered(name) => JournalEvent::SessionRecovered {
             session: name.id,
             pod: pod(name),
         },
-        SessionNews::Ended(name, reason) => Event::SessionEnded {
+        SessionNews::Ended(name, reason) => JournalEvent::SessionEnded {
             session: name.id,
             pod: pod(name),
             reason: reason.to_owned(),
@@ -227,32 +230,32 @@ fn session(news: SessionNews<'_>) -> Option<Event> {
     })
 }
 
-fn watch(news: WatchNews<'_>) -> Event {
+fn watch(news: WatchNews<'_>) -> JournalEvent {
     match news {
-        WatchNews::Lost { what, why } => Event::WatchLost {
+        WatchNews::Lost { what, why } => JournalEvent::WatchLost {
             watch: what.to_owned(),
             reason: why.to_owned(),
         },
-        WatchNews::Back { what } => Event::WatchBack {
+        WatchNews::Back { what } => JournalEvent::WatchBack {
             watch: what.to_owned(),
         },
     }
 }
 
-fn login(news: LoginNews<'_>) -> Event {
+fn login(news: LoginNews<'_>) -> JournalEvent {
     match news {
-        LoginNews::LoggedIn { expires } => Event::LoggedIn {
+        LoginNews::LoggedIn { expires } => JournalEvent::LoggedIn {
             expires: expires.and_then(time),
         },
-        LoginNews::Failed { why } => Event::LoginFailed {
+        LoginNews::Failed { why } => JournalEvent::LoginFailed {
             reason: why.to_owned(),
         },
-        LoginNews::Refused => Event::CredentialsRefused,
+        LoginNews::Refused => JournalEvent::CredentialsRefused,
     }
 }
 
-fn shown(session: SessionState) -> Session {
-    Session {
+fn shown(session: SessionState) -> SessionSnapshot {
+    SessionSnapshot {
         id: session.id,
         pod: format!("{}/{}", session.namespace, session.pod),
         transport: session.transport.to_string(),
@@ -285,12 +288,12 @@ fn watch_health(health: WatchHealth) -> &'static str {
     }
 }
 
-fn credentials(renewal: &Renewal) -> Credentials {
+fn credentials(renewal: &Renewal) -> CredentialSnapshot {
     let trouble = renewal.trouble().map(|error| error.to_string());
     let Some(shown) = renewal.shown() else {
-        return Credentials {
+        return CredentialSnapshot {
             trouble,
-            ..Credentials::default()
+            ..CredentialSnapshot::default()
         };
     };
     let kinds = [
@@ -299,7 +302,7 @@ fn credentials(renewal: &Renewal) -> Credentials {
         (shown.certificate, "certificate"),
     ];
     let kinds = kinds.into_iter().filter(|(is_there, _)| *is_there);
-    Credentials {
+    CredentialSnapshot {
         kinds: kinds.map(|(_, kind)| kind.to_owned()).collect(),
         plugin: shown.plugin,
         expires: shown.expires.and_then(time),

@@ -4,27 +4,30 @@ use rquickjs::{Context, Function, Runtime};
 
 use super::*;
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> PacFacts {
+    PacFacts {
         http: Some("127.0.0.1:3128".into()),
         socks: Some("127.0.0.1:1080".into()),
         endings: vec!["cluster.local".into(), "corp.test".into()],
         namespace: "dev".into(),
-        services: Known::Listed(vec!["web".into(), "db".into()], None),
-        elsewhere: Known::Listed(
+        services: KnownList::Listed(vec!["web".into(), "db".into()], None),
+        elsewhere: KnownList::Listed(
             ["api.team-a", "google.com", "web.io"]
                 .map(Into::into)
                 .into(),
             None,
         ),
-        service_ranges: Known::Listed(vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()], None),
+        service_ranges: KnownList::Listed(
+            vec!["10.96.0.0/12".into(), "fd00:10:96::/112".into()],
+            None,
+        ),
         ranges: vec!["10.244.0.0/16".parse().unwrap()],
         upstream: None,
     }
 }
 
 /// Where each host goes. The functions that resolve are there to fail.
-fn run(facts: &Facts, hosts: &[&str]) -> Vec<String> {
+fn run(facts: &PacFacts, hosts: &[&str]) -> Vec<String> {
     let runtime = Runtime::new().unwrap();
     let context = Context::full(&runtime).unwrap();
     context.with(|js| {
@@ -113,10 +116,10 @@ fn the_truth_table() {
 /// What is not known stays with the proxy where it could be the cluster's, and the file says so.
 #[test]
 fn what_could_not_be_learned_is_a_comment() {
-    let unknown = Facts {
-        services: Known::Not("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
-        elsewhere: Known::Not("cannot list services at the cluster scope".into()),
-        service_ranges: Known::Not("cannot list servicecidrs".into()),
+    let unknown = PacFacts {
+        services: KnownList::Not("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
+        elsewhere: KnownList::Not("cannot list services at the cluster scope".into()),
+        service_ranges: KnownList::Not("cannot list servicecidrs".into()),
         ranges: Vec::new(),
         ..facts()
     };
@@ -141,11 +144,13 @@ fn what_could_not_be_learned_is_a_comment() {
 /// An outage forgets nothing, and says so.
 #[test]
 fn what_was_last_seen_stands() {
-    let old = |known: Known| match known {
-        Known::Listed(found, _) => Known::Listed(found, Some("the API server is away".into())),
-        Known::Not(_) => unreachable!(),
+    let old = |known: KnownList| match known {
+        KnownList::Listed(found, _) => {
+            KnownList::Listed(found, Some("the API server is away".into()))
+        }
+        KnownList::Not(_) => unreachable!(),
     };
-    let away = Facts {
+    let away = PacFacts {
         services: old(facts().services),
         elsewhere: old(facts().elsewhere),
         service_ranges: old(facts().service_ranges),
@@ -161,7 +166,7 @@ fn what_was_last_seen_stands() {
 #[test]
 fn the_ways_there_are() {
     let only = |http: bool, socks: bool| {
-        let facts = Facts {
+        let facts = PacFacts {
             http: facts().http.filter(|_| http),
             socks: facts().socks.filter(|_| socks),
             upstream: Some("proxy.corp:8080".into()),
@@ -183,8 +188,8 @@ fn the_ways_there_are() {
 #[test]
 fn names_are_quoted() {
     let odd = "x\"; throw 1; //\u{2028}</script>";
-    let facts = Facts {
-        services: Known::Listed(vec![odd.into()], None),
+    let facts = PacFacts {
+        services: KnownList::Listed(vec![odd.into()], None),
         ..facts()
     };
     assert_eq!(run(&facts, &["example.com", odd]), ["DIRECT", CLUSTER]);
@@ -201,10 +206,10 @@ fn ranges() {
         "10.0.0.0/-1",
         "/8",
     ] {
-        assert!(bad.parse::<Range>().is_err(), "{bad}");
+        assert!(bad.parse::<AddressRange>().is_err(), "{bad}");
     }
-    let all = Facts {
-        service_ranges: Known::Listed(
+    let all = PacFacts {
+        service_ranges: KnownList::Listed(
             vec!["0.0.0.0/0".into(), "10.0.0.1/32".into(), "no range".into()],
             None,
         ),

@@ -13,7 +13,7 @@ use super::ANSWER;
 
 /// One thing that access rules allow or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Right {
+pub struct AccessRight {
     /// The API group; empty for the core group.
     pub group: &'static str,
     /// The resource in the plural, with its subresource: `pods/portforward`.
@@ -23,21 +23,25 @@ pub struct Right {
 }
 
 /// To forward ports, as SPDY asks for it.
-pub const CREATE_PORT_FORWARD: Right = Right {
+pub const CREATE_PORT_FORWARD: AccessRight = AccessRight {
     group: "",
     resource: "pods/portforward",
     verb: "create",
 };
 
 /// To forward ports, as WebSocket asks for it.
-pub const GET_PORT_FORWARD: Right = Right {
+pub const GET_PORT_FORWARD: AccessRight = AccessRight {
     verb: "get",
     ..CREATE_PORT_FORWARD
 };
 
 /// Whether the access rules allow this in the namespace: a SelfSubjectAccessReview, which everybody may ask for who has
 /// logged in. 10 s at most.
-pub async fn may(client: &Client, namespace: &str, right: Right) -> Result<bool, ConnectError> {
+pub async fn may(
+    client: &Client,
+    namespace: &str,
+    right: AccessRight,
+) -> Result<bool, ConnectError> {
     let (resource, subresource) = match right.resource.split_once('/') {
         Some((resource, subresource)) => (resource, Some(subresource)),
         None => (right.resource, None),

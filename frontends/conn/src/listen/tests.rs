@@ -64,7 +64,7 @@ async fn accepted_connections_do_not_wait_to_fill_packets() {
     let app = TcpStream::connect(&addr).await.unwrap();
     let client = accepted.recv().await.unwrap();
     assert_eq!(client.peer(), app.local_addr().ok());
-    let Io::Tcp(stream) = &client.io else {
+    let ClientSocket::Tcp(stream) = &client.io else {
         panic!("a TCP listener gave {client:?}")
     };
     assert!(stream.nodelay().unwrap());
@@ -125,7 +125,7 @@ async fn stopping_closes_the_listener_and_leaves_connections_alone() {
 struct FromElsewhere(Listener);
 
 impl Accept for FromElsewhere {
-    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
+    async fn accept(&mut self) -> io::Result<(ClientSocket, Option<SocketAddr>)> {
         self.0.accept().await
     }
 
@@ -179,9 +179,9 @@ async fn only_a_listener_that_asks_has_strangers_and_none_on_its_machine() {
 struct Script(VecDeque<io::Result<TcpStream>>);
 
 impl Accept for Script {
-    async fn accept(&mut self) -> io::Result<(Io, Option<SocketAddr>)> {
+    async fn accept(&mut self) -> io::Result<(ClientSocket, Option<SocketAddr>)> {
         match self.0.pop_front() {
-            Some(next) => next.map(|stream| (Io::Tcp(stream), None)),
+            Some(next) => next.map(|stream| (ClientSocket::Tcp(stream), None)),
             None => std::future::pending().await,
         }
     }

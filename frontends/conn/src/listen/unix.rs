@@ -18,14 +18,14 @@ const TURN: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(super) struct UnixListenSocket {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of our file: another file may be at the path when we end.
     file: (u64, u64),
 }
 
-impl Socket {
+impl UnixListenSocket {
     pub(super) async fn bind(path: &Path) -> io::Result<Self> {
         let _turn = turn(path).await;
         clear(path).await?;
@@ -48,7 +48,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for UnixListenSocket {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|m| identity(&m) == self.file) {
             let _ = fs::remove_file(&self.path);

@@ -16,8 +16,8 @@ const READS: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Direction {
-    state: State,
-    held: Option<Held>,
+    state: DirectionState,
+    held: Option<UnsentBytes>,
     size: Size,
     /// An error of the reader, kept until earlier data was offered to the writer.
     broken: Option<io::Error>,
@@ -30,7 +30,7 @@ pub(super) struct Direction {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum State {
+enum DirectionState {
     /// The reader may have more.
     #[default]
     Open,
@@ -42,7 +42,7 @@ enum State {
 }
 
 /// A buffer and the bytes in it that have not been written.
-struct Held {
+struct UnsentBytes {
     buffer: Buffer,
     start: usize,
     end: usize,
@@ -50,32 +50,32 @@ struct Held {
 
 /// Where an error came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum IoOperation {
     Read,
     Write,
 }
 
-type Failed = (At, io::Error);
+type DirectionError = (IoOperation, io::Error);
 
 impl Direction {
     /// Whether the direction is done.
     pub(super) fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == DirectionState::Done
     }
 
     /// Whether the reader has ended.
     pub(super) fn has_ended(&self) -> bool {
-        self.state != State::Open
+        self.state != DirectionState::Open
     }
 
     /// Whether the reader has ended and the writer has every byte, though perhaps not yet the end.
     pub(super) fn is_delivered(&self) -> bool {
-        matches!(self.state, State::Closing | State::Done)
+        matches!(self.state, DirectionState::Closing | DirectionState::Done)
     }
 
     /// Whether the reader will wake us when it has data or an error.
     pub(super) fn is_reading(&self) -> bool {
-        self.state == State::Open && self.reading
+        self.state == DirectionState::Open && self.reading
     }
 
     pub(super) fn poll<R, W>(
@@ -83,14 +83,14 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-    ) -> Poll<Result<(), Failed>>
+    ) -> Poll<Result<(), DirectionError>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         for _ in 0..ROUNDS {
             let written = self.write(cx, writer)?;
-            if self.state == State::Open {
+            if self.state == DirectionState::Open {
                 self.fill(cx, reader);
                 // A writer that has just blocked is not polled again.
                 if written.is_ready() {
@@ -98,27 +98,27 @@ impl Direction {
                 }
             }
             if let Some(error) = self.broken.take() {
-                return Poll::Ready(Err((At::Read, error)));
+                return Poll::Ready(Err((IoOperation::Read, error)));
             }
             if self.held.is_some() {
                 return Poll::Pending;
             }
             match self.state {
-                State::Open if self.reading => {
+                DirectionState::Open if self.reading => {
                     let _ = self.flush(cx, writer)?;
                     return Poll::Pending;
                 }
-                State::Open => {}
-                State::Ended => {
+                DirectionState::Open => {}
+                DirectionState::Ended => {
                     ready!(self.flush(cx, writer))?;
-                    self.state = State::Closing;
+                    self.state = DirectionState::Closing;
                 }
-                State::Closing => {
+                DirectionState::Closing => {
                     let shutdown = Pin::new(&mut *writer).poll_shutdown(cx);
-                    ready!(shutdown).map_err(|e| (At::Write, e))?;
-                    self.state = State::Done;
+                    ready!(shutdown).map_err(|e| (IoOperation::Write, e))?;
+                    self.state = DirectionState::Done;
                 }
-                State::Done => return Poll::Ready(Ok(())),
+                DirectionState::Done => return Poll::Ready(Ok(())),
             }
         }
         cx.waker().wake_by_ref();
@@ -128,7 +128,7 @@ impl Direction {
     /// Reads until no data is available, the buffer is full, or the reader has ended.
     fn fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R) {
         self.reading = false;
-        let mut held = self.held.take().unwrap_or_else(|| Held {
+        let mut held = self.held.take().unwrap_or_else(|| UnsentBytes {
             buffer: Buffer::take(self.size),
             start: 0,
             end: 0,
@@ -142,7 +142,7 @@ impl Direction {
             let mut room = ReadBuf::new(room);
             match Pin::new(&mut *reader).poll_read(cx, &mut room) {
                 Poll::Ready(Ok(())) if room.filled().is_empty() => {
-                    self.state = State::Ended;
+                    self.state = DirectionState::Ended;
                     break;
                 }
                 Poll::Ready(Ok(())) => {
@@ -173,7 +173,7 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), DirectionError>> {
         while let Some(held) = &mut self.held {
             let bytes = &held.buffer[held.start..held.end];
             let written = ready!(Pin::new(&mut *writer).poll_write(cx, bytes));
@@ -181,7 +181,7 @@ impl Direction {
                 Ok(0) => Err(io::ErrorKind::WriteZero.into()),
                 other => other,
             };
-            let n = n.map_err(|e| (At::Write, e))?;
+            let n = n.map_err(|e| (IoOperation::Write, e))?;
             held.start += n;
             self.written += n as u64;
             self.dirty = true;
@@ -196,9 +196,9 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
-    ) -> Poll<Result<(), Failed>> {
+    ) -> Poll<Result<(), DirectionError>> {
         if self.dirty {
-            ready!(Pin::new(writer).poll_flush(cx)).map_err(|e| (At::Write, e))?;
+            ready!(Pin::new(writer).poll_flush(cx)).map_err(|e| (IoOperation::Write, e))?;
             self.dirty = false;
         }
         Poll::Ready(Ok(()))

@@ -6,14 +6,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::Drain;
-use crate::mock::{Control, Mock, mock, settle};
+use crate::mock::{Mock, MockControl, mock, settle};
 
 fn start(client: Mock, upstream: Mock) -> JoinHandle<Relayed> {
     tokio::spawn(relay(client, upstream, RelayOptions::default()))
 }
 
 /// A relay between two mocks.
-fn mocks() -> (Control, Control, JoinHandle<Relayed>) {
+fn mocks() -> (MockControl, MockControl, JoinHandle<Relayed>) {
     let ((client, at_client), (upstream, at_upstream)) = (mock(), mock());
     (at_client, at_upstream, start(client, upstream))
 }
@@ -146,7 +146,7 @@ async fn an_answer_that_is_not_delivered_yet_is_not_cut_by_both_ends() {
 #[tokio::test(start_paused = true)]
 async fn an_error_names_its_side_and_ends_both() {
     use ErrorKind::{BrokenPipe, ConnectionReset, TimedOut};
-    type Breaks = fn(&Control, &Control);
+    type Breaks = fn(&MockControl, &MockControl);
     let cases: [(Breaks, Side, ErrorKind); 6] = [
         (
             |c, _| c.fail_read(ConnectionReset),

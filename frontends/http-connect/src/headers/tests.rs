@@ -3,7 +3,12 @@ use http::{Request, Response};
 use kubevpn_target::Origin;
 
 /// The fields in order, one per line, of a request after its way through.
-fn through(method: &str, uri: &str, fields: &[(&str, &str)], content: Content) -> (String, Asks) {
+fn through(
+    method: &str,
+    uri: &str,
+    fields: &[(&str, &str)],
+    content: RequestContent,
+) -> (String, Asks) {
     through_as(Version::HTTP_11, method, uri, fields, content)
 }
 
@@ -12,7 +17,7 @@ fn through_as(
     method: &str,
     uri: &str,
     fields: &[(&str, &str)],
-    content: Content,
+    content: RequestContent,
 ) -> (String, Asks) {
     let mut builder = Request::builder().method(method).uri(uri).version(version);
     for (name, value) in fields {
@@ -62,7 +67,7 @@ fn fields_of_one_connection_do_not_pass() {
             ("proxy-authorization", "Basic eA=="),
             ("trailer", "x-sum"),
         ],
-        Content::None,
+        RequestContent::None,
     );
     assert_eq!(
         text,
@@ -82,7 +87,7 @@ fn fields_connection_may_not_take_away_are_put_back() {
             ("transfer-encoding", "chunked"),
             ("via", "1.1 other"),
         ],
-        Content::Chunked,
+        RequestContent::Chunked,
     );
     assert_eq!(
         text,
@@ -98,7 +103,7 @@ fn via_is_added_behind_what_is_there() {
         "GET",
         "http://web/",
         &fields,
-        Content::None,
+        RequestContent::None,
     );
     assert_eq!(
         text,
@@ -109,7 +114,7 @@ fn via_is_added_behind_what_is_there() {
 #[test]
 fn trailers_are_asked_for_when_the_client_takes_them() {
     let fields = [("te", "deflate;q=0.5, Trailers"), ("connection", "TE")];
-    let (text, _) = through("GET", "http://web/", &fields, Content::None);
+    let (text, _) = through("GET", "http://web/", &fields, RequestContent::None);
     assert_eq!(
         text,
         "GET /\nconnection: TE\nhost: web\nte: trailers\nvia: 1.1 kubevpn\n"
@@ -122,7 +127,7 @@ fn an_upgrade_passes_when_it_is_one() {
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "websocket"),
     ];
-    let (text, asks) = through("GET", "http://web/", &websocket, Content::None);
+    let (text, asks) = through("GET", "http://web/", &websocket, RequestContent::None);
     assert_eq!(
         text,
         "GET /\nconnection: Upgrade\nhost: web\nupgrade: websocket\nvia: 1.1 kubevpn\n"
@@ -132,28 +137,34 @@ fn an_upgrade_passes_when_it_is_one() {
     let plain = "GET /\nhost: web\nvia: 1.1 kubevpn\n";
     let without = |fields: &[(&str, &str)], content| through("GET", "http://web/", fields, content);
     let not_named = [("upgrade", "websocket")];
-    assert_eq!(without(&not_named, Content::None), (plain.into(), PLAIN));
+    assert_eq!(
+        without(&not_named, RequestContent::None),
+        (plain.into(), PLAIN)
+    );
     let h2c = [
         ("connection", "upgrade, http2-settings"),
         ("upgrade", "h2c"),
         ("http2-settings", "AAMA"),
     ];
-    assert_eq!(without(&h2c, Content::None), (plain.into(), PLAIN));
+    assert_eq!(without(&h2c, RequestContent::None), (plain.into(), PLAIN));
     let both = [("connection", "upgrade"), ("upgrade", "websocket, H2C")];
-    assert_eq!(without(&both, Content::None), (plain.into(), PLAIN));
+    assert_eq!(without(&both, RequestContent::None), (plain.into(), PLAIN));
     let twice = [
         ("connection", "upgrade"),
         ("upgrade", "a"),
         ("upgrade", "b"),
     ];
-    assert_eq!(without(&twice, Content::None), (plain.into(), PLAIN));
-    assert_eq!(without(&websocket, Content::Known), (plain.into(), PLAIN));
+    assert_eq!(without(&twice, RequestContent::None), (plain.into(), PLAIN));
+    assert_eq!(
+        without(&websocket, RequestContent::Known),
+        (plain.into(), PLAIN)
+    );
     let old = through_as(
         Version::HTTP_10,
         "GET",
         "http://web/",
         &websocket,
-        Content::None,
+        RequestContent::None,
     );
     assert_eq!(old.1, PLAIN);
 }
@@ -161,24 +172,29 @@ fn an_upgrade_passes_when_it_is_one() {
 #[test]
 fn an_expectation_passes_when_there_is_a_body() {
     let fields = [("expect", "100-Continue"), ("content-length", "5")];
-    let (text, asks) = through("PUT", "http://web/", &fields, Content::Known);
+    let (text, asks) = through("PUT", "http://web/", &fields, RequestContent::Known);
     assert_eq!(
         text,
         "PUT /\ncontent-length: 5\nexpect: 100-Continue\nhost: web\nvia: 1.1 kubevpn\n"
     );
     assert!(asks.go_ahead);
-    let (text, asks) = through("PUT", "http://web/", &fields[..1], Content::None);
+    let (text, asks) = through("PUT", "http://web/", &fields[..1], RequestContent::None);
     assert_eq!((text.contains("expect"), asks.go_ahead), (false, false));
     let old = through_as(
         Version::HTTP_10,
         "PUT",
         "http://web/",
         &fields,
-        Content::Known,
+        RequestContent::Known,
     );
     assert_eq!((old.0.contains("expect"), old.1.go_ahead), (false, false));
     // What we do not know is for the server to refuse (RFC 9110 section 10.1.1).
-    let (text, _) = through("PUT", "http://web/", &[("expect", "magic")], Content::None);
+    let (text, _) = through(
+        "PUT",
+        "http://web/",
+        &[("expect", "magic")],
+        RequestContent::None,
+    );
     assert!(text.contains("expect: magic"), "{text}");
 }
 
@@ -194,7 +210,7 @@ fn max_forwards_counts_down_for_two_methods() {
             method,
             "http://web/",
             &[("max-forwards", sent)],
-            Content::None,
+            RequestContent::None,
         );
         assert!(
             text.contains(&format!("max-forwards: {got}\n")),
@@ -211,7 +227,7 @@ fn the_target_is_sent_on_as_its_path() {
         ("http://web/a//b?c=d&e#f", "/a//b?c=d&e"),
         ("http://web:81/%2e%2e/", "/%2e%2e/"),
     ] {
-        let (text, _) = through("GET", uri, &[], Content::None);
+        let (text, _) = through("GET", uri, &[], RequestContent::None);
         assert_eq!(text.lines().next(), Some(&*format!("GET {path}")), "{uri}");
     }
 }
@@ -320,7 +336,7 @@ fn fields_keep_their_order() {
     let target = crate::authority::host("web", Origin::default()).unwrap();
     for (keep_host, host) in [(false, "web"), (true, "other")] {
         let mut head = head.clone();
-        request(&mut head, &target, Content::None, keep_host);
+        request(&mut head, &target, RequestContent::None, keep_host);
         let all: Vec<_> = head.headers.iter().collect();
         let all: Vec<_> = all
             .iter()
@@ -332,7 +348,7 @@ fn fields_keep_their_order() {
         assert_eq!(all.join("|"), expected);
     }
     head.headers.remove("host");
-    request(&mut head, &target, Content::None, true);
+    request(&mut head, &target, RequestContent::None, true);
     assert_eq!(head.headers["host"], "web");
 }
 

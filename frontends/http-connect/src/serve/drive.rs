@@ -18,9 +18,9 @@ use tokio::time::{Instant, Sleep};
 use super::HALF_CLOSED;
 use crate::Settings;
 use crate::client::ClientStream;
-use crate::exchange::{Exchange, Handover, Phase};
+use crate::exchange::{ExchangePhase, Handover, SharedExchange};
 use crate::problem::{Problem, framing};
-use crate::reply::Reply;
+use crate::reply::HttpReply;
 
 /// Interval at which a client that is not being read is asked whether its connection is broken.
 const CHECK: Duration = Duration::from_secs(1);
@@ -43,9 +43,9 @@ pub(super) enum Over {
     Idle,
 }
 
-pub(super) struct Driver<'d, C: ClientIo> {
+pub(super) struct HttpDriver<'d, C: ClientIo> {
     client: &'d ClientStream<C>,
-    exchange: &'d Exchange,
+    exchange: &'d SharedExchange,
     settings: &'d Settings,
     stopped: bool,
     /// When the client sent its end of file.
@@ -61,10 +61,10 @@ enum Due {
     Idle,
 }
 
-impl<'d, C: ClientIo> Driver<'d, C> {
+impl<'d, C: ClientIo> HttpDriver<'d, C> {
     pub(super) fn new(
         client: &'d ClientStream<C>,
-        exchange: &'d Exchange,
+        exchange: &'d SharedExchange,
         settings: &'d Settings,
     ) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
     ) -> Over
     where
         I: Read + Write + Unpin,
-        S: HttpService<Incoming, ResBody = Reply>,
+        S: HttpService<Incoming, ResBody = HttpReply>,
         S::Error: Into<BoxError>,
     {
         poll_fn(|cx| {
@@ -155,13 +155,13 @@ impl<'d, C: ClientIo> Driver<'d, C> {
     /// The next time limit.
     fn due(&mut self) -> Option<(Instant, Due)> {
         match self.exchange.phase() {
-            Phase::Head {
+            ExchangePhase::Head {
                 begun: Some(begun), ..
             } => Some((begun + self.settings.head_timeout, Due::Slow)),
-            Phase::Head { since, begun: None } => {
+            ExchangePhase::Head { since, begun: None } => {
                 Some((since + self.settings.keep_alive, Due::Kept))
             }
-            Phase::Answering { .. } | Phase::Flushing => self.due_of_answer(),
+            ExchangePhase::Answering { .. } | ExchangePhase::Flushing => self.due_of_answer(),
         }
     }
 
@@ -190,7 +190,7 @@ impl<'d, C: ClientIo> Driver<'d, C> {
     }
 }
 
-impl<C: ClientIo> Driver<'_, C> {
+impl<C: ClientIo> HttpDriver<'_, C> {
     /// Why hyper ended by itself.
     fn over(&self, ended: hyper::Result<()>) -> Over {
         match ended {

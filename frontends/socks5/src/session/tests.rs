@@ -10,7 +10,7 @@ use proptest::prelude::*;
 type Made = (Result<Option<String>, HandshakeError>, Vec<u8>, Vec<u8>);
 
 fn session(credentials: Option<&Credentials>, pieces: &[&[u8]]) -> Made {
-    let mut session = Session::new(credentials, Origin::default());
+    let mut session = Handshake::new(credentials, Origin::default());
     let (mut input, mut sent) = (BytesMut::new(), Vec::new());
     let mut result = Ok(None);
     for piece in pieces {
@@ -308,7 +308,7 @@ fn answers_speak_the_clients_version_and_once() {
         ),
     ] {
         for (dialled, expected) in [(Ok(()), granted), (Err(Refusal::NameNotFound), refused)] {
-            let mut session = Session::new(None, Origin::default());
+            let mut session = Handshake::new(None, Origin::default());
             let mut out = Vec::new();
             session.answer(dialled, &mut out);
             assert_eq!(out, b"", "nothing was asked");
@@ -325,7 +325,7 @@ fn answers_speak_the_clients_version_and_once() {
 
 #[test]
 fn after_an_error_nothing_more_happens() {
-    let mut session = Session::new(None, Origin::default());
+    let mut session = Handshake::new(None, Origin::default());
     let mut out = Vec::new();
     session
         .receive(&mut BytesMut::from("\0"), &mut out)

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use kubevpn_target::{Host, TargetError};
 
-use super::{Decoded, Reader, WireError};
+use super::{Decoded, MessageError, Reader};
 
 mod kind {
     pub(super) const IPV4: u8 = 1;
@@ -13,14 +13,14 @@ mod kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Address<'a> {
+pub(crate) enum SocksAddress<'a> {
     V4(Ipv4Addr),
     V6(Ipv6Addr),
     /// The name as sent, not validated.
     Domain(&'a [u8]),
 }
 
-impl<'a> Address<'a> {
+impl<'a> SocksAddress<'a> {
     /// `ATYP ADDR`
     pub(crate) fn decode(input: &'a [u8]) -> Decoded<Self> {
         let mut input = Reader::new(input);
@@ -29,7 +29,7 @@ impl<'a> Address<'a> {
             Some(kind::IPV4) => input.array::<4>().map(|ip| Self::V4(ip.into())),
             Some(kind::IPV6) => input.array::<16>().map(|ip| Self::V6(ip.into())),
             Some(kind::DOMAIN) => input.counted().map(Self::Domain),
-            Some(other) => return Err(WireError::AddressType(other)),
+            Some(other) => return Err(MessageError::AddressType(other)),
         };
         Ok(address.map(|address| (address, input.read())))
     }

@@ -1,6 +1,6 @@
 //! RFC 1929: a user name and a password.
 
-use super::{Decoded, Reader, WireError};
+use super::{Decoded, MessageError, Reader};
 
 /// The version of the negotiation, not of SOCKS.
 pub(crate) const VERSION: u8 = 1;
@@ -18,7 +18,7 @@ impl<'a> Auth<'a> {
         match input.byte() {
             None => return Ok(None),
             Some(VERSION) => {}
-            Some(other) => return Err(WireError::Version(other)),
+            Some(other) => return Err(MessageError::Version(other)),
         }
         let mut fields = || {
             Some(Self {

@@ -1,6 +1,6 @@
 //! RFC 1928 section 3: the offered methods, and the selected one.
 
-use super::{Decoded, Reader, WireError};
+use super::{Decoded, MessageError, Reader};
 
 pub(crate) const VERSION: u8 = 5;
 
@@ -23,7 +23,7 @@ impl<'a> Greeting<'a> {
         match input.byte() {
             None => return Ok(None),
             Some(VERSION) => {}
-            Some(other) => return Err(WireError::Version(other)),
+            Some(other) => return Err(MessageError::Version(other)),
         }
         Ok(input
             .counted()

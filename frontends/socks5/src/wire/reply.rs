@@ -3,7 +3,7 @@
 use super::greeting::VERSION;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(crate) enum ReplyCode {
     Succeeded = 0,
     GeneralFailure = 1,
     NotAllowed = 2,
@@ -15,7 +15,7 @@ pub(crate) enum Reply {
     AddressTypeNotSupported = 8,
 }
 
-impl Reply {
+impl ReplyCode {
     pub(crate) fn code(self) -> u8 {
         self as u8
     }

@@ -1,8 +1,8 @@
 //! SOCKS4, and 4A, which puts a name after an impossible address.
 
-use super::addr::Address;
-use super::request::{Command, Request};
-use super::{Decoded, Reader, WireError};
+use super::addr::SocksAddress;
+use super::request::{SocksCommand, SocksRequest};
+use super::{Decoded, MessageError, Reader};
 
 pub(crate) const VERSION: u8 = 4;
 
@@ -10,12 +10,12 @@ pub(crate) const VERSION: u8 = 4;
 const MAX_TEXT: usize = 255;
 
 /// `VN CD DSTPORT DSTIP USERID NULL [NAME NULL]`. The user ID proves nothing and is skipped.
-pub(crate) fn decode(input: &[u8]) -> Decoded<Request<'_>> {
+pub(crate) fn decode(input: &[u8]) -> Decoded<SocksRequest<'_>> {
     let mut reader = Reader::new(input);
     match reader.byte() {
         None => return Ok(None),
         Some(VERSION) => {}
-        Some(other) => return Err(WireError::Version(other)),
+        Some(other) => return Err(MessageError::Version(other)),
     }
     let (Some(command), Some(port), Some(ip)) = (reader.byte(), reader.port(), reader.array())
     else {
@@ -26,13 +26,13 @@ pub(crate) fn decode(input: &[u8]) -> Decoded<Request<'_>> {
     }
     let address = match ip {
         [0, 0, 0, last] if last != 0 => match text(&mut reader)? {
-            Some(name) => Address::Domain(name),
+            Some(name) => SocksAddress::Domain(name),
             None => return Ok(None),
         },
-        ip => Address::V4(ip.into()),
+        ip => SocksAddress::V4(ip.into()),
     };
-    let request = Request {
-        command: Command(command),
+    let request = SocksRequest {
+        command: SocksCommand(command),
         address,
         port,
     };
@@ -40,29 +40,29 @@ pub(crate) fn decode(input: &[u8]) -> Decoded<Request<'_>> {
 }
 
 /// A text up to the zero byte that ends it.
-fn text<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, WireError> {
+fn text<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, MessageError> {
     match reader.rest.iter().take(MAX_TEXT + 1).position(|b| *b == 0) {
         Some(end) => {
             let text = reader.bytes(end);
             reader.byte();
             Ok(text)
         }
-        None if reader.rest.len() > MAX_TEXT => Err(WireError::Unterminated),
+        None if reader.rest.len() > MAX_TEXT => Err(MessageError::Unterminated),
         None => Ok(None),
     }
 }
 
 #[cfg(test)]
-pub(crate) fn encode(request: &Request<'_>, user: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn encode(request: &SocksRequest<'_>, user: &[u8], out: &mut Vec<u8>) {
     out.extend([VERSION, request.command.0]);
     out.extend(request.port.to_be_bytes());
     match request.address {
-        Address::V4(ip) => out.extend(ip.octets()),
+        SocksAddress::V4(ip) => out.extend(ip.octets()),
         _ => out.extend([0, 0, 0, 1]),
     }
     out.extend(user);
     out.push(0);
-    if let Address::Domain(name) = request.address {
+    if let SocksAddress::Domain(name) = request.address {
         out.extend(name);
         out.push(0);
     }

@@ -1,8 +1,8 @@
-use super::addr::Address;
+use super::addr::SocksAddress;
 use super::auth::Auth;
 use super::greeting::{Greeting, encode_selection, method};
-use super::reply::Reply;
-use super::request::{Command, Request};
+use super::reply::ReplyCode;
+use super::request::{SocksCommand, SocksRequest};
 use super::*;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,8 +11,8 @@ use kubevpn_target::{Host, TargetError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const V4: Address<'_> = Address::V4(Ipv4Addr::new(10, 96, 0, 1));
-const V6: Address<'_> = Address::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x17));
+const V4: SocksAddress<'_> = SocksAddress::V4(Ipv4Addr::new(10, 96, 0, 1));
+const V6: SocksAddress<'_> = SocksAddress::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x17));
 
 /// The bytes decode to the message, alone and with others behind; no part of them does, or is an error.
 macro_rules! whole_only {
@@ -27,8 +27,8 @@ macro_rules! whole_only {
     };
 }
 
-fn request(command: Command, address: Address<'_>, port: u16) -> Request<'_> {
-    Request {
+fn request(command: SocksCommand, address: SocksAddress<'_>, port: u16) -> SocksRequest<'_> {
+    SocksRequest {
         command,
         address,
         port,
@@ -53,7 +53,7 @@ fn greetings() {
     let all: Vec<u8> = (0..=254).collect();
     let bytes = [b"\x05\xff", &*all].concat();
     whole_only!(Greeting::decode, &bytes, Greeting { methods: &all });
-    assert_eq!(Greeting::decode(b"\x04"), Err(WireError::Version(4)));
+    assert_eq!(Greeting::decode(b"\x04"), Err(MessageError::Version(4)));
 }
 
 #[test]
@@ -67,47 +67,54 @@ fn passwords() {
     whole_only!(Auth::decode, b"\x01\x00\x00", auth(b"", b""));
     let bytes = [b"\x01\xff", &[b'u'; 255][..], b"\xff", &[b'p'; 255]].concat();
     whole_only!(Auth::decode, &bytes, auth(&[b'u'; 255], &[b'p'; 255]));
-    assert_eq!(Auth::decode(b"\x05"), Err(WireError::Version(5)));
+    assert_eq!(Auth::decode(b"\x05"), Err(MessageError::Version(5)));
     assert!(!format!("{:?}", auth(b"ann", b"s3cret")).contains("s3cret"));
 }
 
 #[test]
 fn requests() {
     whole_only!(
-        Request::decode,
+        SocksRequest::decode,
         b"\x05\x01\x00\x01\x0a\x60\x00\x01\x00\x50",
-        request(Command::CONNECT, V4, 80)
+        request(SocksCommand::CONNECT, V4, 80)
     );
     whole_only!(
-        Request::decode,
+        SocksRequest::decode,
         b"\x05\x01\x00\x04\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x17\x23\x28",
-        request(Command::CONNECT, V6, 9000)
+        request(SocksCommand::CONNECT, V6, 9000)
     );
     whole_only!(
-        Request::decode,
+        SocksRequest::decode,
         b"\x05\x02\x00\x03\x08web.shop\xff\xff",
-        request(Command::BIND, Address::Domain(b"web.shop"), 65535)
+        request(SocksCommand::BIND, SocksAddress::Domain(b"web.shop"), 65535)
     );
     whole_only!(
-        Request::decode,
+        SocksRequest::decode,
         b"\x05\x77\x99\x03\x00\x00\x00",
-        request(Command(0x77), Address::Domain(b""), 0)
+        request(SocksCommand(0x77), SocksAddress::Domain(b""), 0)
     );
     let bytes = [b"\x05\x03\x00\x03\xff", &[b'n'; 255][..], b"\x00\x35"].concat();
     whole_only!(
-        Request::decode,
+        SocksRequest::decode,
         &bytes,
-        request(Command::UDP_ASSOCIATE, Address::Domain(&[b'n'; 255]), 53)
+        request(
+            SocksCommand::UDP_ASSOCIATE,
+            SocksAddress::Domain(&[b'n'; 255]),
+            53
+        )
     );
-    assert_eq!(Request::decode(b"\x04\x01"), Err(WireError::Version(4)));
+    assert_eq!(
+        SocksRequest::decode(b"\x04\x01"),
+        Err(MessageError::Version(4))
+    );
 }
 
 #[test]
 fn every_other_address_type_is_an_error_as_soon_as_it_is_there() {
     for kind in (0..=255).filter(|kind| ![1, 3, 4].contains(kind)) {
         assert_eq!(
-            Request::decode(&[5, 1, 0, kind]),
-            Err(WireError::AddressType(kind))
+            SocksRequest::decode(&[5, 1, 0, kind]),
+            Err(MessageError::AddressType(kind))
         );
     }
 }
@@ -117,23 +124,27 @@ fn requests_of_socks4() {
     whole_only!(
         socks4::decode,
         b"\x04\x01\x00\x50\x0a\x60\x00\x01ann\0",
-        request(Command::CONNECT, V4, 80)
+        request(SocksCommand::CONNECT, V4, 80)
     );
     whole_only!(
         socks4::decode,
         b"\x04\x02\x00\x50\x0a\x60\x00\x01\0",
-        request(Command::BIND, V4, 80)
+        request(SocksCommand::BIND, V4, 80)
     );
     whole_only!(
         socks4::decode,
         b"\x04\x01\x00\x50\0\0\0\x01ann\0web.shop\0",
-        request(Command::CONNECT, Address::Domain(b"web.shop"), 80)
+        request(SocksCommand::CONNECT, SocksAddress::Domain(b"web.shop"), 80)
     );
     // 0.0.0.0 announces no name.
     whole_only!(
         socks4::decode,
         b"\x04\x01\x00\x50\0\0\0\0\0",
-        request(Command::CONNECT, Address::V4(Ipv4Addr::UNSPECIFIED), 80)
+        request(
+            SocksCommand::CONNECT,
+            SocksAddress::V4(Ipv4Addr::UNSPECIFIED),
+            80
+        )
     );
     let bytes = [
         b"\x04\x01\x00\x50\0\0\0\x01",
@@ -146,12 +157,16 @@ fn requests_of_socks4() {
     whole_only!(
         socks4::decode,
         &bytes,
-        request(Command::CONNECT, Address::Domain(&[b'n'; 255]), 80)
+        request(
+            SocksCommand::CONNECT,
+            SocksAddress::Domain(&[b'n'; 255]),
+            80
+        )
     );
-    assert_eq!(socks4::decode(b"\x05"), Err(WireError::Version(5)));
+    assert_eq!(socks4::decode(b"\x05"), Err(MessageError::Version(5)));
     for before in [&b""[..], b"ann\0"] {
         let endless = [b"\x04\x01\x00\x50\0\0\0\x01", before, &[b'x'; 256]].concat();
-        assert_eq!(socks4::decode(&endless), Err(WireError::Unterminated));
+        assert_eq!(socks4::decode(&endless), Err(MessageError::Unterminated));
         assert_eq!(socks4::decode(&endless[..endless.len() - 1]), Ok(None));
     }
 }
@@ -170,11 +185,11 @@ fn answers() {
     assert_eq!(bytes(&|o| auth::encode_status(true, o)), b"\x01\x00");
     assert_eq!(bytes(&|o| auth::encode_status(false, o)), b"\x01\x01");
     assert_eq!(
-        bytes(&|o| Reply::Succeeded.encode(o)),
+        bytes(&|o| ReplyCode::Succeeded.encode(o)),
         b"\x05\x00\x00\x01\0\0\0\0\0\0"
     );
     assert_eq!(
-        bytes(&|o| Reply::TtlExpired.encode(o)),
+        bytes(&|o| ReplyCode::TtlExpired.encode(o)),
         b"\x05\x06\x00\x01\0\0\0\0\0\0"
     );
     assert_eq!(
@@ -190,7 +205,7 @@ fn answers() {
 #[test]
 fn hosts() {
     let domain = |bytes| {
-        Address::Domain(bytes)
+        SocksAddress::Domain(bytes)
             .host()
             .map(|host: Host| host.to_string())
     };
@@ -202,10 +217,10 @@ fn hosts() {
         (b"fd00::17", "fd00::17"),
         (b"[fd00::17]", "fd00::17"),
     ] {
-        let host = Address::Domain(text).host().unwrap();
+        let host = SocksAddress::Domain(text).host().unwrap();
         assert_eq!(host, Host::Ip(ip.parse().unwrap()));
     }
-    let mapped = Address::V6(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped());
+    let mapped = SocksAddress::V6(Ipv4Addr::new(10, 96, 0, 1).to_ipv6_mapped());
     assert_eq!(mapped.host(), V4.host());
     assert_eq!(domain(b""), Err(TargetError::EmptyHost));
     assert_eq!(domain(b"a b"), Err(TargetError::BadByte(b' ')));
@@ -255,11 +270,11 @@ fn the_answer_to_http_is_http() {
     assert!(body.contains("SOCKS") && body.contains("--listen-http"));
 }
 
-fn address(kind: u8, ip: [u8; 16], name: &[u8]) -> Address<'_> {
+fn address(kind: u8, ip: [u8; 16], name: &[u8]) -> SocksAddress<'_> {
     match kind {
-        0 => Address::V4([ip[0], ip[1], ip[2], ip[3]].into()),
-        1 => Address::V6(ip.into()),
-        _ => Address::Domain(name),
+        0 => SocksAddress::V4([ip[0], ip[1], ip[2], ip[3]].into()),
+        1 => SocksAddress::V6(ip.into()),
+        _ => SocksAddress::Domain(name),
     }
 }
 
@@ -270,10 +285,10 @@ proptest! {
         (name, other) in (vec(any::<u8>(), 0..256), vec(any::<u8>(), 0..256)),
         (command, port) in any::<(u8, u16)>(),
     ) {
-        let message = request(Command(command), address(kind, ip, &name), port);
+        let message = request(SocksCommand(command), address(kind, ip, &name), port);
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
-        whole_only!(Request::decode, &bytes, message);
+        whole_only!(SocksRequest::decode, &bytes, message);
 
         let auth = || Auth { user: &name, password: &other };
         bytes = Vec::new();
@@ -292,8 +307,8 @@ proptest! {
         (is_name, mut ip, command, port) in any::<(bool, [u8; 4], u8, u16)>(),
     ) {
         ip[0] |= 1;
-        let address = if is_name { Address::Domain(&name) } else { Address::V4(ip.into()) };
-        let message = request(Command(command), address, port);
+        let address = if is_name { SocksAddress::Domain(&name) } else { SocksAddress::V4(ip.into()) };
+        let message = request(SocksCommand(command), address, port);
         let mut bytes = Vec::new();
         socks4::encode(&message, &user, &mut bytes);
         whole_only!(socks4::decode, &bytes, message);
@@ -303,7 +318,7 @@ proptest! {
     fn arbitrary_bytes_are_a_value_or_an_error(bytes in vec(any::<u8>(), 0..600)) {
         let _ = Greeting::decode(&bytes);
         let _ = Auth::decode(&bytes);
-        let _ = Request::decode(&bytes);
+        let _ = SocksRequest::decode(&bytes);
         let _ = socks4::decode(&bytes);
         let _ = http::sniff(&bytes);
     }

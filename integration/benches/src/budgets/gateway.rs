@@ -141,7 +141,7 @@ pub(super) struct Treatment {
 }
 
 /// A gateway without TLS in front of `kubectl proxy`, which adds the credentials.
-pub(super) struct Gateway {
+pub(super) struct PlainGateway {
     kubeconfig: tempfile::NamedTempFile,
     treatment: Arc<Mutex<Treatment>>,
     asked: Arc<Mutex<Vec<Upgrade>>>,
@@ -150,7 +150,7 @@ pub(super) struct Gateway {
     _kubectl: Child,
 }
 
-impl Gateway {
+impl PlainGateway {
     pub(super) async fn start(lab: &Lab) -> anyhow::Result<Self> {
         let mut kubectl = lab.kubectl_command(&["proxy", "--port=0"]);
         kubectl.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -209,7 +209,7 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
+impl Drop for PlainGateway {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
 
-use self::client::{Client, Way};
-use super::peers::{Family, Proxy};
-use super::upstream::Upstream;
+use self::client::{LoadClient, RequestMode};
+use super::peers::{Family, PeerProxy};
+use super::upstream::BenchUpstream;
 use crate::load::Figure;
 use crate::wire::{self, quantile};
 
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// How much.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct FrontendSizes {
     sequential: u64,
     connections: u64,
     requests: u64,
@@ -27,7 +27,7 @@ pub(super) struct Sizes {
     held: u64,
 }
 
-impl Sizes {
+impl FrontendSizes {
     pub(super) const FULL: Self = Self {
         sequential: 2000,
         connections: 10_000,
@@ -45,7 +45,7 @@ impl Sizes {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Workload {
+pub(super) enum FrontendWorkload {
     Sequential,
     Churn(u64),
     /// Forwarded GETs on kept connections.
@@ -55,7 +55,7 @@ pub(super) enum Workload {
     Held,
 }
 
-impl Workload {
+impl FrontendWorkload {
     const SOCKS5: [Self; 8] = [
         Self::Sequential,
         Self::Churn(16),
@@ -109,14 +109,14 @@ impl Workload {
     /// Puts the load on a proxy that has just been started.
     pub(super) async fn run(
         self,
-        proxy: &Proxy,
-        upstream: &Upstream,
-        sizes: Sizes,
+        proxy: &PeerProxy,
+        upstream: &BenchUpstream,
+        sizes: FrontendSizes,
     ) -> anyhow::Result<Vec<Figure>> {
         let way = match (proxy.family, self) {
-            (Family::Socks5, _) => Way::Socks5,
-            (Family::Http, Self::KeepAlive(_)) => Way::Forward,
-            (Family::Http, _) => Way::Connect,
+            (Family::Socks5, _) => RequestMode::Socks5,
+            (Family::Http, Self::KeepAlive(_)) => RequestMode::Forward,
+            (Family::Http, _) => RequestMode::Connect,
         };
         let bench = Bench {
             proxy,
@@ -142,14 +142,14 @@ impl Workload {
 }
 
 struct Bench<'b> {
-    proxy: &'b Proxy,
-    upstream: &'b Upstream,
-    way: Way,
+    proxy: &'b PeerProxy,
+    upstream: &'b BenchUpstream,
+    way: RequestMode,
 }
 
 impl Bench<'_> {
-    async fn open(&self) -> anyhow::Result<Client> {
-        Client::open(self.proxy.addr, self.upstream.addr, self.way).await
+    async fn open(&self) -> anyhow::Result<LoadClient> {
+        LoadClient::open(self.proxy.addr, self.upstream.addr, self.way).await
     }
 
     /// A new connection, one GET, closed by the client.
@@ -160,9 +160,9 @@ impl Bench<'_> {
 
     fn through(&self) -> &'static str {
         match self.way {
-            Way::Socks5 => "SOCKS5",
-            Way::Connect => "CONNECT",
-            Way::Forward => "forwarded",
+            RequestMode::Socks5 => "SOCKS5",
+            RequestMode::Connect => "CONNECT",
+            RequestMode::Forward => "forwarded",
         }
     }
 
@@ -215,7 +215,7 @@ impl Bench<'_> {
         let start = Instant::now();
         let one = async || {
             let mut times = Vec::new();
-            let mut kept: Option<Client> = None;
+            let mut kept: Option<LoadClient> = None;
             while take(&left) {
                 let start = Instant::now();
                 let mut got = match kept.take() {

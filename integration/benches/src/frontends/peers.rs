@@ -20,7 +20,7 @@ pub(super) enum Family {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PeerKind {
     OursSocks5,
     Microsocks,
     Dante,
@@ -29,7 +29,7 @@ pub(super) enum Kind {
     Squid,
 }
 
-impl Kind {
+impl PeerKind {
     const ALL: [Self; 6] = [
         Self::OursSocks5,
         Self::Microsocks,
@@ -81,12 +81,12 @@ const PACKAGES: [&str; 10] = [
 const MORE: [&str; 1] = ["libnfnetlink0"];
 
 /// Where the programs are.
-pub(super) struct Peers {
+pub(super) struct PeerPrograms {
     debian: PathBuf,
     examples: PathBuf,
 }
 
-impl Peers {
+impl PeerPrograms {
     pub(super) async fn new(lab: &Lab, examples: PathBuf) -> anyhow::Result<Self> {
         for example in ["direct", "http-direct"] {
             anyhow::ensure!(
@@ -101,13 +101,13 @@ impl Peers {
     }
 
     /// Starts one on a free port of loopback, and waits until it answers there.
-    pub(super) async fn start(&self, kind: Kind) -> anyhow::Result<Proxy> {
+    pub(super) async fn start(&self, kind: PeerKind) -> anyhow::Result<PeerProxy> {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = port.local_addr()?;
         drop(port);
         let dir = tempfile::tempdir()?;
         let group = Group::start(self.command(kind, addr.port(), dir.path())?)?;
-        let mut proxy = Proxy {
+        let mut proxy = PeerProxy {
             group,
             addr,
             family: kind.family(),
@@ -117,7 +117,7 @@ impl Peers {
         Ok(proxy)
     }
 
-    fn command(&self, kind: Kind, port: u16, dir: &Path) -> anyhow::Result<Command> {
+    fn command(&self, kind: PeerKind, port: u16, dir: &Path) -> anyhow::Result<Command> {
         let debian = |program: &str| {
             let mut command = Command::new(self.debian.join(program));
             let libraries = self.debian.join("usr/lib/x86_64-linux-gnu");
@@ -133,22 +133,22 @@ impl Peers {
         };
         let address = format!("127.0.0.1:{port}");
         Ok(match kind {
-            Kind::OursSocks5 => {
+            PeerKind::OursSocks5 => {
                 let mut command = Command::new(self.examples.join("direct"));
                 command.arg(address);
                 command
             }
-            Kind::OursHttp => {
+            PeerKind::OursHttp => {
                 let mut command = Command::new(self.examples.join("http-direct"));
                 command.arg(address);
                 command
             }
-            Kind::Microsocks => {
+            PeerKind::Microsocks => {
                 let mut command = debian("usr/bin/microsocks");
                 command.args(["-i", "127.0.0.1", "-p", &port.to_string()]);
                 command
             }
-            Kind::Dante => {
+            PeerKind::Dante => {
                 let config = write(format!(
                     "logoutput: /dev/null\n\
                      internal: 127.0.0.1 port = {port}\n\
@@ -165,7 +165,7 @@ impl Peers {
                 command.arg("-p").arg(dir.join("pid"));
                 command
             }
-            Kind::Tinyproxy => {
+            PeerKind::Tinyproxy => {
                 let config = write(format!(
                     "Port {port}\n\
                      Listen 127.0.0.1\n\
@@ -178,7 +178,7 @@ impl Peers {
                 command.arg("-d").arg("-c").arg(config);
                 command
             }
-            Kind::Squid => {
+            PeerKind::Squid => {
                 let share = self.debian.join("usr/share/squid");
                 let config = write(format!(
                     "http_port {address}\n\
@@ -211,15 +211,15 @@ impl Peers {
     }
 }
 
-/// A running proxy. Ended by [`Proxy::end`]; what is dropped without it is killed.
-pub(super) struct Proxy {
+/// A running proxy. Ended by [`PeerProxy::end`]; what is dropped without it is killed.
+pub(super) struct PeerProxy {
     pub(super) group: Group,
     pub(super) addr: SocketAddr,
     pub(super) family: Family,
     _dir: TempDir,
 }
 
-impl Proxy {
+impl PeerProxy {
     async fn listening(&mut self) -> anyhow::Result<()> {
         let started = tokio::time::timeout(Duration::from_secs(20), async {
             loop {

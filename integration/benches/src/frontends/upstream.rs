@@ -22,13 +22,13 @@ const SMALL: u64 = 300;
 const CHUNK: Bytes = Bytes::from_static(&[0; 256 << 10]);
 
 /// `GET /` answers 300 bytes, `GET /bytes?n=N` that many, `POST /sink` swallows.
-pub(super) struct Upstream {
+pub(super) struct BenchUpstream {
     pub(super) addr: SocketAddr,
     accepted: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
-impl Upstream {
+impl BenchUpstream {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
@@ -59,7 +59,7 @@ impl Upstream {
     }
 }
 
-impl Drop for Upstream {
+impl Drop for BenchUpstream {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::subject::{Port, Subject};
+use crate::subject::{Port, RunningSubject};
 use crate::wire::{self, LIMIT};
 
 pub(super) const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: reviews\r\n\r\n";
@@ -20,7 +20,7 @@ pub(super) async fn exchange(stream: &mut TcpStream, request: &[u8]) -> anyhow::
 }
 
 /// A new connection, one GET, closed by the client.
-pub(super) async fn get(subject: &Subject) -> anyhow::Result<Duration> {
+pub(super) async fn get(subject: &RunningSubject) -> anyhow::Result<Duration> {
     let start = Instant::now();
     timeout(LIMIT, async {
         let mut stream = subject.connect(Port::Http).await?;

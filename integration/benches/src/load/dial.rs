@@ -38,7 +38,7 @@ pub(super) async fn dials(lab: &Lab, sizes: Sizes) -> anyhow::Result<Measured> {
         ("a port not known, with the refusal check", checked),
         ("a port not known, without the refusal check", unchecked),
     ] {
-        let engine = Engine::new(lab, config).await?;
+        let engine = DialEngine::new(lab, config).await?;
         engine.get().await.context("warm-up")?;
         let (mut dials, mut gets) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -56,7 +56,7 @@ pub(super) async fn dials(lab: &Lab, sizes: Sizes) -> anyhow::Result<Measured> {
         ));
         engine.forwarder.shutdown().await;
     }
-    let engine = Engine::new(lab, known).await?;
+    let engine = DialEngine::new(lab, known).await?;
     engine.get().await.context("warm-up")?;
     let mut refused = Vec::new();
     for _ in 0..count {
@@ -81,12 +81,12 @@ pub(super) async fn dials(lab: &Lab, sizes: Sizes) -> anyhow::Result<Measured> {
     Ok(Measured::from(figures))
 }
 
-struct Engine {
+struct DialEngine {
     forwarder: Forwarder,
     pod: PodPort,
 }
 
-impl Engine {
+impl DialEngine {
     async fn new(lab: &Lab, config: Config) -> anyhow::Result<Self> {
         let kubeconfig = kube::config::Kubeconfig::read_from(lab.kubeconfig())?;
         let cluster = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;

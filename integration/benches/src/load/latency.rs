@@ -8,20 +8,20 @@ use tokio::time::{Instant, timeout};
 
 use super::client::{GET, exchange, get};
 use super::{Figure, Goal, Measured, Sizes};
-use crate::subject::{Kind, Port, Subject};
+use crate::subject::{Port, RunningSubject, SubjectKind};
 use crate::wire::quantile;
 
 /// New connections one after another, and what they cost in upgrades by the API server's audit log.
 pub(super) async fn sequential(
-    kind: &Kind,
+    kind: &SubjectKind,
     lab: &Lab,
-    subject: &Subject,
+    subject: &RunningSubject,
     sizes: Sizes,
     since: &lab::AuditMark,
 ) -> anyhow::Result<Measured> {
     let count = match kind {
         // Ten times as slow.
-        Kind::KubeRs { .. } => sizes.sequential / 10,
+        SubjectKind::KubeRs { .. } => sizes.sequential / 10,
         _ => sizes.sequential,
     };
     let mut times = Vec::new();
@@ -47,7 +47,7 @@ pub(super) async fn sequential(
 }
 
 pub(super) async fn keep_alive(
-    subject: &Subject,
+    subject: &RunningSubject,
     clients: usize,
     sizes: Sizes,
 ) -> anyhow::Result<Measured> {
@@ -92,7 +92,10 @@ pub(super) async fn keep_alive(
     })
 }
 
-pub(super) async fn beside_stalled(subject: &Subject, sizes: Sizes) -> anyhow::Result<Measured> {
+pub(super) async fn beside_stalled(
+    subject: &RunningSubject,
+    sizes: Sizes,
+) -> anyhow::Result<Measured> {
     let gets = async || {
         let (mut times, mut failed) = (Vec::new(), 0);
         let end = Instant::now() + sizes.window;

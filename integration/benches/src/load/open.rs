@@ -8,13 +8,14 @@ use tokio::time::timeout;
 
 use super::client::{GET, echoes, exchange};
 use super::{Figure, Goal, Measured, Sizes};
-use crate::subject::{Kind, Port, Subject};
+use crate::subject::{Port, RunningSubject, SubjectKind};
 use crate::wire::LIMIT;
 
 /// 200 open connections; one is refused and one reset by the Pod; how many of the 200 still echo.
-pub(super) async fn blast(kind: &Kind, lab: &Lab) -> anyhow::Result<Measured> {
+pub(super) async fn blast(kind: &SubjectKind, lab: &Lab) -> anyhow::Result<Measured> {
     const OPEN: usize = 200;
-    let subject = Subject::start_for(kind, lab, &[Port::Echo, Port::Reset, Port::Nothing]).await?;
+    let subject =
+        RunningSubject::start_for(kind, lab, &[Port::Echo, Port::Reset, Port::Nothing]).await?;
     let mut open = Vec::new();
     for _ in 0..OPEN {
         let mut stream = subject.connect(Port::Echo).await?;
@@ -39,7 +40,7 @@ pub(super) async fn blast(kind: &Kind, lab: &Lab) -> anyhow::Result<Measured> {
 }
 
 /// What open connections without traffic cost in resident memory.
-pub(super) async fn held(subject: &Subject, sizes: Sizes) -> anyhow::Result<Measured> {
+pub(super) async fn held(subject: &RunningSubject, sizes: Sizes) -> anyhow::Result<Measured> {
     let before = subject.resident()?;
     let mut open = Vec::new();
     let mut failed = 0;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::client::get;
 use super::{Figure, Goal, Measured, Sizes};
-use crate::subject::{Port, Subject};
+use crate::subject::{Port, RunningSubject};
 use crate::wire;
 
 /// `clients` loops for the length of the window; how often the body ran, and how often it failed.
@@ -31,7 +31,7 @@ where
 
 /// From a cold start: what a subject does in the first second of a burst is part of it.
 pub(super) async fn churn(
-    subject: &Subject,
+    subject: &RunningSubject,
     clients: usize,
     sizes: Sizes,
 ) -> anyhow::Result<Measured> {
@@ -52,7 +52,7 @@ pub(super) async fn churn(
 }
 
 pub(super) async fn bulk(
-    subject: &Subject,
+    subject: &RunningSubject,
     streams: usize,
     sizes: Sizes,
     down: bool,

@@ -73,7 +73,7 @@ mod tests {
     use super::super::table::CLIENTS;
     use super::*;
 
-    fn passages(clients: &'static [super::super::Client]) -> Vec<Passage> {
+    fn passages(clients: &'static [super::super::TestedClient]) -> Vec<Passage> {
         let passed = |client| Passage {
             client,
             failure: None,

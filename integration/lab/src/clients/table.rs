@@ -16,11 +16,11 @@ pub(super) const CLUSTER_IP: &str = "10.96.0.7";
 
 /// A program and one way to use it.
 #[derive(Debug)]
-pub struct Client {
+pub struct TestedClient {
     /// The program, or library, and the way.
     pub name: &'static str,
     /// Which port it is pointed at.
-    pub listener: Listener,
+    pub listener: ProxyPort,
     /// What it asks for.
     pub target: &'static str,
     /// What a person pastes.
@@ -34,7 +34,7 @@ pub struct Client {
     pub(super) expect: &'static str,
 }
 
-impl Client {
+impl TestedClient {
     /// What tells it from the others: name, listener, target.
     pub(super) fn key(&self) -> [&'static str; 3] {
         [self.name, self.listener.name(), self.target]
@@ -47,7 +47,7 @@ impl Client {
 
 /// Which of the proxy's ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
+pub enum ProxyPort {
     /// `--listen-socks`.
     Socks,
     /// `--listen-http`.
@@ -62,7 +62,7 @@ pub enum Listener {
     Run,
 }
 
-impl Listener {
+impl ProxyPort {
     /// As the page names it.
     pub fn name(self) -> &'static str {
         match self {
@@ -83,11 +83,11 @@ const NAME: &str = "Service name";
 const fn shell(
     name: &'static str,
     kits: &'static [Kit],
-    listener: Listener,
+    listener: ProxyPort,
     target: &'static str,
     line: &'static str,
-) -> Client {
-    Client {
+) -> TestedClient {
+    TestedClient {
         name,
         listener,
         target,
@@ -102,11 +102,11 @@ const fn shell(
 const fn library(
     name: &'static str,
     kits: &'static [Kit],
-    listener: Listener,
+    listener: ProxyPort,
     line: &'static str,
     run: &'static str,
-) -> Client {
-    Client {
+) -> TestedClient {
+    TestedClient {
         name,
         listener,
         target: NAME,
@@ -122,12 +122,12 @@ const fn library(
 const fn guest(
     name: &'static str,
     kits: &'static [Kit],
-    listener: Listener,
+    listener: ProxyPort,
     (target, expect): (&'static str, &'static str),
     line: &'static str,
     run: &'static str,
-) -> Client {
-    Client {
+) -> TestedClient {
+    TestedClient {
         name,
         listener,
         target,
@@ -146,10 +146,10 @@ const fn run(
     expect: &'static str,
     line: &'static str,
     run: &'static str,
-) -> Client {
-    Client {
+) -> TestedClient {
+    TestedClient {
         name,
-        listener: Listener::Run,
+        listener: ProxyPort::Run,
         target: "short name",
         line,
         run: Some(run),
@@ -190,28 +190,28 @@ const PARTS: (&str, &str) = (
      part of xcluster.local;part of svc;part of guest.default.test;part of 192.0.2.1;",
 );
 
-pub(super) const CLIENTS: &[Client] = &[
-    shell("curl, socks5h", CURL, Listener::Socks, NAME,
+pub(super) const CLIENTS: &[TestedClient] = &[
+    shell("curl, socks5h", CURL, ProxyPort::Socks, NAME,
         "curl -sS --proxy socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, socks5h, short name", CURL, Listener::Socks, "short name",
+    shell("curl, socks5h, short name", CURL, ProxyPort::Socks, "short name",
         "curl -sS --proxy socks5h://127.0.0.1:1080 http://reviews/"),
-    shell("curl, socks5", CURL, Listener::Socks, "ClusterIP",
+    shell("curl, socks5", CURL, ProxyPort::Socks, "ClusterIP",
         "curl -sS --proxy socks5://127.0.0.1:1080 http://10.96.0.7/"),
-    shell("curl, socks4a", CURL, Listener::Socks, NAME,
+    shell("curl, socks4a", CURL, ProxyPort::Socks, NAME,
         "curl -sS --proxy socks4a://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, socks4", CURL, Listener::Socks, "ClusterIP",
+    shell("curl, socks4", CURL, ProxyPort::Socks, "ClusterIP",
         "curl -sS --proxy socks4://127.0.0.1:1080 http://10.96.0.7/"),
-    shell("curl, ALL_PROXY", CURL, Listener::Socks, NAME,
+    shell("curl, ALL_PROXY", CURL, ProxyPort::Socks, NAME,
         "ALL_PROXY=socks5h://127.0.0.1:1080 curl -sS http://reviews.default.svc.cluster.local/"),
-    shell("curl, http", CURL, Listener::Http, NAME,
+    shell("curl, http", CURL, ProxyPort::Http, NAME,
         "curl -sS --proxy http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http, tunnel", CURL, Listener::Http, NAME,
+    shell("curl, http, tunnel", CURL, ProxyPort::Http, NAME,
         "curl -sS --proxytunnel --proxy http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http_proxy", CURL, Listener::Http, NAME,
+    shell("curl, http_proxy", CURL, ProxyPort::Http, NAME,
         "http_proxy=http://127.0.0.1:3128 curl -sS http://reviews.default.svc.cluster.local/"),
-    Client {
+    TestedClient {
         name: "curl, https over CONNECT",
-        listener: Listener::Http,
+        listener: ProxyPort::Http,
         target: "API server's Service",
         line: "curl -sSk --proxy http://127.0.0.1:3128 https://kubernetes.default.svc.cluster.local/version",
         run: None,
@@ -219,9 +219,9 @@ pub(super) const CLIENTS: &[Client] = &[
         guests: false,
         expect: "gitVersion",
     },
-    Client {
+    TestedClient {
         name: "curl, https over SOCKS",
-        listener: Listener::Socks,
+        listener: ProxyPort::Socks,
         target: "API server's Service",
         line: "curl -sSk --proxy socks5h://127.0.0.1:1080 https://kubernetes.default.svc.cluster.local/version",
         run: None,
@@ -229,15 +229,15 @@ pub(super) const CLIENTS: &[Client] = &[
         guests: false,
         expect: "gitVersion",
     },
-    shell("curl, socks5h", CURL, Listener::Mixed, NAME,
+    shell("curl, socks5h", CURL, ProxyPort::Mixed, NAME,
         "curl -sS --proxy socks5h://127.0.0.1:8080 http://reviews.default.svc.cluster.local/"),
-    shell("curl, http", CURL, Listener::Mixed, NAME,
+    shell("curl, http", CURL, ProxyPort::Mixed, NAME,
         "curl -sS --proxy http://127.0.0.1:8080 http://reviews.default.svc.cluster.local/"),
-    shell("wget", &[Kit::Machine("wget")], Listener::Http, NAME,
+    shell("wget", &[Kit::Machine("wget")], ProxyPort::Http, NAME,
         "http_proxy=http://127.0.0.1:3128 wget -qO- http://reviews.default.svc.cluster.local/"),
-    Client {
+    TestedClient {
         name: "nc (OpenBSD's), as in ssh's ProxyCommand",
-        listener: Listener::Socks,
+        listener: ProxyPort::Socks,
         target: "TCP, the server speaks first",
         line: "nc -X 5 -x 127.0.0.1:1080 multi.default.svc.cluster.local 25",
         // It stays for as long as the server does, which the cut ends.
@@ -246,9 +246,9 @@ pub(super) const CLIENTS: &[Client] = &[
         guests: false,
         expect: "220 multi-",
     },
-    Client {
+    TestedClient {
         name: "nc (OpenBSD's), as in ssh's ProxyCommand",
-        listener: Listener::Http,
+        listener: ProxyPort::Http,
         target: "TCP, the server speaks first",
         line: "nc -X connect -x 127.0.0.1:3128 multi.default.svc.cluster.local 25",
         run: Some("$KITS/debian/bin/nc.openbsd -X connect -x 127.0.0.1:3128 -w 3 multi.default.svc.cluster.local 25"),
@@ -256,48 +256,48 @@ pub(super) const CLIENTS: &[Client] = &[
         guests: false,
         expect: "220 multi-",
     },
-    library("proxychains4, curl", &[Kit::Debian], Listener::Socks,
+    library("proxychains4, curl", &[Kit::Debian], ProxyPort::Socks,
         "proxychains4 curl -sS http://reviews.default.svc.cluster.local/ # in proxychains.conf: proxy_dns; [ProxyList] socks5 127.0.0.1 1080",
         "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf curl -sS http://reviews.default.svc.cluster.local/"),
-    library("Go net/http", &[Kit::Go], Listener::Http,
+    library("Go net/http", &[Kit::Go], ProxyPort::Http,
         "HTTP_PROXY=http://127.0.0.1:3128 HTTPS_PROXY=http://127.0.0.1:3128 ./program",
         "HTTP_PROXY=http://127.0.0.1:3128 $KITS/go-clients env http://reviews.default.svc.cluster.local/"),
-    library("Go net/http", &[Kit::Go], Listener::Socks,
+    library("Go net/http", &[Kit::Go], ProxyPort::Socks,
         "HTTP_PROXY=socks5://127.0.0.1:1080 HTTPS_PROXY=socks5://127.0.0.1:1080 ./program",
         "HTTP_PROXY=socks5://127.0.0.1:1080 $KITS/go-clients env http://reviews.default.svc.cluster.local/"),
-    library("Go golang.org/x/net/proxy", &[Kit::Go], Listener::Socks,
+    library("Go golang.org/x/net/proxy", &[Kit::Go], ProxyPort::Socks,
         r#"proxy.SOCKS5("tcp", "127.0.0.1:1080", nil, proxy.Direct)"#,
         "$KITS/go-clients dialer 127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Python requests", &[Kit::Python], Listener::Http,
+    library("Python requests", &[Kit::Python], ProxyPort::Http,
         r#"requests.get(url, proxies={"http": "http://127.0.0.1:3128", "https": "http://127.0.0.1:3128"})"#,
         "$KITS/python/bin/python $SOURCES/python/via_requests.py http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Python requests with PySocks", &[Kit::Python], Listener::Socks,
+    library("Python requests with PySocks", &[Kit::Python], ProxyPort::Socks,
         r#"requests.get(url, proxies={"http": "socks5h://127.0.0.1:1080", "https": "socks5h://127.0.0.1:1080"})"#,
         "$KITS/python/bin/python $SOURCES/python/via_requests.py socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Python httpx", &[Kit::Python], Listener::Http,
+    library("Python httpx", &[Kit::Python], ProxyPort::Http,
         r#"httpx.Client(proxy="http://127.0.0.1:3128")"#,
         "$KITS/python/bin/python $SOURCES/python/via_httpx.py http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Python httpx", &[Kit::Python], Listener::Socks,
+    library("Python httpx", &[Kit::Python], ProxyPort::Socks,
         r#"httpx.Client(proxy="socks5h://127.0.0.1:1080")"#,
         "$KITS/python/bin/python $SOURCES/python/via_httpx.py socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Node undici", &[Kit::Node], Listener::Http,
+    library("Node undici", &[Kit::Node], ProxyPort::Http,
         r#"request(url, { dispatcher: new ProxyAgent("http://127.0.0.1:3128") })"#,
         "$KITS/node/node_modules/node/bin/node $KITS/node/via_undici.mjs http://127.0.0.1:3128 http://reviews.default.svc.cluster.local/"),
-    library("Node socks-proxy-agent", &[Kit::Node], Listener::Socks,
+    library("Node socks-proxy-agent", &[Kit::Node], ProxyPort::Socks,
         r#"http.get(url, { agent: new SocksProxyAgent("socks5h://127.0.0.1:1080") })"#,
         "$KITS/node/node_modules/node/bin/node $KITS/node/via_socks.mjs socks5h://127.0.0.1:1080 http://reviews.default.svc.cluster.local/"),
-    library("Node 24 fetch", &[Kit::Node], Listener::Http,
+    library("Node 24 fetch", &[Kit::Node], ProxyPort::Http,
         "NODE_USE_ENV_PROXY=1 HTTP_PROXY=http://127.0.0.1:3128 node program.mjs",
         "NODE_USE_ENV_PROXY=1 HTTP_PROXY=http://127.0.0.1:3128 \
          $KITS/node/node_modules/node/bin/node $KITS/node/via_env.mjs http://reviews.default.svc.cluster.local/"),
-    library("Node axios", &[Kit::Node], Listener::Http,
+    library("Node axios", &[Kit::Node], ProxyPort::Http,
         "HTTP_PROXY=http://127.0.0.1:3128 node program.mjs",
         "HTTP_PROXY=http://127.0.0.1:3128 \
          $KITS/node/node_modules/node/bin/node $KITS/node/via_axios.mjs http://reviews.default.svc.cluster.local/"),
-    Client {
+    TestedClient {
         name: "websocat",
-        listener: Listener::Socks,
+        listener: ProxyPort::Socks,
         target: "WebSocket",
         line: "websocat --socks5 127.0.0.1:1080 ws://productpage.default.svc.cluster.local:9080/ws",
         run: Some("echo hello from a WebSocket | $KITS/python/bin/websocat --one-message --no-close \
@@ -306,88 +306,88 @@ pub(super) const CLIENTS: &[Client] = &[
         guests: false,
         expect: "hello from a WebSocket",
     },
-    library("Java java.net.http", &[Kit::Java], Listener::Http,
+    library("Java java.net.http", &[Kit::Java], ProxyPort::Http,
         r#"HttpClient.newBuilder().proxy(ProxySelector.of(new InetSocketAddress("127.0.0.1", 3128)))"#,
         "at=127.0.0.1:3128; java -cp $KITS/java ViaHttp ${at%:*} ${at#*:} http://reviews.default.svc.cluster.local/"),
-    library("Java Proxy.Type.SOCKS", &[Kit::Java], Listener::Socks,
+    library("Java Proxy.Type.SOCKS", &[Kit::Java], ProxyPort::Socks,
         r#"new Socket(new Proxy(Proxy.Type.SOCKS, new InetSocketAddress("127.0.0.1", 1080))) // .connect(InetSocketAddress.createUnresolved(host, port))"#,
         "at=127.0.0.1:1080; java -cp $KITS/java ViaSocks ${at%:*} ${at#*:} reviews.default.svc.cluster.local 80"),
-    library("curl, socks5, name resolved here", CURL, Listener::SocksDns,
+    library("curl, socks5, name resolved here", CURL, ProxyPort::SocksDns,
         "curl -sS --proxy socks5://127.0.0.1:1080 http://reviews.default.svc.cluster.local/ # the machine asks --listen-dns for names",
         "at=127.0.0.1:5353; echo nameserver ${at%:*} >resolv.conf; unshare --mount sh -ec 'mount --bind resolv.conf /etc/resolv.conf
          curl -sS --proxy socks5://127.0.0.1:1080 http://reviews.default.svc.cluster.local/'"),
-    library("Java Proxy.Type.SOCKS, name resolved here", &[Kit::Java], Listener::SocksDns,
+    library("Java Proxy.Type.SOCKS, name resolved here", &[Kit::Java], ProxyPort::SocksDns,
         "new Socket(new Proxy(Proxy.Type.SOCKS, …)) // .connect(new InetSocketAddress(host, port)); the machine asks --listen-dns for names",
         "at=127.0.0.1:5353; echo nameserver ${at%:*} >resolv.conf; unshare --mount sh -ec 'mount --bind resolv.conf /etc/resolv.conf
          at=127.0.0.1:1080; java -cp $KITS/java ViaSocks ${at%:*} ${at#*:} reviews.default.svc.cluster.local 80 here'"),
-    library("Chromium", CHROMIUM, Listener::Socks,
+    library("Chromium", CHROMIUM, ProxyPort::Socks,
         "chromium --proxy-server=socks5://127.0.0.1:1080",
         "chromium --headless --no-sandbox --disable-background-networking --proxy-server=socks5://127.0.0.1:1080 --dump-dom http://reviews.default.svc.cluster.local/"),
-    library("Chromium", CHROMIUM, Listener::Http,
+    library("Chromium", CHROMIUM, ProxyPort::Http,
         "chromium --proxy-server=http://127.0.0.1:3128",
         "chromium --headless --no-sandbox --disable-background-networking --proxy-server=http://127.0.0.1:3128 --dump-dom http://reviews.default.svc.cluster.local/"),
-    guest("Chromium, PAC", &[Kit::Machine("chromium"), Kit::Go], Listener::Http, PARTS,
+    guest("Chromium, PAC", &[Kit::Machine("chromium"), Kit::Go], ProxyPort::Http, PARTS,
         "chromium --proxy-pac-url=http://127.0.0.1:3128/proxy.pac",
         "$KITS/go-clients page sh -c 'chromium --headless --no-sandbox --disable-background-networking --proxy-pac-url=http://127.0.0.1:3128/proxy.pac \
          --host-resolver-rules=\"MAP * 127.0.0.1\" --dump-dom http://outside.test:$PORT/'"),
-    guest("git clone", &[Kit::Machine("git")], Listener::Http, GIT,
+    guest("git clone", &[Kit::Machine("git")], ProxyPort::Http, GIT,
         "http_proxy=http://127.0.0.1:3128 git clone http://guest.default.svc.cluster.local/demo.git",
         "rm -rf demo; http_proxy=http://127.0.0.1:3128 git clone -q http://guest.default.svc.cluster.local/demo.git; cat demo/README"),
-    guest("git clone", &[Kit::Machine("git")], Listener::Socks, GIT,
+    guest("git clone", &[Kit::Machine("git")], ProxyPort::Socks, GIT,
         "git -c http.proxy=socks5h://127.0.0.1:1080 clone http://guest.default.svc.cluster.local/demo.git",
         "rm -rf demo; git -c http.proxy=socks5h://127.0.0.1:1080 clone -q http://guest.default.svc.cluster.local/demo.git; cat demo/README"),
-    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Socks, SSH,
+    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], ProxyPort::Socks, SSH,
         "ssh -o ProxyCommand='nc -X 5 -x 127.0.0.1:1080 %h %p' guest.default.svc.cluster.local uname -a",
         "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
          -o ProxyCommand=\"$KITS/debian/bin/nc.openbsd -X 5 -x 127.0.0.1:1080 %h %p\" guest@guest.default.svc.cluster.local uname -a"),
-    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Http, SSH,
+    guest("ssh, nc as its ProxyCommand", &[Kit::Machine("ssh")], ProxyPort::Http, SSH,
         "ssh -o ProxyCommand='nc -X connect -x 127.0.0.1:3128 %h %p' guest.default.svc.cluster.local uname -a",
         "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
          -o ProxyCommand=\"$KITS/debian/bin/nc.openbsd -X connect -x 127.0.0.1:3128 %h %p\" guest@guest.default.svc.cluster.local uname -a"),
-    guest("redis-cli", &[Kit::Debian], Listener::Forward, PONG,
+    guest("redis-cli", &[Kit::Debian], ProxyPort::Forward, PONG,
         "kubevpn proxy-out --forward 127.0.0.1:6379:redis:6379 & redis-cli -h 127.0.0.1 ping",
         "at=127.0.0.1:6379; LD_LIBRARY_PATH=$KITS/debian/usr/lib/x86_64-linux-gnu $KITS/debian/usr/bin/redis-cli -h ${at%:*} -p ${at#*:} ping"),
-    guest("proxychains4, redis-cli", &[Kit::Debian], Listener::Socks, PONG,
+    guest("proxychains4, redis-cli", &[Kit::Debian], ProxyPort::Socks, PONG,
         "proxychains4 redis-cli -h redis.default.svc.cluster.local ping",
         "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          env LD_LIBRARY_PATH=$KITS/debian/usr/lib/x86_64-linux-gnu $KITS/debian/usr/bin/redis-cli -h redis.default.svc.cluster.local ping"),
-    guest("psql", &[Kit::Postgres], Listener::Forward, SELECT,
+    guest("psql", &[Kit::Postgres], ProxyPort::Forward, SELECT,
         "kubevpn proxy-out --forward 127.0.0.1:5432:postgres:5432 & psql -h 127.0.0.1 -U postgres -c 'select version()'",
         "at=127.0.0.1:5432; LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
          $KITS/postgres/usr/lib/postgresql/15/bin/psql -h ${at%:*} -p ${at#*:} -U postgres -c 'select version()'"),
-    guest("psql, through a rolling restart", &[Kit::Postgres], Listener::Forward, RESTARTED,
+    guest("psql, through a rolling restart", &[Kit::Postgres], ProxyPort::Forward, RESTARTED,
         "kubectl rollout restart deployment/postgres # psql says: Attempting reset: Succeeded; the next query works",
         RESTART),
-    guest("proxychains4, psql", &[Kit::Postgres], Listener::Socks, SELECT,
+    guest("proxychains4, psql", &[Kit::Postgres], ProxyPort::Socks, SELECT,
         "proxychains4 psql -h postgres.default.svc.cluster.local -U postgres -c 'select version()'",
         "at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          env LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
          $KITS/postgres/usr/lib/postgresql/15/bin/psql -h postgres.default.svc.cluster.local -U postgres -c 'select version()'"),
-    guest("Go google.golang.org/grpc", &[Kit::Go], Listener::Http, GRPC,
+    guest("Go google.golang.org/grpc", &[Kit::Go], ProxyPort::Http, GRPC,
         "HTTPS_PROXY=http://127.0.0.1:3128 ./program",
         "HTTPS_PROXY=http://127.0.0.1:3128 $KITS/go-clients grpc-env guest.default.svc.cluster.local:50051"),
-    guest("Go google.golang.org/grpc", &[Kit::Go], Listener::Socks, GRPC,
+    guest("Go google.golang.org/grpc", &[Kit::Go], ProxyPort::Socks, GRPC,
         r#"grpc.NewClient("passthrough:///"+target, grpc.WithContextDialer(…)) // with the dialer of golang.org/x/net/proxy"#,
         "$KITS/go-clients grpc-dialer 127.0.0.1:1080 guest.default.svc.cluster.local:50051"),
-    guest("grpcurl", &[Kit::Go], Listener::Http, GRPC,
+    guest("grpcurl", &[Kit::Go], ProxyPort::Http, GRPC,
         "HTTPS_PROXY=http://127.0.0.1:3128 grpcurl -plaintext -proto health.proto guest.default.svc.cluster.local:50051 grpc.health.v1.Health/Check",
         "HTTPS_PROXY=http://127.0.0.1:3128 $KITS/grpcurl -plaintext -max-time 20 -import-path $SOURCES/go -proto health.proto \
          guest.default.svc.cluster.local:50051 grpc.health.v1.Health/Check"),
-    guest("Python grpcio", &[Kit::Python], Listener::Http, GRPC,
+    guest("Python grpcio", &[Kit::Python], ProxyPort::Http, GRPC,
         "grpc_proxy=http://127.0.0.1:3128 python program.py",
         "grpc_proxy=http://127.0.0.1:3128 $KITS/python/bin/python $SOURCES/python/via_grpc.py guest.default.svc.cluster.local:50051"),
-    guest("proxychains4, Python grpcio", &[Kit::Python], Listener::Socks, GRPC,
+    guest("proxychains4, Python grpcio", &[Kit::Python], ProxyPort::Socks, GRPC,
         "GRPC_DNS_RESOLVER=native proxychains4 python program.py",
         "export GRPC_DNS_RESOLVER=native; at=127.0.0.1:1080; printf 'proxy_dns\\nremote_dns_subnet 224\\n[ProxyList]\\nsocks5 %s %s\\n' ${at%:*} ${at#*:} >proxychains.conf
          $KITS/debian/usr/bin/proxychains4 -q -f $PWD/proxychains.conf \
          $KITS/python/bin/python $SOURCES/python/via_grpc.py guest.default.svc.cluster.local:50051"),
-    guest("ssh, kubevpn nc as its ProxyCommand", &[Kit::Machine("ssh")], Listener::Run, SSH,
+    guest("ssh, kubevpn nc as its ProxyCommand", &[Kit::Machine("ssh")], ProxyPort::Run, SSH,
         "ssh -o ProxyCommand='kubevpn nc %h %p' guest.default.svc.cluster.local uname -a",
         "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
          -o ProxyCommand='kubevpn nc %h %p' guest@guest.default.svc.cluster.local uname -a"),
-    guest("kubevpn run --forward, psql", &[Kit::Postgres], Listener::Run, SELECT,
+    guest("kubevpn run --forward, psql", &[Kit::Postgres], ProxyPort::Run, SELECT,
         "kubevpn run --forward 0:postgres:5432 -- psql -h localhost -p {} -U postgres -c 'select version()'",
         "kubevpn run --forward 0:postgres:5432 -- env LD_LIBRARY_PATH=$KITS/postgres/usr/lib/x86_64-linux-gnu \
          $KITS/postgres/usr/lib/postgresql/15/bin/psql -h localhost -p {} -U postgres -c 'select version()'"),

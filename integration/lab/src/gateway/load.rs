@@ -43,7 +43,7 @@ const EXCHANGE: Duration = Duration::from_millis(100);
 
 /// How a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum LoadKind {
     /// An HTTP request in a tunnel, on a connection of its own.
     Connect,
     /// The same over SOCKS5.
@@ -54,7 +54,7 @@ pub(super) enum Kind {
 
 /// A Pod behind the Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub(super) struct LoadEndpoint {
     pub(super) pod: String,
     pub(super) ip: IpAddr,
 }
@@ -138,11 +138,11 @@ impl Person {
         Ok(stream)
     }
 
-    async fn attempt(&self, kind: Kind, ip: IpAddr) -> Result<()> {
+    async fn attempt(&self, kind: LoadKind, ip: IpAddr) -> Result<()> {
         match kind {
-            Kind::Connect => get(self.tunnel(ip, "web:8080").await?).await,
-            Kind::Socks => get(self.socks(ip, "web", 8080).await?).await,
-            Kind::Stream => use_for_a_while(self.tunnel(ip, "web:7007").await?).await,
+            LoadKind::Connect => get(self.tunnel(ip, "web:8080").await?).await,
+            LoadKind::Socks => get(self.socks(ip, "web", 8080).await?).await,
+            LoadKind::Stream => use_for_a_while(self.tunnel(ip, "web:7007").await?).await,
         }
     }
 }
@@ -200,30 +200,30 @@ async fn use_for_a_while(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Res
 
 /// What became of requests.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct RequestTally {
     /// Requests that no attempt served.
     pub(super) unserved: usize,
     /// Attempts that failed.
-    pub(super) failed: Vec<Failed>,
+    pub(super) failed: Vec<FailedRequest>,
     /// Served, by kind and Pod.
-    pub(super) served: BTreeMap<(Kind, String), usize>,
+    pub(super) served: BTreeMap<(LoadKind, String), usize>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Failed {
-    pub(super) kind: Kind,
+pub(super) struct FailedRequest {
+    pub(super) kind: LoadKind,
     pub(super) pod: String,
     pub(super) why: String,
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for FailedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} at {}: {}", self.kind, self.pod, self.why)
     }
 }
 
-impl Tally {
-    pub(super) fn served_by(&self, kind: Kind) -> BTreeMap<&str, usize> {
+impl RequestTally {
+    pub(super) fn served_by(&self, kind: LoadKind) -> BTreeMap<&str, usize> {
         let of_kind = self.served.iter().filter(|((k, _), _)| *k == kind);
         of_kind.map(|((_, pod), n)| (pod.as_str(), *n)).collect()
     }
@@ -234,9 +234,9 @@ impl Tally {
         let failed: BTreeSet<_> = self.failed.iter().map(ToString::to_string).collect();
         format!(
             "{} requests by CONNECT, {} by SOCKS5, {} streams; {} attempts failed, {} requests unserved{}{}",
-            count(Kind::Connect),
-            count(Kind::Socks),
-            count(Kind::Stream),
+            count(LoadKind::Connect),
+            count(LoadKind::Socks),
+            count(LoadKind::Stream),
             self.failed.len(),
             self.unserved,
             if failed.is_empty() { "" } else { ": " },
@@ -246,25 +246,25 @@ impl Tally {
 }
 
 /// Clients that go on asking.
-pub(super) struct Load {
-    tally: Arc<Mutex<Tally>>,
+pub(super) struct GatewayLoad {
+    tally: Arc<Mutex<RequestTally>>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<Result<()>>,
 }
 
-impl Load {
+impl GatewayLoad {
     /// Of one user, through the endpoints as they are at each moment.
     pub(super) fn start(
         network: PathBuf,
         person: Person,
-        endpoints: watch::Receiver<Vec<Endpoint>>,
+        endpoints: watch::Receiver<Vec<LoadEndpoint>>,
     ) -> Self {
-        let tally = Arc::<Mutex<Tally>>::default();
+        let tally = Arc::<Mutex<RequestTally>>::default();
         let (stop, stopping) = watch::channel(false);
         let counted = Arc::clone(&tally);
         let thread = in_network(network, async move || {
             let mut clients = JoinSet::new();
-            for kind in [Kind::Connect, Kind::Socks, Kind::Stream] {
+            for kind in [LoadKind::Connect, LoadKind::Socks, LoadKind::Stream] {
                 for _ in 0..CLIENTS {
                     let client = ask_on(
                         kind,
@@ -286,7 +286,7 @@ impl Load {
     }
 
     /// What there was since the last time this was asked.
-    pub(super) fn take(&self) -> Tally {
+    pub(super) fn take(&self) -> RequestTally {
         std::mem::take(&mut *self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -297,7 +297,7 @@ impl Load {
     }
 
     /// Lets requests in hand end.
-    pub(super) async fn end(self) -> Result<Tally> {
+    pub(super) async fn end(self) -> Result<RequestTally> {
         let _ = self.stop.send(true);
         joined(self.thread).await?;
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -307,13 +307,13 @@ impl Load {
 
 /// One client. The replica is chosen by chance for each connection, as kube-proxy does it.
 async fn ask_on(
-    kind: Kind,
+    kind: LoadKind,
     person: Person,
-    endpoints: watch::Receiver<Vec<Endpoint>>,
-    tally: Arc<Mutex<Tally>>,
+    endpoints: watch::Receiver<Vec<LoadEndpoint>>,
+    tally: Arc<Mutex<RequestTally>>,
     stopping: watch::Receiver<bool>,
 ) {
-    let count = |note: &dyn Fn(&mut Tally)| {
+    let count = |note: &dyn Fn(&mut RequestTally)| {
         note(&mut tally.lock().unwrap_or_else(PoisonError::into_inner));
     };
     let mut ticks = interval(PAUSE);
@@ -328,7 +328,7 @@ async fn ask_on(
                 all.get(index).cloned()
             };
             // Where no endpoint is there, none could have served it.
-            let Some(Endpoint { pod, ip }) = chosen else {
+            let Some(LoadEndpoint { pod, ip }) = chosen else {
                 if *stopping.borrow() {
                     return;
                 }
@@ -340,7 +340,7 @@ async fn ask_on(
                 Err(error) => {
                     let why = format!("{error:#}");
                     count(&|tally| {
-                        tally.failed.push(Failed {
+                        tally.failed.push(FailedRequest {
                             kind,
                             pod: pod.clone(),
                             why: why.clone(),

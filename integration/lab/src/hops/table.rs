@@ -9,7 +9,7 @@ use super::gateway::Does;
 pub struct Hop {
     /// Program and configuration, in a few words.
     pub name: &'static str,
-    pub(super) via: Via,
+    pub(super) via: HopVia,
     pub(super) to: To,
     /// How long the hop suffers a connection on which nothing passes.
     pub(super) cuts: Option<Duration>,
@@ -19,16 +19,16 @@ pub struct Hop {
 
 /// What stands in between.
 #[derive(Debug)]
-pub(super) enum Via {
+pub(super) enum HopVia {
     /// Programs of Debian, the last of which listens at PORT.
-    Debian(&'static Package, &'static [Program]),
+    Debian(&'static DebianPackages, &'static [HopProgram]),
     /// The lab's own gateway: plain HTTP, one request a connection.
     Gateway(Does),
 }
 
 /// Debian packages that are unpacked together.
 #[derive(Debug)]
-pub(super) struct Package {
+pub(super) struct DebianPackages {
     /// Of the directory.
     pub(super) name: &'static str,
     pub(super) packages: &'static [&'static str],
@@ -37,7 +37,7 @@ pub(super) struct Package {
 /// A command line and its configuration. In all of it, these words are replaced: ROOT (the unpacked packages), DIR (an
 /// empty directory), PORT and PORT2 (free ports), API (address and port of the API server), PKI (the lab's certificates).
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct HopProgram {
     pub(super) line: &'static str,
     /// DIR/config.
     pub(super) config: &'static str,
@@ -60,11 +60,11 @@ pub(super) enum To {
     Environment,
 }
 
-const NGINX: Package = Package {
+const NGINX: DebianPackages = DebianPackages {
     name: "debian-nginx",
     packages: &["nginx"],
 };
-const HAPROXY: Package = Package {
+const HAPROXY: DebianPackages = DebianPackages {
     name: "debian-haproxy",
     packages: &[
         "haproxy",
@@ -73,15 +73,15 @@ const HAPROXY: Package = Package {
         "libopentracing1",
     ],
 };
-const CADDY: Package = Package {
+const CADDY: DebianPackages = DebianPackages {
     name: "debian-caddy",
     packages: &["caddy"],
 };
-const STUNNEL: Package = Package {
+const STUNNEL: DebianPackages = DebianPackages {
     name: "debian-stunnel",
     packages: &["stunnel4", "libwrap0", "libnsl2", "libtirpc3"],
 };
-const SQUID: Package = Package {
+const SQUID: DebianPackages = DebianPackages {
     name: "debian-squid",
     packages: &[
         "squid",
@@ -93,15 +93,15 @@ const SQUID: Package = Package {
         "libnfnetlink0",
     ],
 };
-const TINYPROXY: Package = Package {
+const TINYPROXY: DebianPackages = DebianPackages {
     name: "debian-tinyproxy",
     packages: &["tinyproxy-bin"],
 };
-const MICROSOCKS: Package = Package {
+const MICROSOCKS: DebianPackages = DebianPackages {
     name: "debian-microsocks",
     packages: &["microsocks"],
 };
-const SSH: Package = Package {
+const SSH: DebianPackages = DebianPackages {
     name: "debian-ssh",
     packages: &[
         "openssh-server",
@@ -115,9 +115,9 @@ const SSH: Package = Package {
 /// nginx with this in its `http`.
 macro_rules! nginx {
     ($server:literal) => {
-        Via::Debian(
+        HopVia::Debian(
             &NGINX,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/sbin/nginx -c DIR/config",
                 config: concat!(
                     "daemon off; user root; master_process off; pid DIR/pid; error_log DIR/log; events {}\n",
@@ -137,9 +137,9 @@ macro_rules! nginx {
 /// HAProxy with this behind its `defaults`.
 macro_rules! haproxy {
     ($rest:literal) => {
-        Via::Debian(
+        HopVia::Debian(
             &HAPROXY,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/sbin/haproxy -db -f DIR/config",
                 config: concat!(
                     "defaults\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n",
@@ -154,9 +154,9 @@ macro_rules! haproxy {
 /// Caddy with this site.
 macro_rules! caddy {
     ($site:literal) => {
-        Via::Debian(
+        HopVia::Debian(
             &CADDY,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/caddy run --config DIR/config --adapter caddyfile",
                 config: concat!(
                     "{\n  admin off\n  auto_https off\n  storage file_system DIR\n}\n",
@@ -171,7 +171,7 @@ macro_rules! caddy {
     };
 }
 
-const fn works(name: &'static str, via: Via, to: To) -> Hop {
+const fn works(name: &'static str, via: HopVia, to: To) -> Hop {
     Hop {
         name,
         via,
@@ -181,7 +181,7 @@ const fn works(name: &'static str, via: Via, to: To) -> Hop {
     }
 }
 
-const fn cuts(name: &'static str, via: Via, to: To, after: u64) -> Hop {
+const fn cuts(name: &'static str, via: HopVia, to: To, after: u64) -> Hop {
     Hop {
         name,
         via,
@@ -191,7 +191,7 @@ const fn cuts(name: &'static str, via: Via, to: To, after: u64) -> Hop {
     }
 }
 
-const fn refused(name: &'static str, via: Via, to: To, sentence: &'static str) -> Hop {
+const fn refused(name: &'static str, via: HopVia, to: To, sentence: &'static str) -> Hop {
     Hop {
         name,
         via,
@@ -315,9 +315,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "stunnel",
-        Via::Debian(
+        HopVia::Debian(
             &STUNNEL,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/stunnel4 DIR/config",
                 config: "foreground = yes\npid =\n[api]\nclient = yes\naccept = 127.0.0.1:PORT\nconnect = API\ncert = PKI/admin.crt\nkey = PKI/admin.key\n",
                 ends: false,
@@ -327,9 +327,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "squid, `proxy-url`",
-        Via::Debian(
+        HopVia::Debian(
             &SQUID,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/sbin/squid -N -f DIR/config",
                 config: "http_port 127.0.0.1:PORT\nhttp_access allow all\ncache deny all\npid_filename none\ncache_log DIR/log\naccess_log none\ncoredump_dir DIR\nvisible_hostname hop\nshutdown_lifetime 0 seconds\nmime_table ROOT/usr/share/squid/mime.conf\nicon_directory ROOT/usr/share/squid/icons\nerror_directory ROOT/usr/share/squid-langpack/templates\nunlinkd_program ROOT/usr/lib/squid/unlinkd\nlogfile_daemon ROOT/usr/lib/squid/log_file_daemon\npinger_enable off\nnetdb_filename none\n",
                 ends: false,
@@ -339,9 +339,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "squid, `HTTPS_PROXY`",
-        Via::Debian(
+        HopVia::Debian(
             &SQUID,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/sbin/squid -N -f DIR/config",
                 config: "http_port 127.0.0.1:PORT\nhttp_access allow all\ncache deny all\npid_filename none\ncache_log DIR/log\naccess_log none\ncoredump_dir DIR\nvisible_hostname hop\nshutdown_lifetime 0 seconds\nmime_table ROOT/usr/share/squid/mime.conf\nicon_directory ROOT/usr/share/squid/icons\nerror_directory ROOT/usr/share/squid-langpack/templates\nunlinkd_program ROOT/usr/lib/squid/unlinkd\nlogfile_daemon ROOT/usr/lib/squid/log_file_daemon\npinger_enable off\nnetdb_filename none\n",
                 ends: false,
@@ -351,9 +351,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "tinyproxy, `proxy-url`",
-        Via::Debian(
+        HopVia::Debian(
             &TINYPROXY,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/tinyproxy -d -c DIR/config",
                 config: "Port PORT\nListen 127.0.0.1\nTimeout 600\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
                 ends: false,
@@ -363,9 +363,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "tinyproxy, `HTTPS_PROXY`",
-        Via::Debian(
+        HopVia::Debian(
             &TINYPROXY,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/tinyproxy -d -c DIR/config",
                 config: "Port PORT\nListen 127.0.0.1\nTimeout 600\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
                 ends: false,
@@ -375,9 +375,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     cuts(
         "tinyproxy, `Timeout` 5 s",
-        Via::Debian(
+        HopVia::Debian(
             &TINYPROXY,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/tinyproxy -d -c DIR/config",
                 config: "Port PORT\nListen 127.0.0.1\nTimeout 5\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
                 ends: false,
@@ -388,9 +388,9 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "microsocks, `proxy-url` socks5",
-        Via::Debian(
+        HopVia::Debian(
             &MICROSOCKS,
-            &[Program {
+            &[HopProgram {
                 line: "ROOT/usr/bin/microsocks -i 127.0.0.1 -p PORT",
                 config: "",
                 ends: false,
@@ -400,20 +400,20 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     works(
         "`ssh -D`, `proxy-url` socks5",
-        Via::Debian(
+        HopVia::Debian(
             &SSH,
             &[
-                Program {
+                HopProgram {
                     line: "mkdir -p /run/sshd",
                     config: "",
                     ends: true,
                 },
-                Program {
+                HopProgram {
                     line: "ROOT/usr/bin/ssh-keygen -q -t ed25519 -N  -f DIR/key",
                     config: "",
                     ends: true,
                 },
-                Program {
+                HopProgram {
                     // A user of its own, who is there where the package is installed, is what sshd insists on.
                     line: "unshare --mount --propagation private sh -e DIR/config",
                     config: "cp /etc/passwd DIR/passwd\necho 'sshd:x:64999:65534::/run/sshd:/bin/false' >>DIR/passwd\n\
@@ -422,7 +422,7 @@ pub(super) const HOPS: &[Hop] = &[
                              PermitRootLogin yes\nUsePAM no\nPidFile none\nEND\nexec ROOT/usr/sbin/sshd -D -f DIR/sshd\n",
                     ends: false,
                 },
-                Program {
+                HopProgram {
                     line: "ROOT/usr/bin/ssh -F none -N -D 127.0.0.1:PORT -i DIR/key -p PORT2 -o StrictHostKeyChecking=no \
                            -o UserKnownHostsFile=DIR/known -o ConnectionAttempts=20 root@127.0.0.1",
                     config: "",
@@ -434,76 +434,76 @@ pub(super) const HOPS: &[Hop] = &[
     ),
     refused(
         "a gateway that takes `Upgrade` away",
-        Via::Gateway(Does::Strips),
+        HopVia::Gateway(Does::Strips),
         PLAIN,
         "takes upgrades away",
     ),
     refused(
         "a gateway that answers 101 and swallows",
-        Via::Gateway(Does::Swallows),
+        HopVia::Gateway(Does::Swallows),
         PLAIN,
         "",
     ),
     refused(
         "a gateway that answers upgrades with 400",
-        Via::Gateway(Does::Refuses("400 Bad Request")),
+        HopVia::Gateway(Does::Refuses("400 Bad Request")),
         PLAIN,
         "400",
     ),
     refused(
         "a gateway that answers upgrades with 403",
-        Via::Gateway(Does::Refuses("403 Forbidden")),
+        HopVia::Gateway(Does::Refuses("403 Forbidden")),
         PLAIN,
         "403",
     ),
     refused(
         "a gateway that answers upgrades with 426",
-        Via::Gateway(Does::Refuses("426 Upgrade Required")),
+        HopVia::Gateway(Does::Refuses("426 Upgrade Required")),
         PLAIN,
         "426",
     ),
     refused(
         "a gateway that answers upgrades with 429",
-        Via::Gateway(Does::Refuses("429 Too Many Requests")),
+        HopVia::Gateway(Does::Refuses("429 Too Many Requests")),
         PLAIN,
         "429",
     ),
     refused(
         "a gateway that answers upgrades with 502",
-        Via::Gateway(Does::Refuses("502 Bad Gateway")),
+        HopVia::Gateway(Does::Refuses("502 Bad Gateway")),
         PLAIN,
         "502",
     ),
     works(
         "a gateway that answers 101 and swallows SPDY",
-        Via::Gateway(Does::SwallowsSpdy),
+        HopVia::Gateway(Does::SwallowsSpdy),
         PLAIN,
     ),
     works(
         "a gateway that lets no SPDY through (403)",
-        Via::Gateway(Does::RefusesSpdy),
+        HopVia::Gateway(Does::RefusesSpdy),
         PLAIN,
     ),
     cuts(
         "a gateway that cuts after 5 s of silence (60 s scaled down)",
-        Via::Gateway(Does::CutsSilence(Duration::from_secs(5))),
+        HopVia::Gateway(Does::CutsSilence(Duration::from_secs(5))),
         PLAIN,
         5,
     ),
     cuts(
         "a gateway that cuts after 8 s (an hour of a token's life)",
-        Via::Gateway(Does::CutsAfter(Duration::from_secs(8))),
+        HopVia::Gateway(Does::CutsAfter(Duration::from_secs(8))),
         PLAIN,
         8,
     ),
     works(
         "a gateway that writes one byte at a time",
-        Via::Gateway(Does::Dribbles),
+        HopVia::Gateway(Does::Dribbles),
         PLAIN,
     ),
     works(
         "a gateway that holds heads back for 3 s",
-        Via::Gateway(Does::Holds(Duration::from_secs(3))),
+        HopVia::Gateway(Does::Holds(Duration::from_secs(3))),
         PLAIN,
     ),
 ];

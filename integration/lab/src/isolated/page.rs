@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::Outcome;
+use super::ProgramOutcome;
 
 /// Puts each table between the two marks of its name.
 ///
 /// # Errors
 /// The page cannot be read or written, or has no marks.
-pub fn write(page: &Path, outcomes: &[Outcome]) -> Result<()> {
+pub fn write(page: &Path, outcomes: &[ProgramOutcome]) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| page.display().to_string())?;
     let text = replaced(&text, "programs", &programs(outcomes))?;
     let text = replaced(&text, "shows", &shows(outcomes))?;
@@ -31,7 +31,7 @@ fn replaced(text: &str, name: &str, table: &str) -> Result<String> {
     Ok(format!("{before}{begin}{table}{end}{after}"))
 }
 
-fn programs(outcomes: &[Outcome]) -> String {
+fn programs(outcomes: &[ProgramOutcome]) -> String {
     let mut text = String::from(
         "| program | what is run | environment | isolated | isolated, ordinary user |\n|---|---|---|---|---|\n",
     );
@@ -51,7 +51,7 @@ fn programs(outcomes: &[Outcome]) -> String {
     text
 }
 
-fn shows(outcomes: &[Outcome]) -> String {
+fn shows(outcomes: &[ProgramOutcome]) -> String {
     let mut text = String::from("| what | root | ordinary user |\n|---|---|---|\n");
     for outcome in outcomes
         .iter()

@@ -4,7 +4,7 @@ use crate::clients::kits::Kit;
 
 /// A program and what it does.
 #[derive(Debug)]
-pub struct Program {
+pub struct IsolatedProgram {
     /// The program, or library.
     pub name: &'static str,
     /// What is run, by a shell. `$IPV4` and `$IPV6` are ClusterIPs, `$PORT` a published port.
@@ -25,8 +25,8 @@ const fn program(
     kits: &'static [Kit],
     expect: &'static str,
     line: &'static str,
-) -> Program {
-    Program {
+) -> IsolatedProgram {
+    IsolatedProgram {
         name,
         line,
         flags: &[],
@@ -42,8 +42,8 @@ const fn guest(
     kits: &'static [Kit],
     expect: &'static str,
     line: &'static str,
-) -> Program {
-    Program {
+) -> IsolatedProgram {
+    IsolatedProgram {
         guests: true,
         ..program(name, kits, expect, line)
     }
@@ -54,8 +54,8 @@ const fn hopeless(
     kits: &'static [Kit],
     expect: &'static str,
     line: &'static str,
-) -> Program {
-    Program {
+) -> IsolatedProgram {
+    IsolatedProgram {
         works: false,
         ..program(name, kits, expect, line)
     }
@@ -73,7 +73,7 @@ const REVIEWS: &str = r#""service":"reviews""#;
 const GREETING: &str = "220 multi-";
 
 #[rustfmt::skip]
-pub(super) const PROGRAMS: &[Program] = &[
+pub(super) const PROGRAMS: &[IsolatedProgram] = &[
     program("curl", DEBIAN, REVIEWS, "curl -sS http://reviews/"),
     program("wget", &[Kit::Machine("wget")], REVIEWS, "wget -qO- http://reviews/"),
     program("wget of BusyBox", DEBIAN, REVIEWS, "busybox wget -qO- http://reviews/"),
@@ -150,7 +150,7 @@ pub(super) const PROGRAMS: &[Program] = &[
 
 /// What no proxy has a counterpart for.
 #[rustfmt::skip]
-pub(super) const SHOWS: &[Program] = &[
+pub(super) const SHOWS: &[IsolatedProgram] = &[
     program("an IPv4 address", DEBIAN, REVIEWS, "curl -sS http://$IPV4/"),
     program("an IPv6 address", DEBIAN, "\"service\"", "curl -sS 'http://[$IPV6]:9080/'"),
     program("getaddrinfo with a search domain", PYTHON, "found $IPV4",
@@ -165,7 +165,7 @@ pub(super) const SHOWS: &[Program] = &[
         "curl -sS -o /dev/null -w '%{size_download} bytes in %{time_total} s\n' 'http://productpage:9080/bytes?n=1073741824'"),
     program("1 GiB to the Pod", DEBIAN, "1073741824\n",
         "head -c 1073741824 /dev/zero | curl -sS -T - -w '%{size_upload} bytes, in chunks, in %{time_total} s\n' http://productpage:9080/sink"),
-    Program {
+    IsolatedProgram {
         flags: &["--publish", "$PORT:8000"],
         ..program("a server inside, published", PYTHON, "Directory listing",
             "$KITS/python/bin/python -m http.server --bind 127.0.0.1 8000 >/dev/null 2>&1 & \

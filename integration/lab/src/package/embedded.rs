@@ -13,12 +13,12 @@ use super::licences::Libraries;
 use crate::command::{command, output};
 
 #[derive(Deserialize)]
-struct List {
-    packages: Vec<Package>,
+struct EmbeddedList {
+    packages: Vec<EmbeddedPackage>,
 }
 
 #[derive(Deserialize)]
-struct Package {
+struct EmbeddedPackage {
     name: String,
     version: String,
     source: String,
@@ -47,7 +47,7 @@ pub(super) async fn libraries(program: &Path) -> Result<Libraries> {
 fn read(section: &[u8]) -> Result<Libraries> {
     let mut text = String::new();
     ZlibDecoder::new(section).read_to_string(&mut text)?;
-    let list: List = serde_json::from_str(&text)?;
+    let list: EmbeddedList = serde_json::from_str(&text)?;
     let linked = list
         .packages
         .into_iter()

@@ -13,11 +13,11 @@ use crate::command::output;
 
 #[derive(Deserialize)]
 struct Metadata {
-    packages: Vec<Package>,
+    packages: Vec<LicensedPackage>,
 }
 
 #[derive(Deserialize)]
-struct Package {
+struct LicensedPackage {
     name: String,
     version: String,
     license: Option<String>,

@@ -1,14 +1,14 @@
 //! What servers answer.
 
 use crate::client::Do;
-use crate::row::{Row, Want};
+use crate::row::{OddRow, Want};
 use crate::server::Then;
 
-fn row(name: impl Into<String>, rule: &'static str) -> Row {
-    Row::new(name, rule)
+fn row(name: impl Into<String>, rule: &'static str) -> OddRow {
+    OddRow::new(name, rule)
 }
 
-pub(super) fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<OddRow> {
     let mut rows = statuses();
     rows.extend(framing());
     rows.extend(fields());
@@ -16,8 +16,8 @@ pub(super) fn rows() -> Vec<Row> {
     rows
 }
 
-fn statuses() -> Vec<Row> {
-    let mut rows: Vec<Row> = [
+fn statuses() -> Vec<OddRow> {
+    let mut rows: Vec<OddRow> = [
         201, 202, 203, 206, 226, 299, 300, 301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 405,
         406, 409, 410, 412, 416, 418, 421, 422, 425, 426, 428, 429, 431, 451, 499, 500, 501, 502,
         503, 504, 511, 599, 999,
@@ -58,7 +58,7 @@ fn statuses() -> Vec<Row> {
     rows
 }
 
-fn framing() -> Vec<Row> {
+fn framing() -> Vec<OddRow> {
     let r = |name: &str, rule, answer: &str| row(format!("answer: {name}"), rule).says(answer);
     let head = |name: &str, rule, answer: &str| {
         row(format!("answer to HEAD: {name}"), rule)
@@ -117,7 +117,7 @@ fn framing() -> Vec<Row> {
     ]
 }
 
-fn fields() -> Vec<Row> {
+fn fields() -> Vec<OddRow> {
     let r = |name: &str, rule, fields: &str| {
         row(format!("answer field: {name}"), rule)
             .says_with(&format!("{fields}Content-Length: 2\r\n"))
@@ -302,7 +302,7 @@ fn fields() -> Vec<Row> {
     rows
 }
 
-fn odd() -> Vec<Row> {
+fn odd() -> Vec<OddRow> {
     let r = |name: &str, rule, answer: &str| {
         row(format!("odd server: {name}"), rule)
             .says(answer)

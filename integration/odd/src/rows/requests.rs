@@ -1,11 +1,11 @@
 //! What clients send.
 
 use crate::client::Do;
-use crate::row::{Row, Want};
+use crate::row::{OddRow, Want};
 use crate::server::Then;
 
-fn row(name: impl Into<String>, rule: &'static str) -> Row {
-    Row::new(name, rule)
+fn row(name: impl Into<String>, rule: &'static str) -> OddRow {
+    OddRow::new(name, rule)
 }
 
 /// A request whose body comes in these bytes.
@@ -18,7 +18,7 @@ fn get(target: &str) -> String {
     format!("GET {{http}}{target} HTTP/1.1\r\nHost: {{host}}\r\n\r\n")
 }
 
-pub(super) fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<OddRow> {
     let mut rows = methods();
     rows.extend(targets());
     rows.extend(fields());
@@ -28,8 +28,8 @@ pub(super) fn rows() -> Vec<Row> {
     rows
 }
 
-fn methods() -> Vec<Row> {
-    let mut rows: Vec<Row> = [
+fn methods() -> Vec<OddRow> {
+    let mut rows: Vec<OddRow> = [
         "HEAD",
         "PUT",
         "DELETE",
@@ -74,8 +74,8 @@ fn methods() -> Vec<Row> {
     rows
 }
 
-fn targets() -> Vec<Row> {
-    let mut rows: Vec<Row> = [
+fn targets() -> Vec<OddRow> {
+    let mut rows: Vec<OddRow> = [
         ("an encoded slash", "/a%2Fb%2fc"),
         ("encoded dots", "/%2e%2e/a"),
         ("dots", "/a/../b/./c"),
@@ -256,7 +256,7 @@ fn targets() -> Vec<Row> {
     rows
 }
 
-fn fields() -> Vec<Row> {
+fn fields() -> Vec<OddRow> {
     let r =
         |name: &str, rule, fields: &str| row(format!("request field: {name}"), rule).with(fields);
     let mut rows = vec![
@@ -462,7 +462,7 @@ fn fields() -> Vec<Row> {
     rows
 }
 
-fn bodies() -> Vec<Row> {
+fn bodies() -> Vec<OddRow> {
     let r = |name: &str, rule, fields: &str, body: &[u8]| {
         row(format!("request body: {name}"), rule).send(post(fields, body))
     };
@@ -536,7 +536,7 @@ fn joined() -> Want {
     Want::Or(Box::new([one, Want::ServerField("a", "b   c".into())]))
 }
 
-fn lines() -> Vec<Row> {
+fn lines() -> Vec<OddRow> {
     let r = |name: &str, rule, request: &str| {
         row(format!("lines: {name}"), rule).send(request).proxied()
     };
@@ -708,7 +708,7 @@ fn lines() -> Vec<Row> {
     ]
 }
 
-fn connections() -> Vec<Row> {
+fn connections() -> Vec<OddRow> {
     let g = |path: &str| format!("GET {{http}}{path} HTTP/1.1\r\nHost: {{host}}\r\n\r\n");
     let r = |name: &str, rule, does: Vec<Do>| row(format!("connection: {name}"), rule).does(does);
     let pipelined: String = (0..5).map(|i| g(&format!("/{i}"))).collect();

@@ -1,7 +1,7 @@
 //! CONNECT.
 
 use crate::client::Do;
-use crate::row::{Row, Want};
+use crate::row::{OddRow, Want};
 use crate::server::Then;
 
 fn connect(target: &str, fields: &str) -> Vec<u8> {
@@ -9,8 +9,8 @@ fn connect(target: &str, fields: &str) -> Vec<u8> {
 }
 
 /// Through the tunnel: a request that turns the server into one that sends back what it gets.
-fn through(name: &str, rule: &'static str, connect: Vec<u8>) -> Row {
-    Row::new(format!("tunnel: {name}"), rule)
+fn through(name: &str, rule: &'static str, connect: Vec<u8>) -> OddRow {
+    OddRow::new(format!("tunnel: {name}"), rule)
         .proxied()
         .does(vec![
             Do::SendToProxy(connect),
@@ -24,18 +24,18 @@ fn through(name: &str, rule: &'static str, connect: Vec<u8>) -> Row {
         .then(Then::Echo)
 }
 
-fn passes(row: Row) -> Row {
+fn passes(row: OddRow) -> OddRow {
     row.status(200).want(Want::Raw(b"go pingbye".into()))
 }
 
-fn refused(name: &str, rule: &'static str, bytes: &[u8]) -> Row {
-    Row::new(format!("tunnel: {name}"), rule)
+fn refused(name: &str, rule: &'static str, bytes: &[u8]) -> OddRow {
+    OddRow::new(format!("tunnel: {name}"), rule)
         .proxied()
         .does(vec![Do::Send(bytes.to_vec()), Do::Hear])
         .refused()
 }
 
-pub(super) fn rows() -> Vec<Row> {
+pub(super) fn rows() -> Vec<OddRow> {
     let host = "Host: {host}\r\n";
     let large = vec![b'x'; 5_000_000];
     let mut rows = vec![
@@ -92,7 +92,7 @@ pub(super) fn rows() -> Vec<Row> {
             "9293 3.6",
             connect("{host}", host),
         )),
-        Row::new("tunnel: bytes right behind the head", "9110 9.3.6")
+        OddRow::new("tunnel: bytes right behind the head", "9110 9.3.6")
             .proxied()
             .does(vec![
                 Do::Send(
@@ -108,7 +108,7 @@ pub(super) fn rows() -> Vec<Row> {
             .then(Then::Echo)
             .status(200)
             .want(Want::Raw(b"go pingbye".into())),
-        Row::new("tunnel: behind a request", "9112 9.3")
+        OddRow::new("tunnel: behind a request", "9112 9.3")
             .proxied()
             .does(vec![
                 Do::Send(b"GET {http}/ HTTP/1.1\r\nHost: {host}\r\n\r\n".to_vec()),
@@ -125,7 +125,7 @@ pub(super) fn rows() -> Vec<Row> {
             .then(Then::Echo)
             .want(Want::Answers(2))
             .want(Want::Raw(b"go pingbye".into())),
-        Row::new("tunnel: 5 MB up and down", "9110 9.3.6")
+        OddRow::new("tunnel: 5 MB up and down", "9110 9.3.6")
             .proxied()
             .does(vec![
                 Do::Send(connect("{host}", host)),
@@ -139,7 +139,7 @@ pub(super) fn rows() -> Vec<Row> {
             .says("go ")
             .then(Then::Echo)
             .want(Want::ServerRest(large)),
-        Row::new("tunnel: a server that is reset", "9112 9.6; 9293 3.6")
+        OddRow::new("tunnel: a server that is reset", "9112 9.6; 9293 3.6")
             .proxied()
             .does(vec![
                 Do::Send(connect("{host}", host)),

@@ -27,7 +27,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use super::scenario;
 use crate::cluster::{client, cluster_ips, pods};
 use crate::proxy::PATIENCE;
-use crate::relay::Relay;
+use crate::relay::TestRelay;
 use crate::{Context, Scenario, Socks};
 
 pub(super) fn list() -> Vec<Scenario> {
@@ -49,21 +49,21 @@ const NEWS: Duration = Duration::from_secs(1);
 const DOWN: Duration = Duration::from_secs(1);
 
 /// One connection of a client.
-struct Attempt {
+struct ChaosAttempt {
     begun: Instant,
     ended: Instant,
     host: String,
-    outcome: Outcome,
+    outcome: AttemptOutcome,
 }
 
-enum Outcome {
+enum AttemptOutcome {
     Answered,
     Wrong(String),
     Refused(String),
     Broken(String),
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for AttemptOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answered => f.write_str("answered"),
@@ -90,7 +90,7 @@ impl Windows {
     }
 
     /// Whether part of the attempt was in one of them, or so long after it.
-    fn touch(&self, attempt: &Attempt, after: Duration) -> bool {
+    fn touch(&self, attempt: &ChaosAttempt, after: Duration) -> bool {
         let windows = self.lock();
         let mut windows = windows.iter();
         windows.any(|(from, to)| {
@@ -115,7 +115,7 @@ async fn load_while_the_api_server_misbehaves(cx: Context) -> anyhow::Result<()>
     };
     let kubeconfig = cx.cluster.kubeconfig();
     let api = client(&kubeconfig).await?;
-    let relay = Relay::start(&kubeconfig).await?;
+    let relay = TestRelay::start(&kubeconfig).await?;
     let proxy = cx
         .logging_proxy(
             relay.kubeconfig(),
@@ -138,7 +138,10 @@ async fn load_while_the_api_server_misbehaves(cx: Context) -> anyhow::Result<()>
     // A first dial needs a call, and a call a connection that lasts as long: that is another matter.
     for (host, port, service) in targets.iter() {
         let outcome = ask(proxy.socks, host, *port, service).await;
-        anyhow::ensure!(matches!(outcome, Outcome::Answered), "{host}: {outcome}");
+        anyhow::ensure!(
+            matches!(outcome, AttemptOutcome::Answered),
+            "{host}: {outcome}"
+        );
     }
     let begun = Instant::now();
     let half = begun + Duration::from_secs(seconds) / 2;
@@ -156,7 +159,7 @@ async fn load_while_the_api_server_misbehaves(cx: Context) -> anyhow::Result<()>
                 let begun = Instant::now();
                 let outcome = ask(socks, host, *port, service).await;
                 let (ended, host) = (Instant::now(), host.clone());
-                attempts.push(Attempt {
+                attempts.push(ChaosAttempt {
                     begun,
                     ended,
                     host,
@@ -211,14 +214,14 @@ async fn load_while_the_api_server_misbehaves(cx: Context) -> anyhow::Result<()>
     let mut failed = Vec::new();
     for attempt in &attempts {
         match &attempt.outcome {
-            Outcome::Answered => {
+            AttemptOutcome::Answered => {
                 answered += 1;
                 after +=
                     usize::from(attempt.begun > half && !outage.touch(attempt, Duration::ZERO));
             }
-            Outcome::Wrong(_) => failed.push(attempt),
+            AttemptOutcome::Wrong(_) => failed.push(attempt),
             _ if outage.touch(attempt, Duration::ZERO) => in_outage += 1,
-            Outcome::Broken(_) if replacing.touch(attempt, NEWS) => in_replacing += 1,
+            AttemptOutcome::Broken(_) if replacing.touch(attempt, NEWS) => in_replacing += 1,
             _ => failed.push(attempt),
         }
     }
@@ -299,17 +302,17 @@ async fn replace(api: &kube::Client) -> anyhow::Result<()> {
 }
 
 /// One HTTP request over one connection.
-async fn ask(socks: std::net::SocketAddr, host: &str, port: u16, service: &str) -> Outcome {
+async fn ask(socks: std::net::SocketAddr, host: &str, port: u16, service: &str) -> AttemptOutcome {
     let mut stream = match timeout(PATIENCE, Socks::connect(socks, host, port)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Outcome::Refused(format!("{error:#}")),
-        Err(_) => return Outcome::Refused("no answer to CONNECT".into()),
+        Ok(Err(error)) => return AttemptOutcome::Refused(format!("{error:#}")),
+        Err(_) => return AttemptOutcome::Refused("no answer to CONNECT".into()),
     };
     match timeout(PATIENCE, get(&mut stream, host)).await {
-        Ok(Ok(answer)) if answer["service"] == service => Outcome::Answered,
-        Ok(Ok(answer)) => Outcome::Wrong(answer.to_string()),
-        Ok(Err(error)) => Outcome::Broken(format!("{error:#}")),
-        Err(_) => Outcome::Broken("no answer to GET".into()),
+        Ok(Ok(answer)) if answer["service"] == service => AttemptOutcome::Answered,
+        Ok(Ok(answer)) => AttemptOutcome::Wrong(answer.to_string()),
+        Ok(Err(error)) => AttemptOutcome::Broken(format!("{error:#}")),
+        Err(_) => AttemptOutcome::Broken("no answer to GET".into()),
     }
 }
 

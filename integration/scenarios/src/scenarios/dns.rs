@@ -30,14 +30,14 @@ pub(super) fn list() -> Vec<Scenario> {
 
 /// What dig was told: the code, and the records without their lifetimes, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct DigAnswer {
     status: String,
     answers: BTreeSet<String>,
     /// Whether a SOA says how long "no" lasts.
     soa: bool,
 }
 
-impl Told {
+impl DigAnswer {
     pub(super) fn is(&self, status: &str, answers: &[&str]) -> bool {
         let ends = |answer: &&str| self.answers.iter().any(|a| a.ends_with(*answer));
         self.status == status && self.answers.len() == answers.len() && answers.iter().all(ends)
@@ -49,7 +49,7 @@ pub(super) async fn dig(
     server: SocketAddr,
     how: &[&str],
     questions: &[String],
-) -> anyhow::Result<Vec<Told>> {
+) -> anyhow::Result<Vec<DigAnswer>> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("questions");
     std::fs::write(&file, questions.join("\n"))?;
@@ -80,8 +80,8 @@ pub(super) async fn dig(
     Ok(told)
 }
 
-fn read(text: &str) -> Vec<Told> {
-    let mut all: Vec<Told> = Vec::new();
+fn read(text: &str) -> Vec<DigAnswer> {
+    let mut all: Vec<DigAnswer> = Vec::new();
     let mut in_answer = false;
     for line in text.lines() {
         if line.starts_with(";; ->>HEADER<<-") {
@@ -89,7 +89,7 @@ fn read(text: &str) -> Vec<Told> {
                 .split("status: ")
                 .nth(1)
                 .and_then(|s| s.split(',').next());
-            all.push(Told {
+            all.push(DigAnswer {
                 status: status.unwrap_or("?").into(),
                 answers: BTreeSet::new(),
                 soa: false,

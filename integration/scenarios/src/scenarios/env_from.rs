@@ -14,7 +14,7 @@ use tokio::process::Command;
 use super::scenario;
 use crate::proxy::PATIENCE;
 use crate::space::Space;
-use crate::{Context, Right, Scenario};
+use crate::{AccountRight, Context, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -29,15 +29,15 @@ pub(super) fn list() -> Vec<Scenario> {
 pub(super) const CANARY: &str = "canary-f3b1";
 
 /// What it takes to be a workload: to read in one namespace, and no `list`.
-pub(super) const READER: &[Right] = &[
+pub(super) const READER: &[AccountRight] = &[
     right("apps", &["deployments", "statefulsets"]),
     right("", &["pods", "configmaps", "secrets"]),
 ];
-const NO_SECRETS: &[Right] = &[right("apps", &["deployments"]), right("", &["configmaps"])];
-const NO_WORKLOADS: &[Right] = &[right("", &["configmaps", "secrets"])];
+const NO_SECRETS: &[AccountRight] = &[right("apps", &["deployments"]), right("", &["configmaps"])];
+const NO_WORKLOADS: &[AccountRight] = &[right("", &["configmaps", "secrets"])];
 
-const fn right(group: &'static str, resources: &'static [&'static str]) -> Right {
-    Right {
+const fn right(group: &'static str, resources: &'static [&'static str]) -> AccountRight {
+    AccountRight {
         verbs: &["get"],
         group,
         resources,
@@ -128,7 +128,7 @@ struct Caller<'c> {
     home: TempDir,
 }
 
-struct Ended {
+struct CommandEnd {
     code: Option<i32>,
     out: Vec<u8>,
     err: String,
@@ -144,7 +144,7 @@ impl<'c> Caller<'c> {
     }
 
     /// `kubevpn run` with these words, and all there is to be logged.
-    async fn run(&self, words: &[&str]) -> anyhow::Result<Ended> {
+    async fn run(&self, words: &[&str]) -> anyhow::Result<CommandEnd> {
         let home = self.home.path();
         let mut command = Command::new(&self.cx.kubevpn);
         command
@@ -166,7 +166,7 @@ impl<'c> Caller<'c> {
             let line = err.lines().find(|line| line.contains(part));
             anyhow::ensure!(line.is_none(), "{words:?} says {line:?}");
         }
-        Ok(Ended {
+        Ok(CommandEnd {
             code: output.status.code(),
             out: output.stdout,
             err,

@@ -15,7 +15,7 @@ use super::scenario;
 use crate::cluster::{client, pods};
 use crate::load::Load;
 use crate::proxy::PATIENCE;
-use crate::relay::Relay;
+use crate::relay::TestRelay;
 use crate::space::until;
 use crate::{Context, Curl, Scenario, Socks};
 
@@ -193,7 +193,7 @@ async fn connects_succeed_once_the_api_server_is_back(cx: Context) -> anyhow::Re
 async fn dead_connections_to_the_api_server_are_replaced(cx: Context) -> anyhow::Result<()> {
     /// What `proxy-out` gives a dial, and room for a busy machine.
     const DIAL: Duration = Duration::from_secs(30 + 10);
-    let relay = Relay::start(&cx.cluster.kubeconfig()).await?;
+    let relay = TestRelay::start(&cx.cluster.kubeconfig()).await?;
     let proxy = cx.proxy(relay.kubeconfig(), &[]).await?;
     let mut old = Socks::connect(proxy.socks, "multi", 7007).await?;
     echoes(&mut old).await?;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::http as proxies;
 use super::scenario;
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Scenario, Socks, Tunnel};
+use crate::{Context, Curl, Scenario, Socks, TunnelClient};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -27,7 +27,7 @@ pub(super) fn list() -> Vec<Scenario> {
 async fn messages_go_back_and_forth(cx: Context) -> anyhow::Result<()> {
     let (proxy, http) = proxies::start(&cx).await?;
     for stream in [
-        Tunnel::connect(http, "productpage", 9080).await?,
+        TunnelClient::connect(http, "productpage", 9080).await?,
         Socks::connect(proxy.socks, "productpage", 9080).await?,
     ] {
         tokio::time::timeout(PATIENCE, call(stream)).await??;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::scenario;
 use super::steady::figure;
 use crate::client::read_head;
-use crate::{Context, Curl, Proxy, Scenario, Socks, Tunnel, Way};
+use crate::{Context, Curl, Proxy, ProxyRoute, Scenario, Socks, TunnelClient};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -140,7 +140,7 @@ async fn each_refusal_has_its_status_and_sentence(cx: Context) -> anyhow::Result
 
 async fn server_sent_events_come_one_by_one(cx: Context) -> anyhow::Result<()> {
     let (proxy, http) = start(&cx).await?;
-    for way in Way::ALL {
+    for way in ProxyRoute::ALL {
         let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
         let request = format!("GET {base}/sse?n=0&ms=50 HTTP/1.1\r\nHost: x\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -158,7 +158,7 @@ async fn server_sent_events_come_one_by_one(cx: Context) -> anyhow::Result<()> {
 
 async fn a_websocket_echoes(cx: Context) -> anyhow::Result<()> {
     let (proxy, http) = start(&cx).await?;
-    for way in Way::ALL {
+    for way in ProxyRoute::ALL {
         let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
         let request = format!(
             "GET {base}/ws HTTP/1.1\r\nHost: productpage:9080\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -203,7 +203,7 @@ async fn a_chunked_upload_of_unknown_length(cx: Context) -> anyhow::Result<()> {
 async fn bytes_sent_with_the_request_arrive_whole(cx: Context) -> anyhow::Result<()> {
     let (proxy, http) = start(&cx).await?;
     let early: Vec<u8> = (0..65_536_u32).map(|n| (n % 251) as u8).collect();
-    let mut tunnel = Tunnel::send_early(http, "multi", 7007, &early).await?;
+    let mut tunnel = TunnelClient::send_early(http, "multi", 7007, &early).await?;
     read_head(&mut tunnel, "200").await?;
     let mut socks = Socks::send_early(proxy.socks, "multi", 7007, &early).await?;
     Socks::read_replies(&mut socks).await?;

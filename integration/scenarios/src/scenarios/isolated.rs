@@ -16,7 +16,7 @@ use super::{env_from, scenario};
 use crate::cluster::{client, cluster_ips, pod_ips};
 use crate::proxy::PATIENCE;
 use crate::space::{Echo, Space, service, until};
-use crate::{Context, Curl, Right, Scenario};
+use crate::{AccountRight, Context, Curl, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -58,7 +58,7 @@ pub(super) fn list() -> Vec<Scenario> {
 }
 
 /// Somebody who runs commands.
-struct User {
+struct CommandUser {
     uid: u32,
     gid: u32,
     before: Vec<String>,
@@ -73,7 +73,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// No account has it.
 const OTHER: u32 = 12_345;
 
-impl User {
+impl CommandUser {
     /// The current user, and where that is root a user without any right.
     fn all(cx: &Context) -> anyhow::Result<Vec<Self>> {
         Self::all_with(cx, &cx.cluster.kubeconfig())
@@ -149,9 +149,14 @@ impl User {
         command
     }
 
-    async fn run(&self, cx: &Context, flags: &[&str], words: &[&str]) -> anyhow::Result<Ended> {
+    async fn run(
+        &self,
+        cx: &Context,
+        flags: &[&str],
+        words: &[&str],
+    ) -> anyhow::Result<IsolatedEnd> {
         let mut command = self.command(cx, flags, words);
-        Ended::of(command.output()).await
+        IsolatedEnd::of(command.output()).await
     }
 
     /// A shell's script that has to end well; its output.
@@ -166,7 +171,12 @@ impl User {
     }
 
     /// Starts it and reads its first line.
-    async fn start(&self, cx: &Context, flags: &[&str], script: &str) -> anyhow::Result<Running> {
+    async fn start(
+        &self,
+        cx: &Context,
+        flags: &[&str],
+        script: &str,
+    ) -> anyhow::Result<RunningCommand> {
         let mut command = self.command(cx, flags, &["bash", "-c", script]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -175,7 +185,7 @@ impl User {
         tokio::time::timeout(PATIENCE, out.read_line(&mut line))
             .await
             .context("it says nothing")??;
-        Ok(Running {
+        Ok(RunningCommand {
             child,
             out,
             line: line.trim_end().to_owned(),
@@ -184,13 +194,13 @@ impl User {
 }
 
 #[derive(Debug)]
-struct Ended {
+struct IsolatedEnd {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Ended {
+impl IsolatedEnd {
     async fn of(output: impl Future<Output = std::io::Result<Output>>) -> anyhow::Result<Self> {
         let output = tokio::time::timeout(PATIENCE, output).await;
         let output = output.context("it does not end")??;
@@ -208,13 +218,13 @@ impl Ended {
     }
 }
 
-struct Running {
+struct RunningCommand {
     child: Child,
     out: BufReader<ChildStdout>,
     line: String,
 }
 
-impl Running {
+impl RunningCommand {
     async fn signal(&self, name: &str, pid: u32) -> anyhow::Result<()> {
         let pid = pid.to_string();
         let mut kill = Command::new("kill");
@@ -227,15 +237,15 @@ impl Running {
         self.child.id().context("it has ended")
     }
 
-    async fn ended(self) -> anyhow::Result<Ended> {
+    async fn ended(self) -> anyhow::Result<IsolatedEnd> {
         let Self { child, mut out, .. } = self;
         let mut rest = String::new();
         let (ended, read) = tokio::join!(
-            Ended::of(child.wait_with_output()),
+            IsolatedEnd::of(child.wait_with_output()),
             tokio::time::timeout(PATIENCE, out.read_to_string(&mut rest))
         );
         read.context("somebody holds its standard output")??;
-        Ok(Ended {
+        Ok(IsolatedEnd {
             out: rest,
             ..ended?
         })
@@ -255,7 +265,7 @@ async fn clients_that_close_leave_nothing_open(cx: Context) -> anyhow::Result<()
          print('done', flush=True)\n\
          input()\n"
     );
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let path = user.files.path().join("clients.py");
         std::fs::write(&path, &script)?;
         // Standard input stays open until it is told to end.
@@ -287,7 +297,7 @@ async fn clients_that_close_leave_nothing_open(cx: Context) -> anyhow::Result<()
 /// A connection that is refused is reset: its end would be taken for an empty answer.
 async fn a_reset_is_passed_on(cx: Context) -> anyhow::Result<()> {
     let script = "import socket; s = socket.create_connection(('multi', 9999)); s.recv(1)";
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let ended = user.run(&cx, &[], &[PYTHON, "-c", script]).await?;
         ended.with(1, "ConnectionResetError")?;
         ended.with(1, "nothing listens")?;
@@ -327,7 +337,7 @@ async fn curl_by_name_and_address(cx: Context) -> anyhow::Result<()> {
         .iter()
         .map(|host| format!("http://{host}:9080/"))
         .collect();
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         // Each on a connection of its own.
         let script = format!(
             "for url in {}; do {CURL} $url && echo || exit; done",
@@ -388,7 +398,7 @@ func main() {
         true => format!("http://[{ip}]:9080/"),
         false => format!("http://{ip}:9080/"),
     };
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let own = user.files.path().join("get");
         std::fs::copy(&program, &own)?;
         std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755))?;
@@ -409,7 +419,7 @@ async fn half_closed_client_gets_the_whole_answer(cx: Context) -> anyhow::Result
     let script = "import socket; s = socket.create_connection(('productpage', 9080)); \
                   s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); s.shutdown(1); \
                   print(b''.join(iter(lambda: s.recv(4096), b'')).decode())";
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let said = user
             .script(&cx, &format!("{PYTHON} -c \"{script}\""))
             .await?;
@@ -429,7 +439,7 @@ async fn any_dns_server_is_ours(cx: Context) -> anyhow::Result<()> {
     let [a, b, c, d] = ip.octets();
     let wanted = format!("{a:02x} {b:02x} {c:02x} {d:02x}");
     let question = r"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0bproductpage\x07default\x03svc\x07cluster\x05local\x00\x00\x01\x00\x01";
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         for server in [
             "8.8.8.8",
             "198.18.0.1",
@@ -467,7 +477,7 @@ async fn what_is_not_tcp_is_refused(cx: Context) -> anyhow::Result<()> {
         \x20     refused(socket.AF_INET6, socket.SOCK_DGRAM, 0, ('2001:db8::1', 443)),\n\
         \x20     refused(socket.AF_INET, socket.SOCK_DGRAM, 0, ('224.0.0.251', 5353)),\n\
         \x20     refused(socket.AF_INET, socket.SOCK_DGRAM, 0, ('10.96.0.1', 123)))\n";
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let path = user.files.path().join("udp.py");
         std::fs::write(&path, script)?;
         let path = path.to_str().context("UTF-8")?;
@@ -478,7 +488,7 @@ async fn what_is_not_tcp_is_refused(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn hosts_outside_are_denied(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let run = async |url: &str| {
             let script = format!("{CURL} {url}");
             user.run(&cx, &[], &["bash", "-c", &script]).await
@@ -507,7 +517,7 @@ async fn rules_hold_whatever_is_asked_for(cx: Context) -> anyhow::Result<()> {
         true => format!("http://[{ip}]:9080/"),
         false => format!("http://{ip}:9080/"),
     };
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         for flags in [
             &["--deny", "productpage:9080"][..],
             &["--deny", "*.default", "--allow", "reviews"],
@@ -543,7 +553,7 @@ async fn loopback_is_its_own(cx: Context) -> anyhow::Result<()> {
             let _ = stream.write_all(answer).await;
         }
     });
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let script = format!(
             "{CURL} http://127.0.0.1:{port}/; echo $?; {CURL} http://localhost:{port}/; echo $?; \
              {CURL} http://host.kubevpn.internal:{port}/ && echo && {CURL} http://productpage:9080/"
@@ -557,7 +567,7 @@ async fn loopback_is_its_own(cx: Context) -> anyhow::Result<()> {
 async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
     let server = "import socket; l = socket.create_server(('127.0.0.1', 8000)); print('ready', flush=True); \
                   c, _ = l.accept(); c.recv(1000); c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\ninside'); c.close()";
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let script = format!("exec {PYTHON} -c \"{server}\"");
         let flags = ["--publish", "0:8000"];
         let mut running = user.start(&cx, &flags, &script).await?;
@@ -583,7 +593,7 @@ async fn servers_inside_are_published(cx: Context) -> anyhow::Result<()> {
 
 /// With what it takes to read in one namespace.
 async fn a_process_is_that_pod(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[
+    const RIGHTS: &[AccountRight] = &[
         right(&["get"], "apps", &["deployments"]),
         right(&["get"], "", &["configmaps", "secrets"]),
         // A connection comes by an address, whose Service has to be found.
@@ -603,7 +613,7 @@ async fn a_process_is_that_pod(cx: Context) -> anyhow::Result<()> {
     space.create(&objects.concat()).await?;
     space.ready("api", 1).await?;
     let account = cx.cluster.account(&space.name, RIGHTS).await?;
-    for user in User::all_with(&cx, &account)? {
+    for user in CommandUser::all_with(&cx, &account)? {
         let script = format!("echo $PASSWORD $NAMESPACE $MODE; {CURL} http://api/");
         let flags = ["--env-from", "deploy/web"];
         let ended = user.run(&cx, &flags, &["bash", "-c", &script]).await?;
@@ -620,8 +630,8 @@ const fn right(
     verbs: &'static [&'static str],
     group: &'static str,
     resources: &'static [&'static str],
-) -> Right {
-    Right {
+) -> AccountRight {
+    AccountRight {
         verbs,
         group,
         resources,
@@ -631,7 +641,7 @@ const fn right(
 
 /// The user, the files, the environment and standard input are what they are without it.
 async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
-    for mut user in User::all(&cx)? {
+    for mut user in CommandUser::all(&cx)? {
         // Which would be few for us.
         let limit = ["prlimit", "--nofile=512:"].map(str::to_owned);
         user.before.splice(0..0, limit);
@@ -648,7 +658,7 @@ async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
         let mut stdin = child.stdin.take().context("stdin is piped")?;
         stdin.write_all(b"a line\n").await?;
         drop(stdin);
-        let ended = Ended::of(child.wait_with_output()).await?;
+        let ended = IsolatedEnd::of(child.wait_with_output()).await?;
         let (uid, gid, dir) = (user.uid, user.gid, user.files.path().display());
         let wanted = format!("{uid}\n{gid}\n{dir}\n[]\n512\na line\n{uid}\n");
         anyhow::ensure!(ended.out == wanted && ended.code == Some(0), "{ended:?}");
@@ -659,7 +669,7 @@ async fn as_if_it_were_not(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn exit_codes_are_the_commands(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let run = async |words: &[&str]| user.run(&cx, &[], words).await;
         run(&["true"]).await?.with(0, "")?;
         run(&["sh", "-c", "exit 7"]).await?.with(7, "")?;
@@ -673,7 +683,7 @@ async fn exit_codes_are_the_commands(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn signals_reach_the_command(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         for (signal, code) in [("TERM", 15), ("HUP", 1), ("USR1", 10), ("INT", 2)] {
             let script =
                 format!("trap 'exit {code}' {signal}; echo ready; while :; do sleep 0.05; done");
@@ -698,7 +708,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn of(user: &User) -> anyhow::Result<Self> {
+    fn of(user: &CommandUser) -> anyhow::Result<Self> {
         use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -768,7 +778,7 @@ impl Terminal {
 /// Ctrl-Z stops the command and us, `fg` continues both, Ctrl-C ends it; a shell inside has jobs of its own. What is typed
 /// is shown too, so that no answer is spelt there as it will be.
 async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let mut terminal = Terminal::of(&user)?;
         terminal.shows("outer: ").await?;
         let run = user.kubevpn.display();
@@ -857,7 +867,7 @@ async fn nothing_is_left_behind(cx: Context) -> anyhow::Result<()> {
     const WAIT: &str = "readlink /proc/self/ns/net; echo $$; exec sleep 1000";
     // One that no terminal and no process group ends.
     let left = format!("(setsid sleep 1000 </dev/null >/dev/null 2>&1 &); {WAIT}");
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let own = std::fs::read_link("/proc/self/ns/net")?;
         for (script, signal, of_command) in [
             (WAIT, "TERM", false),
@@ -906,7 +916,7 @@ async fn nothing_is_left_behind(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn what_a_command_leaves_behind_keeps_its_network(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let fifo = user.files.path().join("go");
         let fifo = fifo.to_str().context("UTF-8")?;
         let script = format!(
@@ -990,7 +1000,7 @@ async fn the_way_out_is_closed(cx: Context) -> anyhow::Result<()> {
          tried('packet', lambda: s.socket(s.AF_PACKET, s.SOCK_RAW, 0x300).bind(('{interface}', 0)))\n\
          tried('device', lambda: s.socket().setsockopt(s.SOL_SOCKET, s.SO_BINDTODEVICE, b'{interface}'))\n"
     );
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         // A program that is not there would be as closed.
         user.script(&cx, "type -P nsenter && type -P unshare && type -P ip")
             .await?;
@@ -1014,7 +1024,7 @@ async fn the_way_out_is_closed(cx: Context) -> anyhow::Result<()> {
     let connect = format!("import socket; socket.socket(socket.AF_UNIX).connect('\\0{name}')");
     let outside = Command::new(PYTHON).args(["-c", &connect]).status();
     anyhow::ensure!(outside.await?.success(), "the socket is not there at all");
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let ended = user.run(&cx, &[], &[PYTHON, "-c", &connect]).await?;
         ended.with(1, "ConnectionRefusedError")?;
     }
@@ -1023,7 +1033,7 @@ async fn the_way_out_is_closed(cx: Context) -> anyhow::Result<()> {
 
 /// In a user namespace that may have none below it, as nobody on the machine may where a setting says so.
 async fn where_it_cannot_be_had(cx: Context) -> anyhow::Result<()> {
-    for user in User::all(&cx)? {
+    for user in CommandUser::all(&cx)? {
         let run = async |isolated: &str| {
             let script = format!(
                 "echo 0 >/proc/sys/user/max_user_namespaces; \
@@ -1040,7 +1050,7 @@ async fn where_it_cannot_be_had(cx: Context) -> anyhow::Result<()> {
                 .env("HOME", user.files.path())
                 .stdin(Stdio::null())
                 .kill_on_drop(true);
-            Ended::of(command.output()).await
+            IsolatedEnd::of(command.output()).await
         };
         let refused = run("--isolated").await?;
         refused.with(60, "error: an isolated network cannot be made here: ")?;

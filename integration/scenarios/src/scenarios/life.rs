@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::http as proxies;
 use super::scenario;
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Scenario, Socks, Tunnel};
+use crate::{Context, Curl, Scenario, Socks, TunnelClient};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -104,7 +104,7 @@ async fn vanish(n: usize, socks: SocketAddr, http: SocketAddr) -> anyhow::Result
     };
     let through = async || match is_socks {
         true => Socks::connect(socks, "multi", 7007).await,
-        false => Tunnel::connect(http, "multi", 7007).await,
+        false => TunnelClient::connect(http, "multi", 7007).await,
     };
     match n / 2 % 4 {
         0 => drop(TcpStream::connect(proxy).await?),

@@ -16,7 +16,7 @@ use super::http as proxies;
 use super::scenario;
 use crate::client::read_head;
 use crate::proxy::PATIENCE;
-use crate::{Context, Curl, Proxy, Scenario, Way};
+use crate::{Context, Curl, Proxy, ProxyRoute, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -37,7 +37,7 @@ const GROWTH: usize = 48 * MIB;
 async fn a_large_body_each_way_is_whole_and_held_nowhere(cx: Context) -> anyhow::Result<()> {
     let size = cx.size(64 * MIB, 1024 * MIB);
     let (proxy, http) = proxies::start(&cx).await?;
-    for way in Way::ALL {
+    for way in ProxyRoute::ALL {
         // The first bytes of a way open what is kept.
         download(&proxy, http, way, MIB).await?;
         upload(&proxy, http, way, MIB).await?;
@@ -85,12 +85,12 @@ async fn watched(
 }
 
 /// Bytes of which every eight say their own place: what is lost, doubled or moved shows.
-struct Count {
+struct CountingBytes {
     at: usize,
     block: Vec<u8>,
 }
 
-impl Count {
+impl CountingBytes {
     const BLOCK: usize = 64 << 10;
 
     fn new() -> Self {
@@ -110,15 +110,20 @@ impl Count {
     }
 }
 
-async fn download(proxy: &Proxy, http: SocketAddr, way: Way, size: usize) -> anyhow::Result<()> {
+async fn download(
+    proxy: &Proxy,
+    http: SocketAddr,
+    way: ProxyRoute,
+    size: usize,
+) -> anyhow::Result<()> {
     let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
     let request = format!("GET {base}/count?n={size} HTTP/1.1\r\nHost: productpage\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     read_head(&mut stream, "200").await?;
-    let (mut expected, mut got) = (Count::new(), vec![0; Count::BLOCK]);
+    let (mut expected, mut got) = (CountingBytes::new(), vec![0; CountingBytes::BLOCK]);
     while expected.at < size {
         let at = expected.at;
-        let got = &mut got[..Count::BLOCK.min(size - at)];
+        let got = &mut got[..CountingBytes::BLOCK.min(size - at)];
         let read = stream.read_exact(got).await;
         read.with_context(|| format!("{way:?}: after {at} of {size} bytes"))?;
         anyhow::ensure!(
@@ -129,15 +134,22 @@ async fn download(proxy: &Proxy, http: SocketAddr, way: Way, size: usize) -> any
     Ok(())
 }
 
-async fn upload(proxy: &Proxy, http: SocketAddr, way: Way, size: usize) -> anyhow::Result<()> {
+async fn upload(
+    proxy: &Proxy,
+    http: SocketAddr,
+    way: ProxyRoute,
+    size: usize,
+) -> anyhow::Result<()> {
     let (mut stream, base) = way.open(proxy.socks, http, "productpage", 9080).await?;
     let head =
         format!("PUT {base}/count HTTP/1.1\r\nHost: productpage\r\nContent-Length: {size}\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
-    let mut count = Count::new();
+    let mut count = CountingBytes::new();
     while count.at < size {
         let left = size - count.at;
-        stream.write_all(count.next(Count::BLOCK.min(left))).await?;
+        stream
+            .write_all(count.next(CountingBytes::BLOCK.min(left)))
+            .await?;
     }
     read_head(&mut stream, "200").await?;
     let mut said = String::new();
@@ -229,9 +241,9 @@ async fn trickle(mut stream: TcpStream) {
 // === keep-alive ===
 
 /// A client of the HTTP proxy that keeps its connection.
-struct Keeping(BufReader<TcpStream>);
+struct KeptClient(BufReader<TcpStream>);
 
-impl Keeping {
+impl KeptClient {
     async fn connect(proxy: SocketAddr) -> anyhow::Result<Self> {
         Ok(Self(BufReader::new(TcpStream::connect(proxy).await?)))
     }
@@ -265,7 +277,7 @@ async fn kept_connections_are_few(cx: Context) -> anyhow::Result<()> {
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(async move {
-            let mut client = Keeping::connect(http).await?;
+            let mut client = KeptClient::connect(http).await?;
             let mut seen = HashSet::new();
             for n in 0..requests / CLIENTS {
                 let url = format!("http://productpage:9080/{n}");
@@ -302,7 +314,7 @@ async fn a_pod_that_closes_after_each_answer_fails_nobody(cx: Context) -> anyhow
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(async move {
-            let mut client = Keeping::connect(http).await?;
+            let mut client = KeptClient::connect(http).await?;
             for n in 0..REQUESTS / CLIENTS {
                 let (method, body) = [("GET", ""), ("POST", "four"), ("PUT", "12345")][n % 3];
                 let answer = client.ask(method, "http://multi:8082/", body).await;

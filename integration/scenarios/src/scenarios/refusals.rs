@@ -2,7 +2,7 @@
 
 use super::scenario;
 use crate::cluster::client;
-use crate::{Asked, Context, Curl, Scenario, Socks, run_to_end};
+use crate::{ApiRequest, Context, Curl, Scenario, Socks, run_to_end};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -75,7 +75,7 @@ async fn a_closed_port_costs_one_question(cx: Context) -> anyhow::Result<()> {
     }
     let asked = cx.cluster.asked_since(mark).await?;
     let reads: Vec<_> = asked.iter().filter(|asked| asked.is_read()).collect();
-    let about_pod = |asked: &&&Asked| asked.verb == "get" && asked.resource == "pods";
+    let about_pod = |asked: &&&ApiRequest| asked.verb == "get" && asked.resource == "pods";
     let about_pods = reads.iter().filter(about_pod).count();
     anyhow::ensure!(
         about_pods == reads.len() && (1..=DIALS).contains(&about_pods),

@@ -3,10 +3,10 @@
 use super::scenario;
 use crate::cluster::cluster_ips;
 use crate::row::Leads::{Nowhere, To, ToPod};
-use crate::row::{Row, check, row};
+use crate::row::{TargetRow, check, row};
 use crate::scenarios::explain::explain;
 use crate::space::{Echo, Space, service};
-use crate::{Context, Curl, Right, Scenario};
+use crate::{AccountRight, Context, Curl, Scenario};
 
 pub(super) fn list() -> Vec<Scenario> {
     vec![
@@ -26,8 +26,8 @@ const fn right(
     group: &'static str,
     resources: &'static [&'static str],
     everywhere: bool,
-) -> Right {
-    Right {
+) -> AccountRight {
+    AccountRight {
         verbs,
         group,
         resources,
@@ -35,10 +35,10 @@ const fn right(
     }
 }
 
-const FORWARD_HERE: Right = right(&["create"], "", &["pods/portforward"], false);
+const FORWARD_HERE: AccountRight = right(&["create"], "", &["pods/portforward"], false);
 
 /// What there is to be asked for in the account's namespace.
-struct Facts {
+struct RightsFixture {
     space: Space,
     cluster_ip: String,
     pod_ip: String,
@@ -48,8 +48,8 @@ struct Facts {
 /// the HTTP proxy says 403 and `kubevpn resolve` ends with 31, with the same words.
 async fn rung(
     cx: &Context,
-    rights: &'static [Right],
-    rows: impl AsyncFnOnce(&Facts) -> anyhow::Result<Vec<Row<'static>>>,
+    rights: &'static [AccountRight],
+    rows: impl AsyncFnOnce(&RightsFixture) -> anyhow::Result<Vec<TargetRow<'static>>>,
 ) -> anyhow::Result<()> {
     let space = Space::new(cx).await?;
     let web = service("web", "web", "{port: 80, targetPort: 8080}");
@@ -64,7 +64,7 @@ async fn rung(
         .await?
         .swap_remove(0);
     let account = cx.cluster.account(&space.name, rights).await?;
-    let facts = Facts {
+    let facts = RightsFixture {
         space,
         cluster_ip,
         pod_ip,
@@ -75,7 +75,7 @@ async fn rung(
         .await?;
     check(&mut proxy, &rows).await?;
     let http = format!("http://{}", proxy.http().await?);
-    for Row(target, leads) in &rows {
+    for TargetRow(target, leads) in &rows {
         let Nowhere(2, words) = leads else {
             continue;
         };
@@ -113,14 +113,14 @@ macro_rules! missing {
 const RULE: &str = "Role with apiGroups [";
 
 async fn to_read_the_whole_cluster(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[
+    const RIGHTS: &[AccountRight] = &[
         right(READ, "", &["services", "pods", "namespaces"], true),
         right(READ, "discovery.k8s.io", &["endpointslices"], true),
         right(&["get"], "networking.k8s.io", &["ipaddresses"], true),
         right(&["create"], "", &["pods/portforward"], true),
     ];
     rung(&cx, RIGHTS, async |facts| {
-        let Facts {
+        let RightsFixture {
             space,
             cluster_ip,
             pod_ip,
@@ -143,7 +143,7 @@ async fn to_read_the_whole_cluster(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn to_list_and_watch_in_one_namespace(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[
+    const RIGHTS: &[AccountRight] = &[
         right(&["list", "watch"], "", &["services", "pods"], false),
         right(
             &["list", "watch"],
@@ -184,7 +184,7 @@ async fn to_list_and_watch_in_one_namespace(cx: Context) -> anyhow::Result<()> {
 
 /// EndpointSlices have generated names: the Endpoints object of the Service's name has to do.
 async fn to_get_in_one_namespace(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[
+    const RIGHTS: &[AccountRight] = &[
         right(&["get"], "", &["services", "endpoints", "pods"], false),
         FORWARD_HERE,
     ];
@@ -210,7 +210,7 @@ async fn to_get_in_one_namespace(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn to_pods_in_one_namespace(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[right(&["get", "list"], "", &["pods"], false), FORWARD_HERE];
+    const RIGHTS: &[AccountRight] = &[right(&["get", "list"], "", &["pods"], false), FORWARD_HERE];
     rung(&cx, RIGHTS, async |facts| {
         let ns = &facts.space.name;
         let dashed = facts.pod_ip.replace('.', "-");
@@ -263,7 +263,7 @@ async fn to_nothing(cx: Context) -> anyhow::Result<()> {
 }
 
 async fn to_read_and_not_to_forward(cx: Context) -> anyhow::Result<()> {
-    const RIGHTS: &[Right] = &[
+    const RIGHTS: &[AccountRight] = &[
         right(READ, "", &["services", "pods"], false),
         right(READ, "discovery.k8s.io", &["endpointslices"], false),
     ];

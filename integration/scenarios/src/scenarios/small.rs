@@ -156,8 +156,8 @@ async fn nc_carries_a_stream_whole(cx: Context) -> anyhow::Result<()> {
 
 /// What the sample program sends without end: 64 KiB, again and again.
 fn pattern() -> impl AsyncRead + Unpin {
-    struct Pattern(Vec<u8>, usize);
-    impl AsyncRead for Pattern {
+    struct BytePattern(Vec<u8>, usize);
+    impl AsyncRead for BytePattern {
         fn poll_read(
             self: Pin<&mut Self>,
             _cx: &mut task::Context<'_>,
@@ -172,7 +172,7 @@ fn pattern() -> impl AsyncRead + Unpin {
         }
     }
     let block = (0..64 * 1024_usize).map(|i| (i * 7 + (i >> 8)) as u8);
-    Pattern(block.collect(), 0)
+    BytePattern(block.collect(), 0)
 }
 
 /// As much each way at once. The server ends when its client does, which a port-forward cannot tell it: the end is what

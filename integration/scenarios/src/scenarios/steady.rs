@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::scenario;
-use crate::cluster::{Asked, client, cluster_ips, pods};
+use crate::cluster::{ApiRequest, client, cluster_ips, pods};
 use crate::space::{Echo, Space, service, until};
 use crate::{Context, Proxy, Scenario, Socks};
 
@@ -74,7 +74,7 @@ async fn a_thousand_connections_ask_nothing(cx: Context) -> anyhow::Result<()> {
     }
     let steady = cx.cluster.asked_since(before).await?;
     // Where upgrades take long, as on a busy machine, one page of a namespace's slices is read once in two hours.
-    let is_page = |asked: &&Asked| asked.uri.contains("/endpointslices?&limit=64");
+    let is_page = |asked: &&ApiRequest| asked.uri.contains("/endpointslices?&limit=64");
     let (pages, reads_now): (Vec<_>, Vec<_>) = steady
         .iter()
         .filter(|asked| asked.is_read())

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::path::Info;
-use crate::cluster::Options;
+use crate::cluster::SimOptions;
 use crate::kind;
 
 /// The answer for a path that is no resource; `None` if there is nothing.
-pub(super) fn answer(options: &Options, info: &Info) -> Option<Value> {
+pub(super) fn answer(options: &SimOptions, info: &Info) -> Option<Value> {
     let parts: Vec<&str> = info.path.split('/').filter(|p| !p.is_empty()).collect();
     match parts.as_slice() {
         ["version"] => Some(version(options)),
@@ -29,7 +29,7 @@ pub(super) fn answer(options: &Options, info: &Info) -> Option<Value> {
     }
 }
 
-fn version(options: &Options) -> Value {
+fn version(options: &SimOptions) -> Value {
     let minor = options.minor.to_string();
     json!({
         "major": "1",
@@ -54,7 +54,7 @@ fn group(name: &str) -> Value {
     json!({"name": name, "versions": [version], "preferredVersion": version})
 }
 
-fn resources(options: &Options, group: &str) -> Value {
+fn resources(options: &SimOptions, group: &str) -> Value {
     let verbs = [
         "create", "delete", "get", "list", "patch", "update", "watch",
     ];

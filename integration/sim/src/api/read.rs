@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 
 use super::path::{Info, Resource};
-use crate::cluster::Cluster;
-use crate::kind::Kind;
+use crate::cluster::SimCluster;
+use crate::kind::ResourceKind;
 use crate::selector::Selector;
 use crate::status::Status;
 use crate::store::Object;
@@ -16,7 +16,11 @@ use crate::world::{name_of, namespace_of};
 /// How long a list waits for a resource version that is not there yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-pub(super) fn get(cluster: &Cluster, kind: &Kind, r: &Resource) -> Result<Value, Status> {
+pub(super) fn get(
+    cluster: &SimCluster,
+    kind: &ResourceKind,
+    r: &Resource,
+) -> Result<Value, Status> {
     let world = cluster.world();
     let object = world.store.get(kind, &r.namespace, &r.name);
     let object = object.ok_or_else(|| Status::not_found(kind, &r.name))?;
@@ -24,13 +28,13 @@ pub(super) fn get(cluster: &Cluster, kind: &Kind, r: &Resource) -> Result<Value,
 }
 
 pub(super) async fn list(
-    cluster: &Cluster,
-    kind: &'static Kind,
+    cluster: &SimCluster,
+    kind: &'static ResourceKind,
     r: &Resource,
     info: &Info,
 ) -> Result<Value, Status> {
     let selector = selector(kind, info)?;
-    let page = Page::read(info)?;
+    let page = PageRequest::read(info)?;
     if let Some(revision) = page.revision {
         arrive(cluster, revision).await?;
     }
@@ -69,13 +73,13 @@ pub(super) async fn list(
 }
 
 /// Both selectors of a request.
-pub(super) fn selector(kind: &Kind, info: &Info) -> Result<Selector, Status> {
+pub(super) fn selector(kind: &ResourceKind, info: &Info) -> Result<Selector, Status> {
     Selector::parse(kind, info.text("labelSelector"), info.text("fieldSelector"))
         .map_err(Status::bad_request)
 }
 
 /// The namespace to look in; empty for all.
-pub(super) fn namespace<'a>(kind: &Kind, r: &'a Resource) -> &'a str {
+pub(super) fn namespace<'a>(kind: &ResourceKind, r: &'a Resource) -> &'a str {
     if kind.namespaced { &r.namespace } else { "" }
 }
 
@@ -92,7 +96,7 @@ pub(super) fn revision(text: &str) -> Result<Option<u64>, Status> {
 }
 
 /// Waits a while until the store has come to a revision.
-async fn arrive(cluster: &Cluster, revision: u64) -> Result<(), Status> {
+async fn arrive(cluster: &SimCluster, revision: u64) -> Result<(), Status> {
     let mut changes = cluster.world().store.changes();
     let arrived = timeout(PATIENCE, changes.wait_for(|now| *now >= revision)).await;
     match arrived {
@@ -103,7 +107,7 @@ async fn arrive(cluster: &Cluster, revision: u64) -> Result<(), Status> {
 
 /// Which part of a list is asked for, and of what time.
 #[derive(Debug, Default)]
-struct Page {
+struct PageRequest {
     limit: usize,
     /// Only what stands behind this place.
     after: Option<String>,
@@ -111,7 +115,7 @@ struct Page {
     exact: bool,
 }
 
-impl Page {
+impl PageRequest {
     fn read(info: &Info) -> Result<Self, Status> {
         let matching = info.text("resourceVersionMatch");
         let field = "resourceVersionMatch";

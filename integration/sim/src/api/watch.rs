@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::Body;
+use super::ApiBody;
 use super::path::{Info, Resource};
 use super::read::{namespace, revision, selector};
-use crate::cluster::Cluster;
-use crate::kind::Kind;
+use crate::cluster::SimCluster;
+use crate::kind::ResourceKind;
 use crate::selector::Selector;
 use crate::status::Status;
 use crate::store::Change;
@@ -33,18 +33,18 @@ const BATCH: usize = 100;
 
 /// What can end all watches at once; see [`Sim::disconnect_watches`](crate::Sim::disconnect_watches).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Signal {
+pub(crate) struct WatchSignal {
     pub(crate) disconnected: u64,
     pub(crate) expired: u64,
     pub(crate) bookmarks: u64,
 }
 
 pub(super) fn watch(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
     info: &Info,
-) -> Result<Body, Status> {
+) -> Result<ApiBody, Status> {
     let mut selector = selector(kind, info)?;
     if !r.name.is_empty() && selector.name().is_none() {
         // `/watch/…/name`, the old form.
@@ -59,7 +59,7 @@ pub(super) fn watch(
         Ok(seconds) => Duration::from_secs(seconds).min(LASTS),
     };
     let world = cluster.world();
-    let mut watch = Watch {
+    let mut watch = OpenWatch {
         kind,
         namespace: namespace(kind, r).to_owned(),
         selector,
@@ -129,9 +129,9 @@ impl Initial {
     }
 }
 
-struct Watch {
-    cluster: Arc<Cluster>,
-    kind: &'static Kind,
+struct OpenWatch {
+    cluster: Arc<SimCluster>,
+    kind: &'static ResourceKind,
     namespace: String,
     selector: Selector,
     /// The last revision seen.
@@ -139,15 +139,15 @@ struct Watch {
     bookmarks: bool,
     lines: VecDeque<Bytes>,
     changes: watch::Receiver<u64>,
-    signals: watch::Receiver<Signal>,
+    signals: watch::Receiver<WatchSignal>,
     /// The last signal heeded.
-    seen: Signal,
+    seen: WatchSignal,
     next_bookmark: Instant,
     end: Instant,
     over: bool,
 }
 
-impl Watch {
+impl OpenWatch {
     /// The next line, or the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {

@@ -6,13 +6,13 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use super::path::Resource;
-use crate::cluster::Cluster;
-use crate::kind::Kind;
+use crate::cluster::SimCluster;
+use crate::kind::ResourceKind;
 use crate::status::Status;
 
 pub(super) fn create(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
     body: &[u8],
 ) -> Result<(StatusCode, Value), Status> {
@@ -22,8 +22,8 @@ pub(super) fn create(
 }
 
 pub(super) fn update(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
     body: &[u8],
 ) -> Result<(StatusCode, Value), Status> {
@@ -39,8 +39,8 @@ pub(super) fn update(
 
 /// A merge patch (RFC 7386).
 pub(super) fn patch(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
     body: &[u8],
 ) -> Result<(StatusCode, Value), Status> {
@@ -58,8 +58,8 @@ pub(super) fn patch(
 
 /// A merge patch of the status; what else it says is passed over, as by the real one.
 pub(super) fn patch_status(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
     body: &[u8],
 ) -> Result<Value, Status> {
@@ -76,8 +76,8 @@ pub(super) fn patch_status(
 }
 
 pub(super) fn delete(
-    cluster: &Arc<Cluster>,
-    kind: &'static Kind,
+    cluster: &Arc<SimCluster>,
+    kind: &'static ResourceKind,
     r: &Resource,
 ) -> Result<(StatusCode, Value), Status> {
     let gone = cluster.change(|world| world.delete(kind, &r.namespace, &r.name))?;
@@ -93,7 +93,7 @@ pub(super) fn delete(
     Ok((StatusCode::OK, status))
 }
 
-fn read(kind: &Kind, r: &Resource, body: &[u8]) -> Result<Value, Status> {
+fn read(kind: &ResourceKind, r: &Resource, body: &[u8]) -> Result<Value, Status> {
     let mut object: Value = serde_json::from_slice(body).map_err(|e| {
         Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {e}",
@@ -107,7 +107,7 @@ fn read(kind: &Kind, r: &Resource, body: &[u8]) -> Result<Value, Status> {
     if [&object["kind"], &object["apiVersion"]]
         .into_iter()
         .any(|v| !v.is_null())
-        && Kind::of(&object).is_none_or(|k| k != kind)
+        && ResourceKind::of(&object).is_none_or(|k| k != kind)
     {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         return Err(Status::bad_request(format!(

@@ -7,7 +7,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 
-use super::http::{Body, response, text};
+use super::http::{PodBody, response, text};
 
 const BLOCK: usize = 64 * 1024;
 
@@ -18,7 +18,7 @@ fn block(at: u64) -> BytesMut {
 }
 
 /// `n` of them.
-pub(super) fn send(n: u64) -> Response<Body> {
+pub(super) fn send(n: u64) -> Response<PodBody> {
     let blocks = stream::unfold(0, move |at| async move {
         let size = (n - at).min(BLOCK as u64);
         let block = block(at).split_to(size as usize).freeze();
@@ -33,7 +33,7 @@ pub(super) fn send(n: u64) -> Response<Body> {
 }
 
 /// How many came, or where the first wrong one is.
-pub(super) async fn check(mut body: Incoming) -> Response<Body> {
+pub(super) async fn check(mut body: Incoming) -> Response<PodBody> {
     let mut at = 0_u64;
     let mut expected = BytesMut::new();
     while let Some(Ok(frame)) = body.frame().await {

@@ -6,14 +6,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 
-use super::http::{Body, response, text};
+use super::http::{PodBody, response, text};
 
 /// The largest message.
 const LARGEST: usize = 16 * 1024 * 1024;
 /// A byte that says whether it is compressed, and the length.
 const PREFIX: usize = 5;
 
-pub(super) fn say(request: Request<Incoming>) -> Response<Body> {
+pub(super) fn say(request: Request<Incoming>) -> Response<PodBody> {
     if request.version() != Version::HTTP_2 {
         let code = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
         return text(code, "gRPC is HTTP/2\n");

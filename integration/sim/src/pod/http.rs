@@ -17,18 +17,18 @@ use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::io::DuplexStream;
 
-use super::{Client, Pod, count, grpc, websocket};
+use super::{PodClient, SimPod, count, grpc, websocket};
 use crate::selector::query;
 use std::sync::atomic::Ordering;
 
-pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(super) type PodBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Serves one connection to its end.
-pub(super) async fn serve(client: Client, io: DuplexStream) {
+pub(super) async fn serve(client: PodClient, io: DuplexStream) {
     let service = client.clone();
     let answer = service_fn(move |request| answer(service.clone(), request));
     // Go's server reads headers of up to 1 MiB; hyper's bound of about 400 KiB is as good here.
-    let mut builder = auto::Builder::new(Tasks(Arc::clone(&client.pod)));
+    let mut builder = auto::Builder::new(PodTasks(Arc::clone(&client.pod)));
     builder.http1().half_close(true).title_case_headers(true);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
     if let Err(error) = connection.await {
@@ -38,9 +38,9 @@ pub(super) async fn serve(client: Client, io: DuplexStream) {
 
 /// Runs what an HTTP/2 connection spawns for as long as the pod runs.
 #[derive(Clone)]
-struct Tasks(Arc<Pod>);
+struct PodTasks(Arc<SimPod>);
 
-impl<F> Executor<F> for Tasks
+impl<F> Executor<F> for PodTasks
 where
     F: Future + Send + 'static,
     F::Output: Send,
@@ -53,7 +53,10 @@ where
     }
 }
 
-async fn answer(client: Client, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    client: PodClient,
+    request: Request<Incoming>,
+) -> Result<Response<PodBody>, Infallible> {
     let values = query(request.uri().query().unwrap_or_default());
     let number = |name: &str| -> u64 {
         let value = values.get(name).and_then(|v| v.first());
@@ -78,7 +81,7 @@ async fn answer(client: Client, request: Request<Incoming>) -> Result<Response<B
     })
 }
 
-fn about(client: &Client, request: &Request<Incoming>) -> Response<Body> {
+fn about(client: &PodClient, request: &Request<Incoming>) -> Response<PodBody> {
     let header = |headers: &HeaderMap, name| {
         let value: Option<&HeaderValue> = headers.get(name);
         String::from_utf8_lossy(value.map_or(&[], HeaderValue::as_bytes)).into_owned()
@@ -105,7 +108,7 @@ fn about(client: &Client, request: &Request<Incoming>) -> Response<Body> {
 }
 
 /// `n` bytes of the pattern that every program with this name sends.
-fn bytes(n: u64) -> Response<Body> {
+fn bytes(n: u64) -> Response<PodBody> {
     let block = pattern();
     let chunks = stream::unfold(n, move |left| {
         let block = block.clone();
@@ -130,7 +133,7 @@ fn pattern() -> Bytes {
         .collect()
 }
 
-async fn sink(mut body: Incoming) -> Response<Body> {
+async fn sink(mut body: Incoming) -> Response<PodBody> {
     let mut total = 0;
     while let Some(Ok(frame)) = body.frame().await {
         total += frame.data_ref().map_or(0, Bytes::len);
@@ -139,7 +142,7 @@ async fn sink(mut body: Incoming) -> Response<Body> {
 }
 
 /// `n` events `ms` apart; 0 is for ever.
-fn events(client: &Client, n: u64, ms: u64) -> Response<Body> {
+fn events(client: &PodClient, n: u64, ms: u64) -> Response<PodBody> {
     let hostname = client.pod.info.hostname.clone();
     let events = stream::unfold(1, move |i| {
         let event = format!("data: {i} {hostname}\n\n");
@@ -154,11 +157,11 @@ fn events(client: &Client, n: u64, ms: u64) -> Response<Body> {
     response(StatusCode::OK, "text/event-stream", body)
 }
 
-pub(super) fn text(code: StatusCode, body: &str) -> Response<Body> {
+pub(super) fn text(code: StatusCode, body: &str) -> Response<PodBody> {
     response(code, "text/plain; charset=utf-8", full(body.to_owned()))
 }
 
-pub(super) fn response(code: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+pub(super) fn response(code: StatusCode, kind: &'static str, body: PodBody) -> Response<PodBody> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     let kind = HeaderValue::from_static(kind);
@@ -166,7 +169,7 @@ pub(super) fn response(code: StatusCode, kind: &'static str, body: Body) -> Resp
     response
 }
 
-pub(super) fn full(body: String) -> Body {
+pub(super) fn full(body: String) -> PodBody {
     Full::new(Bytes::from(body)).boxed_unsync()
 }
 

@@ -8,12 +8,12 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::Client;
-use super::http::{Body, full, text};
+use super::PodClient;
+use super::http::{PodBody, full, text};
 
 const LARGEST: usize = 16 * 1024 * 1024;
 
-pub(super) fn upgrade(client: &Client, request: Request<Incoming>) -> Response<Body> {
+pub(super) fn upgrade(client: &PodClient, request: Request<Incoming>) -> Response<PodBody> {
     let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
         return text(StatusCode::UPGRADE_REQUIRED, "a websocket endpoint\n");
     };

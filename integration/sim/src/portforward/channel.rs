@@ -16,11 +16,11 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::forward::forward;
-use super::sessions::Live;
+use super::sessions::SessionPlace;
 use super::tunnel;
-use crate::cluster::Cluster;
+use crate::cluster::SimCluster;
 use crate::faults::StreamFault;
-use crate::pod::Pod;
+use crate::pod::SimPod;
 
 /// What a channel holds of what its pod does not read yet.
 const BUFFER: usize = 64 * 1024;
@@ -29,9 +29,9 @@ const CHUNK: usize = 32 * 1024;
 
 /// Serves a socket to its end.
 pub(super) async fn serve<T>(
-    cluster: Arc<Cluster>,
-    live: Live,
-    pod: Arc<Pod>,
+    cluster: Arc<SimCluster>,
+    live: SessionPlace,
+    pod: Arc<SimPod>,
     ports: Vec<u16>,
     io: T,
 ) where

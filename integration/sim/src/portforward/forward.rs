@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, BufReader, copy_buf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::pod::{Connection, DialError, Pod, Reset};
+use crate::pod::{PodConnection, PodDialError, Reset, SimPod};
 
 /// What the other direction has left when one has ended.
 const GRACE: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const CHUNK: usize = 32 * 1024;
 
 /// How a forward ended.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct ForwardOutcome {
     /// For the error stream; nothing if all went well.
     pub(super) error: Option<String>,
     /// Whether the data stream ends before the error is told, as it does once there is a network
@@ -29,7 +29,12 @@ pub(super) struct Outcome {
 }
 
 /// Forwards until it is over. The caller ends the streams then.
-pub(super) async fn forward<S>(pod: &Arc<Pod>, port: u16, delay: Duration, stream: S) -> Outcome
+pub(super) async fn forward<S>(
+    pod: &Arc<SimPod>,
+    port: u16,
+    delay: Duration,
+    stream: S,
+) -> ForwardOutcome
 where
     S: AsyncRead + AsyncWrite,
 {
@@ -45,18 +50,18 @@ where
     );
     let connection = match pod.connect(port) {
         Ok(connection) => connection,
-        Err(DialError::Gone) => {
+        Err(PodDialError::Gone) => {
             let why = format!("network namespace for sandbox {id:?} is closed");
-            return Outcome {
+            return ForwardOutcome {
                 error: Some(place + &why),
                 data_first: false,
             };
         }
-        Err(DialError::Refused) => {
+        Err(PodDialError::Refused) => {
             let why = format!(
                 "failed to connect to localhost:{port} inside namespace {id:?}, IPv4: dial tcp4 127.0.0.1:{port}: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found "
             );
-            return Outcome {
+            return ForwardOutcome {
                 error: Some(place + &namespace + &why),
                 data_first: true,
             };
@@ -69,14 +74,17 @@ where
             "read tcp4 127.0.0.1:{from}->127.0.0.1:{port}: read: connection reset by peer"
         )),
     };
-    Outcome {
+    ForwardOutcome {
         error: why.map(|why| place + &namespace + &why),
         data_first: true,
     }
 }
 
 /// The error is a reset by the pod.
-async fn copy_both<S: AsyncRead + AsyncWrite>(stream: S, connection: Connection) -> io::Result<()> {
+async fn copy_both<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    connection: PodConnection,
+) -> io::Result<()> {
     let (from_client, to_client) = tokio::io::split(stream);
     let (from_pod, to_pod) = tokio::io::split(connection.io);
     let up = async {

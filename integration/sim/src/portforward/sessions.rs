@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::faults::Transport;
+use crate::faults::SimTransport;
 use crate::link::Link;
 use crate::pod::PodInfo;
 
 /// A live port-forward session, as it was when asked. See [`Sim::sessions`](crate::Sim::sessions).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
+pub struct SimSession {
     /// For [`Sim::kill_session`](crate::Sim::kill_session).
     pub id: u64,
     /// The pod's namespace.
@@ -18,7 +18,7 @@ pub struct Session {
     /// The pod.
     pub pod: String,
     /// What carries it.
-    pub transport: Transport,
+    pub transport: SimTransport,
     /// Who opened it.
     pub user: String,
     /// Forwarded connections open in it now.
@@ -29,54 +29,54 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    entries: Arc<Mutex<BTreeMap<u64, Entry>>>,
+    entries: Arc<Mutex<BTreeMap<u64, SimSessionEntry>>>,
 }
 
 #[derive(Debug)]
-struct Entry {
-    session: Session,
+struct SimSessionEntry {
+    session: SimSession,
     link: Link,
-    counts: Arc<Counts>,
+    counts: Arc<SessionCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct SessionCounts {
     open: AtomicUsize,
     total: AtomicUsize,
 }
 
 /// A session's place among the open ones; gives it up when dropped.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct SessionPlace {
     id: u64,
-    counts: Arc<Counts>,
-    entries: Arc<Mutex<BTreeMap<u64, Entry>>>,
+    counts: Arc<SessionCounts>,
+    entries: Arc<Mutex<BTreeMap<u64, SimSessionEntry>>>,
 }
 
 /// Counts a session's forwarded connections, also when the session itself is over.
 #[derive(Clone, Debug)]
-pub(super) struct Counter(Arc<Counts>);
+pub(super) struct Counter(Arc<SessionCounts>);
 
 /// Counts a forwarded connection while it lives.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Counts>);
+pub(super) struct CountedForward(Arc<SessionCounts>);
 
 impl Sessions {
     pub(super) fn open(
         &self,
         link: &Link,
         pod: &PodInfo,
-        transport: Transport,
+        transport: SimTransport,
         user: &str,
-    ) -> Live {
-        let counts = Arc::new(Counts::default());
+    ) -> SessionPlace {
+        let counts = Arc::new(SessionCounts::default());
         let mut entries = lock(&self.entries);
         // A connection is upgraded once: its number will do.
         let id = link.id;
         entries.insert(
             id,
-            Entry {
-                session: Session {
+            SimSessionEntry {
+                session: SimSession {
                     id,
                     namespace: pod.namespace.clone(),
                     pod: pod.name.clone(),
@@ -89,16 +89,16 @@ impl Sessions {
                 counts: Arc::clone(&counts),
             },
         );
-        Live {
+        SessionPlace {
             id,
             counts,
             entries: Arc::clone(&self.entries),
         }
     }
 
-    pub(crate) fn list(&self) -> Vec<Session> {
+    pub(crate) fn list(&self) -> Vec<SimSession> {
         let entries = lock(&self.entries);
-        let now = |entry: &Entry| Session {
+        let now = |entry: &SimSessionEntry| SimSession {
             open: entry.counts.open.load(Ordering::Relaxed),
             total: entry.counts.total.load(Ordering::Relaxed),
             ..entry.session.clone()
@@ -120,32 +120,34 @@ impl Sessions {
     }
 }
 
-impl Live {
+impl SessionPlace {
     pub(super) fn counter(&self) -> Counter {
         Counter(Arc::clone(&self.counts))
     }
 }
 
 impl Counter {
-    pub(super) fn count(&self) -> Counted {
+    pub(super) fn count(&self) -> CountedForward {
         self.0.open.fetch_add(1, Ordering::Relaxed);
         self.0.total.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(&self.0))
+        CountedForward(Arc::clone(&self.0))
     }
 }
 
-impl Drop for Live {
+impl Drop for SessionPlace {
     fn drop(&mut self) {
         lock(&self.entries).remove(&self.id);
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedForward {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-fn lock(entries: &Mutex<BTreeMap<u64, Entry>>) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+fn lock(
+    entries: &Mutex<BTreeMap<u64, SimSessionEntry>>,
+) -> MutexGuard<'_, BTreeMap<u64, SimSessionEntry>> {
     entries.lock().unwrap_or_else(PoisonError::into_inner)
 }

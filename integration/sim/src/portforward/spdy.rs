@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubevpn_spdy::{Config, Headers, Incoming, Request, ResetStatus, Stream};
+use kubevpn_spdy::{Config, Headers, Incoming, ResetStatus, SpdyStream, StreamRequest};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::forward::forward;
-use super::sessions::{Counter, Live};
-use crate::cluster::Cluster;
+use super::sessions::{Counter, SessionPlace};
+use crate::cluster::SimCluster;
 use crate::faults::StreamFault;
-use crate::pod::Pod;
+use crate::pod::SimPod;
 
 /// How long half a pair waits for its other half.
 const PAIRING: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ const PAIRING: Duration = Duration::from_secs(30);
 const STREAMS: usize = 16 * 1024;
 
 /// Serves a session to its end.
-pub(super) async fn serve<T>(cluster: Arc<Cluster>, live: Live, pod: Arc<Pod>, io: T)
+pub(super) async fn serve<T>(cluster: Arc<SimCluster>, live: SessionPlace, pod: Arc<SimPod>, io: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -45,19 +45,19 @@ where
 }
 
 struct Streams {
-    cluster: Arc<Cluster>,
+    cluster: Arc<SimCluster>,
     counter: Counter,
-    pod: Arc<Pod>,
+    pod: Arc<SimPod>,
     /// Error streams and data streams whose other half is not there yet, by request.
     halves: HashMap<String, Half>,
     /// Streams that get no answer, on command.
-    ignored: Vec<Request>,
+    ignored: Vec<StreamRequest>,
 }
 
 /// One stream of a pair; whoever sends the other on `other` completes it.
 struct Half {
     error: bool,
-    other: oneshot::Sender<Stream>,
+    other: oneshot::Sender<SpdyStream>,
 }
 
 impl Streams {
@@ -71,7 +71,7 @@ impl Streams {
         }
     }
 
-    fn take(&mut self, request: Request) {
+    fn take(&mut self, request: StreamRequest) {
         let Some((port, error)) = read(request.headers()) else {
             return request.refuse(ResetStatus::CANCEL);
         };
@@ -95,7 +95,7 @@ impl Streams {
             None => {
                 let (other, waiting) = oneshot::channel();
                 self.halves.insert(id, Half { error, other });
-                let pair = Pair {
+                let pair = WaitingStream {
                     port,
                     error,
                     stream,
@@ -123,16 +123,16 @@ fn read(headers: &Headers) -> Option<(u16, bool)> {
 }
 
 /// A stream that waits for its other half.
-struct Pair {
+struct WaitingStream {
     port: u16,
     /// Whether `stream` is the error stream.
     error: bool,
-    stream: Stream,
-    waiting: oneshot::Receiver<Stream>,
+    stream: SpdyStream,
+    waiting: oneshot::Receiver<SpdyStream>,
 }
 
-impl Pair {
-    async fn run(mut self, cluster: Arc<Cluster>, counter: Counter, pod: Arc<Pod>) {
+impl WaitingStream {
+    async fn run(mut self, cluster: Arc<SimCluster>, counter: Counter, pod: Arc<SimPod>) {
         let Ok(Ok(other)) = timeout(PAIRING, self.waiting).await else {
             if self.error {
                 let why = b"timed out waiting for streams";
@@ -154,11 +154,11 @@ impl Pair {
 }
 
 async fn serve_pair(
-    pod: &Arc<Pod>,
+    pod: &Arc<SimPod>,
     port: u16,
     delay: Duration,
-    mut error: Stream,
-    mut data: Stream,
+    mut error: SpdyStream,
+    mut data: SpdyStream,
 ) {
     let outcome = forward(pod, port, delay, &mut data).await;
     // What cannot be told any more is of no interest to anybody.
@@ -175,6 +175,6 @@ async fn serve_pair(
 }
 
 /// Throws away what still comes, until the client ends its side.
-async fn drain(mut stream: Stream) {
+async fn drain(mut stream: SpdyStream) {
     while stream.chunk().await.is_ok_and(|chunk| !chunk.is_empty()) {}
 }

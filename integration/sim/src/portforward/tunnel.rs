@@ -16,13 +16,13 @@ pub(super) const LARGEST: usize = 16 * 1024 * 1024;
 
 /// A WebSocket as a byte stream.
 #[derive(Debug)]
-pub(super) struct Tunnel<T> {
+pub(super) struct SimWebSocket<T> {
     socket: WebSocketStream<T>,
     rest: Bytes,
 }
 
-pub(super) async fn bytes<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> Tunnel<T> {
-    Tunnel {
+pub(super) async fn bytes<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> SimWebSocket<T> {
+    SimWebSocket {
         socket: socket(io).await,
         rest: Bytes::new(),
     }
@@ -36,7 +36,7 @@ pub(super) async fn socket<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocke
     WebSocketStream::from_raw_socket(io, Role::Server, Some(bounds)).await
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for SimWebSocket<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -59,7 +59,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tunnel<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SimWebSocket<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

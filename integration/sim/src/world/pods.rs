@@ -23,11 +23,11 @@ pub(crate) struct Later {
     namespace: String,
     name: String,
     uid: String,
-    what: What,
+    what: PodChange,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum What {
+enum PodChange {
     Ready,
     /// The programs are told to end.
     Stopped,
@@ -116,7 +116,7 @@ impl World {
                 namespace,
                 name,
                 uid,
-                what: What::Ready,
+                what: PodChange::Ready,
             });
         }
     }
@@ -173,11 +173,11 @@ impl World {
             self.network.stop(&text(&pod["metadata"]["uid"]));
             None
         } else {
-            Some((drain, What::Stopped))
+            Some((drain, PodChange::Stopped))
         };
         let ended = [
-            (drain + ENDED_AFTER, What::Ended),
-            (drain + GONE_AFTER, What::Gone),
+            (drain + ENDED_AFTER, PodChange::Ended),
+            (drain + GONE_AFTER, PodChange::Gone),
         ];
         for (after, what) in stopped.into_iter().chain(ended) {
             self.later.push(Later {
@@ -211,19 +211,19 @@ impl World {
             return;
         };
         match later.what {
-            What::Ready if !is_terminating(pod) => {
+            PodChange::Ready if !is_terminating(pod) => {
                 // The pod was looked up just now.
                 let _ = self.set_ready(namespace, name, true);
             }
-            What::Ready => {}
-            What::Stopped => self.network.stop(&later.uid),
-            What::Ended => {
+            PodChange::Ready => {}
+            PodChange::Stopped => self.network.stop(&later.uid),
+            PodChange::Ended => {
                 let mut pod = (**pod).clone();
                 pod["status"]["phase"] = "Succeeded".into();
                 write_readiness(&mut pod, false);
                 self.store.put(&POD, pod);
             }
-            What::Gone => self.remove_pod(namespace, name),
+            PodChange::Gone => self.remove_pod(namespace, name),
         }
     }
 

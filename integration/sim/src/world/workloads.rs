@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::services::default;
 use super::{World, items, name_of, namespace_of, owner, pods, text};
-use crate::kind::{DEPLOYMENT, Kind, POD, STATEFUL_SET};
+use crate::kind::{DEPLOYMENT, POD, ResourceKind, STATEFUL_SET};
 use crate::names::template_hash;
 use crate::status::Status;
 use crate::store::Object;
@@ -14,7 +14,7 @@ use crate::store::Object;
 /// More replicas than this are a mistake of the test.
 const MOST_REPLICAS: u64 = 5_000;
 
-pub(super) fn admit(kind: &'static Kind, object: &mut Value) -> Result<(), Status> {
+pub(super) fn admit(kind: &'static ResourceKind, object: &mut Value) -> Result<(), Status> {
     let name = name_of(object);
     let spec = &mut object["spec"];
     default(spec, "replicas", || json!(1));
@@ -149,7 +149,7 @@ impl World {
         all.filter(mine).cloned().collect()
     }
 
-    fn report(&mut self, kind: &'static Kind, object: &Value, uid: &str) {
+    fn report(&mut self, kind: &'static ResourceKind, object: &Value, uid: &str) {
         let pods = self.pods_of(&namespace_of(object), uid);
         let ready = pods.iter().filter(|p| pods::is_ready(p)).count();
         let mut object = object.clone();

@@ -45,7 +45,7 @@ async fn candidates(cluster: &Cluster) -> Subscription {
 }
 
 /// Counts the reads of Pods from now on.
-fn asked_of_pods(api: &Api) -> Vec<String> {
+fn asked_of_pods(api: &FakeApi) -> Vec<String> {
     let mut asked = api.asked();
     asked.retain(|call| call.contains(" pods "));
     asked
@@ -115,7 +115,7 @@ async fn one_pod() {
             PodCheck::Unclear,
         ),
     ] {
-        let api = Api::default();
+        let api = FakeApi::default();
         api.apply(&service(spec, &[endpoint("a", conditions)]));
         if !object.is_empty() {
             api.apply(&object);
@@ -129,7 +129,7 @@ async fn one_pod() {
 #[tokio::test(start_paused = true)]
 async fn one_that_ended_stands_out_and_few_are_asked_for() {
     let names = ["a", "b", "c", "d", "e", "f"];
-    let api = Api::default();
+    let api = FakeApi::default();
     api.apply(&service("", &names.map(|name| endpoint(name, ""))));
     for name in names {
         api.apply(&pod(name, &format!("uid: u-{name}"), READY));
@@ -146,7 +146,7 @@ async fn one_that_ended_stands_out_and_few_are_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn who_may_not_ask_does_not_go_on_asking() {
-    let api = Api::default();
+    let api = FakeApi::default();
     api.apply(&service("", &[endpoint("a", "")]));
     api.apply(&pod("a", "uid: u-a", READY));
     let rights = ["services default", "endpointslices default"];
@@ -168,7 +168,7 @@ async fn who_may_not_ask_does_not_go_on_asking() {
 
 #[tokio::test(start_paused = true)]
 async fn no_answer_is_none() {
-    let api = Api::default();
+    let api = FakeApi::default();
     api.apply(&service("", &[endpoint("a", "")]));
     api.apply(&pod("a", "uid: u-a", READY));
     let candidates = candidates(&cluster(&api)).await;

@@ -67,7 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-async fn happen(api: &Api, cluster: &Cluster, step: Step) {
+async fn happen(api: &FakeApi, cluster: &Cluster, step: Step) {
     match step {
         Step::Service { name, shape } => drop(api.apply(&service_of(name, shape))),
         Step::Slice {
@@ -108,7 +108,7 @@ proptest! {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let api = Api::default();
+            let api = FakeApi::default();
             let old = cluster(&api);
             for step in steps.clone() {
                 happen(&api, &old, step).await;

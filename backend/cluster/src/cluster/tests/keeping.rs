@@ -38,14 +38,14 @@ pub(super) async fn settle() {
 }
 
 /// Delivers something on every watch, so that all are proven.
-pub(super) async fn prove(api: &Api) {
+pub(super) async fn prove(api: &FakeApi) {
     settle().await;
     api.bookmark();
     settle().await;
 }
 
 /// The calls that are not watches.
-pub(super) fn questions(api: &Api) -> Vec<String> {
+pub(super) fn questions(api: &FakeApi) -> Vec<String> {
     let mut asked = api.asked();
     asked.retain(|call| !call.starts_with("watch"));
     asked
@@ -527,7 +527,7 @@ async fn pods_are_known_from_services_in_use() {
 
 #[tokio::test(start_paused = true)]
 async fn second_addresses_cost_a_list_only_where_there_are_any() {
-    let api = Api::default();
+    let api = FakeApi::default();
     let cluster = cluster(&api);
     api.apply(
         "
@@ -551,7 +551,7 @@ status: {phase: Running, podIP: 10.1.1.1, podIPs: [{ip: 10.1.1.1}]}
 /// The list of all Pods takes longer than any caller waits; each begins where the last gave up.
 #[tokio::test(start_paused = true)]
 async fn a_list_of_all_pods_outlives_the_callers_that_wait_for_it() {
-    let api = Api::default();
+    let api = FakeApi::default();
     let cluster = cluster(&api);
     for i in 0..1200 {
         api.apply(&format!(
@@ -587,7 +587,7 @@ status: {{phase: Running, podIP: 10.1.0.1, podIPs: [{{ip: 10.1.0.1}}, {{ip: 'fd0
 /// Pods without an address, and those with a node's, show nothing about the addresses of others.
 #[tokio::test(start_paused = true)]
 async fn second_addresses_behind_pods_that_have_none_to_tell() {
-    let api = Api::default();
+    let api = FakeApi::default();
     let cluster = cluster(&api);
     for i in 0..15 {
         api.apply(&format!(

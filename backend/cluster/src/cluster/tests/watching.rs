@@ -7,31 +7,31 @@ use tokio::time::sleep;
 
 use super::keeping::{NEW, prove, questions, settle, slice};
 use super::*;
-use crate::fake::Fault;
+use crate::fake::WatchFault;
 
 /// Maximum age of the objects, in whatever way watches fail, from the start or after a while.
 const OLDEST: Duration = Duration::from_secs(30);
 
-const FAULTS: [Fault; 15] = [
-    Fault::Status(400),
-    Fault::Status(403),
-    Fault::Status(404),
-    Fault::Status(405),
-    Fault::Status(410),
-    Fault::Status(429),
-    Fault::Status(500),
-    Fault::Status(501),
-    Fault::Status(503),
-    Fault::Broken,
-    Fault::NoHead,
-    Fault::HeadAlone,
-    Fault::HeadAndEnd(Duration::ZERO),
-    Fault::HeadAndEnd(Duration::from_secs(3)),
-    Fault::Cut(Duration::from_secs(3)),
+const FAULTS: [WatchFault; 15] = [
+    WatchFault::Status(400),
+    WatchFault::Status(403),
+    WatchFault::Status(404),
+    WatchFault::Status(405),
+    WatchFault::Status(410),
+    WatchFault::Status(429),
+    WatchFault::Status(500),
+    WatchFault::Status(501),
+    WatchFault::Status(503),
+    WatchFault::Broken,
+    WatchFault::NoHead,
+    WatchFault::HeadAlone,
+    WatchFault::HeadAndEnd(Duration::ZERO),
+    WatchFault::HeadAndEnd(Duration::from_secs(3)),
+    WatchFault::Cut(Duration::from_secs(3)),
 ];
 
 /// Looks up every second until a change is seen; returns how long that took.
-async fn seen_after(cluster: &Cluster, api: &Api, pod: &str) -> Duration {
+async fn seen_after(cluster: &Cluster, api: &FakeApi, pod: &str) -> Duration {
     api.apply(&slice(pod));
     let changed = tokio::time::Instant::now();
     let wanted = format!("default/{pod}:80");
@@ -92,7 +92,7 @@ async fn a_server_that_hangs_holds_nobody_up_for_long() {
     assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
     settle().await;
     api.answer_after(Duration::from_secs(3600));
-    api.watches_meet(Some(Fault::NoHead));
+    api.watches_meet(Some(WatchFault::NoHead));
     let mut longest = Duration::ZERO;
     for _ in 0..120 {
         let begun = tokio::time::Instant::now();
@@ -109,7 +109,7 @@ async fn watches_that_break_are_asked_for_ever_less_often() {
     let api = api();
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
-    api.watches_meet(Some(Fault::Broken));
+    api.watches_meet(Some(WatchFault::Broken));
     api.asked();
     for _ in 0..600 {
         assert_eq!(said(ask(&cluster, "new:80").await), "default/a:80");
@@ -209,7 +209,7 @@ async fn connections_cut_every_second_delay_nothing() {
 }
 
 /// In a minute nothing was listed but the Service, which no watch that lives for a second says anything of.
-fn assert_checked(api: &Api) {
+fn assert_checked(api: &FakeApi) {
     let asked = questions(api);
     let service = "list services default metadata.name=new";
     assert!(

@@ -6,12 +6,12 @@ use tokio::sync::Semaphore;
 use super::super::load::Path;
 use super::super::watch::ABSENT;
 use super::*;
-use crate::fake::Api;
-use crate::fetch::Server;
+use crate::fake::FakeApi;
+use crate::fetch::LimitedApi;
 
-fn shelf(api: &Api) -> Shelf<Service> {
-    Shelf::new(Arc::new(Env {
-        server: Server::new(api.client()),
+fn shelf(api: &FakeApi) -> Shelf<Service> {
+    Shelf::new(Arc::new(StoreEnv {
+        server: LimitedApi::new(api.client()),
         watches: Arc::new(Semaphore::new(0)),
         idle: Duration::from_secs(600),
         path: Path::default(),
@@ -23,7 +23,7 @@ fn shelf(api: &Api) -> Shelf<Service> {
 /// loads it again.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_gets_old_meanwhile() {
-    let api = Api::default();
+    let api = FakeApi::default();
     api.allow_only(&["list services default"]);
     let shelf = shelf(&api);
     let select = Select::named("default", "web");
@@ -38,7 +38,7 @@ async fn an_answer_that_gets_old_meanwhile() {
 /// A client that keeps asking for new names while the API server is slow: neither entries nor calls grow without limit.
 #[tokio::test(start_paused = true)]
 async fn more_questions_than_the_server_answers() {
-    let api = Api::default();
+    let api = FakeApi::default();
     let shelf = shelf(&api);
     api.answer_after(Duration::from_millis(100));
     let name = |i: usize| Select::named("default", &format!("s{i}"));

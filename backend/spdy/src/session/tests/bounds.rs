@@ -28,7 +28,7 @@ fn a_stream_nobody_reads_stops_the_reading() {
     assert!(!client.wants_input());
     assert_eq!(client.full().collect::<Vec<_>>(), [(stream, 5 * 16 * 1024)]);
 
-    assert!(matches!(client.read(stream), Ok(Read::Chunk(_))));
+    assert!(matches!(client.read(stream), Ok(ReadOutcome::Chunk(_))));
     assert!(client.wants_input());
     assert_eq!(client.full().count(), 0);
     received(&mut client, &chunk).unwrap();
@@ -187,7 +187,7 @@ fn streams_are_bounded_on_the_side_that_opens_them() {
     let first = client.open(&headers(), false).unwrap();
     client.open(&headers(), false).unwrap();
     let refused = client.open(&headers(), false);
-    assert!(matches!(refused, Err(OpenError::TooManyStreams(2))));
+    assert!(matches!(refused, Err(StreamOpenError::TooManyStreams(2))));
     client.release(first);
     client.open(&headers(), false).unwrap();
 }
@@ -202,7 +202,7 @@ fn a_socket_that_takes_nothing_bounds_what_is_opened() {
         }
         Err(error) => Some(error),
     });
-    assert!(matches!(congested, Some(OpenError::Congested)));
+    assert!(matches!(congested, Some(StreamOpenError::Congested)));
     assert!(client.control.len() < MAX_CONTROL_QUEUE + 200);
     written(&mut client);
     client.open(&headers(), false).unwrap();
@@ -288,7 +288,7 @@ fn headers_too_large_to_send_open_nothing() {
     let mut client = machine(Role::Client);
     let large = Headers::try_from([("a", "x".repeat(40_000).as_str())]).unwrap();
     let refused = client.open(&large, false);
-    assert!(matches!(refused, Err(OpenError::HeadersTooLarge)));
+    assert!(matches!(refused, Err(StreamOpenError::HeadersTooLarge)));
     assert!(!client.has_output());
     assert_empty(&client);
 

@@ -79,7 +79,7 @@ fn what_is_queued_becomes_one_frame_that_carries_the_end() {
 fn an_end_that_may_wait_leaves_with_what_comes_next() {
     let (mut client, _, stream) = pair();
     written(&mut client);
-    client.finish_when(stream, When::Soon).unwrap();
+    client.finish_when(stream, EndTiming::Soon).unwrap();
     assert!(!client.has_output() && client.has_ends());
     client.ping();
     let bytes = written(&mut client);
@@ -91,13 +91,13 @@ fn an_end_that_may_wait_leaves_with_what_comes_next() {
     // With something queued before it, it is that frame's.
     let (mut client, _, stream) = pair();
     client.send(stream, b"x").unwrap();
-    client.finish_when(stream, When::Soon).unwrap();
+    client.finish_when(stream, EndTiming::Soon).unwrap();
     assert!(client.has_output());
     assert_eq!(written(&mut client), data(stream, b"x", true));
 
     // A stream whose handle goes meanwhile still ends before it is reset.
     let (mut client, _, stream) = pair();
-    client.finish_when(stream, When::Soon).unwrap();
+    client.finish_when(stream, EndTiming::Soon).unwrap();
     client.release(stream);
     let bytes = written(&mut client);
     assert_eq!(
@@ -127,7 +127,7 @@ fn ids_are_odd_for_the_client_and_even_for_the_server() {
     client.next_id = StreamId::MAX;
     assert_eq!(client.open(&headers(), false).unwrap().get(), StreamId::MAX);
     let exhausted = client.open(&headers(), false);
-    assert!(matches!(exhausted, Err(OpenError::IdsExhausted)));
+    assert!(matches!(exhausted, Err(StreamOpenError::IdsExhausted)));
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn the_sessions_end_fails_what_has_not_ended() {
     }
     assert!(matches!(
         client.open(&headers(), false),
-        Err(OpenError::Session(SessionError::PeerClosed))
+        Err(StreamOpenError::Session(SessionError::PeerClosed))
     ));
     assert_empty(&client);
 }
@@ -340,7 +340,7 @@ enum Act {
     Finish {
         side: usize,
         stream: usize,
-        when: When,
+        when: EndTiming,
     },
     Write {
         side: usize,
@@ -363,7 +363,10 @@ fn act() -> impl Strategy<Value = Act> {
         which
             .clone()
             .prop_map(|(side, stream)| Act::Read { side, stream }),
-        (which, prop_oneof![Just(When::Now), Just(When::Soon)])
+        (
+            which,
+            prop_oneof![Just(EndTiming::Now), Just(EndTiming::Soon)]
+        )
             .prop_map(|((side, stream), when)| Act::Finish { side, stream, when }),
         (0..2usize).prop_map(|side| Act::Write { side }),
         (0..2usize, 1..70_000usize).prop_map(|(side, len)| Act::Deliver { side, len }),
@@ -399,7 +402,7 @@ proptest! {
         // What was begun at random is then brought to its end in order.
         let end = (0..200).flat_map(|_| {
             let streams = (0..6).flat_map(|stream| (0..2).flat_map(move |side| {
-                [Act::Finish { side, stream, when: When::Now }, Act::Read { side, stream }]
+                [Act::Finish { side, stream, when: EndTiming::Now }, Act::Read { side, stream }]
             }));
             let both = (0..2).flat_map(|side| {
                 [Act::Write { side }, Act::Deliver { side, len: 1 << 20 }]
@@ -432,13 +435,13 @@ proptest! {
                 {
                     let way = &mut ways[stream][1 - side];
                     match sides[side].read(streams[stream]).unwrap() {
-                        Read::Chunk(chunk) => {
+                        ReadOutcome::Chunk(chunk) => {
                             prop_assert!(!way.ended);
                             prop_assert!(chunk == filler(way.read, chunk.len()));
                             way.read += chunk.len() as u64;
                         }
-                        Read::End => way.ended = true,
-                        Read::Wait => {}
+                        ReadOutcome::End => way.ended = true,
+                        ReadOutcome::Wait => {}
                     }
                 }
                 Act::Write { side } => {

@@ -366,7 +366,7 @@ fn goaway_fails_the_streams_the_peer_never_took() {
     assert_eq!(events, expected);
     assert_eq!(read_all(&mut client, untaken), (vec![], "not taken"));
     let refused = client.open(&headers(), false);
-    assert!(matches!(refused, Err(OpenError::GoingAway)));
+    assert!(matches!(refused, Err(StreamOpenError::GoingAway)));
     // What was taken lives on.
     client.send(taken, b"x").unwrap();
     server.send(taken, b"y").unwrap();

@@ -26,7 +26,7 @@ async fn connecting_again_is_the_login() {
     let opened = rig.connect(asked).await.unwrap();
     assert!(opened.listeners[0].already);
     assert_eq!(rig.engine.world().renewed, [server, server]);
-    assert_eq!((rig.state().0, again()), (State::Connected, None));
+    assert_eq!((rig.state().0, again()), (ConnectionState::Connected, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -38,7 +38,7 @@ async fn what_can_be_read_once_is_kept_until_it_is_given_again() {
     asked.kubeconfig_selection.read_once = true;
     rig.connect(asked.clone()).await.unwrap();
     sleep(Duration::from_secs(11)).await;
-    assert_eq!(rig.state(), (State::Connected, String::new()));
+    assert_eq!(rig.state(), (ConnectionState::Connected, String::new()));
     rig.connect(asked.clone()).await.unwrap();
     assert!(rig.engine.world().renewed.is_empty());
     asked.kubeconfig["users"][0]["user"]["token"] = "another token".into();

@@ -12,16 +12,17 @@ use kube::core::Status;
 use kubevpn_client::{
     Action, ApiServer, Loaded, Renewal, build_renewable, classify_api, classify_status,
 };
-use kubevpn_proxy::probe::{self, CREATE_PORT_FORWARD, GET_PORT_FORWARD, Right};
+use kubevpn_proxy::probe::{self, AccessRight, CREATE_PORT_FORWARD, GET_PORT_FORWARD};
 use kubevpn_proxy::{self as proxy, Policy};
-use kubevpn_stack::{Cluster, Listed, TransportChoice};
+use kubevpn_stack::{Cluster, SurveyedList, TransportChoice};
 use kubevpn_target::{ConnectError, Refusal};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::facts::{
-    Credentials, Facts, Kubeconfig, Names, Range, Ranges, Server, Tried, Trouble, Trust,
+    CheckFacts, CheckFailure, CredentialFacts, KubeconfigFacts, NameFacts, RangeFacts, Ranges,
+    ServerFacts, Tried, Trust,
 };
 use super::machine;
 use crate::progress;
@@ -42,7 +43,7 @@ const RANGES: usize = 16;
 
 /// Rights for port-forwards and names.
 #[rustfmt::skip]
-const RIGHTS: [Right; 12] = [
+const RIGHTS: [AccessRight; 12] = [
     CREATE_PORT_FORWARD,
     GET_PORT_FORWARD,
     right("", "services", "get"),
@@ -57,15 +58,15 @@ const RIGHTS: [Right; 12] = [
     right("", "pods", "watch"),
 ];
 
-const fn right(group: &'static str, resource: &'static str, verb: &'static str) -> Right {
-    Right {
+const fn right(group: &'static str, resource: &'static str, verb: &'static str) -> AccessRight {
+    AccessRight {
         group,
         resource,
         verb,
     }
 }
 
-pub(super) fn kubeconfig(loaded: &Loaded) -> Kubeconfig {
+pub(super) fn kubeconfig(loaded: &Loaded) -> KubeconfigFacts {
     let config = &loaded.config;
     let trust = match config.cluster_url.scheme_str() {
         Some("http") => Trust::Plain,
@@ -73,7 +74,7 @@ pub(super) fn kubeconfig(loaded: &Loaded) -> Kubeconfig {
         _ if config.root_cert.is_some() || config.root_cert_file.is_some() => Trust::Kubeconfig,
         _ => Trust::System,
     };
-    Kubeconfig {
+    KubeconfigFacts {
         files: loaded
             .files
             .iter()
@@ -91,23 +92,23 @@ pub(super) fn kubeconfig(loaded: &Loaded) -> Kubeconfig {
 }
 
 /// A cluster that has answered, for what else is asked of it.
-pub(super) struct Reached {
+pub(super) struct ReachedCluster {
     pub(super) client: Client,
     pub(super) api_server: ApiServer,
     pub(super) namespace: String,
 }
 
 /// Logs in, asks the API server who it is and what it allows. `None` where there is no use in asking more.
-pub(super) async fn api_server(facts: &mut Facts, loaded: Loaded) -> Option<Reached> {
+pub(super) async fn api_server(facts: &mut CheckFacts, loaded: Loaded) -> Option<ReachedCluster> {
     let namespace = loaded.namespace;
     let (client, renewal) = match build_renewable(loaded.config, &crate::cli::options()) {
         Ok(built) => built,
         Err(error) => {
-            facts.server = Some(Err(Trouble::of(error)));
+            facts.server = Some(Err(CheckFailure::of(error)));
             return None;
         }
     };
-    let credentials = |trouble, renewal: &Renewal| Credentials {
+    let credentials = |trouble, renewal: &Renewal| CredentialFacts {
         shown: renewal.shown(),
         trouble,
     };
@@ -122,39 +123,39 @@ pub(super) async fn api_server(facts: &mut Facts, loaded: Loaded) -> Option<Reac
         ))
     });
     if let Err(error) = logged_in {
-        facts.credentials = Some(credentials(Some(Trouble::of(error)), &renewal));
+        facts.credentials = Some(credentials(Some(CheckFailure::of(error)), &renewal));
         return None;
     }
     match server(&client).await {
         Ok((server, None)) => facts.server = Some(Ok(server)),
         Ok((server, Some(refused))) => {
             facts.server = Some(Ok(server));
-            facts.credentials = Some(credentials(Some(Trouble::of(refused)), &renewal));
+            facts.credentials = Some(credentials(Some(CheckFailure::of(refused)), &renewal));
             return None;
         }
         // A certificate is refused in the handshake.
         Err(error) if error.refusal() == Refusal::Unauthenticated => {
-            facts.credentials = Some(credentials(Some(Trouble::of(error)), &renewal));
+            facts.credentials = Some(credentials(Some(CheckFailure::of(error)), &renewal));
             return None;
         }
         Err(error) => {
-            facts.server = Some(Err(Trouble::of(error)));
+            facts.server = Some(Err(CheckFailure::of(error)));
             return None;
         }
     }
     let rights = rights(&client, &namespace).await;
     let refused = match &rights {
         Err(error) if error.refusal() == Refusal::Unauthenticated => {
-            Some(Trouble::of(error.clone()))
+            Some(CheckFailure::of(error.clone()))
         }
         _ => None,
     };
     let may_go_on = refused.is_none();
     facts.credentials = Some(credentials(refused, &renewal));
     if may_go_on {
-        facts.rights = Some(rights.map_err(Trouble::of));
+        facts.rights = Some(rights.map_err(CheckFailure::of));
     }
-    may_go_on.then(|| Reached {
+    may_go_on.then(|| ReachedCluster {
         client,
         api_server: renewal.api_server(),
         namespace,
@@ -162,14 +163,14 @@ pub(super) async fn api_server(facts: &mut Facts, loaded: Loaded) -> Option<Reac
 }
 
 /// Measures the API server; with the refusal of the credentials, if it does not accept them.
-async fn server(client: &Client) -> Result<(Server, Option<ConnectError>), ConnectError> {
+async fn server(client: &Client) -> Result<(ServerFacts, Option<ConnectError>), ConnectError> {
     let begun = Instant::now();
     let first = get(client, "/version").await?;
-    let mut server = Server {
+    let mut server = ServerFacts {
         first: begun.elapsed(),
         round_trip: Duration::MAX,
         ahead: first.date.map(|date| ahead(date, SystemTime::now())),
-        ..Server::default()
+        ..ServerFacts::default()
     };
     match first.said {
         Ok(version) => {
@@ -205,7 +206,7 @@ fn leading_number(text: &str) -> Option<u32> {
     text[..end.unwrap_or(text.len())].parse().ok()
 }
 
-struct Answer {
+struct ApiAnswer {
     /// Seconds since 1970.
     date: Option<i64>,
     /// The body, or the refusal.
@@ -213,7 +214,7 @@ struct Answer {
 }
 
 /// One GET of the API server.
-async fn get(client: &Client, path: &str) -> Result<Answer, ConnectError> {
+async fn get(client: &Client, path: &str) -> Result<ApiAnswer, ConnectError> {
     let asked = Action {
         verb: "get",
         resource: path,
@@ -255,7 +256,7 @@ async fn get(client: &Client, path: &str) -> Result<Answer, ConnectError> {
                 Err(classify_status(&status, &asked))
             }
         };
-        Ok::<_, ConnectError>(Answer { date, said })
+        Ok::<_, ConnectError>(ApiAnswer { date, said })
     };
     timeout(ANSWER, answered)
         .await
@@ -279,7 +280,10 @@ fn http_date(text: &str) -> Option<i64> {
 }
 
 /// All of them at once.
-async fn rights(client: &Client, namespace: &str) -> Result<Vec<(Right, bool)>, ConnectError> {
+async fn rights(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<(AccessRight, bool)>, ConnectError> {
     let mut asked = JoinSet::new();
     for right in RIGHTS {
         let (client, namespace) = (client.clone(), namespace.to_owned());
@@ -292,7 +296,7 @@ async fn rights(client: &Client, namespace: &str) -> Result<Vec<(Right, bool)>, 
 }
 
 /// Tries the transports and reads names and ranges, all at once.
-pub(super) async fn rest(facts: &mut Facts, reached: &Reached, policy: &Policy) {
+pub(super) async fn rest(facts: &mut CheckFacts, reached: &ReachedCluster, policy: &Policy) {
     let chain = chain(reached, policy);
     let cluster = chain.get_ref().cluster();
     let (tried, names, ranges, real) = tokio::join!(
@@ -310,12 +314,12 @@ pub(super) async fn rest(facts: &mut Facts, reached: &Reached, policy: &Policy) 
 }
 
 /// The layers that serve the proxy's clients.
-pub(super) fn chain(reached: &Reached, policy: &Policy) -> proxy::ClusterStack {
+pub(super) fn chain(reached: &ReachedCluster, policy: &Policy) -> proxy::ClusterStack {
     let config = policy.stack(&reached.namespace, Default::default());
     proxy::connect(reached.client.clone(), reached.api_server.clone(), config)
 }
 
-async fn transports(reached: &Reached, policy: &Policy) -> Vec<Tried> {
+async fn transports(reached: &ReachedCluster, policy: &Policy) -> Vec<Tried> {
     let all: Vec<TransportChoice> = match policy.transport {
         TransportChoice::Auto => ["spdy", "spdy-ws", "ws"]
             .iter()
@@ -341,7 +345,7 @@ async fn transports(reached: &Reached, policy: &Policy) -> Vec<Tried> {
             });
             let tried = Tried {
                 transport: transport.to_string(),
-                came: came.map_err(Trouble::of),
+                came: came.map_err(CheckFailure::of),
             };
             (n, tried)
         });
@@ -351,14 +355,14 @@ async fn transports(reached: &Reached, policy: &Policy) -> Vec<Tried> {
     tried.into_iter().map(|(_, tried)| tried).collect()
 }
 
-async fn names(cluster: &Cluster) -> Names {
+async fn names(cluster: &Cluster) -> NameFacts {
     let domain = timeout(ANSWER, cluster.domain()).await;
     let dns = match timeout(ANSWER, cluster.dns()).await {
         Ok(Ok(pods)) => Some(Ok(pods.usable().map_or(0, |usable| usable.len()))),
         Ok(Err(error)) => Some(Err(error.to_string())),
         Err(_) => None,
     };
-    Names {
+    NameFacts {
         domain: domain.map_or_else(
             |_| "cluster.local".to_owned(),
             |domain| domain.cluster().to_string(),
@@ -370,7 +374,7 @@ async fn names(cluster: &Cluster) -> Names {
 async fn ranges(client: &Client, cluster: &Cluster) -> Ranges {
     let (survey, pods) = tokio::join!(timeout(ANSWER, cluster.survey()), pod_ranges(client));
     let survey = survey.unwrap_or_else(|_| cluster.last_survey());
-    let Listed { found, failed } = survey.service_ranges;
+    let SurveyedList { found, failed } = survey.service_ranges;
     let services = found.ok_or_else(|| match failed {
         Some(why) => why.to_string(),
         None => "the API server did not say in time".to_owned(),
@@ -378,7 +382,7 @@ async fn ranges(client: &Client, cluster: &Cluster) -> Ranges {
     let looked_at = |ranges: Vec<String>| ranges.into_iter().take(RANGES).map(machine::route_into);
     Ranges {
         services: services.map(|ranges| looked_at(ranges).collect()),
-        pods: pods.map(|ranges| looked_at(ranges).collect::<Vec<Range>>()),
+        pods: pods.map(|ranges| looked_at(ranges).collect::<Vec<RangeFacts>>()),
     }
 }
 

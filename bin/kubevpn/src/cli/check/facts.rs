@@ -3,30 +3,30 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use kubevpn_client::Shown;
+use kubevpn_client::ShownCredentials;
 use kubevpn_daemon::ApiError;
-use kubevpn_proxy::probe::{Right, Way};
+use kubevpn_proxy::probe::{AccessRight, PortForwardAccess};
 
-pub(super) use crate::cli::holder::Held;
+pub(super) use crate::cli::holder::PortHolder;
 use crate::exit::{Failure, exit_code};
 
 /// Everything there is to judge. `None` and empty lists are what was not looked at, as what went before failed.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct CheckFacts {
     /// This machine's time.
     pub(super) now: Option<SystemTime>,
-    pub(super) kubeconfig: Option<Result<Kubeconfig, Trouble>>,
-    pub(super) server: Option<Result<Server, Trouble>>,
+    pub(super) kubeconfig: Option<Result<KubeconfigFacts, CheckFailure>>,
+    pub(super) server: Option<Result<ServerFacts, CheckFailure>>,
     /// Addresses of the API server's name, where it is reached without a proxy.
-    pub(super) addresses: Vec<Address>,
-    pub(super) credentials: Option<Credentials>,
+    pub(super) addresses: Vec<AddressFacts>,
+    pub(super) credentials: Option<CredentialFacts>,
     /// Each right and whether the access rules allow it.
-    pub(super) rights: Option<Result<Vec<(Right, bool)>, Trouble>>,
+    pub(super) rights: Option<Result<Vec<(AccessRight, bool)>, CheckFailure>>,
     pub(super) transports: Vec<Tried>,
-    pub(super) names: Option<Names>,
+    pub(super) names: Option<NameFacts>,
     pub(super) ranges: Option<Ranges>,
     /// Address for the proxy's listener.
-    pub(super) listener: Option<Listener>,
+    pub(super) listener: Option<ListenerFacts>,
     pub(super) proxies: Vec<ProxyVariable>,
     pub(super) lookup: Option<Lookup>,
     /// The hard limit on open files; `Some(None)` for no limit.
@@ -38,12 +38,12 @@ pub(super) struct Facts {
 
 /// A failure: its exit code, and the sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct CheckFailure {
     pub(super) code: u8,
     pub(super) sentence: String,
 }
 
-impl Trouble {
+impl CheckFailure {
     pub(super) fn of(error: impl Into<ApiError>) -> Self {
         let error = error.into();
         Self {
@@ -55,7 +55,7 @@ impl Trouble {
 
 /// The selected entries of the kubeconfig.
 #[derive(Clone, Debug)]
-pub(super) struct Kubeconfig {
+pub(super) struct KubeconfigFacts {
     pub(super) files: Vec<String>,
     pub(super) context: Option<String>,
     pub(super) user: Option<String>,
@@ -85,7 +85,7 @@ pub(super) enum Trust {
 
 /// An API server that answers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Server {
+pub(super) struct ServerFacts {
     /// As `v1.34.4`, where it may be read.
     pub(super) version: Option<String>,
     /// The 34 of it.
@@ -99,7 +99,7 @@ pub(super) struct Server {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Address {
+pub(super) struct AddressFacts {
     pub(super) ip: IpAddr,
     /// This machine has a route to it.
     pub(super) routed: bool,
@@ -107,21 +107,21 @@ pub(super) struct Address {
 
 /// The client's credentials, and the API server's verdict.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Credentials {
-    pub(super) shown: Option<Shown>,
+pub(super) struct CredentialFacts {
+    pub(super) shown: Option<ShownCredentials>,
     /// There are none, or they are not accepted.
-    pub(super) trouble: Option<Trouble>,
+    pub(super) trouble: Option<CheckFailure>,
 }
 
 /// A transport, and what came of it.
 #[derive(Clone, Debug)]
 pub(super) struct Tried {
     pub(super) transport: String,
-    pub(super) came: Result<Way, Trouble>,
+    pub(super) came: Result<PortForwardAccess, CheckFailure>,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Names {
+pub(super) struct NameFacts {
     /// Ending of the cluster's names.
     pub(super) domain: String,
     /// Ready endpoints of the cluster's DNS, or why they are not known.
@@ -131,12 +131,12 @@ pub(super) struct Names {
 /// Ranges of addresses of the cluster, and which of them this machine sends elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Ranges {
-    pub(super) services: Result<Vec<Range>, String>,
-    pub(super) pods: Result<Vec<Range>, String>,
+    pub(super) services: Result<Vec<RangeFacts>, String>,
+    pub(super) pods: Result<Vec<RangeFacts>, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub(super) struct RangeFacts {
     pub(super) cidr: String,
     /// The address of this machine that a route of its own into this range leaves by.
     pub(super) routed_by: Option<IpAddr>,
@@ -144,9 +144,9 @@ pub(super) struct Range {
 
 /// Address for the proxy's listener, and its holder.
 #[derive(Clone, Debug)]
-pub(super) struct Listener {
+pub(super) struct ListenerFacts {
     pub(super) address: String,
-    pub(super) state: Held,
+    pub(super) state: PortHolder,
 }
 
 /// A variable that names a proxy.
@@ -156,7 +156,7 @@ pub(super) struct ProxyVariable {
     /// Without its password.
     pub(super) url: String,
     /// The holder, where that is a port of this machine.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<PortHolder>,
     /// `KUBEVPN_PROXIES` names it: it was set by `kubevpn env` or `kubevpn run`.
     pub(super) known: bool,
 }

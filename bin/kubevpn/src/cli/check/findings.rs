@@ -6,13 +6,14 @@ mod machine;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use kubevpn_proxy::probe::Way;
+use kubevpn_proxy::probe::PortForwardAccess;
 use kubevpn_target::Host;
 
 use self::access::of_rights;
 use self::machine::{of_files, of_isolated, of_listener, of_lookup, of_ranges, of_variables};
 use super::facts::{
-    Credentials, Facts, Held, Kubeconfig, Names, ProxyVariable, Server, Tried, Trouble, Trust,
+    CheckFacts, CheckFailure, CredentialFacts, KubeconfigFacts, NameFacts, PortHolder,
+    ProxyVariable, ServerFacts, Tried, Trust,
 };
 use crate::age::age;
 
@@ -24,13 +25,13 @@ const SKEW: u64 = 30;
 const SOON: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
+pub(super) enum FindingLevel {
     Ok,
     Warning,
     Problem,
 }
 
-impl Level {
+impl FindingLevel {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -43,7 +44,7 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) topic: &'static str,
-    pub(super) level: Level,
+    pub(super) level: FindingLevel,
     /// The exit code of a problem.
     pub(super) code: u8,
     pub(super) text: String,
@@ -52,7 +53,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(topic: &'static str, level: Level, text: impl Into<String>) -> Self {
+    fn new(topic: &'static str, level: FindingLevel, text: impl Into<String>) -> Self {
         Self {
             topic,
             level,
@@ -63,21 +64,21 @@ impl Finding {
     }
 
     fn ok(topic: &'static str, text: impl Into<String>) -> Self {
-        Self::new(topic, Level::Ok, text)
+        Self::new(topic, FindingLevel::Ok, text)
     }
 
     fn warning(topic: &'static str, text: impl Into<String>) -> Self {
-        Self::new(topic, Level::Warning, text)
+        Self::new(topic, FindingLevel::Warning, text)
     }
 
     fn problem(topic: &'static str, code: u8, text: impl Into<String>) -> Self {
         Self {
             code,
-            ..Self::new(topic, Level::Problem, text)
+            ..Self::new(topic, FindingLevel::Problem, text)
         }
     }
 
-    fn trouble(topic: &'static str, trouble: &Trouble) -> Self {
+    fn trouble(topic: &'static str, trouble: &CheckFailure) -> Self {
         Self::problem(topic, trouble.code, trouble.sentence.clone())
     }
 
@@ -97,16 +98,19 @@ pub(super) struct Report {
 impl Report {
     /// The exit code of the first problem; 0 where nothing that is needed is missing.
     pub(super) fn code(&self) -> u8 {
-        let first = self.findings.iter().find(|f| f.level == Level::Problem);
+        let first = self
+            .findings
+            .iter()
+            .find(|f| f.level == FindingLevel::Problem);
         first.map_or(0, |finding| finding.code)
     }
 
-    pub(super) fn count(&self, level: Level) -> usize {
+    pub(super) fn count(&self, level: FindingLevel) -> usize {
         self.findings.iter().filter(|f| f.level == level).count()
     }
 }
 
-pub(super) fn report(facts: &Facts) -> Report {
+pub(super) fn report(facts: &CheckFacts) -> Report {
     let mut findings = Vec::new();
     let mut role = None;
     let kubeconfig = match &facts.kubeconfig {
@@ -158,7 +162,7 @@ pub(super) fn report(facts: &Facts) -> Report {
     Report { findings, role }
 }
 
-fn of_kubeconfig(kubeconfig: &Kubeconfig) -> Vec<Finding> {
+fn of_kubeconfig(kubeconfig: &KubeconfigFacts) -> Vec<Finding> {
     let files = match kubeconfig.files.is_empty() {
         true => "the service account of this Pod".to_owned(),
         false => kubeconfig.files.join(", "),
@@ -185,7 +189,7 @@ fn of_kubeconfig(kubeconfig: &Kubeconfig) -> Vec<Finding> {
 }
 
 /// The way to the API server: proxy, TLS, addresses.
-fn of_way(kubeconfig: &Kubeconfig, facts: &Facts) -> Vec<Finding> {
+fn of_way(kubeconfig: &KubeconfigFacts, facts: &CheckFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(proxy) = &kubeconfig.proxy {
         let from = match kubeconfig.proxy_of_env {
@@ -194,7 +198,7 @@ fn of_way(kubeconfig: &Kubeconfig, facts: &Facts) -> Vec<Finding> {
         };
         let same = |variable: &&ProxyVariable| same_place(&variable.url, proxy);
         let ours = facts.proxies.iter().filter(same).find(|variable| {
-            kubeconfig.proxy_of_env && variable.held.as_ref().is_some_and(Held::is_ours)
+            kubeconfig.proxy_of_env && variable.held.as_ref().is_some_and(PortHolder::is_ours)
         });
         findings.push(match ours {
             Some(variable) => Finding::problem(
@@ -279,7 +283,10 @@ fn same_place(one: &str, other: &str) -> bool {
     place(one) == place(other)
 }
 
-fn of_server(kubeconfig: &Kubeconfig, server: &Result<Server, Trouble>) -> Vec<Finding> {
+fn of_server(
+    kubeconfig: &KubeconfigFacts,
+    server: &Result<ServerFacts, CheckFailure>,
+) -> Vec<Finding> {
     let server = match server {
         Ok(server) => server,
         Err(trouble) => return vec![Finding::trouble("api-server", trouble)],
@@ -326,8 +333,8 @@ fn milliseconds(time: Duration) -> String {
 }
 
 fn of_credentials(
-    kubeconfig: &Kubeconfig,
-    credentials: &Credentials,
+    kubeconfig: &KubeconfigFacts,
+    credentials: &CredentialFacts,
     now: Option<SystemTime>,
     refused: bool,
 ) -> Finding {
@@ -410,12 +417,12 @@ fn utc(time: SystemTime) -> String {
 
 fn of_transports(tried: &[Tried]) -> Vec<Finding> {
     const TOPIC: &str = "transport";
-    let works = |tried: &&Tried| matches!(tried.came, Ok(Way::Open { .. }));
+    let works = |tried: &&Tried| matches!(tried.came, Ok(PortForwardAccess::Open { .. }));
     let any = tried.iter().any(|tried| works(&tried));
     let mut findings = Vec::new();
     for Tried { transport, came } in tried {
         match came {
-            Ok(way @ Way::Open { .. }) => {
+            Ok(way @ PortForwardAccess::Open { .. }) => {
                 findings.push(Finding::ok(TOPIC, format!("{transport}: {way}")));
             }
             // Once for all transports.
@@ -441,7 +448,7 @@ fn of_transports(tried: &[Tried]) -> Vec<Finding> {
     findings
 }
 
-fn of_names(names: &Names) -> Vec<Finding> {
+fn of_names(names: &NameFacts) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(
         "names",
         format!("names of the cluster end in {}", names.domain),

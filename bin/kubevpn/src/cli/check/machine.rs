@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::facts::{Address, Facts, Listener, Lookup, ProxyVariable, Range};
+use super::facts::{AddressFacts, CheckFacts, ListenerFacts, Lookup, ProxyVariable, RangeFacts};
 use crate::cli::holder::{connections, held};
 use crate::cli::isolated::{IS_KNOWN_HERE, possible};
 
@@ -27,16 +27,16 @@ const VARIABLES: [&str; 6] = [
 ];
 
 /// All but what needs the cluster.
-pub(super) async fn facts(listen: &Addr) -> Facts {
+pub(super) async fn facts(listen: &Addr) -> CheckFacts {
     let connections = connections().await;
     let listener = match listen {
-        Addr::Tcp(address) => Some(Listener {
+        Addr::Tcp(address) => Some(ListenerFacts {
             address: address.to_string(),
             state: held(*address, &connections),
         }),
         Addr::Unix(_) => None,
     };
-    Facts {
+    CheckFacts {
         now: Some(SystemTime::now()),
         listener,
         proxies: variables(&connections),
@@ -45,7 +45,7 @@ pub(super) async fn facts(listen: &Addr) -> Facts {
             true => spawn_blocking(possible).await.ok(),
             false => None,
         },
-        ..Facts::default()
+        ..CheckFacts::default()
     }
 }
 
@@ -92,13 +92,13 @@ pub(super) fn without_login(url: &Uri) -> String {
 }
 
 /// The addresses of the API server's name, and whether there are routes to them; of an address, itself.
-pub(super) async fn addresses(server: &Uri) -> Vec<Address> {
+pub(super) async fn addresses(server: &Uri) -> Vec<AddressFacts> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let found = match host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
         Err(_) => look_up(host).await,
     };
-    let address = |ip: IpAddr| Address {
+    let address = |ip: IpAddr| AddressFacts {
         ip,
         routed: source(ip).is_some(),
     };
@@ -143,7 +143,7 @@ fn source(ip: IpAddr) -> Option<IpAddr> {
 
 /// A range, and the address by which this machine reaches it where that is not by its default route. The documentation's
 /// addresses (RFC 5737, RFC 3849) stand for everywhere else.
-pub(super) fn route_into(cidr: String) -> Range {
+pub(super) fn route_into(cidr: String) -> RangeFacts {
     let inside = cidr
         .split_once('/')
         .and_then(|(first, _)| first.parse().ok());
@@ -152,7 +152,7 @@ pub(super) fn route_into(cidr: String) -> Range {
         _ => Ipv4Addr::new(192, 0, 2, 1).into(),
     };
     let by = inside.and_then(|ip| source(next(ip)));
-    Range {
+    RangeFacts {
         cidr,
         routed_by: by.filter(|by| source(everywhere) != Some(*by)),
     }

@@ -26,12 +26,12 @@ pub(super) struct Template {
 
 /// An object with data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum DataSource {
     ConfigMap,
     Secret,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for DataSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ConfigMap => "ConfigMap",
@@ -41,7 +41,7 @@ impl fmt::Display for Source {
 }
 
 /// The data of each object that is referred to; `None` where there is no such object.
-pub(super) type Sources = BTreeMap<(Source, String), Option<BTreeMap<String, Vec<u8>>>>;
+pub(super) type Sources = BTreeMap<(DataSource, String), Option<BTreeMap<String, Vec<u8>>>>;
 
 /// An environment.
 #[derive(Default)]
@@ -54,12 +54,12 @@ pub(super) struct Environment {
 
 /// An object or a key that the container cannot do without. The kubelet would not start it either.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    Object(Source, String),
-    Key(Source, String, String),
+pub(super) enum MissingObject {
+    Object(DataSource, String),
+    Key(DataSource, String, String),
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(source, name) => write!(
@@ -75,20 +75,20 @@ impl fmt::Display for Missing {
 }
 
 /// The objects that a container refers to.
-pub(super) fn references(container: &Container) -> BTreeSet<(Source, String)> {
+pub(super) fn references(container: &Container) -> BTreeSet<(DataSource, String)> {
     let mut found = BTreeSet::new();
     for from in container.env_from.iter().flatten() {
         let map = from.config_map_ref.as_ref();
-        found.extend(map.map(|map| (Source::ConfigMap, map.name.clone())));
+        found.extend(map.map(|map| (DataSource::ConfigMap, map.name.clone())));
         let secret = from.secret_ref.as_ref();
-        found.extend(secret.map(|secret| (Source::Secret, secret.name.clone())));
+        found.extend(secret.map(|secret| (DataSource::Secret, secret.name.clone())));
     }
     let env = container.env.iter().flatten();
     for from in env.filter_map(|variable| variable.value_from.as_ref()) {
         let map = from.config_map_key_ref.as_ref();
-        found.extend(map.map(|map| (Source::ConfigMap, map.name.clone())));
+        found.extend(map.map(|map| (DataSource::ConfigMap, map.name.clone())));
         let secret = from.secret_key_ref.as_ref();
-        found.extend(secret.map(|secret| (Source::Secret, secret.name.clone())));
+        found.extend(secret.map(|secret| (DataSource::Secret, secret.name.clone())));
     }
     found
 }
@@ -99,7 +99,7 @@ pub(super) fn environment(
     container: &Container,
     namespace: &str,
     sources: &Sources,
-) -> Result<Environment, Missing> {
+) -> Result<Environment, MissingObject> {
     let mut made = Making {
         template,
         container,
@@ -135,7 +135,7 @@ struct Making<'a> {
 }
 
 /// The value of one variable.
-enum Value {
+enum VariableValue {
     Is(Vec<u8>),
     /// With a part that is not known, and why.
     Partly(Vec<u8>, String),
@@ -144,7 +144,7 @@ enum Value {
     Unknown(String),
 }
 
-impl Value {
+impl VariableValue {
     fn text(text: Option<impl Into<String>>, field: &str) -> Self {
         match text {
             Some(text) => Self::Is(text.into().into_bytes()),
@@ -157,48 +157,48 @@ impl Value {
 
 impl<'a> Making<'a> {
     /// `envFrom`: later ones win.
-    fn add_objects(&mut self) -> Result<(), Missing> {
+    fn add_objects(&mut self) -> Result<(), MissingObject> {
         for from in self.container.env_from.iter().flatten() {
             let map = from.config_map_ref.as_ref();
-            let map = map.map(|map| (Source::ConfigMap, &map.name, map.optional));
+            let map = map.map(|map| (DataSource::ConfigMap, &map.name, map.optional));
             let secret = from.secret_ref.as_ref();
-            let secret = secret.map(|secret| (Source::Secret, &secret.name, secret.optional));
+            let secret = secret.map(|secret| (DataSource::Secret, &secret.name, secret.optional));
             let Some((source, name, optional)) = map.or(secret) else {
                 continue;
             };
             let data = match self.data(source, name) {
                 Some(data) => data,
                 None if optional == Some(true) => continue,
-                None => return Err(Missing::Object(source, name.clone())),
+                None => return Err(MissingObject::Object(source, name.clone())),
             };
             let prefix = from.prefix.as_deref().unwrap_or_default();
             for (key, value) in data {
-                self.set(format!("{prefix}{key}"), Value::Is(value.clone()));
+                self.set(format!("{prefix}{key}"), VariableValue::Is(value.clone()));
             }
         }
         Ok(())
     }
 
     /// `env`: later ones win, and may refer to earlier ones.
-    fn add_list(&mut self) -> Result<(), Missing> {
+    fn add_list(&mut self) -> Result<(), MissingObject> {
         for variable in self.container.env.iter().flatten() {
             let value = match (&variable.value, &variable.value_from) {
                 (Some(text), _) if !text.is_empty() => self.expanded(text),
                 (_, Some(from)) => self.value_from(from)?,
-                _ => Value::Is(Vec::new()),
+                _ => VariableValue::Is(Vec::new()),
             };
             self.set(variable.name.clone(), value);
         }
         Ok(())
     }
 
-    fn set(&mut self, name: String, value: Value) {
+    fn set(&mut self, name: String, value: VariableValue) {
         let no_name = name.is_empty() || name.contains(['=', '\0']);
         let (value, why) = match value {
-            Value::None => return,
-            Value::Unknown(why) => (None, Some(why)),
-            Value::Is(value) => (Some(value), None),
-            Value::Partly(value, why) => (Some(value), Some(why)),
+            VariableValue::None => return,
+            VariableValue::Unknown(why) => (None, Some(why)),
+            VariableValue::Is(value) => (Some(value), None),
+            VariableValue::Partly(value, why) => (Some(value), Some(why)),
         };
         // An earlier variable of this name no longer matters, nor what was said of it.
         self.values.remove(&name);
@@ -219,11 +219,11 @@ impl<'a> Making<'a> {
         }
     }
 
-    fn data(&self, source: Source, name: &str) -> Option<&'a BTreeMap<String, Vec<u8>>> {
+    fn data(&self, source: DataSource, name: &str) -> Option<&'a BTreeMap<String, Vec<u8>>> {
         self.sources.get(&(source, name.to_owned()))?.as_ref()
     }
 
-    fn value_from(&self, from: &EnvVarSource) -> Result<Value, Missing> {
+    fn value_from(&self, from: &EnvVarSource) -> Result<VariableValue, MissingObject> {
         if let Some(field) = &from.field_ref {
             return Ok(self.field(&field.field_path));
         }
@@ -231,42 +231,42 @@ impl<'a> Making<'a> {
             return Ok(self.resource(field));
         }
         let map = from.config_map_key_ref.as_ref();
-        let map = map.map(|map| (Source::ConfigMap, &map.name, &map.key, map.optional));
+        let map = map.map(|map| (DataSource::ConfigMap, &map.name, &map.key, map.optional));
         let secret = from.secret_key_ref.as_ref();
-        let secret = secret.map(|of| (Source::Secret, &of.name, &of.key, of.optional));
+        let secret = secret.map(|of| (DataSource::Secret, &of.name, &of.key, of.optional));
         let Some((source, name, key, optional)) = map.or(secret) else {
-            return Ok(Value::Unknown(
+            return Ok(VariableValue::Unknown(
                 "is not set: it comes of a file of the Pod".to_owned(),
             ));
         };
         let data = self.data(source, name);
         match data.and_then(|data| data.get(key)) {
-            Some(value) => Ok(Value::Is(value.clone())),
-            None if optional == Some(true) => Ok(Value::None),
-            None if data.is_none() => Err(Missing::Object(source, name.clone())),
-            None => Err(Missing::Key(source, name.clone(), key.clone())),
+            Some(value) => Ok(VariableValue::Is(value.clone())),
+            None if optional == Some(true) => Ok(VariableValue::None),
+            None if data.is_none() => Err(MissingObject::Object(source, name.clone())),
+            None => Err(MissingObject::Key(source, name.clone(), key.clone())),
         }
     }
 
     /// A field of the Pod. A template has some of them.
-    fn field(&self, path: &str) -> Value {
+    fn field(&self, path: &str) -> VariableValue {
         let metadata = &self.template.metadata;
         let spec = &self.template.spec;
         let status = self.template.status.as_ref();
-        let text = |text: Option<&String>| Value::text(text, path);
+        let text = |text: Option<&String>| VariableValue::text(text, path);
         let joined = |ips: Option<Vec<&str>>| {
             let ips = ips.filter(|ips| !ips.is_empty());
-            Value::text(ips.map(|ips| ips.join(",")), path)
+            VariableValue::text(ips.map(|ips| ips.join(",")), path)
         };
         match path {
             "metadata.name" => text(metadata.name.as_ref()),
             "metadata.uid" => text(metadata.uid.as_ref()),
-            "metadata.namespace" => Value::Is(self.namespace.as_bytes().to_vec()),
+            "metadata.namespace" => VariableValue::Is(self.namespace.as_bytes().to_vec()),
             "spec.nodeName" => text(spec.node_name.as_ref()),
             "spec.serviceAccountName" => {
                 let account = spec.service_account_name.as_deref();
                 let account = account.filter(|name| !name.is_empty());
-                Value::text(Some(account.unwrap_or("default")), path)
+                VariableValue::text(Some(account.unwrap_or("default")), path)
             }
             "status.hostIP" => text(status.and_then(|status| status.host_ip.as_ref())),
             "status.podIP" => text(status.and_then(|status| status.pod_ip.as_ref())),
@@ -283,7 +283,7 @@ impl<'a> Making<'a> {
     }
 
     /// `metadata.labels['KEY']` and `metadata.annotations['KEY']`; controllers add some to a Pod that a template lacks.
-    fn mapped(&self, path: &str) -> Value {
+    fn mapped(&self, path: &str) -> VariableValue {
         let metadata = &self.template.metadata;
         let key = |map: &str| {
             path.strip_prefix(map)?
@@ -293,18 +293,18 @@ impl<'a> Making<'a> {
         let label = key("metadata.labels").map(|key| (&metadata.labels, key));
         let annotation = || key("metadata.annotations").map(|key| (&metadata.annotations, key));
         let Some((map, key)) = label.or_else(annotation) else {
-            return Value::Unknown(format!("is not set: {path} is not known here"));
+            return VariableValue::Unknown(format!("is not set: {path} is not known here"));
         };
         let found = map.as_ref().and_then(|map| map.get(key));
         let of_a_pod = self.template.status.is_some().then(String::new);
-        Value::text(found.cloned().or(of_a_pod), path)
+        VariableValue::text(found.cloned().or(of_a_pod), path)
     }
 
     /// Limits and requests, in units of the divisor. Without a limit it is the node's, which only a Pod has.
-    fn resource(&self, field: &ResourceFieldSelector) -> Value {
+    fn resource(&self, field: &ResourceFieldSelector) -> VariableValue {
         let unknown = |why: &str| {
             let resource = &field.resource;
-            Value::Unknown(format!("is not set: {resource} {why}"))
+            VariableValue::Unknown(format!("is not set: {resource} {why}"))
         };
         let container = match &field.container_name {
             Some(name) if !name.is_empty() => {
@@ -336,13 +336,13 @@ impl<'a> Making<'a> {
         };
         let divisor = field.divisor.as_ref().map(|divisor| &*divisor.0);
         match divided(quantity, divisor) {
-            Some(number) => Value::Is(number.to_string().into_bytes()),
+            Some(number) => VariableValue::Is(number.to_string().into_bytes()),
             None => unknown("is no number"),
         }
     }
 
     /// `$(NAME)` is the value of an earlier variable, `$$` is `$`. A name without a variable stays as it is.
-    fn expanded(&self, text: &str) -> Value {
+    fn expanded(&self, text: &str) -> VariableValue {
         let mut value = Vec::new();
         let mut left = None;
         let mut rest = text;
@@ -358,7 +358,9 @@ impl<'a> Making<'a> {
                 match self.values.get(name) {
                     Some(found) => value.extend_from_slice(found),
                     None if self.unknown.contains_key(name) => {
-                        return Value::Unknown(format!("is not set: {name}, a part of it, is not"));
+                        return VariableValue::Unknown(format!(
+                            "is not set: {name}, a part of it, is not"
+                        ));
                     }
                     None => {
                         let why =
@@ -375,8 +377,8 @@ impl<'a> Making<'a> {
         }
         value.extend_from_slice(rest.as_bytes());
         match left {
-            None => Value::Is(value),
-            Some(why) => Value::Partly(value, why),
+            None => VariableValue::Is(value),
+            Some(why) => VariableValue::Partly(value, why),
         }
     }
 }
@@ -421,8 +423,8 @@ mod tests {
         let mut sources = Sources::new();
         for (source, name) in references(container) {
             let found = match (source, name.as_str()) {
-                (Source::ConfigMap, "settings") => data(&[("MODE", b"prod"), ("level", b"3")]),
-                (Source::Secret, "db") => {
+                (DataSource::ConfigMap, "settings") => data(&[("MODE", b"prod"), ("level", b"3")]),
+                (DataSource::Secret, "db") => {
                     data(&[("password", b"p w"), ("raw", b"\xff"), ("zero", b"a\0b")])
                 }
                 _ => None,

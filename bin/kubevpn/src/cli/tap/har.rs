@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use kubevpn_daemon::{ApiError, Code};
-use kubevpn_proxy::journal::{Exchange, Head};
+use kubevpn_proxy::journal::{ExchangeEvent, MessageHead};
 use serde_json::{Value, json};
 
-use super::Seen;
+use super::EndedItem;
 use crate::exit::Failure;
 
 /// How large a file may be: what Chromium's developer tools open in a few seconds.
@@ -74,7 +74,11 @@ impl Recording {
     }
 
     /// Adds a request; true if it is the first that does not fit.
-    pub(super) fn add(&mut self, seen: &Seen<'_>, exchange: &Exchange) -> Result<bool, Failure> {
+    pub(super) fn add(
+        &mut self,
+        seen: &EndedItem<'_>,
+        exchange: &ExchangeEvent,
+    ) -> Result<bool, Failure> {
         let separator = if self.entries == 0 { "\n" } else { ",\n" };
         let text = format!("{separator}{}{TAIL}", entry(seen, exchange));
         let end = self.end + text.len() as u64;
@@ -110,7 +114,7 @@ fn replace(path: &Path) -> io::Result<File> {
     Ok(file.persist(path)?)
 }
 
-fn entry(seen: &Seen<'_>, exchange: &Exchange) -> Value {
+fn entry(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     let dialled = exchange.dialled.unwrap_or_default();
     let waited = exchange.waited.unwrap_or(seen.seconds);
     let connect = milliseconds(dialled);
@@ -147,7 +151,7 @@ fn entry(seen: &Seen<'_>, exchange: &Exchange) -> Value {
     entry
 }
 
-fn request(seen: &Seen<'_>, exchange: &Exchange) -> Value {
+fn request(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     let query = exchange.url.split('#').next().unwrap_or_default();
     let query = query.split_once('?').map_or("", |(_, query)| query);
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
@@ -171,7 +175,7 @@ fn request(seen: &Seen<'_>, exchange: &Exchange) -> Value {
     request
 }
 
-fn response(seen: &Seen<'_>, exchange: &Exchange) -> Value {
+fn response(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     let head = exchange.response.as_ref();
     let field = |wanted: &str| {
         let fields = head.map_or(&[][..], |head| &head.fields);
@@ -203,17 +207,17 @@ fn response(seen: &Seen<'_>, exchange: &Exchange) -> Value {
     response
 }
 
-fn version(head: Option<&Head>) -> &str {
+fn version(head: Option<&MessageHead>) -> &str {
     head.map_or("HTTP/1.1", |head| &head.version)
 }
 
-fn fields(head: Option<&Head>) -> Vec<Value> {
+fn fields(head: Option<&MessageHead>) -> Vec<Value> {
     let fields = head.map_or(&[][..], |head| &head.fields);
     let field = |(name, value): &(String, String)| json!({"name": name, "value": value});
     fields.iter().map(field).collect()
 }
 
-fn comment(message: &mut Value, head: Option<&Head>) {
+fn comment(message: &mut Value, head: Option<&MessageHead>) {
     if head.is_some_and(|head| !head.is_whole) {
         message["comment"] = "fields beyond 16 KiB are left out".into();
     }
@@ -228,7 +232,7 @@ fn milliseconds(seconds: f64) -> f64 {
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-    use kubevpn_proxy::journal::Event;
+    use kubevpn_proxy::journal::JournalEvent;
 
     use super::super::tests::{refused, request as stamped};
     use super::*;
@@ -271,19 +275,19 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
 
         let mut whole = stamped();
-        let Event::ConnectionClosed {
+        let JournalEvent::ConnectionClosed {
             exchange: Some(exchange),
             ..
         } = &mut whole.event
         else {
             unreachable!()
         };
-        exchange.response = Some(Head {
+        exchange.response = Some(MessageHead {
             version: "HTTP/1.1".into(),
             fields: vec![("content-type".into(), "text/plain".into())],
             is_whole: false,
         });
-        let seen = Seen::of(&whole).unwrap();
+        let seen = EndedItem::of(&whole).unwrap();
         assert!(!recording.add(&seen, seen.exchange.unwrap()).unwrap());
         let entry = &read(&path)["log"]["entries"][0];
         assert_eq!(entry["time"], 12.3);
@@ -302,16 +306,16 @@ mod tests {
 
         // One without an answer, and refused.
         let mut none = refused();
-        let Event::ConnectionRefused { exchange, .. } = &mut none.event else {
+        let JournalEvent::ConnectionRefused { exchange, .. } = &mut none.event else {
             unreachable!()
         };
-        *exchange = Some(Exchange {
+        *exchange = Some(ExchangeEvent {
             method: "GET".into(),
             url: "http://web:81/".into(),
             began: "2026-11-30T21:05:01Z".into(),
-            ..Exchange::default()
+            ..ExchangeEvent::default()
         });
-        let seen = Seen::of(&none).unwrap();
+        let seen = EndedItem::of(&none).unwrap();
         recording.add(&seen, seen.exchange.unwrap()).unwrap();
         let entry = &read(&path)["log"]["entries"][1];
         assert_eq!(entry["response"]["status"], 0);
@@ -326,7 +330,7 @@ mod tests {
         let file = File::create(&path).unwrap();
         let mut recording = Recording::begin(&path, file, 3000).unwrap();
         let stamped = stamped();
-        let seen = Seen::of(&stamped).unwrap();
+        let seen = EndedItem::of(&stamped).unwrap();
         let full: Vec<_> = (0..10)
             .map(|_| recording.add(&seen, seen.exchange.unwrap()).unwrap())
             .collect();

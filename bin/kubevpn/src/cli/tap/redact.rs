@@ -3,7 +3,7 @@
 //! They are known by the names they have, in header fields and in the parameters of URLs, and by their place in front of a
 //! host. What stands in a path, or under a name of one's own, is not known as one.
 
-use kubevpn_proxy::journal::Exchange;
+use kubevpn_proxy::journal::ExchangeEvent;
 use percent_encoding::percent_decode_str;
 
 /// In place of a credential.
@@ -56,7 +56,7 @@ const BETWEEN: [char; 12] = [
 ];
 
 /// Replaces the credentials of a request and its answer.
-pub(super) fn exchange(exchange: &mut Exchange) {
+pub(super) fn exchange(exchange: &mut ExchangeEvent) {
     exchange.url = text(&exchange.url);
     let heads = [&mut exchange.request, &mut exchange.response];
     for head in heads.into_iter().flatten() {
@@ -134,7 +134,7 @@ fn is_token(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_proxy::journal::Head;
+    use kubevpn_proxy::journal::MessageHead;
 
     use super::*;
 
@@ -225,16 +225,16 @@ mod tests {
                 "http://a,http://REDACTED@b",
             ),
         ];
-        let head = Head {
+        let head = MessageHead {
             fields: fields
                 .map(|(name, value, _)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
-            ..Head::default()
+            ..MessageHead::default()
         };
-        let mut seen = Exchange {
+        let mut seen = ExchangeEvent {
             request: Some(head.clone()),
             response: Some(head),
-            ..Exchange::default()
+            ..ExchangeEvent::default()
         };
         exchange(&mut seen);
         for head in [seen.request, seen.response] {

@@ -1,13 +1,15 @@
 //! The state of `top`: snapshots and events in, rows out; keys in, actions out. It knows no terminal and no clock.
 //!
-//! Memory is bounded by what lives ([`Snapshot`]), [`SERVICES`] and [`REFUSALS`]. All text of a row is from outside, and is
+//! Memory is bounded by what lives ([`JournalSnapshot`]), [`SERVICES`] and [`REFUSALS`]. All text of a row is from outside, and is
 //! escaped when the row is made.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
-use kubevpn_proxy::journal::{Connection, Event, Refused, Snapshot, Stamped};
+use kubevpn_proxy::journal::{
+    ConnectionSnapshot, JournalEvent, JournalSnapshot, RefusedConnection, Stamped,
+};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::age::age;
@@ -23,21 +25,21 @@ const TYPED: usize = 100;
 
 /// What is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum View {
+pub(super) enum TopView {
     Connections,
     Services,
     Sessions,
     Refusals,
 }
 
-pub(super) const VIEWS: [View; 4] = [
-    View::Connections,
-    View::Services,
-    View::Sessions,
-    View::Refusals,
+pub(super) const VIEWS: [TopView; 4] = [
+    TopView::Connections,
+    TopView::Services,
+    TopView::Sessions,
+    TopView::Refusals,
 ];
 
-impl View {
+impl TopView {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Connections => "Connections",
@@ -176,7 +178,7 @@ impl Cell {
 
 /// A line of a view.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
+pub(super) struct TopRow {
     /// What it is, as long as it is there: a number, or the target.
     key: String,
     pub(super) cells: Vec<Cell>,
@@ -186,7 +188,7 @@ pub(super) struct Row {
 
 /// How a view is looked at.
 #[derive(Debug)]
-pub(super) struct List {
+pub(super) struct ListView {
     /// The column that it is sorted by.
     pub(super) sort: usize,
     pub(super) descending: bool,
@@ -199,7 +201,7 @@ pub(super) struct List {
     offset: usize,
 }
 
-impl List {
+impl ListView {
     fn sorted(sort: usize, descending: bool) -> Self {
         Self {
             sort,
@@ -229,7 +231,7 @@ pub(super) enum Mode {
 
 /// What a key asks for beyond the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum KeyAction {
     Quit,
     Cut(u64),
     /// Draw the whole screen again.
@@ -250,7 +252,7 @@ struct Service {
 
 /// The live connections to one target.
 #[derive(Default)]
-struct Open {
+struct OpenConnections {
     count: u64,
     up: u64,
     down: u64,
@@ -259,19 +261,19 @@ struct Open {
 }
 
 /// Everything `top` knows.
-pub(super) struct State {
-    seen: Snapshot,
+pub(super) struct TopState {
+    seen: JournalSnapshot,
     /// When the refusals of the first snapshot were all there were.
     since: Option<Timestamp>,
     services: BTreeMap<String, Service>,
     /// With a number each, the oldest first.
-    refusals: VecDeque<(u64, Refused)>,
+    refusals: VecDeque<(u64, RefusedConnection)>,
     /// Connections whose end was told, and which the snapshot may still have.
     gone: HashSet<u64>,
     events: u64,
     dropped: u64,
-    view: View,
-    lists: [List; 4],
+    view: TopView,
+    lists: [ListView; 4],
     mode: Mode,
     message: String,
     /// Why what is shown gets old.
@@ -282,9 +284,9 @@ pub(super) struct State {
     page: usize,
 }
 
-impl State {
+impl TopState {
     /// From this snapshot on, which was taken when events were already told.
-    pub(super) fn new(seen: Snapshot) -> Self {
+    pub(super) fn new(seen: JournalSnapshot) -> Self {
         let refusals = seen.refusals.iter().rev().cloned();
         Self {
             since: seen.at.parse().ok(),
@@ -293,12 +295,12 @@ impl State {
             gone: HashSet::new(),
             events: seen.refusals.len() as u64,
             dropped: 0,
-            view: View::Connections,
+            view: TopView::Connections,
             lists: [
-                List::sorted(4, true),
-                List::sorted(1, true),
-                List::sorted(0, false),
-                List::sorted(0, false),
+                ListView::sorted(4, true),
+                ListView::sorted(1, true),
+                ListView::sorted(0, false),
+                ListView::sorted(0, false),
             ],
             mode: Mode::List,
             message: String::new(),
@@ -312,7 +314,7 @@ impl State {
     // === what happens ===
 
     /// Takes what there is now.
-    pub(super) fn see(&mut self, seen: Snapshot) {
+    pub(super) fn see(&mut self, seen: JournalSnapshot) {
         let ids: HashSet<_> = seen.connections.iter().map(|it| it.id).collect();
         self.gone.retain(|id| ids.contains(id));
         self.seen = seen;
@@ -323,7 +325,7 @@ impl State {
     pub(super) fn tell(&mut self, stamped: Stamped) {
         self.events += 1;
         match stamped.event {
-            Event::ConnectionClosed {
+            JournalEvent::ConnectionClosed {
                 id,
                 target,
                 up,
@@ -336,7 +338,7 @@ impl State {
                 service.up += up;
                 service.down += down;
             }
-            Event::ConnectionRefused {
+            JournalEvent::ConnectionRefused {
                 id,
                 frontend,
                 client,
@@ -356,7 +358,7 @@ impl State {
                 if self.refusals.len() == REFUSALS {
                     self.refusals.pop_front();
                 }
-                let refused = Refused {
+                let refused = RefusedConnection {
                     at: stamped.at,
                     frontend,
                     client,
@@ -366,7 +368,7 @@ impl State {
                 };
                 self.refusals.push_back((self.events, refused));
             }
-            Event::Dropped { events } => self.dropped += events,
+            JournalEvent::Dropped { events } => self.dropped += events,
             _ => {}
         }
     }
@@ -396,7 +398,7 @@ impl State {
 
     // === what is shown ===
 
-    pub(super) fn view(&self) -> View {
+    pub(super) fn view(&self) -> TopView {
         self.view
     }
 
@@ -404,15 +406,15 @@ impl State {
         &self.mode
     }
 
-    pub(super) fn list(&self) -> &List {
+    pub(super) fn list(&self) -> &ListView {
         &self.lists[self.view as usize]
     }
 
-    fn list_mut(&mut self) -> &mut List {
+    fn list_mut(&mut self) -> &mut ListView {
         &mut self.lists[self.view as usize]
     }
 
-    fn connections(&self) -> impl Iterator<Item = &Connection> {
+    fn connections(&self) -> impl Iterator<Item = &ConnectionSnapshot> {
         let live = self.seen.connections.iter();
         live.filter(|it| !self.gone.contains(&it.id))
     }
@@ -436,12 +438,12 @@ impl State {
     }
 
     /// How many a view has.
-    pub(super) fn count(&self, view: View) -> usize {
+    pub(super) fn count(&self, view: TopView) -> usize {
         match view {
-            View::Connections => self.connections().count(),
-            View::Services => self.targets().len(),
-            View::Sessions => self.seen.sessions.len(),
-            View::Refusals => self.refusals.len(),
+            TopView::Connections => self.connections().count(),
+            TopView::Services => self.targets().len(),
+            TopView::Sessions => self.seen.sessions.len(),
+            TopView::Refusals => self.refusals.len(),
         }
     }
 
@@ -471,16 +473,16 @@ impl State {
     }
 
     /// The rows of the view, filtered and sorted.
-    pub(super) fn rows(&self) -> Vec<Row> {
+    pub(super) fn rows(&self) -> Vec<TopRow> {
         let mut rows = match self.view {
-            View::Connections => self.connections().map(of_connection).collect(),
-            View::Services => self.of_services(),
-            View::Sessions => self.of_sessions(),
-            View::Refusals => self.of_refusals(),
+            TopView::Connections => self.connections().map(of_connection).collect(),
+            TopView::Services => self.of_services(),
+            TopView::Sessions => self.of_sessions(),
+            TopView::Refusals => self.of_refusals(),
         };
         let list = self.list();
         let filter = list.filter.to_lowercase();
-        let has = |row: &Row| {
+        let has = |row: &TopRow| {
             let mut cells = row.cells.iter();
             cells.any(|cell| cell.text.to_lowercase().contains(&filter))
         };
@@ -496,7 +498,7 @@ impl State {
     }
 
     /// The rows that fit on a screen of so many, and which of these is selected.
-    pub(super) fn window(&mut self, height: usize) -> (Vec<Row>, Option<usize>) {
+    pub(super) fn window(&mut self, height: usize) -> (Vec<TopRow>, Option<usize>) {
         self.page = height.max(1);
         let mut rows = self.rows();
         let at = self.settle(&rows);
@@ -511,7 +513,7 @@ impl State {
     }
 
     /// The place of the row that is selected; where it is no more, of the one that has its place now.
-    fn settle(&mut self, rows: &[Row]) -> usize {
+    fn settle(&mut self, rows: &[TopRow]) -> usize {
         let list = self.list_mut();
         let Some(selected) = &list.selected else {
             list.at = 0;
@@ -528,11 +530,11 @@ impl State {
     }
 
     /// The live connections by target, and those targets that had some.
-    fn targets(&self) -> BTreeMap<&str, Open> {
+    fn targets(&self) -> BTreeMap<&str, OpenConnections> {
         let known = self
             .services
             .keys()
-            .map(|it| (it.as_str(), Open::default()));
+            .map(|it| (it.as_str(), OpenConnections::default()));
         let mut targets: BTreeMap<_, _> = known.collect();
         for connection in self.connections() {
             let target = connection.target.as_deref().unwrap_or_default();
@@ -548,11 +550,11 @@ impl State {
         targets
     }
 
-    fn of_services(&self) -> Vec<Row> {
+    fn of_services(&self) -> Vec<TopRow> {
         let none = Service::default();
-        let row = |(target, open): (&str, Open)| {
+        let row = |(target, open): (&str, OpenConnections)| {
             let ended = self.services.get(target).unwrap_or(&none);
-            Row {
+            TopRow {
                 key: target.to_owned(),
                 alarming: ended.refused > 0 && open.count + ended.ended == 0,
                 cells: vec![
@@ -570,8 +572,8 @@ impl State {
         self.targets().into_iter().map(row).collect()
     }
 
-    fn of_sessions(&self) -> Vec<Row> {
-        let rows = self.seen.sessions.iter().map(|session| Row {
+    fn of_sessions(&self) -> Vec<TopRow> {
+        let rows = self.seen.sessions.iter().map(|session| TopRow {
             key: session.id.to_string(),
             alarming: !matches!(session.health.as_str(), "well" | "closing"),
             cells: vec![
@@ -586,8 +588,8 @@ impl State {
         rows.collect()
     }
 
-    fn of_refusals(&self) -> Vec<Row> {
-        let rows = self.refusals.iter().map(|(number, refused)| Row {
+    fn of_refusals(&self) -> Vec<TopRow> {
+        let rows = self.refusals.iter().map(|(number, refused)| TopRow {
             key: number.to_string(),
             alarming: false,
             cells: vec![
@@ -610,13 +612,13 @@ impl State {
     /// Everything about the row with this key, a label and a text each; empty where it is no more.
     pub(super) fn details(&self, key: &str) -> Vec<(&'static str, String)> {
         let mut lines = match self.view {
-            View::Connections => {
+            TopView::Connections => {
                 let connection = self.connections().find(|it| it.id.to_string() == key);
                 connection.map(about_connection).unwrap_or_default()
             }
-            View::Services => self.about_service(key),
-            View::Sessions => self.about_session(key),
-            View::Refusals => self.about_refusal(key),
+            TopView::Services => self.about_service(key),
+            TopView::Sessions => self.about_session(key),
+            TopView::Refusals => self.about_refusal(key),
         };
         for (_, text) in &mut lines {
             *text = escaped(text).into_owned();
@@ -690,12 +692,12 @@ impl State {
     // === keys ===
 
     /// Takes a key.
-    pub(super) fn key(&mut self, key: KeyEvent) -> Option<Action> {
+    pub(super) fn key(&mut self, key: KeyEvent) -> Option<KeyAction> {
         self.message.clear();
         let code = match (key.modifiers.contains(KeyModifiers::CONTROL), key.code) {
             (false, code) => code,
-            (true, KeyCode::Char('c')) => return Some(Action::Quit),
-            (true, KeyCode::Char('l')) => return Some(Action::Redraw),
+            (true, KeyCode::Char('c')) => return Some(KeyAction::Quit),
+            (true, KeyCode::Char('l')) => return Some(KeyAction::Redraw),
             (true, KeyCode::Char('f')) => KeyCode::PageDown,
             (true, KeyCode::Char('b')) => KeyCode::PageUp,
             (true, KeyCode::Char('d')) => KeyCode::F(9),
@@ -709,7 +711,7 @@ impl State {
                 match code {
                     KeyCode::Char('y') => {
                         self.turn(Mode::List);
-                        return Some(Action::Cut(id));
+                        return Some(KeyAction::Cut(id));
                     }
                     KeyCode::Char('n' | 'q') | KeyCode::Esc => self.turn(Mode::List),
                     _ => {}
@@ -720,9 +722,9 @@ impl State {
         None
     }
 
-    fn press(&mut self, code: KeyCode) -> Option<Action> {
+    fn press(&mut self, code: KeyCode) -> Option<KeyAction> {
         match code {
-            KeyCode::Char('q') | KeyCode::F(10) => return Some(Action::Quit),
+            KeyCode::Char('q') | KeyCode::F(10) => return Some(KeyAction::Quit),
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => match self.mode {
                 Mode::Help => self.turn(Mode::List),
                 _ => self.turn(Mode::Help),
@@ -764,7 +766,7 @@ impl State {
         self.mode = mode;
     }
 
-    fn show(&mut self, view: View) {
+    fn show(&mut self, view: TopView) {
         self.view = view;
         self.turn(Mode::List);
     }
@@ -809,8 +811,8 @@ impl State {
         let is_there = |id: &u64| self.connections().any(|it| it.id == *id);
         let id = key.and_then(|key| key.parse().ok()).filter(is_there);
         match (self.view, id) {
-            (View::Connections, Some(id)) => self.turn(Mode::Cut(id)),
-            (View::Connections, None) => self.say("there is no connection to cut"),
+            (TopView::Connections, Some(id)) => self.turn(Mode::Cut(id)),
+            (TopView::Connections, None) => self.say("there is no connection to cut"),
             _ => self.say("only a connection can be cut: 1 lists them"),
         }
     }
@@ -827,7 +829,7 @@ impl State {
         }
     }
 
-    fn type_command(&mut self, code: KeyCode) -> Option<Action> {
+    fn type_command(&mut self, code: KeyCode) -> Option<KeyAction> {
         let Mode::Command(word) = &mut self.mode else {
             return None;
         };
@@ -840,9 +842,9 @@ impl State {
         match word.as_str() {
             _ if code == KeyCode::Esc => {}
             "" => {}
-            "q" | "q!" | "quit" => return Some(Action::Quit),
+            "q" | "q!" | "quit" => return Some(KeyAction::Quit),
             "h" | "help" | "?" => self.turn(Mode::Help),
-            word => match View::named(word) {
+            word => match TopView::named(word) {
                 Some(view) => self.show(view),
                 None => self.say(&format!("there is no view {word:?}")),
             },
@@ -861,7 +863,7 @@ fn edit(text: &mut String, code: KeyCode) {
     }
 }
 
-fn of_connection(connection: &Connection) -> Row {
+fn of_connection(connection: &ConnectionSnapshot) -> TopRow {
     let asked = match &connection.target {
         Some(target) => target.clone(),
         None => format!("({})", connection.frontend),
@@ -871,7 +873,7 @@ fn of_connection(connection: &Connection) -> Row {
         via => via,
     };
     let client = connection.program.as_ref().or(connection.client.as_ref());
-    Row {
+    TopRow {
         key: connection.id.to_string(),
         alarming: false,
         cells: vec![
@@ -887,7 +889,7 @@ fn of_connection(connection: &Connection) -> Row {
     }
 }
 
-fn about_connection(connection: &Connection) -> Vec<(&'static str, String)> {
+fn about_connection(connection: &ConnectionSnapshot) -> Vec<(&'static str, String)> {
     vec![
         ("Connection", connection.id.to_string()),
         ("Target", connection.target.clone().unwrap_or_default()),

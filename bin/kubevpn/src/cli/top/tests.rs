@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use kubevpn_proxy::journal::{
-    About, Connection, Credentials, Event, Refused, Session, Snapshot, Stamped, Totals, Watch,
+    AboutProxy, ConnectionSnapshot, CredentialSnapshot, JournalEvent, JournalSnapshot,
+    RefusedConnection, SessionSnapshot, Stamped, TrafficTotals, WatchSnapshot,
 };
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::state::{Action, Mode, State, View};
+use super::state::{KeyAction, Mode, TopState, TopView};
 use super::view::{Theme, draw};
 
-fn connection(id: u64, target: &str, via: &str, down: u64) -> Connection {
-    Connection {
+fn connection(id: u64, target: &str, via: &str, down: u64) -> ConnectionSnapshot {
+    ConnectionSnapshot {
         id,
         frontend: "socks5".into(),
         client: Some(format!("127.0.0.1:{}", 50_000 + id)),
@@ -31,8 +32,8 @@ fn connection(id: u64, target: &str, via: &str, down: u64) -> Connection {
     }
 }
 
-fn refused(at: &str, target: &str, refusal: &str, sentence: &str) -> Refused {
-    Refused {
+fn refused(at: &str, target: &str, refusal: &str, sentence: &str) -> RefusedConnection {
+    RefusedConnection {
         at: at.into(),
         frontend: "http".into(),
         client: Some("127.0.0.1:50100".into()),
@@ -42,10 +43,10 @@ fn refused(at: &str, target: &str, refusal: &str, sentence: &str) -> Refused {
     }
 }
 
-fn sample() -> Snapshot {
+fn sample() -> JournalSnapshot {
     let web = "productpage.default.svc.cluster.local:9080";
     let pod = "default/productpage-76d75bfd64-4bbxp:9080";
-    let session = |id, pod: &str, health: &str| Session {
+    let session = |id, pod: &str, health: &str| SessionSnapshot {
         id,
         pod: pod.into(),
         transport: "spdy-ws".into(),
@@ -54,15 +55,15 @@ fn sample() -> Snapshot {
         age: 700.0,
         silent: 3.0,
     };
-    Snapshot {
+    JournalSnapshot {
         at: "2026-01-02T03:04:05.5Z".into(),
-        about: About {
+        about: AboutProxy {
             connection: "03dc50feb8c3".into(),
             context: "lab".into(),
             namespace: "shop".into(),
-            ..About::default()
+            ..AboutProxy::default()
         },
-        totals: Totals {
+        totals: TrafficTotals {
             open: 4,
             connected: 120,
             refused: 2,
@@ -93,15 +94,15 @@ fn sample() -> Snapshot {
                 "service notready has no ready endpoint",
             ),
         ],
-        ..Snapshot::default()
+        ..JournalSnapshot::default()
     }
 }
 
-fn state() -> State {
-    State::new(sample())
+fn state() -> TopState {
+    TopState::new(sample())
 }
 
-fn told(event: Event) -> Stamped {
+fn told(event: JournalEvent) -> Stamped {
     Stamped {
         at: "2026-01-02T03:04:06Z".into(),
         event,
@@ -109,7 +110,7 @@ fn told(event: Event) -> Stamped {
 }
 
 fn closed(id: u64, target: &str, down: u64) -> Stamped {
-    told(Event::ConnectionClosed {
+    told(JournalEvent::ConnectionClosed {
         id,
         frontend: "socks5".into(),
         client: None,
@@ -128,7 +129,7 @@ fn closed(id: u64, target: &str, down: u64) -> Stamped {
 fn refusal(at: &str, target: &str) -> Stamped {
     Stamped {
         at: at.into(),
-        event: Event::ConnectionRefused {
+        event: JournalEvent::ConnectionRefused {
             id: 1000,
             frontend: "http".into(),
             client: None,
@@ -142,7 +143,7 @@ fn refusal(at: &str, target: &str) -> Stamped {
 }
 
 /// Presses the keys of a text; `⏎`, `⎋` and `⇥` are Enter, Esc and Tab.
-fn press(state: &mut State, keys: &str) -> Option<Action> {
+fn press(state: &mut TopState, keys: &str) -> Option<KeyAction> {
     let mut last = None;
     for key in keys.chars() {
         let code = match key {
@@ -157,11 +158,11 @@ fn press(state: &mut State, keys: &str) -> Option<Action> {
     last
 }
 
-fn control(state: &mut State, key: char) -> Option<Action> {
+fn control(state: &mut TopState, key: char) -> Option<KeyAction> {
     state.key(KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL))
 }
 
-fn drawn(state: &mut State, (width, height): (u16, u16), colored: bool) -> TestBackend {
+fn drawn(state: &mut TopState, (width, height): (u16, u16), colored: bool) -> TestBackend {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     let theme = Theme { colored };
     terminal.draw(|frame| draw(frame, state, theme)).unwrap();
@@ -169,7 +170,7 @@ fn drawn(state: &mut State, (width, height): (u16, u16), colored: bool) -> TestB
 }
 
 /// The lines of the screen, without spaces at their ends.
-fn screen(state: &mut State, size: (u16, u16)) -> String {
+fn screen(state: &mut TopState, size: (u16, u16)) -> String {
     let backend = drawn(state, size, true);
     let buffer = backend.buffer();
     let line = |y| {
@@ -179,7 +180,7 @@ fn screen(state: &mut State, size: (u16, u16)) -> String {
     (0..size.1).map(line).collect()
 }
 
-fn firsts(state: &State) -> Vec<String> {
+fn firsts(state: &TopState) -> Vec<String> {
     let rows = state.rows().into_iter();
     rows.map(|row| row.cells[0].text.clone()).collect()
 }
@@ -239,12 +240,12 @@ fn text_from_outside_cannot_drive_the_terminal() {
     seen.sessions[0].pod = evil.into();
     seen.refusals[0].sentence = evil.into();
     seen.refusals[0].target = evil.into();
-    seen.credentials = Some(Credentials {
+    seen.credentials = Some(CredentialSnapshot {
         trouble: Some(evil.into()),
-        ..Credentials::default()
+        ..CredentialSnapshot::default()
     });
     for keys in ["", "⏎", "x", "2", "2⏎", "3", "3⏎", "4", "4⏎"] {
-        let mut state = State::new(seen.clone());
+        let mut state = TopState::new(seen.clone());
         press(&mut state, "/a⏎");
         press(&mut state, keys);
         let text = screen(&mut state, (300, 30));
@@ -278,15 +279,15 @@ fn without_colors_there_are_none() {
 #[test]
 fn trouble_stands_in_place_of_the_keys() {
     let mut seen = sample();
-    seen.watches = vec![Watch {
+    seen.watches = vec![WatchSnapshot {
         what: "services shop".into(),
         health: "lost".into(),
     }];
-    let mut state = State::new(seen.clone());
+    let mut state = TopState::new(seen.clone());
     assert!(state.message().starts_with("watches lost: 1"));
-    seen.credentials = Some(Credentials {
+    seen.credentials = Some(CredentialSnapshot {
         trouble: Some("the plugin failed".into()),
-        ..Credentials::default()
+        ..CredentialSnapshot::default()
     });
     state.see(seen);
     assert_eq!(state.message(), "credentials: the plugin failed");
@@ -294,7 +295,7 @@ fn trouble_stands_in_place_of_the_keys() {
     assert_eq!(state.message(), "the proxy does not answer");
     state.see(sample());
     assert_eq!(state.message(), "");
-    state.tell(told(Event::Dropped { events: 3 }));
+    state.tell(told(JournalEvent::Dropped { events: 3 }));
     assert!(state.message().starts_with("3 events"));
 }
 
@@ -315,12 +316,12 @@ fn services_count_what_is_open_and_what_was() {
     assert_eq!(text, ["reviews:80", "0", "2", "1", "0", "0", "2", "100k"]);
     let first = &rows[0].cells;
     assert_eq!((&*first[1].text, &*first[7].text), ("2", "41.2M"));
-    assert_eq!(state.count(View::Connections), 3);
+    assert_eq!(state.count(TopView::Connections), 3);
     // A newer one has it no more.
     let mut seen = sample();
     seen.connections.remove(1);
     state.see(seen);
-    assert_eq!(state.count(View::Connections), 3);
+    assert_eq!(state.count(TopView::Connections), 3);
 }
 
 #[test]
@@ -328,7 +329,7 @@ fn refusals_are_neither_lost_nor_twice() {
     let mut state = state();
     // Told, and in the first snapshot already.
     state.tell(refusal("2026-01-02T03:04:01Z", "productpage:81"));
-    assert_eq!(state.count(View::Refusals), 2);
+    assert_eq!(state.count(TopView::Refusals), 2);
     state.tell(refusal("2026-01-02T03:04:05.6Z", "new:80"));
     press(&mut state, "4");
     let rows = state.rows();
@@ -343,9 +344,9 @@ fn memory_is_bounded() {
         state.tell(closed(number, &format!("target-{number}:80"), 1));
         state.tell(refusal("2026-01-02T03:04:07Z", &format!("no-{number}:80")));
     }
-    assert_eq!(state.count(View::Refusals), 1_000);
-    state.see(Snapshot::default());
-    assert_eq!(state.count(View::Services), 1_000);
+    assert_eq!(state.count(TopView::Refusals), 1_000);
+    state.see(JournalSnapshot::default());
+    assert_eq!(state.count(TopView::Services), 1_000);
     press(&mut state, "2");
     assert!(firsts(&state).contains(&"target-4999:80".to_owned()));
     press(&mut state, "/");
@@ -363,7 +364,7 @@ fn amounts_have_five_columns() {
         for down in [bytes, bytes * 10 - 1, bytes / 2, 9_995 * (bytes / 10_000)] {
             seen.connections[0].down = down;
             seen.connections[0].down_rate = 0.0;
-            let mut state = State::new(seen.clone());
+            let mut state = TopState::new(seen.clone());
             press(&mut state, "/productpage⏎");
             let rows = state.rows();
             let text = &rows.last().unwrap().cells[6].text;
@@ -378,25 +379,25 @@ fn amounts_have_five_columns() {
 #[test]
 fn keys_that_end_it() {
     for keys in ["q", "?q", "⏎q", "3q", ":q⏎", ":quit⏎"] {
-        assert_eq!(press(&mut state(), keys), Some(Action::Quit), "{keys}");
+        assert_eq!(press(&mut state(), keys), Some(KeyAction::Quit), "{keys}");
     }
     for mode in ["", "/", ":", "x", "?"] {
         let mut state = state();
         press(&mut state, mode);
-        assert_eq!(control(&mut state, 'c'), Some(Action::Quit), "{mode}");
+        assert_eq!(control(&mut state, 'c'), Some(KeyAction::Quit), "{mode}");
     }
     let mut state = state();
     assert_eq!(press(&mut state, "/q"), None);
     assert_eq!(state.list().filter, "q");
     let f10 = KeyEvent::new(KeyCode::F(10), KeyModifiers::NONE);
     press(&mut state, "⏎");
-    assert_eq!(state.key(f10), Some(Action::Quit));
-    assert_eq!(control(&mut state, 'l'), Some(Action::Redraw));
+    assert_eq!(state.key(f10), Some(KeyAction::Quit));
+    assert_eq!(control(&mut state, 'l'), Some(KeyAction::Redraw));
 }
 
 #[test]
 fn views_by_digit_tab_and_name() {
-    use View::{Connections, Refusals, Services, Sessions};
+    use TopView::{Connections, Refusals, Services, Sessions};
     for (keys, view) in [
         ("", Connections),
         ("2", Services),
@@ -444,7 +445,7 @@ fn a_filter_is_typed_kept_and_cleared() {
 #[test]
 fn sorted_by_any_column_both_ways() {
     let mut state = state();
-    let ids = |state: &State| {
+    let ids = |state: &TopState| {
         let rows = state.rows().into_iter();
         let down = rows.map(|row| row.cells[6].text.clone());
         down.collect::<Vec<_>>()
@@ -498,9 +499,9 @@ fn a_list_scrolls_with_its_selection() {
     seen.connections = (0..200)
         .map(|id| connection(id, &target(id), "", 0))
         .collect();
-    let mut state = State::new(seen);
+    let mut state = TopState::new(seen);
     let size = (80, 24);
-    let has = |state: &mut State, id| screen(state, size).contains(&target(id));
+    let has = |state: &mut TopState, id| screen(state, size).contains(&target(id));
     assert!(has(&mut state, 19) && !has(&mut state, 20));
     press(&mut state, "G");
     assert!(has(&mut state, 180) && has(&mut state, 199) && !has(&mut state, 179));
@@ -529,9 +530,9 @@ fn a_text_scrolls_to_its_end() {
 #[test]
 fn a_connection_is_cut_after_a_question() {
     for (keys, action) in [
-        ("xy", Some(Action::Cut(3))),
-        ("jxy", Some(Action::Cut(1))),
-        ("j⏎xy", Some(Action::Cut(1))),
+        ("xy", Some(KeyAction::Cut(3))),
+        ("jxy", Some(KeyAction::Cut(1))),
+        ("j⏎xy", Some(KeyAction::Cut(1))),
         ("xn", None),
         ("xq", None),
         ("x⎋", None),
@@ -550,7 +551,7 @@ fn a_connection_is_cut_after_a_question() {
     let mut seen = sample();
     seen.connections[0].down_rate = 1e9;
     state.see(seen);
-    assert_eq!(press(&mut state, "y"), Some(Action::Cut(3)));
+    assert_eq!(press(&mut state, "y"), Some(KeyAction::Cut(3)));
     press(&mut state, "3x");
     assert!(state.message().starts_with("only a connection"));
     press(&mut state, "j");

@@ -6,7 +6,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row as Cells, Table, Wrap};
 
-use super::state::{Column, Mode, State, VIEWS};
+use super::state::{Column, Mode, TopState, VIEWS};
 
 /// Below this width titles are shortened.
 const NARROW: u16 = 64;
@@ -51,7 +51,7 @@ impl Theme {
 const BOLD: Style = Style::new().add_modifier(Modifier::BOLD);
 const REVERSED: Style = Style::new().add_modifier(Modifier::REVERSED);
 
-pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, theme: Theme) {
+pub(super) fn draw(frame: &mut Frame<'_>, state: &mut TopState, theme: Theme) {
     let line = Constraint::Length(1);
     let rows = Layout::vertical([line, line, Constraint::Fill(1), line]);
     let [totals, views, body, last] = rows.areas(frame.area());
@@ -68,7 +68,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, theme: Theme) {
     draw_last(frame, state, theme, last);
 }
 
-fn draw_views(frame: &mut Frame<'_>, state: &State, theme: Theme, area: Rect) {
+fn draw_views(frame: &mut Frame<'_>, state: &TopState, theme: Theme, area: Rect) {
     let mut spans = Vec::new();
     for (view, digit) in VIEWS.into_iter().zip(1..) {
         let title = match area.width < NARROW {
@@ -85,7 +85,7 @@ fn draw_views(frame: &mut Frame<'_>, state: &State, theme: Theme, area: Rect) {
     frame.render_widget(Line::from(spans), area);
 }
 
-fn draw_rows(frame: &mut Frame<'_>, state: &mut State, theme: Theme, area: Rect) {
+fn draw_rows(frame: &mut Frame<'_>, state: &mut TopState, theme: Theme, area: Rect) {
     let height = usize::from(area.height.saturating_sub(1));
     let (rows, selected) = state.window(height);
     let all = state.view().columns();
@@ -164,7 +164,7 @@ fn details(about: &[(&'static str, String)]) -> Vec<Line<'static>> {
     about.map(line).collect()
 }
 
-fn draw_text(frame: &mut Frame<'_>, state: &mut State, text: Vec<Line<'_>>, area: Rect) {
+fn draw_text(frame: &mut Frame<'_>, state: &mut TopState, text: Vec<Line<'_>>, area: Rect) {
     let text = Paragraph::new(text).wrap(Wrap { trim: false });
     // The last line can always be seen.
     let lines = text.line_count(area.width);
@@ -173,7 +173,7 @@ fn draw_text(frame: &mut Frame<'_>, state: &mut State, text: Vec<Line<'_>>, area
     frame.render_widget(text.scroll((scroll, 0)), area);
 }
 
-fn draw_last(frame: &mut Frame<'_>, state: &State, theme: Theme, area: Rect) {
+fn draw_last(frame: &mut Frame<'_>, state: &TopState, theme: Theme, area: Rect) {
     let message = state.message();
     let filter = &state.list().filter;
     let (text, is_typed) = match state.mode() {

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// How a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum RequestMode {
     Socks5,
     /// A tunnel through an HTTP proxy.
     Connect,
@@ -24,21 +24,25 @@ pub(super) enum Way {
     Forward,
 }
 
-pub(super) struct Client {
+pub(super) struct LoadClient {
     stream: TcpStream,
     get: String,
     buffer: Vec<u8>,
 }
 
-impl Client {
+impl LoadClient {
     /// Connects and, where there is a tunnel, opens it.
-    pub(super) async fn open(proxy: SocketAddr, to: SocketAddr, way: Way) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        proxy: SocketAddr,
+        to: SocketAddr,
+        way: RequestMode,
+    ) -> anyhow::Result<Self> {
         let open = async {
             let stream = TcpStream::connect(proxy).await?;
             stream.set_nodelay(true)?;
             let at = match way {
-                Way::Forward => format!("http://{to}"),
-                Way::Socks5 | Way::Connect => String::new(),
+                RequestMode::Forward => format!("http://{to}"),
+                RequestMode::Socks5 | RequestMode::Connect => String::new(),
             };
             let mut client = Self {
                 stream,
@@ -46,7 +50,7 @@ impl Client {
                 buffer: Vec::with_capacity(2048),
             };
             match way {
-                Way::Socks5 => {
+                RequestMode::Socks5 => {
                     let SocketAddr::V4(to) = to else {
                         anyhow::bail!("the server is on IPv4");
                     };
@@ -55,12 +59,12 @@ impl Client {
                     address.extend_from_slice(&to.port().to_be_bytes());
                     wire::socks5(&mut client.stream, &address).await?;
                 }
-                Way::Connect => {
+                RequestMode::Connect => {
                     let ask = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
                     client.stream.write_all(ask.as_bytes()).await?;
                     wire::head(&mut client.stream, &mut client.buffer).await?;
                 }
-                Way::Forward => {}
+                RequestMode::Forward => {}
             }
             anyhow::Ok(client)
         };

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use kubevpn_proxy::probe::{CREATE_PORT_FORWARD, GET_PORT_FORWARD, Right};
+use kubevpn_proxy::probe::{AccessRight, CREATE_PORT_FORWARD, GET_PORT_FORWARD};
 
-use super::super::facts::Kubeconfig;
+use super::super::facts::KubeconfigFacts;
 use super::Finding;
 
 /// The first minor version whose API server asks for `create` when a WebSocket asks to `get`.
 const WEBSOCKET_NEEDS_CREATE: u32 = 35;
 
 /// Findings about the access rules, and the rights that are missing.
-pub(super) struct Access {
+pub(super) struct AccessFindings {
     pub(super) findings: Vec<Finding>,
     missing: BTreeMap<(&'static str, &'static str), Vec<&'static str>>,
 }
 
-impl Access {
+impl AccessFindings {
     /// A Role with the missing rights, as YAML.
-    pub(super) fn role(&self, kubeconfig: &Kubeconfig) -> Option<String> {
+    pub(super) fn role(&self, kubeconfig: &KubeconfigFacts) -> Option<String> {
         if self.missing.is_empty() {
             return None;
         }
@@ -39,7 +39,7 @@ impl Access {
         Some(role)
     }
 
-    fn lacks(&mut self, right: Right) {
+    fn lacks(&mut self, right: AccessRight) {
         let verbs = self
             .missing
             .entry((right.group, right.resource))
@@ -52,14 +52,18 @@ impl Access {
 
 const TOPIC: &str = "access";
 
-pub(super) fn of_rights(rights: &[(Right, bool)], minor: Option<u32>, namespace: &str) -> Access {
-    let mut access = Access {
+pub(super) fn of_rights(
+    rights: &[(AccessRight, bool)],
+    minor: Option<u32>,
+    namespace: &str,
+) -> AccessFindings {
+    let mut access = AccessFindings {
         findings: Vec::new(),
         missing: BTreeMap::new(),
     };
     let may = |group, resource, verb| {
         rights.contains(&(
-            Right {
+            AccessRight {
                 group,
                 resource,
                 verb,
@@ -74,8 +78,8 @@ pub(super) fn of_rights(rights: &[(Right, bool)], minor: Option<u32>, namespace:
 
 type May<'a> = &'a dyn Fn(&'static str, &'static str, &'static str) -> bool;
 
-fn forwards(access: &mut Access, may: May<'_>, minor: Option<u32>, namespace: &str) {
-    let of = |right: Right| may(right.group, right.resource, right.verb);
+fn forwards(access: &mut AccessFindings, may: May<'_>, minor: Option<u32>, namespace: &str) {
+    let of = |right: AccessRight| may(right.group, right.resource, right.verb);
     let (create, get) = (of(CREATE_PORT_FORWARD), of(GET_PORT_FORWARD));
     let strict = minor.is_some_and(|minor| minor >= WEBSOCKET_NEEDS_CREATE);
     for (has, right) in [(create, CREATE_PORT_FORWARD), (get, GET_PORT_FORWARD)] {
@@ -111,7 +115,7 @@ fn forwards(access: &mut Access, may: May<'_>, minor: Option<u32>, namespace: &s
 }
 
 /// `get`, `list` and `watch` of what names are found by.
-fn reads(access: &mut Access, may: May<'_>, namespace: &str) {
+fn reads(access: &mut AccessFindings, may: May<'_>, namespace: &str) {
     const SLICES: &str = "discovery.k8s.io";
     let resources = [
         ("", "services", "a Service cannot be found"),
@@ -132,7 +136,7 @@ fn reads(access: &mut Access, may: May<'_>, namespace: &str) {
         let (list, watch) = (has("list"), has("watch"));
         for verb in ["get", "list", "watch"] {
             if !has(verb) {
-                access.lacks(Right {
+                access.lacks(AccessRight {
                     group,
                     resource,
                     verb,

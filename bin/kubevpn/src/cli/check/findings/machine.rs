@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kubevpn_target::Host;
 
-use super::super::facts::{Held, Listener, Lookup, ProxyVariable, Range, Ranges};
+use super::super::facts::{ListenerFacts, Lookup, PortHolder, ProxyVariable, RangeFacts, Ranges};
 use super::{Finding, same_place};
 
 /// Open files that 8192 connections need, at two each.
@@ -29,7 +29,7 @@ pub(super) fn of_ranges(ranges: &Ranges) -> Vec<Finding> {
             "ranges",
             format!("{what} have addresses of {}", all.join(", ")),
         ));
-        let elsewhere = |range: &Range| Some((range.cidr.clone(), range.routed_by?));
+        let elsewhere = |range: &RangeFacts| Some((range.cidr.clone(), range.routed_by?));
         for (cidr, by) in found.iter().filter_map(elsewhere) {
             findings.push(
                 Finding::warning(
@@ -43,31 +43,31 @@ pub(super) fn of_ranges(ranges: &Ranges) -> Vec<Finding> {
     findings
 }
 
-pub(super) fn of_listener(listener: &Listener) -> Finding {
-    let Listener { address, state } = listener;
+pub(super) fn of_listener(listener: &ListenerFacts) -> Finding {
+    let ListenerFacts { address, state } = listener;
     let elsewhere = "choose another with --listen-socks, or end that program";
     match state {
-        Held::Free => Finding::ok("listener", format!("{address} is free")),
-        Held::Connection(id) => Finding::ok(
+        PortHolder::Free => Finding::ok("listener", format!("{address} is free")),
+        PortHolder::Connection(id) => Finding::ok(
             "listener",
             format!(
                 "{address} is the listener of connection {id} (kubevpn disconnect {id} frees it)"
             ),
         ),
-        Held::Process { pid, name } if state.is_ours() => Finding::ok(
+        PortHolder::Process { pid, name } if state.is_ours() => Finding::ok(
             "listener",
             format!("{address} is in use by {name} (process {pid}), a proxy that runs already"),
         ),
-        Held::Process { pid, name } => Finding::problem(
+        PortHolder::Process { pid, name } => Finding::problem(
             "listener",
             53,
             format!("{address} is in use by {name} (process {pid})"),
         )
         .advice(elsewhere),
-        Held::Somebody => {
+        PortHolder::Somebody => {
             Finding::problem("listener", 53, format!("{address} is in use")).advice(elsewhere)
         }
-        Held::Refused(why) => Finding::problem(
+        PortHolder::Refused(why) => Finding::problem(
             "listener",
             1,
             format!("{address} cannot be listened on: {why}"),
@@ -94,7 +94,7 @@ pub(super) fn of_variables(variables: &[ProxyVariable]) -> Vec<Finding> {
         said.push(name);
         let Some(held) = held else { continue };
         findings.push(match held {
-            Held::Free | Held::Refused(_) => Finding::warning(
+            PortHolder::Free | PortHolder::Refused(_) => Finding::warning(
                 TOPIC,
                 format!("{name}={url}, and nothing listens there: programs of this shell fail"),
             )
@@ -115,9 +115,9 @@ pub(super) fn of_variables(variables: &[ProxyVariable]) -> Vec<Finding> {
         named.find(|variable| variable.name.eq_ignore_ascii_case(wanted))
     };
     if let (Some(all), Some(http)) = (value("ALL_PROXY"), value("HTTP_PROXY"))
-        && all.held.as_ref().is_some_and(Held::is_ours)
+        && all.held.as_ref().is_some_and(PortHolder::is_ours)
         && !same_place(&all.url, &http.url)
-        && !http.held.as_ref().is_some_and(Held::is_ours)
+        && !http.held.as_ref().is_some_and(PortHolder::is_ours)
     {
         findings.push(
             Finding::warning(

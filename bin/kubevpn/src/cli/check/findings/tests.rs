@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use kubevpn_client::Shown;
-use kubevpn_proxy::probe::Right;
+use kubevpn_client::ShownCredentials;
+use kubevpn_proxy::probe::AccessRight;
 
-use super::super::facts::{Address, Listener, Lookup, Range, Ranges};
+use super::super::facts::{AddressFacts, ListenerFacts, Lookup, RangeFacts, Ranges};
 use super::super::{document, text};
 use super::*;
 
@@ -15,7 +15,7 @@ fn at(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs((PRESENT + seconds).unsigned_abs())
 }
 
-fn rights(without: &[(&str, &str)]) -> Vec<(Right, bool)> {
+fn rights(without: &[(&str, &str)]) -> Vec<(AccessRight, bool)> {
     let all = [
         ("", "pods/portforward", &["create", "get"][..]),
         ("", "services", &["get", "list", "watch"]),
@@ -30,7 +30,7 @@ fn rights(without: &[(&str, &str)]) -> Vec<(Right, bool)> {
     let mut rights = Vec::new();
     for (group, resource, verbs) in all {
         for &verb in verbs {
-            let right = Right {
+            let right = AccessRight {
                 group,
                 resource,
                 verb,
@@ -44,33 +44,33 @@ fn rights(without: &[(&str, &str)]) -> Vec<(Right, bool)> {
 fn open(transport: &str) -> Tried {
     Tried {
         transport: transport.to_owned(),
-        came: Ok(Way::Open {
+        came: Ok(PortForwardAccess::Open {
             to: "web-0:80".to_owned(),
         }),
     }
 }
 
-fn trouble(code: u8, sentence: &str) -> Trouble {
-    Trouble {
+fn trouble(code: u8, sentence: &str) -> CheckFailure {
+    CheckFailure {
         code,
         sentence: sentence.to_owned(),
     }
 }
 
 /// A cluster and a machine on which all is well.
-fn good() -> Facts {
-    let token = Shown {
+fn good() -> CheckFacts {
+    let token = ShownCredentials {
         token: true,
         expires: Some(at(9 * 3600)),
-        ..Shown::default()
+        ..ShownCredentials::default()
     };
-    let range = |cidr: &str| Range {
+    let range = |cidr: &str| RangeFacts {
         cidr: cidr.to_owned(),
         routed_by: None,
     };
-    Facts {
+    CheckFacts {
         now: Some(at(0)),
-        kubeconfig: Some(Ok(Kubeconfig {
+        kubeconfig: Some(Ok(KubeconfigFacts {
             files: vec!["/home/jane/.kube/config".to_owned()],
             context: Some("lab".to_owned()),
             user: Some("jane".to_owned()),
@@ -81,24 +81,24 @@ fn good() -> Facts {
             proxy: None,
             proxy_of_env: false,
         })),
-        server: Some(Ok(Server {
+        server: Some(Ok(ServerFacts {
             version: Some("v1.34.4".to_owned()),
             minor: Some(34),
             first: Duration::from_micros(9800),
             round_trip: Duration::from_micros(1200),
             ahead: Some(0),
         })),
-        addresses: vec![Address {
+        addresses: vec![AddressFacts {
             ip: IpAddr::from([192, 0, 2, 7]),
             routed: true,
         }],
-        credentials: Some(Credentials {
+        credentials: Some(CredentialFacts {
             shown: Some(token),
             trouble: None,
         }),
         rights: Some(Ok(rights(&[]))),
         transports: vec![open("spdy"), open("spdy-ws"), open("ws")],
-        names: Some(Names {
+        names: Some(NameFacts {
             domain: "cluster.local".to_owned(),
             dns: Some(Ok(2)),
         }),
@@ -106,9 +106,9 @@ fn good() -> Facts {
             services: Ok(vec![range("10.96.0.0/12")]),
             pods: Ok(vec![range("10.244.0.0/24")]),
         }),
-        listener: Some(Listener {
+        listener: Some(ListenerFacts {
             address: "127.0.0.1:1080".to_owned(),
-            state: Held::Free,
+            state: PortHolder::Free,
         }),
         proxies: Vec::new(),
         lookup: Some(Lookup {
@@ -122,30 +122,30 @@ fn good() -> Facts {
 }
 
 /// After a failure nothing more is asked.
-fn without_cluster(facts: &mut Facts) {
+fn without_cluster(facts: &mut CheckFacts) {
     facts.rights = None;
     facts.transports.clear();
     facts.names = None;
     facts.ranges = None;
 }
 
-fn kubeconfig(facts: &mut Facts) -> &mut Kubeconfig {
+fn kubeconfig(facts: &mut CheckFacts) -> &mut KubeconfigFacts {
     facts.kubeconfig.as_mut().unwrap().as_mut().unwrap()
 }
 
-fn server(facts: &mut Facts) -> &mut Server {
+fn server(facts: &mut CheckFacts) -> &mut ServerFacts {
     facts.server.as_mut().unwrap().as_mut().unwrap()
 }
 
-fn shown(facts: &mut Facts) -> &mut Shown {
+fn shown(facts: &mut CheckFacts) -> &mut ShownCredentials {
     facts.credentials.as_mut().unwrap().shown.as_mut().unwrap()
 }
 
-fn held(facts: &mut Facts, state: Held) {
+fn held(facts: &mut CheckFacts, state: PortHolder) {
     facts.listener.as_mut().unwrap().state = state;
 }
 
-fn variable(name: &'static str, url: &str, held: Option<Held>, known: bool) -> ProxyVariable {
+fn variable(name: &'static str, url: &str, held: Option<PortHolder>, known: bool) -> ProxyVariable {
     ProxyVariable {
         name,
         url: url.to_owned(),
@@ -154,14 +154,19 @@ fn variable(name: &'static str, url: &str, held: Option<Held>, known: bool) -> P
     }
 }
 
-fn kubevpn() -> Held {
-    Held::Process {
+fn kubevpn() -> PortHolder {
+    PortHolder::Process {
         pid: 7,
         name: "kubevpn".to_owned(),
     }
 }
 
-type Row = (&'static str, fn(&mut Facts), u8, &'static [&'static str]);
+type Row = (
+    &'static str,
+    fn(&mut CheckFacts),
+    u8,
+    &'static [&'static str],
+);
 
 /// Name of the row, change to a good machine, exit code, and parts of lines in order.
 #[rustfmt::skip]
@@ -192,13 +197,13 @@ const ROWS: [Row; 42] = [
         without_cluster(f);
     }, 32, &["problem  credentials  the token of user jane expired 120m ago", "try: log in again, or ask"]),
     ("an expired certificate", |f| {
-        *shown(f) = Shown { certificate: true, expires: Some(at(-86_400 * 9)), ..Shown::default() };
+        *shown(f) = ShownCredentials { certificate: true, expires: Some(at(-86_400 * 9)), ..ShownCredentials::default() };
         f.credentials.as_mut().unwrap().trouble = Some(trouble(32, "does not accept our certificate"));
         f.server = None;
         without_cluster(f);
     }, 32, &["problem  credentials  the client certificate of user jane expired 9d ago"]),
     ("an expired certificate that is passed over", |f| {
-        *shown(f) = Shown { certificate: true, expires: Some(at(-86_400 * 9)), ..Shown::default() };
+        *shown(f) = ShownCredentials { certificate: true, expires: Some(at(-86_400 * 9)), ..ShownCredentials::default() };
         f.rights = Some(Err(trouble(31, "system:anonymous cannot create selfsubjectaccessreviews")));
     }, 32, &["problem  credentials  the client certificate of user jane expired 9d ago: the API server takes you for anonymous",
         "try: log in again"]),
@@ -215,18 +220,18 @@ const ROWS: [Row; 42] = [
         shown(f).expires = Some(at(300));
         shown(f).plugin = Some("aws".into());
     }, 0, &["ok       credentials", "the plugin aws renews it"]),
-    ("no credentials", |f| *shown(f) = Shown::default(), 0, &["warning  credentials  user jane has none"]),
+    ("no credentials", |f| *shown(f) = ShownCredentials::default(), 0, &["warning  credentials  user jane has none"]),
     ("a server without TLS", |f| {
         kubeconfig(f).trust = Trust::Plain;
-        *shown(f) = Shown::default();
+        *shown(f) = ShownCredentials::default();
     }, 0, &["warning  tls ", "the kubeconfig's credentials are not sent at all",
         "warning  credentials  no token, password or certificate of user jane is sent over plain http, as kubectl sends none"]),
     ("no credentials, and no access", |f| {
-        *shown(f) = Shown::default();
+        *shown(f) = ShownCredentials::default();
         f.rights = Some(Err(trouble(31, "system:anonymous cannot create selfsubjectaccessreviews")));
     }, 32, &["problem  credentials  user jane has none: the API server takes you for anonymous, who may do nothing here"]),
     ("a login that failed", |f| {
-        f.credentials = Some(Credentials { shown: None, trouble: Some(trouble(32, "the credential plugin \"aws\" failed")) });
+        f.credentials = Some(CredentialFacts { shown: None, trouble: Some(trouble(32, "the credential plugin \"aws\" failed")) });
         f.server = None;
         without_cluster(f);
     }, 32, &["problem  credentials  the credential plugin \"aws\" failed"]),
@@ -284,23 +289,23 @@ const ROWS: [Row; 42] = [
         variable("ALL_PROXY", "http://127.0.0.1:3128", Some(kubevpn()), true),
         variable("http_proxy", "http://proxy.corp:3128", None, false),
     ], 0, &["warning  environment  http_proxy=http://proxy.corp:3128 goes before ALL_PROXY"]),
-    ("a proxy that is gone", |f| f.proxies = vec![variable("http_proxy", "http://127.0.0.1:9", Some(Held::Free), false)], 0,
+    ("a proxy that is gone", |f| f.proxies = vec![variable("http_proxy", "http://127.0.0.1:9", Some(PortHolder::Free), false)], 0,
         &["warning  environment  http_proxy=http://127.0.0.1:9, and nothing listens there", "try: unset http_proxy"]),
-    ("a port that is in use", |f| held(f, Held::Process { pid: 4711, name: "dante".into() }), 53,
+    ("a port that is in use", |f| held(f, PortHolder::Process { pid: 4711, name: "dante".into() }), 53,
         &["problem  listener     127.0.0.1:1080 is in use by dante (process 4711)", "--listen-socks"]),
-    ("a port that a connection has", |f| held(f, Held::Connection("03dc50feb8c3".into())), 0,
+    ("a port that a connection has", |f| held(f, PortHolder::Connection("03dc50feb8c3".into())), 0,
         &["ok       listener     127.0.0.1:1080 is the listener of connection 03dc50feb8c3"]),
     ("fake addresses", |f| f.lookup.as_mut().unwrap().addresses = vec![IpAddr::from([198, 18, 0, 4])], 0,
         &["warning  dns          this machine's DNS says 198.18.0.4 to kubernetes.default.svc.cluster.local, a made-up address (fake-ip)"]),
     ("another VPN's DNS", |f| f.lookup.as_mut().unwrap().addresses = vec![IpAddr::from([10, 43, 0, 1])], 0,
         &["warning  dns          this machine's DNS says 10.43.0.1 to kubernetes.default.svc.cluster.local, which another VPN"]),
-    ("no route for IPv6", |f| f.addresses.push(Address { ip: "2001:db8::7".parse().unwrap(), routed: false }), 0,
+    ("no route for IPv6", |f| f.addresses.push(AddressFacts { ip: "2001:db8::7".parse().unwrap(), routed: false }), 0,
         &["warning  route        there is no route to 2001:db8::7, an address of the API server"]),
     ("no transport but one", |f| {
         f.transports[0].came = Err(trouble(40, "403: something before the API server"));
         f.transports[1].came = Err(trouble(40, "403: something before the API server"));
     }, 0, &["warning  transport    spdy does not work: 403", "ok       transport    ws:"]),
-    ("no Pod", |f| f.transports.iter_mut().for_each(|tried| tried.came = Ok(Way::NoneReady { namespace: "shop".into() })), 0,
+    ("no Pod", |f| f.transports.iter_mut().for_each(|tried| tried.came = Ok(PortForwardAccess::NoneReady { namespace: "shop".into() })), 0,
         &["warning  transport    port-forward was not tried: no Pod of shop is ready", "1 warning\n"]),
     ("no user namespaces", |f| f.isolated = Some(Err("an isolated network cannot be made here: set this".into())), 0,
         &["warning  isolation    an isolated network cannot be made here: set this", "try: nothing, unless", "1 warning\n"]),
@@ -332,12 +337,16 @@ fn every_row() {
             .collect();
         assert!(errors.is_empty(), "{name}: {errors:?} in {document}");
         let levels = |level| report.count(level);
-        assert_eq!(document["problems"], levels(Level::Problem), "{name}");
+        assert_eq!(
+            document["problems"],
+            levels(FindingLevel::Problem),
+            "{name}"
+        );
         // Whatever is not well says what to do, or is a sentence of a failure, which does.
         for finding in &report.findings {
-            let advised = finding.advice.is_some() || finding.level == Level::Ok;
+            let advised = finding.advice.is_some() || finding.level == FindingLevel::Ok;
             let is_failure =
-                finding.level == Level::Problem || finding.text.starts_with("not known");
+                finding.level == FindingLevel::Problem || finding.text.starts_with("not known");
             assert!(advised || is_failure, "{name}: {finding:?}");
         }
     }
@@ -351,7 +360,10 @@ fn no_transport_at_all() {
         tried.came = Err(trouble(40, "no way"));
     }
     let report = report(&facts);
-    assert_eq!((report.code(), report.count(Level::Problem)), (40, 3));
+    assert_eq!(
+        (report.code(), report.count(FindingLevel::Problem)),
+        (40, 3)
+    );
 }
 
 #[test]
