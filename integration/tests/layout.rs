@@ -1,6 +1,7 @@
 //! What is stated twice agrees.
 
 mod api;
+mod names;
 mod words;
 
 use std::collections::BTreeSet;

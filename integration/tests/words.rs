@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::{root, sources};
 
 /// The type that a line declares. rustfmt leaves a declaration's keywords and name on one line.
-fn declared(line: &str) -> Option<&str> {
+pub(crate) fn declared(line: &str) -> Option<&str> {
     let is_item = !line.starts_with(' ');
     let mut words = line.split_whitespace().peekable();
     if words.peek().is_some_and(|word| word.starts_with("pub")) {
