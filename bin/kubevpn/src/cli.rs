@@ -74,10 +74,10 @@ Examples:
   kubevpn services
   curl --proxy socks5h://127.0.0.1:1080 http://productpage.default:9080
 
-  # a program without a word about proxies
+  # a program with the proxy in its environment
   kubevpn run -- python3 fetch.py
 
-  # help of a command, in short and whole
+  # short and complete help of a command
   kubevpn run -h
   kubevpn run --help"
 )]

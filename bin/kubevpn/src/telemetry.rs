@@ -41,7 +41,7 @@ pub(crate) struct LogArgs {
         default_value_t
     )]
     log_format: LogFormat,
-    /// Whether log lines are in color; auto is for a terminal, and not with NO_COLOR in the environment
+    /// Color log lines; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
     color: Color,
 }
@@ -56,10 +56,10 @@ impl LogArgs {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum LogFormat {
-    /// Lines for people
+    /// Human-readable lines
     #[default]
     Text,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
 }
 

@@ -21,10 +21,10 @@ use crate::out;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Proxy")]
 pub(crate) struct AtArgs {
-    /// The running proxy has its HTTP listener at ADDR
+    /// Use the running proxy whose HTTP listener is at ADDR
     #[arg(long, value_name = "ADDR")]
     http: Option<String>,
-    /// The running proxy has its SOCKS5 listener at ADDR
+    /// Use the running proxy whose SOCKS5 listener is at ADDR
     #[arg(long, value_name = "ADDR")]
     socks: Option<String>,
 }

@@ -22,16 +22,16 @@ const LOGS: usize = 8;
 
 /// Write a file to attach to a bug report
 ///
-/// The file has versions, check, status and the ends of the logs, and nothing secret. With --redact, addresses and the names
-/// of hosts, contexts, clusters and users are replaced, each by the same word throughout; names of Services and namespaces
-/// stay.
+/// The file contains the versions, the results of `kubevpn check` and `kubevpn status`, and the last lines of the logs. It
+/// contains no secrets. With --redact, addresses and the names of hosts, contexts, clusters and users are replaced, each by
+/// the same word everywhere; the names of Services and namespaces are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # for a public issue
   kubevpn bugreport --redact -f report.json")]
 pub(crate) struct BugReport {
-    /// File to write
+    /// Write the report to FILE
     #[arg(
         short = 'f',
         long,

@@ -27,9 +27,10 @@ use crate::telemetry::LoggedSteps;
 
 /// Check everything a proxy needs, and say what to do
 ///
-/// Looks at the kubeconfig, API server, credentials, access rules, transports, names, and this machine. Each finding is ok, a warning or a problem, with what to do about it. Nothing is changed, in the cluster or here. The exit
-/// code is that of the first problem, and 0 where nothing that is needed is missing. With HOST:PORT it then resolves and dials
-/// that, as `kubevpn resolve` does.
+/// Checks the kubeconfig, API server, credentials, access rules, transports, names, and this machine. Each finding is ok, a
+/// warning or a problem, with what to do about it. Nothing is changed in the cluster or on this machine. The exit code is
+/// that of the first problem, or 0 if there are only warnings or none. With HOST:PORT, the command then resolves and dials
+/// it, as `kubevpn resolve` does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +43,7 @@ Examples:
   # for a program
   kubevpn check -o json")]
 pub(crate) struct CheckCommand {
-    /// Go on to this host and port, and dial it
+    /// Host and port to resolve and dial after the checks
     #[arg(value_name = "HOST:PORT")]
     target: Option<String>,
     /// Output format

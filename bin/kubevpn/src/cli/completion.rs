@@ -12,16 +12,16 @@ use crate::out;
 
 /// Print the completion script for a shell
 ///
-/// Commands, flags and their values are completed, contexts and other names of the kubeconfig, namespaces, Services and their
-/// ports from the cluster, and connections. Where the cluster does not answer within 700 ms,
-/// or KUBEVPN_COMPLETE_WITHIN=DURATION, nothing is suggested.
+/// The script completes commands, flags and their values: names in the kubeconfig, namespaces, Services and their ports
+/// from the cluster, and IDs of connections. If the cluster does not answer within 700 ms, nothing is suggested;
+/// KUBEVPN_COMPLETE_WITHIN=DURATION changes that time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # for this shell
   source <(kubevpn completion bash)
 
-  # for all that are started from now on
+  # for every new shell
   echo 'source <(kubevpn completion zsh)' >> ~/.zshrc
   kubevpn completion fish > ~/.config/fish/completions/kubevpn.fish
 
@@ -32,7 +32,7 @@ Examples:
   ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl-kubevpn
   ln -s \"$(command -v kubevpn)\" ~/.local/bin/kubectl_complete-kubevpn")]
 pub(crate) struct Completion {
-    /// The shell to complete in
+    /// Shell to print the script for
     shell: Shell,
 }
 

@@ -6,11 +6,11 @@ use crate::config;
 use crate::exit::Failure;
 use crate::out;
 
-/// Show the configuration file, which has defaults of flags
+/// Show the configuration file, which sets defaults of flags
 ///
 /// Each key of config.toml is the name of a flag, and its value the default of that flag; docs/config.md lists them. Flags
-/// override it, and so does the environment where it says the same (KUBECONFIG, KUBEVPN_AUTH_FILE, KUBEVPN_AUTH, NO_COLOR).
-/// KUBEVPN_CONFIG names another file, or none where it is empty.
+/// override it, and so do the variables KUBECONFIG, KUBEVPN_AUTH_FILE, KUBEVPN_AUTH and NO_COLOR. KUBEVPN_CONFIG names
+/// another file; if it is empty, no file is read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,9 +27,9 @@ pub(crate) struct ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigAction {
-    /// Print the settings that are in effect
+    /// Print the settings in effect
     View,
-    /// Print the path of the file, whether or not it is there
+    /// Print the path of the file, even if it does not exist
     Path,
 }
 

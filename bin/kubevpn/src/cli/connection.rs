@@ -26,7 +26,7 @@ pub(crate) struct ConnectionCommand {
 enum ConnectionAction {
     #[command(visible_alias = "ls")]
     List(StatusCommand),
-    /// Make a connection the current one, which status marks
+    /// Make a connection the current one, as `kubevpn status` shows it
     Use {
         /// The connection: its ID or the beginning of it, its context or its namespace
         #[arg(value_name = "CONNECTION")]

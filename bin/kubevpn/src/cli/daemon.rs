@@ -7,13 +7,13 @@ use kubevpn_daemon::{ApiError, Code, DaemonClient, IDLE_VARIABLE, ProxyEngine, S
 use crate::exit::Failure;
 use crate::out;
 
-/// Set how much the background daemon logs
+/// Set the log level of the background daemon
 ///
 /// The daemon keeps the connections of `kubevpn connect`, which starts it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  # each step of the daemon that runs
+  # log each step of the running daemon
   kubevpn daemon log-level debug")]
 pub(crate) struct DaemonCommand {
     /// How long to stay without a connection [default: 5m]
@@ -25,7 +25,7 @@ pub(crate) struct DaemonCommand {
 
 #[derive(Debug, Subcommand)]
 enum DaemonAction {
-    /// Set how much the running daemon logs; a connection's log has the level that `connect -v` gave it
+    /// Set the log level of the running daemon; `connect -v` sets that of a connection's log
     LogLevel {
         /// Level of the daemon's log
         #[arg(value_name = "LEVEL", value_enum)]
@@ -35,11 +35,11 @@ enum DaemonAction {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LevelArg {
-    /// Lifecycles and failures
+    /// Start and end of connections, and failures
     Info,
     /// Each step
     Debug,
-    /// Each frame, and the libraries' steps
+    /// Each frame, and the log lines of libraries
     Trace,
 }
 

@@ -15,8 +15,8 @@ use crate::out::{self, even_unheard};
 
 /// Try a proxy on a cluster in memory, without a kubeconfig
 ///
-/// This process runs a small cluster with sample Services and a proxy into it, and prints lines to paste into another terminal.
-/// Ctrl-C ends both. No other command knows this cluster.
+/// This process runs a small cluster with sample Services and a proxy into it, and prints lines to paste into another
+/// terminal. Ctrl-C ends both. Other commands cannot use this cluster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -21,12 +21,12 @@ const PROXIES: [&str; 6] = [
     "all_proxy",
 ];
 
-/// Print the lines that make a shell's programs use the proxy
+/// Print the shell commands that make programs use the proxy
 ///
-/// Standard output has those lines and nothing else: eval "$(kubevpn env)". Without --http and --socks they name the listeners
-/// of the current connection (`kubevpn connect`), or of the connection to the cluster that --context and the like choose; where
-/// there is none, SOCKS5 on 127.0.0.1:1080. NO_PROXY has this machine, the API servers of all contexts and where their users
-/// log in, so that kubectl does not go through the proxy, and what it had before.
+/// Run them with eval "$(kubevpn env)". Without --http and --socks, the variables name the listeners of the current
+/// connection (`kubevpn connect`), or of the connection to the cluster that --context and similar flags select; without a
+/// connection, SOCKS5 on 127.0.0.1:1080. NO_PROXY keeps its value, and gets this machine, the API servers of all contexts
+/// and the hosts at which their users log in, so that kubectl does not use the proxy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,7 @@ pub(crate) struct EnvCommand {
     /// Shell syntax to print [default: that of $SHELL, else bash]
     #[arg(long, value_name = "SHELL", value_enum)]
     shell: Option<ShellSyntax>,
-    /// Print the lines that remove the variables again; values from before are not restored
+    /// Print the commands that unset the variables; earlier values are not restored
     #[arg(long, conflicts_with_all = ["http", "socks"])]
     unset: bool,
     #[command(flatten)]

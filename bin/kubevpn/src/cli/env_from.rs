@@ -32,12 +32,12 @@ use crate::out;
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Environment")]
 pub(crate) struct EnvFromArgs {
-    /// Give the command the environment of a workload's container: deploy/NAME, sts/NAME, ds/NAME, job/NAME or pod/NAME, and
-    /// :CONTAINER where it is not the default one. ConfigMaps and Secrets are read; values are never printed
+    /// Give the command the environment of a workload's container: deploy/NAME, sts/NAME, ds/NAME, job/NAME or pod/NAME,
+    /// with :CONTAINER unless it is the default one. ConfigMaps and Secrets are read; values are never printed
     #[arg(long, value_name = "KIND/NAME[:CONTAINER]")]
     env_from: Option<WorkloadRef>,
-    /// Write that environment to FILE, as lines of NAME=VALUE for other tools; - is standard output. COMMAND may be left out
-    /// then
+    /// Write that environment to FILE, or to standard output for -, as lines NAME=VALUE for other tools. COMMAND is
+    /// optional then
     #[arg(long, value_name = "FILE", requires = "env_from")]
     env_file: Option<PathBuf>,
 }

@@ -18,8 +18,7 @@ use crate::out;
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Isolation")]
 pub(crate) struct IsolationArgs {
-    /// Run the command in a network of its own, where everything leads into the cluster (Linux). auto falls back to the
-    /// environment's way where that cannot be had
+    /// Run the command in a network of its own, in which every connection leads into the cluster (Linux)
     #[arg(
         long,
         value_name = "WHEN",
@@ -37,18 +36,18 @@ pub(crate) struct IsolationArgs {
 #[derive(Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Isolation")]
 pub(crate) struct InsideArgs {
-    /// End with the command, and do not wait for processes that it left behind: they lose their network
+    /// End with the command, without waiting for its background processes, which lose their network
     #[arg(long)]
     no_wait: bool,
-    /// Let the command connect to nothing but TARGET: a name, *.NAME, an address or a range, and :PORT where only that is
-    /// meant; may be given more than once
+    /// Let the command connect only to TARGET: a name, *.NAME, an address or a range of addresses, with :PORT to allow one
+    /// port only. May be given more than once
     #[arg(long, value_name = "TARGET")]
     allow: Vec<TargetPattern>,
-    /// Never let the command connect to TARGET, whatever it asks for it by; may be given more than once
+    /// Never let the command connect to TARGET, by any of its names or addresses. May be given more than once
     #[arg(long, value_name = "TARGET")]
     deny: Vec<TargetPattern>,
-    /// Make port PORT of the command's loopback reachable from this machine, at the same port of 127.0.0.1 or at the one in
-    /// front; may be given more than once
+    /// Make port PORT of the command's loopback reachable from this machine, at the same port of 127.0.0.1, or at
+    /// [ADDR:]PORT if that precedes it. May be given more than once
     #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
     publish: Vec<Publish>,
 }
@@ -78,9 +77,9 @@ impl FromStr for Publish {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum IsolatedMode {
-    /// Or fail
+    /// Fail if that is not possible
     Always,
-    /// Where it can be had
+    /// If that is not possible, set proxy variables instead
     Auto,
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct KubeArgs {
     /// User of the kubeconfig to use
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Namespace for names that have none [default: the context's]
+    /// Look up names without a namespace in namespace NAME [default: the context's]
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
     /// User to impersonate
@@ -34,11 +34,11 @@ pub(crate) struct KubeArgs {
     /// Group to impersonate, may be given more than once
     #[arg(long = "as-group", value_name = "NAME", action = ArgAction::Append)]
     impersonate_groups: Vec<String>,
-    /// Address of the API server instead of the kubeconfig's
+    /// Reach the API server at URL instead of the address in the kubeconfig
     #[arg(short, long, value_name = "URL")]
     server: Option<String>,
-    /// Bearer token for the API server. On the command line every user of this machine can read it; the variable is not
-    /// passed on to commands that are run
+    /// Bearer token for the API server. Every user of this machine can read it on the command line: prefer the variable,
+    /// which is not passed on to commands that are run
     #[arg(long, value_name = "TOKEN", env = TOKEN, hide_env_values = true)]
     token: Option<String>,
     /// CA certificate file used to verify the API server
@@ -50,7 +50,7 @@ pub(crate) struct KubeArgs {
     /// Name to expect in the API server's certificate
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
-    /// How long a call to the API server may take, e.g. 10s [default: 30s]
+    /// Time limit of a call to the API server, e.g. 10s [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     request_timeout: Option<Duration>,
 }

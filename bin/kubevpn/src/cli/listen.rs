@@ -27,12 +27,11 @@ pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ListenerArgs {
-    /// Local SOCKS5 listen address: IP:PORT (port 0 takes a free one) or unix:PATH; '' for none
-    /// [default: 127.0.0.1:1080 for connect --socks, and for proxy-out without --listen and --forward]
+    /// Listen for SOCKS5 on ADDR: IP:PORT (port 0: a free port) or unix:PATH; '' for none [default: 127.0.0.1:1080 for
+    /// connect --socks, and for proxy-out without --listen and --forward]
     #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
     pub(crate) listen_socks: Option<String>,
-    /// Local HTTP proxy listen address, for CONNECT and for plain http
-    /// [default: 127.0.0.1:3128 for connect --http]
+    /// Listen for HTTP proxy requests on ADDR: CONNECT and plain http [default: 127.0.0.1:3128 for connect --http]
     #[arg(
         long,
         visible_alias = "http-listen",
@@ -40,7 +39,7 @@ pub(crate) struct ListenerArgs {
         value_name = "ADDR"
     )]
     pub(crate) listen_http: Option<String>,
-    /// Local DNS listen address, UDP and TCP: answers for the cluster's names and addresses
+    /// Listen for DNS queries on ADDR, UDP and TCP, and answer them for the cluster's names and addresses
     #[arg(
         long,
         visible_alias = "dns-listen",
@@ -49,7 +48,7 @@ pub(crate) struct ListenerArgs {
         hide_default_value = true
     )]
     listen_dns: String,
-    /// Local listen address for SOCKS5 and HTTP on one port
+    /// Listen for SOCKS5 and HTTP on one port, ADDR
     #[arg(
         long,
         value_name = "ADDR",
@@ -57,12 +56,12 @@ pub(crate) struct ListenerArgs {
         hide_default_value = true
     )]
     listen: String,
-    /// Forward a local port to one host and port, for programs that know no proxy: PORT:HOST:PORT or ADDR:PORT:HOST:PORT, IPv6
-    /// addresses in brackets. May be given more than once
+    /// Forward a local port to one host and port, for programs without proxy support: PORT:HOST:PORT or
+    /// ADDR:PORT:HOST:PORT, IPv6 addresses in brackets. May be given more than once
     #[arg(short = 'L', long, value_name = "FORWARD", action = ArgAction::Append)]
     forward: Vec<String>,
-    /// Listen on ADDR for probes (/livez, /readyz), Prometheus (/metrics) and, on a loopback address, a status page, which asks
-    /// for the token in the URL that is printed. Off loopback anybody who can connect may probe and scrape
+    /// Listen on ADDR for probes (/livez, /readyz) and Prometheus (/metrics); on a loopback address also for a status page,
+    /// whose URL, with its token, is printed. On any other address, everybody who can connect can probe and scrape
     #[arg(
         long,
         visible_alias = "metrics",
@@ -71,15 +70,15 @@ pub(crate) struct ListenerArgs {
         hide_default_value = true
     )]
     admin: String,
-    /// DNS server, as IP or IP:PORT, for the names that are not the cluster's [default: they are REFUSED]
+    /// Ask the DNS server at ADDR, as IP or IP:PORT, for names outside the cluster [default: answer REFUSED]
     #[arg(long, value_name = "ADDR", requires = "listen_dns")]
     dns_upstream: Option<String>,
-    /// Ask clients for a user and password of this file, a line of USER:PASSWORD for each, 128 at most. It is read again when it
-    /// changes. KUBEVPN_AUTH=USER:PASSWORD in the environment does the same for one user, except for connect. Forwards and DNS
-    /// cannot ask
+    /// Require a user and password of FILE, which has a line USER:PASSWORD for each user, at most 128. The file is read
+    /// again when it changes. KUBEVPN_AUTH=USER:PASSWORD in the environment does the same for one user, except for connect.
+    /// Forwards and DNS have no passwords
     #[arg(long, value_name = "FILE", env = "KUBEVPN_AUTH_FILE")]
     pub(crate) auth_file: Option<PathBuf>,
-    /// Let clients on other machines in without a password, where a listener is not on loopback
+    /// Accept clients on other machines without a password, if a listener is not on loopback
     #[arg(long)]
     allow_unauthenticated: bool,
     /// Maximum number of concurrent client connections; further clients are queued
@@ -88,12 +87,12 @@ pub(crate) struct ListenerArgs {
     /// Maximum number of concurrent connections from one IP address; further ones are closed [default: unlimited]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     max_connections_per_client: Option<usize>,
-    /// Also answer requests for /proxy.pac and the help page under NAME, besides localhost, addresses and
+    /// Serve /proxy.pac and the help page under the host name NAME too, besides localhost, IP addresses and
     /// host.docker.internal. May be given more than once
     #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = host_name)]
     listen_name: Vec<String>,
-    /// Leave the Host field of forwarded HTTP requests as the client wrote it, to test an ingress by name [default: it is
-    /// that of the address that is asked for]
+    /// Keep the Host header of forwarded HTTP requests as the client sent it, e.g. to test an ingress by name [default: set
+    /// it to the host of the requested URL]
     #[arg(long)]
     keep_host: bool,
     // Last: what follows would be under its heading.
@@ -140,11 +139,11 @@ impl ProtocolArgs {
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "PAC file")]
 pub(crate) struct PacArgs {
-    /// Addresses that go through the proxy, besides the ranges of Services, e.g. those of Pods: 10.244.0.0/16. May be
-    /// given more than once
+    /// Send addresses in RANGE through the proxy, besides those of Services, e.g. 10.244.0.0/16 for Pods. May be given more
+    /// than once
     #[arg(long, value_name = "RANGE", action = ArgAction::Append)]
     pac_range: Vec<String>,
-    /// HTTP proxy for the hosts outside the cluster [default: they are reached directly]
+    /// Send hosts outside the cluster to the HTTP proxy at HOST:PORT [default: reach them directly]
     #[arg(long, value_name = "HOST:PORT")]
     pac_upstream: Option<String>,
 }
@@ -153,11 +152,11 @@ pub(crate) struct PacArgs {
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct TlsArgs {
-    /// Speak SOCKS5 and HTTP inside TLS with this certificate and those behind it, in PEM. It and the key are read again when
-    /// they change. Forwards and DNS stay without
+    /// Serve SOCKS5 and HTTP over TLS with the certificate chain in FILE, in PEM. Certificate and key are read again when
+    /// they change. Forwards and DNS are not encrypted
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, in PEM
+    /// Private key of the certificate in --tls-cert, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }

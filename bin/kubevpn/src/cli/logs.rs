@@ -18,21 +18,21 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Print the daemon's log, or a connection's
 ///
-/// A connection's log has a line for each client. It stays when the connection is closed.
+/// A connection's log has a line for each client. It is kept when the connection is closed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # the daemon's
   kubevpn logs
 
-  # a connection's last lines, and what is added to it
+  # the last lines of a connection's log, and each new one
   kubevpn logs --tail 20 -f 03d
 
   # the last ten minutes of the connection to the namespace shop
   kubevpn logs --since 10m shop")]
 pub(crate) struct Logs {
-    /// Connection to show the log of: its ID or the beginning of it, or the context or namespace of one that is open
-    /// [default: the daemon's own log]
+    /// Connection whose log is printed: its ID or the beginning of it, or, for an open connection, its context or namespace
+    /// [default: print the daemon's log]
     #[arg(value_name = "CONNECTION")]
     id: Option<String>,
     /// The same
@@ -41,10 +41,10 @@ pub(crate) struct Logs {
     /// Follow the log: print new lines as they are written
     #[arg(short, long)]
     follow: bool,
-    /// Print no more than the last N lines of those that are there
+    /// Print only the last N lines
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
-    /// Print no lines that are older than DURATION, e.g. 10m
+    /// Print only lines that are newer than DURATION, e.g. 10m
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::exit::Failure;
 use crate::out;
 
-/// Print the manual page, or write those of all commands
+/// Print the manual page, or write the pages of all commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -17,7 +17,7 @@ Examples:
   # for a package
   kubevpn man /usr/local/share/man/man1")]
 pub(crate) struct Man {
-    /// Directory to write a page of each command to; it has to be there
+    /// Write a page of each command to DIR, which must exist
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -22,8 +22,8 @@ use crate::out;
 
 /// Open a page of a Service in a browser with a profile of its own
 ///
-/// The browser has a temporary proxy into the cluster and a temporary profile: your own browser is left as it is. Both are
-/// gone when it is closed. The first of $BROWSER, Chromium, Chrome, Edge, Brave and Firefox that is installed is started.
+/// The browser gets a temporary proxy into the cluster and a temporary profile; both are deleted when it is closed. Your
+/// own profile is not used. The first of $BROWSER, Chromium, Chrome, Edge, Brave and Firefox that is installed is started.
 /// Without a port the Service's HTTP port is opened.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -34,10 +34,10 @@ Examples:
   # a page of another namespace
   kubevpn open grafana.monitoring:3000/dashboards
 
-  # what a browser makes of it, for a script
+  # print the rendered page, for a script
   kubevpn open productpage -- --headless --dump-dom")]
 pub(crate) struct OpenCommand {
-    /// Service, perhaps with a port and a path
+    /// Service to open, optionally with a port and a path
     #[arg(value_name = "SERVICE[:PORT][/PATH]")]
     page: String,
     /// Further arguments of the browser

@@ -13,10 +13,10 @@ use crate::exit::Failure;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Names")]
 pub(crate) struct PolicyArgs {
-    /// DNS domain of the cluster [default: as CoreDNS is configured, else cluster.local]
+    /// DNS domain of the cluster [default: read from the configuration of CoreDNS, else cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
-    /// Names that end in this belong to the cluster too: its DNS is asked for them. May be given more than once
+    /// Resolve names that end in SUFFIX with the cluster's DNS, too. May be given more than once
     #[arg(long, value_name = "SUFFIX", action = ArgAction::Append)]
     cluster_suffix: Vec<String>,
     /// Service of the cluster's DNS [default: kube-system/kube-dns]
@@ -25,10 +25,11 @@ pub(crate) struct PolicyArgs {
     /// What to do with hosts outside the cluster
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     outside: OutsideArg,
-    /// Hold a connection this long while a Service has no ready endpoint, e.g. 30s [default: refuse it at once]
+    /// Wait up to DURATION for a Service without a ready endpoint, e.g. 30s [default: refuse the connection at once]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait_ready: Option<Duration>,
-    /// How port-forwards are carried: auto, or one of spdy, spdy-ws, ws
+    /// Protocol of port-forwards: auto to use what works, else spdy, spdy-ws (SPDY in WebSocket) or ws (v4.channel in
+    /// WebSocket)
     #[arg(
         long,
         value_name = "NAME",

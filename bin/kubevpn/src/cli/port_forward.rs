@@ -15,8 +15,8 @@ use crate::exit::Failure;
 
 /// Forward local ports to a Service or Pod, like kubectl
 ///
-/// The same as `kubevpn proxy-out --forward`. Each connection goes to a Pod that is ready then: when the Pods behind a Service
-/// are replaced, the forward goes on. It runs until Ctrl-C.
+/// Each connection goes to a Pod that is ready at that time, so the forward keeps working when the Pods behind a Service
+/// are replaced. It runs until Ctrl-C. `kubevpn proxy-out --forward` does the same.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -26,10 +26,10 @@ Examples:
   # the same port on both sides, of a Pod
   kubevpn port-forward pod/db-0 5432")]
 pub(crate) struct PortForward {
-    /// Target: svc/NAME or pod/NAME; NAME alone is a Service, where kubectl takes it for a Pod
+    /// Target: svc/NAME or pod/NAME; NAME alone is a Service (for kubectl it is a Pod)
     #[arg(value_name = "TYPE/NAME")]
     target: String,
-    /// Ports, as LOCAL:REMOTE, or PORT for the same on both sides, or :REMOTE for a free local one
+    /// Ports, as LOCAL:REMOTE, or PORT for the same on both sides, or :REMOTE for a free local port
     #[arg(value_name = "PORT", required = true)]
     ports: Vec<String>,
     /// Local address to listen on

@@ -57,7 +57,7 @@ pub(crate) struct ProxyOut {
     listen: ListenerArgs,
     #[command(flatten)]
     tls: TlsArgs,
-    /// Wait this long for open connections to finish once told to end
+    /// At the end, wait up to DURATION for open connections to finish
     #[arg(
         long,
         value_name = "DURATION",
@@ -66,19 +66,19 @@ pub(crate) struct ProxyOut {
         help_heading = "Listeners"
     )]
     drain: Duration,
-    /// How to say where it listens
+    /// Format in which the listeners are printed
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: ReadyFormat,
     #[command(flatten)]
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Dial everything from this machine, with its DNS and routes, as when a VPN into the cluster is up: no
-    /// kubeconfig is read, and no cluster asked
+    /// Dial every host from this machine, with its DNS and routes, e.g. while a VPN into the cluster is up. No kubeconfig
+    /// is read, and no cluster is used
     #[arg(long, help_heading = "Names", conflicts_with_all = ["outside", "listen_dns"])]
     egress: bool,
-    /// Wait for an API server that cannot be reached yet, e.g. while a VPN comes up; with =DURATION no longer than that
-    /// [default: end at once]
+    /// Wait until the API server can be reached, e.g. while a VPN comes up, with =DURATION at most that long [default: fail
+    /// at once]
     #[arg(
         long,
         value_name = "DURATION",
@@ -93,10 +93,10 @@ pub(crate) struct ProxyOut {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum ReadyFormat {
-    /// Lines for people, with what to paste
+    /// Human-readable lines, with commands to paste
     #[default]
     Text,
-    /// A JSON object a line for each listener, with protocol and address; keys are only ever added
+    /// One JSON object per line for each listener, with protocol and address; keys are never removed
     Json,
 }
 

@@ -8,7 +8,7 @@ use crate::progress;
 
 /// Close every background connection and end the daemon
 ///
-/// Only logs stay. A daemon of another version is ended too, and one that does not answer.
+/// Only the logs are kept. A daemon of another version, or one that does not answer, is ended too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

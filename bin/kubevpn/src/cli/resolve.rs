@@ -29,9 +29,9 @@ const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 /// Explain what a host and port lead to, step by step, and dial it
 ///
-/// This is what the proxy does for a client, each step with its time. Without a port the host is resolved and nothing is
-/// dialled. The exit code is that of the refusal a client would get: 50 not found, 43 no ready endpoint, 31 forbidden, 40 the
-/// API server cannot be reached.
+/// The steps, each with its time, are those of the proxy for a client. Without a port, the host is resolved but not
+/// dialled. The exit code is that of the refusal a client would get: 50 not found, 43 no ready endpoint, 31 forbidden, 40
+/// the API server cannot be reached.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +44,7 @@ Examples:
   # for a program
   kubevpn resolve reviews:80 -o json")]
 pub(crate) struct ResolveCommand {
-    /// Name or address, perhaps with a port; svc/NAME, pod/NAME and URLs are understood
+    /// Name or address, optionally with a port; svc/NAME, pod/NAME and URLs are accepted
     #[arg(value_name = "HOST[:PORT]")]
     target: String,
     /// Output format

@@ -15,12 +15,12 @@ use crate::table::align;
 
 /// List the Services that can be reached, with the address to paste
 ///
-/// The address is a URL where the port's name, protocol or number is one of HTTP, else HOST:PORT. READY counts the endpoints
+/// The address is a URL if the port's name, protocol or number belongs to HTTP, else HOST:PORT. READY counts the endpoints
 /// that are ready; a Service without one refuses connections.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  # those of the context's namespace
+  # the Services of the context's namespace
   kubevpn services
 
   # everywhere
@@ -29,13 +29,13 @@ Examples:
   # for a program
   kubevpn services -o json | jq -r '.[].address'")]
 pub(crate) struct ServicesCommand {
-    /// List those of all namespaces
+    /// List the Services of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: ServicesFormat,
-    /// Print no line of column names
+    /// Do not print the column names
     #[arg(long)]
     no_headers: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ enum ServicesFormat {
     Table,
     /// The same with type and cluster IP
     Wide,
-    /// A list of objects; keys are only ever added
+    /// A list of objects; keys are never removed
     Json,
     /// The same as YAML
     Yaml,

@@ -9,17 +9,17 @@ use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::out;
 
-/// Print configuration that has another program use the proxy
+/// Print configuration that makes another program use the proxy
 ///
-/// Without --http and --socks it names the listeners that `kubevpn env` names. Names under cluster.local, .svc and .pod
-/// go to the proxy, where the program can tell hosts apart.
+/// Without --http and --socks, it names the same listeners as `kubevpn env`. If the program can choose a proxy by host
+/// name, only names under cluster.local, .svc and .pod go to the proxy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # ssh to hosts of the cluster
   kubevpn snippet ssh >> ~/.ssh/config
 
-  # rules for a proxy program, to a proxy that runs
+  # rules for Clash, with a proxy that is running
   kubevpn snippet clash --socks 127.0.0.1:1080")]
 pub(crate) struct Snippet {
     /// Program to configure
@@ -33,7 +33,7 @@ pub(crate) struct Snippet {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SnippetProgram {
-    /// A command that starts Chrome, or a browser made of it, with a profile of its own
+    /// A command that starts Chrome, or a browser based on it, with a profile of its own
     Chrome,
     /// user.js of a Firefox profile
     Firefox,
@@ -53,7 +53,7 @@ enum SnippetProgram {
     Clash,
     /// The same for Surge
     Surge,
-    /// proxychains.conf, for programs that know no proxy
+    /// proxychains.conf, for programs without proxy support
     Proxychains,
 }
 

@@ -24,8 +24,8 @@ const WATCH: Duration = Duration::from_secs(1);
 
 /// Show the background connections and their state
 ///
-/// Exits with 40 when the API server of a connection cannot be reached, 32 when it does not accept the credentials, 1 when a
-/// connection is degraded or could not be restored, and 0 when every connection is well or there is none.
+/// Exits with 40 when the API server of a connection cannot be reached, 32 when it does not accept the credentials, 1 when
+/// a connection is degraded or could not be restored, and 0 when all connections are healthy or there is none.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -41,10 +41,10 @@ pub(crate) struct StatusCommand {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: StatusFormat,
-    /// Keep watching: show it again whenever it has changed
+    /// Keep watching: print the status again whenever it has changed
     #[arg(short, long)]
     watch: bool,
-    /// Print no line of column names
+    /// Do not print the column names
     #[arg(long)]
     no_headers: bool,
 }

@@ -22,8 +22,8 @@ const COMMIT: Option<&str> = option_env!("KUBEVPN_COMMIT");
 
 /// Print the version
 ///
-/// With -o json also the commit and target it was built for, and the versions of the daemon, if one runs, and of the API
-/// server.
+/// With -o json, also print the commit and the target of the build, and the versions of the API server and, if it runs, of
+/// the daemon.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -36,7 +36,7 @@ pub(crate) struct VersionCommand {
     /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: VersionOutput,
-    /// Ask neither daemon nor API server
+    /// Print only the version of this program: contact neither the daemon nor the API server
     #[arg(long)]
     client: bool,
     #[command(flatten)]
@@ -48,7 +48,7 @@ enum VersionOutput {
     /// One line
     #[default]
     Text,
-    /// One document; keys are only ever added
+    /// One document; keys are never removed
     Json,
 }
 
