@@ -1,16 +1,16 @@
-//! The address for whoever operates the proxy: a listener beside those of clients, which leads nowhere.
+//! The admin listener, for the operator of the proxy: probes, metrics and the status page. It proxies nothing.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /livez` | 200 as long as the process answers |
 //! | `GET /readyz` | 200 while clients are accepted, else 503 with the reason in a line |
 //! | `GET /metrics` | what Prometheus reads: [`METRICS`](crate::METRICS) |
-//! | `GET /`, `/style.css`, `/script.js`, `/events`; `POST /cut` | the status page, for who has its token (`admin/gate.rs`) |
+//! | `GET /`, `/style.css`, `/script.js`, `/events`; `POST /cut` | the status page, for a browser that has its token (`admin/gate.rs`) |
 //! | `/v1/proxy/…`, on a Unix socket alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
 //!
-//! Readiness says nothing of the API server: where that is away, it is so for every replica, and a client is better
-//! answered with the reason than refused. Probes and metrics are for machines, which have no token, and tell nothing of
-//! what anybody asked for.
+//! Readiness does not depend on the API server: if that is away, it is away for every replica, and a client should get the
+//! reason rather than no connection. Probes and metrics are for machines, which have no token, and contain no target or
+//! client.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -46,23 +46,23 @@ use crate::{ListenerError, Protocol};
 mod gate;
 mod page;
 
-/// Connections at once; further ones wait.
+/// Concurrent connections; further ones wait.
 const LIMITS: Limits = Limits {
     total: 64,
     per_client: None,
 };
-/// Of these, those that are answered as it happens: the rest is for probes.
+/// Concurrent streaming responses. The other connections are kept free for probes.
 const STREAMS: usize = 32;
 /// Upper bound on the head of a request.
 const MAX_HEAD: usize = 16 * 1024;
 /// Upper bound on a form.
 const MAX_FORM: usize = 1024;
-/// As errors call the listener.
+/// Name of the listener in errors.
 const NAME: &str = "admin listener";
-/// How often the page is told what there is.
+/// Interval of the events that update the page.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Of all answers: nothing but the page's own files, and no other page around it.
+/// Headers of all answers: the page may load only its own files, and may not be framed.
 const HEADERS: [(HeaderName, &str); 6] = [
     (CACHE_CONTROL, "no-store"),
     (
@@ -86,38 +86,38 @@ const HEADERS: [(HeaderName, &str); 6] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ProxyReadiness {
-    /// Not yet.
+    /// Clients are not accepted yet.
     Starting,
-    /// They are.
+    /// Clients are accepted.
     Ready,
-    /// Not any more.
+    /// Clients are not accepted any more.
     Ending,
 }
 
-/// Answers whoever operates the proxy, until [`end`](Self::end).
+/// A running admin listener; it is closed by [`end`](Self::end).
 pub struct Admin {
     state: Arc<AdminState>,
     drain: Drain,
     accepting: JoinHandle<()>,
 }
 
-/// What answers depend on.
+/// The state that answers are made from.
 pub(crate) struct AdminState {
     readiness: AtomicU8,
     addr: Addr,
     view: OnceLock<ProxyView>,
-    /// Its place on the journal's list.
+    /// Entry of this listener in the journal.
     listening: OnceLock<ListenerGuard>,
-    /// The file system lets in nobody but the user.
+    /// Whether the listener is a Unix socket that only the user can connect to.
     is_private: bool,
-    /// Of the page, where there is one.
+    /// Secrets of the status page, if there is one.
     keys: Option<Keys>,
     streams: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// Binds the address and answers from then on, [`ProxyReadiness::Starting`] at first. Off loopback there are probes and
-    /// metrics, which anybody may ask for, and no page.
+    /// Binds the address and answers from then on, at first with [`ProxyReadiness::Starting`]. On an address that is not
+    /// loopback there are probes and metrics, without a token, and no page.
     pub async fn start(addr: &Addr) -> Result<Self, ListenerError> {
         let bound = Listener::bind(addr).await;
         let listener =
@@ -137,34 +137,34 @@ impl Admin {
         })
     }
 
-    /// Where it listens, with the real port.
+    /// Address of the listener, with the actual port.
     pub fn addr(&self) -> &Addr {
         &self.state.addr
     }
 
-    /// The URL of the status page with its token, which lets in whoever has it; `None` where there is no page.
+    /// URL of the status page, with the token that grants access; `None` if there is no page.
     pub fn page(&self) -> Option<String> {
         self.state.keys.as_ref().map(Keys::url)
     }
 
-    /// What probes are told from now on.
+    /// Sets the readiness that probes are answered with.
     pub fn set(&self, readiness: ProxyReadiness) {
         self.state.set(readiness);
     }
 
-    /// Shows this proxy from now on.
+    /// Shows this proxy on the status page and in the metrics.
     pub fn show(&self, view: ProxyView) {
         self.state.show(view);
     }
 
-    /// Answers no more.
+    /// Closes the listener.
     pub async fn end(self) {
         self.drain.drain(Duration::ZERO).await;
         let _ended = self.accepting.await;
     }
 }
 
-/// Serves one client: one request. Only what is answered as it happens may take longer than a handshake.
+/// Serves one client, with one request. Only a streaming response may take longer than a handshake.
 pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
     let drain = client.drain();
     let streams = AtomicBool::new(false);
@@ -185,7 +185,7 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(client), service);
     let mut serving = pin!(serving);
-    // Whether the client heard it is its own concern.
+    // An error here concerns the client alone.
     if timeout(HANDSHAKE_TIMEOUT, &mut serving).await.is_err() && streams.load(Ordering::Relaxed) {
         tokio::select! {
             _ended = serving => {}
@@ -195,7 +195,7 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
 }
 
 impl AdminState {
-    /// For a listener at this address.
+    /// State of a listener at this address.
     pub(crate) fn new(addr: &Addr) -> Arc<Self> {
         let keys = match addr {
             Addr::Tcp(at) if at.ip().is_loopback() => Keys::new(*at),
@@ -327,7 +327,7 @@ impl AdminState {
         })
     }
 
-    /// What there is, once a second.
+    /// Streams a snapshot once a second.
     fn follow(&self, view: &ProxyView) -> JournalResponse {
         let Ok(place) = self.streams.clone().try_acquire_owned() else {
             return text(
@@ -341,7 +341,7 @@ impl AdminState {
         let frames = unfold(seen, |(view, mut ticks, place)| async move {
             ticks.tick().await;
             let mut seen = view.snapshot().await;
-            // The page shows no URL of a request, and a URL may have a credential.
+            // A URL may contain a credential, and the page does not show URLs.
             for connection in &mut seen.connections {
                 connection.exchange = None;
             }
@@ -354,7 +354,7 @@ impl AdminState {
     }
 }
 
-/// The same for programs of this user.
+/// Answers a program of this user, over the Unix socket.
 async fn tell(view: &ProxyView, head: &Parts) -> JournalResponse {
     let path = head
         .uri
@@ -382,7 +382,7 @@ fn nothing() -> JournalResponse {
     text(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
 
-/// Back to the page.
+/// Redirects to the page.
 fn home() -> JournalResponse {
     let mut answer = text(StatusCode::SEE_OTHER, "");
     answer

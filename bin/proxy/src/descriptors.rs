@@ -2,17 +2,17 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for all that is no connection.
+/// Descriptors that are not used for connections.
 const OTHERS: u64 = 256;
 
-/// Raises this process's limit, as far as the system lets it, to what so many connections need at two
-/// descriptors each. A shell's usual 1,024 would end at some 500.
+/// Raises this process's limit, as far as the system permits, to two descriptors for each of `connections`. The usual 1,024
+/// would suffice for about 500.
 pub fn allow_for(connections: usize) {
     let wanted = (connections as u64)
         .saturating_mul(2)
         .saturating_add(OTHERS);
     let limit = getrlimit(Resource::Nofile);
-    // Nothing stands for no limit.
+    // `None` means no limit.
     let Some(current) = limit.current.filter(|current| *current < wanted) else {
         return;
     };

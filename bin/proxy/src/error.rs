@@ -1,4 +1,4 @@
-//! Why a listener cannot be had. The texts name the listener, and no flag: whoever asked for it knows its flags.
+//! Errors of listeners. The texts name the listener and no flag: the caller knows its flags.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ pub enum ListenerError {
     InUse {
         /// The listener's name.
         listener: String,
-        /// The address, with the transport where that is not TCP.
+        /// The address, with the transport unless that is TCP.
         address: String,
     },
     /// The system refused for another reason.
@@ -24,12 +24,12 @@ pub enum ListenerError {
     Io {
         /// The listener's name.
         listener: String,
-        /// The address, with the transport where that is not TCP.
+        /// The address, with the transport unless that is TCP.
         address: String,
         /// The system's reason.
         source: io::Error,
     },
-    /// Off loopback, and nobody is asked for a password.
+    /// The address is not loopback, and clients are not asked for a password.
     #[error(
         "the {listener}: {address} can be reached from other machines, and whoever connects is in the cluster: listen on \
          127.0.0.1, {}or allow clients without a password",
@@ -38,9 +38,9 @@ pub enum ListenerError {
     Exposed {
         /// The listener's name.
         listener: String,
-        /// The address that was asked for.
+        /// The requested address.
         address: Addr,
-        /// Whether its protocol has a place for a user and a password.
+        /// Whether the protocol can carry a user and a password.
         can_ask: bool,
     },
     /// A DNS listener on a Unix socket.
@@ -48,16 +48,16 @@ pub enum ListenerError {
     NotIp {
         /// The listener's name.
         listener: String,
-        /// The address that was asked for.
+        /// The requested address.
         address: Addr,
     },
-    /// A DNS listener that was told to ask itself.
+    /// A DNS listener whose upstream is itself.
     #[error("the DNS upstream {upstream} is this program's own listener: it would ask itself")]
     OwnUpstream {
-        /// The upstream that was asked for.
+        /// The requested upstream.
         upstream: std::net::SocketAddr,
     },
-    /// Its credentials.
+    /// Its credentials cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthError),
 }
@@ -69,24 +69,24 @@ fn asking(can_ask: &bool) -> &'static str {
     }
 }
 
-/// A file of credentials that is of no use.
+/// A file of credentials that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the file of users and passwords, {}: {reason}", path.display())]
 pub struct AuthError {
     /// The file.
     pub path: PathBuf,
-    /// Why; never what is in it.
+    /// The reason, without contents of the file.
     pub reason: AuthReason,
 }
 
-/// Why a file of credentials is of no use.
+/// Reason why a file of credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthReason {
     /// It cannot be read.
     #[error("{0}")]
     Read(io::Error),
-    /// It is no text.
+    /// It is not text.
     #[error("the file is not UTF-8")]
     NoText,
     /// A line of it is not `USER:PASSWORD`.

@@ -1,4 +1,4 @@
-//! Which targets a program may connect to: rules of names, ranges and ports that hold whatever it asks for them by.
+//! Rules about the targets that a program may connect to. They apply to a Service by any of its names and addresses.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,16 +14,16 @@ use tower::util::BoxCloneSyncService;
 use crate::ClusterStack;
 use crate::pac::AddressRange;
 
-/// Targets that a rule is about.
+/// The targets of a rule.
 ///
 /// | written | means |
 /// |---|---|
 /// | `db.shop` | the Service `db` of the namespace `shop`, by any of its names or its ClusterIP; a host of that name |
 /// | `db` | the same in the active namespace |
 /// | `*.shop`, `*.example.com` | every Service of the namespace `shop`, every host below a domain |
-/// | `10.244.0.0/16`, `10.96.0.1`, `fd00::/8`, `[fd00::1]` | addresses, asked for by themselves |
+/// | `10.244.0.0/16`, `10.96.0.1`, `fd00::/8`, `[fd00::1]` | targets that are these addresses |
 /// | `*` | everything |
-/// | `db.shop:5432`, `*.shop:8000-8999`, `*:443`, `[fd00::1]:80` | the same at these ports alone |
+/// | `db.shop:5432`, `*.shop:8000-8999`, `*:443`, `[fd00::1]:80` | the same, at these ports only |
 ///
 /// ```
 /// use kubevpn_proxy::TargetPattern;
@@ -48,7 +48,7 @@ enum HostPattern {
     Range(AddressRange),
 }
 
-/// A text that is no [`TargetPattern`].
+/// Error of a text that is not a [`TargetPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "write a name, *.NAME, an address, a range as 10.0.0.0/8 or *, and :PORT or :FIRST-LAST where only these are meant"
@@ -134,7 +134,7 @@ impl fmt::Display for TargetPattern {
     }
 }
 
-/// Names of a target, and its address where it was asked for by one.
+/// Names of a target, and its address if the target is an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Identity {
     names: Vec<String>,
@@ -162,7 +162,7 @@ impl TargetPattern {
     }
 }
 
-/// The rules of one program: where some targets are allowed, nothing else is; what is denied never is.
+/// The rules of one program. If there are allowed targets, only these are permitted; a denied target never is.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     allow: Vec<TargetPattern>,
@@ -172,7 +172,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Names are as they are meant in `namespace` of a cluster of this domain.
+    /// Rules whose names are resolved in `namespace`, in a cluster with this domain.
     pub fn new(
         allow: Vec<TargetPattern>,
         deny: Vec<TargetPattern>,
@@ -243,7 +243,7 @@ impl Rules {
 /// Looks up the Service of a target, as `namespace/name`.
 type ServiceLookup = BoxCloneSyncService<Target, Option<String>, ConnectError>;
 
-/// Rules, and who knows what a target is. Clones are the same.
+/// Rules, with the service that looks up targets. Clones share it.
 #[derive(Clone)]
 pub struct Guard {
     rules: Arc<Rules>,
@@ -272,7 +272,7 @@ impl Guard {
         }
     }
 
-    /// Whether the rules permit a connection. A target about which the cluster cannot be asked is not permitted.
+    /// Whether the rules permit a connection. A target that cannot be looked up is not permitted.
     pub(crate) async fn check(&self, target: &Target, is_ours: bool) -> Result<(), ConnectError> {
         if self.rules.is_empty() {
             return Ok(());
@@ -345,7 +345,7 @@ mod tests {
         }
     }
 
-    /// Denied by which rule, if it is.
+    /// The rule that denies the target, if one does.
     fn verdict(rules: &Rules, to: &str, service: Option<&str>) -> Result<(), String> {
         let target = Target::parse(to, Origin::default()).unwrap();
         let mut identity = Identity::default();

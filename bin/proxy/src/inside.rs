@@ -1,4 +1,4 @@
-//! A network namespace, served from outside: its connections, wherever they were to go, and its questions.
+//! Serves a network namespace from outside: all its TCP connections, and its DNS queries.
 
 use std::future::Future;
 use std::io;
@@ -23,16 +23,16 @@ use tower_service::Service;
 
 use crate::{Backend, Guard, NameService};
 
-/// The name, inside, of the loopback of the machine outside.
+/// Name inside for the loopback of the machine outside.
 pub const HOST: &str = "host.kubevpn.internal";
 
-/// The port that names are asked at, over TCP too, whatever the address.
+/// Port of DNS queries, over TCP too, at any address.
 const DNS: u16 = 53;
 
-/// How long an answer of ours holds: its address is kept for longer.
+/// TTL of our answers; the assigned address is kept for longer.
 const TTL: u32 = 30;
 
-/// How long the resolver of this machine may take to say whether a name exists.
+/// Time limit of a lookup by this machine's resolver.
 const LOOKUP: Duration = Duration::from_secs(4);
 
 /// A network namespace being served.
@@ -41,25 +41,26 @@ pub struct Inside {
     accepting: JoinSet<()>,
 }
 
-/// The sockets of a network namespace in which all TCP is redirected to some of them, and questions by UDP to others.
+/// The sockets of a network namespace in which all TCP connections and DNS queries are redirected to them.
 pub struct InsideSockets {
-    /// They accept connections whose original destination is known.
+    /// Listeners of redirected connections, whose original destination is known.
     pub listeners: Vec<std::net::TcpListener>,
-    /// Questions by UDP.
+    /// Sockets of DNS queries over UDP.
     pub dns: Vec<std::net::UdpSocket>,
-    /// The address that programs inside have, which is none of this machine.
+    /// Address of the programs inside; this machine does not have it.
     pub address: IpAddr,
-    /// Whether programs inside have closed their sockets; `None` where nobody can be asked.
+    /// Tells whether programs inside have closed their sockets; `None` if the system cannot be asked.
     pub closed: Option<Closed>,
-    /// Which targets its programs may connect to; `None` for all.
+    /// Rules about the targets of its programs; `None` permits all.
     pub guard: Option<Guard>,
 }
 
 impl Inside {
-    /// Serves it over `backend` until its end. Must be called in a runtime; the sockets must not block.
+    /// Serves the namespace over `backend` until [`end`](Self::end). Must be called in a runtime, with non-blocking
+    /// sockets.
     ///
-    /// Names of the cluster have the addresses they have there. One that has none of its own (an ExternalName Service)
-    /// gets one here, as do hosts outside where they may be reached, and [`HOST`].
+    /// Names of the cluster resolve to their own addresses. A name without one (an ExternalName Service), a host outside,
+    /// if those are reached, and [`HOST`] are assigned one here.
     pub fn serve<C>(
         backend: Backend<C>,
         outside: Outside,
@@ -129,7 +130,7 @@ impl Inside {
         Ok(Self { drain, accepting })
     }
 
-    /// Accepts no more, lets open connections finish for `patience`, and ends the rest.
+    /// Stops accepting, waits up to `patience` for open connections, and cuts the rest.
     pub async fn end(self, patience: Duration) {
         let drained = self.drain.drain(patience).await;
         tracing::debug!(finished = drained.finished, cut = drained.cut, "ended");
@@ -139,7 +140,7 @@ impl Inside {
 
 // === connections ===
 
-/// Connects programs inside, which are no programs of this machine as far as addresses go: its loopback has a name.
+/// Dialer for programs inside. To them, loopback is their own; that of the machine has the name [`HOST`].
 #[derive(Clone)]
 struct FromInside<C> {
     inner: C,
@@ -192,7 +193,7 @@ async fn to_host(target: &Target) -> Result<TcpStream, ConnectError> {
         let sentence = format!("nothing listens on port {port} of this machine's loopback");
         ConnectError::new(Refusal::Refused, sentence).with_source(error)
     })?;
-    // Fails only on a connection that has ended, and reading it will say so.
+    // This fails only if the connection has ended, which the next read reports.
     let _ = stream.set_nodelay(true);
     Ok(stream)
 }
@@ -202,7 +203,7 @@ async fn to_host(target: &Target) -> Result<TcpStream, ConnectError> {
 /// Answers a DNS client inside.
 #[derive(Clone)]
 struct Answers {
-    /// The service that answers for the cluster's names.
+    /// DNS service for names of the cluster.
     cluster: Option<NameService>,
     given: Given,
     outside: Outside,
@@ -219,7 +220,7 @@ impl Answers {
         if name == HOST {
             return self.give(query, name);
         }
-        // RFC 6761 section 6.3; the C library's are in /etc/hosts as a rule.
+        // RFC 6761 section 6.3. The C library usually has these from /etc/hosts.
         if name == "localhost" || name.ends_with(".localhost") {
             let loopback = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
             return Ok(answer(query, of_kind(query, loopback.0, loopback.1)));
@@ -235,7 +236,7 @@ impl Answers {
         }
     }
 
-    /// The name that an address was given to, where that is asked.
+    /// The name to which a queried address is assigned.
     fn pointer(&self, query: &Query) -> Option<Name> {
         if query.query_type() != RecordType::PTR {
             return None;
@@ -245,7 +246,7 @@ impl Answers {
         self.given.find(net.addr()).filter(|_| is_one)
     }
 
-    /// A name that is not the cluster's.
+    /// Answers for a name outside the cluster.
     async fn outside(&self, query: &Query, name: &str) -> Result<Message, ConnectError> {
         if self.outside == Outside::Direct && exists(name).await {
             return self.give(query, name);
@@ -259,12 +260,12 @@ impl Answers {
         Ok(no_such_name(query))
     }
 
-    /// The addresses that stand for the name.
+    /// Assigns addresses to the name, and answers with them.
     fn give(&self, query: &Query, name: &str) -> Result<Message, ConnectError> {
         if !is_address(query) {
             return Ok(answer(query, None));
         }
-        // In full, but for what this machine's resolver completes.
+        // Fully qualified, unless this machine's resolver has to complete it.
         let parsed = match name.contains('.') {
             true => Name::parse(&format!("{name}.")),
             false => Name::parse(name),
@@ -291,7 +292,7 @@ fn is_address(query: &Query) -> bool {
     matches!(query.query_type(), RecordType::A | RecordType::AAAA)
 }
 
-/// Whether it says that the name is another one's, and not where that is.
+/// Whether the message has an alias of the name and no address.
 fn is_alias_alone(message: &Message) -> bool {
     let mut answers = message.answers.iter();
     !message.answers.is_empty() && answers.all(|record| record.record_type() == RecordType::CNAME)
@@ -377,7 +378,7 @@ mod tests {
         assert_eq!(ask(&answers, ext, RecordType::A).await.1, v4);
         let (_, v6) = ask(&answers, ext, RecordType::AAAA).await;
         assert_eq!(v6, ["fc00::c612:100"]);
-        // Nobody asked for an address.
+        // No address was assigned.
         assert_eq!(
             ask(&answers, ext, RecordType::CNAME).await.1,
             ["example.test."]
@@ -398,11 +399,11 @@ mod tests {
         let none = (ResponseCode::NXDomain, Vec::new());
         assert_eq!(ask(&denied, "example.test.", RecordType::A).await, none);
         let direct = answers(Outside::Direct);
-        // RFC 6761: never there.
+        // RFC 6761: this name never exists.
         assert_eq!(ask(&direct, "x.invalid.", RecordType::A).await, none);
         let name = "none.shop.svc.cluster.local.";
         assert_eq!(ask(&direct, name, RecordType::A).await, none);
-        // An address is a name that every resolver knows.
+        // Every resolver resolves an address to itself.
         assert!(exists("127.0.0.1").await && !exists("x.invalid").await);
         let given = direct.give(&query("example.test.", RecordType::MX), "example.test");
         assert!(given.unwrap().answers.is_empty());

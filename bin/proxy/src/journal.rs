@@ -1,5 +1,5 @@
-//! What goes through a proxy: the connections that live, what has become of the others, and a stream of events. Status,
-//! status page, terminal and metrics show this and nothing else.
+//! The journal of a proxy: its live connections, counts and refusals of the others, and a stream of events. Status, status
+//! page, terminal and metrics all read it.
 //!
 //! ```text
 //!   frontends ──Record──▶ Observer ┐                        ┌▶ TrafficTotals, ConnectionSnapshot, RefusedConnection ─▶ JournalSnapshot
@@ -7,7 +7,7 @@
 //!                                                           └▶ JournalEvent ─▶ Events, if somebody listens
 //! ```
 //!
-//! A connection takes the lock when it begins, when it is connected and when it ends, and never for a byte: these are
+//! A connection takes the lock when it begins, when it is connected and when it ends, and never for its bytes, which are
 //! counted in its own [`Traffic`](kubevpn_conn::Traffic).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,12 +41,12 @@ pub use self::view::ProxyView;
 pub(crate) use self::view::{SESSION_HEALTHS, WATCH_HEALTHS};
 use crate::Protocol;
 
-/// How many refusals are remembered.
+/// Number of refusals that are kept.
 const REFUSALS: usize = 10;
-/// Over how long rates are measured, at least.
+/// Minimum interval over which a rate is measured.
 const RATE: Duration = Duration::from_secs(1);
 
-/// What goes through a proxy. Clones are the same.
+/// The journal of a proxy. Clones share it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -72,7 +72,7 @@ struct JournalShared {
 #[derive(Debug, Default)]
 struct JournalState {
     live: BTreeMap<u64, JournalEntry>,
-    /// With the bytes of what has ended.
+    /// Totals, with the bytes of connections that have ended.
     totals: TrafficTotals,
     refusals: VecDeque<RefusedConnection>,
     counts: EventCounts,
@@ -117,7 +117,7 @@ impl Rate {
 }
 
 impl Journal {
-    /// Who is to be told what becomes of connections.
+    /// Observer that reports connections to this journal.
     pub fn observer(&self) -> Arc<dyn Observer> {
         self.0.clone()
     }
@@ -132,21 +132,20 @@ impl Journal {
         self.0.state().refusals.iter().rev().cloned().collect()
     }
 
-    /// The target that a client has waited for longest, without an outcome yet, and for how long.
+    /// The oldest dial that has no outcome yet: its target and age.
     pub fn longest_dial(&self) -> Option<(Target, Duration)> {
         let state = self.0.state();
         let mut waiting = state.live.values().filter(|entry| !entry.connected);
         waiting.find_map(|JournalEntry { live, .. }| Some((live.route().target?, live.age())))
     }
 
-    /// Waits for a refusal that tells of the way to the cluster, and not of a target. Cancel safe; one that came before is
+    /// Waits for a refusal that is caused by the way to the cluster, not by a target. Cancel safe: an earlier refusal is
     /// not lost.
     pub async fn trouble(&self) {
         self.0.trouble.notified().await;
     }
 
-    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted: each then costs a copy of its
-    /// URL.
+    /// Events from now on, optionally with the forwarded HTTP requests; each of those costs a copy of its URL.
     pub fn events(&self, exchanges: bool) -> Events {
         self.0.channel.listen(match exchanges {
             true => WantedHeads::Exchanges,
@@ -154,28 +153,28 @@ impl Journal {
         })
     }
 
-    /// The same with the heads of requests and answers, secrets and all: each then costs a copy of up to 16 KiB.
+    /// Events with the heads of requests and answers, including secrets. Each costs a copy of up to 16 KiB.
     pub fn events_with_heads(&self) -> Events {
         self.0.channel.listen(WantedHeads::Heads)
     }
 
-    /// Something happened.
+    /// Reports an event. `event` is called only if there is a listener.
     pub fn tell(&self, event: impl FnOnce() -> JournalEvent) {
         self.0.channel.tell(event);
     }
 
-    /// It is over: who listens to events hears their end.
+    /// Ends the streams of events.
     pub fn close(&self) {
         self.0.channel.close();
     }
 
-    /// Ends one connection, by its number; `false` where there is none. Of HTTP it is the client's connection that ends.
+    /// Cuts the connection with this number; `false` if there is none. For an HTTP request, the client's connection is cut.
     pub fn cut(&self, id: u64) -> bool {
         let live = self.0.state().live.get(&id).map(|e| e.live.clone());
         live.inspect(|live| live.cut()).is_some()
     }
 
-    /// It is listened here, until what is returned is dropped.
+    /// Lists a listener until the returned guard is dropped.
     pub(crate) fn listening(
         &self,
         address: &Addr,
@@ -196,7 +195,7 @@ impl Journal {
         ListenerGuard { journal, listed }
     }
 
-    /// The URLs of its status pages, each with its token: for the user alone.
+    /// URLs of the status pages, each with its token, to be shown to the user only.
     pub fn pages(&self) -> Vec<String> {
         let listeners = lock(&self.0.listeners);
         listeners.iter().filter_map(|l| l.page.clone()).collect()
@@ -207,7 +206,7 @@ impl Journal {
         listeners.iter().map(|l| l.listener.clone()).collect()
     }
 
-    /// The connections that live, and what has become of all. Looks up programs that are not known yet.
+    /// Live connections, totals and refusals. Programs that are not known yet are looked up.
     async fn connections(&self) -> (Vec<ConnectionSnapshot>, TrafficTotals) {
         self.find_programs().await;
         let mut state = self.0.state();
@@ -240,7 +239,7 @@ impl Journal {
     }
 }
 
-/// The client, where its program may be found out.
+/// The client, if its program can be looked up.
 fn client(live: &Live) -> Option<ClientProgram> {
     let by_address = || {
         let client = live.client()?;
@@ -252,7 +251,7 @@ fn client(live: &Live) -> Option<ClientProgram> {
         .or_else(by_address)
 }
 
-/// A listener on the list of the journal; off it when dropped.
+/// Keeps a listener on the list of the journal until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ListenerGuard {
     journal: Journal,
@@ -262,7 +261,7 @@ pub(crate) struct ListenerGuard {
 #[derive(Debug)]
 struct ListedListener {
     listener: ListenerSnapshot,
-    /// The URL of its status page, with the token: never part of what is shown.
+    /// URL of its status page, with the token. It is never part of a snapshot.
     page: Option<String>,
 }
 
@@ -302,7 +301,7 @@ impl JournalShared {
         let Some(entry) = state.live.get_mut(&live.id()) else {
             return;
         };
-        // An HTTP request may be sent twice.
+        // An HTTP request may be sent a second time.
         if std::mem::replace(&mut entry.connected, true) {
             return;
         }

@@ -1,9 +1,9 @@
 //! A local proxy into one cluster, from its settings to its end.
 //!
-//! [`ListenerSpec`] says what to listen on and [`Policy`] what a host means; [`Bound`] is a socket that nobody is let in by
-//! yet, and [`Server`] serves bound sockets over a [`Backend`] until [`Server::end`] drains them. [`connect`] builds the
-//! stack that a backend dials through. The crate reads no command line, prints nothing and handles no signal; its errors
-//! name the listener.
+//! [`ListenerSpec`] says what to listen on and [`Policy`] what a host means; [`Bound`] is a socket that does not accept
+//! clients yet, and [`Server`] serves bound sockets over a [`Backend`] until [`Server::end`] drains them. [`connect`]
+//! builds the stack of a backend. The crate reads no command line, prints nothing and handles no signal; its errors name
+//! the listener.
 //!
 //! ```
 //! use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Listeners: how one is asked for, and the socket it becomes.
+//! Listeners: their specification and their sockets.
 
 use std::fmt;
 use std::io;
@@ -16,45 +16,45 @@ use crate::pac::AddressRange;
 use crate::reread::{Reread, read};
 use crate::{ListenerTls, text};
 
-/// A listener as it is asked for. The serialised form is part of the daemon's API and of its state files.
+/// Specification of a listener. The serialised form is part of the daemon's API and of its state files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerSpec {
-    /// What is spoken on it.
+    /// Protocol of its clients.
     pub protocol: Protocol,
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 is a free port.
     #[serde(with = "text")]
     pub address: Addr,
-    /// Whether the same port of `[::1]` is wanted too, where it can be had.
+    /// Whether to listen on the same port of `[::1]` too, if that is possible.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub both_families: bool,
-    /// File with the users and passwords of which clients must show one; `None` lets everybody in.
+    /// File with the users and passwords that clients have to send; `None` accepts every client.
     pub auth_file: Option<PathBuf>,
-    /// Whether clients on other machines are let in without a password.
+    /// Whether clients on other machines are accepted without a password.
     pub allow_unauthenticated: bool,
-    /// Whether everything is dialled from this machine, and nothing in the cluster.
+    /// Whether all targets are dialled from this machine, and none in the cluster.
     pub egress: bool,
-    /// Connections open at once; further clients wait.
+    /// Concurrent connections; further clients wait.
     pub max_connections: usize,
-    /// Connections open at once from one IP address; further ones are closed.
+    /// Concurrent connections from one IP address; further ones are closed.
     pub max_connections_per_client: Option<usize>,
-    /// DNS server for the names that are not the cluster's; without one they are REFUSED.
+    /// DNS server for names outside the cluster; without one the answer is REFUSED.
     pub dns_upstream: Option<SocketAddr>,
-    /// What its PAC file cannot learn.
+    /// Settings of its PAC file.
     #[serde(default)]
     pub pac: PacSettings,
-    /// How it speaks HTTP.
+    /// Settings of its HTTP.
     #[serde(default, skip_serializing_if = "HttpSettings::is_default")]
     pub http: HttpSettings,
 }
 
-/// How an HTTP listener behaves.
+/// Settings of an HTTP listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpSettings {
-    /// Names under which its own pages answer, besides those that are always its own.
+    /// Further host names under which its own pages are served.
     pub names: Vec<String>,
-    /// Whether the `Host` of a request is left as the client wrote it.
+    /// Whether the `Host` of a request is kept as the client sent it.
     pub keep_host: bool,
 }
 
@@ -64,17 +64,17 @@ impl HttpSettings {
     }
 }
 
-/// What a PAC file cannot learn of the cluster.
+/// Settings of a PAC file that cannot be read from the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PacSettings {
     /// Addresses that go through the proxy, besides the ranges of Services.
     pub ranges: Vec<AddressRange>,
-    /// HTTP proxy for hosts outside the cluster, as `host:port`; `None` for a direct way.
+    /// HTTP proxy for hosts outside the cluster, as `host:port`; `None` reaches them directly.
     pub upstream: Option<String>,
 }
 
-/// What is spoken on a listener.
+/// Protocol of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -82,11 +82,11 @@ pub enum Protocol {
     Socks,
     /// HTTP proxying.
     Http,
-    /// SOCKS5 and HTTP, told apart by the first byte.
+    /// SOCKS5 and HTTP, distinguished by the first byte.
     Mixed,
-    /// What this target speaks.
+    /// A forward to this target.
     Forward(ForwardTo),
-    /// DNS by TCP on the listener, by UDP beside it.
+    /// DNS over TCP, and over UDP on the same port.
     Dns,
     /// Probes, metrics and the status page.
     Admin,
@@ -120,7 +120,7 @@ impl From<ForwardTo> for String {
 }
 
 impl Protocol {
-    /// Its word in status documents.
+    /// Its name in status documents.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Socks => "socks",
@@ -132,7 +132,7 @@ impl Protocol {
         }
     }
 
-    /// Whether it has a place for a user and a password.
+    /// Whether the protocol can carry a user and a password.
     pub(crate) fn asks_for_password(&self) -> bool {
         match self {
             Self::Socks | Self::Http | Self::Mixed => true,
@@ -141,7 +141,7 @@ impl Protocol {
     }
 }
 
-/// As people and errors call the listener.
+/// Name of the listener in output and errors.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,7 +173,7 @@ impl ListenerSpec {
         }
     }
 
-    /// Whether a listener that was asked for with `other` is this one: the second family is no listener of its own.
+    /// Whether `other` specifies the same listener: the second address family does not count.
     pub fn is_same(&self, other: &Self) -> bool {
         let other = Self {
             both_families: self.both_families,
@@ -182,9 +182,8 @@ impl ListenerSpec {
         *self == other
     }
 
-    /// Binds it at `address`, which is where it was asked for or where it has been before; with
-    /// [`both_families`](Self::both_families) the same port of `[::1]` too. `asks` says whether clients have to show a
-    /// password.
+    /// Binds the listener at `address`, its own or the one it had before; with [`both_families`](Self::both_families) the
+    /// same port of `[::1]` too. `asks`: whether clients have to send a password.
     pub async fn bind(&self, address: &Addr, asks: bool) -> Result<Vec<Bound>, ListenerError> {
         let bind = |address| {
             let protocol = self.protocol.clone();
@@ -201,7 +200,7 @@ impl ListenerSpec {
         Ok(bound)
     }
 
-    /// What its clients may do; `own` is where they come. Reads the file with the credentials.
+    /// Settings for its clients, who connect to `own`. Reads the file of credentials.
     pub fn clients(&self, own: &[SocketAddr]) -> Result<Clients, ListenerError> {
         let read = self.auth_file.as_deref().map(credentials_in).transpose()?;
         let (credentials, reread) = read.unzip();
@@ -224,15 +223,15 @@ impl ListenerSpec {
 pub struct Bound {
     /// The listening socket.
     pub listener: Listener,
-    /// On the same port; DNS has one.
+    /// UDP socket on the same port, for DNS.
     pub udp: Option<UdpSocket>,
-    /// What is spoken on it.
+    /// Protocol of its clients.
     pub protocol: Protocol,
 }
 
 impl Bound {
-    /// Binds one, unless it would let in whoever can reach it: `asks` says that it asks for a password where its protocol
-    /// can, `admits_all` that somebody has accepted that it does not.
+    /// Binds a socket, unless other machines could connect to it without a password. `asks`: a password is required, if the
+    /// protocol can carry one; `admits_all`: the user accepts clients without one.
     pub async fn bind(
         protocol: Protocol,
         addr: &Addr,
@@ -240,7 +239,7 @@ impl Bound {
         admits_all: bool,
     ) -> Result<Self, ListenerError> {
         let can_ask = protocol.asks_for_password();
-        // What is told off loopback is no secret.
+        // The admin listener serves no secrets on other addresses than loopback.
         let is_admin = protocol == Protocol::Admin;
         let guarded = addr.is_loopback() || admits_all || (can_ask && asks) || is_admin;
         if !guarded {
@@ -264,7 +263,7 @@ impl Bound {
         })
     }
 
-    /// Where it is, if anybody can connect there by an address.
+    /// Its IP address and port, if it has one.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.listener.addr() {
             Addr::Tcp(addr) => Some(*addr),
@@ -273,34 +272,34 @@ impl Bound {
     }
 }
 
-/// All that is listened on, and what its clients may do. Bound, and not yet served.
+/// Bound listeners, and the settings for their clients; not served yet.
 pub struct Listening {
     /// The sockets.
     pub bound: Vec<Bound>,
-    /// What their clients may do.
+    /// Settings for their clients.
     pub clients: Clients,
 }
 
-/// What clients may do, whichever listener they come to.
+/// Settings for the clients of all listeners.
 pub struct Clients {
-    /// Who they must be; anybody, where there are none.
+    /// Required user and password; `None` accepts every client.
     pub credentials: Option<Credentials>,
-    /// The certificate of listeners that can ask for a password; they speak without TLS, where there is none.
+    /// Certificate of SOCKS5 and HTTP listeners; without one they do not use TLS.
     pub tls: Option<ListenerTls>,
-    /// The files that these came from, for as long as clients are served.
+    /// Watchers of the files that these were read from, kept while clients are served.
     pub reread: Vec<Reread>,
-    /// How many.
+    /// Limits on connections.
     pub limits: Limits,
-    /// Of DNS listeners.
+    /// Settings of DNS listeners.
     pub dns: kubevpn_dns::Settings,
-    /// Of PAC files.
+    /// Settings of PAC files.
     pub pac: PacSettings,
-    /// Of HTTP listeners.
+    /// Settings of HTTP listeners.
     pub http: HttpSettings,
 }
 
 impl Clients {
-    /// Speaks TLS with them, if there is a certificate; its files are followed.
+    /// Uses TLS with clients if there is a certificate, whose files are watched.
     pub fn speak_tls(&mut self, tls: Option<(ListenerTls, Reread)>) {
         let (tls, reread) = tls.unzip();
         self.tls = tls;
@@ -309,13 +308,13 @@ impl Clients {
 }
 
 impl Listening {
-    /// Where it listens, as far as anybody can connect there by an address.
+    /// The IP addresses and ports of the listeners.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.bound.iter().filter_map(Bound::address).collect()
     }
 }
 
-/// A listener on every address is reached from this machine by loopback.
+/// Address by which this machine reaches a listener: loopback for one on every address.
 pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
     if addr.ip().is_unspecified() {
         addr.set_ip(match addr.is_ipv4() {
@@ -326,7 +325,7 @@ pub fn reachable(mut addr: SocketAddr) -> SocketAddr {
     addr
 }
 
-/// Settings of DNS listeners with this upstream; `own` is where this program listens, and must not ask.
+/// Settings of DNS listeners with this upstream, which must not be one of `own`, the listeners of this program.
 pub fn dns_settings(
     upstream: Option<SocketAddr>,
     own: &[SocketAddr],
@@ -383,8 +382,8 @@ pub(crate) fn not_bound(listener: String, address: String, source: io::Error) ->
     }
 }
 
-/// The users in a file of 64 KiB at most, each a line `USER:PASSWORD`, and what follows the file; a pipe will do, as a
-/// shell's `<(...)` makes them, and is read once.
+/// The users in a file of at most 64 KiB, a line `USER:PASSWORD` each, and the watcher of the file. A pipe, as of a shell's
+/// `<(...)`, is read once.
 pub fn credentials_in(path: &Path) -> Result<(Credentials, Reread), AuthError> {
     let failed = |reason| AuthError {
         path: path.to_owned(),
@@ -407,7 +406,7 @@ fn users(contents: &[u8]) -> Result<Credentials, AuthReason> {
     Credentials::parse_lines(text).map_err(AuthReason::Credentials)
 }
 
-/// How many free TCP ports are tried until the UDP port of the same number is free too.
+/// Number of free TCP ports that are tried to find one whose UDP port is free too.
 const PORTS: usize = 16;
 
 /// TCP and UDP on one port.
@@ -430,7 +429,7 @@ async fn bind_both(
         };
         match kubevpn_dns::bind_udp(real) {
             Ok(udp) => return Ok((listener, udp)),
-            // The free TCP port is somebody's UDP port.
+            // The UDP port of the same number is in use.
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && wanted.port() == 0
@@ -472,7 +471,7 @@ mod tests {
             (Ipv6Addr::LOCALHOST, port).into(),
         ];
         assert_eq!(addresses, both);
-        // Only the second is taken.
+        // Only the second address is in use.
         drop(bound);
         let _taken = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, port)).unwrap();
         let first = Addr::Tcp((Ipv4Addr::LOCALHOST, port).into());
@@ -495,7 +494,7 @@ mod tests {
         let (credentials, reread) = credentials_in(&file).unwrap();
         assert!(credentials.check(b"ann", b"x") && credentials.check(b"bob", b"y"));
         let following = tokio::spawn(reread.run());
-        // Of no use, and then of use.
+        // An invalid file, and then a valid one.
         for (text, ann, carol) in [
             ("ann", true, false),
             ("\n", true, false),
@@ -509,7 +508,7 @@ mod tests {
         following.abort();
     }
 
-    /// The daemon has to know it, and the state file to keep it.
+    /// The daemon's API and state file have every setting.
     #[test]
     fn second_family_is_written_down() {
         for both_families in [true, false] {

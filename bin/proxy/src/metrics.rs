@@ -1,5 +1,5 @@
-//! Metrics, as Prometheus reads them. Their names, labels and help are [`METRICS`], which docs/metrics.md repeats; a label's
-//! values are of a closed set, and never anything that a client has asked for.
+//! Metrics for Prometheus. Their names, labels and help are [`METRICS`], which docs/metrics.md repeats. The values of a
+//! label are a closed set, and never contain a target or a client.
 
 use std::fmt;
 
@@ -21,13 +21,13 @@ use crate::journal::{Count2, NamedCounts, ProxyView, SESSION_HEALTHS, Tally, WAT
 /// A metric, as it is documented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// As Prometheus knows it.
+    /// Name in Prometheus.
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Of each of its samples.
+    /// Labels of each sample.
     pub labels: &'static [&'static str],
-    /// A sentence.
+    /// Help text, one sentence.
     pub help: &'static str,
 }
 
@@ -45,7 +45,7 @@ const fn metric(
     }
 }
 
-/// Every metric there is, in the order of a scrape.
+/// All metrics, in the order of a scrape.
 pub const METRICS: [Metric; 18] = [
     metric(
         "kubevpn_build",
@@ -157,7 +157,7 @@ pub const METRICS: [Metric; 18] = [
     ),
 ];
 
-/// The format that is written.
+/// Format of a scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MetricsFormat {
     /// Prometheus, 0.0.4.
@@ -166,7 +166,7 @@ pub(crate) enum MetricsFormat {
 }
 
 impl MetricsFormat {
-    /// The one that this `Accept` field prefers.
+    /// The format preferred by an `Accept` header.
     pub(crate) fn of(accept: Option<&str>) -> Self {
         match accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
             true => Self::OpenMetrics,
@@ -182,7 +182,7 @@ impl MetricsFormat {
     }
 }
 
-/// All metrics of a proxy; without one, those of a process that has none yet.
+/// All metrics of a proxy, or of a process that has no proxy yet.
 pub(crate) fn scrape(view: Option<&ProxyView>, is_ready: bool, format: MetricsFormat) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape {
@@ -198,7 +198,7 @@ pub(crate) fn scrape(view: Option<&ProxyView>, is_ready: bool, format: MetricsFo
     text
 }
 
-/// The values of a metric, by the labels' values.
+/// Samples of a metric, by the values of its labels.
 struct Samples {
     metric: &'static Metric,
     values: Vec<(Vec<&'static str>, MetricValue)>,
@@ -275,7 +275,7 @@ fn values(metric: &str, tally: &Tally, is_ready: bool) -> Vec<(Vec<&'static str>
     }
 }
 
-/// A value for each name there can be, 0 for what has not happened: a rate needs where it began.
+/// A sample for each possible name, 0 included: a rate needs the first value.
 fn each(
     names: impl Iterator<Item = &'static str>,
     values: &NamedCounts,
@@ -319,7 +319,7 @@ impl Collector for Scrape {
                 "gauge" => MetricType::Gauge,
                 _ => MetricType::Histogram,
             };
-            // The library puts it back.
+            // The library appends it again.
             let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
             if values.is_empty() {
                 continue;

@@ -1,38 +1,38 @@
-//! The PAC file: which hosts a browser takes to the proxy.
+//! The PAC file, which sends a browser's requests for the cluster to the proxy.
 //!
-//! Pure text. What a name is decides alone: a PAC file that resolves (`dnsResolve`, `isInNet` on names) would ask this
-//! machine's DNS for names it does not know, and wait for that.
+//! The file decides by the name alone. With `dnsResolve`, or `isInNet` on a name, a browser would query this machine's DNS
+//! for names of the cluster, and wait for it.
 
 use std::fmt::Write as _;
 
-/// What the file is written from.
+/// Contents of the file.
 #[derive(Debug)]
 pub struct PacFacts {
-    /// Where HTTP proxying is served, as `127.0.0.1:3128`, and SOCKS5.
+    /// Address of the HTTP listener, as `127.0.0.1:3128`, and of the SOCKS5 listener.
     pub http: Option<String>,
     pub socks: Option<String>,
-    /// What names of the cluster end in.
+    /// Suffixes of names of the cluster.
     pub endings: Vec<String>,
     /// The active namespace.
     pub namespace: String,
     /// Its Services.
     pub services: KnownList,
-    /// Those of other namespaces, as `web.shop`.
+    /// Services of other namespaces, as `web.shop`.
     pub elsewhere: KnownList,
     /// The ranges of ClusterIPs.
     pub service_ranges: KnownList,
-    /// Further ranges, as a user gave them.
+    /// Further ranges, given by the user.
     pub ranges: Vec<AddressRange>,
-    /// The HTTP proxy for everything else, as `host:port`; none for a direct way.
+    /// HTTP proxy for all other hosts, as `host:port`; `None` reaches them directly.
     pub upstream: Option<String>,
 }
 
-/// What is known of a list.
+/// A list that may be incomplete.
 #[derive(Debug)]
 pub enum KnownList {
-    /// What was found when it could last be read, and why it could not be read now.
+    /// The list when it was last read, and why it could not be read since.
     Listed(Vec<String>, Option<String>),
-    /// Why it never could be read.
+    /// Reason why it was never read.
     Not(String),
 }
 
@@ -91,7 +91,7 @@ impl AddressRange {
         self.base.is_ipv4() == ip.is_ipv4() && (bits(self.base) ^ bits(ip)) & mask == 0
     }
 
-    /// As the file compares: 16 bits a number, from the left.
+    /// The address as the file compares it: numbers of 16 bits.
     fn groups(self) -> Vec<u16> {
         match self.base {
             std::net::IpAddr::V4(ip) => {
@@ -103,13 +103,13 @@ impl AddressRange {
     }
 }
 
-/// So many Services may be all that were listed, and not all there are.
+/// Upper bound on listed Services: with this many, there may be more.
 const MOST: usize = 500;
 
-/// The functions the file decides with. Written for what runs PAC files: no newer than ECMAScript 5.
+/// Functions of the file, in ECMAScript 5, which all PAC engines support.
 const SCRIPT: &str = include_str!("pac/script.js");
 
-/// The whole file.
+/// The text of the file.
 pub fn text(facts: &PacFacts) -> String {
     let mut file = String::from(
         "// Which hosts go through kubevpn into the cluster. Point the browser at this file, or at /proxy.pac of the\n\
@@ -199,8 +199,8 @@ pub fn text(facts: &PacFacts) -> String {
     };
     let elsewhere = elsewhere.iter().filter(|service| !is_like_a_site(service));
     let ways = [
-        // First, and not after SOCKS5: a browser that is refused by SOCKS takes the proxy for broken, and one that is
-        // refused by HTTP shows why.
+        // HTTP precedes SOCKS5: a browser takes a SOCKS proxy that refuses for broken, and shows the reason of an HTTP
+        // proxy.
         facts.http.as_ref().map(|addr| format!("PROXY {addr}")),
         facts.socks.as_ref().map(|addr| format!("SOCKS5 {addr}")),
     ];
@@ -229,15 +229,15 @@ pub fn text(facts: &PacFacts) -> String {
     file
 }
 
-/// Whether a Service of another namespace has the name of a web site, which stays the site's: its namespace is called like
-/// a country's domain or one of the first that there were.
+/// Whether a Service of another namespace could be a web site, and is left to it: its namespace is named like a country's
+/// domain or one of the original top-level domains.
 fn is_like_a_site(service: &str) -> bool {
     const FIRST: [&str; 7] = ["com", "edu", "gov", "int", "mil", "net", "org"];
     let namespace = service.rsplit('.').next().unwrap_or_default();
     namespace.len() == 2 || FIRST.contains(&namespace)
 }
 
-/// A line for people; what others wrote in it cannot end it.
+/// A comment line. Text from outside cannot end it.
 fn comment(file: &mut String, line: &str) {
     let line: String = line
         .chars()

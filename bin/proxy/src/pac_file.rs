@@ -1,4 +1,4 @@
-//! The PAC file of a running proxy: written when it is asked for, from what is there then.
+//! The PAC file of a running proxy, written when it is requested.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -13,16 +13,16 @@ use tokio::time::{Instant, timeout};
 use crate::pac::{KnownList, PacFacts, text};
 use crate::{Expect, PacSettings};
 
-/// How long a file is served as it was written: whoever can open a page of the proxy makes us ask the API server.
+/// Lifetime of a written file: each new one costs calls to the API server, and every client can request it.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// The same for one that lacks something, or is old.
+/// Lifetime of a file with incomplete or old lists.
 const INCOMPLETE: Duration = Duration::from_secs(2);
 
-/// How long the cluster may take; what it did not say by then is a comment.
+/// Time limit of the cluster. Lists that are missing by then are named in a comment.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the file says of a cluster and the ways to it.
+/// Facts about the cluster and its listeners.
 pub async fn facts(
     cluster: &Cluster,
     settings: PacSettings,
@@ -33,7 +33,7 @@ pub async fn facts(
     written(&survey.0, endings, settings, http, socks)
 }
 
-/// What there is, and how long that is believed: a failure that passes is not.
+/// The lists, and their lifetime, which is short after a temporary failure.
 async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
     let survey = async {
         let Ok(survey) = timeout(PATIENCE, cluster.survey()).await else {
@@ -65,7 +65,7 @@ async fn learn(cluster: &Cluster) -> ((Survey, Duration), Vec<String>) {
     tokio::join!(survey, endings)
 }
 
-/// What is known of a list, and why not more.
+/// The list, or the reason why it is not known.
 fn known(listed: &SurveyedList) -> KnownList {
     let why = listed.failed.as_ref().map(ToString::to_string);
     match &listed.found {
@@ -102,7 +102,7 @@ pub(super) struct PacFile {
     cluster: Cluster,
     settings: PacSettings,
     socks: Arc<OnceLock<SocketAddr>>,
-    /// Told when the file is fetched: a connection follows, to no host that is known yet.
+    /// Called when the file is fetched: a connection will follow, to a host that is not known yet.
     expect: Option<Expect>,
     written: Mutex<Option<Written>>,
 }
@@ -137,7 +137,7 @@ impl PacFile {
         })
     }
 
-    /// For a client that knows the proxy as `host`, an address or `localhost`, with its port.
+    /// The file for a client that reached the proxy as `host`, an address or `localhost`, with its port.
     async fn text(&self, host: Option<String>) -> String {
         if let Some(expect) = &self.expect {
             expect(None);
@@ -172,7 +172,7 @@ impl PacFile {
     }
 }
 
-/// A listener on every address is reached where the client reached us.
+/// Address for the file: a listener on every address is named as the client reached it.
 fn reached_as(addr: SocketAddr, host: Option<&str>) -> String {
     match host.and_then(|host| host.rsplit_once(':')) {
         Some((host, _)) if addr.ip().is_unspecified() => format!("{host}:{}", addr.port()),

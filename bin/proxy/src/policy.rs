@@ -1,4 +1,4 @@
-//! What a host means: settings without a command line, as state files keep them.
+//! The policy: how hosts are resolved and dialled. State files contain it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-/// What belongs to the cluster, and what becomes of the rest. The serialised form is part of the daemon's state files.
+/// Names of the cluster, and the handling of other hosts. The serialised form is part of the daemon's state files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Policy {
     /// DNS domain of the cluster; `None` to read it from CoreDNS's configuration.
     pub cluster_domain: Option<DomainName>,
-    /// Further suffixes that belong to the cluster: its DNS is asked for them.
+    /// Further suffixes of names that the cluster's DNS resolves.
     pub cluster_suffix: Vec<DomainName>,
     /// Service of the cluster's DNS; `None` for `kube-system/kube-dns`.
     pub cluster_dns: Option<DnsService>,
     /// Whether hosts outside the cluster are dialled from this machine.
     #[serde(with = "outside")]
     pub outside: Outside,
-    /// How long a connection is held while a Service has no ready endpoint; `None` refuses it at once.
+    /// Wait for a Service without a ready endpoint; `None` refuses the connection at once.
     pub wait_ready: Option<Duration>,
     /// Transport of port-forwards.
     #[serde(with = "text")]
@@ -132,8 +132,7 @@ mod outside {
 }
 
 impl Policy {
-    /// The settings of the stack, for names as they are meant in `namespace`; `own` are the addresses that must not be
-    /// connected to.
+    /// Settings of the stack, for names in `namespace`; `own` are addresses that must not be dialled.
     pub fn stack(&self, namespace: &str, own: OwnListeners) -> StackConfig {
         let mut cluster = ClusterSettings {
             namespace: namespace.to_owned(),
@@ -168,13 +167,13 @@ impl Policy {
 /// Settings of the stack.
 #[derive(Debug, Default)]
 pub struct StackConfig {
-    /// Names and addresses.
+    /// Resolution of names and addresses.
     pub cluster: ClusterSettings,
     /// Port-forwards.
     pub forwarder: ForwarderConfig,
     /// Whether hosts outside the cluster are dialled from this machine.
     pub outside: Outside,
-    /// Where this program listens, and must not connect to.
+    /// Listeners of this program, which must not be dialled.
     pub own: OwnListeners,
     /// Time limits.
     pub settings: Settings,

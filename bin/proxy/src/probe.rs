@@ -1,4 +1,4 @@
-//! Whether a proxy works, before anybody is told that it does.
+//! Checks of a proxy before it is reported as working.
 
 mod rights;
 
@@ -18,16 +18,16 @@ use tokio::time::timeout;
 pub use self::rights::{AccessRight, CREATE_PORT_FORWARD, GET_PORT_FORWARD, may};
 use crate::{Protocol, reachable};
 
-/// How long the API server may take.
+/// Time limit of the API server.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long our own listener may take.
+/// Time limit of our own listener.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// How many Pods are looked at, and how many of them dialled before the way to Pods is called broken.
+/// Number of Pods that are listed, and of those that are dialled before port-forward is reported as broken.
 const PODS: u32 = 50;
 const DIALS: usize = 3;
 
-/// That the API server answers: asks for something everybody may read, so that a wrong address or stale credentials are
-/// said now and not to the first client.
+/// Checks that the API server answers, with a request that every user may make. A wrong address and expired credentials are
+/// reported now, not to the first client.
 pub async fn check(client: &Client) -> Result<(), ConnectError> {
     let asked = Action {
         verb: "get",
@@ -51,14 +51,13 @@ pub async fn check(client: &Client) -> Result<(), ConnectError> {
         ),
     };
     match error.refusal() {
-        // Whoever may not even read the version may still be allowed to forward ports.
+        // A user who may not read the version may still be allowed to forward ports.
         Refusal::Forbidden => Ok(()),
         _ => Err(error),
     }
 }
 
-/// A call that the API server answers to nobody but those it knows: 403 is an answer too. The namespace's UID, where
-/// we may see it.
+/// Makes a call that requires valid credentials; 403 proves them too. Returns the namespace's UID, if it may be read.
 pub async fn api(client: &Client, namespace: &str) -> Result<Option<String>, ConnectError> {
     let asked = Action {
         verb: "get",
@@ -89,8 +88,8 @@ pub async fn api(client: &Client, namespace: &str) -> Result<Option<String>, Con
     }
 }
 
-/// That a listener of ours speaks what it should. A forward has no handshake, and a connection to it would be a client: it
-/// is left alone. The others are left with a reset, so that this holds no place and no drain waits for it.
+/// Checks that our listener speaks its protocol. A forward is skipped: it has no handshake, and the connection would be a
+/// client. Other connections are closed with a reset, so that no permit is held and no drain waits for them.
 pub async fn handshake(addr: &Addr, protocol: &Protocol) -> Result<(), String> {
     if let Protocol::Forward(_) = protocol {
         return Ok(());
@@ -123,7 +122,7 @@ async fn speak(
         std::io::Error::other(format!("it said {:?}", String::from_utf8_lossy(answer)))
     };
     if matches!(protocol, Protocol::Socks | Protocol::Mixed) {
-        // No authentication, or a user and a password (RFC 1928): one of them will do.
+        // Offers no authentication, and user and password (RFC 1928).
         stream.write_all(&[5, 2, 0, 2]).await?;
         let mut answer = [0; 2];
         stream.read_exact(&mut answer).await?;
@@ -133,7 +132,7 @@ async fn speak(
         };
     }
     if matches!(protocol, Protocol::Dns) {
-        // STATUS (RFC 1035), which nobody implements: an answer that asks nobody else.
+        // STATUS (RFC 1035) is not implemented, so it is answered without a query to the cluster.
         let request = [0, 12, 1, 2, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         stream.write_all(&request).await?;
         let mut answer = [0; 5];
@@ -157,7 +156,7 @@ async fn speak(
 /// Whether streams to the Pods of a namespace can be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortForwardAccess {
-    /// One was opened.
+    /// A stream was opened.
     Open {
         /// The Pod and its port.
         to: String,
@@ -166,7 +165,7 @@ pub enum PortForwardAccess {
     NotListed {
         /// The namespace.
         namespace: String,
-        /// The access rules hide them.
+        /// Whether the access rules forbid it.
         forbidden: bool,
     },
     /// There is no ready Pod.
@@ -174,14 +173,14 @@ pub enum PortForwardAccess {
         /// The namespace.
         namespace: String,
     },
-    /// No ready Pod says which port it has.
+    /// No ready Pod declares a port.
     NoPort {
         /// The namespace.
         namespace: String,
     },
 }
 
-/// A sentence for people.
+/// The result as a sentence.
 impl fmt::Display for PortForwardAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -209,8 +208,8 @@ impl fmt::Display for PortForwardAccess {
     }
 }
 
-/// Opens a stream to a ready Pod of the namespace, where there is one that is seen to have a port; an empty namespace is no
-/// failure, and not everybody may list its Pods. That the access rules let nobody forward is one.
+/// Opens a stream to a ready Pod of the namespace that declares a port. A namespace without one is not an error, and
+/// neither are Pods that may not be listed. Missing rights to forward are an error.
 pub async fn data_path<C>(
     client: &Client,
     namespace: &str,
@@ -253,7 +252,7 @@ where
             return Ok(PortForwardAccess::Open { to });
         };
         match error.refusal() {
-            // The Pod itself was asked, or it is gone by now: the way is there.
+            // The Pod refused, or ended meanwhile: port-forward works.
             Refusal::Refused => return Ok(PortForwardAccess::Open { to }),
             Refusal::NameNotFound | Refusal::NotReady | Refusal::NoSuchPort => {}
             _ => failed = Some(error),
@@ -275,7 +274,7 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// A Pod, and a TCP port it says it has.
+/// Name of a Pod, and a TCP port that it declares.
 fn tcp_port(pod: &Pod) -> Option<(&str, u16)> {
     let containers = pod.spec.as_ref()?.containers.iter();
     let mut ports = containers.flat_map(|c| c.ports.iter().flatten());

@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Between two looks at the files. Contents are compared and not times: the files of a Secret are links that are exchanged.
+/// Interval between reads. Contents are compared, not times: the files of a mounted Secret are symbolic links that are
+/// replaced.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Upper bound on one file: 128 users, or a chain of certificates.
 const MAX: u64 = 64 * 1024;
 
-/// Takes the new contents, all at once; or says why they are of no use, and what was before goes on.
+/// Applies the new contents of all files, or returns why they cannot be used; the old ones stay in use then.
 type Update = Box<dyn Fn(&[Vec<u8>]) -> Result<(), String> + Send>;
 
-/// Files of which something was made that follows their contents.
+/// A watcher of files: their contents are applied again when they change.
 pub struct Reread {
     files: Vec<PathBuf>,
     contents: Vec<Vec<u8>>,
@@ -25,7 +26,7 @@ pub struct Reread {
 }
 
 impl Reread {
-    /// `contents` are what something was made of.
+    /// `contents` are those in use.
     pub(crate) fn new(files: Vec<PathBuf>, contents: Vec<Vec<u8>>, update: Update) -> Self {
         Self {
             files,
@@ -34,7 +35,7 @@ impl Reread {
         }
     }
 
-    /// Reads them again and again. A pipe can be read once: such a file is left alone.
+    /// Reads the files at each interval. A pipe is skipped, because it can be read only once.
     ///
     /// Cancellation: dropping the future ends it.
     pub(crate) async fn run(mut self) {
@@ -43,12 +44,12 @@ impl Reread {
         }
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Why they cannot be read, which is told once.
+        // The reported error: each error is logged once.
         let mut failed = None;
         loop {
             ticks.tick().await;
             let files = self.files.clone();
-            // A file system may be slow to answer.
+            // A file system may block.
             let reading = tokio::task::spawn_blocking(move || read_all(&files));
             let Ok(read) = reading.await else { return };
             let updated = match read {
@@ -82,7 +83,7 @@ fn read_all(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, String> {
     files.iter().map(read).collect()
 }
 
-/// A whole file of 64 KiB at most.
+/// Reads a file of at most 64 KiB.
 pub(crate) fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(file)?.take(MAX + 1).read_to_end(&mut bytes)?;
@@ -103,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// As the kubelet does it: `file` leads through `..data`, which is exchanged.
+    /// Replaces the contents as the kubelet does: `file` is a link through `..data`, which is replaced.
     fn publish(dir: &Path, version: &str, text: &str) {
         fs::create_dir(dir.join(version)).unwrap();
         fs::write(dir.join(version).join("file"), text).unwrap();

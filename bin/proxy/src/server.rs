@@ -1,4 +1,4 @@
-//! Bound listeners, served: the frontends over one backend, until it is over.
+//! The server: all frontends over one backend, from bound listeners to the end of the drain.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,24 +20,24 @@ use crate::journal::{ListenerGuard, ProxyView};
 use crate::pac_file::PacFile;
 use crate::{Backend, Bound, Clients, Expect, ListenerTls, NameService, Protocol};
 
-/// What is being served. Listeners can be added at any time; they share limits and backend.
+/// A server of listeners. Listeners can be added at any time; they share limits and backend.
 pub struct Server<C> {
     frontends: Arc<Frontends<C>>,
     gate: Gate,
     drain: Drain,
     accepting: JoinSet<()>,
-    /// Where SOCKS5 is spoken, for the PAC file.
+    /// Address of the SOCKS5 listener, for the PAC file.
     socks: Arc<OnceLock<SocketAddr>>,
     expect: Option<Expect>,
-    /// Where clients are logged, if not with everything else.
+    /// Log of the clients, if it is a separate one.
     log: Option<Dispatch>,
     view: Option<ProxyView>,
-    /// Its own place on the journal's list.
+    /// Entries of its listeners in the journal.
     listening: Vec<ListenerGuard>,
 }
 
 impl<C: Connect + Clone + Sync + 'static> Server<C> {
-    /// Serves nothing yet. Credentials are asked of every client whose protocol has a place for them.
+    /// A server without listeners. Clients have to send credentials if their protocol can carry them.
     pub fn new(backend: Backend<C>, clients: Clients) -> Self {
         let Clients {
             credentials,
@@ -50,7 +50,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         } = clients;
         let drain = Drain::new();
         let socks = Arc::new(OnceLock::new());
-        // It would name the proxy as one without TLS.
+        // The file would name a proxy without TLS.
         let cluster = backend.cluster.filter(|_| tls.is_none());
         let pac = cluster.map(|cluster| {
             PacFile::new(cluster, pac, socks.clone(), backend.expect.clone()).served()
@@ -97,27 +97,27 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         }
     }
 
-    /// What becomes of the connections of listeners added from now on is told to its journal, and admin listeners show it.
+    /// Reports the connections of listeners that are added later to the journal of `view`, which admin listeners show.
     pub fn observed_by(&mut self, view: ProxyView) {
         self.view = Some(view);
     }
 
-    /// What the clients of listeners added from now on do is logged there.
+    /// Logs the clients of listeners that are added later to `log`.
     pub fn log_to(&mut self, log: Dispatch) {
         self.log = Some(log);
     }
 
-    /// How many clients are connected, without those that have their answer and may have left.
+    /// Number of connected clients, without those that have their complete answer and may have closed.
     pub fn open(&self) -> usize {
         self.gate.open()
     }
 
-    /// Accepts no more.
+    /// Stops accepting.
     pub fn stop(&self) {
         self.drain.stop();
     }
 
-    /// Accepts clients from now on; the way to where a forward leads is opened before the first of them.
+    /// Accepts clients from now on. For a forward, a session to its target is opened before the first client.
     pub fn add(&mut self, bound: Bound) {
         let Bound {
             listener,
@@ -126,7 +126,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         } = bound;
         let frontends = self.frontends.clone();
         if let (Protocol::Socks | Protocol::Mixed, Addr::Tcp(addr)) = (&protocol, listener.addr()) {
-            // The first is as good as any.
+            // If there are several, the first is used.
             let _ = self.socks.set(*addr);
         }
         if let (Protocol::Forward(to), Some(expect)) = (&protocol, &self.expect) {
@@ -141,7 +141,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         let listener = match &self.view {
             Some(view) => {
                 let journal = view.journal();
-                // The admin listener says so itself, with its page.
+                // The admin listener adds its own entry, with its page.
                 if protocol != Protocol::Admin {
                     let listening = journal.listening(listener.addr(), &protocol, None);
                     self.listening.push(listening);
@@ -180,7 +180,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
         self.accepting.spawn(serving);
     }
 
-    /// Accepts no more, lets open connections finish for `patience` or until `cut`, and ends the rest.
+    /// Stops accepting, waits for open connections up to `patience` or until `cut`, and cuts the rest.
     pub async fn end(self, patience: Duration, cut: impl Future<Output = ()>) {
         match self.drain.open() {
             0 => tracing::debug!("ending"),
@@ -192,12 +192,13 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             }
             () = cut => {}
         }
-        // A Unix socket's file goes with its listener.
+        // The file of a Unix socket is deleted with its listener.
         self.accepting.join_all().await;
     }
 }
 
-/// What a future does is logged there, its being dropped included: a connection that is cut says so then.
+/// A future whose events are logged to `log`, including those of its drop: the access record of a connection that is cut is
+/// written then.
 struct Logged {
     future: Option<Serving>,
     log: Dispatch,
@@ -226,10 +227,11 @@ impl Drop for Logged {
     }
 }
 
-/// A client being served. In a box of its own size: that of the largest frontend is thrice the smallest one's.
+/// The future that serves a client. It is boxed because that of the largest frontend is three times the size of the
+/// smallest.
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Every frontend over one backend.
+/// All frontends over one backend.
 struct Frontends<C> {
     connect: C,
     names: Option<NameService>,
@@ -241,7 +243,7 @@ struct Frontends<C> {
 }
 
 impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
-    /// One connection, what is spoken on it inside TLS.
+    /// Serves a connection whose protocol is inside TLS.
     fn serve_inside(
         self: Arc<Self>,
         tls: &ListenerTls,
@@ -257,14 +259,13 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
                 Some(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
                     recorder.start().rejected(&error);
                 }
-                // It left, as a look at whether the port is open does, or was silent.
+                // The client closed the connection, like a port scan does, or was silent.
                 Some(Err(_)) | None => recorder.start().unused(),
             }
         })
     }
 
-    /// What is waited for before a client has asked for anything: no longer than for a handshake, and not when the drain
-    /// begins.
+    /// Waits for a client that has not sent a request, at most as long as for a handshake, and until the drain begins.
     async fn before_the_end<T>(&self, waited: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = tokio::time::timeout(HANDSHAKE_TIMEOUT, waited) => done.ok(),
@@ -272,7 +273,7 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
         }
     }
 
-    /// One connection. How it ended is in the access record.
+    /// Serves a connection. Its result is in the access record.
     fn serve<I: ClientIo + 'static>(self: Arc<Self>, protocol: &Protocol, client: I) -> Serving {
         match protocol {
             Protocol::Socks => self.socks(client),
@@ -294,7 +295,7 @@ impl<C: Connect + Clone + Sync + 'static> Frontends<C> {
                         kubevpn_forward::serve_connection(client, &to.0, connect, None).await;
                 })
             }
-            // It is served by itself.
+            // The admin listener has a server of its own.
             Protocol::Admin => Box::pin(async {}),
             Protocol::Dns => Box::pin(async move {
                 if let Some(names) = self.names.clone() {
@@ -331,7 +332,7 @@ mod tests {
     use super::*;
     use crate::{ForwardTo, ListenerSpec};
 
-    /// A client that has asked for nothing is not waited for, whatever the patience, and has its record.
+    /// The drain does not wait for a client without a request, and its access record is written.
     #[tokio::test]
     async fn drain_does_not_wait_for_a_client_before_its_first_byte() {
         let spec = ListenerSpec::new(Protocol::Mixed, "127.0.0.1:0".parse().unwrap());
@@ -353,7 +354,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         let ending = server.end(Duration::from_secs(3600), std::future::pending());
-        // Well before the handshake's own limit would end it.
+        // This is well before the time limit of the handshake.
         let ended = tokio::time::timeout(HANDSHAKE_TIMEOUT / 2, ending).await;
         assert!(ended.is_ok(), "it waits for a client that has said nothing");
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
@@ -381,7 +382,7 @@ mod tests {
         assert_eq!(*expected.lock().unwrap(), [Some(to.host)]);
     }
 
-    /// An open connection holds this for as long as it lives.
+    /// Every open connection has one of these futures.
     #[test]
     fn a_served_client_is_small() {
         let connect = service_fn(async |_: Target| {

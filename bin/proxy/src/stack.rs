@@ -1,4 +1,4 @@
-//! The chain from a target to its stream, and what else listeners lead to.
+//! The stack of a proxy, and the other services that listeners use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tower::util::BoxCloneSyncService;
 use crate::StackConfig;
 use crate::suggest::Suggest;
 
-/// How long the cluster may take to say what its names end in.
+/// Time limit for reading the cluster's suffixes.
 const ENDINGS: Duration = Duration::from_secs(10);
 
-/// The chain from a target to its stream, for one cluster; `api_server` is that of the client
-/// ([`Renewal::api_server`](kubevpn_client::Renewal::api_server)), whose next connection is made ahead through it.
+/// The stack for one cluster. `api_server` is that of the client
+/// ([`Renewal::api_server`](kubevpn_client::Renewal::api_server)); through it, the client's next connection is made ahead.
 pub fn connect(client: kube::Client, api_server: ApiServer, config: StackConfig) -> ClusterStack {
     chain(client, api_server, config).0
 }
 
-/// The same, and the part of it that holds the sessions.
+/// The stack, and its forwarder, which has the sessions.
 pub fn chain(
     client: kube::Client,
     api_server: ApiServer,
@@ -36,30 +36,30 @@ pub fn chain(
     (stack, forwarder)
 }
 
-/// What [`connect`] makes.
+/// The type that [`connect`] returns.
 pub type ClusterStack = Stack<Egress<ApiServer>>;
 
-/// Who is told that a connection is likely soon, and to which host where that is known.
+/// Called when a connection is likely soon, with its host if that is known.
 pub type Expect = Arc<dyn Fn(Option<&Host>) + Send + Sync>;
 
-/// What answers a DNS client.
+/// The service that answers DNS queries.
 pub type NameService = BoxCloneSyncService<Query, Message, ConnectError>;
 
-/// What the listeners lead to.
+/// The services behind the listeners.
 #[derive(Clone)]
 pub struct Backend<C> {
     /// The dialer.
     pub connect: C,
-    /// Who is asked for a PAC file; nobody, where there is no cluster.
+    /// Source of the PAC file; `None` without a cluster.
     pub cluster: Option<Cluster>,
-    /// Who answers DNS clients; nobody, where there is no cluster.
+    /// Service for DNS queries; `None` without a cluster.
     pub names: Option<NameService>,
-    /// Who prepares what is likely to be asked for; nobody, where there is no cluster.
+    /// Called to prepare likely connections; `None` without a cluster.
     pub expect: Option<Expect>,
 }
 
 impl Backend<Suggest<ClusterStack>> {
-    /// A cluster, and what it knows; its refusals of names suggest others.
+    /// A backend for a cluster. Refusals of names suggest similar ones.
     pub fn of_cluster(connect: ClusterStack) -> Self {
         let cluster = connect.get_ref().cluster().clone();
         let names = {
@@ -96,7 +96,7 @@ impl<C> Backend<C> {
         }
     }
 
-    /// The same, dialled another way.
+    /// The same backend with another dialer.
     pub fn map<D>(self, connect: impl FnOnce(C) -> D) -> Backend<D> {
         Backend {
             connect: connect(self.connect),
@@ -107,7 +107,7 @@ impl<C> Backend<C> {
     }
 }
 
-/// What names of the cluster end in; nothing, if it does not say so soon.
+/// The suffixes of names of the cluster; empty if they cannot be read in time.
 pub async fn endings(cluster: &Cluster) -> Vec<String> {
     let domain = tokio::time::timeout(ENDINGS, cluster.domain()).await;
     let endings = domain.map(|domain| domain.endings().map(Name::to_string).collect());

@@ -1,4 +1,4 @@
-//! Names that are nearly the one that was asked for, in the refusals of a cluster's proxy.
+//! Suggestions of similar names, in refusals of names that do not exist.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 use tower::Service;
 
-/// Edits between a name and a suggestion, at most; a name of few letters has fewer.
+/// Maximum number of edits between a name and a suggestion; fewer for a short name.
 const EDITS: usize = 2;
-/// How long a list of Services is used: a client of many wrong names costs two calls in that time.
+/// Lifetime of the list of Services. A client that requests many wrong names causes two calls in that time.
 const FRESH: Duration = Duration::from_secs(30);
-/// How much later a refusal may come for its suggestion.
+/// Maximum delay of a refusal by its suggestion.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The nearest of the names, unless one is the very same or none is near.
+/// The most similar of the names, unless one is equal or none is similar.
 pub fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = EDITS.min(typed.chars().count() / 2);
     let measured = names.map(|name| (strsim::osa_distance(typed, name), name));
@@ -26,7 +26,7 @@ pub fn nearest<'a>(typed: &str, names: impl Iterator<Item = &'a str>) -> Option<
     (1..=most).contains(&edits).then_some(name)
 }
 
-/// What may have been meant by a name that is refused, by the Services there are, as namespace and name.
+/// The Service, as namespace and name, that may have been meant by a refused name.
 pub fn suggestion(name: &Name, namespace: &str, services: &[(String, String)]) -> Option<String> {
     let mut labels = name.as_str().split('.');
     let (service, asked) = (labels.next()?, labels.next());
@@ -61,7 +61,7 @@ pub fn suggestion(name: &Name, namespace: &str, services: &[(String, String)]) -
     ))
 }
 
-/// Dials as `C` does, and adds a suggestion to the refusal of a name.
+/// Adds suggestions to refusals of `C`.
 #[derive(Clone)]
 pub struct Suggest<C> {
     inner: C,
@@ -88,7 +88,7 @@ struct ServiceIndex {
 }
 
 impl ServiceIndex {
-    /// The Services when they were last listed; none where they cannot be.
+    /// The last list of Services; empty if they cannot be listed.
     async fn services(&self) -> ServiceNames {
         let mut listed = self.listed.lock().await;
         match &*listed {
@@ -107,7 +107,7 @@ impl ServiceIndex {
         };
         let may_be_a_typo = match error.refusal() {
             Refusal::NameNotFound => true,
-            // A namespace that does not exist makes a host outside of a name.
+            // With a namespace that does not exist, the name is a host outside.
             Refusal::Denied => name.as_str().split('.').count() == 2,
             _ => false,
         };

@@ -1,4 +1,4 @@
-//! Values in settings that are kept as they are written: `#[serde(with = "kubevpn_proxy::text")]`.
+//! Values that are serialised as their text: `#[serde(with = "kubevpn_proxy::text")]`.
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! TLS with clients: SOCKS5 and HTTP spoken inside it, by a certificate that may be renewed while they are served.
+//! TLS with clients of SOCKS5 and HTTP. The certificate can be renewed while they are served.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -19,10 +19,10 @@ use tokio_rustls::server::TlsStream;
 
 use crate::reread::{Reread, read};
 
-/// The protocol of HTTP clients, as they ask for it (RFC 7301): some insist on an answer. SOCKS5 has no name there.
+/// Protocol name of HTTP (RFC 7301): some clients require an answer to it. SOCKS5 has none.
 const ALPN: &[u8] = b"http/1.1";
 
-/// The certificate that listeners show. Clones share it.
+/// The certificate of the listeners. Clones share it.
 #[derive(Clone)]
 pub struct ListenerTls(Arc<RwLock<Arc<ServerConfig>>>);
 
@@ -32,13 +32,13 @@ pub struct ListenerTls(Arc<RwLock<Arc<ServerConfig>>>);
 pub struct TlsError {
     certificate: PathBuf,
     key: PathBuf,
-    /// Never what is in the files.
+    /// The reason, without contents of the files.
     reason: String,
 }
 
 impl ListenerTls {
-    /// By PEM files of 64 KiB at most: the certificate with those between it and its authority, and its private key. TLS 1.2
-    /// and 1.3; clients are asked for no certificate. The second part follows the files.
+    /// Reads PEM files of at most 64 KiB: the certificate chain, and its private key. Speaks TLS 1.2 and 1.3, and requests
+    /// no certificate from clients. Also returns the watcher of the files.
     pub fn read(certificate: &Path, key: &Path) -> Result<(Self, Reread), TlsError> {
         let failed = |reason| TlsError {
             certificate: certificate.to_owned(),
@@ -54,7 +54,7 @@ impl ListenerTls {
         let tls = Self(Arc::new(RwLock::new(first)));
         let clone = tls.clone();
         let update = move |contents: &[Vec<u8>]| {
-            // Sessions of the certificate before are not resumed: they are kept in its configuration.
+            // Sessions of the old certificate are not resumed, because they are stored in its configuration.
             *clone.0.write().unwrap_or_else(PoisonError::into_inner) = config(contents)?;
             Ok(())
         };
@@ -72,7 +72,7 @@ impl ListenerTls {
     }
 }
 
-/// Of certificates and key, in this order.
+/// Configuration from certificates and key, in this order.
 fn config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, String> {
     let [certificates, key] = contents else {
         return Err("there are two files".into());
@@ -99,7 +99,7 @@ impl fmt::Debug for ListenerTls {
     }
 }
 
-/// A client inside TLS.
+/// A client whose protocol is inside TLS.
 pub(crate) struct TlsClient(TlsStream<Client>);
 
 impl TlsClient {
@@ -227,7 +227,7 @@ mod tests {
         TlsConnector::from(Arc::new(config))
     }
 
-    /// What comes back, byte by byte until it has all of `wanted` or the end.
+    /// Reads byte by byte until `wanted` is complete, or to the end.
     async fn hear(stream: &mut (impl AsyncRead + Unpin), wanted: usize) -> Vec<u8> {
         let mut heard = vec![0; wanted];
         let mut length = 0;
@@ -290,7 +290,7 @@ mod tests {
             socks.write_all(said).await.unwrap();
             assert_eq!(hear(&mut socks, heard.len()).await, heard);
         }
-        // Its end is passed on, and the end of what was echoed comes back.
+        // The end of stream is passed on, and the echo ends too.
         socks.write_all(b"last").await.unwrap();
         socks.shutdown().await.unwrap();
         assert_eq!(hear(&mut socks, 5).await, b"last");
@@ -316,7 +316,7 @@ mod tests {
             assert_eq!(hear(&mut client, heard.len()).await, heard);
         }
 
-        // Without TLS nothing is answered but an alert.
+        // Without TLS, the only answer is an alert.
         let mut plain = TcpStream::connect(address).await.unwrap();
         plain.write_all(b"\x05\x01\x02").await.unwrap();
         plain.shutdown().await.unwrap();

@@ -1,5 +1,5 @@
-//! Who is shown the page, and who may cut a connection. The threats are those of docs/security.md, which `tests.rs` tries:
-//! other programs of the machine, and other sites in the user's own browser.
+//! Access to the status page, and to cutting connections. The threats are those of docs/security.md, and `tests.rs` tries
+//! them: other programs on this machine, and other sites in the user's browser.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -9,18 +9,18 @@ use http::{HeaderMap, Method, StatusCode};
 use subtle::ConstantTimeEq as _;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 
-/// The cookie's name, before the port: a browser sends cookies to every port of a host.
+/// Prefix of the cookie's name. The port follows, because a browser sends a cookie to every port of a host.
 const COOKIE_NAME: &str = "kubevpn-";
 
-/// Secrets of one listener, made when it is bound and kept nowhere else.
+/// Secrets of one listener, made when it is bound and stored nowhere else.
 pub(super) struct Keys {
-    /// In the URL that its user is told.
+    /// Token in the URL that is printed for the user.
     token: String,
-    /// What a browser gets for the token.
+    /// Cookie that a browser gets in exchange for the token.
     cookie: String,
-    /// In the page, and in what it sends.
+    /// Value in the page's forms, against cross-site requests.
     csrf: String,
-    /// Where it listens.
+    /// Address of the listener.
     at: SocketAddr,
 }
 
@@ -46,7 +46,7 @@ const NO_CSRF: Denied = Denied(
 );
 
 impl Keys {
-    /// `None` where the system has no random numbers.
+    /// `None` if the system provides no random numbers.
     pub(super) fn new(at: SocketAddr) -> Option<Self> {
         Some(Self {
             token: secret()?,
@@ -60,12 +60,12 @@ impl Keys {
         &self.csrf
     }
 
-    /// With the token: for the user alone.
+    /// URL with the token, to be shown to the user only.
     pub(super) fn url(&self) -> String {
         format!("http://{}/?token={}", self.at, self.token)
     }
 
-    /// What a browser is to keep, once it has shown the token.
+    /// Value of `Set-Cookie` for a browser that has shown the token.
     pub(super) fn set_cookie(&self) -> String {
         format!(
             "{COOKIE_NAME}{}={}; Path=/; HttpOnly; SameSite=Strict",
@@ -85,7 +85,7 @@ impl Keys {
             None if !headers.contains_key(ORIGIN) && *method != Method::POST => {}
             _ => return Err(FOREIGN),
         }
-        // A link to the page may be followed from anywhere: the cookie does not come along then.
+        // A link to the page may be followed from any site, because the cookie is not sent then.
         let is_link = only(headers, "sec-fetch-mode") == Some("navigate")
             && only(headers, "sec-fetch-dest") == Some("document")
             && *method == Method::GET;
@@ -114,7 +114,7 @@ impl Keys {
         cookies.any(shown).then_some(()).ok_or(NO_COOKIE)
     }
 
-    /// The number in a form that the page has sent.
+    /// Number of the connection in a form sent by the page.
     pub(super) fn read_form(&self, form: &[u8]) -> Result<u64, Denied> {
         let form = str::from_utf8(form).unwrap_or_default();
         let field = |name: &str| {
@@ -134,7 +134,7 @@ impl Keys {
     }
 }
 
-/// A name that somebody's DNS has led here (DNS rebinding) is not.
+/// A name that a foreign DNS resolves to this address (DNS rebinding) is not.
 fn is_own(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -147,7 +147,7 @@ fn is_own(host: &str) -> bool {
     }
 }
 
-/// A header's value, if there is one and no other.
+/// Value of a header that occurs once.
 fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let mut values = headers.get_all(name).into_iter();
     match (values.next(), values.next()) {

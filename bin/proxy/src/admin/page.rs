@@ -1,5 +1,5 @@
-//! The status page, whole and without a script; `script.js` takes over where there is one. Everything but the page's own words
-//! goes through [`HtmlText`].
+//! The status page, complete without scripts; in a browser with scripts, `script.js` updates it. All text except the page's
+//! own is escaped by [`HtmlText`].
 
 use std::fmt::{self, Display, Write as _};
 
@@ -8,7 +8,7 @@ use crate::journal::{ConnectionSnapshot, CredentialSnapshot, JournalSnapshot};
 pub(super) const STYLE: &str = include_str!("style.css");
 pub(super) const SCRIPT: &str = include_str!("script.js");
 
-/// Text of others, as HTML: of an element or a quoted attribute.
+/// Text from outside, escaped for an HTML element or a quoted attribute.
 struct HtmlText<'a>(&'a str);
 
 impl Display for HtmlText<'_> {
@@ -27,7 +27,7 @@ impl Display for HtmlText<'_> {
     }
 }
 
-/// A message to whoever is not shown the page.
+/// Message for a request that is not shown the page.
 pub(super) fn message(title: &str, sentence: &str) -> String {
     let mut out = head(title, "");
     let _ = writeln!(
@@ -47,7 +47,7 @@ fn head(title: &str, more: &str) -> String {
     )
 }
 
-/// The page of this moment.
+/// The page with this snapshot.
 pub(super) fn render(seen: &JournalSnapshot, csrf: &str) -> String {
     let about = &seen.about;
     let words = [&about.context, &about.namespace, &about.server];
@@ -295,7 +295,7 @@ fn watches(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     )
 }
 
-/// Not followed by the script: they change with a login, after which a person looks.
+/// The script does not update the credentials: they change only with a login.
 fn credentials(out: &mut String, credentials: Option<&CredentialSnapshot>) -> fmt::Result {
     let Some(credentials) = credentials else {
         return Ok(());
@@ -327,7 +327,7 @@ fn credentials(out: &mut String, credentials: Option<&CredentialSnapshot>) -> fm
     writeln!(out, "</section>")
 }
 
-/// As `script.js` writes it.
+/// Same format as in `script.js`.
 fn amount(mut bytes: f64) -> String {
     let mut units = ["B", "kB", "MB", "GB", "TB", "PB"].into_iter();
     let mut unit = units.next().unwrap_or_default();
@@ -343,7 +343,7 @@ fn amount(mut bytes: f64) -> String {
     }
 }
 
-/// As `script.js` writes it.
+/// Same format as in `script.js`.
 fn age(seconds: f64) -> String {
     let s = seconds as u64;
     match s {
@@ -354,7 +354,7 @@ fn age(seconds: f64) -> String {
     }
 }
 
-/// The time of a day, of RFC 3339.
+/// Time of day in an RFC 3339 time.
 fn clock(at: &str) -> &str {
     at.get(11..19).unwrap_or_default()
 }
@@ -366,7 +366,7 @@ mod tests {
         AboutProxy, ListenerSnapshot, RefusedConnection, SessionSnapshot, WatchSnapshot,
     };
 
-    /// A name, a program and a refusal that would be markup.
+    /// A name, a program and a refusal that contain markup.
     #[test]
     fn text_of_others_is_text() {
         let canary = "<script>alert(1)</script>\"'&";
@@ -440,7 +440,7 @@ mod tests {
         assert!(!page.contains("alert(1)</script>"), "{page}");
         let escaped = "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;";
         assert!(page.matches(escaped).count() > 20, "{page}");
-        // Nothing else is markup: what is left of the page without them has no quote of theirs.
+        // Without the escaped texts, nothing of the payload is left in the page.
         assert!(!page.replace(escaped, "").contains("alert"), "{page}");
     }
 

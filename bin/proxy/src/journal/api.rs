@@ -1,11 +1,11 @@
-//! A proxy looked at over HTTP: by the daemon's socket, and by that of a proxy in the foreground.
+//! The HTTP API of the journal, on the daemon's socket and on that of a proxy in the foreground.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET …/inside` | a [`JournalSnapshot`](super::JournalSnapshot) |
-//! | `GET …/events`; `?exchanges` for HTTP requests too, `?heads` for these with their heads | a line of JSON for each [`Stamped`](super::Stamped) event from now on |
+//! | `GET …/events`; `?exchanges` for HTTP requests too, `?heads` for these with their heads | one line of JSON for each [`Stamped`](super::Stamped) event from now on |
 //! | `GET …/pages` | the URLs of its status pages, with their tokens |
-//! | `POST …/cut/NUMBER` | whether there was such a connection |
+//! | `POST …/cut/NUMBER` | whether that connection existed |
 
 use std::convert::Infallible;
 
@@ -19,10 +19,10 @@ use serde::Serialize;
 
 use super::{Events, ProxyView};
 
-/// An answer, whole or as it happens.
+/// A response, complete or streaming.
 pub type JournalResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// Answers a request by the last words of its path; `None` for one that there is not.
+/// Answers a request by the last segments of its path; `None` if the path is unknown.
 pub async fn answer(
     view: &ProxyView,
     method: &Method,
@@ -42,12 +42,12 @@ pub async fn answer(
 }
 
 fn json(document: &impl Serialize) -> JournalResponse {
-    // Nothing in it can fail to be written.
+    // These types always serialise.
     let text = serde_json::to_vec(document).unwrap_or_default();
     Response::new(Full::from(text).boxed_unsync())
 }
 
-/// A line for each event, as it happens.
+/// Streams a line for each event.
 fn stream(events: Events) -> JournalResponse {
     let frames = unfold(events, |mut events| async move {
         let event = events.next().await?;

@@ -1,4 +1,4 @@
-//! Events: the closed set of what is told, and who listens.
+//! Events of the journal: a closed set, and the channel to listeners.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -11,11 +11,11 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::lock;
 
-/// Events that wait for a listener that does not keep up; older ones are dropped for it, and counted.
+/// Number of events that wait for a slow listener. Older ones are dropped for it, and counted.
 const WAITING: usize = 1024;
 
-/// Something that happened. Strings that name a kind (`frontend`, `refusal`, `transport`, `end`) are of closed sets; the rest
-/// is from outside, and has to be escaped by whoever shows it.
+/// An event. Strings that name a kind (`frontend`, `refusal`, `transport`, `end`) are of closed sets; all others are from
+/// outside, and have to be escaped when they are shown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "event",
@@ -23,7 +23,7 @@ const WAITING: usize = 1024;
     rename_all_fields = "camelCase"
 )]
 pub enum JournalEvent {
-    /// A connection has begun (for HTTP: a request); what it is to lead to is not known yet.
+    /// A connection has begun (for HTTP: a request). Its target is not known yet.
     ConnectionOpened {
         id: u64,
         frontend: String,
@@ -35,7 +35,7 @@ pub enum JournalEvent {
         target: String,
         via: String,
         transport: String,
-        /// From the complete request to the open stream.
+        /// Time from the complete request to the open stream.
         seconds: f64,
     },
     /// No stream was opened.
@@ -50,7 +50,7 @@ pub enum JournalEvent {
         seconds: f64,
         exchange: Option<ExchangeEvent>,
     },
-    /// It is over, however.
+    /// A connection has ended.
     ConnectionClosed {
         id: u64,
         frontend: String,
@@ -64,7 +64,7 @@ pub enum JournalEvent {
         /// One of [`ENDS`](kubevpn_conn::ENDS).
         end: String,
         error: Option<String>,
-        /// The HTTP request that was forwarded, if somebody wants these.
+        /// The forwarded HTTP request, if a listener wants these.
         exchange: Option<ExchangeEvent>,
     },
     /// A port-forward session is open.
@@ -73,27 +73,27 @@ pub enum JournalEvent {
         pod: String,
         transport: String,
     },
-    /// There is reason to doubt it: it is being probed.
+    /// A session is suspect, and is being probed.
     SessionSuspected { session: u64, pod: String },
-    /// All probes were answered after all.
+    /// A suspect session has answered all probes.
     SessionRecovered { session: u64, pod: String },
-    /// It is no more.
+    /// A session has ended.
     SessionEnded {
         session: u64,
         pod: String,
         reason: String,
     },
-    /// A watch broke: what it followed gets old.
+    /// A watch has ended: its objects are not followed any more.
     WatchLost { watch: String, reason: String },
-    /// It is followed again.
+    /// A watch follows its objects again.
     WatchBack { watch: String },
-    /// The credential plugin has given credentials.
+    /// The credential plugin has returned credentials.
     LoggedIn { expires: Option<String> },
-    /// The plugin, or reading the files again, failed.
+    /// The plugin failed, or the files could not be read again.
     LoginFailed { reason: String },
-    /// The API server does not take the credentials any more.
+    /// The API server rejects the credentials.
     CredentialsRefused,
-    /// Events that this listener did not read fast enough.
+    /// Events were dropped because this listener is too slow.
     Dropped { events: u64 },
 }
 
@@ -102,28 +102,28 @@ pub enum JournalEvent {
 #[serde(rename_all = "camelCase")]
 pub struct ExchangeEvent {
     pub method: String,
-    /// In full, with the credentials that are in it.
+    /// Complete URL, including credentials.
     pub url: String,
-    /// Of the answer, where there was one.
+    /// Status of the answer, if there was one.
     pub status: Option<u16>,
-    /// When the request was there: RFC 3339.
+    /// Time of the request, RFC 3339.
     #[serde(default)]
     pub began: String,
-    /// Seconds from there to a stream to the target, where there was one.
+    /// Seconds from the request to a stream to the target, if there was one.
     #[serde(default)]
     pub dialled: Option<f64>,
-    /// Seconds from there to the head of the answer, where there was one.
+    /// Seconds from the request to the head of the answer, if there was one.
     #[serde(default)]
     pub waited: Option<f64>,
-    /// The request's head as the client sent it, if somebody wants heads.
+    /// The request's head as the client sent it, if a listener wants heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<MessageHead>,
-    /// The answer's head as the client got it, if somebody wants heads.
+    /// The answer's head as the client got it, if a listener wants heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response: Option<MessageHead>,
 }
 
-/// The head of an HTTP message: at most 16 KiB of it. Nothing is left out for being secret.
+/// The head of an HTTP message, at most 16 KiB of it. Secrets are not removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageHead {
@@ -131,17 +131,17 @@ pub struct MessageHead {
     pub version: String,
     /// Names and values.
     pub fields: Vec<(String, String)>,
-    /// False where there were more fields.
+    /// Whether there are no further fields.
     pub is_whole: bool,
 }
 
 impl ExchangeEvent {
-    /// Of a connection that lives.
+    /// Exchange of a live connection.
     pub(super) fn of(live: &Live) -> Option<Self> {
         Self::read(live, false)
     }
 
-    /// Of one that has just ended, with the heads where there are some.
+    /// Exchange of a connection that has just ended, with the heads if they were kept.
     pub(super) fn with_heads(live: &Live) -> Option<Self> {
         Self::read(live, true)
     }
@@ -171,7 +171,7 @@ impl ExchangeEvent {
     }
 }
 
-/// An event, and when it happened.
+/// An event and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamped {
     /// RFC 3339.
@@ -187,7 +187,7 @@ impl Stamped {
     }
 }
 
-/// How much of HTTP requests a listener wants to know.
+/// The part of HTTP requests that a listener wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WantedHeads {
     Connections,
@@ -196,7 +196,7 @@ pub(super) enum WantedHeads {
 }
 
 impl WantedHeads {
-    /// What it adds to `curious` and `thorough`.
+    /// Its contribution to `curious` and `thorough`.
     fn counts(self) -> (usize, usize) {
         match self {
             Self::Connections => (0, 0),
@@ -206,15 +206,15 @@ impl WantedHeads {
     }
 }
 
-/// Where events go: nowhere, and at no cost, while nobody listens.
+/// The channel of events. It costs nothing while there is no listener.
 #[derive(Debug)]
 pub(super) struct EventChannel {
-    /// Gone once nothing is told any more.
+    /// `None` once the channel is closed.
     sender: Mutex<Option<broadcast::Sender<Arc<Stamped>>>>,
     listeners: AtomicUsize,
-    /// Listeners that want HTTP requests too.
+    /// Number of listeners that want HTTP requests.
     curious: AtomicUsize,
-    /// Those among them that want their heads.
+    /// Number of listeners that want heads too.
     thorough: AtomicUsize,
     dropped: AtomicU64,
 }
@@ -232,12 +232,12 @@ impl Default for EventChannel {
 }
 
 impl EventChannel {
-    /// Makes the event if somebody listens.
+    /// Makes and sends the event if there is a listener.
     pub(super) fn tell(&self, event: impl FnOnce() -> JournalEvent) {
         if self.listeners.load(Ordering::Relaxed) > 0 {
             let event = Arc::new(Stamped::now(event()));
             if let Some(sender) = &*lock(&self.sender) {
-                // An error is that the last listener has just left.
+                // An error means that the last listener has just been dropped.
                 let _ = sender.send(event);
             }
         }
@@ -271,13 +271,13 @@ impl EventChannel {
         }
     }
 
-    /// Nothing is told any more.
+    /// Closes the channel.
     pub(super) fn close(&self) {
         *lock(&self.sender) = None;
     }
 }
 
-/// Events as they happen, from when it was made.
+/// A stream of events, which begins when it is made.
 #[derive(Debug)]
 pub struct Events {
     channel: Weak<EventChannel>,
@@ -286,8 +286,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits for the next one; `None` when there will be none any more. Cancel safe. A listener that does not keep up misses
-    /// some, and is told how many.
+    /// Waits for the next event; `None` once the channel is closed. Cancel safe. A listener that is too slow misses events,
+    /// and gets their number.
     pub async fn next(&mut self) -> Option<Arc<Stamped>> {
         match self.receiver.recv().await {
             Ok(event) => Some(event),

@@ -1,18 +1,17 @@
-//! The program at the other end of a connection, as far as the system tells: `/proc` on Linux, of this user's processes
-//! (root's: of all).
+//! The program of a client, from `/proc` on Linux: of this user's processes, and for root of all.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// A client, as the system knows it.
+/// A client, by the key under which the system lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum ClientProgram {
-    /// By its address, on this machine.
+    /// By its address on this machine.
     Address(SocketAddr),
     Process(u32),
 }
 
-/// The programs of these clients. Reads files: not for a thread that others wait for.
+/// The programs of these clients. Blocks while it reads files.
 #[cfg(target_os = "linux")]
 pub(super) fn find(clients: &[ClientProgram]) -> HashMap<ClientProgram, String> {
     linux::find(clients)
@@ -33,7 +32,7 @@ mod linux {
 
     use super::ClientProgram;
 
-    /// Upper bound on what is read of a table of sockets, in bytes: some 100,000 of them.
+    /// Upper bound on the bytes read from a table of sockets: about 100,000 sockets.
     const TABLE: u64 = 16 << 20;
     /// Upper bound on open files that are looked at.
     const FILES: usize = 200_000;
@@ -60,7 +59,7 @@ mod linux {
         for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
             let mut text = String::new();
             let file = fs::File::open(table);
-            // A table that is cut has good lines before its end.
+            // The complete lines of a truncated table are used.
             let _ = file.and_then(|file| file.take(TABLE).read_to_string(&mut text));
             for line in text.lines().skip(1) {
                 if let Some((at, inode)) = row(line)
@@ -74,7 +73,7 @@ mod linux {
         found
     }
 
-    /// The programs that hold these sockets.
+    /// The programs that have these sockets open.
     fn holders(
         mut inodes: HashMap<u64, ClientProgram>,
         found: &mut HashMap<ClientProgram, String>,
@@ -115,14 +114,14 @@ mod linux {
         Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
     }
 
-    /// The local address and the inode of a line of `/proc/net/tcp`.
+    /// Local address and inode in a line of `/proc/net/tcp`.
     pub(super) fn row(line: &str) -> Option<(SocketAddr, u64)> {
         let mut words = line.split_ascii_whitespace();
         let local = words.nth(1)?;
         let inode = words.nth(7)?.parse().ok().filter(|inode| *inode != 0)?;
         let (ip, port) = local.split_once(':')?;
         let port = u16::from_str_radix(port, 16).ok()?;
-        // Words of 32 bits, each as this machine has them in memory.
+        // 32-bit words in this machine's byte order.
         let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok();
         let ip = match ip.len() {
             8 => IpAddr::V4(Ipv4Addr::from(word(0)?.to_ne_bytes())),

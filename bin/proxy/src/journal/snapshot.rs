@@ -1,30 +1,29 @@
-//! Everything there is at one moment: what the status page, the terminal and others show.
+//! Snapshots of the journal, for the status page, the terminal and others.
 
 use serde::{Deserialize, Serialize};
 
-/// Everything there is to see of one proxy. Whatever names a target, a Pod or a program is from outside, and has to be
-/// escaped by whoever shows it.
+/// Snapshot of one proxy. Names of targets, Pods and programs are from outside, and have to be escaped when they are shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct JournalSnapshot {
-    /// When: RFC 3339.
+    /// Time of the snapshot, RFC 3339.
     pub at: String,
     pub about: AboutProxy,
     pub totals: TrafficTotals,
     pub listeners: Vec<ListenerSnapshot>,
-    /// By their number: the oldest first.
+    /// Live connections, sorted by their number: the oldest first.
     pub connections: Vec<ConnectionSnapshot>,
     pub sessions: Vec<SessionSnapshot>,
     pub watches: Vec<WatchSnapshot>,
-    /// Newest first.
+    /// The last refusals, newest first.
     pub refusals: Vec<RefusedConnection>,
-    /// `None` where there is no cluster.
+    /// `None` for a proxy without a cluster.
     pub credentials: Option<CredentialSnapshot>,
-    /// Events that were dropped because a listener did not keep up.
+    /// Number of events that were dropped for slow listeners.
     pub dropped_events: u64,
 }
 
-/// Which proxy.
+/// Identity of the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AboutProxy {
@@ -32,24 +31,24 @@ pub struct AboutProxy {
     pub pid: u32,
     /// RFC 3339.
     pub started_at: String,
-    /// Of the daemon's connection; empty for a proxy in the foreground.
+    /// ID of the managed connection; empty for a proxy in the foreground.
     pub connection: String,
     pub context: String,
     pub cluster: String,
     pub namespace: String,
-    /// The API server's URL; empty where there is none.
+    /// URL of the API server; empty for a proxy without a cluster.
     pub server: String,
 }
 
-/// Of all connections since the proxy began. Connections that asked for nothing are in none of these.
+/// Totals of all connections since the proxy started. Connections without a request are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficTotals {
-    /// That have a stream now.
+    /// Connections with an open stream.
     pub open: u64,
-    /// That have or had one.
+    /// Connections that have or had a stream.
     pub connected: u64,
-    /// That got none.
+    /// Connections that were refused.
     pub refused: u64,
     /// Bytes to targets.
     pub up: u64,
@@ -63,33 +62,33 @@ pub struct ListenerSnapshot {
     /// `socks`, `http`, `mixed`, `forward`, `dns`, `admin`.
     pub protocol: String,
     pub address: String,
-    /// Of a forward: what it leads to.
+    /// Target of a forward.
     pub target: Option<String>,
 }
 
-/// A connection that lives (for HTTP: a request).
+/// A live connection (for HTTP: a request).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionSnapshot {
-    /// Its number in this process, as in events and access records; what [`cut`](super::ProxyView::cut) takes.
+    /// Number of the connection in this process, as in events, access records and [`cut`](super::ProxyView::cut).
     pub id: u64,
     pub frontend: String,
-    /// The client's address, where it has one.
+    /// The client's address, if it has one.
     pub client: Option<String>,
-    /// The client's program, where the system tells.
+    /// The client's program, if the system reports it.
     pub program: Option<String>,
-    /// What was asked for, once the client has said.
+    /// The target, once the client has sent it.
     pub target: Option<String>,
-    /// Where its stream went, `namespace/pod:port`; empty until there is one.
+    /// Endpoint of its stream, `namespace/pod:port`; empty until there is one.
     pub via: String,
     pub transport: String,
     /// Bytes so far.
     pub up: u64,
     pub down: u64,
-    /// Bytes per second of late.
+    /// Bytes per second, last measured.
     pub up_rate: f64,
     pub down_rate: f64,
-    /// In seconds.
+    /// Age in seconds.
     pub age: f64,
     pub exchange: Option<super::ExchangeEvent>,
 }
@@ -106,17 +105,17 @@ pub struct SessionSnapshot {
     pub streams: usize,
     /// `well`, `suspect`, `stalled`, `wedged`, `closing`.
     pub health: String,
-    /// In seconds.
+    /// Age in seconds.
     pub age: f64,
-    /// Seconds since something came over it.
+    /// Seconds since the last byte was received.
     pub silent: f64,
 }
 
-/// Objects of the cluster that are followed.
+/// A selection of objects of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WatchSnapshot {
-    /// In words: `services shop/web`.
+    /// The selection in words: `services shop/web`.
     pub what: String,
     /// `watched`, `read`, `lost`.
     pub health: String,
@@ -137,18 +136,18 @@ pub struct RefusedConnection {
     pub sentence: String,
 }
 
-/// The credentials that the API server is shown, without anything secret.
+/// The credentials for the API server, without secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialSnapshot {
-    /// `token`, `password`, `certificate`, in words.
+    /// Kinds of credentials: `token`, `password`, `certificate`.
     pub kinds: Vec<String>,
-    /// The plugin that makes them.
+    /// The credential plugin.
     pub plugin: Option<String>,
-    /// When they end, as far as they say: RFC 3339.
+    /// Expiry, if it is known: RFC 3339.
     pub expires: Option<String>,
-    /// Whether others can be had then.
+    /// Whether they can be renewed then.
     pub renewable: bool,
-    /// Why there are none.
+    /// Reason why there are none.
     pub trouble: Option<String>,
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 
-/// How often something happened, by a name of a closed set.
+/// Counts by a name of a closed set.
 pub(crate) type NamedCounts = BTreeMap<&'static str, u64>;
-/// The same by two names.
+/// Counts by two names of closed sets.
 pub(crate) type Count2 = BTreeMap<(&'static str, &'static str), u64>;
 
-/// What has happened so far, by kind.
+/// Counts of events so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventCounts {
     /// By frontend.
@@ -25,7 +25,7 @@ pub(crate) struct EventCounts {
     pub(crate) login_events: NamedCounts,
 }
 
-/// Everything that metrics show, at one moment.
+/// The values of all metrics at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) counts: EventCounts,
@@ -39,16 +39,16 @@ pub(crate) struct Tally {
     pub(crate) upgrades: u64,
     /// By health.
     pub(crate) watches: NamedCounts,
-    /// When the credentials end, in seconds since 1970.
+    /// Expiry of the credentials, in seconds since 1970.
     pub(crate) expires: Option<f64>,
     pub(crate) dropped: u64,
 }
 
-/// How long the steps of dials took, in seconds. Clones are the same.
+/// Durations of the steps of dials, in seconds. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Dials([(&'static str, Histogram); 4]);
 
-/// From a session that is there to one that has to be opened over a long line.
+/// From an open session to one that has to be opened over a slow line.
 const BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
@@ -72,7 +72,7 @@ impl Dials {
     }
 }
 
-/// One more.
+/// Adds one.
 pub(super) fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
     *counts.entry(key).or_default() += 1;
 }

@@ -1,4 +1,4 @@
-//! One proxy as it is seen from outside: what goes through it, and what it holds of the cluster.
+//! A view of one proxy: its journal, and its sessions, watches and credentials.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::ClusterStack;
 
-/// One proxy, to be looked at. Clones are the same.
+/// A view of one proxy. Clones share it.
 #[derive(Clone)]
 pub struct ProxyView {
     journal: Journal,
@@ -24,7 +24,7 @@ pub struct ProxyView {
     cluster: Option<ClusterView>,
 }
 
-/// The way into a cluster.
+/// The parts of a proxy that lead into its cluster.
 #[derive(Clone)]
 struct ClusterView {
     cluster: Cluster,
@@ -42,7 +42,7 @@ impl ProxyView {
         }
     }
 
-    /// A proxy into a cluster, whose sessions, watches and logins are told to the journal from now on.
+    /// A proxy into a cluster, whose sessions, watches and logins are reported to the journal from now on.
     pub fn of_cluster(
         journal: Journal,
         about: AboutProxy,
@@ -81,22 +81,22 @@ impl ProxyView {
         }
     }
 
-    /// What goes through it.
+    /// The journal of the proxy.
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted.
+    /// Events from now on, optionally with the forwarded HTTP requests.
     pub fn events(&self, exchanges: bool) -> Events {
         self.journal.events(exchanges)
     }
 
-    /// The same with the heads of requests and answers, secrets and all.
+    /// Events with the heads of requests and answers, including secrets.
     pub fn events_with_heads(&self) -> Events {
         self.journal.events_with_heads()
     }
 
-    /// Ends one connection, by its number; `false` where there is none.
+    /// Cuts the connection with this number; `false` if there is none.
     pub fn cut(&self, id: u64) -> bool {
         self.journal.cut(id)
     }
@@ -124,7 +124,7 @@ impl ProxyView {
         tally
     }
 
-    /// Everything there is now.
+    /// The current snapshot.
     pub async fn snapshot(&self) -> JournalSnapshot {
         let (connections, totals) = self.journal.connections().await;
         let way = self.cluster.as_ref();
@@ -266,7 +266,7 @@ fn shown(session: SessionState) -> SessionSnapshot {
     }
 }
 
-/// Every health of sessions and of watches.
+/// All values of the health of sessions.
 pub(crate) const SESSION_HEALTHS: [&str; 5] = ["well", "suspect", "stalled", "wedged", "closing"];
 pub(crate) const WATCH_HEALTHS: [&str; 3] = ["watched", "read", "lost"];
 

@@ -1,4 +1,4 @@
-//! The file in a JavaScript engine, over a table of hosts.
+//! The file, run by a JavaScript engine for a table of hosts.
 
 use rquickjs::{Context, Function, Runtime};
 
@@ -26,7 +26,7 @@ fn facts() -> PacFacts {
     }
 }
 
-/// Where each host goes. The functions that resolve are there to fail.
+/// The proxy for each host. Functions that resolve names fail the test.
 fn run(facts: &PacFacts, hosts: &[&str]) -> Vec<String> {
     let runtime = Runtime::new().unwrap();
     let context = Context::full(&runtime).unwrap();
@@ -113,7 +113,7 @@ fn the_truth_table() {
     }
 }
 
-/// What is not known stays with the proxy where it could be the cluster's, and the file says so.
+/// A host that could belong to the cluster goes to the proxy while the list is not known, and the file says so.
 #[test]
 fn what_could_not_be_learned_is_a_comment() {
     let unknown = PacFacts {
@@ -141,7 +141,7 @@ fn what_could_not_be_learned_is_a_comment() {
     assert!(!text(&facts()).contains("Not known"));
 }
 
-/// An outage forgets nothing, and says so.
+/// An outage keeps the last list, and the file says so.
 #[test]
 fn what_was_last_seen_stands() {
     let old = |known: KnownList| match known {
@@ -184,7 +184,7 @@ fn the_ways_there_are() {
     );
 }
 
-/// A name cannot be more than a string, whatever it has in it.
+/// A name stays a string, whatever it contains.
 #[test]
 fn names_are_quoted() {
     let odd = "x\"; throw 1; //\u{2028}</script>";

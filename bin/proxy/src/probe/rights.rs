@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::ANSWER;
 
-/// One thing that access rules allow or not.
+/// A right in the access rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AccessRight {
     /// The API group; empty for the core group.
@@ -22,21 +22,21 @@ pub struct AccessRight {
     pub verb: &'static str,
 }
 
-/// To forward ports, as SPDY asks for it.
+/// Right to forward ports over SPDY.
 pub const CREATE_PORT_FORWARD: AccessRight = AccessRight {
     group: "",
     resource: "pods/portforward",
     verb: "create",
 };
 
-/// To forward ports, as WebSocket asks for it.
+/// Right to forward ports over WebSocket.
 pub const GET_PORT_FORWARD: AccessRight = AccessRight {
     verb: "get",
     ..CREATE_PORT_FORWARD
 };
 
-/// Whether the access rules allow this in the namespace: a SelfSubjectAccessReview, which everybody may ask for who has
-/// logged in. 10 s at most.
+/// Whether the access rules grant the right in the namespace, by a SelfSubjectAccessReview, which every user may create.
+/// Takes at most 10 s.
 pub async fn may(
     client: &Client,
     namespace: &str,
@@ -81,8 +81,8 @@ pub async fn may(
     }
 }
 
-/// Checks that ports of the namespace's Pods may be forwarded in one way at least. A review that fails is no error: the
-/// attempt will tell.
+/// Checks that ports of the namespace's Pods may be forwarded over at least one transport. A failed review is not an error:
+/// the dial that follows shows the truth.
 pub(super) async fn may_forward(client: &Client, namespace: &str) -> Result<(), ConnectError> {
     let (create, get) = tokio::join!(
         may(client, namespace, CREATE_PORT_FORWARD),

@@ -6,11 +6,11 @@ use kubevpn_proxy::{Admin, Backend, Journal, ListenerSpec, Protocol, Readiness, 
 use kubevpn_target::{BoxError, ConnectError, Refusal, Target};
 use tower::service_fn;
 
-/// Pages that may be open at once.
+/// Concurrent open pages.
 const STREAMS: usize = 32;
 /// Upper bound on a form.
 const MAX_FORM: usize = 1024;
-/// Of all answers.
+/// Headers of all answers.
 const HEADERS: [(&str, &str); 6] = [
     ("cache-control", "no-store"),
     (
@@ -23,7 +23,7 @@ const HEADERS: [(&str, &str); 6] = [
     ("cross-origin-opener-policy", "same-origin"),
 ];
 
-/// What is answered to a request, which ends where the connection does.
+/// The answer to a request, read to the end of the connection.
 async fn send(admin: &Admin, request: &str) -> String {
     let mut stream = TcpStream::connect(admin.addr().to_string()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -119,7 +119,7 @@ async fn probes_are_told_the_readiness() {
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
-/// It holds one of few places.
+/// The client holds one of few permits.
 #[tokio::test(start_paused = true)]
 async fn silent_client_is_left() {
     let admin = admin().await;
@@ -138,7 +138,7 @@ async fn page_answers_itself_alone() {
     let cookie = fields.split("\r\n").nth(1).unwrap();
     let own = format!("origin: http://{host}\r\n");
     let form = format!("id=1&csrf={csrf}");
-    // There is no connection 1, and it would be cut.
+    // The request is valid: connection 1 would be cut if it existed.
     let answer = send(&admin, &cut(&fields, &own, &form)).await;
     assert_eq!(status(&answer), 404, "{answer}");
 
@@ -341,7 +341,7 @@ async fn every_answer_allows_nothing_but_the_page_itself() {
             assert!(!head.contains(word), "{path}: {head}");
         }
     }
-    // The policy lets none of it run, so there must be none.
+    // The content policy permits no inline scripts, so there must be none.
     let page = send(&admin, &format!("GET / HTTP/1.1\r\n{fields}\r\n")).await;
     for inline in [
         " style=",
@@ -355,7 +355,7 @@ async fn every_answer_allows_nothing_but_the_page_itself() {
     }
 }
 
-/// Off loopback, where anybody may ask, and where nothing is shown yet.
+/// On an address that is not loopback, before a proxy is shown.
 #[tokio::test]
 async fn no_page_off_loopback() {
     let admin = Admin::start(&"0.0.0.0:0".parse().unwrap()).await.unwrap();
@@ -385,7 +385,7 @@ async fn no_page_off_loopback() {
     }
 }
 
-/// One that reads for as long as the page is open.
+/// A client that reads while the page is open.
 #[tokio::test]
 async fn events_go_on_and_leave_room_for_probes() {
     let (admin, _, fields) = shown(view()).await;
@@ -400,7 +400,7 @@ async fn events_go_on_and_leave_room_for_probes() {
             let n = stream.read(&mut bytes).await.unwrap();
             assert_ne!(n, 0, "{heard}");
             heard.push_str(str::from_utf8(&bytes[..n]).unwrap());
-            // The first comes at once, and one is enough for all but the first client.
+            // The first event is sent at once; one is enough for all clients but the first.
             if !open.is_empty() && heard.contains("event: snapshot") {
                 break;
             }
@@ -412,7 +412,7 @@ async fn events_go_on_and_leave_room_for_probes() {
     assert_eq!(status(&ask(&admin, "GET /livez").await), 200);
 }
 
-/// A context and a refusal that would be markup, as a browser gets them.
+/// A context and a refusal that contain markup, as a browser receives them.
 #[tokio::test]
 async fn text_of_others_is_text() {
     const CANARY: &str = "<script>alert(1)</script>\"'&";
@@ -451,7 +451,7 @@ async fn text_of_others_is_text() {
     assert!(!page.replace(ESCAPED, "").contains("alert"), "{page}");
 }
 
-/// In JSON, as the script gets it: no end of a line, with which an event of the server would end.
+/// JSON for the script contains no line break, which would end a server-sent event.
 #[tokio::test]
 async fn event_is_one_line_whatever_it_holds() {
     let journal = Journal::default();

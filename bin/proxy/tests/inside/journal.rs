@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 use tower::service_fn;
 
-/// How many refusals are remembered.
+/// Number of refusals that are kept.
 const REFUSALS: usize = 10;
 
 /// A SOCKS5 proxy that is observed; behind it a port 80 that echoes, and no other port.
@@ -140,7 +140,7 @@ async fn refusals_are_told_and_remembered_and_bounded() {
         let (_, reply) = ask(address, 81).await;
         assert_eq!(reply, 3);
     }
-    // The last of these is kept for who asks later.
+    // A refusal is kept for a later call.
     view.journal().trouble().await;
     let refusals = view.journal().refusals();
     assert_eq!(refusals.len(), REFUSALS);
@@ -202,7 +202,7 @@ async fn slow_listener_is_told_what_it_missed() {
     while events.next().await.is_some() {}
 }
 
-/// Nobody pays for what nobody hears.
+/// An event is not made without a listener.
 #[test]
 fn no_event_is_made_without_a_listener() {
     let journal = Journal::default();

@@ -1,4 +1,4 @@
-//! What is seen of a proxy: its journal in process, its status page by sockets.
+//! Views of a proxy: its journal in process, its status page over sockets.
 
 mod admin;
 mod journal;
