@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::SetupStep;
 
-/// How long the other side may take for its part; a namespace is made in milliseconds.
+/// Time limit of a step of the other side. A namespace is made in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The longest packet: a `resolv.conf` and little else.
@@ -26,12 +26,12 @@ const DESCRIPTORS: usize = 8;
 /// Messages of the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromHelper {
-    /// The namespaces are there and belong to nobody yet.
+    /// The namespaces exist, and no user is mapped yet.
     Unshared,
-    /// All is set up. With the sockets: this many that accept connections, then those for datagrams, then the one that asks
-    /// about sockets.
+    /// The setup is complete. The sockets come with it: this many listeners, then those for datagrams, then the one for
+    /// queries about sockets.
     Ready { listeners: usize },
-    /// A step failed, on a file perhaps.
+    /// A step failed, possibly on a file.
     Failed {
         step: SetupStep,
         on: String,
@@ -44,35 +44,35 @@ pub(crate) enum FromHelper {
 /// Messages to the helper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToHelper {
-    /// The namespaces are yours. With the command's standard input.
+    /// The users are mapped: set up the namespaces. The command's standard input comes with it.
     SetUp {
         /// The contents of `/etc/resolv.conf`.
         resolv_conf: String,
-        /// The allocator's settings that the command is to have, which the helper has others of.
+        /// Settings of the allocator for the command, which differ from the helper's.
         malloc_conf: Option<String>,
     },
     /// Become the command.
     Start,
 }
 
-/// One end.
+/// One end of the conversation.
 #[derive(Debug)]
 pub(crate) struct ControlSocket(OwnedFd);
 
 impl ControlSocket {
-    /// Two ends.
+    /// Both ends of a conversation.
     pub(crate) fn pair() -> io::Result<(Self, OwnedFd)> {
         let kind = SocketType::SEQPACKET;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
         Ok((Self::of(ours)?, theirs))
     }
 
-    /// The end that a descriptor is, for a side that waits for the other as long as that lives.
+    /// The end of this descriptor, without a time limit: for a side that waits while the other lives.
     pub(crate) fn patient(socket: OwnedFd) -> Self {
         Self(socket)
     }
 
-    /// The end that a descriptor is.
+    /// The end of this descriptor.
     pub(crate) fn of(socket: OwnedFd) -> io::Result<Self> {
         set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
         Ok(Self(socket))
@@ -107,7 +107,7 @@ impl ControlSocket {
             match recvmsg(&self.0, &mut slices, &mut control, flags) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                // So does an end that was closed with a packet unread.
+                // An end that was closed with an unread packet reports this.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),
                 received => break received?,
             }

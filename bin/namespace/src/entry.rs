@@ -1,4 +1,4 @@
-//! The process outside: starts the helper, gives it what it needs, takes its sockets.
+//! The process outside: it starts the helper, maps its users and receives its sockets.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,32 +14,32 @@ use crate::start::{MALLOC_CONF, ProcessRole, this_program};
 
 /// A namespace being made: from the start of its helper to the command that the helper becomes.
 ///
-/// The methods block, for 20 s at most where something is wrong, and for milliseconds where nothing is. To drop it ends
-/// a helper that was not told to start.
+/// The methods block for milliseconds, and for at most 20 s if the helper hangs. Dropping it ends a helper that was not
+/// told to start.
 #[derive(Debug)]
 pub struct PendingNamespace {
     control: ControlSocket,
 }
 
-/// The sockets of a new network, in it and owned here.
+/// The sockets of a new network, owned by this process.
 #[derive(Debug)]
 pub struct NetworkSockets {
-    /// Every TCP connection comes to one of these; its original destination is known.
+    /// Listeners of all TCP connections, whose original destination is known.
     pub listeners: Vec<TcpListener>,
-    /// Every question by UDP comes to one of these.
+    /// Sockets of all DNS queries over UDP.
     pub dns: Vec<UdpSocket>,
-    /// Asks about sockets in it (`NETLINK_SOCK_DIAG`).
+    /// Netlink socket for queries about sockets in the network (`NETLINK_SOCK_DIAG`).
     pub diagnostics: OwnedFd,
-    /// The processes that are in it.
+    /// The processes in the network.
     pub members: Members,
 }
 
-/// Whether a namespace can be made here, by making one that nobody uses. Blocks for some milliseconds.
+/// Tests whether a namespace can be made here, by making one and dropping it. Blocks for some milliseconds.
 pub fn possible() -> Result<(), EnterError> {
     let (mut command, entry) = PendingNamespace::new(&[])?;
     let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut child = spawned.map_err(|error| EnterError::new(SetupStep::Helper, error))?;
-    // Here is the other end of the helper's conversation, beside its own.
+    // The command still has the helper's end of the conversation.
     drop(command);
     let made = entry.prepare(child.id(), String::new());
     drop(entry);
@@ -50,8 +50,8 @@ pub fn possible() -> Result<(), EnterError> {
 }
 
 impl PendingNamespace {
-    /// The helper that is to become the command of these words, to be started by the caller: its environment will be the
-    /// command's. The thread that starts it has to outlive it, since its end is that of the command.
+    /// The helper that will become the command `words`. The caller sets its environment, which is the command's, and starts
+    /// it from a thread that outlives it: the kernel kills the command when that thread ends.
     ///
     /// The program is the running one, which has to call [`helper`](crate::helper).
     pub fn new(words: &[OsString]) -> Result<(Command, Self), EnterError> {
@@ -62,7 +62,7 @@ impl PendingNamespace {
         Ok((command, Self { control }))
     }
 
-    /// Has everything made, for the helper of this number.
+    /// Sets up the namespaces of the helper with this process number.
     pub fn prepare(&self, pid: u32, resolv_conf: String) -> Result<NetworkSockets, EnterError> {
         match self.next()?.0 {
             FromHelper::Unshared => {}
@@ -87,7 +87,7 @@ impl PendingNamespace {
         }
     }
 
-    /// Lets the helper become the command. The error is that the command cannot be run.
+    /// Lets the helper become the command. Fails if the command cannot be run.
     pub fn start(self) -> io::Result<()> {
         self.control.send(&ToHelper::Start, &[])?;
         match self.control.receive()? {

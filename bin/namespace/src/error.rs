@@ -1,4 +1,4 @@
-//! Why a namespace cannot be had, and what to do about it.
+//! Errors of making a namespace, and what to do about them.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ pub enum SetupStep {
     Namespaces,
     /// Giving the new ones to a user.
     Users,
-    /// Showing other files in the place of the system's.
+    /// Mounting other files over the system's.
     Files,
     /// The interface, addresses and routes.
     Network,
@@ -25,13 +25,13 @@ pub enum SetupStep {
     Sockets,
 }
 
-/// A namespace that could not be made: where it failed, why, and what to do.
+/// A namespace could not be made: the step, the reason, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", Sentence(.step, .on, .source))]
 pub struct EnterError {
     /// The step that failed.
     pub step: SetupStep,
-    /// The file it failed on; empty where it was none.
+    /// The file on which the step failed, or empty.
     pub on: String,
     /// The system's error.
     pub source: io::Error,
@@ -92,7 +92,7 @@ impl fmt::Display for Sentence<'_> {
     }
 }
 
-/// A setting that keeps user namespaces from ordinary users.
+/// A system setting that forbids user namespaces for ordinary users.
 enum Forbidder {
     AppArmor,
     Debian,

@@ -1,4 +1,4 @@
-//! The files that a program resolves names by, in a mount namespace of its own.
+//! The files by which programs resolve names, replaced in a mount namespace.
 
 use std::fs;
 use std::io;
@@ -13,11 +13,11 @@ use crate::error::{EnterError, SetupStep};
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 
-/// Directories that every system has one of; something is mounted there for a moment.
+/// Candidates for a temporary mount point; every system has one of them.
 const STAGES: [&str; 4] = ["/tmp", "/mnt", "/var", "/home"];
 
 /// Services that the C library asks for names before, or instead of, the DNS server of `resolv.conf`: nscd, and
-/// systemd-resolved's two. They live in another network.
+/// systemd-resolved's two. They are in another network.
 const RESOLVERS: [&str; 4] = [
     "/run/nscd/socket",
     "/var/run/nscd/socket",
@@ -25,10 +25,10 @@ const RESOLVERS: [&str; 4] = [
     "/run/systemd/resolve/io.systemd.Resolve.Monitor",
 ];
 
-/// Shows these files in the place of the system's, to this process and what it starts.
+/// Mounts these files over the system's, for this process and its children.
 pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
     let failed = |on: &str, error: io::Error| EnterError::on(SetupStep::Files, on, error);
-    // Later mounts of the system are still seen; none of ours gets out.
+    // Later mounts of the system are still visible here, and ours are not visible outside.
     mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
@@ -36,7 +36,7 @@ pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
     .map_err(|error| failed("/", error.into()))?;
     let nsswitch = match fs::read_to_string(NSSWITCH_CONF) {
         Ok(text) => Some(without_other_ways(&text)),
-        // musl has none.
+        // musl has no such file.
         Err(_) => None,
     };
     let stage = STAGES.iter().find(|stage| Path::new(stage).is_dir());
@@ -53,7 +53,7 @@ pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
     }
     for socket in RESOLVERS {
         if Path::new(socket).exists() {
-            // Nobody listens on what is no socket: connecting is refused.
+            // Connecting to a file that is not a socket is refused.
             mount_bind("/dev/null", socket).map_err(|error| failed(socket, error.into()))?;
         }
     }
@@ -61,8 +61,7 @@ pub(crate) fn show(resolv_conf: &str) -> Result<(), EnterError> {
     unmount(*stage, UnmountFlags::DETACH).map_err(|error| failed(stage, error.into()))
 }
 
-/// The same but that hosts are looked up in `/etc/hosts` and by DNS alone: mDNS in front of it keeps names below `.local`
-/// to itself.
+/// The same file, with hosts looked up only in `/etc/hosts` and by DNS: mDNS before DNS would capture names below `.local`.
 fn without_other_ways(nsswitch: &str) -> String {
     let mut found = false;
     let mut lines: Vec<_> = nsswitch

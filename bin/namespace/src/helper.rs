@@ -1,4 +1,4 @@
-//! The process inside: from its start to the command it becomes.
+//! The helper: the process inside, from its start until it becomes the command.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -17,21 +17,21 @@ use crate::error::{EnterError, SetupStep};
 use crate::start::{MALLOC_CONF, ProcessRole};
 use crate::{files, keeper, netlink, network, porter, rules};
 
-/// Connections the kernel keeps waiting.
+/// Backlog of listeners.
 const BACKLOG: i32 = 1024;
 
 /// Receive buffer of DNS sockets, in bytes.
 const BUFFER: usize = 1024 * 1024;
 
-/// Whether this process was started as a helper. A program that enters namespaces asks before anything else, as a helper
+/// Whether this process was started as a helper. A program that uses namespaces has to check this first, because a helper
 /// must have one thread.
 pub fn is_helper() -> bool {
     ProcessRole::of_this_process().is_some()
 }
 
-/// Is the helper: becomes the command, or ends.
+/// Runs the helper, which becomes the command or exits.
 pub fn helper() -> ExitCode {
-    // Each has told what failed where there was somebody to tell.
+    // The error has been sent to the process outside, if that exists.
     let Err(_) = match ProcessRole::of_this_process() {
         Some(ProcessRole::Porter) => porter::serve(),
         Some(ProcessRole::Keeper) => keeper::serve(),
@@ -46,7 +46,7 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
     let parent = getppid();
     let control = ControlSocket::of(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?)?;
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
-    // Together: the network and the mounts belong to the new users.
+    // One call makes all three, so that the network and the mounts belong to the new user namespace.
     let namespaces = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
     if let Err(error) = unshare(namespaces) {
         return tell_failure(&control, &EnterError::new(SetupStep::Namespaces, error));
@@ -84,14 +84,14 @@ fn inside(words: &[OsString]) -> io::Result<Infallible> {
         .map(|s| s.as_fd())
         .collect();
     control.send(&ready, &sockets)?;
-    // They are served outside alone.
+    // Only the process outside serves them.
     drop((listeners, datagrams, diagnostics));
     let (ToHelper::Start, _) = control.receive()?.ok_or_else(gone)? else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     rustix::stdio::dup2_stdin(&stdin)?;
     drop(stdin);
-    // Held until the thread that started this process ends, which is to be the main one.
+    // The signal is sent when the thread that started this process ends, which has to be the main thread.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if getppid() != parent {
         return Err(gone());
@@ -151,7 +151,7 @@ fn sockets(addresses: &[IpAddr], kind: Type) -> io::Result<(Vec<OwnedFd>, u16)> 
         socket.bind(&at.into())?;
         match kind {
             Type::STREAM => socket.listen(BACKLOG)?,
-            // As much of it as the system allows.
+            // The system may permit less.
             _ => drop(socket.set_recv_buffer_size(BUFFER)),
         }
         let bound = socket.local_addr()?.as_socket();

@@ -1,4 +1,4 @@
-//! The end of processes whose network ended with this program: a process of ours that outlives it.
+//! The keeper: a process that outlives this one, and kills the processes whose network has ended with it.
 //!
 //! The kernel kills the command with the process outside (`PR_SET_PDEATHSIG`), and not what the command has started.
 
@@ -11,17 +11,17 @@ use crate::error::{EnterError, SetupStep};
 use crate::members::Members;
 use crate::start::{ProcessRole, in_background};
 
-/// Kills the processes of a network when this process ends without having dropped it, as by SIGKILL. To drop it leaves them
-/// alone.
+/// Kills the processes of a network if this process ends without dropping the keeper, e.g. by SIGKILL. Dropping it leaves
+/// them running.
 #[derive(Debug)]
 pub struct Keeper {
     process: Child,
-    /// Closed by the end of this process, whatever that is.
+    /// Closed when this process ends in any way.
     _control: ControlSocket,
 }
 
 impl Keeper {
-    /// Of the network of these.
+    /// Starts a keeper for the network of `members`.
     pub fn start(members: &Members) -> Result<Self, EnterError> {
         let failed = |error: io::Error| EnterError::new(SetupStep::Helper, error);
         let (control, theirs) = ControlSocket::pair().map_err(failed)?;
@@ -43,12 +43,12 @@ impl Drop for Keeper {
     }
 }
 
-/// Is the keeper, until the process outside has ended and nobody is left.
+/// Runs the keeper, until the process outside has ended and no process is left.
 pub(crate) fn serve() -> io::Result<Infallible> {
     let control = ControlSocket::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
     let gone = || io::Error::from(io::ErrorKind::UnexpectedEof);
     let (members, _) = control.receive::<Members>()?.ok_or_else(gone)?;
-    // Nothing more is said: this is its end.
+    // There are no further messages: the keeper was dropped.
     if control.receive::<()>()?.is_none() {
         members.kill()?;
     }

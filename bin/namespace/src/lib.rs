@@ -1,8 +1,8 @@
-//! A network for one command, made of namespaces and without any right that an ordinary user lacks. Linux only.
+//! A network for one command, made of namespaces by an ordinary user. Linux only.
 //!
 //! The command gets a user, a network and a mount namespace of its own. In the network there is one interface, `lo`, on
-//! which *every* address is local; a rule redirects TCP to a listener and questions by UDP to a DNS socket, and all else
-//! is refused at once. Both sockets are made inside and handed out, so that a process outside serves them: the kernel
+//! which *every* address is local; rules redirect TCP to a listener and DNS queries over UDP to a socket, and refuse
+//! everything else at once. Both sockets are made inside and handed out, so that a process outside serves them: the kernel
 //! does TCP, and a connection's original destination is known (`SO_ORIGINAL_DST`). It serves nothing itself.
 //!
 //! ```text
@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Since the helper becomes the command, the command is a child of the process outside, in its process group and on its
-//! terminal, as if there were no namespaces. It is killed with that process, and what it has started by a
-//! [`Keeper`]: what is left of their network would lead nowhere.
+//! terminal, as if there were no namespaces. It is killed with that process, and its children by a [`Keeper`], because
+//! their network no longer leads anywhere.
 //!
 //! Sources: user_namespaces(7), network_namespaces(7), rtnetlink(7), `include/uapi/linux/netfilter/nf_tables.h`.
 #![cfg(target_os = "linux")]
@@ -45,9 +45,9 @@ pub use self::keeper::Keeper;
 pub use self::members::Members;
 pub use self::porter::Porter;
 
-/// The address that programs inside have, and ask for names: whatever is sent to port 53 is a question.
+/// Address of programs inside, and of their DNS server: everything sent to port 53 is a DNS query.
 pub const ADDRESS_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
-/// The same for IPv6, where the system has it.
+/// The IPv6 address, if the system supports IPv6.
 pub const ADDRESS_V6: Ipv6Addr = Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 1);
-/// The port that names are asked at.
+/// Port of DNS queries.
 pub const DNS_PORT: u16 = 53;

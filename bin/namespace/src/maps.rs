@@ -9,16 +9,15 @@ use rustix::process::{getegid, geteuid};
 /// A map has at most 340 lines of three numbers (user_namespaces(7)).
 const LONGEST: u64 = 16 * 1024;
 
-/// Makes the users of a process's new namespace those of ours: of root all, so that it may do with files as before; of
-/// anybody else that one alone, which is all that an ordinary user may do. Files of others are then shown as those of
-/// `nobody`, and setuid programs have no effect.
+/// Maps the users of a process's new namespace: for root all users, so that access to files stays the same; for an ordinary
+/// user, who may not map others, only that one. Files of others then belong to `nobody`, and setuid has no effect.
 pub(crate) fn write(pid: u32) -> io::Result<()> {
     let of = |name: &str| format!("/proc/{pid}/{name}");
     if geteuid().is_root() {
         let all = (same("/proc/self/uid_map")?, same("/proc/self/gid_map")?);
         match fs::write(of("uid_map"), all.0) {
             Ok(()) => return fs::write(of("gid_map"), all.1),
-            // A root without the right to do so.
+            // Root without the capability, as in a container.
             Err(error) => tracing::debug!(%error, "all users cannot be mapped"),
         }
     }
@@ -28,7 +27,7 @@ pub(crate) fn write(pid: u32) -> io::Result<()> {
     fs::write(of("gid_map"), format!("{gid} {gid} 1"))
 }
 
-/// The map in which everybody who is known here has the same number.
+/// The identity map of all users that are mapped here.
 fn same(path: &str) -> io::Result<String> {
     let mut text = String::new();
     fs::File::open(path)?

@@ -12,25 +12,25 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-/// How long a thread waits at a time.
+/// Longest wait of a thread.
 const SLICE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
-/// Times that processes are looked for and killed. Each time takes all there are; one that starts others may be quicker.
+/// Rounds of finding and killing processes. A round kills all that exist, but a process may start others meanwhile.
 const ROUNDS: usize = 1000;
 
 /// The processes in one network namespace, found by `/proc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Members {
-    /// The target of the link `/proc/PID/ns/net` of each: `net:[4026532180]`.
+    /// Target of `/proc/PID/ns/net` of its processes: `net:[4026532180]`.
     network: String,
     but: Vec<u32>,
 }
 
 impl Members {
-    /// Those that are in the network of this process.
+    /// The members of the network of process `pid`.
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let network = fs::read_link(format!("/proc/{pid}/ns/net"))?;
         let network = network.to_string_lossy().into_owned();
@@ -38,14 +38,14 @@ impl Members {
         Ok(Self { network, but })
     }
 
-    /// The same without one that serves the others.
+    /// The same members without this one, which serves the others.
     #[must_use]
     pub fn without(mut self, pid: u32) -> Self {
         self.but.push(pid);
         self
     }
 
-    /// Those there are now.
+    /// The current processes.
     pub fn now(&self) -> io::Result<Vec<u32>> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
@@ -61,13 +61,13 @@ impl Members {
         Ok(found)
     }
 
-    /// Whether it is there. One that has ended, or is another user's, is not.
+    /// Whether the process is a member. One that has ended, or belongs to another user, is not.
     fn has(&self, pid: u32) -> bool {
         let network = fs::read_link(format!("/proc/{pid}/ns/net"));
         network.is_ok_and(|network| network == Path::new(&self.network))
     }
 
-    /// Kills them, and those that they start meanwhile. Blocks until they have ended.
+    /// Kills the members, and those that they start meanwhile. Blocks until they have ended.
     pub(crate) fn kill(&self) -> io::Result<()> {
         let mut empty = 0;
         for _ in 0..ROUNDS {
@@ -78,7 +78,7 @@ impl Members {
             }
             let mut killed = Vec::new();
             for pid in found {
-                // The number may be another process's by now, which is not there.
+                // The number may have been reused by a process outside of the network.
                 if let Some(process) = open(pid)?
                     && self.has(pid)
                     && pidfd_send_signal(&process, Signal::KILL).is_ok()
@@ -93,11 +93,11 @@ impl Members {
         Ok(())
     }
 
-    /// Waits until there are none.
+    /// Waits until there are no members.
     ///
     /// Cancellation: nothing is lost.
     pub async fn gone(&self) -> io::Result<()> {
-        // A process that is starting another as it ends may be missed with both; not twice in a row.
+        // A process that forks and ends during the scan can hide its child from it, but not twice in a row.
         let mut empty = 0;
         while empty < 2 {
             let Some(pid) = self.now()?.first().copied() else {
@@ -117,7 +117,7 @@ async fn ended(pid: u32) -> io::Result<()> {
         return Ok(());
     };
     let process = Arc::new(process);
-    // In slices, so that the thread is free soon after nobody waits any more.
+    // Waits in slices, so that the thread is free soon after the future is dropped.
     loop {
         let process = process.clone();
         let polling = spawn_blocking(move || {
@@ -132,7 +132,7 @@ async fn ended(pid: u32) -> io::Result<()> {
     }
 }
 
-/// `None` where it has ended.
+/// `None` if the process has ended.
 fn open(pid: u32) -> io::Result<Option<OwnedFd>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let Some(pid) = pid else { return Ok(None) };

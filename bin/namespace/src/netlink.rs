@@ -1,4 +1,4 @@
-//! Netlink messages (netlink(7), RFC 3549): the few that a new network needs, without a library for each family.
+//! Netlink messages (netlink(7), RFC 3549). A new network needs few of them, from two families.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 
-/// The largest answer that is read at once; acknowledgements are small.
+/// Size of a read; acknowledgements are small.
 const ANSWER: usize = 32 * 1024;
 
 const HEADER: usize = 16;
@@ -18,7 +18,7 @@ pub(crate) const ACK: u16 = 0x4;
 pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;
 
-/// One attribute, padded.
+/// An attribute, padded.
 pub(crate) fn attribute(kind: u16, data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + data.len()).expect("attributes of ours are short");
     let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat();
@@ -26,22 +26,22 @@ pub(crate) fn attribute(kind: u16, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// One that holds others.
+/// An attribute that contains others.
 pub(crate) fn nested(kind: u16, attributes: &[u8]) -> Vec<u8> {
     attribute(kind | NESTED, attributes)
 }
 
-/// A string with its zero.
+/// A string with its terminating zero.
 pub(crate) fn text(kind: u16, text: &str) -> Vec<u8> {
     attribute(kind, &[text.as_bytes(), &[0]].concat())
 }
 
-/// A number in network byte order, as netfilter has them.
+/// A number in network byte order, as in netfilter.
 pub(crate) fn number(kind: u16, number: u32) -> Vec<u8> {
     attribute(kind, &number.to_be_bytes())
 }
 
-/// One message: what comes behind the header is the family's own header and attributes.
+/// A message: the family's header and attributes follow the netlink header.
 pub(crate) fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + body.len()).expect("messages of ours are short");
     let mut bytes = [
@@ -57,7 +57,7 @@ pub(crate) fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<
     bytes
 }
 
-/// A socket that asks about the sockets of this network (sock_diag(7)), for whoever holds it.
+/// A socket for queries about the sockets of this network (sock_diag(7)), also from a process outside.
 pub(crate) fn of_sockets() -> io::Result<OwnedFd> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -66,11 +66,11 @@ pub(crate) fn of_sockets() -> io::Result<OwnedFd> {
     socket.as_fd().try_clone_to_owned()
 }
 
-/// Sends messages, of which `acks` ask for an acknowledgement, and reads those. The first error is the outcome.
+/// Sends messages, of which `acks` request an acknowledgement, and reads these. Returns the first error.
 pub(crate) fn talk(protocol: isize, messages: &[u8], acks: usize) -> io::Result<()> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
-    // The kernel has answered when the messages are sent.
+    // The kernel has answered by the time the messages are sent.
     socket.set_non_blocking(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(messages, 0)?;
@@ -88,7 +88,7 @@ pub(crate) fn talk(protocol: isize, messages: &[u8], acks: usize) -> io::Result<
     Ok(())
 }
 
-/// The codes of the acknowledgements in what was read.
+/// The codes of the acknowledgements in `bytes`.
 fn answers(mut bytes: &[u8]) -> io::Result<Vec<i32>> {
     let mut codes = Vec::new();
     while let Some(header) = bytes.first_chunk::<HEADER>() {
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(answers(&bytes).unwrap(), [0, -1]);
         assert_eq!(answers(&[]).unwrap(), [0; 0]);
         for length in 1..bytes.len() {
-            // Cut short anywhere it ends, and makes no answer up.
+            // A truncated answer at any length yields no code that was not sent.
             let found = answers(&bytes[..length]).unwrap_or_default();
             assert!(found.len() < 2, "{length}");
         }

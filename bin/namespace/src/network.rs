@@ -20,7 +20,7 @@ const UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// No other machine can have the address: nobody is asked.
+/// No duplicate address detection: no other machine can have the address.
 const NO_DAD: u8 = 2;
 
 const IFA_ADDRESS: u16 = 1;
@@ -34,10 +34,10 @@ const SCOPE_HOST: u8 = 254;
 const SCOPE_UNIVERSE: u8 = 0;
 const TYPE_LOCAL: u8 = 2;
 
-/// Makes every address local; whether those of IPv6 too, which a system may lack.
+/// Makes every address local. Returns whether IPv6 addresses are too, which a system may not support.
 ///
-/// With an address of its own, the source of every connection, a program that looks at its interfaces finds that there is
-/// a network (`AI_ADDRCONFIG`).
+/// The interface also gets an address, which is the source of every connection: without one, programs that inspect their
+/// interfaces assume that there is no network (`AI_ADDRCONFIG`).
 pub(crate) fn set_up() -> io::Result<bool> {
     let link = [
         &[0; 4][..],
@@ -57,7 +57,7 @@ pub(crate) fn set_up() -> io::Result<bool> {
     }
 }
 
-/// One family.
+/// Makes the addresses of one family local.
 fn local(own: IpAddr) -> io::Result<()> {
     let (family, bytes, scope, flags) = match own {
         IpAddr::V4(ip) => (AF_INET, ip.octets().to_vec(), SCOPE_HOST, 0),

@@ -1,6 +1,7 @@
-//! Connections into a network from outside, by a process of ours that goes in and stays.
+//! The porter: a process in the network, which makes connections there for the process outside.
 //!
-//! A socket belongs to the network it was made in, for good. The process outside may not change its own: it has threads.
+//! A socket belongs to the network in which it was made, and the process outside cannot change its network because it has
+//! threads.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -18,12 +19,12 @@ use crate::control::ControlSocket;
 use crate::error::{EnterError, SetupStep};
 use crate::start::{ProcessRole, in_background};
 
-/// A server on loopback answers at once, or has no room for more connections.
+/// A server on loopback answers at once, unless its backlog is full.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum ToPorter {
-    /// Go there. With the user and the network namespace.
+    /// Enter the namespaces, whose user and network descriptors come with it.
     Enter,
     /// Connect to this port of loopback.
     Connect { port: u16 },
@@ -31,14 +32,14 @@ enum ToPorter {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum FromPorter {
-    /// With the connection, where there is one.
+    /// The result; an established connection comes with it.
     Done,
     Failed {
         error: i32,
     },
 }
 
-/// Connects to servers in a network. To drop it ends its process.
+/// Connects to servers in a network. Dropping it ends its process.
 #[derive(Debug)]
 pub struct Porter {
     control: Mutex<ControlSocket>,
@@ -46,8 +47,7 @@ pub struct Porter {
 }
 
 impl Porter {
-    /// Sends a process into the namespaces of the process of this number, which may have ended by the time it is there.
-    /// Blocks for some milliseconds.
+    /// Starts a process in the namespaces of process `pid`, which may end afterwards. Blocks for some milliseconds.
     pub fn enter(pid: u32) -> Result<Self, EnterError> {
         let failed = |error: io::Error| EnterError::new(SetupStep::Helper, error);
         let namespace = |name: &str| File::open(format!("/proc/{pid}/ns/{name}"));
@@ -67,12 +67,12 @@ impl Porter {
         Ok(porter)
     }
 
-    /// The process, which is in the network itself.
+    /// Process number of the porter, which is a member of the network itself.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// A connection to a port of the network's loopback. Blocks, for 5 s at most.
+    /// Connects to a port of the network's loopback. Blocks for at most 5 s.
     pub fn connect(&self, port: u16) -> io::Result<TcpStream> {
         let mut connected = self.ask(&ToPorter::Connect { port }, &[])?;
         let socket = connected.pop().ok_or(io::ErrorKind::InvalidData)?;
@@ -99,7 +99,7 @@ impl Drop for Porter {
     }
 }
 
-/// Is the porter, until nobody asks any more.
+/// Runs the porter until the other end is closed.
 pub(crate) fn serve() -> io::Result<Infallible> {
     let control = ControlSocket::patient(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?);
     loop {
@@ -127,7 +127,7 @@ fn enter(user: Option<OwnedFd>, network: Option<OwnedFd>) -> io::Result<()> {
     let (Some(user), Some(network)) = (user, network) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
-    // First the users, which give the right to the network.
+    // The user namespace comes first, because it grants the right to enter the network.
     setns(user, CloneFlags::CLONE_NEWUSER)?;
     Ok(setns(network, CloneFlags::CLONE_NEWNET)?)
 }

@@ -23,8 +23,8 @@
 //! }
 //! ```
 //!
-//! A packet that is dropped on its way out is an error of the call that sent it (EPERM), at once. The second chain sees packets
-//! after the redirect; `ct status dnat` lets the answers to redirected questions pass, which have other sources.
+//! A packet that is dropped on its way out is an error of the call that sent it (EPERM), at once. The second chain sees
+//! packets after the redirect; `ct status dnat` lets the answers to redirected queries pass, which have other sources.
 
 use std::io;
 
@@ -77,13 +77,13 @@ enum Compare {
     NotEqual = 1,
 }
 
-/// Sets the rules of a new network: TCP goes to one port of loopback, questions to another.
+/// Sets the rules of a new network: TCP is redirected to one port of loopback, DNS queries to another.
 pub(crate) fn set(tcp: u16, dns: u16) -> io::Result<()> {
     let (messages, acks) = messages(tcp, dns);
     talk(NETLINK_NETFILTER, &messages, acks)
 }
 
-/// All of them in one transaction, and how many acknowledge.
+/// All messages as one transaction, and the number of acknowledgements.
 fn messages(tcp: u16, dns: u16) -> (Vec<u8>, usize) {
     let mut sequence = 0;
     let mut next = |kind, flags, family, resource: u16, attributes: &[u8]| {
@@ -278,7 +278,7 @@ fn redirect_to(port: u16) -> [Vec<u8>; 2] {
 mod tests {
     use super::*;
 
-    /// Seen to be taken by Linux 6.18; a change is a decision, to be tried with `integration/scenarios/src/scenarios/isolated.rs`.
+    /// These bytes were accepted by Linux 6.18. After a change, run `integration/scenarios/src/scenarios/isolated.rs`.
     #[test]
     fn one_transaction() {
         let (bytes, acks) = messages(15001, 15053);

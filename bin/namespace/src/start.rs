@@ -1,4 +1,4 @@
-//! This program again, as one of the processes that serve a network.
+//! Starts this program again in one of the roles that serve a network.
 
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 pub(crate) const MALLOC_CONF: &str = "_RJEM_MALLOC_CONF";
 const NO_THREADS: &str = "background_thread:false";
 
-/// The first word of a command line, which says what the process is to be.
+/// The role of a process, which is the first word of its command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProcessRole {
     Helper,
@@ -26,7 +26,7 @@ impl ProcessRole {
         }
     }
 
-    /// That of this process.
+    /// The role of this process.
     pub(crate) fn of_this_process() -> Option<Self> {
         let word = std::env::args_os().nth(1)?;
         Self::ALL.into_iter().find(|role| word == role.word())
@@ -43,7 +43,7 @@ pub(crate) fn this_program(role: ProcessRole, control: OwnedFd) -> Command {
     command
 }
 
-/// The same in the background: it says nothing, and Ctrl-C at a terminal is not for it.
+/// The same in the background: without output, and in a process group that Ctrl-C does not reach.
 pub(crate) fn in_background(role: ProcessRole, control: OwnedFd) -> Command {
     use std::os::unix::process::CommandExt as _;
     let mut command = this_program(role, control);
