@@ -13,8 +13,8 @@
 //! | `PUT /v1/log-level`, a [`LogLevel`] | nothing |
 //! | `POST /v1/quit`; `?now` | [`EndedConnections`], before the daemon is gone |
 //!
-//! Any failure is a [`ApiError`] with a status of 4xx or 5xx. `GET /v1/daemon` and `POST /v1/quit` stay as they are
-//! whatever the version, so that one program can end the other's daemon.
+//! A failure is an [`ApiError`] with a status of 4xx or 5xx. `GET /v1/daemon` and `POST /v1/quit` are the same in every
+//! version, so that each program can end the daemon of another version.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -29,10 +29,10 @@ use sha2::{Digest as _, Sha256};
 use crate::error::ApiError;
 use crate::log::LogLevel;
 
-/// The version of this page. Other daemons are told apart by it, and not spoken to.
+/// Version of this API. A daemon with another version is not used.
 pub const API: u32 = 2;
 
-/// Who answers.
+/// Identity of the daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AboutDaemon {
@@ -42,36 +42,36 @@ pub struct AboutDaemon {
     pub started_at: String,
 }
 
-/// Open a connection, or find it, and give it these listeners.
+/// Request to open a connection, or to add these listeners to an open one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectRequest {
-    /// What its ID is, if it is new.
+    /// ID of a new connection.
     pub id: String,
     pub cluster: ClusterRef,
-    /// Which kubeconfig, and what of it.
+    /// The selected entries of the kubeconfig.
     pub kubeconfig_selection: KubeconfigSelection,
-    /// The selected context alone. Holds secrets: it goes into a file of mode 0600 and nowhere else.
+    /// A kubeconfig with only the selected context. It contains secrets, and is stored only in a file of mode 0600.
     pub kubeconfig: serde_json::Value,
-    /// `None` to take it as it is.
+    /// `None` keeps the policy of an open connection.
     pub policy: Option<Policy>,
     pub listeners: Vec<ListenerSpec>,
-    /// How much its log says; `None` to leave it as it is.
+    /// Level of its log; `None` keeps the level.
     #[serde(default)]
     pub log_level: Option<LogLevel>,
 }
 
-/// Which connection is asked for: that of this kubeconfig, context and namespace.
+/// Query for the connection of this kubeconfig, context and namespace.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionQuery {
     pub cluster: ClusterRef,
     pub kubeconfig_selection: KubeconfigSelection,
-    /// `None` for whatever its policy is.
+    /// `None` matches every policy.
     pub policy: Option<Policy>,
 }
 
-/// What a connection leads to, in words for people.
+/// Names of the cluster of a connection, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterRef {
@@ -82,7 +82,7 @@ pub struct ClusterRef {
 }
 
 impl ClusterRef {
-    /// What this kubeconfig leads to.
+    /// The cluster that this kubeconfig selects.
     pub fn new(loaded: &Loaded) -> Self {
         Self {
             server: loaded.server.clone(),
@@ -93,8 +93,8 @@ impl ClusterRef {
     }
 }
 
-/// Which kubeconfig, and what of it: enough to select the same again when the files have changed. Two that are equal
-/// are the same credentials.
+/// The files and entries of a kubeconfig, sufficient to select the same again when the files have changed. Equal selections
+/// have equal credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubeconfigSelection {
@@ -109,18 +109,18 @@ pub struct KubeconfigSelection {
     pub insecure_skip_tls_verify: bool,
     pub tls_server_name: Option<String>,
     pub request_timeout: Option<Duration>,
-    /// A proxy to the API server that the environment named is in the transient kubeconfig alone.
+    /// Whether the environment named a proxy to the API server, which is only in the transient kubeconfig.
     pub proxy_of_env: bool,
-    /// Of `--token`: the token itself is in the transient kubeconfig alone.
+    /// Hash of `--token`; the token itself is only in the transient kubeconfig.
     pub token_sha256: Option<String>,
-    /// A file could be read only once: what it said is in the transient kubeconfig, and no file is looked at again.
+    /// Whether a file could be read only once. Its contents are in the transient kubeconfig, and no file is read again.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_once: bool,
 }
 
 impl KubeconfigSelection {
-    /// What these flags and files select. `--context` alone decides nothing that the current context may change: the
-    /// context that was found is kept.
+    /// The selection of these flags and files. It keeps the name of the selected context, so that a change of the current
+    /// context has no effect.
     pub fn new(args: &KubeconfigArgs, loaded: &Loaded) -> Self {
         use secrecy::ExposeSecret as _;
         let digest =
@@ -144,7 +144,7 @@ impl KubeconfigSelection {
         }
     }
 
-    /// The flags that select it again, but for a token.
+    /// Flags for the same selection, without the token.
     pub fn args(&self, namespace: &str) -> KubeconfigArgs {
         KubeconfigArgs {
             context: self.context.clone(),
@@ -162,14 +162,14 @@ impl KubeconfigSelection {
         }
     }
 
-    /// The environment to select it in: these files. A proxy is named by the transient kubeconfig or not at all.
+    /// Environment for the same selection: these files. A proxy is only in the transient kubeconfig.
     pub fn env(&self) -> Env {
         let files = std::env::join_paths(&self.files).unwrap_or_default();
         Env::of(own_env().chain([(std::ffi::OsString::from("KUBECONFIG"), files)]))
     }
 }
 
-/// The daemon's environment without what a `connect` has settled.
+/// The daemon's environment without variables that `connect` has evaluated.
 pub fn own_env() -> impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)> {
     const SETTLED: [&str; 7] = [
         "KUBECONFIG",
@@ -193,56 +193,56 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// What happens while a connection is opened.
+/// An event of opening a connection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ConnectEvent {
-    /// Something was done.
+    /// A step is complete.
     Step(String),
     Done(OpenedConnection),
     Failed(ApiError),
 }
 
-/// The connection, and its listeners.
+/// The opened connection and its listeners.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenedConnection {
     pub id: String,
     pub listeners: Vec<Attached>,
-    /// What names of the cluster end in, where a DNS listener was asked for.
+    /// Suffixes of names of the cluster, if a DNS listener was requested.
     #[serde(default)]
     pub endings: Vec<String>,
 }
 
-/// A listener that was asked for.
+/// A requested listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attached {
     #[serde(flatten)]
     pub spec: ListenerSpec,
-    /// Where it is, with the real port.
+    /// Its address, with the actual port.
     #[serde(with = "text")]
     pub bound: Addr,
-    /// It was there before.
+    /// Whether it was open before.
     pub already: bool,
 }
 
-/// What was ended.
+/// The connections that were closed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndedConnections {
     pub ids: Vec<String>,
 }
 
-/// Everything there is to know. Keys in the words of the Go kubevpn where it has them; docs/status.schema.json is
-/// their contract.
+/// The status of the daemon and its connections. Keys are those of the Go kubevpn, if it has them; docs/status.schema.json
+/// is their contract.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct StatusReport {
     pub list: Vec<ConnectionInfo>,
     #[serde(rename = "CurrentConnectionID")]
     pub current: String,
-    /// State files that could not be brought back.
+    /// State files whose connection could not be restored.
     pub problems: Vec<StateFileProblem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub daemon: Option<DaemonStatus>,
@@ -257,7 +257,7 @@ pub struct DaemonStatus {
     pub started_at: String,
 }
 
-/// A state file that is of no use, and why.
+/// A state file that cannot be used, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct StateFileProblem {
@@ -276,7 +276,7 @@ pub struct ConnectionInfo {
     pub namespace: String,
     /// The same as `state`, under the Go kubevpn's key.
     pub status: String,
-    /// The first SOCKS listener that listens.
+    /// Address of the first open SOCKS listener.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub socks_listen_addr: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -284,13 +284,13 @@ pub struct ConnectionInfo {
     pub context: String,
     pub server: String,
     pub state: ConnectionState,
-    /// Empty when all is well.
+    /// Reason of the state; empty for `Connected`.
     pub reason: String,
-    /// The command that logs in, where that is needed and a credential plugin can do it. It is for who shows the status to
-    /// make, of `selection`, and left out by the daemon.
+    /// Command that logs in, if that is necessary and a credential plugin can do it. The program that shows the status
+    /// makes it from `selection`; the daemon leaves it empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub login: String,
-    /// What to connect to again, where that would log in.
+    /// Selection to connect to again, if that would log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selection: Option<KubeconfigSelection>,
     pub since: String,
@@ -302,15 +302,15 @@ pub struct ConnectionInfo {
     pub last_refusals: Vec<RefusalInfo>,
 }
 
-/// How a connection is.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConnectionState {
-    /// The API server answers, and everything listens.
+    /// The API server answers, and all listeners are open.
     Connected,
-    /// The API server answers, and something of ours is not as it should be.
+    /// The API server answers, but a listener or the kubeconfig has a problem.
     Degraded,
-    /// The API server does not take our credentials.
+    /// The API server rejects the credentials.
     Unauthenticated,
     /// The API server does not answer.
     Unreachable,
@@ -331,31 +331,31 @@ impl ConnectionState {
 #[serde(rename_all = "PascalCase")]
 pub struct ListenerInfo {
     pub protocol: String,
-    /// Where it listens, or should.
+    /// Address on which it listens, or waits to listen.
     pub address: String,
     pub listening: bool,
-    /// Why it does not listen.
+    /// Reason why it does not listen.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Whether it dials everything from this machine.
+    /// Whether all targets are dialled from this machine.
     pub egress: bool,
-    /// Whether it asks for a password.
+    /// Whether it requires a password.
     pub auth: bool,
-    /// Clients connected now.
+    /// Number of connected clients.
     pub open_clients: usize,
 }
 
-/// A client that asks for nothing is in none of these; a request that the HTTP frontend forwards is a connection, and its bytes
-/// are those of bodies.
+/// Counts of connections and bytes. A client without a request is not counted. A forwarded HTTP request counts as a
+/// connection, with the bytes of bodies.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct TrafficInfo {
     pub open_connections: u64,
     pub total_connections: u64,
     pub refused_connections: u64,
-    /// To targets.
+    /// Bytes to targets.
     pub bytes_up: u64,
-    /// From targets.
+    /// Bytes from targets.
     pub bytes_down: u64,
 }
 

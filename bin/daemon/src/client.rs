@@ -1,4 +1,4 @@
-//! A command's end of the socket: finds the daemon, starts it, speaks to it.
+//! The client of the daemon: it finds the daemon, starts it and makes calls.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -27,39 +27,39 @@ use crate::sys::{self, Process};
 
 pub(crate) mod http;
 
-/// How long the daemon may take for what it need not wait for.
+/// Time limit of calls that the daemon answers without waiting.
 const PROMPT: Duration = Duration::from_secs(5);
-/// How long it may take to end everything, and to be gone after that.
+/// Time limit for ending all connections and the process.
 const ENDING: Duration = DRAIN.saturating_add(Duration::from_secs(5));
-/// How long it may take to start.
+/// Time limit for its start.
 const START: Duration = Duration::from_secs(20);
-/// How often is looked for what nothing tells us of.
+/// Interval of polls.
 const LOOK: Duration = Duration::from_millis(50);
-/// How large an answer may be.
+/// Upper bound on an answer.
 const MOST_BYTES: usize = 16 << 20;
 
-/// The daemon of a directory, as far as it is there. Calls are bounded in time; a dropped call is given up, and the daemon
-/// does what it was asked to its end.
+/// Client of the daemon of a directory, which may not run. Calls have time limits. After a call is dropped, the daemon
+/// still completes it.
 pub struct DaemonClient {
     dir: StateDir,
 }
 
-/// What starting it came to.
+/// Result of starting the daemon.
 enum DaemonStart {
     Ready,
-    /// Somebody else is the daemon.
+    /// Another process is the daemon.
     Other,
 }
 
 impl DaemonClient {
-    /// Speaks to the daemon of this directory.
+    /// A client of the daemon of this directory.
     pub fn new(dir: StateDir) -> Self {
         Self { dir }
     }
 
     // === finding it ===
 
-    /// Who the daemon is, if there is one.
+    /// Identity of the daemon, if one runs.
     async fn about(&self) -> Result<Option<AboutDaemon>, ApiError> {
         match self.get("/v1/daemon").await {
             Ok(about) => Ok(Some(about)),
@@ -68,7 +68,7 @@ impl DaemonClient {
         }
     }
 
-    /// Whether there is one, of this version of the API.
+    /// Whether a daemon with this version of the API runs.
     pub async fn find(&self) -> Result<bool, ApiError> {
         match self.about().await? {
             None => Ok(false),
@@ -85,7 +85,7 @@ impl DaemonClient {
         }
     }
 
-    /// Makes sure that there is one. However many do this at once, one is started.
+    /// Starts the daemon unless it runs. Of concurrent calls, one starts it.
     pub async fn ensure(&self) -> Result<(), ApiError> {
         let until = Instant::now() + START;
         loop {
@@ -109,7 +109,7 @@ impl DaemonClient {
         }
     }
 
-    /// The same if there is something to bring back. False if there is no daemon and nothing for it to do.
+    /// Starts the daemon if there are connections to restore. Returns whether one runs.
     pub async fn ensure_if_needed(&self) -> Result<bool, ApiError> {
         if self.find().await? {
             return Ok(true);
@@ -121,15 +121,15 @@ impl DaemonClient {
         self.ensure().await.map(|()| true)
     }
 
-    /// Deletes what a daemon that was killed has left half-done, if that is all there is.
+    /// Deletes unfinished files of a daemon that was killed, if there are no connections.
     fn tidy(&self) -> Result<(), ApiError> {
         if !self.dir.socket().exists() {
             return Ok(());
         }
         let tidied = match self.dir.try_lock()? {
-            // Somebody is starting.
+            // Another process is starting.
             None => return Ok(()),
-            // Somebody was faster.
+            // Another process was faster.
             Some(_) if self.dir.has_connections() => Ok(()),
             Some(lock) => self.dir.clear().and_then(|()| lock.release()),
         };
@@ -147,9 +147,9 @@ impl DaemonClient {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        // A token of one command, which is in its transient kubeconfig.
+        // The token belongs to one command, and is in its transient kubeconfig.
         command.env_remove("KUBEVPN_TOKEN");
-        // It outlives them, and needs none of them.
+        // The daemon outlives these proxies, and does not use them.
         for own in own_proxies(std::env::vars_os()) {
             command.env_remove(own);
         }
@@ -159,7 +159,7 @@ impl DaemonClient {
             .stdout
             .take()
             .ok_or_else(|| ApiError::new(Code::Internal, "stdout is piped"))?;
-        // One line, or the end: both come soon, but nothing else shall wait for it.
+        // Reads one line or the end. The read may block, so it has a thread of its own.
         let said = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line).map(|_| line)
@@ -206,7 +206,7 @@ impl DaemonClient {
         )
     }
 
-    /// The lock is held, and not by a process that we could ask or end.
+    /// Another process holds the lock, and cannot be identified.
     fn elsewhere(&self) -> ApiError {
         ApiError::new(
             Code::NotRunning,
@@ -225,7 +225,7 @@ impl DaemonClient {
         Ok(self.get("/v1/status").await?)
     }
 
-    /// The connection that is asked for, if it is open.
+    /// The connection of a query, if it is open.
     pub async fn find_connection(
         &self,
         query: &ConnectionQuery,
@@ -234,7 +234,7 @@ impl DaemonClient {
             .await
     }
 
-    /// Opens a connection; `step` is called with what happens.
+    /// Opens a connection; `step` is called for each step.
     pub async fn connect(
         &self,
         request: &ConnectRequest,
@@ -276,7 +276,7 @@ impl DaemonClient {
         Err(gone(Code::NotRunning))
     }
 
-    /// Ends one connection, or all. Without a daemon what is left of one is deleted here.
+    /// Closes one connection, or all. Without a daemon, the files of a connection are deleted here.
     pub async fn disconnect(&self, id: Option<&str>, now: bool) -> Result<Vec<String>, ApiError> {
         let path = match id {
             Some(id) => format!("/v1/connections/{id}"),
@@ -296,7 +296,7 @@ impl DaemonClient {
                         sleep(LOOK).await;
                         continue;
                     }
-                    // It went away in the middle of it, and had forgotten the connection by then.
+                    // The daemon ended during the call, after it had deleted the connection.
                     Err(CallError::Failed(error))
                         if asked && error.code == Code::NoSuchConnection =>
                     {
@@ -321,7 +321,7 @@ impl DaemonClient {
         }
     }
 
-    /// Deletes what there is of a connection, or of all. `None` if there is a daemon after all.
+    /// Deletes the files of a connection, or of all; `None` if a daemon runs.
     fn forget(&self, id: Option<&str>) -> Result<Option<Vec<String>>, ApiError> {
         let saved = self.dir.saved().context("cannot look for connections")?;
         let ids: Vec<_> = match id {
@@ -350,8 +350,8 @@ impl DaemonClient {
         Ok(Some(ids))
     }
 
-    /// The proxies of this user that can be looked at: the daemon's connections, in the order of their IDs, and those in the
-    /// foreground. No daemon is started.
+    /// Consoles of all proxies of this user: the daemon's connections, sorted by ID, and those in the foreground. No daemon
+    /// is started.
     pub async fn consoles(&self) -> Result<Vec<Console>, ApiError> {
         let mut all = Vec::new();
         match self.status().await {
@@ -370,7 +370,7 @@ impl DaemonClient {
             let path = "/v1/proxy".to_owned();
             match UnixStream::connect(&socket).await {
                 Ok(_) => all.push(Console { socket, path }),
-                // Of one that was killed.
+                // The socket of a proxy that was killed.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                     let _ = state_dir::remove(&socket);
                 }
@@ -380,7 +380,7 @@ impl DaemonClient {
         Ok(all)
     }
 
-    /// A connection of the daemon, to be looked at.
+    /// Console of a connection of the daemon.
     pub fn console(&self, id: &str) -> Console {
         Console {
             socket: self.dir.socket(),
@@ -388,7 +388,7 @@ impl DaemonClient {
         }
     }
 
-    /// Waits for a connection's end, which may have come before this is called.
+    /// Waits until a connection has ended, which may be before the call.
     pub async fn ended(&self, id: &str) -> Result<(), ApiError> {
         let path = format!("/v1/connections/{id}/ended");
         let asked = async {
@@ -399,7 +399,7 @@ impl DaemonClient {
             Ok(()) => Ok(()),
             Err(CallError::Failed(error)) if error.code == Code::NoSuchConnection => Ok(()),
             Err(CallError::Gone(_)) if !self.dir.state(id).exists() => Ok(()),
-            // It answers even when it ends itself, unless it is killed.
+            // The daemon answers before it ends, unless it is killed.
             Err(CallError::Gone(_)) => Err(ApiError::new(
                 Code::NotRunning,
                 "the daemon was killed: kubevpn status starts it again, and brings the connection back",
@@ -413,15 +413,15 @@ impl DaemonClient {
         Ok(self.ask(Method::PUT, &path, false, PROMPT).await?)
     }
 
-    /// How much the daemon's own log says from now on.
+    /// Sets the level of the daemon's own log.
     pub async fn set_log_level(&self, level: LogLevel) -> Result<(), ApiError> {
         self.ask_with(Method::PUT, "/v1/log-level", &level).await
     }
 
     // === ending it ===
 
-    /// Ends the daemon that there is when this is called, however it is, and deletes everything but the logs. One that has
-    /// been started since is left alone, with its files.
+    /// Ends the daemon that runs when this is called, even if it hangs, and deletes all files but the logs. A daemon that
+    /// was started since keeps running, with its files.
     pub async fn quit(&self, now: bool) -> Result<(), ApiError> {
         if !self.dir.path().exists() {
             return Ok(());
@@ -441,7 +441,7 @@ impl DaemonClient {
                     until = Instant::now() + PROMPT;
                 }
                 (Some(daemon), Some(ended)) if daemon != *ended => return Ok(()),
-                // One that starts signs soon, and one that ends lets go soon.
+                // A daemon that starts signs the lock soon, and one that ends releases it soon.
                 _ if Instant::now() < until => {}
                 _ => return Err(self.elsewhere()),
             }
@@ -449,7 +449,7 @@ impl DaemonClient {
         }
     }
 
-    /// Asks this process to end, and makes it if it does not. Returns once it is gone, or another one has its place.
+    /// Asks this process to end, and kills it if it does not. Returns once it has ended or another daemon has the lock.
     async fn end(&self, daemon: &Process, now: bool) -> Result<(), ApiError> {
         let is_there = || holder(&self.dir.lock()).as_ref() == Some(daemon) && daemon.lives();
         let mut until = Instant::now() + ENDING;
@@ -461,7 +461,7 @@ impl DaemonClient {
                         asked = true;
                         until = Instant::now() + ENDING;
                     }
-                    // It starts, or it ends.
+                    // The daemon is starting or ending.
                     Err(CallError::Gone(_)) => {}
                     Err(trouble) => {
                         let error = ApiError::from(trouble);
@@ -480,7 +480,7 @@ impl DaemonClient {
                 return Ok(());
             }
             let until = Instant::now() + ENDING;
-            // A stopped process does not notice TERM.
+            // A stopped process does not handle SIGTERM.
             while daemon.lives() && Instant::now() < until {
                 sleep(LOOK).await;
             }
@@ -497,7 +497,7 @@ impl DaemonClient {
         Ok(())
     }
 
-    /// `POST /v1/quit`, which daemons of every version understand, on a connection to this very process.
+    /// Sends `POST /v1/quit`, which daemons of all versions support, on a connection to exactly this process.
     async fn ask_to_quit(&self, daemon: &Process, now: bool) -> Result<(), CallError> {
         let stream = self.dial().await?;
         let peer = stream.peer_cred().map_err(CallError::gone)?;

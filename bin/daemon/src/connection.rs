@@ -1,4 +1,4 @@
-//! A connection: one cluster, context and namespace, and the listeners it has.
+//! A managed connection: one cluster, context and namespace, and its listeners.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,27 +17,27 @@ use crate::log::{Log, LogLevel};
 use crate::saved::{Saved, SavedListener};
 use crate::state_dir::StateDir;
 
-/// One of the daemon's connections. It ends with [`ManagedConnection::end`].
+/// A managed connection. It is closed by [`ManagedConnection::end`].
 pub(crate) struct ManagedConnection<S: EngineSession> {
     saved: Mutex<Saved>,
     pub(crate) session: S,
     listeners: Mutex<Vec<ListenerEntry<S::Listener>>>,
-    /// Who binds again what is missing: one at a time, or each would be in the other's way.
+    /// Held while missing listeners are bound: two tasks would take the address from each other.
     restoring: tokio::sync::Mutex<()>,
     health: Mutex<ConnectionHealth>,
-    /// Whether a credential plugin logs in.
+    /// Whether credentials come from a credential plugin.
     has_plugin: AtomicBool,
     pub(crate) log: Log,
 }
 
-/// A listener, or why there is none.
+/// A listener, or the reason why it is not open.
 struct ListenerEntry<L> {
     saved: SavedListener,
     serving: Result<L, ApiError>,
 }
 
 impl<S: EngineSession> ManagedConnection<S> {
-    /// Nothing is sent, and nothing listens yet.
+    /// Makes a connection, without any call or listener.
     pub(crate) fn new<E: Engine<Session = S>>(
         engine: &E,
         dir: &StateDir,
@@ -73,7 +73,7 @@ impl<S: EngineSession> ManagedConnection<S> {
         }))
     }
 
-    /// Uses these credentials for everything new.
+    /// Uses these credentials for new requests.
     pub(crate) fn renew(&self, config: kube::Config) -> Result<(), ApiError> {
         let has_plugin = config.auth_info.exec.is_some();
         self.session.renew(config)?;
@@ -81,13 +81,13 @@ impl<S: EngineSession> ManagedConnection<S> {
         Ok(())
     }
 
-    /// Whether the API server does not take its credentials.
+    /// Whether the API server rejects its credentials.
     pub(crate) fn is_unauthenticated(&self) -> bool {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         health.state().0 == ConnectionState::Unauthenticated
     }
 
-    /// What its state file says.
+    /// Contents of its state file.
     pub(crate) fn saved(&self) -> MutexGuard<'_, Saved> {
         self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,13 +100,13 @@ impl<S: EngineSession> ManagedConnection<S> {
         self.saved().policy.clone()
     }
 
-    /// Logs at this level from now on.
+    /// Sets the level of its log.
     pub(crate) fn set_log_level(&self, level: LogLevel) {
         self.saved().log_level = level;
         self.log.set_level(level);
     }
 
-    /// Goes back to these listeners; gives those that were added since.
+    /// Restores the list of listeners to `before`, and returns those that were added since.
     pub(crate) fn withdraw(&self, before: Vec<SavedListener>) -> Vec<S::Listener> {
         let mut listeners = self.listeners();
         let (stay, go) = std::mem::take(&mut *listeners)
@@ -126,7 +126,7 @@ impl<S: EngineSession> ManagedConnection<S> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a listener is that was asked for in the same words, or why it is not there.
+    /// Address of the listener with the same specification, or the reason why it is not open.
     pub(crate) fn listener(&self, spec: &ListenerSpec) -> Option<Result<Addr, ApiError>> {
         let listeners = self.listeners();
         let found = listeners
@@ -138,14 +138,14 @@ impl<S: EngineSession> ManagedConnection<S> {
         })
     }
 
-    /// Whether a listener has this one's place, and was asked for in other words.
+    /// Whether another specification has the same protocol and address.
     pub(crate) fn has_otherwise(&self, spec: &ListenerSpec) -> bool {
         let listeners = self.listeners();
         let mut saved = listeners.iter().map(|entry| &entry.saved);
         saved.any(|saved| saved.bound == spec.address && !saved.spec.is_same(spec))
     }
 
-    /// It is one of the connection's listeners from now on.
+    /// Adds a listener to the connection.
     pub(crate) fn adopt(&self, spec: ListenerSpec, serving: S::Listener) -> SavedListener {
         let bound = serving.address().clone();
         let saved = SavedListener { spec, bound };
@@ -159,7 +159,8 @@ impl<S: EngineSession> ManagedConnection<S> {
         listeners.push(ListenerEntry { saved, serving });
     }
 
-    /// Listens again where it did, and says what it could not have; what failed before is tried again.
+    /// Opens the listeners again at their last addresses, and records those that fail. Listeners that failed before are
+    /// tried again.
     pub(crate) async fn restore(&self) {
         let _restoring = self.restoring.lock().await;
         let missing: Vec<_> = {
@@ -187,12 +188,12 @@ impl<S: EngineSession> ManagedConnection<S> {
         self.health(|health| health.listeners = lost);
     }
 
-    /// Whether a listener is waiting for its address.
+    /// Whether a listener waits for its address.
     pub(crate) fn waits_for_listeners(&self) -> bool {
         self.listeners().iter().any(|entry| entry.serving.is_err())
     }
 
-    /// What was found out about it.
+    /// Changes the health.
     pub(crate) fn health(&self, change: impl FnOnce(&mut ConnectionHealth)) {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let before = health.state();
@@ -208,7 +209,7 @@ impl<S: EngineSession> ManagedConnection<S> {
         }
     }
 
-    /// Stops listening, lets clients finish for `patience`, and lets go of the cluster.
+    /// Stops listening, waits for clients up to `patience`, and closes the session.
     pub(crate) async fn end(&self, patience: Duration) {
         let entries = std::mem::take(&mut *self.listeners());
         let serving: Vec<_> = entries.into_iter().filter_map(|e| e.serving.ok()).collect();
@@ -288,10 +289,10 @@ impl<L: crate::ServedListener> ListenerEntry<L> {
     }
 }
 
-/// What is known of a connection's health; `None` is well.
+/// Health of a connection: for each part, the reason why it is not healthy.
 pub(crate) struct ConnectionHealth {
     api: Option<(ConnectionState, String)>,
-    /// The kubeconfig it was made from.
+    /// Problem of the kubeconfig.
     pub(crate) source: Option<String>,
     listeners: Option<String>,
     since: Timestamp,
@@ -307,7 +308,7 @@ impl ConnectionHealth {
         }
     }
 
-    /// How the API server answered.
+    /// Records the answer of the API server.
     pub(crate) fn api(&mut self, answer: Result<(), &ConnectError>) {
         self.api = answer.err().map(|error| {
             let state = match error.refusal() {

@@ -1,4 +1,4 @@
-//! Looking at a proxy from another process: at a connection of the daemon, or at a proxy in the foreground.
+//! The console: a view of a proxy in another process, of the daemon or in the foreground.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,36 +13,36 @@ use tokio::time::timeout;
 use crate::client::http::{CallError, dial, ok, read, send};
 use crate::error::{ApiError, Code};
 
-/// How long it may take to answer.
+/// Time limit of an answer.
 const PROMPT: Duration = Duration::from_secs(5);
-/// How long a line may be: an event with a URL is far shorter.
+/// Upper bound on a line. An event with a URL is much shorter.
 const LINE: usize = 1 << 20;
 
-/// A proxy that can be looked at, found by [`DaemonClient::consoles`](crate::DaemonClient::consoles).
+/// Console of a proxy, returned by [`DaemonClient::consoles`](crate::DaemonClient::consoles).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Console {
     pub(crate) socket: PathBuf,
-    /// What requests begin with.
+    /// Prefix of request paths.
     pub(crate) path: String,
 }
 
 impl Console {
-    /// Everything there is now.
+    /// The current snapshot.
     pub async fn snapshot(&self) -> Result<JournalSnapshot, ApiError> {
         self.ask(Method::GET, "inside").await
     }
 
-    /// The URLs of its status pages, each with a token that lets in whoever has it.
+    /// URLs of its status pages, each with the token that grants access.
     pub async fn pages(&self) -> Result<Vec<String>, ApiError> {
         self.ask(Method::GET, "pages").await
     }
 
-    /// Ends one connection, by its number; `false` where there is none.
+    /// Cuts the connection with this number; `false` if there is none.
     pub async fn cut(&self, id: u64) -> Result<bool, ApiError> {
         self.ask(Method::POST, &format!("cut/{id}")).await
     }
 
-    /// Events from now on; with the HTTP requests that are forwarded, if these are wanted.
+    /// Events from now on, optionally with the forwarded HTTP requests.
     pub async fn events(&self, exchanges: bool) -> Result<EventLines, ApiError> {
         self.listen(match exchanges {
             true => "events?exchanges",
@@ -51,7 +51,7 @@ impl Console {
         .await
     }
 
-    /// The same with the heads of requests and answers, secrets and all.
+    /// Events with the heads of requests and answers, including secrets.
     pub async fn events_with_heads(&self) -> Result<EventLines, ApiError> {
         self.listen("events?heads").await
     }
@@ -84,7 +84,7 @@ fn silent() -> ApiError {
     ApiError::new(Code::NotRunning, "the proxy does not answer")
 }
 
-/// Events of a proxy, as they happen.
+/// A stream of events of a proxy.
 #[derive(Debug)]
 pub struct EventLines {
     body: Incoming,

@@ -1,4 +1,4 @@
-//! What the registry needs of a way into a cluster. The real one is [`ProxyEngine`](crate::ProxyEngine).
+//! The interface between the registry and the proxies. [`ProxyEngine`](crate::ProxyEngine) implements it; tests use a fake.
 
 use std::time::Duration;
 
@@ -12,104 +12,103 @@ use tracing::Dispatch;
 use crate::ApiError;
 use crate::api::{RefusalInfo, TrafficInfo};
 
-/// Makes the ways into clusters.
+/// Opens sessions to clusters.
 pub trait Engine: Send + Sync + 'static {
-    /// A way into one cluster.
+    /// A proxy into one cluster.
     type Session: EngineSession;
 
-    /// Prepares a way into a cluster. Nothing is sent, and nothing listens yet.
+    /// Prepares a session, without any call or listener.
     fn open(&self, settings: SessionSettings<'_>) -> Result<Self::Session, ApiError>;
 }
 
-/// What a way into a cluster is made from.
+/// Settings of a session.
 pub struct SessionSettings<'a> {
-    /// What a host means.
+    /// Resolution and dialling of hosts.
     pub policy: &'a Policy,
     /// The namespace of names without one.
     pub namespace: &'a str,
-    /// The API server, and the credentials.
+    /// API server and credentials.
     pub config: kube::Config,
-    /// Where its clients are logged.
+    /// Log of its clients.
     pub log: Dispatch,
-    /// What it is to those who look at it.
+    /// Its identity in snapshots.
     pub about: AboutProxy,
 }
 
-/// A way into one cluster.
+/// A proxy into one cluster.
 pub trait EngineSession: Send + Sync + 'static {
-    /// A socket that is bound and not served yet.
+    /// A bound socket that is not served yet.
     type Bound: Send;
-    /// A listener that is served.
+    /// A served listener.
     type Listener: ServedListener;
 
-    /// Asks the API server for the namespace: that it answers, and knows us. The namespace's UID, where we may see it.
+    /// Reads the namespace, to check API server and credentials. Returns the namespace's UID, if it may be read.
     fn ask_api(
         &self,
         namespace: &str,
     ) -> impl Future<Output = Result<Option<String>, ConnectError>> + Send;
 
-    /// Opens a stream to a ready Pod of the namespace, where there is one to try with.
+    /// Opens a stream to a ready Pod of the namespace, if there is one.
     fn try_pods(
         &self,
         namespace: &str,
     ) -> impl Future<Output = Result<PortForwardAccess, ConnectError>> + Send;
 
-    /// Binds a listener at `address`, which is where it was asked for or where it has been before.
+    /// Binds a listener at `address`, its own or the one it had before.
     fn bind(
         &self,
         spec: &ListenerSpec,
         address: &Addr,
     ) -> impl Future<Output = Result<Self::Bound, ApiError>> + Send;
 
-    /// Lets clients in.
+    /// Accepts clients from now on.
     fn serve(&self, spec: &ListenerSpec, bound: Self::Bound) -> Result<Self::Listener, ApiError>;
 
-    /// What names of the cluster end in; none, where it does not say so soon.
+    /// Suffixes of names of the cluster; empty if they cannot be read in time.
     fn endings(&self) -> impl Future<Output = Vec<String>> + Send;
 
-    /// Uses these credentials for everything new.
+    /// Uses these credentials for new requests.
     fn renew(&self, config: kube::Config) -> Result<(), ApiError>;
 
-    /// Waits for a refusal that tells of the connection and not of a target. Cancel safe; one that came before is not
-    /// lost.
+    /// Waits for a refusal that is caused by the connection, not by a target. Cancel safe: an earlier refusal is not lost.
     fn trouble(&self) -> impl Future<Output = ()> + Send;
 
-    /// What has gone through it.
+    /// Counters of the session.
     fn stats(&self) -> Stats;
 
-    /// What goes through it, to be looked at.
+    /// View of the proxy.
     fn view(&self) -> Option<&ProxyView>;
 
-    /// Lets go of the cluster. Listeners have ended before.
+    /// Closes the session, after its listeners.
     fn shutdown(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// A listener that is served.
+/// A served listener.
 pub trait ServedListener: Send + Sync + 'static {
-    /// Where it listens, with the real port.
+    /// Its address, with the actual port.
     fn address(&self) -> &Addr;
 
-    /// Clients connected now.
+    /// Number of connected clients.
     fn open_clients(&self) -> usize;
 
-    /// Speaks its protocol to it, as a client.
+    /// Checks it with a handshake.
     fn handshake(&self) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Stops listening, and tells connections between two requests to end.
+    /// Stops accepting, and closes connections between two requests.
     fn stop(&self);
 
-    /// Lets clients finish for `patience`, and cuts the rest.
+    /// Waits for clients up to `patience`, and cuts the rest.
     fn end(self, patience: Duration) -> impl Future<Output = ()> + Send;
 }
 
-/// What has gone through a way into a cluster.
+/// Counters of a session.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
-    /// Counted where targets are dialled.
+    /// Counts of connections and bytes.
     pub traffic: TrafficInfo,
-    /// Port-forward sessions that are open.
+    /// Open port-forward sessions.
     pub sessions: usize,
-    /// Streams on them.
+    /// Streams of these sessions.
     pub streams: usize,
     /// The last refusals, newest first.
     pub last_refusals: Vec<RefusalInfo>,

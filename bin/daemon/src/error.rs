@@ -1,4 +1,4 @@
-//! Failures as the daemon and its clients tell each other: a code for programs, a message and its causes for people.
+//! Errors of the daemon's API: a code for programs, a message and its causes for people.
 
 use std::error::Error;
 
@@ -9,12 +9,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::identity;
 
-/// Why something that was asked of the daemon was not done.
+/// Error of a call to the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 #[error("{message}")]
 pub struct ApiError {
-    /// What kind of failure it is.
+    /// Code of the error.
     pub code: Code,
     /// What failed, on what, and what to try.
     pub message: String,
@@ -23,37 +23,37 @@ pub struct ApiError {
     pub causes: Vec<String>,
 }
 
-/// The kinds of failures.
+/// Codes of errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// The kubeconfig cannot be used.
     Kubeconfig,
-    /// A value that is understood and not accepted.
+    /// A value is valid but not accepted.
     InvalidValue,
-    /// A listener off loopback that would let everybody in.
+    /// A listener that is not on loopback would accept everybody.
     Exposed,
     /// There is no such connection.
     NoSuchConnection,
-    /// The connection, or its listener, is there with other settings.
+    /// The connection or the listener is open with other settings.
     Conflict,
-    /// Something else has the listener's address.
+    /// Another process has the listener's address.
     AddressInUse,
     /// There is no daemon, or it does not answer.
     NotRunning,
-    /// The daemon is about to end: ask its successor.
+    /// The daemon is ending: call its successor.
     Ending,
     /// The daemon speaks another version of this API.
     OtherVersion,
-    /// A bug of ours.
+    /// A bug of this program.
     Internal,
-    /// Anything else.
+    /// Another error.
     Other,
-    /// The cluster, or something in it, could not be reached.
+    /// The cluster or a target was refused.
     Refused(Refusal),
 }
 
 impl Code {
-    /// Every code but the refusals, for tables and tests.
+    /// All codes except refusals, for tables and tests.
     pub const PLAIN: [Self; 11] = [
         Self::Kubeconfig,
         Self::InvalidValue,
@@ -68,7 +68,7 @@ impl Code {
         Self::Other,
     ];
 
-    /// Its word in the API; that of a refusal is the refusal's.
+    /// Its name in the API; a refusal has its own.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kubeconfig => "kubeconfig",
@@ -104,7 +104,7 @@ impl<'de> Deserialize<'de> for Code {
 }
 
 impl ApiError {
-    /// A failure without a cause.
+    /// An error without a cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -113,7 +113,7 @@ impl ApiError {
         }
     }
 
-    /// A failure that this error caused.
+    /// An error with this cause.
     pub fn caused_by(
         code: Code,
         message: impl Into<String>,
@@ -127,7 +127,7 @@ impl ApiError {
         }
     }
 
-    /// This error, with its causes.
+    /// An error with the message and causes of `error`.
     fn of(code: Code, error: &(dyn Error + 'static)) -> Self {
         Self {
             causes: causes_of(error),
@@ -135,7 +135,7 @@ impl ApiError {
         }
     }
 
-    /// That there is no such connection, or can be none.
+    /// The error for a connection that does not exist.
     pub fn no_such_connection(id: &str) -> Self {
         let message = match identity::is_id(id) {
             true => format!("there is no connection {id}: kubevpn status lists those there are"),
@@ -197,7 +197,7 @@ impl From<kubevpn_client::ClientError> for ApiError {
     }
 }
 
-/// What was being done when it failed.
+/// Adds the failed action to an error.
 pub(crate) trait ErrorContext<T> {
     fn context(self, what: impl Into<String>) -> Result<T, ApiError>;
 }

@@ -1,6 +1,6 @@
-//! Where tests kill the daemon: nothing in a release build.
+//! Points at which tests kill the daemon. Release builds have none.
 
-/// The process is gone at this point, as after `kill -9`, if `KUBEVPN_TEST_DIE_AT` names it.
+/// Kills the process, as `kill -9` does, if `KUBEVPN_TEST_DIE_AT` names this point.
 pub(crate) fn point(name: &str) {
     if cfg!(debug_assertions)
         && std::env::var_os("KUBEVPN_TEST_DIE_AT").is_some_and(|at| at == name)

@@ -1,4 +1,4 @@
-//! An engine without a network: what it binds is a number in a set, and what the API server answers is set by the test.
+//! An engine without a network: bound addresses are a set, and the test sets the answer of the API server.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,17 +27,17 @@ struct FakeShared {
 
 #[derive(Default)]
 pub(crate) struct FakeWorld {
-    /// Addresses that something has: our listeners, or what a test puts here.
+    /// Addresses in use: by listeners, or added by a test.
     pub(crate) bound: BTreeSet<String>,
-    /// How the API server answers.
+    /// Answer of the API server.
     pub(crate) api: Option<Refusal>,
-    /// Set, each question to the API server waits for a permit.
+    /// If set, each call to the API server waits for a permit.
     pub(crate) gate: Option<Arc<Semaphore>>,
-    /// How often the API server was asked.
+    /// Number of calls to the API server.
     pub(crate) asked: usize,
-    /// The servers of the kubeconfigs that were given anew.
+    /// Servers of renewed kubeconfigs.
     pub(crate) renewed: Vec<String>,
-    /// Sessions that have not been let go of.
+    /// Open sessions.
     pub(crate) sessions: usize,
     /// The patience each listener was ended with.
     pub(crate) ended: Vec<Duration>,
@@ -49,7 +49,7 @@ impl Fake {
         self.0.world.lock().unwrap()
     }
 
-    /// A client was refused in a way that tells of the connection.
+    /// Reports a refusal that is caused by the connection.
     pub(crate) fn trouble(&self) {
         self.0.trouble.notify_one();
     }
@@ -91,7 +91,7 @@ impl EngineSession for FakeSession {
     }
 
     async fn bind(&self, _: &ListenerSpec, address: &Addr) -> Result<FakeListener, ApiError> {
-        // As a real one does, between looking and having it.
+        // A real engine yields between the check and the bind, too.
         tokio::task::yield_now().await;
         let mut world = self.0.world();
         let address = match address {

@@ -4,11 +4,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::hex;
 
-/// How many hex digits.
+/// Number of hex digits.
 const DIGITS: usize = 12;
 
-/// The last twelve hex digits of the namespace's UID; where that is hidden from us, digits of the same form that
-/// server and namespace always come to.
+/// The last twelve hex digits of the namespace's UID, or, if that may not be read, of a hash of server and namespace.
 pub fn id(uid: Option<&str>, server: &str, namespace: &str) -> String {
     let digits = uid.map(|uid| uid.replace('-', "").to_ascii_lowercase());
     let is_uid =

@@ -1,9 +1,9 @@
-//! Managed mode: one process per user that keeps connections, and how commands speak to it.
+//! The daemon, one process per user that keeps managed connections, and its client for commands.
 //!
-//! A command finds or starts the daemon ([`DaemonClient`]) and speaks HTTP and JSON to it over a Unix socket ([`api`] has the
-//! types, `server.rs` answers). The daemon ([`run`]) keeps a `Registry` of connections; each is one cluster, context and
-//! namespace with its listeners (`connection.rs`), watched by `monitor.rs`. An [`Engine`] makes the way into a cluster:
-//! [`ProxyEngine`] does it with `kubevpn-proxy`, and tests with none. `saved.rs` has what outlives the process, and
+//! A command finds or starts the daemon ([`DaemonClient`]) and speaks HTTP and JSON to it over a Unix socket ([`api`] has
+//! the types, `server.rs` answers). The daemon ([`run`]) keeps a `Registry` of connections; each is one cluster, context
+//! and namespace with its listeners (`connection.rs`), watched by `monitor.rs`. An [`Engine`] makes the way into a cluster:
+//! [`ProxyEngine`] does it with `kubevpn-proxy`, and tests use a fake. `saved.rs` has what outlives the process, and
 //! [`StateDir`] where; everything a platform does in its own way is in `sys.rs`. The crate reads no command line, prints
 //! nothing but the one line that tells the command which started the daemon that it is ready, and knows no exit codes.
 
@@ -39,5 +39,5 @@ pub use self::run::{IDLE_VARIABLE, run};
 pub use self::signals::{EndSignal, Termination};
 pub use self::state_dir::{StateDir, VARIABLE as HOME_VARIABLE};
 
-/// The version of this program, as the daemon and its clients tell each other.
+/// Version of this program, in the API.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

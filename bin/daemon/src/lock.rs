@@ -1,4 +1,4 @@
-//! One daemon per directory: a lock on a file, which says whose it is. The file stays when the lock is released.
+//! The lock that permits one daemon per directory. The locked file names its holder, and stays when the lock is released.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::state_dir;
 use crate::sys::Process;
 
-/// Held until dropped, or until the process is gone, however it went.
+/// Held until it is dropped or the process has ended in any way.
 #[derive(Debug)]
 pub(crate) struct Lock(File);
 
@@ -22,7 +22,7 @@ impl Lock {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        // Whatever the umask of the command that has made it: others are to open it, too.
+        // The mode must not depend on the umask: other commands have to open the file.
         file.set_permissions(Permissions::from_mode(0o600))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Self(file))),
@@ -31,20 +31,20 @@ impl Lock {
         }
     }
 
-    /// Writes who holds it.
+    /// Writes the holder.
     pub(crate) fn sign(&mut self, process: &Process) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.rewind()?;
         self.0.write_all(&serde_json::to_vec(process)?)
     }
 
-    /// Lets go of it; the file says of nobody any more.
+    /// Releases the lock, and removes the holder from the file.
     pub(crate) fn release(self) -> io::Result<()> {
         self.0.set_len(0)
     }
 }
 
-/// The process that has signed it last, and may be gone.
+/// The process that signed it last, and may have ended.
 pub(crate) fn holder(path: &Path) -> Option<Process> {
     let text = state_dir::read(path).ok().flatten()?;
     serde_json::from_str(&text).ok()

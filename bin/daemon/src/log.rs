@@ -12,26 +12,26 @@ use tracing::Dispatch;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
 
-/// A file begins anew when it has grown beyond this.
+/// Size at which a file is rotated.
 const BYTES: usize = 4 << 20;
-/// How many older ones are kept.
+/// Number of rotated files that are kept.
 const OLDER: usize = 3;
 
-/// How much is logged.
+/// Level of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
-    /// Lifecycles, refusals and access records.
+    /// Start and end of connections, refusals and access records.
     #[default]
     Info,
-    /// Each step of ours.
+    /// Each step of this program.
     Debug,
-    /// Each frame, and the libraries' steps.
+    /// Each frame, and the steps of libraries.
     Trace,
 }
 
 impl LogLevel {
-    /// The level that `-v` given so many times stands for.
+    /// The level for this number of `-v`.
     pub fn of_verbosity(verbose: u8) -> Self {
         match verbose {
             0 => Self::Info,
@@ -49,7 +49,7 @@ impl LogLevel {
         }
     }
 
-    /// What is logged at this level; `RUST_LOG`, where set, has the last word.
+    /// Filter for this level; `RUST_LOG` overrides it.
     pub fn filter(self) -> EnvFilter {
         let directives = match self {
             Self::Info => "warn,kubevpn=info,access=info",
@@ -71,7 +71,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Writes what happens to this file, readable by this user alone.
+    /// A log in this file, which only this user can read.
     pub(crate) fn to_file(path: &Path, level: LogLevel) -> Self {
         let (filter, handle) = reload::Layer::new(level.filter());
         let layer = fmt::layer()
@@ -84,9 +84,9 @@ impl Log {
         }
     }
 
-    /// Logs at this level from now on.
+    /// Sets the level.
     pub(crate) fn set_level(&self, level: LogLevel) {
-        // Fails only once the subscriber is gone, which the dispatch holds.
+        // This fails only after the subscriber was dropped, and the dispatch keeps it.
         let _ = self.filter.reload(level.filter());
     }
 }
@@ -103,7 +103,7 @@ fn writer(path: &Path, bytes: usize) -> FileRotate<AppendCount> {
     )
 }
 
-/// The files of one log, oldest first; those that are there.
+/// The existing files of one log, oldest first.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let numbered = (1..=OLDER).rev().map(|n| {
         let mut name = path.as_os_str().to_owned();

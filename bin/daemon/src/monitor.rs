@@ -1,5 +1,5 @@
-//! Looks after a connection for as long as it lives: whether the API server answers, whether the kubeconfig it was
-//! made from has changed, whether a listener's address is free at last.
+//! The monitor of a connection: it checks whether the API server answers, whether the kubeconfig has changed, and whether
+//! the address of a missing listener is free.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::saved::Saved;
 use crate::state_dir::{self, StateDir};
 
-/// How often the API server is asked.
+/// Interval of calls to the API server.
 const ASK: Duration = Duration::from_secs(10);
-/// How often files are looked at.
+/// Interval of checks of files.
 const LOOK: Duration = Duration::from_secs(2);
-/// Trouble that many clients have at once is one question.
+/// Pause before a call that refusals cause: refusals of many clients cause one call.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Never returns; give it up when the connection ends.
+/// Runs forever; drop it when the connection ends.
 pub(crate) async fn monitor<S: EngineSession>(
     dir: StateDir,
     connection: Arc<ManagedConnection<S>>,
@@ -74,7 +74,7 @@ pub(crate) async fn monitor<S: EngineSession>(
     }
 }
 
-/// What tells that a file has changed.
+/// Times and sizes, by which a change of a file is detected.
 fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
     let stamp = |path: &PathBuf| {
         let found = std::fs::metadata(path).ok()?;
@@ -83,7 +83,7 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
     files.iter().map(stamp).collect()
 }
 
-/// The transient kubeconfig anew from its source. False if it says what it said.
+/// Makes the transient kubeconfig again from its source. Returns whether it has changed.
 fn renew<S: EngineSession>(
     dir: &StateDir,
     connection: &ManagedConnection<S>,
@@ -94,7 +94,7 @@ fn renew<S: EngineSession>(
         cluster,
         ..
     } = connection.saved().clone();
-    // Within a Pod there is no file but those that kube reads again itself.
+    // In a Pod, all files are read again by kube itself.
     if source.files.is_empty() || source.read_once {
         return Ok(false);
     }
@@ -116,7 +116,7 @@ fn renew<S: EngineSession>(
         serde_json::from_str(&before).context("the transient kubeconfig is broken")?;
     let unfit = "the kubeconfig cannot be kept";
     let mut now = serde_json::to_value(now.kubeconfig()).context(unfit)?;
-    // What the kubeconfig never said.
+    // The token is not in the kubeconfig.
     if source.token_sha256.is_some() {
         now["users"] = before["users"].clone();
     }
@@ -132,7 +132,7 @@ fn renew<S: EngineSession>(
     Ok(true)
 }
 
-/// What a connection's transient kubeconfig says.
+/// Reads a connection's transient kubeconfig.
 pub(crate) fn transient(
     dir: &StateDir,
     id: &str,

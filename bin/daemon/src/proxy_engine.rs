@@ -1,4 +1,4 @@
-//! The real engine: `kubevpn-proxy`, with what goes through it counted.
+//! The engine of the daemon, made of `kubevpn-proxy`.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -71,7 +71,7 @@ impl Engine for ProxyEngine {
     }
 }
 
-/// A way into one cluster.
+/// A proxy into one cluster.
 pub struct ProxySession {
     client: kube::Client,
     renewal: Renewal,
@@ -96,7 +96,7 @@ impl ProxySession {
         let addresses: Vec<_> = bound.iter().filter_map(Bound::address).collect();
         let clients = spec.clients(&addresses)?;
         proxy::allow_for(clients.limits.total);
-        // The second is the same port of the other family, and goes with the first.
+        // The second socket is the same port of the other address family, and belongs to the first.
         let Some(first) = bound.first() else {
             return Err(ApiError::new(Code::Internal, "nothing was bound"));
         };
@@ -124,7 +124,7 @@ impl EngineSession for ProxySession {
     }
 
     async fn try_pods(&self, namespace: &str) -> Result<probe::PortForwardAccess, ConnectError> {
-        // For ourselves: in no count.
+        // This stream is not counted.
         probe::data_path(&self.client, namespace, self.cluster.connect.clone()).await
     }
 
@@ -181,7 +181,7 @@ impl EngineSession for ProxySession {
     }
 }
 
-/// A listener that is served.
+/// A served listener.
 pub struct ProxyListener {
     address: Addr,
     protocol: Protocol,
@@ -189,7 +189,7 @@ pub struct ProxyListener {
     _own: Vec<Own>,
 }
 
-/// An address on the list of those that are never dialled; off it when dropped.
+/// Keeps an address on the list of those that are never dialled, until it is dropped.
 struct Own(OwnListeners, SocketAddr);
 
 impl Own {
@@ -228,7 +228,7 @@ impl ServedListener for ProxyListener {
     }
 }
 
-/// A [`Server`], whatever it connects to.
+/// A [`Server`] with any dialer.
 trait Served: Send + Sync {
     fn open(&self) -> usize;
     fn stop(&self);

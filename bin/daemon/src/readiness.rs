@@ -1,16 +1,16 @@
-//! What a daemon says to the command that has started it: one line on standard output.
+//! The line on standard output by which the daemon reports to the command that started it.
 
 use std::io::Write as _;
 
-/// It answers on its socket.
+/// The daemon answers on its socket.
 pub(crate) const READY: &str = "ready";
 /// Another process is the daemon.
 pub(crate) const OTHER: &str = "other";
 
-/// Says it. Anything else than the words above is the reason why it ends.
+/// Prints the line. Any other text than the two above is the reason why the daemon ends.
 pub(crate) fn tell(what: &str) {
     let mut stdout = std::io::stdout();
-    // Nobody may listen.
+    // The command may have ended.
     let _ = writeln!(stdout, "{}", what.replace('\n', " "));
     let _ = stdout.flush();
 }

@@ -1,7 +1,7 @@
-//! All connections: brought back here, opened in `connect.rs`, ended in `end.rs`.
+//! The registry of all connections: restored here, opened in `connect.rs`, closed in `end.rs`.
 //!
-//! What survives a kill at any point: a connection is there once its state file is, and gone once that is gone. The
-//! transient kubeconfig is written before and deleted after; one without a state file is deleted at the next start.
+//! The process may be killed at any point: a connection exists exactly as long as its state file. The transient kubeconfig
+//! is written before that file and deleted after it; one without a state file is deleted at the next start.
 
 mod connect;
 mod end;
@@ -22,15 +22,15 @@ use crate::monitor;
 use crate::saved::Saved;
 use crate::state_dir::{self, StateDir};
 
-/// How long open connections may take to finish when they are told to.
+/// Time limit for open connections to finish at the end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
-/// Everything the daemon owns.
+/// The connections of the daemon.
 pub(crate) struct Registry<E: Engine> {
     dir: StateDir,
     engine: E,
     inner: Mutex<RegistryShared<E>>,
-    /// How many connections there are, or are being made.
+    /// Number of connections, including those being opened.
     busy: watch::Sender<usize>,
 }
 
@@ -38,9 +38,9 @@ struct RegistryShared<E: Engine> {
     connections: BTreeMap<String, RegistryEntry<E>>,
     problems: Vec<StateFileProblem>,
     current: String,
-    /// Who changes a connection holds its lock.
+    /// A lock for each connection, held while it is changed.
     locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
-    /// Nothing is opened any more.
+    /// Whether the daemon is ending, and opens no connections.
     ending: bool,
 }
 
@@ -51,7 +51,7 @@ struct RegistryEntry<E: Engine> {
 }
 
 impl<E: Engine> Registry<E> {
-    /// Brings back what was there, as far as that can be done without asking anybody. For who holds the lock.
+    /// Restores the connections, as far as that needs no calls. The caller holds the daemon's lock.
     pub(crate) async fn bring_back(dir: StateDir, engine: E) -> Result<Arc<Self>, ApiError> {
         let what = format!("cannot look through {}", dir.connections().display());
         dir.tidy().context(&what)?;
@@ -122,9 +122,9 @@ impl<E: Engine> Registry<E> {
         lock.lock_owned().await
     }
 
-    /// Makes a connection the current one, on disk and then in memory: a full disk changes nothing.
+    /// Makes a connection the current one, on disk before in memory, so that a full disk changes nothing.
     async fn set_current(&self, id: &str) -> Result<(), ApiError> {
-        // No ID: nobody else takes this lock.
+        // This is not an ID, so no connection uses this lock.
         let _lock = self.lock("current").await;
         let path = self.dir.current();
         match id {

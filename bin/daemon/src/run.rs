@@ -1,4 +1,4 @@
-//! The daemon's own life: from the command that has started it to its end.
+//! The daemon process, from its start by a command to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,16 @@ use crate::signals::Termination;
 use crate::state_dir::StateDir;
 use crate::sys::{self, Process};
 
-/// How long it stays without a connection.
+/// Idle time after which it ends without a connection.
 const IDLE: Duration = Duration::from_secs(300);
-/// The environment variable that says otherwise.
+/// Environment variable that overrides the idle time.
 pub const IDLE_VARIABLE: &str = "KUBEVPN_DAEMON_IDLE";
-/// How long answers may take to reach their commands at the end.
+/// Time limit for sending the last answers at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Is the daemon, until it is told to end or has had no connection for `idle` (a duration as `5m`; `None` for five
-/// minutes). Makes this process the leader of a session of its own, logs to a file, and tells the command that has started
-/// it by one line on standard output that it is ready, or why it is not.
+/// Runs the daemon until it is told to end or has had no connection for `idle` (a duration as `5m`; `None` is five
+/// minutes). This process becomes a session leader and logs to a file. One line on standard output reports to the command
+/// that it is ready, or why not.
 pub async fn run<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError> {
     let result = start(engine, idle).await;
     if let Err(error) = &result {
@@ -39,7 +39,7 @@ pub async fn run<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiErro
 }
 
 async fn start<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError> {
-    // Fails for a process that leads a session already, as when it is started by hand.
+    // This fails for a session leader, e.g. when the daemon is started by hand.
     if let Err(error) = sys::new_session() {
         tracing::debug!(%error, "no new session");
     }
@@ -54,7 +54,7 @@ async fn start<E: Engine>(engine: E, idle: Option<&str>) -> Result<(), ApiError>
     let log = Log::to_file(&dir.log(None), LogLevel::default());
     log.dispatch.clone().init();
     let mut termination = Termination::but_hangup().context("cannot wait for signals")?;
-    // The terminal it was started from is none of its business.
+    // The daemon outlives the terminal of the command that started it.
     let _hangup = signal(SignalKind::hangup()).context("cannot wait for signals")?;
     let ready = || {
         readiness::tell(readiness::READY);
@@ -96,8 +96,8 @@ pub(crate) struct Daemon<E> {
 }
 
 impl<E: Engine> Daemon<E> {
-    /// Brings back what there was, calls `ready` once commands are answered, and ends at `quit`, when idle, or when
-    /// `terminated` returns, which keeps all that is needed to bring the connections back.
+    /// Restores the connections, calls `ready` once commands are answered, and ends at `quit`, when idle, or when
+    /// `terminated` returns. The last keeps the files that restore the connections.
     pub(crate) async fn live(
         self,
         ready: impl FnOnce() -> Result<(), ApiError>,
@@ -129,7 +129,7 @@ impl<E: Engine> Daemon<E> {
         let serving = tokio::spawn(server.serve(listener));
         ready()?;
         let told = async {
-            // The sender is the server, which lives as long as this.
+            // The server has the sender, and lives as long as this.
             let _ = quits.wait_for(|quit| *quit).await;
         };
         tokio::select! {
@@ -140,7 +140,7 @@ impl<E: Engine> Daemon<E> {
             }
             () = registry.idle(idle) => tracing::info!(idle = %humantime::format_duration(idle), "nothing to do"),
         }
-        // No new command, and those that are there have their answer.
+        // No new commands are accepted, and the others have their answer.
         serving.abort();
         let _ = serving.await;
         commands.close();

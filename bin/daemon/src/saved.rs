@@ -1,4 +1,4 @@
-//! A connection's state file: what it takes to bring it back.
+//! The state file of a connection, from which it is restored.
 
 use kubevpn_conn::Addr;
 use kubevpn_proxy::{ListenerSpec, Policy, text};
@@ -10,8 +10,7 @@ use crate::error::{ApiError, ErrorContext as _};
 use crate::log::LogLevel;
 use crate::state_dir::{self, StateDir};
 
-/// The version of the state file that is written here. `tests/golden` pins its form: another form is another version,
-/// with a migration from this one.
+/// Version of the written state file. `tests/golden` pins its format: a change needs another version and a migration.
 const VERSION: u64 = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +26,7 @@ pub(crate) struct Saved {
     pub(crate) listeners: Vec<SavedListener>,
 }
 
-/// A listener, and where it came to be: there it is looked for again.
+/// A listener, and the address it got, at which it is opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SavedListener {
@@ -61,7 +60,7 @@ impl Saved {
         state_dir::write(&dir.state(&self.id), &text)
     }
 
-    /// The connection of this ID, or why it cannot be had.
+    /// Reads the state file of this ID.
     pub(crate) fn read(dir: &StateDir, id: &str) -> Result<Self, String> {
         let text = state_dir::read(&dir.state(id)).map_err(|error| error.whole())?;
         let text = text.ok_or("its state file is gone")?;
@@ -100,8 +99,8 @@ impl Saved {
     }
 }
 
-/// Version 1 had the names of flags: `source`, `kind`, `pacRange` and `pacUpstream`, a DNS upstream without its port, and no
-/// log level. What is not there is reported by the parser, as of any broken file.
+/// Version 1 had the names of flags: `source`, `kind`, `pacRange` and `pacUpstream`, a DNS upstream without its port, and
+/// no log level. Missing fields are reported by the parser.
 fn migrate_from_1(document: &mut Value) {
     let Some(document) = document.as_object_mut() else {
         return;
@@ -139,8 +138,8 @@ mod tests {
 
     const ID: &str = "0123456789ab";
 
-    /// Version 2, with every field set and with every field that can be left out left out; and what version 1 made of the
-    /// same. A change of these files is a change of the format: it wants another version and a migration.
+    /// Version 2 with all fields and with only the required ones, and version 1 of the same. A change of these files is a
+    /// change of the format: it needs another version and a migration.
     #[test]
     fn golden_files_are_read_and_written_as_they_are() {
         for (golden, before) in [

@@ -1,4 +1,4 @@
-//! The daemon's end of the socket.
+//! The server of the daemon's API.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use crate::registry::{DRAIN, Registry};
 use crate::state_dir::StateDir;
 use crate::sys;
 
-/// How large a request may be: a kubeconfig's context with certificates in it is far smaller.
+/// Upper bound on a request. A context with embedded certificates is much smaller.
 const MOST_BYTES: usize = 4 << 20;
-/// How long a request's head may take.
+/// Time limit of a request's head.
 const HEAD: Duration = Duration::from_secs(5);
-/// How many commands are listened to at a time.
+/// Concurrent commands.
 const COMMANDS: usize = 64;
 
 type DaemonResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
-/// Answers commands.
+/// The server of commands.
 pub(crate) struct DaemonServer<E: Engine> {
     pub(crate) registry: Arc<Registry<E>>,
     /// The daemon's own log.
     pub(crate) log: Log,
     pub(crate) about: AboutDaemon,
-    /// Set once everything has ended and the daemon is to go.
+    /// Set once all connections have ended and the daemon has to exit.
     pub(crate) quit: watch::Sender<bool>,
-    /// What is being answered, and done.
+    /// Tasks that answer commands.
     pub(crate) commands: TaskTracker,
 }
 
-/// Listens where commands look. For who holds the lock: what is there is of a daemon that is no more.
+/// Listens on the daemon's socket. The caller holds the lock, so an existing socket belongs to a daemon that has ended.
 pub(crate) fn listen(dir: &StateDir) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
     dir.remove_socket()?;
@@ -56,7 +56,7 @@ pub(crate) fn listen(dir: &StateDir) -> std::io::Result<UnixListener> {
 }
 
 impl<E: Engine> DaemonServer<E> {
-    /// Answers until it is given up; whoever is being answered then is answered to the end, as one of `commands`.
+    /// Accepts commands until it is dropped. Running ones are completed, as tasks of `commands`.
     pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let room = Arc::new(Semaphore::new(COMMANDS));
         loop {
@@ -107,7 +107,7 @@ impl<E: Engine> DaemonServer<E> {
             && let Some(connection) = registry.get(id)
             && let Some(view) = connection.session.view().cloned()
         {
-            // Not held on to for as long as events are read.
+            // The connection must not be kept alive by a reader of events.
             drop(connection);
             if let Some(answer) =
                 journal::api::answer(&view, &head.method, inside, head.uri.query()).await
@@ -181,7 +181,7 @@ impl<E: Engine> DaemonServer<E> {
         }
     }
 
-    /// Does it even if the command goes away, as one does on Ctrl-C: the next one finds all of it done.
+    /// Completes the task even if the command ends, e.g. by Ctrl-C, so that the next command finds it complete.
     async fn to_its_end<T>(
         &self,
         work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
@@ -198,14 +198,14 @@ impl<E: Engine> DaemonServer<E> {
         }
     }
 
-    /// Goes on to its end even if the command goes away: the next one finds all or nothing.
+    /// Completes even if the command ends, so that the next command finds all or nothing.
     fn connect(self: Arc<Self>, request: ConnectRequest) -> DaemonResponse {
         let (events, told) = mpsc::channel(64);
         let commands = self.commands.clone();
         commands.spawn(async move {
             let steps = events.clone();
             let tell = move |text| {
-                // A command that is gone, or does not read, misses a step.
+                // A command that has ended, or is slow, misses a step.
                 let _ = steps.try_send(ConnectEvent::Step(text));
             };
             let last = match self.registry.connect(request, &tell).await {
@@ -233,7 +233,7 @@ impl<E: Engine> DaemonServer<E> {
     }
 }
 
-/// Whatever the socket's mode says: only this user's processes are answered.
+/// Only processes of this user are answered, whatever the socket's mode is.
 fn is_ours(stream: &UnixStream) -> bool {
     match stream.peer_cred() {
         Ok(peer) if peer.uid() == sys::own_uid() => true,
@@ -274,7 +274,7 @@ fn failed(error: &ApiError) -> DaemonResponse {
     answer
 }
 
-/// A request's body. What it says is not repeated: it may hold secrets.
+/// Reads a request's body. Errors do not repeat it, because it may contain secrets.
 async fn read<T: serde::de::DeserializeOwned>(body: Incoming) -> Result<T, ApiError> {
     let body = Limited::new(body, MOST_BYTES).collect().await;
     let body = body.map_err(|_| ApiError::new(Code::Other, "the request was cut short"))?;
@@ -282,7 +282,7 @@ async fn read<T: serde::de::DeserializeOwned>(body: Incoming) -> Result<T, ApiEr
         .map_err(|_| ApiError::new(Code::Internal, "the request is not what this daemon reads"))
 }
 
-/// Who this daemon is.
+/// Identity of this daemon.
 pub(crate) fn about() -> AboutDaemon {
     AboutDaemon {
         api: API,

@@ -4,29 +4,29 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGINT, SIGTERM, SIGHUP and SIGQUIT from now on. SIGHUP and SIGQUIT are left out where this process was started to
-/// ignore them, as `nohup` does.
+/// SIGINT, SIGTERM, SIGHUP and SIGQUIT. SIGHUP and SIGQUIT are left out if this process was started with them ignored, as
+/// by `nohup`.
 pub struct Termination {
     interrupt: Signal,
     others: Vec<Signal>,
 }
 
-/// Which of them came.
+/// The signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndSignal {
     /// Ctrl-C: exit code 130.
     Interrupted,
-    /// One of the others: exit code 0.
+    /// Another signal: exit code 0.
     Terminated,
 }
 
 impl Termination {
-    /// Every one of them, from now on.
+    /// Handles all of them from now on.
     pub fn new() -> io::Result<Self> {
         Self::of(&[SignalKind::hangup(), SignalKind::quit()])
     }
 
-    /// Without SIGHUP, for a process that its terminal's end is no business of.
+    /// Handles all but SIGHUP, for a process that outlives its terminal.
     pub fn but_hangup() -> io::Result<Self> {
         Self::of(&[SignalKind::quit()])
     }
@@ -45,7 +45,7 @@ impl Termination {
         })
     }
 
-    /// The next one. Cancel safe.
+    /// Waits for the next signal. Cancel safe.
     pub async fn next(&mut self) -> EndSignal {
         std::future::poll_fn(|cx| {
             use std::task::Poll::{Pending, Ready};
@@ -62,8 +62,8 @@ impl Termination {
     }
 }
 
-/// The signals that this process was started to ignore, bit N-1 for signal N (proc(5), `SigIgn`). Other systems have no
-/// such file: nothing counts as ignored there.
+/// Signals that were ignored at the start of this process, bit N-1 for signal N (proc(5), `SigIgn`); 0 on systems without
+/// that file.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

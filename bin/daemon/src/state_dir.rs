@@ -1,4 +1,4 @@
-//! Where everything of ours is: one directory, and nothing beside it is touched.
+//! The state directory, which contains all files of this program.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -14,16 +14,16 @@ use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::lock::Lock;
 use crate::{identity, sys};
 
-/// The environment variable that says where.
+/// Environment variable with its path.
 pub const VARIABLE: &str = "KUBEVPN_HOME";
-/// A path of a Unix socket has room for 104 bytes on macOS and 108 on Linux, the last of which is a zero.
+/// Upper bound on a socket's path: 104 bytes on macOS and 108 on Linux, including a terminating zero.
 const SOCKET_PATH: usize = 103;
-/// Nothing of ours is larger.
+/// Upper bound on a file.
 const MOST_BYTES: u64 = 4 << 20;
-/// How unfinished files begin.
+/// Prefix of unfinished files.
 const UNFINISHED: &str = ".kubevpn-unfinished-";
 
-/// The directory, which may not be there yet.
+/// The state directory, which may not exist yet.
 #[derive(Clone, Debug)]
 pub struct StateDir(PathBuf);
 
@@ -45,7 +45,7 @@ impl StateDir {
         Ok(dir)
     }
 
-    /// A directory whose path can be used; what is there has not been looked at.
+    /// A directory with this path, which has to be valid. Its contents are not checked.
     fn of(dir: PathBuf) -> Result<Self, ApiError> {
         if dir.is_relative() {
             return Err(refused(format!(
@@ -76,8 +76,7 @@ impl StateDir {
         &self.0
     }
 
-    /// That nobody else can put things in it, and that it is not a directory for something else. What is not there yet
-    /// is fine.
+    /// Checks that no other user can write to it, and that it is not used for something else. It may not exist yet.
     fn check(&self) -> Result<(), ApiError> {
         for dir in [
             self.0.clone(),
@@ -85,7 +84,8 @@ impl StateDir {
             self.logs(),
             self.foreground(),
         ] {
-            // The directory itself may be a link to where there is room; below it a link leads to somebody else's.
+            // The directory itself may be a symbolic link, e.g. to another disk. A link below it could lead to a file of
+            // another user.
             let found = match dir == self.0 {
                 true => fs::metadata(&dir),
                 false => fs::symlink_metadata(&dir),
@@ -127,7 +127,7 @@ impl StateDir {
         }
     }
 
-    /// Something in the directory that is not ours, if kubevpn has not used the directory before.
+    /// A foreign file in the directory, if kubevpn has not used the directory before.
     fn foreign(&self) -> Option<OsString> {
         if self.connections().is_dir() {
             return None;
@@ -147,7 +147,7 @@ impl StateDir {
             .min()
     }
 
-    /// Makes what is missing of it, for this user alone.
+    /// Makes the missing directories, accessible to this user only.
     pub(crate) fn prepare(&self) -> Result<(), ApiError> {
         for dir in [self.0.clone(), self.connections(), self.logs()] {
             make(&dir).context(format!(
@@ -155,7 +155,7 @@ impl StateDir {
                 dir.display()
             ))?;
         }
-        // Somebody else may have made one of them first.
+        // Another process may have made one of them.
         self.check()
     }
 
@@ -167,7 +167,7 @@ impl StateDir {
         self.0.join("foreground")
     }
 
-    /// Where a proxy in the foreground, which is this process, can be looked at; makes the directory.
+    /// Socket of the console of this process, a proxy in the foreground. Makes its directory.
     pub fn foreground_socket(&self, pid: u32) -> Result<PathBuf, ApiError> {
         let dir = self.foreground();
         let path = dir.join(format!("{pid}.sock"));
@@ -180,13 +180,13 @@ impl StateDir {
         Ok(path)
     }
 
-    /// The same of all of them, those that were killed among them.
+    /// Sockets of all proxies in the foreground, including those that were killed.
     pub(crate) fn foreground_sockets(&self) -> io::Result<Vec<PathBuf>> {
         let is_socket = |path: &PathBuf| path.extension().is_some_and(|end| end == "sock");
         Ok(files(&self.foreground())?.filter(is_socket).collect())
     }
 
-    /// After the socket was deleted: deletes its directory, unless others are there.
+    /// Deletes the directory of such sockets if it is empty.
     pub fn leave_foreground(&self) {
         let _ = fs::remove_dir(self.foreground());
     }
@@ -205,7 +205,7 @@ impl StateDir {
         self.connections().join("current")
     }
 
-    /// The current connection's ID as it was noted last.
+    /// ID of the current connection, as last stored.
     pub(crate) fn read_current(&self) -> Result<String, ApiError> {
         Ok(read(&self.current())?.unwrap_or_default())
     }
@@ -231,7 +231,7 @@ impl StateDir {
         self.logs().join(format!("{}.log", id.unwrap_or("daemon")))
     }
 
-    /// Whether connections are to be brought back.
+    /// Whether there are connections to restore.
     pub(crate) fn has_connections(&self) -> bool {
         self.saved().is_ok_and(|ids| !ids.is_empty())
     }
@@ -247,8 +247,8 @@ impl StateDir {
         Ok(ids)
     }
 
-    /// Deletes what a daemon that was killed has left half-done: unfinished files, and kubeconfigs of no connection.
-    /// The caller holds the lock.
+    /// Deletes what a killed daemon has left: unfinished files, and kubeconfigs without a connection. The caller holds the
+    /// lock.
     pub(crate) fn tidy(&self) -> io::Result<()> {
         for file in files(&self.connections())? {
             let orphan = FileKind::of(&file) == Some(FileKind::Kubeconfig)
@@ -260,7 +260,7 @@ impl StateDir {
         Ok(())
     }
 
-    /// Deletes every file of ours but the logs and the lock. The caller holds the lock.
+    /// Deletes all files of this program except the logs and the lock. The caller holds the lock.
     pub(crate) fn clear(&self) -> io::Result<()> {
         for file in files(&self.connections())? {
             if FileKind::of(&file).is_some() {
@@ -270,7 +270,7 @@ impl StateDir {
         self.remove_socket()
     }
 
-    /// Deletes the daemon's socket; a file of that name that is no socket stays.
+    /// Deletes the daemon's socket, but no other kind of file.
     pub(crate) fn remove_socket(&self) -> io::Result<()> {
         let path = self.socket();
         match fs::symlink_metadata(&path) {
@@ -281,7 +281,7 @@ impl StateDir {
     }
 }
 
-/// The kinds of files in `connections`; by their names they are ours.
+/// Kinds of files in `connections`, recognised by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileKind {
     State,
@@ -291,7 +291,7 @@ enum FileKind {
 }
 
 impl FileKind {
-    /// `None` for a file that is not ours, and may not be deleted.
+    /// `None` for a foreign file, which must not be deleted.
     fn of(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
         if name.starts_with(UNFINISHED) {
@@ -308,7 +308,7 @@ impl FileKind {
     }
 }
 
-/// Makes a directory and those it is in, all of mode 0700 whatever the umask. One that is there stays as it is.
+/// Makes a directory and its parents with mode 0700, whatever the umask is. Existing ones are not changed.
 fn make(dir: &Path) -> io::Result<()> {
     if let Some(parent) = dir.parent().filter(|parent| !parent.exists()) {
         make(parent)?;
@@ -335,7 +335,7 @@ fn files(dir: &Path) -> io::Result<impl Iterator<Item = PathBuf> + use<>> {
     Ok(entries.filter(is_file).map(|entry| entry.path()))
 }
 
-/// Deletes a file; that there is none is as good.
+/// Deletes a file, if it exists.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -343,12 +343,11 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts `bytes` in place of the file, whole or not at all, readable by this user alone. When it returns they have
-/// reached the disk.
+/// Replaces the contents of a file atomically, with mode 0600. When it returns, they are on the disk.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ApiError> {
     let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     let written = || -> io::Result<()> {
-        // Made with mode 0600, and deleted when anything fails.
+        // The temporary file has mode 0600, and is deleted after an error.
         let mut file: NamedTempFile = tempfile::Builder::new()
             .prefix(UNFINISHED)
             .tempfile_in(dir)?;
@@ -360,7 +359,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ApiError> {
     written().context(format!("cannot write {}", path.display()))
 }
 
-/// Makes what was renamed or deleted in a directory last.
+/// Flushes renames and deletions in a directory to the disk.
 pub(crate) fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -400,7 +399,7 @@ mod tests {
         assert_eq!(mode(&home.kubeconfig("0123")), 0o600);
         home.check().unwrap();
         fs::set_permissions(home.connections(), Permissions::from_mode(0o777)).unwrap();
-        // Also of a directory that somebody else made before us.
+        // This applies to a directory that another user has made, too.
         for said in [home.check(), home.prepare()] {
             let said = said.unwrap_err();
             assert_eq!(said.code, Code::InvalidValue);
@@ -479,7 +478,7 @@ mod tests {
         let said = home.check().unwrap_err();
         assert_eq!(said.code, Code::InvalidValue);
         assert!(said.to_string().contains("prod.kubeconfig"), "{said}");
-        // A directory that was ours before somebody put a file in it stays ours.
+        // A directory in use stays valid when a foreign file is added.
         fs::create_dir(home.connections()).unwrap();
         home.check().unwrap();
         fs::remove_dir(home.connections()).unwrap();

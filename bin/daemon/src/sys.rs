@@ -1,33 +1,32 @@
-//! What each platform does in its own way: sessions, descriptors, processes.
+//! Operations that depend on the platform: sessions, descriptors, processes.
 
 use std::io;
 
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
-/// The user this process acts as.
+/// Effective user ID of this process.
 pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Leaves the terminal and its session: nothing that is sent to it reaches us any more.
+/// Leaves the terminal's session, and with it the terminal's signals.
 pub(crate) fn new_session() -> io::Result<()> {
     rustix::process::setsid()?;
     Ok(())
 }
 
-/// Files that this process makes are its user's to read and write, and nobody else's, whatever the umask of the command that
-/// has started it.
+/// Sets the umask so that only this user can read and write files of this process.
 pub(crate) fn own_files_are_readable() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// Keeps every descriptor but the three standard ones from the programs this one starts.
+/// Marks all descriptors but the three standard ones as not inherited by child processes.
 pub(crate) fn keep_descriptors() {
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
 }
 
-/// Lets go of standard output and standard error.
+/// Redirects standard output and standard error to `/dev/null`.
 pub(crate) fn silence() -> io::Result<()> {
     let null = std::fs::File::options()
         .read(true)
@@ -38,29 +37,29 @@ pub(crate) fn silence() -> io::Result<()> {
     Ok(())
 }
 
-/// One process, and no later one with its number.
+/// A process, distinguished from later ones with the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Process {
     pub(crate) pid: u32,
-    /// When it was started, in words of the platform: no two processes of one number have the same.
+    /// Start time, in the platform's format. It differs between processes with the same number.
     started: String,
 }
 
 impl Process {
-    /// This one.
+    /// This process.
     pub(crate) fn me() -> io::Result<Self> {
         Self::of(std::process::id())
             .ok_or_else(|| io::Error::other("cannot tell when this process was started"))
     }
 
-    /// The one that has this number now.
+    /// The process that has this number now.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let started = started(pid)?;
         Some(Self { pid, started })
     }
 
-    /// Asks it to end, or ends it. False if it is not there any more; nobody else is ever signalled.
+    /// Sends SIGTERM or SIGKILL. Returns false if the process has ended; no other process is signalled.
     pub(crate) fn end(&self, by_force: bool) -> io::Result<bool> {
         let signal = if by_force { Signal::KILL } else { Signal::TERM };
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else {
@@ -71,13 +70,13 @@ impl Process {
         })
     }
 
-    /// Whether it is still there.
+    /// Whether the process still runs.
     pub(crate) fn lives(&self) -> bool {
         started(self.pid).as_ref() == Some(&self.started)
     }
 }
 
-/// A descriptor of the process holds its number, so that it cannot change hands between the check and the signal.
+/// The descriptor of the process reserves its number, so that it cannot be reused between check and signal.
 #[cfg(target_os = "linux")]
 fn signal_if(pid: Pid, signal: Signal, is_it: impl Fn() -> bool) -> io::Result<bool> {
     use rustix::io::Errno;
@@ -114,7 +113,7 @@ fn signal_if(pid: Pid, signal: Signal, is_it: impl Fn() -> bool) -> io::Result<b
 #[cfg(target_os = "linux")]
 fn started(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name is in parentheses, and may hold any of both.
+    // The program's name is in parentheses, and may itself contain parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     if fields.next()? == "Z" {
         return None;

@@ -63,18 +63,18 @@ impl DaemonClient {
         send(self.dial().await?, method, path, body).await
     }
 
-    /// Connects to the daemon, and makes sure that it is this user's: what it is sent holds credentials.
+    /// Connects to the daemon, and verifies that it belongs to this user, because requests contain credentials.
     pub(super) async fn dial(&self) -> Result<UnixStream, CallError> {
         dial(&self.dir.socket()).await
     }
 }
 
-/// Connects to a socket of ours, and makes sure that a process of this user's listens.
+/// Connects to a socket, and verifies that a process of this user listens.
 pub(crate) async fn dial(path: &Path) -> Result<UnixStream, CallError> {
     use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
-        // A reset: it closed its socket before it took us in.
+        // A reset: the socket was closed before the connection was accepted.
         Err(e) if matches!(e.kind(), NotFound | ConnectionRefused | ConnectionReset) => {
             return Err(CallError::gone(e));
         }
@@ -91,7 +91,7 @@ pub(crate) async fn dial(path: &Path) -> Result<UnixStream, CallError> {
     Ok(stream)
 }
 
-/// That the process which listens acts as this user.
+/// Verifies that the listening process has this user's ID.
 fn check_peer(stream: &UnixStream, path: &Path, uid: u32) -> Result<(), ApiError> {
     let peer = stream.peer_cred().context("cannot tell who listens")?.uid();
     if peer == uid {
@@ -129,12 +129,12 @@ pub(crate) async fn send(
     sender.send_request(request).await.map_err(CallError::gone)
 }
 
-/// Why there is no answer.
+/// Error of a call.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// There is no daemon, or none any more.
+    /// There is no daemon, or it has ended.
     Gone(String),
-    /// It said no, or cannot be asked.
+    /// The daemon returned an error, or cannot be called.
     Failed(ApiError),
 }
 
@@ -156,7 +156,7 @@ impl From<CallError> for ApiError {
     }
 }
 
-/// The answer, unless it is a failure.
+/// The response, or its error.
 pub(crate) async fn ok(response: Response<Incoming>) -> Result<Response<Incoming>, CallError> {
     if response.status().is_success() {
         return Ok(response);

@@ -1,4 +1,4 @@
-//! Opening a connection, and adding to one: all that was asked for, or nothing has changed.
+//! Opens connections and adds listeners to them. A request succeeds completely or changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::saved::Saved;
 use crate::{failpoint, identity, monitor, state_dir};
 
-/// Told what was done.
+/// Called with each completed step.
 pub(crate) type Tell<'a> = &'a (dyn Fn(String) + Sync);
 
 impl<E: Engine> Registry<E> {
-    /// Opens a connection or finds it, and attaches the listeners that it lacks: all of them, or nothing has changed.
+    /// Opens a connection, or finds the open one, and adds the missing listeners: all of them, or none.
     pub(crate) async fn connect(
         &self,
         mut ask: ConnectRequest,
@@ -32,7 +32,7 @@ impl<E: Engine> Registry<E> {
         if !identity::is_id(&ask.id) {
             return Err(ApiError::new(Code::Internal, "the connection's ID is none"));
         }
-        // A connection keeps its ID, even if its namespace would have another one by now.
+        // A connection keeps its ID, even if its namespace was created again since.
         if let Some(connection) = self.same(&ask.cluster, &ask.kubeconfig_selection) {
             ask.id = connection.saved().id.clone();
         }
@@ -47,7 +47,7 @@ impl<E: Engine> Registry<E> {
             Some(connection) => self.attach_to(&connection, &ask, tell).await,
             None => self.open(&ask, tell).await,
         }?;
-        // The connection is there, whether or not this can be noted.
+        // The connection is open even if this cannot be stored.
         if let Err(error) = self.set_current(&opened.id).await {
             tracing::warn!(%error, "cannot note the current connection");
         }
@@ -77,7 +77,7 @@ impl<E: Engine> Registry<E> {
         found.cloned()
     }
 
-    /// How the connection is that is asked for.
+    /// The connection of a query.
     pub(crate) fn find(&self, query: &ConnectionQuery) -> Option<api::ConnectionInfo> {
         let found = self.same(&query.cluster, &query.kubeconfig_selection)?;
         let policy = query.policy.as_ref();
@@ -149,8 +149,8 @@ impl<E: Engine> Registry<E> {
         Ok(opened)
     }
 
-    /// Credentials that were made by a login just now, in place of those that are not taken; and of a kubeconfig that
-    /// could be read only once what it says this time.
+    /// Replaces rejected credentials by those of a new login, and a kubeconfig that could be read only once by its new
+    /// contents.
     fn log_in(
         &self,
         connection: &ManagedConnection<E::Session>,
@@ -173,7 +173,7 @@ impl<E: Engine> Registry<E> {
         ask: &ConnectRequest,
         tell: Tell<'_>,
     ) -> Result<OpenedConnection, ApiError> {
-        // A state file that could not be brought back is not to be lost by accident.
+        // A state file that could not be restored must not be overwritten.
         if self.inner().problems.iter().any(|p| p.id == ask.id) {
             return Err(ApiError::new(
                 Code::Conflict,
@@ -234,7 +234,7 @@ impl<E: Engine> Registry<E> {
         Ok(())
     }
 
-    /// Starts the listeners that are missing, and checks that all works. After an error none of them is left.
+    /// Starts the missing listeners and checks them. After an error, none of them is left.
     async fn attach(
         &self,
         connection: &ManagedConnection<E::Session>,
@@ -259,12 +259,12 @@ impl<E: Engine> Registry<E> {
         tell: Tell<'_>,
     ) -> Result<(), ApiError> {
         let session = &connection.session;
-        // All are bound before one is served: a client is not to be let in and thrown out.
+        // All are bound before one is served, so that no client is accepted and then cut.
         let mut bound = Vec::new();
         for spec in specs {
             match connection.listener(spec) {
                 Some(Ok(_)) => {}
-                // It was tried again just now.
+                // Binding has just been tried again.
                 Some(Err(why)) => return Err(why),
                 None if connection.has_otherwise(spec) => {
                     return Err(other_settings(connection, spec));
@@ -284,7 +284,7 @@ impl<E: Engine> Registry<E> {
         for (spec, serving) in started.iter() {
             let spoken = serving.handshake().await;
             spoken.map_err(|why| ApiError::new(Code::Other, why))?;
-            // A forward is not spoken to.
+            // A forward has no handshake.
             let done = match spec.protocol {
                 Protocol::Forward(_) => "listens",
                 _ => "answers",
@@ -297,7 +297,7 @@ impl<E: Engine> Registry<E> {
     }
 }
 
-/// One less when dropped.
+/// Decrements the count when dropped.
 struct BusyGuard<'a>(&'a watch::Sender<usize>);
 
 impl Drop for BusyGuard<'_> {
@@ -306,10 +306,10 @@ impl Drop for BusyGuard<'_> {
     }
 }
 
-/// Listeners that are served and not yet the connection's own.
+/// Served listeners that are not yet part of the connection.
 type StartedListeners<S> = Vec<(ListenerSpec, <S as EngineSession>::Listener)>;
 
-/// Makes listeners the connection's own.
+/// Adds the started listeners to the connection.
 fn commit<S: EngineSession>(
     connection: &ManagedConnection<S>,
     started: StartedListeners<S>,

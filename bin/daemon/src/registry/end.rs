@@ -1,4 +1,4 @@
-//! The end of one connection, of all, and of the daemon.
+//! Closes one connection, all, and the registry.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::error::{ApiError, Code, ErrorContext as _};
 use crate::{failpoint, state_dir};
 
 impl<E: Engine> Registry<E> {
-    /// Ends a connection and deletes what there is of it but its log; what is broken is deleted too.
+    /// Closes a connection and deletes its files, except its log; broken files are deleted too.
     pub(crate) async fn disconnect(&self, id: &str, patience: Duration) -> Result<(), ApiError> {
         let _lock = self.lock(id).await;
         let (entry, broken) = {
@@ -24,7 +24,7 @@ impl<E: Engine> Registry<E> {
         let deleted = state_dir::remove(&self.dir.state(id));
         let deleted = deleted.and_then(|()| state_dir::sync(&self.dir.connections()));
         if let Err(error) = deleted {
-            // It is still there, and would come back: so it stays.
+            // Its state file still exists, and would restore it: so it stays open.
             if let Some(entry) = entry {
                 self.inner().connections.insert(id.to_owned(), entry);
             }
@@ -58,12 +58,12 @@ impl<E: Engine> Registry<E> {
         Ok(())
     }
 
-    /// The same with every connection, all at once. All are tried; the first failure is said.
+    /// Closes all connections concurrently. All are tried, and the first error is returned.
     pub(crate) async fn disconnect_all(&self, patience: Duration) -> Result<Vec<String>, ApiError> {
         let ids = self.ids();
         let ended = ids.iter().map(|id| self.disconnect(id, patience));
         let ended = futures_util::future::join_all(ended).await;
-        // Somebody else may have been faster.
+        // Another command may have closed it.
         let failed = ended
             .into_iter()
             .filter_map(Result::err)
@@ -77,16 +77,16 @@ impl<E: Engine> Registry<E> {
         inner.connections.keys().cloned().chain(broken).collect()
     }
 
-    /// Opens nothing from now on.
+    /// Refuses to open connections from now on.
     pub(crate) fn refuse(&self) {
         self.inner().ending = true;
     }
 
-    /// Returns once there has been no connection for `idle`; nothing is opened from then on.
+    /// Returns once there has been no connection for `idle`. From then on, none is opened.
     pub(crate) async fn idle(&self, idle: Duration) {
         let mut busy = self.busy.subscribe();
         loop {
-            // The sender lives as long as this.
+            // The sender is a field of this registry.
             let _ = busy.wait_for(|n| *n == 0).await;
             tokio::select! {
                 biased;
@@ -100,15 +100,15 @@ impl<E: Engine> Registry<E> {
         }
     }
 
-    /// A `connect` counts itself before it looks whether the daemon ends, and both are looked at under the lock here: it
-    /// is either seen or refused.
+    /// A `connect` increments the count before it checks whether the daemon is ending, and both are checked under the lock
+    /// here: so it is either counted or refused.
     fn refuse_if_idle(&self) -> bool {
         let mut inner = self.inner();
         inner.ending = *self.busy.borrow() == 0;
         inner.ending
     }
 
-    /// Waits for whoever is opening or ending a connection; for who refuses any more.
+    /// Waits for tasks that open or close a connection. New ones have to be refused before.
     pub(crate) async fn settle(&self) {
         let locks: Vec<_> = self.inner().locks.values().cloned().collect();
         for lock in locks {
@@ -116,7 +116,7 @@ impl<E: Engine> Registry<E> {
         }
     }
 
-    /// Ends every connection, and keeps all that is needed to bring it back.
+    /// Closes every connection, and keeps the files that restore it.
     pub(crate) async fn suspend(&self, patience: Duration) {
         self.refuse();
         self.settle().await;
@@ -129,7 +129,7 @@ impl<E: Engine> Registry<E> {
         futures_util::future::join_all(entries.iter().map(|entry| entry.end(patience))).await;
     }
 
-    /// Returns when the connection has ended.
+    /// Waits until the connection has ended.
     pub(crate) async fn ended(&self, id: &str) -> Result<(), ApiError> {
         let mut ended = {
             let inner = self.inner();
@@ -139,7 +139,7 @@ impl<E: Engine> Registry<E> {
                 .ended
                 .subscribe()
         };
-        // The sender goes with the connection.
+        // The sender is dropped with the connection.
         while ended.changed().await.is_ok() {}
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The registry over an engine without a network, on a clock that only moves when everybody waits.
+//! The registry with the fake engine and a paused clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Rig {
         self.engine.world().bound.iter().cloned().collect()
     }
 
-    /// Gone without a word, and started again: another engine, which has what the system has.
+    /// Restarts after a kill: a new engine with the same files and addresses.
     async fn crash(self) -> Self {
         let Self { tmp, registry, .. } = self;
         registry
@@ -130,7 +130,7 @@ async fn failed_connect_changes_nothing() {
     assert_eq!(error.code, Code::Refused(Refusal::Unauthenticated));
     assert_eq!(rig.bound(), ["127.0.0.1:9"]);
     rig.engine.world().api = None;
-    // The same with a connection that is there.
+    // The same with an open connection.
     rig.open(ID, &["127.0.0.1:7"]).await;
     let before = std::fs::read(rig.dir().state(ID)).unwrap();
     let error = rig
@@ -142,7 +142,7 @@ async fn failed_connect_changes_nothing() {
     assert_eq!(std::fs::read(rig.dir().state(ID)).unwrap(), before);
 }
 
-/// The state file cannot be written: what was there goes on, and nothing new is left.
+/// If the state file cannot be written, the connection stays as it was, and nothing new is left.
 #[tokio::test(start_paused = true)]
 async fn full_disk_changes_nothing() {
     let rig = Rig::new().await;
@@ -161,7 +161,7 @@ async fn full_disk_changes_nothing() {
     assert_eq!(rig.registry.status().list[0].listeners.len(), 1);
 }
 
-/// Disk first, memory second: a current connection that cannot be noted does not change.
+/// The current connection does not change if it cannot be stored.
 #[tokio::test(start_paused = true)]
 async fn current_connection_changes_on_disk_first() {
     let rig = Rig::new().await;
@@ -203,7 +203,7 @@ async fn other_credentials_or_settings_are_a_conflict() {
     assert_eq!(rig.bound(), ["127.0.0.1:7"]);
 }
 
-/// The same kubeconfig, context and namespace are one connection, whatever ID the namespace has by now.
+/// The same kubeconfig, context and namespace are one connection, even if the namespace has a new UID.
 #[tokio::test(start_paused = true)]
 async fn connection_keeps_its_id() {
     let rig = Rig::new().await;
@@ -214,7 +214,7 @@ async fn connection_keeps_its_id() {
     assert_eq!(ids(&rig.registry.status()), [ID]);
 }
 
-/// A command that is to use a connection finds that of its own kubeconfig, context and namespace, and no other.
+/// A command finds only the connection of its own kubeconfig, context and namespace.
 #[tokio::test(start_paused = true)]
 async fn connection_is_found_by_what_it_leads_to() {
     let rig = Rig::new().await;
@@ -280,7 +280,7 @@ async fn disconnect_leaves_nothing_but_the_log() {
     assert_eq!(dir.read_current().unwrap(), "");
 }
 
-/// A state file that cannot be deleted would bring the connection back: it stays, and says so.
+/// A connection whose state file cannot be deleted stays open, with an error: it would be restored otherwise.
 #[tokio::test(start_paused = true)]
 async fn connection_stays_when_its_state_file_does() {
     let rig = Rig::new().await;
@@ -313,7 +313,7 @@ async fn crash_is_recovered_from() {
     assert_eq!(level, LogLevel::Debug);
 }
 
-/// Something else has the address at the restart: the connection is degraded until the monitor finds it free.
+/// If the address is in use at the restart, the connection is degraded until the monitor finds it free.
 #[tokio::test(start_paused = true)]
 async fn address_that_is_taken_is_had_when_it_is_free() {
     let rig = Rig::new().await;
@@ -385,7 +385,7 @@ async fn monitor_says_how_the_api_server_answers() {
     let rig = Rig::new().await;
     rig.open(ID, &[FREE]).await;
     assert_eq!(rig.state().0, ConnectionState::Connected);
-    // By itself, every ten seconds.
+    // The monitor calls every ten seconds.
     rig.engine.world().api = Some(Refusal::ClusterAway);
     sleep(Duration::from_secs(11)).await;
     assert_eq!(
@@ -398,7 +398,7 @@ async fn monitor_says_how_the_api_server_answers() {
     rig.engine.world().api = None;
     sleep(Duration::from_secs(11)).await;
     assert_eq!(rig.state().0, ConnectionState::Connected);
-    // Sooner, when clients are refused; many at once are one question.
+    // Refusals of clients cause an earlier call; many at once cause one.
     rig.engine.world().api = Some(Refusal::Unauthenticated);
     let asked = rig.engine.world().asked;
     for _ in 0..100 {
@@ -472,7 +472,7 @@ async fn idle_time_begins_with_the_last_connection_s_end() {
     sleep(IDLE / 2).await;
     rig.registry.disconnect(ID, DRAIN).await.unwrap();
     sleep(IDLE / 2).await;
-    // Begins anew with each command that opens something, also when it fails.
+    // The idle time begins again with each command that opens a connection, even if that fails.
     rig.engine.world().api = Some(Refusal::ClusterAway);
     rig.connect(request(ID, &[FREE])).await.unwrap_err();
     let begun = Instant::now();
@@ -482,8 +482,8 @@ async fn idle_time_begins_with_the_last_connection_s_end() {
     assert_eq!(error.code, Code::Ending);
 }
 
-/// A `connect` in the moment in which the daemon has been idle for long enough: it is refused and says so, or the daemon
-/// stays. It is never told that its connection is there while the daemon goes.
+/// A `connect` at the moment of the idle limit is either refused with that reason, or keeps the daemon. It never succeeds
+/// while the daemon ends.
 #[tokio::test(start_paused = true)]
 async fn idle_exit_does_not_race_with_a_connect() {
     let (mut stayed, mut refused) = (0, 0);
@@ -500,7 +500,7 @@ async fn idle_exit_does_not_race_with_a_connect() {
                 rig.connect(request(ID, &[FREE])).await
             };
             let idle = timeout(IDLE + IDLE / 2, rig.registry.idle(IDLE));
-            // The API server answers later than that.
+            // The API server answers after the idle limit.
             let answer = async {
                 sleep(IDLE + Duration::from_secs(1)).await;
                 gate.add_permits(1000);
@@ -533,7 +533,7 @@ async fn idle_exit_does_not_race_with_a_connect() {
     );
 }
 
-/// SIGTERM: everything ends, and is there at the next start.
+/// After SIGTERM, all connections are restored at the next start.
 #[tokio::test(start_paused = true)]
 async fn suspended_connections_come_back() {
     let rig = Rig::new().await;
@@ -546,7 +546,7 @@ async fn suspended_connections_come_back() {
     assert_eq!(rig.bound(), ["127.0.0.1:40001"]);
 }
 
-/// The end waits for a command that is opening a connection, and ends what it has opened.
+/// The end waits for a command that opens a connection, and closes that connection.
 #[tokio::test(start_paused = true)]
 async fn end_waits_for_a_connect() {
     let rig = Rig::new().await;

@@ -1,4 +1,4 @@
-//! A whole daemon in this process, spoken to over its socket. The clock is the real one: sockets are.
+//! A complete daemon in this process, called over its socket, with the real clock.
 
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ async fn commands_are_answered_until_quit() {
         0
     );
     assert!(!client.find().await.unwrap());
-    // Once more there is nothing to end.
+    // The second time, there is nothing to end.
     client.quit(true).await.unwrap();
 }
 
@@ -148,7 +148,7 @@ async fn terminated_daemon_leaves_what_brings_the_connections_back() {
     assert_eq!(rig.left(), [""; 0]);
 }
 
-/// `connect --foreground` asks for it after it has said the connection's ID, and others may be faster.
+/// `connect --foreground` waits for the end after it has printed the ID, and another command may have closed it by then.
 #[tokio::test]
 async fn end_that_came_before_it_was_waited_for_is_an_end() {
     let rig = Rig::start(IDLE).await;
@@ -159,7 +159,7 @@ async fn end_that_came_before_it_was_waited_for_is_an_end() {
     client.connect(&request(ID, &[]), |_| {}).await.unwrap();
     client.quit(true).await.unwrap();
     client.ended(ID).await.unwrap();
-    // A daemon that is gone and left the connection's state was killed, and the connection comes back.
+    // A daemon that ended and left the state file was killed, and the connection will be restored.
     std::fs::create_dir_all(rig.dir().connections()).unwrap();
     std::fs::write(rig.dir().state(ID), "").unwrap();
     let killed = client.ended(ID).await.unwrap_err();
@@ -175,7 +175,7 @@ async fn idle_daemon_ends_by_itself() {
     assert!(Lock::try_take(&dir.lock()).unwrap().is_some());
 }
 
-/// Without a daemon a command deletes what is left of a connection, unless another process has the lock.
+/// Without a daemon, a command deletes the files of a connection, unless another process has the lock.
 #[tokio::test]
 async fn connection_is_forgotten_without_a_daemon() {
     let rig = Rig::start(IDLE).await;
@@ -193,7 +193,7 @@ async fn connection_is_forgotten_without_a_daemon() {
     assert!(!client.ensure_if_needed().await.unwrap());
 }
 
-/// Another process, as a daemon's lock names it.
+/// Another process, named in the daemon's lock.
 struct Bystander {
     child: std::process::Child,
     process: Process,
@@ -215,7 +215,7 @@ impl Drop for Bystander {
     }
 }
 
-/// A lock that is held, and an answer to every question in virtual time.
+/// A held lock, with a paused clock.
 fn locked() -> (tempfile::TempDir, StateDir, Lock) {
     let tmp = tempfile::tempdir().unwrap();
     let dir = StateDir::at(tmp.path());
@@ -224,7 +224,7 @@ fn locked() -> (tempfile::TempDir, StateDir, Lock) {
     (tmp, dir, lock)
 }
 
-/// `quit` ends, says which file it is about, and ends nobody, when the process that holds the lock cannot be told.
+/// If the holder of the lock cannot be identified, `quit` fails, names the file and signals no process.
 #[tokio::test(start_paused = true)]
 async fn quit_is_bounded_when_the_holder_of_the_lock_is_unknown() {
     let (_tmp, dir, lock) = locked();
@@ -236,7 +236,7 @@ async fn quit_is_bounded_when_the_holder_of_the_lock_is_unknown() {
     drop(lock);
 }
 
-/// The daemon that is asked to quit has gone, and the next one has the lock: it and its files are left alone.
+/// If another daemon has the lock by now, `quit` leaves it and its files alone.
 #[tokio::test(start_paused = true)]
 async fn quit_leaves_the_next_daemon_alone() {
     let (_tmp, dir, mut lock) = locked();

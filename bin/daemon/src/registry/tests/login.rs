@@ -1,8 +1,8 @@
-//! Credentials given anew to a connection that is there.
+//! New credentials for an open connection.
 
 use super::*;
 
-/// A plugin that wants a person has one when the same is connected again.
+/// Connecting again runs a plugin that needs a person.
 #[tokio::test(start_paused = true)]
 async fn connecting_again_is_the_login() {
     let rig = Rig::new().await;
