@@ -1,4 +1,4 @@
-//! A local port for an integration test, which speaks to it as to a server on this machine.
+//! A local port for an integration test, which uses it like a server on this machine.
 //!
 //!     cargo run -p kubevpn-embed --example embed-forward -- web.shop:80
 

@@ -1,4 +1,4 @@
-//! An HTTP client whose connections lead into the cluster.
+//! An HTTP client whose connections go into the cluster.
 //!
 //!     cargo run -p kubevpn-embed --example embed-http -- http://web.shop/
 

@@ -1,4 +1,4 @@
-//! A layer of one's own between a program and the cluster: it tells what is dialled, and lets one port through.
+//! A custom layer between a program and the cluster: it prints the dialled targets and permits one port.
 //!
 //!     cargo run -p kubevpn-embed --example embed-layer -- web.shop:80 80
 

@@ -1,4 +1,5 @@
-//! reqwest, whose connections lead into the cluster: by a proxy for this program alone, as it takes no connector.
+//! reqwest, whose connections go into the cluster through a proxy for this program only, because reqwest accepts no
+//! connector.
 //!
 //!     cargo run -p kubevpn-embed --example embed-reqwest -- http://web.shop/
 

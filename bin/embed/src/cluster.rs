@@ -1,4 +1,4 @@
-//! A cluster, and the ways into it.
+//! The cluster: streams, local ports and connectors.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,13 +18,13 @@ use kubevpn_target::{Connect as _, ConnectError, Origin, Refusal, Target};
 
 use crate::{BuildError, ClusterStream, Connector, LocalPort, LocalPortError};
 
-/// From a target to its stream.
+/// The dialer of targets.
 pub(crate) type TargetDialer = Stack<Egress<ApiServer>>;
 
 /// A Kubernetes cluster. Clones share its connections and what is known of its objects.
 ///
-/// Objects are watched while they are in use, so that a connection to a target that was asked for before costs no call to
-/// the API server; what nobody asked for in 10 minutes is watched no more.
+/// Objects are watched while they are in use, so that another connection to the same target costs no call to the API
+/// server. A watch ends 10 minutes after its last use.
 #[derive(Clone)]
 pub struct Cluster {
     dialer: TargetDialer,
@@ -33,7 +33,7 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster that kubectl would use: by `KUBECONFIG`, else `~/.kube/config`, else, in a Pod, by its service account.
     ///
-    /// Reads files and sends nothing: whether the API server answers is found out by the first connection.
+    /// Reads files and sends nothing: the first connection shows whether the API server answers.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,21 +46,21 @@ impl Cluster {
         Self::builder().build().await
     }
 
-    /// A cluster by other settings than the default ones.
+    /// A builder, for other settings than the defaults.
     pub fn builder() -> ClusterBuilder {
         ClusterBuilder::new()
     }
 
     /// Opens a byte stream to `target`, written `HOST:PORT`.
     ///
-    /// For a Service, to the ready Pod with the fewest streams of this `Cluster`; where a Pod cannot be reached the next
-    /// one is tried. The stream is open when this returns: something in the Pod accepted it, or the transport cannot tell
-    /// before the first read.
+    /// For a Service, the stream goes to the ready Pod with the fewest streams of this `Cluster`; if that Pod cannot be
+    /// reached, the next one is tried. When this returns, a process in the Pod has accepted the connection, unless the
+    /// transport reports that only at the first read.
     ///
-    /// Errors: [`ConnectError::refusal`] has the class. A text that is no target is [`Refusal::NameNotFound`]. Fails after
+    /// Errors: [`ConnectError::refusal`] has the class. An invalid target is [`Refusal::NameNotFound`]. Fails after
     /// [`ClusterBuilder::dial_timeout`] at the latest.
     ///
-    /// Cancellation: dropping the future gives the attempt up.
+    /// Cancellation: dropping the future ends the attempt.
     pub async fn connect(&self, target: &str) -> Result<ClusterStream, ConnectError> {
         let parsed = Target::parse(target, Origin::default()).map_err(|error| {
             let sentence = format!("{target:?} names no target: {error}");
@@ -74,10 +74,9 @@ impl Cluster {
         Ok(ClusterStream::new(stream))
     }
 
-    /// Opens a free port of 127.0.0.1 behind which `target` is, written `HOST:PORT`, until the [`LocalPort`] is dropped.
+    /// Forwards a free port of 127.0.0.1 to `target`, written `HOST:PORT`, until the [`LocalPort`] is dropped.
     ///
-    /// Each client of the port is a connection to the target of its own, dialled when the client connects. A client whose
-    /// target cannot be had is reset.
+    /// The target is dialled for each client that connects. If that fails, the client's connection is reset.
     ///
     /// ```no_run
     /// # async fn run(cluster: kubevpn_embed::Cluster) -> Result<(), Box<dyn std::error::Error>> {
@@ -90,9 +89,9 @@ impl Cluster {
         self.forward_on(LOOPBACK, target).await
     }
 
-    /// As [`forward`](Self::forward), on an address of one's choice; port 0 lets the system choose.
+    /// Like [`forward`](Self::forward), on the address `at`; port 0 is a free port.
     ///
-    /// Whoever can connect to the address reaches the target with the rights of this `Cluster`.
+    /// Everybody who can connect to the address reaches the target with the rights of this `Cluster`.
     pub async fn forward_on(
         &self,
         listen: SocketAddr,
@@ -113,8 +112,8 @@ impl Cluster {
         Ok(opened.await?)
     }
 
-    /// Opens an HTTP proxy into the cluster on a free port of 127.0.0.1, until the [`LocalPort`] is dropped. For clients that
-    /// take a proxy and no connector, reqwest among them:
+    /// Opens an HTTP proxy into the cluster on a free port of 127.0.0.1, until the [`LocalPort`] is dropped. For clients
+    /// that accept a proxy but no connector, like reqwest:
     ///
     /// ```text
     /// let proxy = cluster.http_proxy().await?;
@@ -123,8 +122,8 @@ impl Cluster {
     /// client.get("http://web.shop/").send().await?;
     /// ```
     ///
-    /// It tunnels (CONNECT) and forwards. Every program of this machine that finds the port reaches the cluster with the rights
-    /// of this `Cluster`.
+    /// It supports CONNECT and forwarding. Every program on this machine can connect to the port, and reaches the cluster
+    /// with the rights of this `Cluster`.
     pub async fn http_proxy(&self) -> Result<LocalPort, LocalPortError> {
         let drain = Drain::new();
         let settings = Arc::new(HttpSettings {
@@ -142,13 +141,13 @@ impl Cluster {
         Ok(opened.await?)
     }
 
-    /// The tower services: of a URI for HTTP clients such as hyper's, and of a [`Target`] for layers and frontends.
+    /// A tower service: of URIs for HTTP clients such as hyper's, and of [`Target`]s for layers and frontends.
     pub fn connector(&self) -> Connector {
         Connector::new(self.clone())
     }
 }
 
-/// Of IPv4, as programs that are given `localhost` may try that first or alone.
+/// IPv4, because programs may try only that for `localhost`.
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl fmt::Debug for Cluster {
@@ -157,7 +156,7 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Settings of a [`Cluster`]. Those that are left out are kubectl's.
+/// Settings of a [`Cluster`]. The defaults are kubectl's.
 ///
 /// ```no_run
 /// # async fn run() -> Result<(), kubevpn_embed::BuildError> {
@@ -209,7 +208,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// The `User-Agent` of calls to the API server, as its audit log has it: `kubevpn-embed/VERSION` by default.
+    /// The `User-Agent` of calls to the API server, which its audit log contains; `kubevpn-embed/VERSION` by default.
     #[must_use]
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.user_agent = name.into();
@@ -231,7 +230,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Makes the cluster by a kubeconfig, or by the service account of a Pod. Sends nothing.
+    /// Makes the cluster from a kubeconfig, or from the service account of a Pod. Sends nothing.
     ///
     /// Panics outside a tokio runtime.
     pub async fn build(self) -> Result<Cluster, BuildError> {
@@ -244,8 +243,8 @@ impl ClusterBuilder {
         self.finish(loaded.config, loaded.namespace)
     }
 
-    /// Makes the cluster by a configuration that the program has, of which the kubeconfig and the context are not
-    /// looked up. Sends nothing.
+    /// Makes the cluster from a configuration of the program. The kubeconfig and context of this builder are not used.
+    /// Sends nothing.
     ///
     /// Its timeouts for connecting and writing are replaced by ours. Panics outside a tokio runtime.
     pub fn build_from(self, config: Config) -> Result<Cluster, BuildError> {

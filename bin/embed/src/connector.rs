@@ -1,4 +1,4 @@
-//! The tower services.
+//! The connector: tower services that open streams.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -15,8 +15,8 @@ type ConnectorFuture<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> +
 
 /// Opens streams for other libraries.
 ///
-/// As a `Service<Uri>` it is a connector of hyper-util's client, and what a TLS connector wraps. The port of `http` and `ws` is 80
-/// by default, of `https` and `wss` 443; TLS is the wrapper's to do.
+/// As a `Service<Uri>` it is a connector for hyper-util's client, or for a TLS connector around it, which does the TLS. The
+/// default port is 80 for `http` and `ws`, 443 for `https` and `wss`.
 ///
 /// ```no_run
 /// # async fn run(cluster: kubevpn_embed::Cluster) -> Result<(), Box<dyn std::error::Error>> {
@@ -31,10 +31,10 @@ type ConnectorFuture<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> +
 /// # }
 /// ```
 ///
-/// As a `Service<Target>` it is what layers of one's own go around, and what every frontend serves (`kubevpn-socks5`,
+/// As a `Service<Target>` it can be wrapped in custom layers, and served by every frontend (`kubevpn-socks5`,
 /// `kubevpn-http-connect`).
 ///
-/// It is always ready. Dropping the future of a call gives the attempt up.
+/// It is always ready. Dropping the future of a call ends the attempt.
 #[derive(Clone, Debug)]
 pub struct Connector(Cluster);
 
@@ -70,7 +70,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let target = target_of(&uri).map_err(|error| {
-            // Without its path and query, which may be private.
+            // The text omits path and query, which may be secret.
             let authority = uri.authority().map_or("", |authority| authority.as_str());
             let sentence = format!("{authority:?} names no target: {error}");
             ConnectError::new(Refusal::NameNotFound, sentence)

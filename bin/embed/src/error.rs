@@ -1,22 +1,22 @@
-//! Why there is no cluster, and why a port is not opened.
+//! Errors of making a cluster and of opening a local port.
 
 use kubevpn_client::{ClientError, KubeconfigError};
 use kubevpn_conn::BindError;
 use kubevpn_target::TargetError;
 
-/// Why there is no [`Cluster`](crate::Cluster).
+/// Error of making a [`Cluster`](crate::Cluster).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// There is no kubeconfig, or it cannot be used.
     #[error(transparent)]
     Kubeconfig(#[from] KubeconfigError),
-    /// What the configuration says of the API server or the credentials cannot be used.
+    /// The API server or the credentials of the configuration cannot be used.
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
-/// Why a [`LocalPort`](crate::LocalPort) is not opened.
+/// Error of opening a [`LocalPort`](crate::LocalPort).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalPortError {

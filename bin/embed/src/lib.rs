@@ -3,10 +3,10 @@
 //! Nothing is installed in the cluster, and no process is started: bytes travel over the Kubernetes API's port-forward, by
 //! the kubeconfig that kubectl uses. It carries TCP only, and refuses hosts outside the cluster.
 //!
-//! The path of a connection: [`Cluster`] (`cluster.rs`) reads the target and dials it through the stack of
-//! `kubevpn-stack`, which resolves the name as the cluster's DNS would, waits for a ready Pod if told to, and opens a
-//! [`ClusterStream`] (`stream.rs`). A [`LocalPort`] (`port.rs`) does so for each TCP client it accepts, and a
-//! [`Connector`] (`connector.rs`) for an HTTP client, or for layers and frontends of one's own.
+//! The path of a connection: [`Cluster`] (`cluster.rs`) reads the target and dials it through the stack of `kubevpn-stack`,
+//! which resolves the name as the cluster's DNS would, waits for a ready Pod if told to, and opens a [`ClusterStream`]
+//! (`stream.rs`). A [`LocalPort`] (`port.rs`) does so for each TCP client it accepts, and a [`Connector`] (`connector.rs`)
+//! for an HTTP client, or for custom layers and frontends.
 //!
 //! ```no_run
 //! use kubevpn_embed::Cluster;
@@ -22,7 +22,7 @@
 //! let mut answer = String::new();
 //! stream.read_to_string(&mut answer).await?;
 //!
-//! // A local port, for a client that wants an address. Closed when it is dropped.
+//! // A local port, for a client that needs an address. Closed when it is dropped.
 //! let database = cluster.forward("db.shop:5432").await?;
 //! println!("postgres://{}/shop", database.addr());
 //! # Ok(())
@@ -41,8 +41,8 @@
 //!
 //! # Cancellation
 //!
-//! Dropping a future gives up what it did. Dropping a stream closes its connection; dropping a [`LocalPort`] closes the port
-//! and cuts its connections; a [`Cluster`] may be dropped before its streams and ports, which go on.
+//! Dropping a future cancels its operation. Dropping a stream closes its connection; dropping a [`LocalPort`] closes the
+//! port and cuts its connections; a [`Cluster`] may be dropped before its streams and ports, which stay open.
 //!
 //! Everything runs on the tokio runtime that [`Cluster`] was made on, with its I/O and time enabled, and ends with it.
 //!

@@ -1,4 +1,4 @@
-//! A port of this machine that leads into the cluster.
+//! A local port whose connections go into the cluster.
 
 use std::fmt;
 use std::future::Future;
@@ -9,10 +9,10 @@ use kubevpn_conn::{Addr, BindError, Client, Drain, Gate, Limits, Listener};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// A port of this machine that leads into the cluster.
+/// A local port whose connections go into the cluster.
 ///
-/// Dropping it closes the port and cuts its open connections, whose clients are reset; that is done by the runtime, a moment
-/// after the drop. [`close`](Self::close) waits for it.
+/// Dropping it closes the port and resets its open connections. The runtime does that soon after the drop;
+/// [`close`](Self::close) waits for it.
 #[derive(Debug)]
 #[must_use = "dropping it closes the port"]
 pub struct LocalPort {
@@ -48,17 +48,17 @@ impl LocalPort {
         })
     }
 
-    /// The address to connect to, with the real port.
+    /// The address to connect to, with the actual port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Closes the port, cuts what is open on it, and returns when nothing of either is left: the port can be bound again.
+    /// Closes the port, cuts its connections, and returns when both are closed: the port can then be bound again.
     ///
-    /// Cancellation: dropping the future closes it all the same.
+    /// Cancellation: dropping the future closes the port, too.
     pub async fn close(mut self) {
         self.drain.drain(Duration::ZERO).await;
-        // An error would be a panic in there, which the runtime has reported.
+        // An error is a panic of the task, which the runtime has reported.
         let _ended = (&mut self.accepting).await;
     }
 }
@@ -72,7 +72,7 @@ impl fmt::Display for LocalPort {
 impl Drop for LocalPort {
     fn drop(&mut self) {
         let drain = self.drain.clone();
-        // A runtime that has ended has taken everything with it.
+        // After the runtime has ended, nothing is left to close.
         self.runtime.spawn(async move {
             drain.drain(Duration::ZERO).await;
         });

@@ -13,9 +13,9 @@ use crate::cluster::TargetDialer;
 
 /// A byte stream to a Pod, or to the API server itself.
 ///
-/// It can be half-closed: `shutdown` ends the writing direction, and the answer can be read to its end. An end of file is the
-/// server's own; a stream that was cut ends with an error. Dropping it closes the connection. Nothing is buffered here:
-/// small writes want a `BufWriter`.
+/// It can be half-closed: `shutdown` ends the writing direction, and the answer can be read to its end. An end of stream
+/// was sent by the server; a stream that was cut ends with an error. Dropping it closes the connection. Writes are not
+/// buffered: use a `BufWriter` for small ones.
 pub struct ClusterStream(<TargetDialer as Connect>::Stream);
 
 impl ClusterStream {
@@ -23,7 +23,7 @@ impl ClusterStream {
         Self(stream)
     }
 
-    /// Where it leads: namespace, Pod, port, and the transport. For logs.
+    /// Namespace, Pod and port of the stream, and its transport, for logs.
     pub fn via(&self) -> Via {
         self.0.via()
     }

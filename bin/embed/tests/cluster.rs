@@ -1,4 +1,4 @@
-//! The library on the simulation, as a program uses it.
+//! The library on the simulation.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower::{ServiceBuilder, ServiceExt as _};
 
-/// Upper bound on anything here; a test that takes it hangs.
+/// Time limit; a test that reaches it hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 async fn start() -> (Sim, Cluster) {
@@ -23,7 +23,7 @@ async fn start() -> (Sim, Cluster) {
     (sim, cluster)
 }
 
-/// A GET that is the last of its connection, and its whole answer.
+/// Sends a GET with `Connection: close`, and returns the complete answer.
 async fn get(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), target: &str) -> String {
     let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -84,7 +84,7 @@ async fn namespace_and_patience_are_the_builders() {
     let pod = names.find(|name| name.starts_with("notready-")).unwrap();
     let waiting = cluster.connect("notready.default:80");
     let (stream, ()) = tokio::join!(waiting, async {
-        // Looked up by now, and found not ready.
+        // The Service has been looked up, and is not ready.
         while !sim.requests().iter().any(|r| r.uri.contains("notready")) {
             tokio::task::yield_now().await;
         }
@@ -125,7 +125,7 @@ async fn connector_is_one_of_hypers_client() {
     assert_eq!(refusal, Some(Refusal::NameNotFound));
 }
 
-/// Counts what goes through it.
+/// A layer that counts dials.
 #[tokio::test]
 async fn layer_of_ones_own_goes_around_the_connector() {
     let (_sim, cluster) = start().await;
@@ -145,13 +145,13 @@ async fn layer_of_ones_own_goes_around_the_connector() {
 
 // === ports ===
 
-/// The end of a connection that is cut, be it a reset.
+/// Whether the connection has ended, also by a reset.
 async fn is_cut(mut client: TcpStream) -> bool {
     let read = timeout(LIMIT, client.read(&mut [0; 16])).await;
     matches!(read.expect("it is open"), Ok(0) | Err(_))
 }
 
-/// Whether nobody listens there, at once or after a moment.
+/// Waits until nothing listens on the address.
 async fn is_closed(addr: SocketAddr) -> bool {
     let refused = async {
         while TcpStream::connect(addr).await.is_ok() {
@@ -165,7 +165,7 @@ async fn is_closed(addr: SocketAddr) -> bool {
 async fn port_leads_to_the_target_until_it_is_dropped() {
     let (_sim, cluster) = start().await;
     let port = cluster.forward("multi:7007").await.unwrap();
-    // The port is all that is needed.
+    // The port works without the `Cluster`.
     drop(cluster);
     let addr = port.addr();
     assert!(addr.ip().is_loopback() && addr.port() != 0);

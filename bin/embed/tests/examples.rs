@@ -1,4 +1,4 @@
-//! The examples, as programs: on the simulation, and with `KUBEVPN_LAB=1` on the real cluster.
+//! Runs the examples on the simulation, and with `KUBEVPN_LAB=1` on the real cluster.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use kubevpn_sim::Sim;
 use tokio::process::Command;
 
-/// Upper bound on one run; a program that takes it hangs.
+/// Time limit of a run.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Each example with its arguments, and what its output begins with and contains.
+/// Each example with its arguments, the beginning of its output, and a part of it.
 const EXAMPLES: [(&str, &[&str], &str, &str); 6] = [
     ("embed-stream", &["productpage:9080"], OK, OF_THE_SERVICE),
     ("embed-forward", &["productpage:9080"], OK, OF_THE_SERVICE),
@@ -56,7 +56,7 @@ async fn examples_on_the_simulation() {
     }
 }
 
-/// A cluster that is asked for and not there is a failure.
+/// A missing cluster is a failure if it is requested.
 #[tokio::test]
 async fn examples_on_the_real_cluster() {
     if std::env::var_os("KUBEVPN_LAB").is_some() {

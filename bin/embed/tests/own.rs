@@ -1,5 +1,5 @@
-//! An integration test as it stands in somebody's own repository: a port is forwarded, and the code under test is given an
-//! address as if the server ran on this machine. It runs on the simulation, and with `KUBEVPN_LAB=1` on the real cluster.
+//! An integration test as in a user's repository: it forwards a port, and passes its address to the code under test, as if
+//! the server ran on this machine. It runs on the simulation, and with `KUBEVPN_LAB=1` on the real cluster.
 
 use kubevpn_embed::Cluster;
 use kubevpn_sim::Sim;
@@ -18,13 +18,13 @@ async fn service_tells_its_name() {
     let port = cluster.forward("productpage:9080").await.unwrap();
     let name = name_of_the_service(port.addr()).await.unwrap();
     assert_eq!(name, "productpage");
-    // The port is gone with its value, and the code under test sees a server that is not there.
+    // The port is closed when its value is dropped, and the code under test gets an error.
     let address = port.addr();
     port.close().await;
     assert!(name_of_the_service(address).await.unwrap_err().is_connect());
 }
 
-/// Elsewhere this is `Cluster::try_default().await`.
+/// In other repositories this is `Cluster::try_default().await`.
 async fn cluster() -> (Option<Sim>, Cluster) {
     if std::env::var_os("KUBEVPN_LAB").is_some() {
         let lab = lab::Lab::attach().await.unwrap();
