@@ -1,6 +1,6 @@
-//! Lengths of time as kubectl writes ages: `45s`, `3m20s`, `5h`, `2d3h`.
+//! Durations in kubectl's format of ages: `45s`, `3m20s`, `5h`, `2d3h`.
 
-/// At most two units, and one where the second says nothing.
+/// At most two units; only one if the second would be zero or too small.
 pub(crate) fn age(seconds: u64) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;

@@ -124,7 +124,7 @@ enum Command {
     Version(Box<version::VersionCommand>),
 }
 
-/// The grammar, with these defaults.
+/// The clap command, with these defaults.
 pub(crate) fn command(config: &ConfigFile) -> clap::Command {
     let command = groups::grouped(config.apply(Args::command()));
     match plugin::is_plugin() {
@@ -133,14 +133,14 @@ pub(crate) fn command(config: &ConfigFile) -> clap::Command {
     }
 }
 
-/// The command line, with these defaults.
+/// Parses the command line, with these defaults.
 pub(crate) fn parse(words: Vec<OsString>, config: &ConfigFile) -> Result<Args, clap::Error> {
     let mut command = command(config);
     let matches = command.try_get_matches_from_mut(words)?;
     Args::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// The settings, if each value is one that its flag takes.
+/// Checks that each value of the settings is valid for its flag.
 pub(crate) fn judged(config: ConfigFile) -> Result<ConfigFile, Failure> {
     for (key, values) in config.settings() {
         let flags = values.iter().map(|value| match value.as_str() {
@@ -163,7 +163,7 @@ pub(crate) fn judged(config: ConfigFile) -> Result<ConfigFile, Failure> {
 }
 
 impl Args {
-    /// Whether the command is of use with a configuration file that is broken.
+    /// Whether the command works with a broken configuration file.
     pub(crate) fn needs_no_config(&self) -> bool {
         matches!(
             self.command,
@@ -171,7 +171,7 @@ impl Args {
         )
     }
 
-    /// Whether the command tells the steps that the layers take.
+    /// Whether the command prints the steps of the layers.
     pub(crate) fn tells_steps(&self) -> bool {
         matches!(self.command, Command::Resolve(_) | Command::Check(_))
     }
@@ -186,7 +186,7 @@ impl Args {
         }
     }
 
-    /// Whether the command reads standard input: that read cannot be cancelled, and is not waited for at the end.
+    /// Whether the command reads standard input. Such a read cannot be cancelled, and is not awaited at the end.
     pub(crate) fn reads_input(&self) -> bool {
         matches!(self.command, Command::Nc(_))
     }
@@ -230,7 +230,7 @@ impl Args {
     }
 }
 
-/// How every command behaves towards the API server.
+/// Options of the client of the API server, for every command.
 pub(crate) fn options() -> Options {
     Options::new(format!("kubevpn/{}", env!("CARGO_PKG_VERSION")))
 }

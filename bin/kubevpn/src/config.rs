@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use crate::exit::Failure;
 
-/// Names another file, or none where it is empty.
+/// Environment variable with the path of another file; empty for none.
 pub(crate) const VARIABLE: &str = "KUBEVPN_CONFIG";
 /// Size limit of the file.
 const MOST_BYTES: u64 = 1 << 20;
-/// Addresses that are no flag's default: which listeners there are depends on the command.
+/// Addresses that are not defaults of flags, because the listeners depend on the command.
 const ADDRESSES: [&str; 2] = ["listen-socks", "listen-http"];
 /// Environment variables that override a key.
 const OVERRIDES: [(&str, &[&str]); 3] = [
@@ -31,9 +31,9 @@ pub(crate) struct ConfigFile {
     context: Option<String>,
     namespace: Option<String>,
     request_timeout: Option<String>,
-    /// Address of the SOCKS5 listener, where one is wanted and none is named.
+    /// Default address of the SOCKS5 listener.
     pub(crate) listen_socks: Option<String>,
-    /// The same of the HTTP listener.
+    /// Default address of the HTTP listener.
     pub(crate) listen_http: Option<String>,
     auth_file: Option<String>,
     max_connections: Option<u32>,
@@ -52,7 +52,7 @@ pub(crate) struct ConfigFile {
     color: Option<String>,
 }
 
-/// The file: `$KUBEVPN_CONFIG`, else the usual place; `None` where there is no such place.
+/// The file: `$KUBEVPN_CONFIG`, else the usual place; `None` without a home directory.
 pub(crate) fn path() -> Option<PathBuf> {
     path_in(|name| std::env::var_os(name).map(PathBuf::from))
 }
@@ -67,7 +67,7 @@ fn path_in(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     Some(base.join("kubevpn").join("config.toml"))
 }
 
-/// Reads the file; defaults where there is none, unless the environment names one.
+/// Reads the file. A missing file is an error only if the environment names it.
 pub(crate) fn read() -> Result<ConfigFile, Failure> {
     let Some(path) = path() else {
         return Ok(ConfigFile::default());
@@ -111,9 +111,9 @@ fn parse(text: &str, path: &Path) -> Result<ConfigFile, Failure> {
 
 static INSTALLED: OnceLock<ConfigFile> = OnceLock::new();
 
-/// The defaults of this process, from now on.
+/// Installs the defaults of this process.
 pub(crate) fn install(config: ConfigFile) {
-    // A second one is never there: `main` does it once.
+    // `main` calls this once.
     let _ = INSTALLED.set(config);
 }
 
@@ -125,7 +125,7 @@ pub(crate) fn installed() -> &'static ConfigFile {
         .unwrap_or_else(|| NONE.get_or_init(ConfigFile::default))
 }
 
-/// The arguments as they are where no flag is given.
+/// The arguments without any flag.
 pub(crate) fn usual<T: clap::Args + Default>() -> T {
     let command = T::augment_args(clap::Command::new("kubevpn").no_binary_name(true));
     let none: [&str; 0] = [];
@@ -142,7 +142,7 @@ impl ConfigFile {
             let is_set = |name: &&str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
             by.is_some_and(|(_, variables)| variables.iter().any(is_set))
         };
-        // Texts, numbers and lists of texts: that cannot fail.
+        // Strings, numbers and lists of strings always serialise.
         let document = serde_json::to_value(self).unwrap_or_default();
         let entries = document.as_object().cloned().unwrap_or_default();
         let text = |value: &Value| match value {
@@ -162,7 +162,7 @@ impl ConfigFile {
             .collect()
     }
 
-    /// The command with these defaults of its flags, and of those of its subcommands. A demo is another cluster.
+    /// Sets these defaults on the command and its subcommands, except `demo`, whose cluster is another.
     pub(crate) fn apply(&self, command: clap::Command) -> clap::Command {
         fn with(command: clap::Command, settings: &[(String, Vec<String>)]) -> clap::Command {
             if command.get_name() == "demo" {
@@ -254,7 +254,7 @@ mod tests {
         );
     }
 
-    /// docs/config.schema.json describes the same keys, with the words of the flags.
+    /// docs/config.schema.json has the same keys, with the values of the flags.
     #[test]
     fn the_schema_has_the_keys() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/config.schema.json");

@@ -1,4 +1,4 @@
-//! The live line of a terminal: what a proxy does now, below its log. It is drawn over itself, and gone at the end.
+//! The live line on a terminal: the current activity of a proxy, below its log. It is overwritten, and cleared at the end.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use crate::out;
 use crate::terminal::{self, columns, draw, one_line};
 
-/// Time between two drawings; a dial that is done sooner is not shown.
+/// Interval of updates. A shorter dial is not shown.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Whether standard output and standard error are a person's terminal.
+/// Whether standard output and standard error are a terminal.
 pub(crate) fn is_wanted() -> bool {
     std::io::stdout().is_terminal() && terminal::is_there() && !out::is_hushed()
 }
@@ -22,7 +22,7 @@ pub(crate) fn is_wanted() -> bool {
 pub(crate) struct LiveLine {
     journal: Journal,
     ticks: Interval,
-    /// Bytes at a time, for the rate.
+    /// Bytes at a time, to compute the rate.
     before: (u64, Instant),
 }
 
@@ -37,12 +37,12 @@ impl LiveLine {
         }
     }
 
-    /// Waits until it is to be drawn again. Cancel safe.
+    /// Waits for the next update. Cancel safe.
     pub(crate) async fn tick(&mut self) {
         self.ticks.tick().await;
     }
 
-    /// Draws it, with so many clients.
+    /// Draws the line, with `open` clients.
     pub(crate) fn show(&mut self, open: usize) {
         let totals = self.journal.totals();
         let bytes = totals.up + totals.down;
@@ -75,7 +75,7 @@ fn refusal(last: Option<&RefusedConnection>) -> String {
     said.unwrap_or_default()
 }
 
-/// In one line of a terminal of so many columns, the last of which wraps.
+/// The text, cut to one line of the terminal; its last column would wrap.
 fn text(open: usize, rate: f64, event: &str, columns: usize) -> String {
     let connections = if open == 1 {
         "connection"

@@ -17,16 +17,16 @@ use std::time::Duration;
 
 use self::config::ConfigFile;
 
-// Gives memory back to the system after a burst of connections, which glibc's does not.
+// jemalloc returns memory to the system after a burst of connections; glibc's allocator does not.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// How long is waited at the end for what cannot be cut: the lookup of a name, a daemon that says nothing.
+/// Time limit, at the end, for blocking tasks that cannot be cancelled, e.g. the lookup of a name.
 const PARTING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    // Before there is a second thread.
+    // This has to precede the second thread.
     #[cfg(target_os = "linux")]
     if kubevpn_namespace::is_helper() {
         return kubevpn_namespace::helper();

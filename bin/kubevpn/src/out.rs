@@ -1,4 +1,4 @@
-//! What commands say, and to whom it no longer matters.
+//! Output of commands, also to readers that have closed it.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -10,17 +10,17 @@ use anyhow::Context as _;
 use crate::exit::Failure;
 use crate::terminal::Above;
 
-/// Says a line.
+/// Prints a line.
 pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
     print(format_args!("{text}\n"))
 }
 
-/// Says a text with its own line ends. [`Failure::Unheard`] where nobody reads any more, as behind `| head`.
+/// Prints a text as it is. Returns [`Failure::Unheard`] if the reader has closed it, as `| head` does.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
     written(write!(io::stdout().lock(), "{text}"))
 }
 
-/// The outcome of writing to standard output, which is written through.
+/// Flushes standard output, and converts the result of a write.
 pub(crate) fn written(said: io::Result<()>) -> Result<(), Failure> {
     match said.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Failure::Unheard),
@@ -31,7 +31,7 @@ pub(crate) fn written(said: io::Result<()>) -> Result<(), Failure> {
 /// `--quiet`.
 static HUSHED: AtomicBool = AtomicBool::new(false);
 
-/// From now on notes are not said.
+/// Suppresses notes from now on.
 pub(crate) fn hush() {
     HUSHED.store(true, Ordering::Relaxed);
 }
@@ -40,7 +40,7 @@ pub(crate) fn is_hushed() -> bool {
     HUSHED.load(Ordering::Relaxed)
 }
 
-/// Says a line that helps people and is no result: not with `--quiet`.
+/// Prints a note, which is not a result; not with `--quiet`.
 pub(crate) fn note(text: impl Display) -> Result<(), Failure> {
     match is_hushed() {
         true => Ok(()),
@@ -48,14 +48,14 @@ pub(crate) fn note(text: impl Display) -> Result<(), Failure> {
     }
 }
 
-/// Says a line on standard error. Who does not hear it may hear how the command ends.
+/// Prints a line to standard error, and ignores errors: the exit code is still reported.
 pub(crate) fn aside(text: impl Display) {
-    // In one piece, since what is drawn is drawn again behind each.
+    // The text is written at once, because the live line is drawn again after each write.
     let _ = Above::new().write_all(format!("{text}\n").as_bytes());
 }
 
-/// Text from elsewhere as a terminal may have it: control characters, line ends among them, and those that change the
-/// direction of writing are escaped.
+/// Escapes text from outside for a terminal: control characters, including line ends, and characters that change the
+/// direction of text.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     let means_something = |c: char| {
         c.is_control()
@@ -71,7 +71,7 @@ pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     text.chars().map(escape).collect::<String>().into()
 }
 
-/// For who goes on whether or not it is heard.
+/// Ignores that the reader has closed the output.
 pub(crate) fn even_unheard(said: Result<(), Failure>) -> Result<(), Failure> {
     match said {
         Err(Failure::Unheard) => Ok(()),

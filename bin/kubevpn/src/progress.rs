@@ -9,10 +9,10 @@ use tokio::time::{Instant, interval_at};
 use crate::out;
 use crate::terminal::{self, columns, draw, one_line};
 
-/// A wait that is shorter is not shown.
+/// A shorter wait is not shown.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Waits, and draws what for; the line is gone when the wait is over.
+/// Shows the object of the wait in the live line, until the wait ends.
 pub(crate) async fn shown<T>(what: impl Display, wait: impl Future<Output = T>) -> T {
     let mut wait = pin!(wait);
     if !terminal::is_there() || out::is_hushed() {
@@ -33,8 +33,8 @@ pub(crate) async fn shown<T>(what: impl Display, wait: impl Future<Output = T>) 
     }
 }
 
-/// The same, said once in a line of its own: the terminal may be another program's meanwhile, as for a login that asks
-/// questions.
+/// Prints the object of the wait once, as a line: the terminal may be used by another program meanwhile, e.g. a login with
+/// prompts.
 pub(crate) async fn said<T>(what: impl Display, wait: impl Future<Output = T>) -> T {
     let mut wait = pin!(wait);
     if terminal::is_there() && !out::is_hushed() {
@@ -50,7 +50,7 @@ pub(crate) async fn said<T>(what: impl Display, wait: impl Future<Output = T>) -
     wait.await
 }
 
-/// Cleared when it is dropped, as with a wait that is given up.
+/// Clears the line when dropped, also after a cancelled wait.
 struct ProgressLine;
 
 impl ProgressLine {

@@ -1,4 +1,4 @@
-//! Failures as people read them: the error, its causes, and what to try.
+//! Prints failures: the error, its causes, and a hint.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use kubevpn_daemon::Code;
 use crate::exit::{Failure, exit_code};
 use crate::out;
 
-/// Says it on stderr, causes and all, and gives the code for `main`.
+/// Prints a failure with its causes to standard error, and returns the exit code.
 pub(crate) fn report(failure: &Failure) -> ExitCode {
     for line in lines(failure) {
         out::aside(line);
@@ -54,7 +54,7 @@ fn lines(failure: &Failure) -> Vec<String> {
     lines
 }
 
-/// The flags that help, where the library that failed does not know them.
+/// The flags that help, which libraries do not know.
 fn hint(code: Code) -> Option<&'static str> {
     match code {
         Code::Exposed => Some(
@@ -64,7 +64,7 @@ fn hint(code: Code) -> Option<&'static str> {
     }
 }
 
-/// A message that may come from elsewhere: its own lines stay lines, set in, and nothing else means anything to a terminal.
+/// Indents the lines of a message from outside, and escapes everything else for the terminal.
 fn set_in(text: &str) -> String {
     let lines: Vec<_> = text.trim_end().lines().map(out::escaped).collect();
     lines.join("\n    ")
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(exit_code(&advised), 50);
     }
 
-    /// What an API server, a plugin or a daemon says is text, and nothing else.
+    /// Messages of an API server, a plugin or the daemon cannot control the terminal.
     #[test]
     fn messages_from_elsewhere_cannot_drive_the_terminal() {
         let said = set_in("bad\u{1b}]0;title\u{7} \u{202e}gnp\nsecond\rline");

@@ -1,8 +1,8 @@
-//! Tables for people.
+//! Text tables.
 
 use crate::out;
 
-/// Columns three spaces apart, as kubectl has them; an empty cell is `-`, but for the first column's.
+/// Separates columns by three spaces, as kubectl does. An empty cell is `-`, except in the first column.
 pub(crate) fn align(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let cell = |row: &Vec<String>, column: usize| match row.get(column).map(String::as_str) {

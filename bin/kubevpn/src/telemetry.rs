@@ -1,5 +1,5 @@
-//! Logs: on stderr, so that stdout holds nothing but what a command was asked for. And the steps of one dial, for
-//! the command that explains it: they are the same events.
+//! Logs, on standard error, so that standard output contains only results; and the steps of a dial for `resolve`, which are
+//! the same events.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ use crate::exit::Failure;
 use crate::out;
 use crate::terminal::Above;
 
-/// The flags about what is said on standard error, which every command has.
+/// Flags of the log, for every command.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct LogArgs {
@@ -47,7 +47,7 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    /// Whether something is in color that is written to a terminal, or is not.
+    /// Whether output is colored, depending on whether it is a terminal.
     pub(crate) fn is_colored(&self, terminal: bool) -> bool {
         let no_color = std::env::var_os("NO_COLOR");
         self.color.is_wanted(no_color.as_deref(), terminal)
@@ -72,7 +72,7 @@ enum Color {
 }
 
 impl Color {
-    /// no-color.org: any value but the empty one.
+    /// By no-color.org, any value but the empty one disables color.
     fn is_wanted(self, no_color: Option<&OsStr>, terminal: bool) -> bool {
         match self {
             Self::Auto => terminal && no_color.is_none_or(OsStr::is_empty),
@@ -85,15 +85,15 @@ impl Color {
 /// Log level of a command without `-v`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Usual {
-    /// Lifecycles, refusals and access records: the log of a proxy.
+    /// Start and end, refusals and access records: for a proxy.
     Info,
-    /// Of commands that say what they do themselves.
+    /// For commands that print their steps themselves.
     Warnings,
-    /// Of commands whose standard error is another program's.
+    /// For commands whose standard error belongs to another program.
     Errors,
 }
 
-/// `-v` says more about us, `-vv` about the libraries too. `RUST_LOG`, where set, has the last word.
+/// Starts logging. `-v` adds debug events of our crates, `-vv` those of libraries. `RUST_LOG` overrides it.
 pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<LoggedSteps>) {
     let own = std::env::var_os("RUST_LOG").is_some_and(|own| !own.is_empty());
     let filter = match (args.verbose, usual) {
@@ -118,10 +118,10 @@ pub(crate) fn init(args: &LogArgs, usual: Usual, steps: Option<LoggedSteps>) {
         .init();
 }
 
-/// How many steps are kept.
+/// Number of steps that are kept.
 const STEPS: usize = 1000;
 
-/// What our own crates say they do, with the time since the first look at it. Clones are the same.
+/// The steps of our crates, with the time since the start. Clones share them.
 #[derive(Clone)]
 pub(crate) struct LoggedSteps {
     noted: Arc<Mutex<Noted>>,
@@ -130,19 +130,19 @@ pub(crate) struct LoggedSteps {
 struct Noted {
     begun: Instant,
     steps: Vec<LoggedStep>,
-    /// What the cluster was found to be: a second lookup of the same says it all again.
+    /// Facts of the cluster that were printed, because a second lookup reports them again.
     found: HashSet<String>,
-    /// Said on stdout as they come.
+    /// Whether steps are printed as they happen.
     told: bool,
-    /// The first failure of that.
+    /// The first error of printing.
     unwritten: Option<Failure>,
 }
 
-/// One of them.
+/// One step.
 #[derive(Clone, Debug)]
 pub(crate) struct LoggedStep {
     pub(crate) at: Duration,
-    /// Which part of the program took it.
+    /// The part of the program that took the step.
     pub(crate) by: &'static str,
     pub(crate) text: String,
 }
@@ -168,7 +168,7 @@ impl LoggedSteps {
         }
     }
 
-    /// Forgets all steps so far, which were not those of the target.
+    /// Drops all steps so far, which did not concern the target.
     pub(crate) fn begin(&self) {
         let mut noted = self.noted();
         noted.begun = Instant::now();
@@ -176,12 +176,12 @@ impl LoggedSteps {
         noted.found.clear();
     }
 
-    /// From now on no step is a line on stdout: the target has been reached, or not.
+    /// Stops printing steps: the dial has ended.
     pub(crate) fn end(&self) {
         self.noted().told = false;
     }
 
-    /// From now on each step is a line on stdout, too.
+    /// Prints each step from now on.
     pub(crate) fn tell(&self) {
         self.noted().told = true;
     }
@@ -202,7 +202,7 @@ impl LoggedSteps {
         noted.steps.push(step);
     }
 
-    /// The first step that could not be written, unless nobody reads any more: the end may be heard yet.
+    /// The first error of printing, unless the reader has closed the output: the exit code is still reported.
     pub(crate) fn written(&self) -> Result<(), Failure> {
         out::even_unheard(self.noted().unwritten.take().map_or(Ok(()), Err))
     }
@@ -260,7 +260,7 @@ impl Visit for EventLine {
 mod tests {
     use super::*;
 
-    /// One line per event of ours, whatever its fields; nobody else's.
+    /// One line per event of our crates, with any fields, and none for other crates.
     #[test]
     fn events_are_steps() {
         let steps = LoggedSteps::new();

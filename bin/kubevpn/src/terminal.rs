@@ -1,9 +1,9 @@
-//! The last line of a terminal, which is drawn over itself; everything else that is said is said above it.
+//! The last line of a terminal, which is overwritten; all other output is printed above it.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// To the left, and everything to the right away (ECMA-48).
+/// Moves to the first column and clears the line (ECMA-48).
 const CLEAR: &[u8] = b"\r\x1b[K";
 
 /// The line on the terminal; empty for none.
@@ -13,7 +13,7 @@ fn drawn() -> MutexGuard<'static, String> {
     DRAWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Draws this instead. Who does not see it misses nothing.
+/// Replaces the line. Errors are ignored, because the line is not a result.
 pub(crate) fn draw(line: String) {
     let mut drawn = drawn();
     if *drawn == line {
@@ -26,7 +26,7 @@ pub(crate) fn draw(line: String) {
     *drawn = line;
 }
 
-/// Standard error for log lines: above what is drawn.
+/// A writer to standard error that prints above the line.
 pub(crate) struct Above;
 
 impl Above {
@@ -53,7 +53,7 @@ impl Write for Above {
     }
 }
 
-/// Whether a person sees what is drawn.
+/// Whether standard error is a terminal.
 pub(crate) fn is_there() -> bool {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     io::stderr().is_terminal() && !dumb
@@ -67,7 +67,7 @@ pub(crate) fn columns() -> usize {
     columns.into()
 }
 
-/// The text cut to one line of so many columns, the last of which wraps.
+/// The text, cut to one line of the terminal; its last column would wrap.
 pub(crate) fn one_line(mut text: String, columns: usize) -> String {
     let room = columns.saturating_sub(1);
     if text.chars().count() > room {

@@ -1,4 +1,4 @@
-//! Where a proxy that runs already listens, and what programs are told of it.
+//! Addresses of a running proxy, and the variables that name them to programs.
 
 use std::net::SocketAddr;
 
@@ -29,16 +29,16 @@ pub(crate) struct AtArgs {
     socks: Option<String>,
 }
 
-/// The same, understood: one of them at least.
+/// The parsed addresses, at least one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProxyAddresses {
     pub(crate) http: Option<SocketAddr>,
     pub(crate) socks: Option<SocketAddr>,
-    /// `USER:PASSWORD` that it asks for, where programs are to be told.
+    /// `USER:PASSWORD` of the proxy, if programs should get it.
     pub(crate) login: Option<String>,
 }
 
-/// A connection of a running daemon. None is started for it; a daemon that cannot be asked has none.
+/// A connection of the daemon. No daemon is started; `None` if none runs or answers.
 async fn of_daemon(
     find: impl AsyncFnOnce(&DaemonClient) -> Result<Option<ConnectionInfo>, ApiError>,
 ) -> Option<ConnectionInfo> {
@@ -64,7 +64,7 @@ async fn current() -> Option<ConnectionInfo> {
     .await
 }
 
-/// The connection of this kubeconfig, context and namespace, with this policy; `None` for any.
+/// The connection of this kubeconfig, context and namespace, and of this policy, if one is given.
 async fn of_cluster(
     args: &KubeconfigArgs,
     loaded: &Loaded,
@@ -78,7 +78,7 @@ async fn of_cluster(
     of_daemon(async |daemon| daemon.find_connection(&query).await).await
 }
 
-/// The connection's listeners that programs may be told of and that pass `fits`.
+/// The connection's listeners that `fits` accepts and that programs can use.
 fn listeners(connection: &ConnectionInfo, fits: impl Fn(&ListenerInfo) -> bool) -> ProxyAddresses {
     let speaks = |protocol: &str| {
         let mut listeners = connection.listeners.iter().filter(|listener| {
@@ -94,8 +94,8 @@ fn listeners(connection: &ConnectionInfo, fits: impl Fn(&ListenerInfo) -> bool) 
     }
 }
 
-/// What programs are told of a connection: listeners that lead into the cluster and ask for no password, where it has such;
-/// else those that lead into the cluster; else whatever listens.
+/// The listeners of a connection for programs: those into the cluster without a password, else those into the cluster, else
+/// all.
 fn preferred(connection: &ConnectionInfo) -> Option<ProxyAddresses> {
     let fits: [fn(&ListenerInfo) -> bool; 3] = [is_open, |listener| !listener.egress, |_| true];
     let mut proxies = fits.into_iter().map(|fits| listeners(connection, fits));
@@ -106,8 +106,8 @@ fn is_open(listener: &ListenerInfo) -> bool {
     !listener.egress && !listener.auth
 }
 
-/// What `run` takes in place of a proxy of its own: one that works, leads into the cluster, asks for no password, and speaks
-/// HTTP, since many programs know no SOCKS.
+/// The proxy that `run` uses instead of its own: it works, leads into the cluster, requires no password, and speaks HTTP,
+/// because many programs do not support SOCKS.
 fn in_place_of_own(connection: &ConnectionInfo) -> Option<ProxyAddresses> {
     let works = matches!(
         connection.state,
@@ -117,7 +117,7 @@ fn in_place_of_own(connection: &ConnectionInfo) -> Option<ProxyAddresses> {
     (works && proxy.http.is_some()).then_some(proxy)
 }
 
-/// The same of the daemon that runs, if it has the connection that is asked for.
+/// The proxy of the daemon's connection, if it runs and has the requested one.
 pub(crate) async fn of_daemon_for_run(
     args: &KubeconfigArgs,
     loaded: &Loaded,
@@ -131,7 +131,7 @@ pub(crate) async fn of_daemon_for_run(
 }
 
 impl AtArgs {
-    /// The proxy that was named, if one was.
+    /// The proxy that the flags name, if they do.
     pub(crate) fn named(&self) -> Result<Option<ProxyAddresses>, Failure> {
         let read = |flag: &str, text: &str| match text.parse() {
             Ok(Addr::Tcp(addr)) if addr.port() != 0 => Ok(addr),
@@ -150,8 +150,9 @@ impl AtArgs {
         Ok(proxy.is_some().then_some(proxy))
     }
 
-    /// The proxy that was named, else that of the daemon's connection to the cluster of these flags (without flags: of the
-    /// current connection), else one on the default address; and the hosts that kubectl goes to, where known.
+    /// The proxy that the flags name, else that of the daemon's connection to the cluster of these flags (without flags: of
+    /// the current connection), else one on the default address. Also returns the hosts that kubectl connects to, if they
+    /// are known.
     pub(crate) async fn proxy(
         &self,
         kube: KubeArgs,
@@ -178,7 +179,7 @@ impl AtArgs {
         Ok((assumed().await, hosts))
     }
 
-    /// The same for a cluster whose names are told beside it: only a connection to that very cluster will do.
+    /// The same for output that contains names of the cluster: only a connection to that cluster is used.
     pub(crate) async fn proxy_of(
         &self,
         args: &KubeconfigArgs,
@@ -195,7 +196,7 @@ impl AtArgs {
     }
 }
 
-/// The proxy at the usual address; a person is told where there is none yet.
+/// The proxy at the default address, with a note if nothing listens there.
 async fn assumed() -> ProxyAddresses {
     let proxy = ProxyAddresses::assumed();
     if let Some(addr) = proxy.socks
@@ -209,8 +210,8 @@ async fn assumed() -> ProxyAddresses {
     proxy
 }
 
-/// The hosts that kubectl goes to, whatever the context, which programs are to reach without a proxy that was named: nothing
-/// else is wanted of the kubeconfig. Without one, or with one that is of no use, there are none.
+/// The hosts that kubectl connects to, in all contexts, which programs should reach without the proxy. Empty without a
+/// valid kubeconfig, because nothing else is needed of it.
 pub(crate) fn kubectl_hosts(kube: KubeArgs) -> Result<Vec<String>, Failure> {
     let is_asked_for = kube != config::usual::<KubeArgs>();
     match load(&KubeconfigArgs::from(kube), &Env::of_process()) {
@@ -230,7 +231,7 @@ fn host(url: &str) -> Option<String> {
     Some(host.trim_matches(['[', ']']).to_owned())
 }
 
-/// The hosts that are never asked of the proxy: this machine, and what the proxy itself and kubectl go to.
+/// Exceptions from the proxy: this machine, and the hosts that the proxy itself and kubectl connect to.
 pub(crate) fn exceptions(hosts: &[String], known: &str) -> String {
     let mut all: Vec<&str> = known
         .split(',')
@@ -253,7 +254,7 @@ impl ProxyAddresses {
         self.http.is_some() || self.socks.is_some()
     }
 
-    /// Where one listens if nothing is said.
+    /// The proxy at the default address.
     fn assumed() -> Self {
         Self {
             socks: usual_socks().parse().ok(),
@@ -261,8 +262,8 @@ impl ProxyAddresses {
         }
     }
 
-    /// The variables, each in both cases: some programs read one, some the other. `own` is what [`OWN_PROXIES`] says
-    /// already.
+    /// The variables, in lower and upper case, because programs read one or the other. `own` is the value of
+    /// [`OWN_PROXIES`].
     pub(crate) fn variables(&self, no_proxy: &str, own: &str) -> Vec<(String, String)> {
         let mut found = Vec::new();
         let mut own: Vec<_> = own
@@ -282,7 +283,7 @@ impl ProxyAddresses {
             both("http_proxy", format!("http://{login}{http}"));
             both("https_proxy", format!("http://{login}{http}"));
         }
-        // HTTP first: some programs do not know SOCKS, and end with an error.
+        // HTTP is preferred: some programs fail with an error for SOCKS.
         let all = match (self.http, self.socks) {
             (Some(http), _) => Some(format!("http://{login}{http}")),
             (None, Some(socks)) => Some(format!("socks5h://{login}{socks}")),
@@ -296,7 +297,7 @@ impl ProxyAddresses {
         found
     }
 
-    /// The variables that may not stay as they were: with SOCKS alone a program would still go to another proxy for HTTP.
+    /// The variables to remove: with only SOCKS, a program would use an earlier HTTP proxy.
     pub(crate) fn unset(&self) -> &'static [&'static str] {
         match self.http {
             Some(_) => &[],
@@ -304,7 +305,7 @@ impl ProxyAddresses {
         }
     }
 
-    /// What Java's own settings are, since it reads no variables of these; `known` are those it has.
+    /// The settings for Java, which does not read these variables; `known` is the current value.
     pub(crate) fn java(&self, no_proxy: &str, known: &str) -> String {
         let mut options: Vec<String> = Some(known.trim().to_owned())
             .filter(|known| !known.is_empty())
@@ -375,7 +376,7 @@ mod tests {
         let proxy = |connection: &ConnectionInfo| preferred(connection).as_ref().map(both);
         let [four, five] = ["127.0.0.1:4", "127.0.0.1:5"].map(some);
         assert_eq!(proxy(&connection), Some([four.clone(), four.clone()]));
-        // One that asks for a password, or leads elsewhere, is for when there is no other.
+        // A listener with a password, or not into the cluster, is used only if there is no other.
         connection.listeners[3].egress = true;
         assert_eq!(proxy(&connection), Some([five.clone(), None]));
         connection.listeners[4].auth = true;
@@ -406,7 +407,7 @@ mod tests {
             away.state = state;
             assert_eq!(in_place_of_own(&away), None);
         }
-        // Go, Java and Node would go past a proxy that speaks SOCKS alone.
+        // Go, Java and Node do not use a proxy that speaks only SOCKS.
         connection.listeners[2].protocol = "socks".into();
         assert_eq!(in_place_of_own(&connection), None);
     }

@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::out;
 use crate::progress;
 
-/// Of each log the last bytes are taken, and so many logs.
+/// Bytes of each log, from its end, and number of logs.
 const LOG_BYTES: u64 = 128 << 10;
 const LOGS: usize = 8;
 
@@ -59,7 +59,7 @@ impl BugReport {
                 ))
             })
         };
-        // Before it is made, which may take long.
+        // The file is written first, because the report may take long.
         write("")?;
         let report = progress::said("the report", self.report(&args)).await?;
         write(&format!("{report:#}\n"))?;
@@ -101,7 +101,7 @@ impl BugReport {
     }
 }
 
-/// For its owner alone, until they attach it. What the file had is kept until there is something else.
+/// Only the user may read the file. Earlier contents are kept until the new ones are complete.
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
@@ -115,7 +115,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     }
 }
 
-/// The ends of the newest logs, by their names.
+/// The last lines of the newest logs, by file name.
 fn logs(dir: &StateDir) -> Value {
     let daemon = dir.log(None);
     let files = log::files(&daemon).into_iter();
@@ -143,7 +143,7 @@ fn end(path: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Words in place of others, the same throughout.
+/// Replacements of names, the same everywhere.
 struct Redacted {
     known: Vec<String>,
     words: BTreeMap<String, String>,
@@ -158,7 +158,7 @@ impl Redacted {
         }
     }
 
-    /// Every text in it.
+    /// Replaces names in every text of a document.
     fn value(&mut self, value: &mut Value) {
         match value {
             Value::String(text) => *text = self.text(text),
@@ -194,7 +194,8 @@ impl Redacted {
     }
 }
 
-/// An address of another machine, or a name with an ending of the Internet's; names of the cluster, files and API groups stay.
+/// Whether the word is an address of another machine, or a name with a public top-level domain. Names of the cluster, files
+/// and API groups are kept.
 fn is_host(word: &str) -> bool {
     if let Ok(ip) = word.parse::<IpAddr>() {
         return !ip.is_loopback() && !ip.is_unspecified();

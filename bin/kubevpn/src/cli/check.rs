@@ -119,7 +119,7 @@ impl CheckCommand {
     }
 }
 
-/// Every fact, and the cluster if it can be asked for more.
+/// All facts, and the cluster, if it answers.
 async fn found(
     args: &KubeconfigArgs,
     policy: &Policy,
@@ -156,21 +156,21 @@ async fn found(
     (facts, reached)
 }
 
-/// The address that a proxy listens on if no flag says so.
+/// The default address of a proxy.
 fn usual_listener() -> Result<Addr, Failure> {
     let text = usual_socks();
     let parsed = text.parse();
     parsed.map_err(|error: AddrError| Failure::value(format!("--listen-socks {text}: {error}")))
 }
 
-/// The document of a whole check, for who writes it down.
+/// The document of a complete check, for the bug report.
 pub(super) async fn document_of(args: &KubeconfigArgs) -> Result<Value, Failure> {
     let listen = usual_listener()?;
     let (facts, _) = found(args, &Policy::default(), &listen).await;
     Ok(document(&findings::report(&facts), None))
 }
 
-/// Columns, with what to do below; what comes from elsewhere drives no terminal.
+/// Findings in columns, each with its advice below. Text from outside is escaped.
 fn text(report: &Report) -> String {
     let mut text = String::new();
     for Finding {
@@ -209,7 +209,7 @@ fn text(report: &Report) -> String {
     text
 }
 
-/// The JSON document. Keys are only ever added.
+/// The JSON document. Keys are never removed.
 fn document(report: &Report, explained: Option<&Explained>) -> Value {
     let findings = report.findings.iter().map(|finding| {
         let mut document = json!({

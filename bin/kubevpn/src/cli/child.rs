@@ -1,4 +1,4 @@
-//! A command that is run: its signals, its end, its exit code.
+//! A child process: its signals, its end and its exit code.
 
 use std::ffi::OsStr;
 use std::process::ExitStatus;
@@ -16,7 +16,7 @@ pub(super) fn ended(status: ExitStatus) -> Result<(), Failure> {
     }
 }
 
-/// The exit code, or what a shell says of a signal.
+/// The exit code, or 128 plus the signal, as in a shell.
 fn code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| Some(128 + status.signal()?));
@@ -51,7 +51,7 @@ fn pass_on(child: &Child, signal: Signal) {
     }
 }
 
-/// The signals that are passed on. Ctrl-C and Ctrl-\ of a terminal reach the command without us: it is in the same
+/// The signals that are passed on. Ctrl-C and Ctrl-\ at a terminal reach the command directly, because it is in the same
 /// process group.
 pub(super) struct Signals {
     all: Vec<(tokio::signal::unix::Signal, Signal)>,
@@ -78,7 +78,7 @@ impl Signals {
         })
     }
 
-    /// The next one to pass on.
+    /// The next signal to pass on.
     async fn next(&mut self) -> Signal {
         loop {
             let (signal, typed) = self.any().await;
@@ -88,7 +88,7 @@ impl Signals {
         }
     }
 
-    /// The next one, and whether it may have been typed at a terminal.
+    /// The next signal, and whether it may have been typed at a terminal.
     pub(super) async fn any(&mut self) -> (Signal, bool) {
         std::future::poll_fn(|cx| {
             for (signals, typed) in [(&mut self.all, false), (&mut self.typed, true)] {
@@ -104,7 +104,7 @@ impl Signals {
     }
 }
 
-/// Whether what is typed at the terminal comes to our process group.
+/// Whether our process group gets signals of the terminal.
 fn in_foreground() -> bool {
     let terminal = rustix::termios::tcgetpgrp(std::io::stdin());
     terminal.is_ok_and(|group| group == rustix::process::getpgrp())

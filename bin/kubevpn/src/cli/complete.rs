@@ -1,8 +1,8 @@
-//! Candidates for the word that is typed in a shell. The script of `kubevpn completion` runs this program for them, with
-//! [`VARIABLE`] set to the name of the shell and the words behind `--`.
+//! Candidates for the word that is completed in a shell. The script of `kubevpn completion` runs this program for them,
+//! with [`VARIABLE`] set to the name of the shell and the words behind `--`.
 //!
-//! A completion is silent: it asks nothing of a person, writes nothing but candidates, and has none where the cluster does
-//! not answer within [`ANSWER`].
+//! A completion is silent: it prints only candidates and prompts for nothing. There are none if the cluster does not answer
+//! within [`ANSWER`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -33,11 +33,11 @@ use crate::config;
 use crate::exit::Failure;
 use crate::out;
 
-/// Set to the shell's name where candidates are asked for.
+/// Environment variable with the shell's name, set for a request for candidates.
 pub(super) const VARIABLE: &str = "KUBEVPN_COMPLETE";
-/// Time limit of everything that is asked of a cluster or the daemon, unless [`WITHIN`] has another.
+/// Time limit of the cluster and the daemon, unless [`WITHIN`] sets another.
 const ANSWER: Duration = Duration::from_millis(700);
-/// Environment variable for a cluster that is far away: how long a completion may take.
+/// Environment variable that sets the time limit, for a distant cluster.
 const WITHIN: &str = "KUBEVPN_COMPLETE_WITHIN";
 /// Upper bound on the namespaces, and on the programs.
 const MOST: usize = 500;
@@ -49,7 +49,7 @@ fn typed() -> &'static [OsString] {
     TYPED.get().map_or(&[], Vec::as_slice)
 }
 
-/// Prints the candidates, if this process is to do that and nothing else.
+/// Prints the candidates, if the environment requests them.
 pub(crate) fn answered() -> Option<Result<(), Failure>> {
     let mut words: Vec<_> = std::env::args_os().collect();
     if plugin::is_asked_to_complete() {
@@ -77,13 +77,13 @@ pub(crate) fn answered() -> Option<Result<(), Failure>> {
     Some(of_library(&shell, words))
 }
 
-/// As the library says it to the shells that it knows.
+/// Candidates in the format of the library, for the shells that it supports.
 fn of_library(shell: &str, words: Vec<OsString>) -> Result<(), Failure> {
     let shells = Shells::builtins();
     let Some(shell) = shells.completer(shell) else {
         return Ok(());
     };
-    // zsh and elvish give all words, and which of them it is.
+    // zsh and elvish pass all words, and the index of the completed one.
     let index = std::env::var("_CLAP_COMPLETE_INDEX").ok();
     let index = index.and_then(|index| index.parse().ok());
     let index = index.unwrap_or_else(|| words.len().saturating_sub(1));
@@ -91,37 +91,37 @@ fn of_library(shell: &str, words: Vec<OsString>) -> Result<(), Failure> {
     let mut said = Vec::new();
     let current_dir = std::env::current_dir().ok();
     let mut command = command(words.get(index));
-    // The library's error is that there is no candidate.
+    // The library returns an error if there is no candidate.
     let _ = shell.write_complete(&mut command, words, current_dir.as_deref(), &mut said);
     out::written(std::io::stdout().write_all(&said))
 }
 
-/// Installs the configuration file's defaults; one that is broken has none.
+/// Installs the defaults of the configuration file, none if it is broken.
 ///
-/// Credential plugins and libraries have nobody to speak to: a line of theirs would stand in the command line.
+/// Standard input and error are closed: output of credential plugins and libraries would appear in the command line.
 fn begin() {
     config::install(config::read().unwrap_or_default());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        // One that fails leaves a stream as it was.
+        // After an error, the stream stays as it was.
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 
-/// Put together once.
+/// The clap command, built once.
 fn grammar() -> clap::Command {
     static GRAMMAR: OnceLock<clap::Command> = OnceLock::new();
     let grammar = GRAMMAR.get_or_init(|| super::command(config::installed()));
     grammar.clone()
 }
 
-/// The grammar, with candidates. Where a word is not begun, its flags are candidates only if nothing else is.
+/// The clap command with candidates. For an empty word, flags are candidates only if there are no others.
 fn command(word: Option<&OsString>) -> clap::Command {
     let is_begun = word.is_some_and(|word| !word.is_empty());
     with_candidates(grammar(), is_begun)
 }
 
-/// Of the last word.
+/// Candidates for the last word.
 fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {
     let Some((current, typed)) = words.split_last() else {
         return Vec::new();
@@ -164,12 +164,12 @@ fn joined(words: Vec<OsString>) -> Vec<OsString> {
     joined
 }
 
-/// Length of what bash takes for words before the last one.
+/// Length of the part that bash takes for earlier words.
 fn broken_at(word: &OsStr) -> usize {
     word.to_string_lossy().rfind(BREAKS).map_or(0, |at| at + 1)
 }
 
-/// The script that has bash ask for candidates.
+/// The script for bash.
 pub(super) fn of_bash(program: &str) -> String {
     let program = format!("'{}'", program.replace('\'', r"'\''"));
     format!(
@@ -185,14 +185,14 @@ complete -o nosort -F _kubevpn kubevpn 2>/dev/null || complete -F _kubevpn kubev
 
 // === candidates of each argument ===
 
-/// The command, with candidates of the arguments that name things.
+/// The command with candidates for arguments that are names.
 fn with_candidates(command: clap::Command, is_begun: bool) -> clap::Command {
     let name = command.get_name().to_owned();
     let command = command
         .disable_help_flag(!is_begun)
         .disable_version_flag(!is_begun)
         .mut_args(|arg| {
-            // The library drops what is hidden where something else is not.
+            // The library drops hidden candidates if there are others.
             let hidden = arg.is_hide_set() || !is_begun && !arg.is_positional();
             let arg = arg.hide(hidden);
             match completer(&name, arg.get_id().as_str()) {
@@ -259,7 +259,7 @@ fn entries(of: fn(EntryNames) -> Vec<String>) -> Vec<CompletionCandidate> {
         .collect()
 }
 
-/// The answer, if it comes in time.
+/// The result of `ask`, if it completes in time.
 fn asked<T>(ask: impl Future<Output = Option<T>>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -296,8 +296,8 @@ fn namespaces() -> Vec<CompletionCandidate> {
     names.map(|name| candidate(name, None)).collect()
 }
 
-/// The Services with the names by which they are asked for: those of the active namespace, or those of all with their
-/// namespaces, where one is being typed.
+/// The Services and their names as targets: those of the active namespace, or, once a namespace is being typed, those of
+/// all namespaces.
 fn services(text: &str) -> Vec<(String, Service)> {
     let with_namespace = text.contains('.');
     let listed = asked(async {
@@ -322,7 +322,7 @@ fn of_services(text: &str, prefix: &str) -> Vec<CompletionCandidate> {
     all.collect()
 }
 
-/// The ports of a Service in a few words.
+/// A short description of a Service's ports.
 fn ports_of(service: &Service) -> Option<String> {
     let ports: Vec<_> = service::ports(service)
         .map(|port| port.port.to_string())
@@ -341,7 +341,7 @@ fn of_ports(text: &str, value: fn(&str, i32) -> String) -> Vec<CompletionCandida
     candidates
 }
 
-/// The ports of the Service that was typed last.
+/// The ports of the Service in the previous word.
 fn ports() -> Vec<CompletionCandidate> {
     let Some(last) = typed().last().and_then(|word| word.to_str()) else {
         return Vec::new();
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(broken_at(OsStr::new("web")), 0);
     }
 
-    /// Each row of the table is an argument of a command: a renamed one would lose its candidates.
+    /// Each row of the table has to be an argument of a command: a renamed one would lose its candidates.
     #[test]
     fn arguments_with_candidates_are_there() {
         let command = super::super::Args::command();

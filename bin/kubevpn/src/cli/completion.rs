@@ -62,7 +62,7 @@ impl Completion {
     }
 }
 
-/// This program as the script calls it: by its name, or by the path by which it was called, as seen from anywhere.
+/// The program as the script calls it: its name, or its absolute path if it was called by a path.
 fn program() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
     let called = Path::new(&called);

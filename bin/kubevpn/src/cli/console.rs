@@ -1,4 +1,4 @@
-//! Which proxy is looked at, by `top` and others: a connection of the daemon, or a proxy in the foreground.
+//! Selects the proxy for `top` and others: a connection of the daemon, or a proxy in the foreground.
 
 use kubevpn_daemon::{ApiError, Code, Console, DaemonClient, StateDir, identity};
 use kubevpn_proxy::journal::{AboutProxy, JournalSnapshot};
@@ -15,8 +15,7 @@ pub(super) struct ConsoleArgs {
 }
 
 impl ConsoleArgs {
-    /// The proxy that is meant, and everything there is to see of it now. A whole ID is taken as it is: what there is of it,
-    /// the daemon knows. No daemon is started.
+    /// The selected proxy and its snapshot. A complete ID is passed to the daemon unchecked. No daemon is started.
     pub(super) async fn find(&self) -> Result<(Console, JournalSnapshot), Failure> {
         let daemon = DaemonClient::new(StateDir::locate()?);
         let given = self.proxy.as_deref();
@@ -32,7 +31,7 @@ impl ConsoleArgs {
     }
 }
 
-/// Every proxy of this user, and what there is to see of it.
+/// All proxies of this user, with their snapshots.
 pub(super) async fn running(
     daemon: &DaemonClient,
 ) -> Result<Vec<(Console, JournalSnapshot)>, ApiError> {
@@ -41,7 +40,7 @@ pub(super) async fn running(
         match console.snapshot().await {
             Ok(seen) => all.push((console, seen)),
             Err(error) if is_over(&error) => {}
-            // Of another version, say: the others can still be looked at.
+            // One proxy may have another version; the others can still be shown.
             Err(error) => failed = Some(error),
         }
     }
@@ -51,7 +50,7 @@ pub(super) async fn running(
     }
 }
 
-/// Whether a proxy said no because it has ended, or is about to.
+/// Whether the error is that the proxy has ended or is ending.
 pub(super) fn is_over(error: &ApiError) -> bool {
     matches!(
         error.code,
@@ -59,7 +58,7 @@ pub(super) fn is_over(error: &ApiError) -> bool {
     )
 }
 
-/// How a proxy is called: by its ID, or its process.
+/// The name of a proxy: its ID or process number.
 pub(super) fn name(about: &AboutProxy) -> String {
     match about.connection.is_empty() {
         true => about.pid.to_string(),
@@ -67,7 +66,7 @@ pub(super) fn name(about: &AboutProxy) -> String {
     }
 }
 
-/// Where a proxy leads, behind its name.
+/// The cluster and namespace of a proxy, after its name.
 pub(super) fn place(about: &AboutProxy) -> String {
     let words = [("context", &about.context), ("namespace", &about.namespace)];
     let words = words.iter().filter(|(_, name)| !name.is_empty());

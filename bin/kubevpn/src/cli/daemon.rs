@@ -1,4 +1,4 @@
-//! `kubevpn daemon`: the process behind managed mode, and how much it logs.
+//! `kubevpn daemon`: the daemon process, and its log level.
 
 use clap::{Subcommand, ValueEnum};
 use kubevpn_daemon::log::LogLevel;
@@ -16,7 +16,7 @@ Examples:
   # log each step of the running daemon
   kubevpn daemon log-level debug")]
 pub(crate) struct DaemonCommand {
-    /// How long to stay without a connection [default: 5m]
+    /// End after DURATION without a connection [default: 5m]
     #[arg(long, value_name = "DURATION", env = IDLE_VARIABLE, hide = true)]
     idle: Option<String>,
     #[command(subcommand)]

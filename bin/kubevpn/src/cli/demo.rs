@@ -72,13 +72,13 @@ impl Demo {
     }
 }
 
-/// Each line works as it is printed, in any shell.
+/// Prints commands to try, each of which works as printed in any shell.
 fn say_what_to_try(cluster: &Sim, bound: &[Bound]) -> Result<(), Failure> {
     out::line(format_args!(
         "A cluster in memory is up at {}. Paste into another terminal:",
         cluster.server_url()
     ))?;
-    // One of them is enough to try.
+    // One listener is enough to try.
     let proxy = bound
         .iter()
         .find_map(|bound| match (bound.listener.addr(), &bound.protocol) {

@@ -66,7 +66,7 @@ pub(super) enum ShellSyntax {
 }
 
 impl ShellSyntax {
-    /// By the name of a program; bash's words are those of most.
+    /// The syntax for the name of a program; bash's for unknown ones.
     fn of(program: Option<&OsStr>) -> Self {
         let name = program.map(Path::new).and_then(Path::file_stem);
         match name.and_then(OsStr::to_str) {
@@ -77,12 +77,12 @@ impl ShellSyntax {
         }
     }
 
-    /// The person's own.
+    /// The syntax of the user's shell.
     pub(super) fn of_user() -> Self {
         Self::of(std::env::var_os("SHELL").as_deref())
     }
 
-    /// The line that has the shell do what a command of ours prints.
+    /// The line by which the shell evaluates the output of a command.
     pub(super) fn evaluates(self, command: &str) -> String {
         match self {
             Self::Bash | Self::Zsh => format!("eval \"$({command})\""),
@@ -93,7 +93,7 @@ impl ShellSyntax {
         }
     }
 
-    /// A line that sets a variable. Nothing in the value means anything to the shell.
+    /// A line that sets a variable, whose value is quoted for the shell.
     fn export(self, name: &str, value: &str) -> String {
         match self {
             Self::Bash | Self::Zsh => format!("export {name}='{}'", value.replace('\'', r"'\''")),
@@ -144,7 +144,7 @@ impl EnvCommand {
     }
 }
 
-/// The variables that a line of ours has set, by their values.
+/// The variables that were set by `kubevpn env`, recognised by their values.
 fn ours(value: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
     let own = value(OWN_PROXIES).unwrap_or_default();
     let is_ours = |text: String| own.split(',').any(|proxy| proxy == text);
@@ -158,21 +158,21 @@ fn ours(value: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
     found
 }
 
-/// The variables that name a proxy which is not ours.
+/// The variables that name another proxy.
 fn others(value: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
     let ours = ours(&value);
     let named = PROXIES.into_iter().filter(|name| value(name).is_some());
     named.filter(|name| !ours.contains(name)).collect()
 }
 
-/// What this process was told to leave out, in either case.
+/// Value of NO_PROXY or no_proxy.
 pub(super) fn known_exceptions() -> String {
     let known = ["NO_PROXY", "no_proxy"].map(|name| std::env::var(name).unwrap_or_default());
     let [upper, lower] = known;
     if upper.is_empty() { lower } else { upper }
 }
 
-/// The proxies of ours that this process was told of.
+/// Value of the variable that lists our proxies.
 pub(super) fn own_proxies() -> String {
     std::env::var(OWN_PROXIES).unwrap_or_default()
 }

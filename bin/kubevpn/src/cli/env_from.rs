@@ -1,5 +1,5 @@
-//! `--env-from`: the environment of a workload's container. `template.rs` makes it of objects, `file.rs` writes it down
-//! where that is asked for.
+//! `--env-from`: the environment of a workload's container. `template.rs` builds it from objects, `file.rs` writes it to a
+//! file.
 //!
 //! Values are in no message, no log and no `Debug`. Objects are parsed here: kube logs an answer that it cannot parse.
 
@@ -46,7 +46,7 @@ pub(crate) struct EnvFromArgs {
 #[derive(Default)]
 pub(super) struct Variables(Vec<(String, OsString)>);
 
-/// Names that mean something in the container's file system and something else here.
+/// Variables whose values are valid only in the container's file system.
 const OF_THE_IMAGE: [&str; 10] = [
     "CLASSPATH",
     "HOME",
@@ -57,12 +57,12 @@ const OF_THE_IMAGE: [&str; 10] = [
     "PATH",
     "PYTHONHOME",
     "PYTHONPATH",
-    // Of the allocator of this program, which has set its own for a moment.
+    // Setting of this program's allocator, which is changed temporarily.
     "_RJEM_MALLOC_CONF",
 ];
 
 impl Variables {
-    /// Variables that mean the same on this machine as in the container.
+    /// The variables that are valid on this machine, too.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &OsString)> {
         let all = self.0.iter().map(|(name, value)| (name.as_str(), value));
         all.filter(|(name, _)| !OF_THE_IMAGE.contains(name))
@@ -78,7 +78,7 @@ impl fmt::Debug for Variables {
 }
 
 impl EnvFromArgs {
-    /// Reads the variables over a connection of its own, for a command that needs no other.
+    /// Reads the variables with its own client, for a command without one.
     pub(super) async fn read_alone(&self, kube: KubeArgs) -> Result<Variables, Failure> {
         if self.env_from.is_none() {
             return Ok(Variables::default());
@@ -88,7 +88,7 @@ impl EnvFromArgs {
         self.read(&client, &loaded.namespace).await
     }
 
-    /// Reads the variables in a namespace, and names on standard error what cannot be known.
+    /// Reads the variables in a namespace, and prints to standard error those that are not known.
     pub(super) async fn read(
         &self,
         client: &Client,
@@ -148,12 +148,12 @@ fn not_found(sentence: String) -> Failure {
 /// A kind of object that has a Pod template.
 #[derive(Debug, PartialEq, Eq)]
 struct WorkloadKind {
-    /// As kubectl takes it, the short name first.
+    /// Names in kubectl, the short one first.
     words: &'static [&'static str],
     group: &'static str,
     kind: &'static str,
     plural: &'static str,
-    /// Where its template is (RFC 6901); a Pod is one itself.
+    /// Path of its template (RFC 6901); empty for a Pod.
     template: &'static str,
 }
 
@@ -241,7 +241,7 @@ impl FromStr for WorkloadRef {
         let kind = KINDS
             .iter()
             .find(|known| known.words.contains(&kind.as_str()));
-        // DNS names (RFC 1123), as those of objects and containers are.
+        // Names of objects and containers are DNS names (RFC 1123).
         let is_name = |name: &str| {
             let is_part =
                 |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
@@ -292,7 +292,7 @@ impl WorkloadRef {
             })
     }
 
-    /// The one that was named, or the one that kubectl takes.
+    /// The named container, or kubectl's default.
     fn container<'t>(&self, template: &'t Template) -> Result<&'t Container, Failure> {
         const DEFAULT: &str = "kubectl.kubernetes.io/default-container";
         let init = template.spec.init_containers.iter().flatten();
@@ -315,7 +315,7 @@ impl WorkloadRef {
     }
 }
 
-/// Objects of one namespace, each read by its name: to list them is another right.
+/// Objects of one namespace, each read by name, because listing needs another right.
 struct NamespaceObjects<'c> {
     client: &'c Client,
     namespace: &'c str,
@@ -340,7 +340,7 @@ impl NamespaceObjects<'_> {
         Ok(secret.map(|secret| secret.data.into_iter().flatten().map(bytes).collect()))
     }
 
-    /// `None` where there is no such object.
+    /// `None` if the object does not exist.
     async fn object<T: DeserializeOwned>(
         &self,
         resource: &ApiResource,

@@ -1,4 +1,4 @@
-//! The forwards that last as long as a command: bound, and told to it by variables and in its words.
+//! The forwards of a command: open while it runs, and passed to it by variables and arguments.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -9,13 +9,13 @@ use kubevpn_proxy::{Bound, ForwardTo, ListenerSpec, Protocol};
 use super::listen::{forward, is_port_alone};
 use crate::exit::Failure;
 
-/// In the order in which they were asked for.
+/// The forwards, in the order of the flags.
 #[derive(Default)]
 pub(super) struct Forwards {
-    /// Two of one that is on both families.
+    /// Bound sockets; two for a forward on both address families.
     pub(super) bound: Vec<Bound>,
     addresses: Vec<SocketAddr>,
-    /// One has a port that nobody knew before.
+    /// Whether the port was chosen by the system.
     is_free: bool,
 }
 
@@ -39,7 +39,7 @@ impl Forwards {
         Ok(forwards)
     }
 
-    /// Whether none was asked for.
+    /// Whether there are no forwards.
     pub(super) fn is_empty(&self) -> bool {
         self.addresses.is_empty()
     }
@@ -50,7 +50,8 @@ impl Forwards {
         numbered.map(|(address, n)| (format!("KUBEVPN_FORWARD_{n}"), address.to_string()))
     }
 
-    /// The words with the port, where a free one was asked for, in place of `{}`, which is the first's, and `{N}`.
+    /// The arguments, in which `{}` is replaced by the port of the first forward with a free port, and `{N}` by that of
+    /// forward N.
     pub(super) fn in_words(&self, words: &[OsString]) -> Vec<OsString> {
         let with_ports = |word: &OsString| match word.to_str().filter(|_| self.is_free) {
             None => word.clone(),
@@ -93,7 +94,7 @@ mod tests {
         let told: Vec<_> = told.iter().filter_map(|word| word.to_str()).collect();
         let wanted = format!("psql -p{first} {first}-{second}");
         assert_eq!(told.join(" "), wanted);
-        // Braces are find's where no port was asked for.
+        // Without forwards, braces are kept, e.g. for find.
         let none = forwards(&[]).await;
         assert_eq!(none.in_words(&words), words);
     }

@@ -1,6 +1,6 @@
-//! The commands of `kubevpn --help` by what they are for: clap lists them as one group.
+//! The groups of commands in `kubevpn --help`; clap itself has only one list.
 
-/// Heading and commands; each that is not hidden is in one of them.
+/// Heading and commands of each group. Every command that is not hidden is in one.
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Reach the cluster",
@@ -37,7 +37,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Try it", &["demo", "help"]),
 ];
 
-/// The command whose help has them in groups.
+/// The command with grouped help.
 pub(super) fn grouped(command: clap::Command) -> clap::Command {
     let mut list = String::new();
     for (heading, names) in GROUPS {
@@ -50,7 +50,7 @@ pub(super) fn grouped(command: clap::Command) -> clap::Command {
                     .and_then(|of| of.get_about())
                     .map(ToString::to_string),
             };
-            // One that was left out of this build has no line.
+            // A command may be missing in this build.
             if let Some(about) = about {
                 list.push_str(&format!("  {name:<12}  {about}\n"));
             }

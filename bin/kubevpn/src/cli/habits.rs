@@ -1,4 +1,4 @@
-//! Habits of kubectl's users: flags before the verb, `svc/NAME`, `pod/NAME`, a whole URL.
+//! Habits of kubectl's users: flags before the command, `svc/NAME`, `pod/NAME`, URLs.
 
 use std::ffi::OsString;
 use std::num::NonZeroU16;
@@ -7,7 +7,7 @@ use kubevpn_target::{Host, Origin, Target};
 
 use crate::exit::Failure;
 
-/// Flags of kubectl that may stand before the verb, each with a value.
+/// Flags that kubectl accepts before the command, each with a value.
 const GLOBAL: [&str; 5] = [
     "-n",
     "--namespace",
@@ -16,7 +16,7 @@ const GLOBAL: [&str; 5] = [
     "--cluster",
 ];
 
-/// The words with such flags behind the verb, where clap takes them.
+/// The words with such flags moved behind the command, where clap accepts them.
 pub(crate) fn in_order(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut words = words.into_iter();
     let mut ordered: Vec<_> = words.next().into_iter().collect();
@@ -33,7 +33,7 @@ pub(crate) fn in_order(words: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
             moved.push(word);
             moved.extend(words.next());
         } else if text.starts_with('-') {
-            // One of ours, which takes no value or has it behind an equals sign.
+            // A global flag of ours, without a value or with it after an equals sign.
             ordered.push(word);
         } else {
             break Some(word);
@@ -45,7 +45,7 @@ pub(crate) fn in_order(words: impl IntoIterator<Item = OsString>) -> Vec<OsStrin
     ordered
 }
 
-/// A host, perhaps with a port: as `HOST[:PORT]`, as kubectl names a Service or a Pod, or as a URL.
+/// Parses a host with an optional port: `HOST[:PORT]`, `svc/NAME`, `pod/NAME` or a URL.
 pub(super) fn target(text: &str, namespace: &str) -> Result<(Host, Option<NonZeroU16>), Failure> {
     let refused = |error: &dyn std::fmt::Display| Failure::value(format!("{text}: {error}"));
     let mut default = None;
@@ -72,7 +72,7 @@ pub(super) fn target(text: &str, namespace: &str) -> Result<(Host, Option<NonZer
             )));
         }
     };
-    // An IPv6 address may stand alone, and has colons too.
+    // An IPv6 address without a port has colons, too.
     if let Ok(host) = Host::parse(&named) {
         return Ok((host, default));
     }

@@ -1,4 +1,4 @@
-//! Owners of ports of this machine.
+//! Holders of ports on this machine.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -21,14 +21,14 @@ pub(super) enum PortHolder {
         pid: u32,
         name: String,
     },
-    /// Another user's process, as far as one can see.
+    /// Another process, probably of another user.
     Somebody,
     /// The system refuses the address, for this reason.
     Refused(String),
 }
 
 impl PortHolder {
-    /// Whether a proxy of ours is there.
+    /// Whether the holder is a proxy of ours.
     pub(super) fn is_ours(&self) -> bool {
         match self {
             Self::Connection(_) => true,
@@ -38,7 +38,8 @@ impl PortHolder {
     }
 }
 
-/// Addresses of the listeners of managed connections, with the connections' IDs. No daemon is started for it; one that cannot be asked has none.
+/// Addresses of the listeners of managed connections, with the connections' IDs. No daemon is started; empty if none runs
+/// or answers.
 pub(super) async fn connections() -> Vec<(SocketAddr, String)> {
     let asked = async {
         let daemon = DaemonClient::new(StateDir::locate()?);

@@ -52,7 +52,7 @@ pub(crate) struct InsideArgs {
     publish: Vec<Publish>,
 }
 
-/// A port inside, and where it is reached from outside.
+/// A port inside, and its address outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Publish {
     listen: Addr,
@@ -83,16 +83,16 @@ enum IsolatedMode {
     Auto,
 }
 
-/// Namespaces are Linux's.
+/// Only Linux has network namespaces.
 pub(super) const IS_KNOWN_HERE: bool = cfg!(target_os = "linux");
 
-/// Whether a command can be isolated here; else why not, and what to do. Blocks for some milliseconds.
+/// Tests whether a command can be isolated here. The error has the reason and advice. Blocks for some milliseconds.
 pub(super) fn possible() -> Result<(), String> {
     system::possible().map_err(|why| why.to_string())
 }
 
 impl IsolationArgs {
-    /// Whether it is to be isolated; with `auto`, whether it can be, too.
+    /// Whether the command has to be isolated; for `auto`, if that is possible.
     pub(super) fn is_wanted(&self) -> Result<bool, Failure> {
         match self.isolated {
             None if self.inside != InsideArgs::default() => Err(Failure::value(
@@ -100,7 +100,7 @@ impl IsolationArgs {
             )),
             None => Ok(false),
             Some(IsolatedMode::Always) => Ok(true),
-            // The environment's way would keep no rules.
+            // Proxy variables would not enforce the rules.
             Some(IsolatedMode::Auto) if self.inside.has_rules() => Ok(true),
             Some(IsolatedMode::Auto) => match possible() {
                 Ok(()) => Ok(true),
@@ -133,7 +133,7 @@ impl InsideArgs {
         !self.allow.is_empty() || !self.deny.is_empty()
     }
 
-    /// Runs the command; `prompt` says whether a shell's prompt is to show where it is.
+    /// Runs the command. `prompt`: whether a shell's prompt shows the namespace.
     pub(super) async fn run(
         &self,
         words: &[OsString],
@@ -180,10 +180,10 @@ mod system {
     use crate::exit::Failure;
     use crate::out;
 
-    /// Where the cluster does not say what its names end in.
+    /// Domain if that of the cluster cannot be read.
     const USUAL_DOMAIN: &str = "cluster.local";
 
-    /// A proxy of the machine outside is not there inside.
+    /// A proxy on this machine cannot be reached inside.
     const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "ftp_proxy"];
 
     pub(super) use kubevpn_namespace::possible;
@@ -218,7 +218,7 @@ mod system {
 
         let prompt = prompt.then(|| format!("kubevpn:{}", loaded.namespace));
         let (entry, mut child, mut signals) = start(words, &variables, prompt)?;
-        // Not before: the command's limit is its own.
+        // The limit is raised after the start, so that the command keeps its own.
         allow_for(Limits::default().total);
         let pid = child.id().unwrap_or_default();
         let making = spawn_blocking(move || -> Result<_, EnterError> {
@@ -263,7 +263,7 @@ mod system {
         Ok(status)
     }
 
-    /// Listens outside for servers inside; their end is that of what is returned.
+    /// Listens outside for servers inside, until the returned value is dropped.
     async fn publish(
         wanted: &[Publish],
         pid: u32,
@@ -324,14 +324,14 @@ mod system {
         }))
     }
 
-    /// The helper, which will be the command. It ends with the thread that starts it, which is the main one.
+    /// Starts the helper, which becomes the command. It is killed when this thread ends, which has to be the main one.
     fn start(
         words: &[OsString],
         variables: &Variables,
         prompt: Option<String>,
     ) -> Result<(PendingNamespace, Child, Signals), Failure> {
         let (command, entry) = PendingNamespace::new(words).map_err(|error| failure(&error))?;
-        // Before it starts, so that none is missed.
+        // Signals are handled before the start, so that none is lost.
         let signals = Signals::new()?;
         let mut command = Command::from(command);
         for name in PROXIES {
@@ -340,11 +340,11 @@ mod system {
         for name in [OWN_PROXIES, AUTH, TOKEN] {
             command.env_remove(name);
         }
-        // After these: a Pod's proxy is there.
+        // The container's variables come last: its proxy can be reached inside.
         command.envs(variables.iter());
         command.env("KUBEVPN_ISOLATED", "1");
         if let Some(prompt) = prompt {
-            // Shown in front of the prompt by the bashrc of Debian and its children.
+            // The bashrc of Debian and its derivatives shows it before the prompt.
             command.env("debian_chroot", prompt);
         }
         let spawned = command.spawn();
@@ -355,7 +355,7 @@ mod system {
         Ok((entry, child, signals))
     }
 
-    /// A helper that was ended by a signal is a command that was.
+    /// A signal that ended the helper counts as one that ended the command.
     async fn not_made(mut child: Child, error: EnterError) -> Result<ExitStatus, Failure> {
         match child.wait().await {
             Ok(status) if status.signal().is_some() => Ok(status),
@@ -370,14 +370,14 @@ mod system {
         }
     }
 
-    /// As a Pod of the namespace has it.
+    /// The `resolv.conf` of a Pod in the namespace.
     fn resolv_conf(namespace: &str, domain: &str) -> String {
         format!(
             "nameserver {ADDRESS_V4}\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n"
         )
     }
 
-    /// Processes that the command left behind keep their network until they end, or a signal comes.
+    /// Background processes of the command keep their network until they end or a signal is received.
     async fn wait_for_rest(program: &OsStr, members: &Members, signals: &mut Signals) {
         match members.now() {
             Ok(left) if !left.is_empty() => out::aside(format_args!(

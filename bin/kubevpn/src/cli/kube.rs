@@ -56,7 +56,7 @@ pub(crate) struct KubeArgs {
 }
 
 impl KubeArgs {
-    /// The namespace that was asked for.
+    /// The namespace that the flags name.
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }

@@ -1,4 +1,4 @@
-//! The flags about listeners: those that `proxy-out` and `connect` share, and what they mean.
+//! Flags of listeners, shared by `proxy-out`, `connect` and `demo`, and their conversion to specifications.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use super::holder::{PortHolder, connections, held};
 use crate::config;
 use crate::exit::Failure;
 
-/// Where SOCKS5 is spoken if nothing else is said, in the configuration file either.
+/// Default address of the SOCKS5 listener.
 const DEFAULT_SOCKS: &str = "127.0.0.1:1080";
-/// The same of the HTTP proxy of `connect --http`.
+/// Default address of the HTTP listener of `connect --http`.
 const DEFAULT_HTTP: &str = "127.0.0.1:3128";
-/// Where the credentials are when they are not in a file. Never a flag: the command line is everybody's to read.
+/// Environment variable with user and password. There is no flag, because every user can read the command line.
 pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 
 /// The flags every command with listeners has
@@ -95,7 +95,7 @@ pub(crate) struct ListenerArgs {
     /// it to the host of the requested URL]
     #[arg(long)]
     keep_host: bool,
-    // Last: what follows would be under its heading.
+    // This has to be last: later flags would get its heading.
     #[command(flatten)]
     pac: PacArgs,
 }
@@ -113,7 +113,7 @@ pub(crate) struct ProtocolArgs {
 }
 
 impl ProtocolArgs {
-    /// Lays them over the flags with addresses.
+    /// Applies these flags to those with addresses.
     pub(crate) fn apply(self, to: &mut ListenerArgs) -> Result<(), Failure> {
         for (name, asked, address, usual) in [
             ("socks", self.socks, &mut to.listen_socks, usual_socks()),
@@ -162,7 +162,7 @@ pub(crate) struct TlsArgs {
 }
 
 impl TlsArgs {
-    /// The certificate, and what follows its files.
+    /// The certificate, and the watcher of its files.
     pub(crate) fn read(&self) -> Result<Option<(ListenerTls, Reread)>, Failure> {
         let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) else {
             return Ok(None);
@@ -173,7 +173,7 @@ impl TlsArgs {
     }
 }
 
-/// Where SOCKS5 is spoken if no flag says so.
+/// Address of the SOCKS5 listener without a flag.
 pub(crate) fn usual_socks() -> &'static str {
     config::installed()
         .listen_socks
@@ -181,7 +181,7 @@ pub(crate) fn usual_socks() -> &'static str {
         .unwrap_or(DEFAULT_SOCKS)
 }
 
-/// Where the HTTP proxy of `connect --http` listens if no flag says so.
+/// Address of the HTTP listener of `connect --http` without a flag.
 pub(crate) fn usual_http() -> &'static str {
     config::installed()
         .listen_http
@@ -220,7 +220,7 @@ impl PacArgs {
 }
 
 impl ListenerArgs {
-    /// Forwards alone.
+    /// Only these forwards.
     pub(super) fn of_forwards(forward: Vec<String>) -> Self {
         Self {
             listen_socks: None,
@@ -240,8 +240,8 @@ impl ListenerArgs {
         }
     }
 
-    /// The listeners that are asked for; `socks` and `http` are where these listen if their flags say nothing, empty for
-    /// nowhere. Values are judged here, before anything is bound or started.
+    /// The requested listeners. `socks` and `http` are their default addresses, empty for none. Values are checked here,
+    /// before anything is bound or started.
     pub(crate) fn specs(&self, socks: &str, http: &str) -> Result<Vec<ListenerSpec>, Failure> {
         let listeners = [
             (
@@ -323,13 +323,13 @@ impl ListenerArgs {
         })
     }
 
-    /// The same for a server in this process: one of them at least.
+    /// The same for a server in this process: at least one.
     pub(crate) fn own_specs(&self) -> Result<Vec<ListenerSpec>, Failure> {
         let socks = match self.listen.is_empty() && self.forward.is_empty() {
             true => usual_socks(),
             false => "",
         };
-        // That of the configuration file is for who names no listener.
+        // The address in the configuration file is used only without listeners in flags.
         let is_named =
             self.listen_socks.is_some() || !self.listen_dns.is_empty() || socks.is_empty();
         let http = match is_named {
@@ -349,7 +349,7 @@ impl ListenerArgs {
         Ok(specs)
     }
 
-    /// Binds all of these for one server, or nothing.
+    /// Binds all of these for one server, or none.
     pub(crate) async fn bind(&self, specs: Vec<ListenerSpec>) -> Result<Listening, Failure> {
         let (credentials, reread) = match &self.auth_file {
             Some(file) => {
@@ -386,20 +386,20 @@ impl ListenerArgs {
     }
 }
 
-/// A forward as it is typed, perhaps with a Service as kubectl names one.
+/// Parses a forward, whose host may be `svc/NAME`.
 pub(super) fn forward(text: &str) -> Result<Forward, Failure> {
     let parsed = text.replacen("svc/", "", 1).parse();
     parsed.map_err(|error| Failure::value(format!("--forward {text}: {error}")))
 }
 
-/// The address that a flag names; an empty one is none.
+/// Parses the address of a flag; an empty one is `None`.
 pub(super) fn address(flag: &str, text: &str) -> Result<Option<Addr>, Failure> {
     let given = Some(text).filter(|text| !text.is_empty());
     let parsed = given.map(str::parse).transpose();
     parsed.map_err(|error: AddrError| Failure::value(format!("{flag}: {error}")))
 }
 
-/// With who has the address, where that can be told.
+/// Adds the holder of the address to the error, if it is known.
 async fn not_bound(error: ListenerError, address: &Addr) -> Failure {
     let (ListenerError::InUse { .. }, Addr::Tcp(address)) = (&error, address) else {
         return error.into();
@@ -419,13 +419,13 @@ async fn not_bound(error: ListenerError, address: &Addr) -> Failure {
     }
 }
 
-/// Whether it begins with a port of this machine that names no address: both families are meant, as kubectl has it.
+/// Whether the text begins with a port without an address: both address families are used then, as in kubectl.
 pub(super) fn is_port_alone(text: &str) -> bool {
     let first = text.split(':').next().unwrap_or_default();
     first.bytes().all(|b| b.is_ascii_digit()) || first.eq_ignore_ascii_case("localhost")
 }
 
-/// Warns where every user may read a file with a password. Its group may: a mounted Secret is read that way.
+/// Warns if every user may read a file with a password. Its group may: that is how a mounted Secret is read.
 pub(crate) fn warn_of_readers(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let found = std::fs::metadata(path);
@@ -434,7 +434,7 @@ pub(crate) fn warn_of_readers(path: &Path) {
     }
 }
 
-/// The one user whom the environment lets in; everybody where it names none.
+/// The user and password in the environment; `None` accepts every client.
 pub(crate) fn credentials_of_environment() -> Result<Option<Credentials>, Failure> {
     let value = std::env::var_os(AUTH).filter(|value| !value.is_empty());
     let parsed = value.map(|value| Credentials::parse(&value.to_string_lossy()));

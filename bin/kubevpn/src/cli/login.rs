@@ -1,4 +1,4 @@
-//! The command that logs in where the daemon cannot: it has no terminal for a credential plugin's questions.
+//! The command that logs in when the daemon cannot, because it has no terminal for a credential plugin.
 
 use kubevpn_daemon::api::KubeconfigSelection;
 
@@ -44,7 +44,7 @@ pub(crate) fn command(selection: &KubeconfigSelection, namespace: &str) -> Strin
     words.join(" ")
 }
 
-/// One word of a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/.:@%+=,_-".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

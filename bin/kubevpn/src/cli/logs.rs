@@ -13,7 +13,7 @@ use kubevpn_daemon::{ApiError, DaemonClient, StateDir, identity, log};
 use super::which;
 use crate::exit::Failure;
 
-/// How often a followed log is looked at.
+/// Interval of reads of a followed log.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Print the daemon's log, or a connection's
@@ -57,7 +57,7 @@ impl Logs {
             None => None,
             Some(given) => match whole(&home, &given)? {
                 Some(id) => Some(id),
-                // A name is known of those that are open.
+                // A name selects an open connection.
                 None => {
                     Some(which::connection(&DaemonClient::new(home.clone()), Some(&given)).await?)
                 }
@@ -81,7 +81,7 @@ impl Logs {
                     }
                 }
                 (tail, since) => {
-                    // Rotation bounds them.
+                    // Rotation bounds the size of the files.
                     let mut text = Vec::new();
                     for older in older {
                         File::open(older)?.read_to_end(&mut text)?;
@@ -104,14 +104,14 @@ impl Logs {
             _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
         };
         match ended {
-            // Whoever read it has had enough.
+            // The reader has closed the pipe.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             ended => Ok(ended.with_context(|| format!("cannot print {}", path.display()))?),
         }
     }
 }
 
-/// The ID of which this is the beginning, if a log has it: logs outlive their connection, so that no daemon is asked.
+/// Completes the beginning of an ID from the logs, which outlive their connections, so that no daemon is needed.
 fn whole(home: &StateDir, given: &str) -> Result<Option<String>, Failure> {
     if identity::is_id(given) {
         return Ok(Some(given.to_owned()));
@@ -154,7 +154,7 @@ fn last(text: &[u8], lines: usize) -> &[u8] {
     }
 }
 
-/// The lines from the first on that is not older; a line without a time belongs to the one before it.
+/// The lines since `from`. A line without a time belongs to the previous one.
 fn newer(text: &[u8], from: Timestamp) -> &[u8] {
     let mut at = 0;
     for line in text.split_inclusive(|byte| *byte == b'\n') {
@@ -169,7 +169,7 @@ fn newer(text: &[u8], from: Timestamp) -> &[u8] {
     &[]
 }
 
-/// Prints what is added to a file; the next one when it was rotated away.
+/// Prints lines as they are added to a file, and continues with the next file after a rotation.
 async fn follow(path: &Path, mut open: Option<File>) -> io::Result<()> {
     loop {
         if let Some(file) = &mut open {
@@ -199,7 +199,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 fn copy(from: &mut impl Read) -> io::Result<()> {
-    // Not `io::copy`, which lets the kernel move the bytes: it reports no error of /dev/full.
+    // `io::copy` would let the kernel move the bytes, which reports no error for /dev/full.
     let mut stdout = io::stdout().lock();
     let mut buffer = vec![0; 64 * 1024];
     loop {

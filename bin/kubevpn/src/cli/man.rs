@@ -22,7 +22,7 @@ pub(crate) struct Man {
     dir: Option<PathBuf>,
 }
 
-/// Without the commands that print help, each of which would have a page.
+/// Removes the `help` commands, each of which would get a page.
 fn without_help(command: clap::Command) -> clap::Command {
     let command = command.disable_help_subcommand(true);
     command.mut_subcommands(without_help)

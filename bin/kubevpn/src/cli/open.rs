@@ -71,7 +71,7 @@ const BROWSERS: [&str; 11] = [
 ];
 
 impl BrowserFamily {
-    /// By the name of the program; `None` of one whose flags are not known.
+    /// The family for the name of a program; `None` if its flags are not known.
     fn of(program: &Path) -> Option<Self> {
         let name = program.file_name()?.to_str()?.to_ascii_lowercase();
         let is = |words: &[&str]| words.iter().any(|word| name.contains(word));
@@ -82,7 +82,7 @@ impl BrowserFamily {
         }
     }
 
-    /// The arguments that give it a profile of its own, with this proxy.
+    /// Arguments for a separate profile with this proxy.
     fn arguments(self, profile: &Path, proxy: &ProxyAddresses, url: &str) -> Vec<OsString> {
         let profile = profile.as_os_str();
         let mut arguments = Vec::new();
@@ -113,7 +113,7 @@ impl BrowserFamily {
     }
 }
 
-/// A page as it was asked for.
+/// The requested page.
 #[derive(Debug, PartialEq, Eq)]
 struct RequestedPage {
     scheme: &'static str,
@@ -123,7 +123,7 @@ struct RequestedPage {
 }
 
 impl RequestedPage {
-    /// As it was typed, perhaps as kubectl names a Service, or a Pod of this namespace.
+    /// Parses the argument, whose host may be `svc/NAME`, or `pod/NAME` in this namespace.
     fn parse(text: &str, namespace: &str) -> Result<Self, Failure> {
         if let Some((kind, rest)) = text.split_once('/') {
             match kind {
@@ -164,7 +164,7 @@ impl RequestedPage {
         format!("{}://{}{}", self.scheme, self.authority, self.path)
     }
 
-    /// The page at the Service's port of HTTP, where none was said.
+    /// Adds the HTTP port of the Service, if the page has no port.
     async fn at_its_port(self, client: &kube::Client, namespace: &str) -> Self {
         if self.authority.contains(':') || self.scheme != "http" {
             return self;
@@ -183,7 +183,8 @@ impl RequestedPage {
 }
 
 impl RequestedPage {
-    /// A browser would show an error's page, and end with success. What is not ready yet may be in a minute.
+    /// Checks the target, because the browser would show an error page and exit with 0. A Service that is not ready is
+    /// accepted: it may become ready.
     async fn is_there(
         &self,
         connect: &ClusterStack,
@@ -224,7 +225,7 @@ fn browser() -> Option<PathBuf> {
 
 impl OpenCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // Before anything is read.
+        // The arguments are checked before anything is read.
         RequestedPage::parse(&self.page, "default")?;
         let policy = self.policy.policy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
@@ -291,7 +292,7 @@ impl OpenCommand {
                         code => Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
                     },
                     signal = termination.next() => {
-                        // A signal that was typed has reached the browser too; its rest is ended.
+                        // A typed signal has reached the browser, too; its other processes are killed.
                         child.kill().await.map_err(anyhow::Error::from)?;
                         result(signal)
                     }

@@ -49,7 +49,7 @@ pub(crate) struct PacCommand {
 
 impl PacCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // Before anything is read.
+        // The flags are checked before anything is read.
         self.at.named()?;
         let settings = self.pac.settings()?;
         let policy = self.policy.policy()?;

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-/// The command as people type it.
+/// The command as users type it.
 const TYPED: &str = "kubectl kubevpn";
 
-/// Name of this program's file, as it was called.
+/// File name by which this program was called.
 fn called() -> String {
     let program = std::env::args_os().next().unwrap_or_default();
     let stem = Path::new(&program).file_stem().unwrap_or_default();
@@ -22,7 +22,7 @@ pub(super) fn is_asked_to_complete() -> bool {
     called() == "kubectl_complete-kubevpn"
 }
 
-/// The command with usage and examples as they are typed.
+/// The command, with usage and examples for kubectl.
 pub(super) fn renamed(command: clap::Command) -> clap::Command {
     fn examples(command: clap::Command) -> clap::Command {
         let command = match command.get_after_help().map(ToString::to_string) {

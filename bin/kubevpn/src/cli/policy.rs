@@ -1,4 +1,4 @@
-//! The flags that decide what a host means; the same for every command that dials.
+//! Flags of the policy, shared by all commands that dial.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ enum OutsideArg {
 }
 
 impl PolicyArgs {
-    /// What is wrong with a value is said here, before anything is bound.
+    /// Checks the values, before anything is bound.
     pub(crate) fn policy(&self) -> Result<Policy, Failure> {
         let name = |flag: &str, text: &str| {
             let name = Name::parse(text).map(DomainName::from);

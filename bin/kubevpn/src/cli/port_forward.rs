@@ -1,4 +1,4 @@
-//! `kubevpn port-forward`, for those who know kubectl's.
+//! `kubevpn port-forward`, with kubectl's arguments.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -64,7 +64,7 @@ impl PortForward {
         ProxyOut::of(listen, self.kube, self.policy).run().await
     }
 
-    /// That of a Pod; the names of Services need none.
+    /// Namespace of a Pod; names of Services need none.
     fn namespace(&self) -> Result<String, Failure> {
         if let Some(namespace) = self.kube.namespace() {
             return Ok(namespace.to_owned());
@@ -83,7 +83,7 @@ impl PortForward {
         }
     }
 
-    /// As `--forward` takes them.
+    /// The ports in the format of `--forward`.
     fn forwards(&self, namespace: &str) -> Result<Vec<String>, Failure> {
         let (host, _) = habits::target(&self.target, namespace)?;
         let host = match host {
@@ -112,7 +112,7 @@ impl PortForward {
     }
 }
 
-/// An IP address, or `localhost` as kubectl has it.
+/// An IP address, or `localhost`, as in kubectl.
 fn address(text: &str) -> Result<IpAddr, String> {
     match text {
         "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),

@@ -24,9 +24,9 @@ use crate::exit::Failure;
 use crate::out;
 use crate::progress;
 
-/// How long the start waits to know whether the target of a forward is there.
+/// Time limit, at the start, of checking the target of a forward.
 const GLANCE: Duration = Duration::from_secs(1);
-/// Between two questions to an API server that is away: the first and the longest pause.
+/// First and longest pause between calls to an API server that does not answer.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Run a local SOCKS5 or HTTP proxy into the cluster
@@ -101,7 +101,7 @@ enum ReadyFormat {
 }
 
 impl ProxyOut {
-    /// With these listeners and every other setting at its default.
+    /// A proxy with these listeners and all other settings at their defaults.
     pub(super) fn of(listen: ListenerArgs, kube: KubeArgs, policy: PolicyArgs) -> Self {
         Self {
             protocols: ProtocolArgs::default(),
@@ -126,7 +126,7 @@ impl ProxyOut {
             drain: self.drain,
             ..Ending::new()?
         };
-        // It answers before the API server has.
+        // The admin listener answers before the API server does.
         let (admin, specs): (Vec<_>, _) = specs
             .into_iter()
             .partition(|spec| spec.protocol == Protocol::Admin);
@@ -173,7 +173,7 @@ impl ProxyOut {
             reached = reached => reached?,
             ended = ending.termination.next() => return result(ended),
         };
-        // Beside the first call, and not after it: the first client needs both.
+        // The connection is made concurrently with the first call: the first client needs both.
         let api_server = renewal.api_server();
         api_server.expect_upgrade();
         let (connect, forwarder) = proxy::chain(client.clone(), api_server, config);
@@ -207,7 +207,7 @@ impl ProxyOut {
     }
 }
 
-/// What this proxy is to those who look at it.
+/// Identity of this proxy in snapshots.
 pub(super) fn about(loaded: Option<&Loaded>) -> AboutProxy {
     let of = |text: fn(&Loaded) -> Option<String>| loaded.and_then(text).unwrap_or_default();
     AboutProxy {
@@ -222,7 +222,7 @@ pub(super) fn about(loaded: Option<&Loaded>) -> AboutProxy {
     }
 }
 
-/// Tells of a forward whose target is not there: its clients are reset, and do not see why.
+/// Warns of a forward whose target does not exist: its clients are reset, without a reason.
 async fn warn_of_nothing(
     to: &Target,
     connect: &ClusterStack,
@@ -261,8 +261,7 @@ fn leads_to(loaded: &Loaded) -> String {
     )
 }
 
-/// Until the API server answers, as when the VPN to it comes up later. Anything but that it cannot be reached is an error
-/// at once.
+/// Waits until the API server answers, e.g. while a VPN comes up. Other errors than an unreachable server end the wait.
 async fn wait(client: &kube::Client, limit: Option<Duration>) -> Result<(), ConnectError> {
     let begun = Instant::now();
     let mut pause = PAUSES.0;

@@ -1,4 +1,4 @@
-//! The way to the API server that every command takes.
+//! The client of the API server, for all commands.
 
 use kubevpn_client::{ApiServer, Renewal, build_renewable};
 use kubevpn_daemon::ApiError;
@@ -8,13 +8,13 @@ use kubevpn_target::ConnectError;
 use crate::exit::Failure;
 use crate::progress;
 
-/// The API server, for our own calls and for others, with credentials: a plugin that asks for them has the time it takes.
+/// A client with credentials. A credential plugin that prompts has no time limit.
 pub(super) async fn reach(config: kube::Config) -> Result<(kube::Client, ApiServer), Failure> {
     let (client, renewal) = reach_for_long(config).await?;
     Ok((client, renewal.api_server()))
 }
 
-/// The same, with what tells of the credentials.
+/// The client, and the renewal of its credentials.
 pub(super) async fn reach_for_long(
     config: kube::Config,
 ) -> Result<(kube::Client, Renewal), Failure> {
@@ -30,7 +30,7 @@ pub(super) async fn reach_for_long(
     Ok((client, renewal))
 }
 
-/// The API server of this URL, as a wait for it is shown.
+/// The API server of this URL, in the text of a wait.
 pub(super) fn server_named(url: &str) -> String {
     format!("the API server {url}")
 }

@@ -24,7 +24,7 @@ use crate::out;
 use crate::progress;
 use crate::telemetry::{LoggedStep, LoggedSteps};
 
-/// How long the other side may take to speak first; most protocols let the client do that.
+/// Time limit for a first byte of the server. In most protocols the client sends first.
 const FIRST_BYTE: Duration = Duration::from_secs(1);
 
 /// Explain what a host and port lead to, step by step, and dial it
@@ -65,7 +65,7 @@ enum ResolveOutput {
     Json,
 }
 
-/// What is known when it is over.
+/// Results of the steps.
 #[derive(Default)]
 struct ResolveReport {
     resolved: Option<Resolved>,
@@ -75,7 +75,7 @@ struct ResolveReport {
 
 impl ResolveCommand {
     pub(crate) async fn run(self, steps: LoggedSteps) -> Result<(), Failure> {
-        // Before anything is read.
+        // The argument is checked before anything is read.
         habits::target(&self.target, "default")?;
         let policy = self.policy.policy()?;
         let loaded = load(&KubeconfigArgs::from(self.kube), &Env::of_process())?;
@@ -90,7 +90,7 @@ impl ResolveCommand {
             steps.note("kubeconfig", note);
         }
         let explaining = explained(&connect, &self.target, &namespace, &steps);
-        // The steps of the text show what it waits for.
+        // The printed steps already show the wait.
         let explained = match self.output {
             ResolveOutput::Text => explaining.await?,
             ResolveOutput::Json => progress::shown(&self.target, explaining).await?,
@@ -112,7 +112,7 @@ pub(super) struct Explained {
     pub(super) done: Result<(), ConnectError>,
 }
 
-/// Takes every step to a target, as the proxy would for a client.
+/// Resolves and dials a target as the proxy does.
 pub(super) async fn explained(
     connect: &ClusterStack,
     target: &str,
@@ -214,7 +214,7 @@ fn meaning(resolved: &Resolved) -> String {
     }
 }
 
-/// The JSON document. Keys are only ever added.
+/// The JSON document. Keys are never removed.
 fn document(
     target: &str,
     found: &ResolveReport,

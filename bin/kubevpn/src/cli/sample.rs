@@ -1,4 +1,4 @@
-//! A connection as the daemon tells of it, for tests.
+//! A connection in the daemon's status, for tests.
 
 use kubevpn_daemon::api::{ConnectionInfo, ConnectionState, ListenerInfo, TrafficInfo};
 
@@ -14,7 +14,7 @@ pub(crate) fn listener(protocol: &str, address: &str, listening: bool) -> Listen
     }
 }
 
-/// One that is well and has no listener.
+/// A healthy connection without listeners.
 pub(crate) fn connection(id: &str) -> ConnectionInfo {
     ConnectionInfo {
         id: id.into(),

@@ -1,4 +1,4 @@
-//! Serving until told to end, and what is said about it.
+//! Serves a proxy in the foreground, and prints its addresses and hints.
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
@@ -19,34 +19,34 @@ use crate::live::{self, LiveLine};
 use crate::out::{self, even_unheard};
 use crate::progress;
 
-/// A URL, where none of the cluster's is known.
+/// Example URL, if none of the cluster is known.
 const EXAMPLE: &str = "http://SERVICE.NAMESPACE:PORT/";
-/// How long open connections may take to finish once the program is told to end, unless a flag says otherwise.
+/// Default time limit for open connections to finish at the end.
 pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
 /// Destination of a proxy, for people.
 #[derive(Debug, Default)]
 pub(crate) struct Intro {
-    /// A line about it.
+    /// Description of the destination.
     pub(crate) leads_to: Option<String>,
-    /// A URL that is answered there.
+    /// A URL that works there.
     pub(crate) example: Option<String>,
-    /// Whether a program reads where it listens, and nothing else is said.
+    /// Whether the listeners are printed as JSON, without other output.
     pub(crate) as_json: bool,
 }
 
-/// How a server learns of its end, and what it does then.
+/// The signals that end a server, and its drain.
 pub(crate) struct Ending {
-    /// The signals, from before the server is there.
+    /// The signals, handled since before the server started.
     pub(crate) termination: Termination,
-    /// How long open connections may take to finish.
+    /// Time limit for open connections to finish.
     pub(crate) drain: Duration,
     /// Listener whose probes report the end.
     pub(crate) admin: Option<Admin>,
 }
 
 impl Ending {
-    /// By a signal from now on, with every setting at its default.
+    /// Handles signals from now on, with all other settings at their defaults.
     pub(crate) fn new() -> Result<Self, Failure> {
         Ok(Self {
             termination: termination()?,
@@ -62,10 +62,10 @@ impl Ending {
     }
 }
 
-/// Serves until told to end, then lets open connections finish for a while. A second signal cuts them.
+/// Serves until a signal, then waits for open connections up to the drain time. A second signal cuts them.
 ///
-/// Clients are served from the beginning, and told of once `ready` is, as what it waits for and what the first of them waits
-/// for take the same time. Where it fails the proxy ends at once.
+/// Clients are accepted from the beginning; the addresses are printed once `ready` is complete. If that fails, the proxy
+/// ends.
 pub(crate) async fn serve<C>(
     listening: Listening,
     backend: Backend<C>,
@@ -106,7 +106,7 @@ where
         })?;
         let pages = view.journal().pages();
         match as_json {
-            // Standard output has objects and nothing else.
+            // Standard output contains only JSON.
             true => pages_aside(&pages),
             false => even_unheard(say_pages(&pages))?,
         }
@@ -138,7 +138,7 @@ where
             live.show(server.open());
         }
     };
-    // Gone before anything else is said.
+    // The live line is cleared before other output.
     drop(live);
     ending.tell(ProxyReadiness::Ending);
     let open = server.open();
@@ -166,8 +166,8 @@ where
     result(ended)
 }
 
-/// The socket by which other commands look at this proxy. Where it cannot be had, as in a container without a home, there is
-/// none.
+/// The socket of this proxy's console for other commands; `None` if it cannot be made, e.g. in a container without a home
+/// directory.
 async fn console(view: &ProxyView) -> Option<Admin> {
     let dir = StateDir::locate().ok()?;
     let path = dir.foreground_socket(std::process::id()).ok()?;
@@ -183,13 +183,13 @@ async fn console(view: &ProxyView) -> Option<Admin> {
     }
 }
 
-/// The signals that end a command, from now on.
+/// Handles the signals that end a command.
 pub(crate) fn termination() -> Result<Termination, Failure> {
     let termination = Termination::new().map_err(anyhow::Error::new);
     termination.map_err(|error| error.context("cannot wait for signals").into())
 }
 
-/// How a command ends that a signal has ended.
+/// The result of a command that a signal has ended.
 pub(crate) fn result(ended: kubevpn_daemon::EndSignal) -> Result<(), Failure> {
     match ended {
         kubevpn_daemon::EndSignal::Interrupted => Err(Failure::Interrupted),
@@ -197,7 +197,7 @@ pub(crate) fn result(ended: kubevpn_daemon::EndSignal) -> Result<(), Failure> {
     }
 }
 
-/// Says where the proxy listens, where it leads, and how to use it. Only what is bound is said.
+/// Prints the bound listeners, the destination, and hints.
 fn say_listening(
     listeners: &[(Addr, Protocol)],
     endings: &[String],
@@ -226,14 +226,14 @@ fn say_listening(
         out::note(out::escaped(leads_to))?;
     }
     if inside_tls {
-        // Its address is none that its certificate names.
+        // The certificate does not name this address.
         return Ok(());
     }
     let listeners = listeners.iter().map(|(addr, protocol)| (addr, protocol));
     say_hints(listeners, endings, intro.example.as_deref(), None)
 }
 
-/// An object a line, for programs.
+/// Prints one JSON object per line.
 fn print_listeners(listeners: &[(Addr, Protocol)], admin: Option<&Addr>) -> Result<(), Failure> {
     for (address, protocol) in listeners {
         let mut listener = json!({"protocol": protocol.as_str(), "address": address.to_string()});
@@ -254,7 +254,7 @@ fn say_admin(addr: &Addr) -> Result<(), Failure> {
     ))
 }
 
-/// Says where the status pages are. Their tokens are for a terminal, and not for a log.
+/// Prints the URLs of the status pages. Their tokens are printed only to a terminal, not to a log.
 pub(crate) fn say_pages(pages: &[String]) -> Result<(), Failure> {
     match std::io::stdout().is_terminal() {
         true => pages
@@ -274,7 +274,7 @@ fn pages_aside(pages: &[String]) {
     }
 }
 
-/// What a listener is to its clients.
+/// The name of a listener in the output.
 pub(crate) fn service(protocol: &Protocol) -> String {
     match protocol {
         Protocol::Socks => "SOCKS5 proxy".into(),
@@ -286,7 +286,7 @@ pub(crate) fn service(protocol: &Protocol) -> String {
     }
 }
 
-/// Says what makes programs use these listeners. `env` is the command of ours that does, where it needs no addresses.
+/// Prints the commands that make programs use these listeners. `env` is such a command without addresses.
 pub(crate) fn say_hints<'a>(
     listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
     endings: &[String],
@@ -297,8 +297,8 @@ pub(crate) fn say_hints<'a>(
     hints.iter().try_for_each(out::note)
 }
 
-/// HTTP where there is a listener for it: every program speaks that, and shows why something is refused. The variables are
-/// set by a command, which leaves out this machine and the API servers.
+/// The hints name the HTTP listener, if there is one: all programs support HTTP, and show the reason of a refusal. The
+/// variables are set by `kubevpn env`, which excepts this machine and the API servers.
 fn hints<'a>(
     listeners: impl Iterator<Item = (&'a Addr, &'a Protocol)>,
     endings: &[String],
@@ -346,8 +346,8 @@ fn hints<'a>(
     hints
 }
 
-/// How this machine's own resolver is told to ask us for the cluster's names, and for no others, and how that is undone.
-/// Each works as it is printed, also where its directory is not there yet, as on most systems.
+/// Commands that make this machine's resolver use our DNS listener, only for names of the cluster, and that undo it. They
+/// make missing directories, and work as printed.
 fn dns_hints(addr: SocketAddr, endings: &[String], macos: bool) -> Vec<String> {
     let (ip, port) = (addr.ip(), addr.port());
     if macos {
@@ -426,7 +426,7 @@ mod tests {
         }
     }
 
-    /// An API server that refuses us: nobody is told that it listens.
+    /// Nothing is printed if the API server rejects the credentials.
     #[tokio::test]
     async fn a_proxy_that_does_not_get_ready_ends() {
         let Args { listen } = Args::parse_from(["test", "--listen-socks", "127.0.0.1:0"]);
@@ -486,7 +486,7 @@ mod tests {
         assert!(none.is_empty(), "{none:?}");
     }
 
-    /// As a shell takes it, with `sudo` and `/etc` somewhere else.
+    /// Runs the hint in a shell, with replacements for `sudo` and `/etc`.
     #[test]
     fn dns_hints_work_where_the_directory_is_missing() {
         let root = tempfile::tempdir().unwrap();

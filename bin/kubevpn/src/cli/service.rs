@@ -1,4 +1,4 @@
-//! Services as their clients see them: ports, ready endpoints, and the URL or HOST:PORT to paste.
+//! Services for users: ports, ready endpoints, and the URL or HOST:PORT.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -24,21 +24,21 @@ const PAGE: u32 = 500;
 const PAGES: usize = 10;
 /// The label by which an EndpointSlice names its Service.
 const OF_SERVICE: &str = "kubernetes.io/service-name";
-/// Ports on which HTTP is likely, where neither name nor protocol says so.
+/// Ports that probably speak HTTP, if neither name nor protocol says so.
 const HTTP: [i32; 6] = [80, 3000, 5000, 8000, 8080, 9080];
 
-/// Services of a namespace, or of all.
+/// The Services of one or all namespaces.
 #[derive(Debug, Default)]
 pub(super) struct ServiceList {
     pub(super) services: Vec<Service>,
-    /// Ready endpoints of each Service, by namespace and name; `None` where they may not be listed.
+    /// Ready endpoints of each Service, by namespace and name; `None` if they may not be listed.
     pub(super) ready: Option<BTreeMap<(String, String), usize>>,
-    /// There are more.
+    /// Whether there are more.
     pub(super) cut: bool,
 }
 
 impl ServiceList {
-    /// The ready endpoints of a Service, where they may be counted.
+    /// The number of ready endpoints of a Service, if it is known.
     pub(super) fn ready(&self, service: &Service) -> Option<usize> {
         let ready = self.ready.as_ref()?;
         Some(ready.get(&name(service)).copied().unwrap_or_default())
@@ -63,7 +63,7 @@ pub(super) fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
     ports.filter(|port| port.protocol.as_deref().is_none_or(|name| name == "TCP"))
 }
 
-/// Whether HTTP is spoken on a port, as far as its names tell.
+/// Whether a port probably speaks HTTP.
 fn is_http(port: &ServicePort) -> bool {
     let says = |text: &Option<String>| text.as_deref().map(|text| text.starts_with("http"));
     let secure = [&port.app_protocol, &port.name];
@@ -111,7 +111,7 @@ pub(super) async fn list(
     })
 }
 
-/// The Services alone; whether there are more.
+/// The Services without endpoints, and whether there are more.
 pub(super) async fn services(
     client: &Client,
     namespace: Option<&str>,
@@ -139,7 +139,7 @@ where
     pages(api, asked).await
 }
 
-/// Page by page; whether there are more.
+/// Reads a list page by page. Also returns whether there are more.
 async fn pages<K>(api: Api<K>, asked: Action<'_>) -> Result<(Vec<K>, bool), ConnectError>
 where
     K: Clone + std::fmt::Debug + DeserializeOwned,
@@ -177,7 +177,7 @@ fn ready(slices: &[EndpointSlice]) -> BTreeMap<(String, String), usize> {
         let (Some(service), Some(namespace)) = (service, &slice.metadata.namespace) else {
             continue;
         };
-        // Nothing said is ready.
+        // A missing condition means ready.
         let is_ready = |conditions: Option<bool>| conditions != Some(false);
         let count = slice.endpoints.iter().filter(|endpoint| {
             is_ready(
@@ -194,7 +194,7 @@ fn ready(slices: &[EndpointSlice]) -> BTreeMap<(String, String), usize> {
     ready
 }
 
-/// The port of HTTP of a Service, if it has one and may be seen.
+/// The HTTP port of a Service, if it has one and may be read.
 pub(super) async fn port_of_http(client: &Client, namespace: &str, name: &str) -> Option<i32> {
     let services: Api<Service> = Api::namespaced(client.clone(), namespace);
     let service = timeout(ANSWER, services.get(name)).await.ok()?.ok()?;
@@ -202,7 +202,7 @@ pub(super) async fn port_of_http(client: &Client, namespace: &str, name: &str) -
     Some(port.port)
 }
 
-/// A URL of the namespace that is likely to be answered, if one is found at a glance and a person reads it.
+/// A URL in the namespace that probably works, for output to a person; `None` if none is found quickly.
 pub(super) async fn example(client: &Client, namespace: &str) -> Option<String> {
     if !std::io::stdout().is_terminal() || out::is_hushed() {
         return None;

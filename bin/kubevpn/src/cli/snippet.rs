@@ -1,4 +1,4 @@
-//! `kubevpn snippet`: configuration of other programs, for a proxy that runs.
+//! `kubevpn snippet`: configuration of other programs for a running proxy.
 
 use std::net::SocketAddr;
 
@@ -70,7 +70,7 @@ fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failu
             Failure::value("this program needs an HTTP listener: start the proxy with --listen-http, or name one with --http")
         })
     };
-    // Those that speak both prefer HTTP, which says why something is refused.
+    // Programs that support both get HTTP, which reports the reason of a refusal.
     let url = match (proxy.http, proxy.socks) {
         (Some(http), _) => format!("http://{http}"),
         (None, Some(socks)) => format!("socks5h://{socks}"),
@@ -100,7 +100,7 @@ fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failu
             format!("google-chrome --user-data-dir=\"$HOME/.cache/kubevpn-chrome\" {server}\n")
         }
         SnippetProgram::Firefox => match proxy.http {
-            // The file says which hosts are the cluster's.
+            // The PAC file selects the hosts of the cluster.
             Some(http) => format!(
                 "user_pref(\"network.proxy.type\", 2);\nuser_pref(\"network.proxy.autoconfig_url\", \"http://{http}/proxy.pac\");\n"
             ),

@@ -15,11 +15,11 @@ use crate::exit::Failure;
 use crate::out;
 use crate::table::align;
 
-/// How long a daemon that ends and starts again and again is asked.
+/// Time limit for calling a daemon that keeps restarting.
 const RESTARTS: Duration = Duration::from_secs(10);
-/// Between two tries of that.
+/// Pause between two such calls.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often a watched status is looked at.
+/// Interval of reads of a watched status.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Show the background connections and their state
@@ -65,13 +65,13 @@ pub(crate) enum StatusFormat {
 }
 
 impl StatusFormat {
-    /// Whether it is for people.
+    /// Whether the format is a table.
     fn is_table(self) -> bool {
         matches!(self, Self::Table | Self::Wide)
     }
 }
 
-/// Form of the output.
+/// Format of the output and its settings.
 pub(crate) struct StatusOutputArgs {
     format: StatusFormat,
     no_headers: bool,
@@ -104,7 +104,7 @@ impl StatusCommand {
         let begun = StatusOutputArgs::now(self.output, self.no_headers);
         loop {
             let status = ask(&daemon).await?;
-            // Nothing has changed where only ages have.
+            // A change of ages alone is not a change.
             let content = render(&status, &begun)?;
             if content != shown {
                 let now = render(
@@ -130,7 +130,7 @@ impl StatusCommand {
     }
 }
 
-/// What there is; brings back what is to be brought back.
+/// Reads the status; starts the daemon if there are connections to restore.
 pub(crate) async fn ask(daemon: &DaemonClient) -> Result<Document, Failure> {
     let until = Instant::now() + RESTARTS;
     loop {
@@ -138,7 +138,7 @@ pub(crate) async fn ask(daemon: &DaemonClient) -> Result<Document, Failure> {
             return Ok(Document::default());
         }
         match daemon.status().await {
-            // It has ended since: the next one is asked.
+            // The daemon has ended since: the next one is called.
             Err(error)
                 if matches!(error.code, Code::NotRunning | Code::Ending)
                     && Instant::now() < until =>
@@ -158,7 +158,7 @@ pub(crate) async fn ask(daemon: &DaemonClient) -> Result<Document, Failure> {
     }
 }
 
-/// The exit code that says how the worst connection is.
+/// The exit code for the worst state of a connection.
 fn code(status: &Document) -> u8 {
     let has = |state| {
         status
@@ -176,7 +176,7 @@ fn code(status: &Document) -> u8 {
 
 fn show(text: &str, again: bool) -> Result<(), Failure> {
     if again && std::io::stdout().is_terminal() {
-        // Up to the left, and everything below away (ECMA-48).
+        // Moves the cursor to the top left and clears the screen (ECMA-48).
         out::print(format_args!("\x1b[H\x1b[J"))?;
     }
     out::print(text)

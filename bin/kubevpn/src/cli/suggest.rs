@@ -1,4 +1,4 @@
-//! Suggestions for a name that nothing has.
+//! Suggestions of similar names for one that does not exist.
 
 use kubevpn_proxy::suggestion;
 use kubevpn_target::{ConnectError, Host, Refusal};
@@ -6,7 +6,7 @@ use kubevpn_target::{ConnectError, Host, Refusal};
 use super::service;
 use crate::exit::Failure;
 
-/// The failure, with what to try where something of nearly that name is there.
+/// Adds a similar name to the failure, if there is one.
 pub(super) async fn advised(
     error: ConnectError,
     client: &kube::Client,
@@ -21,7 +21,7 @@ pub(super) async fn advised(
     }
     let found = match service::list(client, None).await {
         Ok(found) => found,
-        // A Role of one namespace is what many have.
+        // Many users have a Role in one namespace only.
         Err(_) => service::list(client, Some(namespace))
             .await
             .unwrap_or_default(),

@@ -68,7 +68,7 @@ impl VersionCommand {
     }
 }
 
-/// With daemon and API server, if they are to be asked.
+/// The document, with daemon and API server unless `asked` is `None`.
 pub(super) async fn document(asked: Option<&KubeconfigArgs>) -> Value {
     let mut document = json!({
         "version": VERSION,
@@ -91,7 +91,7 @@ pub(super) async fn document(asked: Option<&KubeconfigArgs>) -> Value {
     document
 }
 
-/// `null` where none runs.
+/// The daemon's version; `null` if none runs.
 async fn daemon() -> Result<Value, String> {
     let asked = async {
         let daemon = DaemonClient::new(StateDir::locate()?);

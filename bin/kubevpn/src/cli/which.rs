@@ -1,4 +1,4 @@
-//! Which connection words mean: its ID, the beginning of one, its context or namespace, or nothing where there is one.
+//! Selects a connection by its ID or the beginning of it, its context or namespace, or without a name if there is only one.
 
 use kubevpn_daemon::api::StatusReport;
 use kubevpn_daemon::{ApiError, Code, DaemonClient, identity};
@@ -6,7 +6,7 @@ use kubevpn_daemon::{ApiError, Code, DaemonClient, identity};
 use super::status;
 use crate::exit::Failure;
 
-/// The ID of the connection that is meant. A whole ID is taken as it is: what there is of it, the daemon knows.
+/// The ID of the selected connection. A complete ID is passed to the daemon unchecked.
 pub(super) async fn connection(
     daemon: &DaemonClient,
     given: Option<&str>,

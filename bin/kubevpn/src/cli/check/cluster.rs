@@ -1,4 +1,4 @@
-//! The probes that ask the cluster. Each is bounded: in time by [`ANSWER`] and [`DIAL`], in bytes by [`MOST_BYTES`].
+//! The probes of the cluster. Each is bounded: in time by [`ANSWER`] and [`DIAL`], in bytes by [`MOST_BYTES`].
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -91,14 +91,14 @@ pub(super) fn kubeconfig(loaded: &Loaded) -> KubeconfigFacts {
     }
 }
 
-/// A cluster that has answered, for what else is asked of it.
+/// A cluster that has answered, for further probes.
 pub(super) struct ReachedCluster {
     pub(super) client: Client,
     pub(super) api_server: ApiServer,
     pub(super) namespace: String,
 }
 
-/// Logs in, asks the API server who it is and what it allows. `None` where there is no use in asking more.
+/// Logs in, and reads version, user and rights from the API server. `None` if further probes would fail.
 pub(super) async fn api_server(facts: &mut CheckFacts, loaded: Loaded) -> Option<ReachedCluster> {
     let namespace = loaded.namespace;
     let (client, renewal) = match build_renewable(loaded.config, &crate::cli::options()) {
@@ -162,7 +162,7 @@ pub(super) async fn api_server(facts: &mut CheckFacts, loaded: Loaded) -> Option
     })
 }
 
-/// Measures the API server; with the refusal of the credentials, if it does not accept them.
+/// Measures the API server. Also returns the refusal of the credentials, if it rejects them.
 async fn server(client: &Client) -> Result<(ServerFacts, Option<ConnectError>), ConnectError> {
     let begun = Instant::now();
     let first = get(client, "/version").await?;
@@ -181,7 +181,7 @@ async fn server(client: &Client) -> Result<(ServerFacts, Option<ConnectError>), 
             server.round_trip = server.first;
             return Ok((server, Some(error)));
         }
-        // Whoever may not read the version may still be allowed to forward ports.
+        // A user who may not read the version may still be allowed to forward ports.
         Err(error) if error.refusal() == Refusal::Forbidden => {}
         Err(error) => return Err(error),
     }
@@ -213,7 +213,7 @@ struct ApiAnswer {
     said: Result<Value, ConnectError>,
 }
 
-/// One GET of the API server.
+/// Sends a GET to the API server.
 async fn get(client: &Client, path: &str) -> Result<ApiAnswer, ConnectError> {
     let asked = Action {
         verb: "get",
@@ -279,7 +279,7 @@ fn http_date(text: &str) -> Option<i64> {
     Some(time.as_second())
 }
 
-/// All of them at once.
+/// All rights concurrently.
 async fn rights(
     client: &Client,
     namespace: &str,
@@ -295,7 +295,7 @@ async fn rights(
     asked.join_all().await.into_iter().collect()
 }
 
-/// Tries the transports and reads names and ranges, all at once.
+/// Tries the transports, and reads names and ranges, concurrently.
 pub(super) async fn rest(facts: &mut CheckFacts, reached: &ReachedCluster, policy: &Policy) {
     let chain = chain(reached, policy);
     let cluster = chain.get_ref().cluster();
@@ -386,7 +386,7 @@ async fn ranges(client: &Client, cluster: &Cluster) -> Ranges {
     }
 }
 
-/// The ranges of the first nodes, where the network of the cluster is the one that Kubernetes plans.
+/// Ranges of Pods of the first nodes, if Kubernetes assigns them.
 async fn pod_ranges(client: &Client) -> Result<Vec<String>, String> {
     let answer = get(client, &format!("/api/v1/nodes?limit={NODES}")).await;
     let answer = answer.map_err(|error| error.to_string())?;
@@ -402,7 +402,7 @@ async fn pod_ranges(client: &Client) -> Result<Vec<String>, String> {
     Ok(nodes.iter().filter_map(of_node).collect())
 }
 
-/// The ClusterIP of the API server's Service, where it may be read.
+/// The ClusterIP of the API server's Service, if it may be read.
 async fn address_of_the_api(client: &Client) -> Option<IpAddr> {
     let path = "/api/v1/namespaces/default/services/kubernetes";
     let service = get(client, path).await.ok()?.said.ok()?;
@@ -417,7 +417,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers so, and closes.
+    /// The result for a server that sends this answer and closes.
     async fn asked(answer: Vec<u8>) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -425,7 +425,7 @@ mod tests {
             let (mut client, _) = listener.accept().await.unwrap();
             let mut request = [0; 4096];
             assert!(client.read(&mut request).await.unwrap() > 0);
-            // One who has read enough has gone.
+            // The client may have closed after it has read enough.
             let _ = client.write_all(&answer).await;
         });
         let config = Config::new(url.parse().unwrap());
@@ -438,7 +438,7 @@ mod tests {
         )
     }
 
-    /// The server may be an API server all the same: the finding is about the answer.
+    /// The finding is about the answer: the server may still be an API server.
     #[tokio::test]
     async fn answers_that_are_cut_or_too_large() {
         let head = |length: usize| format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");

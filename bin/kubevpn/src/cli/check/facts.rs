@@ -1,4 +1,4 @@
-//! Facts that `kubevpn check` judges: plain values, so that every case can be written down in a test.
+//! Facts that `kubevpn check` judges: plain values, so that a test can construct every case.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -10,14 +10,14 @@ use kubevpn_proxy::probe::{AccessRight, PortForwardAccess};
 pub(super) use crate::cli::holder::PortHolder;
 use crate::exit::{Failure, exit_code};
 
-/// Everything there is to judge. `None` and empty lists are what was not looked at, as what went before failed.
+/// All facts. `None` and empty lists were not read, because an earlier probe failed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CheckFacts {
     /// This machine's time.
     pub(super) now: Option<SystemTime>,
     pub(super) kubeconfig: Option<Result<KubeconfigFacts, CheckFailure>>,
     pub(super) server: Option<Result<ServerFacts, CheckFailure>>,
-    /// Addresses of the API server's name, where it is reached without a proxy.
+    /// Addresses of the API server's name, if it is reached without a proxy.
     pub(super) addresses: Vec<AddressFacts>,
     pub(super) credentials: Option<CredentialFacts>,
     /// Each right and whether the access rules allow it.
@@ -31,8 +31,7 @@ pub(super) struct CheckFacts {
     pub(super) lookup: Option<Lookup>,
     /// The hard limit on open files; `Some(None)` for no limit.
     pub(super) files: Option<Option<u64>>,
-    /// Whether `run --isolated` can have a network of its own; else why not and what to do. `None` where there
-    /// is no such thing.
+    /// Whether `run --isolated` works here, else the reason and advice. `None` on systems without it.
     pub(super) isolated: Option<Result<(), String>>,
 }
 
@@ -66,7 +65,7 @@ pub(super) struct KubeconfigFacts {
     pub(super) trust: Trust,
     /// The proxy to the API server, without its password.
     pub(super) proxy: Option<String>,
-    /// The environment named it.
+    /// Whether the proxy is from the environment.
     pub(super) proxy_of_env: bool,
 }
 
@@ -77,18 +76,18 @@ pub(super) enum Trust {
     Kubeconfig,
     /// The system's trust store.
     System,
-    /// Nobody's: `insecure-skip-tls-verify`.
+    /// Nothing is verified: `insecure-skip-tls-verify`.
     Nobody,
-    /// There is no TLS.
+    /// The connection has no TLS.
     Plain,
 }
 
 /// An API server that answers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServerFacts {
-    /// As `v1.34.4`, where it may be read.
+    /// Version as `v1.34.4`, if it may be read.
     pub(super) version: Option<String>,
-    /// The 34 of it.
+    /// Minor version: 34.
     pub(super) minor: Option<u32>,
     /// Until the first answer: name lookup, TCP, proxy, TLS and one request.
     pub(super) first: Duration,

@@ -96,7 +96,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// The exit code of the first problem; 0 where nothing that is needed is missing.
+    /// The exit code of the first problem; 0 without a problem.
     pub(super) fn code(&self) -> u8 {
         let first = self
             .findings
@@ -294,7 +294,7 @@ fn of_server(
     let version = server.version.as_deref().unwrap_or("an unknown version");
     let round_trip = server.round_trip.max(Duration::from_micros(1));
     let trips = (server.first.as_secs_f64() / round_trip.as_secs_f64()).round();
-    // More is the time of this machine, or of the server.
+    // A longer time is caused by this machine or the server, not by the line.
     let trips = match trips <= 20.0 {
         true => format!(" ({trips} of them)"),
         false => String::new(),
@@ -361,7 +361,7 @@ fn of_credentials(
         );
         return match &credentials.trouble {
             Some(trouble) => Finding::problem(TOPIC, trouble.code, text).advice(log_in),
-            // It was not looked at, or passed over.
+            // It was not tried, or skipped.
             None if refused => Finding::problem(
                 TOPIC,
                 32,
@@ -410,7 +410,7 @@ fn of_credentials(
 }
 
 fn utc(time: SystemTime) -> String {
-    // A date that cannot be written has a long time to go.
+    // A date that cannot be represented is far in the future.
     Timestamp::try_from(time)
         .map_or_else(|_| "a distant day".to_owned(), |time| format!("{time:.0}"))
 }
@@ -425,7 +425,7 @@ fn of_transports(tried: &[Tried]) -> Vec<Finding> {
             Ok(way @ PortForwardAccess::Open { .. }) => {
                 findings.push(Finding::ok(TOPIC, format!("{transport}: {way}")));
             }
-            // Once for all transports.
+            // The finding is the same for all transports.
             Ok(way) if findings.is_empty() => findings.push(
                 Finding::warning(TOPIC, way.to_string())
                     .advice("kubevpn check HOST:PORT tries it with a Service of yours"),

@@ -1,4 +1,4 @@
-//! The probes of this machine: ports, variables, routes, DNS, limits. None sends a packet but those of a name's lookup.
+//! The probes of this machine: ports, variables, routes, DNS, limits. Only the lookup of names sends packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, SystemTime};
@@ -26,7 +26,7 @@ const VARIABLES: [&str; 6] = [
     "https_proxy",
 ];
 
-/// All but what needs the cluster.
+/// All facts that need no cluster.
 pub(super) async fn facts(listen: &Addr) -> CheckFacts {
     let connections = connections().await;
     let listener = match listen {
@@ -56,7 +56,7 @@ fn variables(connections: &[(SocketAddr, String)]) -> Vec<ProxyVariable> {
         let Some(value) = std::env::var(name).ok().filter(|value| !value.is_empty()) else {
             continue;
         };
-        // A value that is no URL may be anything, a password too.
+        // A value that is not a URL may be a password.
         let Ok(url) = value.parse::<Uri>() else {
             continue;
         };
@@ -91,7 +91,7 @@ pub(super) fn without_login(url: &Uri) -> String {
     }
 }
 
-/// The addresses of the API server's name, and whether there are routes to them; of an address, itself.
+/// The addresses of the API server's host, and whether there are routes to them.
 pub(super) async fn addresses(server: &Uri) -> Vec<AddressFacts> {
     let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
     let found = match host.parse::<IpAddr>() {
@@ -105,9 +105,9 @@ pub(super) async fn addresses(server: &Uri) -> Vec<AddressFacts> {
     found.into_iter().map(address).collect()
 }
 
-/// Asks this machine's DNS for a name that is the cluster's alone.
+/// Queries this machine's DNS for a name that exists only in the cluster.
 pub(super) async fn lookup() -> Lookup {
-    // In full, so that no search list is tried.
+    // The name is fully qualified, so that no search list is used.
     let name = "kubernetes.default.svc.cluster.local";
     Lookup {
         name: name.to_owned(),
@@ -130,7 +130,7 @@ async fn look_up(host: &str) -> Vec<IpAddr> {
     found
 }
 
-/// The address that this machine would send from; `None` without a route. Connecting a UDP socket sends nothing.
+/// The source address of a packet to `ip`; `None` without a route. Connecting a UDP socket sends nothing.
 fn source(ip: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -141,8 +141,8 @@ fn source(ip: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip())
 }
 
-/// A range, and the address by which this machine reaches it where that is not by its default route. The documentation's
-/// addresses (RFC 5737, RFC 3849) stand for everywhere else.
+/// A range, and the source address for it, if that differs from the default route's. An address for documentation (RFC
+/// 5737, RFC 3849) stands for the default route.
 pub(super) fn route_into(cidr: String) -> RangeFacts {
     let inside = cidr
         .split_once('/')
@@ -158,7 +158,7 @@ pub(super) fn route_into(cidr: String) -> RangeFacts {
     }
 }
 
-/// The first of a range is its network's.
+/// The first address of a range is that of the network.
 fn next(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),

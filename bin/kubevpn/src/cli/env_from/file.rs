@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::exit::Failure;
 use crate::out;
 
-/// Writes it, for its owner alone to read; names what no such file can hold.
+/// Writes the file with mode 0600. Calls `note` for each variable that the format cannot contain.
 pub(super) fn write(
     path: &Path,
     variables: &[(String, OsString)],
@@ -40,7 +40,7 @@ fn line(name: &str, value: &[u8]) -> Option<Vec<u8>> {
     is_line.then(|| [name.as_bytes(), b"=", value, b"\n"].concat())
 }
 
-/// In one step, so that a file that others may read never has the values.
+/// Replaces the file atomically, so that a file with another mode never contains the values.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or_else(|| Path::new(".")))?;
@@ -60,7 +60,7 @@ mod tests {
     fn lines_that_other_tools_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web.env");
-        // Which others may read.
+        // Others may read this file.
         std::fs::write(&path, "old").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let variables = [

@@ -1,6 +1,6 @@
-//! Quantities of resources, as `resourceFieldRef` makes numbers of them.
+//! Quantities of resources, converted to numbers for `resourceFieldRef`.
 
-/// In billionths: of `100m`, `1.5`, `128Mi`, `1e3`; `None` for what is no quantity, or too large.
+/// The quantity in billionths, of `100m`, `1.5`, `128Mi`, `1e3`; `None` if it is invalid or too large.
 fn nanos(text: &str) -> Option<u128> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -37,7 +37,7 @@ fn nanos(text: &str) -> Option<u128> {
     Some(scaled.div_ceil(10u128.checked_pow(places)?))
 }
 
-/// How many times the divisor, rounded up as the kubelet does it. A divisor of 0 is 1.
+/// The quantity divided by the divisor, rounded up as in the kubelet. A divisor of 0 counts as 1.
 pub(super) fn divided(quantity: &str, divisor: Option<&str>) -> Option<u128> {
     let divisor = match divisor.map(nanos) {
         None | Some(Some(0)) => nanos("1")?,

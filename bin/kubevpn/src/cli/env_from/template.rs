@@ -1,5 +1,5 @@
-//! The environment of a container, of a Pod template and of what it refers to: as the kubelet makes it
-//! (`makeEnvironmentVariables` of `pkg/kubelet/kubelet_pods.go`), as far as that can be known without a Pod. Pure.
+//! Builds the environment of a container from its Pod template and the objects it refers to, like the kubelet
+//! (`makeEnvironmentVariables` in `pkg/kubelet/kubelet_pods.go`), as far as possible without a Pod. Pure functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ pub(super) struct Template {
     #[serde(default)]
     pub(super) metadata: ObjectMeta,
     pub(super) spec: PodSpec,
-    /// A Pod's alone.
+    /// Only a Pod has a status.
     status: Option<PodStatus>,
 }
 
@@ -40,19 +40,19 @@ impl fmt::Display for DataSource {
     }
 }
 
-/// The data of each object that is referred to; `None` where there is no such object.
+/// The data of each referenced object; `None` if it does not exist.
 pub(super) type Sources = BTreeMap<(DataSource, String), Option<BTreeMap<String, Vec<u8>>>>;
 
 /// An environment.
 #[derive(Default)]
 pub(super) struct Environment {
-    /// Each name once.
+    /// Variables, with unique names.
     pub(super) variables: Vec<(String, OsString)>,
-    /// A sentence for each variable that is missing or not whole, without values.
+    /// A sentence for each variable that is missing or incomplete, without values.
     pub(super) unknown: Vec<String>,
 }
 
-/// An object or a key that the container cannot do without. The kubelet would not start it either.
+/// A required object or key is missing. The kubelet would not start the container either.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MissingObject {
     Object(DataSource, String),
@@ -130,16 +130,16 @@ struct Making<'a> {
     namespace: &'a str,
     sources: &'a Sources,
     values: BTreeMap<String, Vec<u8>>,
-    /// Names, and why they have no value or not the whole one.
+    /// Names without a complete value, and the reason.
     unknown: BTreeMap<String, String>,
 }
 
 /// The value of one variable.
 enum VariableValue {
     Is(Vec<u8>),
-    /// With a part that is not known, and why.
+    /// A value with an unknown part, and the reason.
     Partly(Vec<u8>, String),
-    /// Optional, and there is none.
+    /// An optional value that does not exist.
     None,
     Unknown(String),
 }
@@ -200,7 +200,7 @@ impl<'a> Making<'a> {
             VariableValue::Is(value) => (Some(value), None),
             VariableValue::Partly(value, why) => (Some(value), Some(why)),
         };
-        // An earlier variable of this name no longer matters, nor what was said of it.
+        // An earlier variable of this name is replaced, with its reason.
         self.values.remove(&name);
         self.unknown.remove(&name);
         match value {
@@ -248,7 +248,7 @@ impl<'a> Making<'a> {
         }
     }
 
-    /// A field of the Pod. A template has some of them.
+    /// A field of the Pod, if the template has it.
     fn field(&self, path: &str) -> VariableValue {
         let metadata = &self.template.metadata;
         let spec = &self.template.spec;
@@ -282,7 +282,7 @@ impl<'a> Making<'a> {
         }
     }
 
-    /// `metadata.labels['KEY']` and `metadata.annotations['KEY']`; controllers add some to a Pod that a template lacks.
+    /// `metadata.labels['KEY']` and `metadata.annotations['KEY']`. Controllers add some to a Pod, which a template lacks.
     fn mapped(&self, path: &str) -> VariableValue {
         let metadata = &self.template.metadata;
         let key = |map: &str| {
@@ -300,7 +300,7 @@ impl<'a> Making<'a> {
         VariableValue::text(found.cloned().or(of_a_pod), path)
     }
 
-    /// Limits and requests, in units of the divisor. Without a limit it is the node's, which only a Pod has.
+    /// Limits and requests, in units of the divisor. The default limit is the node's, and known only for a Pod.
     fn resource(&self, field: &ResourceFieldSelector) -> VariableValue {
         let unknown = |why: &str| {
             let resource = &field.resource;
@@ -330,7 +330,7 @@ impl<'a> Making<'a> {
                 Some(limit) => limit,
                 None => return unknown("is the node's, as the container has none"),
             },
-            // The API server makes a limit the request where there is none.
+            // The API server sets a missing request to the limit.
             Some(("requests", name)) => of(false, name).or_else(|| of(true, name)).unwrap_or("0"),
             _ => return unknown("is not known here"),
         };
@@ -505,7 +505,7 @@ mod tests {
             ),
             (key("secretKeyRef", "db", "no", true), no(), vec![]),
             (key("secretKeyRef", "no", "no", true), no(), vec![]),
-            // An optional key that is not there leaves an earlier variable alone.
+            // A missing optional key does not change an earlier variable.
             (
                 json!([{"name": "X", "value": "1"}, key("secretKeyRef", "db", "no", true)[0]]),
                 no(),
@@ -526,7 +526,7 @@ mod tests {
                     "level=3",
                 ],
             ),
-            // In the order of the list.
+            // Variables are in the order of the list.
             (
                 json!([{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)"}, {"name": "A", "value": "2"}]),
                 no(),
@@ -582,7 +582,7 @@ mod tests {
                 vec![],
                 "X is not set: status.hostIP",
             ),
-            // Which a controller may add.
+            // A controller may add this one.
             (
                 field("metadata.labels['pod-template-hash']"),
                 vec![],
@@ -638,7 +638,7 @@ mod tests {
                 vec![],
                 "Y is not set: X, a part of it, is not",
             ),
-            // A value that is not known does not leave an earlier one of its name.
+            // An unknown value replaces an earlier one of its name.
             (
                 json!([{"name": "X", "value": "1"}, field("metadata.name")[0]]),
                 vec![],

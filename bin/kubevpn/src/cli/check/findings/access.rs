@@ -7,7 +7,7 @@ use kubevpn_proxy::probe::{AccessRight, CREATE_PORT_FORWARD, GET_PORT_FORWARD};
 use super::super::facts::KubeconfigFacts;
 use super::Finding;
 
-/// The first minor version whose API server asks for `create` when a WebSocket asks to `get`.
+/// The first minor version whose API server requires `create` for a WebSocket, which is a GET.
 const WEBSOCKET_NEEDS_CREATE: u32 = 35;
 
 /// Findings about the access rules, and the rights that are missing.
@@ -114,7 +114,7 @@ fn forwards(access: &mut AccessFindings, may: May<'_>, minor: Option<u32>, names
     });
 }
 
-/// `get`, `list` and `watch` of what names are found by.
+/// Findings about `get`, `list` and `watch` of the objects by which names are resolved.
 fn reads(access: &mut AccessFindings, may: May<'_>, namespace: &str) {
     const SLICES: &str = "discovery.k8s.io";
     let resources = [

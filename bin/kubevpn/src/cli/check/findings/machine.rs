@@ -87,7 +87,7 @@ pub(super) fn of_variables(variables: &[ProxyVariable]) -> Vec<Finding> {
         known,
     } in variables
     {
-        // Most are set in both cases.
+        // Most variables are set in lower and upper case.
         if said.iter().any(|other| other.eq_ignore_ascii_case(name)) {
             continue;
         }

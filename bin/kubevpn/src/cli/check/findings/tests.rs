@@ -1,4 +1,4 @@
-//! One row for each way in which something is not as it should be.
+//! One row for each problem and warning.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use super::super::facts::{AddressFacts, ListenerFacts, Lookup, RangeFacts, Range
 use super::super::{document, text};
 use super::*;
 
-/// So many seconds after the present of these tests, or before it.
+/// Time relative to the current time of these tests.
 fn at(seconds: i64) -> SystemTime {
     const PRESENT: i64 = 1_800_000_000;
     SystemTime::UNIX_EPOCH + Duration::from_secs((PRESENT + seconds).unsigned_abs())
@@ -57,7 +57,7 @@ fn trouble(code: u8, sentence: &str) -> CheckFailure {
     }
 }
 
-/// A cluster and a machine on which all is well.
+/// A cluster and a machine without problems.
 fn good() -> CheckFacts {
     let token = ShownCredentials {
         token: true,
@@ -121,7 +121,7 @@ fn good() -> CheckFacts {
     }
 }
 
-/// After a failure nothing more is asked.
+/// After a failure, there are no further probes.
 fn without_cluster(facts: &mut CheckFacts) {
     facts.rights = None;
     facts.transports.clear();
@@ -342,7 +342,7 @@ fn every_row() {
             levels(FindingLevel::Problem),
             "{name}"
         );
-        // Whatever is not well says what to do, or is a sentence of a failure, which does.
+        // Every warning and problem has advice, in the finding or in its error.
         for finding in &report.findings {
             let advised = finding.advice.is_some() || finding.level == FindingLevel::Ok;
             let is_failure =
@@ -352,7 +352,7 @@ fn every_row() {
     }
 }
 
-/// One of all transports that fail is enough to end with its code; all of them are said.
+/// A failed transport decides the exit code; all failed ones are reported.
 #[test]
 fn no_transport_at_all() {
     let mut facts = good();
