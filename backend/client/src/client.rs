@@ -33,7 +33,7 @@ pub fn build_renewable(
     if recipe.config.accept_invalid_certs {
         tracing::warn!(
             server = %recipe.server,
-            "the API server's certificate is not checked (insecure-skip-tls-verify): whoever is on the way can read and change everything"
+            "the API server's certificate is not verified (insecure-skip-tls-verify): traffic can be intercepted"
         );
     }
     let login = Login::new(recipe);

@@ -281,7 +281,7 @@ impl Login {
                 return false;
             }
         }
-        tracing::info!("the API server does not take our credentials any more: making new ones");
+        tracing::info!("the API server rejects the credentials: renewing them");
         state.in_vain += 1;
         state.last = Some(credentials.clone());
         state.phase = LoginPhase::LoggedOut;

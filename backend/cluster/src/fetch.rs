@@ -138,7 +138,7 @@ impl Doing<'_> {
             if answered || failure.refusal() != Refusal::ClusterAway {
                 return Err(failure);
             }
-            tracing::debug!("{failure}; asking again");
+            tracing::debug!("{failure}; trying again");
             ask().await.map_err(failed)
         };
         match timeout(PATIENCE, twice).await {

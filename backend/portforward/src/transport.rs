@@ -344,7 +344,7 @@ impl TransportMemory {
             self.known[other as usize],
             TransportHealth::Fit | TransportHealth::Doubtful
         ) {
-            tracing::info!(%transport, "nothing was heard over this transport, it is tried last");
+            tracing::info!(%transport, "no answer over this transport, it is tried last");
             self.known[transport as usize] = TransportHealth::Silent;
         }
     }

@@ -243,7 +243,7 @@ where
                 Some(others) => left = others,
                 None => return Err(failed.error),
             }
-            tracing::debug!("{}: there are others now", failed.error);
+            tracing::debug!("{}: there are other endpoints now", failed.error);
         }
         unreachable!("the rounds end inside")
     }

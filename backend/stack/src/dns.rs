@@ -125,7 +125,7 @@ impl<Q: Clone + Eq + Hash + Display, A: Lasting> DnsCache<Q, A> {
                 answer.lasts()
             }
             Err(error) => {
-                tracing::debug!("the cluster's DNS cannot be asked: {error}");
+                tracing::debug!("the cluster's DNS cannot be reached: {error}");
                 match error.refusal() {
                     Refusal::TimedOut | Refusal::Unreachable | Refusal::Overloaded => {
                         Duration::ZERO
@@ -218,7 +218,7 @@ where
         let server = stream.via().to;
         match exchange::ask(&mut stream, question).await {
             Err(error) if error.is_the_servers() && asked.len() + 1 < ATTEMPTS => {
-                tracing::debug!(server, %error, "asking another of the cluster's DNS");
+                tracing::debug!(server, %error, "trying another Pod of the cluster's DNS");
                 asked.push(server);
             }
             answered => return answered.map_err(|e| failed(question, &server, e)),

@@ -467,7 +467,7 @@ impl DaemonClient {
                         let error = ApiError::from(trouble);
                         tracing::warn!(
                             error = error.whole(),
-                            "the daemon does not end when asked: it is made to"
+                            "the daemon does not end: killing it"
                         );
                         break;
                     }

@@ -56,11 +56,11 @@ pub(crate) async fn monitor<S: EngineSession>(
                         if !renewed {
                             continue;
                         }
-                        tracing::info!("the kubeconfig has changed: using what it says now");
+                        tracing::info!("the kubeconfig has changed: using the new contents");
                     }
                     Err(error) => {
                         let why = error.whole();
-                        tracing::warn!(why, "the kubeconfig has changed and is of no use");
+                        tracing::warn!(why, "the kubeconfig has changed and cannot be used");
                         connection.health(|health| health.source = Some(why));
                         continue;
                     }

@@ -71,9 +71,9 @@ impl<E: Engine> Registry<E> {
         });
         for id in ids {
             match registry.bring_one_back(&id).await {
-                Ok(()) => tracing::info!(id, "brought back"),
+                Ok(()) => tracing::info!(id, "connection restored"),
                 Err(reason) => {
-                    tracing::warn!(id, reason, "not brought back");
+                    tracing::warn!(id, reason, "connection not restored");
                     registry
                         .inner()
                         .problems

@@ -135,10 +135,10 @@ impl<E: Engine> Daemon<E> {
         tokio::select! {
             () = told => tracing::info!("told to quit"),
             () = terminated => {
-                tracing::info!("told to end: the next start brings the connections back");
+                tracing::info!("terminated: the next start restores the connections");
                 registry.suspend(DRAIN).await;
             }
-            () = registry.idle(idle) => tracing::info!(idle = %humantime::format_duration(idle), "nothing to do"),
+            () = registry.idle(idle) => tracing::info!(idle = %humantime::format_duration(idle), "no connections: ending"),
         }
         // No new commands are accepted, and the others have their answer.
         serving.abort();

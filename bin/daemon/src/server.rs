@@ -242,7 +242,7 @@ fn is_ours(stream: &UnixStream) -> bool {
             false
         }
         Err(error) => {
-            tracing::warn!(%error, "cannot tell who connects");
+            tracing::warn!(%error, "cannot identify the connecting process");
             false
         }
     }

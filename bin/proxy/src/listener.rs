@@ -194,7 +194,7 @@ impl ListenerSpec {
             let second = Addr::Tcp((Ipv6Addr::LOCALHOST, first.port()).into());
             match bind(second).await {
                 Ok(second) => bound.push(second),
-                Err(error) => tracing::warn!(%error, "listening on {first} alone"),
+                Err(error) => tracing::warn!(%error, "listening on {first} only"),
             }
         }
         Ok(bound)

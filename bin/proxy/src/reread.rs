@@ -70,7 +70,7 @@ impl Reread {
                 Err(reason) => tracing::warn!(
                     file = %self.files[0].display(),
                     reason,
-                    "changed, and cannot be used: what was read before is used on"
+                    "changed, but cannot be used: keeping the previous contents"
                 ),
             }
             failed = updated.err();

@@ -43,7 +43,7 @@ pub(crate) fn prepare(listener: SocketAddr) {
         });
         tried
             .inspect_err(|error| {
-                tracing::debug!(%error, "the kernel does not tell whether clients have closed");
+                tracing::debug!(%error, "the kernel does not report whether clients have closed");
             })
             .ok()
             .map(Mutex::new)

@@ -177,7 +177,7 @@ fn put_right(head: &mut BytesMut, length: usize) -> Result<usize, Problem> {
         at = next;
     }
     if kept < length {
-        tracing::debug!("fields whose names are none are left out of a request");
+        tracing::debug!("fields with invalid names are removed from a request");
         let rest = head.split_off(length);
         head.truncate(kept);
         head.unsplit(rest);

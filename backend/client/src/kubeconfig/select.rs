@@ -80,7 +80,7 @@ pub(super) fn select(
         None if user_name.is_empty() => {}
         // Like kubectl, continue without credentials: some servers need none.
         None => {
-            tracing::warn!(user = %user_name, "the kubeconfig has no such user, going on as nobody")
+            tracing::warn!(user = %user_name, "the kubeconfig has no such user, continuing without credentials")
         }
     }
     if let Some(token) = &args.token {

@@ -118,7 +118,7 @@ impl DomainCell {
             Ok(domain) => (domain.clone(), true),
             Err(failure) => {
                 let usual = &self.usual;
-                tracing::debug!("the cluster's domain is taken to be {usual}: {failure}");
+                tracing::debug!("assuming the cluster's domain is {usual}: {failure}");
                 (usual.clone(), false)
             }
         }
@@ -140,7 +140,7 @@ impl DomainCell {
         let mut zones = cluster_zones(&corefile).into_iter();
         let Some(first) = zones.next() else {
             self.adds(true, RIGHTS);
-            tracing::debug!("the cluster's domain is taken to be {}", self.usual);
+            tracing::debug!("assuming the cluster's domain is {}", self.usual);
             return Ok(self.usual.clone());
         };
         // Objects are looked up under one domain; names under other zones are left to the cluster's DNS.

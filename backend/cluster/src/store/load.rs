@@ -112,7 +112,7 @@ impl<K: ObjectKind> Loading<K> {
             Ok(objects) => entry.read(Ok(Arc::new(objects)), K::TRUSTED),
             Err(failure) => match entry.last_good() {
                 Some(objects) if !(is_forbidden(&failure) && entry.is_revoked()) => {
-                    tracing::debug!(select = ?entry.select, error = %failure, "the last good answer stands");
+                    tracing::debug!(select = ?entry.select, error = %failure, "keeping the last answer");
                     entry.read(Ok(objects), K::TRUSTED);
                 }
                 _ if is_forbidden(&failure) => entry.read(Err(failure), entry.denied()),

@@ -224,7 +224,7 @@ impl<K: ObjectKind> AwaitedSelection<K> {
             Some(objects) => match timeout_at(self.since + PATIENT, loaded).await {
                 Ok(loaded) => loaded,
                 Err(_) => {
-                    tracing::debug!(select = ?self.entry.select, "the last good answer stands while it is read again");
+                    tracing::debug!(select = ?self.entry.select, "keeping the last answer while it is read again");
                     let until = Some(Instant::now() + K::TRUSTED);
                     return Ok(KnownObjects {
                         found: Ok(objects),

@@ -96,7 +96,7 @@ pub(super) async fn keep<K: ObjectKind>(loading: &Loading<K>) -> WatchEnd {
         return WatchEnd::Absent;
     }
     let Ok(_watch) = env.watches.clone().try_acquire_owned() else {
-        tracing::debug!(select = ?entry.select, "read from time to time: there are as many watches as may be");
+        tracing::debug!(select = ?entry.select, "polling: the limit on watches is reached");
         entry.read(Ok(objects(&set)), TRUSTED);
         return WatchEnd::NotWatched(RIGHTS);
     };
@@ -210,28 +210,28 @@ impl<K: ObjectKind> Follower<'_, K> {
                     self.version = None;
                 }
                 WatchFailure::Denied(error) if self.allowed && !entry.is_revoked() => {
-                    tracing::debug!(select = ?entry.select, error, "watch refused, the last good answer stands");
+                    tracing::debug!(select = ?entry.select, error, "watch refused, keeping the last answer");
                     self.lost(&error);
                 }
                 WatchFailure::Denied(error) | WatchFailure::Unsupported(error) => {
-                    tracing::debug!(select = ?entry.select, error, "may not be watched");
+                    tracing::debug!(select = ?entry.select, error, "watching is forbidden");
                     self.lost(&error);
                     return self.given_up(RIGHTS);
                 }
                 WatchFailure::Silent => {
-                    tracing::debug!(select = ?entry.select, "the watch tells nothing of what changes");
+                    tracing::debug!(select = ?entry.select, "the watch does not report changes");
                     self.lost("it tells nothing of what changes");
                     return self.given_up(RIGHTS);
                 }
                 WatchFailure::Failed(error) => {
-                    tracing::debug!(select = ?entry.select, error, "watch broken, the last good answer stands");
+                    tracing::debug!(select = ?entry.select, error, "watch ended, keeping the last answer");
                     self.lost(&error);
                 }
             }
             let next = Instant::now() + jittered(pause);
             if next >= down + GRACE {
                 let retry = entry.watch_broke();
-                tracing::debug!(select = ?entry.select, ?retry, "read from time to time: the watch does not come back");
+                tracing::debug!(select = ?entry.select, ?retry, "polling: the watch cannot be restored");
                 return self.given_up(retry);
             }
             pause = (pause * 2).min(LAST_PAUSE);

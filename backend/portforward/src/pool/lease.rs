@@ -200,7 +200,7 @@ impl Drop for Lease {
         }
         if !over && (connection.is_bulk(now) || connection.is_behind()) {
             // Up to 120 MB of the transfer would have to be received and discarded first.
-            tracing::debug!(pod = %self.pod, session = entry.id, "bulk was cut off, session retires");
+            tracing::debug!(pod = %self.pod, session = entry.id, "a large transfer was cut off, the session is retired");
             entry.retire();
         }
         entry.close_if_done();

@@ -49,7 +49,7 @@ impl<E: Engine> Registry<E> {
         }?;
         // The connection is open even if this cannot be stored.
         if let Err(error) = self.set_current(&opened.id).await {
-            tracing::warn!(%error, "cannot note the current connection");
+            tracing::warn!(%error, "cannot store the current connection");
         }
         if ask
             .listeners

@@ -53,7 +53,7 @@ impl<E: Engine> Registry<E> {
         if let Some(next) = next
             && let Err(error) = self.set_current(&next).await
         {
-            tracing::warn!(%error, "cannot note the current connection");
+            tracing::warn!(%error, "cannot store the current connection");
         }
         Ok(())
     }

@@ -395,7 +395,7 @@ mod system {
             gone = members.gone() => if let Err(error) = gone {
                 tracing::debug!(%error, "the processes inside are not known");
             },
-            (signal, _) = signals.any() => tracing::debug!(?signal, "not waiting any longer"),
+            (signal, _) = signals.any() => tracing::debug!(?signal, "stopped waiting"),
         }
     }
 

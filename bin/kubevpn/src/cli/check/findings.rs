@@ -458,7 +458,7 @@ fn of_names(names: &NameFacts) -> Vec<Finding> {
             .advice("nothing for Services and Pods, which are found without it; names that only it knows are not"),
         Ok(1) => Finding::ok("names", "the cluster's DNS has one ready endpoint"),
         Ok(n) => Finding::ok("names", format!("the cluster's DNS has {n} ready endpoints")),
-        Err(why) => Finding::warning("names", format!("the cluster's DNS cannot be asked: {why}"))
+        Err(why) => Finding::warning("names", format!("the cluster's DNS cannot be reached: {why}"))
             .advice("nothing for Services and Pods, which are found without it; --cluster-dns names another"),
     }));
     findings
