@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn other_failures_are_told_as_they_are() {
+    fn other_failures_keep_their_text() {
         let error = text("error forwarding port 80 to pod abc, uid : container not running")
             .refusal("shop/web-0:80".into());
         assert_eq!(error.refusal(), Refusal::Unreachable);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_an_open_connection() {
+    fn errors_that_end_an_open_connection() {
         let kind = |said: &str| text(said).failure().map(|f| f.kind);
         assert_eq!(kind(""), None);
         assert_eq!(kind(REFUSED), Some(io::ErrorKind::ConnectionRefused));
@@ -415,7 +415,7 @@ mod tests {
 
     /// rustls's text for a connection that was cut.
     #[test]
-    fn causes_are_told_without_a_manual() {
+    fn causes_are_sentences_with_advice() {
         #[derive(Debug, thiserror::Error)]
         #[error("the connection failed")]
         struct Outer(#[source] io::Error);

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_sent_after_a_probe_is_not_proven_by_it() {
+    async fn a_probe_does_not_prove_bytes_sent_after_it() {
         let epoch = Epoch::new();
         let connection = ConnectionCounters::new(epoch);
         connection.wrote(1);

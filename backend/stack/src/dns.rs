@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_ask_once_and_who_gives_up_is_relieved() {
+    async fn concurrent_queries_are_sent_once_and_survive_a_cancelled_one() {
         let (dns, server) = (DnsCache::default(), Server::default());
         let x = name("x.test.");
         {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_remembered_is_bounded() {
+    async fn the_cache_is_bounded() {
         let (dns, server) = (DnsCache::default(), Server::default());
         let remembered = || dns.slots.lock().unwrap().by_question.len();
         for i in 0..NAMES {
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_over_is_not_kept() {
+    async fn expired_answers_are_dropped() {
         let (dns, server) = (DnsCache::default(), Server::default());
         let remembered = || {
             let slots = dns.slots.lock().unwrap();

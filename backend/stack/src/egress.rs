@@ -161,7 +161,7 @@ mod tests {
 
     /// An address that the cluster's DNS returned.
     #[tokio::test]
-    async fn a_made_up_address_is_told() {
+    async fn a_fake_ip_address_is_named_in_the_refusal() {
         for to in ["198.18.0.7:80", "[fc00::2]:9080"] {
             let error = call(Outside::Deny, Elsewhere::Outside(target(to).into())).await;
             let said = error.unwrap_err().to_string();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_cluster_said_is_told() {
+    async fn the_refusal_has_the_clusters_answer() {
         let outbound = Outbound {
             to: vec![Host::parse("outside.example.test").unwrap()],
             learned_from: Some("service default/external".into()),

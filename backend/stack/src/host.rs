@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_are_told_apart() {
+    async fn failures_have_their_refusals() {
         let (listener, address) = listener().await;
         drop(listener);
         let target = address.to_string();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_never_dialled_for_whom() {
+    fn addresses_that_are_never_dialled() {
         for address in [
             "127.0.0.1:80",
             "127.9.9.9:80",

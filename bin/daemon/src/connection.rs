@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_is_said() {
+    fn the_worst_problem_is_the_state() {
         let mut health = ConnectionHealth::new();
         assert_eq!(health.state(), (ConnectionState::Connected, String::new()));
         health.source = Some("gone".into());

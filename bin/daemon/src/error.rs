@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_id_is_quoted() {
+    fn a_text_that_is_no_id_is_quoted() {
         let said = |id| ApiError::no_such_connection(id).message;
         assert!(said("03dc50feb8c3").starts_with("there is no connection 03dc50feb8c3"));
         assert!(said("a\nb").starts_with(r#""a\nb" is no connection ID"#));

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_the_uid_or_of_what_is_known() {
+    fn id_is_from_the_uid_or_from_server_and_namespace() {
         let uid = "5c6a1f0e-9d3b-4c1e-8f2a-03DC50FEB8C3";
         assert_eq!(id(Some(uid), "s", "n"), "03dc50feb8c3");
         let stand_in = id(None, "https://a:6443", "shop");
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_one() {
+    fn ids_are_twelve_hex_digits() {
         assert!(is_id("03dc50feb8c3"));
         for text in [
             "",

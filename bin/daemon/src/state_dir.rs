@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_daemon_leaves_is_tidied() {
+    fn files_of_a_killed_daemon_are_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let home = StateDir::at(dir.path());
         home.prepare().unwrap();

@@ -204,7 +204,7 @@ async fn port_that_was_closed_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn port_for_no_target_is_an_error_and_for_one_that_is_not_there_resets() {
+async fn an_invalid_target_is_an_error_and_a_missing_one_resets_clients() {
     let (_sim, cluster) = start().await;
     let error = cluster.forward("multi").await.unwrap_err();
     assert_eq!(error.to_string(), r#""multi" names no target"#);

@@ -66,7 +66,7 @@ async fn examples_on_the_real_cluster() {
 }
 
 #[tokio::test]
-async fn example_without_a_kubeconfig_says_so() {
+async fn example_without_a_kubeconfig_fails_with_the_reason() {
     let ended = run("embed-stream", &["web:80"], Path::new("/nowhere/at/all")).await;
     assert!(!ended.status.success());
     let said = String::from_utf8_lossy(&ended.stderr);

@@ -13,7 +13,7 @@ async fn name_of_the_service(address: std::net::SocketAddr) -> reqwest::Result<S
 }
 
 #[tokio::test]
-async fn service_tells_its_name() {
+async fn service_answers_with_its_name() {
     let (_sim, cluster) = cluster().await;
     let port = cluster.forward("productpage:9080").await.unwrap();
     let name = name_of_the_service(port.addr()).await.unwrap();

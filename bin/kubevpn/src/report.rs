@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_is_said_as_its_sentence() {
+    fn every_refusal_is_printed_as_its_sentence() {
         for row in REFUSALS {
             let failure = Failure::from(ConnectError::new(row.refusal, row.sentence));
             assert_eq!(lines(&failure), [format!("error: {}", row.sentence)]);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_and_flags_that_help_are_said() {
+    fn causes_and_helpful_flags_are_printed() {
         let exposed = ApiError {
             causes: vec!["one".into(), "two".into()],
             ..ApiError::new(Code::Exposed, "open to all")

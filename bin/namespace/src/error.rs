@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_says_one_thing_to_do() {
+    fn each_error_has_one_advice() {
         let said = |step, on: &str, errno: Errno| EnterError::on(step, on, errno).to_string();
         for (error, word) in [
             (

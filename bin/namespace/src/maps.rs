@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_stays_who_they_are() {
+    fn mapped_users_keep_their_numbers() {
         let whole = "         0          0 4294967295\n";
         assert_eq!(identity(whole), "0 0 4294967295\n");
         let rootless = "         0       1000          1\n         1     100000      65536\n";

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn with_something_allowed_nothing_else_is() {
+    fn with_an_allowed_target_others_are_refused() {
         let rules = rules(&["*.shop", "*.example.com:443"], &["db.shop"]);
         let ok = |to: &str, service| verdict(&rules, to, service).is_ok();
         assert!(ok("10.96.0.9:80", Some("web.shop")));

@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_forward_leads_to_is_expected_when_it_is_served() {
+    async fn a_session_is_opened_ahead_for_a_forward() {
         let to = Target::parse("db.shop:5432", Origin::default()).unwrap();
         let protocol = Protocol::Forward(ForwardTo(to.clone()));
         let spec = ListenerSpec::new(protocol, "127.0.0.1:0".parse().unwrap());

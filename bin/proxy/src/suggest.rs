@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant() {
+    fn similar_services_are_suggested() {
         let services = [
             ("default", "productpage"),
             ("default", "reviews"),

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn renewed_certificate_is_shown_once_its_key_is_there() {
+    async fn a_renewed_certificate_is_used_with_its_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let (old, new) = (certificate(), certificate());

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_and_nothing_before_it() {
+    fn credentials_are_one_line() {
         let error = |text: &str| Credentials::parse(text).unwrap_err();
         assert_eq!(error("\u{feff}ann:x"), CredentialsError::ByteOrderMark);
         assert_eq!(error("ann:x\nbob:y\n"), CredentialsError::MoreLines);

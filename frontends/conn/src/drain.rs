@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn cuts_what_does_not_end() {
+    async fn a_drain_cuts_connections_that_do_not_end() {
         struct Held(Option<oneshot::Sender<()>>);
         impl Drop for Held {
             fn drop(&mut self) {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_started_after_the_end_does_not_live() {
+    async fn a_task_started_after_the_end_is_cancelled() {
         let drain = Drain::new();
         drain.drain(Duration::ZERO).await;
         drain.spawn(std::future::pending());

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_total_of_nothing_is_one() {
+    async fn a_limit_of_zero_is_one() {
         assert!(gate(0, None).enter(None).await.is_some());
     }
 }

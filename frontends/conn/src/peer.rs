@@ -208,7 +208,7 @@ mod tests {
     ];
 
     #[tokio::test]
-    async fn one_that_closed_is_told_from_one_that_half_closed() {
+    async fn closed_and_half_closed_clients_are_distinguished() {
         for (listen, connect) in FAMILIES {
             let (mut client, mut ours) = pair(listen, connect).await;
             assert_eq!(told(&ours), None, "{connect}: it has ended nothing");
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_knows_of_what_is_elsewhere_or_gone() {
+    async fn remote_and_ended_clients_are_unknown() {
         let (client, ours) = pair("127.0.0.1:0", "127.0.0.1:0").await;
         let local = ours.local_addr().unwrap();
         assert_eq!(closed(local, "192.0.2.1:80".parse().unwrap()), None);

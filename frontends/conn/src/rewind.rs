@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_holds_no_memory() {
+    async fn read_bytes_are_freed() {
         let front = Bytes::from(vec![b'x'; 8192]);
         let mut stream = Rewind::new(tokio::io::empty(), front.clone());
         let mut all = vec![0; 8192];

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_marked_and_empty() {
+    fn an_answer_that_does_not_fit_is_truncated() {
         let name = Name::from_ascii("many.shop.").unwrap();
         let mut message = Message::response(9, OpCode::Query);
         message.add_query(Query::query(name.clone(), RecordType::A));

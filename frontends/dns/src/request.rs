@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_answered_says_so() {
+    fn invalid_queries_have_their_response_codes() {
         assert_eq!(code(&query(RecordType::ANY)), ResponseCode::NotImp);
         assert_eq!(code(&query(RecordType::AXFR)), ResponseCode::Refused);
         let mut chaos = query(RecordType::TXT);

@@ -176,7 +176,7 @@ async fn flags_are_true() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_asked_again_over_tcp() {
+async fn a_truncated_answer_is_asked_again_over_tcp() {
     let rig = Rig::start(Settings::default());
     let plain = question("60.many.", RecordType::A);
     let mut with_edns = plain.clone();
@@ -224,7 +224,7 @@ async fn a_slow_answer_is_a_failure_and_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_ask_nothing_or_too_much_are_ended() {
+async fn idle_and_excessive_streams_are_closed() {
     let (app, client) = tokio::io::duplex(64);
     let served = serve_stream(client, backend(), &Settings::default()).await;
     assert_eq!(served.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
@@ -250,7 +250,7 @@ async fn streams_that_ask_nothing_or_too_much_are_ended() {
 
 /// An idle stream, or one with half a query, does not delay a drain.
 #[tokio::test]
-async fn a_drain_ends_streams_that_ask_nothing() {
+async fn a_drain_closes_idle_streams() {
     let listener = Listener::bind(&"127.0.0.1:0".parse().unwrap())
         .await
         .unwrap();
@@ -316,7 +316,7 @@ async fn upstream() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_asked_upstream() {
+async fn names_outside_are_asked_upstream() {
     let rig = Rig::start(Settings {
         upstream: Some(upstream().await),
         ..Settings::default()

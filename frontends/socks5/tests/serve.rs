@@ -157,7 +157,7 @@ async fn every_refusal_has_its_code() {
 
 /// A SOCKS reply has no room for the sentence, which is in the access record.
 #[tokio::test]
-async fn every_refusal_says_why_in_the_log() {
+async fn every_refusal_is_logged_with_its_reason() {
     for row in REFUSALS {
         let lines = logged(async {
             let backend = service_fn(move |_: Target| async move {
@@ -191,7 +191,7 @@ async fn an_error_of_a_foreign_backend_is_classified() {
 // === dialing ===
 
 #[tokio::test(start_paused = true)]
-async fn success_is_said_when_the_stream_exists_and_not_before() {
+async fn success_is_sent_once_the_stream_exists() {
     let (open, opened) = oneshot::channel::<DuplexStream>();
     let opened = Arc::new(Mutex::new(Some(opened)));
     let backend = service_fn(move |_: Target| {
@@ -264,7 +264,7 @@ async fn a_client_that_resets_cancels_the_dial() {
 }
 
 #[tokio::test]
-async fn the_service_learns_who_asked() {
+async fn the_target_has_its_origin() {
     let (backend, mut servers) = backend();
     let (mut app, client) = tcp_pair().await;
     let settings = Settings::default();
@@ -419,7 +419,7 @@ async fn an_opening_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_never_reaches_the_service() {
+async fn malformed_requests_do_not_reach_the_service() {
     for (ask, reply, why) in [
         (
             &b"\x05\x01\x00\x03\x03web\x00\x00"[..],

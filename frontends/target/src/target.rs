@@ -397,7 +397,7 @@ mod tests {
 
     /// As it was typed.
     #[test]
-    fn what_no_name_has_is_shown() {
+    fn invalid_bytes_of_a_name_are_shown() {
         let said = |s: &str| Name::parse(s).unwrap_err().to_string();
         assert!(said("é.default").contains("'é'"), "{}", said("é.default"));
         assert!(said("a b").contains("' '"));

@@ -34,7 +34,7 @@ fn client(sim: &Sim, token: &str) -> Client {
 }
 
 #[tokio::test]
-async fn what_is_denied_is_named() {
+async fn denials_name_the_right() {
     let sim = start("1.34").await;
     let client = client(&sim, "v");
     let services: Api<Service> = Api::default_namespaced(client.clone());
@@ -87,7 +87,7 @@ async fn what_is_denied_is_named() {
 }
 
 #[tokio::test]
-async fn who_is_unknown() {
+async fn an_unknown_token_is_unauthenticated() {
     let sim = start("1.34").await;
     let pods: Api<Pod> = Api::default_namespaced(client(&sim, "wrong"));
     assert_eq!(

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn namespaces_that_cannot_be() {
+fn invalid_namespaces() {
     let of = |namespace: &str| Setup::of(TWO).args(|args| args.namespace = Some(namespace.into()));
     for namespace in ["a b", "a/b", "..", "Shop", "-a", "a-", &"a".repeat(64)] {
         let said = of(namespace).wrong();
@@ -103,7 +103,7 @@ fn a_file_that_is_missing_or_broken() {
 }
 
 #[test]
-fn nothing_to_choose_and_wrong_choices() {
+fn missing_and_wrong_selections() {
     for empty in ["", "{}", "current-context: ''\nclusters: null\n"] {
         let said = Setup::of(empty).wrong();
         assert!(said.contains("names no cluster, context or user"), "{said}");
@@ -276,7 +276,7 @@ fn entries_that_cannot_be_used() {
 }
 
 #[test]
-fn what_is_not_selected_does_not_matter() {
+fn entries_that_are_not_selected_may_be_invalid() {
     let broken = "\
 contexts:
 - {name: blue, context: {cluster: blue, user: jane}}
@@ -338,7 +338,7 @@ kind: Config
 
 /// Errors that only the client finds: the text of `build`'s error and of its causes.
 #[tokio::test]
-async fn what_the_client_cannot_use() {
+async fn entries_that_the_client_cannot_use() {
     let user = |fields: &str| Setup::of(&TWO.replace("token: of-jane", fields));
     let build = |loaded: Loaded| match build(loaded.config, &Options::new("kubevpn/0.0.0")) {
         Ok(_) => panic!("built"),

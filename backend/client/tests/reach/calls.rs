@@ -77,7 +77,7 @@ async fn the_next_connection_is_opened_before_the_streams_of_one_run_out() {
 }
 
 #[tokio::test]
-async fn fifty_watches_whose_connection_died_make_one_new_one() {
+async fn fifty_watches_of_a_dead_connection_make_one_new_connection() {
     let server = Server::start().await;
     let relay = Relay::start(server.address).await;
     let mut setup = Setup::new(format!("https://{}", relay.address)).trusting(&server.ca);
@@ -133,7 +133,7 @@ async fn a_server_that_cannot_be_connected_to_is_left_alone_for_a_moment() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_not_asked_a_multiple_of_what_is_asked_of_us() {
+async fn calls_to_a_server_that_is_down_are_not_multiplied() {
     let server = Server::start().await;
     let client = Setup::of(&server).client();
     let calls = 100;
@@ -145,7 +145,7 @@ async fn a_server_that_is_down_is_not_asked_a_multiple_of_what_is_asked_of_us() 
 }
 
 #[tokio::test]
-async fn every_request_says_who_we_are() {
+async fn every_request_has_the_user_agent() {
     let server = Server::start().await;
     let mut setup = Setup::of(&server).user("token: sesame");
     setup.args.impersonate = Some("jane".into());

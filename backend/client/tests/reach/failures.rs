@@ -30,7 +30,7 @@ async fn answered(server: &Server, path: &str) -> ConnectError {
 }
 
 #[tokio::test]
-async fn what_the_api_server_answers() {
+async fn each_status_of_the_api_server_has_its_refusal() {
     let server = Server::start().await;
     for (path, refusal, sentence) in [
         (
@@ -96,7 +96,7 @@ async fn what_the_api_server_answers() {
 }
 
 #[tokio::test]
-async fn a_cluster_role_is_asked_for_what_has_no_namespace() {
+async fn advice_for_cluster_wide_objects_is_a_cluster_role() {
     let server = Server::start().await;
     let client = Setup::of(&server).client();
     let error = client.request_text(get("/403")).await.unwrap_err();
@@ -114,7 +114,7 @@ async fn a_cluster_role_is_asked_for_what_has_no_namespace() {
 }
 
 #[tokio::test]
-async fn nobody_is_there() {
+async fn connection_refused() {
     let url = format!("https://{}", nobody().await);
     let error = failure(&Setup::new(&url)).await;
     assert_eq!(error.refusal(), Refusal::ClusterAway);
@@ -136,7 +136,7 @@ async fn its_name_is_unknown() {
 }
 
 #[tokio::test]
-async fn it_takes_the_connection_and_says_nothing() {
+async fn connection_accepted_without_an_answer() {
     // Never accepted: the kernel completes the TCP handshake, and TLS gets no answer.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
@@ -156,7 +156,7 @@ async fn it_takes_the_connection_and_says_nothing() {
 }
 
 #[tokio::test]
-async fn it_takes_the_request_and_says_nothing() {
+async fn request_accepted_without_an_answer() {
     let server = Server::start().await;
     let mut setup = Setup::of(&server);
     setup.args.request_timeout = Some(Duration::from_millis(100));

@@ -105,7 +105,7 @@ async fn it_fails_and_is_asked_again() {
 }
 
 #[tokio::test]
-async fn it_answers_with_nothing_of_use() {
+async fn invalid_output_of_a_plugin() {
     let server = Server::start().await;
     let identity = server.ca.issue(&["jane"], 4000);
     let other = server.ca.issue(&["jane"], 4000);
@@ -188,7 +188,7 @@ async fn it_is_gone_by_the_time_it_is_needed() {
 }
 
 #[tokio::test]
-async fn it_asks_questions_only_where_somebody_can_answer() {
+async fn a_plugin_prompts_only_on_a_terminal() {
     let server = Server::start().await;
     let setup = with_plugin(&server, "true");
     let exec = setup.load().config.auth_info.exec.unwrap();

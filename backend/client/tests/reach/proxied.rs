@@ -64,7 +64,7 @@ async fn https() {
 }
 
 #[tokio::test]
-async fn https_with_a_certificate_nobody_trusts() {
+async fn https_proxy_with_an_untrusted_certificate() {
     let (server, other) = (Server::start().await, Server::start().await);
     let proxy = HttpProxy::over_tls(server.address, None, &other.ca).await;
     let url = format!("https://{}", proxy.address);
@@ -173,7 +173,7 @@ async fn a_proxy_that_is_away() {
 }
 
 #[tokio::test]
-async fn the_environments_proxy_is_used_unless_it_says_otherwise() {
+async fn the_environments_proxy_is_used_except_for_no_proxy() {
     let server = Server::start().await;
     let proxy = HttpProxy::start(server.address, None).await;
     let setup = || {

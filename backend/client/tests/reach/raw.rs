@@ -69,7 +69,7 @@ async fn through_the_proxies_of_the_kubeconfig() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached() {
+async fn unreachable_servers() {
     let server = Server::start().await;
     for (setup, refusal, said) in [
         (

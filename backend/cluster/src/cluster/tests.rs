@@ -42,7 +42,7 @@ async fn every_kind_of_target() {
 
 /// DNS has no ports: the requested one is dialled, and the other one is named.
 #[tokio::test]
-async fn a_headless_service_tells_its_pods_port() {
+async fn refusal_of_a_headless_service_names_its_pods_port() {
     let cluster = cluster(&api());
     for (host, port, behind) in [
         ("rpc", 80, Some(8080)),
@@ -137,7 +137,7 @@ ports: [{port: 5432}]
 }
 
 #[tokio::test]
-async fn candidates_say_what_they_are() {
+async fn candidates_have_their_kind_and_service() {
     let cluster = cluster(&api());
     let Ok(Answer::Pods(candidates)) = ask(&cluster, "web:80").await else {
         panic!("web has pods");
@@ -255,7 +255,7 @@ async fn a_survey_that_fails_keeps_the_last_good_one() {
 
 /// A user with a Role in one namespace reaches hosts outside, if the policy allows them.
 #[tokio::test]
-async fn what_may_not_be_seen_is_outside_if_told_so() {
+async fn forbidden_names_are_outside_if_the_policy_permits() {
     let api = api();
     api.allow_only(&[
         "get services default",
@@ -304,7 +304,7 @@ async fn an_api_server_that_is_away() {
 }
 
 #[tokio::test]
-async fn steps_are_told() {
+async fn steps_are_reported() {
     let cluster = cluster(&api());
     crate::log::begin();
     ask(&cluster, "web.default:80").await.unwrap();
@@ -320,7 +320,7 @@ async fn steps_are_told() {
 }
 
 #[tokio::test]
-async fn the_port_need_not_be_told() {
+async fn a_target_without_a_port_is_resolved() {
     let cluster = cluster(&api());
     for (host, wanted) in [
         ("web", "default/web-1:8080 default/web-2:8080"),

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn while_we_do_not_read_nothing_is_known() {
+    fn a_session_that_is_not_read_is_not_judged() {
         let mut probe = Probe::new(0);
         probe.start(10_000);
         let held_up = SessionActivity {
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wedged_can_still_die() {
+    fn a_wedged_session_can_die() {
         let mut probe = Probe::new(0);
         let round = probe.start(0).unwrap();
         probe.echo(round, 1);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_may_stop_one_worker_for_ever() {
+    fn an_upload_may_wedge_one_worker() {
         let mut probe = Probe::new(0);
         let round = probe.start(0).unwrap();
         probe.echo(round, 1);

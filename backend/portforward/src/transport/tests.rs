@@ -280,7 +280,7 @@ async fn all_three_carry_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_worked_is_remembered_and_the_rest_retried_after_a_while() {
+async fn working_transports_are_remembered_and_others_retried_later() {
     // A failure that may be an accident has to happen twice.
     for (refused, times) in [
         (UNKNOWN, 1),
@@ -317,7 +317,7 @@ async fn timed(forwarder: &Forwarder) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_swallows_upgrades_is_got_around_within_a_dial() {
+async fn a_middlebox_that_swallows_upgrades_is_avoided_within_a_dial() {
     let Config {
         transport_stagger: stagger,
         channel_after,
@@ -360,7 +360,7 @@ async fn what_swallows_upgrades_is_got_around_within_a_dial() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_swallows_sessions_is_got_around_within_a_dial() {
+async fn a_middlebox_that_swallows_sessions_is_avoided_within_a_dial() {
     let (ok, swallow) = (Answer::Upgrade, Answer::Swallow);
     let server = Server::new([swallow, swallow, ok, ok]);
     let forwarder = server.forwarder(AUTO);
@@ -375,7 +375,7 @@ async fn what_swallows_sessions_is_got_around_within_a_dial() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_dial_does_not_wait_for_what_was_silent_at_the_first() {
+async fn the_second_dial_does_not_wait_for_a_silent_transport() {
     let server = Server::new([Answer::Hang, Answer::Hang, Answer::Upgrade, Answer::Upgrade]);
     let forwarder = server.forwarder(AUTO);
     timed(&forwarder).await;
@@ -460,7 +460,7 @@ async fn a_forced_transport_is_the_only_one_tried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_meant_for_somebody_else_is_refused() {
+async fn a_handshake_with_a_wrong_key_is_refused() {
     let wrong = Answer::Wrong("nonsense");
     let server = Server::new([Answer::Cut, Answer::Cut, wrong, wrong]);
     let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_answer_means() {
+    fn each_answer_has_its_upgrade_error() {
         let forbidden = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"pods \"web-0\" is forbidden: User \"viewer\" cannot create resource","reason":"Forbidden","details":{"name":"web-0","kind":"pods"},"code":403}"#;
         assert!(matches!(
             judge(403, forbidden),
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_say_is_bounded() {
+    fn texts_of_answers_are_bounded() {
         let long = "x".repeat(100_000);
         let UpgradeError::Rejected { message, .. } = judge(502, &long) else {
             panic!("a refusal of the transport");

@@ -151,7 +151,7 @@ impl Open {
 }
 
 #[tokio::test]
-async fn a_pod_whose_way_is_open_serves_while_the_way_to_another_is_opened() {
+async fn a_pod_with_a_session_serves_while_another_session_is_opened() {
     let (leaf, ways) = (Leaf::default(), Open::default());
     let dial = layer().ahead(ways.clone()).layer(leaf.service());
     let next = || dial.clone().oneshot(candidates(&["a", "b"]));
@@ -288,7 +288,7 @@ async fn a_dial_that_its_deadline_drops_leaves_a_mark() {
 }
 
 #[tokio::test]
-async fn a_failure_that_all_share_is_said_at_once() {
+async fn a_failure_common_to_all_endpoints_ends_the_dial() {
     for refusal in Refusal::ALL {
         let leaf = Leaf::default();
         for pod in ["a", "b"] {

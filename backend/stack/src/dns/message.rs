@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_lasts_as_the_zone_says() {
+    fn a_negative_answer_has_the_lifetime_of_the_zone() {
         assert_eq!(taken(vec![]), (vec![], None, 5));
         let question = question();
         let mut message = answer(&question, vec![]);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_of_ours() {
+    fn foreign_messages_are_not_answers() {
         let question = question();
         let good = answer(&question, vec![a("web.corp.test.", 30, [10, 0, 0, 1])]);
         let with = |change: fn(&mut Message)| {

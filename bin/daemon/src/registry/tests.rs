@@ -216,7 +216,7 @@ async fn connection_keeps_its_id() {
 
 /// A command finds only the connection of its own kubeconfig, context and namespace.
 #[tokio::test(start_paused = true)]
-async fn connection_is_found_by_what_it_leads_to() {
+async fn connection_is_found_by_kubeconfig_context_and_namespace() {
     let rig = Rig::new().await;
     let asked = request(ID, &["127.0.0.1:7"]);
     let query = ConnectionQuery {
@@ -315,7 +315,7 @@ async fn crash_is_recovered_from() {
 
 /// If the address is in use at the restart, the connection is degraded until the monitor finds it free.
 #[tokio::test(start_paused = true)]
-async fn address_that_is_taken_is_had_when_it_is_free() {
+async fn listener_waits_for_an_address_in_use() {
     let rig = Rig::new().await;
     rig.open(ID, &["127.0.0.1:7"]).await;
     let Rig { tmp, registry, .. } = rig;
@@ -381,7 +381,7 @@ async fn broken_state_file_is_kept_until_it_is_disconnected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn monitor_says_how_the_api_server_answers() {
+async fn monitor_reports_the_answer_of_the_api_server() {
     let rig = Rig::new().await;
     rig.open(ID, &[FREE]).await;
     assert_eq!(rig.state().0, ConnectionState::Connected);

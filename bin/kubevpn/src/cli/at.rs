@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_run_takes_in_place_of_its_own() {
+    fn run_uses_a_working_http_listener_without_a_password() {
         let mut connection = sample::connection("b");
         connection.listeners = vec![
             sample::listener("http", "127.0.0.1:1", true),
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_left_out() {
+    fn no_proxy_has_this_machine_and_the_api_servers() {
         let own = "localhost,127.0.0.1,::1";
         assert_eq!(exceptions(&[], ""), own);
         let of = |host: &str, known| exceptions(&[host.to_owned()], known);
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_java_is_told() {
+    fn java_gets_its_own_settings() {
         let both = proxy(Some("127.0.0.1:3128"), Some("127.0.0.1:1080"));
         assert_eq!(
             both.java("localhost,127.0.0.1,::1,.corp", "-Xmx1g "),

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_words() {
+    fn syntax_is_chosen_by_the_name_of_the_shell() {
         let of = |shell: &str| ShellSyntax::of(Some(OsStr::new(shell)));
         assert_eq!(of("/usr/bin/zsh"), ShellSyntax::Zsh);
         assert_eq!(of("/opt/pwsh.exe"), ShellSyntax::Powershell);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_set_is_told_from_what_others_have_set() {
+    fn our_variables_are_distinguished_from_others() {
         let value = |name: &str| {
             let set = match name {
                 "http_proxy" | "ALL_PROXY" => "http://127.0.0.1:3128",
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_value_is_the_shells() {
+    fn values_are_quoted_for_the_shell() {
         let odd = r"a'b\c$(d)`e`";
         assert_eq!(
             ShellSyntax::Bash.export("X", odd),

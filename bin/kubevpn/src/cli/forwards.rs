@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn commands_are_told_of_their_ports() {
+    async fn commands_get_their_ports() {
         let two = forwards(&["127.0.0.1:0:db:5432", "127.0.0.1:0:svc/web:80"]).await;
         let [first, second] = [0, 1].map(|n| two.addresses[n].port());
         let variables: Vec<_> = two.variables().collect();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_forward_that_is_none() {
+    async fn an_invalid_forward() {
         let Err(failure) = Forwards::bind(&["db:5432".to_owned()]).await else {
             panic!("it is accepted");
         };

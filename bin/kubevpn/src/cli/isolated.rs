@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_where() {
+    fn publish_is_parsed() {
         let read = |text: &str| {
             let published: Publish = text.parse().ok()?;
             Some((published.listen.to_string(), published.port.get()))

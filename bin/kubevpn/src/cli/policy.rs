@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_of_the_rest() {
+    fn hosts_outside_are_denied_or_dialled() {
         let default = stack(&[]).unwrap();
         assert_eq!(default.outside, Outside::Deny);
         assert_eq!(default.settings.wait_ready, Duration::ZERO);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_the_cluster() {
+    fn suffixes_and_domain_are_parsed() {
         let settings = stack(&[]).unwrap().cluster;
         assert_eq!((settings.domain, settings.suffixes.len()), (None, 0));
         let settings = stack(&[

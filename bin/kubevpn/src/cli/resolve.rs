@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_it_was_parsed_as() {
+    fn parsed_target_in_the_document() {
         let said = |text: &str| {
             let (host, port) = habits::target(text, "shop").unwrap();
             parsed(&host, port, "shop")

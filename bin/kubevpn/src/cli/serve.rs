@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_are_served_before_they_are_told_of() {
+    async fn clients_are_accepted_before_the_addresses_are_printed() {
         let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = behind.local_addr().unwrap().port();
         let Args { listen } = Args::parse_from(["test", "--listen-socks", "127.0.0.1:0"]);
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn http_is_what_programs_are_told_of() {
+    fn hints_name_the_http_listener() {
         let addr = |text: &str| text.parse::<Addr>().unwrap();
         let (socks, http) = (addr("127.0.0.1:1080"), addr("0.0.0.0:3128"));
         let both = [(&socks, &Protocol::Socks), (&http, &Protocol::Http)];

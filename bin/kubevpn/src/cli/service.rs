@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_paste() {
+    fn address_is_a_url_for_http() {
         for (ports, wanted) in [
             ("{port: 80}", Some("http://web.shop/")),
             ("{port: 9080, name: http}", Some("http://web.shop:9080/")),

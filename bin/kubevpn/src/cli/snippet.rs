@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_program_is_told_where_the_proxy_is() {
+    fn every_snippet_names_the_proxy() {
         for program in SnippetProgram::value_variants() {
             for (http, socks) in [(true, true), (true, false), (false, true)] {
                 let said = text(*program, &proxy(http, socks));

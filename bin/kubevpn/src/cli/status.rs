@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_document_too() {
+    fn status_without_connections_is_a_document() {
         let json = render(&Document::default(), &shown(StatusFormat::Json)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(

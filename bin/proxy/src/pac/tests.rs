@@ -115,7 +115,7 @@ fn the_truth_table() {
 
 /// A host that could belong to the cluster goes to the proxy while the list is not known, and the file says so.
 #[test]
-fn what_could_not_be_learned_is_a_comment() {
+fn an_unknown_list_is_a_comment() {
     let unknown = PacFacts {
         services: KnownList::Not("cannot list services\n: alert(1)\u{2028}alert(2)".into()),
         elsewhere: KnownList::Not("cannot list services at the cluster scope".into()),
@@ -143,7 +143,7 @@ fn what_could_not_be_learned_is_a_comment() {
 
 /// An outage keeps the last list, and the file says so.
 #[test]
-fn what_was_last_seen_stands() {
+fn the_last_list_is_kept() {
     let old = |known: KnownList| match known {
         KnownList::Listed(found, _) => {
             KnownList::Listed(found, Some("the API server is away".into()))

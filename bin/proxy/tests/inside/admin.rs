@@ -83,7 +83,7 @@ fn cut(fields: &str, more: &str, form: &str) -> String {
 }
 
 #[tokio::test]
-async fn probes_are_told_the_readiness() {
+async fn probes_get_the_readiness() {
     let admin = admin().await;
     for (readiness, code, reason) in [
         (Readiness::Starting, 503, "starting"),
@@ -320,7 +320,7 @@ async fn page_answers_itself_alone() {
 }
 
 #[tokio::test]
-async fn every_answer_allows_nothing_but_the_page_itself() {
+async fn every_answer_permits_only_the_page_itself() {
     let (admin, _, fields) = shown(view()).await;
     for path in [
         "/",

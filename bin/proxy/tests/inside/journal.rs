@@ -132,7 +132,7 @@ async fn connection_from_its_beginning_to_its_end() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_and_remembered_and_bounded() {
+async fn refusals_are_reported_and_kept_and_bounded() {
     let view = view();
     let mut events = view.events(false);
     let (_server, address) = proxy(&view).await;
@@ -180,7 +180,7 @@ async fn one_is_cut_and_the_other_lives() {
 }
 
 #[tokio::test]
-async fn slow_listener_is_told_what_it_missed() {
+async fn a_slow_listener_gets_the_number_of_missed_events() {
     let journal = Journal::default();
     let view = View::of_host(journal.clone(), About::default());
     let mut events = journal.events(false);
@@ -225,7 +225,7 @@ fn no_event_is_made_without_a_listener() {
 
 /// Requests and their heads are copied for listeners that want them, as far as these want them.
 #[tokio::test]
-async fn heads_are_told_to_who_wants_them() {
+async fn heads_are_sent_to_listeners_that_want_them() {
     let view = view();
     let (_server, address) = http_proxy(&view).await;
     for (exchanges, heads) in [(false, false), (true, false), (true, true)] {

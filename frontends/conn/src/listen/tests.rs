@@ -312,7 +312,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn a_socket_nobody_answers_on_is_replaced() {
+    async fn a_socket_file_without_a_listener_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socks");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -322,7 +322,7 @@ mod unix {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_is_left_alone() {
+    async fn a_file_that_is_no_socket_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         std::fs::write(&path, "data").unwrap();

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_back_is_lent_again_up_to_a_bound() {
+    fn returned_buffers_are_reused_up_to_a_bound() {
         std::thread::spawn(|| {
             let many: Vec<_> = (0..10).map(|_| Buffer::take(Size::default())).collect();
             drop(many);

@@ -26,7 +26,7 @@ async fn a_tunnel_carries_bytes_both_ways_and_each_end_on_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn success_is_said_when_the_stream_exists_and_not_before() {
+async fn success_is_sent_once_the_stream_exists() {
     let rig = Rig::stalling(Settings::default());
     let mut client = rig.client();
     client.send(CONNECT).await;
@@ -38,7 +38,7 @@ async fn success_is_said_when_the_stream_exists_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_with_the_head_arrives_whole() {
+async fn bytes_behind_the_head_arrive() {
     let early: Vec<u8> = (0..64 * 1024_u32).map(|i| (i % 251) as u8).collect();
     for end_too in [false, true] {
         let mut rig = Rig::new(Settings::default());
@@ -138,7 +138,7 @@ async fn a_client_of_http_1_0_gets_its_tunnel() {
 
 /// Bytes after a refused CONNECT are meant for its target, and may look like a request to us.
 #[tokio::test(start_paused = true)]
-async fn what_follows_a_refused_tunnel_is_no_request() {
+async fn bytes_after_a_refused_connect_are_not_a_request() {
     let early = "GET http://inside/ HTTP/1.1\r\nHost: inside\r\n\r\n";
     for head in [
         CONNECT,

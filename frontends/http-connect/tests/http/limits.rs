@@ -105,7 +105,7 @@ async fn a_head_that_ends_too_early() {
 
 /// Browsers open connections before they need them: an unrequested answer would be read as the answer to a request.
 #[tokio::test(start_paused = true)]
-async fn who_says_nothing_is_told_nothing() {
+async fn a_silent_client_gets_no_answer() {
     let rig = rig();
     let mut client = rig.client();
     let begun = Instant::now();
@@ -118,7 +118,7 @@ async fn who_says_nothing_is_told_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_nobody_uses_is_closed() {
+async fn an_idle_connection_is_closed() {
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();
     client.send(get("web")).await;

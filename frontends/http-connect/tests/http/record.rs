@@ -140,7 +140,7 @@ async fn requests_that_cannot_be_served_are_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_never_asked_and_who_left() {
+async fn records_of_silent_and_cancelled_clients() {
     subscribe();
     let mut rig = Rig::new(Settings::default());
     records();
@@ -167,7 +167,7 @@ async fn who_never_asked_and_who_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_breaks_an_answer_off() {
+async fn records_of_truncated_answers() {
     subscribe();
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();

@@ -151,7 +151,7 @@ async fn an_idle_connection_that_ends_or_speaks_is_not_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_it_closes_is_taken_at_its_word() {
+async fn connection_close_is_respected() {
     let answers = [
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
         "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -175,7 +175,7 @@ async fn a_server_that_says_it_closes_is_taken_at_its_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_says_how_long_it_keeps_is_taken_at_its_word() {
+async fn keep_alive_timeout_is_respected() {
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();
     let mut servers = Vec::new();
@@ -199,7 +199,7 @@ async fn a_server_that_says_how_long_it_keeps_is_taken_at_its_word() {
 /// The Pod closes after each answer, and its close reaches us a second late: until then its connection
 /// looks alive.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_closes_after_each_answer_fails_nobody() {
+async fn a_server_that_closes_after_each_answer_fails_no_request() {
     let rig = serve_all(Rig::new(Settings::default()), |mut server| async move {
         if server.try_head().await.is_some() {
             server.send(OK).await;
@@ -279,7 +279,7 @@ async fn how_long_a_server_keeps_is_learned() {
 
 /// The server may have processed the first request before it closed.
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_repeated_has_a_connection_of_its_own() {
+async fn requests_that_cannot_be_repeated_use_new_connections() {
     let mut rig = Rig::new(Settings::default());
     let mut client = rig.client();
     client.send(get("web")).await;
@@ -346,7 +346,7 @@ async fn a_request_is_repeated_once_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_of_nothing() {
+async fn a_pool_of_zero_connections() {
     let settings = Settings {
         pool: Pool::new(PoolLimits {
             total: 0,

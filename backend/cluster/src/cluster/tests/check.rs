@@ -145,7 +145,7 @@ async fn one_that_ended_stands_out_and_few_are_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_may_not_ask_does_not_go_on_asking() {
+async fn a_forbidden_check_is_not_repeated() {
     let api = FakeApi::default();
     api.apply(&service("", &[endpoint("a", "")]));
     api.apply(&pod("a", "uid: u-a", READY));

@@ -101,7 +101,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn who_followed_it_knows_what_a_newcomer_finds(steps in prop::collection::vec(step(), 1..60)) {
+    fn a_follower_has_the_same_answer_as_a_new_lookup(steps in prop::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)

@@ -19,7 +19,7 @@ fn asked_of_dns(answer: Result<Answer, LookupError>) -> String {
 }
 
 #[tokio::test]
-async fn what_is_left_to_the_dns() {
+async fn names_that_the_clusters_dns_is_asked_for() {
     let settings = Settings {
         suffixes: vec![
             Name::parse("corp.test").unwrap(),
@@ -130,7 +130,7 @@ async fn the_domain_is_found_once() {
 }
 
 #[tokio::test]
-async fn a_domain_that_is_told_is_not_looked_for() {
+async fn a_configured_domain_is_not_looked_up() {
     let api = api();
     api.apply(COREFILE);
     let settings = Settings {
@@ -256,7 +256,7 @@ fn known(known: Result<KnownRecords, LookupError>) -> String {
 }
 
 #[tokio::test]
-async fn what_a_dns_would_say() {
+async fn records_of_names() {
     use RecordKind::{A, Aaaa, Other, Srv};
     let cluster = cluster(&api());
     for (name, wanted, said) in [

@@ -74,7 +74,7 @@ spec: {clusterIP: 10.96.0.99, selector: {app: new}, ports: [{port: 80}]}
 ";
 
 #[tokio::test(start_paused = true)]
-async fn a_second_lookup_asks_nothing() {
+async fn a_second_lookup_makes_no_call() {
     for target in TARGETS {
         let api = api();
         let cluster = cluster(&api);
@@ -125,7 +125,7 @@ async fn many_first_lookups_are_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gives_up_does_not_take_the_answer_along() {
+async fn a_cancelled_lookup_does_not_cancel_the_others() {
     let api = api();
     let cluster = cluster(&api);
     assert!(ask(&cluster, "web:80").now_or_never().is_none());
@@ -140,7 +140,7 @@ async fn who_gives_up_does_not_take_the_answer_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_is_seen_and_told() {
+async fn a_change_is_reported_to_followers() {
     let api = api();
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
@@ -163,7 +163,7 @@ async fn a_change_is_seen_and_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_we_do_not_read_is_no_change() {
+async fn a_change_of_unread_fields_is_not_reported() {
     let api = api();
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
@@ -239,7 +239,7 @@ endpoints: [{addresses: [10.1.1.2], hostname: new, targetRef: {kind: Pod, name: 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_uses_is_let_go() {
+async fn an_unused_selection_is_dropped() {
     let api = api();
     let cluster = cluster(&api);
     ask(&cluster, "web:80").await.unwrap();
@@ -259,7 +259,7 @@ async fn what_nobody_uses_is_let_go() {
 
 /// A waiter that outlasts the idle time looks up again, and so keeps the selection.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_when_watching_ends() {
+async fn a_waiting_follower_learns_that_the_watch_ended() {
     let api = api();
     let cluster = cluster(&api);
     ask(&cluster, "empty:80").await.unwrap();
@@ -280,7 +280,7 @@ async fn who_waits_is_told_when_watching_ends() {
 /// The watch is refused a round trip after the list was answered, when the lookup has its answer and thinks that it is
 /// watched.
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_that_nothing_may_be_watched() {
+async fn a_waiting_follower_learns_that_watching_is_forbidden() {
     let api = api();
     api.allow_only(&["list services default", "list endpointslices default"]);
     let cluster = cluster(&api);
@@ -302,7 +302,7 @@ async fn who_waits_is_told_that_nothing_may_be_watched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_is_told_that_there_is_no_room() {
+async fn a_waiting_follower_learns_that_the_limit_on_watches_is_reached() {
     let api = api();
     let cluster = cluster(&api);
     let Ok(Answer::Pods(candidates)) = ask(&cluster, "empty:80").await else {

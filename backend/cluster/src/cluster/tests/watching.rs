@@ -85,7 +85,7 @@ async fn however_watches_fail_the_view_is_half_a_minute_old_at_most() {
 
 /// A server that does not answer for a while delays lookups only briefly.
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_holds_nobody_up_for_long() {
+async fn a_hanging_server_delays_lookups_briefly() {
     let api = api();
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
@@ -105,7 +105,7 @@ async fn a_server_that_hangs_holds_nobody_up_for_long() {
 
 /// Failing watches are tried less and less often: after 5, 10, 20, then every 30 s.
 #[tokio::test(start_paused = true)]
-async fn watches_that_break_are_asked_for_ever_less_often() {
+async fn broken_watches_back_off() {
     let api = api();
     let cluster = cluster(&api);
     api.apply(NEW).apply(&slice("a"));
@@ -262,7 +262,7 @@ async fn a_bookmark_saves_the_list() {
 
 /// A first lookup has no earlier answer to fall back to.
 #[tokio::test(start_paused = true)]
-async fn a_question_whose_connection_breaks_is_asked_again() {
+async fn a_call_whose_connection_breaks_is_repeated() {
     for target in ["web:80", "10.96.0.10:80", "web-1.default.pod:8080"] {
         let api = api();
         let wanted = said(ask(&cluster(&api), target).await);

@@ -14,7 +14,7 @@ async fn an_answer_after_the_clients_end_arrives_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_an_answer_keeps_its_session_to_itself() {
+async fn a_half_closed_stream_keeps_its_session_exclusive() {
     let (node, pool) = TestNode::start(quick());
     let mut asking = dial(&pool, SLOW).await.unwrap();
     asking.write_all(b"ask").await.unwrap();
@@ -95,7 +95,7 @@ async fn half_closed_client_is_sent_all_while_hundreds_of_others_come_and_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_of_the_pod_begins_the_linger_anew() {
+async fn every_byte_of_the_pod_restarts_the_linger() {
     let (_node, pool) = TestNode::start(quick());
     let stream = dial(&pool, FLOOD).await.unwrap();
     let (mut read, mut write) = split(stream);

@@ -184,7 +184,7 @@ async fn an_end_by_the_runtimes_clock_is_no_reason_for_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_wedged_is_still_watched() {
+async fn a_wedged_session_is_still_probed() {
     let (node, pool) = TestNode::start(quick());
     let mut listener = open(&pool).await;
     node.link(0).wedge();

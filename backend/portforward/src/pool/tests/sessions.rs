@@ -89,7 +89,7 @@ async fn an_upgrade_outlives_the_dial_that_asked_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_upgrade_fails_all_who_waited_for_it() {
+async fn a_failed_upgrade_fails_all_waiting_dials() {
     let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(100, SeqCst);
     *node.refuse.lock().unwrap() = Some(ForwardError::PodNotFound {
@@ -109,7 +109,7 @@ async fn a_failed_upgrade_fails_all_who_waited_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_failed_upgrade_of_several_fails_nobody() {
+async fn one_failed_upgrade_of_several_fails_no_dial() {
     let (node, pool) = TestNode::start(quick());
     let pod = "shop/web-0".to_owned();
     *node.refuse.lock().unwrap() = Some(ForwardError::PodNotFound { pod });
@@ -129,7 +129,7 @@ async fn one_failed_upgrade_of_several_fails_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_session_can_be_had_a_busy_one_is_shared() {
+async fn a_busy_session_is_shared_if_no_other_can_be_opened() {
     let (node, pool) = TestNode::start(quick());
     let mut bulk = dial(&pool, FLOOD).await.unwrap();
     bulk.read_exact(&mut vec![0; 1 << 20]).await.unwrap();
@@ -149,7 +149,7 @@ async fn where_no_session_can_be_had_a_busy_one_is_shared() {
 
 /// A Pod is in the map from a dial's first step, and unused until its second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
+async fn a_pod_dropped_during_a_dial_does_not_lose_the_upgrade() {
     let (node, pool) = TestNode::start(quick());
     // Longer than a dial waits before it checks again by itself.
     node.upgrade_ms.store(60, SeqCst);
@@ -179,7 +179,7 @@ async fn a_pod_forgotten_while_it_is_dialled_costs_nobody_the_upgrade() {
 
 /// The same where upgrades fail: failures of the forgotten Pod are not held against its successor.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_pod_forgotten_after_a_failure_is_dialled_as_any_other() {
+async fn a_pod_dropped_after_a_failure_is_dialled_like_a_new_one() {
     let (node, pool) = TestNode::start(quick());
     let keeper = tokio::task::spawn_blocking({
         let pool = Arc::downgrade(&pool);
@@ -212,7 +212,7 @@ async fn a_pod_forgotten_after_a_failure_is_dialled_as_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_are_told() {
+async fn a_dial_at_the_limit_is_overloaded_and_retryable() {
     let config = Config {
         streams_per_pod: 3,
         ..quick()
@@ -227,7 +227,7 @@ async fn limits_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_session_of_a_pod_is_always_to_be_had() {
+async fn the_first_session_of_a_pod_is_always_permitted() {
     let config = Config {
         sessions: 2,
         ..quick()
@@ -244,7 +244,7 @@ async fn the_first_session_of_a_pod_is_always_to_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pods_in_use_share_what_there_is_of_sessions() {
+async fn pods_share_the_limit_on_sessions() {
     let (node, pool) = TestNode::start(quick());
     let mut held = Vec::new();
     for pod in 0..100 {
@@ -408,7 +408,7 @@ async fn sessions_opened_ahead_are_few_and_go_unused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
+async fn no_session_is_opened_ahead_soon_after_a_failure() {
     let (node, pool) = TestNode::start(quick());
     *node.refuse.lock().unwrap() = Some(ForwardError::session_lost("web-0".into(), "no"));
     for _ in 0..8 {
@@ -426,7 +426,7 @@ async fn a_pod_without_a_session_to_be_had_is_left_alone_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_upgrades_take_long_nobody_waits_for_one_in_vain() {
+async fn a_slow_upgrade_does_not_delay_dials_that_can_share() {
     let (node, pool) = TestNode::start(quick());
     node.upgrade_ms.store(100, SeqCst);
     let first = open(&pool).await;
@@ -446,7 +446,7 @@ async fn where_upgrades_take_long_nobody_waits_for_one_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_burst_leaves_unused_is_closed_but_for_one() {
+async fn unused_sessions_of_a_burst_are_closed_except_one() {
     let (_node, pool) = TestNode::start(quick());
     let burst = (open(&pool).await, open(&pool).await, open(&pool).await);
     let sessions = pool.stats().sessions[0];

@@ -11,7 +11,7 @@ async fn stall(pool: &Arc<Pool>) -> PodStream {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_alone_may_do_so_for_ever() {
+async fn a_stalled_reader_alone_on_its_session_is_kept() {
     let (_node, pool) = TestNode::start(quick());
     let mut stalled = stall(&pool).await;
     sleep(3600 * S).await;
@@ -22,7 +22,7 @@ async fn who_does_not_read_alone_may_do_so_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_is_reset_when_others_wait() {
+async fn a_stalled_reader_is_reset_when_others_wait() {
     let (_node, pool) = TestNode::start(one_session());
     let mut other = open(&pool).await;
     let mut stalled = stall(&pool).await;
@@ -40,7 +40,7 @@ async fn who_does_not_read_is_reset_when_others_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_who_do_not_read_do_not_hurt_each_other_until_one_reads() {
+async fn two_stalled_readers_are_kept_until_one_reads() {
     let (_node, pool) = TestNode::start(one_session());
     let (one, two) = tokio::join!(dial(&pool, FLOOD), dial(&pool, FLOOD));
     let (mut one, two) = (one.unwrap(), two.unwrap());
@@ -73,7 +73,7 @@ async fn four_stalled_readers_disturb_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_somebody_does_not_read_is_not_shared_while_an_upgrade_takes_long() {
+async fn a_stalled_session_is_not_shared_during_a_slow_upgrade() {
     let (node, pool) = TestNode::start(quick());
     let stalled = stall(&pool).await;
     node.upgrade_ms.store(1000, SeqCst);
@@ -87,7 +87,7 @@ async fn a_session_somebody_does_not_read_is_not_shared_while_an_upgrade_takes_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_reads_is_bounded_in_all() {
+async fn unread_bytes_are_bounded_in_total() {
     let config = Config {
         unread: 8 << 20,
         ..quick()

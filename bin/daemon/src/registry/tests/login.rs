@@ -30,7 +30,7 @@ async fn connecting_again_is_the_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_be_read_once_is_kept_until_it_is_given_again() {
+async fn a_file_that_can_be_read_once_is_kept_until_it_is_passed_again() {
     let rig = Rig::new().await;
     let mut asked = request(ID, &[FREE]);
     asked.kubeconfig = kubeconfig("https://127.0.0.1:1/");

@@ -41,7 +41,7 @@ async fn a_client_that_breaks_after_its_end_of_file_is_noticed_within_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_has_closed_ends_it_at_once() {
+async fn a_closed_client_ends_the_relay_at_once() {
     let (client, upstream, relayed) = mocks();
     upstream.hold_shutdown(true);
     client.give("question");
@@ -72,7 +72,7 @@ async fn a_client_that_closes_after_its_end_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_sent_before_it_closed_arrives() {
+async fn bytes_sent_before_the_close_arrive() {
     let (client, upstream, relayed) = mocks();
     upstream.room(3);
     client.give(pattern(1000));
@@ -88,7 +88,7 @@ async fn what_a_client_sent_before_it_closed_arrives() {
 
 /// A client of which it is unknown whether it has closed returns its permit and does not delay the drain.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_may_have_closed_after_its_answer_holds_no_place() {
+async fn a_client_that_may_have_closed_after_its_answer_returns_its_permit() {
     let (client, upstream, relayed) = mocks();
     client.give("question");
     settle().await;
@@ -114,7 +114,7 @@ async fn a_client_that_may_have_closed_after_its_answer_holds_no_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_half_closed_keeps_its_place_and_is_waited_for() {
+async fn a_half_closed_client_keeps_its_permit() {
     let (client, upstream, relayed) = mocks();
     client.close(false);
     client.give("question");

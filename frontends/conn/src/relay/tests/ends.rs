@@ -61,7 +61,7 @@ async fn an_end_waits_for_the_bytes_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_is_slow_to_shut_down_holds_nothing_up() {
+async fn a_slow_shutdown_of_the_upstream_delays_nothing() {
     let (client, upstream, relayed) = mocks();
     upstream.hold_shutdown(true);
     client.give("question");

@@ -60,7 +60,7 @@ async fn an_error_names_its_side_and_ends_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_before_an_error_is_delivered() {
+async fn bytes_before_an_error_are_delivered() {
     let (client, upstream, relayed) = mocks();
     upstream.give("last words");
     upstream.fail_read(ErrorKind::ConnectionReset);
@@ -117,7 +117,7 @@ async fn a_late_reset_is_no_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_of_nothing_is_an_error_and_no_loop() {
+async fn a_write_of_zero_bytes_is_an_error() {
     struct TakesNothing;
     impl AsyncRead for TakesNothing {
         fn poll_read(

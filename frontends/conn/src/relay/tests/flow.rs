@@ -37,7 +37,7 @@ async fn small_pieces_that_wait_are_written_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_is_flushed_when_no_more_is_there() {
+async fn pending_bytes_are_flushed_when_no_more_can_be_read() {
     let (client, upstream, relayed) = mocks();
     upstream.hold_flush(true);
     client.give("first");
@@ -94,7 +94,7 @@ impl ClientIo for Endless {}
 impl Stream for Endless {}
 
 #[tokio::test]
-async fn endless_streams_starve_nobody() {
+async fn endless_streams_do_not_starve_other_tasks() {
     let counts = [(); 2].map(|()| Arc::default());
     let [client, upstream] = counts.clone().map(Endless);
     let options = RelayOptions::default();

@@ -5,7 +5,7 @@ use super::*;
 /// A process that is killed resets what it relays, and ends in order what was whole.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_relayed_client_lingers_for_nothing_until_it_has_the_whole() {
+async fn the_client_socket_resets_on_close_until_the_answer_is_complete() {
     let (mut app, client) = tcp_pair().await;
     let (upstream, mut server) = tcp_pair().await;
     let same = client.into_std().unwrap();
@@ -25,7 +25,7 @@ async fn a_relayed_client_lingers_for_nothing_until_it_has_the_whole() {
 /// The same over sockets, where the kernel is asked.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_program_that_closes_is_told_from_one_that_half_closes() {
+async fn closed_and_half_closed_programs_are_distinguished_over_tcp() {
     let listener = crate::Listener::bind(&"127.0.0.1:0".parse().unwrap())
         .await
         .unwrap();

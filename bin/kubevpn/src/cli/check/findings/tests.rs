@@ -367,7 +367,7 @@ fn no_transport_at_all() {
 }
 
 #[test]
-fn what_others_say_drives_no_terminal() {
+fn texts_from_outside_are_escaped() {
     let mut facts = good();
     kubeconfig(&mut facts).notes = vec!["\u{1b}[2J".to_owned()];
     assert!(!text(&report(&facts)).contains('\u{1b}'));
