@@ -31,7 +31,11 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
-        let tmp = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap()).await
+    }
+
+    /// A new engine, with the files in `tmp`.
+    async fn at(tmp: tempfile::TempDir) -> Self {
         let engine = Fake::default();
         let registry = start(&tmp, &engine).await;
         Self {
@@ -71,13 +75,7 @@ impl Rig {
             .values()
             .for_each(|entry| entry.monitor.abort());
         drop(registry);
-        let engine = Fake::default();
-        let registry = start(&tmp, &engine).await;
-        Self {
-            tmp,
-            engine,
-            registry,
-        }
+        Self::at(tmp).await
     }
 }
 
