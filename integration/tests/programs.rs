@@ -1,6 +1,7 @@
 //! `run`, `env` and `pac`: what other programs are told of the proxy.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 
 use kubevpn_scenarios::{Proxy, run_to_end};
@@ -60,6 +61,30 @@ async fn signals_reach_the_command() {
         let sent = Command::new("kill").args(["-s", signal, &pid]).status();
         assert!(sent.await.unwrap().success());
         assert_eq!(child.wait().await.unwrap().code(), Some(code), "{signal}");
+    }
+}
+
+/// The browser of `open` has no use for the credentials of the cluster and of the proxy.
+#[tokio::test]
+async fn browser_of_open_gets_no_credentials() {
+    let rig = Rig::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let said = dir.path().join("environment");
+    let browser = dir.path().join("chromium");
+    let script = format!("#!/bin/sh\nSEEN=canary env >'{}'\n", said.display());
+    std::fs::write(&browser, script).unwrap();
+    std::fs::set_permissions(&browser, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let words = ["open", "--kubeconfig", &rig.kubeconfig, "productpage:9080"];
+    let environment = [
+        ("BROWSER", browser.to_str().unwrap()),
+        ("KUBEVPN_TOKEN", "canary-token"),
+        ("KUBEVPN_AUTH", "ann:canary-password"),
+    ];
+    run(&words, &environment).await.with(0, &[]);
+    let said = std::fs::read_to_string(&said).unwrap();
+    assert!(said.contains("SEEN=canary\n"), "{said}");
+    for word in ["KUBEVPN_TOKEN", "KUBEVPN_AUTH", "canary-"] {
+        assert!(!said.contains(word), "{word}: {said}");
     }
 }
 

@@ -23,7 +23,11 @@ use crate::error::{ApiError, Code, ErrorContext as _};
 pub struct ProxyEngine {
     options: Options,
     own: OwnListeners,
+    opened: Option<SessionHook>,
 }
+
+/// Called with each way into a cluster.
+type SessionHook = Box<dyn Fn(&ProxyView) + Send + Sync>;
 
 impl ProxyEngine {
     /// An engine whose calls to API servers are made with these options.
@@ -31,7 +35,15 @@ impl ProxyEngine {
         Self {
             options,
             own: OwnListeners::default(),
+            opened: None,
         }
+    }
+
+    /// Calls this with each way into a cluster that is opened from now on, before anything goes through it.
+    #[must_use]
+    pub fn opened(mut self, opened: impl Fn(&ProxyView) + Send + Sync + 'static) -> Self {
+        self.opened = Some(Box::new(opened));
+        self
     }
 }
 
@@ -52,14 +64,18 @@ impl Engine for ProxyEngine {
         let host = FromHost::sharing(own.clone());
         let host = DeadlineLayer::new(stack.settings.dial_timeout).layer(host);
         let (cluster, forwarder) = proxy::chain(client.clone(), renewal.api_server(), stack);
+        let view = ProxyView::of_cluster(
+            Journal::default(),
+            about,
+            &cluster,
+            forwarder.clone(),
+            renewal.clone(),
+        );
+        if let Some(opened) = &self.opened {
+            opened(&view);
+        }
         Ok(ProxySession {
-            view: ProxyView::of_cluster(
-                Journal::default(),
-                about,
-                &cluster,
-                forwarder.clone(),
-                renewal.clone(),
-            ),
+            view,
             client,
             renewal,
             cluster: Backend::of_cluster(cluster),

@@ -5,6 +5,8 @@ mod cli;
 mod config;
 mod exit;
 mod live;
+#[cfg(feature = "otel")]
+mod otel;
 mod out;
 mod progress;
 mod report;

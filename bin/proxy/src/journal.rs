@@ -27,11 +27,15 @@ use self::tally::{Dials, EventCounts, count};
 pub mod api;
 mod event;
 mod programs;
+mod redact;
 mod snapshot;
 mod tally;
 mod view;
 
-pub use self::event::{Events, ExchangeEvent, JournalEvent, MessageHead, Stamped};
+pub use self::event::{
+    Events, ExchangeEvent, JournalEvent, MessageHead, Stamped, Trace, TraceStep,
+};
+pub use self::redact::redacted;
 pub use self::snapshot::{
     AboutProxy, ConnectionSnapshot, CredentialSnapshot, JournalSnapshot, ListenerSnapshot,
     RefusedConnection, SessionSnapshot, TrafficTotals, WatchSnapshot,
@@ -156,6 +160,12 @@ impl Journal {
     /// Events with the heads of requests and answers, including secrets. Each costs a copy of up to 16 KiB.
     pub fn events_with_heads(&self) -> Events {
         self.0.channel.listen(WantedHeads::Heads)
+    }
+
+    /// The same as [`events`](Self::events) with HTTP requests, and with the [`Trace`] of each connection: its dial then costs
+    /// a place for each of its steps.
+    pub fn events_with_traces(&self) -> Events {
+        self.0.channel.listen(WantedHeads::Traces)
     }
 
     /// Reports an event. `event` is called only if there is a listener.
@@ -362,6 +372,7 @@ impl JournalShared {
         self.channel.tell(|| {
             let route = live.route();
             let exchange = ExchangeEvent::with_heads(live);
+            let trace = self.channel.wants_traces().then(|| Trace::of(live));
             match refused {
                 Some(refused) => JournalEvent::ConnectionRefused {
                     id: live.id(),
@@ -372,6 +383,7 @@ impl JournalShared {
                     sentence: refused.sentence,
                     seconds,
                     exchange,
+                    trace,
                 },
                 None => JournalEvent::ConnectionClosed {
                     id: live.id(),
@@ -386,6 +398,7 @@ impl JournalShared {
                     end: ended.end.to_owned(),
                     error: ended.error.map(str::to_owned),
                     exchange,
+                    trace,
                 },
             }
         });
@@ -407,6 +420,10 @@ impl Observer for JournalShared {
 
     fn wants_heads(&self) -> bool {
         self.channel.wants_heads()
+    }
+
+    fn wants_traces(&self) -> bool {
+        self.channel.wants_traces()
     }
 }
 

@@ -153,7 +153,7 @@ pub const METRICS: [Metric; 18] = [
         "kubevpn_events_dropped_total",
         "counter",
         &[],
-        "Events that a listener did not read fast enough",
+        "Events that a listener did not read fast enough, or could not pass on",
     ),
 ];
 

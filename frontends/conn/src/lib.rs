@@ -67,7 +67,9 @@ pub use self::drain::{Drain, Drained};
 pub use self::io::{ClientIo, Closed};
 pub use self::limits::{Gate, Limits, Permit};
 pub use self::listen::{BindError, Client, Listener};
-pub use self::observe::{ENDS, Ended, Exchange, Head, Live, News, Observed, Observer, Route};
+pub use self::observe::{
+    DialStep, ENDS, Ended, Exchange, Head, Live, News, Observed, Observer, Route,
+};
 pub use self::record::{Record, Recorder, Traffic};
 pub use self::relay::{End, RelayOptions, Relayed, Side, relay};
 pub use self::rewind::Rewind;

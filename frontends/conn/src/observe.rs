@@ -46,6 +46,12 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn wants_heads(&self) -> bool {
         false
     }
+
+    /// Whether somebody wants to know the steps of dials ([`Route::steps`]) and what a request belongs to
+    /// ([`Route::traceparent`]). Asked for each.
+    fn wants_traces(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a connection.
@@ -95,7 +101,27 @@ pub struct Route {
     pub took: Option<Duration>,
     /// The HTTP request that is forwarded, if somebody wants to know.
     pub exchange: Option<Exchange>,
+    /// The steps of its dial that are over, in the order in which they ended, if somebody wants to know.
+    pub steps: Vec<DialStep>,
+    /// `traceparent` of the request (W3C Trace Context), as it was sent, if somebody wants to know.
+    pub traceparent: Option<String>,
     asked: Option<Instant>,
+}
+
+/// A step of a dial that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialStep {
+    /// A name of a closed set, which is the backend's.
+    pub name: &'static str,
+    /// From the beginning of the connection to that of the step.
+    pub began: Duration,
+    /// How long it took.
+    pub took: Duration,
+}
+
+tokio::task_local! {
+    /// The connection for which the task dials.
+    static DIALLED: Arc<Live>;
 }
 
 /// An HTTP request that is forwarded, as far as it is known.
@@ -218,6 +244,33 @@ impl Live {
         self.lock().clone()
     }
 
+    /// Runs a dial for a connection, which is [`dialled`](Self::dialled) meanwhile if somebody wants to know its steps.
+    ///
+    /// Cancellation: as of the dial.
+    pub async fn dialling<D: Future>(live: Option<Arc<Self>>, dial: D) -> D::Output {
+        match live.filter(|live| live.observer().wants_traces()) {
+            Some(live) => DIALLED.scope(live, dial).await,
+            None => dial.await,
+        }
+    }
+
+    /// The connection for which this task dials; `None` outside a dial, and where nobody wants to know. A backend that reports
+    /// its steps by a callback is heard within the dial.
+    pub fn dialled() -> Option<Arc<Self>> {
+        DIALLED.try_with(Arc::clone).ok()
+    }
+
+    /// Notes a step of its dial that took so long and ended so long ago.
+    pub fn step(&self, name: &'static str, took: Duration, ago: Duration) {
+        /// More are tried by no dial; what is noted is bounded.
+        const MOST: usize = 32;
+        let began = self.began.elapsed().saturating_sub(took + ago);
+        let mut route = self.lock();
+        if route.steps.len() < MOST {
+            route.steps.push(DialStep { name, began, took });
+        }
+    }
+
     /// Ends the client's connection now, whatever it is doing: it is dropped, and its record says `cut`.
     pub fn cut(&self) {
         self.observed.0.cut.cancel();
@@ -237,6 +290,10 @@ impl Live {
         let mut route = self.lock();
         route.took = route.asked.map(|asked| asked.elapsed());
         route.via = via.clone();
+    }
+
+    pub(crate) fn traceparent(&self, traceparent: Option<String>) {
+        self.lock().traceparent = traceparent;
     }
 
     pub(crate) fn exchange(&self, exchange: Exchange) {
@@ -282,5 +339,66 @@ impl Observed {
             cut,
             process,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Wants {
+        traces: bool,
+    }
+
+    impl Observer for Wants {
+        fn told(&self, _: News<'_>) {}
+
+        fn wants_traces(&self) -> bool {
+            self.traces
+        }
+    }
+
+    fn live(traces: bool) -> Arc<Live> {
+        let observed = Observed::new(Arc::new(Wants { traces }), CancellationToken::new(), None);
+        Live::new(1, Frontend::Socks5, None, Arc::default(), observed)
+    }
+
+    /// What a backend tells while it dials.
+    async fn told(name: &'static str) {
+        tokio::task::yield_now().await;
+        if let Some(live) = Live::dialled() {
+            live.step(name, Duration::from_secs(2), Duration::ZERO);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn step_is_noted_for_the_connection_that_is_dialled() {
+        let (first, second, unasked) = (live(true), live(true), live(false));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        tokio::join!(
+            Live::dialling(Some(first.clone()), told("first")),
+            Live::dialling(Some(second.clone()), told("second")),
+            Live::dialling(Some(unasked.clone()), told("unasked")),
+            Live::dialling(None, told("nobody")),
+            told("outside"),
+        );
+        let step = |name| DialStep {
+            name,
+            began: Duration::from_secs(1),
+            took: Duration::from_secs(2),
+        };
+        assert_eq!(first.route().steps, [step("first")]);
+        assert_eq!(second.route().steps, [step("second")]);
+        assert_eq!(unasked.route().steps, []);
+    }
+
+    #[tokio::test]
+    async fn steps_are_bounded() {
+        let live = live(true);
+        for _ in 0..1000 {
+            live.step("session", Duration::ZERO, Duration::ZERO);
+        }
+        assert!(live.route().steps.len() < 100);
     }
 }

@@ -185,6 +185,20 @@ impl Record {
         }
     }
 
+    /// `traceparent` of the HTTP request that it is, which is asked for where somebody wants to know.
+    pub fn traceparent(&mut self, traceparent: impl FnOnce() -> Option<String>) {
+        if let Some(live) = &self.observed
+            && live.observer().wants_traces()
+        {
+            live.traceparent(traceparent());
+        }
+    }
+
+    /// The connection as others see it, if it is observed.
+    pub fn live(&self) -> Option<Arc<Live>> {
+        self.observed.clone()
+    }
+
     /// The status of its answer, and its head for those who want to know.
     pub fn answered(&mut self, status: u16, head: impl FnOnce() -> Head) {
         if let Some(live) = &self.observed {

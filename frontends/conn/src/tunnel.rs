@@ -8,7 +8,9 @@ use kubevpn_target::{Connect, ConnectError, Stream, Target};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
-use crate::{ClientIo, Record, RelayOptions, Relayed, Rewind, farewell, relay, while_connected};
+use crate::{
+    ClientIo, Live, Record, RelayOptions, Relayed, Rewind, farewell, relay, while_connected,
+};
 
 /// A client whose request is complete, with everything needed to serve it to its end.
 ///
@@ -81,7 +83,7 @@ impl<C: ClientIo> Tunnel<C> {
             self.record.target(&target);
             tracing::debug!(%target, "dialing");
             // Boxed, so that the memory of the dial is not held for the life of the connection.
-            let dial = Box::pin(connect.connect(target));
+            let dial = Box::pin(Live::dialling(self.record.live(), connect.connect(target)));
             let dialled = while_connected(&mut self.client, &mut self.early, dial).await;
             let upstream = match dialled {
                 Ok(Ok(upstream)) => upstream,

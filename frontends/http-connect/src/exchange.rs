@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, Version};
 use hyper::upgrade::Upgraded;
-use kubevpn_conn::{End, Record, Relayed, Side, Traffic};
+use kubevpn_conn::{End, Live, Record, Relayed, Side, Traffic};
 use kubevpn_target::{Target, Via};
 use tokio::time::Instant;
 
@@ -241,6 +241,10 @@ impl SharedExchange {
         if let Some(record) = &mut self.state().record {
             record.via(via);
         }
+    }
+
+    pub(crate) fn live(&self) -> Option<Arc<Live>> {
+        self.state().record.as_ref()?.live()
     }
 
     /// The head of the target's answer is there.

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use kubevpn_conn::Live;
 use kubevpn_target::{Connect, Target};
 
 use crate::Settings;
@@ -90,7 +91,8 @@ pub(crate) async fn forward<S: Connect>(
             }
         }
     }
-    let dial = Box::pin(connect.connect(attempt.target.clone()));
+    let dial = connect.connect(attempt.target.clone());
+    let dial = Box::pin(Live::dialling(exchange.live(), dial));
     let stream = dial.await.map_err(Problem::Refused)?;
     let upstream = Upstream::new(stream).await;
     let upstream = upstream.map_err(|error| attempt.failed(error))?;

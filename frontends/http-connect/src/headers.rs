@@ -172,6 +172,16 @@ pub(crate) fn told(version: Version, fields: &HeaderMap) -> Head {
     )
 }
 
+/// The trace that a request belongs to (W3C Trace Context, section 3.2): the only `traceparent`, where its length is one
+/// that a future version may have.
+pub(crate) fn traceparent(fields: &HeaderMap) -> Option<String> {
+    const LONGEST: usize = 256;
+    let mut all = fields.get_all("traceparent").iter();
+    let (first, second) = (all.next()?, all.next());
+    let only = first.to_str().ok().filter(|_| second.is_none())?;
+    (only.len() <= LONGEST).then(|| only.to_owned())
+}
+
 /// Leaves out what is about one connection, puts `replaced` in the place of what is there, or at the end, and adds
 /// who passed the message on.
 fn pass_on(

@@ -280,6 +280,7 @@ async fn respond<S: Connect>(
                 || head.uri.to_string(),
                 || headers::told(head.version, &head.headers),
             );
+            record.traceparent(|| headers::traceparent(&head.headers));
             exchange.record(record);
             let sent = forward(head, body, target, connect, settings, &exchange);
             match sent.instrument(span).await {

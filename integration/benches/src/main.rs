@@ -73,6 +73,10 @@ struct Args {
     /// Another subject: NAME=COMMAND, with {port} where the local port goes
     #[arg(long = "peer", value_name = "NAME=COMMAND")]
     peers: Vec<String>,
+    /// Measure ours a second time with `--metrics` that are read once a second, and say what that costs; of other subjects
+    /// only those that are named
+    #[arg(long, conflicts_with_all = ["lines", "report"])]
+    metrics: bool,
     /// Measure over lines that take this long for a round trip instead: 10ms, 50ms, 150ms
     #[arg(long = "line", value_name = "TIME", value_parser = lab::round_trip)]
     lines: Vec<Duration>,
@@ -124,7 +128,7 @@ async fn main() -> anyhow::Result<()> {
     );
 
     let mut kinds = vec![
-        SubjectKind::Ours(kubevpn),
+        SubjectKind::Ours(kubevpn.clone()),
         SubjectKind::Kubectl { websocket: false },
         SubjectKind::Kubectl { websocket: true },
         SubjectKind::KubeRs { nodelay: false },
@@ -137,7 +141,16 @@ async fn main() -> anyhow::Result<()> {
             command: command.into(),
         });
     }
-    kinds.retain(|kind| begins(&kind.name(), &args.part.subjects));
+    if args.metrics {
+        let scraped = SubjectKind::Scraped(kubevpn);
+        match args.part.subjects.is_empty() {
+            true => kinds.truncate(1),
+            false => kinds.retain(|kind| begins(&kind.name(), &args.part.subjects)),
+        }
+        kinds.push(scraped);
+    } else {
+        kinds.retain(|kind| begins(&kind.name(), &args.part.subjects));
+    }
     let sizes = if args.part.quick {
         Sizes::QUICK
     } else {
@@ -190,7 +203,8 @@ async fn main() -> anyhow::Result<()> {
             report::save(path, &rounds)?;
         }
     }
-    let text = report::render(&rounds)?;
+    let mut text = report::render(&rounds)?;
+    text += &report::metrics(&rounds)?;
     match &args.part.report {
         Some(path) => report::insert(path, ReportSection::Cluster, &text),
         None => report::print(&text),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::Usage;
 use crate::load::{Figure, Goal, Measured};
+use crate::subject::{OURS, SCRAPED};
 
 /// One workload on one subject in one round.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -322,6 +323,54 @@ pub(crate) fn figures(rounds: &[Round], place: ReportSection) -> anyhow::Result<
     Ok(text)
 }
 
+/// By how much of itself ours may be worse where its metrics are read.
+const METRICS_COST: f64 = 0.02;
+
+/// Ours with metrics that are read beside ours without: pairs of the same round, since what the machine does differs more from one
+/// round to the next. Nothing where that was not measured.
+pub(crate) fn metrics(rounds: &[Round]) -> anyhow::Result<String> {
+    let mut ratios: BTreeMap<&str, (bool, Vec<f64>)> = BTreeMap::new();
+    for with in rounds.iter().filter(|round| round.subject == SCRAPED) {
+        let without = rounds.iter().find(|round| {
+            round.subject == OURS && round.round == with.round && round.workload == with.workload
+        });
+        let Some(without) = without else { continue };
+        for figure in &with.figures {
+            let same = without.figures.iter().find(|it| it.what == figure.what);
+            let Some(same) = same.filter(|it| it.value > 0.0) else {
+                continue;
+            };
+            let (_, all) = ratios
+                .entry(&figure.what)
+                .or_insert((figure.more_is_better, Vec::new()));
+            all.push(figure.value / same.value);
+        }
+    }
+    let mut text = String::new();
+    if ratios.is_empty() {
+        return Ok(text);
+    }
+    text += "\nWith `--metrics`, read once a second, as a multiple of without: the median over rounds, and whether that is within 2 %.\n\n             | what | x | least | most | |\n|---|---|---|---|---|\n";
+    for (what, (more_is_better, all)) in ratios {
+        let Some(middle) = median(&all) else { continue };
+        let worse = match more_is_better {
+            true => 1.0 - middle,
+            false => middle - 1.0,
+        };
+        let verdict = match worse <= METRICS_COST {
+            true => "met".to_owned(),
+            false => format!("worse by {:.1} %", 100.0 * worse),
+        };
+        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = all.iter().copied().fold(0.0, f64::max);
+        writeln!(
+            text,
+            "| {what} | {middle:.3} | {least:.3} | {most:.3} | {verdict} |"
+        )?;
+    }
+    Ok(text)
+}
+
 /// Whose processor time goes into one connection, request or MiB.
 fn processors(rounds: &[Round]) -> anyhow::Result<String> {
     const WHO: [&str; 6] = [
@@ -367,4 +416,33 @@ fn processors(rounds: &[Round]) -> anyhow::Result<String> {
         writeln!(text, " {sum:.0} |")?;
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_compared_round_by_round() {
+        let round = |round, subject: &str, value| {
+            let figures = vec![
+                Figure::more("connections", "/s", value),
+                Figure::less("latency", "ms", 1000.0 / value),
+            ];
+            Round::new(round, "churn-16".into(), subject.into(), Ok(figures))
+        };
+        let without = [round(0, OURS, 100.0), round(1, OURS, 400.0)];
+        assert_eq!(metrics(&without).unwrap(), "");
+        // The second round is faster for both.
+        let well = [round(0, SCRAPED, 99.0), round(1, SCRAPED, 396.0)];
+        let text = metrics(&[&without[..], &well].concat()).unwrap();
+        assert!(
+            text.contains("| connections | 0.990 | 0.990 | 0.990 | met |"),
+            "{text}"
+        );
+        assert_eq!(text.matches("| met |").count(), 2, "{text}");
+        let badly = [round(0, SCRAPED, 90.0), round(1, SCRAPED, 360.0)];
+        let text = metrics(&[&without[..], &badly].concat()).unwrap();
+        assert!(text.contains("| 0.900 | worse by 10.0 % |"), "{text}");
+    }
 }

@@ -7,25 +7,43 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lab::Lab;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use crate::wire;
+
+/// Names of ours without and with metrics that are read.
+pub(crate) const OURS: &str = "ours (SOCKS5)";
+pub(crate) const SCRAPED: &str = "ours (SOCKS5), --metrics";
+/// How often Prometheus would read them.
+const SCRAPE: Duration = Duration::from_secs(1);
 
 /// Which program, and how it is run.
 #[derive(Clone, Debug)]
 pub(crate) enum SubjectKind {
     Ours(PathBuf),
-    Kubectl { websocket: bool },
-    KubeRs { nodelay: bool },
-    Command { name: String, command: String },
+    /// Ours with `--metrics`, which are read once a second.
+    Scraped(PathBuf),
+    Kubectl {
+        websocket: bool,
+    },
+    KubeRs {
+        nodelay: bool,
+    },
+    Command {
+        name: String,
+        command: String,
+    },
 }
 
 impl SubjectKind {
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Ours(_) => "ours (SOCKS5)".into(),
+            Self::Ours(_) => OURS.into(),
+            Self::Scraped(_) => SCRAPED.into(),
             Self::Kubectl { websocket: false } => "kubectl, SPDY".into(),
             Self::Kubectl { websocket: true } => "kubectl, WebSocket".into(),
             Self::KubeRs { nodelay: false } => "kube-rs".into(),
@@ -39,6 +57,8 @@ impl SubjectKind {
 pub(crate) struct RunningSubject {
     child: Child,
     way: SubjectRoute,
+    /// Reads its metrics, where that is measured; ends with it.
+    _scraping: JoinSet<()>,
 }
 
 /// How a client gets to a port of the Service.
@@ -107,7 +127,26 @@ impl RunningSubject {
         Ok(Self {
             child,
             way: SubjectRoute::Socks(socks),
+            _scraping: JoinSet::new(),
         })
+    }
+
+    /// The same with metrics, which are read from now on.
+    async fn scraped(kubevpn: &Path, kubeconfig: &Path) -> anyhow::Result<Self> {
+        let admin = SocketAddr::from(([127, 0, 0, 1], free_port().await?));
+        let flags = ["--metrics", &admin.to_string()];
+        let mut subject = Self::proxy(kubevpn, kubeconfig, &flags).await?;
+        // That it can be read is known before anything is measured.
+        scrape(admin).await?;
+        subject._scraping.spawn(async move {
+            let mut ticks = interval(SCRAPE);
+            loop {
+                ticks.tick().await;
+                // A proxy that has ended fails the workload.
+                let _ = scrape(admin).await;
+            }
+        });
+        Ok(subject)
     }
 
     pub(crate) async fn start(kind: &SubjectKind, lab: &Lab) -> anyhow::Result<Self> {
@@ -138,7 +177,7 @@ impl RunningSubject {
                     .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket.to_string());
                 (command, SubjectRoute::Forwards(vec![(Port::Http, addr)]))
             }
-            SubjectKind::KubeRs { .. } | SubjectKind::Command { .. } => {
+            SubjectKind::Scraped(_) | SubjectKind::KubeRs { .. } | SubjectKind::Command { .. } => {
                 bail!("not measured from its start")
             }
         };
@@ -148,7 +187,11 @@ impl RunningSubject {
             .stderr(Stdio::null())
             .kill_on_drop(true);
         let child = command.env("KUBECONFIG", kubeconfig).spawn()?;
-        Ok(Self { child, way })
+        Ok(Self {
+            child,
+            way,
+            _scraping: JoinSet::new(),
+        })
     }
 
     /// The same with forwards for these ports, where the kind needs one for each.
@@ -170,6 +213,7 @@ impl RunningSubject {
         let spawn = |command| spawn(command, kubeconfig);
         let (child, way) = match kind {
             SubjectKind::Ours(path) => return Self::proxy(path, kubeconfig, &[]).await,
+            SubjectKind::Scraped(path) => return Self::scraped(path, kubeconfig).await,
             SubjectKind::Kubectl { websocket } => {
                 let mut forwards = Vec::new();
                 let mut words = Vec::new();
@@ -227,7 +271,11 @@ impl RunningSubject {
                 (child, SubjectRoute::Forwards(vec![(Port::Http, addr)]))
             }
         };
-        Ok(Self { child, way })
+        Ok(Self {
+            child,
+            way,
+            _scraping: JoinSet::new(),
+        })
     }
 
     /// A connection to the port: for ours with the SOCKS5 handshake, which is part of what is measured.
@@ -285,6 +333,20 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
         .context("no VmRSS")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024)
+}
+
+/// Reads the metrics once.
+async fn scrape(admin: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(admin).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {admin}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    anyhow::ensure!(
+        answer.contains("\nkubevpn_connections_total"),
+        "no metrics: {answer}"
+    );
+    Ok(())
 }
 
 async fn line_with(child: &mut Child, words: &str) -> anyhow::Result<String> {

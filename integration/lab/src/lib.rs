@@ -13,7 +13,7 @@
 //! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it, with what
 //! `transports` cost; `gateway` runs
 //! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own;
-//! `terminal` sits down at real shells.
+//! `terminal` sits down at real shells; `metrics` has a real Prometheus look on while things go wrong.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -50,6 +50,7 @@ mod isolated;
 mod line;
 mod machine;
 mod matrix;
+mod metrics;
 mod node;
 mod package;
 mod process;
@@ -75,6 +76,7 @@ pub use self::hops::{Crossing, Hop, table as hops_table};
 pub use self::isolated::{IsolatedProgram, ProgramOutcome, write_programs};
 pub use self::line::{Length, LineRelay, round_trip};
 pub use self::matrix::{Scenarios, VersionPair, pairs, table as matrix_table, write_pair};
+pub use self::metrics::{Scraped, lasting};
 pub use self::package::{
     BUDGET, PackageOptions, Packages, PackedProgram, ReleaseTools, differences, package,
     try_packages,

@@ -136,6 +136,19 @@ enum Command {
         #[arg(long)]
         kubevpn: Option<PathBuf>,
     },
+    /// Send load through `kubevpn proxy-out` while Pods and the API server go and come back, and compare what a real Prometheus has
+    /// seen, one line a claim; exit code 1 if one fails
+    Metrics {
+        /// How long
+        #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = lab::lasting)]
+        lasts: Duration,
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// The page whose table is to be written
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
     /// Bring up every pair of Kubernetes and containerd, one after the other, and run check, scenarios and upgrades on it
     ///
     /// Exit code 1 if one of them fails. The last pair is left up.
@@ -352,6 +365,19 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             return Ok(judged(
                 &lab.gateway(&beside_this(kubevpn)?, print_claim).await?,
             ));
+        }
+        Command::Metrics {
+            lasts,
+            kubevpn,
+            page,
+        } => {
+            let kubevpn = beside_this(kubevpn)?;
+            let scraped = lab.metrics(&kubevpn, lasts, print_claim).await?;
+            println!("{}", scraped.table);
+            if let Some(page) = page {
+                lab::write_section(&page, "prometheus", &scraped.table)?;
+            }
+            return Ok(judged(&scraped.claims));
         }
         Command::Build => lab.build().await?,
         Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),

@@ -2,6 +2,7 @@
 //! look like. docs/terminal.md is the page of a run.
 
 mod completion;
+mod ssh;
 mod tmux;
 mod top;
 
@@ -67,6 +68,10 @@ impl Lab {
         let proxy = "kubevpn proxy-out --listen 127.0.0.1:0";
         let (server, client) = (shell().await?, shell().await?);
         screens.extend(top::top(proxy, &server, &client, home).await?);
+        let (server, client) = (shell().await?, shell().await?);
+        screens.push(top::of_daemon(&server, &client, home).await?);
+        let (server, client) = (shell().await?, shell().await?);
+        screens.push(top::over_ssh(self, proxy, &server, &client, home).await?);
         Ok(TerminalView { completed, screens })
     }
 
@@ -138,7 +143,10 @@ impl Lab {
         let kubevpn = &kubevpn.canonicalize()?;
         let shell = async || self.shell(kubevpn, home).await;
         let (server, client) = (shell().await?, shell().await?);
-        let screens = top::top("kubevpn demo --listen 127.0.0.1:0", &server, &client, home).await?;
+        let demo = "kubevpn demo --listen 127.0.0.1:0";
+        let mut screens = top::top(demo, &server, &client, home).await?;
+        let (server, client) = (shell().await?, shell().await?);
+        screens.push(top::over_ssh(self, demo, &server, &client, home).await?);
         Ok(TerminalView {
             completed: Vec::new(),
             screens,

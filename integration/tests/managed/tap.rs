@@ -258,26 +258,11 @@ async fn tap_shows_a_proxy_in_the_foreground_to_its_end() {
     let said = rig.managed.run(&["tap"]).await.unwrap();
     said.with(51, &["no proxy runs"]).unwrap();
 
-    let words = [
-        "proxy-out",
-        "--kubeconfig",
-        rig.kubeconfig.to_str().unwrap(),
-        "--listen",
-        "127.0.0.1:0",
-        "-o",
-        "json",
-    ];
-    let mut proxy = Running::start(rig.managed.command(&words));
-    let listens = proxy.json().await;
-    let address: SocketAddr = listens["address"].as_str().unwrap().parse().unwrap();
-    let pid = proxy.child.id().unwrap().to_string();
-    let socket = rig.file(&format!("foreground/{pid}.sock"));
-    eventually("it can be looked at", async {
-        while UnixStream::connect(&socket).await.is_err() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    let Foreground {
+        running: proxy,
+        address,
+        pid,
+    } = Foreground::start(&rig).await;
     let mut tap = Running::tap(&rig, &[&pid]).await;
     let mut refused = Running::tap(&rig, &["--refused"]).await;
 
@@ -300,14 +285,68 @@ async fn tap_shows_a_proxy_in_the_foreground_to_its_end() {
         assert!(line.contains("productpage:81: "), "{line}");
     }
 
+    // However the proxy ends, `tap` has nothing to look at any more and says so, as `top` does.
     proxy.end("-INT").await;
+    over(tap, &pid).await;
+    over(refused, &pid).await;
+}
+
+#[tokio::test]
+async fn tap_of_a_proxy_that_is_killed_fails() {
+    let rig = Rig::start().await;
+    let proxy = Foreground::start(&rig).await;
+    let tap = Running::tap(&rig, &[&proxy.pid]).await;
+    proxy.running.end("-KILL").await;
+    over(tap, &proxy.pid).await;
+}
+
+/// `tap` ends because there is nothing to look at any more, with the exit code of that.
+async fn over(mut tap: Running, pid: &str) {
     let rest = async {
         let code = tap.child.wait().await.unwrap().code();
         tap.stderr.read_to_string(&mut tap.said).await.unwrap();
         code
     };
-    assert_eq!(eventually("the end of tap", rest).await, Some(0));
-    assert!(tap.said.contains("The proxy has ended"), "{}", tap.said);
+    assert_eq!(eventually("the end of tap", rest).await, Some(80));
+    let said = format!("error: the proxy {pid} has ended");
+    assert!(tap.said.contains(&said), "{}", tap.said);
+}
+
+/// A proxy in the foreground, once it can be looked at.
+struct Foreground {
+    running: Running,
+    address: SocketAddr,
+    pid: String,
+}
+
+impl Foreground {
+    async fn start(rig: &Rig) -> Self {
+        let words = [
+            "proxy-out",
+            "--kubeconfig",
+            rig.kubeconfig.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "-o",
+            "json",
+        ];
+        let mut running = Running::start(rig.managed.command(&words));
+        let listens = running.json().await;
+        let address: SocketAddr = listens["address"].as_str().unwrap().parse().unwrap();
+        let pid = running.child.id().unwrap().to_string();
+        let socket = rig.file(&format!("foreground/{pid}.sock"));
+        eventually("it can be looked at", async {
+            while UnixStream::connect(&socket).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        Self {
+            running,
+            address,
+            pid,
+        }
+    }
 }
 
 /// How many connections are more than wait for a program that reads nothing: 1,024 events, and what sockets hold.

@@ -58,6 +58,11 @@ pub(super) fn is_over(error: &ApiError) -> bool {
     )
 }
 
+/// Error of a command that looked at a proxy when it ended, however that did.
+pub(super) fn ended(name: &str) -> ApiError {
+    ApiError::new(Code::NotRunning, format!("the proxy {name} has ended"))
+}
+
 /// The name of a proxy: its ID or process number.
 pub(super) fn name(about: &AboutProxy) -> String {
     match about.connection.is_empty() {

@@ -52,7 +52,21 @@ impl DaemonCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let Some(DaemonAction::LogLevel { level }) = self.what else {
             let engine = ProxyEngine::new(super::options());
-            return Ok(run(engine, self.idle.as_deref()).await?);
+            #[cfg(feature = "otel")]
+            let export = crate::otel::Export::of_environment();
+            #[cfg(feature = "otel")]
+            let engine = engine.opened({
+                let export = export.clone();
+                move |view| {
+                    if let Err(failure) = export.follow(view) {
+                        tracing::warn!(error = failure.message(), "no traces are exported");
+                    }
+                }
+            });
+            let ended = run(engine, self.idle.as_deref()).await;
+            #[cfg(feature = "otel")]
+            export.end().await;
+            return Ok(ended?);
         };
         let level = match level {
             LevelArg::Info => LogLevel::Info,

@@ -76,6 +76,10 @@ pub(crate) async fn serve<C>(
 where
     C: Connect + Clone + Sync + 'static,
 {
+    #[cfg(feature = "otel")]
+    let export = crate::otel::Export::of_environment();
+    #[cfg(feature = "otel")]
+    export.follow(&view)?;
     let Listening { bound, clients } = listening;
     allow_for(clients.limits.total);
     let listeners: Vec<_> = bound
@@ -159,6 +163,11 @@ where
     .await;
     for admin in [ending.admin, console].into_iter().flatten() {
         admin.end().await;
+    }
+    #[cfg(feature = "otel")]
+    {
+        view.journal().close();
+        export.end().await;
     }
     if let Ok(dir) = StateDir::locate() {
         dir.leave_foreground();

@@ -1,7 +1,6 @@
 //! `kubevpn tap`: what goes through a proxy, a line at a time.
 
 mod har;
-mod redact;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -96,15 +95,15 @@ impl Tap {
             Some(_) => console.events_with_heads().await?,
             None => console.events(true).await?,
         };
+        let name = console::name(&seen.about);
         if !out::is_hushed() {
-            let name = console::name(&seen.about);
             out::aside(format_args!(
                 "Looking at proxy {name}{}; {UNSEEN}",
                 out::escaped(&console::place(&seen.about))
             ));
         }
         let ended = tokio::select! {
-            ended = tapped.follow(events) => ended,
+            ended = tapped.follow(events, &name) => ended,
             _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
         };
         if !out::is_hushed() {
@@ -125,15 +124,12 @@ struct Tapped {
 }
 
 impl Tapped {
-    /// Shows events to their end.
-    async fn follow(&mut self, mut events: EventLines) -> Result<(), Failure> {
+    /// Shows events until there are none any more, which is the failure that `top` ends with as well.
+    async fn follow(&mut self, mut events: EventLines, name: &str) -> Result<(), Failure> {
         while let Some(event) = events.next().await? {
             self.take(event)?;
         }
-        if !out::is_hushed() {
-            out::aside("The proxy has ended");
-        }
-        Ok(())
+        Err(console::ended(name).into())
     }
 
     fn take(&mut self, mut stamped: Stamped) -> Result<(), Failure> {
@@ -154,7 +150,7 @@ impl Tapped {
                 (exchange.request, exchange.response) = (None, None);
             }
             if !self.credentials {
-                redact::exchange(exchange);
+                exchange.redact();
             }
         }
         let Some(seen) = EndedItem::of(&stamped) else {
@@ -415,6 +411,7 @@ mod tests {
                     waited: Some(0.01),
                     ..ExchangeEvent::default()
                 }),
+                trace: None,
             },
         }
     }
@@ -431,6 +428,7 @@ mod tests {
                 sentence: "service shop/web has no TCP port 81\u{1b}[2J".into(),
                 seconds: 1.26,
                 exchange: None,
+                trace: None,
             },
         }
     }

@@ -16,7 +16,7 @@ use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kubevpn_daemon::{ApiError, Code, Console, EventLines};
+use kubevpn_daemon::{Console, EventLines};
 use kubevpn_proxy::journal::{JournalSnapshot, Stamped};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -221,9 +221,7 @@ async fn listen(mut events: EventLines, name: String, sender: mpsc::Sender<Input
                     return;
                 }
             }
-            Ok(None) => {
-                break ApiError::new(Code::NotRunning, format!("the proxy {name} has ended"));
-            }
+            Ok(None) => break console::ended(&name),
             Err(error) => break error,
         }
     };

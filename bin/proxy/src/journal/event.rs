@@ -49,6 +49,9 @@ pub enum JournalEvent {
         sentence: String,
         seconds: f64,
         exchange: Option<ExchangeEvent>,
+        /// When what happened, if somebody wants traces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A connection has ended.
     ConnectionClosed {
@@ -66,6 +69,9 @@ pub enum JournalEvent {
         error: Option<String>,
         /// The forwarded HTTP request, if a listener wants these.
         exchange: Option<ExchangeEvent>,
+        /// When what happened, if somebody wants traces.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trace: Option<Trace>,
     },
     /// A port-forward session is open.
     SessionOpened {
@@ -136,9 +142,12 @@ pub struct MessageHead {
 }
 
 impl ExchangeEvent {
-    /// Exchange of a live connection.
+    /// Exchange of a live connection, for snapshots: without heads, and redacted. A snapshot is for whoever looks at
+    /// connections; only events have the URL as it was asked for.
     pub(super) fn of(live: &Live) -> Option<Self> {
-        Self::read(live, false)
+        let mut exchange = Self::read(live, false)?;
+        exchange.redact();
+        Some(exchange)
     }
 
     /// Exchange of a connection that has just ended, with the heads if they were kept.
@@ -171,6 +180,47 @@ impl ExchangeEvent {
     }
 }
 
+/// A connection that has ended, as a trace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trace {
+    /// When the connection began: RFC 3339.
+    pub began: String,
+    /// `traceparent` of the HTTP request, as it was sent.
+    pub parent: Option<String>,
+    /// The steps of its dial that came to an end, the first one first.
+    pub steps: Vec<TraceStep>,
+}
+
+/// A step of a dial: `resolve`, `session` or `stream`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TraceStep {
+    pub name: String,
+    /// Seconds from the beginning of the connection to that of the step.
+    pub after: f64,
+    pub seconds: f64,
+}
+
+impl Trace {
+    /// Of a connection that has just ended.
+    pub(super) fn of(live: &Live) -> Self {
+        let route = live.route();
+        let mut steps: Vec<_> = route.steps.iter().collect();
+        steps.sort_by_key(|step| step.began);
+        let steps = steps.into_iter().map(|step| TraceStep {
+            name: step.name.to_owned(),
+            after: step.began.as_secs_f64(),
+            seconds: step.took.as_secs_f64(),
+        });
+        Self {
+            began: (Timestamp::now() - live.age()).to_string(),
+            parent: route.traceparent,
+            steps: steps.collect(),
+        }
+    }
+}
+
 /// An event and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamped {
@@ -193,16 +243,56 @@ pub(super) enum WantedHeads {
     Connections,
     Exchanges,
     Heads,
+    Traces,
 }
 
 impl WantedHeads {
-    /// Its contribution to `curious` and `thorough`.
-    fn counts(self) -> (usize, usize) {
+    /// Its contribution to `curious`, `thorough` and `tracing`.
+    fn counts(self) -> [usize; 3] {
         match self {
-            Self::Connections => (0, 0),
-            Self::Exchanges => (1, 0),
-            Self::Heads => (1, 1),
+            Self::Connections => [0, 0, 0],
+            Self::Exchanges => [1, 0, 0],
+            Self::Heads => [1, 1, 0],
+            Self::Traces => [1, 0, 1],
         }
+    }
+
+    /// The event without what only other listeners want: a URL may have a credential.
+    fn shown(self, event: Arc<Stamped>) -> Arc<Stamped> {
+        let [exchanges, heads, traces] = self.counts().map(|n| n > 0);
+        let (JournalEvent::ConnectionClosed {
+            exchange, trace, ..
+        }
+        | JournalEvent::ConnectionRefused {
+            exchange, trace, ..
+        }) = &event.event
+        else {
+            return event;
+        };
+        let has_heads = |seen: &ExchangeEvent| seen.request.is_some() || seen.response.is_some();
+        if (exchanges || exchange.is_none())
+            && (heads || !exchange.as_ref().is_some_and(has_heads))
+            && (traces || trace.is_none())
+        {
+            return event;
+        }
+        let mut own = Arc::unwrap_or_clone(event);
+        if let JournalEvent::ConnectionClosed {
+            exchange, trace, ..
+        }
+        | JournalEvent::ConnectionRefused {
+            exchange, trace, ..
+        } = &mut own.event
+        {
+            exchange.take_if(|_| !exchanges);
+            trace.take_if(|_| !traces);
+            if let Some(exchange) = exchange
+                && !heads
+            {
+                (exchange.request, exchange.response) = (None, None);
+            }
+        }
+        Arc::new(own)
     }
 }
 
@@ -216,6 +306,8 @@ pub(super) struct EventChannel {
     curious: AtomicUsize,
     /// Number of listeners that want heads too.
     thorough: AtomicUsize,
+    /// Listeners that want HTTP requests and traces.
+    tracing: AtomicUsize,
     dropped: AtomicU64,
 }
 
@@ -226,6 +318,7 @@ impl Default for EventChannel {
             listeners: AtomicUsize::new(0),
             curious: AtomicUsize::new(0),
             thorough: AtomicUsize::new(0),
+            tracing: AtomicUsize::new(0),
             dropped: AtomicU64::new(0),
         }
     }
@@ -251,15 +344,24 @@ impl EventChannel {
         self.thorough.load(Ordering::Relaxed) > 0
     }
 
+    pub(super) fn wants_traces(&self) -> bool {
+        self.tracing.load(Ordering::Relaxed) > 0
+    }
+
+    /// What listeners want to know beside connections.
+    fn wants(&self) -> [&AtomicUsize; 3] {
+        [&self.curious, &self.thorough, &self.tracing]
+    }
+
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
     pub(super) fn listen(self: &Arc<Self>, wanted: WantedHeads) -> Events {
         self.listeners.fetch_add(1, Ordering::Relaxed);
-        let (exchanges, heads) = wanted.counts();
-        self.curious.fetch_add(exchanges, Ordering::Relaxed);
-        self.thorough.fetch_add(heads, Ordering::Relaxed);
+        for (wants, n) in self.wants().into_iter().zip(wanted.counts()) {
+            wants.fetch_add(n, Ordering::Relaxed);
+        }
         let receiver = match &*lock(&self.sender) {
             Some(sender) => sender.subscribe(),
             None => broadcast::channel(1).1,
@@ -286,11 +388,18 @@ pub struct Events {
 }
 
 impl Events {
+    /// Counts events that the listener has read and could not pass on, with those that it did not read fast enough.
+    pub fn lost(&self, events: u64) {
+        if let Some(channel) = self.channel.upgrade() {
+            channel.dropped.fetch_add(events, Ordering::Relaxed);
+        }
+    }
+
     /// Waits for the next event; `None` once the channel is closed. Cancel safe. A listener that is too slow misses events,
     /// and gets their number.
     pub async fn next(&mut self) -> Option<Arc<Stamped>> {
         match self.receiver.recv().await {
-            Ok(event) => Some(event),
+            Ok(event) => Some(self.wanted.shown(event)),
             Err(RecvError::Lagged(events)) => {
                 if let Some(channel) = self.channel.upgrade() {
                     channel.dropped.fetch_add(events, Ordering::Relaxed);
@@ -306,9 +415,9 @@ impl Drop for Events {
     fn drop(&mut self) {
         if let Some(channel) = self.channel.upgrade() {
             channel.listeners.fetch_sub(1, Ordering::Relaxed);
-            let (exchanges, heads) = self.wanted.counts();
-            channel.curious.fetch_sub(exchanges, Ordering::Relaxed);
-            channel.thorough.fetch_sub(heads, Ordering::Relaxed);
+            for (wants, n) in channel.wants().into_iter().zip(self.wanted.counts()) {
+                wants.fetch_sub(n, Ordering::Relaxed);
+            }
         }
     }
 }

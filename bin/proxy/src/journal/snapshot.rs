@@ -90,6 +90,7 @@ pub struct ConnectionSnapshot {
     pub down_rate: f64,
     /// Age in seconds.
     pub age: f64,
+    /// Of HTTP, while somebody wants to know requests: without heads, its credentials replaced by `REDACTED`.
     pub exchange: Option<super::ExchangeEvent>,
 }
 

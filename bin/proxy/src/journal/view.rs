@@ -1,9 +1,10 @@
 //! A view of one proxy: its journal, and its sessions, watches and credentials.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use kubevpn_client::{LoginNews, Renewal};
+use kubevpn_conn::Live;
 use kubevpn_stack::{
     Cluster, Forwarder, SessionHealth, SessionName, SessionNews, SessionState, WatchHealth,
     WatchNews,
@@ -66,7 +67,7 @@ impl ProxyView {
         stack.get_ref().tell({
             let journal = journal.clone();
             move |took| {
-                journal.0.dials.took("resolve", took.resolve);
+                journal.step("resolve", took.resolve, took.total - took.resolve);
                 journal.0.dials.took("total", took.total);
             }
         });
@@ -79,6 +80,11 @@ impl ProxyView {
                 renewal,
             }),
         }
+    }
+
+    /// Which proxy it is.
+    pub fn about(&self) -> &AboutProxy {
+        &self.about
     }
 
     /// The journal of the proxy.
@@ -154,11 +160,19 @@ impl ProxyView {
 }
 
 impl Journal {
+    /// A step of a dial that took so long and ended so long ago. It is told by the task that dials, which knows for whom.
+    fn step(&self, name: &'static str, took: Duration, ago: Duration) {
+        self.0.dials.took(name, took);
+        if let Some(live) = Live::dialled() {
+            live.step(name, took, ago);
+        }
+    }
+
     fn session(&self, news: SessionNews<'_>) {
         let name = match news {
             SessionNews::Dialled { session, stream } => {
-                self.0.dials.took("session", session);
-                self.0.dials.took("stream", stream);
+                self.step("session", session, stream);
+                self.step("stream", stream, Duration::ZERO);
                 return;
             }
             SessionNews::Opened(..) => "opened",

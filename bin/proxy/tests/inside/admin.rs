@@ -412,6 +412,74 @@ async fn events_go_on_and_leave_room_for_probes() {
     assert_eq!(status(&ask(&admin, "GET /livez").await), 200);
 }
 
+/// A URL may have a credential: snapshots have it without that, the page not at all, whoever listens to requests meanwhile.
+#[tokio::test]
+async fn page_is_told_no_request_and_snapshot_no_credential() {
+    let view = view();
+    // The target takes the request, and does not answer.
+    let (taken, mut requests) = tokio::sync::mpsc::channel(1);
+    let dial = move |_: Target| {
+        let taken = taken.clone();
+        async move {
+            let (ours, mut theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let n = theirs.read(&mut [0; 4096]).await.unwrap();
+                taken.send(n).await.unwrap();
+                // Until the client leaves.
+                let _ended = theirs.read(&mut [0; 1]).await;
+            });
+            Ok::<_, BoxError>(ours)
+        }
+    };
+    let spec = ListenerSpec::new(Protocol::Http, "127.0.0.1:0".parse().unwrap());
+    let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
+    let address = bound.address().unwrap();
+    let backend = Backend::of_host(service_fn(dial));
+    let mut server = Server::new(backend, spec.clients(&[]).unwrap());
+    server.observed_by(view.clone());
+    server.add(bound);
+    // As `tap` does.
+    let mut requests_told = view.events(true);
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let url = "http://jane:s3cret@web/?token=s3cret&page=2";
+    let request = format!("GET {url} HTTP/1.1\r\nHost: web\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    assert_ne!(requests.recv().await, Some(0));
+
+    let seen = view.snapshot().await;
+    let exchange = seen.connections[0].exchange.clone().unwrap();
+    assert_eq!(exchange.method, "GET");
+    let shown = "http://REDACTED@web/?token=REDACTED&page=2";
+    assert_eq!(exchange.url, shown);
+
+    let (admin, _, fields) = shown(view.clone()).await;
+    let mut page = TcpStream::connect(admin.addr().to_string()).await.unwrap();
+    let request = format!("GET /events HTTP/1.1\r\n{fields}\r\n");
+    page.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    // A snapshot ends with an empty line, and so does the head before it.
+    while heard.matches("event: snapshot\ndata: {").count() < 1 || !heard.ends_with("\n\n\r\n") {
+        let mut bytes = [0; 4096];
+        let n = page.read(&mut bytes).await.unwrap();
+        assert_ne!(n, 0, "{heard}");
+        heard.push_str(str::from_utf8(&bytes[..n]).unwrap());
+    }
+    assert!(heard.contains("\"target\":\"web:80\""), "{heard}");
+    assert!(heard.contains("\"exchange\":null"), "{heard}");
+    for word in ["s3cret", "page=2", "\"method\""] {
+        assert!(!heard.contains(word), "{word}: {heard}");
+    }
+    // Who listens to events has all of it: `--credentials` shows it.
+    drop(client);
+    let told = loop {
+        if let Event::ConnectionClosed { exchange, .. } = &requests_told.next().await.unwrap().event
+        {
+            break exchange.clone();
+        }
+    };
+    assert_eq!(told.unwrap().url, url);
+}
+
 /// A context and a refusal that contain markup, as a browser receives them.
 #[tokio::test]
 async fn text_of_others_is_text() {

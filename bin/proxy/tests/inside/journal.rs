@@ -269,3 +269,76 @@ async fn heads_are_sent_to_listeners_that_want_them() {
         assert!(response.fields.contains(&field("set-cookie", "a=s3cret")));
     }
 }
+
+/// A trace is made of what a dial tells and of what the request says it belongs to, and for who wants it alone.
+#[tokio::test]
+async fn traces_are_told_to_who_wants_them() {
+    let view = view();
+    // With what the target is sent.
+    let (sent, mut heads) = tokio::sync::mpsc::channel(1);
+    let dial = move |_: Target| {
+        let sent = sent.clone();
+        async move {
+            let (ours, theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let (mut theirs, mut head) = (BufReader::new(theirs), String::new());
+                while !head.ends_with("\r\n\r\n") {
+                    theirs.read_line(&mut head).await.unwrap();
+                }
+                sent.send(head.to_ascii_lowercase()).await.unwrap();
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+                theirs.write_all(answer.as_bytes()).await.unwrap();
+            });
+            Ok::<_, BoxError>(ours)
+        }
+    };
+    let (_server, address) = serve(&view, Protocol::Http, service_fn(dial)).await;
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let ask = async |fields: &str| {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request =
+            format!("GET http://web/x HTTP/1.1\r\nHost: web\r\nConnection: close\r\n{fields}\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("\r\nhi"), "{answer}");
+    };
+    let mut others = view.events(false);
+    let mut events = view.journal().events_with_traces();
+    assert!(view.journal().observer().wants_traces());
+    let mut end = async || loop {
+        if let Event::ConnectionClosed {
+            exchange, trace, ..
+        } = &events.next().await.unwrap().event
+        {
+            break (exchange.clone(), trace.clone().unwrap());
+        }
+    };
+    ask(&format!("Traceparent: {parent}\r\n")).await;
+    let (exchange, trace) = end().await;
+    assert_eq!(exchange.unwrap().url, "http://web/x");
+    assert_eq!(trace.parent.as_deref(), Some(parent));
+    assert!(!trace.began.is_empty());
+    let passed_on = format!("\r\ntraceparent: {parent}\r\n");
+    assert_eq!(heads.recv().await.unwrap().matches(&passed_on).count(), 1);
+    // Nothing is made up, and of two neither is taken.
+    ask("").await;
+    assert_eq!(end().await.1.parent, None);
+    assert!(!heads.recv().await.unwrap().contains("traceparent"));
+    ask(&format!(
+        "Traceparent: {parent}\r\ntraceparent: {parent}\r\n"
+    ))
+    .await;
+    assert_eq!(end().await.1.parent, None);
+    // What only one listener wants, the other one is not told.
+    loop {
+        let event = others.next().await.unwrap();
+        if let Event::ConnectionClosed {
+            exchange, trace, ..
+        } = &event.event
+        {
+            assert_eq!((exchange, trace), (&None, &None));
+            break;
+        }
+    }
+}

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::ssh::SshServer;
 use super::tmux::Tmux;
 use super::{curl, download, listening};
+use crate::Lab;
 use crate::command::{command, output};
 
 /// The views, and how large a terminal usually is.
@@ -126,12 +128,81 @@ pub(super) async fn top(
     Ok(screens)
 }
 
+/// The same of a background connection: the daemon is asked.
+pub(super) async fn of_daemon(
+    server: &Tmux,
+    person: &Tmux,
+    home: &Path,
+) -> Result<(&'static str, String)> {
+    server
+        .line("kubevpn connect --socks 127.0.0.1:0 --http 127.0.0.1:0 2>/dev/null | tail -1; clear")
+        .await?;
+    server
+        .until("an empty screen", |screen| screen == "$")
+        .await?;
+    // The connection is found by the line that every shell is told.
+    server
+        .line("eval \"$(kubevpn env)\"; curl -s --limit-rate 3M -o /dev/null 'http://productpage:9080/bytes?n=1000000000'")
+        .await?;
+    person.resize(SIZE).await?;
+    let seen = glance(person, home, TOP).await;
+    server.key("C-c").await?;
+    server
+        .until("the prompt", |screen| screen.ends_with("\n$"))
+        .await?;
+    server.line("clear; kubevpn quit").await?;
+    server.until_text("Exited").await?;
+    Ok(("`kubevpn top` of a background connection", seen?))
+}
+
+/// The same from another machine, which is this one: over ssh.
+pub(super) async fn over_ssh(
+    lab: &Lab,
+    proxy: &str,
+    server: &Tmux,
+    person: &Tmux,
+    home: &Path,
+) -> Result<(&'static str, String)> {
+    let ssh = SshServer::start(lab).await?;
+    server.line(proxy).await?;
+    let (said, _) = server.until_text("Shell: ").await?;
+    let proxy = listening(&said)?;
+    server.until_text("0 connections open").await?;
+    let _held = download(&proxy)?;
+    person.resize(SIZE).await?;
+    let seen = glance(person, home, &ssh.line("kubevpn top")).await?;
+    server.key("C-c").await?;
+    Ok(("`kubevpn top` over ssh", seen))
+}
+
+/// `top` by these words, until there is a connection with its rate and its program; then it is ended.
+async fn glance(person: &Tmux, home: &Path, words: &str) -> Result<String> {
+    begin_by(person, words).await?;
+    let (screen, _) = person
+        .until("a connection and its rate", |screen| {
+            let mut lines = screen.lines();
+            let line = lines.find(|line| line.starts_with("productpage:9080 "));
+            line.is_some_and(|line| line.matches('M').count() == 2 && line.contains(" curl "))
+        })
+        .await?;
+    person.key("q").await?;
+    end(person, home, 0).await?;
+    Ok(screen)
+}
+
+/// How it is begun, so that its process is known.
+const TOP: &str = "sh -c 'echo $$ >~/top.pid; exec kubevpn top'";
+
 /// It is on the screen, and in place of what was there.
 async fn begin(person: &Tmux) -> Result<()> {
+    begin_by(person, TOP).await
+}
+
+async fn begin_by(person: &Tmux, words: &str) -> Result<()> {
     person
-        .line(
-            "clear; stty -a >~/top.before; sh -c 'echo $$ >~/top.pid; exec kubevpn top'; echo ended $?; stty -a >~/top.after",
-        )
+        .line(&format!(
+            "clear; stty -a >~/top.before; {words}; echo ended $?; stty -a >~/top.after"
+        ))
         .await?;
     person
         .until("top", |screen| {

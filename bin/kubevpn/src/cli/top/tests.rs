@@ -123,6 +123,7 @@ fn closed(id: u64, target: &str, down: u64) -> Stamped {
         end: "eof".into(),
         error: None,
         exchange: None,
+        trace: None,
     })
 }
 
@@ -138,6 +139,7 @@ fn refusal(at: &str, target: &str) -> Stamped {
             sentence: "no service of this name".into(),
             seconds: 0.1,
             exchange: None,
+            trace: None,
         },
     }
 }

@@ -3,8 +3,9 @@
 //! They are known by the names they have, in header fields and in the parameters of URLs, and by their place in front of a
 //! host. What stands in a path, or under a name of one's own, is not known as one.
 
-use kubevpn_proxy::journal::ExchangeEvent;
 use percent_encoding::percent_decode_str;
+
+use super::ExchangeEvent;
 
 /// In place of a credential.
 const REDACTED: &str = "REDACTED";
@@ -55,16 +56,28 @@ const BETWEEN: [char; 12] = [
     '?', '#', '&', ';', ',', ' ', '\t', '"', '\'', '<', '>', '\\',
 ];
 
-/// Replaces the credentials of a request and its answer.
-pub(super) fn exchange(exchange: &mut ExchangeEvent) {
-    exchange.url = text(&exchange.url);
-    let heads = [&mut exchange.request, &mut exchange.response];
-    for head in heads.into_iter().flatten() {
-        for (name, value) in &mut head.fields {
-            *value = match is_secret(name) {
-                true => REDACTED.to_owned(),
-                false => text(value),
-            };
+impl ExchangeEvent {
+    /// Replaces the credentials of a request and its answer by `REDACTED`.
+    ///
+    /// ```
+    /// use kubevpn_proxy::journal::ExchangeEvent;
+    /// let mut exchange = ExchangeEvent {
+    ///     url: "http://jane:secret@web/?token=secret&page=2".into(),
+    ///     ..Exchange::default()
+    /// };
+    /// exchange.redact();
+    /// assert_eq!(exchange.url, "http://REDACTED@web/?token=REDACTED&page=2");
+    /// ```
+    pub fn redact(&mut self) {
+        self.url = redacted(&self.url);
+        let heads = [&mut self.request, &mut self.response];
+        for head in heads.into_iter().flatten() {
+            for (name, value) in &mut head.fields {
+                *value = match is_secret(name) {
+                    true => REDACTED.to_owned(),
+                    false => redacted(value),
+                };
+            }
         }
     }
 }
@@ -77,8 +90,8 @@ fn is_secret(name: &str) -> bool {
         || WHOLE.contains(&name.as_str())
 }
 
-/// A URL, or a field in which some may stand.
-fn text(text: &str) -> String {
+/// A URL, or a text in which some may stand, with its credentials replaced by `REDACTED`.
+pub fn redacted(text: &str) -> String {
     let text = without_users(text);
     let pieces = text.split_inclusive(BETWEEN);
     pieces.map(parameter).collect()
@@ -124,7 +137,7 @@ fn is_secret_value(value: &str) -> bool {
         return true;
     }
     let decoded = percent_decode_str(value).decode_utf8_lossy();
-    (decoded != value || value.contains('=')) && text(&decoded) != decoded
+    (decoded != value || value.contains('=')) && redacted(&decoded) != decoded
 }
 
 /// A JSON web token: two objects in base64, and a signature.
@@ -134,8 +147,7 @@ fn is_token(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_proxy::journal::MessageHead;
-
+    use super::super::MessageHead;
     use super::*;
 
     #[test]
@@ -185,7 +197,7 @@ mod tests {
                 "http://web/?device_code=REDACTED&oobCode=REDACTED&hmac=REDACTED&ticket=REDACTED&passcode=REDACTED",
             ),
         ] {
-            assert_eq!(text(url), shown, "{url}");
+            assert_eq!(redacted(url), shown, "{url}");
         }
     }
 
@@ -236,7 +248,7 @@ mod tests {
             response: Some(head),
             ..ExchangeEvent::default()
         };
-        exchange(&mut seen);
+        seen.redact();
         for head in [seen.request, seen.response] {
             let head = head.unwrap();
             assert_eq!(head.fields.len(), fields.len());

@@ -1,0 +1,461 @@
+//! Traces of connections for an OpenTelemetry collector, in builds with the feature `otel`.
+//!
+//! ```text
+//!   Journal ─▶ Events with traces ─▶ spans (SDK: sampler, limits) ─▶ batch ─▶ OTLP, http/protobuf
+//! ```
+//!
+//! A connection is a trace when it has ended: a span for all of it and one for each step of its dial. What is slower than
+//! connections end is dropped where it waits, in the journal, and counted there (`kubevpn_events_dropped_total`); so is what
+//! the collector does not take.
+//!
+//! Source: the OpenTelemetry specification 1.50, "OpenTelemetry Protocol Exporter" and "Environment Variable Specification".
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use kubevpn_proxy::ProxyView;
+use kubevpn_proxy::journal::{
+    AboutProxy, Events, ExchangeEvent, JournalEvent, Stamped, Trace, redacted,
+};
+use kubevpn_target::{Origin, Target};
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::{
+    Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Context, KeyValue, Value};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{
+    SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::exit::Failure;
+
+/// Spans that are sent at once; the default of the specification.
+const BATCH: usize = 512;
+/// How long a span waits for others, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise; the specification's default.
+const DELAY: Duration = Duration::from_secs(5);
+/// Upper bound on a request to the collector. `OTEL_EXPORTER_OTLP_TIMEOUT` may be less.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How long the end of the program may wait for the last batch.
+const LAST: Duration = Duration::from_secs(3);
+
+/// Where traces go. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Export(Option<Arc<ExportTasks>>);
+
+struct ExportTasks {
+    delay: Duration,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Export {
+    /// As the environment says; nowhere without an endpoint.
+    pub(crate) fn of_environment() -> Self {
+        if !is_wanted(|name| std::env::var(name).ok()) {
+            return Self(None);
+        }
+        let delay = std::env::var("OTEL_BSP_SCHEDULE_DELAY").ok();
+        let delay = delay.and_then(|delay| delay.parse().ok());
+        Self(Some(Arc::new(ExportTasks {
+            delay: delay.map_or(DELAY, |ms: u64| Duration::from_millis(ms.max(1))),
+            tasks: Mutex::default(),
+        })))
+    }
+
+    /// Exports what goes through this proxy from now on, until its journal is closed. An error is what is wrong with the
+    /// environment.
+    pub(crate) fn follow(&self, view: &ProxyView) -> Result<(), Failure> {
+        let Some(exporting) = &self.0 else {
+            return Ok(());
+        };
+        let exporter = exporter(view.about())?;
+        let events = view.journal().events_with_traces();
+        let task = tokio::spawn(run(events, exporter, exporting.delay));
+        let mut tasks = exporting
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Connections of a daemon come and go.
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+        Ok(())
+    }
+
+    /// Waits for the last batches; journals have to be closed before.
+    pub(crate) async fn end(self) {
+        let Some(exporting) = self.0 else { return };
+        let tasks = std::mem::take(
+            &mut *exporting
+                .tasks
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let ended = async {
+            for task in tasks {
+                let _ended = task.await;
+            }
+        };
+        if timeout(LAST, ended).await.is_err() {
+            tracing::warn!("the last traces were not taken by the collector in time");
+        }
+    }
+}
+
+/// Whether there is an endpoint, and nothing that says no.
+fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let of = |name: &str| variable(name).unwrap_or_default();
+    let endpoints = [
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ];
+    endpoints.iter().any(|name| !of(name).is_empty())
+        && !of("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true")
+        && of("OTEL_TRACES_EXPORTER") != "none"
+}
+
+/// What spans are made with, and what sends them.
+struct Exporter {
+    sends: SpanExporter,
+    made: FinishedSpans,
+    tracer: SdkTracer,
+    /// Ends with the tracer otherwise.
+    _provider: SdkTracerProvider,
+}
+
+fn exporter(about: &AboutProxy) -> Result<Exporter, Failure> {
+    let sends = SpanExporter::builder().with_http();
+    let sends = match hyper_rustls::HttpsConnectorBuilder::new().with_native_roots() {
+        Ok(builder) => {
+            let connector = builder.https_or_http().enable_http1().build();
+            sends.with_http_client(HyperClient::new(connector, REQUEST, None))
+        }
+        // As in an image without certificates: a collector beside us needs none.
+        Err(error) => {
+            tracing::debug!(%error, "no collector can be reached by https");
+            sends.with_http_client(HyperClient::with_default_connector(REQUEST, None))
+        }
+    };
+    let sends = sends.build();
+    let mut sends =
+        sends.map_err(|error| Failure::value(format!("traces cannot be exported: {error}")))?;
+    let mut resource = Resource::builder();
+    let is_named = std::env::var_os("OTEL_SERVICE_NAME").is_some()
+        || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|own| {
+            own.split(',')
+                .any(|pair| pair.trim().starts_with("service.name="))
+        });
+    if !is_named {
+        resource = resource.with_service_name("kubevpn");
+    }
+    let words = [
+        ("service.version", &about.version),
+        ("service.instance.id", &about.connection),
+        ("k8s.cluster.name", &about.cluster),
+        ("k8s.namespace.name", &about.namespace),
+    ];
+    let words = words.into_iter().filter(|(_, word)| !word.is_empty());
+    let words = words.map(|(name, word)| KeyValue::new(name, word.clone()));
+    let resource = resource.with_attributes(words).build();
+    sends.set_resource(&resource);
+    let made = FinishedSpans::default();
+    let provider = SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_span_processor(made.clone())
+        .build();
+    Ok(Exporter {
+        sends,
+        made,
+        tracer: provider.tracer("kubevpn"),
+        _provider: provider,
+    })
+}
+
+/// The spans that were made and have not been sent.
+#[derive(Clone, Debug, Default)]
+struct FinishedSpans(Arc<Mutex<Vec<SpanData>>>);
+
+impl FinishedSpans {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn take(&self) -> Vec<SpanData> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl SpanProcessor for FinishedSpans {
+    fn on_start(&self, _: &mut Span, _: &Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+/// Sends batches until there are no events any more. While one is sent, events wait in the journal.
+async fn run(mut events: Events, exporter: Exporter, delay: Duration) {
+    let mut ticks = interval(delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    let mut failing = false;
+    loop {
+        let (is_due, is_over) = tokio::select! {
+            event = events.next() => match event {
+                Some(event) => {
+                    trace(&exporter.tracer, &event);
+                    (exporter.made.len() >= BATCH, false)
+                }
+                None => (true, true),
+            },
+            _ = ticks.tick() => (true, false),
+        };
+        let batch = match is_due {
+            true => exporter.made.take(),
+            false => Vec::new(),
+        };
+        if !batch.is_empty() {
+            // A connection has one span that is no step.
+            let is_whole = |span: &&SpanData| span.span_kind == SpanKind::Server;
+            let connections = batch.iter().filter(is_whole).count() as u64;
+            let sent = exporter.sends.export(batch).await;
+            if let Err(error) = &sent {
+                events.lost(connections);
+                // Once until it takes some again: each batch would be a line.
+                if !failing {
+                    tracing::warn!(%error, connections, "traces were not taken by the collector");
+                }
+            }
+            failing = sent.is_err();
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+/// The spans of a connection that has ended.
+fn trace(tracer: &SdkTracer, stamped: &Stamped) {
+    let Some(ended) = EndedConnection::of(stamped) else {
+        return;
+    };
+    let Some((began, over)) = ended.times() else {
+        return;
+    };
+    let span = tracer
+        .span_builder(ended.name())
+        .with_kind(SpanKind::Server)
+        .with_start_time(began)
+        .with_attributes(ended.attributes());
+    let parent = parent(ended.trace);
+    let context = parent.with_span(tracer.build_with_context(span, &parent));
+    let span = context.span();
+    if let Some(error) = ended.failure() {
+        span.set_status(Status::error(error));
+    }
+    for step in &ended.trace.steps {
+        let from = began + seconds(step.after);
+        let builder = tracer
+            .span_builder(step.name.clone())
+            .with_kind(SpanKind::Internal)
+            .with_start_time(from);
+        let mut span = tracer.build_with_context(builder, &context);
+        span.end_with_timestamp(from + seconds(step.seconds));
+    }
+    span.end_with_timestamp(over);
+}
+
+/// The span that the HTTP request belongs to, by its own words; none is made up.
+fn parent(trace: &Trace) -> Context {
+    let mut fields = HashMap::new();
+    if let Some(parent) = &trace.parent {
+        fields.insert("traceparent".to_owned(), parent.clone());
+    }
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &fields)
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// What is told of a connection that has ended.
+struct EndedConnection<'a> {
+    at: &'a str,
+    trace: &'a Trace,
+    id: u64,
+    frontend: &'a str,
+    client: Option<&'a str>,
+    target: Option<&'a str>,
+    via: &'a str,
+    transport: &'a str,
+    up: u64,
+    down: u64,
+    end: &'a str,
+    refusal: Option<&'a str>,
+    error: Option<&'a str>,
+    exchange: Option<&'a ExchangeEvent>,
+}
+
+impl<'a> EndedConnection<'a> {
+    /// `None` for other events, and for clients that came and went without asking for anything.
+    fn of(stamped: &'a Stamped) -> Option<Self> {
+        let ended = match &stamped.event {
+            JournalEvent::ConnectionClosed {
+                id,
+                frontend,
+                client,
+                target,
+                via,
+                transport,
+                up,
+                down,
+                end,
+                error,
+                exchange,
+                trace,
+                ..
+            } => Self {
+                at: &stamped.at,
+                trace: trace.as_ref()?,
+                id: *id,
+                frontend,
+                client: client.as_deref(),
+                target: target.as_deref(),
+                via,
+                transport,
+                up: *up,
+                down: *down,
+                end,
+                refusal: None,
+                error: error.as_deref(),
+                exchange: exchange.as_ref(),
+            },
+            JournalEvent::ConnectionRefused {
+                id,
+                frontend,
+                client,
+                target,
+                refusal,
+                sentence,
+                exchange,
+                trace,
+                ..
+            } => Self {
+                at: &stamped.at,
+                trace: trace.as_ref()?,
+                id: *id,
+                frontend,
+                client: client.as_deref(),
+                target: target.as_deref(),
+                via: "",
+                transport: "",
+                up: 0,
+                down: 0,
+                end: "refused",
+                refusal: Some(refusal),
+                error: Some(sentence),
+                exchange: exchange.as_ref(),
+            },
+            _ => return None,
+        };
+        ended.target.is_some().then_some(ended)
+    }
+
+    /// From when to when it was.
+    fn times(&self) -> Option<(SystemTime, SystemTime)> {
+        let time = |text: &str| Some(SystemTime::from(text.parse::<Timestamp>().ok()?));
+        Some((time(&self.trace.began)?, time(self.at)?))
+    }
+
+    /// Of few values, as names of spans are to be.
+    fn name(&self) -> String {
+        match self.exchange {
+            Some(exchange) => exchange.method.clone(),
+            None => self.frontend.to_owned(),
+        }
+    }
+
+    /// By the semantic conventions where these have a name.
+    fn attributes(&self) -> Vec<KeyValue> {
+        let mut all = vec![
+            KeyValue::new("kubevpn.connection.id", integer(self.id)),
+            KeyValue::new("kubevpn.frontend", self.frontend.to_owned()),
+            KeyValue::new("kubevpn.end", self.end.to_owned()),
+            KeyValue::new("kubevpn.bytes.up", integer(self.up)),
+            KeyValue::new("kubevpn.bytes.down", integer(self.down)),
+        ];
+        let mut add = |name: &'static str, value: Option<Value>| {
+            all.extend(value.map(|value| KeyValue::new(name, value)));
+        };
+        let word = |word: &str| (!word.is_empty()).then(|| Value::from(word.to_owned()));
+        add("kubevpn.pod", word(self.via));
+        add("kubevpn.transport", word(self.transport));
+        add("error.type", self.refusal.and_then(word));
+        add("client.address", self.client.and_then(word));
+        let target = self.target.and_then(|target| {
+            let target = Target::parse(target, Origin::default()).ok()?;
+            Some((target.host.to_string(), i64::from(target.port.get())))
+        });
+        if let Some((host, port)) = target {
+            add("server.address", word(&host));
+            add("server.port", Some(port.into()));
+        }
+        if let Some(exchange) = self.exchange {
+            add("http.request.method", word(&exchange.method));
+            let status = exchange.status.map(|status| i64::from(status).into());
+            add("http.response.status_code", status);
+            add("url.full", word(&redacted(&exchange.url)));
+        }
+        all
+    }
+
+    /// Why it got no stream, or broke.
+    fn failure(&self) -> Option<String> {
+        self.error.map(redacted)
+    }
+}
+
+fn integer(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_exported_without_an_endpoint() {
+        let with = |set: &[(&str, &str)]| {
+            is_wanted(|name| {
+                let mut found = set.iter().filter(|(set, _)| *set == name);
+                found.next().map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector/x");
+        assert!(with(&[endpoint]) && with(&[traces]));
+        assert!(!with(&[]));
+        assert!(!with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]));
+        assert!(!with(&[endpoint, ("OTEL_SDK_DISABLED", "True")]));
+        assert!(!with(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
+        assert!(with(&[endpoint, ("OTEL_TRACES_EXPORTER", "otlp")]));
+    }
+}

@@ -1,0 +1,619 @@
+//! The metrics of `kubevpn proxy-out`, as a real Prometheus sees them while Pods and the API server go and come back.
+//!
+//! ```text
+//!   load (metrics/load.rs) ──▶ kubevpn proxy-out ──▶ the cluster ◀── chaos
+//!                                    ▲ /metrics, each second
+//!                              prometheus with the shipped rules ◀── claims, by its HTTP API
+//! ```
+//!
+//! Both programs are Debian's: `prometheus`, and `promtool` from the same package. Nothing of them is installed.
+
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::info;
+
+use self::load::{CountedLoad, LoadOutcomes, ScrapedListeners};
+use crate::Lab;
+use crate::check::{CheckClaims, Claim};
+use crate::command::{command, output, output_of_input};
+use crate::process::{Signal, until};
+
+/// The shipped rules, relative to the repository.
+const RULES: &str = "deploy/monitoring/rules.yaml";
+/// A run that is shorter has the durations of the rules in proportion.
+const WHOLE: Duration = Duration::from_secs(600);
+/// What the API server's absence sets off, and nothing else of the rules.
+const FIRES: &str = "KubevpnClusterAway";
+/// Upper bound on the absence of the API server.
+const AWAY: Duration = Duration::from_secs(10);
+/// Upper bound on anything that is waited for.
+const LIMIT: Duration = Duration::from_secs(60);
+/// As far back as there can be something.
+const EVER: &str = "7h";
+
+/// One disturbance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Disturbance {
+    /// One Pod of this Deployment is deleted.
+    Delete(&'static str),
+    /// All Pods of this Deployment are replaced.
+    Roll(&'static str),
+    /// The API server is killed, and comes back.
+    Away,
+}
+
+/// When what happens, in parts of the run. The absences are closer to each other than the window of the alert, so that it
+/// holds for long enough to fire.
+const CHAOS: [(f64, Disturbance); 11] = [
+    (0.05, Disturbance::Delete("reviews")),
+    (0.15, Disturbance::Away),
+    (0.25, Disturbance::Delete("productpage")),
+    (0.30, Disturbance::Roll("reviews")),
+    (0.40, Disturbance::Delete("reviews")),
+    (0.45, Disturbance::Delete("productpage")),
+    (0.55, Disturbance::Away),
+    (0.65, Disturbance::Delete("reviews")),
+    (0.70, Disturbance::Roll("productpage")),
+    (0.80, Disturbance::Delete("reviews")),
+    (0.90, Disturbance::Delete("productpage")),
+];
+
+/// Reads how long a run lasts: `10m`, `90s`.
+///
+/// Errors: it is none from 30 s to 6 h, as far back as is asked.
+pub fn lasting(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "s" => number.parse().ok(),
+        "m" => number.parse::<u64>().ok().and_then(|n| n.checked_mul(60)),
+        _ => None,
+    };
+    seconds
+        .filter(|seconds| (30..=6 * 3600).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| "write it as 10m or 90s, from 30s to 360m".into())
+}
+
+/// What a run has found.
+#[derive(Debug)]
+pub struct Scraped {
+    /// One each.
+    pub claims: Vec<Claim>,
+    /// A table in Markdown of what was counted on both sides.
+    pub table: String,
+}
+
+impl Lab {
+    /// Sends load through this `kubevpn` for so long, deletes and replaces Pods and takes the API server away meanwhile, and
+    /// asks Prometheus what it has seen of it. The cluster has to be up and is left whole.
+    ///
+    /// # Errors
+    /// No cluster; a package that cannot be had; a program that does not start.
+    pub async fn metrics(
+        &self,
+        kubevpn: &Path,
+        lasts: Duration,
+        report: impl FnMut(&Claim),
+    ) -> Result<Scraped> {
+        self.api_ready().await?;
+        let programs = self.debian("prometheus", &["prometheus"]).await?;
+        let programs = programs.join("usr/bin");
+        let rules = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../..")
+            .join(RULES);
+        let proxy = ScrapedProxy::start(self, kubevpn).await?;
+        let directory = tempfile::tempdir()?;
+        let scaled = scaled(&fs::read_to_string(&rules)?, lasts);
+        let prometheus =
+            Prometheus::start(&programs, directory.path(), proxy.admin, &scaled).await?;
+        prometheus.is_scraping().await?;
+
+        info!("load for {lasts:?}, with {} disturbances", CHAOS.len());
+        let load = CountedLoad::start(proxy.addresses);
+        let chaos = self.disturb(lasts).await;
+        let outcomes = load.end().await;
+        let acts = chaos?;
+        // What has happened is in the last scrape.
+        prometheus.scraped_since(SystemTime::now()).await?;
+
+        let mut c = CheckClaims {
+            report,
+            all: Vec::new(),
+        };
+        let evidence = Evidence {
+            prometheus,
+            outcomes,
+            acts,
+            lasts,
+            admin: proxy.admin,
+        };
+        evidence.claims(&mut c).await;
+        let promtool = programs.join("promtool");
+        evidence.lint(&mut c, &promtool, &rules).await;
+        let table = evidence.table().await?;
+        for deployment in ["reviews", "productpage"] {
+            let name = format!("deployment/{deployment}");
+            self.kubectl(&["rollout", "status", &name, "--timeout=120s"])
+                .await?;
+        }
+        Ok(Scraped {
+            claims: c.all,
+            table,
+        })
+    }
+
+    /// Takes every act at its time, and waits for the end; how often each was taken.
+    async fn disturb(&self, lasts: Duration) -> Result<BTreeMap<Disturbance, usize>> {
+        let begun = Instant::now();
+        let mut acts = BTreeMap::new();
+        for (part, act) in CHAOS {
+            sleep_until(begun + lasts.mul_f64(part)).await;
+            info!("{act:?}");
+            match act {
+                Disturbance::Delete(app) => self.delete_one(app).await?,
+                Disturbance::Roll(app) => {
+                    let name = format!("deployment/{app}");
+                    self.kubectl(&["rollout", "restart", &name]).await?;
+                }
+                Disturbance::Away => {
+                    let down_for = AWAY.min(lasts / 12);
+                    self.restart_apiserver(down_for, Signal::Kill).await?;
+                }
+            }
+            *acts.entry(act).or_default() += 1;
+        }
+        sleep_until(begun + lasts).await;
+        Ok(acts)
+    }
+
+    async fn delete_one(&self, app: &str) -> Result<()> {
+        let label = format!("app={app}");
+        let names = "jsonpath={.items[*].metadata.name}";
+        let pods = self
+            .kubectl(&["get", "pods", "-l", &label, "-o", names])
+            .await?;
+        let pods: Vec<_> = pods.split_whitespace().collect();
+        ensure!(!pods.is_empty(), "there is no Pod with the label {label}");
+        let pod = pods[fastrand::usize(..pods.len())];
+        self.kubectl(&["delete", "pod", pod, "--wait=false"])
+            .await
+            .map(drop)
+    }
+}
+
+/// What a run has left.
+struct Evidence {
+    prometheus: Prometheus,
+    outcomes: LoadOutcomes,
+    acts: BTreeMap<Disturbance, usize>,
+    lasts: Duration,
+    admin: SocketAddr,
+}
+
+impl Evidence {
+    async fn claims<F: FnMut(&Claim)>(&self, c: &mut CheckClaims<F>) {
+        let Self {
+            prometheus,
+            outcomes,
+            acts,
+            lasts,
+            ..
+        } = self;
+        c.claim_of(
+            "each connection of the load has an outcome",
+            async { Ok((outcomes.all(), outcomes.lost.clone())) },
+            |(all, lost)| *all > 0 && lost.is_empty(),
+        )
+        .await;
+        c.claim_of(
+            "Pods were deleted and replaced and the API server went away, all of it",
+            async { Ok(acts.values().sum::<usize>()) },
+            |taken| *taken == CHAOS.len(),
+        )
+        .await;
+        c.claim_of(
+            "connections were refused because the API server was away",
+            prometheus.number("sum(kubevpn_refusals_total{refusal=~\"cluster_away|timed_out\"})"),
+            |refused| *refused > 0.0,
+        )
+        .await;
+        let up = async {
+            let least = prometheus
+                .number(&format!("min_over_time(up[{EVER}])"))
+                .await?;
+            let scrapes = prometheus
+                .number(&format!("count_over_time(up[{EVER}])"))
+                .await?;
+            Ok((least, scrapes))
+        };
+        // Half of them, on a machine that is busy with all the rest.
+        let enough = lasts.as_secs_f64() / 2.0;
+        c.claim_of(
+            "no scrape failed, and there was one a second or so",
+            up,
+            |(least, scrapes)| *least == 1.0 && *scrapes >= enough,
+        )
+        .await;
+        let fallen = async {
+            let counters = prometheus.counters().await?;
+            let mut fallen = Vec::new();
+            for counter in &counters {
+                let resets = format!("sum(resets({counter}[{EVER}]))");
+                if prometheus.number(&resets).await? != 0.0 {
+                    fallen.push(counter.clone());
+                }
+            }
+            Ok((counters.len(), fallen))
+        };
+        c.claim_of("no counter fell", fallen, |(counters, fallen)| {
+            *counters > 0 && fallen.is_empty()
+        })
+        .await;
+        for (what, frontend) in [
+            (
+                "SOCKS5: connections and refusals are what the load was told",
+                "socks5",
+            ),
+            (
+                "HTTP: connections and refusals are what the load asked for",
+                "http",
+            ),
+            (
+                "forwarded port: connections and refusals are what the load asked for",
+                "forward",
+            ),
+        ] {
+            let seen = outcomes.of(frontend);
+            let counted = prometheus.counted(frontend);
+            c.claim_of(what, counted, |(connected, refused)| {
+                let all = connected + refused == seen.all();
+                // Of the others a client cannot tell one from the other.
+                let each =
+                    seen.unknown > 0 || (*connected, *refused) == (seen.granted, seen.refused);
+                seen.all() > 0 && all && each
+            })
+            .await;
+        }
+        // A stream ends a little after its client.
+        let closed = until(LIMIT, "the end of all connections", async || {
+            let open = prometheus.number("sum(kubevpn_connections_open)").await?;
+            Ok((open == 0.0).then_some(open))
+        });
+        c.claim_of("no connection stays open", closed, |open| *open == 0.0)
+            .await;
+        c.claim_of(
+            "the alert about the API server fired, and no other one",
+            prometheus.fired(),
+            |fired| fired.iter().eq([FIRES]),
+        )
+        .await;
+    }
+
+    /// What `promtool` says of the metrics and of the shipped rules.
+    async fn lint<F: FnMut(&Claim)>(&self, c: &mut CheckClaims<F>, promtool: &Path, rules: &Path) {
+        let checked = async {
+            let scraped = curl(&[&format!("http://{}/metrics", self.admin)]).await?;
+            output_of_input(program(promtool).args(["check", "metrics"]), &scraped).await
+        };
+        c.claim("promtool check metrics", checked, |_| true).await;
+        let checked = async {
+            let mut check = program(promtool);
+            output(check.args(["check", "rules"]).arg(rules)).await
+        };
+        c.claim("promtool check rules", checked, |said| {
+            said.contains("SUCCESS")
+        })
+        .await;
+    }
+
+    /// What was counted on both sides, and what happened.
+    async fn table(&self) -> Result<String> {
+        let Self {
+            prometheus,
+            outcomes,
+            acts,
+            lasts,
+            ..
+        } = self;
+        let times = |of: fn(&Disturbance) -> bool| {
+            let taken = acts.iter().filter(|(act, _)| of(act)).map(|(_, n)| n);
+            taken.sum::<usize>()
+        };
+        let scrapes = prometheus
+            .number(&format!("count_over_time(up[{EVER}])"))
+            .await?;
+        let mut table = format!(
+            "{} s of load; {} Pods deleted, {} Deployments replaced, the API server away {} times; {scrapes} scrapes.\n\n\
+         | frontend | the load: granted | refused | not told apart | Prometheus: connections | refusals |\n\
+         |---|---|---|---|---|---|\n",
+            lasts.as_secs(),
+            times(|act| matches!(act, Disturbance::Delete(_))),
+            times(|act| matches!(act, Disturbance::Roll(_))),
+            times(|act| matches!(act, Disturbance::Away)),
+        );
+        for frontend in ["socks5", "http", "forward"] {
+            let seen = outcomes.of(frontend);
+            let (connected, refused) = prometheus.counted(frontend).await?;
+            writeln!(
+                table,
+                "| {frontend} | {} | {} | {} | {connected} | {refused} |",
+                seen.granted, seen.refused, seen.unknown
+            )?;
+        }
+        let fired = prometheus.fired().await?;
+        let fired: Vec<_> = fired.into_iter().collect();
+        writeln!(table, "\nAlerts that fired: {}.", fired.join(", "))?;
+        Ok(table)
+    }
+}
+
+/// The rules with their durations in proportion to a run that is shorter than [`WHOLE`].
+fn scaled(rules: &str, lasts: Duration) -> String {
+    let factor = lasts.as_secs_f64() / WHOLE.as_secs_f64();
+    let mut text = rules.to_owned();
+    if factor >= 1.0 {
+        return text;
+    }
+    let minutes = (1..60).map(|n| (format!("{n}m"), n));
+    for (word, minutes) in minutes.chain([("1h".to_owned(), 60)]) {
+        // Rates need two scrapes.
+        let seconds = (factor * f64::from(minutes * 60)).max(5.0).round();
+        let (window, hold) = (format!("[{seconds}s]"), format!("for: {seconds}s\n"));
+        text = text
+            .replace(&format!("[{word}]"), &window)
+            .replace(&format!("for: {word}\n"), &hold);
+    }
+    text
+}
+
+/// The program under test, with a listener for each frontend.
+struct ScrapedProxy {
+    addresses: ScrapedListeners,
+    admin: SocketAddr,
+    _child: Child,
+}
+
+impl ScrapedProxy {
+    async fn start(lab: &Lab, kubevpn: &Path) -> Result<Self> {
+        let mut command = program(kubevpn);
+        command
+            .args(["proxy-out", "--listen", "127.0.0.1:0"])
+            .args(["--forward", "127.0.0.1:0:reviews.default:80"])
+            .args(["--metrics", "127.0.0.1:0", "--quiet", "-o", "json"])
+            .arg("--kubeconfig")
+            .arg(lab.kubeconfig())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", kubevpn.display()))?;
+        let stdout = child.stdout.take().context("stdout is piped")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let mut listeners = BTreeMap::new();
+        let listening = async {
+            // The last one.
+            while !listeners.contains_key("admin") {
+                let Some(line) = lines.next_line().await? else {
+                    bail!("it ended before it listened");
+                };
+                let listener: Value = serde_json::from_str(&line)?;
+                let of = |key: &str| listener[key].as_str().unwrap_or_default().to_owned();
+                listeners.insert(of("protocol"), of("address").parse::<SocketAddr>()?);
+            }
+            Ok(())
+        };
+        timeout(LIMIT, listening)
+            .await
+            .context("it does not listen")??;
+        let address = |protocol: &str| {
+            let address = listeners.get(protocol).copied();
+            address.with_context(|| format!("no listener {protocol} in {listeners:?}"))
+        };
+        Ok(Self {
+            addresses: ScrapedListeners {
+                mixed: address("mixed")?,
+                forward: address("forward")?,
+            },
+            admin: address("admin")?,
+            _child: child,
+        })
+    }
+}
+
+/// Prometheus, which is ended when this is dropped.
+struct Prometheus {
+    url: String,
+    log: PathBuf,
+    _child: Child,
+}
+
+impl Prometheus {
+    async fn start(
+        programs: &Path,
+        directory: &Path,
+        target: SocketAddr,
+        rules: &str,
+    ) -> Result<Self> {
+        let (config, log) = (
+            directory.join("prometheus.yaml"),
+            directory.join("prometheus.log"),
+        );
+        fs::write(directory.join("rules.yaml"), rules)?;
+        let text = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+             rule_files: [rules.yaml]\n\
+             scrape_configs:\n\
+             - job_name: kubevpn\n\
+             \x20 static_configs: [{{targets: ['{target}']}}]\n"
+        );
+        fs::write(&config, text)?;
+        let address = free_address()?;
+        let mut command = program(&programs.join("prometheus"));
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                directory.join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?);
+        let child = command.spawn().context("cannot start prometheus")?;
+        Ok(Self {
+            url: format!("http://{address}"),
+            log,
+            _child: child,
+        })
+    }
+
+    /// Waits for the first scrape.
+    async fn is_scraping(&self) -> Result<()> {
+        let scraped = until(LIMIT, "the first scrape", async || {
+            let up = self.number("sum(up)").await;
+            Ok(up.ok().filter(|up| *up == 1.0))
+        });
+        scraped.await.map(drop).with_context(|| {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            crate::command::last_lines(&log, 20)
+        })
+    }
+
+    /// Waits for a scrape that began after this.
+    async fn scraped_since(&self, since: SystemTime) -> Result<()> {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+        until(LIMIT, "one more scrape", async || {
+            let scraped = self.number("min(timestamp(kubevpn_ready))").await?;
+            Ok((scraped > since).then_some(()))
+        })
+        .await
+    }
+
+    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Result<Value> {
+        let url = format!("{}/api/v1/{path}", self.url);
+        let mut words = vec!["--get".to_owned(), url];
+        for (name, value) in query {
+            words.extend(["--data-urlencode".to_owned(), format!("{name}={value}")]);
+        }
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        let mut answer: Value = serde_json::from_str(&curl(&words).await?)?;
+        ensure!(answer["status"] == "success", "{query:?}: {answer}");
+        Ok(answer["data"].take())
+    }
+
+    /// The series that an expression gives now: labels and value.
+    async fn series(&self, expression: &str) -> Result<Vec<(Value, f64)>> {
+        let data = self.ask("query", &[("query", expression)]).await?;
+        let all = data["result"].as_array().cloned().unwrap_or_default();
+        let all = all.into_iter().map(|mut series| {
+            let value = series["value"][1].as_str().unwrap_or_default().parse()?;
+            Ok((series["metric"].take(), value))
+        });
+        all.collect()
+    }
+
+    /// The value of an expression that gives one.
+    async fn number(&self, expression: &str) -> Result<f64> {
+        match &self.series(expression).await?[..] {
+            [(_, value)] => Ok(*value),
+            other => bail!("{expression} gives {other:?}"),
+        }
+    }
+
+    /// Connections and refusals of a frontend.
+    async fn counted(&self, frontend: &str) -> Result<(u64, u64)> {
+        let sum = async |name: &str| {
+            let expression = format!("sum({name}{{frontend=\"{frontend}\"}})");
+            // Prometheus has floating point numbers only.
+            Ok::<_, anyhow::Error>(self.number(&expression).await? as u64)
+        };
+        let connected = sum("kubevpn_connections_total").await?;
+        Ok((connected, sum("kubevpn_refusals_total").await?))
+    }
+
+    /// Names of all counters, and of what of histograms only grows.
+    async fn counters(&self) -> Result<Vec<String>> {
+        let names = self.ask("label/__name__/values", &[]).await?;
+        let names = names.as_array().cloned().unwrap_or_default();
+        let names = names.iter().filter_map(Value::as_str).filter(|name| {
+            let grows = ["_total", "_bucket", "_count", "_sum"];
+            name.starts_with("kubevpn_") && grows.iter().any(|end| name.ends_with(end))
+        });
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    /// Alerts that have fired.
+    async fn fired(&self) -> Result<BTreeSet<String>> {
+        let fired = format!("max_over_time(ALERTS{{alertstate=\"firing\"}}[{EVER}])");
+        let fired = self.series(&fired).await?;
+        let names = fired.iter().filter_map(|(labels, _)| {
+            let name = labels["alertname"].as_str()?;
+            Some(name.to_owned())
+        });
+        Ok(names.collect())
+    }
+}
+
+/// A program by its file; it ends when its handle is dropped.
+fn program(file: &Path) -> Command {
+    let mut command = Command::new(file);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn curl(words: &[&str]) -> Result<String> {
+    let mut curl = command("curl")?;
+    output(
+        curl.args(["-sS", "--noproxy", "*", "--max-time", "30"])
+            .args(words),
+    )
+    .await
+}
+
+/// An address that nobody listens on: Prometheus does not say which port it was given.
+fn free_address() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_of_rules_are_scaled_and_names_are_not() {
+        let rules = "record: kubevpn:refused:ratio_rate5m\nexpr: rate(x[5m]) + rate(y[1h])\nfor: 10m\nfor: 2m\n";
+        assert_eq!(scaled(rules, WHOLE), rules);
+        let short = scaled(rules, WHOLE / 10);
+        assert_eq!(
+            short,
+            "record: kubevpn:refused:ratio_rate5m\nexpr: rate(x[30s]) + rate(y[360s])\nfor: 60s\nfor: 12s\n"
+        );
+    }
+
+    /// Each absence is seen by the next one's window, so that the alert holds from the first to the end.
+    #[test]
+    fn absences_are_closer_than_the_window_of_the_alert() {
+        let away: Vec<_> = CHAOS
+            .iter()
+            .filter(|(_, act)| *act == Disturbance::Away)
+            .collect();
+        let [(first, _), (second, _)] = away[..] else {
+            panic!("{away:?}");
+        };
+        // 5 minutes of 10.
+        let window = 0.5;
+        assert!(second - first < window && second + window > 1.0);
+        assert!(first + window < 1.0, "it fires within the run");
+    }
+}
