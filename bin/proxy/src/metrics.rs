@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use crate::journal::{Count2, NamedCounts, ProxyView, SESSION_HEALTHS, Tally, WATCH_HEALTHS};
 
-/// A metric, as it is documented.
+/// A metric and its documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
     /// Name in Prometheus.

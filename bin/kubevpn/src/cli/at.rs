@@ -17,7 +17,7 @@ use crate::config;
 use crate::exit::Failure;
 use crate::out;
 
-/// Where the proxy listens
+/// Addresses of a running proxy
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Proxy")]
 pub(crate) struct AtArgs {

@@ -14,7 +14,7 @@ use super::kube::KubeArgs;
 use crate::exit::Failure;
 use crate::out;
 
-/// Whether the command has a network of its own
+/// Isolation of a command
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Isolation")]
 pub(crate) struct IsolationArgs {

@@ -9,7 +9,7 @@ use kubevpn_client::KubeconfigArgs;
 /// Environment variable with the token of `--token`.
 pub(super) const TOKEN: &str = "KUBEVPN_TOKEN";
 
-/// Which cluster, and as whom; the same words as kubectl's
+/// The cluster and the user, as in kubectl
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct KubeArgs {

@@ -23,7 +23,7 @@ const DEFAULT_HTTP: &str = "127.0.0.1:3128";
 /// Environment variable with user and password. There is no flag, because every user can read the command line.
 pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 
-/// The flags every command with listeners has
+/// Flags of all commands with listeners
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ListenerArgs {
@@ -100,7 +100,7 @@ pub(crate) struct ListenerArgs {
     pac: PacArgs,
 }
 
-/// The listeners by their protocols, each on its usual address where none is named
+/// Listeners by protocol, each at its default address if none is given
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ProtocolArgs {
@@ -135,7 +135,7 @@ impl ProtocolArgs {
     }
 }
 
-/// What the PAC file cannot learn
+/// Settings of the PAC file
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "PAC file")]
 pub(crate) struct PacArgs {

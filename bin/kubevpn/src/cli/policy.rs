@@ -9,7 +9,7 @@ use kubevpn_target::Name;
 
 use crate::exit::Failure;
 
-/// What belongs to the cluster, and what becomes of the rest
+/// Names of the cluster, and the handling of other hosts
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Names")]
 pub(crate) struct PolicyArgs {

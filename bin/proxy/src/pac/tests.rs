@@ -80,7 +80,7 @@ fn the_truth_table() {
         "::1",
         "nosuch",
         "go.dev",
-        // Services of other namespaces take neither what is under them nor the names of web sites.
+        // Services of other namespaces do not capture names below them, nor names of web sites.
         "api",
         "x.api.team-a",
         "web.team-a",

@@ -108,11 +108,11 @@ pub(super) struct AddressFacts {
 #[derive(Clone, Debug, Default)]
 pub(super) struct CredentialFacts {
     pub(super) shown: Option<ShownCredentials>,
-    /// There are none, or they are not accepted.
+    /// Reason why there are none, or why they are rejected.
     pub(super) trouble: Option<CheckFailure>,
 }
 
-/// A transport, and what came of it.
+/// A transport and the result of its dial.
 #[derive(Clone, Debug)]
 pub(super) struct Tried {
     pub(super) transport: String,
@@ -121,13 +121,13 @@ pub(super) struct Tried {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct NameFacts {
-    /// Ending of the cluster's names.
+    /// Suffix of the cluster's names.
     pub(super) domain: String,
-    /// Ready endpoints of the cluster's DNS, or why they are not known.
+    /// Number of ready endpoints of the cluster's DNS, or the reason why it is not known.
     pub(super) dns: Option<Result<usize, String>>,
 }
 
-/// Ranges of addresses of the cluster, and which of them this machine sends elsewhere.
+/// An address range of the cluster, and whether this machine has another route for it.
 #[derive(Clone, Debug)]
 pub(super) struct Ranges {
     pub(super) services: Result<Vec<RangeFacts>, String>,
@@ -137,7 +137,7 @@ pub(super) struct Ranges {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RangeFacts {
     pub(super) cidr: String,
-    /// The address of this machine that a route of its own into this range leaves by.
+    /// Source address of a route into this range, other than the default route.
     pub(super) routed_by: Option<IpAddr>,
 }
 
@@ -152,9 +152,9 @@ pub(super) struct ListenerFacts {
 #[derive(Clone, Debug)]
 pub(super) struct ProxyVariable {
     pub(super) name: &'static str,
-    /// Without its password.
+    /// The URL without its password.
     pub(super) url: String,
-    /// The holder, where that is a port of this machine.
+    /// Holder of the port, if it is on this machine.
     pub(super) held: Option<PortHolder>,
     /// `KUBEVPN_PROXIES` names it: it was set by `kubevpn env` or `kubevpn run`.
     pub(super) known: bool,
@@ -163,10 +163,10 @@ pub(super) struct ProxyVariable {
 /// Answer of this machine's own DNS.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lookup {
-    /// A name that is the cluster's.
+    /// A name of the cluster.
     pub(super) name: String,
-    /// Its addresses by this machine's DNS; none is the ordinary case.
+    /// Its addresses by this machine's DNS, usually none.
     pub(super) addresses: Vec<IpAddr>,
-    /// Its address by the API.
+    /// Its address in the API.
     pub(super) real: Option<IpAddr>,
 }

@@ -1,4 +1,4 @@
-//! Facts to findings: what is well, what is not, and what to do about it. Pure.
+//! Converts facts to findings with advice. Pure functions.
 
 mod access;
 mod machine;
@@ -17,11 +17,11 @@ use super::facts::{
 };
 use crate::age::age;
 
-/// A round trip that people notice: a new session to a Pod takes some five of them.
+/// A noticeable round trip: a new session to a Pod takes about five.
 const SLOW: Duration = Duration::from_millis(300);
 /// A clock this far off makes tokens and certificates look expired, or not valid yet.
 const SKEW: u64 = 30;
-/// Credentials that end so soon and that nothing renews.
+/// Remaining lifetime at which credentials that are not renewed are a warning.
 const SOON: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) struct Finding {
     /// The exit code of a problem.
     pub(super) code: u8,
     pub(super) text: String,
-    /// Advice, where the text holds none.
+    /// Advice, unless the text contains it.
     pub(super) advice: Option<String>,
 }
 

@@ -341,7 +341,7 @@ impl<'a> Making<'a> {
         }
     }
 
-    /// `$(NAME)` is the value of an earlier variable, `$$` is `$`. A name without a variable stays as it is.
+    /// `$(NAME)` is the value of an earlier variable, `$$` is `$`. A reference to an unknown name is kept.
     fn expanded(&self, text: &str) -> VariableValue {
         let mut value = Vec::new();
         let mut left = None;
