@@ -259,6 +259,25 @@ async fn kubeconfigs_that_cannot_be_used() {
     proxy_out(&["--kubeconfig", &contexts, "--user", "nope"], &home)
         .await
         .with(20, &["nope"]);
+    for (user, said) in [
+        ("token: \"a\\nb\"", "token holds characters"),
+        (
+            "client-certificate-data: aGVsbG8K, client-key-data: aGVsbG8K",
+            "certificate or key",
+        ),
+        ("tokenFile: /nonexistent/token", "/nonexistent/token"),
+        ("auth-provider: {name: gcp}", "removed from Kubernetes"),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\n\
+             contexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n\
+             clusters: [{{name: a, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers: [{{name: a, user: {{{user}}}}}]\n"
+        );
+        let path = files.write("user", &text);
+        proxy_out(&["--kubeconfig", &path], &home)
+            .await
+            .with(20, &[said]);
+    }
     proxy_out(&[], &home).await.with(20, &["kubeconfig"]);
     // The same by the environment.
     let list = format!("{contexts}:/nonexistent/other");
@@ -323,6 +342,59 @@ async fn forwards_that_cannot_be_had() {
     forward("0.0.0.0:0:db:5432", &["--auth-file", &password])
         .await
         .with(23, &["forward to db:5432", "--allow-unauthenticated"]);
+}
+
+/// Each says what failed, on what, and what to try.
+#[tokio::test]
+async fn wrong_words_are_answered() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let files = Files::new();
+    let kubeconfig = files.write("config", &sim.kubeconfig_yaml());
+    let home = files.0.path().join("kubevpn");
+    let environment = [
+        ("KUBECONFIG", &*kubeconfig),
+        ("KUBEVPN_HOME", home.to_str().unwrap()),
+    ];
+    let no_namespace = ["there is no namespace defaul", "did you mean -n default?"];
+    let unknown = ["there is no namespace nosuch", "kubectl get namespaces"];
+    let rows: [(&[&str], i32, &[&str]); 9] = [
+        (&["services", "-n", "defaul"], 50, &no_namespace),
+        (&["services", "-n", "nosuch", "-o", "json"], 50, &unknown),
+        (&["connect", "-n", "defaul"], 50, &no_namespace),
+        (&["nc", "-n", "defaul", "web", "80"], 50, &no_namespace),
+        (&["resolve", "-n", "nosuch", "web:80"], 50, &unknown),
+        (
+            &["nc", "reviews.nosuch", "80"],
+            31,
+            &["a Service reviews is in default: ask for reviews.default"],
+        ),
+        (
+            &["proxy-out", "--socks", "here"],
+            23,
+            &["error: --socks: \"here\" has no port"],
+        ),
+        (
+            &["proxy-out", "--wait-ready", "soon"],
+            2,
+            &["--wait-ready", "write e.g. 30s"],
+        ),
+        (
+            &["nc", "multi", "9999"],
+            1,
+            &["nothing listens on localhost:9999"],
+        ),
+    ];
+    for (words, code, said) in rows {
+        let ended = run(words, &environment).await;
+        let lines: Vec<_> = ended.said.lines().map(str::trim).collect();
+        let cause = |line: &&str| line.strip_prefix("caused by: ").map(str::to_owned);
+        let repeats = lines.iter().filter_map(cause).any(|cause| {
+            let with_it = lines.iter().filter(|line| line.contains(&cause));
+            with_it.count() > 1
+        });
+        assert!(!repeats, "{words:?}: {}", ended.said);
+        ended.with(code, said);
+    }
 }
 
 #[tokio::test]

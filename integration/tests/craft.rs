@@ -208,7 +208,7 @@ async fn defaults_are_in_a_file() {
     assert_eq!(path_said, format!("{path}\n"));
     // A proxy that is named has flags of its own: those of the file are no mistake.
     config("outside = 'direct'\n");
-    let words = ["run", "--http", "127.0.0.1:1", "--", "true"];
+    let words = ["run", "--use-http", "127.0.0.1:1", "--", "true"];
     run(&words, &environment).await.with(0, &[]);
 }
 

@@ -44,7 +44,7 @@ async fn what_is_said_at_the_start() {
         format!("SOCKS5 proxy listening on {socks}"),
         "Cluster: context sim, namespace default (https://127.0.0.1:".to_owned(),
         format!("Try: curl --proxy socks5h://{socks} http://SERVICE.NAMESPACE:PORT/"),
-        format!("Shell: eval \"$(kubevpn env --socks {socks})\""),
+        format!("Shell: eval \"$(kubevpn env --use-socks {socks})\""),
     ];
     assert_eq!(lines.len(), wanted.len(), "{log}");
     for (line, wanted) in lines.iter().zip(&wanted) {
@@ -163,6 +163,50 @@ async fn an_api_server_that_comes_later() {
     ];
     let output = run_to_end(kubevpn(), words, &[]).await.unwrap();
     assert_eq!(output.status.code(), Some(40));
+}
+
+/// A unit with `Type=notify` has started when the cluster has answered, and not before.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_service_manager_is_told() {
+    let sim = Sim::builder().sample().start().await.unwrap();
+    let files = Files::new();
+    let kubeconfig = files.write("config", &sim.kubeconfig_yaml());
+    let path = files.0.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let told = async || {
+        let mut bytes = [0; 4096];
+        let received = timeout(PATIENCE, manager.recv(&mut bytes)).await;
+        let length = received.unwrap().unwrap();
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    sim.faults().go_away();
+    let mut command = proxy_out(&kubeconfig, &["--wait-api", "--quiet"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let command = command.env("NOTIFY_SOCKET", &path).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let waits = told().await;
+    assert!(
+        waits.len() == 1 && waits[0].starts_with("STATUS=waiting: "),
+        "{waits:?}"
+    );
+    sim.faults().come_back().unwrap();
+    let ready = told().await;
+    let status = ready[1].strip_prefix("STATUS=SOCKS5 proxy on ").unwrap();
+    let (socks, leads_to) = status.split_once(". ").unwrap();
+    assert_eq!((ready.len(), ready[0].as_str()), (2, "READY=1"));
+    assert!(leads_to.starts_with("Cluster: context sim, "), "{leads_to}");
+    let answer = Curl::get(socks.parse().unwrap(), "http://reviews/")
+        .await
+        .unwrap();
+    assert_eq!(answer.json().unwrap()["service"], "reviews");
+    let pid = child.id().unwrap().to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().await;
+    assert!(sent.unwrap().success());
+    assert_eq!(told().await[0], "STOPPING=1");
+    let ended = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn a_proxy_that_runs_is_reused() {
         "run",
         "--kubeconfig",
         &rig.kubeconfig,
-        "--http",
+        "--use-http",
         &http,
         "--",
     ];
@@ -195,7 +195,7 @@ async fn a_shell_is_set_and_set_back() {
     let program = kubevpn();
     let program = program.display();
     let script = format!(
-        "eval \"$('{program}' env --socks 1080)\" && echo set $ALL_PROXY http=$HTTP_PROXY && \
+        "eval \"$('{program}' env --use-socks 1080)\" && echo set $ALL_PROXY http=$HTTP_PROXY && \
          eval \"$('{program}' env --unset)\" && env | grep -i proxy || echo none"
     );
     let output = Command::new("bash")
@@ -217,13 +217,13 @@ async fn a_shell_is_set_and_set_back() {
 async fn a_token_is_not_passed_on() {
     let environment = [("KUBEVPN_TOKEN", "canary")];
     let script = "echo token-${KUBEVPN_TOKEN:-none}";
-    let words = ["run", "--http", "127.0.0.1:3128", "sh", "-c", script];
+    let words = ["run", "--use-http", "127.0.0.1:3128", "sh", "-c", script];
     run(&words, &environment).await.with(0, &["token-none"]);
     // What a token may hold is judged, wherever it is from.
     let rig = Rig::start().await;
     let words = ["services", "--kubeconfig", &rig.kubeconfig];
     let environment = [("KUBEVPN_TOKEN", "two\nlines")];
-    run(&words, &environment).await.with(1, &["token"]);
+    run(&words, &environment).await.with(20, &["KUBEVPN_TOKEN"]);
 }
 
 /// kubectl with another context, and the logins of all users, do without the proxy.
@@ -240,7 +240,7 @@ async fn the_hosts_of_all_contexts_are_left_alone() {
     let files = format!("{}:{}", rig.kubeconfig, more.display());
     let environment = [("KUBECONFIG", files.as_str()), ("SHELL", "/bin/bash")];
     let hosts = ["api.other.test", "login.other.test", ".amazonaws.com"];
-    let env = run(&["env", "--http", "3128"], &environment).await;
+    let env = run(&["env", "--use-http", "3128"], &environment).await;
     env.with(0, &hosts);
     let words = [
         "run",
@@ -293,7 +293,7 @@ async fn pac_is_printed_written_and_served() {
         "pac",
         "--kubeconfig",
         &rig.kubeconfig,
-        "--http",
+        "--use-http",
         &http,
         "--socks",
         &socks,
@@ -310,9 +310,11 @@ async fn pac_is_printed_written_and_served() {
     run(&["pac", "--pac-range", "10.0.0.0"], &[])
         .await
         .with(23, &["--pac-range"]);
-    run(&["pac", "--http", "x"], &[])
-        .await
-        .with(23, &["--http"]);
+    // The short name is that of a listener of their own for proxy-out and connect.
+    for flag in ["--use-http", "--http"] {
+        let ended = run(&["pac", flag, "x"], &[]).await;
+        ended.with(23, &["--use-http: "]);
+    }
 }
 
 /// Where a proxy is named, nothing else is wanted of a kubeconfig; flags that it would ignore are refused.
@@ -321,7 +323,7 @@ async fn named_proxy_needs_no_kubeconfig() {
     let home = tempfile::tempdir().unwrap();
     let nowhere = home.path().to_str().unwrap();
     let environment = [("HOME", nowhere), ("KUBECONFIG", "/nonexistent/config")];
-    let named = ["--http", "127.0.0.1:3128"];
+    let named = ["--use-http", "127.0.0.1:3128"];
     run(&[&["env"], &named[..]].concat(), &environment)
         .await
         .with(0, &["HTTP_PROXY='http://127.0.0.1:3128'", "localhost"]);
@@ -335,7 +337,7 @@ async fn named_proxy_needs_no_kubeconfig() {
         .await
         .with(0, &["http://127.0.0.1:3128"]);
     let words = [&["run", "--outside", "direct"], &named[..], &["--", "true"]].concat();
-    run(&words, &environment).await.with(23, &["--http"]);
+    run(&words, &environment).await.with(23, &["--use-http"]);
     // Without one the API server is asked, and it is said that there is none.
     run(&["run", "--", "true"], &environment)
         .await

@@ -35,7 +35,9 @@ pub enum ClientError {
     )]
     Certificates(#[source] BoxError),
     /// The token contains bytes that are not valid in a header.
-    #[error("the token of the kubeconfig's user holds characters no token has: log in again")]
+    #[error(
+        "the user's token holds characters that no token has, such as a line break: log in again, or correct --token or KUBEVPN_TOKEN"
+    )]
     Token,
     /// The file with the token cannot be read.
     #[error("the token file {} of the kubeconfig's user cannot be read: check that it exists and is yours to read", .path.display())]

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use kubevpn_client::KubeconfigError;
+use kubevpn_client::{ClientError, KubeconfigError};
 use kubevpn_proxy::ListenerError;
 use kubevpn_target::{ConnectError, Refusal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -191,9 +191,26 @@ impl From<ListenerError> for ApiError {
     }
 }
 
-impl From<kubevpn_client::ClientError> for ApiError {
-    fn from(error: kubevpn_client::ClientError) -> Self {
-        Self::of(Code::Other, &error)
+impl From<ClientError> for ApiError {
+    fn from(error: ClientError) -> Self {
+        let code = match &error {
+            // An entry of the kubeconfig cannot be used, or a flag in its place.
+            ClientError::Server(_)
+            | ClientError::Header(_)
+            | ClientError::Proxy(_)
+            | ClientError::ServerName(_)
+            | ClientError::Certificates(_)
+            | ClientError::Token
+            | ClientError::TokenFile { .. }
+            | ClientError::Provider { .. } => Code::Kubeconfig,
+            ClientError::IdToken
+            | ClientError::Plugin(_)
+            | ClientError::PluginRuns { .. }
+            | ClientError::Login(_)
+            | ClientError::Transport { .. }
+            | ClientError::NoAnswer { .. } => Code::Refused(error.refusal()),
+        };
+        Self::of(code, &error)
     }
 }
 
@@ -235,6 +252,72 @@ mod tests {
         let said = |id| ApiError::no_such_connection(id).message;
         assert!(said("03dc50feb8c3").starts_with("there is no connection 03dc50feb8c3"));
         assert!(said("a\nb").starts_with(r#""a\nb" is no connection ID"#));
+    }
+
+    #[test]
+    fn what_keeps_a_client_from_being_built_has_its_code() {
+        let why = || "why".into();
+        let source = || std::io::Error::other("why");
+        let refused = Code::Refused;
+        let path = || "/token".into();
+        let server = || "https://127.0.0.1:6443".into();
+        let after = std::time::Duration::from_secs(1);
+        let command = || "login".to_owned();
+        let plugin = kubevpn_client::PluginError {
+            command: command(),
+            failure: kubevpn_client::PluginFailure::Missing,
+            hint: None,
+        };
+        for (error, code) in [
+            (ClientError::Server("x".into()), Code::Kubeconfig),
+            (ClientError::Header(why()), Code::Kubeconfig),
+            (ClientError::ServerName("x".into()), Code::Kubeconfig),
+            (ClientError::Certificates(why()), Code::Kubeconfig),
+            (ClientError::Token, Code::Kubeconfig),
+            (
+                ClientError::TokenFile {
+                    path: path(),
+                    source: source(),
+                },
+                Code::Kubeconfig,
+            ),
+            (
+                ClientError::Provider {
+                    name: "x".into(),
+                    instead: "y",
+                },
+                Code::Kubeconfig,
+            ),
+            (ClientError::IdToken, refused(Refusal::Unauthenticated)),
+            (
+                ClientError::Plugin(plugin),
+                refused(Refusal::Unauthenticated),
+            ),
+            (
+                ClientError::PluginRuns {
+                    command: command(),
+                    after,
+                },
+                refused(Refusal::Unauthenticated),
+            ),
+            (
+                ClientError::Transport {
+                    server: server(),
+                    source: why(),
+                },
+                refused(Refusal::ClusterAway),
+            ),
+            (
+                ClientError::NoAnswer {
+                    server: server(),
+                    after,
+                },
+                refused(Refusal::TimedOut),
+            ),
+        ] {
+            let said = error.to_string();
+            assert_eq!(ApiError::from(error).code, code, "{said}");
+        }
     }
 
     #[test]

@@ -52,6 +52,7 @@ mod version;
 mod which;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use kubevpn_client::Options;
@@ -228,6 +229,11 @@ impl Args {
             Command::Version(command) => command.run().await,
         }
     }
+}
+
+/// A duration as flags take it.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write e.g. 30s, 2m or 500ms".into())
 }
 
 /// Options of the client of the API server, for every command.

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod exit;
 mod live;
+mod notify;
 #[cfg(feature = "otel")]
 mod otel;
 mod out;

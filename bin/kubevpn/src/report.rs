@@ -38,10 +38,14 @@ fn lines(failure: &Failure) -> Vec<String> {
         Failure::Ended(_) | Failure::Interrupted | Failure::Unheard => return Vec::new(),
     };
     let mut lines = vec![format!("error: {}", set_in(&message))];
-    let causes = causes
-        .iter()
-        .map(|cause| format!("  caused by: {}", set_in(cause)));
-    lines.extend(causes);
+    // A layer may say no more than what it wraps, or all of it.
+    let mut said = vec![message];
+    for cause in causes {
+        if said.iter().all(|text| !text.contains(&cause)) {
+            lines.push(format!("  caused by: {}", set_in(&cause)));
+            said.push(cause);
+        }
+    }
     let advice = match failure {
         Failure::Api(error) => hint(error.code),
         Failure::Advised { advice, .. } => Some(advice.as_str()),
@@ -88,7 +92,7 @@ mod tests {
     #[test]
     fn causes_and_helpful_flags_are_printed() {
         let exposed = ApiError {
-            causes: vec!["one".into(), "two".into()],
+            causes: ["one", "to all", "one", "two"].map(String::from).to_vec(),
             ..ApiError::new(Code::Exposed, "open to all")
         };
         let said = lines(&Failure::from(exposed));

@@ -35,10 +35,15 @@ pub fn suggestion(name: &Name, namespace: &str, services: &[(String, String)]) -
     let is_namespace = services.iter().any(|found| of(&found));
     if !is_namespace && let Some(asked) = asked {
         let with_it = services.iter().filter(|(_, name)| name == service);
-        let found = nearest(asked, with_it.map(|(namespace, _)| namespace.as_str()))?;
-        return Some(format!(
-            "there is no Service in a namespace {asked}; did you mean {service}.{found}?"
-        ));
+        if let Some(found) = nearest(asked, with_it.map(|(namespace, _)| namespace.as_str())) {
+            return Some(format!(
+                "there is no Service in a namespace {asked}; did you mean {service}.{found}?"
+            ));
+        }
+        // Longer names are more likely those of hosts outside.
+        if labels.next().is_some() {
+            return None;
+        }
     }
     let names = services.iter().filter(of).map(|(_, name)| name.as_str());
     let is_there = names.clone().any(|name| name == service);
@@ -180,6 +185,8 @@ mod tests {
             ("reveiws.default", "did you mean reviews.default?"),
             ("api", "a Service api is in team-a: ask for api.team-a"),
             ("api.team-b", "did you mean api.team-a?"),
+            ("api.prod", "a Service api is in team-a: ask for api.team-a"),
+            ("api.example.com", ""),
             ("www.example.com", ""),
             ("nosuch", ""),
         ] {

@@ -119,6 +119,68 @@ async fn a_daemon_that_does_not_start() {
     rig.managed.quit().await.unwrap();
 }
 
+/// A new connection has the usual SOCKS5 listener; one that listens already keeps what it has.
+#[tokio::test]
+async fn connect_alone_opens_the_usual_listener() {
+    let mut rig = Rig::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, "listen-socks = '127.0.0.1:0'\n").unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    rig.managed.environment = vec![("KUBEVPN_CONFIG".into(), config)];
+    let connect = async |words: &[&str]| rig.managed.connect(&rig.kubeconfig, words).await.unwrap();
+    let said = connect(&[]).await.with(0, &["Started", "SOCKS5"]).unwrap();
+    let id = id_of(&said).unwrap();
+    let status = rig.managed.status().await.unwrap();
+    works(listener(&status, &id, "socks").unwrap()).await;
+    connect(&[])
+        .await
+        .with(0, &["with its listeners", &id])
+        .unwrap();
+    // Another listener is that listener alone.
+    rig.managed.quit().await.unwrap();
+    connect(&["--http", "127.0.0.1:0"])
+        .await
+        .with(0, &["Started", "HTTP"])
+        .unwrap();
+    connect(&[]).await.with(0, &["with its listeners"]).unwrap();
+    let status = rig.managed.status().await.unwrap();
+    assert!(listener(&status, &id, "socks").is_err(), "{status}");
+    rig.managed.quit().await.unwrap();
+}
+
+/// `connect --foreground` as a unit with `Type=notify`; its daemon, which has the same environment, tells nothing.
+#[tokio::test]
+async fn a_service_manager_is_told() {
+    let mut rig = Rig::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let told = async || {
+        let mut bytes = [0; 4096];
+        let length = eventually("a message", manager.recv(&mut bytes)).await;
+        String::from_utf8_lossy(&bytes[..length.unwrap()]).into_owned()
+    };
+    rig.managed.environment = vec![("NOTIFY_SOCKET".into(), path.to_str().unwrap().into())];
+    let words = [
+        "connect",
+        "--foreground",
+        "--socks",
+        "127.0.0.1:0",
+        "--kubeconfig",
+        rig.kubeconfig.to_str().unwrap(),
+    ];
+    let command = Running::start(&rig, &words);
+    let ready = told().await;
+    assert!(ready.starts_with("READY=1\nSTATUS=connection "), "{ready}");
+    command.ends("TERM", 0).await;
+    let stopping = told().await;
+    assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+    rig.managed.quit().await.unwrap();
+    let more = manager.try_recv(&mut [0; 64]).unwrap_err();
+    assert_eq!(more.kind(), std::io::ErrorKind::WouldBlock);
+}
+
 /// A listener that is not bound is not said to be found.
 #[tokio::test]
 async fn a_listener_that_waits_for_its_address() {

@@ -110,7 +110,14 @@ async fn foreground_connection_ends_with_its_command() {
         );
     }
     // A killed daemon is no orderly end: its connection comes back.
-    let words = ["connect", "--foreground", "--kubeconfig", kubeconfig];
+    let words = [
+        "connect",
+        "--foreground",
+        "--socks",
+        "127.0.0.1:0",
+        "--kubeconfig",
+        kubeconfig,
+    ];
     for (orderly, code) in [(true, 0), (false, 80)] {
         let mut command = Running::start(&rig, &words);
         command.says("Connection ID").await;

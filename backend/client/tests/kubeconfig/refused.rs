@@ -349,7 +349,8 @@ async fn entries_that_the_client_cannot_use() {
     let line = user(r#"token: "a\nb""#).load();
     assert_eq!(
         build(line),
-        "the token of the kubeconfig's user holds characters no token has: log in again"
+        "the user's token holds characters that no token has, such as a line break: log in again, or correct --token or \
+         KUBEVPN_TOKEN"
     );
     let provider = user("auth-provider: {name: gcp, config: {cmd-path: /bin/false}}").load();
     assert!(

@@ -22,10 +22,10 @@ use crate::out;
 #[command(next_help_heading = "Proxy")]
 pub(crate) struct AtArgs {
     /// Use the running proxy whose HTTP listener is at ADDR
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long = "use-http", alias = "http", value_name = "ADDR")]
     http: Option<String>,
     /// Use the running proxy whose SOCKS5 listener is at ADDR
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long = "use-socks", alias = "socks", value_name = "ADDR")]
     socks: Option<String>,
 }
 
@@ -140,8 +140,8 @@ impl AtArgs {
             ))),
             Err(error) => Err(Failure::value(format!("{flag}: {error}"))),
         };
-        let http = self.http.as_deref().map(|text| read("--http", text));
-        let socks = self.socks.as_deref().map(|text| read("--socks", text));
+        let http = self.http.as_deref().map(|text| read("--use-http", text));
+        let socks = self.socks.as_deref().map(|text| read("--use-socks", text));
         let proxy = ProxyAddresses {
             http: http.transpose()?,
             socks: socks.transpose()?,
@@ -204,7 +204,7 @@ async fn assumed() -> ProxyAddresses {
         && TcpStream::connect(addr).await.is_err()
     {
         out::aside(format_args!(
-            "nothing listens on {addr} yet: start kubevpn proxy-out, or name a proxy with --socks or --http"
+            "nothing listens on {addr} yet: start kubevpn proxy-out, or name a proxy with --use-socks or --use-http"
         ));
     }
     proxy

@@ -3,7 +3,10 @@
 use std::ffi::OsStr;
 use std::process::ExitStatus;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, kill_process, waitid,
+};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,8 +33,14 @@ pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
     }
 }
 
-/// Waits for the command's end, and passes signals on to it until then.
+/// Waits for the command's end, and passes signals on to it until then. This process stops with the command, now and after
+/// its end.
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
+    if let Some(pid) = pid(child) {
+        // After the command was started: a SIGTSTP that this process ignores is ignored by the command, too.
+        let stops = Stops::new(pid).map_err(|error| Failure::Other(error.into()))?;
+        tokio::spawn(stops.follow());
+    }
     loop {
         tokio::select! {
             ended = child.wait() => return ended.map_err(|error| Failure::Other(error.into())),
@@ -40,11 +49,82 @@ pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<Exi
     }
 }
 
+fn pid(child: &Child) -> Option<Pid> {
+    Pid::from_raw(child.id()?.try_into().ok()?)
+}
+
+/// Stops this process when its command has stopped, as by Ctrl-Z, and not before.
+///
+/// A shell takes its terminal back as soon as its own child has stopped, which is this process. A command that was still
+/// about to stop, or that first puts the terminal back in order, would read and write there beside the shell: a line
+/// that is typed for the shell could end in the command's read, and the shell would wait for it.
+struct Stops {
+    command: Pid,
+    /// SIGTSTP: the command may stop.
+    asked: tokio::signal::unix::Signal,
+    /// SIGCHLD: the command may have stopped.
+    changed: tokio::signal::unix::Signal,
+}
+
+impl Stops {
+    fn new(command: Pid) -> std::io::Result<Self> {
+        Ok(Self {
+            command,
+            asked: signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?,
+            changed: signal(SignalKind::child())?,
+        })
+    }
+
+    /// Whether the command has stopped, else continued, since the last call. Each change is told once: one that was followed
+    /// is not followed again when SIGCONT, which the shell sends to the whole group, reaches this process before the command.
+    fn has_stopped(&self) -> rustix::io::Result<Option<bool>> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        let changed = waitid(WaitId::Pid(self.command), options)?;
+        Ok(changed.map(|status| status.stopped()))
+    }
+
+    /// Until the runtime ends: SIGTSTP has lost its default action in this process.
+    async fn follow(mut self) {
+        let (mut was_asked, mut is_stopped) = (false, false);
+        loop {
+            let has_stopped = self.has_stopped();
+            if let Ok(Some(stopped)) = has_stopped {
+                is_stopped = stopped;
+            }
+            let has_ended = has_stopped == Err(Errno::CHILD);
+            // As that of a shell with jobs of its own: what is typed is for its group, or for this one.
+            let is_elsewhere = has_ended || getpgid(Some(self.command)) != Ok(getpgrp());
+            // A stop that nobody typed, as by `kill -STOP` on a command in the background, is the command's alone.
+            let follows = match was_asked {
+                true => is_stopped || is_elsewhere,
+                false => {
+                    has_stopped == Ok(Some(true)) && !is_elsewhere && in_foreground_of_terminal()
+                }
+            };
+            if follows {
+                was_asked = false;
+                if let Err(error) = kill_process(getpid(), Signal::STOP) {
+                    tracing::debug!(%error, "cannot stop");
+                }
+            }
+            tokio::select! {
+                _ = self.asked.recv() => was_asked = true,
+                _ = self.changed.recv() => {}
+            }
+        }
+    }
+}
+
+/// Whether this process's group is the foreground one of its terminal, whatever its standard input is.
+fn in_foreground_of_terminal() -> bool {
+    let terminal = std::fs::File::open("/dev/tty");
+    terminal.is_ok_and(|terminal| {
+        rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp())
+    })
+}
+
 fn pass_on(child: &Child, signal: Signal) {
-    let pid = child
-        .id()
-        .and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
-    if let Some(pid) = pid
+    if let Some(pid) = pid(child)
         && let Err(error) = kill_process(pid, signal)
     {
         tracing::debug!(%error, "the command has ended");
@@ -107,5 +187,5 @@ impl Signals {
 /// Whether our process group gets signals of the terminal.
 fn in_foreground() -> bool {
     let terminal = rustix::termios::tcgetpgrp(std::io::stdin());
-    terminal.is_ok_and(|group| group == rustix::process::getpgrp())
+    terminal.is_ok_and(|group| group == getpgrp())
 }

@@ -6,19 +6,24 @@ use std::time::Duration;
 
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_conn::Addr;
-use kubevpn_daemon::api::{ClusterRef, ConnectRequest, KubeconfigSelection, OpenedConnection};
+use kubevpn_daemon::api::{
+    ClusterRef, ConnectRequest, ConnectionQuery, KubeconfigSelection, OpenedConnection,
+};
 use kubevpn_daemon::log::LogLevel;
 use kubevpn_daemon::{Code, DaemonClient, StateDir, Termination, identity};
 use kubevpn_proxy::{ListenerSpec, Policy, Protocol, probe};
+use kubevpn_target::Refusal;
 use tokio::time::{Instant, sleep};
 
 use super::kube::KubeArgs;
-use super::listen::{AUTH, ListenerArgs, ProtocolArgs, warn_of_readers};
+use super::listen::{AUTH, ListenerArgs, ProtocolArgs, usual_socks, warn_of_readers};
 use super::policy::PolicyArgs;
 use super::reach::{reach, server_named};
 use super::serve::{self, result, say_hints, say_pages, termination};
 use super::service;
+use super::suggest::missing_namespace;
 use crate::exit::Failure;
+use crate::notify;
 use crate::out::{self, even_unheard};
 use crate::progress;
 
@@ -28,13 +33,13 @@ const ENDING: Duration = Duration::from_secs(30);
 /// Open a connection in the background, with local proxies
 ///
 /// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and brings it back after it was
-/// killed. Asking again adds the listeners that are missing. At least one listener (--socks, --http, ...) is needed for
-/// programs to use the connection. With -v the connection's log says more.
+/// killed. Asking again adds the listeners that are missing. A new connection for which no listener is named has a SOCKS5
+/// proxy on 127.0.0.1:1080. With -v the connection's log says more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # a SOCKS5 proxy for the current context, until it is disconnected
-  kubevpn connect --socks
+  kubevpn connect
   curl --proxy socks5h://127.0.0.1:1080 http://productpage.default.svc.cluster.local:9080
 
   # an HTTP proxy beside it, on the same connection
@@ -66,9 +71,16 @@ struct Listen {
     more: ListenerArgs,
 }
 
+/// Listeners that `connect` asks for.
+struct WantedListeners {
+    specs: Vec<ListenerSpec>,
+    /// Whether no flag names one: for a connection that has none yet.
+    is_usual: bool,
+}
+
 impl Listen {
     /// What is to be listened on. Values are judged here, before anything is started.
-    fn specs(mut self) -> Result<Vec<ListenerSpec>, Failure> {
+    fn specs(mut self) -> Result<WantedListeners, Failure> {
         let auth = std::env::var_os(AUTH).is_some_and(|value| !value.is_empty());
         if auth && self.more.auth_file.is_none() {
             return Err(Failure::value(format!(
@@ -80,6 +92,11 @@ impl Listen {
             warn_of_readers(file);
         }
         let mut specs = self.more.specs("", "")?;
+        // Not with --egress, which opens this machine's network: that listener is asked for by name.
+        let is_usual = specs.is_empty() && !self.egress;
+        if is_usual {
+            specs = self.more.specs(usual_socks(), "")?;
+        }
         // The daemon is in another directory.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         for spec in &mut specs {
@@ -94,7 +111,7 @@ impl Listen {
                 "--egress is for a SOCKS listener: add --socks",
             ));
         }
-        Ok(specs)
+        Ok(WantedListeners { specs, is_usual })
     }
 }
 
@@ -102,7 +119,7 @@ impl ConnectCommand {
     pub(crate) async fn run(self, verbose: u8) -> Result<(), Failure> {
         let daemon = DaemonClient::new(StateDir::locate()?);
         let policy = self.policy.policy()?;
-        let listeners = self.listen.specs()?;
+        let WantedListeners { specs, is_usual } = self.listen.specs()?;
         let args = KubeconfigArgs::from(self.kube);
         let loaded = load(&args, &Env::of_process())?;
         let steps = ConnectSteps::new();
@@ -120,17 +137,25 @@ impl ConnectCommand {
         // A credential plugin may ask questions now, here, and not in the background.
         let (client, _) = reach(loaded.config.clone()).await?;
         let asked = probe::api(&client, &loaded.namespace);
-        let uid = progress::shown(server_named(&loaded.server), asked).await?;
+        let uid = match progress::shown(server_named(&loaded.server), asked).await {
+            Err(error) if error.refusal() == Refusal::NameNotFound => {
+                let missing = missing_namespace(&client, &loaded.namespace).await;
+                return Err(missing.map_or_else(|| error.into(), Failure::from));
+            }
+            asked => asked?,
+        };
         steps.done(&format!("namespace {}", loaded.namespace));
         let id = identity::id(uid.as_deref(), &loaded.server, &loaded.namespace);
-        let mut request = request(id, &args, &loaded, listeners)?;
+        let has_listeners = is_usual && has_listeners(&daemon, &args, &loaded).await?;
+        let specs = if has_listeners { Vec::new() } else { specs };
+        let mut request = request(id, &args, &loaded, specs)?;
         request.policy = (policy != Policy::default()).then_some(policy);
         request.log_level = (verbose > 0).then(|| LogLevel::of_verbosity(verbose));
         if !self.foreground {
             let opening = open(&daemon, &request, &steps);
             let opened = progress::shown("the connection to open", opening).await?;
             let example = service::example(&client, &loaded.namespace).await;
-            even_unheard(say(&opened, example.as_deref()))?;
+            even_unheard(say(&opened, example.as_deref(), has_listeners))?;
             return say_page(&daemon, &opened).await;
         }
         // Before the connection is there, so that no signal finds it without anybody to end it.
@@ -144,8 +169,9 @@ impl ConnectCommand {
             }
         };
         let example = service::example(&client, &loaded.namespace).await;
-        even_unheard(say(&opened, example.as_deref()))?;
+        even_unheard(say(&opened, example.as_deref(), has_listeners))?;
         say_page(&daemon, &opened).await?;
+        notify::ready(format_args!("connection {}", opened.id));
         stay(&daemon, &opened.id, termination).await
     }
 }
@@ -165,6 +191,24 @@ fn request(
         listeners,
         log_level: None,
     })
+}
+
+/// Whether the connection of this kubeconfig, context and namespace is open and listens somewhere.
+async fn has_listeners(
+    daemon: &DaemonClient,
+    args: &KubeconfigArgs,
+    loaded: &Loaded,
+) -> Result<bool, Failure> {
+    if !daemon.ensure_if_needed().await? {
+        return Ok(false);
+    }
+    let query = ConnectionQuery {
+        cluster: ClusterRef::new(loaded),
+        kubeconfig_selection: KubeconfigSelection::new(args, loaded),
+        policy: None,
+    };
+    let connection = daemon.find_connection(&query).await?;
+    Ok(connection.is_some_and(|connection| !connection.listeners.is_empty()))
 }
 
 /// Asks until there is a daemon that is not about to end.
@@ -218,7 +262,8 @@ impl ConnectSteps {
     }
 }
 
-fn say(opened: &OpenedConnection, example: Option<&str>) -> Result<(), Failure> {
+/// `has_others` says whether it listens where it was not asked to now.
+fn say(opened: &OpenedConnection, example: Option<&str>, has_others: bool) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
         let begun = match listener.already {
@@ -235,11 +280,14 @@ fn say(opened: &OpenedConnection, example: Option<&str>) -> Result<(), Failure> 
     let listeners = opened.listeners.iter();
     let listeners = listeners.map(|listener| (&listener.bound, &listener.spec.protocol));
     say_hints(listeners, &opened.endings, example, Some("kubevpn env"))?;
-    match opened.listeners.is_empty() {
-        true => out::note(
+    match (opened.listeners.is_empty(), has_others) {
+        (true, true) => out::note(
+            "It was open, with its listeners: kubevpn status lists them; --socks, --http and --forward add one",
+        ),
+        (true, false) => out::note(
             "Connected, but no listener is configured. Add one: --socks, --http, --listen ADDR, --listen-dns ADDR or --forward",
         ),
-        false => Ok(()),
+        (false, _) => Ok(()),
     }
 }
 
@@ -263,6 +311,7 @@ async fn stay(
         ended = daemon.ended(id) => return Ok(ended?),
         ended = termination.next() => ended,
     };
+    notify::stopping(format_args!("disconnecting {id}"));
     let ending = daemon.disconnect(Some(id), false);
     tokio::select! {
         disconnected = progress::shown("open connections to finish", ending) => drop(disconnected?),

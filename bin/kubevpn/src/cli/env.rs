@@ -23,7 +23,7 @@ const PROXIES: [&str; 6] = [
 
 /// Print the shell commands that make programs use the proxy
 ///
-/// Run them with eval "$(kubevpn env)". Without --http and --socks, the variables name the listeners of the current
+/// Run them with eval "$(kubevpn env)". Without --use-http and --use-socks, the variables name the listeners of the current
 /// connection (`kubevpn connect`), or of the connection to the cluster that --context and similar flags select; without a
 /// connection, SOCKS5 on 127.0.0.1:1080. NO_PROXY keeps its value, and gets this machine, the API servers of all contexts
 /// and the hosts at which their users log in, so that kubectl does not use the proxy.
@@ -34,7 +34,7 @@ Examples:
   kubevpn connect --http && eval \"$(kubevpn env)\"
 
   # for a proxy with both listeners
-  eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"
+  eval \"$(kubevpn env --use-http 127.0.0.1:3128 --use-socks 127.0.0.1:1080)\"
 
   # and without it again
   eval \"$(kubevpn env --unset)\"

@@ -51,7 +51,7 @@ pub(crate) struct KubeArgs {
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
     /// Time limit of a call to the API server, e.g. 10s [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     request_timeout: Option<Duration>,
 }
 

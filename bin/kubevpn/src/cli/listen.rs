@@ -28,7 +28,7 @@ pub(crate) const AUTH: &str = "KUBEVPN_AUTH";
 #[command(next_help_heading = "Listeners")]
 pub(crate) struct ListenerArgs {
     /// Listen for SOCKS5 on ADDR: IP:PORT (port 0: a free port) or unix:PATH; '' for none [default: 127.0.0.1:1080 for
-    /// connect --socks, and for proxy-out without --listen and --forward]
+    /// connect without another listener, and for proxy-out without --listen and --forward]
     #[arg(long, visible_alias = "socks-listen", value_name = "ADDR")]
     pub(crate) listen_socks: Option<String>,
     /// Listen for HTTP proxy requests on ADDR: CONNECT and plain http [default: 127.0.0.1:3128 for connect --http]
@@ -120,6 +120,10 @@ impl ProtocolArgs {
             ("http", self.http, &mut to.listen_http, usual_http()),
         ] {
             let Some(named) = asked else { continue };
+            if let Some(named) = &named {
+                // By the name that was typed.
+                self::address(&format!("--{name}"), named)?;
+            }
             address.take_if(|address| address.is_empty());
             match (address.as_deref(), named) {
                 (None, named) => *address = Some(named.unwrap_or_else(|| usual.to_owned())),

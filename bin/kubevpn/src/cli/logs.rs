@@ -45,7 +45,7 @@ pub(crate) struct Logs {
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
     /// Print only lines that are newer than DURATION, e.g. 10m
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     since: Option<Duration>,
 }
 

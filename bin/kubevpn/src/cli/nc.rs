@@ -61,7 +61,7 @@ pub(crate) struct Nc {
     #[arg(value_name = "PORT", value_parser = number)]
     port: Option<u16>,
     /// After the end of standard input, end with success once nothing has come for DURATION, e.g. 1s
-    #[arg(short, long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "DURATION", value_parser = super::duration)]
     wait: Option<Duration>,
     #[command(flatten)]
     kube: KubeArgs,

@@ -289,7 +289,17 @@ impl OpenCommand {
                 tokio::select! {
                     ended = child.wait() => match ended.map_err(anyhow::Error::from)?.code() {
                         Some(0) => Ok(()),
-                        code => Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+                        code => {
+                            if !out::is_hushed() {
+                                out::aside(format_args!(
+                                    "{} has failed: set BROWSER to name another, or give it a flag after --, as in \
+                                     kubevpn open {} -- --no-sandbox",
+                                    out::escaped(&program.to_string_lossy()),
+                                    out::escaped(&self.page)
+                                ));
+                            }
+                            Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+                        }
                     },
                     signal = termination.next() => {
                         // A typed signal has reached the browser, too; its other processes are killed.

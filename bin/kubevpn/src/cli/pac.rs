@@ -17,16 +17,16 @@ use crate::out;
 /// Print a PAC file, which sends a browser's requests for the cluster to the proxy
 ///
 /// A proxy with an HTTP listener serves the same file as /proxy.pac, and keeps it up to date. A comment in the file says
-/// what could not be read from the cluster. Without --http and --socks, the file names the listeners of the connection to
+/// what could not be read from the cluster. Without --use-http and --use-socks, the file names the listeners of the connection to
 /// the cluster (`kubevpn connect`); without a connection, SOCKS5 on 127.0.0.1:1080.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   # for a proxy with both listeners
-  kubevpn pac --http 127.0.0.1:3128 --socks 127.0.0.1:1080 -f kubevpn.pac
+  kubevpn pac --use-http 127.0.0.1:3128 --use-socks 127.0.0.1:1080 -f kubevpn.pac
 
   # with the addresses of Pods, which the API does not report
-  kubevpn pac --http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
+  kubevpn pac --use-http 127.0.0.1:3128 --pac-range 10.244.0.0/16")]
 pub(crate) struct PacCommand {
     /// Write the PAC file to FILE instead of printing it
     #[arg(

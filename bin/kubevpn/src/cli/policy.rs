@@ -26,7 +26,7 @@ pub(crate) struct PolicyArgs {
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     outside: OutsideArg,
     /// Wait up to DURATION for a Service without a ready endpoint, e.g. 30s [default: refuse the connection at once]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     wait_ready: Option<Duration>,
     /// Protocol of port-forwards: auto to use what works, else spdy, spdy-ws (SPDY in WebSocket) or ws (v4.channel in
     /// WebSocket)

@@ -19,10 +19,11 @@ use super::policy::PolicyArgs;
 use super::reach::{answers, reach_for_long, server_named};
 use super::serve::{DRAIN, Ending, Intro, result, serve};
 use super::service;
-use super::suggest::advised;
+use super::suggest::{MissingNamespace, advised, missing_namespace};
 use crate::exit::Failure;
+use crate::notify;
 use crate::out;
-use crate::progress;
+use crate::{progress, terminal};
 
 /// Time limit, at the start, of checking the target of a forward.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -61,7 +62,7 @@ pub(crate) struct ProxyOut {
     #[arg(
         long,
         value_name = "DURATION",
-        value_parser = humantime::parse_duration,
+        value_parser = super::duration,
         default_value = "5s",
         help_heading = "Listeners"
     )]
@@ -82,7 +83,7 @@ pub(crate) struct ProxyOut {
     #[arg(
         long,
         value_name = "DURATION",
-        value_parser = humantime::parse_duration,
+        value_parser = super::duration,
         num_args = 0..=1,
         require_equals = true,
         help_heading = "Cluster",
@@ -194,12 +195,16 @@ impl ProxyOut {
             for to in &forwards {
                 warn_of_nothing(to, &resolver, &client, &loaded.namespace).await;
             }
+            let example = match as_json {
+                true => None,
+                false => service::example(&client, &loaded.namespace).await,
+            };
+            if example.is_none() && terminal::is_there() && !out::is_hushed() {
+                warn_of_no_namespace(&client, &loaded.namespace).await;
+            }
             Ok(Intro {
                 leads_to: Some(leads_to),
-                example: match as_json {
-                    true => None,
-                    false => service::example(&client, &loaded.namespace).await,
-                },
+                example,
                 as_json,
             })
         };
@@ -249,6 +254,18 @@ async fn warn_of_nothing(
     }
 }
 
+/// Tells a person of a namespace that is not there: short names are looked for in it.
+async fn warn_of_no_namespace(client: &kube::Client, namespace: &str) {
+    let missing = timeout(GLANCE, missing_namespace(client, namespace)).await;
+    if let Ok(Some(MissingNamespace { sentence, advice })) = missing {
+        out::aside(format_args!(
+            "warning: {}; {}",
+            out::escaped(&sentence),
+            out::escaped(&advice)
+        ));
+    }
+}
+
 fn leads_to(loaded: &Loaded) -> String {
     let context = loaded
         .context
@@ -273,9 +290,12 @@ async fn wait(client: &kube::Client, limit: Option<Duration>) -> Result<(), Conn
         if limit.is_some_and(|limit| begun.elapsed() + pause > limit) {
             return Err(error);
         }
-        if pause == PAUSES.0 && !out::is_hushed() {
+        if pause == PAUSES.0 {
             let error = error.to_string();
-            out::aside(format_args!("waiting: {}", out::escaped(&error)));
+            notify::status(format_args!("waiting: {error}"));
+            if !out::is_hushed() {
+                out::aside(format_args!("waiting: {}", out::escaped(&error)));
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);

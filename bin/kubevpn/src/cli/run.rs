@@ -25,7 +25,7 @@ use crate::{out, terminal};
 
 /// Run a command with a proxy into the cluster in its environment
 ///
-/// The proxy is the one that --http or --socks name; else that of the open connection to the same cluster, context and
+/// The proxy is the one that --use-http or --use-socks name; else that of the open connection to the same cluster, context and
 /// namespace (`kubevpn connect --http`), where it has an HTTP listener without a password; else a temporary one on free ports of
 /// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
 /// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is kubevpn's. With KUBEVPN_AUTH it is always a
@@ -49,7 +49,7 @@ Examples:
   kubevpn run --forward 5432:db:5432 -- psql -h localhost
 
   # with a proxy that runs already
-  kubevpn run --http 127.0.0.1:3128 -- python3 fetch.py
+  kubevpn run --use-http 127.0.0.1:3128 -- python3 fetch.py
 
   # any program, whole, in the cluster's network (Linux)
   kubevpn run --isolated -- psql -h db.shop
@@ -91,7 +91,7 @@ impl Run {
         if self.isolation.is_wanted()? {
             if self.at.named()?.is_some() {
                 return Err(Failure::value(
-                    "an isolated command uses no proxy: leave --http and --socks out",
+                    "an isolated command uses no proxy: leave --use-http and --use-socks out",
                 ));
             }
             let policy = self.policy.policy()?;
@@ -104,7 +104,7 @@ impl Run {
         if let Some(proxy) = self.at.named()? {
             if self.policy != config::usual::<PolicyArgs>() {
                 return Err(Failure::value(
-                    "the flags about names are those of the proxy: give them to the one that --http or --socks names",
+                    "the flags about names are those of the proxy: give them to the one that --use-http or --use-socks names",
                 ));
             }
             let given = environment.read_alone(self.kube.clone()).await?;

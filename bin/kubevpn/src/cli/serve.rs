@@ -16,6 +16,7 @@ use serde_json::json;
 use super::env::ShellSyntax;
 use crate::exit::Failure;
 use crate::live::{self, LiveLine};
+use crate::notify;
 use crate::out::{self, even_unheard};
 use crate::progress;
 
@@ -99,6 +100,7 @@ where
     let told = async {
         let intro = ready.await?;
         let as_json = intro.as_json;
+        let summary = summary(&listeners, intro.leads_to.as_deref());
         let endings = match cluster.filter(|_| has_dns) {
             Some(cluster) => endings(&cluster).await,
             None => Vec::new(),
@@ -114,18 +116,23 @@ where
             true => pages_aside(&pages),
             false => even_unheard(say_pages(&pages))?,
         }
-        Ok::<_, Failure>(())
+        Ok::<_, Failure>(summary)
     };
-    let over = tokio::select! {
-        told = told => told.err().map(Err),
-        ended = ending.termination.next() => Some(result(ended)),
+    let told = tokio::select! {
+        told = told => told.map_err(Err),
+        ended = ending.termination.next() => Err(result(ended)),
     };
-    if let Some(over) = over {
-        server.end(Duration::ZERO, std::future::pending()).await;
-        return over;
-    }
+    let summary = match told {
+        Ok(summary) => summary,
+        Err(over) => {
+            notify::stopping("it ends before it was ready");
+            server.end(Duration::ZERO, std::future::pending()).await;
+            return over;
+        }
+    };
     let console = console(&view).await;
     ending.tell(ProxyReadiness::Ready);
+    notify::ready(summary);
     let mut live = live::is_wanted().then(|| LiveLine::new(view.journal().clone()));
     let ended = loop {
         let tick = async {
@@ -146,6 +153,7 @@ where
     drop(live);
     ending.tell(ProxyReadiness::Ending);
     let open = server.open();
+    notify::stopping(format_args!("open connections: {open}"));
     if open > 0 && !ending.drain.is_zero() {
         let s = if open == 1 { "" } else { "s" };
         out::aside(format_args!(
@@ -173,6 +181,19 @@ where
         dir.leave_foreground();
     }
     result(ended)
+}
+
+/// Where it listens and leads, in a line.
+fn summary(listeners: &[(Addr, Protocol)], leads_to: Option<&str>) -> String {
+    let listeners = listeners.iter().map(|(addr, protocol)| match protocol {
+        Protocol::Forward(to) => format!("{addr} -> {}", to.0),
+        other => format!("{} on {addr}", service(other)),
+    });
+    let listeners = listeners.collect::<Vec<_>>().join(", ");
+    match leads_to {
+        Some(leads_to) => format!("{listeners}. {leads_to}"),
+        None => listeners,
+    }
 }
 
 /// The socket of this proxy's console for other commands; `None` if it cannot be made, e.g. in a container without a home
@@ -347,7 +368,11 @@ fn hints<'a>(
         };
         let command = match env {
             Some(command) => command.to_owned(),
-            None => format!("kubevpn env{}{}", flag("http", http), flag("socks", socks)),
+            None => format!(
+                "kubevpn env{}{}",
+                flag("use-http", http),
+                flag("use-socks", socks)
+            ),
         };
         hints.push(format!("Shell: {}", shell.evaluates(&command)));
     }
@@ -459,11 +484,11 @@ mod tests {
             [
                 "Try: curl --proxy http://127.0.0.1:3128 http://reviews.default/",
                 "Browser: set its proxy configuration URL to http://127.0.0.1:3128/proxy.pac",
-                "Shell: eval \"$(kubevpn env --http 127.0.0.1:3128 --socks 127.0.0.1:1080)\"",
+                "Shell: eval \"$(kubevpn env --use-http 127.0.0.1:3128 --use-socks 127.0.0.1:1080)\"",
             ]
         );
         let fish = &said(ShellSyntax::Fish, None)[2];
-        assert!(fish.ends_with("--socks 127.0.0.1:1080 --shell fish | source"));
+        assert!(fish.ends_with("--use-socks 127.0.0.1:1080 --shell fish | source"));
         let managed = hints(
             both[..1].iter().copied(),
             &[],
@@ -481,7 +506,7 @@ mod tests {
         let mixed = [(&socks, &Protocol::Mixed)];
         let mixed = hints(mixed.into_iter(), &[], None, None, ShellSyntax::Zsh);
         assert!(
-            mixed[2].contains("--http 127.0.0.1:1080 --socks 127.0.0.1:1080"),
+            mixed[2].contains("--use-http 127.0.0.1:1080 --use-socks 127.0.0.1:1080"),
             "{mixed:?}"
         );
         let forward = Protocol::Forward("db:5432".parse().unwrap());

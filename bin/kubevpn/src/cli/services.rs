@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::kube::KubeArgs;
 use super::reach::{reach, server_named};
 use super::service::{self, ServiceList};
+use super::suggest::missing_namespace;
 use crate::exit::Failure;
 use crate::out;
 use crate::progress;
@@ -64,6 +65,11 @@ impl ServicesCommand {
         let namespace = Some(loaded.namespace.as_str()).filter(|_| !self.all_namespaces);
         let listing = service::list(&client, namespace);
         let found = progress::shown(server_named(&loaded.server), listing).await?;
+        if let (Some(namespace), true) = (namespace, found.services.is_empty())
+            && let Some(missing) = missing_namespace(&client, namespace).await
+        {
+            return Err(missing.into());
+        }
         match self.output {
             ServicesFormat::Table | ServicesFormat::Wide => {
                 let rows = rows(&found, self.output == ServicesFormat::Wide, self.no_headers);

@@ -11,7 +11,7 @@ use crate::out;
 
 /// Print configuration that makes another program use the proxy
 ///
-/// Without --http and --socks, it names the same listeners as `kubevpn env`. If the program can choose a proxy by host
+/// Without --use-http and --use-socks, it names the same listeners as `kubevpn env`. If the program can choose a proxy by host
 /// name, only names under cluster.local, .svc and .pod go to the proxy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -20,7 +20,7 @@ Examples:
   kubevpn snippet ssh >> ~/.ssh/config
 
   # rules for Clash, with a proxy that is running
-  kubevpn snippet clash --socks 127.0.0.1:1080")]
+  kubevpn snippet clash --use-socks 127.0.0.1:1080")]
 pub(crate) struct Snippet {
     /// Program to configure
     #[arg(value_name = "PROGRAM", value_enum)]
@@ -67,7 +67,7 @@ impl Snippet {
 fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failure> {
     let http = || {
         proxy.http.ok_or_else(|| {
-            Failure::value("this program needs an HTTP listener: start the proxy with --listen-http, or name one with --http")
+            Failure::value("this program needs an HTTP listener: start the proxy with --listen-http, or name one with --use-http")
         })
     };
     // Programs that support both get HTTP, which reports the reason of a refusal.
@@ -76,7 +76,7 @@ fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failu
         (None, Some(socks)) => format!("socks5h://{socks}"),
         (None, None) => {
             return Err(Failure::value(
-                "no proxy is known: name one with --http or --socks",
+                "no proxy is known: name one with --use-http or --use-socks",
             ));
         }
     };
@@ -86,7 +86,7 @@ fn text(program: SnippetProgram, proxy: &ProxyAddresses) -> Result<String, Failu
     };
     let Some(any) = proxy.socks.or(proxy.http) else {
         return Err(Failure::value(
-            "no proxy is known: name one with --http or --socks",
+            "no proxy is known: name one with --use-http or --use-socks",
         ));
     };
     let (ip, port) = (any.ip(), any.port());

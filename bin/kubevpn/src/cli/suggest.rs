@@ -1,10 +1,22 @@
 //! Suggestions of similar names for one that does not exist.
 
-use kubevpn_proxy::suggestion;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::ListParams;
+use kubevpn_daemon::{ApiError, Code};
+use kubevpn_proxy::{nearest, suggestion};
 use kubevpn_target::{ConnectError, Host, Refusal};
+use tokio::time::timeout;
 
 use super::service;
 use crate::exit::Failure;
+
+/// Time limit of a look at namespaces, by which the failure is told later.
+const GLANCE: Duration = Duration::from_secs(2);
+/// Upper bound on the namespaces among which the nearest name is looked for.
+const MOST: u32 = 500;
 
 /// Adds a similar name to the failure, if there is one.
 pub(super) async fn advised(
@@ -27,11 +39,62 @@ pub(super) async fn advised(
             .unwrap_or_default(),
     };
     let services: Vec<_> = found.services.iter().map(service::name).collect();
-    match suggestion(name, namespace, &services) {
+    let mut advice = suggestion(name, namespace, &services);
+    let is_of_namespace = !name.as_str().contains('.');
+    if advice.is_none()
+        && is_of_namespace
+        && services.iter().all(|(found, _)| found != namespace)
+        && let Some(MissingNamespace {
+            sentence,
+            advice: what,
+        }) = missing_namespace(client, namespace).await
+    {
+        advice = Some(format!("{sentence}: {what}"));
+    }
+    match advice {
         Some(advice) => Failure::Advised {
             error: error.into(),
             advice,
         },
         None => error.into(),
     }
+}
+
+/// A namespace that does not exist.
+pub(super) struct MissingNamespace {
+    pub(super) sentence: String,
+    pub(super) advice: String,
+}
+
+impl From<MissingNamespace> for Failure {
+    fn from(MissingNamespace { sentence, advice }: MissingNamespace) -> Self {
+        Self::Advised {
+            error: ApiError::new(Code::Refused(Refusal::NameNotFound), sentence),
+            advice,
+        }
+    }
+}
+
+/// What to say where the API server knows no such namespace. `None` where it has it, or does not tell.
+pub(super) async fn missing_namespace(
+    client: &kube::Client,
+    namespace: &str,
+) -> Option<MissingNamespace> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let found = timeout(GLANCE, namespaces.get_opt(namespace)).await.ok()?;
+    if found.ok()?.is_some() {
+        return None;
+    }
+    let most = ListParams::default().limit(MOST);
+    let listed = timeout(GLANCE, namespaces.list(&most)).await;
+    let listed = listed.into_iter().flatten().flat_map(|list| list.items);
+    let names: Vec<_> = listed.filter_map(|it| it.metadata.name).collect();
+    let advice = match nearest(namespace, names.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean -n {near}?"),
+        None => "kubectl get namespaces, which lists those there are".to_owned(),
+    };
+    Some(MissingNamespace {
+        sentence: format!("there is no namespace {namespace}"),
+        advice,
+    })
 }

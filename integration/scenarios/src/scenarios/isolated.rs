@@ -51,6 +51,7 @@ pub(super) fn list() -> Vec<Scenario> {
         scenario!("isolated", exit_codes_are_the_commands, One),
         scenario!("isolated", signals_reach_the_command, One),
         scenario!("isolated", jobs_of_a_terminal, One),
+        scenario!("isolated", it_stops_with_the_command, One),
         scenario!("isolated", nothing_is_left_behind, One),
         scenario!(
             "isolated",
@@ -231,11 +232,7 @@ struct RunningCommand {
 
 impl RunningCommand {
     async fn signal(&self, name: &str, pid: u32) -> anyhow::Result<()> {
-        let pid = pid.to_string();
-        let mut kill = Command::new("kill");
-        let sent = kill.args(["-s", name, &pid]).status().await?;
-        anyhow::ensure!(sent.success(), "kill -s {name} {pid} failed");
-        Ok(())
+        kill(name, pid).await
     }
 
     fn pid(&self) -> anyhow::Result<u32> {
@@ -255,6 +252,13 @@ impl RunningCommand {
             ..ended?
         })
     }
+}
+
+async fn kill(signal: &str, pid: u32) -> anyhow::Result<()> {
+    let pid = pid.to_string();
+    let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+    anyhow::ensure!(sent.await?.success(), "kill -s {signal} {pid} failed");
+    Ok(())
 }
 
 /// The system's, which other users may run too.

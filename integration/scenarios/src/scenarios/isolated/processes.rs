@@ -108,6 +108,22 @@ impl Terminal {
         anyhow::ensure!(shown == Ok(true), "no {wanted:?} in {:?}", self.text);
         Ok(())
     }
+
+    /// What is said until this is, both forgotten.
+    async fn reads_to(&mut self, end: &str) -> anyhow::Result<String> {
+        let reading = async {
+            while !self.text.contains(end) {
+                let bytes = self.screen.recv().await.context("the terminal is closed")?;
+                self.text.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        tokio::time::timeout(PATIENCE, reading).await??;
+        let (said, rest) = self.text.split_once(end).context("it was said")?;
+        let (said, rest) = (said.to_owned(), rest.to_owned());
+        self.text = rest;
+        Ok(said)
+    }
 }
 
 /// Ctrl-Z stops the command and us, `fg` continues both, Ctrl-C ends it; a shell inside has jobs of its own. What is typed
@@ -155,6 +171,59 @@ pub(super) async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
         terminal.shows("outer: ").await?;
         terminal.types("echo code-$?\n")?;
         terminal.shows("code-4").await?;
+        no_process_of(&user.kubevpn).await?;
+    }
+    Ok(())
+}
+
+/// A shell takes its terminal back when we have stopped. Were that before the command, the command could still read the
+/// line that is typed for the shell.
+pub(super) async fn it_stops_with_the_command(cx: Context) -> anyhow::Result<()> {
+    // The bit of SIGTSTP in the masks of `/proc/PID/status`.
+    const TSTP: u64 = 1 << 19;
+    for user in CommandUser::all(&cx)? {
+        for isolated in ["--isolated", "--"] {
+            let mut terminal = Terminal::of(&user)?;
+            terminal.shows("outer: ").await?;
+            let kubevpn = user.kubevpn.display();
+            let run = format!("{kubevpn} run --kubeconfig kubeconfig {isolated}");
+            let script = "trap \"echo us\"r USR1; trap \"echo continue\"d CONT; \
+                          echo is-$PPID-$$-; while :; do read -t 0.05; done";
+            terminal.types(&format!("{run} bash -c '{script}'\n"))?;
+            terminal.shows("\nis-").await?;
+            let us: u32 = terminal.reads_to("-").await?.parse()?;
+            let command: u32 = terminal.reads_to("-").await?.parse()?;
+
+            // The command has not stopped, and neither do we: a signal is passed on.
+            kill("TSTP", us).await?;
+            until("SIGTSTP to be taken", async || {
+                let status = std::fs::read_to_string(format!("/proc/{us}/status"))?;
+                let pending = status.lines().filter_map(|line| {
+                    let mask = line
+                        .strip_prefix("SigPnd:")
+                        .or(line.strip_prefix("ShdPnd:"))?;
+                    u64::from_str_radix(mask.trim(), 16).ok()
+                });
+                let is_pending = pending.fold(0_u64, |all, mask| all | mask) & TSTP != 0;
+                Ok((!is_pending).then_some(()))
+            })
+            .await?;
+            kill("USR1", us).await?;
+            terminal.shows("usr").await?;
+
+            // It has, and by itself, as programs do that put the screen in order first.
+            for _ in 0..2 {
+                kill("STOP", command).await?;
+                terminal.shows("Stopped").await?;
+                terminal.shows("outer: ").await?;
+                terminal.types("fg\n")?;
+                terminal.shows("continued").await?;
+            }
+            terminal.types(CTRL_C)?;
+            terminal.shows("outer: ").await?;
+            terminal.types("echo code-$?\n")?;
+            terminal.shows("code-130").await?;
+        }
         no_process_of(&user.kubevpn).await?;
     }
     Ok(())
