@@ -230,31 +230,6 @@ async fn the_pods_of_the_dns() {
     );
 }
 
-/// One line for the records of a name.
-fn known(known: Result<KnownRecords, LookupError>) -> String {
-    let answers = |records: Records| {
-        let answers = records.answers.iter().map(|record| match record {
-            NameRecord::Address(ip) => ip.to_string(),
-            NameRecord::Pointer(name) | NameRecord::Alias(name) => name.to_string(),
-            NameRecord::Service { port, target, .. } => format!("{target}:{port}"),
-        });
-        answers.collect::<Vec<_>>().join(" ")
-    };
-    match known {
-        Ok(KnownRecords::Records(records)) => answers(records),
-        Ok(KnownRecords::Ask { otherwise: None }) => "ask".into(),
-        Ok(KnownRecords::Ask {
-            otherwise: Some(Ok(records)),
-        }) => format!("ask, or {}", answers(records)),
-        Ok(KnownRecords::Ask {
-            otherwise: Some(Err(error)),
-        }) => format!("ask, or {}", error.refusal()),
-        Ok(KnownRecords::Missing) => "missing".into(),
-        Ok(KnownRecords::Outside) => "outside".into(),
-        Err(error) => format!("{}: {error}", error.refusal()),
-    }
-}
-
 #[tokio::test]
 async fn records_of_names() {
     use RecordKind::{A, Aaaa, Other, Srv};
