@@ -1,15 +1,15 @@
 mod addresses;
 mod check;
+#[cfg(feature = "watch")]
 mod churn;
 mod dns;
+#[cfg(feature = "watch")]
 mod keeping;
+#[cfg(feature = "watch")]
 mod sharing;
+#[cfg(feature = "watch")]
 mod watching;
 
-#[cfg(feature = "watch")]
-#[cfg(feature = "watch")]
-#[cfg(feature = "watch")]
-#[cfg(feature = "watch")]
 use kubevpn_target::{ConnectError, Refusal};
 
 use super::*;
