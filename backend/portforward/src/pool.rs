@@ -76,7 +76,7 @@ pub(crate) struct TakenSession {
 }
 
 /// What a dial does next, decided under the lock.
-enum DialStep {
+enum SearchStep {
     Take(Box<TakenSession>),
     /// Wait until the Pod's state changes.
     Wait(OwnedNotified),
@@ -146,9 +146,9 @@ impl Pool {
         };
         loop {
             let change = match self.step(pod, &mut ask)? {
-                DialStep::Take(taken) => return Ok(Ok(taken)),
-                DialStep::ChannelsOnly(tried) => return Ok(Err(tried)),
-                DialStep::Wait(change) => change,
+                SearchStep::Take(taken) => return Ok(Ok(taken)),
+                SearchStep::ChannelsOnly(tried) => return Ok(Err(tried)),
+                SearchStep::Wait(change) => change,
             };
             waiting.get_or_insert_with(|| Waiting {
                 pool: self.clone(),
@@ -165,7 +165,7 @@ impl Pool {
         self: &Arc<Self>,
         id: &Arc<PodId>,
         ask: &mut SessionSearch,
-    ) -> Result<DialStep, ForwardError> {
+    ) -> Result<SearchStep, ForwardError> {
         let now = self.epoch.now();
         let mut state = self.state();
         if state.shut {
@@ -209,7 +209,7 @@ impl Pool {
         if failed > 0 && matches!(what, SessionChoice::Wait | SessionChoice::Full) {
             match pod.failure.clone() {
                 Some(UpgradeFailure::ChannelsOnly(tried)) => {
-                    return Ok(DialStep::ChannelsOnly(tried));
+                    return Ok(SearchStep::ChannelsOnly(tried));
                 }
                 Some(UpgradeFailure::Error(error)) if what == SessionChoice::Full => {
                     return Err(error);
@@ -233,7 +233,7 @@ impl Pool {
             SessionChoice::Wait => {
                 // Set under the same lock: a Pod for which a dial waits is not removed.
                 pod.waiting += usize::from(!std::mem::replace(&mut ask.waits, true));
-                return Ok(DialStep::Wait(pod.changed.clone().notified_owned()));
+                return Ok(SearchStep::Wait(pod.changed.clone().notified_owned()));
             }
             SessionChoice::Full => {
                 return Err(ForwardError::Overloaded {
@@ -250,7 +250,7 @@ impl Pool {
         entry.used = now;
         entry.ahead = false;
         entry.request += 1;
-        Ok(DialStep::Take(Box::new(TakenSession {
+        Ok(SearchStep::Take(Box::new(TakenSession {
             handle: entry.handle.clone(),
             transport: entry.transport,
             request: entry.request,

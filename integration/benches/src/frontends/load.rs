@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
 
-use self::client::{LoadClient, RequestMode};
+use self::client::{BenchClient, RequestMode};
 use super::peers::{Family, PeerProxy};
 use super::upstream::BenchUpstream;
 use crate::load::Figure;
@@ -148,8 +148,8 @@ struct Bench<'b> {
 }
 
 impl Bench<'_> {
-    async fn open(&self) -> anyhow::Result<LoadClient> {
-        LoadClient::open(self.proxy.addr, self.upstream.addr, self.way).await
+    async fn open(&self) -> anyhow::Result<BenchClient> {
+        BenchClient::open(self.proxy.addr, self.upstream.addr, self.way).await
     }
 
     /// A new connection, one GET, closed by the client.
@@ -215,7 +215,7 @@ impl Bench<'_> {
         let start = Instant::now();
         let one = async || {
             let mut times = Vec::new();
-            let mut kept: Option<LoadClient> = None;
+            let mut kept: Option<BenchClient> = None;
             while take(&left) {
                 let start = Instant::now();
                 let mut got = match kept.take() {

@@ -24,13 +24,13 @@ pub(super) enum RequestMode {
     Forward,
 }
 
-pub(super) struct LoadClient {
+pub(super) struct BenchClient {
     stream: TcpStream,
     get: String,
     buffer: Vec<u8>,
 }
 
-impl LoadClient {
+impl BenchClient {
     /// Connects and, where there is a tunnel, opens it.
     pub(super) async fn open(
         proxy: SocketAddr,
