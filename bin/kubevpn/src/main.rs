@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use self::config::ConfigFile;
 
-// jemalloc returns memory to the system after a burst of connections; glibc's allocator does not.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+// jemalloc returns memory to the system after a burst of connections; glibc's allocator does not, and musl's has one lock for
+// all threads.
+#[cfg(target_os = "linux")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,8 +1,8 @@
 //! The frontends alone, beside proxies that only proxy: no Kubernetes, all on loopback.
 //!
-//!     cargo build --release -p kubevpn-socks5 -p kubevpn-http-connect --examples
-//!     cargo build --release -p kubevpn-benches
-//!     target/release/kubevpn-benches frontends
+//!     cargo build --profile dist -p kubevpn-socks5 -p kubevpn-http-connect --examples
+//!     cargo build --profile dist -p kubevpn-benches
+//!     target/dist/kubevpn-benches frontends
 //!
 //! `docs/performance.md` has it in a network namespace, where ended connections do not use up the ports.
 //!

@@ -1,7 +1,7 @@
 //! `run --isolated` beside the environment's way and beside SOCKS5, in one run, by the same client.
 //!
-//!     cargo build --release -p kubevpn -p kubevpn-benches
-//!     target/release/kubevpn-benches isolated
+//!     cargo build --profile dist -p kubevpn -p kubevpn-benches
+//!     target/dist/kubevpn-benches isolated
 //!
 //! with the cluster up. The client is this program again: in the network of `run --isolated` it connects, outside it does so by the
 //! SOCKS5 proxy of `proxy-out`. A connection and the answer over it are one measurement, the lookup of its name too.

@@ -123,7 +123,7 @@ async fn main() -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         kubevpn.exists(),
-        "{} is missing: cargo build --release -p kubevpn",
+        "{} is missing: cargo build --profile dist -p kubevpn",
         kubevpn.display()
     );
 

@@ -237,9 +237,17 @@ pub(crate) enum Command {
         /// Build a program for musl as well, which needs no C library of the system
         #[arg(long, conflicts_with = "program")]
         musl: bool,
-        /// Make them twice, and compare each byte
+        /// Make them a second time, from a clone in another folder, and compare each byte
         #[arg(long)]
         twice: bool,
+        /// Profile of cargo that builds the program: `dev` takes minutes, and tries everything but the size
+        #[arg(
+            long,
+            value_name = "NAME",
+            default_value = "dist",
+            conflicts_with = "program"
+        )]
+        profile: String,
         /// Install the Debian package and the RPM into a new root, use and remove them; as root, on Debian
         #[arg(long)]
         install: bool,

@@ -78,8 +78,8 @@ pub use self::line::{Length, LineRelay, round_trip};
 pub use self::matrix::{Scenarios, VersionPair, pairs, table as matrix_table, write_pair};
 pub use self::metrics::{Scraped, lasting};
 pub use self::package::{
-    BUDGET, PackageOptions, Packages, PackedProgram, ReleaseTools, differences, package,
-    try_packages,
+    BUDGET, FileDifference, PackageBuild, PackageOptions, Packages, PackedProgram, ReleaseTools,
+    clone_elsewhere, differences, package, try_packages,
 };
 pub use self::process::Signal;
 pub use self::proxy::ProxiedConnection;

@@ -319,6 +319,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             url,
             musl,
             twice,
+            profile,
             install,
         } => {
             std::fs::create_dir_all(&out)?;
@@ -326,7 +327,11 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 repository: PathBuf::from(ROOT).canonicalize()?,
                 program: match program {
                     Some(program) => lab::PackedProgram::Given(program),
-                    None => lab::PackedProgram::Built(lab.release_tools().await?),
+                    None => lab::PackedProgram::Built(lab::PackageBuild {
+                        tools: lab.release_tools().await?,
+                        profile,
+                        cargo_home: None,
+                    }),
                 },
                 out: out.canonicalize()?,
                 url,
@@ -407,9 +412,10 @@ fn verdict(all: usize, failed: usize, [right, wrong]: [&str; 2]) -> ExitCode {
 async fn packages(options: &lab::PackageOptions, twice: bool) -> Result<()> {
     let made = lab::package(options).await?;
     println!(
-        "the stripped program: {} bytes, of {} at most",
+        "the stripped program: {} bytes, of {} at most, sha256 {}",
         made.program,
-        lab::BUDGET
+        lab::BUDGET,
+        made.sha256
     );
     for (file, bytes) in &made.files {
         println!("{bytes:>10}  {file}");
@@ -419,18 +425,21 @@ async fn packages(options: &lab::PackageOptions, twice: bool) -> Result<()> {
     }
     if twice {
         let again = options.out.with_extension("again");
-        let second = lab::PackageOptions {
-            out: again.clone(),
-            ..options.clone()
-        };
+        let second = lab::clone_elsewhere(options, &again).await?;
         lab::package(&second).await?;
-        let differ = lab::differences(&options.out, &again)?;
+        let differ = lab::differences(&options.out, &second.out)?;
+        let differ: Vec<String> = differ.iter().map(ToString::to_string).collect();
         ensure!(
             differ.is_empty(),
-            "made twice, these differ: {}",
-            differ.join(", ")
+            "made twice, in {} and {}, these differ:\n{}",
+            options.out.display(),
+            second.out.display(),
+            differ.join("\n")
         );
-        println!("made twice: {} files, the same bytes", made.files.len());
+        println!(
+            "made twice, in two folders: {} files, the same bytes",
+            made.files.len()
+        );
         std::fs::remove_dir_all(again)?;
     }
     Ok(())
@@ -494,7 +503,8 @@ async fn bench(args: &[String]) -> Result<ExitCode> {
     };
     let built = pass_through(at_root(&[
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "-p",
         "kubevpn",
         "-p",
@@ -504,7 +514,7 @@ async fn bench(args: &[String]) -> Result<ExitCode> {
     if built != ExitCode::SUCCESS {
         return Ok(built);
     }
-    let mut command = at_root(&["run", "--release", "-p", BENCHES, "--"]);
+    let mut command = at_root(&["run", "--profile", "dist", "-p", BENCHES, "--"]);
     if args.is_empty() {
         command.args(FULL);
     } else {

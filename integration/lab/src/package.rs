@@ -4,6 +4,7 @@
 //! Reproducible: every time in a package is `SOURCE_DATE_EPOCH`, or that of the last commit; owners are root, and orders sorted.
 
 mod clean_root;
+mod differences;
 mod embedded;
 mod licences;
 mod tools;
@@ -16,10 +17,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
+use self::differences::names_no_folder;
+use self::licences::Libraries;
 use self::tree::Tree;
 use crate::command::{BUILD_LIMIT, command, output, output_within};
 
 pub use self::clean_root::try_packages;
+pub use self::differences::{FileDifference, differences};
 pub use self::tools::ReleaseTools;
 
 /// The most that the stripped program of a release may weigh: 5 % more than the first one did (39,792,784 bytes, x86-64,
@@ -46,8 +50,19 @@ pub struct PackageOptions {
 pub enum PackedProgram {
     /// Built already; of what is not known, so that there is no list of its libraries.
     Given(PathBuf),
-    /// The release build, made for it.
-    Built(ReleaseTools),
+    /// Built for it.
+    Built(PackageBuild),
+}
+
+/// How the program is built.
+#[derive(Clone, Debug)]
+pub struct PackageBuild {
+    /// The tools of cargo that it takes.
+    pub tools: ReleaseTools,
+    /// The profile of cargo: `dist`, or a quicker one to try the making.
+    pub profile: String,
+    /// Cargo's own folder, by another name than the usual one.
+    pub cargo_home: Option<PathBuf>,
 }
 
 /// What was made.
@@ -55,6 +70,8 @@ pub enum PackedProgram {
 pub struct Packages {
     /// Bytes of the stripped program.
     pub program: u64,
+    /// Its digest, by which two builds are told apart.
+    pub sha256: String,
     /// Each file, with its bytes.
     pub files: Vec<(String, u64)>,
     /// What was left out, and why.
@@ -96,7 +113,7 @@ pub async fn package(options: &PackageOptions) -> Result<Packages> {
     let target = format!("{}-unknown-linux-gnu", name.rust);
     let built = match &options.program {
         PackedProgram::Given(program) => program.clone(),
-        PackedProgram::Built(tools) => build(options, tools, &target, epoch).await?,
+        PackedProgram::Built(plan) => build(options, plan, &target, epoch).await?,
     };
     let version = version(&built).await?;
     let tree = Tree::make(
@@ -108,17 +125,13 @@ pub async fn package(options: &PackageOptions) -> Result<Packages> {
     )
     .await?;
     let program = fs::metadata(tree.program())?.len();
-    // One that is given may be a debug build.
-    ensure!(
-        program <= BUDGET || matches!(options.program, PackedProgram::Given(_)),
-        "the stripped program has {program} bytes, {BUDGET} at most: find what has grown, or raise BUDGET and say why"
-    );
+    within_budget(&options.program, program)?;
     let mut left_out = Vec::new();
     let tarball = format!("kubevpn-{version}-{}-linux.tar.gz", name.rust);
     let folder = format!("kubevpn-{version}-{}-linux", name.rust);
     tree.tar(out, &tarball, &folder).await?;
-    if let (true, PackedProgram::Built(tools)) = (options.musl, &options.program) {
-        musl(options, tools, &version, name.rust, epoch).await?;
+    if let (true, PackedProgram::Built(plan)) = (options.musl, &options.program) {
+        musl(options, plan, &version, name.rust, epoch).await?;
     }
     let glibc = glibc(&tree.program()).await?;
     let words = Words(vec![
@@ -145,7 +158,7 @@ pub async fn package(options: &PackageOptions) -> Result<Packages> {
         Err(error) => left_out.push(format!("the RPM: {error}")),
     }
     match &options.program {
-        PackedProgram::Built(tools) => sbom(options, tools, epoch).await?,
+        PackedProgram::Built(plan) => sbom(options, &plan.tools, &target, epoch).await?,
         PackedProgram::Given(_) => {
             left_out.push("the SBOM: it is of a program that is built here".into())
         }
@@ -165,9 +178,20 @@ pub async fn package(options: &PackageOptions) -> Result<Packages> {
     let files = sums(out)?;
     Ok(Packages {
         program,
+        sha256: sha256(&tree.program())?,
         files,
         left_out,
     })
+}
+
+/// A program that is given may be a debug build, and one of another profile is tried alone.
+fn within_budget(program: &PackedProgram, bytes: u64) -> Result<()> {
+    let is_release = matches!(program, PackedProgram::Built(plan) if plan.profile == "dist");
+    ensure!(
+        bytes <= BUDGET || !is_release,
+        "the stripped program has {bytes} bytes, {BUDGET} at most: find what has grown, or raise BUDGET and say why"
+    );
+    Ok(())
 }
 
 /// The time that stands in the packages.
@@ -195,13 +219,13 @@ async fn date(epoch: u64) -> Result<String> {
 /// The program for every Linux, in a tarball of its own.
 async fn musl(
     options: &PackageOptions,
-    tools: &ReleaseTools,
+    plan: &PackageBuild,
     version: &str,
     rust: &str,
     epoch: u64,
 ) -> Result<()> {
     let target = format!("{rust}-unknown-linux-musl");
-    let built = build(options, tools, &target, epoch).await?;
+    let built = build(options, plan, &target, epoch).await?;
     let headers = output(command("objdump")?.arg("-p").arg(&built)).await?;
     ensure!(
         !headers.contains("NEEDED"),
@@ -210,33 +234,33 @@ async fn musl(
     let root = options.out.join("root-musl");
     let tree = Tree::make(&options.repository, &built, &root, &target, epoch).await?;
     let program = fs::metadata(tree.program())?.len();
-    ensure!(
-        program <= BUDGET,
-        "the stripped program for musl has {program} bytes, {BUDGET} at most"
-    );
+    within_budget(&options.program, program)?;
     let folder = format!("kubevpn-{version}-{rust}-linux-musl");
     let tarball = format!("{folder}.tar.gz");
     tree.tar(&options.out, &tarball, &folder).await
 }
 
-/// The release build, with the list of its libraries in it, and no path of this machine.
+/// The build, with the list of its libraries in it, and no path of this machine.
 ///
 /// # Errors
-/// The build fails, or a library is missing from the list.
+/// The build fails, a library is missing from the list, or a path is in the program.
 async fn build(
     options: &PackageOptions,
-    tools: &ReleaseTools,
+    plan: &PackageBuild,
     triple: &str,
     epoch: u64,
 ) -> Result<PathBuf> {
     let target = options.out.join("target");
-    let home = std::env::var("CARGO_HOME")
-        .or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
-    let home = home.context("neither CARGO_HOME nor HOME is set")?;
+    let home = match &plan.cargo_home {
+        Some(home) => home.clone(),
+        None => cargo_home()?,
+    };
+    let compiler = output(Command::new("rustc").args(["--print", "sysroot"])).await?;
     // The last one that fits counts: by default the target directory is in the repository.
     let places = [
         (options.repository.display().to_string(), "."),
-        (home, "cargo"),
+        (compiler.trim().to_owned(), "rust"),
+        (home.display().to_string(), "cargo"),
         (target.display().to_string(), "target"),
     ];
     let maps = |flag: &str, between: &str| {
@@ -245,12 +269,22 @@ async fn build(
             .map(|(from, to)| format!("{flag}={from}={to}"));
         flags.collect::<Vec<_>>().join(between)
     };
-    let mut cargo = tools.auditable();
+    let mut head = command("git")?;
+    head.current_dir(&options.repository)
+        .args(["rev-parse", "HEAD"]);
+    let commit = output(&mut head).await?;
+    let mut cargo = plan.tools.auditable();
     cargo
         .current_dir(&options.repository)
-        .args(["build", "--release", "--locked", "-p", "kubevpn"])
+        .args(["build", "--locked", "-p", "kubevpn", "--profile"])
+        .arg(&plan.profile)
         .args(["--target", triple, "--target-dir"])
         .arg(&target)
+        .env("CARGO_HOME", &home)
+        // `kubevpn version` names it.
+        .env("KUBEVPN_COMMIT", commit.trim())
+        // What is compiled in parts depends on what was compiled before.
+        .env("CARGO_INCREMENTAL", "0")
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
             maps("--remap-path-prefix", "\x1f"),
@@ -261,20 +295,84 @@ async fn build(
         // Debian's name for it on every architecture.
         cargo.env(format!("CC_{}", triple.replace('-', "_")), "musl-gcc");
     }
+    if triple.starts_with("aarch64") {
+        // jemalloc takes the size of a page from the machine that builds it, and ends at once where pages are larger.
+        cargo.env("JEMALLOC_SYS_WITH_LG_PAGE", "16");
+    }
     output_within(BUILD_LIMIT, &mut cargo).await?;
-    let built = target.join(triple).join("release/kubevpn");
+    let folder = match &*plan.profile {
+        "dev" => "debug",
+        profile => profile,
+    };
+    let built = target.join(triple).join(folder).join("kubevpn");
+    let stripped = built.with_file_name("kubevpn-stripped");
+    output(command("strip")?.arg("-o").arg(&stripped).arg(&built)).await?;
+    let folders = places.map(|(folder, _)| folder);
+    names_no_folder(&stripped, &folders)?;
     let linked = licences::libraries(&options.repository, triple).await?;
     let embedded = embedded::libraries(&built).await?;
+    ensure_all("the program's list of its libraries", &linked, &embedded)?;
+    Ok(built)
+}
+
+/// Where cargo keeps what it has fetched.
+///
+/// # Errors
+/// Neither `CARGO_HOME` nor `HOME` is set.
+fn cargo_home() -> Result<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")
+}
+
+/// A list that says which libraries are in the program has all of them.
+fn ensure_all(what: &str, linked: &Libraries, listed: &Libraries) -> Result<()> {
     let missing: Vec<String> = linked
-        .difference(&embedded)
+        .difference(listed)
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
+    ensure!(missing.is_empty(), "{what} lacks {}", missing.join(", "));
+    Ok(())
+}
+
+/// The options for a second making that shares no folder with the first: the sources are a clone, and cargo's own folder has
+/// another name.
+///
+/// # Errors
+/// Something is not committed, so that a clone would have other sources.
+pub async fn clone_elsewhere(options: &PackageOptions, folder: &Path) -> Result<PackageOptions> {
+    let mut status = command("git")?;
+    status
+        .current_dir(&options.repository)
+        .args(["status", "--porcelain"]);
+    let changed = output(&mut status).await?;
     ensure!(
-        missing.is_empty(),
-        "the program's list of its libraries lacks {}",
-        missing.join(", ")
+        changed.is_empty(),
+        "the second making is of a clone: commit first what is not committed\n{changed}"
     );
-    Ok(built)
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    let repository = folder.join("a-clone-in-a-folder-of-another-length");
+    let mut clone = command("git")?;
+    clone
+        .args(["clone", "--quiet", "--no-hardlinks"])
+        .arg(&options.repository)
+        .arg(&repository);
+    output(&mut clone).await?;
+    let mut program = options.program.clone();
+    if let PackedProgram::Built(plan) = &mut program {
+        let home = folder.join("cargo");
+        std::os::unix::fs::symlink(cargo_home()?, &home)?;
+        plan.cargo_home = Some(home);
+    }
+    Ok(PackageOptions {
+        repository,
+        program,
+        out: folder.join("package"),
+        ..options.clone()
+    })
 }
 
 async fn version(program: &Path) -> Result<String> {
@@ -300,7 +398,12 @@ async fn glibc(program: &Path) -> Result<String> {
     Ok(format!("{major}.{minor}"))
 }
 
-async fn sbom(options: &PackageOptions, tools: &ReleaseTools, epoch: u64) -> Result<()> {
+async fn sbom(
+    options: &PackageOptions,
+    tools: &ReleaseTools,
+    target: &str,
+    epoch: u64,
+) -> Result<()> {
     let repository = &options.repository;
     let name = "kubevpn.cdx";
     let mut cyclonedx = tools.cyclonedx();
@@ -312,7 +415,8 @@ async fn sbom(options: &PackageOptions, tools: &ReleaseTools, epoch: u64) -> Res
             "--manifest-path",
             "bin/kubevpn/Cargo.toml",
         ])
-        .args(["--override-filename", name])
+        .args(["--override-filename", name, "--target", target])
+        .args(["--spec-version", "1.5"])
         .env("SOURCE_DATE_EPOCH", epoch.to_string());
     output(&mut cyclonedx).await?;
     // One is written beside the manifest of each member.
@@ -329,6 +433,8 @@ async fn sbom(options: &PackageOptions, tools: &ReleaseTools, epoch: u64) -> Res
         let written = manifest.with_file_name(format!("{name}.json"));
         if package["name"] == "kubevpn" {
             let sbom = settled(&fs::read_to_string(&written)?, repository)?;
+            let linked = licences::libraries(repository, target).await?;
+            ensure_all("the SBOM", &linked, &licensed(&sbom)?)?;
             fs::write(options.out.join("kubevpn.cdx.json"), sbom)?;
         }
         if written.exists() {
@@ -346,6 +452,22 @@ fn settled(sbom: &str, repository: &Path) -> Result<String> {
         fields.remove("serialNumber");
     }
     Ok(serde_json::to_string_pretty(&sbom)? + "\n")
+}
+
+/// The libraries of an SBOM that it names with a licence.
+fn licensed(sbom: &str) -> Result<Libraries> {
+    let sbom: serde_json::Value = serde_json::from_str(sbom)?;
+    let components = sbom["components"].as_array().into_iter().flatten();
+    let with_licence = components.filter(|it| {
+        it["licenses"]
+            .as_array()
+            .is_some_and(|licences| !licences.is_empty())
+    });
+    let named = with_licence.filter_map(|it| {
+        let name = it["name"].as_str()?;
+        Some((name.to_owned(), it["version"].as_str()?.to_owned()))
+    });
+    Ok(named.collect())
 }
 
 /// What is committed, as formulas build it.
@@ -425,21 +547,6 @@ fn sums(out: &Path) -> Result<Vec<(String, u64)>> {
     Ok(files)
 }
 
-/// The files that two makings of the packages do not share, byte for byte.
-///
-/// # Errors
-/// A folder cannot be read.
-pub fn differences(one: &Path, other: &Path) -> Result<Vec<String>> {
-    let of = |folder: &Path| fs::read_to_string(folder.join("SHA256SUMS"));
-    let (one, other) = (of(one)?, of(other)?);
-    let differ = one
-        .lines()
-        .filter(|line| !other.lines().any(|it| it == *line));
-    Ok(differ
-        .map(|line| line.split("  ").nth(1).unwrap_or(line).to_owned())
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,6 +559,22 @@ mod tests {
             sbom,
             "{\n  \"ref\": \"path+file:///bin/kubevpn#0.1.0\"\n}\n"
         );
+    }
+
+    #[test]
+    fn an_sbom_without_a_licence_is_refused() {
+        let linked = Libraries::from([
+            ("h2".to_owned(), "0.4.0".to_owned()),
+            ("tokio".to_owned(), "1.0.0".to_owned()),
+        ]);
+        let sbom = r#"{"components":[
+            {"name":"h2","version":"0.4.0","licenses":[{"expression":"MIT"}]},
+            {"name":"tokio","version":"1.0.0"}]}"#;
+        let listed = licensed(sbom).unwrap();
+        let error = ensure_all("the SBOM", &linked, &listed).unwrap_err();
+        assert_eq!(error.to_string(), "the SBOM lacks tokio 1.0.0");
+        let sbom = sbom.replace("1.0.0\"", "1.0.0\",\"licenses\":[{\"expression\":\"MIT\"}]");
+        ensure_all("the SBOM", &linked, &licensed(&sbom).unwrap()).unwrap();
     }
 
     /// A template with a word that nobody fills would be published so.

@@ -114,7 +114,7 @@ impl Lab {
         terminal
             .line("git clone --quiet \"$REPOSITORY\" kubevpn && cd kubevpn")
             .await?;
-        let install = of_readme("cargo install --path bin/kubevpn")?;
+        let install = of_readme("cargo install --locked --path bin/kubevpn")?;
         terminal
             .line(&format!("{install}; echo \"exit code $?\""))
             .await?;

@@ -91,7 +91,7 @@ impl PeerPrograms {
         for example in ["direct", "http-direct"] {
             anyhow::ensure!(
                 examples.join(example).exists(),
-                "{} is missing: cargo build --release -p kubevpn-socks5 -p kubevpn-http-connect --examples",
+                "{} is missing: cargo build --profile dist -p kubevpn-socks5 -p kubevpn-http-connect --examples",
                 examples.join(example).display()
             );
         }
