@@ -187,7 +187,7 @@ async fn socks(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> 
     let mut stream = TcpStream::connect(proxy).await?;
     let length = u8::try_from(host.len())?;
     let request = [
-        &[5, 1, 0, 5, 1, 0, 3, length],
+        &[5, 1, 0, 5, 1, 0, 3, length][..],
         host.as_bytes(),
         &port.to_be_bytes(),
     ];
