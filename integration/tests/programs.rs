@@ -75,15 +75,19 @@ async fn browser_of_open_gets_no_credentials() {
     std::fs::write(&browser, script).unwrap();
     std::fs::set_permissions(&browser, std::fs::Permissions::from_mode(0o700)).unwrap();
     let words = ["open", "--kubeconfig", &rig.kubeconfig, "productpage:9080"];
+    // The cluster takes no other token.
+    let kubeconfig = std::fs::read_to_string(&rig.kubeconfig).unwrap();
+    let kubeconfig: serde_json::Value = serde_yaml_ng::from_str(&kubeconfig).unwrap();
+    let token = kubeconfig["users"][0]["user"]["token"].as_str().unwrap();
     let environment = [
         ("BROWSER", browser.to_str().unwrap()),
-        ("KUBEVPN_TOKEN", "canary-token"),
+        ("KUBEVPN_TOKEN", token),
         ("KUBEVPN_AUTH", "ann:canary-password"),
     ];
     run(&words, &environment).await.with(0, &[]);
     let said = std::fs::read_to_string(&said).unwrap();
     assert!(said.contains("SEEN=canary\n"), "{said}");
-    for word in ["KUBEVPN_TOKEN", "KUBEVPN_AUTH", "canary-"] {
+    for word in ["KUBEVPN_TOKEN", "KUBEVPN_AUTH", token, "canary-"] {
         assert!(!said.contains(word), "{word}: {said}");
     }
 }
