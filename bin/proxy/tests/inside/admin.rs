@@ -449,8 +449,8 @@ async fn page_is_told_no_request_and_snapshot_no_credential() {
     let seen = view.snapshot().await;
     let exchange = seen.connections[0].exchange.clone().unwrap();
     assert_eq!(exchange.method, "GET");
-    let shown = "http://REDACTED@web/?token=REDACTED&page=2";
-    assert_eq!(exchange.url, shown);
+    let redacted = "http://REDACTED@web/?token=REDACTED&page=2";
+    assert_eq!(exchange.url, redacted);
 
     let (admin, _, fields) = shown(view.clone()).await;
     let mut page = TcpStream::connect(admin.addr().to_string()).await.unwrap();
