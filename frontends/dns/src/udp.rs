@@ -41,7 +41,7 @@ const AMPLIFICATION: usize = 3;
 /// ```
 pub fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     use socket2::{Domain, Socket, Type};
-    let socket = DatagramSocket::new(Domain::for_address(addr), Type::DGRAM, None)?;
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
     // The system may allow less.
     let _ = socket.set_recv_buffer_size(BUFFER);
     socket.set_nonblocking(true)?;

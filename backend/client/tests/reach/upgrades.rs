@@ -7,14 +7,14 @@ use hyper::upgrade::Upgraded;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
 use kube::Client;
-use kubevpn_client::{ReadAhead, Socket};
+use kubevpn_client::{DialedSocket, ReadAhead};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{Server, Setup, Speaks, upgrade};
 
 /// The connector's stream: TLS to the API server around TLS to a proxy around TCP.
-type Raw = MaybeHttpsStream<TokioIo<Socket>>;
+type Raw = MaybeHttpsStream<TokioIo<DialedSocket>>;
 type Conn = MaybeHttpsStream<TokioIo<ReadAhead<TokioIo<Raw>>>>;
 
 pub(crate) async fn upgraded(client: &Client) -> Upgraded {

@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use kubevpn_client::ApiServer;
-use kubevpn_sim::{Rule, Sim, User};
+use kubevpn_sim::{AccessRule, Sim, User};
 use kubevpn_stack::{ClusterSettings, Egress, Outside, Settings, Stack, stack};
 use kubevpn_target::{Connect, ConnectError, Refusal, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -386,7 +386,7 @@ async fn a_dns_that_breaks_off_is_asked_again() {
 #[tokio::test]
 async fn rights_that_are_missing_are_named() {
     let dns = Dns::start(&[("db.corp.test.", "192.0.2.1")]).await;
-    let read = || Rule::new(&["get", "list", "watch"], &["", "discovery.k8s.io"], &["*"]);
+    let read = || AccessRule::new(&["get", "list", "watch"], &["", "discovery.k8s.io"], &["*"]);
     let kinds = [
         "services",
         "endpointslices",
@@ -398,7 +398,7 @@ async fn rights_that_are_missing_are_named() {
         // No right to read the DNS Service.
         User::new("jane", "jane-token").may(read().namespaces(&["default"])),
         // The right to read its Pods, and not to forward their ports.
-        User::new("joe", "joe-token").may(Rule::new(
+        User::new("joe", "joe-token").may(AccessRule::new(
             &["get", "list", "watch"],
             &["", "discovery.k8s.io"],
             &kinds,

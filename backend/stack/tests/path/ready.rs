@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kubevpn_portforward::{ForwardError, PodPort};
-use kubevpn_sim::{Answer, Match, Sim};
+use kubevpn_sim::{FaultAnswer, Match, Sim};
 use kubevpn_stack::{Cluster, ClusterSettings, DispatchLayer, ResolveLayer, Settings, stack};
 use kubevpn_target::{Connect, Refusal, Stream};
 use tokio::io::DuplexStream;
@@ -177,7 +177,7 @@ async fn what_replaces_a_pod_that_fails_is_dialled() {
         for late in [Duration::ZERO, Duration::from_secs(2)] {
             let sim = Arc::new(sim().await);
             let old = pod(&sim, "reviews");
-            sim.faults().answer(watches(), Answer::Delay(late));
+            sim.faults().answer(watches(), FaultAnswer::Delay(late));
             let ended = old.clone();
             let replace = move |sim: &Sim| sim.delete_pod("default", &ended).unwrap();
             let cluster = cluster_in_memory(&sim);
@@ -223,7 +223,7 @@ async fn a_limit_of_ones_own_is_refused_at_once() {
 async fn who_may_not_ask_waits_for_the_watch() {
     let moments = Duration::from_millis(500);
     let get = || Match::any().verb("get").resource("pods");
-    for (answer, answers) in [(Answer::Forbidden, 1), (Answer::Hang, 0)] {
+    for (answer, answers) in [(FaultAnswer::Forbidden, 1), (FaultAnswer::Hang, 0)] {
         let sim = Arc::new(sim().await);
         sim.faults().answer(get(), answer);
         let cluster = cluster_in_memory(&sim);

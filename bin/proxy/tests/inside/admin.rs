@@ -1,8 +1,10 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use kubevpn_proxy::journal::{About, Event};
-use kubevpn_proxy::{Admin, Backend, Journal, ListenerSpec, Protocol, Readiness, Server, View};
+use kubevpn_proxy::journal::{AboutProxy, JournalEvent};
+use kubevpn_proxy::{
+    Admin, Backend, Journal, ListenerSpec, Protocol, ProxyReadiness, ProxyView, Server,
+};
 use kubevpn_target::{BoxError, ConnectError, Refusal, Target};
 use tower::service_fn;
 
@@ -50,7 +52,7 @@ async fn admin() -> Admin {
 }
 
 /// A listener that shows a proxy, and the fields of a browser that has its page: `Host` and `Cookie`.
-async fn shown(view: View) -> (Admin, String, String) {
+async fn shown(view: ProxyView) -> (Admin, String, String) {
     let admin = admin().await;
     admin.show(view);
     let host = admin.addr().to_string();
@@ -67,8 +69,8 @@ async fn shown(view: View) -> (Admin, String, String) {
     (admin, host, fields)
 }
 
-fn view() -> View {
-    View::of_host(Journal::default(), About::default())
+fn view() -> ProxyView {
+    ProxyView::of_host(Journal::default(), AboutProxy::default())
 }
 
 /// The token of forms in a page.
@@ -86,9 +88,9 @@ fn cut(fields: &str, more: &str, form: &str) -> String {
 async fn probes_get_the_readiness() {
     let admin = admin().await;
     for (readiness, code, reason) in [
-        (Readiness::Starting, 503, "starting"),
-        (Readiness::Ready, 200, "ok"),
-        (Readiness::Ending, 503, "ending"),
+        (ProxyReadiness::Starting, 503, "starting"),
+        (ProxyReadiness::Ready, 200, "ok"),
+        (ProxyReadiness::Ending, 503, "ending"),
     ] {
         admin.set(readiness);
         let answer = ask(&admin, "GET /readyz").await;
@@ -472,7 +474,7 @@ async fn page_is_told_no_request_and_snapshot_no_credential() {
     // Who listens to events has all of it: `--credentials` shows it.
     drop(client);
     let told = loop {
-        if let Event::ConnectionClosed { exchange, .. } = &requests_told.next().await.unwrap().event
+        if let JournalEvent::ConnectionClosed { exchange, .. } = &requests_told.next().await.unwrap().event
         {
             break exchange.clone();
         }
@@ -485,13 +487,13 @@ async fn page_is_told_no_request_and_snapshot_no_credential() {
 async fn text_of_others_is_text() {
     const CANARY: &str = "<script>alert(1)</script>\"'&";
     const ESCAPED: &str = "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;";
-    let about = About {
+    let about = AboutProxy {
         context: CANARY.into(),
         namespace: CANARY.into(),
         server: CANARY.into(),
-        ..About::default()
+        ..AboutProxy::default()
     };
-    let view = View::of_host(Journal::default(), about);
+    let view = ProxyView::of_host(Journal::default(), about);
     let dial = async |_: Target| {
         Err::<tokio::io::DuplexStream, BoxError>(
             ConnectError::new(Refusal::NotReady, CANARY).into(),
@@ -524,7 +526,7 @@ async fn text_of_others_is_text() {
 async fn event_is_one_line_whatever_it_holds() {
     let journal = Journal::default();
     let mut events = journal.events(false);
-    journal.tell(|| Event::WatchLost {
+    journal.tell(|| JournalEvent::WatchLost {
         watch: "services\n\nevent: snapshot\ndata: {}".into(),
         reason: "\r\n".into(),
     });

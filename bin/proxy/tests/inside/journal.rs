@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use kubevpn_proxy::journal::{About, Event, Totals};
-use kubevpn_proxy::{Backend, Journal, ListenerSpec, Protocol, Server, View};
+use kubevpn_proxy::journal::{AboutProxy, JournalEvent, TrafficTotals};
+use kubevpn_proxy::{Backend, Journal, ListenerSpec, Protocol, ProxyView, Server};
 use kubevpn_target::{BoxError, ConnectError, Refusal, Target};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -12,7 +12,7 @@ use tower::service_fn;
 const REFUSALS: usize = 10;
 
 /// A SOCKS5 proxy that is observed; behind it a port 80 that echoes, and no other port.
-async fn proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
+async fn proxy(view: &ProxyView) -> (Server<impl Connect>, std::net::SocketAddr) {
     let dial = async |target: Target| match target.port.get() {
         80 => {
             let (ours, theirs) = tokio::io::duplex(64);
@@ -26,7 +26,7 @@ async fn proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
 }
 
 /// An HTTP proxy that is observed; every target answers one request.
-async fn http_proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr) {
+async fn http_proxy(view: &ProxyView) -> (Server<impl Connect>, std::net::SocketAddr) {
     let dial = async |_: Target| {
         let (ours, theirs) = tokio::io::duplex(4096);
         tokio::spawn(async move {
@@ -45,7 +45,7 @@ async fn http_proxy(view: &View) -> (Server<impl Connect>, std::net::SocketAddr)
 }
 
 async fn serve<C: Connect>(
-    view: &View,
+    view: &ProxyView,
     protocol: Protocol,
     dial: C,
 ) -> (Server<C>, std::net::SocketAddr) {
@@ -73,8 +73,8 @@ async fn ask(proxy: std::net::SocketAddr, port: u16) -> (TcpStream, u8) {
     (client, reply[3])
 }
 
-fn view() -> View {
-    View::of_host(Journal::default(), About::default())
+fn view() -> ProxyView {
+    ProxyView::of_host(Journal::default(), AboutProxy::default())
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn connection_from_its_beginning_to_its_end() {
     }
     assert_eq!(
         seen.totals,
-        Totals {
+        TrafficTotals {
             open: 1,
             connected: 1,
             refused: 0,
@@ -118,9 +118,9 @@ async fn connection_from_its_beginning_to_its_end() {
         told.push(events.next().await.unwrap().event.clone());
     }
     let id = connection.id;
-    assert!(matches!(told[0], Event::ConnectionOpened { id: of, .. } if of == id));
-    assert!(matches!(told[1], Event::ConnectionResolved { id: of, .. } if of == id));
-    let Event::ConnectionClosed { up, down, end, .. } = &told[2] else {
+    assert!(matches!(told[0], JournalEvent::ConnectionOpened { id: of, .. } if of == id));
+    assert!(matches!(told[1], JournalEvent::ConnectionResolved { id: of, .. } if of == id));
+    let JournalEvent::ConnectionClosed { up, down, end, .. } = &told[2] else {
         panic!("{told:?}");
     };
     assert_eq!((*up, *down, end.as_str()), (5, 5, "eof"));
@@ -171,7 +171,9 @@ async fn one_is_cut_and_the_other_lives() {
     second.write_all(b"x").await.unwrap();
     second.read_exact(&mut [0]).await.unwrap();
     loop {
-        if let Event::ConnectionClosed { id: of, end, .. } = &events.next().await.unwrap().event {
+        if let JournalEvent::ConnectionClosed { id: of, end, .. } =
+            &events.next().await.unwrap().event
+        {
             assert_eq!((*of, end.as_str()), (id, "cut"));
             break;
         }
@@ -182,19 +184,19 @@ async fn one_is_cut_and_the_other_lives() {
 #[tokio::test]
 async fn a_slow_listener_gets_the_number_of_missed_events() {
     let journal = Journal::default();
-    let view = View::of_host(journal.clone(), About::default());
+    let view = ProxyView::of_host(journal.clone(), AboutProxy::default());
     let mut events = journal.events(false);
     for session in 0..2000 {
-        journal.tell(|| Event::SessionSuspected {
+        journal.tell(|| JournalEvent::SessionSuspected {
             session,
             pod: "shop/web".into(),
         });
     }
-    let Event::Dropped { events: missed } = events.next().await.unwrap().event else {
+    let JournalEvent::Dropped { events: missed } = events.next().await.unwrap().event else {
         panic!("it has all of them");
     };
     assert_eq!(view.snapshot().await.dropped_events, missed);
-    let Event::SessionSuspected { session, .. } = events.next().await.unwrap().event else {
+    let JournalEvent::SessionSuspected { session, .. } = events.next().await.unwrap().event else {
         panic!("the rest is gone");
     };
     assert_eq!(session, missed);
@@ -243,7 +245,9 @@ async fn heads_are_sent_to_listeners_that_want_them() {
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("\r\nhi"), "{answer}");
         let exchange = loop {
-            if let Event::ConnectionClosed { exchange, .. } = &events.next().await.unwrap().event {
+            if let JournalEvent::ConnectionClosed { exchange, .. } =
+                &events.next().await.unwrap().event
+            {
                 break exchange.clone();
             }
         };
@@ -307,7 +311,7 @@ async fn traces_are_told_to_who_wants_them() {
     let mut events = view.journal().events_with_traces();
     assert!(view.journal().observer().wants_traces());
     let mut end = async || loop {
-        if let Event::ConnectionClosed {
+        if let JournalEvent::ConnectionClosed {
             exchange, trace, ..
         } = &events.next().await.unwrap().event
         {
@@ -333,7 +337,7 @@ async fn traces_are_told_to_who_wants_them() {
     // What only one listener wants, the other one is not told.
     loop {
         let event = others.next().await.unwrap();
-        if let Event::ConnectionClosed {
+        if let JournalEvent::ConnectionClosed {
             exchange, trace, ..
         } = &event.event
         {

@@ -2,12 +2,12 @@
 
 use kubevpn_http_connect::{Settings, status};
 use kubevpn_target::Refusal;
-use kubevpn_target::table::{REFUSALS, Row};
+use kubevpn_target::table::{REFUSALS, RefusalRow};
 
 use crate::harness::{Answer, Rig, get};
 
 /// Status, error type and sentence, in the body and in `Proxy-Status`.
-fn assert_said(answer: &Answer, row: &Row) {
+fn assert_said(answer: &Answer, row: &RefusalRow) {
     assert_eq!(answer.assert_refused(row.status, row.error), row.sentence);
     let details = row.sentence.replace('"', "\\\"");
     let field = format!("kubevpn; error={}; details=\"{details}\"", row.error);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kubevpn_http_connect::{Pool, PoolLimits, Settings};
+use kubevpn_http_connect::{PoolLimits, Settings, UpstreamPool};
 use tokio::time::{Instant, sleep};
 
 use crate::harness::{OK, Peer, Rig, get};
@@ -94,7 +94,7 @@ async fn no_more_are_kept_than_allowed_and_not_for_longer() {
         idle: Duration::from_secs(15),
     };
     let settings = Settings {
-        pool: Pool::new(limits),
+        pool: UpstreamPool::new(limits),
         ..Settings::default()
     };
     let mut rig = Rig::new(settings);
@@ -348,7 +348,7 @@ async fn a_request_is_repeated_once_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_pool_of_zero_connections() {
     let settings = Settings {
-        pool: Pool::new(PoolLimits {
+        pool: UpstreamPool::new(PoolLimits {
             total: 0,
             ..PoolLimits::default()
         }),
