@@ -324,7 +324,6 @@ async fn json_is_alone_on_standard_output() {
     for words in [
         "status",
         "services",
-        "services -n nosuch",
         "check --listen-socks 127.0.0.1:0 reviews:80",
         "resolve reviews:80",
         "resolve notready:80",
