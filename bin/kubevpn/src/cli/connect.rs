@@ -32,9 +32,9 @@ const ENDING: Duration = Duration::from_secs(30);
 
 /// Open a connection in the background, with local proxies
 ///
-/// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and brings it back after it was
-/// killed. Asking again adds the listeners that are missing. A new connection for which no listener is named has a SOCKS5
-/// proxy on 127.0.0.1:1080. With -v the connection's log says more.
+/// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and restores it after the daemon was
+/// killed. If the connection is already open, the listeners that it lacks are added. A new connection for which no listener is
+/// named gets a SOCKS5 proxy on 127.0.0.1:1080. With -v, the log of the connection is more detailed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,7 @@ Examples:
   # another namespace has a connection and a port of its own
   kubevpn connect -n team-a --listen-socks 127.0.0.1:1081")]
 pub(crate) struct ConnectCommand {
-    /// Run in the foreground; disconnect when interrupted, terminated, or when the terminal is closed
+    /// Run in the foreground, and disconnect when interrupted, when terminated, or when the terminal is closed
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub(crate) struct ConnectCommand {
 struct Listen {
     #[command(flatten)]
     protocols: ProtocolArgs,
-    /// Have the SOCKS listener dial everything from this machine, with its DNS and routes, and nothing in the cluster
+    /// Make the SOCKS listener dial every target from this machine, with its DNS and routes, and none in the cluster
     #[arg(long)]
     egress: bool,
     #[command(flatten)]

@@ -35,13 +35,13 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// Connect standard input and output to a port in the cluster
 ///
-/// The command ends when the other side closes the connection. The end of standard input alone does not end it: the answer is
-/// still read. A port-forward cannot tell the Pod of that end without closing both directions, so a server that waits for it is
-/// cut off after 30 s of silence; the exit code is 42 then, because more might have come. With --wait the command ends by
-/// itself, and with 0, after that much silence.
+/// The command ends when the server closes the connection. The end of standard input alone does not end it: the answer is still
+/// read. A port-forward cannot pass that end on to the Pod without closing both directions, so a server that waits for it is
+/// cut off after 30 s of silence. The exit code is 42 then, because the answer may be incomplete. With --wait DURATION, the
+/// command itself ends after that much silence, with exit code 0.
 ///
-/// The exit code says why a connection was refused. Where a connection to the same cluster, context and namespace is open
-/// that has an HTTP listener without a password (`kubevpn connect --http`), it is used.
+/// If the connection is refused, the exit code says why. If a connection to the same cluster, context and namespace is open and
+/// has an HTTP listener without a password (`kubevpn connect --http`), the command uses it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -60,7 +60,7 @@ pub(crate) struct Nc {
     /// Port to connect to
     #[arg(value_name = "PORT", value_parser = number)]
     port: Option<u16>,
-    /// After the end of standard input, end with success once nothing has come for DURATION, e.g. 1s
+    /// Exit with code 0 once nothing has been received for DURATION after the end of standard input, e.g. 1s
     #[arg(short, long, value_name = "DURATION", value_parser = super::duration)]
     wait: Option<Duration>,
     #[command(flatten)]

@@ -21,16 +21,16 @@ const UNSEEN: &str = "not seen: requests inside TLS (https:// through CONNECT) a
 
 /// Show connections and HTTP requests as they go through a proxy
 ///
-/// Prints a line for each connection, and for each request that the HTTP proxy forwards, when it has ended: time, frontend,
-/// outcome, duration, what was asked for and the Pod it went to. Requests inside TLS (https:// through CONNECT) and inside SOCKS are
-/// not seen.
+/// Prints one line for each connection, and for each request that the HTTP proxy forwards, when it has ended: time, frontend,
+/// outcome, duration, request or target, and the Pod that it went to. Requests inside TLS (https:// through CONNECT) and inside
+/// SOCKS are not visible.
 ///
-/// Credentials are replaced by REDACTED in URLs and, in a recording, in header fields: those with names that are used for them
-/// (Authorization, Cookie, Set-Cookie, Proxy-Authorization, *token*, *key, *session* and the like), and user and password in front of
-/// a host. A secret elsewhere, as in a path, is not known as one.
+/// Credentials are replaced by REDACTED in URLs and, in a recording, in header fields. These are the user and password in front
+/// of a host, and values whose name suggests a credential (Authorization, Cookie, Set-Cookie, Proxy-Authorization, *token*,
+/// *key, *session* and the like). A secret elsewhere, such as in a path, is not recognized.
 ///
-/// A recording is HAR 1.2 and has heads but no bodies. The file is complete after each request, of at most 64 MiB, and readable by you
-/// alone.
+/// A recording is a HAR 1.2 file with the heads of requests and answers, without bodies. The file is complete after each
+/// request, has at most 64 MiB, and is readable only by you.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +46,7 @@ Examples:
 pub(crate) struct Tap {
     #[command(flatten)]
     console: ConsoleArgs,
-    /// Show only what went to HOST: web also matches web.shop. pod/NAME matches what went to that Pod
+    /// Show only connections and requests to HOST: web also matches web.shop. pod/NAME selects those that went to Pod NAME
     #[arg(long, value_name = "HOST[:PORT]")]
     target: Option<String>,
     /// Show only connections that failed before they reached a Pod
@@ -61,17 +61,17 @@ pub(crate) struct Tap {
     /// Replace FILE if it exists
     #[arg(long, requires = "record")]
     overwrite: bool,
-    /// Show and record credentials as they are
+    /// Show and record credentials instead of REDACTED
     #[arg(long)]
     credentials: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum TapFormat {
-    /// A line for each
+    /// One line for each connection or request
     #[default]
     Text,
-    /// A JSON object for each, on a line
+    /// One JSON object per line for each connection or request
     Json,
 }
 

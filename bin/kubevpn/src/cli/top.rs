@@ -34,10 +34,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// What waits to be taken in; events above that wait in the proxy, which drops what is too much.
 const WAITING: usize = 64;
 
-/// Watch what goes through a proxy, in this terminal
+/// Watch the connections through a proxy in this terminal
 ///
 /// Shows connections, Services, port-forward sessions and refusals of a background connection, or of a proxy that runs in
-/// another terminal, and cuts connections. `?` lists the keys, `q` quits.
+/// another terminal, and lets you cut connections. Press `?` for the list of keys, and `q` to quit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
