@@ -157,7 +157,7 @@ impl Run {
         forwards.bound.drain(..).for_each(|bound| server.add(bound));
         let words = forwards.in_words(&self.command);
         let status = run(&words, proxy, &loaded.hosts, &forwards, &given).await?;
-        // What the command left behind has nobody to wait for it.
+        // Background processes of the command are not waited for: `run` ends with the command.
         server.end(Duration::ZERO, std::future::pending()).await;
         ended(status)
     }
@@ -175,7 +175,7 @@ async fn run(
     };
     let no_proxy = exceptions(hosts, &known_exceptions());
     let java = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
-    // Before the command starts, so that none is missed.
+    // Signals are handled before the command starts, so that none is lost.
     let mut signals = Signals::new()?;
     let mut command = Command::new(program);
     for name in proxy.unset() {
@@ -201,10 +201,10 @@ async fn run(
     Ok(status)
 }
 
-/// What to do with a program that is known to read no variable about proxies and ended with the code of a connection that
-/// failed: its own message says nothing of proxies.
+/// Advice for a program that reads no proxy variables and ended with the exit code of a failed connection: its own message does
+/// not mention proxies.
 fn unaware(program: &OsStr, code: i32) -> Option<String> {
-    // With the port it usually asks for, and that code, where others mean something else.
+    // The usual port of the program, and the exit code for a failed connection, which differs between programs.
     const UNAWARE: [(&str, u16, Option<i32>); 14] = [
         ("psql", 5432, Some(2)),
         ("pg_dump", 5432, None),
