@@ -1,4 +1,4 @@
-//! How a command fails: the exit code of each kind of failure. `report.rs` has what is said about it.
+//! Failures of a command, and the exit code of each. `report.rs` prints them.
 //!
 //! The numbers follow the families of the Go kubevpn, so that scripts keep working.
 
@@ -9,34 +9,34 @@ use kubevpn_daemon::{ApiError, Code};
 use kubevpn_proxy::{ListenerError, nearest};
 use kubevpn_target::{ConnectError, Refusal};
 
-/// Why a command ended without success. clap itself ends with 2 on words it does not know.
+/// Reason why a command ended without success. clap itself exits with 2 on unknown arguments.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// What the daemon said, or what a library did: with its code.
+    /// An error with a code, from the daemon or from a library.
     Api(ApiError),
-    /// A failure of the same kinds, with advice.
+    /// The same, with advice.
     Advised { error: ApiError, advice: String },
-    /// A command that was to be run could not be.
+    /// The command of `run` could not be started.
     NotRun {
         command: String,
         source: std::io::Error,
     },
-    /// A network of its own cannot be had for a command: why and what to do, and what the system said.
+    /// The command could not be isolated: reason and advice, and the system's error.
     NotIsolated {
         message: String,
         cause: Option<String>,
     },
-    /// A command that was run ended with this code, or what is shown already means it.
+    /// The command of `run` ended with this exit code, or the output already explains the code.
     Ended(u8),
     /// Ctrl-C.
     Interrupted,
-    /// Nobody reads any more what was to be said, as behind `| head`; no failure.
+    /// The reader of standard output has closed it, as `| head` does; no failure.
     Unheard,
     /// Anything else.
     Other(anyhow::Error),
 }
 
-/// The exit code of each failure; 0 is none.
+/// The exit code of a failure; 0 for `Unheard`.
 pub(crate) fn exit_code(failure: &Failure) -> u8 {
     match failure {
         Failure::Api(error) | Failure::Advised { error, .. } => match error.code {
@@ -55,12 +55,12 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
                 Refusal::Forbidden | Refusal::Denied => 31,
                 Refusal::Unauthenticated => 32,
                 Refusal::TimedOut => 42,
-                // Of its own, for scripts that wait for it.
+                // A code of its own, for scripts that wait until the Service is ready.
                 Refusal::NotReady => 43,
                 Refusal::Internal => 90,
             },
         },
-        // As shells have it.
+        // Shells use these codes too.
         Failure::NotRun { source, .. } if source.kind() == ErrorKind::NotFound => 127,
         Failure::NotRun { .. } => 126,
         Failure::NotIsolated { .. } => 60,
@@ -72,7 +72,7 @@ pub(crate) fn exit_code(failure: &Failure) -> u8 {
 }
 
 impl Failure {
-    /// A value that is understood and not accepted.
+    /// A value that can be parsed but is not accepted.
     pub(crate) fn value(sentence: impl Into<String>) -> Self {
         Self::Api(ApiError::new(Code::InvalidValue, sentence))
     }

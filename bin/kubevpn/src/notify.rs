@@ -1,38 +1,38 @@
-//! What a service manager is told (`sd_notify(3)`): that the proxy serves, what it waits for, that it ends. Nothing where no
-//! `NOTIFY_SOCKET` is in the environment.
+//! Messages to the service manager (`sd_notify(3)`): ready, status, stopping. Without `NOTIFY_SOCKET` in the environment,
+//! nothing is sent.
 
 use std::fmt::Display;
 
 use crate::out;
 
-/// The proxy serves.
+/// Reports that the proxy serves.
 pub(crate) fn ready(status: impl Display) {
     tell(Some(ServiceState::Ready), &status);
 }
 
-/// What it does, for `systemctl status`.
+/// Reports what the proxy does, for `systemctl status`.
 pub(crate) fn status(status: impl Display) {
     tell(None, &status);
 }
 
-/// The proxy has begun to end.
+/// Reports that the drain has begun.
 pub(crate) fn stopping(status: impl Display) {
     tell(Some(ServiceState::Stopping), &status);
 }
 
-/// States of a service that its manager acts on.
+/// States that the service manager acts on.
 #[derive(Clone, Copy)]
 enum ServiceState {
     Ready,
     Stopping,
 }
 
-/// A proxy serves its clients whether or not its manager hears of it.
+/// Errors are ignored: the proxy serves its clients even if its manager cannot be reached.
 #[cfg(target_os = "linux")]
 fn tell(state: Option<ServiceState>, status: &dyn Display) {
     use sd_notify::NotifyState;
 
-    // A line is an assignment of its own.
+    // The status is escaped, because a newline in it would begin another assignment.
     let status = status.to_string();
     let status = out::escaped(&status);
     let state = state.map(|state| match state {

@@ -4,9 +4,9 @@
 //!   Journal ─▶ Events with traces ─▶ spans (SDK: sampler, limits) ─▶ batch ─▶ OTLP, http/protobuf
 //! ```
 //!
-//! A connection is a trace when it has ended: a span for all of it and one for each step of its dial. What is slower than
-//! connections end is dropped where it waits, in the journal, and counted there (`kubevpn_events_dropped_total`); so is what
-//! the collector does not take.
+//! A connection becomes a trace when it ends: one span for the whole connection, and one for each step of its dial. If
+//! connections end faster than they are exported, the journal drops events and counts them (`kubevpn_events_dropped_total`).
+//! Spans that the collector does not accept are dropped too.
 //!
 //! Source: the OpenTelemetry specification 1.50, "OpenTelemetry Protocol Exporter" and "Environment Variable Specification".
 
@@ -38,16 +38,16 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::exit::Failure;
 
-/// Spans that are sent at once; the default of the specification.
+/// Upper bound on spans in one request; the specification's default.
 const BATCH: usize = 512;
-/// How long a span waits for others, unless `OTEL_BSP_SCHEDULE_DELAY` says otherwise; the specification's default.
+/// Time that a span waits for others, unless `OTEL_BSP_SCHEDULE_DELAY` sets another; the specification's default.
 const DELAY: Duration = Duration::from_secs(5);
-/// Upper bound on a request to the collector. `OTEL_EXPORTER_OTLP_TIMEOUT` may be less.
+/// Upper bound on a request to the collector. `OTEL_EXPORTER_OTLP_TIMEOUT` may lower it.
 const REQUEST: Duration = Duration::from_secs(10);
-/// How long the end of the program may wait for the last batch.
+/// Upper bound on the time that the end of the program waits for the last batch.
 const LAST: Duration = Duration::from_secs(3);
 
-/// Where traces go. Clones are the same.
+/// Exporter of traces. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Export(Option<Arc<ExportTasks>>);
 
@@ -57,7 +57,7 @@ struct ExportTasks {
 }
 
 impl Export {
-    /// As the environment says; nowhere without an endpoint.
+    /// Configured by the environment; exports nothing without an endpoint.
     pub(crate) fn of_environment() -> Self {
         if !is_wanted(|name| std::env::var(name).ok()) {
             return Self(None);
@@ -70,7 +70,7 @@ impl Export {
         })))
     }
 
-    /// Exports what goes through this proxy from now on, until its journal is closed. An error is what is wrong with the
+    /// Exports the connections of this proxy from now on, until its journal is closed. An error is a mistake in the
     /// environment.
     pub(crate) fn follow(&self, view: &ProxyView) -> Result<(), Failure> {
         let Some(exporting) = &self.0 else {
@@ -83,13 +83,13 @@ impl Export {
             .tasks
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // Connections of a daemon come and go.
+        // Proxies of a daemon come and go: tasks of those that ended are removed.
         tasks.retain(|task| !task.is_finished());
         tasks.push(task);
         Ok(())
     }
 
-    /// Waits for the last batches; journals have to be closed before.
+    /// Waits for the last batches. All journals have to be closed before.
     pub(crate) async fn end(self) {
         let Some(exporting) = self.0 else { return };
         let tasks = std::mem::take(
@@ -109,7 +109,7 @@ impl Export {
     }
 }
 
-/// Whether there is an endpoint, and nothing that says no.
+/// Whether an endpoint is set, and no variable disables traces.
 fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
     let of = |name: &str| variable(name).unwrap_or_default();
     let endpoints = [
@@ -121,12 +121,12 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
         && of("OTEL_TRACES_EXPORTER") != "none"
 }
 
-/// What spans are made with, and what sends them.
+/// Creates the spans and sends them.
 struct Exporter {
     sends: SpanExporter,
     made: FinishedSpans,
     tracer: SdkTracer,
-    /// Ends with the tracer otherwise.
+    /// Kept, because dropping it would shut down the tracer.
     _provider: SdkTracerProvider,
 }
 
@@ -137,7 +137,7 @@ fn exporter(about: &AboutProxy) -> Result<Exporter, Failure> {
             let connector = builder.https_or_http().enable_http1().build();
             sends.with_http_client(HyperClient::new(connector, REQUEST, None))
         }
-        // As in an image without certificates: a collector beside us needs none.
+        // An image may have no certificates. A collector beside this program is reached by plain http and needs none.
         Err(error) => {
             tracing::debug!(%error, "no collector can be reached by https");
             sends.with_http_client(HyperClient::with_default_connector(REQUEST, None))
@@ -178,7 +178,7 @@ fn exporter(about: &AboutProxy) -> Result<Exporter, Failure> {
     })
 }
 
-/// The spans that were made and have not been sent.
+/// Spans that have not been sent yet.
 #[derive(Clone, Debug, Default)]
 struct FinishedSpans(Arc<Mutex<Vec<SpanData>>>);
 
@@ -211,7 +211,7 @@ impl SpanProcessor for FinishedSpans {
     }
 }
 
-/// Sends batches until there are no events any more. While one is sent, events wait in the journal.
+/// Sends batches until the events end. Events wait in the journal during a request.
 async fn run(mut events: Events, exporter: Exporter, delay: Duration) {
     let mut ticks = interval(delay);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -233,13 +233,13 @@ async fn run(mut events: Events, exporter: Exporter, delay: Duration) {
             false => Vec::new(),
         };
         if !batch.is_empty() {
-            // A connection has one span that is no step.
+            // Each connection has exactly one span of kind server; its steps have other kinds.
             let is_whole = |span: &&SpanData| span.span_kind == SpanKind::Server;
             let connections = batch.iter().filter(is_whole).count() as u64;
             let sent = exporter.sends.export(batch).await;
             if let Err(error) = &sent {
                 events.lost(connections);
-                // Once until it takes some again: each batch would be a line.
+                // Logged once until a request succeeds again: otherwise each batch would log a line.
                 if !failing {
                     tracing::warn!(%error, connections, "traces were not taken by the collector");
                 }
@@ -252,7 +252,7 @@ async fn run(mut events: Events, exporter: Exporter, delay: Duration) {
     }
 }
 
-/// The spans of a connection that has ended.
+/// The spans of an ended connection.
 fn trace(tracer: &SdkTracer, stamped: &Stamped) {
     let Some(ended) = EndedConnection::of(stamped) else {
         return;
@@ -283,7 +283,7 @@ fn trace(tracer: &SdkTracer, stamped: &Stamped) {
     span.end_with_timestamp(over);
 }
 
-/// The span that the HTTP request belongs to, by its own words; none is made up.
+/// The parent span that the HTTP request names in `traceparent`; none is created without it.
 fn parent(trace: &Trace) -> Context {
     let mut fields = HashMap::new();
     if let Some(parent) = &trace.parent {
@@ -296,7 +296,7 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-/// What is told of a connection that has ended.
+/// Fields of an event about the end of a connection.
 struct EndedConnection<'a> {
     at: &'a str,
     trace: &'a Trace,
@@ -315,7 +315,7 @@ struct EndedConnection<'a> {
 }
 
 impl<'a> EndedConnection<'a> {
-    /// `None` for other events, and for clients that came and went without asking for anything.
+    /// `None` for other events, and for clients that closed without asking for a target.
     fn of(stamped: &'a Stamped) -> Option<Self> {
         let ended = match &stamped.event {
             JournalEvent::ConnectionClosed {
@@ -379,13 +379,13 @@ impl<'a> EndedConnection<'a> {
         ended.target.is_some().then_some(ended)
     }
 
-    /// From when to when it was.
+    /// Start and end.
     fn times(&self) -> Option<(SystemTime, SystemTime)> {
         let time = |text: &str| Some(SystemTime::from(text.parse::<Timestamp>().ok()?));
         Some((time(&self.trace.began)?, time(self.at)?))
     }
 
-    /// Of few values, as names of spans are to be.
+    /// Name of the span: one of few values, as the specification asks.
     fn name(&self) -> String {
         match self.exchange {
             Some(exchange) => exchange.method.clone(),
@@ -393,7 +393,7 @@ impl<'a> EndedConnection<'a> {
         }
     }
 
-    /// By the semantic conventions where these have a name.
+    /// Attributes, named by the semantic conventions if these have a name.
     fn attributes(&self) -> Vec<KeyValue> {
         let mut all = vec![
             KeyValue::new("kubevpn.connection.id", integer(self.id)),
@@ -427,7 +427,7 @@ impl<'a> EndedConnection<'a> {
         all
     }
 
-    /// Why it got no stream, or broke.
+    /// Reason why the connection got no stream, or broke.
     fn failure(&self) -> Option<String> {
         self.error.map(redacted)
     }

@@ -1,4 +1,4 @@
-//! The metrics of `kubevpn proxy-out`, as a real Prometheus sees them while Pods and the API server go and come back.
+//! The metrics of `kubevpn proxy-out`, as a real Prometheus records them while Pods and the API server fail and come back.
 //!
 //! ```text
 //!   load (metrics/load.rs) ──▶ kubevpn proxy-out ──▶ the cluster ◀── chaos
@@ -6,7 +6,7 @@
 //!                              prometheus with the shipped rules ◀── claims, by its HTTP API
 //! ```
 //!
-//! Both programs are Debian's: `prometheus`, and `promtool` from the same package. Nothing of them is installed.
+//! Both `prometheus` and `promtool` are from Debian's package, which is unpacked and not installed.
 
 mod load;
 
@@ -33,30 +33,30 @@ use crate::process::{Signal, until};
 
 /// The shipped rules, relative to the repository.
 const RULES: &str = "deploy/monitoring/rules.yaml";
-/// A run that is shorter has the durations of the rules in proportion.
+/// Run length for which the rules are used unchanged. A shorter run scales their durations down.
 const WHOLE: Duration = Duration::from_secs(600);
-/// What the API server's absence sets off, and nothing else of the rules.
+/// The only alert that the absence of the API server may cause.
 const FIRES: &str = "KubevpnClusterAway";
 /// Upper bound on the absence of the API server.
 const AWAY: Duration = Duration::from_secs(10);
-/// Upper bound on anything that is waited for.
+/// Upper bound on each wait.
 const LIMIT: Duration = Duration::from_secs(60);
-/// As far back as there can be something.
+/// Range of queries, longer than any run.
 const EVER: &str = "7h";
 
 /// One disturbance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Disturbance {
-    /// One Pod of this Deployment is deleted.
+    /// Deletes one Pod of this Deployment.
     Delete(&'static str),
-    /// All Pods of this Deployment are replaced.
+    /// Replaces all Pods of this Deployment.
     Roll(&'static str),
-    /// The API server is killed, and comes back.
+    /// Kills the API server and starts it again.
     Away,
 }
 
-/// When what happens, in parts of the run. The absences are closer to each other than the window of the alert, so that it
-/// holds for long enough to fire.
+/// Times of the disturbances, as fractions of the run. The absences are closer to each other than the window of the alert, so
+/// that it lasts long enough to fire.
 const CHAOS: [(f64, Disturbance); 11] = [
     (0.05, Disturbance::Delete("reviews")),
     (0.15, Disturbance::Away),
@@ -71,9 +71,9 @@ const CHAOS: [(f64, Disturbance); 11] = [
     (0.90, Disturbance::Delete("productpage")),
 ];
 
-/// Reads how long a run lasts: `10m`, `90s`.
+/// Parses the length of a run: `10m`, `90s`.
 ///
-/// Errors: it is none from 30 s to 6 h, as far back as is asked.
+/// Errors: not a duration, or not from 30 s to 6 h, which the range of queries covers.
 pub fn lasting(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
     let seconds = match unit {
@@ -87,21 +87,21 @@ pub fn lasting(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write it as 10m or 90s, from 30s to 360m".into())
 }
 
-/// What a run has found.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Scraped {
-    /// One each.
+    /// One claim for each check.
     pub claims: Vec<Claim>,
-    /// A table in Markdown of what was counted on both sides.
+    /// A Markdown table of what clients and Prometheus counted.
     pub table: String,
 }
 
 impl Lab {
-    /// Sends load through this `kubevpn` for so long, deletes and replaces Pods and takes the API server away meanwhile, and
-    /// asks Prometheus what it has seen of it. The cluster has to be up and is left whole.
+    /// Sends load through this `kubevpn` for `lasts`, disturbs the cluster meanwhile, and checks what Prometheus recorded. The
+    /// cluster has to be up, and is up afterwards.
     ///
     /// # Errors
-    /// No cluster; a package that cannot be had; a program that does not start.
+    /// No cluster; a package that cannot be downloaded; a program that does not start.
     pub async fn metrics(
         &self,
         kubevpn: &Path,
@@ -126,7 +126,7 @@ impl Lab {
         let chaos = self.disturb(lasts).await;
         let outcomes = load.end().await;
         let acts = chaos?;
-        // What has happened is in the last scrape.
+        // The last scrape must begin after the load has ended.
         prometheus.scraped_since(SystemTime::now()).await?;
 
         let mut c = CheckClaims {
@@ -155,7 +155,7 @@ impl Lab {
         })
     }
 
-    /// Takes every act at its time, and waits for the end; how often each was taken.
+    /// Runs every disturbance at its time, and waits for the end; returns how often each was run.
     async fn disturb(&self, lasts: Duration) -> Result<BTreeMap<Disturbance, usize>> {
         let begun = Instant::now();
         let mut acts = BTreeMap::new();
@@ -194,7 +194,7 @@ impl Lab {
     }
 }
 
-/// What a run has left.
+/// Everything that a run leaves for the checks.
 struct Evidence {
     prometheus: Prometheus,
     outcomes: LoadOutcomes,
@@ -239,7 +239,7 @@ impl Evidence {
                 .await?;
             Ok((least, scrapes))
         };
-        // Half of them, on a machine that is busy with all the rest.
+        // Half of the scrapes are enough, because the machine is busy.
         let enough = lasts.as_secs_f64() / 2.0;
         c.claim_of(
             "no scrape failed, and there was one a second or so",
@@ -280,14 +280,14 @@ impl Evidence {
             let counted = prometheus.counted(frontend);
             c.claim_of(what, counted, |(connected, refused)| {
                 let all = connected + refused == seen.all();
-                // Of the others a client cannot tell one from the other.
+                // A client whose outcome is unknown may be counted as either, so that only the sum can be compared.
                 let each =
                     seen.unknown > 0 || (*connected, *refused) == (seen.granted, seen.refused);
                 seen.all() > 0 && all && each
             })
             .await;
         }
-        // A stream ends a little after its client.
+        // A stream ends shortly after its client has closed.
         let closed = until(LIMIT, "the end of all connections", async || {
             let open = prometheus.number("sum(kubevpn_connections_open)").await?;
             Ok((open == 0.0).then_some(open))
@@ -302,7 +302,7 @@ impl Evidence {
         .await;
     }
 
-    /// What `promtool` says of the metrics and of the shipped rules.
+    /// Checks the metrics and the shipped rules with `promtool`.
     async fn lint<F: FnMut(&Claim)>(&self, c: &mut CheckClaims<F>, promtool: &Path, rules: &Path) {
         let checked = async {
             let scraped = curl(&[&format!("http://{}/metrics", self.admin)]).await?;
@@ -319,7 +319,7 @@ impl Evidence {
         .await;
     }
 
-    /// What was counted on both sides, and what happened.
+    /// The counts of both sides, and the disturbances.
     async fn table(&self) -> Result<String> {
         let Self {
             prometheus,
@@ -360,7 +360,7 @@ impl Evidence {
     }
 }
 
-/// The rules with their durations in proportion to a run that is shorter than [`WHOLE`].
+/// The rules with durations scaled to a run that is shorter than [`WHOLE`].
 fn scaled(rules: &str, lasts: Duration) -> String {
     let factor = lasts.as_secs_f64() / WHOLE.as_secs_f64();
     let mut text = rules.to_owned();
@@ -369,7 +369,7 @@ fn scaled(rules: &str, lasts: Duration) -> String {
     }
     let minutes = (1..60).map(|n| (format!("{n}m"), n));
     for (word, minutes) in minutes.chain([("1h".to_owned(), 60)]) {
-        // Rates need two scrapes.
+        // A rate needs at least two scrapes.
         let seconds = (factor * f64::from(minutes * 60)).max(5.0).round();
         let (window, hold) = (format!("[{seconds}s]"), format!("for: {seconds}s\n"));
         text = text
@@ -403,7 +403,7 @@ impl ScrapedProxy {
         let mut lines = BufReader::new(stdout).lines();
         let mut listeners = BTreeMap::new();
         let listening = async {
-            // The last one.
+            // The admin listener is reported last.
             while !listeners.contains_key("admin") {
                 let Some(line) = lines.next_line().await? else {
                     bail!("it ended before it listened");
@@ -432,7 +432,7 @@ impl ScrapedProxy {
     }
 }
 
-/// Prometheus, which is ended when this is dropped.
+/// Prometheus, which is killed when this is dropped.
 struct Prometheus {
     url: String,
     log: PathBuf,
@@ -490,7 +490,7 @@ impl Prometheus {
         })
     }
 
-    /// Waits for a scrape that began after this.
+    /// Waits for a scrape that began after `since`.
     async fn scraped_since(&self, since: SystemTime) -> Result<()> {
         let since = since.duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
         until(LIMIT, "one more scrape", async || {
@@ -512,7 +512,7 @@ impl Prometheus {
         Ok(answer["data"].take())
     }
 
-    /// The series that an expression gives now: labels and value.
+    /// The current series of an expression: labels and value.
     async fn series(&self, expression: &str) -> Result<Vec<(Value, f64)>> {
         let data = self.ask("query", &[("query", expression)]).await?;
         let all = data["result"].as_array().cloned().unwrap_or_default();
@@ -523,7 +523,7 @@ impl Prometheus {
         all.collect()
     }
 
-    /// The value of an expression that gives one.
+    /// The value of an expression that has exactly one.
     async fn number(&self, expression: &str) -> Result<f64> {
         match &self.series(expression).await?[..] {
             [(_, value)] => Ok(*value),
@@ -531,18 +531,18 @@ impl Prometheus {
         }
     }
 
-    /// Connections and refusals of a frontend.
+    /// Connections and refusals of a frontend, as Prometheus counted them.
     async fn counted(&self, frontend: &str) -> Result<(u64, u64)> {
         let sum = async |name: &str| {
             let expression = format!("sum({name}{{frontend=\"{frontend}\"}})");
-            // Prometheus has floating point numbers only.
+            // Prometheus stores all numbers as floating point.
             Ok::<_, anyhow::Error>(self.number(&expression).await? as u64)
         };
         let connected = sum("kubevpn_connections_total").await?;
         Ok((connected, sum("kubevpn_refusals_total").await?))
     }
 
-    /// Names of all counters, and of what of histograms only grows.
+    /// Names of all counters, and of the series of histograms that only grow.
     async fn counters(&self) -> Result<Vec<String>> {
         let names = self.ask("label/__name__/values", &[]).await?;
         let names = names.as_array().cloned().unwrap_or_default();
@@ -553,7 +553,7 @@ impl Prometheus {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Alerts that have fired.
+    /// Names of alerts that have fired.
     async fn fired(&self) -> Result<BTreeSet<String>> {
         let fired = format!("max_over_time(ALERTS{{alertstate=\"firing\"}}[{EVER}])");
         let fired = self.series(&fired).await?;
@@ -565,7 +565,7 @@ impl Prometheus {
     }
 }
 
-/// A program by its file; it ends when its handle is dropped.
+/// The command for a program file; the process is killed when its handle is dropped.
 fn program(file: &Path) -> Command {
     let mut command = Command::new(file);
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -581,7 +581,7 @@ async fn curl(words: &[&str]) -> Result<String> {
     .await
 }
 
-/// An address that nobody listens on: Prometheus does not say which port it was given.
+/// A free address: Prometheus does not print the port that it gets for port 0.
 fn free_address() -> Result<SocketAddr> {
     Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
@@ -601,7 +601,7 @@ mod tests {
         );
     }
 
-    /// Each absence is seen by the next one's window, so that the alert holds from the first to the end.
+    /// The window after each absence reaches the next one, so that the alert lasts from the first to the end.
     #[test]
     fn absences_are_closer_than_the_window_of_the_alert() {
         let away: Vec<_> = CHAOS
@@ -611,7 +611,7 @@ mod tests {
         let [(first, _), (second, _)] = away[..] else {
             panic!("{away:?}");
         };
-        // 5 minutes of 10.
+        // The alert's window of 5 minutes, in a run of 10.
         let window = 0.5;
         assert!(second - first < window && second + window > 1.0);
         assert!(first + window < 1.0, "it fires within the run");

@@ -1,7 +1,8 @@
-//! Packages of the program: tarball, Debian package, RPM, SBOM, and files for Homebrew, krew, Arch and nix. Made by the tools of
-//! those who read them (`tar`, `dpkg-deb`, `rpmbuild`) from one tree, by the files of `deploy/package`.
+//! Packages of the program: tarball, Debian package, RPM, SBOM, and files for Homebrew, krew, Arch and nix. Each is built by
+//! its system's own tool (`tar`, `dpkg-deb`, `rpmbuild`) from one tree, with the files in `deploy/package`.
 //!
-//! Reproducible: every time in a package is `SOURCE_DATE_EPOCH`, or that of the last commit; owners are root, and orders sorted.
+//! Reproducible: every time in a package is `SOURCE_DATE_EPOCH`, or that of the last commit; owners are root, and lists are
+//! sorted.
 
 mod clean_root;
 mod differences;
@@ -26,59 +27,59 @@ pub use self::clean_root::try_packages;
 pub use self::differences::{FileDifference, differences};
 pub use self::tools::ReleaseTools;
 
-/// The most that the stripped program of a release may weigh: 5 % more than the first one did (39,792,784 bytes, x86-64,
-/// Rust 1.95). Another compiler moves it by less, and the list of libraries that `cargo auditable` adds has a few KiB.
+/// Upper bound on the stripped program of a release: 5 % more than the first release (39,792,784 bytes, x86-64, Rust 1.95). A
+/// new compiler changes the size by less, and the list of libraries that `cargo auditable` adds has a few KiB.
 pub const BUDGET: u64 = 40 << 20;
 
-/// Where things are, and what to make.
+/// Sources, program and output of a packaging.
 #[derive(Clone, Debug)]
 pub struct PackageOptions {
-    /// The repository.
+    /// Folder of the repository.
     pub repository: PathBuf,
-    /// What is packed.
+    /// The program to pack.
     pub program: PackedProgram,
-    /// The folder to make, which is emptied.
+    /// The output folder, which is emptied.
     pub out: PathBuf,
-    /// Where the files of the release will be, for formulas that name it.
+    /// URL of the release's files, for formulas that name it.
     pub url: Option<String>,
-    /// Builds a second program that is linked with musl, and needs no C library of the system.
+    /// Also builds a program linked with musl, which needs no C library of the system.
     pub musl: bool,
 }
 
-/// The program that is packed.
+/// Source of the packed program.
 #[derive(Clone, Debug)]
 pub enum PackedProgram {
-    /// Built already; of what is not known, so that there is no list of its libraries.
+    /// An existing program. How it was built is not known, so there is no list of its libraries.
     Given(PathBuf),
-    /// Built for it.
+    /// A program built for the packages.
     Built(PackageBuild),
 }
 
-/// How the program is built.
+/// Settings of the build.
 #[derive(Clone, Debug)]
 pub struct PackageBuild {
-    /// The tools of cargo that it takes.
+    /// The cargo tools of the build.
     pub tools: ReleaseTools,
-    /// The profile of cargo: `dist`, or a quicker one to try the making.
+    /// Cargo profile: `dist`, or a faster one to try the packaging.
     pub profile: String,
-    /// Cargo's own folder, by another name than the usual one.
+    /// `CARGO_HOME` of the build, if it is not the usual one.
     pub cargo_home: Option<PathBuf>,
 }
 
-/// What was made.
+/// Result of a packaging.
 #[derive(Debug)]
 pub struct Packages {
-    /// Bytes of the stripped program.
+    /// Size of the stripped program in bytes.
     pub program: u64,
-    /// Its digest, by which two builds are told apart.
+    /// SHA-256 of the stripped program, to compare two builds.
     pub sha256: String,
-    /// Each file, with its bytes.
+    /// Name and size in bytes of each file.
     pub files: Vec<(String, u64)>,
-    /// What was left out, and why.
+    /// What was left out, with the reason.
     pub left_out: Vec<String>,
 }
 
-/// The architecture of this machine, in the words of each system.
+/// Names of this machine's architecture in each system.
 struct Architecture {
     rust: &'static str,
     debian: &'static str,
@@ -98,7 +99,7 @@ fn architecture() -> Result<Architecture> {
     })
 }
 
-/// Makes all packages.
+/// Builds all packages.
 ///
 /// # Errors
 /// A tool is missing or fails, or the program is larger than its budget.
@@ -184,7 +185,7 @@ pub async fn package(options: &PackageOptions) -> Result<Packages> {
     })
 }
 
-/// A program that is given may be a debug build, and one of another profile is tried alone.
+/// Checks the budget of a release build only: a given program may be a debug build, and other profiles are for trying.
 fn within_budget(program: &PackedProgram, bytes: u64) -> Result<()> {
     let is_packed = matches!(program, PackedProgram::Built(plan) if plan.profile == "dist");
     ensure!(
@@ -194,7 +195,7 @@ fn within_budget(program: &PackedProgram, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-/// The time that stands in the packages.
+/// The time written into the packages, in seconds since 1970.
 async fn epoch(repository: &Path) -> Result<u64> {
     if let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") {
         return epoch
@@ -207,7 +208,7 @@ async fn epoch(repository: &Path) -> Result<u64> {
     Ok(output(&mut git).await?.trim().parse()?)
 }
 
-/// A time as Debian's changelogs have it.
+/// A time in the format of Debian's changelogs.
 async fn date(epoch: u64) -> Result<String> {
     let mut date = command("date")?;
     date.args(["--utc", "--rfc-email", "--date"])
@@ -216,7 +217,7 @@ async fn date(epoch: u64) -> Result<String> {
     Ok(output(&mut date).await?.trim().to_owned())
 }
 
-/// The program for every Linux, in a tarball of its own.
+/// Builds the program for every Linux, in a tarball of its own.
 async fn musl(
     options: &PackageOptions,
     plan: &PackageBuild,
@@ -240,7 +241,7 @@ async fn musl(
     tree.tar(&options.out, &tarball, &folder).await
 }
 
-/// The build, with the list of its libraries in it, and no path of this machine.
+/// Builds the program, with the list of its libraries in it and no path of this machine.
 ///
 /// # Errors
 /// The build fails, a library is missing from the list, or a path is in the program.
@@ -256,7 +257,7 @@ async fn build(
         None => cargo_home()?,
     };
     let compiler = output(Command::new("rustc").args(["--print", "sysroot"])).await?;
-    // The last one that fits counts: by default the target directory is in the repository.
+    // The last matching prefix wins, and the target directory is in the repository by default: it comes after the repository.
     let places = [
         (options.repository.display().to_string(), "."),
         (compiler.trim().to_owned(), "rust"),
@@ -281,9 +282,9 @@ async fn build(
         .args(["--target", triple, "--target-dir"])
         .arg(&target)
         .env("CARGO_HOME", &home)
-        // `kubevpn version` names it.
+        // Shown by `kubevpn version`.
         .env("KUBEVPN_COMMIT", commit.trim())
-        // What is compiled in parts depends on what was compiled before.
+        // The result of an incremental build depends on the builds before it.
         .env("CARGO_INCREMENTAL", "0")
         .env(
             "CARGO_ENCODED_RUSTFLAGS",
@@ -292,11 +293,11 @@ async fn build(
         .env("CFLAGS", maps("-ffile-prefix-map", " "))
         .env("SOURCE_DATE_EPOCH", epoch.to_string());
     if triple.ends_with("musl") {
-        // Debian's name for it on every architecture.
+        // Debian uses this name on every architecture.
         cargo.env(format!("CC_{}", triple.replace('-', "_")), "musl-gcc");
     }
     if triple.starts_with("aarch64") {
-        // jemalloc takes the size of a page from the machine that builds it, and ends at once where pages are larger.
+        // jemalloc takes the page size from the machine that builds it, and aborts at once on a machine with larger pages.
         cargo.env("JEMALLOC_SYS_WITH_LG_PAGE", "16");
     }
     output_within(BUILD_LIMIT, &mut cargo).await?;
@@ -315,7 +316,7 @@ async fn build(
     Ok(built)
 }
 
-/// Where cargo keeps what it has fetched.
+/// Cargo's home, with the crates that it has fetched.
 ///
 /// # Errors
 /// Neither `CARGO_HOME` nor `HOME` is set.
@@ -325,7 +326,7 @@ fn cargo_home() -> Result<PathBuf> {
         .context("neither CARGO_HOME nor HOME is set")
 }
 
-/// A list that says which libraries are in the program has all of them.
+/// Checks that a list of the program's libraries contains all that are linked.
 fn ensure_all(what: &str, linked: &Libraries, listed: &Libraries) -> Result<()> {
     let missing: Vec<String> = linked
         .difference(listed)
@@ -335,11 +336,11 @@ fn ensure_all(what: &str, linked: &Libraries, listed: &Libraries) -> Result<()> 
     Ok(())
 }
 
-/// The options for a second making that shares no folder with the first: the sources are a clone, and cargo's own folder has
-/// another name.
+/// Options for a second packaging that shares no folder with the first: its sources are a clone, and `CARGO_HOME` has another
+/// name.
 ///
 /// # Errors
-/// Something is not committed, so that a clone would have other sources.
+/// There are uncommitted changes, which a clone would not have.
 pub async fn clone_elsewhere(options: &PackageOptions, folder: &Path) -> Result<PackageOptions> {
     let mut status = command("git")?;
     status
@@ -383,7 +384,7 @@ async fn version(program: &Path) -> Result<String> {
         .to_owned())
 }
 
-/// The newest version of glibc that one of its symbols asks for.
+/// The newest glibc version that a symbol of the program needs.
 async fn glibc(program: &Path) -> Result<String> {
     let symbols = output(command("objdump")?.arg("-T").arg(program)).await?;
     let versions = symbols.split("GLIBC_").skip(1).filter_map(|rest| {
@@ -419,7 +420,7 @@ async fn sbom(
         .args(["--spec-version", "1.5"])
         .env("SOURCE_DATE_EPOCH", epoch.to_string());
     output(&mut cyclonedx).await?;
-    // One is written beside the manifest of each member.
+    // `cargo cyclonedx` writes an SBOM beside the manifest of each member.
     let mut metadata = Command::new("cargo");
     metadata.current_dir(repository).args([
         "metadata",
@@ -444,7 +445,7 @@ async fn sbom(
     Ok(())
 }
 
-/// An SBOM without what differs between two makings (its serial number) and between machines (the repository's path).
+/// An SBOM without the parts that differ between two builds (its serial number) or between machines (the repository's path).
 fn settled(sbom: &str, repository: &Path) -> Result<String> {
     let sbom = sbom.replace(&*repository.to_string_lossy(), "");
     let mut sbom: serde_json::Value = serde_json::from_str(&sbom)?;
@@ -454,7 +455,7 @@ fn settled(sbom: &str, repository: &Path) -> Result<String> {
     Ok(serde_json::to_string_pretty(&sbom)? + "\n")
 }
 
-/// The libraries of an SBOM that it names with a licence.
+/// The libraries in an SBOM that have a licence there.
 fn licensed(sbom: &str) -> Result<Libraries> {
     let sbom: serde_json::Value = serde_json::from_str(sbom)?;
     let components = sbom["components"].as_array().into_iter().flatten();
@@ -470,7 +471,7 @@ fn licensed(sbom: &str) -> Result<Libraries> {
     Ok(named.collect())
 }
 
-/// What is committed, as formulas build it.
+/// Archives the committed sources, from which formulas build.
 async fn source_archive(repository: &Path, file: &Path, version: &str) -> Result<()> {
     let mut git = command("git")?;
     git.current_dir(repository)
@@ -508,7 +509,7 @@ fn formulas(options: &PackageOptions, words: &Words, url: &str, source: &str) ->
     Ok(())
 }
 
-/// What stands for each `@WORD@` of a template.
+/// Values for each `@WORD@` of a template.
 #[derive(Clone)]
 struct Words(Vec<(&'static str, String)>);
 
@@ -528,7 +529,7 @@ fn sha256(file: &Path) -> Result<String> {
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Writes `SHA256SUMS` of the files of a folder, as `sha256sum --check` reads it.
+/// Writes `SHA256SUMS` for the files of a folder, in the format of `sha256sum --check`.
 fn sums(out: &Path) -> Result<Vec<(String, u64)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(out)? {
@@ -577,7 +578,7 @@ mod tests {
         ensure_all("the SBOM", &linked, &licensed(&sbom).unwrap()).unwrap();
     }
 
-    /// A template with a word that nobody fills would be published so.
+    /// A template with an unknown word would be published with the word in it.
     #[test]
     fn every_word_of_the_templates_is_known() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/package");

@@ -1,4 +1,4 @@
-//! A child process: its signals, its end and its exit code.
+//! A child process: signals, end and exit code.
 
 use std::ffi::OsStr;
 use std::process::ExitStatus;
@@ -19,7 +19,7 @@ pub(super) fn ended(status: ExitStatus) -> Result<(), Failure> {
     }
 }
 
-/// The exit code, or 128 plus the signal, as in a shell.
+/// The exit code, or 128 plus the number of the signal, as in a shell.
 fn code(status: ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt as _;
     let code = status.code().or_else(|| Some(128 + status.signal()?));
@@ -33,11 +33,11 @@ pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
     }
 }
 
-/// Waits for the command's end, and passes signals on to it until then. This process stops with the command, now and after
-/// its end.
+/// Waits for the command's end, and passes signals on to it until then. This process stops whenever the command stops, even
+/// after the wait is over.
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
     if let Some(pid) = pid(child) {
-        // After the command was started: a SIGTSTP that this process ignores is ignored by the command, too.
+        // `Stops` is made after the command was started: the command would inherit an ignored SIGTSTP.
         let stops = Stops::new(pid).map_err(|error| Failure::Other(error.into()))?;
         tokio::spawn(stops.follow());
     }
@@ -53,14 +53,14 @@ fn pid(child: &Child) -> Option<Pid> {
     Pid::from_raw(child.id()?.try_into().ok()?)
 }
 
-/// Stops this process when its command has stopped, as by Ctrl-Z, and not before.
+/// Stops this process after its command has stopped, as by Ctrl-Z, and not earlier.
 ///
-/// A shell takes its terminal back as soon as its own child has stopped, which is this process. A command that was still
-/// about to stop, or that first puts the terminal back in order, would read and write there beside the shell: a line
-/// that is typed for the shell could end in the command's read, and the shell would wait for it.
+/// A shell takes its terminal back as soon as its own child, this process, has stopped. A command that has not stopped yet, or
+/// that first restores the terminal, would then read and write there beside the shell: a line typed for the shell could be read
+/// by the command, and the shell would wait for it.
 struct Stops {
     command: Pid,
-    /// SIGTSTP: the command may stop.
+    /// SIGTSTP: the command may be about to stop.
     asked: tokio::signal::unix::Signal,
     /// SIGCHLD: the command may have stopped.
     changed: tokio::signal::unix::Signal,
@@ -75,15 +75,16 @@ impl Stops {
         })
     }
 
-    /// Whether the command has stopped, else continued, since the last call. Each change is told once: one that was followed
-    /// is not followed again when SIGCONT, which the shell sends to the whole group, reaches this process before the command.
+    /// Whether the command has stopped or continued since the last call; `None` for neither. Each change is reported once, so
+    /// that a stop that was followed is not followed again when SIGCONT, which the shell sends to the whole group, reaches this
+    /// process before the command.
     fn has_stopped(&self) -> rustix::io::Result<Option<bool>> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
         let changed = waitid(WaitId::Pid(self.command), options)?;
         Ok(changed.map(|status| status.stopped()))
     }
 
-    /// Until the runtime ends: SIGTSTP has lost its default action in this process.
+    /// Runs until the runtime ends: SIGTSTP has lost its default action in this process, so that nothing else would stop it.
     async fn follow(mut self) {
         let (mut was_asked, mut is_stopped) = (false, false);
         loop {
@@ -92,9 +93,10 @@ impl Stops {
                 is_stopped = stopped;
             }
             let has_ended = has_stopped == Err(Errno::CHILD);
-            // As that of a shell with jobs of its own: what is typed is for its group, or for this one.
+            // A command with a process group of its own, such as a shell with job control, does not get the Ctrl-Z
+            // that reaches this process.
             let is_elsewhere = has_ended || getpgid(Some(self.command)) != Ok(getpgrp());
-            // A stop that nobody typed, as by `kill -STOP` on a command in the background, is the command's alone.
+            // A stop without Ctrl-Z, such as `kill -STOP` on a command in the background, concerns the command alone.
             let follows = match was_asked {
                 true => is_stopped || is_elsewhere,
                 false => {
@@ -115,7 +117,7 @@ impl Stops {
     }
 }
 
-/// Whether this process's group is the foreground one of its terminal, whatever its standard input is.
+/// Whether this process's group is in the foreground of its controlling terminal, even if standard input is redirected.
 fn in_foreground_of_terminal() -> bool {
     let terminal = std::fs::File::open("/dev/tty");
     terminal.is_ok_and(|terminal| {
@@ -131,8 +133,8 @@ fn pass_on(child: &Child, signal: Signal) {
     }
 }
 
-/// The signals that are passed on. Ctrl-C and Ctrl-\ at a terminal reach the command directly, because it is in the same
-/// process group.
+/// Signals that are passed on. Ctrl-C and Ctrl-\ at a terminal reach the command directly, because it is in the same process
+/// group.
 pub(super) struct Signals {
     all: Vec<(tokio::signal::unix::Signal, Signal)>,
     typed: Vec<(tokio::signal::unix::Signal, Signal)>,
@@ -158,7 +160,7 @@ impl Signals {
         })
     }
 
-    /// The next signal to pass on.
+    /// Waits for the next signal to pass on.
     async fn next(&mut self) -> Signal {
         loop {
             let (signal, typed) = self.any().await;
@@ -168,7 +170,7 @@ impl Signals {
         }
     }
 
-    /// The next signal, and whether it may have been typed at a terminal.
+    /// Waits for the next signal; also whether it may have been typed at a terminal.
     pub(super) async fn any(&mut self) -> (Signal, bool) {
         std::future::poll_fn(|cx| {
             for (signals, typed) in [(&mut self.all, false), (&mut self.typed, true)] {
@@ -184,7 +186,7 @@ impl Signals {
     }
 }
 
-/// Whether our process group gets signals of the terminal.
+/// Whether signals typed at the terminal reach this process group.
 fn in_foreground() -> bool {
     let terminal = rustix::termios::tcgetpgrp(std::io::stdin());
     terminal.is_ok_and(|group| group == getpgrp())

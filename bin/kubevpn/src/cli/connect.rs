@@ -27,14 +27,14 @@ use crate::notify;
 use crate::out::{self, even_unheard};
 use crate::progress;
 
-/// How long a daemon that is about to end is waited for.
+/// Time limit for waiting until a daemon that is draining has ended.
 const ENDING: Duration = Duration::from_secs(30);
 
 /// Open a connection in the background, with local proxies
 ///
-/// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and brings it back after it was
-/// killed. Asking again adds the listeners that are missing. A new connection for which no listener is named has a SOCKS5
-/// proxy on 127.0.0.1:1080. With -v the connection's log says more.
+/// A per-user background daemon keeps the connection open until `kubevpn disconnect`, and restores it after the daemon was
+/// killed. If the connection is already open, the listeners that it lacks are added. A new connection for which no listener is
+/// named gets a SOCKS5 proxy on 127.0.0.1:1080. With -v, the log of the connection is more detailed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +48,7 @@ Examples:
   # another namespace has a connection and a port of its own
   kubevpn connect -n team-a --listen-socks 127.0.0.1:1081")]
 pub(crate) struct ConnectCommand {
-    /// Run in the foreground; disconnect when interrupted, terminated, or when the terminal is closed
+    /// Run in the foreground, and disconnect when interrupted, when terminated, or when the terminal is closed
     #[arg(long)]
     foreground: bool,
     #[command(flatten)]
@@ -64,22 +64,22 @@ pub(crate) struct ConnectCommand {
 struct Listen {
     #[command(flatten)]
     protocols: ProtocolArgs,
-    /// Have the SOCKS listener dial everything from this machine, with its DNS and routes, and nothing in the cluster
+    /// Make the SOCKS listener dial every target from this machine, with its DNS and routes, and none in the cluster
     #[arg(long)]
     egress: bool,
     #[command(flatten)]
     more: ListenerArgs,
 }
 
-/// Listeners that `connect` asks for.
+/// Listeners that the flags of `connect` ask for.
 struct WantedListeners {
     specs: Vec<ListenerSpec>,
-    /// Whether no flag names one: for a connection that has none yet.
+    /// Whether no flag names a listener; a new connection then gets the default one.
     is_usual: bool,
 }
 
 impl Listen {
-    /// What is to be listened on. Values are judged here, before anything is started.
+    /// Listeners of the flags. Values are checked here, before the daemon is started.
     fn specs(mut self) -> Result<WantedListeners, Failure> {
         let auth = std::env::var_os(AUTH).is_some_and(|value| !value.is_empty());
         if auth && self.more.auth_file.is_none() {
@@ -92,12 +92,12 @@ impl Listen {
             warn_of_readers(file);
         }
         let mut specs = self.more.specs("", "")?;
-        // Not with --egress, which opens this machine's network: that listener is asked for by name.
+        // --egress opens the network of this machine: it gets no default listener, only one that is named.
         let is_usual = specs.is_empty() && !self.egress;
         if is_usual {
             specs = self.more.specs(usual_socks(), "")?;
         }
-        // The daemon is in another directory.
+        // Paths become absolute, because the daemon runs in another directory.
         let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
         for spec in &mut specs {
             spec.auth_file = spec.auth_file.as_ref().map(absolute);
@@ -134,7 +134,7 @@ impl ConnectCommand {
                 path.display()
             ));
         }
-        // A credential plugin may ask questions now, here, and not in the background.
+        // A credential plugin can ask questions in this terminal, but not in the daemon.
         let (client, _) = reach(loaded.config.clone()).await?;
         let asked = probe::api(&client, &loaded.namespace);
         let uid = match progress::shown(server_named(&loaded.server), asked).await {
@@ -158,7 +158,7 @@ impl ConnectCommand {
             even_unheard(say(&opened, example.as_deref(), has_listeners))?;
             return say_page(&daemon, &opened).await;
         }
-        // Before the connection is there, so that no signal finds it without anybody to end it.
+        // Signals are handled before the connection is made, so that a signal always disconnects it.
         let mut termination = termination()?;
         let opening = progress::shown("the connection to open", open(&daemon, &request, &steps));
         let opened = tokio::select! {
@@ -193,7 +193,7 @@ fn request(
     })
 }
 
-/// Whether the connection of this kubeconfig, context and namespace is open and listens somewhere.
+/// Whether a connection of this kubeconfig, context and namespace is open and has a listener.
 async fn has_listeners(
     daemon: &DaemonClient,
     args: &KubeconfigArgs,
@@ -211,7 +211,7 @@ async fn has_listeners(
     Ok(connection.is_some_and(|connection| !connection.listeners.is_empty()))
 }
 
-/// Asks until there is a daemon that is not about to end.
+/// Retries until a daemon answers that is not draining.
 async fn open(
     daemon: &DaemonClient,
     request: &ConnectRequest,
@@ -230,7 +230,7 @@ async fn open(
     }
 }
 
-/// Ends what may have been opened; that there is nothing is as good.
+/// Closes the connection if it was opened; a missing one is no failure.
 async fn forget(daemon: &DaemonClient, id: &str) -> Result<(), Failure> {
     match daemon.disconnect(Some(id), true).await {
         Err(error) if error.code != Code::NoSuchConnection => Err(error.into()),
@@ -238,7 +238,7 @@ async fn forget(daemon: &DaemonClient, id: &str) -> Result<(), Failure> {
     }
 }
 
-/// What has happened, as it happens.
+/// Prints events as they arrive.
 struct ConnectSteps {
     terminal: bool,
 }
@@ -262,7 +262,7 @@ impl ConnectSteps {
     }
 }
 
-/// `has_others` says whether it listens where it was not asked to now.
+/// `has_others`: whether the connection has listeners that this command did not ask for.
 fn say(opened: &OpenedConnection, example: Option<&str>, has_others: bool) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
@@ -291,7 +291,7 @@ fn say(opened: &OpenedConnection, example: Option<&str>, has_others: bool) -> Re
     }
 }
 
-/// Says where the status page is, if one was asked for.
+/// Prints the URL of the status page, if one was asked for.
 async fn say_page(daemon: &DaemonClient, opened: &OpenedConnection) -> Result<(), Failure> {
     let mut listeners = opened.listeners.iter();
     if !listeners.any(|listener| listener.spec.protocol == Protocol::Admin) {
@@ -301,7 +301,7 @@ async fn say_page(daemon: &DaemonClient, opened: &OpenedConnection) -> Result<()
     even_unheard(say_pages(&pages))
 }
 
-/// Waits for this command's end or the connection's, whichever is first. A second signal cuts open connections.
+/// Waits for a signal or the end of the connection, whichever is first. A second signal cuts open connections.
 async fn stay(
     daemon: &DaemonClient,
     id: &str,

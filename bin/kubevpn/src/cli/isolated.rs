@@ -52,7 +52,7 @@ pub(crate) struct InsideArgs {
     publish: Vec<Publish>,
 }
 
-/// A port inside, and its address outside.
+/// A port in the isolated network, and its address on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Publish {
     listen: Addr,
@@ -83,16 +83,16 @@ enum IsolatedMode {
     Auto,
 }
 
-/// Only Linux has network namespaces.
+/// Network namespaces exist only on Linux.
 pub(super) const IS_KNOWN_HERE: bool = cfg!(target_os = "linux");
 
-/// Tests whether a command can be isolated here. The error has the reason and advice. Blocks for some milliseconds.
+/// Tests whether a command can be isolated on this machine. The error has the reason and advice. Blocks for some milliseconds.
 pub(super) fn possible() -> Result<(), String> {
     system::possible().map_err(|why| why.to_string())
 }
 
 impl IsolationArgs {
-    /// Whether the command has to be isolated; for `auto`, if that is possible.
+    /// Whether to isolate the command; for `auto`, whether that is possible.
     pub(super) fn is_wanted(&self) -> Result<bool, Failure> {
         match self.isolated {
             None if self.inside != InsideArgs::default() => Err(Failure::value(
@@ -100,7 +100,7 @@ impl IsolationArgs {
             )),
             None => Ok(false),
             Some(IsolatedMode::Always) => Ok(true),
-            // Proxy variables would not enforce the rules.
+            // Rules require isolation: proxy variables would not enforce them.
             Some(IsolatedMode::Auto) if self.inside.has_rules() => Ok(true),
             Some(IsolatedMode::Auto) => match possible() {
                 Ok(()) => Ok(true),
@@ -180,10 +180,10 @@ mod system {
     use crate::exit::Failure;
     use crate::out;
 
-    /// Domain if that of the cluster cannot be read.
+    /// Domain that is assumed if the cluster's cannot be read.
     const USUAL_DOMAIN: &str = "cluster.local";
 
-    /// A proxy on this machine cannot be reached inside.
+    /// Variables that are removed, because a proxy on this machine cannot be reached from the isolated network.
     const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "all_proxy", "ftp_proxy"];
 
     pub(super) use kubevpn_namespace::possible;
@@ -263,7 +263,7 @@ mod system {
         Ok(status)
     }
 
-    /// Listens outside for servers inside, until the returned value is dropped.
+    /// Listens on this machine for servers in the isolated network, until the returned value is dropped.
     async fn publish(
         wanted: &[Publish],
         pid: u32,
@@ -307,7 +307,7 @@ mod system {
         Ok((accepting, members))
     }
 
-    /// Connects to a port of the network's loopback.
+    /// Connects to a port of the isolated network's loopback.
     fn connect_inside(porter: Arc<Porter>) -> BoxCloneSyncService<Target, TcpStream, ConnectError> {
         BoxCloneSyncService::new(tower::service_fn(move |target: Target| {
             let porter = porter.clone();
@@ -324,7 +324,8 @@ mod system {
         }))
     }
 
-    /// Starts the helper, which becomes the command. It is killed when this thread ends, which has to be the main one.
+    /// Starts the helper, which becomes the command. The helper is killed when this thread ends, so this has to be the main
+    /// thread.
     fn start(
         words: &[OsString],
         variables: &Variables,
@@ -340,11 +341,11 @@ mod system {
         for name in [OWN_PROXIES, AUTH, TOKEN] {
             command.env_remove(name);
         }
-        // The container's variables come last: its proxy can be reached inside.
+        // The container's variables come last and may set a proxy: the Pod's proxy can be reached from the isolated network.
         command.envs(variables.iter());
         command.env("KUBEVPN_ISOLATED", "1");
         if let Some(prompt) = prompt {
-            // The bashrc of Debian and its derivatives shows it before the prompt.
+            // The bashrc of Debian and its derivatives shows this variable before the prompt.
             command.env("debian_chroot", prompt);
         }
         let spawned = command.spawn();
@@ -377,7 +378,7 @@ mod system {
         )
     }
 
-    /// Background processes of the command keep their network until they end or a signal is received.
+    /// Waits for the command's background processes, which keep their network until they end or a signal is received.
     async fn wait_for_rest(program: &OsStr, members: &Members, signals: &mut Signals) {
         match members.now() {
             Ok(left) if !left.is_empty() => out::aside(format_args!(
@@ -467,7 +468,7 @@ mod tests {
             let parsed = Command::try_parse_from(args).map_err(|error| error.kind())?;
             assert_eq!(parsed.words, ["x"]);
             let isolation = parsed.isolation;
-            // Flags about an isolated command are refused without one.
+            // Flags about an isolated command are refused without `--isolated`.
             let is_wrong = isolation.isolated.is_none() && isolation.is_wanted().is_err();
             Ok((isolation.isolated, isolation.inside.no_wait, is_wrong))
         };

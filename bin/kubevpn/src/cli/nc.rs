@@ -24,24 +24,24 @@ use super::suggest::advised;
 use crate::exit::Failure;
 use crate::progress;
 
-/// Bytes read at a time.
+/// Buffer size of one read, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// Size limit of an answer to CONNECT, and its time limit, which is more than a dial takes.
+/// Size limit of an answer to CONNECT, and its time limit, which is longer than a dial may take.
 const MOST_HEAD: usize = 16 * 1024;
 const CONNECTING: Duration = Duration::from_secs(40);
-/// Silence after which a port-forward passes the end of the input on, and the Pod's runtime closes both directions
-/// (decision 4).
+/// Silence after which a port-forward passes on the end of the input, and the Pod's runtime closes both directions (decision
+/// 4).
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Connect standard input and output to a port in the cluster
 ///
-/// The command ends when the other side closes the connection. The end of standard input alone does not end it: the answer is
-/// still read. A port-forward cannot tell the Pod of that end without closing both directions, so a server that waits for it is
-/// cut off after 30 s of silence; the exit code is 42 then, because more might have come. With --wait the command ends by
-/// itself, and with 0, after that much silence.
+/// The command ends when the server closes the connection. The end of standard input alone does not end it: the answer is still
+/// read. A port-forward cannot pass that end on to the Pod without closing both directions, so a server that waits for it is
+/// cut off after 30 s of silence. The exit code is 42 then, because the answer may be incomplete. With --wait DURATION, the
+/// command itself ends after that much silence, with exit code 0.
 ///
-/// The exit code says why a connection was refused. Where a connection to the same cluster, context and namespace is open
-/// that has an HTTP listener without a password (`kubevpn connect --http`), it is used.
+/// If the connection is refused, the exit code says why. If a connection to the same cluster, context and namespace is open and
+/// has an HTTP listener without a password (`kubevpn connect --http`), the command uses it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -60,7 +60,7 @@ pub(crate) struct Nc {
     /// Port to connect to
     #[arg(value_name = "PORT", value_parser = number)]
     port: Option<u16>,
-    /// After the end of standard input, end with success once nothing has come for DURATION, e.g. 1s
+    /// Exit with code 0 once nothing has been received for DURATION after the end of standard input, e.g. 1s
     #[arg(short, long, value_name = "DURATION", value_parser = super::duration)]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub(crate) struct Nc {
 
 impl Nc {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        // Before anything is read.
+        // The target is checked before the kubeconfig and standard input are read.
         target(&self.host, self.port, "default")?;
         let policy = self.policy.policy()?;
         let args = KubeconfigArgs::from(self.kube);
@@ -114,8 +114,8 @@ fn outcome(relayed: Result<(), BrokenConnection>, target: &Target) -> Result<(),
     })
 }
 
-/// A stream through the HTTP listener of an open connection (RFC 9110 section 9.3.6). `None` where it gives none: the dial of
-/// this command says why.
+/// A stream through the HTTP listener of an open connection (RFC 9110 section 9.3.6). `None` if the listener refuses: the dial
+/// of this command then gives the reason.
 async fn through(proxy: &ProxyAddresses, target: &Target) -> Option<TcpStream> {
     let connecting = async {
         let mut stream = TcpStream::connect(proxy.http?).await.ok()?;
@@ -123,7 +123,7 @@ async fn through(proxy: &ProxyAddresses, target: &Target) -> Option<TcpStream> {
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut head = Vec::new();
-        // Byte by byte: the rest is the target's.
+        // Reads byte by byte, because what follows the head belongs to the target.
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() == MOST_HEAD {
                 return None;
@@ -140,7 +140,7 @@ fn number(text: &str) -> Result<u16, String> {
         .map_err(|_| "write a number from 1 to 65535".into())
 }
 
-/// As it was typed, in one word or two.
+/// The target as the user typed it, in one argument or two.
 fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Failure> {
     let text = match port {
         None => host.to_owned(),
@@ -157,12 +157,12 @@ fn target(host: &str, port: Option<u16>, namespace: &str) -> Result<Target, Fail
     })
 }
 
-/// Why a connection ended before the other side had closed it.
+/// Reason why a connection ended before the server closed it.
 #[derive(Debug)]
 enum BrokenConnection {
-    /// The other side said nothing for as long as the end of the input is held back.
+    /// The server was silent for as long as the end of the input is held back.
     Silent,
-    /// The reader of the output has gone.
+    /// The reader of standard output has closed it.
     Unheard,
     Error(io::Error),
 }
@@ -173,7 +173,7 @@ impl From<io::Error> for BrokenConnection {
     }
 }
 
-/// Why the output takes no more.
+/// Reason why standard output cannot be written.
 fn unheard(error: io::Error) -> BrokenConnection {
     match error.kind() {
         io::ErrorKind::BrokenPipe => BrokenConnection::Unheard,
@@ -181,17 +181,17 @@ fn unheard(error: io::Error) -> BrokenConnection {
     }
 }
 
-/// What is known of the end of a connection.
+/// State of the end of a connection.
 #[derive(Clone, Copy)]
 struct Progress {
     /// Whether the input has ended.
     asked: bool,
-    /// Since when nothing has come; `None` while the output takes what came.
+    /// Time since which nothing was received; `None` while standard output is being written.
     quiet: Option<Instant>,
 }
 
-/// Carries both directions until the other side has closed, or, with `wait`, has said nothing for that long after the end of
-/// the input. A failure to send is told after that.
+/// Relays both directions until the server closes, or, with `wait`, is silent for that long after the end of the input. An
+/// error of sending is reported after that.
 async fn relay(
     stream: impl Stream,
     input: impl AsyncRead + Unpin,
@@ -221,7 +221,7 @@ async fn relay(
                 }
                 progress.send_modify(|progress| progress.quiet = None);
                 output.write_all(&buffer[..n]).await.map_err(unheard)?;
-                // Standard output holds back what does not end in a newline.
+                // Flushes, because standard output holds back a line without its newline.
                 output.flush().await.map_err(unheard)?;
                 progress.send_modify(|progress| progress.quiet = Some(Instant::now()));
             }
@@ -244,7 +244,7 @@ async fn relay(
         }
     };
     let Some((received, sent)) = relayed else {
-        // What was sent is still delivered.
+        // The stream is shut down and not dropped, so that input already sent is still delivered.
         let mut stream = from.unsplit(to);
         stream.no_reader();
         return Ok(stream.shutdown().await?);
@@ -260,7 +260,7 @@ async fn relay(
     }
 }
 
-/// Waits until the input has ended and nothing has come for so long.
+/// Waits until the input has ended and nothing was received for that long.
 async fn silent(mut progress: watch::Receiver<Progress>, wait: Duration) {
     loop {
         let until = match *progress.borrow_and_update() {
@@ -283,7 +283,7 @@ async fn silent(mut progress: watch::Receiver<Progress>, wait: Duration) {
     }
 }
 
-/// Whether the connection was closed because the other side was silent: a port-forward says so, a proxy resets its client.
+/// Whether the connection was closed because the server was silent: a port-forward reports it, a proxy resets its client.
 fn is_cut(error: &io::Error, silence: Duration) -> bool {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => true,
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(read("web", Some(0)), None);
     }
 
-    /// The end of the input is no end of the answer, and the end of the answer is the end.
+    /// The end of the input does not end the answer; the end of the answer ends the command.
     #[tokio::test]
     async fn half_closed_input_gets_the_whole_answer() {
         let (near, mut far) = duplex(16);
@@ -330,7 +330,7 @@ mod tests {
             .unwrap();
         assert!(answer == request);
         server.await.unwrap();
-        // An input that does not end.
+        // Input that never ends.
         let (near, far) = duplex(16);
         let (input, _open) = duplex(16);
         drop(far);
@@ -339,7 +339,7 @@ mod tests {
             .unwrap();
     }
 
-    /// A server that keeps the connection open, and a reader slower than the wait.
+    /// A server that keeps the connection open, and a reader that is slower than the wait.
     #[tokio::test(start_paused = true)]
     async fn silence_after_the_input_is_the_end_where_it_is_asked_for() {
         let (near, mut far) = duplex(1 << 20);
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(answer, [7; 100]);
     }
 
-    /// A server that closes before it has taken everything is no success; a reader that has had enough is no failure.
+    /// A server that closes before it has read everything is a failure; a reader of the output that closes early is not.
     #[tokio::test]
     async fn what_could_not_be_sent_or_printed_is_told_apart() {
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
@@ -386,7 +386,7 @@ mod tests {
         );
     }
 
-    /// A port-forward that passed the end of the input on, and was closed for it.
+    /// A port-forward that passed on the end of the input, and was closed because of it.
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_cut_for_its_silence_is_told_as_such() {
         for (kind, after, silent) in [

@@ -25,17 +25,18 @@ use crate::{out, terminal};
 
 /// Run a command with a proxy into the cluster in its environment
 ///
-/// The proxy is the one that --use-http or --use-socks name; else that of the open connection to the same cluster, context and
-/// namespace (`kubevpn connect --http`), where it has an HTTP listener without a password; else a temporary one on free ports of
-/// 127.0.0.1 that ends with the command. The command gets the variables of `kubevpn env`, JAVA_TOOL_OPTIONS for Java and
-/// NODE_USE_ENV_PROXY for Node. Signals are passed on to it, and its exit code is kubevpn's. With KUBEVPN_AUTH it is always a
-/// temporary proxy, which asks for that user and password; the command gets them in the proxies' URLs and not as KUBEVPN_AUTH.
+/// The proxy is the one at --use-http ADDR or --use-socks ADDR. Without these flags, it is that of the open connection to the
+/// same cluster, context and namespace (`kubevpn connect --http`), if it has an HTTP listener without a password. Otherwise it
+/// is a temporary proxy on free ports of 127.0.0.1, which ends with the command. The command gets the variables of `kubevpn
+/// env`, JAVA_TOOL_OPTIONS for Java and NODE_USE_ENV_PROXY for Node. Signals are passed on to the command, and kubevpn exits
+/// with its exit code. With KUBEVPN_AUTH, the proxy is always a temporary one that asks for that user and password; the command
+/// gets them in the URLs of the proxies and does not get KUBEVPN_AUTH.
 ///
-/// Programs that read none of these variables (psql, redis-cli, ssh, Node before 24, Python's aiohttp without trust_env) need
-/// --forward or --isolated.
+/// For programs that read none of these variables (psql, redis-cli, ssh, Node before 24, Python's aiohttp without trust_env),
+/// use --forward or --isolated.
 ///
-/// With --isolated (Linux) there is no proxy: the command runs in a network of its own, in which every TCP connection and
-/// every DNS lookup of any program leads into the cluster. It needs no root. UDP other than DNS is refused.
+/// With --isolated (Linux), there is no proxy: the command runs in a network of its own, in which every TCP connection and
+/// every DNS lookup of any program leads into the cluster. It does not need root. UDP other than DNS is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -63,8 +64,9 @@ pub(crate) struct Run {
     kube: KubeArgs,
     #[command(flatten)]
     policy: PolicyArgs,
-    /// Forward a local port to one host and port while the command runs: PORT:HOST:PORT. Port 0 takes a free one, which
-    /// the command finds in KUBEVPN_FORWARD_1 (IP:PORT) and for {} among its words (PORT); a second is {2}
+    /// Forward a local port to one host and port while the command runs. FORWARD is PORT:HOST:PORT. For port 0, a free port is
+    /// used: KUBEVPN_FORWARD_1 contains its IP:PORT, and {} in COMMAND is replaced by its PORT, or {2} by that of a second
+    /// forward
     #[arg(long, value_name = "FORWARD", conflicts_with_all = ["http", "socks", "isolated"], help_heading = "Listeners")]
     forward: Vec<String>,
     #[command(flatten)]
@@ -155,7 +157,7 @@ impl Run {
         forwards.bound.drain(..).for_each(|bound| server.add(bound));
         let words = forwards.in_words(&self.command);
         let status = run(&words, proxy, &loaded.hosts, &forwards, &given).await?;
-        // What the command left behind has nobody to wait for it.
+        // Background processes of the command are not waited for: `run` ends with the command.
         server.end(Duration::ZERO, std::future::pending()).await;
         ended(status)
     }
@@ -173,7 +175,7 @@ async fn run(
     };
     let no_proxy = exceptions(hosts, &known_exceptions());
     let java = std::env::var("JAVA_TOOL_OPTIONS").unwrap_or_default();
-    // Before the command starts, so that none is missed.
+    // Signals are handled before the command starts, so that none is lost.
     let mut signals = Signals::new()?;
     let mut command = Command::new(program);
     for name in proxy.unset() {
@@ -199,10 +201,10 @@ async fn run(
     Ok(status)
 }
 
-/// What to do with a program that is known to read no variable about proxies and ended with the code of a connection that
-/// failed: its own message says nothing of proxies.
+/// Advice for a program that reads no proxy variables and ended with the exit code of a failed connection: its own message does
+/// not mention proxies.
 fn unaware(program: &OsStr, code: i32) -> Option<String> {
-    // With the port it usually asks for, and that code, where others mean something else.
+    // The usual port of the program, and the exit code for a failed connection, which differs between programs.
     const UNAWARE: [(&str, u16, Option<i32>); 14] = [
         ("psql", 5432, Some(2)),
         ("pg_dump", 5432, None),

@@ -1,4 +1,4 @@
-//! `kubevpn tap`: what goes through a proxy, a line at a time.
+//! `kubevpn tap`: one line for each connection and request of a proxy.
 
 mod har;
 
@@ -16,21 +16,21 @@ use super::habits;
 use crate::exit::Failure;
 use crate::out;
 
-/// Said once, since an `https://` address gives one line however many requests are inside.
+/// Printed at most once, because an `https://` address gives one line however many requests are inside.
 const UNSEEN: &str = "not seen: requests inside TLS (https:// through CONNECT) and inside SOCKS: each of these connections is one line";
 
 /// Show connections and HTTP requests as they go through a proxy
 ///
-/// Prints a line for each connection, and for each request that the HTTP proxy forwards, when it has ended: time, frontend,
-/// outcome, duration, what was asked for and the Pod it went to. Requests inside TLS (https:// through CONNECT) and inside SOCKS are
-/// not seen.
+/// Prints one line for each connection, and for each request that the HTTP proxy forwards, when it has ended: time, frontend,
+/// outcome, duration, request or target, and the Pod that it went to. Requests inside TLS (https:// through CONNECT) and inside
+/// SOCKS are not visible.
 ///
-/// Credentials are replaced by REDACTED in URLs and, in a recording, in header fields: those with names that are used for them
-/// (Authorization, Cookie, Set-Cookie, Proxy-Authorization, *token*, *key, *session* and the like), and user and password in front of
-/// a host. A secret elsewhere, as in a path, is not known as one.
+/// Credentials are replaced by REDACTED in URLs and, in a recording, in header fields. These are the user and password in front
+/// of a host, and values whose name suggests a credential (Authorization, Cookie, Set-Cookie, Proxy-Authorization, *token*,
+/// *key, *session* and the like). A secret elsewhere, such as in a path, is not recognized.
 ///
-/// A recording is HAR 1.2 and has heads but no bodies. The file is complete after each request, of at most 64 MiB, and readable by you
-/// alone.
+/// A recording is a HAR 1.2 file with the heads of requests and answers, without bodies. The file is complete after each
+/// request, has at most 64 MiB, and is readable only by you.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +46,7 @@ Examples:
 pub(crate) struct Tap {
     #[command(flatten)]
     console: ConsoleArgs,
-    /// Show only what went to HOST: web also matches web.shop. pod/NAME matches what went to that Pod
+    /// Show only connections and requests to HOST: web also matches web.shop. pod/NAME selects those that went to Pod NAME
     #[arg(long, value_name = "HOST[:PORT]")]
     target: Option<String>,
     /// Show only connections that failed before they reached a Pod
@@ -61,17 +61,17 @@ pub(crate) struct Tap {
     /// Replace FILE if it exists
     #[arg(long, requires = "record")]
     overwrite: bool,
-    /// Show and record credentials as they are
+    /// Show and record credentials instead of REDACTED
     #[arg(long)]
     credentials: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum TapFormat {
-    /// A line for each
+    /// One line for each connection or request
     #[default]
     Text,
-    /// A JSON object for each, on a line
+    /// One JSON object per line for each connection or request
     Json,
 }
 
@@ -113,7 +113,7 @@ impl Tap {
     }
 }
 
-/// What is shown, and what is known of it so far.
+/// Filter and outputs of one `tap`, with the events dropped so far.
 struct Tapped {
     wanted: Option<TapFilter>,
     refused: bool,
@@ -124,7 +124,7 @@ struct Tapped {
 }
 
 impl Tapped {
-    /// Shows events until there are none any more, which is the failure that `top` ends with as well.
+    /// Shows events until the proxy ends, which is a failure here as it is in `top`.
     async fn follow(&mut self, mut events: EventLines, name: &str) -> Result<(), Failure> {
         while let Some(event) = events.next().await? {
             self.take(event)?;
@@ -145,7 +145,7 @@ impl Tapped {
         | JournalEvent::ConnectionRefused { exchange, .. } = &mut stamped.event
             && let Some(exchange) = exchange
         {
-            // Another `tap` may have asked for the heads.
+            // Heads arrive without `--record` too if another `tap` has asked for them.
             if self.recording.is_none() {
                 (exchange.request, exchange.response) = (None, None);
             }
@@ -174,7 +174,7 @@ impl Tapped {
         }
     }
 
-    /// What is to be said at the end.
+    /// Lines to print at the end.
     fn summary(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(recording) = &self.recording {
@@ -200,7 +200,7 @@ fn dropped(events: u64) -> String {
 }
 
 fn json(stamped: &Stamped) -> Result<(), Failure> {
-    // Nothing in it can fail to be written.
+    // The values are strings and numbers, which always serialize.
     out::line(serde_json::to_string(stamped).unwrap_or_default())
 }
 
@@ -210,7 +210,7 @@ struct EndedItem<'a> {
     id: u64,
     frontend: &'a str,
     target: Option<&'a str>,
-    /// `namespace/pod:port`; empty where there was no stream.
+    /// `namespace/pod:port`; empty if there was no stream.
     via: &'a str,
     up: u64,
     down: u64,
@@ -222,7 +222,7 @@ struct EndedItem<'a> {
 }
 
 impl<'a> EndedItem<'a> {
-    /// `None` for other events, and for clients that came and went without asking for anything.
+    /// `None` for other events, and for clients that closed without asking for a target.
     fn of(stamped: &'a Stamped) -> Option<Self> {
         let seen = match &stamped.event {
             JournalEvent::ConnectionClosed {
@@ -310,7 +310,7 @@ impl<'a> EndedItem<'a> {
     }
 }
 
-/// `21:05:03Z` of RFC 3339.
+/// Time of day of an RFC 3339 timestamp: `21:05:03Z`.
 fn time_of_day(at: &str) -> String {
     let time = at.get(11..19).unwrap_or(at);
     format!("{time}Z")
@@ -324,10 +324,10 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Which targets are shown.
+/// Targets that are shown.
 #[derive(Debug)]
 enum TapFilter {
-    /// With the port, if one was named, and the namespace of names that have none.
+    /// The port, if one was named, and the namespace for names without one.
     Host {
         host: String,
         port: Option<u16>,
@@ -440,7 +440,7 @@ mod tests {
             line(&request()),
             "21:05:03Z  http         200                    12 ms  GET http://web.shop/?page=1 -> shop/web-0:8080"
         );
-        // What comes from outside cannot drive the terminal.
+        // Control characters from a target or an error are escaped, so that they cannot drive the terminal.
         assert_eq!(
             line(&refused()),
             "21:05:03Z  socks5       no_such_port           1.3 s  web:81: service shop/web has no TCP port 81\\u{1b}[2J"

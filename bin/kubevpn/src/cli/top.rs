@@ -29,15 +29,15 @@ use super::console::{self, ConsoleArgs};
 use super::serve::{result, termination};
 use crate::exit::Failure;
 
-/// How often it is looked, as the status page does.
+/// Time between two snapshots; the status page has the same.
 const TICK: Duration = Duration::from_secs(1);
-/// What waits to be taken in; events above that wait in the proxy, which drops what is too much.
+/// Capacity of the input queue. Further events wait in the proxy, which drops those that exceed its own limit.
 const WAITING: usize = 64;
 
-/// Watch what goes through a proxy, in this terminal
+/// Watch the connections through a proxy in this terminal
 ///
 /// Shows connections, Services, port-forward sessions and refusals of a background connection, or of a proxy that runs in
-/// another terminal, and cuts connections. `?` lists the keys, `q` quits.
+/// another terminal, and lets you cut connections. Press `?` for the list of keys, and `q` to quit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -52,16 +52,16 @@ pub(crate) struct Top {
     proxy: ConsoleArgs,
 }
 
-/// What happens.
+/// Input of `top`.
 enum Input {
     Terminal(Event),
     Seen(Box<JournalSnapshot>),
     Told(Box<Stamped>),
-    /// Why there is no snapshot.
+    /// Reason why there is no snapshot.
     Silent(String),
-    /// What has become of something that was asked for.
+    /// Result of an action.
     Said(String),
-    /// There is nothing to look at any more, or to look with.
+    /// The proxy has ended, or the terminal cannot be read.
     Over(Failure),
 }
 
@@ -76,7 +76,7 @@ impl Top {
         let mut ending = termination()?;
         let looking = async {
             let (proxy, _) = self.proxy.find().await?;
-            // Before the snapshot: what ends in between is told.
+            // Events are subscribed to before the snapshot is taken, so that a connection that ends in between is not missed.
             let events = proxy.events(false).await?;
             let seen = proxy.snapshot().await?;
             Ok::<_, Failure>((proxy, events, seen))
@@ -93,9 +93,9 @@ impl Top {
     }
 }
 
-/// The terminal, which is as it was when this is dropped, and after a panic.
+/// The terminal, restored when this is dropped and after a panic.
 struct Screen {
-    /// Not dropped: it would panic where the terminal was closed, since it says so on standard error.
+    /// Never dropped: its `Drop` prints to standard error, which panics if the terminal was closed.
     terminal: ManuallyDrop<DefaultTerminal>,
 }
 
@@ -117,9 +117,9 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that was closed cannot be restored.
+        // A closed terminal cannot be restored, and that is no failure.
         let _ = self.terminal.show_cursor();
-        // The hook of a panic has done it, and what it has said since shall stay.
+        // After a panic, its hook has restored the terminal; restoring again would erase the panic's message.
         if !std::thread::panicking() {
             let _ = ratatui::try_restore();
         }
@@ -143,7 +143,7 @@ async fn watch(
         let drawn = terminal.draw(|frame| draw(frame, &mut state, theme));
         drawn.context("cannot write to the terminal")?;
         fail_for_tests();
-        // Events are not drawn one by one: the next snapshot is soon.
+        // Events do not cause a redraw of their own: the next snapshot follows soon.
         loop {
             match inputs.recv().await {
                 Some(Input::Told(event)) => {
@@ -162,7 +162,7 @@ async fn watch(
                         }
                     }
                 }
-                // Of a new size, for which drawing asks itself.
+                // A resize needs no state: ratatui asks for the size when it draws.
                 Some(Input::Terminal(_)) => {}
                 Some(Input::Seen(seen)) => state.see(*seen),
                 Some(Input::Silent(why)) => state.miss(&why),
@@ -175,7 +175,7 @@ async fn watch(
     }
 }
 
-/// Keys, from a thread of their own: reading them cannot be cancelled, and ends with the process.
+/// Reads keys in a thread of its own: the read cannot be cancelled, and ends with the process.
 fn read_keys(sender: mpsc::Sender<Input>) {
     std::thread::spawn(move || {
         loop {
@@ -194,7 +194,7 @@ fn read_keys(sender: mpsc::Sender<Input>) {
     });
 }
 
-/// Snapshots, until nobody takes them.
+/// Sends snapshots until the receiver is dropped.
 async fn look(proxy: Console, sender: mpsc::Sender<Input>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -203,7 +203,7 @@ async fn look(proxy: Console, sender: mpsc::Sender<Input>) {
         ticks.tick().await;
         let input = match proxy.snapshot().await {
             Ok(seen) => Input::Seen(Box::new(seen)),
-            // The end of the events says whether it is over.
+            // A failed snapshot does not end `top`: only the end of the events shows that the proxy has ended.
             Err(error) => Input::Silent(error.message),
         };
         if sender.send(input).await.is_err() {
@@ -212,7 +212,7 @@ async fn look(proxy: Console, sender: mpsc::Sender<Input>) {
     }
 }
 
-/// Events, until there are none any more.
+/// Sends events until the proxy ends.
 async fn listen(mut events: EventLines, name: String, sender: mpsc::Sender<Input>) {
     let over = loop {
         match events.next().await {
@@ -237,7 +237,7 @@ async fn cut(proxy: Console, id: u64, sender: mpsc::Sender<Input>) {
     let _ = sender.send(Input::Said(said)).await;
 }
 
-/// A panic where a test asks for one: nothing in a release build.
+/// Panics if a test asks for it; does nothing in a release build.
 fn fail_for_tests() {
     if cfg!(debug_assertions)
         && std::env::var_os("KUBEVPN_TEST_PANIC_AT").is_some_and(|at| at == "top")

@@ -1,4 +1,4 @@
-//! Clients of every frontend that wait for the outcome of each connection and count it.
+//! Clients of every frontend, which wait for the outcome of each connection and count it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,31 +11,31 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Clients of each kind at a time.
+/// Concurrent clients of each kind.
 const CLIENTS: usize = 2;
-/// Between two connections of one client: they are there to be counted, not to fill the machine.
+/// Pause of a client between two connections: they are made to be counted, not to load the machine.
 const PAUSE: Duration = Duration::from_millis(50);
-/// More than a dial may take, 30 s: a client that left before would not know what became of its connection.
+/// Time limit of a client. It is longer than a dial may take (30 s): a client that left earlier would not know the outcome.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of so many connections one asks for a port that the Service does not have.
+/// One in this many connections asks for a port that the Service does not have.
 const WRONG: u64 = 10;
 
-/// Where the frontends listen.
+/// Listeners of the frontends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScrapedListeners {
-    /// SOCKS5 and HTTP.
+    /// Listener for SOCKS5 and HTTP.
     pub(super) mixed: SocketAddr,
-    /// To `reviews.default:80`.
+    /// Forward to `reviews.default:80`.
     pub(super) forward: SocketAddr,
 }
 
-/// How a client asks.
+/// Kind of a client.
 #[derive(Clone, Copy, Debug)]
 enum LoadClient {
     Socks,
-    /// `CONNECT`.
+    /// HTTP `CONNECT`.
     Tunnel,
-    /// A request to be forwarded. It has a body, so that it is sent once, on a stream of its own.
+    /// A forwarded HTTP request. It has a body, so that it is not retried and has a stream of its own.
     Request,
     Forward,
 }
@@ -43,7 +43,7 @@ enum LoadClient {
 impl LoadClient {
     const ALL: [Self; 4] = [Self::Socks, Self::Tunnel, Self::Request, Self::Forward];
 
-    /// As metrics call it.
+    /// Name of the frontend in the metrics.
     fn frontend(self) -> &'static str {
         match self {
             Self::Socks => "socks5",
@@ -53,15 +53,15 @@ impl LoadClient {
     }
 }
 
-/// What a client was told.
+/// Outcome of a connection, as its client knows it.
 enum LoadOutcome {
     Granted,
     Refused,
-    /// It ended, and whether there was a stream is not for the client to know.
+    /// The connection ended, and the client cannot tell whether there was a stream.
     Unknown,
 }
 
-/// How many connections of a frontend had which outcome.
+/// Number of connections of a frontend by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutcomeCounts {
     pub(super) granted: u64,
@@ -75,11 +75,11 @@ impl OutcomeCounts {
     }
 }
 
-/// What became of all connections.
+/// Outcomes of all connections.
 #[derive(Debug, Default)]
 pub(super) struct LoadOutcomes {
     counted: BTreeMap<&'static str, OutcomeCounts>,
-    /// Those without an outcome.
+    /// Errors of connections without an outcome.
     pub(super) lost: Vec<String>,
 }
 
@@ -113,7 +113,7 @@ impl LoadOutcomes {
     }
 }
 
-/// Clients at work.
+/// Running clients.
 pub(super) struct CountedLoad {
     ending: watch::Sender<bool>,
     clients: JoinSet<LoadOutcomes>,
@@ -131,7 +131,7 @@ impl CountedLoad {
         Self { ending, clients }
     }
 
-    /// Waits for the outcomes of the connections that are open, and adds up.
+    /// Waits for the outcomes of open connections, and adds all up.
     pub(super) async fn end(self) -> LoadOutcomes {
         let _ = self.ending.send(true);
         let mut all = LoadOutcomes::default();
@@ -182,7 +182,7 @@ async fn ask(
     }
 }
 
-/// A connection by SOCKS5, which says whether there is a stream.
+/// Connects by SOCKS5, whose reply says whether there is a stream.
 async fn socks(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> {
     let mut stream = TcpStream::connect(proxy).await?;
     let length = u8::try_from(host.len())?;
@@ -220,7 +220,7 @@ async fn tunnel(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome>
     Ok(LoadOutcome::Granted)
 }
 
-/// A request to be forwarded: where it is answered by the proxy, that may have had a stream or not.
+/// Sends a request to be forwarded. If the proxy itself answers, there may have been a stream or not.
 async fn request(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> {
     let mut stream = TcpStream::connect(proxy).await?;
     let request = format!(
@@ -229,13 +229,13 @@ async fn request(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    // What is read before it breaks counts.
+    // Bytes received before a reset count too.
     let _broken = stream.read_to_end(&mut answer).await;
     ensure!(answer.starts_with(b"HTTP/1.1 "), "no answer to a request");
     Ok(LoadOutcome::Unknown)
 }
 
-/// A request on a stream that is open, whatever becomes of it: the Pod may be gone.
+/// Sends a request on an open stream. Errors are ignored, because the Pod may have ended.
 async fn use_up(stream: &mut TcpStream) {
     let request = b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n";
     if stream.write_all(request).await.is_ok() {

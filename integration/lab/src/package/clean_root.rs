@@ -1,4 +1,4 @@
-//! The packages in a Debian that has nothing else: installed, used, removed.
+//! Tests the packages in a minimal Debian: each is installed, used and removed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +8,12 @@ use tokio::process::Command;
 
 use crate::command::{BUILD_LIMIT, command, output, output_within};
 
-/// What is in no package, and changes by itself.
+/// Paths that belong to no package and change by themselves.
 const NOT_LOOKED_AT: &str = "-path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/cache \
                              -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/lib/rpm -o -path /var/log";
 
-/// With a package installed, in the new root and with a process table of its own: what is left running ends with it.
+/// Steps with a package installed. They run in the new root with a process namespace of their own, so that programs left
+/// running end with it.
 const STEPS: [(&str, &str); 5] = [
     ("installed", "kubevpn version"),
     (
@@ -35,11 +36,11 @@ const STEPS: [(&str, &str); 5] = [
     ),
 ];
 
-/// Installs the packages that are in `out`, one after the other, into a root made by debootstrap, uses each and removes it
-/// again; each claim is reported.
+/// Installs the packages in `out`, one after the other, into a root made by debootstrap, uses and removes each, and reports
+/// each claim.
 ///
 /// # Errors
-/// No root can be made, a step fails, or something is left behind.
+/// No root can be made, a step fails, or a file is left behind.
 pub async fn try_packages(out: &Path, report: impl Fn(&str, &str)) -> Result<()> {
     let [deb, rpm] = [package(out, "deb")?, package(out, "rpm")?];
     let root = tempfile::Builder::new().prefix("root-").tempdir_in(out)?;
@@ -64,14 +65,14 @@ pub async fn try_packages(out: &Path, report: impl Fn(&str, &str)) -> Result<()>
     }
     report("rpm: requires", &requires.join(" "));
     output(rpm_in(root)?.arg("--initdb")).await?;
-    // What it requires was looked at: to this rpm the system's libraries, which dpkg has installed, are not there.
+    // --nodeps, because this rpm does not see the libraries that dpkg has installed. The requirements were checked before.
     output(rpm_in(root)?.args(["--install", "--nodeps"]).arg(&rpm)).await?;
     use_it(root, "rpm", &report).await?;
     output(rpm_in(root)?.args(["--erase", "kubevpn"])).await?;
     nothing_left(root, &files, &before, "rpm", &report).await
 }
 
-/// The one package of a kind.
+/// The only package of a kind.
 fn package(out: &Path, kind: &str) -> Result<PathBuf> {
     let mut packages = fs::read_dir(out)?
         .flatten()
@@ -135,7 +136,7 @@ async fn nothing_left(
     Ok(())
 }
 
-/// The libraries that an RPM asks for, by the names of their files.
+/// File names of the libraries that an RPM requires.
 async fn requires(package: &Path) -> Result<Vec<String>> {
     let list = output(command("rpm")?.args(["-qp", "--requires"]).arg(package)).await?;
     let mut libraries: Vec<String> = list
@@ -149,7 +150,7 @@ async fn requires(package: &Path) -> Result<Vec<String>> {
     Ok(libraries)
 }
 
-/// The machine's rpm on a database of the new root.
+/// The machine's rpm with a database in the new root.
 fn rpm_in(root: &Path) -> Result<Command> {
     let mut rpm = command("rpm")?;
     rpm.arg("--root").arg(root);
@@ -166,7 +167,7 @@ async fn inside(root: &Path, line: &str) -> Result<String> {
         .arg(line)
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        // What a program keeps in a home is its user's, and no package removes it.
+        // Files in a home belong to the user, and no package removes them: the home is a folder that is not compared.
         .env("HOME", "/tmp")
         .env("LC_ALL", "C")
         .env("DEBIAN_FRONTEND", "noninteractive");

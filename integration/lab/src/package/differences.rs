@@ -1,4 +1,4 @@
-//! Where two makings of the packages differ, and which folders of this machine a program names.
+//! Differences between two builds of the packages, and folders of this machine that a program contains.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
@@ -11,15 +11,16 @@ use object::{Object as _, ObjectSection as _};
 
 use super::sha256;
 
-/// The programs of the packages, below the folder that is made. Packages are compressed: only here is it seen where bytes differ.
+/// The programs of the packages, relative to the output folder. Packages are compressed, so only these files show which bytes
+/// differ.
 const PROGRAMS: [&str; 2] = ["root/usr/bin/kubevpn", "root-musl/usr/bin/kubevpn"];
 
-/// One file that two makings do not share, byte for byte.
+/// One file that differs between two builds.
 #[derive(Debug)]
 pub struct FileDifference {
-    /// Its name below the folder that was made.
+    /// Name relative to the output folder.
     pub file: String,
-    /// What differs in it.
+    /// Description of the difference.
     pub what: String,
 }
 
@@ -29,7 +30,7 @@ impl Display for FileDifference {
     }
 }
 
-/// The files that two makings of the packages do not share, byte for byte; of a program also where.
+/// The files that differ between two builds of the packages; for a program also where.
 ///
 /// # Errors
 /// A folder cannot be read.
@@ -70,7 +71,7 @@ pub fn differences(one: &Path, other: &Path) -> Result<Vec<FileDifference>> {
     Ok(found)
 }
 
-/// Where two files differ: sizes, the first byte, and the sections where they are programs.
+/// Describes where two files differ: sizes, first different byte, and sections if they are programs.
 fn place(one: &[u8], other: &[u8]) -> String {
     let mut place = if one.len() == other.len() {
         let count = one.iter().zip(other).filter(|(a, b)| a != b).count();
@@ -101,7 +102,7 @@ fn place(one: &[u8], other: &[u8]) -> String {
     place
 }
 
-/// Names and contents of the sections of a program; nothing where the file is no program.
+/// Names and contents of the sections of a program; `None` if the file is not a program.
 fn sections(file: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let file = object::File::parse(file).ok()?;
     let sections = file.sections().filter_map(|section| {
@@ -111,10 +112,10 @@ fn sections(file: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     Some(sections.collect())
 }
 
-/// Checks that a program names none of these folders: on another machine the same sources would give other bytes.
+/// Checks that a program contains none of these folders: the same sources would give other bytes on another machine.
 ///
 /// # Errors
-/// It names one.
+/// The program contains one.
 pub(super) fn names_no_folder(program: &Path, folders: &[String]) -> Result<()> {
     let bytes = fs::read(program).with_context(|| program.display().to_string())?;
     for folder in folders {
@@ -132,7 +133,7 @@ pub(super) fn names_no_folder(program: &Path, folders: &[String]) -> Result<()> 
     Ok(())
 }
 
-/// The printable text that begins at a place, 100 bytes at most.
+/// The printable text that begins at an offset, at most 100 bytes.
 fn text_at(bytes: &[u8], at: usize) -> String {
     let text = bytes[at..].iter().take(100);
     text.take_while(|byte| byte.is_ascii_graphic())

@@ -22,11 +22,11 @@ struct EmbeddedPackage {
     name: String,
     version: String,
     source: String,
-    /// `build` for what only builds the program, and nothing for what is in it.
+    /// `build` for a library that is used by the build only; `None` for one that is linked.
     kind: Option<String>,
 }
 
-/// The libraries of others that a program says are in it.
+/// The third-party libraries in the list of a program.
 ///
 /// # Errors
 /// The program was not built by `cargo auditable`.

@@ -1,4 +1,4 @@
-//! The licences of all that is in the program, in one text.
+//! The licences of all libraries in the program, as one text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ struct LicensedPackage {
 /// Names and versions of libraries.
 pub(super) type Libraries = BTreeSet<(String, String)>;
 
-/// What the files of a licence begin with, in capitals.
+/// Prefixes of the names of licence files, in capitals.
 const FILES: [&str; 6] = [
     "LICENSE",
     "LICENCE",
@@ -37,13 +37,13 @@ const FILES: [&str; 6] = [
     "UNLICENSE",
 ];
 
-/// Files that begin with one of these words and are none.
+/// Extensions of files that have such a prefix and are no licences.
 const SOURCES: [&str; 8] = ["rs", "c", "h", "py", "json", "toml", "yml", "yaml"];
 
 /// Folders of a library that are not linked.
 const NOT_LINKED: [&str; 4] = ["tests", "benches", "examples", "fuzz"];
 
-/// Linked libraries of others for one target: neither build scripts nor macros, and the features of the release alone.
+/// Third-party libraries linked for one target: no build scripts and no macros, and only with the release's features.
 pub(super) async fn libraries(repository: &Path, target: &str) -> Result<Libraries> {
     let mut cargo = Command::new("cargo");
     cargo
@@ -56,7 +56,8 @@ pub(super) async fn libraries(repository: &Path, target: &str) -> Result<Librari
     Ok(linked)
 }
 
-/// `name v1.2.3`, of a line of `cargo tree`; nothing for a package of this repository, which has its path behind.
+/// Name and version in a line of `cargo tree`, such as `name v1.2.3`; `None` for a package of this repository, whose line has a
+/// path.
 fn library(line: &str) -> Option<(String, String)> {
     let mut words = line.split_whitespace();
     let name = words.next()?;
@@ -65,10 +66,10 @@ fn library(line: &str) -> Option<(String, String)> {
     (!is_own).then(|| (name.to_owned(), version.to_owned()))
 }
 
-/// The text: a list of the libraries with the licence of each, then each licence once, with the libraries it is of.
+/// The text: a list of the libraries with the licence of each, then each licence once, with its libraries.
 ///
 /// # Errors
-/// A library has no text of its licence.
+/// A library has no licence text.
 pub(super) async fn of(repository: &Path, target: &str) -> Result<String> {
     let libraries = libraries(repository, target).await?;
     ensure!(
@@ -123,7 +124,7 @@ pub(super) async fn of(repository: &Path, target: &str) -> Result<String> {
     sections.push(("Rust's standard library".to_owned(), &standard));
     let musl;
     if target.ends_with("musl") {
-        // Debian's package of the compiler that builds for it.
+        // Licence file of Debian's musl, which is linked into the program.
         let file = "/usr/share/doc/musl/copyright";
         musl = fs::read_to_string(file).with_context(|| format!("{file}: install musl-tools"))?;
         sections.push(("musl, the C library".to_owned(), musl.trim_end()));
@@ -135,7 +136,7 @@ pub(super) async fn of(repository: &Path, target: &str) -> Result<String> {
     Ok(all)
 }
 
-/// The texts of licences in a library's folder, and of the libraries in C that are below it.
+/// Collects the licence texts in a library's folder, and those of the C libraries below it.
 fn gather(folder: &Path, found: &mut BTreeSet<String>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let entry = entry?;
@@ -158,7 +159,7 @@ fn is_licence(file: &str) -> bool {
     begins && !end.is_some_and(|end| SOURCES.contains(&end))
 }
 
-/// For a library that has only named its licence: Apache-2.0 is the one text that is the same for everybody.
+/// The text for a library that only names its licence: Apache-2.0, the only licence whose text is the same for every library.
 fn text_of(licence: &str, apache: &str) -> Result<String> {
     match licence.split([' ', '/']).any(|id| id == "Apache-2.0") {
         true => Ok(apache.trim_end().to_owned()),
@@ -166,7 +167,7 @@ fn text_of(licence: &str, apache: &str) -> Result<String> {
     }
 }
 
-/// What the compiler ships about the library that it links into every program.
+/// The licences of the standard library, as shipped with the compiler.
 async fn standard_library() -> Result<String> {
     let root = output(Command::new("rustc").args(["--print", "sysroot"])).await?;
     let page = Path::new(root.trim()).join("share/doc/rust/COPYRIGHT-library.html");
@@ -174,7 +175,7 @@ async fn standard_library() -> Result<String> {
     Ok(text_of_page(&page))
 }
 
-/// A page's text: without its tags, without lines that are empty a second time, and with characters for what stands for them.
+/// The text of an HTML page: without tags and repeated empty lines, and with entities replaced.
 fn text_of_page(page: &str) -> String {
     let mut text = String::new();
     for (n, part) in page.split('<').enumerate() {

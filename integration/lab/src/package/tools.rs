@@ -1,4 +1,4 @@
-//! Tools of cargo that make a release: built once, of one version, and kept in the lab's cache.
+//! Cargo tools for a release: built once, of a fixed version, and kept in the lab's cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use crate::Lab;
 use crate::binaries::lock;
 use crate::command::{BUILD_LIMIT, output, output_within};
 
-/// Writes the list of its libraries into the program.
+/// Writes the list of libraries into the program.
 const AUDITABLE: Tool = Tool {
     name: "auditable",
     version: "0.7.7",
 };
 
-/// Writes that list beside it.
+/// Writes the list of libraries into a file beside the program.
 const CYCLONEDX: Tool = Tool {
     name: "cyclonedx",
     version: "0.5.9",
@@ -30,7 +30,7 @@ struct Tool {
     version: &'static str,
 }
 
-/// Where the tools of a release are.
+/// Location of the tools of a release.
 #[derive(Clone, Debug)]
 pub struct ReleaseTools {
     bin: PathBuf,
@@ -40,7 +40,7 @@ impl Lab {
     /// Builds the tools of a release that are not in the cache.
     ///
     /// # Errors
-    /// What cargo said.
+    /// A tool cannot be built; the error has cargo's output.
     pub async fn release_tools(&self) -> Result<ReleaseTools> {
         let root = self.settings.cache().join("tools");
         fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
@@ -68,14 +68,14 @@ impl ReleaseTools {
         self.command(CYCLONEDX)
     }
 
-    /// Cargo hands a subcommand its own name first.
+    /// A cargo subcommand gets its own name as the first argument.
     fn command(&self, tool: Tool) -> Command {
         let mut command = Command::new(self.bin.join(format!("cargo-{}", tool.name)));
         command.kill_on_drop(true).arg(tool.name);
         command
     }
 
-    /// The one that is there. `cargo auditable` has no flag that says it: cargo wrote it down.
+    /// The installed version, as recorded by cargo: `cargo auditable` has no flag that prints it.
     async fn version(&self, tool: Tool) -> Option<String> {
         let root = self.bin.parent()?;
         let mut cargo = Command::new("cargo");
@@ -87,7 +87,7 @@ impl ReleaseTools {
     }
 }
 
-/// A development build, which is made in half of the time: each tool runs for seconds.
+/// Installs a debug build, which takes half as long to build: each tool runs for seconds only.
 async fn install(tool: Tool, root: &Path) -> Result<()> {
     let package = format!("cargo-{}@{}", tool.name, tool.version);
     info!("building {package}");

@@ -1,4 +1,4 @@
-//! The tree that is packed: what lies where on a machine.
+//! The tree of files that is packed.
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Of a program that was built for `target`, with what it says about itself: manual pages and completion.
+    /// Makes the tree of a program built for `target`, with the manual pages and completion scripts that the program prints.
     pub(super) async fn make(
         repository: &Path,
         built: &Path,
@@ -51,7 +51,7 @@ impl Tree {
             ("fish", "fish/vendor_completions.d/kubevpn.fish"),
         ] {
             let mut kubevpn = Command::new(&program);
-            // The script asks the program by the name it was made with.
+            // The completion script calls the program by the name with which it was generated.
             kubevpn.arg0("kubevpn").args(["completion", shell]);
             put(&share.join(file), &output(&mut kubevpn).await?)?;
         }
@@ -99,7 +99,7 @@ impl Tree {
         Ok(sum)
     }
 
-    /// `bin`, `lib` and `share`, in a folder.
+    /// Packs `bin`, `lib` and `share` into a tarball, below `folder`.
     pub(super) async fn tar(&self, out: &Path, file: &str, folder: &str) -> Result<()> {
         let mut tar = command("tar")?;
         tar.arg("--create")
@@ -124,7 +124,7 @@ impl Tree {
         let root = out.join("deb");
         output(command("cp")?.arg("-a").arg(&self.root).arg(&root)).await?;
         let share = root.join("usr/share");
-        // Where Debian's zsh looks for what is not its own, and where it wants the licence.
+        // Debian's folder for completion of packages in zsh, and its place for the licence.
         fs::rename(
             share.join("zsh/site-functions"),
             share.join("zsh/vendor-completions"),
@@ -198,13 +198,13 @@ fn put(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// Without the file's name and time in it.
+/// Compresses without the file's name and time, which would differ between builds.
 async fn gzip(path: &Path) -> Result<()> {
     output(command("gzip")?.arg("-9n").arg(path)).await?;
     Ok(())
 }
 
-/// Modes and times that do not depend on who makes the tree, and when.
+/// Sets modes and times that do not depend on the builder and the time of the build.
 fn settle(root: &Path, epoch: u64) -> Result<()> {
     each(root, &mut |path, is_dir| {
         let is_program = path.parent().is_some_and(|dir| dir.ends_with("bin"));
@@ -220,7 +220,7 @@ fn touch(path: &Path, epoch: u64) -> Result<()> {
     Ok(())
 }
 
-/// Everything below a folder and the folder itself, a folder after what is in it.
+/// Visits everything below a folder and the folder itself, after its contents.
 fn each(path: &Path, then: &mut dyn FnMut(&Path, bool) -> Result<()>) -> Result<()> {
     let is_dir = path.is_dir();
     if is_dir {

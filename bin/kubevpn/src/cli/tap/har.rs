@@ -13,28 +13,27 @@ use serde_json::{Value, json};
 use super::EndedItem;
 use crate::exit::Failure;
 
-/// How large a file may be: what Chromium's developer tools open in a few seconds.
+/// Upper bound on the size of a recording: Chromium's developer tools open such a file in a few seconds.
 const MOST_BYTES: u64 = 64 << 20;
-/// What follows the last entry.
+/// End of the document, after the last entry.
 const TAIL: &str = "\n]}}\n";
 
-/// A file that requests are added to. It is a whole document after each; a kill
-/// while one is written can cut it.
+/// A file to which requests are added. It is a complete document after each one; only a kill during a write can truncate it.
 #[derive(Debug)]
 pub(super) struct Recording {
     pub(super) path: PathBuf,
     file: File,
-    /// Where the next entry goes, and the tail is.
+    /// Offset of the tail, where the next entry is written.
     end: u64,
     limit: u64,
     pub(super) entries: u64,
-    /// Requests that did not fit.
+    /// Number of requests that did not fit.
     pub(super) left_out: u64,
 }
 
 impl Recording {
-    /// Makes the file, for its owner alone. One that exists, or a link under this name, is left as it is unless it may be
-    /// replaced: then the name gets a new file.
+    /// Creates the file, readable by its owner alone. An existing file or link of this name is kept unless `overwrite` is set;
+    /// then the name gets a new file.
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, Failure> {
         let created = match overwrite {
             true => replace(path),
@@ -82,13 +81,13 @@ impl Recording {
         let separator = if self.entries == 0 { "\n" } else { ",\n" };
         let text = format!("{separator}{}{TAIL}", entry(seen, exchange));
         let end = self.end + text.len() as u64;
-        // Those behind one that did not fit are left out too: the recording is of one time.
+        // Requests after the first that did not fit are left out too, so that the recording has no gap.
         if self.left_out > 0 || end > self.limit {
             self.left_out += 1;
             return Ok(self.left_out == 1);
         }
         if let Err(error) = self.file.write_all_at(text.as_bytes(), self.end) {
-            // What was written of it goes, so that the rest stays readable.
+            // The incomplete entry is overwritten by the tail, so that the file stays readable.
             let _ = self.file.write_all_at(TAIL.as_bytes(), self.end);
             let _ = self.file.set_len(self.end + TAIL.len() as u64);
             let what = format!("--record: cannot write {}", self.path.display());
@@ -100,7 +99,7 @@ impl Recording {
     }
 }
 
-/// A new file under a name that may be taken. A link is replaced and not followed.
+/// Creates a new file in place of an existing one. A link is replaced and not followed.
 fn replace(path: &Path) -> io::Result<File> {
     let kind = std::fs::symlink_metadata(path).map(|found| found.file_type());
     if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
@@ -184,7 +183,7 @@ fn response(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
             .filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         values.next().map(|(_, value)| value.as_str())
     };
-    // 0 is what browsers write where there was no answer.
+    // Browsers write status 0 for a request without an answer.
     let status = exchange.status.unwrap_or_default();
     let reason = StatusCode::from_u16(status).ok();
     let reason = reason.and_then(|status| status.canonical_reason());
@@ -223,7 +222,7 @@ fn comment(message: &mut Value, head: Option<&MessageHead>) {
     }
 }
 
-/// To a microsecond; clocks of two places may disagree by less.
+/// Milliseconds, rounded to a microsecond: two clocks may disagree by less.
 fn milliseconds(seconds: f64) -> f64 {
     (seconds.max(0.0) * 1e6).round() / 1e3
 }
@@ -304,7 +303,7 @@ mod tests {
         assert_eq!(entry["response"]["content"]["mimeType"], "text/plain");
         assert!(entry["response"]["comment"].is_string());
 
-        // One without an answer, and refused.
+        // A request that was refused and has no answer.
         let mut none = refused();
         let JournalEvent::ConnectionRefused { exchange, .. } = &mut none.event else {
             unreachable!()
@@ -366,7 +365,7 @@ mod tests {
             assert_eq!(found.permissions().mode() & 0o777, 0o600);
             read(path);
         }
-        // Links were replaced, and what they led to is as it was.
+        // The link was replaced, and the file that it pointed to is unchanged.
         assert_eq!(std::fs::read(&other).unwrap(), b"other");
         assert!(!dir.path().join("nowhere").exists());
     }

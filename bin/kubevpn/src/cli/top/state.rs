@@ -1,7 +1,7 @@
-//! The state of `top`: snapshots and events in, rows out; keys in, actions out. It knows no terminal and no clock.
+//! The state of `top`: turns snapshots and events into rows, and keys into actions. It uses neither the terminal nor the clock.
 //!
-//! Memory is bounded by what lives ([`JournalSnapshot`]), [`SERVICES`] and [`REFUSALS`]. All text of a row is from outside, and is
-//! escaped when the row is made.
+//! Memory is bounded by the open connections ([`JournalSnapshot`]), [`SERVICES`] and [`REFUSALS`]. All text of a row comes from
+//! outside, and is escaped when the row is made.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -16,14 +16,14 @@ use crate::age::age;
 use crate::cli::console;
 use crate::out::escaped;
 
-/// Targets whose ended connections are counted; above that the one that was used least recently is forgotten.
+/// Upper bound on targets whose ended connections are counted; above it the least recently used target is forgotten.
 const SERVICES: usize = 1000;
-/// Refusals that are kept, the newest.
+/// Upper bound on refusals that are kept; the oldest are dropped first.
 const REFUSALS: usize = 1000;
-/// Length of a text that is typed.
+/// Upper bound on the length of typed text.
 const TYPED: usize = 100;
 
-/// What is listed.
+/// A list that `top` can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TopView {
     Connections,
@@ -49,7 +49,7 @@ impl TopView {
         }
     }
 
-    /// The view of a command, by the beginning of its name or kubectl's short one.
+    /// The view for a command: the beginning of the view's name, or kubectl's short name.
     fn named(word: &str) -> Option<Self> {
         let is_meant = |view: &Self| view.title().to_lowercase().starts_with(word);
         match word {
@@ -72,11 +72,11 @@ impl TopView {
 /// A column of a view.
 pub(super) struct Column {
     pub(super) title: &'static str,
-    /// The least it is shown with.
+    /// Minimum width.
     pub(super) width: u16,
-    /// Its share of the width that is left; 0 for numbers.
+    /// Share of the remaining width; 0 for numbers.
     pub(super) grow: u16,
-    /// Of columns for which there is no room those with the greatest rank are left out.
+    /// Columns with the greatest rank are left out first if the screen is too narrow.
     pub(super) rank: u8,
 }
 
@@ -134,7 +134,7 @@ const REFUSAL: [Column; 4] = [
     Column::text("REASON", 20, 5, 1),
 ];
 
-/// A cell: what is shown, and the number that it is sorted by.
+/// A cell: its text, and the number by which it is sorted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
     pub(super) text: String,
@@ -176,28 +176,28 @@ impl Cell {
     }
 }
 
-/// A line of a view.
+/// A row of a view.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TopRow {
-    /// What it is, as long as it is there: a number, or the target.
+    /// Identity of the row while it exists: the connection's number, or the target.
     key: String,
     pub(super) cells: Vec<Cell>,
-    /// Somebody should look.
+    /// Whether the row is highlighted as a problem.
     pub(super) alarming: bool,
 }
 
-/// How a view is looked at.
+/// Sort order, selection and scroll position of a view.
 #[derive(Debug)]
 pub(super) struct ListView {
-    /// The column that it is sorted by.
+    /// Index of the column by which the view is sorted.
     pub(super) sort: usize,
     pub(super) descending: bool,
     pub(super) filter: String,
-    /// The row that is followed; `None` for whichever is the first.
+    /// Key of the selected row, which the selection follows; `None` selects the first row.
     selected: Option<String>,
-    /// Where the selected row was when it was last looked for.
+    /// Index of the selected row in the last draw, used if the row has gone.
     at: usize,
-    /// The first row on the screen.
+    /// Index of the first row on the screen.
     offset: usize,
 }
 
@@ -214,31 +214,31 @@ impl ListView {
     }
 }
 
-/// What the keys mean.
+/// How keys are interpreted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     List,
-    /// The filter is typed.
+    /// Text typed is the filter.
     Filter,
-    /// A command is typed.
+    /// Text typed is a command.
     Command(String),
-    /// Everything about the row with this key.
+    /// Details of the row with this key are shown.
     Details(String),
-    /// Whether to cut this connection.
+    /// The user is asked whether to cut this connection.
     Cut(u64),
     Help,
 }
 
-/// What a key asks for beyond the state.
+/// An action of a key that needs more than the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeyAction {
     Quit,
     Cut(u64),
-    /// Draw the whole screen again.
+    /// Redraws the whole screen.
     Redraw,
 }
 
-/// What has become of the connections to one target since `top` began.
+/// Counters of the ended connections to one target since `top` began.
 #[derive(Debug, Default)]
 struct Service {
     ended: u64,
@@ -246,7 +246,7 @@ struct Service {
     up: u64,
     down: u64,
     reason: String,
-    /// The number of the event that was the last to tell of it.
+    /// Number of the last event about this target, to find the least recently used.
     told: u64,
 }
 
@@ -263,12 +263,12 @@ struct OpenConnections {
 /// Everything `top` knows.
 pub(super) struct TopState {
     seen: JournalSnapshot,
-    /// When the refusals of the first snapshot were all there were.
+    /// Time of the first snapshot: earlier refusals are already in it, and are not counted twice.
     since: Option<Timestamp>,
     services: BTreeMap<String, Service>,
-    /// With a number each, the oldest first.
+    /// Refusals with a number each, the oldest first.
     refusals: VecDeque<(u64, RefusedConnection)>,
-    /// Connections whose end was told, and which the snapshot may still have.
+    /// Connections whose end was reported by an event, and which an older snapshot may still contain.
     gone: HashSet<u64>,
     events: u64,
     dropped: u64,
@@ -276,16 +276,16 @@ pub(super) struct TopState {
     lists: [ListView; 4],
     mode: Mode,
     message: String,
-    /// Why what is shown gets old.
+    /// Reason why the snapshot is outdated; empty if it is not.
     silent: String,
-    /// The first line of a text that is on the screen.
+    /// Index of the first visible line, if a text is on the screen.
     pub(super) scroll: usize,
-    /// Rows that the screen has room for.
+    /// Number of rows that fit on the screen.
     page: usize,
 }
 
 impl TopState {
-    /// From this snapshot on, which was taken when events were already told.
+    /// Starts with a snapshot that was taken after the subscription to events.
     pub(super) fn new(seen: JournalSnapshot) -> Self {
         let refusals = seen.refusals.iter().rev().cloned();
         Self {
@@ -311,9 +311,9 @@ impl TopState {
         }
     }
 
-    // === what happens ===
+    // === input ===
 
-    /// Takes what there is now.
+    /// Takes a snapshot.
     pub(super) fn see(&mut self, seen: JournalSnapshot) {
         let ids: HashSet<_> = seen.connections.iter().map(|it| it.id).collect();
         self.gone.retain(|id| ids.contains(id));
@@ -386,17 +386,17 @@ impl TopState {
         service
     }
 
-    /// There is no snapshot, for this reason.
+    /// Notes why there is no new snapshot.
     pub(super) fn miss(&mut self, why: &str) {
         self.silent = escaped(why).into_owned();
     }
 
-    /// Says this until the next key.
+    /// Shows a message until the next key.
     pub(super) fn say(&mut self, message: &str) {
         self.message = escaped(message).into_owned();
     }
 
-    // === what is shown ===
+    // === output ===
 
     pub(super) fn view(&self) -> TopView {
         self.view
@@ -419,7 +419,7 @@ impl TopState {
         live.filter(|it| !self.gone.contains(&it.id))
     }
 
-    /// The totals of the proxy, and which it is.
+    /// Name and totals of the proxy.
     pub(super) fn headline(&self) -> String {
         let (about, totals) = (&self.seen.about, self.seen.totals);
         let place = [&about.context, &about.namespace].map(String::as_str);
@@ -437,7 +437,7 @@ impl TopState {
         escaped(&text).into_owned()
     }
 
-    /// How many a view has.
+    /// Number of rows of a view, before the filter.
     pub(super) fn count(&self, view: TopView) -> usize {
         match view {
             TopView::Connections => self.connections().count(),
@@ -447,7 +447,7 @@ impl TopState {
         }
     }
 
-    /// What is said in place of the keys; empty for nothing.
+    /// Message that replaces the list of keys; empty for none.
     pub(super) fn message(&self) -> String {
         for text in [&self.message, &self.silent] {
             if !text.is_empty() {
@@ -465,14 +465,14 @@ impl TopState {
         }
     }
 
-    /// The question whether to cut; the answer's keys come first, for a narrow terminal.
+    /// The question whether to cut; its keys come first, so that a narrow terminal shows them.
     pub(super) fn question(&self, id: u64) -> String {
         let target = self.connections().find(|it| it.id == id);
         let target = target.and_then(|it| it.target.as_deref()).unwrap_or("?");
         format!("y/n: cut connection {id} to {}?", escaped(target))
     }
 
-    /// The rows of the view, filtered and sorted.
+    /// The rows of the current view, filtered and sorted.
     pub(super) fn rows(&self) -> Vec<TopRow> {
         let mut rows = match self.view {
             TopView::Connections => self.connections().map(of_connection).collect(),
@@ -497,7 +497,7 @@ impl TopState {
         rows
     }
 
-    /// The rows that fit on a screen of so many, and which of these is selected.
+    /// The rows that fit into `height` lines, and the index of the selected one among them.
     pub(super) fn window(&mut self, height: usize) -> (Vec<TopRow>, Option<usize>) {
         self.page = height.max(1);
         let mut rows = self.rows();
@@ -512,7 +512,7 @@ impl TopState {
         (shown, selected)
     }
 
-    /// The place of the row that is selected; where it is no more, of the one that has its place now.
+    /// Index of the selected row; if that row has gone, of the row that took its place.
     fn settle(&mut self, rows: &[TopRow]) -> usize {
         let list = self.list_mut();
         let Some(selected) = &list.selected else {
@@ -529,7 +529,7 @@ impl TopState {
         list.at
     }
 
-    /// The live connections by target, and those targets that had some.
+    /// Open connections by target, with the targets whose connections have all ended.
     fn targets(&self) -> BTreeMap<&str, OpenConnections> {
         let known = self
             .services
@@ -545,7 +545,7 @@ impl TopState {
             open.up_rate += connection.up_rate;
             open.down_rate += connection.down_rate;
         }
-        // Of those that asked for nothing there is nothing to say.
+        // Clients that have not asked for a target yet have no row.
         targets.remove("");
         targets
     }
@@ -609,7 +609,7 @@ impl TopState {
         since.unwrap_or_default().as_secs_f64().max(0.0)
     }
 
-    /// Everything about the row with this key, a label and a text each; empty where it is no more.
+    /// Label and text of each detail of the row with this key; empty if the row has gone.
     pub(super) fn details(&self, key: &str) -> Vec<(&'static str, String)> {
         let mut lines = match self.view {
             TopView::Connections => {
@@ -691,7 +691,7 @@ impl TopState {
 
     // === keys ===
 
-    /// Takes a key.
+    /// Takes a key, and returns the action that it needs.
     pub(super) fn key(&mut self, key: KeyEvent) -> Option<KeyAction> {
         self.message.clear();
         let code = match (key.modifiers.contains(KeyModifiers::CONTROL), key.code) {
@@ -775,7 +775,7 @@ impl TopState {
         self.show(VIEWS[(self.view as usize + by) % VIEWS.len()]);
     }
 
-    /// Numbers begin with the greatest.
+    /// Sorts by the next column; numbers are sorted in descending order.
     fn sort_by_next(&mut self, by: usize) {
         let columns = self.view.columns();
         let list = self.list_mut();
@@ -789,7 +789,7 @@ impl TopState {
         rows.into_iter().nth(at).map(|row| row.key)
     }
 
-    /// Moves by rows, or a text by lines.
+    /// Moves the selection by rows, or scrolls a text by lines.
     fn step(&mut self, by: isize) {
         if self.mode != Mode::List {
             self.scroll = self.scroll.saturating_add_signed(by);
@@ -913,7 +913,7 @@ fn rates(up: f64, down: f64) -> (&'static str, String) {
     ("Per second", format!("{up} up, {down} down"))
 }
 
-/// Bytes in at most five columns.
+/// An amount of bytes in at most five characters.
 fn amount(bytes: f64) -> String {
     let mut units = ["k", "M", "G", "T", "P", "E"].into_iter();
     let (mut number, mut unit) = (bytes, "");

@@ -1,4 +1,4 @@
-//! State and view together: events and keys in, the text of the screen out.
+//! State and view together: from events and keys to the text of the screen.
 
 use std::path::Path;
 
@@ -144,7 +144,7 @@ fn refusal(at: &str, target: &str) -> Stamped {
     }
 }
 
-/// Presses the keys of a text; `⏎`, `⎋` and `⇥` are Enter, Esc and Tab.
+/// Presses one key per character; `⏎`, `⎋` and `⇥` are Enter, Esc and Tab.
 fn press(state: &mut TopState, keys: &str) -> Option<KeyAction> {
     let mut last = None;
     for key in keys.chars() {
@@ -171,7 +171,7 @@ fn drawn(state: &mut TopState, (width, height): (u16, u16), colored: bool) -> Te
     terminal.backend().clone()
 }
 
-/// The lines of the screen, without spaces at their ends.
+/// The lines of the screen, without trailing spaces.
 fn screen(state: &mut TopState, size: (u16, u16)) -> String {
     let backend = drawn(state, size, true);
     let buffer = backend.buffer();
@@ -187,7 +187,7 @@ fn firsts(state: &TopState) -> Vec<String> {
     rows.map(|row| row.cells[0].text.clone()).collect()
 }
 
-// === what is drawn ===
+// === drawing ===
 
 #[test]
 fn screens_are_what_was_agreed() {
@@ -214,7 +214,7 @@ fn screens_are_what_was_agreed() {
     }
 }
 
-/// A window manager may make it as small as it likes.
+/// A window manager may give the terminal any size.
 #[test]
 fn no_size_is_too_small() {
     for width in (0..50).step_by(7) {
@@ -301,7 +301,7 @@ fn trouble_stands_in_place_of_the_keys() {
     assert!(state.message().starts_with("3 events"));
 }
 
-// === what is known ===
+// === snapshots and events ===
 
 #[test]
 fn services_count_what_is_open_and_what_was() {
@@ -314,12 +314,12 @@ fn services_count_what_is_open_and_what_was() {
     let reviews = rows.iter().find(|row| row.cells[0].text == "reviews:80");
     let cells = &reviews.unwrap().cells;
     let text: Vec<_> = cells.iter().map(|cell| cell.text.as_str()).collect();
-    // That which ended is in the old snapshot still, and is not counted twice.
+    // The ended connection is still in the old snapshot, and is not counted twice.
     assert_eq!(text, ["reviews:80", "0", "2", "1", "0", "0", "2", "100k"]);
     let first = &rows[0].cells;
     assert_eq!((&*first[1].text, &*first[7].text), ("2", "41.2M"));
     assert_eq!(state.count(TopView::Connections), 3);
-    // A newer one has it no more.
+    // The newer snapshot does not contain it any more.
     let mut seen = sample();
     seen.connections.remove(1);
     state.see(seen);
@@ -329,7 +329,7 @@ fn services_count_what_is_open_and_what_was() {
 #[test]
 fn refusals_are_neither_lost_nor_twice() {
     let mut state = state();
-    // Told, and in the first snapshot already.
+    // The event is a duplicate: the first snapshot contains this refusal.
     state.tell(refusal("2026-01-02T03:04:01Z", "productpage:81"));
     assert_eq!(state.count(TopView::Refusals), 2);
     state.tell(refusal("2026-01-02T03:04:05.6Z", "new:80"));
@@ -433,7 +433,7 @@ fn a_filter_is_typed_kept_and_cleared() {
     assert_eq!(state.rows().len(), 2, "any cell, in any case");
     press(&mut state, "⌫⌫⌫⌫revi⏎");
     assert_eq!(firsts(&state), ["reviews:80"]);
-    // It is the view's own.
+    // Each view has a filter of its own.
     press(&mut state, "2");
     assert_eq!(state.rows().len(), 3);
     press(&mut state, "1");
@@ -455,10 +455,10 @@ fn sorted_by_any_column_both_ways() {
     assert_eq!(ids(&state), ["40.0M", "1.2M", "100k", "0"]);
     press(&mut state, "I");
     assert_eq!(ids(&state), ["0", "100k", "1.2M", "40.0M"]);
-    // UP, the greatest first.
+    // The column UP is sorted in descending order.
     press(&mut state, ">");
     assert_eq!(ids(&state), ["0", "40.0M", "100k", "1.2M"]);
-    // Round to the targets, of which equal ones stay in their order.
+    // Sorting wraps around to the targets; equal ones keep their order.
     press(&mut state, "<<<<<");
     assert_eq!(ids(&state), ["0", "1.2M", "40.0M", "100k"]);
     press(&mut state, "<");
@@ -480,14 +480,14 @@ fn a_row_that_is_selected_is_followed() {
     state.see(seen.clone());
     press(&mut state, "⏎");
     assert_eq!(*state.mode(), Mode::Details("1".into()), "now the first");
-    // What is shown stays what it is when it ends, and its place is taken by the next.
+    // The details are still of the same connection when it ends; its place in the list goes to the next row.
     seen.connections.remove(0);
     state.see(seen);
     assert!(state.details("1").is_empty());
     assert!(screen(&mut state, (80, 24)).contains("It is not there any more."));
     press(&mut state, "⎋⏎");
     assert_eq!(*state.mode(), Mode::Details("3".into()));
-    // The first row is whichever is first.
+    // Without a selection, the first row is selected whichever it is.
     press(&mut state, "⎋gI⏎");
     assert_eq!(*state.mode(), Mode::Details("4".into()));
     press(&mut state, "⎋Gk⏎");
@@ -513,7 +513,7 @@ fn a_list_scrolls_with_its_selection() {
     assert!(has(&mut state, 0) && !has(&mut state, 20));
     control(&mut state, 'f');
     assert!(has(&mut state, 1) && has(&mut state, 20) && !has(&mut state, 0));
-    // Larger and smaller windows show it too.
+    // The selected row stays visible in larger and smaller windows.
     assert!(screen(&mut state, (80, 8)).contains(&target(20)));
     assert!(screen(&mut state, (80, 250)).contains(&target(0)));
 }
@@ -549,7 +549,7 @@ fn a_connection_is_cut_after_a_question() {
     let mut state = state();
     control(&mut state, 'd');
     assert_eq!(*state.mode(), Mode::Cut(3));
-    // The question is about this one whatever comes first now.
+    // The question keeps its connection even if another row is first now.
     let mut seen = sample();
     seen.connections[0].down_rate = 1e9;
     state.see(seen);

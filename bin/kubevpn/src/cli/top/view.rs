@@ -1,4 +1,4 @@
-//! What `top` draws: two lines of totals and views, the rows or a text, and a line for keys, questions and what is typed.
+//! The screen of `top`: two lines with totals and views, then rows or a text, then a line for keys, questions and typed text.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
@@ -8,7 +8,7 @@ use ratatui::widgets::{Paragraph, Row as Cells, Table, Wrap};
 
 use super::state::{Column, Mode, TopState, VIEWS};
 
-/// Below this width titles are shortened.
+/// Width in columns below which titles are shortened.
 const NARROW: u16 = 64;
 /// Columns between two cells.
 const GAP: u16 = 1;
@@ -33,7 +33,7 @@ UP is towards the cluster. 1.2M are 1,200,000 bytes.
 A row that is selected is followed; the first row is whichever is first.
 Services count connections and refusals since top began.";
 
-/// Whether there are colors. Everything that a color says is said without it too.
+/// Whether colors are used. No information is in a color alone.
 #[derive(Clone, Copy)]
 pub(super) struct Theme {
     pub(super) colored: bool,
@@ -127,7 +127,7 @@ fn aligned(text: String, column: &Column) -> Line<'static> {
     }
 }
 
-/// The columns for which there is room, and their widths.
+/// Indices of the columns that fit, with their widths.
 fn columns(all: &[Column], room: u16) -> Vec<(usize, u16)> {
     let mut by_rank: Vec<_> = (0..all.len()).collect();
     by_rank.sort_by_key(|index| all[*index].rank);
@@ -166,7 +166,7 @@ fn details(about: &[(&'static str, String)]) -> Vec<Line<'static>> {
 
 fn draw_text(frame: &mut Frame<'_>, state: &mut TopState, text: Vec<Line<'_>>, area: Rect) {
     let text = Paragraph::new(text).wrap(Wrap { trim: false });
-    // The last line can always be seen.
+    // Scrolling stops when the last line is visible.
     let lines = text.line_count(area.width);
     state.scroll = state.scroll.min(lines.saturating_sub(area.height.into()));
     let scroll = u16::try_from(state.scroll).unwrap_or(u16::MAX);
