@@ -63,7 +63,7 @@ impl ExchangeEvent {
     /// use kubevpn_proxy::journal::ExchangeEvent;
     /// let mut exchange = ExchangeEvent {
     ///     url: "http://jane:secret@web/?token=secret&page=2".into(),
-    ///     ..Exchange::default()
+    ///     ..ExchangeEvent::default()
     /// };
     /// exchange.redact();
     /// assert_eq!(exchange.url, "http://REDACTED@web/?token=REDACTED&page=2");

@@ -474,7 +474,8 @@ async fn page_is_told_no_request_and_snapshot_no_credential() {
     // Who listens to events has all of it: `--credentials` shows it.
     drop(client);
     let told = loop {
-        if let JournalEvent::ConnectionClosed { exchange, .. } = &requests_told.next().await.unwrap().event
+        if let JournalEvent::ConnectionClosed { exchange, .. } =
+            &requests_told.next().await.unwrap().event
         {
             break exchange.clone();
         }
