@@ -201,7 +201,7 @@ pub(super) async fn it_stops_with_the_command(cx: Context) -> anyhow::Result<()>
                 let pending = status.lines().filter_map(|line| {
                     let mask = line
                         .strip_prefix("SigPnd:")
-                        .or(line.strip_prefix("ShdPnd:"))?;
+                        .or_else(|| line.strip_prefix("ShdPnd:"))?;
                     u64::from_str_radix(mask.trim(), 16).ok()
                 });
                 let is_pending = pending.fold(0_u64, |all, mask| all | mask) & TSTP != 0;
