@@ -75,6 +75,8 @@ pub(crate) async fn run(exec: &ExecConfig) -> Result<Credential, PluginError> {
 fn command(exec: &ExecConfig, interactive: bool) -> Command {
     let mut command = Command::new(exec.command.as_deref().unwrap_or_default());
     command.args(exec.args.iter().flatten());
+    // A plugin is no part of the service whose manager listens there.
+    command.env_remove("NOTIFY_SOCKET");
     for variable in exec.env.iter().flatten() {
         if let (Some(name), Some(value)) = (variable.get("name"), variable.get("value")) {
             command.env(name, value);
