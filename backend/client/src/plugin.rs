@@ -235,6 +235,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn plugins_cannot_tell_the_service_manager() {
+        let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "login"});
+        let exec: ExecConfig = serde_json::from_value(exec).unwrap();
+        let command = command(&exec, false);
+        let mut environment = command.as_std().get_envs();
+        assert!(environment.any(|(name, value)| name == "NOTIFY_SOCKET" && value.is_none()));
+    }
+
+    #[test]
     fn words_like_credentials_are_left_out() {
         for (line, shown) in [
             ("please run: aws sso login --profile prod-2", None),
