@@ -186,6 +186,11 @@ async fn a_service_manager_is_told() {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let command = command.env("NOTIFY_SOCKET", &path).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
+    // The listeners are bound, and units that come after this one may start.
+    assert_eq!(
+        told().await,
+        ["READY=1", "STATUS=waiting for the API server"]
+    );
     let waits = told().await;
     assert!(
         waits.len() == 1 && waits[0].starts_with("STATUS=waiting: "),

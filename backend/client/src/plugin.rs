@@ -75,6 +75,8 @@ pub(crate) async fn run(exec: &ExecConfig) -> Result<Credential, PluginError> {
 fn command(exec: &ExecConfig, interactive: bool) -> Command {
     let mut command = Command::new(exec.command.as_deref().unwrap_or_default());
     command.args(exec.args.iter().flatten());
+    // A plugin is no part of the service whose manager listens there.
+    command.env_remove("NOTIFY_SOCKET");
     for variable in exec.env.iter().flatten() {
         if let (Some(name), Some(value)) = (variable.get("name"), variable.get("value")) {
             command.env(name, value);
@@ -231,6 +233,15 @@ fn without_secrets(line: &str, answer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plugins_cannot_tell_the_service_manager() {
+        let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "login"});
+        let exec: ExecConfig = serde_json::from_value(exec).unwrap();
+        let command = command(&exec, false);
+        let mut environment = command.as_std().get_envs();
+        assert!(environment.any(|(name, value)| name == "NOTIFY_SOCKET" && value.is_none()));
+    }
 
     #[test]
     fn words_like_credentials_are_left_out() {

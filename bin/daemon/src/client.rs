@@ -149,6 +149,8 @@ impl DaemonClient {
             .stderr(Stdio::null());
         // The token belongs to one command, and is in its transient kubeconfig.
         command.env_remove("KUBEVPN_TOKEN");
+        // The service manager waits for the command, which tells it, and not for the daemon.
+        command.env_remove("NOTIFY_SOCKET");
         // The daemon outlives these proxies, and does not use them.
         for own in own_proxies(std::env::vars_os()) {
             command.env_remove(own);

@@ -194,6 +194,10 @@ impl From<ListenerError> for ApiError {
 impl From<ClientError> for ApiError {
     fn from(error: ClientError) -> Self {
         let code = match &error {
+            // A file may be mounted later, so that another start succeeds.
+            ClientError::Certificates(why) if why.is::<std::io::Error>() => {
+                Code::Refused(error.refusal())
+            }
             // An entry of the kubeconfig cannot be used, or a flag in its place.
             ClientError::Server(_)
             | ClientError::Header(_)
@@ -201,9 +205,9 @@ impl From<ClientError> for ApiError {
             | ClientError::ServerName(_)
             | ClientError::Certificates(_)
             | ClientError::Token
-            | ClientError::TokenFile { .. }
             | ClientError::Provider { .. } => Code::Kubeconfig,
-            ClientError::IdToken
+            ClientError::TokenFile { .. }
+            | ClientError::IdToken
             | ClientError::Plugin(_)
             | ClientError::PluginRuns { .. }
             | ClientError::Login(_)
@@ -273,13 +277,17 @@ mod tests {
             (ClientError::Header(why()), Code::Kubeconfig),
             (ClientError::ServerName("x".into()), Code::Kubeconfig),
             (ClientError::Certificates(why()), Code::Kubeconfig),
+            (
+                ClientError::Certificates(source().into()),
+                refused(Refusal::Unauthenticated),
+            ),
             (ClientError::Token, Code::Kubeconfig),
             (
                 ClientError::TokenFile {
                     path: path(),
                     source: source(),
                 },
-                Code::Kubeconfig,
+                refused(Refusal::Unauthenticated),
             ),
             (
                 ClientError::Provider {

@@ -41,7 +41,7 @@ fn lines(failure: &Failure) -> Vec<String> {
     // A layer may say no more than what it wraps, or all of it.
     let mut said = vec![message];
     for cause in causes {
-        if said.iter().all(|text| !text.contains(&cause)) {
+        if !said.iter().any(|text| says(text, &cause)) {
             lines.push(format!("  caused by: {}", set_in(&cause)));
             said.push(cause);
         }
@@ -56,6 +56,12 @@ fn lines(failure: &Failure) -> Vec<String> {
     };
     lines.extend(advice.map(|advice| format!("  try: {}", set_in(advice))));
     lines
+}
+
+/// Whether the cause is all of the text, or its last part: a short cause may be in another word by chance.
+fn says(text: &str, cause: &str) -> bool {
+    let before = text.strip_suffix(cause);
+    before.is_some_and(|before| before.is_empty() || before.ends_with(": "))
 }
 
 /// The flags that help, which libraries do not know.
@@ -92,15 +98,22 @@ mod tests {
     #[test]
     fn causes_and_helpful_flags_are_printed() {
         let exposed = ApiError {
-            causes: ["one", "to all", "one", "two"].map(String::from).to_vec(),
-            ..ApiError::new(Code::Exposed, "open to all")
+            causes: ["one", "to all", "one", "two", "all"]
+                .map(String::from)
+                .to_vec(),
+            ..ApiError::new(Code::Exposed, "open: to all")
         };
         let said = lines(&Failure::from(exposed));
         assert_eq!(
-            said[..3],
-            ["error: open to all", "  caused by: one", "  caused by: two"]
+            said[..4],
+            [
+                "error: open: to all",
+                "  caused by: one",
+                "  caused by: two",
+                "  caused by: all"
+            ]
         );
-        assert!(said[3].contains("--auth-file"), "{said:?}");
+        assert!(said[4].contains("--auth-file"), "{said:?}");
         let advised = Failure::Advised {
             error: ApiError::new(Code::Refused(Refusal::NameNotFound), "no"),
             advice: "web.shop?".into(),

@@ -149,7 +149,44 @@ async fn connect_alone_opens_the_usual_listener() {
     rig.managed.quit().await.unwrap();
 }
 
-/// `connect --foreground` as a unit with `Type=notify`; its daemon, which has the same environment, tells nothing.
+/// The usual listener was not asked for, and does not keep a second connection from being opened.
+#[tokio::test]
+async fn connect_alone_while_its_usual_port_is_taken() {
+    let mut rig = Rig::start().await;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, format!("listen-socks = '{address}'\n")).unwrap();
+    let config = config.to_str().unwrap().to_owned();
+    rig.managed.environment = vec![("KUBEVPN_CONFIG".into(), config)];
+    let connect = async |words: &[&str]| rig.managed.connect(&rig.kubeconfig, words).await.unwrap();
+    let said = connect(&[]).await.with(0, &["Started", &address]).unwrap();
+    let first = id_of(&said).unwrap();
+    let holder = format!("{address} is taken by connection {first}");
+    let advice = "kubevpn connect --socks 127.0.0.1:0";
+    let other = ["-n", "team-a"];
+    let said = connect(&other).await.with(0, &[&holder, advice]).unwrap();
+    let second = id_of(&said).unwrap();
+    assert_ne!(first, second);
+    // One that is asked for is missed.
+    let asked = ["-n", "team-a", "--socks", &*address];
+    connect(&asked).await.with(53, &["in use"]).unwrap();
+    let asked = ["-n", "team-a", "--socks", "127.0.0.1:0"];
+    connect(&asked)
+        .await
+        .with(0, &["Started", &second])
+        .unwrap();
+    rig.managed.quit().await.unwrap();
+    let thief = TcpListener::bind(&address).unwrap();
+    let holder = format!("{address} is taken by another program");
+    connect(&[]).await.with(0, &[&holder, advice]).unwrap();
+    drop(thief);
+    rig.managed.quit().await.unwrap();
+}
+
+/// `connect --foreground` as a unit with `Type=notify`; its daemon, which does not get the socket, tells nothing.
 #[tokio::test]
 async fn a_service_manager_is_told() {
     let mut rig = Rig::start().await;
@@ -173,7 +210,7 @@ async fn a_service_manager_is_told() {
     let command = Running::start(&rig, &words);
     let ready = told().await;
     assert!(ready.starts_with("READY=1\nSTATUS=connection "), "{ready}");
-    command.ends("TERM", 0).await;
+    command.ends("-TERM", 0).await;
     let stopping = told().await;
     assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
     rig.managed.quit().await.unwrap();

@@ -5,7 +5,8 @@ use std::process::ExitStatus;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, kill_process, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpgid, getpgrp, getpid, getppid, getsid, kill_process,
+    waitid,
 };
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,8 +39,11 @@ pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
     if let Some(pid) = pid(child) {
         // `Stops` is made after the command was started: the command would inherit an ignored SIGTSTP.
-        let stops = Stops::new(pid).map_err(|error| Failure::Other(error.into()))?;
-        tokio::spawn(stops.follow());
+        match Stops::new(pid) {
+            Ok(stops) => drop(tokio::spawn(stops.follow())),
+            // The command runs already, and is not left alone for this.
+            Err(error) => tracing::warn!(%error, "Ctrl-Z is not followed"),
+        }
     }
     loop {
         tokio::select! {
@@ -87,34 +91,57 @@ impl Stops {
     /// Runs until the runtime ends: SIGTSTP has lost its default action in this process, so that nothing else would stop it.
     async fn follow(mut self) {
         let (mut was_asked, mut is_stopped) = (false, false);
+        let mut asked_now = false;
         loop {
             let has_stopped = self.has_stopped();
             if let Ok(Some(stopped)) = has_stopped {
                 is_stopped = stopped;
             }
             let has_ended = has_stopped == Err(Errno::CHILD);
+            if has_ended {
+                // A SIGTSTP that the command ignored is over with it: this process is to exit, not to stop.
+                (was_asked, is_stopped) = (false, false);
+            }
             // A command with a process group of its own, such as a shell with job control, does not get the Ctrl-Z
             // that reaches this process.
             let is_elsewhere = has_ended || getpgid(Some(self.command)) != Ok(getpgrp());
-            // A stop without Ctrl-Z, such as `kill -STOP` on a command in the background, concerns the command alone.
-            let follows = match was_asked {
-                true => is_stopped || is_elsewhere,
-                false => {
-                    has_stopped == Ok(Some(true)) && !is_elsewhere && in_foreground_of_terminal()
-                }
-            };
+            // A SIGTSTP that was not typed, as by `kill -TSTP`, may have reached this process alone.
+            if asked_now
+                && !is_elsewhere
+                && !in_foreground_of_terminal()
+                && let Err(error) = kill_process(self.command, Signal::TSTP)
+            {
+                tracing::debug!(%error, "the command has ended");
+            }
+            let follows = asked_now && is_elsewhere
+                || was_asked && is_stopped
+                // A stop without Ctrl-Z, such as `kill -STOP` on a command in the background, concerns the command alone.
+                || has_stopped == Ok(Some(true)) && !is_elsewhere && in_foreground_of_terminal();
             if follows {
-                was_asked = false;
-                if let Err(error) = kill_process(getpid(), Signal::STOP) {
+                (was_asked, is_stopped) = (false, false);
+                if can_be_continued()
+                    && let Err(error) = kill_process(getpid(), Signal::STOP)
+                {
                     tracing::debug!(%error, "cannot stop");
                 }
             }
-            tokio::select! {
-                _ = self.asked.recv() => was_asked = true,
-                _ = self.changed.recv() => {}
-            }
+            asked_now = tokio::select! {
+                biased;
+                _ = self.asked.recv() => true,
+                _ = self.changed.recv() => false,
+            };
+            was_asked |= asked_now;
         }
     }
+}
+
+/// Whether a parent in this session, such as a shell with job control, could continue this process. Without one, as in
+/// `ssh -t host kubevpn run`, a stop would last for ever.
+fn can_be_continued() -> bool {
+    let Ok(session) = getsid(None) else {
+        return false;
+    };
+    session != getpid() && getppid().is_some_and(|parent| getsid(Some(parent)) == Ok(session))
 }
 
 /// Whether this process's group is in the foreground of its controlling terminal, even if standard input is redirected.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use kubevpn_client::{Env, KubeconfigArgs, Loaded, load};
 use kubevpn_conn::Addr;
 use kubevpn_daemon::api::{
-    ClusterRef, ConnectRequest, ConnectionQuery, KubeconfigSelection, OpenedConnection,
+    ClusterRef, ConnectRequest, ConnectionInfo, ConnectionQuery, KubeconfigSelection,
+    OpenedConnection,
 };
 use kubevpn_daemon::log::LogLevel;
 use kubevpn_daemon::{Code, DaemonClient, StateDir, Termination, identity};
@@ -153,9 +154,21 @@ impl ConnectCommand {
         request.log_level = (verbose > 0).then(|| LogLevel::of_verbosity(verbose));
         if !self.foreground {
             let opening = open(&daemon, &request, &steps);
-            let opened = progress::shown("the connection to open", opening).await?;
+            let opened = progress::shown("the connection to open", opening).await;
+            let (opened, taken) = match opened {
+                Err(Failure::Api(error)) if is_usual && error.code == Code::AddressInUse => {
+                    // Nobody asked for this listener: a second connection is of use without it.
+                    let taken = taken(&daemon, &request.listeners).await;
+                    request.listeners.clear();
+                    let opening = open(&daemon, &request, &steps);
+                    let opened = progress::shown("the connection to open", opening).await?;
+                    (opened, Some(taken))
+                }
+                opened => (opened?, None),
+            };
             let example = service::example(&client, &loaded.namespace).await;
-            even_unheard(say(&opened, example.as_deref(), has_listeners))?;
+            let said = say(&opened, example.as_deref(), has_listeners, taken.as_deref());
+            even_unheard(said)?;
             return say_page(&daemon, &opened).await;
         }
         // Signals are handled before the connection is made, so that a signal always disconnects it.
@@ -169,7 +182,7 @@ impl ConnectCommand {
             }
         };
         let example = service::example(&client, &loaded.namespace).await;
-        even_unheard(say(&opened, example.as_deref(), has_listeners))?;
+        even_unheard(say(&opened, example.as_deref(), has_listeners, None))?;
         say_page(&daemon, &opened).await?;
         notify::ready(format_args!("connection {}", opened.id));
         stay(&daemon, &opened.id, termination).await
@@ -209,6 +222,28 @@ async fn has_listeners(
     };
     let connection = daemon.find_connection(&query).await?;
     Ok(connection.is_some_and(|connection| !connection.listeners.is_empty()))
+}
+
+/// What to say where the usual listener's address is taken, and by which connection, if it is one of this daemon's.
+async fn taken(daemon: &DaemonClient, usual: &[ListenerSpec]) -> String {
+    let addresses: Vec<_> = usual.iter().map(|spec| spec.address.to_string()).collect();
+    let status = daemon.status().await;
+    let connections = status.map(|status| status.list).unwrap_or_default();
+    let holder = connections.iter().find(|connection| {
+        let mut listeners = connection.listeners.iter();
+        listeners.any(|listener| addresses.contains(&listener.address))
+    });
+    let holder = match holder {
+        Some(ConnectionInfo { id, namespace, .. }) => {
+            format!("connection {id} (namespace {namespace})")
+        }
+        None => "another program".to_owned(),
+    };
+    format!(
+        "Connected, without a listener: {} is taken by {}. Add one with the same flags: kubevpn connect --socks 127.0.0.1:0",
+        addresses.join(", "),
+        out::escaped(&holder)
+    )
 }
 
 /// Retries until a daemon answers that is not draining.
@@ -262,8 +297,13 @@ impl ConnectSteps {
     }
 }
 
-/// `has_others`: whether the connection has listeners that this command did not ask for.
-fn say(opened: &OpenedConnection, example: Option<&str>, has_others: bool) -> Result<(), Failure> {
+/// `has_others`: whether the connection has listeners that this command did not ask for. `taken`: why it has no usual listener.
+fn say(
+    opened: &OpenedConnection,
+    example: Option<&str>,
+    has_others: bool,
+    taken: Option<&str>,
+) -> Result<(), Failure> {
     let id = &opened.id;
     for listener in &opened.listeners {
         let begun = match listener.already {
@@ -280,6 +320,9 @@ fn say(opened: &OpenedConnection, example: Option<&str>, has_others: bool) -> Re
     let listeners = opened.listeners.iter();
     let listeners = listeners.map(|listener| (&listener.bound, &listener.spec.protocol));
     say_hints(listeners, &opened.endings, example, Some("kubevpn env"))?;
+    if let Some(taken) = taken {
+        return out::note(taken);
+    }
     match (opened.listeners.is_empty(), has_others) {
         (true, true) => out::note(
             "It was open, with its listeners: kubevpn status lists them; --socks, --http and --forward add one",

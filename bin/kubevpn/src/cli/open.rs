@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubevpn_client::{Env, KubeconfigArgs, load};
 use kubevpn_proxy::{self as proxy, Backend, ClusterStack, Server, own};
 use kubevpn_target::{Host, Refusal};
+use rustix::process::geteuid;
 use tokio::process::Command;
 
 use super::at::ProxyAddresses;
@@ -18,6 +19,7 @@ use super::serve::{result, termination};
 use super::suggest::advised;
 use super::{habits, service, snippet};
 use crate::exit::Failure;
+use crate::notify::NOTIFY_SOCKET;
 use crate::out;
 
 /// Open a page of a Service in a browser with a profile of its own
@@ -110,6 +112,18 @@ impl BrowserFamily {
         }
         arguments.push(url.into());
         arguments
+    }
+
+    /// What to do after the browser has failed. Only Chromium as root needs to run without its sandbox.
+    fn advice(self, is_root: bool) -> &'static str {
+        match self {
+            Self::Chromium if is_root => {
+                "as root it does not start with its sandbox: run this as another user, or add -- --no-sandbox"
+            }
+            Self::Chromium | Self::Firefox => {
+                "set BROWSER to name another, or give it a flag after --"
+            }
+        }
     }
 }
 
@@ -278,6 +292,7 @@ impl OpenCommand {
                 let mut child = Command::new(&program)
                     .env_remove(AUTH)
                     .env_remove(TOKEN)
+                    .env_remove(NOTIFY_SOCKET)
                     .args(kind.arguments(profile.path(), &proxy, &url))
                     .args(&self.arguments)
                     .kill_on_drop(true)
@@ -292,10 +307,9 @@ impl OpenCommand {
                         code => {
                             if !out::is_hushed() {
                                 out::aside(format_args!(
-                                    "{} has failed: set BROWSER to name another, or give it a flag after --, as in \
-                                     kubevpn open {} -- --no-sandbox",
+                                    "{} has failed: {}",
                                     out::escaped(&program.to_string_lossy()),
-                                    out::escaped(&self.page)
+                                    kind.advice(geteuid().is_root())
                                 ));
                             }
                             Err(Failure::Ended(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
@@ -335,6 +349,19 @@ mod tests {
         }
         for bad in ["a b", "", "deploy/web", "pod/"] {
             assert!(RequestedPage::parse(bad, "shop").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_sandbox_is_given_up_only_where_it_cannot_be() {
+        for (kind, is_root, named) in [
+            (BrowserFamily::Chromium, true, true),
+            (BrowserFamily::Chromium, false, false),
+            (BrowserFamily::Firefox, true, false),
+            (BrowserFamily::Firefox, false, false),
+        ] {
+            let advice = kind.advice(is_root);
+            assert_eq!(advice.contains("--no-sandbox"), named, "{advice}");
         }
     }
 

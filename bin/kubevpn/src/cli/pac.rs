@@ -14,7 +14,7 @@ use super::reach::reach;
 use crate::exit::Failure;
 use crate::out;
 
-/// Print a PAC file, which sends a browser's requests for the cluster to the proxy
+/// Print a PAC file: a browser then uses the proxy for the cluster
 ///
 /// A proxy with an HTTP listener serves the same file as /proxy.pac, and keeps it up to date. A comment in the file says
 /// what could not be read from the cluster. Without --use-http and --use-socks, the file names the listeners of the connection to

@@ -163,6 +163,11 @@ impl ProxyOut {
         let config = policy.stack(&loaded.namespace, own);
         let (leads_to, about) = (leads_to(&loaded), about(Some(&loaded)));
         let server = loaded.server;
+        if self.wait_api.is_some() {
+            // Clients are accepted by the system from here on, and served when the API server answers: units that start
+            // after this one need not wait for hours.
+            notify::ready("waiting for the API server");
+        }
         let reached = async {
             let (client, renewal) = reach_for_long(loaded.config).await?;
             if let Some(limit) = self.wait_api {

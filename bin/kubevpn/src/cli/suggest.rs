@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kubevpn_daemon::{ApiError, Code};
 use kubevpn_proxy::{nearest, suggestion};
 use kubevpn_target::{ConnectError, Host, Refusal};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::service;
 use crate::exit::Failure;
@@ -81,17 +81,28 @@ pub(super) async fn missing_namespace(
     namespace: &str,
 ) -> Option<MissingNamespace> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let found = timeout(GLANCE, namespaces.get_opt(namespace)).await.ok()?;
+    let until = Instant::now() + GLANCE;
+    let found = timeout_at(until, namespaces.get_opt(namespace))
+        .await
+        .ok()?;
     if found.ok()?.is_some() {
         return None;
     }
     let most = ListParams::default().limit(MOST);
-    let listed = timeout(GLANCE, namespaces.list(&most)).await;
-    let listed = listed.into_iter().flatten().flat_map(|list| list.items);
-    let names: Vec<_> = listed.filter_map(|it| it.metadata.name).collect();
-    let advice = match nearest(namespace, names.iter().map(String::as_str)) {
-        Some(near) => format!("did you mean -n {near}?"),
-        None => "kubectl get namespaces, which lists those there are".to_owned(),
+    let advice = match timeout_at(until, namespaces.list(&most)).await {
+        Ok(Ok(list)) => {
+            let names: Vec<_> = list
+                .items
+                .into_iter()
+                .filter_map(|it| it.metadata.name)
+                .collect();
+            match nearest(namespace, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean -n {near}?"),
+                None => "kubectl get namespaces, which lists those there are".to_owned(),
+            }
+        }
+        // kubectl may not list them either.
+        _ => "-n NAMESPACE, with one that exists".to_owned(),
     };
     Some(MissingNamespace {
         sentence: format!("there is no namespace {namespace}"),

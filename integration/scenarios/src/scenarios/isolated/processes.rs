@@ -179,8 +179,6 @@ pub(super) async fn jobs_of_a_terminal(cx: Context) -> anyhow::Result<()> {
 /// A shell takes its terminal back when we have stopped. Were that before the command, the command could still read the
 /// line that is typed for the shell.
 pub(super) async fn it_stops_with_the_command(cx: Context) -> anyhow::Result<()> {
-    // The bit of SIGTSTP in the masks of `/proc/PID/status`.
-    const TSTP: u64 = 1 << 19;
     for user in CommandUser::all(&cx)? {
         for isolated in ["--isolated", "--"] {
             let mut terminal = Terminal::of(&user)?;
@@ -196,18 +194,7 @@ pub(super) async fn it_stops_with_the_command(cx: Context) -> anyhow::Result<()>
 
             // The command has not stopped, and neither do we: a signal is passed on.
             kill("TSTP", us).await?;
-            until("SIGTSTP to be taken", async || {
-                let status = std::fs::read_to_string(format!("/proc/{us}/status"))?;
-                let pending = status.lines().filter_map(|line| {
-                    let mask = line
-                        .strip_prefix("SigPnd:")
-                        .or_else(|| line.strip_prefix("ShdPnd:"))?;
-                    u64::from_str_radix(mask.trim(), 16).ok()
-                });
-                let is_pending = pending.fold(0_u64, |all, mask| all | mask) & TSTP != 0;
-                Ok((!is_pending).then_some(()))
-            })
-            .await?;
+            tstp_is_taken(us).await?;
             kill("USR1", us).await?;
             terminal.shows("usr").await?;
 
@@ -223,10 +210,43 @@ pub(super) async fn it_stops_with_the_command(cx: Context) -> anyhow::Result<()>
             terminal.shows("outer: ").await?;
             terminal.types("echo code-$?\n")?;
             terminal.shows("code-130").await?;
+
+            // A command that ignores Ctrl-Z ends as any other: we exit with it, and do not stop.
+            terminal.shows("outer: ").await?;
+            let script = "trap \"\" TSTP; echo ign-$PPID-; read x";
+            terminal.types(&format!("{run} sh -c '{script}'\n"))?;
+            terminal.shows("\nign-").await?;
+            let us: u32 = terminal.reads_to("-").await?.parse()?;
+            terminal.types(CTRL_Z)?;
+            terminal.shows("^Z").await?;
+            tstp_is_taken(us).await?;
+            terminal.types("\n")?;
+            let said = terminal.reads_to("outer: ").await?;
+            anyhow::ensure!(!said.contains("Stopped"), "{said:?}");
+            terminal.types("echo code-$?\n")?;
+            terminal.shows("code-0").await?;
         }
         no_process_of(&user.kubevpn).await?;
     }
     Ok(())
+}
+
+/// Waits until a SIGTSTP is no longer pending for the process.
+async fn tstp_is_taken(process: u32) -> anyhow::Result<()> {
+    // The bit of SIGTSTP in the masks of `/proc/PID/status`.
+    const TSTP: u64 = 1 << 19;
+    until("SIGTSTP to be taken", async || {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let pending = status.lines().filter_map(|line| {
+            let mask = line
+                .strip_prefix("SigPnd:")
+                .or_else(|| line.strip_prefix("ShdPnd:"))?;
+            u64::from_str_radix(mask.trim(), 16).ok()
+        });
+        let is_pending = pending.fold(0_u64, |all, mask| all | mask) & TSTP != 0;
+        Ok((!is_pending).then_some(()))
+    })
+    .await
 }
 
 /// The processes in a namespace that was printed as `net:[4026532180]`.
