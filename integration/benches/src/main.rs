@@ -145,7 +145,10 @@ async fn main() -> anyhow::Result<()> {
         let scraped = SubjectKind::Scraped(kubevpn);
         match args.part.subjects.is_empty() {
             true => kinds.truncate(1),
-            false => kinds.retain(|kind| begins(&kind.name(), &args.part.subjects)),
+            // Ours without metrics is what the other is compared with, whether it is named or not.
+            false => kinds.retain(|kind| {
+                matches!(kind, SubjectKind::Ours(_)) || begins(&kind.name(), &args.part.subjects)
+            }),
         }
         kinds.push(scraped);
     } else {
