@@ -665,6 +665,28 @@ mod tests {
         assert!(with(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).is_ok());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_a_task_unless_it_is_at_once() {
+        let ended = async |at_once: bool| {
+            let task = tokio::spawn(std::future::pending());
+            let export = Export(Some(Arc::new(ExportTasks {
+                delay: DELAY,
+                tasks: Mutex::new(vec![task]),
+                unsent: Arc::default(),
+            })));
+            let again = async {
+                if !at_once {
+                    std::future::pending().await
+                }
+            };
+            let begun = tokio::time::Instant::now();
+            export.end(again).await;
+            begun.elapsed()
+        };
+        assert!(ended(true).await < LAST);
+        assert!(ended(false).await >= LAST);
+    }
+
     #[test]
     fn clients_have_an_address_and_a_port() {
         assert_eq!(client_place("127.0.0.1:80"), ("127.0.0.1".into(), Some(80)));

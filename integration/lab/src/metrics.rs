@@ -314,8 +314,8 @@ struct Evidence {
 }
 
 impl Evidence {
-    /// Waits until no connection is open and as many are counted as the load has made, and for a scrape after that. A stream
-    /// ends shortly after its client has closed.
+    /// Waits until no connection is open and as many are counted as the load has made, and for a scrape after that. A
+    /// stream ends shortly after its client has closed.
     async fn settled(&self) -> Result<()> {
         let settled = until(LIMIT, "the end of all connections", async || {
             let open = "sum(kubevpn_connections_open)";
