@@ -362,6 +362,73 @@ async fn otel_collector_that_refuses_is_counted() {
     assert_eq!(said.matches("traces were not taken").count(), 1, "{said}");
 }
 
+/// The address of a collector that accepts connections and never answers.
+async fn silent_collector() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        loop {
+            kept.push(listener.accept().await.unwrap());
+        }
+    });
+    address
+}
+
+/// A collector that never answers, and a port without one, cost their traces, which are counted, and no connection.
+#[tokio::test]
+async fn otel_collector_that_does_not_answer_is_counted() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed_address = closed.local_addr().unwrap();
+    drop(closed);
+    for address in [silent_collector().await, closed_address] {
+        let endpoint = format!("http://{address}");
+        let exporting = ExportingProxy::start(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "200"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ])
+        .await;
+        let url = "http://productpage:9080/";
+        let answer = Curl::get(exporting.proxy, url).await.unwrap();
+        assert_eq!(answer.json().unwrap()["service"], "productpage");
+        let metrics = format!("http://{}/metrics", exporting.admin);
+        let counted = async {
+            loop {
+                let scraped = Curl::run(&[&metrics]).await.unwrap();
+                if scraped.body.contains("kubevpn_events_dropped_total 1\n") {
+                    break;
+                }
+            }
+        };
+        eventually("it is counted", counted).await;
+        exporting.end().await;
+    }
+}
+
+/// The end does not wait for a collector that never answers, and says how many traces are lost.
+#[tokio::test]
+async fn otel_end_counts_what_is_lost() {
+    let address = silent_collector().await;
+    let endpoint = format!("http://{address}");
+    let exporting = ExportingProxy::start(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ("OTEL_BSP_SCHEDULE_DELAY", "3600000"),
+    ])
+    .await;
+    for _ in 0..2 {
+        let url = "http://productpage:9080/";
+        Curl::get(exporting.proxy, url).await.unwrap();
+    }
+    let said = exporting.end().await;
+    assert!(
+        said.contains("not taken by the collector in time"),
+        "{said}"
+    );
+    assert!(said.contains("connections=2"), "{said}");
+}
+
 /// What is no endpoint is known at the start.
 #[tokio::test]
 async fn otel_endpoint_that_is_none_is_an_error() {
@@ -377,9 +444,13 @@ async fn otel_endpoint_that_is_none_is_an_error() {
         "127.0.0.1:0",
     ];
     let mut command = managed.command(&words);
-    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[collector");
+    command.env(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "http://jane:q7canary@[collector",
+    );
     let ended = eventually("its end", command.output()).await.unwrap();
     assert_eq!(ended.status.code(), Some(23), "{ended:?}");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(said.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
+    assert!(!said.contains("q7canary"), "{said}");
 }

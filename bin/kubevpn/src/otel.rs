@@ -11,6 +11,8 @@
 //! Source: the OpenTelemetry specification 1.50, "OpenTelemetry Protocol Exporter" and "Environment Variable Specification".
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -34,7 +36,7 @@ use opentelemetry_sdk::trace::{
     SdkTracer, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor,
 };
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::exit::Failure;
 
@@ -42,10 +44,16 @@ use crate::exit::Failure;
 const BATCH: usize = 512;
 /// Time that a span waits for others, unless `OTEL_BSP_SCHEDULE_DELAY` sets another; the specification's default.
 const DELAY: Duration = Duration::from_secs(5);
-/// Upper bound on a request to the collector. `OTEL_EXPORTER_OTLP_TIMEOUT` may lower it.
+/// Upper bound on an export, all its requests included. `OTEL_EXPORTER_OTLP_TIMEOUT` may lower it.
 const REQUEST: Duration = Duration::from_secs(10);
 /// Upper bound on the time that the end of the program waits for the last batch.
 const LAST: Duration = Duration::from_secs(3);
+/// Methods that are names of spans, as the semantic conventions for HTTP list them.
+const METHODS: [&str; 10] = [
+    "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE",
+];
+/// Upper bound on the characters of another method, which a client chooses.
+const METHOD_LENGTH: usize = 32;
 
 /// Exporter of traces. Clones share it.
 #[derive(Clone)]
@@ -54,6 +62,8 @@ pub(crate) struct Export(Option<Arc<ExportTasks>>);
 struct ExportTasks {
     delay: Duration,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// Number of connections whose traces were waiting when their task was aborted.
+    unsent: Arc<AtomicU64>,
 }
 
 impl Export {
@@ -67,6 +77,7 @@ impl Export {
         Self(Some(Arc::new(ExportTasks {
             delay: delay.map_or(DELAY, |ms: u64| Duration::from_millis(ms.max(1))),
             tasks: Mutex::default(),
+            unsent: Arc::default(),
         })))
     }
 
@@ -77,8 +88,13 @@ impl Export {
             return Ok(());
         };
         let exporter = exporter(view.about())?;
-        let events = view.journal().events_with_traces();
-        let task = tokio::spawn(run(events, exporter, exporting.delay));
+        let sender = TraceSender {
+            events: view.journal().events_with_traces(),
+            exporter,
+            in_flight: 0,
+            unsent: exporting.unsent.clone(),
+        };
+        let task = tokio::spawn(run(sender, exporting.delay));
         let mut tasks = exporting
             .tasks
             .lock()
@@ -89,22 +105,39 @@ impl Export {
         Ok(())
     }
 
-    /// Waits for the last batches. All journals have to be closed before.
-    pub(crate) async fn end(self) {
+    /// Waits for the last batches, but not longer than `at_once` and [`LAST`]. All journals have to be closed before.
+    pub(crate) async fn end(self, at_once: impl Future<Output = ()>) {
         let Some(exporting) = self.0 else { return };
-        let tasks = std::mem::take(
+        let mut tasks = std::mem::take(
             &mut *exporting
                 .tasks
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );
         let ended = async {
-            for task in tasks {
+            for task in &mut tasks {
                 let _ended = task.await;
             }
         };
-        if timeout(LAST, ended).await.is_err() {
-            tracing::warn!("the last traces were not taken by the collector in time");
+        tokio::select! {
+            biased;
+            () = ended => return,
+            () = at_once => {}
+            () = sleep(LAST) => {}
+        }
+        for task in tasks {
+            task.abort();
+            // A task that has been awaited to its end must not be awaited again.
+            if !task.is_finished() {
+                let _aborted = task.await;
+            }
+        }
+        let connections = exporting.unsent.load(Ordering::Relaxed);
+        if connections > 0 {
+            tracing::warn!(
+                connections,
+                "the last traces were not taken by the collector in time"
+            );
         }
     }
 }
@@ -121,9 +154,74 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
         && of("OTEL_TRACES_EXPORTER") != "none"
 }
 
+/// What the environment says about requests to the collector.
+#[derive(Debug, PartialEq, Eq)]
+struct CollectorSettings {
+    /// Upper bound on an export.
+    limit: Duration,
+    /// Name of the variable that has the endpoint.
+    endpoint: &'static str,
+}
+
+impl CollectorSettings {
+    /// An error names the variable, and not its value, which may contain a credential.
+    fn of(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let first = |names: [&'static str; 2]| {
+            let set = |name| {
+                let value = variable(name).filter(|value| !value.is_empty())?;
+                Some((name, value))
+            };
+            names.into_iter().find_map(set)
+        };
+        let exporter = variable("OTEL_TRACES_EXPORTER").unwrap_or_default();
+        if !["", "otlp", "none"].contains(&exporter.as_str()) {
+            return Err(Failure::value(
+                "traces cannot be exported: OTEL_TRACES_EXPORTER may be otlp or none; kubevpn has no other exporter",
+            ));
+        }
+        let protocol = first([
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+        ]);
+        if let Some((name, _)) = protocol.filter(|(_, value)| value != "http/protobuf") {
+            return Err(Failure::value(format!(
+                "traces cannot be exported: {name} may only be http/protobuf, which most collectors accept on port 4318"
+            )));
+        }
+        let compression = first([
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+            "OTEL_EXPORTER_OTLP_COMPRESSION",
+        ]);
+        let known = ["none", "gzip"];
+        if let Some((name, _)) = compression.filter(|(_, value)| !known.contains(&&**value)) {
+            return Err(Failure::value(format!(
+                "traces cannot be exported: {name} may be gzip or none"
+            )));
+        }
+        let limit = first([
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+        ]);
+        // The specification's 0 is no limit, so that ours applies.
+        let limit = limit
+            .and_then(|(_, ms)| ms.parse::<u64>().ok())
+            .filter(|ms| *ms > 0);
+        let endpoint = first([
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ]);
+        Ok(Self {
+            limit: limit.map_or(REQUEST, Duration::from_millis).min(REQUEST),
+            endpoint: endpoint.map_or("OTEL_EXPORTER_OTLP_ENDPOINT", |(name, _)| name),
+        })
+    }
+}
+
 /// Creates the spans and sends them.
 struct Exporter {
     sends: SpanExporter,
+    /// Upper bound on an export.
+    limit: Duration,
     made: FinishedSpans,
     tracer: SdkTracer,
     /// Kept, because dropping it would shut down the tracer.
@@ -131,21 +229,29 @@ struct Exporter {
 }
 
 fn exporter(about: &AboutProxy) -> Result<Exporter, Failure> {
+    let settings = CollectorSettings::of(|name| std::env::var(name).ok())?;
+    // The library does not pass its time limit to a client that it is given.
+    let limit = settings.limit;
     let sends = SpanExporter::builder().with_http();
     let sends = match hyper_rustls::HttpsConnectorBuilder::new().with_native_roots() {
         Ok(builder) => {
             let connector = builder.https_or_http().enable_http1().build();
-            sends.with_http_client(HyperClient::new(connector, REQUEST, None))
+            sends.with_http_client(HyperClient::new(connector, limit, None))
         }
         // An image may have no certificates. A collector beside this program is reached by plain http and needs none.
         Err(error) => {
             tracing::debug!(%error, "no collector can be reached by https");
-            sends.with_http_client(HyperClient::with_default_connector(REQUEST, None))
+            sends.with_http_client(HyperClient::with_default_connector(limit, None))
         }
     };
     let sends = sends.build();
-    let mut sends =
-        sends.map_err(|error| Failure::value(format!("traces cannot be exported: {error}")))?;
+    // The library's error contains the endpoint with its password, even where no redaction finds it in what is no URL.
+    let mut sends = sends.map_err(|_| {
+        Failure::value(format!(
+            "traces cannot be exported: {} is not the URL of a collector",
+            settings.endpoint
+        ))
+    })?;
     let mut resource = Resource::builder();
     let is_named = std::env::var_os("OTEL_SERVICE_NAME").is_some()
         || std::env::var("OTEL_RESOURCE_ATTRIBUTES").is_ok_and(|own| {
@@ -172,6 +278,7 @@ fn exporter(about: &AboutProxy) -> Result<Exporter, Failure> {
         .build();
     Ok(Exporter {
         sends,
+        limit,
         made,
         tracer: provider.tracer("kubevpn"),
         _provider: provider,
@@ -211,44 +318,82 @@ impl SpanProcessor for FinishedSpans {
     }
 }
 
+/// Events of a proxy, and the exporter of its traces.
+struct TraceSender {
+    events: Events,
+    exporter: Exporter,
+    /// Number of connections in the current request.
+    in_flight: u64,
+    /// Gets the number of connections that were not sent, when this is dropped.
+    unsent: Arc<AtomicU64>,
+}
+
+impl Drop for TraceSender {
+    fn drop(&mut self) {
+        let mut unsent = self.in_flight + connections(&self.exporter.made.take());
+        while let Some(event) = self.events.next_now() {
+            unsent += u64::from(EndedConnection::of(&event).is_some());
+        }
+        self.events.lost(unsent);
+        self.unsent.fetch_add(unsent, Ordering::Relaxed);
+    }
+}
+
+/// Number of connections of a batch: each has exactly one span of kind server; its steps have other kinds.
+fn connections(batch: &[SpanData]) -> u64 {
+    let is_whole = |span: &&SpanData| span.span_kind == SpanKind::Server;
+    batch.iter().filter(is_whole).count() as u64
+}
+
 /// Sends batches until the events end. Events wait in the journal during a request.
-async fn run(mut events: Events, exporter: Exporter, delay: Duration) {
+async fn run(mut sender: TraceSender, delay: Duration) {
     let mut ticks = interval(delay);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset();
     let mut failing = false;
     loop {
         let (is_due, is_over) = tokio::select! {
-            event = events.next() => match event {
+            event = sender.events.next() => match event {
                 Some(event) => {
-                    trace(&exporter.tracer, &event);
-                    (exporter.made.len() >= BATCH, false)
+                    trace(&sender.exporter.tracer, &event);
+                    (sender.exporter.made.len() >= BATCH, false)
                 }
                 None => (true, true),
             },
             _ = ticks.tick() => (true, false),
         };
         let batch = match is_due {
-            true => exporter.made.take(),
+            true => sender.exporter.made.take(),
             false => Vec::new(),
         };
         if !batch.is_empty() {
-            // Each connection has exactly one span of kind server; its steps have other kinds.
-            let is_whole = |span: &&SpanData| span.span_kind == SpanKind::Server;
-            let connections = batch.iter().filter(is_whole).count() as u64;
-            let sent = exporter.sends.export(batch).await;
-            if let Err(error) = &sent {
-                events.lost(connections);
-                // Logged once until a request succeeds again: otherwise each batch would log a line.
-                if !failing {
+            let connections = connections(&batch);
+            sender.in_flight = connections;
+            let failed = send(&sender.exporter, batch).await.err();
+            sender.in_flight = 0;
+            if let Some(error) = &failed {
+                sender.events.lost(connections);
+                // Logged once until a request succeeds again: otherwise each batch would log a line. The last batch is an
+                // exception, because nobody can read its number in the metrics.
+                if is_over {
+                    tracing::warn!(%error, connections, "the last traces were not taken by the collector");
+                } else if !failing {
                     tracing::warn!(%error, connections, "traces were not taken by the collector");
                 }
             }
-            failing = sent.is_err();
+            failing = failed.is_some();
         }
         if is_over {
             return;
         }
+    }
+}
+
+/// Sends a batch. The error is without credentials, which the endpoint may contain.
+async fn send(exporter: &Exporter, batch: Vec<SpanData>) -> Result<(), String> {
+    match timeout(exporter.limit, exporter.sends.export(batch)).await {
+        Ok(sent) => sent.map_err(|error| redacted(&error.to_string())),
+        Err(_) => Err(format!("no answer within {:?}", exporter.limit)),
     }
 }
 
@@ -388,7 +533,10 @@ impl<'a> EndedConnection<'a> {
     /// Name of the span: one of few values, as the specification asks.
     fn name(&self) -> String {
         match self.exchange {
-            Some(exchange) => exchange.method.clone(),
+            Some(exchange) => match is_known(&exchange.method) {
+                true => exchange.method.clone(),
+                false => "HTTP".to_owned(),
+            },
             None => self.frontend.to_owned(),
         }
     }
@@ -409,7 +557,11 @@ impl<'a> EndedConnection<'a> {
         add("kubevpn.pod", word(self.via));
         add("kubevpn.transport", word(self.transport));
         add("error.type", self.refusal.and_then(word));
-        add("client.address", self.client.and_then(word));
+        if let Some(client) = self.client {
+            let (address, port) = client_place(client);
+            add("client.address", word(&address));
+            add("client.port", port.map(Value::from));
+        }
         let target = self.target.and_then(|target| {
             let target = Target::parse(target, Origin::default()).ok()?;
             Some((target.host.to_string(), i64::from(target.port.get())))
@@ -419,7 +571,14 @@ impl<'a> EndedConnection<'a> {
             add("server.port", Some(port.into()));
         }
         if let Some(exchange) = self.exchange {
-            add("http.request.method", word(&exchange.method));
+            match is_known(&exchange.method) {
+                true => add("http.request.method", word(&exchange.method)),
+                false => {
+                    add("http.request.method", word("_OTHER"));
+                    let original: String = exchange.method.chars().take(METHOD_LENGTH).collect();
+                    add("http.request.method_original", word(&original));
+                }
+            }
             let status = exchange.status.map(|status| i64::from(status).into());
             add("http.response.status_code", status);
             add("url.full", word(&redacted(&exchange.url)));
@@ -430,6 +589,18 @@ impl<'a> EndedConnection<'a> {
     /// Reason why the connection got no stream, or broke.
     fn failure(&self) -> Option<String> {
         self.error.map(redacted)
+    }
+}
+
+fn is_known(method: &str) -> bool {
+    METHODS.contains(&method)
+}
+
+/// Address and port of a client; other clients, e.g. of a Unix socket, have no port.
+fn client_place(client: &str) -> (String, Option<i64>) {
+    match client.parse::<SocketAddr>() {
+        Ok(place) => (place.ip().to_string(), Some(i64::from(place.port()))),
+        Err(_) => (client.to_owned(), None),
     }
 }
 
@@ -457,5 +628,70 @@ mod tests {
         assert!(!with(&[endpoint, ("OTEL_SDK_DISABLED", "True")]));
         assert!(!with(&[endpoint, ("OTEL_TRACES_EXPORTER", "none")]));
         assert!(with(&[endpoint, ("OTEL_TRACES_EXPORTER", "otlp")]));
+    }
+
+    #[test]
+    fn settings_that_are_not_possible_are_errors_without_values() {
+        let with = |set: &[(&str, &str)]| {
+            CollectorSettings::of(|name| {
+                let mut found = set.iter().filter(|(set, _)| *set == name);
+                found.next().map(|(_, value)| (*value).to_owned())
+            })
+        };
+        for (name, value) in [
+            ("OTEL_TRACES_EXPORTER", "q7console"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "q7zstd"),
+        ] {
+            let failure = with(&[(name, value)]).unwrap_err();
+            let said = failure.message();
+            assert!(said.contains(name) && !said.contains(value), "{said}");
+        }
+        let limit = |set: &[(&str, &str)]| with(set).unwrap().limit;
+        let (all, traces) = (
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+        );
+        assert_eq!(limit(&[]), REQUEST);
+        assert_eq!(limit(&[(all, "200")]), Duration::from_millis(200));
+        assert_eq!(
+            limit(&[(all, "200"), (traces, "300")]),
+            Duration::from_millis(300)
+        );
+        for none in ["0", "60000", "soon"] {
+            assert_eq!(limit(&[(all, none)]), REQUEST, "{none}");
+        }
+        assert!(with(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")]).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_a_task_unless_it_is_at_once() {
+        let ended = async |at_once: bool| {
+            let task = tokio::spawn(std::future::pending());
+            let export = Export(Some(Arc::new(ExportTasks {
+                delay: DELAY,
+                tasks: Mutex::new(vec![task]),
+                unsent: Arc::default(),
+            })));
+            let again = async {
+                if !at_once {
+                    std::future::pending().await
+                }
+            };
+            let begun = tokio::time::Instant::now();
+            export.end(again).await;
+            begun.elapsed()
+        };
+        assert!(ended(true).await < LAST);
+        assert!(ended(false).await >= LAST);
+    }
+
+    #[test]
+    fn clients_have_an_address_and_a_port() {
+        assert_eq!(client_place("127.0.0.1:80"), ("127.0.0.1".into(), Some(80)));
+        assert_eq!(client_place("[::1]:80"), ("::1".into(), Some(80)));
+        assert_eq!(client_place("a socket"), ("a socket".into(), None));
+        assert!(is_known("GET") && !is_known("get") && !is_known("BREW"));
     }
 }

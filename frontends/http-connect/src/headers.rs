@@ -172,14 +172,36 @@ pub(crate) fn told(version: Version, fields: &HeaderMap) -> Head {
     )
 }
 
-/// The trace that a request belongs to (W3C Trace Context, section 3.2): the only `traceparent`, where its length is one
-/// that a future version may have.
+/// The trace that a request belongs to: the only `traceparent`, if it is well-formed. Others are passed on all the same.
 pub(crate) fn traceparent(fields: &HeaderMap) -> Option<String> {
     const LONGEST: usize = 256;
     let mut all = fields.get_all("traceparent").iter();
     let (first, second) = (all.next()?, all.next());
     let only = first.to_str().ok().filter(|_| second.is_none())?;
-    (only.len() <= LONGEST).then(|| only.to_owned())
+    (only.len() <= LONGEST && is_traceparent(only.as_bytes())).then(|| only.to_owned())
+}
+
+/// Whether a value is what W3C Trace Context, section 3.2, allows. Version 00 has nothing after the flags; a higher one may
+/// have more after another dash.
+fn is_traceparent(value: &[u8]) -> bool {
+    let Some((known, more)) = value.split_at_checked(55) else {
+        return false;
+    };
+    let parts: Vec<&[u8]> = known.split(|b| *b == b'-').collect();
+    let [version, trace, span, flags] = parts[..] else {
+        return false;
+    };
+    let is_hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    let is_zero = |id: &[u8]| id.iter().all(|b| *b == b'0');
+    [version, trace, span, flags].map(<[u8]>::len) == [2, 32, 16, 2]
+        && parts.iter().all(|part| part.iter().all(is_hex))
+        && !is_zero(trace)
+        && !is_zero(span)
+        && match version {
+            b"ff" => false,
+            b"00" => more.is_empty(),
+            _ => more.is_empty() || more.starts_with(b"-"),
+        }
 }
 
 /// Leaves out what is about one connection, puts `replaced` in the place of what is there, or at the end, and adds

@@ -141,16 +141,8 @@ async fn main() -> anyhow::Result<()> {
             command: command.into(),
         });
     }
-    if args.metrics {
-        let scraped = SubjectKind::Scraped(kubevpn);
-        match args.part.subjects.is_empty() {
-            true => kinds.truncate(1),
-            false => kinds.retain(|kind| begins(&kind.name(), &args.part.subjects)),
-        }
-        kinds.push(scraped);
-    } else {
-        kinds.retain(|kind| begins(&kind.name(), &args.part.subjects));
-    }
+    let scraped = args.metrics.then_some(SubjectKind::Scraped(kubevpn));
+    kinds = chosen(kinds, &args.part.subjects, scraped);
     let sizes = if args.part.quick {
         Sizes::QUICK
     } else {
@@ -214,4 +206,49 @@ async fn main() -> anyhow::Result<()> {
 /// Whether it was asked for; everything is where nothing was.
 fn begins(name: &str, asked: &[String]) -> bool {
     asked.is_empty() || asked.iter().any(|start| name.starts_with(start.as_str()))
+}
+
+/// The subjects that were asked for. Where ours is measured with metrics too, ours without them is what it is compared with,
+/// whether it is named or not.
+fn chosen(
+    mut kinds: Vec<SubjectKind>,
+    asked: &[String],
+    scraped: Option<SubjectKind>,
+) -> Vec<SubjectKind> {
+    if scraped.is_some() && asked.is_empty() {
+        kinds.truncate(1);
+    }
+    kinds.retain(|kind| {
+        let is_compared = scraped.is_some() && matches!(kind, SubjectKind::Ours(_));
+        is_compared || begins(&kind.name(), asked)
+    });
+    kinds.extend(scraped);
+    kinds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_is_measured_beside_ours_with_metrics() {
+        let names = |asked: &[&str], with_metrics: bool| {
+            let kinds = vec![
+                SubjectKind::Ours("kubevpn".into()),
+                SubjectKind::Kubectl { websocket: false },
+                SubjectKind::KubeRs { nodelay: false },
+            ];
+            let scraped = with_metrics.then(|| SubjectKind::Scraped("kubevpn".into()));
+            let asked: Vec<_> = asked.iter().map(|name| (*name).to_owned()).collect();
+            let kinds = chosen(kinds, &asked, scraped);
+            kinds.iter().map(SubjectKind::name).collect::<Vec<_>>()
+        };
+        let all = names(&[], false);
+        assert_eq!(all.len(), 3);
+        assert_eq!(names(&["kubectl"], false), all[1..2]);
+        assert_eq!(names(&[], true).len(), 2);
+        let with = names(&["kubectl"], true);
+        assert_eq!(with.len(), 3);
+        assert_eq!(with[..2], all[..2]);
+    }
 }

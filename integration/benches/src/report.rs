@@ -350,7 +350,7 @@ pub(crate) fn metrics(rounds: &[Round]) -> anyhow::Result<String> {
     if ratios.is_empty() {
         return Ok(text);
     }
-    text += "\nWith `--metrics`, read once a second, as a multiple of without: the median over rounds, and whether that is within 2 %.\n\n             | what | x | least | most | |\n|---|---|---|---|---|\n";
+    text += "\nWith `--metrics`, read once a second, as a multiple of without: the median over rounds, and whether that is within 2 %.\n\n| what | x | least | most | |\n|---|---|---|---|---|\n";
     for (what, (more_is_better, all)) in ratios {
         let Some(middle) = median(&all) else { continue };
         let worse = match more_is_better {
@@ -441,6 +441,8 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.matches("| met |").count(), 2, "{text}");
+        // A row that does not begin its line is no table.
+        assert!(text.contains("\n| what |"), "{text}");
         let badly = [round(0, SCRAPED, 90.0), round(1, SCRAPED, 360.0)];
         let text = metrics(&[&without[..], &badly].concat()).unwrap();
         assert!(text.contains("| 0.900 | worse by 10.0 % |"), "{text}");

@@ -41,11 +41,16 @@ const FIRES: &str = "KubevpnClusterAway";
 const AWAY: Duration = Duration::from_secs(10);
 /// Upper bound on each wait.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Names of the frontends in the metrics.
+const FRONTENDS: [&str; 3] = ["socks5", "http", "forward"];
+/// Share of a run for which the condition of an alert other than [`FIRES`] may hold. Some alerts wait as long as a run
+/// takes, and cannot fire in it; the absence of the API server meets the condition of one of them for a while.
+const PENDING: f64 = 0.5;
 /// Range of queries, longer than any run.
 const EVER: &str = "7h";
 
 /// One disturbance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disturbance {
     /// Deletes one Pod of this Deployment.
     Delete(&'static str),
@@ -114,8 +119,8 @@ impl Lab {
         let rules = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../..")
             .join(RULES);
-        let proxy = ScrapedProxy::start(self, kubevpn).await?;
         let directory = tempfile::tempdir()?;
+        let proxy = ScrapedProxy::start(self, kubevpn, directory.path()).await?;
         let scaled = scaled(&fs::read_to_string(&rules)?, lasts);
         let prometheus =
             Prometheus::start(&programs, directory.path(), proxy.admin, &scaled).await?;
@@ -125,9 +130,12 @@ impl Lab {
         let load = CountedLoad::start(proxy.addresses);
         let chaos = self.disturb(lasts).await;
         let outcomes = load.end().await;
-        let acts = chaos?;
-        // The last scrape must begin after the load has ended.
-        prometheus.scraped_since(SystemTime::now()).await?;
+        let effects = chaos?;
+        for deployment in ["reviews", "productpage"] {
+            let name = format!("deployment/{deployment}");
+            self.kubectl(&["rollout", "status", &name, "--timeout=120s"])
+                .await?;
+        }
 
         let mut c = CheckClaims {
             report,
@@ -136,92 +144,210 @@ impl Lab {
         let evidence = Evidence {
             prometheus,
             outcomes,
-            acts,
+            effects,
             lasts,
             admin: proxy.admin,
         };
+        self.effects(&mut c, &evidence.effects).await;
         evidence.claims(&mut c).await;
         let promtool = programs.join("promtool");
         evidence.lint(&mut c, &promtool, &rules).await;
         let table = evidence.table().await?;
-        for deployment in ["reviews", "productpage"] {
-            let name = format!("deployment/{deployment}");
-            self.kubectl(&["rollout", "status", &name, "--timeout=120s"])
-                .await?;
-        }
         Ok(Scraped {
             claims: c.all,
             table,
         })
     }
 
-    /// Runs every disturbance at its time, and waits for the end; returns how often each was run.
-    async fn disturb(&self, lasts: Duration) -> Result<BTreeMap<Disturbance, usize>> {
+    /// Runs every disturbance at its time, and waits for the end.
+    async fn disturb(&self, lasts: Duration) -> Result<ChaosEffects> {
         let begun = Instant::now();
-        let mut acts = BTreeMap::new();
+        let mut effects = ChaosEffects {
+            starts: vec![self.api_start().await?],
+            ..ChaosEffects::default()
+        };
         for (part, act) in CHAOS {
             sleep_until(begun + lasts.mul_f64(part)).await;
             info!("{act:?}");
             match act {
-                Disturbance::Delete(app) => self.delete_one(app).await?,
+                Disturbance::Delete(app) => effects.deleted.push(self.delete_one(app).await?),
                 Disturbance::Roll(app) => {
+                    let pods = self.living(app).await?;
+                    effects.rolled.extend(pods.into_iter().map(|(_, uid)| uid));
+                    let (generation, _) = self.generations(app).await?;
+                    effects.generations.push((app, generation));
                     let name = format!("deployment/{app}");
                     self.kubectl(&["rollout", "restart", &name]).await?;
                 }
                 Disturbance::Away => {
                     let down_for = AWAY.min(lasts / 12);
                     self.restart_apiserver(down_for, Signal::Kill).await?;
+                    let start = until(LIMIT, "the API server's metrics", async || {
+                        Ok(self.api_start().await.ok())
+                    });
+                    effects.starts.push(start.await?);
                 }
             }
-            *acts.entry(act).or_default() += 1;
         }
         sleep_until(begun + lasts).await;
-        Ok(acts)
+        Ok(effects)
     }
 
-    async fn delete_one(&self, app: &str) -> Result<()> {
-        let label = format!("app={app}");
-        let names = "jsonpath={.items[*].metadata.name}";
-        let pods = self
-            .kubectl(&["get", "pods", "-l", &label, "-o", names])
+    /// Deletes one Pod; returns its UID.
+    async fn delete_one(&self, app: &str) -> Result<String> {
+        let mut pods = self.living(app).await?;
+        ensure!(!pods.is_empty(), "there is no Pod of {app}");
+        let (name, uid) = pods.swap_remove(fastrand::usize(..pods.len()));
+        self.kubectl(&["delete", "pod", &name, "--wait=false"])
             .await?;
-        let pods: Vec<_> = pods.split_whitespace().collect();
-        ensure!(!pods.is_empty(), "there is no Pod with the label {label}");
-        let pod = pods[fastrand::usize(..pods.len())];
-        self.kubectl(&["delete", "pod", pod, "--wait=false"])
-            .await
-            .map(drop)
+        Ok(uid)
     }
+
+    /// Names and UIDs of the Pods of this Deployment that are not being deleted.
+    async fn living(&self, app: &str) -> Result<Vec<(String, String)>> {
+        let pods = self.pods_of(app).await?;
+        let living = pods.iter().filter(|pod| pod["deletionTimestamp"].is_null());
+        let word = |word: &Value| word.as_str().unwrap_or_default().to_owned();
+        Ok(living
+            .map(|pod| (word(&pod["name"]), word(&pod["uid"])))
+            .collect())
+    }
+
+    /// The metadata of all Pods of this Deployment.
+    async fn pods_of(&self, app: &str) -> Result<Vec<Value>> {
+        let label = format!("app={app}");
+        let list = self
+            .kubectl(&["get", "pods", "-l", &label, "-o", "json"])
+            .await?;
+        let mut list: Value = serde_json::from_str(&list)?;
+        let items = list["items"].as_array_mut().context("a list of Pods")?;
+        Ok(items.iter_mut().map(|pod| pod["metadata"].take()).collect())
+    }
+
+    /// The generation of a Deployment, and the one that its controller has observed.
+    async fn generations(&self, app: &str) -> Result<(u64, u64)> {
+        let deployment = self
+            .kubectl(&["get", "deployment", app, "-o", "json"])
+            .await?;
+        let deployment: Value = serde_json::from_str(&deployment)?;
+        let generation = deployment["metadata"]["generation"].as_u64();
+        let observed = deployment["status"]["observedGeneration"].as_u64();
+        generation.zip(observed).context("the generations")
+    }
+
+    /// When the process of the API server began, in seconds since 1970.
+    async fn api_start(&self) -> Result<f64> {
+        let metrics = self.kubectl(&["get", "--raw", "/metrics"]).await?;
+        let mut lines = metrics.lines();
+        let start = lines.find_map(|line| line.strip_prefix("process_start_time_seconds "));
+        Ok(start
+            .context("the start of the API server")?
+            .trim()
+            .parse()?)
+    }
+
+    /// Claims that the disturbances had their effects on the cluster.
+    async fn effects<F: FnMut(&Claim)>(&self, c: &mut CheckClaims<F>, effects: &ChaosEffects) {
+        let gone = async {
+            let ended = effects.deleted.iter().chain(&effects.rolled);
+            let ended: BTreeSet<&str> = ended.map(String::as_str).collect();
+            until(LIMIT, "the end of the Pods", async || {
+                let mut left = self.pods_of("reviews").await?;
+                left.extend(self.pods_of("productpage").await?);
+                let mut uids = left.iter().filter_map(|pod| pod["uid"].as_str());
+                let is_left = uids.any(|uid| ended.contains(uid));
+                Ok((!is_left).then_some(()))
+            })
+            .await?;
+            let different: BTreeSet<_> = effects.deleted.iter().collect();
+            Ok((different.len(), effects.rolled.len()))
+        };
+        c.claim_of(
+            "the Pods that were deleted or replaced are gone: none has its UID",
+            gone,
+            |(deleted, rolled)| *deleted > 0 && *deleted == effects.deleted.len() && *rolled > 0,
+        )
+        .await;
+        let observed = async {
+            let mut observed = Vec::new();
+            for (app, before) in &effects.generations {
+                let (_, now) = self.generations(app).await?;
+                observed.push((*app, *before, now));
+            }
+            Ok(observed)
+        };
+        c.claim_of(
+            "each replaced Deployment has a later generation, which its controller has observed",
+            observed,
+            |all| !all.is_empty() && all.iter().all(|(_, before, now)| now > before),
+        )
+        .await;
+        c.claim_of(
+            "the API server was another process after each absence",
+            async { Ok(effects.starts.clone()) },
+            |starts| starts.len() > 1 && starts.windows(2).all(|pair| pair[0] < pair[1]),
+        )
+        .await;
+    }
+}
+
+/// What the disturbances have changed in the cluster, as it was read there.
+#[derive(Debug, Default)]
+struct ChaosEffects {
+    /// UIDs of the Pods that were deleted one by one.
+    deleted: Vec<String>,
+    /// UIDs of the Pods that Deployments had when they were replaced.
+    rolled: Vec<String>,
+    /// Deployments that were replaced, with their generations before.
+    generations: Vec<(&'static str, u64)>,
+    /// When the API server began: at first, and after each absence.
+    starts: Vec<f64>,
 }
 
 /// Everything that a run leaves for the checks.
 struct Evidence {
     prometheus: Prometheus,
     outcomes: LoadOutcomes,
-    acts: BTreeMap<Disturbance, usize>,
+    effects: ChaosEffects,
     lasts: Duration,
     admin: SocketAddr,
 }
 
 impl Evidence {
+    /// Waits until no connection is open and as many are counted as the load has made, and for a scrape after that. A
+    /// stream ends shortly after its client has closed.
+    async fn settled(&self) -> Result<()> {
+        let settled = until(LIMIT, "the end of all connections", async || {
+            let open = "sum(kubevpn_connections_open)";
+            let mut is_settled = self.prometheus.number(open).await? == 0.0;
+            for frontend in FRONTENDS {
+                let (connected, refused) = self.prometheus.counted(frontend).await?;
+                is_settled &= connected + refused == self.outcomes.of(frontend).all();
+            }
+            Ok(is_settled.then_some(()))
+        });
+        let settled = settled.await;
+        self.prometheus.scraped_since(SystemTime::now()).await?;
+        settled
+    }
+
     async fn claims<F: FnMut(&Claim)>(&self, c: &mut CheckClaims<F>) {
         let Self {
             prometheus,
             outcomes,
-            acts,
             lasts,
             ..
         } = self;
         c.claim_of(
-            "each connection of the load has an outcome",
-            async { Ok((outcomes.all(), outcomes.lost.clone())) },
-            |(all, lost)| *all > 0 && lost.is_empty(),
+            "no connection stays open, and all are counted",
+            self.settled(),
+            |()| true,
         )
         .await;
         c.claim_of(
-            "Pods were deleted and replaced and the API server went away, all of it",
-            async { Ok(acts.values().sum::<usize>()) },
-            |taken| *taken == CHAOS.len(),
+            "each connection of the load has an outcome",
+            async { Ok((outcomes.all(), outcomes.lost.clone())) },
+            |(all, lost)| *all > 0 && lost.is_empty(),
         )
         .await;
         c.claim_of(
@@ -287,17 +413,17 @@ impl Evidence {
             })
             .await;
         }
-        // A stream ends shortly after its client has closed.
-        let closed = until(LIMIT, "the end of all connections", async || {
-            let open = prometheus.number("sum(kubevpn_connections_open)").await?;
-            Ok((open == 0.0).then_some(open))
-        });
-        c.claim_of("no connection stays open", closed, |open| *open == 0.0)
-            .await;
         c.claim_of(
             "the alert about the API server fired, and no other one",
             prometheus.fired(),
             |fired| fired.iter().eq([FIRES]),
+        )
+        .await;
+        let most = PENDING * lasts.as_secs_f64();
+        c.claim_of(
+            "no other alert, even one that waits too long to fire, was pending for half of the run",
+            prometheus.pending(),
+            |pending| pending.values().all(|seconds| *seconds < most),
         )
         .await;
     }
@@ -324,14 +450,10 @@ impl Evidence {
         let Self {
             prometheus,
             outcomes,
-            acts,
+            effects,
             lasts,
             ..
         } = self;
-        let times = |of: fn(&Disturbance) -> bool| {
-            let taken = acts.iter().filter(|(act, _)| of(act)).map(|(_, n)| n);
-            taken.sum::<usize>()
-        };
         let scrapes = prometheus
             .number(&format!("count_over_time(up[{EVER}])"))
             .await?;
@@ -340,11 +462,11 @@ impl Evidence {
          | frontend | the load: granted | refused | not told apart | Prometheus: connections | refusals |\n\
          |---|---|---|---|---|---|\n",
             lasts.as_secs(),
-            times(|act| matches!(act, Disturbance::Delete(_))),
-            times(|act| matches!(act, Disturbance::Roll(_))),
-            times(|act| matches!(act, Disturbance::Away)),
+            effects.deleted.len(),
+            effects.generations.len(),
+            effects.starts.len().saturating_sub(1),
         );
-        for frontend in ["socks5", "http", "forward"] {
+        for frontend in FRONTENDS {
             let seen = outcomes.of(frontend);
             let (connected, refused) = prometheus.counted(frontend).await?;
             writeln!(
@@ -356,6 +478,16 @@ impl Evidence {
         let fired = prometheus.fired().await?;
         let fired: Vec<_> = fired.into_iter().collect();
         writeln!(table, "\nAlerts that fired: {}.", fired.join(", "))?;
+        let pending = prometheus.pending().await?;
+        let pending: Vec<_> = pending
+            .into_iter()
+            .map(|(name, seconds)| format!("{name} for {seconds} s"))
+            .collect();
+        let pending = match pending.is_empty() {
+            true => "none".to_owned(),
+            false => pending.join(", "),
+        };
+        writeln!(table, "Others that were pending: {pending}.")?;
         Ok(table)
     }
 }
@@ -387,8 +519,9 @@ struct ScrapedProxy {
 }
 
 impl ScrapedProxy {
-    async fn start(lab: &Lab, kubevpn: &Path) -> Result<Self> {
+    async fn start(lab: &Lab, kubevpn: &Path, home: &Path) -> Result<Self> {
         let mut command = program(kubevpn);
+        isolate(&mut command, home);
         command
             .args(["proxy-out", "--listen", "127.0.0.1:0"])
             .args(["--forward", "127.0.0.1:0:reviews.default:80"])
@@ -461,6 +594,7 @@ impl Prometheus {
         fs::write(&config, text)?;
         let address = free_address()?;
         let mut command = program(&programs.join("prometheus"));
+        isolate(&mut command, directory);
         command
             .arg(format!("--config.file={}", config.display()))
             .arg(format!(
@@ -553,6 +687,19 @@ impl Prometheus {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// For how many seconds alerts other than [`FIRES`] were pending: the rules are evaluated each second.
+    async fn pending(&self) -> Result<BTreeMap<String, f64>> {
+        let pending = format!(
+            "sum by (alertname) (count_over_time(ALERTS{{alertstate=\"pending\",alertname!=\"{FIRES}\"}}[{EVER}]))"
+        );
+        let pending = self.series(&pending).await?;
+        let seconds = pending.into_iter().filter_map(|(labels, seconds)| {
+            let name = labels["alertname"].as_str()?;
+            Some((name.to_owned(), seconds))
+        });
+        Ok(seconds.collect())
+    }
+
     /// Names of alerts that have fired.
     async fn fired(&self) -> Result<BTreeSet<String>> {
         let fired = format!("max_over_time(ALERTS{{alertstate=\"firing\"}}[{EVER}])");
@@ -570,6 +717,19 @@ fn program(file: &Path) -> Command {
     let mut command = Command::new(file);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
+}
+
+/// Clears the environment of a command, so that variables and files of the user, e.g. a proxy or a configuration, do not
+/// change the run.
+fn isolate(command: &mut Command, home: &Path) {
+    command
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("XDG_DATA_HOME", home.join("share"))
+        .env("KUBEVPN_HOME", home.join("kubevpn"));
 }
 
 async fn curl(words: &[&str]) -> Result<String> {

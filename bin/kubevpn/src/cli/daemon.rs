@@ -65,7 +65,7 @@ impl DaemonCommand {
             });
             let ended = run(engine, self.idle.as_deref()).await;
             #[cfg(feature = "otel")]
-            export.end().await;
+            export.end(std::future::pending()).await;
             return Ok(ended?);
         };
         let level = match level {

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubevpn_conn::Addr;
@@ -161,8 +162,10 @@ where
             humantime::format_duration(ending.drain)
         ));
     }
+    let is_cut = AtomicBool::new(false);
     let again = async {
         ending.termination.next().await;
+        is_cut.store(true, Ordering::Relaxed);
     };
     progress::shown(
         "open connections to finish",
@@ -175,7 +178,12 @@ where
     #[cfg(feature = "otel")]
     {
         view.journal().close();
-        export.end().await;
+        let again = async {
+            if !is_cut.load(Ordering::Relaxed) {
+                ending.termination.next().await;
+            }
+        };
+        export.end(again).await;
     }
     if let Ok(dir) = StateDir::locate() {
         dir.leave_foreground();

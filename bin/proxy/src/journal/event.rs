@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use kubevpn_conn::Live;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::lock;
 
@@ -400,14 +400,23 @@ impl Events {
     pub async fn next(&mut self) -> Option<Arc<Stamped>> {
         match self.receiver.recv().await {
             Ok(event) => Some(self.wanted.shown(event)),
-            Err(RecvError::Lagged(events)) => {
-                if let Some(channel) = self.channel.upgrade() {
-                    channel.dropped.fetch_add(events, Ordering::Relaxed);
-                }
-                Some(Arc::new(Stamped::now(JournalEvent::Dropped { events })))
-            }
+            Err(RecvError::Lagged(events)) => Some(self.missed(events)),
             Err(RecvError::Closed) => None,
         }
+    }
+
+    /// The same without waiting; `None` if no event is there.
+    pub fn next_now(&mut self) -> Option<Arc<Stamped>> {
+        match self.receiver.try_recv() {
+            Ok(event) => Some(self.wanted.shown(event)),
+            Err(TryRecvError::Lagged(events)) => Some(self.missed(events)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+
+    fn missed(&self, events: u64) -> Arc<Stamped> {
+        self.lost(events);
+        Arc::new(Stamped::now(JournalEvent::Dropped { events }))
     }
 }
 

@@ -362,3 +362,36 @@ fn lengths_that_agree_become_one() {
         assert_eq!(back(200, Version::HTTP_11, fields).unwrap(), kept);
     }
 }
+
+#[test]
+fn a_malformed_traceparent_is_no_parent() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const SPAN: &str = "b7ad6b7169203331";
+    let read = |value: &str| {
+        let mut fields = HeaderMap::new();
+        fields.insert("traceparent", HeaderValue::from_str(value).unwrap());
+        traceparent(&fields)
+    };
+    for (value, is_one) in [
+        (format!("00-{TRACE}-{SPAN}-01"), true),
+        (format!("00-{TRACE}-{SPAN}-00"), true),
+        (format!("cc-{TRACE}-{SPAN}-01"), true),
+        (format!("cc-{TRACE}-{SPAN}-01-what-comes"), true),
+        (format!("cc-{TRACE}-{SPAN}-01what"), false),
+        (format!("00-{TRACE}-{SPAN}-01-"), false),
+        (format!("00-{TRACE}-{SPAN}-01-more"), false),
+        (format!("ff-{TRACE}-{SPAN}-01"), false),
+        (format!("00-{}-{SPAN}-01", TRACE.to_uppercase()), false),
+        (format!("00-{}-{SPAN}-01", "0".repeat(32)), false),
+        (format!("00-{TRACE}-{}-01", "0".repeat(16)), false),
+        (format!("00-{TRACE}-{SPAN}-1"), false),
+        (format!("00-{TRACE}-{SPAN}-0g"), false),
+        (format!("00-{TRACE}0-{}-01", &SPAN[1..]), false),
+        (format!("00_{TRACE}_{SPAN}_01"), false),
+        (format!("0-{TRACE}-{SPAN}-011"), false),
+        ("00-1-2-01".to_owned(), false),
+        (String::new(), false),
+    ] {
+        assert_eq!(read(&value), is_one.then(|| value.clone()), "{value}");
+    }
+}

@@ -37,6 +37,11 @@ async fn a_trace_is_passed_on_and_never_made_up() {
             format!("traceparent: {PARENT}\r\ntracestate: a=b\r\n"),
             PARENT,
         ),
+        // A malformed one is no parent of ours, but may be one for others.
+        (
+            "traceparent: 00-0-0-01\r\ntracestate: a=b\r\n".to_owned(),
+            "00-0-0-01",
+        ),
         (String::new(), ""),
     ] {
         let mut client = rig.client();

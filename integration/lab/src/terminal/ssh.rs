@@ -51,7 +51,8 @@ impl SshServer {
         drop(listener);
         let config = format!(
             "ListenAddress 127.0.0.1:{port}\nHostKey {key}\nAuthorizedKeysFile {key}.pub\nStrictModes no\n\
-             PermitRootLogin yes\nUsePAM no\nPidFile none\nPrintMotd no\nPrintLastLog no\n",
+             PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             AuthenticationMethods publickey\nUsePAM no\nPidFile none\nPrintMotd no\nPrintLastLog no\n",
             key = at("key")
         );
         fs::write(at("sshd"), config)?;
