@@ -1,6 +1,7 @@
 //! Clients of every frontend, which wait for the outcome of each connection and count it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -175,8 +176,12 @@ async fn ask(
         LoadClient::Tunnel => tunnel(addresses.mixed, host, port).await,
         LoadClient::Request => request(addresses.mixed, host, port).await,
         LoadClient::Forward => {
-            let mut stream = TcpStream::connect(addresses.forward).await?;
-            use_up(&mut stream).await;
+            match TcpStream::connect(addresses.forward).await {
+                Ok(mut stream) => use_up(&mut stream).await,
+                // A refusal that is known at once resets the connection before this side has looked at it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(error) => return Err(error.into()),
+            }
             Ok(LoadOutcome::Unknown)
         }
     }
