@@ -269,8 +269,8 @@ async fn kubeconfigs_that_cannot_be_used() {
         ),
         (
             "client-certificate: /nonexistent/crt, client-key: /nonexistent/key",
-            32,
-            "certificate or key",
+            20,
+            "/nonexistent/crt",
         ),
         ("tokenFile: /nonexistent/token", 32, "/nonexistent/token"),
         ("auth-provider: {name: gcp}", 20, "removed from Kubernetes"),
