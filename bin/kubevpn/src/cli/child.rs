@@ -91,7 +91,7 @@ impl Stops {
     /// Runs until the runtime ends: SIGTSTP has lost its default action in this process, so that nothing else would stop it.
     async fn follow(mut self) {
         let (mut was_asked, mut is_stopped) = (false, false);
-        let mut asked_now = false;
+        let (mut asked_now, mut had_ended) = (false, false);
         loop {
             let has_stopped = self.has_stopped();
             if let Ok(Some(stopped)) = has_stopped {
@@ -104,9 +104,15 @@ impl Stops {
             }
             // A command with a process group of its own, such as a shell with job control, does not get the Ctrl-Z
             // that reaches this process.
-            let is_elsewhere = has_ended || getpgid(Some(self.command)) != Ok(getpgrp());
+            // A SIGTSTP that is found together with the command's end came before it, and this process is about to exit.
+            let is_elsewhere = match has_ended {
+                true => had_ended,
+                false => getpgid(Some(self.command)) != Ok(getpgrp()),
+            };
+            had_ended = has_ended;
             // A SIGTSTP that was not typed, as by `kill -TSTP`, may have reached this process alone.
             if asked_now
+                && !has_ended
                 && !is_elsewhere
                 && !in_foreground_of_terminal()
                 && let Err(error) = kill_process(self.command, Signal::TSTP)
