@@ -34,8 +34,8 @@ pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
     }
 }
 
-/// Waits for the command's end, and passes signals on to it until then. This process stops whenever the command stops, even
-/// after the wait is over.
+/// Waits for the command's end. Until then, signals are passed on to the command, and this process stops whenever the command
+/// stops.
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
     if let Some(pid) = pid(child) {
         // `Stops` is made after the command was started: the command would inherit an ignored SIGTSTP.
@@ -88,31 +88,24 @@ impl Stops {
         Ok(changed.map(|status| status.stopped()))
     }
 
-    /// Runs until the runtime ends: SIGTSTP has lost its default action in this process, so that nothing else would stop it.
+    /// Runs until the command has ended. SIGTSTP has lost its default action in this process, so that nothing else would stop it.
     async fn follow(mut self) {
         let (mut was_asked, mut is_stopped) = (false, false);
-        let (mut asked_now, mut had_ended) = (false, false);
+        let mut asked_now = false;
         loop {
             let has_stopped = self.has_stopped();
-            if let Ok(Some(stopped)) = has_stopped {
-                is_stopped = stopped;
-            }
-            let has_ended = has_stopped == Err(Errno::CHILD);
-            if has_ended {
-                // A SIGTSTP that the command ignored is over with it: this process is to exit, not to stop.
-                (was_asked, is_stopped) = (false, false);
+            match has_stopped {
+                Ok(Some(stopped)) => is_stopped = stopped,
+                // The command has ended, and this process ends with it. A SIGTSTP of before, which the command ignored, may be
+                // reported after the end.
+                Err(Errno::CHILD) => return,
+                _ => {}
             }
             // A command with a process group of its own, such as a shell with job control, does not get the Ctrl-Z
             // that reaches this process.
-            // A SIGTSTP that is found together with the command's end came before it, and this process is about to exit.
-            let is_elsewhere = match has_ended {
-                true => had_ended,
-                false => getpgid(Some(self.command)) != Ok(getpgrp()),
-            };
-            had_ended = has_ended;
+            let is_elsewhere = getpgid(Some(self.command)).is_ok_and(|group| group != getpgrp());
             // A SIGTSTP that was not typed, as by `kill -TSTP`, may have reached this process alone.
             if asked_now
-                && !has_ended
                 && !is_elsewhere
                 && !in_foreground_of_terminal()
                 && let Err(error) = kill_process(self.command, Signal::TSTP)
