@@ -37,10 +37,9 @@ pub(super) fn not_run(program: &OsStr, source: std::io::Error) -> Failure {
 /// Waits for the command's end. Until then, signals are passed on to the command, and this process stops whenever the command
 /// stops.
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> Result<ExitStatus, Failure> {
-    if let Some(pid) = pid(child) {
-        // `Stops` is made after the command was started: the command would inherit an ignored SIGTSTP.
-        match Stops::new(pid) {
-            Ok(stops) => drop(tokio::spawn(stops.follow())),
+    if let Some(command) = pid(child) {
+        match signals.stop.take().map_or_else(StopSignals::new, Ok) {
+            Ok(signals) => drop(tokio::spawn(Stops { command, signals }.follow())),
             // The command runs already, and is not left alone for this.
             Err(error) => tracing::warn!(%error, "Ctrl-Z is not followed"),
         }
@@ -64,21 +63,35 @@ fn pid(child: &Child) -> Option<Pid> {
 /// by the command, and the shell would wait for it.
 struct Stops {
     command: Pid,
+    signals: StopSignals,
+}
+
+#[derive(Debug)]
+struct StopSignals {
     /// SIGTSTP: the command may be about to stop.
     asked: tokio::signal::unix::Signal,
     /// SIGCHLD: the command may have stopped.
     changed: tokio::signal::unix::Signal,
 }
 
-impl Stops {
-    fn new(command: Pid) -> std::io::Result<Self> {
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
         Ok(Self {
-            command,
             asked: signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?,
             changed: signal(SignalKind::child())?,
         })
     }
+}
 
+/// Whether SIGTSTP is ignored, which a command inherits.
+fn ignores_stops() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (Signal::TSTP.as_raw() - 1)) != 0)
+}
+
+impl Stops {
     /// Whether the command has stopped or continued since the last call; `None` for neither. Each change is reported once, so
     /// that a stop that was followed is not followed again when SIGCONT, which the shell sends to the whole group, reaches this
     /// process before the command.
@@ -126,8 +139,8 @@ impl Stops {
             }
             asked_now = tokio::select! {
                 biased;
-                _ = self.asked.recv() => true,
-                _ = self.changed.recv() => false,
+                _ = self.signals.asked.recv() => true,
+                _ = self.signals.changed.recv() => false,
             };
             was_asked |= asked_now;
         }
@@ -164,6 +177,8 @@ fn pass_on(child: &Child, signal: Signal) {
 pub(super) struct Signals {
     all: Vec<(tokio::signal::unix::Signal, Signal)>,
     typed: Vec<(tokio::signal::unix::Signal, Signal)>,
+    /// `None` if the command is to inherit that SIGTSTP is ignored: it is handled once the command has started.
+    stop: Option<StopSignals>,
 }
 
 impl Signals {
@@ -183,6 +198,11 @@ impl Signals {
                 of(SignalKind::interrupt(), Signal::INT)?,
                 of(SignalKind::quit(), Signal::QUIT)?,
             ],
+            // SIGTSTP is handled before the command starts: until then it would stop this process alone.
+            stop: (!ignores_stops())
+                .then(StopSignals::new)
+                .transpose()
+                .map_err(|error| Failure::Other(error.into()))?,
         })
     }
 
