@@ -47,7 +47,7 @@ pub(crate) struct InsideArgs {
     #[arg(long, value_name = "TARGET")]
     deny: Vec<TargetPattern>,
     /// Make port PORT of the command's loopback reachable from this machine, at the same port of 127.0.0.1, or at
-    /// [ADDR:]PORT if that precedes it. May be given more than once
+    /// the ADDR and PORT that precede it. May be given more than once
     #[arg(long, value_name = "[ADDR:]PORT[:PORT]")]
     publish: Vec<Publish>,
 }
