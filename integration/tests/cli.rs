@@ -272,7 +272,7 @@ async fn kubeconfigs_that_cannot_be_used() {
             20,
             "/nonexistent/crt",
         ),
-        ("tokenFile: /nonexistent/token", 32, "/nonexistent/token"),
+        ("tokenFile: /nonexistent/token", 20, "/nonexistent/token"),
         ("auth-provider: {name: gcp}", 20, "removed from Kubernetes"),
     ] {
         let text = format!(
