@@ -91,8 +91,10 @@ async fn a_rolling_restart_costs_only_open_connections(cx: Context) -> anyhow::R
 async fn who_cannot_be_forwarded_is_reset(cx: Context) -> anyhow::Result<()> {
     let kubeconfig = cx.cluster.kubeconfig();
     let mut proxy = cx.proxy(&kubeconfig, &["--forward=0:notready:80"]).await?;
-    let mut refused = TcpStream::connect(proxy.forward(TARGETS[2]).await?).await?;
-    let ended = tokio::time::timeout(PATIENCE, refused.read_u8()).await?;
+    let addr = proxy.forward(TARGETS[2]).await?;
+    // The reset may come before this side has looked at the connection: then connecting fails with it.
+    let ended = async { TcpStream::connect(addr).await?.read_u8().await };
+    let ended = tokio::time::timeout(PATIENCE, ended).await?;
     let kind = ended.err().map(|error| error.kind());
     anyhow::ensure!(
         kind == Some(std::io::ErrorKind::ConnectionReset),
