@@ -122,7 +122,7 @@ impl Cluster {
     /// client.get("http://web.shop/").send().await?;
     /// ```
     ///
-    /// It supports CONNECT and forwarding. Every program on this machine can connect to the port, and reaches the cluster
+    /// The proxy supports CONNECT and forwarding. Every program on this machine can connect to the port, and reaches the cluster
     /// with the rights of this `Cluster`.
     pub async fn http_proxy(&self) -> Result<LocalPort, LocalPortError> {
         let drain = Drain::new();

@@ -34,7 +34,7 @@ type ConnectorFuture<T> = Pin<Box<dyn Future<Output = Result<T, ConnectError>> +
 /// As a `Service<Target>` it can be wrapped in custom layers, and served by every frontend (`kubevpn-socks5`,
 /// `kubevpn-http-connect`).
 ///
-/// It is always ready. Dropping the future of a call ends the attempt.
+/// The connector is always ready. Dropping the future of a call ends the attempt.
 #[derive(Clone, Debug)]
 pub struct Connector(Cluster);
 

@@ -13,7 +13,7 @@ use crate::cluster::TargetDialer;
 
 /// A byte stream to a Pod, or to the API server itself.
 ///
-/// It can be half-closed: `shutdown` ends the writing direction, and the answer can be read to its end. An end of stream
+/// The stream can be half-closed: `shutdown` ends the writing direction, and the answer can be read to its end. An end of stream
 /// was sent by the server; a stream that was cut ends with an error. Dropping it closes the connection. Writes are not
 /// buffered: use a `BufWriter` for small ones.
 pub struct ClusterStream(<TargetDialer as Connect>::Stream);

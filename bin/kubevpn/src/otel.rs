@@ -154,7 +154,7 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
         && of("OTEL_TRACES_EXPORTER") != "none"
 }
 
-/// What the environment says about requests to the collector.
+/// Settings of requests to the collector, from the environment.
 #[derive(Debug, PartialEq, Eq)]
 struct CollectorSettings {
     /// Upper bound on an export.

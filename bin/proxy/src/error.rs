@@ -86,7 +86,7 @@ pub enum AuthReason {
     /// It cannot be read.
     #[error("{0}")]
     Read(io::Error),
-    /// It is not text.
+    /// The file is not text.
     #[error("the file is not UTF-8")]
     NoText,
     /// A line of it is not `USER:PASSWORD`.

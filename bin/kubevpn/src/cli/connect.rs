@@ -224,20 +224,21 @@ async fn has_listeners(
     Ok(connection.is_some_and(|connection| !connection.listeners.is_empty()))
 }
 
-/// What to say where the usual listener's address is taken, and by which connection, if it is one of this daemon's.
+/// The message that the usual listener's address is taken, with the connection that holds it if it is this daemon's.
 async fn taken(daemon: &DaemonClient, usual: &[ListenerSpec]) -> String {
     let addresses: Vec<_> = usual.iter().map(|spec| spec.address.to_string()).collect();
-    let status = daemon.status().await;
-    let connections = status.map(|status| status.list).unwrap_or_default();
-    let holder = connections.iter().find(|connection| {
+    let holds = |connection: &&ConnectionInfo| {
         let mut listeners = connection.listeners.iter();
         listeners.any(|listener| addresses.contains(&listener.address))
-    });
-    let holder = match holder {
-        Some(ConnectionInfo { id, namespace, .. }) => {
-            format!("connection {id} (namespace {namespace})")
-        }
-        None => "another program".to_owned(),
+    };
+    let holder = match daemon.status().await {
+        Ok(status) => match status.list.iter().find(holds) {
+            Some(ConnectionInfo { id, namespace, .. }) => {
+                format!("connection {id} (namespace {namespace})")
+            }
+            None => "another program".to_owned(),
+        },
+        Err(_) => "a connection or another program".to_owned(),
     };
     format!(
         "Connected, without a listener: {} is taken by {}. Add one with the same flags: kubevpn connect --socks 127.0.0.1:0",

@@ -114,7 +114,7 @@ impl BrowserFamily {
         arguments
     }
 
-    /// What to do after the browser has failed. Only Chromium as root needs to run without its sandbox.
+    /// Advice after the browser has failed. Only Chromium as root needs to run without its sandbox.
     fn advice(self, is_root: bool) -> &'static str {
         match self {
             Self::Chromium if is_root => {

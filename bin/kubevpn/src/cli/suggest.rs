@@ -75,7 +75,7 @@ impl From<MissingNamespace> for Failure {
     }
 }
 
-/// What to say where the API server knows no such namespace. `None` where it has it, or does not tell.
+/// The message for a namespace that does not exist. `None` if it exists, or if the API server does not tell.
 pub(super) async fn missing_namespace(
     client: &kube::Client,
     namespace: &str,

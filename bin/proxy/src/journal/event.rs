@@ -348,7 +348,7 @@ impl EventChannel {
         self.tracing.load(Ordering::Relaxed) > 0
     }
 
-    /// What listeners want to know beside connections.
+    /// Numbers of listeners that want HTTP requests, heads and traces.
     fn wants(&self) -> [&AtomicUsize; 3] {
         [&self.curious, &self.thorough, &self.tracing]
     }

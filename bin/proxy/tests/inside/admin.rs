@@ -471,7 +471,7 @@ async fn page_is_told_no_request_and_snapshot_no_credential() {
     for word in ["s3cret", "page=2", "\"method\""] {
         assert!(!heard.contains(word), "{word}: {heard}");
     }
-    // Who listens to events has all of it: `--credentials` shows it.
+    // Events have the whole URL, because `--credentials` shows it.
     drop(client);
     let told = loop {
         if let JournalEvent::ConnectionClosed { exchange, .. } =

@@ -46,7 +46,7 @@ async fn two_stalled_readers_are_kept_until_one_reads() {
     let (mut one, two) = (one.unwrap(), two.unwrap());
     sleep(3600 * S).await;
     assert_eq!(pool.stats().stalled, 0);
-    // It continues reading, as far as the other stalled client allows.
+    // The first client continues reading, as far as the other stalled client allows.
     let began = Instant::now();
     one.read_exact(&mut vec![0; 2 * quick().unread_per_stream])
         .await

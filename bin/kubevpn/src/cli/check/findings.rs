@@ -361,7 +361,7 @@ fn of_credentials(
         );
         return match &credentials.trouble {
             Some(trouble) => Finding::problem(TOPIC, trouble.code, text).advice(log_in),
-            // It was not tried, or skipped.
+            // The transport was not tried, or was skipped.
             None if refused => Finding::problem(
                 TOPIC,
                 32,
