@@ -8,7 +8,7 @@ class Kubevpn < Formula
   depends_on "rust" => :build
 
   def install
-    system "cargo", "install", *std_cargo_args(path: "bin/kubevpn")
+    system "cargo", "install", "--profile", "dist", *std_cargo_args(path: "bin/kubevpn")
     generate_completions_from_executable(bin/"kubevpn", "completion")
     man1.mkpath
     system bin/"kubevpn", "man", man1

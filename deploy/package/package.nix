@@ -10,6 +10,8 @@ rustPlatform.buildRustPackage rec {
   };
 
   cargoLock.lockFile = ./Cargo.lock;
+  # The profile of packages.
+  buildType = "dist";
   cargoBuildFlags = [ "-p" "kubevpn" ];
   # The tests want curl, dig and loopback; .ci/run runs them.
   doCheck = false;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::Lab;
 use crate::command::{command, output};
 use crate::machine::LabMachine;
+use crate::section::table_cell;
 use crate::settings::MACHINES;
 use crate::vpn::WireGuard;
 
@@ -312,7 +313,7 @@ pub fn table(recoveries: &[Recovery]) -> String {
             r.away.name(),
             r.lasted.as_secs(),
             r.by(),
-            back.replace('\n', " ").replace('|', "\\|")
+            table_cell(&back)
         );
     }
     table

@@ -23,6 +23,7 @@ use crate::Lab;
 use crate::command::{command, last_lines, output};
 use crate::process::until;
 use crate::proxy::{ProxiedConnection, ProxyUnderTest};
+use crate::section::table_cell;
 
 pub use self::table::Hop;
 
@@ -293,8 +294,8 @@ pub fn table(crossings: &[Crossing]) -> String {
         };
         let how = match crossing.reached.first().map(|r| &r.how) {
             Some(Ok(transport)) => format!("`{transport}`"),
-            Some(Err(sentence)) => format!("refused: {}", sentence.replace('|', "\\|")),
-            None => crossing.contradiction.clone().unwrap_or_default(),
+            Some(Err(sentence)) => format!("refused: {}", table_cell(sentence)),
+            None => table_cell(crossing.contradiction.as_deref().unwrap_or_default()),
         };
         table += &format!(
             "| {} | {} | {} | {} | {how} |\n",

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::cluster::{Extent, Lab};
-use crate::section::write_section;
+use crate::section::{table_cell, write_section};
 use crate::upgrades::UpgradeAnswer;
 use crate::versions::{Containerd, Versions};
 
@@ -322,7 +322,7 @@ fn row(answer: &UpgradeAnswer) -> (String, String) {
     // A Pod's name and uid differ each time.
     let rest: String = answer.rest.escape_ascii().to_string();
     let rest: String = rest.chars().take(120).collect();
-    let rest = rest.replace('|', "\\|").replace('`', "'");
+    let rest = table_cell(&rest).replace('`', "'");
     (question, format!("{status} `{rest}`"))
 }
 

@@ -16,6 +16,12 @@ pub fn write_section(page: &Path, name: &str, text: &str) -> Result<()> {
     Ok(fs::write(page, new)?)
 }
 
+/// Text as the content of one cell of a Markdown table: on one line, with `|` escaped.
+pub(crate) fn table_cell(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").replace('|', "\\|")
+}
+
 fn replaced(page: &str, name: &str, text: &str) -> Option<String> {
     let (begin, end) = (
         format!("<!-- {name}: begin -->\n"),
@@ -29,6 +35,14 @@ fn replaced(page: &str, name: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_ends_no_row() {
+        assert_eq!(
+            table_cell("ssh: a | b\nexit status: 255\n"),
+            "ssh: a \\| b exit status: 255"
+        );
+    }
 
     #[test]
     fn one_section_is_replaced() {

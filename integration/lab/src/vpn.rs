@@ -13,6 +13,7 @@ use crate::Lab;
 use crate::binaries::{go_install, lock, publish};
 use crate::command::{BUILD_LIMIT, command, output, output_within};
 use crate::machine::LabMachine;
+use crate::section::table_cell;
 
 const SING_BOX: &str = "github.com/sagernet/sing-box/cmd/sing-box";
 const SING_BOX_VERSION: &str = "v1.14.1";
@@ -551,7 +552,7 @@ pub fn table(claims: &[Claimed]) -> String {
             "| {} | {} | {} |\n",
             claimed.vpn.name(),
             claimed.what,
-            seen.replace('\n', " ").replace('|', "\\|")
+            table_cell(&seen)
         );
     }
     table

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Passage;
+use crate::section::table_cell;
 
 const BEGIN: &str = "<!-- clients: begin -->\n";
 const END: &str = "<!-- clients: end -->";
@@ -55,12 +56,12 @@ fn table(passages: &[Passage]) -> String {
         let [name, listener, target] = client.key();
         let result = match failure {
             None => "pass".to_owned(),
-            Some(failure) => format!("**{}**", failure.replace('\n', " ").replace('|', "\\|")),
+            Some(failure) => format!("**{}**", table_cell(failure)),
         };
         let _: std::fmt::Result = writeln!(
             text,
             "| {name} | {listener} | {target} | {result} | `{}` |",
-            client.line.replace('|', "\\|")
+            table_cell(&client.line)
         );
     }
     text

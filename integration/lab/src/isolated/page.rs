@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::ProgramOutcome;
+use crate::section::table_cell;
 
 /// Puts each table between the two marks of its name.
 ///
@@ -77,5 +78,5 @@ fn short(line: &str) -> String {
         Some(path) => path.rsplit('/').next().unwrap_or(path),
         None => word,
     });
-    words.collect::<Vec<_>>().join(" ").replace('|', "\\|")
+    table_cell(&words.collect::<Vec<_>>().join(" "))
 }
