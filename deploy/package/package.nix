@@ -1,4 +1,4 @@
-{ lib, rustPlatform, fetchurl, installShellFiles, cmake }:
+{ lib, rustPlatform, fetchurl, installShellFiles }:
 
 rustPlatform.buildRustPackage rec {
   pname = "kubevpn-proxy-out";
@@ -16,7 +16,7 @@ rustPlatform.buildRustPackage rec {
   # The tests want curl, dig and loopback; .ci/run runs them.
   doCheck = false;
 
-  nativeBuildInputs = [ installShellFiles cmake ];
+  nativeBuildInputs = [ installShellFiles ];
 
   postInstall = ''
     mkdir man

@@ -121,7 +121,7 @@ impl Forbidder {
     fn sentence(&self) -> &'static str {
         match self {
             Self::AppArmor => {
-                "AppArmor lets no program make user namespaces without a profile: install the one of docs/isolated.md, \
+                "AppArmor lets no program make user namespaces without a profile: install the one of kubevpn's packages, \
                  or set kernel.apparmor_restrict_unprivileged_userns=0 with sysctl(8)"
             }
             Self::Debian => {
