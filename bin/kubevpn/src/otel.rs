@@ -18,9 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use kubevpn_proxy::ProxyView;
-use kubevpn_proxy::journal::{
-    AboutProxy, Events, ExchangeEvent, JournalEvent, Stamped, Trace, redacted,
-};
+use kubevpn_proxy::journal::{AboutProxy, EndedConnection, Events, Stamped, Trace, redacted};
 use kubevpn_target::{Origin, Target};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
@@ -332,7 +330,7 @@ impl Drop for TraceSender {
     fn drop(&mut self) {
         let mut unsent = self.in_flight + connections(&self.exporter.made.take());
         while let Some(event) = self.events.next_now() {
-            unsent += u64::from(EndedConnection::of(&event).is_some());
+            unsent += u64::from(TracedConnection::of(&event).is_some());
         }
         self.events.lost(unsent);
         self.unsent.fetch_add(unsent, Ordering::Relaxed);
@@ -399,7 +397,7 @@ async fn send(exporter: &Exporter, batch: Vec<SpanData>) -> Result<(), String> {
 
 /// The spans of an ended connection.
 fn trace(tracer: &SdkTracer, stamped: &Stamped) {
-    let Some(ended) = EndedConnection::of(stamped) else {
+    let Some(ended) = TracedConnection::of(stamped) else {
         return;
     };
     let Some((began, over)) = ended.times() else {
@@ -441,128 +439,60 @@ fn seconds(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-/// Fields of an event about the end of a connection.
-struct EndedConnection<'a> {
-    at: &'a str,
+/// A connection that has ended and is to become a trace.
+struct TracedConnection<'a> {
+    ended: EndedConnection<'a>,
     trace: &'a Trace,
-    id: u64,
-    frontend: &'a str,
-    client: Option<&'a str>,
-    target: Option<&'a str>,
-    via: &'a str,
-    transport: &'a str,
-    up: u64,
-    down: u64,
-    end: &'a str,
-    refusal: Option<&'a str>,
-    error: Option<&'a str>,
-    exchange: Option<&'a ExchangeEvent>,
 }
 
-impl<'a> EndedConnection<'a> {
+impl<'a> TracedConnection<'a> {
     /// `None` for other events, and for clients that closed without asking for a target.
     fn of(stamped: &'a Stamped) -> Option<Self> {
-        let ended = match &stamped.event {
-            JournalEvent::ConnectionClosed {
-                id,
-                frontend,
-                client,
-                target,
-                via,
-                transport,
-                up,
-                down,
-                end,
-                error,
-                exchange,
-                trace,
-                ..
-            } => Self {
-                at: &stamped.at,
-                trace: trace.as_ref()?,
-                id: *id,
-                frontend,
-                client: client.as_deref(),
-                target: target.as_deref(),
-                via,
-                transport,
-                up: *up,
-                down: *down,
-                end,
-                refusal: None,
-                error: error.as_deref(),
-                exchange: exchange.as_ref(),
-            },
-            JournalEvent::ConnectionRefused {
-                id,
-                frontend,
-                client,
-                target,
-                refusal,
-                sentence,
-                exchange,
-                trace,
-                ..
-            } => Self {
-                at: &stamped.at,
-                trace: trace.as_ref()?,
-                id: *id,
-                frontend,
-                client: client.as_deref(),
-                target: target.as_deref(),
-                via: "",
-                transport: "",
-                up: 0,
-                down: 0,
-                end: "refused",
-                refusal: Some(refusal),
-                error: Some(sentence),
-                exchange: exchange.as_ref(),
-            },
-            _ => return None,
-        };
-        ended.target.is_some().then_some(ended)
+        let ended = EndedConnection::of(stamped).filter(|ended| ended.target.is_some())?;
+        let trace = ended.trace?;
+        Some(Self { ended, trace })
     }
 
     /// Start and end.
     fn times(&self) -> Option<(SystemTime, SystemTime)> {
         let time = |text: &str| Some(SystemTime::from(text.parse::<Timestamp>().ok()?));
-        Some((time(&self.trace.began)?, time(self.at)?))
+        Some((time(&self.trace.began)?, time(self.ended.at)?))
     }
 
     /// Name of the span: one of few values, as the specification asks.
     fn name(&self) -> String {
-        match self.exchange {
+        match self.ended.exchange {
             Some(exchange) => match is_known(&exchange.method) {
                 true => exchange.method.clone(),
                 false => "HTTP".to_owned(),
             },
-            None => self.frontend.to_owned(),
+            None => self.ended.frontend.to_owned(),
         }
     }
 
     /// Attributes, named by the semantic conventions if these have a name.
     fn attributes(&self) -> Vec<KeyValue> {
+        let ended = &self.ended;
         let mut all = vec![
-            KeyValue::new("kubevpn.connection.id", integer(self.id)),
-            KeyValue::new("kubevpn.frontend", self.frontend.to_owned()),
-            KeyValue::new("kubevpn.end", self.end.to_owned()),
-            KeyValue::new("kubevpn.bytes.up", integer(self.up)),
-            KeyValue::new("kubevpn.bytes.down", integer(self.down)),
+            KeyValue::new("kubevpn.connection.id", integer(ended.id)),
+            KeyValue::new("kubevpn.frontend", ended.frontend.to_owned()),
+            KeyValue::new("kubevpn.end", ended.end.to_owned()),
+            KeyValue::new("kubevpn.bytes.up", integer(ended.up)),
+            KeyValue::new("kubevpn.bytes.down", integer(ended.down)),
         ];
         let mut add = |name: &'static str, value: Option<Value>| {
             all.extend(value.map(|value| KeyValue::new(name, value)));
         };
         let word = |word: &str| (!word.is_empty()).then(|| Value::from(word.to_owned()));
-        add("kubevpn.pod", word(self.via));
-        add("kubevpn.transport", word(self.transport));
-        add("error.type", self.refusal.and_then(word));
-        if let Some(client) = self.client {
+        add("kubevpn.pod", word(ended.via));
+        add("kubevpn.transport", word(ended.transport));
+        add("error.type", ended.refusal.and_then(word));
+        if let Some(client) = ended.client {
             let (address, port) = client_place(client);
             add("client.address", word(&address));
             add("client.port", port.map(Value::from));
         }
-        let target = self.target.and_then(|target| {
+        let target = ended.target.and_then(|target| {
             let target = Target::parse(target, Origin::default()).ok()?;
             Some((target.host.to_string(), i64::from(target.port.get())))
         });
@@ -570,7 +500,7 @@ impl<'a> EndedConnection<'a> {
             add("server.address", word(&host));
             add("server.port", Some(port.into()));
         }
-        if let Some(exchange) = self.exchange {
+        if let Some(exchange) = ended.exchange {
             match is_known(&exchange.method) {
                 true => add("http.request.method", word(&exchange.method)),
                 false => {
@@ -588,7 +518,7 @@ impl<'a> EndedConnection<'a> {
 
     /// Reason why the connection got no stream, or broke.
     fn failure(&self) -> Option<String> {
-        self.error.map(redacted)
+        self.ended.error.map(redacted)
     }
 }
 

@@ -25,6 +25,7 @@ use self::programs::ClientProgram;
 use self::tally::{Dials, EventCounts, count};
 
 pub mod api;
+mod ended;
 mod event;
 mod programs;
 mod redact;
@@ -32,6 +33,7 @@ mod snapshot;
 mod tally;
 mod view;
 
+pub use self::ended::EndedConnection;
 pub use self::event::{
     Events, ExchangeEvent, JournalEvent, MessageHead, Stamped, Trace, TraceStep,
 };

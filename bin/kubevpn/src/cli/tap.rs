@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use kubevpn_daemon::EventLines;
-use kubevpn_proxy::journal::{ExchangeEvent, JournalEvent, Stamped};
+use kubevpn_proxy::journal::{EndedConnection, JournalEvent, Stamped};
 use kubevpn_target::{Origin, Target};
 
 use self::har::Recording;
@@ -153,7 +153,7 @@ impl Tapped {
                 exchange.redact();
             }
         }
-        let Some(seen) = EndedItem::of(&stamped) else {
+        let Some(seen) = shown(&stamped) else {
             return Ok(());
         };
         let fits = |wanted: &TapFilter| wanted.fits(seen.target, seen.via);
@@ -169,7 +169,7 @@ impl Tapped {
             ));
         }
         match self.output {
-            TapFormat::Text => out::line(seen.line()),
+            TapFormat::Text => out::line(line(&seen)),
             TapFormat::Json => json(&stamped),
         }
     }
@@ -204,110 +204,35 @@ fn json(stamped: &Stamped) -> Result<(), Failure> {
     out::line(serde_json::to_string(stamped).unwrap_or_default())
 }
 
-/// A connection or a request that has ended.
-struct EndedItem<'a> {
-    at: &'a str,
-    id: u64,
-    frontend: &'a str,
-    target: Option<&'a str>,
-    /// `namespace/pod:port`; empty if there was no stream.
-    via: &'a str,
-    up: u64,
-    down: u64,
-    seconds: f64,
-    end: &'a str,
-    refusal: Option<&'a str>,
-    error: Option<&'a str>,
-    exchange: Option<&'a ExchangeEvent>,
+/// The end of a connection or a request, if it is shown: clients that closed without asking for a target are not.
+fn shown(stamped: &Stamped) -> Option<EndedConnection<'_>> {
+    EndedConnection::of(stamped).filter(|seen| seen.target.is_some() || seen.end == "rejected")
 }
 
-impl<'a> EndedItem<'a> {
-    /// `None` for other events, and for clients that closed without asking for a target.
-    fn of(stamped: &'a Stamped) -> Option<Self> {
-        let seen = match &stamped.event {
-            JournalEvent::ConnectionClosed {
-                id,
-                frontend,
-                target,
-                via,
-                up,
-                down,
-                seconds,
-                end,
-                error,
-                exchange,
-                ..
-            } => Self {
-                at: &stamped.at,
-                id: *id,
-                frontend,
-                target: target.as_deref(),
-                via,
-                up: *up,
-                down: *down,
-                seconds: *seconds,
-                end,
-                refusal: None,
-                error: error.as_deref(),
-                exchange: exchange.as_ref(),
-            },
-            JournalEvent::ConnectionRefused {
-                id,
-                frontend,
-                target,
-                refusal,
-                sentence,
-                seconds,
-                exchange,
-                ..
-            } => Self {
-                at: &stamped.at,
-                id: *id,
-                frontend,
-                target: target.as_deref(),
-                via: "",
-                up: 0,
-                down: 0,
-                seconds: *seconds,
-                end: "refused",
-                refusal: Some(refusal),
-                error: Some(sentence),
-                exchange: exchange.as_ref(),
-            },
-            _ => return None,
-        };
-        let asked = seen.target.is_some() || seen.end == "rejected";
-        asked.then_some(seen)
+fn line(seen: &EndedConnection<'_>) -> String {
+    let what: Cow<'_, str> = match (seen.exchange, seen.target) {
+        (Some(exchange), _) => format!("{} {}", exchange.method, exchange.url).into(),
+        (None, target) => target.unwrap_or("-").into(),
+    };
+    let status = seen.exchange.and_then(|exchange| exchange.status);
+    let outcome = match (status, seen.refusal.unwrap_or(seen.end)) {
+        (Some(status), "eof") => status.to_string(),
+        (Some(status), other) => format!("{status} {other}"),
+        (None, other) => other.to_owned(),
+    };
+    let mut line = format!(
+        "{}  {:<11}  {outcome:<18}  {:>8}  {what}",
+        time_of_day(seen.at),
+        seen.frontend,
+        duration(seen.seconds),
+    );
+    if !seen.via.is_empty() {
+        line += &format!(" -> {}", seen.via);
     }
-
-    fn line(&self) -> String {
-        let what: Cow<'_, str> = match (self.exchange, self.target) {
-            (Some(exchange), _) => format!("{} {}", exchange.method, exchange.url).into(),
-            (None, target) => target.unwrap_or("-").into(),
-        };
-        let outcome = match (self.status(), self.refusal.unwrap_or(self.end)) {
-            (Some(status), "eof") => status.to_string(),
-            (Some(status), other) => format!("{status} {other}"),
-            (None, other) => other.to_owned(),
-        };
-        let mut line = format!(
-            "{}  {:<11}  {outcome:<18}  {:>8}  {what}",
-            time_of_day(self.at),
-            self.frontend,
-            duration(self.seconds),
-        );
-        if !self.via.is_empty() {
-            line += &format!(" -> {}", self.via);
-        }
-        if let Some(error) = self.error {
-            line += &format!(": {error}");
-        }
-        out::escaped(&line).into_owned()
+    if let Some(error) = seen.error {
+        line += &format!(": {error}");
     }
-
-    fn status(&self) -> Option<u16> {
-        self.exchange.and_then(|exchange| exchange.status)
-    }
+    out::escaped(&line).into_owned()
 }
 
 /// Time of day of an RFC 3339 timestamp: `21:05:03Z`.
@@ -385,6 +310,8 @@ impl TapFilter {
 
 #[cfg(test)]
 mod tests {
+    use kubevpn_proxy::journal::ExchangeEvent;
+
     use super::*;
 
     pub(super) fn request() -> Stamped {
@@ -435,7 +362,7 @@ mod tests {
 
     #[test]
     fn lines() {
-        let line = |stamped: &Stamped| EndedItem::of(stamped).unwrap().line();
+        let line = |stamped: &Stamped| line(&shown(stamped).unwrap());
         assert_eq!(
             line(&request()),
             "21:05:03Z  http         200                    12 ms  GET http://web.shop/?page=1 -> shop/web-0:8080"
@@ -461,7 +388,7 @@ mod tests {
                 unreachable!()
             };
             (*target, *exchange, *ended) = (None, None, end.to_owned());
-            EndedItem::of(&stamped).is_some()
+            shown(&stamped).is_some()
         };
         assert!(!closed("unused"));
         assert!(!closed("gone"));
@@ -470,7 +397,7 @@ mod tests {
             at: String::new(),
             event: JournalEvent::CredentialsRefused,
         };
-        assert!(EndedItem::of(&other).is_none());
+        assert!(shown(&other).is_none());
     }
 
     #[test]

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use kubevpn_daemon::{ApiError, Code};
-use kubevpn_proxy::journal::{ExchangeEvent, MessageHead};
+use kubevpn_proxy::journal::{EndedConnection, ExchangeEvent, MessageHead};
 use serde_json::{Value, json};
 
-use super::EndedItem;
 use crate::exit::Failure;
 
 /// Upper bound on the size of a recording: Chromium's developer tools open such a file in a few seconds.
@@ -75,7 +74,7 @@ impl Recording {
     /// Adds a request; true if it is the first that does not fit.
     pub(super) fn add(
         &mut self,
-        seen: &EndedItem<'_>,
+        seen: &EndedConnection<'_>,
         exchange: &ExchangeEvent,
     ) -> Result<bool, Failure> {
         let separator = if self.entries == 0 { "\n" } else { ",\n" };
@@ -113,7 +112,7 @@ fn replace(path: &Path) -> io::Result<File> {
     Ok(file.persist(path)?)
 }
 
-fn entry(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn entry(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let dialled = exchange.dialled.unwrap_or_default();
     let waited = exchange.waited.unwrap_or(seen.seconds);
     let connect = milliseconds(dialled);
@@ -150,7 +149,7 @@ fn entry(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     entry
 }
 
-fn request(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn request(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let query = exchange.url.split('#').next().unwrap_or_default();
     let query = query.split_once('?').map_or("", |(_, query)| query);
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
@@ -174,7 +173,7 @@ fn request(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     request
 }
 
-fn response(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn response(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let head = exchange.response.as_ref();
     let field = |wanted: &str| {
         let fields = head.map_or(&[][..], |head| &head.fields);
@@ -286,7 +285,7 @@ mod tests {
             fields: vec![("content-type".into(), "text/plain".into())],
             is_whole: false,
         });
-        let seen = EndedItem::of(&whole).unwrap();
+        let seen = EndedConnection::of(&whole).unwrap();
         assert!(!recording.add(&seen, seen.exchange.unwrap()).unwrap());
         let entry = &read(&path)["log"]["entries"][0];
         assert_eq!(entry["time"], 12.3);
@@ -314,7 +313,7 @@ mod tests {
             began: "2026-11-30T21:05:01Z".into(),
             ..ExchangeEvent::default()
         });
-        let seen = EndedItem::of(&none).unwrap();
+        let seen = EndedConnection::of(&none).unwrap();
         recording.add(&seen, seen.exchange.unwrap()).unwrap();
         let entry = &read(&path)["log"]["entries"][1];
         assert_eq!(entry["response"]["status"], 0);
@@ -329,7 +328,7 @@ mod tests {
         let file = File::create(&path).unwrap();
         let mut recording = Recording::begin(&path, file, 3000).unwrap();
         let stamped = stamped();
-        let seen = EndedItem::of(&stamped).unwrap();
+        let seen = EndedConnection::of(&stamped).unwrap();
         let full: Vec<_> = (0..10)
             .map(|_| recording.add(&seen, seen.exchange.unwrap()).unwrap())
             .collect();
