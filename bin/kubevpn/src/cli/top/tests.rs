@@ -11,7 +11,8 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::state::{KeyAction, Mode, TopState, TopView};
+use super::columns::TopView;
+use super::state::{KeyAction, Mode, TopState};
 use super::view::{Theme, draw};
 
 fn connection(id: u64, target: &str, via: &str, down: u64) -> ConnectionSnapshot {
