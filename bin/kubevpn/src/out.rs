@@ -57,18 +57,24 @@ pub(crate) fn aside(text: impl Display) {
 /// Escapes text from outside for a terminal: control characters, including line ends, and characters that change the
 /// direction of text.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
-    let means_something = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(means_something) {
+    if !text.contains(drives_terminal) {
         return text.into();
     }
-    let escape = |c: char| match means_something(c) {
+    let escape = |c: char| match drives_terminal(c) {
         true => c.escape_default().to_string(),
         false => c.to_string(),
     };
     text.chars().map(escape).collect::<String>().into()
+}
+
+/// Whether a terminal acts on the character: control characters, the line ends of Unicode, and its marks of direction
+/// (UAX #9).
+fn drives_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
 /// Ignores that the reader has closed the output.
@@ -76,5 +82,25 @@ pub(crate) fn even_unheard(said: Result<(), Failure>) -> Result<(), Failure> {
     match said {
         Err(Failure::Unheard) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Characters that move the cursor, end a line, or change the direction of text.
+    const ACTIVE: &str = "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\
+        \u{2066}\u{2069}";
+
+    #[test]
+    fn what_drives_a_terminal_is_escaped() {
+        for active in ACTIVE.chars() {
+            let text = format!("a{active}b");
+            let escape = active.escape_default();
+            assert_eq!(escaped(&text), format!("a{escape}b"));
+        }
+        let plain = "http://jane@web.shop:80/?a=\"b\"&c=\\d Ä 商店 e\u{301} 🙂";
+        assert!(matches!(escaped(plain), Cow::Borrowed(text) if text == plain));
     }
 }
