@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::exit::Failure;
 use crate::terminal::Above;
@@ -18,6 +19,38 @@ pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
 /// Prints a text as it is. Returns [`Failure::Unheard`] if the reader has closed it, as `| head` does.
 pub(crate) fn print(text: impl Display) -> Result<(), Failure> {
     written(write!(io::stdout().lock(), "{text}"))
+}
+
+/// Prints a document as JSON, on several lines.
+pub(crate) fn json(document: &impl Serialize) -> Result<(), Failure> {
+    line(json_text(document, true)?)
+}
+
+/// Prints a document as JSON, on one line.
+pub(crate) fn json_line(document: &impl Serialize) -> Result<(), Failure> {
+    line(json_text(document, false)?)
+}
+
+/// The document as JSON. Characters that a terminal acts on are written as `\uXXXX`, which means the same.
+pub(crate) fn json_text(document: &impl Serialize, pretty: bool) -> Result<String, Failure> {
+    let text = match pretty {
+        true => serde_json::to_string_pretty(document),
+        false => serde_json::to_string(document),
+    };
+    let text = text.map_err(anyhow::Error::from)?;
+    // Those of ASCII are escaped in strings, except for DEL. Line ends between values stay.
+    let is_raw = |c: char| c >= '\u{7f}' && drives_terminal(c);
+    let escape = |mut text: String, c: char| {
+        match is_raw(c) {
+            true => text += &format!("\\u{:04x}", u32::from(c)),
+            false => text.push(c),
+        }
+        text
+    };
+    Ok(match text.contains(is_raw) {
+        true => text.chars().fold(String::new(), escape),
+        false => text,
+    })
 }
 
 /// Flushes standard output, and converts the result of a write.
@@ -92,6 +125,19 @@ mod tests {
     /// Characters that move the cursor, end a line, or change the direction of text.
     const ACTIVE: &str = "\0\t\n\r\u{1b}\u{7f}\u{85}\u{9b}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{202e}\
         \u{2066}\u{2069}";
+
+    #[test]
+    fn json_has_the_same_value_and_drives_no_terminal() {
+        let document = serde_json::json!({"a": [ACTIVE, "Ä 商店 🙂"], ACTIVE: 1});
+        for pretty in [true, false] {
+            let text = json_text(&document, pretty).unwrap();
+            let others = text.chars().filter(|c| *c != '\n' || !pretty);
+            assert!(!others.clone().any(drives_terminal), "{text:?}");
+            assert!(text.contains("Ä 商店 🙂"), "{text}");
+            let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, document);
+        }
+    }
 
     #[test]
     fn what_drives_a_terminal_is_escaped() {

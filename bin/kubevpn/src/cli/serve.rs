@@ -278,10 +278,10 @@ fn print_listeners(listeners: &[(Addr, Protocol)], admin: Option<&Addr>) -> Resu
         if let Protocol::Forward(to) = protocol {
             listener["to"] = to.0.to_string().into();
         }
-        out::line(listener)?;
+        out::json_line(&listener)?;
     }
     match admin {
-        Some(admin) => out::line(json!({"protocol": "admin", "address": admin.to_string()})),
+        Some(admin) => out::json_line(&json!({"protocol": "admin", "address": admin.to_string()})),
         None => Ok(()),
     }
 }

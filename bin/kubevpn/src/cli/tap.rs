@@ -138,7 +138,7 @@ impl Tapped {
             out::aside(dropped(events));
             return match self.output {
                 TapFormat::Text => Ok(()),
-                TapFormat::Json => json(&stamped),
+                TapFormat::Json => out::json_line(&stamped),
             };
         }
         if let JournalEvent::ConnectionClosed { exchange, .. }
@@ -170,7 +170,7 @@ impl Tapped {
         }
         match self.output {
             TapFormat::Text => out::line(line(&seen)),
-            TapFormat::Json => json(&stamped),
+            TapFormat::Json => out::json_line(&stamped),
         }
     }
 
@@ -197,11 +197,6 @@ impl Tapped {
 
 fn dropped(events: u64) -> String {
     format!("{events} events were dropped: they came faster than they were read here")
-}
-
-fn json(stamped: &Stamped) -> Result<(), Failure> {
-    // The values are strings and numbers, which always serialize.
-    out::line(serde_json::to_string(stamped).unwrap_or_default())
 }
 
 /// The end of a connection or a request, if it is shown: clients that closed without asking for a target are not.
