@@ -1,6 +1,6 @@
 //! The state of `top`: turns snapshots and events into rows, and keys into actions. It uses neither the terminal nor the clock.
 //!
-//! Memory is bounded by the open connections ([`JournalSnapshot`]), [`SERVICES`] and [`REFUSALS`].
+//! Memory is bounded by the open connections ([`JournalSnapshot`]), [`SERVICES`], [`REFUSALS`] and [`GONE`].
 
 mod keys;
 mod rows;
@@ -22,6 +22,8 @@ use crate::out::escaped;
 const SERVICES: usize = 1000;
 /// Upper bound on refusals that are kept; the oldest are dropped first.
 const REFUSALS: usize = 1000;
+/// Upper bound on connections that have ended and are not in the last snapshot.
+const GONE: usize = 1000;
 
 /// Sort order, selection and scroll position of a view.
 #[derive(Debug)]
@@ -143,10 +145,24 @@ impl TopState {
 
     /// Takes a snapshot.
     pub(super) fn see(&mut self, seen: JournalSnapshot) {
-        let ids: HashSet<_> = seen.connections.iter().map(|it| it.id).collect();
-        self.gone.retain(|id| ids.contains(id));
         self.seen = seen;
+        self.keep_shown();
         self.silent.clear();
+    }
+
+    /// Notes that a connection has ended.
+    fn note_end(&mut self, id: u64) {
+        self.gone.insert(id);
+        // Events may arrive while snapshots fail.
+        if self.gone.len() > self.seen.connections.len() + GONE {
+            self.keep_shown();
+        }
+    }
+
+    /// Drops ended connections that the last snapshot does not contain.
+    fn keep_shown(&mut self) {
+        let ids: HashSet<_> = self.seen.connections.iter().map(|it| it.id).collect();
+        self.gone.retain(|id| ids.contains(id));
     }
 
     /// Takes an event.
@@ -160,7 +176,7 @@ impl TopState {
                 down,
                 ..
             } => {
-                self.gone.insert(id);
+                self.note_end(id);
                 let service = self.service(target);
                 service.ended += 1;
                 service.up += up;
@@ -175,7 +191,7 @@ impl TopState {
                 sentence,
                 ..
             } => {
-                self.gone.insert(id);
+                self.note_end(id);
                 let service = self.service(target.clone());
                 service.refused += 1;
                 service.reason.clone_from(&sentence);
@@ -376,5 +392,33 @@ impl TopState {
         // Clients that have not asked for a target yet have no row.
         targets.remove("");
         targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_connections_are_forgotten_while_snapshots_fail() {
+        let mut state = TopState::new(JournalSnapshot::default());
+        for id in 0..10_000 {
+            state.miss("the proxy does not answer");
+            state.tell(Stamped {
+                at: String::new(),
+                event: JournalEvent::ConnectionRefused {
+                    id,
+                    frontend: "http".into(),
+                    client: None,
+                    target: None,
+                    refusal: "cluster_away".into(),
+                    sentence: String::new(),
+                    seconds: 0.0,
+                    exchange: None,
+                    trace: None,
+                },
+            });
+        }
+        assert!(state.gone.len() <= 1_000, "{}", state.gone.len());
     }
 }
