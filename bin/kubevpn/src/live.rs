@@ -100,6 +100,7 @@ mod tests {
     fn one_line_of_the_terminal() {
         assert_eq!(text(1, 0.0, "", 80), "1 connection open, 0 B/s");
         let refused = RefusedConnection {
+            id: 0,
             at: String::new(),
             frontend: "http".into(),
             client: None,

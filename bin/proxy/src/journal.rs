@@ -351,6 +351,7 @@ impl JournalShared {
             }
         }
         let refused = ended.refusal.map(|refusal| RefusedConnection {
+            id: live.id(),
             at: Timestamp::now().to_string(),
             frontend: frontend.to_owned(),
             client: live.client().map(|client| client.to_string()),
@@ -377,7 +378,7 @@ impl JournalShared {
             let trace = self.channel.wants_traces().then(|| Trace::of(live));
             match refused {
                 Some(refused) => JournalEvent::ConnectionRefused {
-                    id: live.id(),
+                    id: refused.id,
                     frontend: refused.frontend,
                     client: refused.client,
                     target: route.target.map(|target| target.to_string()),

@@ -7,7 +7,6 @@ mod rows;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use jiff::Timestamp;
 use kubevpn_proxy::journal::{
     ConnectionSnapshot, JournalEvent, JournalSnapshot, RefusedConnection, Stamped,
 };
@@ -93,8 +92,8 @@ struct OpenConnections {
 /// Everything `top` knows.
 pub(super) struct TopState {
     seen: JournalSnapshot,
-    /// Time of the first snapshot: earlier refusals are already in it, and are not counted twice.
-    since: Option<Timestamp>,
+    /// Refused connections of the first snapshot, whose events may still arrive.
+    known: HashSet<u64>,
     services: BTreeMap<String, Service>,
     /// Refusals with a number each, the oldest first.
     refusals: VecDeque<(u64, RefusedConnection)>,
@@ -119,7 +118,7 @@ impl TopState {
     pub(super) fn new(seen: JournalSnapshot) -> Self {
         let refusals = seen.refusals.iter().rev().cloned();
         Self {
-            since: seen.at.parse().ok(),
+            known: seen.refusals.iter().map(|it| it.id).collect(),
             refusals: (0..).zip(refusals).collect(),
             services: BTreeMap::new(),
             gone: HashSet::new(),
@@ -195,14 +194,14 @@ impl TopState {
                 let service = self.service(target.clone());
                 service.refused += 1;
                 service.reason.clone_from(&sentence);
-                let at: Option<Timestamp> = stamped.at.parse().ok();
-                if at <= self.since {
+                if self.known.remove(&id) {
                     return;
                 }
                 if self.refusals.len() == REFUSALS {
                     self.refusals.pop_front();
                 }
                 let refused = RefusedConnection {
+                    id,
                     at: stamped.at,
                     frontend,
                     client,
