@@ -62,11 +62,15 @@ impl Running {
         serde_json::from_str(&self.line().await).unwrap()
     }
 
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
     /// Sends a signal and waits for the end; the exit code, and what else was said.
     async fn end(mut self, signal: &str) -> (Option<i32>, String) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().await;
-        assert!(sent.unwrap().success());
+        self.signal(signal).await;
         let rest = async {
             let mut stdout = String::new();
             self.stdout.read_to_string(&mut stdout).await.unwrap();
@@ -136,14 +140,20 @@ async fn fetch(http: SocketAddr, url: &str) -> i32 {
     Curl::run(&["--proxy", &proxy, url]).await.unwrap().code
 }
 
-fn read(path: &Path) -> Value {
+#[track_caller]
+fn check(document: &Value, schema: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let schema = root.join("integration/tests/golden/har-1.2.schema.json");
-    let schema: Value = serde_json::from_slice(&std::fs::read(schema).unwrap()).unwrap();
+    let schema = std::fs::read(root.join(schema)).unwrap();
+    let schema: Value = serde_json::from_slice(&schema).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
-    let document = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let errors = schema.iter_errors(&document).map(|error| error.to_string());
+    let errors = schema.iter_errors(document).map(|error| error.to_string());
     assert_eq!(errors.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[track_caller]
+fn read(path: &Path) -> Value {
+    let document = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    check(&document, "integration/tests/golden/har-1.2.schema.json");
     document
 }
 
@@ -321,6 +331,10 @@ struct Foreground {
 
 impl Foreground {
     async fn start(rig: &Rig) -> Self {
+        Self::start_with(rig, &[]).await
+    }
+
+    async fn start_with(rig: &Rig, more: &[&str]) -> Self {
         let words = [
             "proxy-out",
             "--kubeconfig",
@@ -330,6 +344,7 @@ impl Foreground {
             "-o",
             "json",
         ];
+        let words = [&words[..], more].concat();
         let mut running = Running::start(rig.managed.command(&words));
         let listens = running.json().await;
         let address: SocketAddr = listens["address"].as_str().unwrap().parse().unwrap();
@@ -357,17 +372,12 @@ async fn tap_that_is_slow_says_what_it_missed() {
     let rig = Rig::start().await;
     let (_, socks, _) = open(&rig).await;
     let mut tap = Running::tap(&rig, &["-o", "json"]).await;
-    let pid = tap.child.id().unwrap().to_string();
-    let signal = async |name: &str| {
-        let sent = Command::new("kill").args([name, &pid]).status().await;
-        assert!(sent.unwrap().success());
-    };
-    signal("-STOP").await;
+    tap.signal("-STOP").await;
     let refused = stream::iter(0..MANY).map(async |_| {
         assert!(Socks::connect(socks, "productpage", 81).await.is_err());
     });
     refused.buffer_unordered(50).collect::<Vec<_>>().await;
-    signal("-CONT").await;
+    tap.signal("-CONT").await;
     // The last one that it sees.
     works(socks).await;
     let (mut lines, mut missed) = (0, 0);
@@ -392,4 +402,25 @@ async fn tap_that_is_slow_says_what_it_missed() {
         "{said}"
     );
     rig.managed.quit().await.unwrap();
+}
+
+/// Connections whose ends are more than one write.
+const HELD: usize = 200;
+
+#[tokio::test]
+async fn tap_sees_the_connections_that_a_proxy_cuts_at_its_end() {
+    let rig = Rig::start().await;
+    let proxy = Foreground::start_with(&rig, &["--drain", "0s"]).await;
+    let mut tap = Running::tap(&rig, &["-o", "json"]).await;
+    let mut held = Vec::new();
+    for _ in 0..HELD {
+        held.push(Socks::connect(proxy.address, "multi", 7007).await.unwrap());
+    }
+    proxy.running.end("-INT").await;
+    for _ in 0..HELD {
+        let seen = tap.json().await;
+        assert_eq!(seen["event"], "connectionClosed");
+        assert_eq!(seen["target"], "multi:7007");
+    }
+    over(tap, &proxy.pid).await;
 }

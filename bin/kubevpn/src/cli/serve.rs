@@ -172,12 +172,13 @@ where
         server.end(ending.drain, again),
     )
     .await;
+    // The streams of events end with the last events.
+    view.journal().close();
     for admin in [ending.admin, console].into_iter().flatten() {
         admin.end().await;
     }
     #[cfg(feature = "otel")]
     {
-        view.journal().close();
         let again = async {
             if !is_cut.load(Ordering::Relaxed) {
                 ending.termination.next().await;
