@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use futures_util::{StreamExt as _, stream};
+use kubevpn_proxy::journal::JournalSnapshot;
 use kubevpn_scenarios::managed::{id_of, listener};
 use kubevpn_scenarios::{Curl, Socks};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::{Duration, sleep};
 
-use crate::{Rig, eventually, works};
+use crate::{Rig, eventually, kubevpn, works};
 
 /// A program whose lines are read.
 struct Running {
@@ -423,4 +424,58 @@ async fn tap_sees_the_connections_that_a_proxy_cuts_at_its_end() {
         assert_eq!(seen["target"], "multi:7007");
     }
     over(tap, &proxy.pid).await;
+}
+
+#[tokio::test]
+async fn recording_that_cannot_begin_replaces_no_file() {
+    let rig = Rig::start().await;
+    let proxy = Foreground::start(&rig).await;
+    let dir = tempfile::tempdir().unwrap();
+    let old = har(&dir, "old.har");
+    let kept = |said: &str| {
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "old", "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{said}");
+    };
+    std::fs::write(&old, "old").unwrap();
+    let record = ["tap", "--record", old.to_str().unwrap(), "--overwrite"];
+
+    // No byte of the new file can be written.
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh", kubevpn().to_str().unwrap()])
+        .args(record)
+        .env("KUBEVPN_HOME", rig.managed.home());
+    let output = eventually("its end", command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(23), "{said}");
+    assert!(said.contains("cannot create"), "{said}");
+    kept(&said);
+
+    // There are no events to record.
+    proxy.running.end("-INT").await;
+    let socket = rig.file("foreground/1.sock");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let snapshot = serde_json::to_string(&JournalSnapshot::default()).unwrap();
+    let silent = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let mut client = BufReader::new(client);
+            let mut head = String::new();
+            // A client may only try whether somebody listens.
+            while !head.ends_with("\r\n\r\n") && client.read_line(&mut head).await.unwrap() > 0 {}
+            let (status, body) = match head.starts_with("GET /v1/proxy/inside ") {
+                true => ("200 OK", snapshot.as_str()),
+                false => ("503 Service Unavailable", "{}"),
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    let said = rig.managed.run(&record).await.unwrap();
+    let said = said.with(81, &[]).unwrap();
+    kept(&format!("{said:?}"));
+    silent.abort();
 }

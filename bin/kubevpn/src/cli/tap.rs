@@ -80,20 +80,21 @@ impl Tap {
         let (console, seen) = self.console.find().await?;
         let wanted = self.target.as_deref();
         let wanted = wanted.map(|text| TapFilter::parse(text, &seen.about.namespace));
+        let wanted = wanted.transpose()?;
+        let events = match self.record {
+            Some(_) => console.events_with_heads().await?,
+            None => console.events(true).await?,
+        };
+        // A file is replaced only when there is something to record.
+        let recording = self.record.as_deref();
+        let recording = recording.map(|path| Recording::create(path, self.overwrite));
         let mut tapped = Tapped {
-            wanted: wanted.transpose()?,
+            wanted,
             refused: self.refused,
             output: self.output,
             credentials: self.credentials,
-            recording: match &self.record {
-                Some(path) => Some(Recording::create(path, self.overwrite)?),
-                None => None,
-            },
+            recording: recording.transpose()?,
             dropped: 0,
-        };
-        let events = match tapped.recording {
-            Some(_) => console.events_with_heads().await?,
-            None => console.events(true).await?,
         };
         let name = console::name(&seen.about);
         if !out::is_hushed() {

@@ -36,12 +36,16 @@ impl Recording {
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, Failure> {
         let created = match overwrite {
             true => replace(path),
-            false => {
-                let mut options = File::options();
-                options.write(true).create_new(true).mode(0o600).open(path)
-            }
+            false => create(path),
         };
-        let recording = created.and_then(|file| Self::begin(path, file, MOST_BYTES));
+        let recording = created.map(|(file, end)| Self {
+            path: path.to_owned(),
+            file,
+            end,
+            limit: MOST_BYTES,
+            entries: 0,
+            left_out: 0,
+        });
         recording.map_err(|error| {
             let said = format!("--record: cannot create {}: {error}", path.display());
             match error.kind() {
@@ -51,23 +55,6 @@ impl Recording {
                 },
                 _ => Failure::value(said),
             }
-        })
-    }
-
-    fn begin(path: &Path, file: File, limit: u64) -> io::Result<Self> {
-        let creator = json!({"name": "kubevpn", "version": env!("CARGO_PKG_VERSION")});
-        let comment = "heads of requests, without bodies";
-        let begin = format!(
-            r#"{{"log":{{"version":"1.2","creator":{creator},"comment":"{comment}","entries":["#
-        );
-        file.write_all_at(format!("{begin}{TAIL}").as_bytes(), 0)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            end: begin.len() as u64,
-            limit,
-            entries: 0,
-            left_out: 0,
         })
     }
 
@@ -98,8 +85,36 @@ impl Recording {
     }
 }
 
-/// Creates a new file in place of an existing one. A link is replaced and not followed.
-fn replace(path: &Path) -> io::Result<File> {
+/// Writes a document without entries, and returns the offset of its tail.
+fn begin(file: &File) -> io::Result<u64> {
+    let creator = json!({"name": "kubevpn", "version": env!("CARGO_PKG_VERSION")});
+    let comment = "heads of requests, without bodies";
+    let begin = format!(
+        r#"{{"log":{{"version":"1.2","creator":{creator},"comment":"{comment}","entries":["#
+    );
+    file.write_all_at(format!("{begin}{TAIL}").as_bytes(), 0)?;
+    Ok(begin.len() as u64)
+}
+
+/// Creates a file of a new name, and begins it.
+fn create(path: &Path) -> io::Result<(File, u64)> {
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    match begin(&file) {
+        Ok(end) => Ok((file, end)),
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+/// Begins a new file, and puts it in place of an existing one. A link is replaced and not followed.
+fn replace(path: &Path) -> io::Result<(File, u64)> {
     let kind = std::fs::symlink_metadata(path).map(|found| found.file_type());
     if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
         let why = "it is neither a file nor a link";
@@ -109,7 +124,8 @@ fn replace(path: &Path) -> io::Result<File> {
     let file = tempfile::Builder::new()
         .prefix(".kubevpn-")
         .tempfile_in(parent.unwrap_or_else(|| Path::new(".")))?;
-    Ok(file.persist(path)?)
+    let end = begin(file.as_file())?;
+    Ok((file.persist(path)?, end))
 }
 
 fn entry(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
@@ -325,8 +341,8 @@ mod tests {
     fn full_file_stays_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("requests.har");
-        let file = File::create(&path).unwrap();
-        let mut recording = Recording::begin(&path, file, 3000).unwrap();
+        let mut recording = Recording::create(&path, false).unwrap();
+        recording.limit = 3000;
         let stamped = stamped();
         let seen = EndedConnection::of(&stamped).unwrap();
         let full: Vec<_> = (0..10)
