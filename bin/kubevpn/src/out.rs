@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use crate::exit::Failure;
 use crate::terminal::Above;
@@ -51,6 +55,31 @@ pub(crate) fn json_text(document: &impl Serialize, pretty: bool) -> Result<Strin
         true => text.chars().fold(String::new(), escape),
         false => text,
     })
+}
+
+/// Does the work of a command that prints without end, until Ctrl-C. The work has a thread of its own, because a full
+/// pipe blocks it, and the command has to end nevertheless.
+pub(crate) async fn until_interrupted(
+    work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) -> Result<(), Failure> {
+    let interrupt = signal(SignalKind::interrupt());
+    let mut interrupt = interrupt.context("cannot wait for signals")?;
+    // The work ends at its next await point when this is dropped.
+    let (_running, stopped) = oneshot::channel::<()>();
+    let runtime = Handle::current();
+    let working = spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = stopped => Err(Failure::Interrupted),
+                ended = work => ended,
+            }
+        })
+    });
+    tokio::select! {
+        ended = working => ended.context("the output has failed")?,
+        _ = interrupt.recv() => Err(Failure::Interrupted),
+    }
 }
 
 /// Flushes standard output, and converts the result of a write.

@@ -426,6 +426,32 @@ async fn tap_sees_the_connections_that_a_proxy_cuts_at_its_end() {
     over(tap, &proxy.pid).await;
 }
 
+/// Events that are more than a pipe holds (64 KiB), and fewer than are dropped.
+const UNREAD: usize = 800;
+
+#[tokio::test]
+async fn ctrl_c_ends_commands_whose_output_nobody_reads() {
+    let rig = Rig::start().await;
+    let (id, socks, _) = open(&rig).await;
+    let tap = Running::tap(&rig, &["-o", "json"]).await;
+    for _ in 0..UNREAD {
+        assert!(Socks::connect(socks, "productpage", 81).await.is_err());
+    }
+    let logs = Running::start(rig.managed.command(&["logs", "-f", &id]));
+    for mut command in [tap, logs] {
+        eventually("the pipe is full", async {
+            while rustix::io::ioctl_fionread(command.stdout.get_ref()).unwrap() < 50_000 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        command.signal("-INT").await;
+        let ended = eventually("its end", command.child.wait()).await;
+        assert_eq!(ended.unwrap().code(), Some(130));
+    }
+    rig.managed.quit().await.unwrap();
+}
+
 #[tokio::test]
 async fn recording_that_cannot_begin_replaces_no_file() {
     let rig = Rig::start().await;

@@ -92,10 +92,7 @@ impl StatusOutputArgs {
 
 impl StatusCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        tokio::select! {
-            shown = self.show() => shown,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
-        }
+        out::until_interrupted(self.show()).await
     }
 
     async fn show(self) -> Result<(), Failure> {

@@ -4,11 +4,15 @@ mod har;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use kubevpn_daemon::EventLines;
 use kubevpn_proxy::journal::{EndedConnection, JournalEvent, Stamped};
 use kubevpn_target::{Origin, Target};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use self::har::Recording;
 use super::console::{self, ConsoleArgs};
@@ -18,6 +22,8 @@ use crate::out;
 
 /// Printed at most once, because an `https://` address gives one line however many requests are inside.
 const UNSEEN: &str = "not seen: requests inside TLS (https:// through CONNECT) and inside SOCKS: each of these connections is one line";
+/// Time limit for printing the summary.
+const SUMMARY: Duration = Duration::from_secs(1);
 
 /// Show connections and HTTP requests as they go through a proxy
 ///
@@ -88,14 +94,14 @@ impl Tap {
         // A file is replaced only when there is something to record.
         let recording = self.record.as_deref();
         let recording = recording.map(|path| Recording::create(path, self.overwrite));
-        let mut tapped = Tapped {
+        let tapped = Arc::new(Mutex::new(Tapped {
             wanted,
             refused: self.refused,
             output: self.output,
             credentials: self.credentials,
             recording: recording.transpose()?,
             dropped: 0,
-        };
+        }));
         let name = console::name(&seen.about);
         if !out::is_hushed() {
             out::aside(format_args!(
@@ -103,12 +109,12 @@ impl Tap {
                 out::escaped(&console::place(&seen.about))
             ));
         }
-        let ended = tokio::select! {
-            ended = tapped.follow(events, &name) => ended,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
-        };
+        let ended = out::until_interrupted(follow(tapped.clone(), events, name)).await;
         if !out::is_hushed() {
-            tapped.summary().into_iter().for_each(out::aside);
+            let summary = lock(&tapped).summary();
+            let printed = spawn_blocking(|| summary.into_iter().for_each(out::aside));
+            // A full pipe does not delay the end for long.
+            let _ = timeout(SUMMARY, printed).await;
         }
         ended
     }
@@ -124,23 +130,48 @@ struct Tapped {
     dropped: u64,
 }
 
-impl Tapped {
-    /// Shows events until the proxy ends, which is a failure here as it is in `top`.
-    async fn follow(&mut self, mut events: EventLines, name: &str) -> Result<(), Failure> {
-        while let Some(event) = events.next().await? {
-            self.take(event)?;
-        }
-        Err(console::ended(name).into())
-    }
+/// A line of output.
+#[derive(Debug, PartialEq)]
+enum TapLine {
+    Shown(String),
+    /// Something is missing in the output or the recording. It is printed with `--quiet` too.
+    Warning(String),
+}
 
-    fn take(&mut self, mut stamped: Stamped) -> Result<(), Failure> {
+/// Shows events until the proxy ends, which is a failure here as it is in `top`.
+async fn follow(
+    tapped: Arc<Mutex<Tapped>>,
+    mut events: EventLines,
+    name: String,
+) -> Result<(), Failure> {
+    while let Some(event) = events.next().await? {
+        // The lock is released before lines are printed, which may block.
+        let lines = lock(&tapped).take(event)?;
+        for line in lines {
+            match line {
+                TapLine::Shown(text) => out::line(text)?,
+                TapLine::Warning(text) => out::aside(text),
+            }
+        }
+    }
+    Err(console::ended(&name).into())
+}
+
+fn lock(tapped: &Mutex<Tapped>) -> MutexGuard<'_, Tapped> {
+    tapped.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tapped {
+    /// The lines to print for an event.
+    fn take(&mut self, mut stamped: Stamped) -> Result<Vec<TapLine>, Failure> {
+        let mut lines = Vec::new();
         if let JournalEvent::Dropped { events } = stamped.event {
             self.dropped += events;
-            out::aside(dropped(events));
-            return match self.output {
-                TapFormat::Text => Ok(()),
-                TapFormat::Json => out::json_line(&stamped),
-            };
+            lines.push(TapLine::Warning(dropped(events)));
+            if self.output == TapFormat::Json {
+                lines.push(TapLine::Shown(out::json_text(&stamped, false)?));
+            }
+            return Ok(lines);
         }
         if let JournalEvent::ConnectionClosed { exchange, .. }
         | JournalEvent::ConnectionRefused { exchange, .. } = &mut stamped.event
@@ -155,24 +186,25 @@ impl Tapped {
             }
         }
         let Some(seen) = shown(&stamped) else {
-            return Ok(());
+            return Ok(lines);
         };
         let fits = |wanted: &TapFilter| wanted.fits(seen.target, seen.via);
         if self.refused && seen.refusal.is_none() || !self.wanted.as_ref().is_none_or(fits) {
-            return Ok(());
+            return Ok(lines);
         }
         if let (Some(recording), Some(exchange)) = (&mut self.recording, seen.exchange)
             && recording.add(&seen, exchange)?
         {
-            out::aside(format_args!(
+            lines.push(TapLine::Warning(format!(
                 "{} is full: no further request is recorded",
                 recording.path.display()
-            ));
+            )));
         }
-        match self.output {
-            TapFormat::Text => out::line(line(&seen)),
-            TapFormat::Json => out::json_line(&stamped),
-        }
+        lines.push(TapLine::Shown(match self.output {
+            TapFormat::Text => line(&seen),
+            TapFormat::Json => out::json_text(&stamped, false)?,
+        }));
+        Ok(lines)
     }
 
     /// Lines to print at the end.
@@ -453,7 +485,8 @@ mod tests {
         for events in [3, 4] {
             let event = JournalEvent::Dropped { events };
             let at = String::new();
-            tapped.take(Stamped { at, event }).unwrap();
+            let lines = tapped.take(Stamped { at, event }).unwrap();
+            assert_eq!(lines, [TapLine::Warning(dropped(events))]);
         }
         let said = "7 events were dropped: they came faster than they were read here";
         assert_eq!(tapped.summary(), [said]);
