@@ -63,6 +63,13 @@ impl Running {
         serde_json::from_str(&self.line().await).unwrap()
     }
 
+    /// A line of `tap -o json`, which is as the schema says.
+    async fn event(&mut self) -> Value {
+        let event = self.json().await;
+        check(&event, "docs/tap.schema.json");
+        event
+    }
+
     async fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().await;
@@ -183,7 +190,7 @@ async fn tap_records_requests_without_their_secrets() {
     let mut other = Running::tap(&rig, &words.concat()).await;
 
     request_with_canaries(http).await;
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["event"], "connectionClosed");
     assert_eq!(seen["frontend"], "http");
     assert_eq!(seen["exchange"]["method"], "GET");
@@ -194,12 +201,12 @@ async fn tap_records_requests_without_their_secrets() {
 
     // What is not HTTP for the proxy is a line, and no entry.
     works(socks).await;
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["frontend"], "socks5");
     assert_eq!(seen["exchange"], Value::Null);
 
     assert_eq!(fetch(http, "http://productpage:81/x").await, 22);
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["event"], "connectionRefused");
     assert_eq!(seen["refusal"], "no_such_port");
 
@@ -246,8 +253,8 @@ async fn tap_records_requests_without_their_secrets() {
     assert_eq!(second["_refusal"], "no_such_port");
 
     // The file is whole though nothing could be done at the end; with what it was told to record, of one target.
-    other.json().await;
-    other.json().await;
+    other.event().await;
+    other.event().await;
     other.end("-KILL").await;
     let text = std::fs::read_to_string(&whole).unwrap();
     assert_eq!(text.matches(CANARY).count(), 10, "{text}");
@@ -383,7 +390,7 @@ async fn tap_that_is_slow_says_what_it_missed() {
     works(socks).await;
     let (mut lines, mut missed) = (0, 0);
     loop {
-        let seen = tap.json().await;
+        let seen = tap.event().await;
         match seen["event"].as_str().unwrap() {
             "dropped" => missed += seen["events"].as_u64().unwrap(),
             "connectionRefused" => lines += 1,
@@ -419,7 +426,7 @@ async fn tap_sees_the_connections_that_a_proxy_cuts_at_its_end() {
     }
     proxy.running.end("-INT").await;
     for _ in 0..HELD {
-        let seen = tap.json().await;
+        let seen = tap.event().await;
         assert_eq!(seen["event"], "connectionClosed");
         assert_eq!(seen["target"], "multi:7007");
     }

@@ -77,7 +77,7 @@ enum TapFormat {
     /// One line for each connection or request
     #[default]
     Text,
-    /// One JSON object per line for each connection or request
+    /// One JSON object per line, as docs/tap.schema.json describes it
     Json,
 }
 
@@ -338,7 +338,11 @@ impl TapFilter {
 
 #[cfg(test)]
 mod tests {
-    use kubevpn_proxy::journal::ExchangeEvent;
+    use std::path::Path;
+
+    use kubevpn_proxy::journal::{ExchangeEvent, MessageHead};
+    use kubevpn_target::Refusal;
+    use serde_json::Value;
 
     use super::*;
 
@@ -400,6 +404,51 @@ mod tests {
             line(&refused()),
             "21:05:03Z  socks5       no_such_port           1.3 s  web:81: service shop/web has no TCP port 81\\u{1b}[2J"
         );
+    }
+
+    #[test]
+    fn json_is_as_the_schema_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tap.schema.json");
+        let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let words = |name: &str| -> Vec<String> {
+            serde_json::from_value(schema["$defs"][name]["enum"].clone()).unwrap()
+        };
+        assert_eq!(words("end"), kubevpn_conn::ENDS);
+        assert_eq!(
+            words("refusal"),
+            Refusal::ALL.map(|refusal| refusal.as_str())
+        );
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let mut with_heads = request();
+        if let JournalEvent::ConnectionClosed {
+            exchange: Some(exchange),
+            ..
+        } = &mut with_heads.event
+        {
+            let head = MessageHead {
+                version: "HTTP/1.1".into(),
+                fields: vec![("host".into(), "web.shop".into())],
+                is_whole: true,
+            };
+            (exchange.request, exchange.response) = (Some(head.clone()), Some(head));
+        }
+        let dropped = Stamped {
+            at: "2026-11-30T21:05:03Z".into(),
+            event: JournalEvent::Dropped { events: 3 },
+        };
+        for stamped in [request(), with_heads, refused(), dropped] {
+            let event = serde_json::to_value(&stamped).unwrap();
+            let errors = schema.iter_errors(&event).map(|error| error.to_string());
+            assert_eq!(errors.collect::<Vec<_>>(), Vec::<String>::new(), "{event}");
+            // No key may be missing, and there are no others.
+            for key in event.as_object().unwrap().keys() {
+                let mut other = event.clone();
+                let value = other.as_object_mut().unwrap().remove(key).unwrap();
+                assert!(!schema.is_valid(&other), "without {key}: {event}");
+                other[format!("{key}s")] = value;
+                assert!(!schema.is_valid(&other), "{key}s: {event}");
+            }
+        }
     }
 
     #[test]
