@@ -68,14 +68,11 @@ impl Drop for LiveLine {
 }
 
 fn refusal(last: Option<&RefusedConnection>) -> String {
-    let said = last.map(|last| {
-        let sentence = out::escaped(&last.sentence);
-        format!("; last refusal: {}: {sentence}", last.target)
-    });
+    let said = last.map(|last| format!("; last refusal: {}: {}", last.target, last.sentence));
     said.unwrap_or_default()
 }
 
-/// The text, cut to one line of the terminal; its last column would wrap.
+/// The text, escaped and cut to one line of the terminal.
 fn text(open: usize, rate: f64, event: &str, columns: usize) -> String {
     let connections = if open == 1 {
         "connection"
@@ -83,7 +80,7 @@ fn text(open: usize, rate: f64, event: &str, columns: usize) -> String {
         "connections"
     };
     let text = format!("{open} {connections} open, {}/s{event}", amount(rate));
-    one_line(text, columns)
+    one_line(out::escaped(&text).into_owned(), columns)
 }
 
 fn amount(bytes: f64) -> String {
@@ -103,17 +100,18 @@ mod tests {
     fn one_line_of_the_terminal() {
         assert_eq!(text(1, 0.0, "", 80), "1 connection open, 0 B/s");
         let refused = RefusedConnection {
+            id: 0,
             at: String::new(),
             frontend: "http".into(),
             client: None,
-            target: "web:81".into(),
+            target: "web\u{202e}:81".into(),
             refusal: "no_such_port".into(),
             sentence: "service web has no TCP port 81\u{1b}[2J".into(),
         };
         let said = text(2, 1_250_000.0, &refusal(Some(&refused)), 200);
         assert_eq!(
             said,
-            "2 connections open, 1.2 MB/s; last refusal: web:81: service web has no TCP port 81\\u{1b}[2J"
+            "2 connections open, 1.2 MB/s; last refusal: web\\u{202e}:81: service web has no TCP port 81\\u{1b}[2J"
         );
         let said = text(2, 3e3, &refusal(Some(&refused)), 40);
         assert_eq!(said.chars().count(), 39);

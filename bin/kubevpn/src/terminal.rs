@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use unicode_width::UnicodeWidthStr as _;
+
 /// Moves to the first column and clears the line (ECMA-48).
 const CLEAR: &[u8] = b"\r\x1b[K";
 
@@ -70,9 +72,37 @@ pub(crate) fn columns() -> usize {
 /// The text, cut to one line of the terminal; its last column would wrap.
 pub(crate) fn one_line(mut text: String, columns: usize) -> String {
     let room = columns.saturating_sub(1);
-    if text.chars().count() > room {
-        text = text.chars().take(room.saturating_sub(1)).collect();
+    if text.width() > room {
+        let fits = |end: &usize| text[..*end].width() < room;
+        let ends = text.char_indices().map(|(at, _)| at);
+        let end = ends.take_while(fits).last().unwrap_or_default();
+        text.truncate(end);
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_cut_by_columns() {
+        for (text, columns, line) in [
+            ("shop", 5, "shop"),
+            ("shops", 5, "sho…"),
+            // Each of these characters has two columns.
+            ("商店", 5, "商店"),
+            ("商店", 4, "商…"),
+            ("商店", 3, "…"),
+            ("a商店b", 6, "a商…"),
+            ("a商店b", 7, "a商店b"),
+            // A combining accent has none, and stays with its letter.
+            ("cafe\u{301}s", 6, "cafe\u{301}s"),
+            ("cafe\u{301}ss", 6, "cafe\u{301}…"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(one_line(text.to_owned(), columns), line, "{text} {columns}");
+        }
+    }
 }

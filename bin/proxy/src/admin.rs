@@ -59,6 +59,8 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FORM: usize = 1024;
 /// Name of the listener in errors.
 const NAME: &str = "admin listener";
+/// Time limit for clients of a Unix socket to read events at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Interval of the events that update the page.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -157,9 +159,14 @@ impl Admin {
         self.state.show(view);
     }
 
-    /// Closes the listener.
+    /// Closes the listener. On a Unix socket, clients get up to a second to read the last events of a journal that was
+    /// closed before.
     pub async fn end(self) {
-        self.drain.drain(Duration::ZERO).await;
+        let limit = match self.state.is_private {
+            true => LAST_EVENTS,
+            false => Duration::ZERO,
+        };
+        self.drain.drain(limit).await;
         let _ended = self.accepting.await;
     }
 }
@@ -189,7 +196,8 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
     if timeout(HANDSHAKE_TIMEOUT, &mut serving).await.is_err() && streams.load(Ordering::Relaxed) {
         tokio::select! {
             _ended = serving => {}
-            () = drain.stopping() => {}
+            // Events on a Unix socket end with the journal.
+            () = drain.stopping(), if !state.is_private => {}
         }
     }
 }

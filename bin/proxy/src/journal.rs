@@ -25,6 +25,7 @@ use self::programs::ClientProgram;
 use self::tally::{Dials, EventCounts, count};
 
 pub mod api;
+mod ended;
 mod event;
 mod programs;
 mod redact;
@@ -32,6 +33,7 @@ mod snapshot;
 mod tally;
 mod view;
 
+pub use self::ended::EndedConnection;
 pub use self::event::{
     Events, ExchangeEvent, JournalEvent, MessageHead, Stamped, Trace, TraceStep,
 };
@@ -349,6 +351,7 @@ impl JournalShared {
             }
         }
         let refused = ended.refusal.map(|refusal| RefusedConnection {
+            id: live.id(),
             at: Timestamp::now().to_string(),
             frontend: frontend.to_owned(),
             client: live.client().map(|client| client.to_string()),
@@ -375,7 +378,7 @@ impl JournalShared {
             let trace = self.channel.wants_traces().then(|| Trace::of(live));
             match refused {
                 Some(refused) => JournalEvent::ConnectionRefused {
-                    id: live.id(),
+                    id: refused.id,
                     frontend: refused.frontend,
                     client: refused.client,
                     target: route.target.map(|target| target.to_string()),

@@ -198,9 +198,10 @@ async fn restart(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     in_use(&proxy).await?;
     let begun = watched_again(lab, &mark).await?;
     let first = (relay.accepted(), relay.reached());
-    lab.stop(ClusterDaemon::ApiServer, Signal::Kill).await?;
-    let mark = lab.audit_mark()?;
-    lab.resume(ClusterDaemon::ApiServer).await?;
+    let away = async { lab.audit_mark() };
+    let mark = lab
+        .without(ClusterDaemon::ApiServer, Signal::Kill, away)
+        .await?;
     let back = Instant::now();
     let again = watched_again(lab, &mark).await?;
     let took = back.elapsed();
@@ -226,18 +227,22 @@ async fn outage(lab: &Lab, kubevpn: &Path, down: Duration) -> anyhow::Result<Vec
     let mark = lab.audit_mark()?;
     in_use(&proxy).await?;
     watched_again(lab, &mark).await?;
-    lab.stop(ClusterDaemon::ApiServer, Signal::Kill).await?;
     let mut attempts = Vec::new();
+    let away = async {
+        let begun = Instant::now();
+        let mut last = relay.accepted();
+        while begun.elapsed() < down {
+            sleep(Duration::from_secs(10)).await;
+            let now = relay.accepted();
+            attempts.push(now - last);
+            last = now;
+        }
+        lab.audit_mark()
+    };
     let begun = Instant::now();
-    let mut last = relay.accepted();
-    while begun.elapsed() < down {
-        sleep(Duration::from_secs(10)).await;
-        let now = relay.accepted();
-        attempts.push(now - last);
-        last = now;
-    }
-    let mark = lab.audit_mark()?;
-    lab.resume(ClusterDaemon::ApiServer).await?;
+    let mark = lab
+        .without(ClusterDaemon::ApiServer, Signal::Kill, away)
+        .await?;
     let back = Instant::now();
     let mut tries = 0;
     while get(&proxy, &fake(tries % SERVICES), 80).await.is_err() {
@@ -381,7 +386,23 @@ spec:
     let file = tempfile::NamedTempFile::new()?;
     std::fs::write(file.path(), OBJECTS)?;
     let file = file.path().display().to_string();
-    lab.kubectl(&["apply", "-f", &file]).await?;
+    let measured = async {
+        lab.kubectl(&["apply", "-f", &file]).await?;
+        while_frozen(lab, kubevpn).await
+    };
+    let remove = async {
+        let delete = ["delete", "-f", &file, "--ignore-not-found"];
+        let at_once = ["--grace-period=0", "--force"];
+        lab.kubectl(&[&delete[..], &at_once].concat()).await?;
+        lab.kubectl(&["label", "pod", "-l", "app=reviews", "frozen-"])
+            .await?;
+        Ok(())
+    };
+    lab::undone(measured, remove).await
+}
+
+/// The figures, once the objects of [`frozen`] are there.
+async fn while_frozen(lab: &Lab, kubevpn: &Path) -> anyhow::Result<Vec<String>> {
     let label = [
         "label",
         "pod",
@@ -413,9 +434,12 @@ spec:
         if warm {
             get_all(&proxy, 40).await;
         }
-        lab.signal(ClusterDaemon::Kwok, Signal::Stop)?;
-        let got = get_all(&proxy, 200).await;
-        lab.signal(ClusterDaemon::Kwok, Signal::Cont)?;
+        let stopped = async {
+            lab.signal(ClusterDaemon::Kwok, Signal::Stop)?;
+            Ok(get_all(&proxy, 200).await)
+        };
+        let run_on = async { lab.signal(ClusterDaemon::Kwok, Signal::Cont) };
+        let got = lab::undone(stopped, run_on).await?;
         let failed = got.iter().filter(|(ok, _)| !ok).count();
         let waited: Vec<_> = got
             .iter()
@@ -428,10 +452,6 @@ spec:
             waited.len(),
         ));
     }
-    lab.kubectl(&["delete", "-f", &file, "--grace-period=0", "--force"])
-        .await?;
-    lab.kubectl(&["label", "pod", "-l", "app=reviews", "frozen-"])
-        .await?;
     Ok(lines)
 }
 

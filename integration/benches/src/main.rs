@@ -111,7 +111,7 @@ async fn main() -> anyhow::Result<()> {
     }
     match args.command {
         Some(Other::Frontends(args)) => return frontends::run(args).await,
-        Some(Other::Budgets(args)) => return budgets::run(args).await,
+        Some(Other::Budgets(args)) => return lab::interruptible(budgets::run(args)).await,
         Some(Other::Isolated(args)) => return isolated::run(args).await,
         None => {}
     }

@@ -14,6 +14,7 @@ use tracing::info;
 use crate::binaries::lock;
 use crate::command::{FOR_UP, command, output, require};
 use crate::daemon::ClusterDaemon;
+use crate::interrupt::undone;
 use crate::line::{Length, LineRelay};
 use crate::process::{LabProcess, Signal};
 use crate::settings::{NODE, Settings, source};
@@ -274,6 +275,10 @@ impl Lab {
     /// Its last words, if it ends at once.
     pub async fn resume(&self, daemon: ClusterDaemon) -> Result<()> {
         let _lock = self.lock().await?;
+        self.start_again(daemon).await
+    }
+
+    async fn start_again(&self, daemon: ClusterDaemon) -> Result<()> {
         match daemon {
             ClusterDaemon::Node | ClusterDaemon::Containerd | ClusterDaemon::Kubelet => {
                 self.start_node().await
@@ -325,13 +330,37 @@ impl Lab {
     /// # Errors
     /// An API server that does not come back.
     pub async fn restart_apiserver(&self, down_for: Duration, signal: Signal) -> Result<()> {
+        let meanwhile = async {
+            tokio::time::sleep(down_for).await;
+            Ok(())
+        };
+        self.without(ClusterDaemon::ApiServer, signal, meanwhile)
+            .await
+    }
+
+    /// Does `meanwhile` without this daemon, which is ended before and started again afterwards: also if `meanwhile` fails, and
+    /// on SIGINT and SIGTERM in a program that is [`interruptible`](crate::interruptible).
+    ///
+    /// # Errors
+    /// Those of `meanwhile`; a daemon that does not end, or does not come back.
+    pub async fn without<T>(
+        &self,
+        daemon: ClusterDaemon,
+        signal: Signal,
+        meanwhile: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let _lock = self.lock().await?;
-        self.end(ClusterDaemon::ApiServer, signal).await?;
-        info!("API server down");
-        tokio::time::sleep(down_for).await;
-        self.ensure_started(ClusterDaemon::ApiServer).await?;
-        info!("API server back");
-        self.controllers_again().await
+        let away = async {
+            self.end(daemon, signal).await?;
+            info!("{} down", daemon.name());
+            meanwhile.await
+        };
+        let back = async {
+            self.start_again(daemon).await?;
+            info!("{} back", daemon.name());
+            Ok(())
+        };
+        undone(away, back).await
     }
 
     async fn control_plane(&self) -> Result<()> {

@@ -28,6 +28,7 @@ use crate::Lab;
 use crate::check::{CheckClaims, Claim};
 use crate::command::{output, output_of_input};
 use crate::guests::add_libraries;
+use crate::interrupt::undone;
 use crate::process::until;
 
 mod load;
@@ -156,19 +157,27 @@ impl Lab {
     /// No cluster; what is waited for in vain.
     pub async fn gateway(&self, kubevpn: &Path, report: impl FnMut(&Claim)) -> Result<Vec<Claim>> {
         self.bring_image(kubevpn).await?;
-        let _api = self.serve_api_address().await?;
-        self.make_namespace().await?;
         let mut claims = CheckClaims {
             report,
             all: Vec::new(),
         };
-        let checked = self.check_gateway(&mut claims).await;
-        self.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])
-            .await?;
+        let checked = async {
+            let _api = self.serve_api_address().await?;
+            self.make_namespace().await?;
+            self.check_gateway(&mut claims).await
+        };
+        undone(checked, self.remove_gateway()).await?;
+        Ok(claims.all)
+    }
+
+    /// Removes the namespace, and the address that [`serve_api_address`](Self::serve_api_address) added.
+    async fn remove_gateway(&self) -> Result<()> {
+        let namespace = ["delete", "namespace", NAMESPACE];
+        let flags = ["--ignore-not-found", "--wait=false"];
+        let removed = self.kubectl(&[&namespace[..], &flags].concat()).await;
         let address = format!("{}/32", self.settings.api_service_ip());
         output(&mut self.enter(["ip", "addr", "del", &address, "dev", "lo"])?).await?;
-        checked?;
-        Ok(claims.all)
+        removed.map(drop)
     }
 
     /// The image that the Deployment names, made of a program and what it loads.

@@ -13,7 +13,8 @@
 //! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it, with what
 //! `transports` cost; `gateway` runs
 //! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own;
-//! `terminal` sits down at real shells; `metrics` has a real Prometheus look on while things go wrong.
+//! `terminal` sits down at real shells; `metrics` has a real Prometheus look on while things go wrong. `interrupt` has what a
+//! command has changed for a while changed back, though it fails or is interrupted.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -46,6 +47,7 @@ mod gateway;
 mod guests;
 mod half_close;
 mod hops;
+mod interrupt;
 mod isolated;
 mod line;
 mod machine;
@@ -73,6 +75,7 @@ pub use self::clients::{Passage, ProxyPort, TestedClient, write_page};
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::ClusterDaemon;
 pub use self::hops::{Crossing, Hop, table as hops_table};
+pub use self::interrupt::{interruptible, undone};
 pub use self::isolated::{IsolatedProgram, ProgramOutcome, write_programs};
 pub use self::line::{Length, LineRelay, round_trip};
 pub use self::matrix::{Scenarios, VersionPair, pairs, table as matrix_table, write_pair};

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::Lab;
 use crate::command::{command, last_lines, output};
-use crate::process::until;
+use crate::process::{LabProcess, Signal, until};
 
 /// Long enough for any machine; reached only when something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -278,9 +278,27 @@ impl LabMachine {
 
 impl Drop for LabMachine {
     fn drop(&mut self) {
-        // The link goes with the namespace, when the last that runs in it has ended.
+        // The link goes with the namespace, when the last that runs in it has ended; a daemon is no child of the lab.
+        for process in self.init.id().map(beside).unwrap_or_default() {
+            let _ = process.signal(Signal::Kill);
+        }
         let _ = self.init.start_kill();
     }
+}
+
+/// All processes in the network namespace of this one; none if that is the lab's own, as it is until `unshare` has made
+/// another.
+fn beside(pid: u32) -> Vec<LabProcess> {
+    let network = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let wanted = network(pid);
+    if wanted.is_none() || wanted == network(std::process::id()) {
+        return Vec::new();
+    }
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| network(*pid) == wanted)
+        .filter_map(LabProcess::find)
+        .collect()
 }
 
 /// The program under test in a machine.
@@ -311,5 +329,36 @@ async fn relay(listener: TcpListener, to: SocketAddr) {
             }
         });
         while connections.try_join_next().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_ended_in_the_network_of_the_lab() {
+        let child = command("sleep").unwrap().arg("600").spawn().unwrap();
+        assert!(beside(child.id().unwrap()).is_empty());
+        assert!(beside(std::process::id()).is_empty());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs root"]
+    async fn daemon_in_a_machine_ends_with_it() {
+        let machine = LabMachine::alone(0, String::new(), String::new()).await;
+        let machine = machine.unwrap();
+        let started = machine
+            .sh("setsid sleep 600 >/dev/null 2>&1 & echo $!")
+            .await;
+        let pid = started.unwrap().trim().parse().unwrap();
+        let daemon = LabProcess::find(pid).unwrap();
+        daemon.signal(Signal::Stop).unwrap();
+        drop(machine);
+        until(PATIENCE, "the end of the daemon", async || {
+            Ok((!daemon.is_alive()).then_some(()))
+        })
+        .await
+        .unwrap();
     }
 }

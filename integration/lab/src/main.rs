@@ -26,8 +26,17 @@ use self::cli::{Args, AuditCommand, Command};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const BENCHES: &str = "kubevpn-benches";
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(begin());
+    // A command that was interrupted may have a thread that waits for the lock of the cluster.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+async fn begin() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     let args = Args::parse();
     tracing_subscriber::fmt()
@@ -37,11 +46,8 @@ async fn main() -> ExitCode {
         .with_target(false)
         .with_writer(std::io::stderr)
         .init();
-    let done = match Lab::from_env() {
-        Ok(lab) => run(args.command, lab).await,
-        Err(error) => Err(error),
-    };
-    done.unwrap_or_else(|error| {
+    let done = lab::interruptible(async { run(args.command, Lab::from_env()?).await });
+    done.await.unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use futures_util::{StreamExt as _, stream};
+use kubevpn_proxy::journal::JournalSnapshot;
 use kubevpn_scenarios::managed::{id_of, listener};
 use kubevpn_scenarios::{Curl, Socks};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::{Duration, sleep};
 
-use crate::{Rig, eventually, works};
+use crate::{Rig, eventually, kubevpn, works};
 
 /// A program whose lines are read.
 struct Running {
@@ -62,11 +63,22 @@ impl Running {
         serde_json::from_str(&self.line().await).unwrap()
     }
 
+    /// A line of `tap -o json`, which is as the schema says.
+    async fn event(&mut self) -> Value {
+        let event = self.json().await;
+        check(&event, "docs/tap.schema.json");
+        event
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().await;
+        assert!(sent.unwrap().success());
+    }
+
     /// Sends a signal and waits for the end; the exit code, and what else was said.
     async fn end(mut self, signal: &str) -> (Option<i32>, String) {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().await;
-        assert!(sent.unwrap().success());
+        self.signal(signal).await;
         let rest = async {
             let mut stdout = String::new();
             self.stdout.read_to_string(&mut stdout).await.unwrap();
@@ -136,14 +148,20 @@ async fn fetch(http: SocketAddr, url: &str) -> i32 {
     Curl::run(&["--proxy", &proxy, url]).await.unwrap().code
 }
 
-fn read(path: &Path) -> Value {
+#[track_caller]
+fn check(document: &Value, schema: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let schema = root.join("integration/tests/golden/har-1.2.schema.json");
-    let schema: Value = serde_json::from_slice(&std::fs::read(schema).unwrap()).unwrap();
+    let schema = std::fs::read(root.join(schema)).unwrap();
+    let schema: Value = serde_json::from_slice(&schema).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
-    let document = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let errors = schema.iter_errors(&document).map(|error| error.to_string());
+    let errors = schema.iter_errors(document).map(|error| error.to_string());
     assert_eq!(errors.collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[track_caller]
+fn read(path: &Path) -> Value {
+    let document = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    check(&document, "integration/tests/golden/har-1.2.schema.json");
     document
 }
 
@@ -172,7 +190,7 @@ async fn tap_records_requests_without_their_secrets() {
     let mut other = Running::tap(&rig, &words.concat()).await;
 
     request_with_canaries(http).await;
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["event"], "connectionClosed");
     assert_eq!(seen["frontend"], "http");
     assert_eq!(seen["exchange"]["method"], "GET");
@@ -183,12 +201,12 @@ async fn tap_records_requests_without_their_secrets() {
 
     // What is not HTTP for the proxy is a line, and no entry.
     works(socks).await;
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["frontend"], "socks5");
     assert_eq!(seen["exchange"], Value::Null);
 
     assert_eq!(fetch(http, "http://productpage:81/x").await, 22);
-    let seen = tap.json().await;
+    let seen = tap.event().await;
     assert_eq!(seen["event"], "connectionRefused");
     assert_eq!(seen["refusal"], "no_such_port");
 
@@ -235,8 +253,8 @@ async fn tap_records_requests_without_their_secrets() {
     assert_eq!(second["_refusal"], "no_such_port");
 
     // The file is whole though nothing could be done at the end; with what it was told to record, of one target.
-    other.json().await;
-    other.json().await;
+    other.event().await;
+    other.event().await;
     other.end("-KILL").await;
     let text = std::fs::read_to_string(&whole).unwrap();
     assert_eq!(text.matches(CANARY).count(), 10, "{text}");
@@ -321,6 +339,10 @@ struct Foreground {
 
 impl Foreground {
     async fn start(rig: &Rig) -> Self {
+        Self::start_with(rig, &[]).await
+    }
+
+    async fn start_with(rig: &Rig, more: &[&str]) -> Self {
         let words = [
             "proxy-out",
             "--kubeconfig",
@@ -330,6 +352,7 @@ impl Foreground {
             "-o",
             "json",
         ];
+        let words = [&words[..], more].concat();
         let mut running = Running::start(rig.managed.command(&words));
         let listens = running.json().await;
         let address: SocketAddr = listens["address"].as_str().unwrap().parse().unwrap();
@@ -357,22 +380,17 @@ async fn tap_that_is_slow_says_what_it_missed() {
     let rig = Rig::start().await;
     let (_, socks, _) = open(&rig).await;
     let mut tap = Running::tap(&rig, &["-o", "json"]).await;
-    let pid = tap.child.id().unwrap().to_string();
-    let signal = async |name: &str| {
-        let sent = Command::new("kill").args([name, &pid]).status().await;
-        assert!(sent.unwrap().success());
-    };
-    signal("-STOP").await;
+    tap.signal("-STOP").await;
     let refused = stream::iter(0..MANY).map(async |_| {
         assert!(Socks::connect(socks, "productpage", 81).await.is_err());
     });
     refused.buffer_unordered(50).collect::<Vec<_>>().await;
-    signal("-CONT").await;
+    tap.signal("-CONT").await;
     // The last one that it sees.
     works(socks).await;
     let (mut lines, mut missed) = (0, 0);
     loop {
-        let seen = tap.json().await;
+        let seen = tap.event().await;
         match seen["event"].as_str().unwrap() {
             "dropped" => missed += seen["events"].as_u64().unwrap(),
             "connectionRefused" => lines += 1,
@@ -392,4 +410,105 @@ async fn tap_that_is_slow_says_what_it_missed() {
         "{said}"
     );
     rig.managed.quit().await.unwrap();
+}
+
+/// Connections whose ends are more than one write.
+const HELD: usize = 200;
+
+#[tokio::test]
+async fn tap_sees_the_connections_that_a_proxy_cuts_at_its_end() {
+    let rig = Rig::start().await;
+    let proxy = Foreground::start_with(&rig, &["--drain", "0s"]).await;
+    let mut tap = Running::tap(&rig, &["-o", "json"]).await;
+    let mut held = Vec::new();
+    for _ in 0..HELD {
+        held.push(Socks::connect(proxy.address, "multi", 7007).await.unwrap());
+    }
+    proxy.running.end("-INT").await;
+    for _ in 0..HELD {
+        let seen = tap.event().await;
+        assert_eq!(seen["event"], "connectionClosed");
+        assert_eq!(seen["target"], "multi:7007");
+    }
+    over(tap, &proxy.pid).await;
+}
+
+/// Events that are more than a pipe holds (64 KiB), and fewer than are dropped.
+const UNREAD: usize = 800;
+
+#[tokio::test]
+async fn ctrl_c_ends_commands_whose_output_nobody_reads() {
+    let rig = Rig::start().await;
+    let (id, socks, _) = open(&rig).await;
+    let tap = Running::tap(&rig, &["-o", "json"]).await;
+    for _ in 0..UNREAD {
+        assert!(Socks::connect(socks, "productpage", 81).await.is_err());
+    }
+    let logs = Running::start(rig.managed.command(&["logs", "-f", &id]));
+    for mut command in [tap, logs] {
+        eventually("the pipe is full", async {
+            while rustix::io::ioctl_fionread(command.stdout.get_ref()).unwrap() < 50_000 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        command.signal("-INT").await;
+        let ended = eventually("its end", command.child.wait()).await;
+        assert_eq!(ended.unwrap().code(), Some(130));
+    }
+    rig.managed.quit().await.unwrap();
+}
+
+#[tokio::test]
+async fn recording_that_cannot_begin_replaces_no_file() {
+    let rig = Rig::start().await;
+    let proxy = Foreground::start(&rig).await;
+    let dir = tempfile::tempdir().unwrap();
+    let old = har(&dir, "old.har");
+    let kept = |said: &str| {
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), "old", "{said}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "{said}");
+    };
+    std::fs::write(&old, "old").unwrap();
+    let record = ["tap", "--record", old.to_str().unwrap(), "--overwrite"];
+
+    // No byte of the new file can be written.
+    let script = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh", kubevpn().to_str().unwrap()])
+        .args(record)
+        .env("KUBEVPN_HOME", rig.managed.home());
+    let output = eventually("its end", command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(23), "{said}");
+    assert!(said.contains("cannot create"), "{said}");
+    kept(&said);
+
+    // There are no events to record.
+    proxy.running.end("-INT").await;
+    let socket = rig.file("foreground/1.sock");
+    std::fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let snapshot = serde_json::to_string(&JournalSnapshot::default()).unwrap();
+    let silent = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let mut client = BufReader::new(client);
+            let mut head = String::new();
+            // A client may only try whether somebody listens.
+            while !head.ends_with("\r\n\r\n") && client.read_line(&mut head).await.unwrap() > 0 {}
+            let (status, body) = match head.starts_with("GET /v1/proxy/inside ") {
+                true => ("200 OK", snapshot.as_str()),
+                false => ("503 Service Unavailable", "{}"),
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+            let _ = client.write_all(answer.as_bytes()).await;
+        }
+    });
+    let said = rig.managed.run(&record).await.unwrap();
+    let said = said.with(81, &[]).unwrap();
+    kept(&format!("{said:?}"));
+    silent.abort();
 }

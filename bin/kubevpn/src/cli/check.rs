@@ -97,8 +97,7 @@ impl CheckCommand {
             _ => None,
         };
         if self.output == CheckOutput::Json {
-            let document = document(&report, explained.as_ref());
-            out::line(format_args!("{document:#}"))?;
+            out::json(&document(&report, explained.as_ref()))?;
         }
         steps.written()?;
         match report.code() {

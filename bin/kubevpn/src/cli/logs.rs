@@ -12,6 +12,7 @@ use kubevpn_daemon::{ApiError, DaemonClient, StateDir, identity, log};
 
 use super::which;
 use crate::exit::Failure;
+use crate::out;
 
 /// Interval of reads of a followed log.
 const LOOK: Duration = Duration::from_millis(200);
@@ -68,46 +69,45 @@ impl Logs {
         if let Some(id) = id.filter(|id| !identity::is_id(id) || files.is_empty()) {
             return Err(ApiError::no_such_connection(&id).into());
         }
-        let printed = async {
-            let mut open = open(&path)?;
-            let older = files.iter().filter(|file| **file != path);
-            match (self.tail, self.since) {
-                (None, None) => {
-                    for older in older {
-                        copy(&mut File::open(older)?)?;
+        out::until_interrupted(async move {
+            let printed = async {
+                let mut open = open(&path)?;
+                let older = files.iter().filter(|file| **file != path);
+                match (self.tail, self.since) {
+                    (None, None) => {
+                        for older in older {
+                            copy(&mut File::open(older)?)?;
+                        }
+                        if let Some(file) = &mut open {
+                            copy(file)?;
+                        }
                     }
-                    if let Some(file) = &mut open {
-                        copy(file)?;
+                    (tail, since) => {
+                        // Rotation bounds the size of the files.
+                        let mut text = Vec::new();
+                        for older in older {
+                            File::open(older)?.read_to_end(&mut text)?;
+                        }
+                        if let Some(file) = &mut open {
+                            file.read_to_end(&mut text)?;
+                        }
+                        let from = since.and_then(|since| Timestamp::now().checked_sub(since).ok());
+                        let text = from.map_or(&*text, |from| newer(&text, from));
+                        copy(&mut tail.map_or(text, |lines| last(text, lines)))?;
                     }
                 }
-                (tail, since) => {
-                    // Rotation bounds the size of the files.
-                    let mut text = Vec::new();
-                    for older in older {
-                        File::open(older)?.read_to_end(&mut text)?;
-                    }
-                    if let Some(file) = &mut open {
-                        file.read_to_end(&mut text)?;
-                    }
-                    let from = since.and_then(|since| Timestamp::now().checked_sub(since).ok());
-                    let text = from.map_or(&*text, |from| newer(&text, from));
-                    copy(&mut tail.map_or(text, |lines| last(text, lines)))?;
+                match self.follow {
+                    true => follow(&path, open).await,
+                    false => Ok(()),
                 }
+            };
+            match printed.await {
+                // The reader has closed the pipe.
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                ended => Ok(ended.with_context(|| format!("cannot print {}", path.display()))?),
             }
-            match self.follow {
-                true => follow(&path, open).await,
-                false => Ok(()),
-            }
-        };
-        let ended = tokio::select! {
-            printed = printed => printed,
-            _ = tokio::signal::ctrl_c() => return Err(Failure::Interrupted),
-        };
-        match ended {
-            // The reader has closed the pipe.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            ended => Ok(ended.with_context(|| format!("cannot print {}", path.display()))?),
-        }
+        })
+        .await
     }
 }
 

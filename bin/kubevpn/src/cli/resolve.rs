@@ -96,7 +96,7 @@ impl ResolveCommand {
             ResolveOutput::Json => progress::shown(&self.target, explaining).await?,
         };
         if self.output == ResolveOutput::Json {
-            out::line(format_args!("{:#}", explained.document))?;
+            out::json(&explained.document)?;
         }
         if let Err(error) = explained.done {
             return Err(advised(error, &client, &namespace, &explained.host).await);

@@ -172,12 +172,13 @@ where
         server.end(ending.drain, again),
     )
     .await;
+    // The streams of events end with the last events.
+    view.journal().close();
     for admin in [ending.admin, console].into_iter().flatten() {
         admin.end().await;
     }
     #[cfg(feature = "otel")]
     {
-        view.journal().close();
         let again = async {
             if !is_cut.load(Ordering::Relaxed) {
                 ending.termination.next().await;
@@ -278,10 +279,10 @@ fn print_listeners(listeners: &[(Addr, Protocol)], admin: Option<&Addr>) -> Resu
         if let Protocol::Forward(to) = protocol {
             listener["to"] = to.0.to_string().into();
         }
-        out::line(listener)?;
+        out::json_line(&listener)?;
     }
     match admin {
-        Some(admin) => out::line(json!({"protocol": "admin", "address": admin.to_string()})),
+        Some(admin) => out::json_line(&json!({"protocol": "admin", "address": admin.to_string()})),
         None => Ok(()),
     }
 }

@@ -80,7 +80,7 @@ impl ServicesCommand {
                     ));
                 }
             }
-            ServicesFormat::Json => out::line(format_args!("{:#}", document(&found)))?,
+            ServicesFormat::Json => out::json(&document(&found))?,
             ServicesFormat::Yaml => {
                 let yaml = serde_yaml_ng::to_string(&document(&found));
                 out::print(yaml.map_err(anyhow::Error::from)?)?;

@@ -92,10 +92,7 @@ impl StatusOutputArgs {
 
 impl StatusCommand {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        tokio::select! {
-            shown = self.show() => shown,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
-        }
+        out::until_interrupted(self.show()).await
     }
 
     async fn show(self) -> Result<(), Failure> {
@@ -185,9 +182,7 @@ fn show(text: &str, again: bool) -> Result<(), Failure> {
 pub(crate) fn render(status: &Document, shown: &StatusOutputArgs) -> Result<String, Failure> {
     Ok(match shown.format {
         StatusFormat::Table | StatusFormat::Wide => table(status, shown),
-        StatusFormat::Json => {
-            serde_json::to_string_pretty(status).map_err(anyhow::Error::from)? + "\n"
-        }
+        StatusFormat::Json => out::json_text(status, true)? + "\n",
         StatusFormat::Yaml => serde_yaml_ng::to_string(status).map_err(anyhow::Error::from)?,
         StatusFormat::Name => {
             let ids = status
@@ -393,6 +388,16 @@ mod tests {
             assert!(text.contains(r"one\n\u{1b}[2Jtwo"), "{text}");
             assert!(text.contains(r"a\u{9b}b"), "{text}");
         }
+    }
+
+    #[test]
+    fn json_cannot_drive_the_terminal_either() {
+        let mut status = sample();
+        status.list[0].reason = "a\u{9b}2Jb\u{202e}c\u{7f}\n".into();
+        let text = render(&status, &shown(StatusFormat::Json)).unwrap();
+        assert!(text.contains(r"a\u009b2Jb\u202ec\u007f\n"), "{text}");
+        let back: Document = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.list[0].reason, status.list[0].reason);
     }
 
     #[test]

@@ -4,11 +4,15 @@ mod har;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use kubevpn_daemon::EventLines;
-use kubevpn_proxy::journal::{ExchangeEvent, JournalEvent, Stamped};
+use kubevpn_proxy::journal::{EndedConnection, JournalEvent, Stamped};
 use kubevpn_target::{Origin, Target};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use self::har::Recording;
 use super::console::{self, ConsoleArgs};
@@ -18,6 +22,8 @@ use crate::out;
 
 /// Printed at most once, because an `https://` address gives one line however many requests are inside.
 const UNSEEN: &str = "not seen: requests inside TLS (https:// through CONNECT) and inside SOCKS: each of these connections is one line";
+/// Time limit for printing the summary.
+const SUMMARY: Duration = Duration::from_secs(1);
 
 /// Show connections and HTTP requests as they go through a proxy
 ///
@@ -71,7 +77,7 @@ enum TapFormat {
     /// One line for each connection or request
     #[default]
     Text,
-    /// One JSON object per line for each connection or request
+    /// One JSON object per line, as docs/tap.schema.json describes it
     Json,
 }
 
@@ -80,21 +86,22 @@ impl Tap {
         let (console, seen) = self.console.find().await?;
         let wanted = self.target.as_deref();
         let wanted = wanted.map(|text| TapFilter::parse(text, &seen.about.namespace));
-        let mut tapped = Tapped {
-            wanted: wanted.transpose()?,
-            refused: self.refused,
-            output: self.output,
-            credentials: self.credentials,
-            recording: match &self.record {
-                Some(path) => Some(Recording::create(path, self.overwrite)?),
-                None => None,
-            },
-            dropped: 0,
-        };
-        let events = match tapped.recording {
+        let wanted = wanted.transpose()?;
+        let events = match self.record {
             Some(_) => console.events_with_heads().await?,
             None => console.events(true).await?,
         };
+        // A file is replaced only when there is something to record.
+        let recording = self.record.as_deref();
+        let recording = recording.map(|path| Recording::create(path, self.overwrite));
+        let tapped = Arc::new(Mutex::new(Tapped {
+            wanted,
+            refused: self.refused,
+            output: self.output,
+            credentials: self.credentials,
+            recording: recording.transpose()?,
+            dropped: 0,
+        }));
         let name = console::name(&seen.about);
         if !out::is_hushed() {
             out::aside(format_args!(
@@ -102,12 +109,12 @@ impl Tap {
                 out::escaped(&console::place(&seen.about))
             ));
         }
-        let ended = tokio::select! {
-            ended = tapped.follow(events, &name) => ended,
-            _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
-        };
+        let ended = out::until_interrupted(follow(tapped.clone(), events, name)).await;
         if !out::is_hushed() {
-            tapped.summary().into_iter().for_each(out::aside);
+            let summary = lock(&tapped).summary();
+            let printed = spawn_blocking(|| summary.into_iter().for_each(out::aside));
+            // A full pipe does not delay the end for long.
+            let _ = timeout(SUMMARY, printed).await;
         }
         ended
     }
@@ -123,23 +130,48 @@ struct Tapped {
     dropped: u64,
 }
 
-impl Tapped {
-    /// Shows events until the proxy ends, which is a failure here as it is in `top`.
-    async fn follow(&mut self, mut events: EventLines, name: &str) -> Result<(), Failure> {
-        while let Some(event) = events.next().await? {
-            self.take(event)?;
-        }
-        Err(console::ended(name).into())
-    }
+/// A line of output.
+#[derive(Debug, PartialEq)]
+enum TapLine {
+    Shown(String),
+    /// Something is missing in the output or the recording. It is printed with `--quiet` too.
+    Warning(String),
+}
 
-    fn take(&mut self, mut stamped: Stamped) -> Result<(), Failure> {
+/// Shows events until the proxy ends, which is a failure here as it is in `top`.
+async fn follow(
+    tapped: Arc<Mutex<Tapped>>,
+    mut events: EventLines,
+    name: String,
+) -> Result<(), Failure> {
+    while let Some(event) = events.next().await? {
+        // The lock is released before lines are printed, which may block.
+        let lines = lock(&tapped).take(event)?;
+        for line in lines {
+            match line {
+                TapLine::Shown(text) => out::line(text)?,
+                TapLine::Warning(text) => out::aside(text),
+            }
+        }
+    }
+    Err(console::ended(&name).into())
+}
+
+fn lock(tapped: &Mutex<Tapped>) -> MutexGuard<'_, Tapped> {
+    tapped.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Tapped {
+    /// The lines to print for an event.
+    fn take(&mut self, mut stamped: Stamped) -> Result<Vec<TapLine>, Failure> {
+        let mut lines = Vec::new();
         if let JournalEvent::Dropped { events } = stamped.event {
             self.dropped += events;
-            out::aside(dropped(events));
-            return match self.output {
-                TapFormat::Text => Ok(()),
-                TapFormat::Json => json(&stamped),
-            };
+            lines.push(TapLine::Warning(dropped(events)));
+            if self.output == TapFormat::Json {
+                lines.push(TapLine::Shown(out::json_text(&stamped, false)?));
+            }
+            return Ok(lines);
         }
         if let JournalEvent::ConnectionClosed { exchange, .. }
         | JournalEvent::ConnectionRefused { exchange, .. } = &mut stamped.event
@@ -153,25 +185,26 @@ impl Tapped {
                 exchange.redact();
             }
         }
-        let Some(seen) = EndedItem::of(&stamped) else {
-            return Ok(());
+        let Some(seen) = shown(&stamped) else {
+            return Ok(lines);
         };
         let fits = |wanted: &TapFilter| wanted.fits(seen.target, seen.via);
         if self.refused && seen.refusal.is_none() || !self.wanted.as_ref().is_none_or(fits) {
-            return Ok(());
+            return Ok(lines);
         }
         if let (Some(recording), Some(exchange)) = (&mut self.recording, seen.exchange)
             && recording.add(&seen, exchange)?
         {
-            out::aside(format_args!(
+            lines.push(TapLine::Warning(format!(
                 "{} is full: no further request is recorded",
                 recording.path.display()
-            ));
+            )));
         }
-        match self.output {
-            TapFormat::Text => out::line(seen.line()),
-            TapFormat::Json => json(&stamped),
-        }
+        lines.push(TapLine::Shown(match self.output {
+            TapFormat::Text => line(&seen),
+            TapFormat::Json => out::json_text(&stamped, false)?,
+        }));
+        Ok(lines)
     }
 
     /// Lines to print at the end.
@@ -199,115 +232,35 @@ fn dropped(events: u64) -> String {
     format!("{events} events were dropped: they came faster than they were read here")
 }
 
-fn json(stamped: &Stamped) -> Result<(), Failure> {
-    // The values are strings and numbers, which always serialize.
-    out::line(serde_json::to_string(stamped).unwrap_or_default())
+/// The end of a connection or a request, if it is shown: clients that closed without asking for a target are not.
+fn shown(stamped: &Stamped) -> Option<EndedConnection<'_>> {
+    EndedConnection::of(stamped).filter(|seen| seen.target.is_some() || seen.end == "rejected")
 }
 
-/// A connection or a request that has ended.
-struct EndedItem<'a> {
-    at: &'a str,
-    id: u64,
-    frontend: &'a str,
-    target: Option<&'a str>,
-    /// `namespace/pod:port`; empty if there was no stream.
-    via: &'a str,
-    up: u64,
-    down: u64,
-    seconds: f64,
-    end: &'a str,
-    refusal: Option<&'a str>,
-    error: Option<&'a str>,
-    exchange: Option<&'a ExchangeEvent>,
-}
-
-impl<'a> EndedItem<'a> {
-    /// `None` for other events, and for clients that closed without asking for a target.
-    fn of(stamped: &'a Stamped) -> Option<Self> {
-        let seen = match &stamped.event {
-            JournalEvent::ConnectionClosed {
-                id,
-                frontend,
-                target,
-                via,
-                up,
-                down,
-                seconds,
-                end,
-                error,
-                exchange,
-                ..
-            } => Self {
-                at: &stamped.at,
-                id: *id,
-                frontend,
-                target: target.as_deref(),
-                via,
-                up: *up,
-                down: *down,
-                seconds: *seconds,
-                end,
-                refusal: None,
-                error: error.as_deref(),
-                exchange: exchange.as_ref(),
-            },
-            JournalEvent::ConnectionRefused {
-                id,
-                frontend,
-                target,
-                refusal,
-                sentence,
-                seconds,
-                exchange,
-                ..
-            } => Self {
-                at: &stamped.at,
-                id: *id,
-                frontend,
-                target: target.as_deref(),
-                via: "",
-                up: 0,
-                down: 0,
-                seconds: *seconds,
-                end: "refused",
-                refusal: Some(refusal),
-                error: Some(sentence),
-                exchange: exchange.as_ref(),
-            },
-            _ => return None,
-        };
-        let asked = seen.target.is_some() || seen.end == "rejected";
-        asked.then_some(seen)
+fn line(seen: &EndedConnection<'_>) -> String {
+    let what: Cow<'_, str> = match (seen.exchange, seen.target) {
+        (Some(exchange), _) => format!("{} {}", exchange.method, exchange.url).into(),
+        (None, target) => target.unwrap_or("-").into(),
+    };
+    let status = seen.exchange.and_then(|exchange| exchange.status);
+    let outcome = match (status, seen.refusal.unwrap_or(seen.end)) {
+        (Some(status), "eof") => status.to_string(),
+        (Some(status), other) => format!("{status} {other}"),
+        (None, other) => other.to_owned(),
+    };
+    let mut line = format!(
+        "{}  {:<11}  {outcome:<18}  {:>8}  {what}",
+        time_of_day(seen.at),
+        seen.frontend,
+        duration(seen.seconds),
+    );
+    if !seen.via.is_empty() {
+        line += &format!(" -> {}", seen.via);
     }
-
-    fn line(&self) -> String {
-        let what: Cow<'_, str> = match (self.exchange, self.target) {
-            (Some(exchange), _) => format!("{} {}", exchange.method, exchange.url).into(),
-            (None, target) => target.unwrap_or("-").into(),
-        };
-        let outcome = match (self.status(), self.refusal.unwrap_or(self.end)) {
-            (Some(status), "eof") => status.to_string(),
-            (Some(status), other) => format!("{status} {other}"),
-            (None, other) => other.to_owned(),
-        };
-        let mut line = format!(
-            "{}  {:<11}  {outcome:<18}  {:>8}  {what}",
-            time_of_day(self.at),
-            self.frontend,
-            duration(self.seconds),
-        );
-        if !self.via.is_empty() {
-            line += &format!(" -> {}", self.via);
-        }
-        if let Some(error) = self.error {
-            line += &format!(": {error}");
-        }
-        out::escaped(&line).into_owned()
+    if let Some(error) = seen.error {
+        line += &format!(": {error}");
     }
-
-    fn status(&self) -> Option<u16> {
-        self.exchange.and_then(|exchange| exchange.status)
-    }
+    out::escaped(&line).into_owned()
 }
 
 /// Time of day of an RFC 3339 timestamp: `21:05:03Z`.
@@ -385,6 +338,12 @@ impl TapFilter {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use kubevpn_proxy::journal::{ExchangeEvent, MessageHead};
+    use kubevpn_target::Refusal;
+    use serde_json::Value;
+
     use super::*;
 
     pub(super) fn request() -> Stamped {
@@ -435,7 +394,7 @@ mod tests {
 
     #[test]
     fn lines() {
-        let line = |stamped: &Stamped| EndedItem::of(stamped).unwrap().line();
+        let line = |stamped: &Stamped| line(&shown(stamped).unwrap());
         assert_eq!(
             line(&request()),
             "21:05:03Z  http         200                    12 ms  GET http://web.shop/?page=1 -> shop/web-0:8080"
@@ -445,6 +404,51 @@ mod tests {
             line(&refused()),
             "21:05:03Z  socks5       no_such_port           1.3 s  web:81: service shop/web has no TCP port 81\\u{1b}[2J"
         );
+    }
+
+    #[test]
+    fn json_is_as_the_schema_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tap.schema.json");
+        let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let words = |name: &str| -> Vec<String> {
+            serde_json::from_value(schema["$defs"][name]["enum"].clone()).unwrap()
+        };
+        assert_eq!(words("end"), kubevpn_conn::ENDS);
+        assert_eq!(
+            words("refusal"),
+            Refusal::ALL.map(|refusal| refusal.as_str())
+        );
+        let schema = jsonschema::validator_for(&schema).unwrap();
+        let mut with_heads = request();
+        if let JournalEvent::ConnectionClosed {
+            exchange: Some(exchange),
+            ..
+        } = &mut with_heads.event
+        {
+            let head = MessageHead {
+                version: "HTTP/1.1".into(),
+                fields: vec![("host".into(), "web.shop".into())],
+                is_whole: true,
+            };
+            (exchange.request, exchange.response) = (Some(head.clone()), Some(head));
+        }
+        let dropped = Stamped {
+            at: "2026-11-30T21:05:03Z".into(),
+            event: JournalEvent::Dropped { events: 3 },
+        };
+        for stamped in [request(), with_heads, refused(), dropped] {
+            let event = serde_json::to_value(&stamped).unwrap();
+            let errors = schema.iter_errors(&event).map(|error| error.to_string());
+            assert_eq!(errors.collect::<Vec<_>>(), Vec::<String>::new(), "{event}");
+            // No key may be missing, and there are no others.
+            for key in event.as_object().unwrap().keys() {
+                let mut other = event.clone();
+                let value = other.as_object_mut().unwrap().remove(key).unwrap();
+                assert!(!schema.is_valid(&other), "without {key}: {event}");
+                other[format!("{key}s")] = value;
+                assert!(!schema.is_valid(&other), "{key}s: {event}");
+            }
+        }
     }
 
     #[test]
@@ -461,7 +465,7 @@ mod tests {
                 unreachable!()
             };
             (*target, *exchange, *ended) = (None, None, end.to_owned());
-            EndedItem::of(&stamped).is_some()
+            shown(&stamped).is_some()
         };
         assert!(!closed("unused"));
         assert!(!closed("gone"));
@@ -470,7 +474,7 @@ mod tests {
             at: String::new(),
             event: JournalEvent::CredentialsRefused,
         };
-        assert!(EndedItem::of(&other).is_none());
+        assert!(shown(&other).is_none());
     }
 
     #[test]
@@ -530,7 +534,8 @@ mod tests {
         for events in [3, 4] {
             let event = JournalEvent::Dropped { events };
             let at = String::new();
-            tapped.take(Stamped { at, event }).unwrap();
+            let lines = tapped.take(Stamped { at, event }).unwrap();
+            assert_eq!(lines, [TapLine::Warning(dropped(events))]);
         }
         let said = "7 events were dropped: they came faster than they were read here";
         assert_eq!(tapped.summary(), [said]);

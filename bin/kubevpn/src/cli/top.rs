@@ -6,6 +6,7 @@
 //!   events ──────────┘
 //! ```
 
+mod columns;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -64,7 +64,7 @@ impl VersionCommand {
         let args = KubeconfigArgs::from(self.kube);
         let asked = (!self.client).then_some(&args);
         let document = progress::said("the daemon and the API server", document(asked)).await;
-        out::line(format_args!("{document:#}"))
+        out::json(&document)
     }
 }
 

@@ -420,6 +420,7 @@ mod tests {
             health: canary.into(),
         }];
         let refused = RefusedConnection {
+            id: 0,
             at: "2026-11-30T17:54:23Z".into(),
             frontend: canary.into(),
             client: Some(canary.into()),

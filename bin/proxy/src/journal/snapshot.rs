@@ -126,6 +126,8 @@ pub struct WatchSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusedConnection {
+    /// Number of the connection in this process, as in events.
+    pub id: u64,
     /// RFC 3339.
     pub at: String,
     pub frontend: String,

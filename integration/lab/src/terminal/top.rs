@@ -10,6 +10,7 @@ use super::tmux::Tmux;
 use super::{curl, download, listening};
 use crate::Lab;
 use crate::command::{command, output};
+use crate::interrupt::undone;
 
 /// The views, and how large a terminal usually is.
 const SIZE: (u16, u16) = (80, 24);
@@ -134,25 +135,30 @@ pub(super) async fn of_daemon(
     person: &Tmux,
     home: &Path,
 ) -> Result<(&'static str, String)> {
-    server
-        .line("kubevpn connect --socks 127.0.0.1:0 --http 127.0.0.1:0 2>/dev/null | tail -1; clear")
-        .await?;
-    server
-        .until("an empty screen", |screen| screen == "$")
-        .await?;
-    // The connection is found by the line that every shell is told.
-    server
-        .line("eval \"$(kubevpn env)\"; curl -s --limit-rate 3M -o /dev/null 'http://productpage:9080/bytes?n=1000000000'")
-        .await?;
-    person.resize(SIZE).await?;
-    let seen = glance(person, home, TOP).await;
-    server.key("C-c").await?;
-    server
-        .until("the prompt", |screen| screen.ends_with("\n$"))
-        .await?;
-    server.line("clear; kubevpn quit").await?;
-    server.until_text("Exited").await?;
-    Ok(("`kubevpn top` of a background connection", seen?))
+    let seen = async {
+        server
+            .line("kubevpn connect --socks 127.0.0.1:0 --http 127.0.0.1:0 2>/dev/null | tail -1; clear")
+            .await?;
+        server
+            .until("an empty screen", |screen| screen == "$")
+            .await?;
+        // The connection is found by the line that every shell is told.
+        server
+            .line("eval \"$(kubevpn env)\"; curl -s --limit-rate 3M -o /dev/null 'http://productpage:9080/bytes?n=1000000000'")
+            .await?;
+        person.resize(SIZE).await?;
+        glance(person, home, TOP).await
+    };
+    let quit = async {
+        server.key("C-c").await?;
+        server
+            .until("the prompt", |screen| screen.ends_with('$'))
+            .await?;
+        server.line("clear; kubevpn quit").await?;
+        server.until_text("Exited").await.map(drop)
+    };
+    let seen = undone(seen, quit).await?;
+    Ok(("`kubevpn top` of a background connection", seen))
 }
 
 /// The same from another machine, which is this one: over ssh.

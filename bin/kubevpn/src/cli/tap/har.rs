@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use kubevpn_daemon::{ApiError, Code};
-use kubevpn_proxy::journal::{ExchangeEvent, MessageHead};
+use kubevpn_proxy::journal::{EndedConnection, ExchangeEvent, MessageHead};
 use serde_json::{Value, json};
 
-use super::EndedItem;
 use crate::exit::Failure;
 
 /// Upper bound on the size of a recording: Chromium's developer tools open such a file in a few seconds.
@@ -37,12 +36,16 @@ impl Recording {
     pub(super) fn create(path: &Path, overwrite: bool) -> Result<Self, Failure> {
         let created = match overwrite {
             true => replace(path),
-            false => {
-                let mut options = File::options();
-                options.write(true).create_new(true).mode(0o600).open(path)
-            }
+            false => create(path),
         };
-        let recording = created.and_then(|file| Self::begin(path, file, MOST_BYTES));
+        let recording = created.map(|(file, end)| Self {
+            path: path.to_owned(),
+            file,
+            end,
+            limit: MOST_BYTES,
+            entries: 0,
+            left_out: 0,
+        });
         recording.map_err(|error| {
             let said = format!("--record: cannot create {}: {error}", path.display());
             match error.kind() {
@@ -55,27 +58,10 @@ impl Recording {
         })
     }
 
-    fn begin(path: &Path, file: File, limit: u64) -> io::Result<Self> {
-        let creator = json!({"name": "kubevpn", "version": env!("CARGO_PKG_VERSION")});
-        let comment = "heads of requests, without bodies";
-        let begin = format!(
-            r#"{{"log":{{"version":"1.2","creator":{creator},"comment":"{comment}","entries":["#
-        );
-        file.write_all_at(format!("{begin}{TAIL}").as_bytes(), 0)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            end: begin.len() as u64,
-            limit,
-            entries: 0,
-            left_out: 0,
-        })
-    }
-
     /// Adds a request; true if it is the first that does not fit.
     pub(super) fn add(
         &mut self,
-        seen: &EndedItem<'_>,
+        seen: &EndedConnection<'_>,
         exchange: &ExchangeEvent,
     ) -> Result<bool, Failure> {
         let separator = if self.entries == 0 { "\n" } else { ",\n" };
@@ -99,8 +85,36 @@ impl Recording {
     }
 }
 
-/// Creates a new file in place of an existing one. A link is replaced and not followed.
-fn replace(path: &Path) -> io::Result<File> {
+/// Writes a document without entries, and returns the offset of its tail.
+fn begin(file: &File) -> io::Result<u64> {
+    let creator = json!({"name": "kubevpn", "version": env!("CARGO_PKG_VERSION")});
+    let comment = "heads of requests, without bodies";
+    let begin = format!(
+        r#"{{"log":{{"version":"1.2","creator":{creator},"comment":"{comment}","entries":["#
+    );
+    file.write_all_at(format!("{begin}{TAIL}").as_bytes(), 0)?;
+    Ok(begin.len() as u64)
+}
+
+/// Creates a file of a new name, and begins it.
+fn create(path: &Path) -> io::Result<(File, u64)> {
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    match begin(&file) {
+        Ok(end) => Ok((file, end)),
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+/// Begins a new file, and puts it in place of an existing one. A link is replaced and not followed.
+fn replace(path: &Path) -> io::Result<(File, u64)> {
     let kind = std::fs::symlink_metadata(path).map(|found| found.file_type());
     if kind.is_ok_and(|kind| !kind.is_file() && !kind.is_symlink()) {
         let why = "it is neither a file nor a link";
@@ -110,10 +124,11 @@ fn replace(path: &Path) -> io::Result<File> {
     let file = tempfile::Builder::new()
         .prefix(".kubevpn-")
         .tempfile_in(parent.unwrap_or_else(|| Path::new(".")))?;
-    Ok(file.persist(path)?)
+    let end = begin(file.as_file())?;
+    Ok((file.persist(path)?, end))
 }
 
-fn entry(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn entry(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let dialled = exchange.dialled.unwrap_or_default();
     let waited = exchange.waited.unwrap_or(seen.seconds);
     let connect = milliseconds(dialled);
@@ -150,7 +165,7 @@ fn entry(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     entry
 }
 
-fn request(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn request(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let query = exchange.url.split('#').next().unwrap_or_default();
     let query = query.split_once('?').map_or("", |(_, query)| query);
     let parameters = query.split('&').filter(|parameter| !parameter.is_empty());
@@ -174,7 +189,7 @@ fn request(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
     request
 }
 
-fn response(seen: &EndedItem<'_>, exchange: &ExchangeEvent) -> Value {
+fn response(seen: &EndedConnection<'_>, exchange: &ExchangeEvent) -> Value {
     let head = exchange.response.as_ref();
     let field = |wanted: &str| {
         let fields = head.map_or(&[][..], |head| &head.fields);
@@ -286,7 +301,7 @@ mod tests {
             fields: vec![("content-type".into(), "text/plain".into())],
             is_whole: false,
         });
-        let seen = EndedItem::of(&whole).unwrap();
+        let seen = EndedConnection::of(&whole).unwrap();
         assert!(!recording.add(&seen, seen.exchange.unwrap()).unwrap());
         let entry = &read(&path)["log"]["entries"][0];
         assert_eq!(entry["time"], 12.3);
@@ -314,7 +329,7 @@ mod tests {
             began: "2026-11-30T21:05:01Z".into(),
             ..ExchangeEvent::default()
         });
-        let seen = EndedItem::of(&none).unwrap();
+        let seen = EndedConnection::of(&none).unwrap();
         recording.add(&seen, seen.exchange.unwrap()).unwrap();
         let entry = &read(&path)["log"]["entries"][1];
         assert_eq!(entry["response"]["status"], 0);
@@ -326,10 +341,10 @@ mod tests {
     fn full_file_stays_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("requests.har");
-        let file = File::create(&path).unwrap();
-        let mut recording = Recording::begin(&path, file, 3000).unwrap();
+        let mut recording = Recording::create(&path, false).unwrap();
+        recording.limit = 3000;
         let stamped = stamped();
-        let seen = EndedItem::of(&stamped).unwrap();
+        let seen = EndedConnection::of(&stamped).unwrap();
         let full: Vec<_> = (0..10)
             .map(|_| recording.add(&seen, seen.exchange.unwrap()).unwrap())
             .collect();

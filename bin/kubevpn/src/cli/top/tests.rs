@@ -11,7 +11,8 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::{Color, Modifier};
 
-use super::state::{KeyAction, Mode, TopState, TopView};
+use super::columns::TopView;
+use super::state::{KeyAction, Mode, TopState};
 use super::view::{Theme, draw};
 
 fn connection(id: u64, target: &str, via: &str, down: u64) -> ConnectionSnapshot {
@@ -32,8 +33,9 @@ fn connection(id: u64, target: &str, via: &str, down: u64) -> ConnectionSnapshot
     }
 }
 
-fn refused(at: &str, target: &str, refusal: &str, sentence: &str) -> RefusedConnection {
+fn refused(id: u64, at: &str, target: &str, refusal: &str, sentence: &str) -> RefusedConnection {
     RefusedConnection {
+        id,
         at: at.into(),
         frontend: "http".into(),
         client: Some("127.0.0.1:50100".into()),
@@ -82,12 +84,14 @@ fn sample() -> JournalSnapshot {
         ],
         refusals: vec![
             refused(
+                900,
                 "2026-01-02T03:04:01Z",
                 "productpage:81",
                 "no_such_port",
                 "service productpage has no TCP port 81: it has 9080 (http)",
             ),
             refused(
+                800,
                 "2026-01-02T03:00:00Z",
                 "notready:80",
                 "not_ready",
@@ -329,14 +333,23 @@ fn services_count_what_is_open_and_what_was() {
 #[test]
 fn refusals_are_neither_lost_nor_twice() {
     let mut state = state();
-    // The event is a duplicate: the first snapshot contains this refusal.
-    state.tell(refusal("2026-01-02T03:04:01Z", "productpage:81"));
+    // The event is a duplicate: the first snapshot contains this refusal, which has another time there.
+    let mut again = refusal("2026-01-02T03:04:06Z", "productpage:81");
+    if let JournalEvent::ConnectionRefused { id, .. } = &mut again.event {
+        *id = 900;
+    }
+    state.tell(again);
     assert_eq!(state.count(TopView::Refusals), 2);
     state.tell(refusal("2026-01-02T03:04:05.6Z", "new:80"));
+    // Between the subscription and the snapshot, which contains only the last ten.
+    state.tell(refusal("2026-01-02T03:04:03Z", "one-of-many:80"));
     press(&mut state, "4");
     let rows = state.rows();
     let targets: Vec<_> = rows.iter().map(|row| &*row.cells[1].text).collect();
-    assert_eq!(targets, ["new:80", "productpage:81", "notready:80"]);
+    assert_eq!(
+        targets,
+        ["new:80", "one-of-many:80", "productpage:81", "notready:80"]
+    );
 }
 
 #[test]

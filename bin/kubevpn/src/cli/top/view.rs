@@ -6,7 +6,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Row as Cells, Table, Wrap};
 
-use super::state::{Column, Mode, TopState, VIEWS};
+use super::columns::{Column, VIEWS};
+use super::state::{Mode, TopState};
 
 /// Width in columns below which titles are shortened.
 const NARROW: u16 = 64;
