@@ -50,6 +50,15 @@ pub fn classify_api(error: kube::Error, doing: &Action<'_>) -> ConnectError {
     }
 }
 
+/// Whether a call failed because no connection could be made: neither the server nor a proxy has seen it.
+pub fn is_unconnected(error: &kube::Error) -> bool {
+    let of_connector = |e: &(dyn Error + 'static)| {
+        let e = e.downcast_ref::<hyper_util::client::legacy::Error>();
+        e.is_some_and(|e| e.is_connect())
+    };
+    causes(error).any(of_connector)
+}
+
 /// Classifies a refusal with the API server's text, as [`classify_api`] does.
 ///
 /// For callers that read responses themselves: a refused upgrade is an ordinary response with a `Status` in its body.

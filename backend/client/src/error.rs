@@ -1,7 +1,7 @@
 //! Errors on the way to the API server.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub enum ClientError {
     )]
     Token,
     /// The file with the token cannot be read.
-    #[error("the token file {} of the kubeconfig's user cannot be read: check that it exists and is yours to read", .path.display())]
+    #[error("the token file {} of the kubeconfig's user cannot be read: check that it exists and is yours to read", ShownPath(.path))]
     TokenFile {
         /// The file.
         path: PathBuf,
@@ -210,6 +210,35 @@ impl std::error::Error for PluginError {
             _ => None,
         }
     }
+}
+
+/// A path of the kubeconfig in a message. Contents in its place are not shown: they are a token, a key or a kubeconfig.
+pub(crate) struct ShownPath<'a>(pub(crate) &'a Path);
+
+impl std::fmt::Display for ShownPath<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match is_content(self.0) {
+            true => f.write_str("(not shown: contents in place of a path)"),
+            false => self.0.display().fmt(f),
+        }
+    }
+}
+
+/// Whether the text is a PEM block, a JSON Web Token, several lines, or longer than the name of a file can be.
+pub(crate) fn is_content(path: &Path) -> bool {
+    // NAME_MAX of Linux and macOS.
+    const LONGEST_NAME: usize = 255;
+    // "-----BEGIN" in base64, as the fields that end in `-data` have it.
+    const PEM_IN_BASE64: &str = "LS0tLS1CRUdJTi";
+    let text = path.to_string_lossy();
+    let is_long = |name: &str| name.len() > LONGEST_NAME;
+    let is_jwt = |name: &str| name.starts_with("eyJ") && name.matches('.').count() == 2;
+    text.contains("-----BEGIN")
+        || text.contains(PEM_IN_BASE64)
+        || text.chars().any(char::is_control)
+        || text
+            .split(std::path::is_separator)
+            .any(|name| is_long(name) || is_jwt(name))
 }
 
 /// One line of at most 300 characters, for foreign text in our errors and logs.

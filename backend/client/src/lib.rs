@@ -52,7 +52,7 @@ mod transport;
 
 pub use self::action::Action;
 pub use self::ahead::ReadAhead;
-pub use self::classify::{classify_api, classify_status};
+pub use self::classify::{classify_api, classify_status, is_unconnected};
 pub use self::client::{build, build_renewable};
 pub use self::connector::ReachError;
 pub use self::dialer::{DialedSocket, Dialer};

@@ -51,10 +51,14 @@ pub enum ProxyError {
 impl ApiProxy {
     /// Parses a proxy's URL. The default scheme is `http`, as with kubectl and curl.
     pub(crate) fn parse(text: &str) -> Result<Self, ProxyError> {
-        let scheme = match text.split_once("://") {
-            Some((scheme, _)) => scheme.to_ascii_lowercase(),
-            None => "http".to_owned(),
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+            None => ("http".to_owned(), text),
         };
+        // A part of the password would become the host.
+        if !is_scheme(&scheme) || rest[end_of_authority(rest)..].contains('@') {
+            return Err(ProxyError::NotAUrl);
+        }
         let (kind, default_port) = match scheme.as_str() {
             "http" => (ProxyKind::Tunnel, 80),
             "https" => (ProxyKind::Tunnel, 443),
@@ -119,28 +123,37 @@ pub(crate) fn bypassed(no_proxy: &str, server: &Uri) -> bool {
     matcher.intercept(server).is_none()
 }
 
-/// Removes user and password from a possibly invalid URL, for messages.
+/// Removes user and password from a possibly invalid URL, for messages. In a password that is not percent-encoded, `/`, `?`,
+/// `#` and `://` do not end the login, so everything up to the last `@` is removed.
 pub(crate) fn without_login(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let path = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(path);
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    match scheme {
-        "" => format!("{host}{path}"),
-        _ => format!("{scheme}://{host}{path}"),
+    let Some((login, host)) = url.rsplit_once('@') else {
+        return url.to_owned();
+    };
+    match login.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => format!("{scheme}://{host}"),
+        _ => host.to_owned(),
     }
 }
 
 /// Splits user and password, percent-decoded, from the URL; `None` if there are none.
 pub(crate) fn login_of(url: &str) -> Option<(String, String, String)> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let (login, _) = authority.rsplit_once('@')?;
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_at(end_of_authority(rest));
+    let (login, host) = authority.rsplit_once('@')?;
     let (name, password) = login.split_once(':').unwrap_or((login, ""));
     let decoded = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
-    Some((without_login(url), decoded(name)?, decoded(password)?))
+    let url = format!("{scheme}://{host}{path}");
+    Some((url, decoded(name)?, decoded(password)?))
+}
+
+fn end_of_authority(rest: &str) -> usize {
+    rest.find(['/', '?', '#']).unwrap_or(rest.len())
+}
+
+/// RFC 3986, 3.1. Other text before `://` may be a part of a password.
+fn is_scheme(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(inner)
 }
 
 pub(crate) fn default_port(uri: &Uri) -> u16 {
@@ -189,6 +202,14 @@ mod tests {
         assert_eq!(of("socks4://p"), Err(ProxyError::Scheme("socks4".into())));
         assert_eq!(of("http://u:a b@p"), Err(ProxyError::NotAUrl));
         assert_eq!(of("http://"), Err(ProxyError::NotAUrl));
+        for unescaped in [
+            "http://u:1/ss@p",
+            "u:1?ss@p",
+            "http://u:1#ss@p",
+            "u:pa://ss@p",
+        ] {
+            assert_eq!(of(unescaped), Err(ProxyError::NotAUrl), "{unescaped}");
+        }
         let long = format!("socks5://u:{}@p", "x".repeat(256));
         assert_eq!(of(&long), Err(ProxyError::LoginTooLong));
     }
@@ -204,6 +225,27 @@ mod tests {
         let socks = ApiProxy::parse("socks5h://user:pa%40ss@p").unwrap();
         assert!(matches!(&socks.login, ProxyLogin::Password(u, p) if u == "user" && p == "pa@ss"));
         assert!(!format!("{http:?}{socks:?}{http}{socks}").contains("pa"));
+    }
+
+    #[test]
+    fn a_password_that_is_not_escaped_is_not_shown() {
+        for login in [
+            "pa/ss",
+            "user:pa/ss",
+            "user:1/ss",
+            "user:pa?s#s",
+            "user:p@ss",
+            "u:p://ss",
+        ] {
+            assert_eq!(
+                without_login(&format!("https://{login}@host:1/a")),
+                "https://host:1/a"
+            );
+            assert_eq!(without_login(&format!("{login}@host")), "host");
+        }
+        assert_eq!(without_login("https://host/a?b"), "https://host/a?b");
+        let at = login_of("https://u:p@host/a@b").map(|(url, ..)| url);
+        assert_eq!(at.as_deref(), Some("https://host/a@b"), "sent, not shown");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use kube::client::Body;
 use kube::client::retry::RetryPolicy;
 use kubevpn_target::BoxError;
 use tokio::time::{Instant, sleep_until};
-use tower::retry::Retry;
+use tower::retry::{Policy, Retry};
 use tower::{Service, ServiceExt};
 
 use crate::connector::{ApiConnector, Conn};
@@ -190,8 +190,15 @@ struct Lane {
 #[derive(Default)]
 struct LaneGate {
     /// Connections that are open.
-    open: Arc<AtomicUsize>,
+    open: AtomicUsize,
+    /// Whether the last connection has taken a request, and since then none has needed another: after GOAWAY a connection
+    /// takes nothing new, and is open as long as a watch is on it.
+    is_usable: AtomicBool,
+    /// The last connection is of HTTP/1.1, so that each simultaneous request needs one of its own.
+    is_http1: AtomicBool,
     turn: tokio::sync::Mutex<()>,
+    /// Whether the holder of the turn may make a connection.
+    may_connect: AtomicBool,
     failures: Arc<Mutex<ConnectFailures>>,
     /// Lets one lane at a time try an API server after two failed attempts.
     alone: Arc<tokio::sync::Mutex<()>>,
@@ -225,7 +232,23 @@ impl ConnectFailures {
 
 impl LaneGate {
     fn is_open(&self) -> bool {
-        self.open.load(Relaxed) > 0
+        self.open.load(Relaxed) > 0 && self.is_usable.load(Relaxed)
+    }
+
+    /// Whether a connection may be made now; otherwise its request has to take its turn.
+    fn admits(&self) -> bool {
+        let admitted = self.may_connect.load(Relaxed)
+            || self.open.load(Relaxed) > 0 && self.is_http1.load(Relaxed);
+        if !admitted {
+            self.is_usable.store(false, Relaxed);
+        }
+        admitted
+    }
+
+    fn connected(&self, conn: &Conn) {
+        self.is_http1
+            .store(!conn.connected().is_negotiated_h2(), Relaxed);
+        self.open.fetch_add(1, Relaxed);
     }
 
     fn failures(&self) -> MutexGuard<'_, ConnectFailures> {
@@ -249,20 +272,54 @@ impl std::error::Error for NotConnected {
     }
 }
 
+/// A request that needs a connection has to take its turn. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not this request's turn to connect")]
+struct NotItsTurn;
+
+fn has_no_turn(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause.is_some_and(|cause| cause.is::<NotItsTurn>())
+}
+
+/// `None` for a body that can be sent only once.
+fn copy_of(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut policy = RetryPolicy::server_retry();
+    Policy::<_, Response<()>, BoxError>::clone_request(&mut policy, request)
+}
+
 impl Lane {
-    /// If the lane has no connection, the request waits for the one being made, or makes it. A failed attempt fails every
-    /// request that waited for it. After two failures in a row the next attempt is made [`REST`] later.
+    /// Sends the request over the lane's connection, or makes one. If the server turns out to take nothing new on that
+    /// connection, the request takes its turn.
     async fn request(&self, mut request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         let gate = &*self.gate;
-        if gate.is_open() {
-            return Ok(self.client.request(request).await?);
+        loop {
+            let copy = copy_of(&request);
+            let has_copy = copy.is_some();
+            let is_open = || has_copy && gate.is_open();
+            if !is_open() {
+                let before = gate.failures().count;
+                let turn = gate.turn.lock().await;
+                if !is_open() {
+                    return self.connect(request, before, turn).await;
+                }
+            }
+            match (self.client.request(request).await, copy) {
+                (Err(error), Some(copy)) if has_no_turn(&error) => request = copy,
+                (answered, _) => return Ok(answered?),
+            }
         }
-        let before = gate.failures().count;
-        let turn = gate.turn.lock().await;
-        if gate.is_open() {
-            drop(turn);
-            return Ok(self.client.request(request).await?);
-        }
+    }
+
+    /// Makes a connection with the request. A failed attempt fails every request that waited for it. After two failures in
+    /// a row the next attempt is made [`REST`] later.
+    async fn connect(
+        &self,
+        mut request: Request<Body>,
+        before: usize,
+        turn: tokio::sync::MutexGuard<'_, ()>,
+    ) -> Result<Response<Incoming>, BoxError> {
+        let gate = &*self.gate;
         let is_resting = gate.failures().is_resting();
         let alone = match is_resting {
             true => Some(gate.alone.lock().await),
@@ -275,6 +332,7 @@ impl Lane {
         if let Some(until) = rest {
             sleep_until(until).await;
         }
+        let admitted = Admitted::new(gate);
         let mut connection = capture_connection(&mut request);
         let mut answer = pin!(self.client.request(request));
         let connected = pin!(connection.wait_for_connection_metadata());
@@ -291,13 +349,30 @@ impl Lane {
             return Err(NotConnected(error).into());
         }
         gate.failures().in_a_row = 0;
+        gate.is_usable.store(true, Relaxed);
         match answered {
             Some(answered) => Ok(answered?),
             None => {
-                drop((turn, alone));
+                drop((admitted, turn, alone));
                 Ok(answer.await?)
             }
         }
+    }
+}
+
+/// Lets the holder of the turn make a connection until it is dropped.
+struct Admitted<'a>(&'a LaneGate);
+
+impl<'a> Admitted<'a> {
+    fn new(gate: &'a LaneGate) -> Self {
+        gate.may_connect.store(true, Relaxed);
+        Self(gate)
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.0.may_connect.store(false, Relaxed);
     }
 }
 
@@ -305,7 +380,7 @@ impl Lane {
 #[derive(Clone)]
 struct LaneConnector {
     connector: ApiConnector,
-    open: Arc<AtomicUsize>,
+    gate: Arc<LaneGate>,
 }
 
 impl Service<Uri> for LaneConnector {
@@ -318,11 +393,14 @@ impl Service<Uri> for LaneConnector {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let (connecting, open) = (self.connector.call(server), self.open.clone());
+        if !self.gate.admits() {
+            return Box::pin(std::future::ready(Err(NotItsTurn.into())));
+        }
+        let (connecting, gate) = (self.connector.call(server), self.gate.clone());
         Box::pin(async move {
             let conn = connecting.await?;
-            open.fetch_add(1, Relaxed);
-            Ok(LaneConn { conn, open })
+            gate.connected(&conn);
+            Ok(LaneConn { conn, gate })
         })
     }
 }
@@ -330,12 +408,12 @@ impl Service<Uri> for LaneConnector {
 /// A connection of a lane, counted until it is dropped.
 struct LaneConn {
     conn: Conn,
-    open: Arc<AtomicUsize>,
+    gate: Arc<LaneGate>,
 }
 
 impl Drop for LaneConn {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Relaxed);
+        self.gate.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -412,7 +490,7 @@ impl Calls {
         });
         let connector = LaneConnector {
             connector: self.connector.clone(),
-            open: gate.open.clone(),
+            gate: gate.clone(),
         };
         let lane = Lane {
             client: self.builder.build(connector),

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
-use kubevpn_client::{Action, classify_api};
+use kubevpn_client::{Action, classify_api, is_unconnected};
 use kubevpn_target::{ConnectError, Refusal};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tower::retry::budget::{Budget, TpsBudget};
 
 use crate::select::Select;
 
@@ -26,15 +27,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Limit on simultaneous calls; further ones wait, within their own time limit.
 const CALLS: usize = 256;
 
+/// Repetitions a second that need no deposit, averaged over [`REPEATED_WITHIN`], and the answered calls that pay for one.
+const REPEATED: u32 = 1;
+const REPEATED_WITHIN: Duration = Duration::from_secs(10);
+const PER_REPETITION: f32 = 0.2;
+
 /// Objects per page of a list, and how many pages at most.
 const PAGE: u32 = 500;
 const PAGES: usize = 100;
 
-/// The API server. Clones share the limit on simultaneous calls.
+/// The API server. Clones share the limit on simultaneous calls, and the budget of repetitions.
 #[derive(Clone)]
 pub(crate) struct LimitedApi {
     pub(crate) client: Client,
     calls: Arc<Semaphore>,
+    repetitions: Arc<TpsBudget>,
 }
 
 impl LimitedApi {
@@ -42,6 +49,7 @@ impl LimitedApi {
         Self {
             client,
             calls: Arc::new(Semaphore::new(CALLS)),
+            repetitions: Arc::new(TpsBudget::new(REPEATED_WITHIN, REPEATED, PER_REPETITION)),
         }
     }
 }
@@ -114,8 +122,9 @@ impl Doing<'_> {
             .into()
     }
 
-    /// Retries once if the connection broke before the answer was complete. An answer with a status is not retried
-    /// here: the client has done that within its budget.
+    /// Repeats the call once if its connection broke before the answer was complete, within a budget for all calls: those of
+    /// a server that is away are not doubled. An answer with a status is not repeated here: the client has done that within
+    /// its own budget.
     async fn call<K: ObjectKind, T, F>(
         &self,
         server: &LimitedApi,
@@ -128,14 +137,19 @@ impl Doing<'_> {
         let twice = async {
             // The semaphore is never closed.
             let _turn = server.calls.acquire().await;
-            let (failure, answered) = match ask().await {
-                Ok(answer) => return Ok(answer),
+            let (failure, broke) = match ask().await {
+                Ok(answer) => {
+                    server.repetitions.deposit();
+                    return Ok(answer);
+                }
                 Err(error) => {
-                    let answered = matches!(error, kube::Error::Api(_));
-                    (failed(error), answered)
+                    let broke = !matches!(error, kube::Error::Api(_)) && !is_unconnected(&error);
+                    (failed(error), broke)
                 }
             };
-            if answered || failure.refusal() != Refusal::ClusterAway {
+            let repeats =
+                broke && failure.refusal() == Refusal::ClusterAway && server.repetitions.withdraw();
+            if !repeats {
                 return Err(failure);
             }
             tracing::debug!("{failure}; trying again");

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///
 /// Nothing here is negotiated with the peer: these are our own bounds.
 ///
-/// Unread bytes take at most, in memory,
+/// Received bytes are unread, also those of a stream that has ended, until its [`SpdyStream`](crate::SpdyStream) has returned
+/// all that arrived in one piece. They take at most, in memory,
 ///
 /// * of one session: `session_buffer` + 2 MiB + 256 KiB. Up to 256 KiB are kept as parts of at least 16 KiB of the
 ///   buffers (128 KiB) they were read into, beyond that they are copied; one read may go over the bound.
@@ -20,8 +21,8 @@ pub struct Config {
     /// Unread bytes of one stream above which the session's socket is no longer read. One read (128 KiB) may exceed it.
     /// SPDY as Kubernetes speaks it has no other back pressure; see [`Stats::stalled`](crate::Stats::stalled).
     pub stream_buffer: usize,
-    /// The same for all streams of the session. A stream may hold no more than the rest of it, so that the stream with the
-    /// most unread bytes is the one that stops the reading.
+    /// The same for all streams of the session, ended ones included. A stream may hold no more than the rest of it, so that
+    /// the stream with the most unread bytes is the one that stops the reading.
     pub session_buffer: usize,
     /// The same for all sessions that share it.
     pub unread: Unread,

@@ -8,7 +8,7 @@ use crate::{
     error::{SessionError, StreamOpenError},
     frame::{Headers, ResetStatus, StreamId},
     session::StreamTotals,
-    shared::{PendingPing, SessionOwner, StreamWakers},
+    shared::{LockedSession, PendingPing, SessionOwner, StreamWakers},
     stream::SpdyStream,
 };
 
@@ -72,7 +72,7 @@ impl Session {
 
     /// Resets a stream, for instance one whose reader has stalled. Its unread data is dropped, its handle
     /// reports [`StreamError::ResetHere`](crate::StreamError), and data that still arrives is discarded and
-    /// counted. Unknown and ended streams are ignored.
+    /// counted. Of a stream that has ended, only unread data is dropped. Unknown streams are ignored.
     pub fn reset(&self, id: StreamId, status: ResetStatus) {
         let wakers = self.owner.0.with(|state| {
             state.machine.reset(id, status);
@@ -115,9 +115,16 @@ impl Session {
         self.owner.0.lock().machine.totals().buffered
     }
 
-    /// Counters of the session at this moment.
+    /// Counters of the session at this moment. If another session has made room (see [`Config::unread`](crate::Config)), this
+    /// one is read on from here: nothing else tells it.
     pub fn stats(&self) -> Stats {
-        let state = self.owner.0.lock();
+        self.owner.0.with(|state| {
+            state.machine.reweigh();
+            Self::stats_of(state)
+        })
+    }
+
+    fn stats_of(state: &LockedSession) -> Stats {
         let StreamTotals {
             live,
             full: _,
@@ -213,6 +220,6 @@ pub struct Stalled {
     pub stream: StreamId,
     /// Its unread bytes.
     pub buffered: usize,
-    /// Since when it has held more than [`Config::stream_buffer`](crate::Config::stream_buffer).
+    /// Since when it has held more than [`Config`](crate::Config) allows.
     pub since: Instant,
 }

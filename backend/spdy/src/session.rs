@@ -5,9 +5,9 @@
 //! calls it for the handles of streams. It never waits: a call that cannot continue says so, and an
 //! [`Event`] reports when to try again.
 //!
-//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them by
-//! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
-//! the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
+//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them, ended ones included, by
+//! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`;
+//! answers provoked by the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
 //! that is over and has no handle leaves nothing behind but its number, which is below the next.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
@@ -103,7 +103,7 @@ pub(crate) struct StreamTotals {
     pub(crate) full: usize,
     /// Unread payload.
     pub(crate) buffered: usize,
-    /// Unread payload, including the overhead of small pieces.
+    /// Unread payload, including the overhead of small pieces, and what was read of a chunk that has a rest.
     pub(crate) weight: usize,
     /// Payload to be sent.
     pub(crate) queued: usize,
@@ -234,19 +234,25 @@ impl Machine {
         }
     }
 
-    /// Sends RST_STREAM and drops the stream's queued data, if it is not over yet.
+    /// Sends RST_STREAM and drops the stream's queued data, if it is not over yet. Unread data is dropped in any case.
     pub(crate) fn reset(&mut self, stream: StreamId, status: ResetStatus) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
-        if entry.is_live() {
-            let before = self.totals.weight;
-            entry.discard_received(&mut self.totals);
-            self.freed(before);
+        let is_live = entry.is_live();
+        if !is_live && entry.buffered == 0 {
+            return;
+        }
+        let before = self.totals.weight;
+        entry.discard_received(&mut self.totals);
+        if is_live {
             trace!(%stream, %status, "sending RST_STREAM");
             RstStream { stream, status }.encode(&mut self.control);
             self.fail(stream, StreamError::ResetHere(status));
+        } else {
+            entry.failed.get_or_insert(StreamError::ResetHere(status));
         }
+        self.freed(before);
     }
 
     /// Releases the stream's handle. The stream is reset, unless both sides have ended.
@@ -302,29 +308,42 @@ impl Machine {
         }
     }
 
-    /// The next received bytes of a stream.
-    pub(crate) fn read(&mut self, stream: StreamId) -> Result<ReadOutcome, StreamError> {
+    /// The next received bytes of a stream, up to `most`.
+    pub(crate) fn read(
+        &mut self,
+        stream: StreamId,
+        most: usize,
+    ) -> Result<ReadOutcome, StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(ReadOutcome::End);
         };
         let before = self.totals.weight;
-        let read = entry.read(&mut self.totals);
-        entry.weigh(&self.config, &mut self.totals);
+        let read = entry.read(most, &mut self.totals);
         self.freed(before);
         read
     }
 
-    /// Subtracts read bytes, and re-evaluates the streams that held up reading for lack of room.
+    /// Subtracts read bytes, and re-evaluates the streams that hold up reading.
     fn freed(&mut self, before: usize) {
-        if self.totals.weight == before {
-            return;
+        if self.totals.weight != before {
+            self.config.unread.change(before, self.totals.weight);
+            self.reweigh();
         }
-        self.config.unread.change(before, self.totals.weight);
+    }
+
+    /// Re-evaluates the streams that hold up reading, for which this session or another may have made room.
+    pub(crate) fn reweigh(&mut self) {
         if self.totals.full > 0 {
-            for entry in self.streams.values_mut().filter(|entry| entry.full) {
-                entry.weigh(&self.config, &mut self.totals);
+            for entry in self.streams.values_mut() {
+                entry.relieve(&self.config, &mut self.totals);
             }
         }
+    }
+
+    /// Whether the next read returns the end; `None` if it would wait.
+    pub(crate) fn at_end(&self, stream: StreamId) -> Result<Option<bool>, StreamError> {
+        let entry = self.streams.get(&stream);
+        entry.map_or(Ok(Some(true)), StreamEntry::at_end)
     }
 
     /// Whether a read would not wait.
@@ -409,7 +428,7 @@ impl Machine {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
-        entry.weigh(&self.config, &mut self.totals);
+        entry.relieve(&self.config, &mut self.totals);
         if !entry.is_live() && !entry.counted_out {
             entry.counted_out = true;
             self.totals.live -= 1;

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::PluginError;
+use crate::error::{PluginError, ShownPath, is_content};
 use crate::proxy::ProxyError;
 
 /// Why there is no configuration. Each text ends with what to try.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeconfigError {
     /// The file of `--kubeconfig` does not exist.
-    #[error("there is no kubeconfig {}: check --kubeconfig", .path.display())]
+    #[error("there is no kubeconfig {}: check --kubeconfig", ShownPath(.path))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum KubeconfigError {
         files: Vec<PathBuf>,
     },
     /// A file exists and cannot be read.
-    #[error("the {what} {} cannot be read: check that it exists and is yours to read", .path.display())]
+    #[error("the {what} {} cannot be read: check that it exists and is yours to read", ShownPath(.path))]
     Unreadable {
         /// What the file is for.
         what: String,
@@ -40,7 +40,7 @@ pub enum KubeconfigError {
         source: io::Error,
     },
     /// The file is larger than any kubeconfig.
-    #[error("the file {} has {bytes} bytes, too many for a kubeconfig: check --kubeconfig and KUBECONFIG", .path.display())]
+    #[error("the file {} has {bytes} bytes, too many for a kubeconfig: check --kubeconfig and KUBECONFIG", ShownPath(.path))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum KubeconfigError {
         bytes: u64,
     },
     /// The file is not YAML, or not a kubeconfig. The text contains no value of the file, which could be a secret.
-    #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", .path.display(), Position(.position))]
+    #[error("the kubeconfig {} is broken{}: {problem}; correct it, or pass another with --kubeconfig", ShownPath(.path), Position(.position))]
     Broken {
         /// The file.
         path: PathBuf,
@@ -196,6 +196,10 @@ impl fmt::Display for Looked<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             [] => f.write_str(" (no home directory either)"),
+            // A kubeconfig's text, cut at its colons.
+            paths if paths.iter().any(|path| is_content(path)) => {
+                f.write_str(" (KUBECONFIG holds contents, and not paths)")
+            }
             paths => write!(f, " (looked at {})", Paths(paths)),
         }
     }

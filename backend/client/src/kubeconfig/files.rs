@@ -8,6 +8,7 @@ use kube::config::{AuthInfo, Cluster, Context};
 use super::document::{Entries, YamlNode, YamlValue, broken};
 use super::env::Env;
 use super::error::KubeconfigError;
+use crate::error::is_content;
 
 /// Limit on the size of a file: kubeconfigs with thousands of clusters and their certificates are smaller.
 const MOST_BYTES: u64 = 32 << 20;
@@ -46,10 +47,14 @@ impl Files {
             None => Vec::new(),
         };
         let usual = env.home().map(|home| home.join(".kube").join("config"));
-        let paths = match listed.is_empty() {
+        let paths: Vec<_> = match listed.is_empty() {
             true => usual.into_iter().collect(),
             false => listed,
         };
+        if paths.iter().any(|path| is_content(path)) {
+            files.missing = paths;
+            return Ok(files);
+        }
         for path in paths {
             files.add(&path)?;
         }

@@ -113,6 +113,8 @@ fn urls_in(text: &str, add: &mut impl FnMut(&str)) {
             .map_or(authority, |(_, host)| host);
         let host = match host.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+            // A user and the beginning of a password that is not percent-encoded.
+            Some(_) if !host.starts_with('[') => continue,
             _ => host,
         };
         if scheme > 0 {

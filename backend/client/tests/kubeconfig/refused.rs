@@ -379,9 +379,69 @@ fn no_secret_is_printed() {
     let jane = Setup::of(TWO).var("HTTPS_PROXY", "http://u:of-proxy@p");
     let shown = format!("{:?}", jane.load());
     assert!(!shown.contains("of-"), "{shown}");
+    for login in [
+        "of-user:of/pass",
+        "of-user:1?of-pass",
+        "of-token/of",
+        "o:of-a://of-b",
+    ] {
+        for server in [format!("https://{login}@host"), format!("{login}@host:x")] {
+            let setup = Setup::empty().args(|a| a.server = Some(server.clone()));
+            let shown = match load(&setup.args, &setup.env()) {
+                Ok(loaded) => format!("{} {loaded:?}", loaded.server),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            assert!(shown.contains("host") && !shown.contains("of"), "{shown}");
+        }
+        let proxy = Setup::of(TWO).var("HTTPS_PROXY", &format!("{login}@host:1"));
+        let said = proxy.wrong();
+        assert!(
+            said.contains("percent-encode") && !said.contains("of-"),
+            "{said}"
+        );
+    }
     let joe = Setup::of(TWO).args(|a| {
         a.context = Some("red".into());
         a.token = Some("given-token".into());
     });
     assert!(!format!("{:?}{:?}", joe.args, joe.load()).contains("given-token"));
+}
+
+#[test]
+fn contents_in_place_of_a_path_are_not_printed() {
+    let key = "-----BEGIN PRIVATE KEY-----\nof-key\n-----END PRIVATE KEY-----\n";
+    let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJqYW5lIn0.of-jane";
+    let long = "of-".repeat(100);
+    let encoded = "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCg/of-key";
+    for (field, value) in [
+        ("client-certificate: crt, client-key", key),
+        ("client-certificate: crt, client-key", encoded),
+        ("tokenFile", jwt),
+        ("tokenFile", &long),
+    ] {
+        let field = format!("{field}: {value:?}");
+        let setup = Setup::of(&TWO.replace("token: of-jane", &field));
+        setup.file("crt", "");
+        let said = setup.wrong();
+        assert!(
+            said.contains("(not shown: contents in place of a path)"),
+            "{said}"
+        );
+        assert!(!said.contains("of-"), "{said}");
+    }
+    let whole = TWO
+        .trim_end()
+        .replace("password: secret}}", "password: secret");
+    let in_variable = Setup::empty().var("KUBECONFIG", &whole);
+    assert_eq!(
+        in_variable.wrong(),
+        "no kubeconfig found (KUBECONFIG holds contents, and not paths): pass --kubeconfig, or set KUBECONFIG"
+    );
+    let in_flag = Setup::empty().args(|a| a.kubeconfig = Some(whole.into()));
+    let said = in_flag.wrong();
+    assert!(
+        said.contains("(not shown: contents in place of a path)"),
+        "{said}"
+    );
+    assert!(!said.contains("secret"), "{said}");
 }

@@ -100,6 +100,34 @@ async fn fifty_watches_of_a_dead_connection_make_one_new_connection() {
 }
 
 #[tokio::test]
+async fn a_server_that_leaves_and_holds_a_watch_gets_one_new_connection() {
+    let server = Server::start().await;
+    let client = Setup::of(&server).client();
+    let _held = client.send(get("/hold").map(Body::from)).await.unwrap();
+    server.leave();
+    // GOAWAY has arrived once a call finds another connection.
+    while server.connections() == 1 {
+        client.apiserver_version().await.unwrap();
+    }
+    assert_eq!(server.connections(), 2);
+    // The new one is told too; fifty calls notice it together.
+    server.leave();
+    while server.connections() == 2 {
+        let at_once = join_all((0..50).map(|_| client.apiserver_version())).await;
+        at_once
+            .into_iter()
+            .for_each(|version| drop(version.unwrap()));
+    }
+    assert_eq!(server.connections(), 3);
+    assert!(
+        server
+            .seen()
+            .iter()
+            .all(|seen| seen.version == Version::HTTP_2)
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_connected_to_is_left_alone_for_a_moment() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = Setup::new(format!("https://{}", listener.local_addr().unwrap())).client();

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use kubevpn_client::{Action, ReachError, classify_api};
+use kubevpn_client::{Action, ReachError, classify_api, is_unconnected};
 use kubevpn_target::{ConnectError, Refusal};
 
 use crate::support::{Ca, Server, Setup, Speaks, get, nobody, upgrade};
@@ -124,6 +124,34 @@ async fn connection_refused() {
             "cannot list services in namespace shop: the API server {url} cannot be reached: the connection was refused; check network, VPN and the server in the kubeconfig"
         )
     );
+}
+
+/// For repetitions, which are for calls whose connection broke.
+#[tokio::test]
+async fn no_connection_and_a_broken_one_are_told_apart() {
+    let called = async |url: String| {
+        let setup = Setup::new(url).cluster("insecure-skip-tls-verify: true");
+        setup.client().apiserver_version().await.unwrap_err()
+    };
+    let refused = called(format!("https://{}", nobody().await)).await;
+    assert!(is_unconnected(&refused), "{refused:?}");
+    let plain = Server::speaking(Speaks::Plain).await;
+    let no_tls = called(plain.url().replace("http://", "https://")).await;
+    assert!(is_unconnected(&no_tls), "{no_tls:?}");
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let closing = async {
+        loop {
+            drop(listener.accept().await.unwrap());
+        }
+    };
+    let cut = tokio::select! {
+        never = closing => never,
+        cut = called(url) => cut,
+    };
+    assert!(!is_unconnected(&cut), "{cut:?}");
+    assert_eq!(classify_api(cut, &LIST).refusal(), Refusal::ClusterAway);
 }
 
 #[tokio::test]

@@ -61,6 +61,8 @@ struct Shared {
     connections: AtomicUsize,
     /// Requests to `/flaky`.
     flaky: AtomicUsize,
+    /// Tells the connections to take nothing new.
+    leaving: Notify,
 }
 
 impl Server {
@@ -146,6 +148,11 @@ impl Server {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// Sends GOAWAY on every connection; requests under way are still served.
+    pub(crate) fn leave(&self) {
+        self.shared.leaving.notify_waiters();
+    }
+
     /// Waits until so many requests have arrived.
     pub(crate) async fn requests(&self, count: usize) {
         loop {
@@ -167,8 +174,9 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // The limit of API servers since CVE-2023-44487.
     builder.http2().max_concurrent_streams(100);
+    let sharing = shared.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let shared = shared.clone();
+        let shared = sharing.clone();
         async move {
             shared.seen.lock().unwrap().push(Seen {
                 connection,
@@ -183,8 +191,15 @@ where
         }
     });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    let mut serving = std::pin::pin!(serving);
     // Clients end connections in any way.
-    let _ = serving.await;
+    tokio::select! {
+        _ = &mut serving => {}
+        () = shared.leaving.notified() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
 }
 
 async fn answer(request: Request<Incoming>, shared: &Shared) -> Reply {

@@ -28,7 +28,10 @@ fn a_stream_nobody_reads_stops_the_reading() {
     assert!(!client.wants_input());
     assert_eq!(client.full().collect::<Vec<_>>(), [(stream, 5 * 16 * 1024)]);
 
-    assert!(matches!(client.read(stream), Ok(ReadOutcome::Chunk(_))));
+    assert!(matches!(
+        client.read(stream, usize::MAX),
+        Ok(ReadOutcome::Chunk(_))
+    ));
     assert!(client.wants_input());
     assert_eq!(client.full().count(), 0);
     received(&mut client, &chunk).unwrap();
@@ -71,6 +74,73 @@ fn a_session_holds_no_more_than_its_bound_however_many_do_not_read() {
         read_all(&mut client, stream);
     }
     assert!(client.wants_input(), "{:?}", client.totals());
+}
+
+#[test]
+fn only_what_arrives_stops_the_reading() {
+    const KIB: usize = 1024;
+    let act: [fn(&mut Machine, StreamId); 3] = [
+        |client, stream| drop(client.read(stream, usize::MAX)),
+        |client, stream| client.finish(stream).unwrap(),
+        |client, stream| client.reset(stream, ResetStatus::CANCEL),
+    ];
+    for act in act {
+        let config = Config {
+            stream_buffer: 512 * KIB,
+            session_buffer: 1024 * KIB,
+            ..Config::default()
+        };
+        let (mut client, streams) = unread(config, 4, 0);
+        for (stream, kib) in [(0, 300), (2, 250), (3, 250), (1, 100)] {
+            for _ in 0..kib / 50 {
+                let chunk = data(streams[stream], &[7; 50 * KIB], false);
+                let events = received(&mut client, &chunk).unwrap();
+                assert_eq!(events, [Event::Readable(streams[stream])]);
+            }
+        }
+        act(&mut client, streams[0]);
+        assert_eq!(client.full().collect::<Vec<_>>(), []);
+        assert!(client.wants_input());
+    }
+}
+
+#[test]
+fn ended_streams_count_towards_the_bound_of_the_session() {
+    const EACH: usize = 100 * 1024;
+    let config = Config {
+        session_buffer: 2 << 20,
+        ..Config::default()
+    };
+    let most = config.session_buffer + EACH;
+    let (mut client, streams) = unread(config, 64, 0);
+    let arrive = |client: &mut Machine| {
+        let mut arrived = Vec::new();
+        for &stream in &streams {
+            if client.wants_input() && client.counts(stream).0 == 0 {
+                client.finish(stream).unwrap();
+                received(client, &data(stream, &[7; EACH], true)).unwrap();
+                arrived.push(stream);
+            }
+        }
+        arrived
+    };
+    let mut arrived = arrive(&mut client);
+    let held = client.totals().buffered;
+    assert!((most - EACH..=most).contains(&held), "{held}");
+    // The last one holds it up, until it or another is read, or until it is reset.
+    let last = arrived.pop().unwrap();
+    assert_eq!(client.full().collect::<Vec<_>>(), [(last, EACH)]);
+    assert_eq!(read_all(&mut client, arrived.pop().unwrap()).1, "end");
+    assert!(client.wants_input());
+    let last = arrive(&mut client).pop().unwrap();
+    client.reset(last, ResetStatus::CANCEL);
+    assert!(client.wants_input());
+    assert_eq!(read_all(&mut client, last), (vec![], "reset here"));
+    for stream in streams {
+        client.release(stream);
+    }
+    written(&mut client);
+    assert_empty(&client);
 }
 
 #[test]

@@ -60,6 +60,9 @@ fn variables(connections: &[(SocketAddr, String)]) -> Vec<ProxyVariable> {
         let Ok(url) = value.parse::<Uri>() else {
             continue;
         };
+        if is_unescaped(&value, &url) {
+            continue;
+        }
         found.push(ProxyVariable {
             name,
             url: without_login(&url),
@@ -68,6 +71,12 @@ fn variables(connections: &[(SocketAddr, String)]) -> Vec<ProxyVariable> {
         });
     }
     found
+}
+
+/// Whether the URL's host is a part of its login, which has a `/`, `?` or `#` that is not percent-encoded.
+fn is_unescaped(value: &str, url: &Uri) -> bool {
+    let host = value.rsplit_once('@').map(|(_, host)| host);
+    host.is_some_and(|host| !host.starts_with(url.host().unwrap_or_default()))
 }
 
 /// The address of a proxy on this machine.
@@ -177,6 +186,17 @@ mod tests {
         assert_eq!(here(&url), "127.0.0.1:1080".parse().ok());
         let url: Uri = "http://proxy.corp:3128".parse().unwrap();
         assert_eq!(here(&url), None);
+    }
+
+    #[test]
+    fn a_part_of_a_password_is_no_host() {
+        let unescaped = |value: &str| is_unescaped(value, &value.parse().unwrap());
+        for value in ["http://u:1/ss@p:3128", "http://u:1?ss@p", "http://pa#ss@p"] {
+            assert!(unescaped(value), "{value}");
+        }
+        for value in ["http://u:pa%2Fss@p:3128/", "http://p:3128/a"] {
+            assert!(!unescaped(value), "{value}");
+        }
     }
 
     #[test]
