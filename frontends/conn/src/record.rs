@@ -177,8 +177,8 @@ impl Record {
             && live.observer().wants_exchanges()
         {
             live.exchange(Exchange {
-                method: method.to_owned(),
-                url: url(),
+                method: Exchange::cut(method),
+                url: Exchange::cut(&url()),
                 request: live.observer().wants_heads().then(|| Arc::new(head())),
                 ..Exchange::default()
             });

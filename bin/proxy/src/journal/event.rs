@@ -108,7 +108,7 @@ pub enum JournalEvent {
 #[serde(rename_all = "camelCase")]
 pub struct ExchangeEvent {
     pub method: String,
-    /// Complete URL, including credentials.
+    /// URL including credentials, complete up to 8 KiB; `…` is in place of what follows.
     pub url: String,
     /// Status of the answer, if there was one.
     pub status: Option<u16>,

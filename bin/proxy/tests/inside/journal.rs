@@ -274,6 +274,32 @@ async fn heads_are_sent_to_listeners_that_want_them() {
     }
 }
 
+/// What waits for a slow listener is bounded, whatever a client sends.
+#[tokio::test]
+async fn long_urls_and_methods_are_cut() {
+    let view = view();
+    let (_server, address) = http_proxy(&view).await;
+    let mut events = view.events_with_heads();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (method, path) = ("M".repeat(9000), "a/".repeat(9000));
+    let request =
+        format!("{method} http://web/{path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\r\nhi"), "{answer}");
+    let exchange = loop {
+        if let JournalEvent::ConnectionClosed { exchange, .. } = &events.next().await.unwrap().event
+        {
+            break exchange.clone().unwrap();
+        }
+    };
+    for (text, begin) in [(exchange.url, "http://web/"), (exchange.method, "MM")] {
+        assert!(text.starts_with(begin) && text.ends_with('…'), "{text}");
+        assert!(text.len() < 8500, "{}", text.len());
+    }
+}
+
 /// A trace is made of what a dial tells and of what the request says it belongs to, and for who wants it alone.
 #[tokio::test]
 async fn traces_are_told_to_who_wants_them() {
