@@ -219,12 +219,15 @@ impl Journal {
     /// Live connections, totals and refusals. Programs that are not known yet are looked up.
     async fn connections(&self) -> (Vec<ConnectionSnapshot>, TrafficTotals) {
         self.find_programs().await;
-        let mut state = self.0.state();
-        let totals = state.totals_now();
-        (
-            state.live.values_mut().map(JournalEntry::shown).collect(),
-            totals,
-        )
+        let (mut shown, totals) = {
+            let mut state = self.0.state();
+            let shown: Vec<_> = state.live.values_mut().map(JournalEntry::shown).collect();
+            (shown, state.totals_now())
+        };
+        // Not under the lock, for which every connection waits.
+        let exchanges = shown.iter_mut().filter_map(|shown| shown.exchange.as_mut());
+        exchanges.for_each(ExchangeEvent::redact);
+        (shown, totals)
     }
 
     async fn find_programs(&self) {

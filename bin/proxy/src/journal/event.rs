@@ -142,12 +142,10 @@ pub struct MessageHead {
 }
 
 impl ExchangeEvent {
-    /// Exchange of a live connection, for snapshots: without heads, and redacted. A snapshot is for whoever looks at
-    /// connections; only events have the URL as it was asked for.
+    /// Exchange of a live connection, for snapshots: without heads, and to be redacted. A snapshot is for whoever looks
+    /// at connections; only events have the URL as it was asked for.
     pub(super) fn of(live: &Live) -> Option<Self> {
-        let mut exchange = Self::read(live, false)?;
-        exchange.redact();
-        Some(exchange)
+        Self::read(live, false)
     }
 
     /// Exchange of a connection that has just ended, with the heads if they were kept.
