@@ -10,7 +10,7 @@
 //!
 //! Readiness does not depend on the API server: if that is away, it is away for every replica, and a client should get the
 //! reason rather than no connection. Probes and metrics are for machines, which have no token, and contain no target or
-//! client.
+//! client. On a loopback address they are answered by no name that may be another site's.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -231,9 +231,12 @@ impl AdminState {
             "/livez" | "/readyz" | "/metrics" if !is_read(&head.method) => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "send GET\n")
             }
-            "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready(),
-            "/metrics" => self.metrics(&head.headers),
+            path @ ("/livez" | "/readyz" | "/metrics") => match self.check_name(&head.headers) {
+                Err(Denied(status, why)) => text(status, why),
+                Ok(()) if path == "/livez" => text(StatusCode::OK, "ok\n"),
+                Ok(()) if path == "/readyz" => self.ready(),
+                Ok(()) => self.metrics(&head.headers),
+            },
             path => match (&self.keys, self.view.get()) {
                 (None, Some(view)) if self.is_private => tell(view, &head).await,
                 (Some(keys), Some(view)) => {
@@ -254,6 +257,14 @@ impl AdminState {
             answer.headers_mut().insert(name, value);
         }
         answer
+    }
+
+    /// From another machine the name is whatever leads here.
+    fn check_name(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        match &self.addr {
+            Addr::Tcp(at) if at.ip().to_canonical().is_loopback() => gate::check_name(headers),
+            Addr::Tcp(_) | Addr::Unix(_) => Ok(()),
+        }
     }
 
     fn ready(&self) -> JournalResponse {

@@ -357,6 +357,44 @@ async fn every_answer_permits_only_the_page_itself() {
     }
 }
 
+/// Probes and metrics have no token: they are for names that no foreign DNS can lead here.
+#[tokio::test]
+async fn probes_answer_no_foreign_name() {
+    let (admin, host, _) = shown(view()).await;
+    let port = host.rsplit_once(':').unwrap().1;
+    for (hosts, code) in [
+        (vec![host.clone()], 200),
+        (vec!["[::1]:9".into()], 200),
+        (vec!["192.0.2.7".into()], 200),
+        (vec![format!("LocalHost:{port}")], 200),
+        (vec!["gateway".into()], 200),
+        (vec!["host.docker.internal".into()], 200),
+        (vec![], 200),
+        (vec![format!("evil.example:{port}")], 421),
+        (vec!["evil.example.".into()], 421),
+        (vec!["localhost.evil.example".into()], 421),
+        (vec!["internal.evil.example".into()], 421),
+        (vec!["evil-internal.example".into()], 421),
+        (vec!["127.0.0.1.evil.example".into()], 421),
+        (vec!["".into()], 421),
+        (vec![host.clone(), "evil.example".into()], 421),
+    ] {
+        let fields: String = hosts
+            .iter()
+            .map(|host| format!("host: {host}\r\n"))
+            .collect();
+        for path in ["/livez", "/readyz", "/metrics"] {
+            // A browser sends a host in any version, and other clients none in this one.
+            let answer = send(&admin, &format!("GET {path} HTTP/1.0\r\n{fields}\r\n")).await;
+            let answered = match status(&answer) {
+                503 if path == "/readyz" => 200,
+                other => other,
+            };
+            assert_eq!(answered, code, "{path} of {hosts:?}: {answer}");
+        }
+    }
+}
+
 /// On an address that is not loopback, before a proxy is shown.
 #[tokio::test]
 async fn no_page_off_loopback() {
