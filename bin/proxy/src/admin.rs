@@ -6,13 +6,14 @@
 //! | `GET /readyz` | 200 while clients are accepted, else 503 with the reason in a line |
 //! | `GET /metrics` | what Prometheus reads: [`METRICS`](crate::METRICS) |
 //! | `GET /`, `/style.css`, `/script.js`, `/events`; `POST /cut` | the status page, for a browser that has its token (`admin/gate.rs`) |
-//! | `/v1/proxy/…`, on a Unix socket alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
+//! | `/v1/proxy/…`, on the console alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
 //!
 //! Readiness does not depend on the API server: if that is away, it is away for every replica, and a client should get the
 //! reason rather than no connection. Probes and metrics are for machines, which have no token, and contain no target or
 //! client. On a loopback address they are answered by no name that may be another site's.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -108,8 +109,8 @@ pub(crate) struct AdminState {
     view: OnceLock<ProxyView>,
     /// Entry of this listener in the journal.
     listening: OnceLock<ListenerGuard>,
-    /// Whether the listener is a Unix socket that only the user can connect to.
-    is_private: bool,
+    /// Whether it is the console, which answers programs of this user.
+    is_console: bool,
     /// Secrets of the status page, if there is one.
     keys: Option<Keys>,
     streams: Arc<Semaphore>,
@@ -119,10 +120,20 @@ impl Admin {
     /// Binds the address and answers from then on, at first with [`ProxyReadiness::Starting`]. On an address that is not
     /// loopback there are probes and metrics, without a token, and no page.
     pub async fn start(addr: &Addr) -> Result<Self, ListenerError> {
+        Self::bind(addr, false).await
+    }
+
+    /// Binds the console: a Unix socket on which programs of this user, and of no other, are told what goes through the
+    /// proxy, by [`journal::api`](crate::journal::api).
+    pub async fn console(path: PathBuf) -> Result<Self, ListenerError> {
+        Self::bind(&Addr::Unix(path), true).await
+    }
+
+    async fn bind(addr: &Addr, is_console: bool) -> Result<Self, ListenerError> {
         let bound = Listener::bind(addr).await;
         let listener =
             bound.map_err(|error| not_bound(NAME.into(), error.addr.to_string(), error.source))?;
-        let state = AdminState::new(listener.addr());
+        let state = AdminState::new(listener.addr(), is_console);
         let drain = Drain::new();
         let serving = {
             let state = state.clone();
@@ -166,6 +177,10 @@ impl Admin {
 
 /// Serves one client, with one request. Only a streaming response may take longer than a handshake.
 pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
+    if state.is_console && client.uid() != Some(rustix::process::geteuid().as_raw()) {
+        tracing::warn!(uid = client.uid(), "another user's process is not answered");
+        return;
+    }
     let drain = client.drain();
     let streams = AtomicBool::new(false);
     let service = service_fn(|request: Request<Incoming>| {
@@ -196,7 +211,7 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
 
 impl AdminState {
     /// State of a listener at this address.
-    pub(crate) fn new(addr: &Addr) -> Arc<Self> {
+    pub(crate) fn new(addr: &Addr, is_console: bool) -> Arc<Self> {
         let keys = match addr {
             Addr::Tcp(at) if at.ip().is_loopback() => Keys::new(*at),
             Addr::Tcp(_) | Addr::Unix(_) => None,
@@ -206,7 +221,7 @@ impl AdminState {
             addr: addr.clone(),
             view: OnceLock::new(),
             listening: OnceLock::new(),
-            is_private: matches!(addr, Addr::Unix(_)),
+            is_console,
             keys,
             streams: Arc::new(Semaphore::new(STREAMS)),
         })
@@ -217,7 +232,7 @@ impl AdminState {
     }
 
     pub(crate) fn show(&self, view: ProxyView) {
-        if !self.is_private {
+        if !self.is_console {
             let page = self.keys.as_ref().map(Keys::url);
             let listening = view.journal().listening(&self.addr, &Protocol::Admin, page);
             let _ = self.listening.set(listening);
@@ -238,7 +253,7 @@ impl AdminState {
                 Ok(()) => self.metrics(&head.headers),
             },
             path => match (&self.keys, self.view.get()) {
-                (None, Some(view)) if self.is_private => tell(view, &head).await,
+                (None, Some(view)) if self.is_console => tell(view, &head).await,
                 (Some(keys), Some(view)) => {
                     let answered = self.page_answer(keys, view, &head, body).await;
                     answered.unwrap_or_else(|Denied(status, why)| {
@@ -365,7 +380,7 @@ impl AdminState {
     }
 }
 
-/// Answers a program of this user, over the Unix socket.
+/// Answers a program of this user, on the console.
 async fn tell(view: &ProxyView, head: &Parts) -> JournalResponse {
     let path = head
         .uri

@@ -1,5 +1,8 @@
+use std::time::Duration;
+
+use kubevpn_conn::Addr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use kubevpn_proxy::journal::{AboutProxy, JournalEvent};
 use kubevpn_proxy::{
@@ -394,6 +397,57 @@ async fn probes_answer_no_foreign_name() {
         }
     }
 }
+
+/// What goes through the proxy is told on its console, and on no socket that was asked for.
+#[tokio::test]
+async fn unix_socket_has_probes_and_metrics_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = Addr::Unix(directory.path().join("admin.sock"));
+    let get = async |path: &str| {
+        let mut stream = UnixStream::connect(directory.path().join("admin.sock")).await;
+        let stream = stream.as_mut().unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: kubevpn\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        status(&answer)
+    };
+    let paths = [
+        ("/livez", 200),
+        ("/metrics", 200),
+        ("/", 404),
+        ("/v1/proxy/inside", 404),
+        ("/v1/proxy/events", 404),
+        ("/v1/proxy/pages", 404),
+    ];
+    let admin = Admin::start(&at).await.unwrap();
+    admin.show(view());
+    for (path, code) in paths {
+        assert_eq!(get(path).await, code, "{path}");
+    }
+    admin.end().await;
+    let (server, _) = served(view(), at).await;
+    for (path, code) in paths {
+        assert_eq!(get(path).await, code, "{path} of a server's listener");
+    }
+    server.end(Duration::ZERO, std::future::pending()).await;
+}
+
+/// A server with an admin listener, and its address.
+async fn served(view: ProxyView, at: Addr) -> (Server<impl Connect>, Addr) {
+    let spec = ListenerSpec::new(Protocol::Admin, at);
+    let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
+    let address = bound.listener.addr().clone();
+    let refuse = async |_: Target| Err::<TcpStream, BoxError>("no target".into());
+    let backend = Backend::of_host(service_fn(refuse));
+    let mut server = Server::new(backend, spec.clients(&[]).unwrap());
+    server.observed_by(view);
+    server.add(bound);
+    (server, address)
+}
+
+trait Connect: kubevpn_target::Connect + Clone + Sync + 'static {}
+impl<C: kubevpn_target::Connect + Clone + Sync + 'static> Connect for C {}
 
 /// On an address that is not loopback, before a proxy is shown.
 #[tokio::test]
