@@ -15,7 +15,7 @@
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kubevpn_conn::{Addr, Client, ClientIo as _, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Listener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -175,22 +175,34 @@ impl Admin {
     }
 }
 
-/// Serves one client, with one request. Only a streaming response may take longer than a handshake.
+/// What becomes of a client's one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AdminPhase {
+    /// It is not there yet.
+    Waiting,
+    /// It is answered.
+    Answering,
+    /// Its answer has no end.
+    Streaming,
+}
+
+/// Serves one client, with one request. Only a streaming response may take longer than a handshake. The end of the
+/// listener waits for an answer, and neither for a stream nor for a client that has not asked.
 pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
     if state.is_console && client.uid() != Some(rustix::process::geteuid().as_raw()) {
         tracing::warn!(uid = client.uid(), "another user's process is not answered");
         return;
     }
     let drain = client.drain();
-    let streams = AtomicBool::new(false);
+    let (phase, mut phases) = watch::channel(AdminPhase::Waiting);
     let service = service_fn(|request: Request<Incoming>| {
-        let (state, streams) = (&state, &streams);
+        let (state, phase) = (&state, &phase);
         async move {
+            phase.send_replace(AdminPhase::Answering);
             let answer = state.answer(request).await;
-            streams.store(
-                answer.body().size_hint().exact().is_none(),
-                Ordering::Relaxed,
-            );
+            if answer.body().size_hint().exact().is_none() {
+                phase.send_replace(AdminPhase::Streaming);
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -200,12 +212,22 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(client), service);
     let mut serving = pin!(serving);
-    // An error here concerns the client alone.
-    if timeout(HANDSHAKE_TIMEOUT, &mut serving).await.is_err() && streams.load(Ordering::Relaxed) {
-        tokio::select! {
-            _ended = serving => {}
-            () = drain.stopping() => {}
+    let served = async {
+        // An error here concerns the client alone.
+        let ended = timeout(HANDSHAKE_TIMEOUT, &mut serving).await;
+        if ended.is_err() && *phase.borrow() == AdminPhase::Streaming {
+            let _ended = serving.await;
         }
+    };
+    let stopped = async {
+        drain.stopping().await;
+        let _ = phases
+            .wait_for(|phase| *phase != AdminPhase::Answering)
+            .await;
+    };
+    tokio::select! {
+        () = served => {}
+        () = stopped => {}
     }
 }
 

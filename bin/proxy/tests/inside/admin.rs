@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use kubevpn_conn::Addr;
+use kubevpn_conn::{Addr, HANDSHAKE_TIMEOUT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use kubevpn_proxy::journal::{AboutProxy, JournalEvent};
 use kubevpn_proxy::{
@@ -448,6 +449,42 @@ async fn served(view: ProxyView, at: Addr) -> (Server<impl Connect>, Addr) {
 
 trait Connect: kubevpn_target::Connect + Clone + Sync + 'static {}
 impl<C: kubevpn_target::Connect + Clone + Sync + 'static> Connect for C {}
+
+#[tokio::test]
+async fn end_waits_neither_for_a_page_nor_for_a_silent_client() {
+    let view = view();
+    let (server, address) = served(view.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    let connect = async || TcpStream::connect(address.to_string()).await.unwrap();
+    let mut silent = connect().await;
+    let mut half = connect().await;
+    half.write_all(b"GET / HT").await.unwrap();
+    let page = view.journal().pages().remove(0);
+    let path = page.strip_prefix(&format!("http://{address}")).unwrap();
+    let mut answer = String::new();
+    let mut browser = connect().await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    browser.write_all(request.as_bytes()).await.unwrap();
+    browser.read_to_string(&mut answer).await.unwrap();
+    let cookie = answer.split("set-cookie: ").nth(1).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let mut events = connect().await;
+    let request = format!("GET /events HTTP/1.1\r\nhost: {address}\r\ncookie: {cookie}\r\n\r\n");
+    events.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    while !heard.contains("event: snapshot") {
+        let mut bytes = [0; 4096];
+        let n = events.read(&mut bytes).await.unwrap();
+        assert_ne!(n, 0, "{heard}");
+        heard.push_str(str::from_utf8(&bytes[..n]).unwrap());
+    }
+    let ending = server.end(Duration::from_secs(3600), std::future::pending());
+    // This is well before the time limit of a request.
+    let ended = timeout(HANDSHAKE_TIMEOUT / 2, ending).await;
+    assert!(ended.is_ok(), "it waits for a client");
+    for client in [&mut silent, &mut half] {
+        assert!(!matches!(client.read(&mut [0]).await, Ok(1..)));
+    }
+}
 
 /// On an address that is not loopback, before a proxy is shown.
 #[tokio::test]
