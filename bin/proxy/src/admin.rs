@@ -72,7 +72,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
          frame-ancestors 'none'",
     ),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (REFERRER_POLICY, "no-referrer"),
+    // With `no-referrer`, browsers send `Origin: null` with the page's own forms.
+    (REFERRER_POLICY, "same-origin"),
     (
         HeaderName::from_static("cross-origin-resource-policy"),
         "same-origin",

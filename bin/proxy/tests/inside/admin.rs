@@ -24,7 +24,7 @@ const HEADERS: [(&str, &str); 6] = [
         "default-src 'none'; script-src 'self'; style-src 'self'; ",
     ),
     ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
+    ("referrer-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("cross-origin-opener-policy", "same-origin"),
 ];
