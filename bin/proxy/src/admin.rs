@@ -306,22 +306,31 @@ impl AdminState {
     }
 
     fn ready(&self) -> JournalResponse {
-        let readiness = self.readiness.load(Ordering::Relaxed);
-        if readiness == ProxyReadiness::Ready as u8 {
-            return text(StatusCode::OK, "ok\n");
+        match self.not_ready() {
+            None => text(StatusCode::OK, "ok\n"),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         }
-        let reason = match readiness == ProxyReadiness::Ending as u8 {
-            true => "ending: no client is accepted any more\n",
-            false => "starting: the API server has not answered yet\n",
-        };
-        text(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+
+    /// Why clients are not accepted.
+    fn not_ready(&self) -> Option<&'static str> {
+        let readiness = self.readiness.load(Ordering::Relaxed);
+        let lacks_listener = |view: &ProxyView| !view.journal().is_all_listening();
+        if readiness == ProxyReadiness::Ending as u8 {
+            Some("ending: no client is accepted any more\n")
+        } else if readiness == ProxyReadiness::Starting as u8 {
+            Some("starting: the API server has not answered yet\n")
+        } else if self.view.get().is_some_and(lacks_listener) {
+            Some("a listener is not open: kubevpn status says which, and why\n")
+        } else {
+            None
+        }
     }
 
     fn metrics(&self, headers: &HeaderMap) -> JournalResponse {
         let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
         let format = MetricsFormat::of(accept);
-        let is_ready = self.readiness.load(Ordering::Relaxed) == ProxyReadiness::Ready as u8;
-        let scraped = scrape(self.view.get(), is_ready, format);
+        let scraped = scrape(self.view.get(), self.not_ready().is_none(), format);
         typed(StatusCode::OK, format.content_type(), scraped)
     }
 

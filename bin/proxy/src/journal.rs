@@ -11,6 +11,7 @@
 //! counted in its own [`Traffic`](kubevpn_conn::Traffic).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ struct JournalShared {
     state: Mutex<JournalState>,
     channel: Arc<EventChannel>,
     listeners: Mutex<Vec<Arc<ListedListener>>>,
+    /// Whether a listener is not open.
+    lacks_listener: AtomicBool,
     trouble: Notify,
     dials: Dials,
 }
@@ -209,6 +212,17 @@ impl Journal {
     pub fn pages(&self) -> Vec<String> {
         let listeners = lock(&self.0.listeners);
         listeners.iter().filter_map(|l| l.page.clone()).collect()
+    }
+
+    /// Sets whether all listeners of the proxy are open, as they are until this is called. While one is not, its admin
+    /// listeners answer that it is not ready.
+    pub fn set_all_listening(&self, is_complete: bool) {
+        self.0.lacks_listener.store(!is_complete, Ordering::Relaxed);
+    }
+
+    /// Whether all listeners of the proxy are open.
+    pub fn is_all_listening(&self) -> bool {
+        !self.0.lacks_listener.load(Ordering::Relaxed)
     }
 
     fn listeners(&self) -> Vec<ListenerSnapshot> {

@@ -486,6 +486,35 @@ async fn end_waits_neither_for_a_page_nor_for_a_silent_client() {
     }
 }
 
+/// A listener of the proxy that is not open makes it not ready, whichever listener is asked.
+#[tokio::test]
+async fn readiness_follows_the_listeners() {
+    let view = view();
+    let (server, address) = served(view.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address.to_string()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    for is_complete in [true, false, true] {
+        view.journal().set_all_listening(is_complete);
+        let answer = get("/readyz").await;
+        assert_eq!(
+            status(&answer),
+            if is_complete { 200 } else { 503 },
+            "{answer}"
+        );
+        assert!(is_complete || answer.contains("kubevpn status"), "{answer}");
+        let answer = get("/metrics").await;
+        let sample = format!("\nkubevpn_ready {}\n", u8::from(is_complete));
+        assert!(answer.contains(&sample), "{answer}");
+    }
+    server.end(Duration::ZERO, std::future::pending()).await;
+}
+
 /// On an address that is not loopback, before a proxy is shown.
 #[tokio::test]
 async fn no_page_off_loopback() {
