@@ -142,8 +142,10 @@ impl Journal {
     /// The oldest dial that has no outcome yet: its target and age.
     pub fn longest_dial(&self) -> Option<(Target, Duration)> {
         let state = self.0.state();
-        let mut waiting = state.live.values().filter(|entry| !entry.connected);
-        waiting.find_map(|JournalEntry { live, .. }| Some((live.route().target?, live.age())))
+        state.live.values().find_map(|JournalEntry { live, .. }| {
+            let route = live.route();
+            Some((route.target?, live.age())).filter(|_| route.took.is_none())
+        })
     }
 
     /// Waits for a refusal that is caused by the way to the cluster, not by a target. Cancel safe: an earlier refusal is

@@ -308,8 +308,16 @@ impl Live {
 
     pub(crate) fn connected(&self, via: &Via) {
         let mut route = self.lock();
-        route.took = route.asked.map(|asked| asked.elapsed());
+        let asked = route.asked;
+        route.took = route.took.or_else(|| Some(asked?.elapsed()));
         route.via = via.clone();
+    }
+
+    /// The stream that it was tried on was dead.
+    pub(crate) fn lost(&self) {
+        let mut route = self.lock();
+        route.took = None;
+        route.via = Via::default();
     }
 
     pub(crate) fn traceparent(&self, traceparent: Option<String>) {

@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubevpn_proxy::journal::{AboutProxy, JournalEvent, TrafficTotals};
@@ -298,6 +300,53 @@ async fn long_urls_and_methods_are_cut() {
         assert!(text.starts_with(begin) && text.ends_with('…'), "{text}");
         assert!(text.len() < 8500, "{}", text.len());
     }
+}
+
+/// A request on a kept connection that was dead, whose dial is refused, got no stream.
+#[tokio::test]
+async fn a_request_is_connected_or_refused_and_never_both() {
+    let view = view();
+    let mut events = view.events(false);
+    let is_first = Arc::new(AtomicBool::new(true));
+    let dial = move |_: Target| {
+        let is_first = is_first.swap(false, Ordering::Relaxed);
+        async move {
+            if !is_first {
+                return Err(ConnectError::new(Refusal::NotReady, "no Pod is ready").into());
+            }
+            let (ours, theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let mut theirs = BufReader::new(theirs);
+                // The second one is read, and not answered.
+                for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", ""] {
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        assert_ne!(theirs.read_line(&mut line).await.unwrap(), 0);
+                    }
+                    theirs.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+            Ok::<_, BoxError>(ours)
+        }
+    };
+    let (_server, address) = serve(&view, Protocol::Http, service_fn(dial)).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = "GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\nhi") {
+        assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    client.write_all(request.as_bytes()).await.unwrap();
+    loop {
+        let event = events.next().await.unwrap();
+        if matches!(event.event, JournalEvent::ConnectionRefused { .. }) {
+            break;
+        }
+    }
+    let totals = view.journal().totals();
+    assert_eq!((totals.connected, totals.refused, totals.open), (1, 1, 0));
 }
 
 /// A trace is made of what a dial tells and of what the request says it belongs to, and for who wants it alone.
