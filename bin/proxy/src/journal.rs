@@ -257,7 +257,9 @@ impl Journal {
             return;
         }
         let clients: Vec<_> = unasked.iter().map(|(_, client)| *client).collect();
-        let found = tokio::task::spawn_blocking(move || programs::find(&clients)).await;
+        let listeners = self.listeners().into_iter();
+        let listeners: Vec<_> = listeners.filter_map(|l| l.address.parse().ok()).collect();
+        let found = tokio::task::spawn_blocking(move || programs::find(&clients, &listeners)).await;
         let found = found.unwrap_or_default();
         let mut state = self.0.state();
         for (id, client) in unasked {
