@@ -172,6 +172,9 @@ impl<S: EngineSession> ManagedConnection<S> {
             let all = self.saved().listeners.clone();
             all.into_iter().filter(|saved| !listens(saved)).collect()
         };
+        if !missing.is_empty() {
+            self.tell_listening(false);
+        }
         for saved in missing {
             let bound = self.session.bind(&saved.spec, &saved.bound).await;
             let serving = bound.and_then(|bound| self.session.serve(&saved.spec, bound));
@@ -185,7 +188,15 @@ impl<S: EngineSession> ManagedConnection<S> {
             .listeners()
             .iter()
             .find_map(|entry| entry.serving.as_ref().err().map(ApiError::whole));
+        self.tell_listening(lost.is_none());
         self.health(|health| health.listeners = lost);
+    }
+
+    /// Makes probes answer whether all listeners are open.
+    fn tell_listening(&self, is_complete: bool) {
+        if let Some(view) = self.session.view() {
+            view.journal().set_all_listening(is_complete);
+        }
     }
 
     /// Whether a listener waits for its address.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kubevpn_conn::Addr;
 use kubevpn_proxy::probe::PortForwardAccess;
-use kubevpn_proxy::{ListenerSpec, Protocol, ProxyView};
+use kubevpn_proxy::{Journal, ListenerSpec, Protocol, ProxyView};
 use kubevpn_target::{ConnectError, Refusal};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore};
@@ -58,13 +58,14 @@ impl Fake {
 impl Engine for Fake {
     type Session = FakeSession;
 
-    fn open(&self, _: SessionSettings<'_>) -> Result<FakeSession, ApiError> {
+    fn open(&self, settings: SessionSettings<'_>) -> Result<FakeSession, ApiError> {
         self.world().sessions += 1;
-        Ok(FakeSession(self.clone()))
+        let view = ProxyView::of_host(Journal::default(), settings.about);
+        Ok(FakeSession(self.clone(), view))
     }
 }
 
-pub(crate) struct FakeSession(Fake);
+pub(crate) struct FakeSession(Fake, ProxyView);
 
 impl EngineSession for FakeSession {
     type Bound = FakeListener;
@@ -137,7 +138,7 @@ impl EngineSession for FakeSession {
     }
 
     fn view(&self) -> Option<&ProxyView> {
-        None
+        Some(&self.1)
     }
 
     async fn shutdown(&self) {

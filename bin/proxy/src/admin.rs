@@ -6,15 +6,16 @@
 //! | `GET /readyz` | 200 while clients are accepted, else 503 with the reason in a line |
 //! | `GET /metrics` | what Prometheus reads: [`METRICS`](crate::METRICS) |
 //! | `GET /`, `/style.css`, `/script.js`, `/events`; `POST /cut` | the status page, for a browser that has its token (`admin/gate.rs`) |
-//! | `/v1/proxy/…`, on a Unix socket alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
+//! | `/v1/proxy/…`, on the console alone | what goes through the proxy: [`journal::api`](crate::journal::api) |
 //!
 //! Readiness does not depend on the API server: if that is away, it is away for every replica, and a client should get the
 //! reason rather than no connection. Probes and metrics are for machines, which have no token, and contain no target or
-//! client.
+//! client. On a loopback address they are answered by no name that may be another site's.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use kubevpn_conn::{Addr, Client, ClientIo as _, Drain, Gate, HANDSHAKE_TIMEOUT, Limits, Listener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -59,7 +60,7 @@ const MAX_HEAD: usize = 16 * 1024;
 const MAX_FORM: usize = 1024;
 /// Name of the listener in errors.
 const NAME: &str = "admin listener";
-/// Time limit for clients of a Unix socket to read events at the end.
+/// Time limit for clients of a console to read events at the end.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Interval of the events that update the page.
 const TICK: Duration = Duration::from_secs(1);
@@ -73,7 +74,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
          frame-ancestors 'none'",
     ),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (REFERRER_POLICY, "no-referrer"),
+    // With `no-referrer`, browsers send `Origin: null` with the page's own forms.
+    (REFERRER_POLICY, "same-origin"),
     (
         HeaderName::from_static("cross-origin-resource-policy"),
         "same-origin",
@@ -110,8 +112,8 @@ pub(crate) struct AdminState {
     view: OnceLock<ProxyView>,
     /// Entry of this listener in the journal.
     listening: OnceLock<ListenerGuard>,
-    /// Whether the listener is a Unix socket that only the user can connect to.
-    is_private: bool,
+    /// Whether it is the console, which answers programs of this user.
+    is_console: bool,
     /// Secrets of the status page, if there is one.
     keys: Option<Keys>,
     streams: Arc<Semaphore>,
@@ -121,10 +123,20 @@ impl Admin {
     /// Binds the address and answers from then on, at first with [`ProxyReadiness::Starting`]. On an address that is not
     /// loopback there are probes and metrics, without a token, and no page.
     pub async fn start(addr: &Addr) -> Result<Self, ListenerError> {
+        Self::bind(addr, false).await
+    }
+
+    /// Binds the console: a Unix socket on which programs of this user, and of no other, are told what goes through the
+    /// proxy, by [`journal::api`](crate::journal::api).
+    pub async fn console(path: PathBuf) -> Result<Self, ListenerError> {
+        Self::bind(&Addr::Unix(path), true).await
+    }
+
+    async fn bind(addr: &Addr, is_console: bool) -> Result<Self, ListenerError> {
         let bound = Listener::bind(addr).await;
         let listener =
             bound.map_err(|error| not_bound(NAME.into(), error.addr.to_string(), error.source))?;
-        let state = AdminState::new(listener.addr());
+        let state = AdminState::new(listener.addr(), is_console);
         let drain = Drain::new();
         let serving = {
             let state = state.clone();
@@ -159,10 +171,10 @@ impl Admin {
         self.state.show(view);
     }
 
-    /// Closes the listener. On a Unix socket, clients get up to a second to read the last events of a journal that was
-    /// closed before.
+    /// Closes the listener. Clients of a console get up to a second to read the last events of a journal that was closed
+    /// before.
     pub async fn end(self) {
-        let limit = match self.state.is_private {
+        let limit = match self.state.is_console {
             true => LAST_EVENTS,
             false => Duration::ZERO,
         };
@@ -171,18 +183,34 @@ impl Admin {
     }
 }
 
-/// Serves one client, with one request. Only a streaming response may take longer than a handshake.
+/// What becomes of a client's one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AdminPhase {
+    /// It is not there yet.
+    Waiting,
+    /// It is answered.
+    Answering,
+    /// Its answer has no end.
+    Streaming,
+}
+
+/// Serves one client, with one request. Only a streaming response may take longer than a handshake. The end of the
+/// listener waits for an answer, and neither for a stream nor for a client that has not asked.
 pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
+    if state.is_console && client.uid() != Some(rustix::process::geteuid().as_raw()) {
+        tracing::warn!(uid = client.uid(), "another user's process is not answered");
+        return;
+    }
     let drain = client.drain();
-    let streams = AtomicBool::new(false);
+    let (phase, mut phases) = watch::channel(AdminPhase::Waiting);
     let service = service_fn(|request: Request<Incoming>| {
-        let (state, streams) = (&state, &streams);
+        let (state, phase) = (&state, &phase);
         async move {
+            phase.send_replace(AdminPhase::Answering);
             let answer = state.answer(request).await;
-            streams.store(
-                answer.body().size_hint().exact().is_none(),
-                Ordering::Relaxed,
-            );
+            if answer.body().size_hint().exact().is_none() {
+                phase.send_replace(AdminPhase::Streaming);
+            }
             Ok::<_, Infallible>(answer)
         }
     });
@@ -192,19 +220,32 @@ pub(crate) async fn serve(client: Client, state: Arc<AdminState>) {
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(client), service);
     let mut serving = pin!(serving);
-    // An error here concerns the client alone.
-    if timeout(HANDSHAKE_TIMEOUT, &mut serving).await.is_err() && streams.load(Ordering::Relaxed) {
-        tokio::select! {
-            _ended = serving => {}
-            // Events on a Unix socket end with the journal.
-            () = drain.stopping(), if !state.is_private => {}
+    let served = async {
+        // An error here concerns the client alone.
+        let ended = timeout(HANDSHAKE_TIMEOUT, &mut serving).await;
+        if ended.is_err() && *phase.borrow() == AdminPhase::Streaming {
+            let _ended = serving.await;
         }
+    };
+    let stopped = async {
+        drain.stopping().await;
+        // Events of a console end with the journal.
+        let is_over = |phase: &AdminPhase| match phase {
+            AdminPhase::Waiting => true,
+            AdminPhase::Answering => false,
+            AdminPhase::Streaming => !state.is_console,
+        };
+        let _ = phases.wait_for(is_over).await;
+    };
+    tokio::select! {
+        () = served => {}
+        () = stopped => {}
     }
 }
 
 impl AdminState {
     /// State of a listener at this address.
-    pub(crate) fn new(addr: &Addr) -> Arc<Self> {
+    pub(crate) fn new(addr: &Addr, is_console: bool) -> Arc<Self> {
         let keys = match addr {
             Addr::Tcp(at) if at.ip().is_loopback() => Keys::new(*at),
             Addr::Tcp(_) | Addr::Unix(_) => None,
@@ -214,7 +255,7 @@ impl AdminState {
             addr: addr.clone(),
             view: OnceLock::new(),
             listening: OnceLock::new(),
-            is_private: matches!(addr, Addr::Unix(_)),
+            is_console,
             keys,
             streams: Arc::new(Semaphore::new(STREAMS)),
         })
@@ -225,7 +266,7 @@ impl AdminState {
     }
 
     pub(crate) fn show(&self, view: ProxyView) {
-        if !self.is_private {
+        if !self.is_console {
             let page = self.keys.as_ref().map(Keys::url);
             let listening = view.journal().listening(&self.addr, &Protocol::Admin, page);
             let _ = self.listening.set(listening);
@@ -239,11 +280,14 @@ impl AdminState {
             "/livez" | "/readyz" | "/metrics" if !is_read(&head.method) => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "send GET\n")
             }
-            "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.ready(),
-            "/metrics" => self.metrics(&head.headers),
+            path @ ("/livez" | "/readyz" | "/metrics") => match self.check_name(&head.headers) {
+                Err(Denied(status, why)) => text(status, why),
+                Ok(()) if path == "/livez" => text(StatusCode::OK, "ok\n"),
+                Ok(()) if path == "/readyz" => self.ready(),
+                Ok(()) => self.metrics(&head.headers),
+            },
             path => match (&self.keys, self.view.get()) {
-                (None, Some(view)) if self.is_private => tell(view, &head).await,
+                (None, Some(view)) if self.is_console => tell(view, &head).await,
                 (Some(keys), Some(view)) => {
                     let answered = self.page_answer(keys, view, &head, body).await;
                     answered.unwrap_or_else(|Denied(status, why)| {
@@ -264,23 +308,40 @@ impl AdminState {
         answer
     }
 
-    fn ready(&self) -> JournalResponse {
-        let readiness = self.readiness.load(Ordering::Relaxed);
-        if readiness == ProxyReadiness::Ready as u8 {
-            return text(StatusCode::OK, "ok\n");
+    /// From another machine the name is whatever leads here.
+    fn check_name(&self, headers: &HeaderMap) -> Result<(), Denied> {
+        match &self.addr {
+            Addr::Tcp(at) if at.ip().to_canonical().is_loopback() => gate::check_name(headers),
+            Addr::Tcp(_) | Addr::Unix(_) => Ok(()),
         }
-        let reason = match readiness == ProxyReadiness::Ending as u8 {
-            true => "ending: no client is accepted any more\n",
-            false => "starting: the API server has not answered yet\n",
-        };
-        text(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+
+    fn ready(&self) -> JournalResponse {
+        match self.not_ready() {
+            None => text(StatusCode::OK, "ok\n"),
+            Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
+        }
+    }
+
+    /// Why clients are not accepted.
+    fn not_ready(&self) -> Option<&'static str> {
+        let readiness = self.readiness.load(Ordering::Relaxed);
+        let lacks_listener = |view: &ProxyView| !view.journal().is_all_listening();
+        if readiness == ProxyReadiness::Ending as u8 {
+            Some("ending: no client is accepted any more\n")
+        } else if readiness == ProxyReadiness::Starting as u8 {
+            Some("starting: the API server has not answered yet\n")
+        } else if self.view.get().is_some_and(lacks_listener) {
+            Some("a listener is not open: kubevpn status says which, and why\n")
+        } else {
+            None
+        }
     }
 
     fn metrics(&self, headers: &HeaderMap) -> JournalResponse {
         let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
         let format = MetricsFormat::of(accept);
-        let is_ready = self.readiness.load(Ordering::Relaxed) == ProxyReadiness::Ready as u8;
-        let scraped = scrape(self.view.get(), is_ready, format);
+        let scraped = scrape(self.view.get(), self.not_ready().is_none(), format);
         typed(StatusCode::OK, format.content_type(), scraped)
     }
 
@@ -362,7 +423,7 @@ impl AdminState {
     }
 }
 
-/// Answers a program of this user, over the Unix socket.
+/// Answers a program of this user, on the console.
 async fn tell(view: &ProxyView, head: &Parts) -> JournalResponse {
     let path = head
         .uri

@@ -11,6 +11,7 @@
 //! counted in its own [`Traffic`](kubevpn_conn::Traffic).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ struct JournalShared {
     state: Mutex<JournalState>,
     channel: Arc<EventChannel>,
     listeners: Mutex<Vec<Arc<ListedListener>>>,
+    /// Whether a listener is not open.
+    lacks_listener: AtomicBool,
     trouble: Notify,
     dials: Dials,
 }
@@ -141,8 +144,10 @@ impl Journal {
     /// The oldest dial that has no outcome yet: its target and age.
     pub fn longest_dial(&self) -> Option<(Target, Duration)> {
         let state = self.0.state();
-        let mut waiting = state.live.values().filter(|entry| !entry.connected);
-        waiting.find_map(|JournalEntry { live, .. }| Some((live.route().target?, live.age())))
+        state.live.values().find_map(|JournalEntry { live, .. }| {
+            let route = live.route();
+            Some((route.target?, live.age())).filter(|_| route.took.is_none())
+        })
     }
 
     /// Waits for a refusal that is caused by the way to the cluster, not by a target. Cancel safe: an earlier refusal is
@@ -213,6 +218,17 @@ impl Journal {
         listeners.iter().filter_map(|l| l.page.clone()).collect()
     }
 
+    /// Sets whether all listeners of the proxy are open, as they are until this is called. While one is not, its admin
+    /// listeners answer that it is not ready.
+    pub fn set_all_listening(&self, is_complete: bool) {
+        self.0.lacks_listener.store(!is_complete, Ordering::Relaxed);
+    }
+
+    /// Whether all listeners of the proxy are open.
+    pub fn is_all_listening(&self) -> bool {
+        !self.0.lacks_listener.load(Ordering::Relaxed)
+    }
+
     fn listeners(&self) -> Vec<ListenerSnapshot> {
         let listeners = lock(&self.0.listeners);
         listeners.iter().map(|l| l.listener.clone()).collect()
@@ -221,12 +237,15 @@ impl Journal {
     /// Live connections, totals and refusals. Programs that are not known yet are looked up.
     async fn connections(&self) -> (Vec<ConnectionSnapshot>, TrafficTotals) {
         self.find_programs().await;
-        let mut state = self.0.state();
-        let totals = state.totals_now();
-        (
-            state.live.values_mut().map(JournalEntry::shown).collect(),
-            totals,
-        )
+        let (mut shown, totals) = {
+            let mut state = self.0.state();
+            let shown: Vec<_> = state.live.values_mut().map(JournalEntry::shown).collect();
+            (shown, state.totals_now())
+        };
+        // Not under the lock, for which every connection waits.
+        let exchanges = shown.iter_mut().filter_map(|shown| shown.exchange.as_mut());
+        exchanges.for_each(ExchangeEvent::redact);
+        (shown, totals)
     }
 
     async fn find_programs(&self) {
@@ -240,7 +259,9 @@ impl Journal {
             return;
         }
         let clients: Vec<_> = unasked.iter().map(|(_, client)| *client).collect();
-        let found = tokio::task::spawn_blocking(move || programs::find(&clients)).await;
+        let listeners = self.listeners().into_iter();
+        let listeners: Vec<_> = listeners.filter_map(|l| l.address.parse().ok()).collect();
+        let found = tokio::task::spawn_blocking(move || programs::find(&clients, &listeners)).await;
         let found = found.unwrap_or_default();
         let mut state = self.0.state();
         for (id, client) in unasked {

@@ -155,7 +155,7 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             false => listener,
         };
         let admin = (protocol == Protocol::Admin).then(|| {
-            let state = admin::AdminState::new(listener.addr());
+            let state = admin::AdminState::new(listener.addr(), false);
             state.set(ProxyReadiness::Ready);
             if let Some(view) = &self.view {
                 state.show(view.clone());

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -290,10 +291,19 @@ impl Client {
 
     /// The client's process, if the socket reports it.
     fn process(&self) -> Option<u32> {
-        let ClientSocket::Unix(stream) = &self.io else {
-            return None;
-        };
-        u32::try_from(stream.peer_cred().ok()?.pid()?).ok()
+        u32::try_from(self.credentials()?.pid()?).ok()
+    }
+
+    /// The client's user, if the socket reports it (a Unix socket).
+    pub fn uid(&self) -> Option<u32> {
+        Some(self.credentials()?.uid())
+    }
+
+    fn credentials(&self) -> Option<UCred> {
+        match &self.io {
+            ClientSocket::Unix(stream) => stream.peer_cred().ok(),
+            ClientSocket::Tcp(_) => None,
+        }
     }
 }
 

@@ -127,9 +127,9 @@ tokio::task_local! {
 /// An HTTP request that is forwarded, as far as it is known.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
-    /// `GET`.
+    /// `GET`. Cut as the URL is.
     pub method: String,
-    /// In full.
+    /// In full, credentials and all, up to [`MAX_BYTES`](Self::MAX_BYTES).
     pub url: String,
     /// Of the answer's head, once that is there.
     pub status: Option<u16>,
@@ -139,6 +139,26 @@ pub struct Exchange {
     pub request: Option<Arc<Head>>,
     /// The answer's head as the client gets it, if somebody wants to know.
     pub response: Option<Arc<Head>>,
+}
+
+impl Exchange {
+    /// Bytes that are kept of a URL and of a method (8 KiB), so that what waits for a reader is bounded.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// In place of what is not kept.
+    pub const CUT: char = '…';
+
+    pub(crate) fn cut(text: &str) -> String {
+        match text.as_bytes().get(..Self::MAX_BYTES) {
+            Some(kept) if kept.len() < text.len() => {
+                let kept = String::from_utf8_lossy(kept);
+                // The part of a character.
+                let kept = kept.trim_end_matches(char::REPLACEMENT_CHARACTER);
+                format!("{kept}{}", Self::CUT)
+            }
+            _ => text.to_owned(),
+        }
+    }
 }
 
 /// The head of an HTTP message, as far as it is kept.
@@ -288,8 +308,16 @@ impl Live {
 
     pub(crate) fn connected(&self, via: &Via) {
         let mut route = self.lock();
-        route.took = route.asked.map(|asked| asked.elapsed());
+        let asked = route.asked;
+        route.took = route.took.or_else(|| Some(asked?.elapsed()));
         route.via = via.clone();
+    }
+
+    /// The stream that it was tried on was dead.
+    pub(crate) fn lost(&self) {
+        let mut route = self.lock();
+        route.took = None;
+        route.via = Via::default();
     }
 
     pub(crate) fn traceparent(&self, traceparent: Option<String>) {
@@ -391,6 +419,27 @@ mod tests {
         assert_eq!(first.route().steps, [step("first")]);
         assert_eq!(second.route().steps, [step("second")]);
         assert_eq!(unasked.route().steps, []);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        for (text, cut) in [
+            ("", ""),
+            (
+                &"a".repeat(Exchange::MAX_BYTES),
+                &"a".repeat(Exchange::MAX_BYTES),
+            ),
+            (
+                &"é".repeat(Exchange::MAX_BYTES),
+                &format!("{}…", "é".repeat(Exchange::MAX_BYTES / 2)),
+            ),
+            (
+                &format!("a{}", "é".repeat(Exchange::MAX_BYTES)),
+                &format!("a{}…", "é".repeat(Exchange::MAX_BYTES / 2 - 1)),
+            ),
+        ] {
+            assert_eq!(Exchange::cut(text), cut);
+        }
     }
 
     #[tokio::test]

@@ -166,6 +166,21 @@ impl Record {
         self.via = Some(via);
     }
 
+    /// A stream that was used before, on which it is tried: it may be dead, so that it is connected only once
+    /// [`via`](Self::via) says so.
+    pub fn tried(&mut self, via: &Via) {
+        if let Some(live) = &self.observed {
+            live.connected(via);
+        }
+    }
+
+    /// The stream that it was tried on was dead.
+    pub fn lost(&mut self) {
+        if let Some(live) = &self.observed {
+            live.lost();
+        }
+    }
+
     /// The HTTP request that it is, told to those who observe and want to know: each function is called only for them.
     pub fn exchange(
         &mut self,
@@ -177,8 +192,8 @@ impl Record {
             && live.observer().wants_exchanges()
         {
             live.exchange(Exchange {
-                method: method.to_owned(),
-                url: url(),
+                method: Exchange::cut(method),
+                url: Exchange::cut(&url()),
                 request: live.observer().wants_heads().then(|| Arc::new(head())),
                 ..Exchange::default()
             });

@@ -243,6 +243,18 @@ impl SharedExchange {
         }
     }
 
+    pub(crate) fn tried(&self, via: &Via) {
+        if let Some(record) = &mut self.state().record {
+            record.tried(via);
+        }
+    }
+
+    pub(crate) fn lost(&self) {
+        if let Some(record) = &mut self.state().record {
+            record.lost();
+        }
+    }
+
     pub(crate) fn live(&self) -> Option<Arc<Live>> {
         self.state().record.as_ref()?.live()
     }

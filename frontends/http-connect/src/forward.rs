@@ -80,12 +80,19 @@ pub(crate) async fn forward<S: Connect>(
         rested,
     }) = reused
     {
-        exchange.via(upstream.via().clone());
+        exchange.tried(upstream.via());
         let (request, _) = attempt.request(head.clone(), None);
         match upstream.send(request).await {
-            Ok(answer) => return attempt.answered(upstream, answer, None).await,
-            Err(error) if error.is_parse() => return Err(attempt.failed(error)),
+            Ok(answer) => {
+                exchange.via(upstream.via().clone());
+                return attempt.answered(upstream, answer, None).await;
+            }
+            Err(error) if error.is_parse() => {
+                exchange.via(upstream.via().clone());
+                return Err(attempt.failed(error));
+            }
             Err(error) => {
+                exchange.lost();
                 tracing::debug!(target = %attempt.target, %error, ?rested, "a kept connection was dead, trying a new one");
                 settings.pool.learn(&attempt.target, rested);
             }

@@ -13,6 +13,7 @@ use super::{DRAIN, Registry};
 use crate::api::{
     ConnectRequest, ConnectionQuery, ConnectionState, OpenedConnection, StatusReport,
 };
+use crate::engine::EngineSession as _;
 use crate::error::{ApiError, Code};
 use crate::fake::{Fake, ID, kubeconfig, request};
 use crate::log::LogLevel;
@@ -60,6 +61,17 @@ impl Rig {
     fn state(&self) -> (ConnectionState, String) {
         let status = self.registry.status();
         (status.list[0].state, status.list[0].reason.clone())
+    }
+
+    /// Whether probes are answered that the proxy is ready.
+    fn is_ready(&self) -> bool {
+        let connection = self.registry.get(ID).unwrap();
+        connection
+            .session
+            .view()
+            .unwrap()
+            .journal()
+            .is_all_listening()
     }
 
     fn bound(&self) -> Vec<String> {
@@ -328,6 +340,7 @@ async fn listener_waits_for_an_address_in_use() {
     };
     assert_eq!(rig.state().0, ConnectionState::Degraded);
     assert!(rig.state().1.contains("127.0.0.1:7"), "{:?}", rig.state());
+    assert!(!rig.is_ready());
     let error = rig
         .connect(request(ID, &["127.0.0.1:7"]))
         .await
@@ -335,8 +348,10 @@ async fn listener_waits_for_an_address_in_use() {
     assert_eq!(error.code, Code::AddressInUse);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(rig.state().0, ConnectionState::Degraded);
+    assert!(!rig.is_ready());
     rig.engine.world().bound.clear();
     sleep(Duration::from_secs(3)).await;
+    assert!(rig.is_ready());
     assert_eq!(rig.state(), (ConnectionState::Connected, String::new()));
     assert_eq!(rig.bound(), ["127.0.0.1:7"]);
 }

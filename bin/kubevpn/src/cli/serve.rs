@@ -210,7 +210,7 @@ fn summary(listeners: &[(Addr, Protocol)], leads_to: Option<&str>) -> String {
 async fn console(view: &ProxyView) -> Option<Admin> {
     let dir = StateDir::locate().ok()?;
     let path = dir.foreground_socket(std::process::id()).ok()?;
-    match Admin::start(&Addr::Unix(path)).await {
+    match Admin::console(path).await {
         Ok(console) => {
             console.show(view.clone());
             Some(console)

@@ -32,6 +32,10 @@ const NO_HOST: Denied = Denied(
     StatusCode::MISDIRECTED_REQUEST,
     "this host is none of this page's: open it by its address, 127.0.0.1 or [::1], or as localhost",
 );
+const FOREIGN_NAME: Denied = Denied(
+    StatusCode::MISDIRECTED_REQUEST,
+    "this host may be another site's: ask by an address, localhost, a name without dots or one in .internal\n",
+);
 const FOREIGN: Denied = Denied(
     StatusCode::FORBIDDEN,
     "another site asks: open the page by itself",
@@ -134,13 +138,34 @@ impl Keys {
     }
 }
 
-/// A name that a foreign DNS resolves to this address (DNS rebinding) is not.
-fn is_own(host: &str) -> bool {
+/// Whether a request without a token is answered on a loopback address: by an address, or by a name that no foreign DNS
+/// can lead here, such as `localhost`, one of this network or that of a container's host (`host.docker.internal`). A
+/// browser always sends a host.
+pub(super) fn check_name(headers: &HeaderMap) -> Result<(), Denied> {
+    if !headers.contains_key(HOST) {
+        return Ok(());
+    }
+    let name = only(headers, HOST.as_str()).map(name).unwrap_or_default();
+    let is_name = !name.is_empty() && !name.contains(['.', ':']);
+    let is_internal = name.to_ascii_lowercase().ends_with(".internal");
+    match is_name || is_internal || name.parse::<IpAddr>().is_ok() {
+        true => Ok(()),
+        false => Err(FOREIGN_NAME),
+    }
+}
+
+/// The host without its port.
+fn name(host: &str) -> &str {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// A name that a foreign DNS resolves to this address (DNS rebinding) is not.
+fn is_own(host: &str) -> bool {
+    let name = name(host);
     match name.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().is_loopback(),
         Err(_) => name.eq_ignore_ascii_case("localhost"),

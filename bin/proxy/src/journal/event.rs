@@ -108,7 +108,7 @@ pub enum JournalEvent {
 #[serde(rename_all = "camelCase")]
 pub struct ExchangeEvent {
     pub method: String,
-    /// Complete URL, including credentials.
+    /// URL including credentials, complete up to 8 KiB; `…` is in place of what follows.
     pub url: String,
     /// Status of the answer, if there was one.
     pub status: Option<u16>,
@@ -142,12 +142,10 @@ pub struct MessageHead {
 }
 
 impl ExchangeEvent {
-    /// Exchange of a live connection, for snapshots: without heads, and redacted. A snapshot is for whoever looks at
-    /// connections; only events have the URL as it was asked for.
+    /// Exchange of a live connection, for snapshots: without heads, and to be redacted. A snapshot is for whoever looks
+    /// at connections; only events have the URL as it was asked for.
     pub(super) fn of(live: &Live) -> Option<Self> {
-        let mut exchange = Self::read(live, false)?;
-        exchange.redact();
-        Some(exchange)
+        Self::read(live, false)
     }
 
     /// Exchange of a connection that has just ended, with the heads if they were kept.

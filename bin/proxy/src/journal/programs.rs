@@ -11,14 +11,17 @@ pub(super) enum ClientProgram {
     Process(u32),
 }
 
-/// The programs of these clients. Blocks while it reads files.
+/// The programs of these clients of these listeners. Blocks while it reads files.
 #[cfg(target_os = "linux")]
-pub(super) fn find(clients: &[ClientProgram]) -> HashMap<ClientProgram, String> {
-    linux::find(clients)
+pub(super) fn find(
+    clients: &[ClientProgram],
+    listeners: &[SocketAddr],
+) -> HashMap<ClientProgram, String> {
+    linux::find(clients, listeners)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn find(_: &[ClientProgram]) -> HashMap<ClientProgram, String> {
+pub(super) fn find(_: &[ClientProgram], _: &[SocketAddr]) -> HashMap<ClientProgram, String> {
     HashMap::new()
 }
 
@@ -37,7 +40,10 @@ mod linux {
     /// Upper bound on open files that are looked at.
     const FILES: usize = 200_000;
 
-    pub(super) fn find(clients: &[ClientProgram]) -> HashMap<ClientProgram, String> {
+    pub(super) fn find(
+        clients: &[ClientProgram],
+        listeners: &[SocketAddr],
+    ) -> HashMap<ClientProgram, String> {
         let mut found = HashMap::new();
         let mut inodes = HashMap::new();
         let mut wanted = HashMap::new();
@@ -62,8 +68,9 @@ mod linux {
             // The complete lines of a truncated table are used.
             let _ = file.and_then(|file| file.take(TABLE).read_to_string(&mut text));
             for line in text.lines().skip(1) {
-                if let Some((at, inode)) = row(line)
+                if let Some((at, to, inode)) = row(line)
                     && let Some(client) = wanted.get(&at)
+                    && listeners.iter().any(|listener| is_of(listener, to))
                 {
                     inodes.insert(inode, *client);
                 }
@@ -71,6 +78,13 @@ mod linux {
         }
         holders(inodes, &mut found);
         found
+    }
+
+    /// Whether a connection to this address is one to the listener: a local address alone is that of any number of
+    /// connections.
+    fn is_of(listener: &SocketAddr, to: SocketAddr) -> bool {
+        let ip = listener.ip().to_canonical();
+        listener.port() == to.port() && (ip.is_unspecified() || ip == to.ip())
     }
 
     /// The programs that have these sockets open.
@@ -114,12 +128,16 @@ mod linux {
         Some(name.trim_end().to_owned()).filter(|name| !name.is_empty())
     }
 
-    /// Local address and inode in a line of `/proc/net/tcp`.
-    pub(super) fn row(line: &str) -> Option<(SocketAddr, u64)> {
+    /// Local address, remote address and inode in a line of `/proc/net/tcp`.
+    pub(super) fn row(line: &str) -> Option<(SocketAddr, SocketAddr, u64)> {
         let mut words = line.split_ascii_whitespace();
-        let local = words.nth(1)?;
-        let inode = words.nth(7)?.parse().ok().filter(|inode| *inode != 0)?;
-        let (ip, port) = local.split_once(':')?;
+        let (local, remote) = (words.nth(1)?, words.next()?);
+        let inode = words.nth(6)?.parse().ok().filter(|inode| *inode != 0)?;
+        Some((address(local)?, address(remote)?, inode))
+    }
+
+    fn address(word: &str) -> Option<SocketAddr> {
+        let (ip, port) = word.split_once(':')?;
         let port = u16::from_str_radix(port, 16).ok()?;
         // 32-bit words in this machine's byte order.
         let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok();
@@ -134,7 +152,7 @@ mod linux {
             }
             _ => return None,
         };
-        Some((SocketAddr::new(ip.to_canonical(), port), inode))
+        Some(SocketAddr::new(ip.to_canonical(), port))
     }
 }
 
@@ -144,13 +162,18 @@ mod tests {
 
     #[test]
     fn rows_of_the_kernels_tables() {
-        let row = |line: &str| linux::row(line);
+        let row = |line: &str| {
+            let (local, remote, inode) = linux::row(line)?;
+            Some((local.to_string(), remote.to_string(), inode))
+        };
+        let read =
+            |local: &str, remote: &str, inode| Some((local.to_owned(), remote.to_owned(), inode));
         let v4 = "   2: 0100007F:A0EE 0100007F:0438 01 00000000:00000000 00:00000000 00000000  1000        0 4242 1 0";
-        assert_eq!(row(v4), Some(("127.0.0.1:41198".parse().unwrap(), 4242)));
+        assert_eq!(row(v4), read("127.0.0.1:41198", "127.0.0.1:1080", 4242));
         let mapped = "   0: 0000000000000000FFFF00000100007F:0050 00000000000000000000000000000000:0000 01 0:0 0:0 0 0 0 77 1";
-        assert_eq!(row(mapped), Some(("127.0.0.1:80".parse().unwrap(), 77)));
+        assert_eq!(row(mapped), read("127.0.0.1:80", "[::]:0", 77));
         let v6 = "   0: 00000000000000000000000001000000:0050 00000000000000000000000001000000:1234 01 0:0 0:0 0 0 0 78 1";
-        assert_eq!(row(v6), Some(("[::1]:80".parse().unwrap(), 78)));
+        assert_eq!(row(v6), read("[::1]:80", "[::1]:4660", 78));
         for none in [
             "",
             "x",
@@ -164,11 +187,17 @@ mod tests {
     #[test]
     fn own_connection_is_this_program() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let client = ClientProgram::Address(client.local_addr().unwrap());
+        let at = listener.local_addr().unwrap();
+        let stream = std::net::TcpStream::connect(at).unwrap();
+        let client = ClientProgram::Address(stream.local_addr().unwrap());
         let process = ClientProgram::Process(std::process::id());
-        let found = find(&[client, process]);
-        assert!(found.contains_key(&client), "{found:?}");
-        assert_eq!(found[&client], found[&process]);
+        for listener in [at, SocketAddr::new([0, 0, 0, 0].into(), at.port())] {
+            let found = find(&[client, process], &[listener]);
+            assert!(found.contains_key(&client), "{found:?}");
+            assert_eq!(found[&client], found[&process]);
+        }
+        // A connection to another listener may have the same local address, and is another program's.
+        let other = SocketAddr::new(at.ip(), at.port() ^ 1);
+        assert!(!find(&[client], &[other]).contains_key(&client));
     }
 }

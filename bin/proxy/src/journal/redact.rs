@@ -1,8 +1,13 @@
 //! Credentials in what is shown and recorded of HTTP requests.
 //!
-//! They are known by the names they have, in header fields and in the parameters of URLs, and by their place in front of a
-//! host. What stands in a path, or under a name of one's own, is not known as one.
+//! They are known by the names they have, in header fields, in the parameters of URLs and in JSON, and by their place
+//! in front of a host. What stands in a path, or under a name of one's own, is not known as one.
+//!
+//! The work is linear in the length of the text, which a client chooses.
 
+use std::borrow::Cow;
+
+use kubevpn_conn::Exchange;
 use percent_encoding::percent_decode_str;
 
 use super::ExchangeEvent;
@@ -10,9 +15,13 @@ use super::ExchangeEvent;
 /// In place of a credential.
 const REDACTED: &str = "REDACTED";
 
+/// Percent-encodings that are undone, one inside the other. A value with more of them is taken for a credential.
+const DEPTH: usize = 4;
+
 /// A name with one of these in it is that of a credential.
-const WORDS: [&str; 17] = [
+const WORDS: [&str; 18] = [
     "token",
+    "bearer",
     "secret",
     "passw",
     "passphrase",
@@ -30,8 +39,8 @@ const WORDS: [&str; 17] = [
     "csrf",
     "xsrf",
 ];
-/// So is one that ends in one of these: `X-Api-Key`, `apikey`, `X-GitHub-OTP`.
-const ENDINGS: [&str; 5] = ["key", "-otp", "_otp", "-pin", "_pin"];
+/// So is one that ends in one of these: `X-Api-Key`, `apikey`, `X-GitHub-OTP`, `totp`, `code_verifier`.
+const ENDINGS: [&str; 7] = ["key", "otp", "-pin", "_pin", "-pw", "_pw", "verifier"];
 /// And these alone: `?sig=` of a shared-access signature, `?code=` of OAuth; Kubernetes clients send a bearer token as a
 /// subprotocol of WebSocket.
 const WHOLE: [&str; 14] = [
@@ -45,7 +54,7 @@ const WHOLE: [&str; 14] = [
     "passcode",
     "sid",
     "pin",
-    "otp",
+    "pw",
     "hmac",
     "ticket",
     "sec-websocket-protocol",
@@ -85,31 +94,59 @@ impl ExchangeEvent {
 fn is_secret(name: &str) -> bool {
     let name = percent_decode_str(name).decode_utf8_lossy();
     let name = name.trim().to_ascii_lowercase();
+    // `pin` of `user[pin]` and of `user.pin`.
+    let last = name.trim_end_matches(['[', ']']).rsplit(['[', '.']).next();
+    let last = last.unwrap_or_default();
     WORDS.iter().any(|word| name.contains(word))
-        || ENDINGS.iter().any(|ending| name.ends_with(ending))
-        || WHOLE.contains(&name.as_str())
+        || ENDINGS.iter().any(|ending| last.ends_with(ending))
+        || WHOLE.contains(&last)
 }
 
 /// A URL, or a text in which some may stand, with its credentials replaced by `REDACTED`.
 pub fn redacted(text: &str) -> String {
+    redacted_within(text, 0)
+}
+
+/// The same of a text inside so many encodings.
+fn redacted_within(text: &str, depth: usize) -> String {
     let text = without_users(text);
-    let pieces = text.split_inclusive(BETWEEN);
-    pieces.map(parameter).collect()
+    let mut shown = String::with_capacity(text.len());
+    // Whether the last word is the quoted name of a credential, as in JSON.
+    let mut is_named = false;
+    for piece in text.split_inclusive(BETWEEN) {
+        let word = piece.trim_end_matches(BETWEEN);
+        if is_named && word.starts_with(':') {
+            // Where its value ends is not known without a parser of JSON, and the text may be a part of one.
+            return shown + ":" + REDACTED;
+        }
+        is_named = (is_named && word.is_empty())
+            || (piece.ends_with(['"', '\'', '\\']) && is_secret(word));
+        shown.push_str(&parameter(word, depth));
+        shown.push_str(&piece[word.len()..]);
+    }
+    shown
 }
 
 /// Replaces users and passwords in front of hosts.
 fn without_users(mut rest: &str) -> String {
     let mut shown = String::with_capacity(rest.len());
-    while let Some(at) = rest.find("://") {
-        let (before, place) = rest.split_at(at + 3);
+    while let Some(at) = rest.find("//") {
+        let (before, place) = rest.split_at(at);
         shown.push_str(before);
-        let end = place.find(['/', '?', '#', ' ', '"', '<', '>']);
-        let end = end.unwrap_or(place.len());
-        // The colon of a scheme that follows is found again with its slashes.
-        let scheme = place[..end].ends_with(':') && place[end..].starts_with("//");
-        let (authority, after) = place.split_at(end - usize::from(scheme));
+        // Others are empty segments of a path.
+        let begins = |c| c == ':' || c == '=' || BETWEEN.contains(&c);
+        let is_host = shown.chars().next_back().is_none_or(begins);
+        shown.push_str("//");
+        let place = &place[2..];
+        let end = match is_host {
+            true => place.find(['/', '?', '#', ' ', '"', '<', '>']),
+            false => Some(0),
+        };
+        let (authority, after) = place.split_at(end.unwrap_or(place.len()));
         match authority.rsplit_once('@') {
             Some((_, host)) => shown.extend([REDACTED, "@", host]),
+            // What follows a password may be cut off with its host.
+            None if authority.ends_with(Exchange::CUT) => shown.push_str(REDACTED),
             None => shown.push_str(authority),
         }
         rest = after;
@@ -117,32 +154,34 @@ fn without_users(mut rest: &str) -> String {
     shown + rest
 }
 
-/// A piece between two of [`BETWEEN`], with the second of these.
-fn parameter(piece: &str) -> String {
-    let end = piece.trim_end_matches(BETWEEN).len();
-    let (parameter, between) = piece.split_at(end);
-    let shown = match parameter.split_once('=') {
-        Some((name, value)) if is_secret(name) || is_secret_value(value) => {
-            format!("{name}={REDACTED}")
+/// The text between two of [`BETWEEN`].
+fn parameter(text: &str, depth: usize) -> Cow<'_, str> {
+    match text.split_once('=') {
+        Some((name, value)) if is_secret(name) || is_secret_value(value, depth) => {
+            format!("{name}={REDACTED}").into()
         }
-        None if is_token(parameter) => REDACTED.to_owned(),
-        _ => parameter.to_owned(),
-    };
-    shown + between
+        None if is_secret_value(text, depth) => {
+            let plain = text.split('%').next().filter(|plain| !is_token(plain));
+            format!("{}{REDACTED}", plain.unwrap_or_default()).into()
+        }
+        _ => text.into(),
+    }
 }
 
-/// A value that is known without its name: a token, or a URL with a credential.
-fn is_secret_value(value: &str) -> bool {
-    if is_token(value) {
+/// A value that is known without its name: a token, a further parameter, or an encoded text with a credential.
+fn is_secret_value(value: &str, depth: usize) -> bool {
+    let names = value.rsplit_once('=').map(|(names, _)| names);
+    if names.is_some_and(|names| names.split('=').any(is_secret)) || value.split('=').any(is_token)
+    {
         return true;
     }
     let decoded = percent_decode_str(value).decode_utf8_lossy();
-    (decoded != value || value.contains('=')) && redacted(&decoded) != decoded
+    decoded != value && (depth == DEPTH || redacted_within(&decoded, depth + 1) != decoded)
 }
 
-/// A JSON web token: two objects in base64, and a signature.
+/// A JSON web token: two objects in base64, and a signature, of which all but the first may be cut off.
 fn is_token(value: &str) -> bool {
-    value.starts_with("eyJ") && value.matches('.').count() >= 2
+    value.starts_with("eyJ") && (value.ends_with(Exchange::CUT) || value.matches('.').count() >= 2)
 }
 
 #[cfg(test)]
@@ -196,9 +235,77 @@ mod tests {
                 "http://web/?device_code=s3cret&oobCode=s3cret&hmac=s3cret&ticket=s3cret&passcode=s3cret",
                 "http://web/?device_code=REDACTED&oobCode=REDACTED&hmac=REDACTED&ticket=REDACTED&passcode=REDACTED",
             ),
+            (
+                "http://web/?pw=s3cret&bearer=s3cret&oauth_verifier=s3cret&codeVerifier=s3cret&totp=s3cret",
+                "http://web/?pw=REDACTED&bearer=REDACTED&oauth_verifier=REDACTED&codeVerifier=REDACTED&totp=REDACTED",
+            ),
+            (
+                "http://web/?user[pin]=s3cret&login.pw=s3cret&user%5Bpass%5D=s3cret",
+                "http://web/?user[pin]=REDACTED&login.pw=REDACTED&user%5Bpass%5D=REDACTED",
+            ),
+            (
+                "http://web/?next=//jane:s3cret@api/&page=2",
+                "http://web/?next=//REDACTED@api/&page=2",
+            ),
+            (
+                "http://web/?next=%2F%2Fjane%3As3cret%40api%2F",
+                "http://web/?next=REDACTED",
+            ),
+            ("http://web//a@b/c", "http://web//a@b/c"),
+            (
+                r#"http://web/?variables={"user":"jane","password":"s3cret"}&page=2"#,
+                r#"http://web/?variables={"user":"jane","password":REDACTED"#,
+            ),
+            (
+                "http://web/?variables={%22password%22:%22s3cret%22}&page=2",
+                "http://web/?variables=REDACTED&page=2",
+            ),
+            (
+                "http://web/?%7B%22password%22%3A%20%22s3cret%22%7D",
+                "http://web/?REDACTED",
+            ),
+            (
+                "http://web/?variables={%22page%22:%222%22}",
+                "http://web/?variables={%22page%22:%222%22}",
+            ),
+            ("http://sessions.shop:80/", "http://sessions.shop:80/"),
+            (
+                "http://web/?a=b%252525253D&token=s3cret",
+                "http://web/?a=REDACTED&token=REDACTED",
+            ),
+            ("http://web/?a=b%25253D", "http://web/?a=b%25253D"),
+            ("http://jane:s3cret…", "http://REDACTED"),
+            ("http://web/?q=eyJhs3cret…", "http://web/?q=REDACTED"),
+            (
+                "http://web/?next=http%3A%2F%2Fjane%3As3cret%2…",
+                "http://web/?next=REDACTED",
+            ),
+            ("http://web/?page=2…", "http://web/?page=2…"),
         ] {
             assert_eq!(redacted(url), shown, "{url}");
         }
+    }
+
+    /// The longest heads that a client can send, in which each level would have a further one, on a worker's stack.
+    #[test]
+    fn work_and_depth_are_bounded() {
+        let worker = std::thread::Builder::new().stack_size(2 << 20);
+        let redacting = worker.spawn(|| {
+            for unit in [
+                "=", "a=", "a=%", "%3D", "%25", "//", "http://", "a@", "=//", "\"a\":", "[", ".",
+                "eyJ.",
+            ] {
+                let url = format!("http://web/?{}", unit.repeat(65_000 / unit.len()));
+                let begun = redacted(&url);
+                assert!(begun.len() <= url.len() + REDACTED.len(), "{unit}");
+            }
+            let mut nested = "token=s3cret".to_owned();
+            while nested.len() < 65_000 {
+                nested = format!("a={}", nested.replace('%', "%25").replace('=', "%3D"));
+            }
+            assert_eq!(redacted(&format!("?{nested}")), "?a=REDACTED");
+        });
+        redacting.unwrap().join().unwrap();
     }
 
     #[test]
@@ -231,6 +338,23 @@ mod tests {
                 "REDACTED",
             ),
             ("X-GitHub-OTP", "s3cret", "REDACTED"),
+            ("Location", "//jane:s3cret@web/", "//REDACTED@web/"),
+            (
+                "Link",
+                "<//u:s3cret@a/>; rel=next,//u:s3cret@b",
+                "<//REDACTED@a/>; rel=next,//REDACTED@b",
+            ),
+            (
+                "X-Input",
+                r#"{ "user": "jane", "pin" : 53, "x": "s3cret" }"#,
+                r#"{ "user": "jane", "pin" :REDACTED"#,
+            ),
+            (
+                "X-Input",
+                r#""{\"auth\":{\"a\":\"s3cret\"}}""#,
+                r#""{\"auth\":REDACTED"#,
+            ),
+            ("X-Input", "{'password': 's3cret'}", "{'password':REDACTED"),
             (
                 "X-Servers",
                 "http://a,http://u:s3cret@b",

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use kubevpn_conn::{Addr, HANDSHAKE_TIMEOUT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use kubevpn_proxy::journal::{AboutProxy, JournalEvent};
 use kubevpn_proxy::{
@@ -20,7 +24,7 @@ const HEADERS: [(&str, &str); 6] = [
         "default-src 'none'; script-src 'self'; style-src 'self'; ",
     ),
     ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
+    ("referrer-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("cross-origin-opener-policy", "same-origin"),
 ];
@@ -355,6 +359,160 @@ async fn every_answer_permits_only_the_page_itself() {
     ] {
         assert!(!page.contains(inline), "{inline}: {page}");
     }
+}
+
+/// Probes and metrics have no token: they are for names that no foreign DNS can lead here.
+#[tokio::test]
+async fn probes_answer_no_foreign_name() {
+    let (admin, host, _) = shown(view()).await;
+    let port = host.rsplit_once(':').unwrap().1;
+    for (hosts, code) in [
+        (vec![host.clone()], 200),
+        (vec!["[::1]:9".into()], 200),
+        (vec!["192.0.2.7".into()], 200),
+        (vec![format!("LocalHost:{port}")], 200),
+        (vec!["gateway".into()], 200),
+        (vec!["host.docker.internal".into()], 200),
+        (vec![], 200),
+        (vec![format!("evil.example:{port}")], 421),
+        (vec!["evil.example.".into()], 421),
+        (vec!["localhost.evil.example".into()], 421),
+        (vec!["internal.evil.example".into()], 421),
+        (vec!["evil-internal.example".into()], 421),
+        (vec!["127.0.0.1.evil.example".into()], 421),
+        (vec!["".into()], 421),
+        (vec![host.clone(), "evil.example".into()], 421),
+    ] {
+        let fields: String = hosts
+            .iter()
+            .map(|host| format!("host: {host}\r\n"))
+            .collect();
+        for path in ["/livez", "/readyz", "/metrics"] {
+            // A browser sends a host in any version, and other clients none in this one.
+            let answer = send(&admin, &format!("GET {path} HTTP/1.0\r\n{fields}\r\n")).await;
+            let answered = match status(&answer) {
+                503 if path == "/readyz" => 200,
+                other => other,
+            };
+            assert_eq!(answered, code, "{path} of {hosts:?}: {answer}");
+        }
+    }
+}
+
+/// What goes through the proxy is told on its console, and on no socket that was asked for.
+#[tokio::test]
+async fn unix_socket_has_probes_and_metrics_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = Addr::Unix(directory.path().join("admin.sock"));
+    let get = async |path: &str| {
+        let mut stream = UnixStream::connect(directory.path().join("admin.sock")).await;
+        let stream = stream.as_mut().unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: kubevpn\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        status(&answer)
+    };
+    let paths = [
+        ("/livez", 200),
+        ("/metrics", 200),
+        ("/", 404),
+        ("/v1/proxy/inside", 404),
+        ("/v1/proxy/events", 404),
+        ("/v1/proxy/pages", 404),
+    ];
+    let admin = Admin::start(&at).await.unwrap();
+    admin.show(view());
+    for (path, code) in paths {
+        assert_eq!(get(path).await, code, "{path}");
+    }
+    admin.end().await;
+    let (server, _) = served(view(), at).await;
+    for (path, code) in paths {
+        assert_eq!(get(path).await, code, "{path} of a server's listener");
+    }
+    server.end(Duration::ZERO, std::future::pending()).await;
+}
+
+/// A server with an admin listener, and its address.
+async fn served(view: ProxyView, at: Addr) -> (Server<impl Connect>, Addr) {
+    let spec = ListenerSpec::new(Protocol::Admin, at);
+    let bound = spec.bind(&spec.address, false).await.unwrap().remove(0);
+    let address = bound.listener.addr().clone();
+    let refuse = async |_: Target| Err::<TcpStream, BoxError>("no target".into());
+    let backend = Backend::of_host(service_fn(refuse));
+    let mut server = Server::new(backend, spec.clients(&[]).unwrap());
+    server.observed_by(view);
+    server.add(bound);
+    (server, address)
+}
+
+trait Connect: kubevpn_target::Connect + Clone + Sync + 'static {}
+impl<C: kubevpn_target::Connect + Clone + Sync + 'static> Connect for C {}
+
+#[tokio::test]
+async fn end_waits_neither_for_a_page_nor_for_a_silent_client() {
+    let view = view();
+    let (server, address) = served(view.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    let connect = async || TcpStream::connect(address.to_string()).await.unwrap();
+    let mut silent = connect().await;
+    let mut half = connect().await;
+    half.write_all(b"GET / HT").await.unwrap();
+    let page = view.journal().pages().remove(0);
+    let path = page.strip_prefix(&format!("http://{address}")).unwrap();
+    let mut answer = String::new();
+    let mut browser = connect().await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    browser.write_all(request.as_bytes()).await.unwrap();
+    browser.read_to_string(&mut answer).await.unwrap();
+    let cookie = answer.split("set-cookie: ").nth(1).unwrap();
+    let cookie = cookie.split(';').next().unwrap();
+    let mut events = connect().await;
+    let request = format!("GET /events HTTP/1.1\r\nhost: {address}\r\ncookie: {cookie}\r\n\r\n");
+    events.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    while !heard.contains("event: snapshot") {
+        let mut bytes = [0; 4096];
+        let n = events.read(&mut bytes).await.unwrap();
+        assert_ne!(n, 0, "{heard}");
+        heard.push_str(str::from_utf8(&bytes[..n]).unwrap());
+    }
+    let ending = server.end(Duration::from_secs(3600), std::future::pending());
+    // This is well before the time limit of a request.
+    let ended = timeout(HANDSHAKE_TIMEOUT / 2, ending).await;
+    assert!(ended.is_ok(), "it waits for a client");
+    for client in [&mut silent, &mut half] {
+        assert!(!matches!(client.read(&mut [0]).await, Ok(1..)));
+    }
+}
+
+/// A listener of the proxy that is not open makes it not ready, whichever listener is asked.
+#[tokio::test]
+async fn readiness_follows_the_listeners() {
+    let view = view();
+    let (server, address) = served(view.clone(), "127.0.0.1:0".parse().unwrap()).await;
+    let get = async |path: &str| {
+        let mut stream = TcpStream::connect(address.to_string()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    for is_complete in [true, false, true] {
+        view.journal().set_all_listening(is_complete);
+        let answer = get("/readyz").await;
+        assert_eq!(
+            status(&answer),
+            if is_complete { 200 } else { 503 },
+            "{answer}"
+        );
+        assert!(is_complete || answer.contains("kubevpn status"), "{answer}");
+        let answer = get("/metrics").await;
+        let sample = format!("\nkubevpn_ready {}\n", u8::from(is_complete));
+        assert!(answer.contains(&sample), "{answer}");
+    }
+    server.end(Duration::ZERO, std::future::pending()).await;
 }
 
 /// On an address that is not loopback, before a proxy is shown.

@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubevpn_proxy::journal::{AboutProxy, JournalEvent, TrafficTotals};
@@ -272,6 +274,79 @@ async fn heads_are_sent_to_listeners_that_want_them() {
         assert!(response.is_whole);
         assert!(response.fields.contains(&field("set-cookie", "a=s3cret")));
     }
+}
+
+/// What waits for a slow listener is bounded, whatever a client sends.
+#[tokio::test]
+async fn long_urls_and_methods_are_cut() {
+    let view = view();
+    let (_server, address) = http_proxy(&view).await;
+    let mut events = view.events_with_heads();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let (method, path) = ("M".repeat(9000), "a/".repeat(9000));
+    let request =
+        format!("{method} http://web/{path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("\r\nhi"), "{answer}");
+    let exchange = loop {
+        if let JournalEvent::ConnectionClosed { exchange, .. } = &events.next().await.unwrap().event
+        {
+            break exchange.clone().unwrap();
+        }
+    };
+    for (text, begin) in [(exchange.url, "http://web/"), (exchange.method, "MM")] {
+        assert!(text.starts_with(begin) && text.ends_with('…'), "{text}");
+        assert!(text.len() < 8500, "{}", text.len());
+    }
+}
+
+/// A request on a kept connection that was dead, whose dial is refused, got no stream.
+#[tokio::test]
+async fn a_request_is_connected_or_refused_and_never_both() {
+    let view = view();
+    let mut events = view.events(false);
+    let is_first = Arc::new(AtomicBool::new(true));
+    let dial = move |_: Target| {
+        let is_first = is_first.swap(false, Ordering::Relaxed);
+        async move {
+            if !is_first {
+                return Err(ConnectError::new(Refusal::NotReady, "no Pod is ready").into());
+            }
+            let (ours, theirs) = tokio::io::duplex(4096);
+            tokio::spawn(async move {
+                let mut theirs = BufReader::new(theirs);
+                // The second one is read, and not answered.
+                for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", ""] {
+                    let mut line = String::new();
+                    while line != "\r\n" {
+                        line.clear();
+                        assert_ne!(theirs.read_line(&mut line).await.unwrap(), 0);
+                    }
+                    theirs.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+            Ok::<_, BoxError>(ours)
+        }
+    };
+    let (_server, address) = serve(&view, Protocol::Http, service_fn(dial)).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let request = "GET http://web/ HTTP/1.1\r\nHost: web\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\nhi") {
+        assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    client.write_all(request.as_bytes()).await.unwrap();
+    loop {
+        let event = events.next().await.unwrap();
+        if matches!(event.event, JournalEvent::ConnectionRefused { .. }) {
+            break;
+        }
+    }
+    let totals = view.journal().totals();
+    assert_eq!((totals.connected, totals.refused, totals.open), (1, 1, 0));
 }
 
 /// A trace is made of what a dial tells and of what the request says it belongs to, and for who wants it alone.

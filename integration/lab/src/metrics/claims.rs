@@ -151,7 +151,7 @@ impl Evidence {
         .await;
     }
 
-    /// Checks the metrics and the shipped rules with `promtool`.
+    /// Checks the metrics and the shipped rules with `promtool`, and runs the tests of the rules.
     pub(super) async fn lint<F: FnMut(&Claim)>(
         &self,
         c: &mut CheckClaims<F>,
@@ -168,6 +168,12 @@ impl Evidence {
             output(check.args(["check", "rules"]).arg(rules)).await
         };
         c.claim("promtool check rules", checked, |said| {
+            said.contains("SUCCESS")
+        })
+        .await;
+        let tests = rules.with_file_name("rules_test.yaml");
+        let checked = async { output(program(promtool).args(["test", "rules"]).arg(tests)).await };
+        c.claim("promtool test rules", checked, |said| {
             said.contains("SUCCESS")
         })
         .await;
