@@ -8,7 +8,7 @@
 //!
 //! Both `prometheus` and `promtool` are from Debian's package, which is unpacked and not installed.
 
-mod load;
+pub(crate) mod load;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -719,7 +719,7 @@ impl Prometheus {
 }
 
 /// The command for a program file; the process is killed when its handle is dropped.
-fn program(file: &Path) -> Command {
+pub(crate) fn program(file: &Path) -> Command {
     let mut command = Command::new(file);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
@@ -727,7 +727,7 @@ fn program(file: &Path) -> Command {
 
 /// Clears the environment of a command, so that variables and files of the user, e.g. a proxy or a configuration, do not
 /// change the run.
-fn isolate(command: &mut Command, home: &Path) {
+pub(crate) fn isolate(command: &mut Command, home: &Path) {
     command
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -738,7 +738,7 @@ fn isolate(command: &mut Command, home: &Path) {
         .env("KUBEVPN_HOME", home.join("kubevpn"));
 }
 
-async fn curl(words: &[&str]) -> Result<String> {
+pub(crate) async fn curl(words: &[&str]) -> Result<String> {
     let mut curl = command("curl")?;
     output(
         curl.args(["-sS", "--noproxy", "*", "--max-time", "30"])
