@@ -132,6 +132,22 @@ pub(crate) enum Command {
         #[arg(long)]
         page: Option<PathBuf>,
     },
+    /// Open the status page of a proxy with 1,000 connections in Chromium: rows, numbers, widths and colours, one line a claim; exit
+    /// code 1 if one fails
+    Page {
+        /// The program under test [default: `kubevpn` beside this one]
+        #[arg(long)]
+        kubevpn: Option<PathBuf>,
+        /// Show the page of `kubevpn demo`: no cluster has to be up
+        #[arg(long, conflicts_with = "page")]
+        demo: bool,
+        /// Folder for pictures of it
+        #[arg(long, value_name = "DIR", default_value = "target/page")]
+        shots: PathBuf,
+        /// The page whose table is to be written
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
     /// Bring up every pair of Kubernetes and containerd, one after the other, and run check, scenarios and upgrades on it
     ///
     /// Exit code 1 if one of them fails. The last pair is left up.

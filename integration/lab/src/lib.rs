@@ -13,8 +13,8 @@
 //! and proxies on the way; `versions` names what a cluster consists of, and `matrix` tries all of it, with what
 //! `transports` cost; `gateway` runs
 //! `deploy/gateway` under load; `isolated` runs real programs in a namespace of their own;
-//! `terminal` sits down at real shells; `metrics` has a real Prometheus look on while things go wrong. `interrupt` has what a
-//! command has changed for a while changed back, though it fails or is interrupted.
+//! `terminal` sits down at real shells; `metrics` has a real Prometheus look on while things go wrong; `page` opens the status
+//! page in a real browser. `interrupt` has what a command has changed for a while changed back, though it fails or is interrupted.
 //!
 //! The command line (`main.rs`) and the tests use the same [`Lab`]. It is Rust and not shell because of
 //! what must not go wrong: which process may be ended, what is already running, what is waited for.
@@ -55,6 +55,7 @@ mod matrix;
 mod metrics;
 mod node;
 mod package;
+mod page;
 mod process;
 mod proxy;
 mod scale;
@@ -84,6 +85,7 @@ pub use self::package::{
     BUDGET, FileDifference, PackageBuild, PackageOptions, Packages, PackedProgram, ReleaseTools,
     clone_elsewhere, differences, package, try_packages,
 };
+pub use self::page::SeenPage;
 pub use self::process::Signal;
 pub use self::proxy::ProxiedConnection;
 pub use self::scale::{ApiCalls, Connections, ScaleMeasured, contradictions};

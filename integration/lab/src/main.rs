@@ -124,6 +124,21 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             }
             return Ok(judged(&scraped.claims));
         }
+        Command::Page {
+            kubevpn,
+            demo,
+            shots,
+            page,
+        } => {
+            let kubevpn = beside_this(kubevpn)?.canonicalize()?;
+            let seen = lab.status_page(&kubevpn, demo, &shots, print_claim).await?;
+            println!("{}", seen.table);
+            let holds = seen.claims.iter().all(|c| c.contradiction.is_none());
+            if let Some(page) = page.filter(|_| holds) {
+                lab::write_section(&page, "status page", &seen.table)?;
+            }
+            return Ok(judged(&seen.claims));
+        }
         Command::Build => lab.build().await?,
         Command::Kubeconfig { user: None } => println!("{}", lab.kubeconfig().display()),
         Command::Kubeconfig { user: Some(name) } => {

@@ -10,8 +10,8 @@
 
 mod chaos;
 mod claims;
-mod load;
-mod programs;
+pub(crate) mod load;
+pub(crate) mod programs;
 
 use std::fs;
 use std::path::Path;

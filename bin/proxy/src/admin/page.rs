@@ -154,10 +154,10 @@ fn row(out: &mut String, connection: &ConnectionSnapshot, csrf: &str) -> fmt::Re
     writeln!(
         out,
         "<tr title=\"{asked} by {client}\"><td><span>{asked}</span><small>{small}</small></td><td class=\"wide\">{pod}</td>\
-         <td class=\"wide\">{client}</td><td class=\"n wide\">{up}</td><td class=\"n wide\">{down}</td><td class=\"n\">{rate}/s</td>\
-         <td class=\"n age\">{age}</td><td class=\"act\"><form method=\"post\" action=\"/cut\">\
-         <input type=\"hidden\" name=\"id\" value=\"{id}\"><input type=\"hidden\" name=\"csrf\" value=\"{csrf}\">\
-         <button>Cut</button></form></td></tr>",
+         <td class=\"wide\">{client}</td><td class=\"n wide\">{up}</td><td class=\"n wide\">{down}</td>\
+         <td class=\"n\"><span>{rate}/s</span><small>{age}</small></td><td class=\"n age\">{age}</td>\
+         <td class=\"act\"><form method=\"post\" action=\"/cut\"><input type=\"hidden\" name=\"id\" value=\"{id}\">\
+         <input type=\"hidden\" name=\"csrf\" value=\"{csrf}\"><button>Cut</button></form></td></tr>",
         asked = HtmlText(asked),
         small = HtmlText(&small.join(" · ")),
         pod = HtmlText(pod),

@@ -32,34 +32,41 @@ function element(name, className, ...children) {
   return node;
 }
 
-// === connections: only the rows that are in sight are there ===
+// === connections: only the rows that are in sight are there, and some beside them ===
 
 const body = $('connections').querySelector('tbody');
 const scroller = $('connections').querySelector('.scroll');
 const filter = $('filter');
 const above = element('tr', 'space', element('td'));
 const below = element('tr', 'space', element('td'));
-body.replaceChildren(above, below);
+// A browser may scroll some frames ahead of this script.
+const SPARE = 24;
+let height = 28;
 let all = [];
 let shown = [];
-const pool = [];
+// In the order of the table; the first one is that of `shown[first]`.
+const rows = [];
+let first = 0;
 
 function makeRow() {
-  const [target, small] = [element('span'), element('small')];
+  const [target, small, rate, since] = ['span', 'small', 'span', 'small'].map((name) => element(name));
   const cells = {
-    target, small, via: element('td', 'wide'), client: element('td', 'wide'), up: element('td', 'n wide'),
-    down: element('td', 'n wide'), rate: element('td', 'n'), age: element('td', 'n age'),
+    target, small, rate, since, via: element('td', 'wide'), client: element('td', 'wide'), up: element('td', 'n wide'),
+    down: element('td', 'n wide'), age: element('td', 'n age'),
   };
   const button = element('button', '', 'Cut');
   button.type = 'button';
   const row = element('tr', '', element('td', '', target, small), cells.via, cells.client, cells.up, cells.down,
-    cells.rate, cells.age, element('td', 'act', button));
-  const made = { row, cells, id: 0 };
-  button.addEventListener('click', () => cut(made.id));
+    element('td', 'n', rate, since), cells.age, element('td', 'act', button));
+  const made = { row, cells, connection: null };
+  button.addEventListener('click', () => cut(made.connection.id));
   return made;
 }
 
-function fill({ row, cells }, c) {
+function fill(made, c) {
+  if (made.connection === c) return;
+  made.connection = c;
+  const { row, cells } = made;
   const client = [c.program, c.client].filter(Boolean).join(' ');
   set(cells.target, c.target ?? `(${c.frontend})`);
   row.title = [c.target, c.via && `${c.via} (${c.transport})`, client, c.frontend].filter(Boolean).join('\n');
@@ -69,31 +76,39 @@ function fill({ row, cells }, c) {
   set(cells.up, amount(c.up));
   set(cells.down, amount(c.down));
   set(cells.rate, `${amount(c.upRate + c.downRate)}/s`);
+  set(cells.since, age(c.age));
   set(cells.age, age(c.age));
 }
 
-function rowHeight() {
-  return matchMedia('(max-width: 860px)').matches ? 45 : 29;
+// Fonts, zoom and the width of the window change the height of a row.
+function measure() {
+  if (rows.length === 0) return;
+  const [top, bottom] = [rows[0], rows.at(-1)].map(({ row }) => row.getBoundingClientRect());
+  height = (bottom.bottom - top.top) / rows.length;
 }
 
 function draw() {
-  const height = rowHeight();
-  const first = Math.max(0, Math.floor(scroller.scrollTop / height) - 8);
-  const count = Math.min(shown.length - first, Math.ceil(scroller.clientHeight / height) + 16);
-  while (pool.length < count) pool.push(makeRow());
-  above.firstChild.style.height = `${first * height}px`;
-  below.firstChild.style.height = `${Math.max(0, shown.length - first - count) * height}px`;
-  for (let at = 0; at < pool.length; at += 1) {
-    const made = pool[at];
-    if (at >= count) {
-      made.row.remove();
-      continue;
-    }
-    const connection = shown[first + at];
-    made.id = connection.id;
-    fill(made, connection);
-    if (made.row.parentNode === null) below.before(made.row);
+  const count = Math.min(shown.length, Math.ceil(scroller.clientHeight / height) + 2 * SPARE);
+  const wanted = Math.max(0, Math.min(Math.floor(scroller.scrollTop / height) - SPARE, shown.length - count));
+  if (above.parentNode === null) body.replaceChildren(above, below);
+  while (rows.length > count) rows.pop().row.remove();
+  while (rows.length < count) {
+    rows.push(makeRow());
+    below.before(rows.at(-1).row);
   }
+  // A row that leaves at one end comes in at the other one: those between stay as they are.
+  for (; first < wanted && wanted - first < count; first += 1) {
+    rows.push(rows.shift());
+    below.before(rows.at(-1).row);
+  }
+  for (; first > wanted && first - wanted < count; first -= 1) {
+    rows.unshift(rows.pop());
+    above.after(rows[0].row);
+  }
+  first = wanted;
+  above.firstChild.style.height = `${first * height}px`;
+  below.firstChild.style.height = `${(shown.length - first - count) * height}px`;
+  rows.forEach((made, at) => fill(made, shown[first + at]));
 }
 
 function select() {
@@ -102,6 +117,7 @@ function select() {
   shown = word === '' ? all : all.filter((c) => text(c).includes(word));
   set($('count'), word === '' ? `${all.length}` : `${shown.length} of ${all.length}`);
   $('none-connections').hidden = shown.length > 0;
+  measure();
   draw();
 }
 
@@ -171,7 +187,7 @@ function follow() {
 }
 
 scroller.addEventListener('scroll', () => requestAnimationFrame(draw), { passive: true });
-addEventListener('resize', draw);
+addEventListener('resize', () => { measure(); draw(); });
 filter.hidden = false;
 filter.addEventListener('input', select);
 follow();

@@ -98,7 +98,8 @@ const PROGRAMS: [(&str, &str); 21] = [
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl";
 
 /// Debian's package of a program, where it is not called the same.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
+    ("chromedriver", "chromium-driver"),
     ("javac", "default-jdk-headless"),
     ("python3", "python3-venv"),
     ("script", "bsdutils"),

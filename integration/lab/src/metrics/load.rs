@@ -187,8 +187,21 @@ async fn ask(
     }
 }
 
-/// Connects by SOCKS5, whose reply says whether there is a stream.
+/// Connects by SOCKS5, and sends a request.
 async fn socks(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> {
+    let Some(mut stream) = socks_stream(proxy, host, port).await? else {
+        return Ok(LoadOutcome::Refused);
+    };
+    use_up(&mut stream).await;
+    Ok(LoadOutcome::Granted)
+}
+
+/// Connects by SOCKS5, whose reply says whether there is a stream; `None` if the proxy refuses it.
+pub(crate) async fn socks_stream(
+    proxy: SocketAddr,
+    host: &str,
+    port: u16,
+) -> Result<Option<TcpStream>> {
     let mut stream = TcpStream::connect(proxy).await?;
     let length = u8::try_from(host.len())?;
     let request = [
@@ -202,12 +215,11 @@ async fn socks(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> 
     read.context("the answer of SOCKS5")?;
     ensure!(said[..3] == [5, 0, 5], "SOCKS5 answered {said:?}");
     if said[3] != 0 {
-        return Ok(LoadOutcome::Refused);
+        return Ok(None);
     }
     // The rest of the reply is an IPv4 address and a port.
     stream.read_exact(&mut [0; 8]).await.context("the reply")?;
-    use_up(&mut stream).await;
-    Ok(LoadOutcome::Granted)
+    Ok(Some(stream))
 }
 
 async fn tunnel(proxy: SocketAddr, host: &str, port: u16) -> Result<LoadOutcome> {

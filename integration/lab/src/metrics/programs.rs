@@ -247,7 +247,7 @@ impl Prometheus {
 }
 
 /// The command for a program file; the process is killed when its handle is dropped.
-pub(super) fn program(file: &Path) -> Command {
+pub(crate) fn program(file: &Path) -> Command {
     let mut command = Command::new(file);
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
@@ -255,7 +255,7 @@ pub(super) fn program(file: &Path) -> Command {
 
 /// Clears the environment of a command, so that variables and files of the user, e.g. a proxy or a configuration, do not
 /// change the run.
-fn isolate(command: &mut Command, home: &Path) {
+pub(crate) fn isolate(command: &mut Command, home: &Path) {
     command
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -266,7 +266,7 @@ fn isolate(command: &mut Command, home: &Path) {
         .env("KUBEVPN_HOME", home.join("kubevpn"));
 }
 
-pub(super) async fn curl(words: &[&str]) -> Result<String> {
+pub(crate) async fn curl(words: &[&str]) -> Result<String> {
     let mut curl = command("curl")?;
     output(
         curl.args(["-sS", "--noproxy", "*", "--max-time", "30"])
