@@ -362,7 +362,7 @@ impl AdminState {
             ));
         }
         if path == "/" && is_read(&head.method) && keys.has_token(head.uri.query()) {
-            let mut answer = home();
+            let mut answer = html(StatusCode::OK, page::OPENED.to_owned());
             if let Ok(cookie) = HeaderValue::try_from(keys.set_cookie()) {
                 answer.headers_mut().insert(SET_COOKIE, cookie);
             }

@@ -7,6 +7,12 @@ use crate::journal::{ConnectionSnapshot, CredentialSnapshot, JournalSnapshot};
 
 pub(super) const STYLE: &str = include_str!("style.css");
 pub(super) const SCRIPT: &str = include_str!("script.js");
+/// The answer to the URL with the token: goes on to the page. A browser whose user has followed the URL from another site would
+/// take a redirect without the cookie that came with it.
+pub(super) const OPENED: &str = concat!(
+    "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"0; url=/\">",
+    "<title>kubevpn</title><a href=\"/\">Status page</a></html>\n"
+);
 
 /// Text from outside, escaped for an HTML element or a quoted attribute.
 struct HtmlText<'a>(&'a str);
@@ -295,7 +301,7 @@ fn watches(out: &mut String, seen: &JournalSnapshot) -> fmt::Result {
     )
 }
 
-/// The script does not update the credentials: they change only with a login.
+/// Same words as in `script.js`.
 fn credentials(out: &mut String, credentials: Option<&CredentialSnapshot>) -> fmt::Result {
     let Some(credentials) = credentials else {
         return Ok(());

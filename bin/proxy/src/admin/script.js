@@ -56,11 +56,20 @@ function makeRow() {
   };
   const button = element('button', '', 'Cut');
   button.type = 'button';
+  let aimed = null;
+  button.addEventListener('pointerdown', () => { aimed = made.connection; });
   const row = element('tr', '', element('td', '', target, small), cells.via, cells.client, cells.up, cells.down,
     element('td', 'n', rate, since), cells.age, element('td', 'act', button));
   const made = { row, cells, connection: null };
-  button.addEventListener('click', () => cut(made.connection.id));
+  // By a key there is no pointer, and the row stays while its button has the focus.
+  button.addEventListener('click', (event) => cut((event.detail > 0 && aimed || made.connection).id));
   return made;
+}
+
+// While somebody aims at a connection's button, its row stays where it is.
+function isAimedAt() {
+  const aimed = rows.find(({ row }) => row.querySelector('button:hover, button:focus-visible'));
+  return aimed !== undefined && all.some(({ id }) => id === aimed.connection.id);
 }
 
 function fill(made, c) {
@@ -122,8 +131,9 @@ function select() {
 }
 
 async function cut(id) {
-  const answer = await fetch('/cut', { method: 'POST', body: new URLSearchParams({ id, csrf }) });
-  if (!answer.ok) set($('live'), 'not cut: reload the page');
+  const request = { method: 'POST', body: new URLSearchParams({ id, csrf }), signal: AbortSignal.timeout(5000) };
+  const answer = await fetch('/cut', request).catch(() => null);
+  if (!answer?.ok) set($('live'), 'not cut: reload the page');
 }
 
 // === the rest: small tables, made anew when they change ===
@@ -142,7 +152,7 @@ function table(name, rows) {
 function show(snapshot) {
   const { totals } = snapshot;
   all = snapshot.connections.reverse();
-  select();
+  if (!isAimedAt()) select();
   let [up, down] = [0, 0];
   for (const c of all) { up += c.upRate; down += c.downRate; }
   set($('open'), String(totals.open));
@@ -161,10 +171,28 @@ function show(snapshot) {
     ['kind', l.protocol], ['', l.target ? `${l.address} → ${l.target}` : l.address],
   ]));
   table('watches', snapshot.watches.map((w) => [['', w.what], [`kind ${w.health}`, w.health]]));
+  if (snapshot.credentials) credentials(snapshot.credentials);
 }
 
+function credentials(c) {
+  const section = $('credentials');
+  const by = c.plugin ? ` by ${c.plugin}` : '';
+  const until = c.expires ? `, until ${c.expires}` : ', without an end that is known';
+  const words = `${c.kinds.join(', ') || 'None yet'}${by}${until}${c.renewable ? '; others are had then' : ''}`;
+  const lines = [element('p', 'none', words)];
+  if (c.trouble) lines.push(element('p', 'none bad', c.trouble));
+  const said = [...section?.querySelectorAll('p') ?? []].map((line) => line.textContent);
+  if (section && said.join('\n') !== lines.map((line) => line.textContent).join('\n')) {
+    section.replaceChildren(section.firstElementChild, ...lines);
+  }
+}
+
+let events = null;
 function follow() {
-  const events = new EventSource('/events');
+  events?.close();
+  // A browser has few connections to one server: a tab that nobody sees holds none.
+  if (document.hidden) return;
+  events = new EventSource('/events');
   let latest = null;
   events.addEventListener('snapshot', (event) => {
     // Drawn once per frame: a page in the background draws none.
@@ -190,4 +218,5 @@ scroller.addEventListener('scroll', () => requestAnimationFrame(draw), { passive
 addEventListener('resize', () => { measure(); draw(); });
 filter.hidden = false;
 filter.addEventListener('input', select);
+addEventListener('visibilitychange', follow);
 follow();
