@@ -93,6 +93,8 @@ pub(crate) enum WatchFault {
     HeadAlone,
     /// A head arrives, and the end of it this much later.
     HeadAndEnd(Duration),
+    /// A bookmark arrives, and the end after it.
+    BookmarkAndEnd,
     /// They work for this long, and then their connection breaks.
     Cut(Duration),
 }
@@ -410,7 +412,11 @@ impl FakeApiState {
                 events.try_send(Ok(event)).unwrap();
             }
         }
-        if !self.watches_end {
+        let is_cut = self.fault == Some(WatchFault::BookmarkAndEnd);
+        if is_cut {
+            events.try_send(Ok(bookmark_at(self.version))).unwrap();
+        }
+        if !self.watches_end && !is_cut {
             self.watches.push(FakeWatch { ask, events });
         }
         let api = api.clone();

@@ -49,7 +49,7 @@ const QUIET: Duration = Duration::from_secs(150);
 const TELLS: Duration = Duration::from_secs(1);
 
 /// An attempt that lasted this long was a working watch, and its end does not count against the next. A server that ends
-/// each attempt at once, with or without an error, is not asked again at once.
+/// each attempt at once, with or without events or an error, is not asked again at once.
 const LIVED: Duration = Duration::from_millis(500);
 
 /// The requested duration of a watch in seconds, and how much later it counts as dead if its end was not received. The
@@ -195,13 +195,15 @@ impl<K: ObjectKind> Follower<'_, K> {
             }
             if worked {
                 down = Instant::now();
+            }
+            if lived >= LIVED {
                 pause = FIRST_PAUSE;
             }
             if !self.proven {
                 self.believed_until((down + GRACE).min(self.fresh + UNPROVEN));
             }
             match broken {
-                WatchFailure::Over if worked => continue,
+                WatchFailure::Over if lived >= LIVED => continue,
                 WatchFailure::Over => {
                     tracing::debug!(select = ?entry.select, "watch ended at once")
                 }

@@ -12,7 +12,7 @@ use crate::fake::WatchFault;
 /// Maximum age of the objects, in whatever way watches fail, from the start or after a while.
 const OLDEST: Duration = Duration::from_secs(30);
 
-const FAULTS: [WatchFault; 15] = [
+const FAULTS: [WatchFault; 16] = [
     WatchFault::Status(400),
     WatchFault::Status(403),
     WatchFault::Status(404),
@@ -27,6 +27,7 @@ const FAULTS: [WatchFault; 15] = [
     WatchFault::HeadAlone,
     WatchFault::HeadAndEnd(Duration::ZERO),
     WatchFault::HeadAndEnd(Duration::from_secs(3)),
+    WatchFault::BookmarkAndEnd,
     WatchFault::Cut(Duration::from_secs(3)),
 ];
 
@@ -236,6 +237,25 @@ async fn a_server_that_ends_every_watch_is_not_hammered() {
     assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
 }
 
+/// Answers that take no time at all would keep the paused clock from going on.
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_ends_every_watch_after_a_bookmark_is_not_hammered() {
+    let api = api();
+    let cluster = cluster(&api);
+    api.apply(NEW).apply(&slice("a"));
+    ask(&cluster, "new:80").await.unwrap();
+    settle().await;
+    api.answer_after(Duration::from_millis(1));
+    api.watches_meet(Some(WatchFault::BookmarkAndEnd));
+    api.asked();
+    sleep(Duration::from_secs(10)).await;
+    let asked = api.asked().len();
+    assert!(asked <= 80, "{asked} calls of two watches in ten seconds");
+    api.apply(&slice("b"));
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(said(ask(&cluster, "new:80").await), "default/b:80");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bookmark_saves_the_list() {
     let api = api();
@@ -274,6 +294,28 @@ async fn a_call_whose_connection_breaks_is_repeated() {
     api.break_requests(100);
     let refused = said(ask(&cluster(&api), "web:80").await);
     assert!(refused.starts_with("cluster_away"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_to_a_server_that_breaks_connections_are_not_doubled() {
+    let api = api();
+    api.away(true);
+    let cluster = cluster(&api);
+    for n in 0..100 {
+        let refused = said(ask(&cluster, &format!("web-{n}.team:80")).await);
+        assert!(refused.starts_with("cluster_away"), "{refused}");
+    }
+    let asked = questions(&api);
+    let mut calls = asked.clone();
+    calls.sort();
+    calls.dedup();
+    let repeated = asked.len() - calls.len();
+    assert!(calls.len() >= 100, "{} calls", calls.len());
+    assert!(
+        repeated <= 20,
+        "{repeated} repetitions of {} calls",
+        calls.len()
+    );
 }
 
 /// The client retries within its budget; a second layer of retries would multiply them.
