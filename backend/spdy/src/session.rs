@@ -309,20 +309,23 @@ impl Machine {
         };
         let before = self.totals.weight;
         let read = entry.read(&mut self.totals);
-        entry.weigh(&self.config, &mut self.totals);
         self.freed(before);
         read
     }
 
-    /// Subtracts read bytes, and re-evaluates the streams that held up reading for lack of room.
+    /// Subtracts read bytes, and re-evaluates the streams that hold up reading.
     fn freed(&mut self, before: usize) {
-        if self.totals.weight == before {
-            return;
+        if self.totals.weight != before {
+            self.config.unread.change(before, self.totals.weight);
+            self.reweigh();
         }
-        self.config.unread.change(before, self.totals.weight);
+    }
+
+    /// Re-evaluates the streams that hold up reading, for which this session or another may have made room.
+    pub(crate) fn reweigh(&mut self) {
         if self.totals.full > 0 {
-            for entry in self.streams.values_mut().filter(|entry| entry.full) {
-                entry.weigh(&self.config, &mut self.totals);
+            for entry in self.streams.values_mut() {
+                entry.relieve(&self.config, &mut self.totals);
             }
         }
     }
@@ -409,7 +412,7 @@ impl Machine {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
-        entry.weigh(&self.config, &mut self.totals);
+        entry.relieve(&self.config, &mut self.totals);
         if !entry.is_live() && !entry.counted_out {
             entry.counted_out = true;
             self.totals.live -= 1;

@@ -125,14 +125,31 @@ impl StreamEntry {
         self.failed = Some(error);
     }
 
-    /// Decides whether the stream holds up reading; true if it has just begun to.
+    /// Decides, after something was received, whether the stream holds up reading; true if it has just begun to.
     pub(super) fn weigh(&mut self, config: &Config, totals: &mut StreamTotals) -> bool {
+        let began = !self.full && self.weight > self.limit(config, totals);
+        if began {
+            self.full = true;
+            totals.full += 1;
+        }
+        began
+    }
+
+    /// Decides whether a stream that holds up reading does so no longer.
+    pub(super) fn relieve(&mut self, config: &Config, totals: &mut StreamTotals) {
+        if self.full && self.weight <= self.limit(config, totals) {
+            self.full = false;
+            totals.full -= 1;
+        }
+    }
+
+    /// Unread weight above which the stream holds up reading.
+    fn limit(&self, config: &Config, totals: &StreamTotals) -> usize {
         let left = config.session_buffer.saturating_sub(totals.weight);
-        let most = config.stream_buffer.min(left).min(config.unread.room());
-        let full = self.weight > most && self.receives();
-        let was = std::mem::replace(&mut self.full, full);
-        totals.full += usize::from(full);
-        totals.full -= usize::from(was);
-        full && !was
+        let room = left.min(config.unread.room());
+        match self.receives() {
+            true => config.stream_buffer.min(room),
+            false => usize::MAX,
+        }
     }
 }

@@ -74,6 +74,34 @@ fn a_session_holds_no_more_than_its_bound_however_many_do_not_read() {
 }
 
 #[test]
+fn only_what_arrives_stops_the_reading() {
+    const KIB: usize = 1024;
+    let act: [fn(&mut Machine, StreamId); 3] = [
+        |client, stream| drop(client.read(stream)),
+        |client, stream| client.finish(stream).unwrap(),
+        |client, stream| client.reset(stream, ResetStatus::CANCEL),
+    ];
+    for act in act {
+        let config = Config {
+            stream_buffer: 512 * KIB,
+            session_buffer: 1024 * KIB,
+            ..Config::default()
+        };
+        let (mut client, streams) = unread(config, 4, 0);
+        for (stream, kib) in [(0, 350), (2, 200), (3, 150), (1, 100)] {
+            for _ in 0..kib / 50 {
+                let chunk = data(streams[stream], &[7; 50 * KIB], false);
+                let events = received(&mut client, &chunk).unwrap();
+                assert_eq!(events, [Event::Readable(streams[stream])]);
+            }
+        }
+        act(&mut client, streams[0]);
+        assert_eq!(client.full().count(), 0);
+        assert!(client.wants_input());
+    }
+}
+
+#[test]
 fn sessions_hold_no_more_than_their_common_bound() {
     let limit = 4 << 20;
     let unread_of_all = Unread::limited(limit);
