@@ -20,8 +20,8 @@ pub struct Config {
     /// Unread bytes of one stream above which the session's socket is no longer read. One read (128 KiB) may exceed it.
     /// SPDY as Kubernetes speaks it has no other back pressure; see [`Stats::stalled`](crate::Stats::stalled).
     pub stream_buffer: usize,
-    /// The same for all streams of the session. A stream may hold no more than the rest of it, so that the stream with the
-    /// most unread bytes is the one that stops the reading.
+    /// The same for all streams of the session, ended ones included. A stream may hold no more than the rest of it, so that
+    /// the stream with the most unread bytes is the one that stops the reading.
     pub session_buffer: usize,
     /// The same for all sessions that share it.
     pub unread: Unread,

@@ -72,7 +72,7 @@ impl Session {
 
     /// Resets a stream, for instance one whose reader has stalled. Its unread data is dropped, its handle
     /// reports [`StreamError::ResetHere`](crate::StreamError), and data that still arrives is discarded and
-    /// counted. Unknown and ended streams are ignored.
+    /// counted. Of a stream that has ended, only unread data is dropped. Unknown streams are ignored.
     pub fn reset(&self, id: StreamId, status: ResetStatus) {
         let wakers = self.owner.0.with(|state| {
             state.machine.reset(id, status);
@@ -213,6 +213,6 @@ pub struct Stalled {
     pub stream: StreamId,
     /// Its unread bytes.
     pub buffered: usize,
-    /// Since when it has held more than [`Config::stream_buffer`](crate::Config::stream_buffer).
+    /// Since when it has held more than [`Config`](crate::Config) allows.
     pub since: Instant,
 }

@@ -5,9 +5,9 @@
 //! calls it for the handles of streams. It never waits: a call that cannot continue says so, and an
 //! [`Event`] reports when to try again.
 //!
-//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them by
-//! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`; answers provoked by
-//! the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
+//! Bounds: streams by `max_streams`; what a stream has received by `stream_buffer`, all of them, ended ones included, by
+//! `session_buffer` and `unread`, over which [`Machine::wants_input`] is false; what waits to be sent by `send_buffer`;
+//! answers provoked by the peer by [`MAX_PROVOKED`], the rest of the control frames by [`MAX_CONTROL_QUEUE`]. A stream
 //! that is over and has no handle leaves nothing behind but its number, which is below the next.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::unwrap_used))]
 
@@ -234,19 +234,25 @@ impl Machine {
         }
     }
 
-    /// Sends RST_STREAM and drops the stream's queued data, if it is not over yet.
+    /// Sends RST_STREAM and drops the stream's queued data, if it is not over yet. Unread data is dropped in any case.
     pub(crate) fn reset(&mut self, stream: StreamId, status: ResetStatus) {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return;
         };
-        if entry.is_live() {
-            let before = self.totals.weight;
-            entry.discard_received(&mut self.totals);
-            self.freed(before);
+        let is_live = entry.is_live();
+        if !is_live && entry.buffered == 0 {
+            return;
+        }
+        let before = self.totals.weight;
+        entry.discard_received(&mut self.totals);
+        if is_live {
             trace!(%stream, %status, "sending RST_STREAM");
             RstStream { stream, status }.encode(&mut self.control);
             self.fail(stream, StreamError::ResetHere(status));
+        } else {
+            entry.failed.get_or_insert(StreamError::ResetHere(status));
         }
+        self.freed(before);
     }
 
     /// Releases the stream's handle. The stream is reset, unless both sides have ended.

@@ -143,13 +143,15 @@ impl StreamEntry {
         }
     }
 
-    /// Unread weight above which the stream holds up reading.
+    /// Unread weight above which the stream holds up reading. A stream that has ended will not grow: it matters once
+    /// there is no room at all.
     fn limit(&self, config: &Config, totals: &StreamTotals) -> usize {
         let left = config.session_buffer.saturating_sub(totals.weight);
         let room = left.min(config.unread.room());
         match self.receives() {
             true => config.stream_buffer.min(room),
-            false => usize::MAX,
+            false if room > 0 => usize::MAX,
+            false => 0,
         }
     }
 }

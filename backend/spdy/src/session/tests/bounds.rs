@@ -102,6 +102,46 @@ fn only_what_arrives_stops_the_reading() {
 }
 
 #[test]
+fn ended_streams_count_towards_the_bound_of_the_session() {
+    const EACH: usize = 100 * 1024;
+    let config = Config {
+        session_buffer: 2 << 20,
+        ..Config::default()
+    };
+    let most = config.session_buffer + EACH;
+    let (mut client, streams) = unread(config, 64, 0);
+    let arrive = |client: &mut Machine| {
+        let mut arrived = Vec::new();
+        for &stream in &streams {
+            if client.wants_input() && client.counts(stream).0 == 0 {
+                client.finish(stream).unwrap();
+                written(client);
+                received(client, &data(stream, &[7; EACH], true)).unwrap();
+                arrived.push(stream);
+            }
+        }
+        arrived
+    };
+    let mut arrived = arrive(&mut client);
+    let held = client.totals().buffered;
+    assert!((most - EACH..=most).contains(&held), "{held}");
+    // The last one holds it up, until it or another is read, or until it is reset.
+    let last = arrived.pop().unwrap();
+    assert_eq!(client.full().collect::<Vec<_>>(), [(last, EACH)]);
+    assert_eq!(read_all(&mut client, arrived.pop().unwrap()).1, "end");
+    assert!(client.wants_input());
+    let last = arrive(&mut client).pop().unwrap();
+    client.reset(last, ResetStatus::CANCEL);
+    assert!(client.wants_input());
+    assert_eq!(read_all(&mut client, last), (vec![], "reset here"));
+    for stream in streams {
+        client.release(stream);
+    }
+    written(&mut client);
+    assert_empty(&client);
+}
+
+#[test]
 fn sessions_hold_no_more_than_their_common_bound() {
     let limit = 4 << 20;
     let unread_of_all = Unread::limited(limit);
