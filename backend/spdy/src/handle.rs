@@ -8,7 +8,7 @@ use crate::{
     error::{SessionError, StreamOpenError},
     frame::{Headers, ResetStatus, StreamId},
     session::StreamTotals,
-    shared::{PendingPing, SessionOwner, StreamWakers},
+    shared::{LockedSession, PendingPing, SessionOwner, StreamWakers},
     stream::SpdyStream,
 };
 
@@ -115,9 +115,16 @@ impl Session {
         self.owner.0.lock().machine.totals().buffered
     }
 
-    /// Counters of the session at this moment.
+    /// Counters of the session at this moment. If another session has made room (see [`Config::unread`](crate::Config)), this
+    /// one is read on from here: nothing else tells it.
     pub fn stats(&self) -> Stats {
-        let state = self.owner.0.lock();
+        self.owner.0.with(|state| {
+            state.machine.reweigh();
+            Self::stats_of(state)
+        })
+    }
+
+    fn stats_of(state: &LockedSession) -> Stats {
         let StreamTotals {
             live,
             full: _,

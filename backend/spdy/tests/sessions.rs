@@ -5,8 +5,8 @@ mod support;
 use std::{io::ErrorKind, time::Duration};
 
 use kubevpn_spdy::{
-    Config, GoAwayStatus, Headers, ResetStatus, SessionError, StreamError, StreamOpenError,
-    WireError, client, server,
+    Config, GoAwayStatus, Headers, ResetStatus, SessionError, SpdyStream, StreamError,
+    StreamOpenError, Unread, WireError, client, server,
 };
 use support::{Counting, Pair, filler, headers, over, pair, until};
 use tokio::{
@@ -172,6 +172,29 @@ async fn a_reader_that_stops_holds_no_more_than_allowed() {
     assert!(stats.discarded > 0);
     let error = upload.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn room_that_another_session_has_made_is_used() {
+    let config = Config {
+        unread: Unread::limited(1 << 20),
+        ..Config::default()
+    };
+    let fill = |mut far: SpdyStream| {
+        tokio::spawn(async move { far.write_all(&[7; 10 << 20]).await });
+    };
+    let mut first = pair(config.clone());
+    let (near_first, far) = first.stream().await;
+    fill(far);
+    until("first", || !first.client.stats().stalled.is_empty()).await;
+    let mut second = pair(config);
+    let (_near, far) = second.stream().await;
+    fill(far);
+    until("second", || !second.client.stats().stalled.is_empty()).await;
+    let before = second.client.buffered();
+    drop(near_first);
+    assert!(second.client.stats().stalled.is_empty(), "there is room");
+    until("read on", || second.client.buffered() > before).await;
 }
 
 #[tokio::test]
