@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///
 /// Nothing here is negotiated with the peer: these are our own bounds.
 ///
-/// Unread bytes take at most, in memory,
+/// Received bytes are unread, also those of a stream that has ended, until its [`SpdyStream`](crate::SpdyStream) has returned
+/// all that arrived in one piece. They take at most, in memory,
 ///
 /// * of one session: `session_buffer` + 2 MiB + 256 KiB. Up to 256 KiB are kept as parts of at least 16 KiB of the
 ///   buffers (128 KiB) they were read into, beyond that they are copied; one read may go over the bound.

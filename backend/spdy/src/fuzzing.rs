@@ -120,7 +120,9 @@ impl Player {
             (13, Some(stream)) => {
                 let _ = machine.finish_when(stream, EndTiming::Soon);
             }
-            (10, Some(stream)) => while let Ok(ReadOutcome::Chunk(_)) = machine.read(stream) {},
+            (10, Some(stream)) => {
+                while let Ok(ReadOutcome::Chunk(_)) = machine.read(stream, 100) {}
+            }
             (11, Some(stream)) => machine.reset(stream, ResetStatus::CANCEL),
             (12, Some(stream)) => {
                 self.handles.retain(|held| *held != stream);

@@ -103,7 +103,7 @@ pub(crate) struct StreamTotals {
     pub(crate) full: usize,
     /// Unread payload.
     pub(crate) buffered: usize,
-    /// Unread payload, including the overhead of small pieces.
+    /// Unread payload, including the overhead of small pieces, and what was read of a chunk that has a rest.
     pub(crate) weight: usize,
     /// Payload to be sent.
     pub(crate) queued: usize,
@@ -308,13 +308,17 @@ impl Machine {
         }
     }
 
-    /// The next received bytes of a stream.
-    pub(crate) fn read(&mut self, stream: StreamId) -> Result<ReadOutcome, StreamError> {
+    /// The next received bytes of a stream, up to `most`.
+    pub(crate) fn read(
+        &mut self,
+        stream: StreamId,
+        most: usize,
+    ) -> Result<ReadOutcome, StreamError> {
         let Some(entry) = self.streams.get_mut(&stream) else {
             return Ok(ReadOutcome::End);
         };
         let before = self.totals.weight;
-        let read = entry.read(&mut self.totals);
+        let read = entry.read(most, &mut self.totals);
         self.freed(before);
         read
     }
@@ -334,6 +338,12 @@ impl Machine {
                 entry.relieve(&self.config, &mut self.totals);
             }
         }
+    }
+
+    /// Whether the next read returns the end; `None` if it would wait.
+    pub(crate) fn at_end(&self, stream: StreamId) -> Result<Option<bool>, StreamError> {
+        let entry = self.streams.get(&stream);
+        entry.map_or(Ok(Some(true)), StreamEntry::at_end)
     }
 
     /// Whether a read would not wait.

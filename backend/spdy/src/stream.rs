@@ -35,17 +35,11 @@ use crate::{
 pub struct SpdyStream {
     id: StreamId,
     owner: Arc<SessionOwner>,
-    /// The unread rest of a chunk.
-    rest: Bytes,
 }
 
 impl SpdyStream {
     pub(crate) fn new(id: StreamId, owner: Arc<SessionOwner>) -> Self {
-        Self {
-            id,
-            owner,
-            rest: Bytes::new(),
-        }
+        Self { id, owner }
     }
 
     pub(crate) fn accept(&self, headers: &Headers, fin: bool) {
@@ -85,7 +79,7 @@ impl SpdyStream {
     /// As [`chunk`](Self::chunk).
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let coop = ready!(coop::poll_proceed(cx));
-        let chunk = ready!(self.poll_next(cx));
+        let chunk = ready!(self.poll_next(cx, usize::MAX));
         coop.made_progress();
         Poll::Ready(chunk)
     }
@@ -93,8 +87,21 @@ impl SpdyStream {
     /// Ready when a read would not wait: bytes, end of file or an error are available. Reads nothing.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.owner.0.lock();
-        if !self.rest.is_empty() || state.machine.is_readable(self.id) {
+        if state.machine.is_readable(self.id) {
             return Poll::Ready(());
+        }
+        if let Some(slot) = state.slots.get_mut(&self.id) {
+            register(&mut slot.reader, cx);
+        }
+        Poll::Pending
+    }
+
+    /// Ready when a read would not wait, with whether it would return end of file. Reads nothing: what has arrived stays
+    /// counted in [`Stats::buffered`](crate::Stats::buffered). Errors as a read.
+    pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut state = self.owner.0.lock();
+        if let Some(is_end) = state.machine.at_end(self.id)? {
+            return Poll::Ready(Ok(is_end));
         }
         if let Some(slot) = state.slots.get_mut(&self.id) {
             register(&mut slot.reader, cx);
@@ -104,7 +111,7 @@ impl SpdyStream {
 
     /// Whether a read would not wait. Registers no waker.
     pub fn is_readable(&self) -> bool {
-        !self.rest.is_empty() || self.owner.0.lock().machine.is_readable(self.id)
+        self.owner.0.lock().machine.is_readable(self.id)
     }
 
     /// Queues as much of `data` as fits without waiting, and returns how much.
@@ -146,12 +153,10 @@ impl SpdyStream {
         self.owner.0.lock().machine.counts(self.id).1
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if !self.rest.is_empty() {
-            return Poll::Ready(Ok(std::mem::take(&mut self.rest)));
-        }
+    /// At most `most` bytes; the rest of a chunk stays counted.
+    fn poll_next(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
         let read = self.owner.0.with(|state| {
-            let read = state.machine.read(self.id);
+            let read = state.machine.read(self.id, most);
             if let Ok(ReadOutcome::Wait) = read
                 && let Some(slot) = state.slots.get_mut(&self.id)
             {
@@ -207,7 +212,7 @@ impl AsyncRead for SpdyStream {
         let coop = ready!(coop::poll_proceed(cx));
         let before = buf.filled().len();
         while buf.remaining() > 0 {
-            let mut chunk = match self.poll_next(cx) {
+            let chunk = match self.poll_next(cx, buf.remaining()) {
                 Poll::Ready(Ok(chunk)) => chunk,
                 // Available data is returned first; an error is kept for the next call.
                 _ if buf.filled().len() > before => break,
@@ -217,10 +222,7 @@ impl AsyncRead for SpdyStream {
             if chunk.is_empty() {
                 break;
             }
-            let len = chunk.len().min(buf.remaining());
-            // Split and not advanced: an empty rest would hold the buffer it was read into.
-            buf.put_slice(&chunk.split_to(len));
-            self.rest = chunk;
+            buf.put_slice(&chunk);
         }
         coop.made_progress();
         Poll::Ready(Ok(()))

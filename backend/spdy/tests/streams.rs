@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Wake};
 
-use kubevpn_spdy::{Config, Headers, ResetStatus, SpdyStream, StreamError};
+use kubevpn_spdy::{Config, Headers, ResetStatus, SpdyStream, StreamError, Unread};
 use support::{filler, headers, pair, until};
 use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt};
 
@@ -198,12 +199,15 @@ async fn chunks_come_as_they_were_sent() {
     };
     assert!(!readable(&mut far));
     near.write_all(b"abcdef").await.unwrap();
-    std::future::poll_fn(|cx| far.poll_readable(cx)).await;
+    poll_fn(|cx| far.poll_readable(cx)).await;
+    let is_end = async |stream: &mut SpdyStream| poll_fn(|cx| stream.poll_end(cx)).await;
+    assert!(!is_end(&mut far).await.unwrap());
     assert_eq!(far.read(&mut [0; 2]).await.unwrap(), 2);
     assert!(readable(&mut far), "the rest");
     assert_eq!(far.chunk().await.unwrap(), "cdef");
     assert!(!readable(&mut far));
     near.shutdown().await.unwrap();
+    assert!(is_end(&mut far).await.unwrap());
     assert_eq!(far.chunk().await.unwrap(), "");
     assert_eq!(far.chunk().await.unwrap(), "", "still the end");
 }
@@ -226,6 +230,32 @@ async fn several_chunks_fill_one_read() {
     assert_eq!(far.read(&mut buffer).await.unwrap(), 11);
     assert_eq!(&buffer, b"one two thr");
     assert_eq!(far.read(&mut buffer).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_chunk_stays_counted() {
+    const CHUNK: usize = 64 * 1024;
+    let unread = Unread::limited(64 << 20);
+    let mut pair = pair(Config {
+        unread: unread.clone(),
+        ..Config::default()
+    });
+    let mut streams = Vec::new();
+    for n in 1..=16 {
+        let (mut near, mut far) = pair.stream().await;
+        near.write_all(&filler(0, CHUNK)).await.unwrap();
+        pair.settle().await;
+        assert_eq!(far.read(&mut [0; 1]).await.unwrap(), 1);
+        assert_eq!(pair.server.buffered(), n * (CHUNK - 1));
+        assert!(unread.bytes() >= n * CHUNK, "what the memory holds");
+        streams.push((near, far));
+    }
+    for (_, far) in &mut streams {
+        let mut rest = vec![0; CHUNK - 1];
+        far.read_exact(&mut rest).await.unwrap();
+        assert_eq!(rest, filler(1, CHUNK - 1));
+    }
+    assert_eq!((pair.server.buffered(), unread.bytes()), (0, 0));
 }
 
 #[tokio::test]

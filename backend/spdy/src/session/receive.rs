@@ -105,8 +105,7 @@ impl Machine {
             data.len -= len as u32;
             match self.streams.get_mut(&data.stream) {
                 Some(entry) if entry.receives() => {
-                    let exact =
-                        self.totals.buffered >= MOST_SLICED || !self.config.unread.is_ample();
+                    let exact = self.totals.weight >= MOST_SLICED || !self.config.unread.is_ample();
                     let chunk = if len < MIN_SLICE || exact {
                         let chunk = Bytes::copy_from_slice(input.get(..len).unwrap_or_default());
                         input.advance(len);

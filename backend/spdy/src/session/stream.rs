@@ -28,6 +28,8 @@ pub(super) struct StreamEntry {
     /// Bytes in `chunks`.
     pub(super) buffered: usize,
     weight: usize,
+    /// Weight of the first chunk if a part of it was read: all of its memory is held until it is read to its end.
+    begun: Option<usize>,
     /// Whether received data may have been discarded.
     discarded: bool,
     /// Whether it holds up the reading of the session.
@@ -53,6 +55,7 @@ impl StreamEntry {
             chunks: VecDeque::new(),
             buffered: 0,
             weight: 0,
+            begun: None,
             discarded: false,
             full: false,
             received: 0,
@@ -83,24 +86,44 @@ impl StreamEntry {
         self.chunks.push_back(chunk);
     }
 
-    /// Returns chunks first, then the end, then the failure: data before a reset is not lost.
-    pub(super) fn read(&mut self, totals: &mut StreamTotals) -> Result<ReadOutcome, StreamError> {
-        if let Some(chunk) = self.chunks.pop_front() {
-            self.buffered -= chunk.len();
-            totals.buffered -= chunk.len();
-            let weight = chunk.len().max(MIN_WEIGHT);
-            self.weight -= weight;
-            totals.weight -= weight;
+    /// Returns chunks of at most `most` bytes first, then the end, then the failure: data before a reset is not lost.
+    pub(super) fn read(
+        &mut self,
+        most: usize,
+        totals: &mut StreamTotals,
+    ) -> Result<ReadOutcome, StreamError> {
+        if let Some(chunk) = self.chunks.front_mut() {
+            let weight = self.begun.unwrap_or(chunk.len().max(MIN_WEIGHT));
+            // Split and not advanced: an empty rest would hold the buffer it was read into.
+            let read = chunk.split_to(chunk.len().min(most));
+            self.buffered -= read.len();
+            totals.buffered -= read.len();
+            self.begun = Some(weight);
+            if chunk.is_empty() {
+                self.begun = None;
+                self.weight -= weight;
+                totals.weight -= weight;
+                self.chunks.pop_front();
+            }
             if self.chunks.is_empty() {
                 self.chunks = VecDeque::new();
             }
-            return Ok(ReadOutcome::Chunk(chunk));
+            return Ok(ReadOutcome::Chunk(read));
         }
+        Ok(match self.at_end()? {
+            Some(true) => ReadOutcome::End,
+            Some(false) | None => ReadOutcome::Wait,
+        })
+    }
+
+    /// Whether the next read returns the end; `None` if it would wait.
+    pub(super) fn at_end(&self) -> Result<Option<bool>, StreamError> {
         match &self.failed {
+            _ if !self.chunks.is_empty() => Ok(Some(false)),
             // An orderly end counts, whatever came after it.
-            _ if self.state.remote_ended() && !self.discarded => Ok(ReadOutcome::End),
+            _ if self.state.remote_ended() && !self.discarded => Ok(Some(true)),
             Some(error) => Err(error.clone()),
-            None => Ok(ReadOutcome::Wait),
+            None => Ok(None),
         }
     }
 
@@ -117,6 +140,7 @@ impl StreamEntry {
         self.chunks = VecDeque::new();
         self.buffered = 0;
         self.weight = 0;
+        self.begun = None;
     }
 
     pub(super) fn fail(&mut self, error: StreamError, totals: &mut StreamTotals) {

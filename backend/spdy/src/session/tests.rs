@@ -127,7 +127,7 @@ fn request(stream: StreamId, fin: bool) -> Event {
 fn read_all(machine: &mut Machine, stream: StreamId) -> (Vec<u8>, &'static str) {
     let mut bytes = Vec::new();
     loop {
-        match machine.read(stream) {
+        match machine.read(stream, usize::MAX) {
             Ok(ReadOutcome::Chunk(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(ReadOutcome::End) => return (bytes, "end"),
             Ok(ReadOutcome::Wait) => return (bytes, "wait"),

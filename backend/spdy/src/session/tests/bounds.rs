@@ -28,7 +28,10 @@ fn a_stream_nobody_reads_stops_the_reading() {
     assert!(!client.wants_input());
     assert_eq!(client.full().collect::<Vec<_>>(), [(stream, 5 * 16 * 1024)]);
 
-    assert!(matches!(client.read(stream), Ok(ReadOutcome::Chunk(_))));
+    assert!(matches!(
+        client.read(stream, usize::MAX),
+        Ok(ReadOutcome::Chunk(_))
+    ));
     assert!(client.wants_input());
     assert_eq!(client.full().count(), 0);
     received(&mut client, &chunk).unwrap();
@@ -77,7 +80,7 @@ fn a_session_holds_no_more_than_its_bound_however_many_do_not_read() {
 fn only_what_arrives_stops_the_reading() {
     const KIB: usize = 1024;
     let act: [fn(&mut Machine, StreamId); 3] = [
-        |client, stream| drop(client.read(stream)),
+        |client, stream| drop(client.read(stream, usize::MAX)),
         |client, stream| client.finish(stream).unwrap(),
         |client, stream| client.reset(stream, ResetStatus::CANCEL),
     ];

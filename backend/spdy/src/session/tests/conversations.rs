@@ -434,7 +434,7 @@ proptest! {
                     if stream < if side == 0 { streams.len() } else { accepted } =>
                 {
                     let way = &mut ways[stream][1 - side];
-                    match sides[side].read(streams[stream]).unwrap() {
+                    match sides[side].read(streams[stream], usize::MAX).unwrap() {
                         ReadOutcome::Chunk(chunk) => {
                             prop_assert!(!way.ended);
                             prop_assert!(chunk == filler(way.read, chunk.len()));
