@@ -152,7 +152,10 @@ pub struct Config {
     /// The same for all connections of one session.
     pub unread_per_session: usize,
     /// The same for all sessions. What clients do not read takes at most twice this in memory, and 256 KiB for
-    /// each session; of one session, [`Config::unread_per_session`] + 2.25 MiB. See [`kubevpn_spdy::Config`].
+    /// each session; of one session, [`Config::unread_per_session`] + 2.25 MiB. See [`kubevpn_spdy::Config`]. Not counted
+    /// are WebSocket messages, each of which is taken whole: one for each connection by [`Transport::WsV4`] and for each
+    /// session by [`Transport::SpdyWs`], normally of 32 KiB and at most of 4 MiB, in addition to a read buffer of 16 and
+    /// 128 KiB.
     pub unread: usize,
     /// Limit on simultaneous upgrades for one Pod.
     pub upgrades_at_once: usize,

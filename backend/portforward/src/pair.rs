@@ -10,7 +10,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use kubevpn_spdy::{Headers, Session, SpdyStream, StreamError, StreamId, StreamOpenError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,10 +27,15 @@ pub(crate) struct Pair {
     /// `None` once its end was read.
     error: Option<SpdyStream>,
     text: ErrorText,
-    /// Data that arrived while the connection's fate was awaited.
-    first: Bytes,
-    /// The data stream's end was found with the first read.
+    /// The first thing that arrived on the data stream while the connection's fate was awaited was its end.
     ended: bool,
+}
+
+/// The first thing that was heard from a forward.
+enum PairNews {
+    Data,
+    /// Of the data stream or the error stream.
+    End,
 }
 
 /// A PING sent before the streams have their reply, whose echo bounds the time in which a forward can fail silently.
@@ -135,7 +139,6 @@ impl Pair {
             data: Some(data),
             error: Some(error),
             text: ErrorText::default(),
-            first: Bytes::new(),
             ended: false,
         })
     }
@@ -179,8 +182,8 @@ impl Pair {
                     Fate::Refused
                 };
             }
-            Some(Ok(())) if !self.first.is_empty() => return Fate::Good,
-            Some(Ok(())) => {}
+            Some(Ok(PairNews::Data)) => return Fate::Good,
+            Some(Ok(PairNews::End)) => {}
         }
         self.last_words(config).await;
         if self.text.is_empty() {
@@ -191,17 +194,19 @@ impl Pair {
         }
     }
 
-    /// Waits for data, the data stream's end, or the error stream's.
-    async fn first_news(&mut self) -> io::Result<()> {
+    /// Waits for data, which is left where it counts as unread, for the data stream's end, or for the error stream's.
+    async fn first_news(&mut self) -> io::Result<PairNews> {
         poll_fn(|cx| {
             if let Some(data) = &mut self.data
-                && let Poll::Ready(chunk) = data.poll_chunk(cx)
+                && let Poll::Ready(ended) = data.poll_end(cx)
             {
-                self.first = chunk?;
-                self.ended = self.first.is_empty();
-                return Poll::Ready(Ok(()));
+                self.ended = ended?;
+                return Poll::Ready(Ok(match self.ended {
+                    true => PairNews::End,
+                    false => PairNews::Data,
+                }));
             }
-            self.poll_text(cx).map(Ok)
+            self.poll_text(cx).map(|()| Ok(PairNews::End))
         })
         .await
     }
@@ -235,12 +240,6 @@ impl Pair {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let n = self.first.len().min(buf.remaining());
-            // Split and not advanced: an empty one would hold the buffer it was read into.
-            buf.put_slice(&self.first.split_to(n));
-            return Poll::Ready(Ok(()));
-        }
         match &mut self.data {
             Some(data) if !self.ended => Pin::new(data).poll_read(cx, buf),
             _ => Poll::Ready(Ok(())),
