@@ -18,7 +18,7 @@
 //! * A retired session gets no new connection and is closed with its last one.
 //!
 //! Lock order: the pool's lock, then a session's (in `kubevpn_spdy`). Neither is held across an await or while a task is
-//! spawned.
+//! spawned: a runtime that is ending drops the task at once, and its guard takes the pool's lock.
 
 mod choose;
 mod keep;
@@ -48,7 +48,7 @@ use crate::error::{ForwardError, Rejection};
 use crate::news::{SessionName, SessionNews, SessionObserver, SessionState};
 use crate::pod::PodId;
 use crate::stats::{ConnectionCounters, Epoch, Stats};
-use crate::transport::{OpenedSession, Opener, SessionIo};
+use crate::transport::{BoxFuture, OpenedSession, Opener, SessionIo};
 
 /// All sessions of a forwarder.
 pub(crate) struct Pool {
@@ -166,8 +166,21 @@ impl Pool {
         id: &Arc<PodId>,
         ask: &mut SessionSearch,
     ) -> Result<SearchStep, ForwardError> {
+        let mut upgrade = None;
+        let step = self.decide(&mut self.state(), id, ask, &mut upgrade);
+        upgrade.into_iter().for_each(spawn);
+        step
+    }
+
+    /// The next step of a dial, and the upgrade to start for it.
+    fn decide(
+        self: &Arc<Self>,
+        state: &mut PoolState,
+        id: &Arc<PodId>,
+        ask: &mut SessionSearch,
+        upgrade: &mut Option<BoxFuture<()>>,
+    ) -> Result<SearchStep, ForwardError> {
         let now = self.epoch.now();
-        let mut state = self.state();
         if state.shut {
             return Err(ForwardError::ShutDown);
         }
@@ -224,7 +237,7 @@ impl Pool {
             if crowded && let Some(idle) = state.idle() {
                 idle.retire();
             }
-            self.open(&mut state, id, false);
+            *upgrade = Some(self.open(state, id, false));
         }
         let pod = state.pod(id);
         let index = match what {
@@ -291,8 +304,13 @@ impl Pool {
         })
     }
 
-    /// Starts an upgrade: for a dial that waits, or `ahead` of any.
-    fn open(self: &Arc<Self>, state: &mut PoolState, id: &Arc<PodId>, ahead: bool) {
+    /// An upgrade, to be spawned: for a dial that waits, or `ahead` of any.
+    fn open(
+        self: &Arc<Self>,
+        state: &mut PoolState,
+        id: &Arc<PodId>,
+        ahead: bool,
+    ) -> BoxFuture<()> {
         state.gain(id);
         state.counts.upgrades += 1;
         state.pod(id).opening += 1;
@@ -308,7 +326,7 @@ impl Pool {
             ))),
         };
         let asked = self.opener.session(id.clone());
-        let upgrade = async move {
+        Box::pin(async move {
             let failed = match asked.await {
                 Ok(OpenedSession::Session(io, transport)) => {
                     opening.pool.state().upgrade_took(began.elapsed());
@@ -322,8 +340,7 @@ impl Pool {
                 }
             };
             opening.done(failed);
-        };
-        tokio::spawn(upgrade.with_current_subscriber());
+        })
     }
 
     /// Adds a new session to the pool.
@@ -376,7 +393,7 @@ impl Pool {
                 pool.session_ended(&pod, id, &why);
             }
         };
-        tokio::spawn(driving.with_current_subscriber());
+        spawn(driving);
         self.busy.notify_one();
     }
 
@@ -446,6 +463,11 @@ impl Pool {
             ended.await;
         }
     }
+}
+
+/// Spawns a task, which must not be done under a lock: a runtime that is ending drops the task at once, with its guards.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task.with_current_subscriber());
 }
 
 /// A dial's state while it looks for a session.

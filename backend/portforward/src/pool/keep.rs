@@ -9,14 +9,13 @@ use kubevpn_spdy::{ResetStatus, Session};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tracing::instrument::WithSubscriber as _;
 
 use crate::config::Config;
 use crate::news::{SessionName, SessionNews};
 use crate::pod::PodId;
-use crate::pool::Pool;
 use crate::pool::probe::{PINGS, ProbeVerdict, SessionActivity};
 use crate::pool::state::{PodSessions, SessionEntry, ms};
+use crate::pool::{Pool, spawn};
 use crate::stats::{ConnectionCounters, Epoch, Stats};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -39,18 +38,19 @@ impl Pool {
     /// Starts the keeper if none runs, and wakes it.
     pub(crate) fn start_keeping(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.runtime.is_none() {
-            let runtime = Handle::current();
-            let running = KeeperGuard(Arc::downgrade(self));
-            let keeping = keep(Arc::downgrade(self), self.busy.clone());
-            let keeper = async move {
-                let _running = running;
-                keeping.await;
-            };
-            runtime.spawn(keeper.with_current_subscriber());
-            state.runtime = Some(runtime);
+        let start = state.runtime.is_none() && !state.shut;
+        if start {
+            state.runtime = Some(Handle::current());
         }
         drop(state);
+        if start {
+            let running = KeeperGuard(Arc::downgrade(self));
+            let keeping = keep(Arc::downgrade(self), self.busy.clone());
+            spawn(async move {
+                let _running = running;
+                keeping.await;
+            });
+        }
         self.busy.notify_one();
     }
 

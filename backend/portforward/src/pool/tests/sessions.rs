@@ -493,3 +493,46 @@ async fn the_pool_ends_with_its_last_user() {
     assert!(gone.upgrade().is_none());
     assert_eq!(node.forwards(), 0);
 }
+
+/// A runtime that has ended drops what is spawned on it at once, on the thread that spawns it.
+#[test]
+fn a_dial_on_a_runtime_that_has_ended_keeps_no_lock() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let handle = runtime.handle().clone();
+    let (_node, pool) = TestNode::start(quick());
+    runtime.shutdown_background();
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn({
+        let pool = pool.clone();
+        move || {
+            let _done = done;
+            let _entered = handle.enter();
+            pool.warm(&to(ECHO));
+            let _ = dial(&pool, ECHO).now_or_never();
+        }
+    });
+    let over = over.recv_timeout(10 * S).unwrap_err();
+    assert_eq!(
+        over,
+        std::sync::mpsc::RecvTimeoutError::Disconnected,
+        "it locked itself out"
+    );
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    let state = pool.state();
+    assert_eq!(
+        (state.sessions, state.warming, state.runtime.is_some()),
+        (0, 0, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_keeper_is_started_after_shutdown() {
+    let (_node, pool) = TestNode::start(quick());
+    pool.shutdown().await;
+    dial(&pool, ECHO).await.unwrap_err();
+    pool.warm(&to(ECHO));
+    assert!(pool.state().runtime.is_none());
+}
