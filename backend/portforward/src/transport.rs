@@ -119,13 +119,15 @@ impl PortForwardApi {
     }
 
     /// Tries the transports in order, the next as soon as the last is turned down, or beside it once it has been
-    /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken.
+    /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken. After a
+    /// final error no further transport is tried, but those under way are waited for.
     async fn ask_session(self, pod: Arc<PodId>) -> Result<OpenedSession, ForwardError> {
         self.look_again(&pod);
         let began = Instant::now();
         let mut asked = TriedTransports::new(pod);
         let mut order = self.order().into_iter();
         let (mut more, mut start, mut channels) = (true, true, false);
+        let mut last = None;
         let mut tried = FuturesUnordered::new();
         let mut running: Vec<(Transport, Instant)> = Vec::new();
         let mut stagger = pin!(sleep(self.config.transport_stagger));
@@ -145,7 +147,7 @@ impl PortForwardApi {
             let (transport, attempted) = tokio::select! {
                 biased;
                 Some(attempted) = tried.next() => attempted,
-                () = &mut stagger, if more && !tried.is_empty() => {
+                () = &mut stagger, if more && last.is_none() && !tried.is_empty() => {
                     start = true;
                     continue;
                 }
@@ -162,11 +164,19 @@ impl PortForwardApi {
                     }
                     return Ok(OpenedSession::Session(io, transport));
                 }
-                Err(failed) => {
-                    asked.failed(transport, failed)?;
-                    start = true;
-                }
+                Err(failed) => match asked.failed(transport, failed) {
+                    Ok(()) => start = last.is_none(),
+                    // Of the Pod and its node every transport says the same.
+                    Err(
+                        error @ (ForwardError::PodNotFound { .. }
+                        | ForwardError::NotForwarded { .. }),
+                    ) => return Err(error),
+                    Err(error) => last = Some(error),
+                },
             }
+        }
+        if let Some(error) = last {
+            return Err(error);
         }
         if !channels {
             return Err(asked.rejected());
@@ -416,9 +426,13 @@ impl TriedTransports {
 
     /// Notes that the method's verb is not granted. Error: no other verb is left.
     fn forbidden(&mut self, method: &Method, message: String) -> Result<(), ForwardError> {
-        self.verbs.push(verb(method));
+        let verb = verb(method);
+        if !self.verbs.contains(&verb) {
+            self.verbs.push(verb);
+            self.verbs.sort_unstable();
+        }
         self.said = message;
-        if verb(method) == "create" {
+        if verb == "create" {
             return Ok(());
         }
         Err(self.not_granted())

@@ -44,6 +44,8 @@ enum Answer {
     Swallow,
     /// An upgrade to another protocol than requested.
     Wrong(&'static str),
+    /// This answer, after so many seconds.
+    Late(u64, &'static Answer),
 }
 
 const FORBIDDEN: Answer = Answer::Status(
@@ -123,8 +125,13 @@ impl Server {
         );
         let form = form(&request);
         self.asked.lock().unwrap().push(FORMS[form]);
-        let answer = self.script.lock().unwrap()[form];
+        let mut answer = self.script.lock().unwrap()[form];
+        while let Answer::Late(after, then) = answer {
+            sleep(Duration::from_secs(after)).await;
+            answer = *then;
+        }
         match answer {
+            Answer::Late(..) => unreachable!("it has come"),
             Answer::Upgrade => Ok(self.upgrade(form, request, true)),
             Answer::Status(status, body) => {
                 let body = Full::new(Bytes::from(body));
@@ -469,6 +476,43 @@ async fn a_handshake_with_a_wrong_key_is_refused() {
         text.contains("spdy-ws, ws: the WebSocket answer is to somebody else's key"),
         "{text}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_transport_is_waited_for_if_the_next_is_refused_for_good() {
+    let slow = Answer::Late(3, &Answer::Upgrade);
+    for refusal in [
+        FORBIDDEN,
+        Answer::Status(429, "later"),
+        Answer::Status(401, ""),
+    ] {
+        let server = Server::new([slow, refusal, refusal, refusal]);
+        dial(&server.forwarder(AUTO), ECHO).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    }
+    // Of the Pod itself every transport says the same.
+    let server = Server::new([slow, slow, GONE, GONE]);
+    let began = Instant::now();
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::NameNotFound);
+    assert_eq!(began.elapsed(), Config::default().transport_stagger);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_good_is_the_answer_if_the_slow_transport_fails_too() {
+    let cut = Answer::Late(3, &Answer::Cut);
+    let put_off = Answer::Status(429, "later");
+    let server = Server::new([cut, cut, put_off, put_off]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Overloaded, "{error}");
+    let forbidden = Answer::Late(3, &FORBIDDEN);
+    let server = Server::new([forbidden, FORBIDDEN, FORBIDDEN, FORBIDDEN]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert!(
+        error.to_string().contains(r#"["create", "get"]"#),
+        "{error}"
+    );
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET spdy"]);
 }
 
 // === what a refusal means ===
