@@ -204,7 +204,9 @@ impl Pool {
         // The dial does not wait for upgrades that others ask for later.
         let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
         let all_failed = failed >= self.config.upgrades_at_once;
-        let first = pod.sessions.iter().all(|e| e.retired) && pod.opening == 0;
+        // A Pod without a session that takes the connection may always open one. Sessions that are retired, going away, or
+        // silent since this dial failed on one of them are not among the views.
+        let first = views.is_empty() && pod.opening == 0;
         let demand = Demand {
             opening: if all_failed { 0 } else { pod.opening },
             waiting: pod.waiting - usize::from(ask.waits),

@@ -235,3 +235,17 @@ fn a_stream_dropped_outside_of_a_runtime_has_its_session_probed() {
     });
     assert_eq!((pool.stats().evicted, node.upgrades()), (0, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_only_session_is_silent_gets_another_at_the_limit() {
+    let config = Config {
+        sessions: 0,
+        ..quick()
+    };
+    let (node, pool) = TestNode::start(config);
+    let _held = open(&pool).await;
+    sleep(20 * S).await;
+    node.link(0).black_hole();
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+}
