@@ -251,9 +251,13 @@ impl Pool {
                 return Ok(SearchStep::Wait(pod.changed.clone().notified_owned()));
             }
             SessionChoice::Full => {
+                let (what, limit) = match first || below_limit {
+                    true => (format!("pod {id}"), 2 * self.config.sessions_per_pod),
+                    false => ("this program".into(), self.config.sessions),
+                };
                 return Err(ForwardError::Overloaded {
-                    what: "this program".into(),
-                    limit: self.config.sessions,
+                    what,
+                    limit,
                     of: "sessions",
                 });
             }

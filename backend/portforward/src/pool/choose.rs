@@ -38,7 +38,7 @@ pub(crate) struct Demand {
     pub(crate) waiting: usize,
     /// The limit on all sessions allows one more.
     pub(crate) room: bool,
-    /// How many sessions the Pod may have, not counting busy and suspect ones.
+    /// How many sessions the Pod may have, not counting full, busy and suspect ones.
     pub(crate) allowance: usize,
     /// Connections are opened in quick succession.
     pub(crate) hurried: bool,
@@ -80,9 +80,8 @@ pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> 
     let usable = |v: &&(usize, SessionView)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, SessionView)> = views.iter().copied().enumerate().collect();
 
-    // Busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
-    let joinable = |(_, v): &&(usize, SessionView)| !v.busy && !v.suspect;
-    let counted = views.iter().filter(joinable).count() + opening;
+    // Full, busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
+    let counted = views.iter().filter(usable).count() + opening;
     let room = demand.room
         && counted < demand.allowance
         && views.len() + opening < 2 * config.sessions_per_pod;
@@ -366,6 +365,19 @@ mod tests {
             pick(&[doubtful, live(5)], full),
             (SessionChoice::Share(1), false)
         );
+    }
+
+    #[test]
+    fn full_sessions_do_not_count() {
+        let full = SessionView {
+            full: true,
+            ..live(1)
+        };
+        let second = Demand {
+            allowance: 2,
+            ..CALM
+        };
+        assert_eq!(pick(&[full, full], second), (SessionChoice::Wait, true));
     }
 
     #[test]

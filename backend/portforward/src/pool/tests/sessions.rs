@@ -536,3 +536,23 @@ async fn no_keeper_is_started_after_shutdown() {
     pool.warm(&to(ECHO));
     assert!(pool.state().runtime.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_with_full_sessions_gets_another_within_the_limits() {
+    let config = Config {
+        streams_per_session: 1,
+        sessions_per_pod: 2,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(open(&pool).await);
+        sleep(S).await;
+    }
+    let error = dial(&pool, ECHO).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("pod shop/web-0 has 4 sessions open"),
+        "{error}"
+    );
+}
