@@ -188,7 +188,7 @@ impl Pool {
         let crowded = state.sessions >= limit;
         // Below half of the limit a Pod may have more than one session; its first is always allowed.
         let ample = 2 * extras < limit;
-        let below_limit = extras < limit || state.idle().is_some();
+        let below_limit = extras < limit || state.idle_extra().is_some();
         let quick = state.upgrades_take(self.config.share_after);
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
@@ -208,6 +208,7 @@ impl Pool {
         // silent since this dial failed on one of them are not among the views.
         let first = views.is_empty() && pod.opening == 0;
         let demand = Demand {
+            held: pod.sessions(),
             opening: if all_failed { 0 } else { pod.opening },
             waiting: pod.waiting - usize::from(ask.waits),
             room: (first || below_limit) && failed == 0,
@@ -236,7 +237,12 @@ impl Pool {
             pod.want_spare(now);
         }
         if open {
-            if crowded && let Some(idle) = state.idle() {
+            let idle = match () {
+                () if extras >= limit && !first => state.idle_extra(),
+                () if crowded => state.idle(),
+                () => None,
+            };
+            if let Some(idle) = idle {
                 idle.retire();
             }
             *upgrade = Some(self.open(state, id, false));

@@ -32,6 +32,8 @@ pub(crate) struct SessionView {
 /// The other inputs of the choice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
+    /// Sessions of the Pod, open or being opened, including those that take no new connections.
+    pub(crate) held: usize,
     /// Upgrades under way.
     pub(crate) opening: usize,
     /// Other dials that wait for an upgrade.
@@ -82,9 +84,8 @@ pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> 
 
     // Full, busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
     let counted = views.iter().filter(usable).count() + opening;
-    let room = demand.room
-        && counted < demand.allowance
-        && views.len() + opening < 2 * config.sessions_per_pod;
+    let room =
+        demand.room && counted < demand.allowance && demand.held < 2 * config.sessions_per_pod;
 
     let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
     if demand.hurried {
@@ -153,6 +154,7 @@ mod tests {
     };
 
     const CALM: Demand = Demand {
+        held: 0,
         opening: 0,
         waiting: 0,
         room: true,
@@ -173,7 +175,8 @@ mod tests {
             upgrades_at_once: 2,
             ..Config::default()
         };
-        let Choice { what, open } = choose(views, demand, &config);
+        let held = views.len() + demand.opening;
+        let Choice { what, open } = choose(views, Demand { held, ..demand }, &config);
         (what, open)
     }
 

@@ -136,6 +136,13 @@ pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+fn longest_idle<'a>(
+    entries: impl Iterator<Item = &'a mut SessionEntry>,
+) -> Option<&'a mut SessionEntry> {
+    let idle = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
+    entries.filter(idle).min_by_key(|e| e.used)
+}
+
 impl PoolState {
     pub(crate) fn pod(&mut self, pod: &Arc<PodId>) -> &mut PodSessions {
         self.pods.entry(pod.clone()).or_default()
@@ -164,8 +171,16 @@ impl PoolState {
 
     /// The session that was unused for the longest time.
     pub(crate) fn idle(&mut self) -> Option<&mut SessionEntry> {
-        let idle = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
-        self.entries().filter(idle).min_by_key(|e| e.used)
+        longest_idle(self.entries())
+    }
+
+    /// The same of sessions whose end leaves one less beyond the first of each Pod.
+    pub(crate) fn idle_extra(&mut self) -> Option<&mut SessionEntry> {
+        let lasts = |e: &&SessionEntry| !(e.retired && e.connections.is_empty());
+        let spare =
+            |pod: &&mut PodSessions| pod.opening + pod.sessions.iter().filter(lasts).count() > 1;
+        let pods = self.pods.values_mut().filter(spare);
+        longest_idle(pods.flat_map(|pod| &mut pod.sessions))
     }
 
     /// Sessions that were opened ahead, or are being opened so, and that no connection has used yet.

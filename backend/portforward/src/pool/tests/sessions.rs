@@ -556,3 +556,49 @@ async fn a_pod_with_full_sessions_gets_another_within_the_limits() {
         "{error}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_beyond_the_limit_replaces_one_that_counts() {
+    let config = Config {
+        sessions: 1,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    let held = async |pod| dial::dial(pool.clone(), of(pod, ECHO)).await.unwrap();
+    let firsts = [held("b").await, held("c").await, held("d").await];
+    let mut of_a = vec![held("a").await];
+    drop(firsts);
+    for _ in 0..3 {
+        sleep(S).await;
+        of_a.push(held("a").await);
+    }
+    let extras = pool.state().extras;
+    assert!(extras <= 1, "{extras}");
+    // One that is idle, and not the first of its Pod, is given up for another Pod's second.
+    drop(of_a);
+    sleep(S).await;
+    let _of_e = [held("e").await, held("e").await];
+    settle().await;
+    let state = pool.state();
+    let of_pod = |name: &str| state.pods.iter().find(|(id, _)| id.pod == name).unwrap().1;
+    let counts = ["a", "e"].map(|name| of_pod(name).sessions.len());
+    assert_eq!((counts, state.extras), ([1, 2], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retired_sessions_count_towards_the_limit_of_their_pod() {
+    let (node, pool) = TestNode::start(one_session());
+    let mut held = Vec::new();
+    for n in 0..2 {
+        held.push(open(&pool).await);
+        node.link(n).wedge();
+        pool.probe_all();
+        sleep(quick().probe_timeout + 2 * S).await;
+    }
+    assert_eq!(pool.stats().wedged, 2);
+    let error = dial(&pool, ECHO).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("pod shop/web-0 has 2 sessions open"),
+        "{error}"
+    );
+}
