@@ -31,7 +31,7 @@ mod tests;
 mod warm;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError, Unread};
 use tokio::sync::Notify;
@@ -398,14 +398,16 @@ impl Pool {
         drop(state);
         tracing::info!(%pod, %transport, session = id, "session begins");
         self.tell(|| SessionNews::Opened(SessionName::new(pod, id), transport));
-        let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        let driving = async move {
-            let why = driver.await;
-            if let Some(pool) = pool.upgrade() {
-                pool.session_ended(&pod, id, &why);
-            }
+        let driven = DrivenSession {
+            pool: Arc::downgrade(self),
+            pod: pod.clone(),
+            id,
+            why: SessionError::DriverGone,
         };
-        spawn(driving);
+        spawn(async move {
+            let why = driver.await;
+            driven.done(why);
+        });
         self.busy.notify_one();
     }
 
@@ -502,6 +504,28 @@ struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.pool.state().pod(&self.pod).waiting -= 1;
+    }
+}
+
+/// A session whose driver runs. Its end is noted even if the driver panics, or is dropped with its runtime.
+struct DrivenSession {
+    pool: Weak<Pool>,
+    pod: Arc<PodId>,
+    id: u64,
+    why: SessionError,
+}
+
+impl DrivenSession {
+    fn done(mut self, why: SessionError) {
+        self.why = why;
+    }
+}
+
+impl Drop for DrivenSession {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.session_ended(&self.pod, self.id, &self.why);
+        }
     }
 }
 

@@ -305,6 +305,12 @@ impl Look<'_> {
 
     /// Ends a session that returns nothing, and fails all of its connections.
     fn evict(&mut self) {
+        let failed = |c: &Arc<ConnectionCounters>| c.failed().is_some();
+        let closed = self.entry.retired && !self.entry.handle.is_open();
+        if closed && self.entry.connections.iter().all(failed) {
+            // Its driver has not noticed yet.
+            return;
+        }
         tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.connections.len(), "session is dead");
         self.counts.evicted += 1;
         for connection in &self.entry.connections {

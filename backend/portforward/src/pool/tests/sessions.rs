@@ -602,3 +602,51 @@ async fn retired_sessions_count_towards_the_limit_of_their_pod() {
         "{error}"
     );
 }
+
+/// A connection whose first read panics.
+struct Panicking;
+
+impl tokio::io::AsyncRead for Panicking {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        panic!("a read that panics");
+    }
+}
+
+impl tokio::io::AsyncWrite for Panicking {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_task_panics_leaves_the_pool() {
+    let (_node, pool) = TestNode::start(quick());
+    let pod = Arc::new(PodId::from(&to(ECHO)));
+    pool.add(&pod, Box::new(Panicking), Transport::Spdy, false);
+    settle().await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    open(&pool).await;
+    soon(pool.shutdown()).await;
+}
