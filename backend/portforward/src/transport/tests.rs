@@ -752,6 +752,43 @@ async fn an_upload_that_the_pod_pauses_is_waited_for_on_a_channel_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_channel_that_was_full_is_pinged_again_when_it_has_drained() {
+    let config = Config::default();
+    let (near, far) = duplex(1024);
+    let mut channel = WebSocketChannel::new(Box::new(near), &config).await;
+    let mut pod = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+    for message in [[0, 7, 0], [1, 7, 0]] {
+        pod.send(Message::binary(message.to_vec())).await.unwrap();
+    }
+    poll_fn(|cx| {
+        while let Poll::Ready(sent) = channel.poll_write(cx, &[0; 64]) {
+            sent.unwrap();
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let mut buf = [0; 1];
+    let mut buf = ReadBuf::new(&mut buf);
+    let mut read = async |within| {
+        let read = poll_fn(|cx| channel.poll_data(cx, &mut buf));
+        tokio::time::timeout(Duration::from_secs(within), read).await
+    };
+    read(5).await.unwrap_err();
+    // The peer reads on, and answers pings; nothing more is written.
+    let pings = tokio::spawn(async move {
+        let mut pings = 0;
+        while let Some(Ok(message)) = pod.next().await {
+            pings += usize::from(message.is_ping());
+        }
+        pings
+    });
+    let lost = read(400).await;
+    assert!(lost.is_err(), "given up: {lost:?}");
+    drop(channel);
+    assert!(pings.await.unwrap() > 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_ends_channels_too() {
     let (_server, forwarder) = channels();
     let mut stream = dial(&forwarder, ECHO).await.unwrap();
