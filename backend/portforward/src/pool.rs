@@ -70,6 +70,7 @@ pub(crate) struct TakenSession {
     pub(crate) lease: Lease,
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
+    pub(crate) opened: Instant,
     pub(crate) request: u64,
     /// The port is known to be good.
     pub(crate) good: bool,
@@ -278,6 +279,7 @@ impl Pool {
         Ok(SearchStep::Take(Box::new(TakenSession {
             handle: entry.handle.clone(),
             transport: entry.transport,
+            opened: entry.opened,
             request: entry.request,
             lease: Lease::new(self, id, ask.port, connection, Some(entry)),
             good,
@@ -386,7 +388,7 @@ impl Pool {
             handle,
             transport,
             connections: Vec::new(),
-            began: now,
+            opened: Instant::now(),
             used: now,
             ahead,
             request: 0,
@@ -440,7 +442,7 @@ impl Pool {
     }
 
     pub(crate) fn sessions(&self) -> Vec<SessionState> {
-        self.state().sessions(self.epoch)
+        self.state().sessions()
     }
 
     pub(crate) fn tell_to(&self, told: SessionObserver) {

@@ -56,7 +56,7 @@ pub(crate) trait Opener: Send + Sync + 'static {
         tried: Vec<Rejection>,
     ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>>;
 
-    /// Reports that a session of this transport ended, or was given up, before a byte was received on it.
+    /// Reports that a new session of this transport ended, or was given up, before a byte was received on it.
     fn unheard(&self, _transport: Transport) {}
 }
 
@@ -91,8 +91,8 @@ enum TransportHealth {
     Fit,
     /// It failed once, in a way that may have been an accident.
     Doubtful,
-    /// Another was faster by so much that this one may never answer; what becomes of it is not known yet.
-    Silent,
+    /// It may never answer: since then, another was faster by much, or a new session received nothing.
+    Silent(Instant),
     /// It is turned down; when it was last found to be.
     Down(Instant),
 }
@@ -225,7 +225,7 @@ impl PortForwardApi {
         mut tried: FuturesUnordered<impl Future<Output = (Transport, Attempted)> + Send + 'static>,
     ) {
         for (transport, _) in running {
-            self.memory().known[*transport as usize] = TransportHealth::Silent;
+            self.memory().known[*transport as usize] = TransportHealth::Silent(Instant::now());
         }
         let (api, mut asked) = (self.clone(), TriedTransports::new(pod.clone()));
         tokio::spawn(async move {
@@ -323,17 +323,20 @@ impl TransportMemory {
         if fit.is_empty() {
             return Transport::ALL.to_vec();
         }
-        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent));
+        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent(_)));
         fit
     }
 
-    /// Transports with sessions whose rejection is older than [`Config::transport_retry`]. Their time starts again.
+    /// Transports with sessions whose rejection or silence is older than [`Config::transport_retry`]. Their time starts
+    /// again.
     fn due(&mut self, now: Instant, config: &Config) -> Vec<Transport> {
         let sessions = [Transport::Spdy, Transport::SpdyWs];
         let due = sessions
             .into_iter()
             .filter(|t| match &mut self.known[*t as usize] {
-                TransportHealth::Down(at) if now.duration_since(*at) >= config.transport_retry => {
+                TransportHealth::Down(at) | TransportHealth::Silent(at)
+                    if now.duration_since(*at) >= config.transport_retry =>
+                {
                     *at = now;
                     true
                 }
@@ -355,7 +358,7 @@ impl TransportMemory {
             TransportHealth::Fit | TransportHealth::Doubtful
         ) {
             tracing::info!(%transport, "no answer over this transport, it is tried last");
-            self.known[transport as usize] = TransportHealth::Silent;
+            self.known[transport as usize] = TransportHealth::Silent(Instant::now());
         }
     }
 
@@ -375,7 +378,7 @@ impl TransportMemory {
             *known = match known {
                 _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
                 TransportHealth::Fit if failed && !rejection.silent => TransportHealth::Doubtful,
-                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent => {
+                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent(_) => {
                     tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
                     TransportHealth::Down(Instant::now())
                 }

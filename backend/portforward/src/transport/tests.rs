@@ -515,6 +515,40 @@ async fn a_refusal_for_good_is_the_answer_if_the_slow_transport_fails_too() {
     assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET spdy"]);
 }
 
+/// A session that was opened ahead, and whose line is dead when it is first used.
+async fn dial_on_a_dead_line(server: &Server, forwarder: &Forwarder, uid: &str) {
+    let uid = Some(uid.to_owned());
+    let to = PodPort { uid, ..to(ECHO) };
+    let (swallow, ok) = (Answer::Swallow, Answer::Upgrade);
+    server.change([swallow, swallow, swallow, ok]);
+    forwarder.warm(&to);
+    settle().await;
+    server.change([ok; 4]);
+    server.asked();
+    let mut stream = forwarder.clone().oneshot(to).await.unwrap();
+    echo(&mut stream, b"hello").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_session_without_an_answer_is_not_held_against_its_transport() {
+    let server = Server::new([Answer::Upgrade; 4]);
+    let forwarder = server.forwarder(AUTO);
+    dial_on_a_dead_line(&server, &forwarder, "first").await;
+    assert_eq!(server.asked(), ["POST spdy"]);
+    // A new one is, until the transport is tried again.
+    let (swallow, ok) = (Answer::Swallow, Answer::Upgrade);
+    server.change([swallow, swallow, ok, ok]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    server.change([ok; 4]);
+    advance(Duration::from_secs(601)).await;
+    dial_anew(&forwarder).await.unwrap();
+    settle().await;
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
 // === what a refusal means ===
 
 #[tokio::test(start_paused = true)]
