@@ -280,7 +280,10 @@ impl PortForwardApi {
             }
             Err(no) => {
                 asked.refused(Transport::WsV4, no)?;
-                self.memory().forget();
+                let mut memory = self.memory();
+                if memory.channel.is_some() {
+                    memory.forget();
+                }
                 Err(asked.rejected())
             }
         }

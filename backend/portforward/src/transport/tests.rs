@@ -515,6 +515,22 @@ async fn a_refusal_for_good_is_the_answer_if_the_slow_transport_fails_too() {
     assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET spdy"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_never_worked_is_no_reason_to_forget() {
+    let ok = Answer::Upgrade;
+    let server = Server::new([UNKNOWN, UNKNOWN, ok, UNKNOWN]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    // A channel is tried beside the slow upgrade, and refused.
+    server.change([UNKNOWN, UNKNOWN, Answer::Late(6, &Answer::Upgrade), UNKNOWN]);
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws", "GET ws"]);
+    server.change([ok; 4]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws"]);
+}
+
 /// A session that was opened ahead, and whose line is dead when it is first used.
 async fn dial_on_a_dead_line(server: &Server, forwarder: &Forwarder, uid: &str) {
     let uid = Some(uid.to_owned());
