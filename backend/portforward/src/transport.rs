@@ -224,8 +224,14 @@ impl PortForwardApi {
         running: &[(Transport, Instant)],
         mut tried: FuturesUnordered<impl Future<Output = (Transport, Attempted)> + Send + 'static>,
     ) {
+        let mut before = [TransportHealth::Fit; Transport::ALL.len()];
         for (transport, _) in running {
-            self.memory().known[*transport as usize] = TransportHealth::Silent(Instant::now());
+            let index = *transport as usize;
+            let silent = TransportHealth::Silent(Instant::now());
+            before[index] = match std::mem::replace(&mut self.memory().known[index], silent) {
+                TransportHealth::Silent(_) => TransportHealth::Fit,
+                known => known,
+            };
         }
         let (api, mut asked) = (self.clone(), TriedTransports::new(pod.clone()));
         tokio::spawn(async move {
@@ -233,7 +239,7 @@ impl PortForwardApi {
                 match attempted {
                     Ok(_) => api.memory().worked(transport, &[]),
                     Err(failed) => {
-                        api.memory().known[transport as usize] = TransportHealth::Fit;
+                        api.memory().known[transport as usize] = before[transport as usize];
                         // What says nothing of the transport leaves it as it was.
                         if asked.failed(transport, failed).is_ok() {
                             api.memory().worked(instead, &asked.tried);

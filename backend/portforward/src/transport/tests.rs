@@ -531,6 +531,21 @@ async fn a_channel_that_never_worked_is_no_reason_to_forget() {
     assert_eq!(server.asked(), ["GET spdy-ws"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_second_failure_counts_though_another_transport_was_faster() {
+    let ok = Answer::Upgrade;
+    let server = Server::new([Answer::Cut, Answer::Cut, ok, ok]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    server.change([Answer::Late(3, &Answer::Cut), ok, ok, ok]);
+    dial_anew(&forwarder).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    server.change([ok; 4]);
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws"]);
+}
+
 /// A session that was opened ahead, and whose line is dead when it is first used.
 async fn dial_on_a_dead_line(server: &Server, forwarder: &Forwarder, uid: &str) {
     let uid = Some(uid.to_owned());
