@@ -92,18 +92,24 @@ impl Pool {
     /// Sends the PINGs of a probe.
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
         tracing::trace!(%pod, session = id, "probing");
-        let (pool, pod) = (Arc::downgrade(self), pod.clone());
+        let pinging = PingTask {
+            pool: Arc::downgrade(self),
+            pod: pod.clone(),
+            id,
+            round,
+        };
         // The keeper's runtime: a stream may be dropped outside of any.
         let Some(runtime) = self.state().runtime.clone() else {
             return;
         };
         runtime.spawn(async move {
+            let PingTask { pool, pod, .. } = &pinging;
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error means that the session has ended, which is handled elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
                 tracing::trace!(%pod, session = id, round, "echo");
                 match pool.upgrade() {
-                    Some(pool) => pool.echo(&pod, id, round),
+                    Some(pool) => pool.echo(pod, id, round),
                     None => return,
                 }
             }
@@ -167,6 +173,25 @@ impl Pool {
             self.ping(&pod, id, handle, round);
         }
         busy
+    }
+}
+
+/// A round of PINGs. If it is dropped before its echoes have come, because no keeper runs or its runtime has ended, the
+/// round says nothing of the session: the keeper starts another.
+struct PingTask {
+    pool: Weak<Pool>,
+    pod: Arc<PodId>,
+    id: u64,
+    round: u64,
+}
+
+impl Drop for PingTask {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade()
+            && let Some(entry) = pool.state().entry(&self.pod, self.id)
+        {
+            entry.probe.abandon(self.round);
+        }
     }
 }
 
@@ -256,7 +281,9 @@ impl Look<'_> {
             l.asked()
                 .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))
         };
-        let due = silent || self.entry.connections.iter().any(overdue);
+        // A suspicion is without a probe if there was no keeper to send it.
+        let suspect = self.entry.probe.is_suspect();
+        let due = silent || suspect || self.entry.connections.iter().any(overdue);
         if self.entry.stalled {
             return None;
         }
