@@ -83,6 +83,8 @@ pub(crate) struct ConnectionCounters {
     answered: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
+    /// How much of `written` the last PINGs followed.
+    marked: AtomicU64,
     /// How much of `written` the session is known to have carried.
     proven: AtomicU64,
     last_write: AtomicU64,
@@ -115,6 +117,7 @@ impl ConnectionCounters {
             answered: AtomicBool::new(false),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
             proven: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             asked: AtomicU64::new(0),
@@ -276,10 +279,14 @@ impl ConnectionCounters {
 
     // === what the pool decides ===
 
-    /// The session has carried everything sent until then.
+    /// The session's PINGs are sent now.
+    pub(crate) fn mark(&self) {
+        self.marked.store(self.written.load(Relaxed), Relaxed);
+    }
+
+    /// The PINGs that were sent at `until` have come back: the session has carried everything before them.
     pub(crate) fn prove(&self, until: u64) {
-        let written = self.written.load(Relaxed);
-        self.proven.store(written, Relaxed);
+        self.proven.store(self.marked.load(Relaxed), Relaxed);
         if self.asked().is_some() {
             let later = Some(self.last_write()).filter(|&at| at > until);
             self.asked.store(later.unwrap_or(0), Relaxed);
@@ -367,6 +374,19 @@ mod tests {
         assert_eq!(connection.asked(), Some(11));
         connection.heard(1);
         assert_eq!(connection.asked(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_does_not_prove_an_upload_sent_after_it() {
+        let epoch = Epoch::new();
+        let connection = ConnectionCounters::new(epoch);
+        connection.wrote(200 * 1024);
+        advance(Duration::from_millis(5)).await;
+        let probe = epoch.now();
+        connection.mark();
+        connection.wrote(200 * 1024);
+        connection.prove(probe);
+        assert!(connection.is_upload());
     }
 
     #[tokio::test(start_paused = true)]

@@ -98,10 +98,14 @@ impl Pool {
             id,
             round,
         };
+        let mut state = self.state();
+        if let Some(entry) = state.entry(pod, id) {
+            entry.connections.iter().for_each(|c| c.mark());
+        }
         // The keeper's runtime: a stream may be dropped outside of any.
-        let Some(runtime) = self.state().runtime.clone() else {
-            return;
-        };
+        let runtime = state.runtime.clone();
+        drop(state);
+        let Some(runtime) = runtime else { return };
         runtime.spawn(async move {
             let PingTask { pool, pod, .. } = &pinging;
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
