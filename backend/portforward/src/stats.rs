@@ -1,7 +1,8 @@
 //! Counters of a forwarder, and lock-free counters of each of its connections.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::Wake;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -99,6 +100,8 @@ pub(crate) struct ConnectionCounters {
     reads_on: AtomicBool,
     /// When the client's end was sent to the Pod; 0 for not yet.
     passed_on: AtomicU64,
+    /// When the forward's end was received, read or not; 0 where that is not known.
+    forward_ended: AtomicU64,
     pod_ended: AtomicBool,
     cut: AtomicBool,
     failed: OnceLock<&'static str>,
@@ -128,6 +131,7 @@ impl ConnectionCounters {
             client_ended: AtomicBool::new(false),
             reads_on: AtomicBool::new(false),
             passed_on: AtomicU64::new(0),
+            forward_ended: AtomicU64::new(0),
             pod_ended: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -186,6 +190,14 @@ impl ConnectionCounters {
         self.passed_on.store(self.epoch.now(), Relaxed);
     }
 
+    /// The forward has ended on the other side; its last data may still be unread.
+    pub(crate) fn forward_ended(&self) {
+        let now = self.epoch.now();
+        let _ = self
+            .forward_ended
+            .compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
     /// Also wakes the task that waits to pass the client's end on.
     pub(crate) fn pod_ended(&self) {
         self.pod_ended.store(true, Relaxed);
@@ -233,6 +245,11 @@ impl ConnectionCounters {
     /// When the client's end was sent to the Pod.
     pub(crate) fn passed_on_at(&self) -> Option<u64> {
         Some(self.passed_on.load(Relaxed)).filter(|&mark| mark != 0)
+    }
+
+    /// When the forward's end was received, if that is known.
+    pub(crate) fn forward_ended_at(&self) -> Option<u64> {
+        Some(self.forward_ended.load(Relaxed)).filter(|&mark| mark != 0)
     }
 
     /// Whether the client is known to read although it has ended its side, so that it is half-closed and not closed.
@@ -331,6 +348,13 @@ impl ConnectionCounters {
     /// Waker of the stream's shutdown, used by [`ConnectionCounters::cut`], [`ConnectionCounters::fail`] and at the Pod's end.
     pub(crate) fn ender(&self) -> &AtomicWaker {
         &self.ender
+    }
+}
+
+/// The waker of the error stream, while nobody reads that: it has something to read when the forward has ended.
+impl Wake for ConnectionCounters {
+    fn wake(self: Arc<Self>) {
+        self.forward_ended();
     }
 }
 

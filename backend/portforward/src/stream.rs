@@ -144,6 +144,18 @@ impl PodStream {
         })
     }
 
+    /// Notes when the forward's end comes, however late a slow client reads up to it.
+    fn watch_end(&mut self) {
+        let waker = self.lease.end_waker();
+        if self
+            .carrier
+            .poll_over(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
+            self.lease.connection().forward_ended();
+        }
+    }
+
     fn check_writable(&self) -> io::Result<()> {
         let connection = self.lease.connection();
         match (&self.write, &self.read) {
@@ -289,6 +301,7 @@ impl AsyncWrite for PodStream {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
                     this.lease.connection().passed_on();
+                    this.watch_end();
                     this.write = Write::Finished;
                 }
                 Write::Finished => return Poll::Ready(Ok(())),
@@ -310,6 +323,14 @@ impl Carrier {
             Self::Pair(pair) => pair.over(),
             // The connection has ended.
             Self::Channel(_) => {}
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Pair(pair) => pair.poll_over(cx),
+            // Its end is the client's, whenever it comes.
+            Self::Channel(_) => Poll::Pending,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Waker;
 
 use kubevpn_spdy::StreamId;
 use tokio::time::Instant;
@@ -141,15 +142,22 @@ impl Lease {
         }
     }
 
-    /// Whether the Pod's end, seen now, may be caused by the client's end that was passed on before.
+    /// A waker to note the end of the forward with.
+    pub(crate) fn end_waker(&self) -> Waker {
+        self.connection.clone().into()
+    }
+
+    /// Whether the Pod's end may be caused by the client's end that was passed on before.
     ///
-    /// The container runtime ends a session's stream one second after it has read the client's end: an earlier end is
-    /// the Pod's own. A channel ends with the client's side.
+    /// The container runtime ends a session's stream one second after it has read the client's end: an end that was
+    /// received earlier is the Pod's own, whenever it is read. A channel ends with the client's side.
     pub(crate) fn ended_by_the_clock(&self) -> bool {
         let Some(passed_on) = self.connection.passed_on_at() else {
             return false;
         };
-        let since = self.pool.epoch.now().saturating_sub(passed_on);
+        let ended = self.connection.forward_ended_at();
+        let ended = ended.unwrap_or_else(|| self.pool.epoch.now());
+        let since = ended.saturating_sub(passed_on);
         self.session.is_none() || since >= RUNTIME_CLOCK
     }
 

@@ -144,3 +144,20 @@ async fn a_dropped_stream_is_gone_at_once() {
     sleep(2 * S).await;
     assert_eq!(node.forwards(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_ends_in_time_and_is_read_late_is_whole() {
+    let config = Config {
+        linger: 5 * S / 2,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    // The Pod answers and ends after 3 s, within a second of the client's end that it was told of.
+    let mut stream = dial(&pool, SLOW).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    stream.shutdown().await.unwrap();
+    sleep(10 * S).await;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"0123456789");
+}
