@@ -121,7 +121,8 @@ impl PodStream {
         let failed = told.is_some();
         let failure = match self.lease.connection().failed() {
             Some(reason) => Some(aborted(reason)),
-            None => told.or(failure).or_else(|| self.cut_short()),
+            // A channel that no longer answers after its close has ended by the close.
+            None => told.or_else(|| self.cut_short()).or(failure),
         };
         self.carrier.over();
         self.lease.pod_ended(failed);

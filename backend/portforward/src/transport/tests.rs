@@ -853,6 +853,25 @@ async fn a_channel_that_was_full_is_pinged_again_when_it_has_drained() {
     assert!(pings.await.unwrap() > 10);
 }
 
+/// After the close nothing may be sent that would be answered.
+#[tokio::test(start_paused = true)]
+async fn a_channel_whose_close_is_not_answered_may_be_cut_short() {
+    let server = Server::new([Answer::Upgrade; 4]);
+    let config = Config {
+        transport: TransportChoice::Only(Transport::WsV4),
+        linger: Duration::from_secs(1),
+        ..Config::default()
+    };
+    let forwarder = Forwarder::new(server.client(), config);
+    let (mut read, mut write) = split(dial(&forwarder, MUTE).await.unwrap());
+    let mut rest = Vec::new();
+    let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
+    let (shut, got) = soon(both).await;
+    shut.unwrap();
+    let error = got.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn shutdown_ends_channels_too() {
     let (_server, forwarder) = channels();
