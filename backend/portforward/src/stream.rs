@@ -216,7 +216,7 @@ impl Stream for PodStream {
     }
 
     fn no_reader(&mut self) {
-        self.lease.connection().cut();
+        self.lease.no_reader();
     }
 }
 

@@ -120,10 +120,20 @@ impl Lease {
     pub(crate) fn client_ended(&self) {
         let mut state = self.pool.state();
         self.change(&mut state, ConnectionCounters::client_ended);
-        if !self.connection.has_pod_ended() {
+        if !self.connection.has_pod_ended() && !self.connection.is_cut() {
             let lingering = &mut state.pod(&self.pod).lingering;
             lingering.push(self.connection.clone());
             trim(lingering, &self.pool.config);
+        }
+    }
+
+    /// The client has closed, before or after it ended its side: its end is not held back.
+    pub(crate) fn no_reader(&self) {
+        self.connection.cut();
+        if !self.connection.is_live() {
+            let others = |c: &Arc<ConnectionCounters>| !Arc::ptr_eq(c, &self.connection);
+            let mut state = self.pool.state();
+            state.pod(&self.pod).lingering.retain(others);
         }
     }
 
