@@ -267,8 +267,8 @@ impl Pair {
         self.ended || self.error.as_ref().is_none_or(SpdyStream::is_readable)
     }
 
-    /// Ready when the forward has ended on the other side. Pending without waking later if the error stream has no reply
-    /// yet.
+    /// Ready when the forward has ended on the other side. Pending without a later wake-up if the error stream has no
+    /// reply yet.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.error {
             Some(error) if !self.ended => {

@@ -205,8 +205,8 @@ impl Pool {
         // The dial does not wait for upgrades that others ask for later.
         let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
         let all_failed = failed >= self.config.upgrades_at_once;
-        // A Pod without a session that takes the connection may always open one. Sessions that are retired, going away, or
-        // silent since this dial failed on one of them are not among the views.
+        // A Pod without a session that takes the connection may always open one. Sessions that are retired, going
+        // away, or silent since this dial failed on one of them are not among the views.
         let first = views.is_empty() && pod.opening == 0;
         let demand = Demand {
             held: pod.sessions(),
@@ -481,7 +481,7 @@ impl Pool {
     }
 }
 
-/// Spawns a task, which must not be done under a lock: a runtime that is ending drops the task at once, with its guards.
+/// Spawns a task, which must not be done under a lock: a runtime that is ending drops the task and its guards at once.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task.with_current_subscriber());
 }
