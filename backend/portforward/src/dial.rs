@@ -143,6 +143,7 @@ impl Dial<'_> {
             lease,
             handle,
             transport,
+            opened,
             request,
             good,
         } = taken;
@@ -159,7 +160,8 @@ impl Dial<'_> {
         };
         lease.named(pair.id());
         let unheard = |failure| {
-            if handle.stats().received == 0 {
+            // The line of an older session may have died; the next attempt opens one.
+            if handle.stats().received == 0 && opened >= self.began {
                 self.pool.opener().unheard(transport);
             }
             failure

@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -264,6 +264,20 @@ impl Pair {
     /// that nobody reads stops one of them for good.
     fn is_over(&self) -> bool {
         self.ended || self.error.as_ref().is_none_or(SpdyStream::is_readable)
+    }
+
+    /// Ready when the forward has ended on the other side. Pending without a later wake-up if the error stream has no
+    /// reply yet.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.error {
+            Some(error) if !self.ended => {
+                // The reply would wake too.
+                let mut unwoken = Context::from_waker(Waker::noop());
+                ready!(error.poll_replied(&mut unwoken))
+                    .map_or(Poll::Ready(()), |_| error.poll_readable(cx))
+            }
+            _ => Poll::Ready(()),
+        }
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -18,7 +18,7 @@
 //! * A retired session gets no new connection and is closed with its last one.
 //!
 //! Lock order: the pool's lock, then a session's (in `kubevpn_spdy`). Neither is held across an await or while a task is
-//! spawned.
+//! spawned: a runtime that is ending drops the task at once, and its guard takes the pool's lock.
 
 mod choose;
 mod keep;
@@ -31,7 +31,7 @@ mod tests;
 mod warm;
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use kubevpn_spdy::{Config as SpdyConfig, Session, SessionError, Unread};
 use tokio::sync::Notify;
@@ -48,7 +48,7 @@ use crate::error::{ForwardError, Rejection};
 use crate::news::{SessionName, SessionNews, SessionObserver, SessionState};
 use crate::pod::PodId;
 use crate::stats::{ConnectionCounters, Epoch, Stats};
-use crate::transport::{OpenedSession, Opener, SessionIo};
+use crate::transport::{BoxFuture, OpenedSession, Opener, SessionIo};
 
 /// All sessions of a forwarder.
 pub(crate) struct Pool {
@@ -70,6 +70,7 @@ pub(crate) struct TakenSession {
     pub(crate) lease: Lease,
     pub(crate) handle: Session,
     pub(crate) transport: Transport,
+    pub(crate) opened: Instant,
     pub(crate) request: u64,
     /// The port is known to be good.
     pub(crate) good: bool,
@@ -166,8 +167,21 @@ impl Pool {
         id: &Arc<PodId>,
         ask: &mut SessionSearch,
     ) -> Result<SearchStep, ForwardError> {
+        let mut upgrade = None;
+        let step = self.decide(&mut self.state(), id, ask, &mut upgrade);
+        upgrade.into_iter().for_each(spawn);
+        step
+    }
+
+    /// The next step of a dial, and the upgrade to start for it.
+    fn decide(
+        self: &Arc<Self>,
+        state: &mut PoolState,
+        id: &Arc<PodId>,
+        ask: &mut SessionSearch,
+        upgrade: &mut Option<BoxFuture<()>>,
+    ) -> Result<SearchStep, ForwardError> {
         let now = self.epoch.now();
-        let mut state = self.state();
         if state.shut {
             return Err(ForwardError::ShutDown);
         }
@@ -175,7 +189,7 @@ impl Pool {
         let crowded = state.sessions >= limit;
         // Below half of the limit a Pod may have more than one session; its first is always allowed.
         let ample = 2 * extras < limit;
-        let below_limit = extras < limit || state.idle().is_some();
+        let below_limit = extras < limit || state.idle_extra().is_some();
         let quick = state.upgrades_take(self.config.share_after);
         let pod = state.pod(id);
         self.check_streams(id, pod)?;
@@ -191,8 +205,11 @@ impl Pool {
         // The dial does not wait for upgrades that others ask for later.
         let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
         let all_failed = failed >= self.config.upgrades_at_once;
-        let first = pod.sessions.iter().all(|e| e.retired) && pod.opening == 0;
+        // A Pod without a session that takes the connection may always open one. Sessions that are retired, going
+        // away, or silent since this dial failed on one of them are not among the views.
+        let first = views.is_empty() && pod.opening == 0;
         let demand = Demand {
+            held: pod.sessions(),
             opening: if all_failed { 0 } else { pod.opening },
             waiting: pod.waiting - usize::from(ask.waits),
             room: (first || below_limit) && failed == 0,
@@ -221,10 +238,15 @@ impl Pool {
             pod.want_spare(now);
         }
         if open {
-            if crowded && let Some(idle) = state.idle() {
+            let idle = match () {
+                () if extras >= limit && !first => state.idle_extra(),
+                () if crowded => state.idle(),
+                () => None,
+            };
+            if let Some(idle) = idle {
                 idle.retire();
             }
-            self.open(&mut state, id, false);
+            *upgrade = Some(self.open(state, id, false));
         }
         let pod = state.pod(id);
         let index = match what {
@@ -236,9 +258,13 @@ impl Pool {
                 return Ok(SearchStep::Wait(pod.changed.clone().notified_owned()));
             }
             SessionChoice::Full => {
+                let (what, limit) = match first || below_limit {
+                    true => (format!("pod {id}"), 2 * self.config.sessions_per_pod),
+                    false => ("this program".into(), self.config.sessions),
+                };
                 return Err(ForwardError::Overloaded {
-                    what: "this program".into(),
-                    limit: self.config.sessions,
+                    what,
+                    limit,
                     of: "sessions",
                 });
             }
@@ -253,6 +279,7 @@ impl Pool {
         Ok(SearchStep::Take(Box::new(TakenSession {
             handle: entry.handle.clone(),
             transport: entry.transport,
+            opened: entry.opened,
             request: entry.request,
             lease: Lease::new(self, id, ask.port, connection, Some(entry)),
             good,
@@ -291,8 +318,13 @@ impl Pool {
         })
     }
 
-    /// Starts an upgrade: for a dial that waits, or `ahead` of any.
-    fn open(self: &Arc<Self>, state: &mut PoolState, id: &Arc<PodId>, ahead: bool) {
+    /// An upgrade, to be spawned: for a dial that waits, or `ahead` of any.
+    fn open(
+        self: &Arc<Self>,
+        state: &mut PoolState,
+        id: &Arc<PodId>,
+        ahead: bool,
+    ) -> BoxFuture<()> {
         state.gain(id);
         state.counts.upgrades += 1;
         state.pod(id).opening += 1;
@@ -308,7 +340,7 @@ impl Pool {
             ))),
         };
         let asked = self.opener.session(id.clone());
-        let upgrade = async move {
+        Box::pin(async move {
             let failed = match asked.await {
                 Ok(OpenedSession::Session(io, transport)) => {
                     opening.pool.state().upgrade_took(began.elapsed());
@@ -322,8 +354,7 @@ impl Pool {
                 }
             };
             opening.done(failed);
-        };
-        tokio::spawn(upgrade.with_current_subscriber());
+        })
     }
 
     /// Adds a new session to the pool.
@@ -357,7 +388,7 @@ impl Pool {
             handle,
             transport,
             connections: Vec::new(),
-            began: now,
+            opened: Instant::now(),
             used: now,
             ahead,
             request: 0,
@@ -369,14 +400,16 @@ impl Pool {
         drop(state);
         tracing::info!(%pod, %transport, session = id, "session begins");
         self.tell(|| SessionNews::Opened(SessionName::new(pod, id), transport));
-        let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        let driving = async move {
-            let why = driver.await;
-            if let Some(pool) = pool.upgrade() {
-                pool.session_ended(&pod, id, &why);
-            }
+        let driven = DrivenSession {
+            pool: Arc::downgrade(self),
+            pod: pod.clone(),
+            id,
+            why: SessionError::DriverGone,
         };
-        tokio::spawn(driving.with_current_subscriber());
+        spawn(async move {
+            let why = driver.await;
+            driven.done(why);
+        });
         self.busy.notify_one();
     }
 
@@ -409,7 +442,7 @@ impl Pool {
     }
 
     pub(crate) fn sessions(&self) -> Vec<SessionState> {
-        self.state().sessions(self.epoch)
+        self.state().sessions()
     }
 
     pub(crate) fn tell_to(&self, told: SessionObserver) {
@@ -448,6 +481,11 @@ impl Pool {
     }
 }
 
+/// Spawns a task, which must not be done under a lock: a runtime that is ending drops the task and its guards at once.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task.with_current_subscriber());
+}
+
 /// A dial's state while it looks for a session.
 struct SessionSearch {
     port: u16,
@@ -468,6 +506,28 @@ struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.pool.state().pod(&self.pod).waiting -= 1;
+    }
+}
+
+/// A session whose driver runs. Its end is noted even if the driver panics, or is dropped with its runtime.
+struct DrivenSession {
+    pool: Weak<Pool>,
+    pod: Arc<PodId>,
+    id: u64,
+    why: SessionError,
+}
+
+impl DrivenSession {
+    fn done(mut self, why: SessionError) {
+        self.why = why;
+    }
+}
+
+impl Drop for DrivenSession {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.session_ended(&self.pod, self.id, &self.why);
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Counters of a forwarder, and lock-free counters of each of its connections.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::task::Wake;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
@@ -83,6 +84,8 @@ pub(crate) struct ConnectionCounters {
     answered: AtomicBool,
     read: AtomicU64,
     written: AtomicU64,
+    /// How much of `written` the last PINGs followed.
+    marked: AtomicU64,
     /// How much of `written` the session is known to have carried.
     proven: AtomicU64,
     last_write: AtomicU64,
@@ -97,6 +100,8 @@ pub(crate) struct ConnectionCounters {
     reads_on: AtomicBool,
     /// When the client's end was sent to the Pod; 0 for not yet.
     passed_on: AtomicU64,
+    /// When the forward's end was received, read or not; 0 where that is not known.
+    forward_ended: AtomicU64,
     pod_ended: AtomicBool,
     cut: AtomicBool,
     failed: OnceLock<&'static str>,
@@ -115,6 +120,7 @@ impl ConnectionCounters {
             answered: AtomicBool::new(false),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
             proven: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             asked: AtomicU64::new(0),
@@ -125,6 +131,7 @@ impl ConnectionCounters {
             client_ended: AtomicBool::new(false),
             reads_on: AtomicBool::new(false),
             passed_on: AtomicU64::new(0),
+            forward_ended: AtomicU64::new(0),
             pod_ended: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             failed: OnceLock::new(),
@@ -183,6 +190,14 @@ impl ConnectionCounters {
         self.passed_on.store(self.epoch.now(), Relaxed);
     }
 
+    /// The forward has ended on the other side; its last data may still be unread.
+    pub(crate) fn forward_ended(&self) {
+        let now = self.epoch.now();
+        let _ = self
+            .forward_ended
+            .compare_exchange(0, now, Relaxed, Relaxed);
+    }
+
     /// Also wakes the task that waits to pass the client's end on.
     pub(crate) fn pod_ended(&self) {
         self.pod_ended.store(true, Relaxed);
@@ -232,6 +247,11 @@ impl ConnectionCounters {
         Some(self.passed_on.load(Relaxed)).filter(|&mark| mark != 0)
     }
 
+    /// When the forward's end was received, if that is known.
+    pub(crate) fn forward_ended_at(&self) -> Option<u64> {
+        Some(self.forward_ended.load(Relaxed)).filter(|&mark| mark != 0)
+    }
+
     /// Whether the client is known to read although it has ended its side, so that it is half-closed and not closed.
     pub(crate) fn reads_on(&self) -> bool {
         self.reads_on.load(Relaxed)
@@ -276,10 +296,14 @@ impl ConnectionCounters {
 
     // === what the pool decides ===
 
-    /// The session has carried everything sent until then.
+    /// The session's PINGs are sent now.
+    pub(crate) fn mark(&self) {
+        self.marked.store(self.written.load(Relaxed), Relaxed);
+    }
+
+    /// The PINGs that were sent at `until` have come back: the session has carried everything before them.
     pub(crate) fn prove(&self, until: u64) {
-        let written = self.written.load(Relaxed);
-        self.proven.store(written, Relaxed);
+        self.proven.store(self.marked.load(Relaxed), Relaxed);
         if self.asked().is_some() {
             let later = Some(self.last_write()).filter(|&at| at > until);
             self.asked.store(later.unwrap_or(0), Relaxed);
@@ -327,6 +351,13 @@ impl ConnectionCounters {
     }
 }
 
+/// The waker of the error stream, while nobody reads that: it has something to read when the forward has ended.
+impl Wake for ConnectionCounters {
+    fn wake(self: Arc<Self>) {
+        self.forward_ended();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::time::advance;
@@ -367,6 +398,19 @@ mod tests {
         assert_eq!(connection.asked(), Some(11));
         connection.heard(1);
         assert_eq!(connection.asked(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_does_not_prove_an_upload_sent_after_it() {
+        let epoch = Epoch::new();
+        let connection = ConnectionCounters::new(epoch);
+        connection.wrote(200 * 1024);
+        advance(Duration::from_millis(5)).await;
+        let probe = epoch.now();
+        connection.mark();
+        connection.wrote(200 * 1024);
+        connection.prove(probe);
+        assert!(connection.is_upload());
     }
 
     #[tokio::test(start_paused = true)]

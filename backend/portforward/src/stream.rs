@@ -121,7 +121,8 @@ impl PodStream {
         let failed = told.is_some();
         let failure = match self.lease.connection().failed() {
             Some(reason) => Some(aborted(reason)),
-            None => told.or(failure).or_else(|| self.cut_short()),
+            // A channel that no longer answers after its close has ended by the close.
+            None => told.or_else(|| self.cut_short()).or(failure),
         };
         self.carrier.over();
         self.lease.pod_ended(failed);
@@ -142,6 +143,18 @@ impl PodStream {
             kind: io::ErrorKind::UnexpectedEof,
             said: said.into(),
         })
+    }
+
+    /// Notes when the forward's end comes, however late a slow client reads up to it.
+    fn watch_end(&mut self) {
+        let waker = self.lease.end_waker();
+        if self
+            .carrier
+            .poll_over(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
+            self.lease.connection().forward_ended();
+        }
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -203,7 +216,7 @@ impl Stream for PodStream {
     }
 
     fn no_reader(&mut self) {
-        self.lease.connection().cut();
+        self.lease.no_reader();
     }
 }
 
@@ -289,6 +302,7 @@ impl AsyncWrite for PodStream {
                         tracing::trace!(via = %this.via, %error, "already ended");
                     }
                     this.lease.connection().passed_on();
+                    this.watch_end();
                     this.write = Write::Finished;
                 }
                 Write::Finished => return Poll::Ready(Ok(())),
@@ -310,6 +324,14 @@ impl Carrier {
             Self::Pair(pair) => pair.over(),
             // The connection has ended.
             Self::Channel(_) => {}
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Pair(pair) => pair.poll_over(cx),
+            // Its end is the client's, whenever it comes.
+            Self::Channel(_) => Poll::Pending,
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) trait Opener: Send + Sync + 'static {
         tried: Vec<Rejection>,
     ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>>;
 
-    /// Reports that a session of this transport ended, or was given up, before a byte was received on it.
+    /// Reports that a new session of this transport ended, or was given up, before a byte was received on it.
     fn unheard(&self, _transport: Transport) {}
 }
 
@@ -91,8 +91,8 @@ enum TransportHealth {
     Fit,
     /// It failed once, in a way that may have been an accident.
     Doubtful,
-    /// Another was faster by so much that this one may never answer; what becomes of it is not known yet.
-    Silent,
+    /// It may never answer: since then, another was faster by much, or a new session received nothing.
+    Silent(Instant),
     /// It is turned down; when it was last found to be.
     Down(Instant),
 }
@@ -119,13 +119,15 @@ impl PortForwardApi {
     }
 
     /// Tries the transports in order, the next as soon as the last is turned down, or beside it once it has been
-    /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken.
+    /// silent for [`Config::transport_stagger`] (as RFC 8305 does with addresses). The first upgrade is taken. After a
+    /// final error no further transport is tried, but those under way are waited for.
     async fn ask_session(self, pod: Arc<PodId>) -> Result<OpenedSession, ForwardError> {
         self.look_again(&pod);
         let began = Instant::now();
         let mut asked = TriedTransports::new(pod);
         let mut order = self.order().into_iter();
         let (mut more, mut start, mut channels) = (true, true, false);
+        let mut last = None;
         let mut tried = FuturesUnordered::new();
         let mut running: Vec<(Transport, Instant)> = Vec::new();
         let mut stagger = pin!(sleep(self.config.transport_stagger));
@@ -145,7 +147,7 @@ impl PortForwardApi {
             let (transport, attempted) = tokio::select! {
                 biased;
                 Some(attempted) = tried.next() => attempted,
-                () = &mut stagger, if more && !tried.is_empty() => {
+                () = &mut stagger, if more && last.is_none() && !tried.is_empty() => {
                     start = true;
                     continue;
                 }
@@ -162,11 +164,19 @@ impl PortForwardApi {
                     }
                     return Ok(OpenedSession::Session(io, transport));
                 }
-                Err(failed) => {
-                    asked.failed(transport, failed)?;
-                    start = true;
-                }
+                Err(failed) => match asked.failed(transport, failed) {
+                    Ok(()) => start = last.is_none(),
+                    // Of the Pod and its node every transport says the same.
+                    Err(
+                        error @ (ForwardError::PodNotFound { .. }
+                        | ForwardError::NotForwarded { .. }),
+                    ) => return Err(error),
+                    Err(error) => last = Some(error),
+                },
             }
+        }
+        if let Some(error) = last {
+            return Err(error);
         }
         if !channels {
             return Err(asked.rejected());
@@ -214,8 +224,14 @@ impl PortForwardApi {
         running: &[(Transport, Instant)],
         mut tried: FuturesUnordered<impl Future<Output = (Transport, Attempted)> + Send + 'static>,
     ) {
+        let mut before = [TransportHealth::Fit; Transport::ALL.len()];
         for (transport, _) in running {
-            self.memory().known[*transport as usize] = TransportHealth::Silent;
+            let index = *transport as usize;
+            let silent = TransportHealth::Silent(Instant::now());
+            before[index] = match std::mem::replace(&mut self.memory().known[index], silent) {
+                TransportHealth::Silent(_) => TransportHealth::Fit,
+                known => known,
+            };
         }
         let (api, mut asked) = (self.clone(), TriedTransports::new(pod.clone()));
         tokio::spawn(async move {
@@ -223,7 +239,7 @@ impl PortForwardApi {
                 match attempted {
                     Ok(_) => api.memory().worked(transport, &[]),
                     Err(failed) => {
-                        api.memory().known[transport as usize] = TransportHealth::Fit;
+                        api.memory().known[transport as usize] = before[transport as usize];
                         // What says nothing of the transport leaves it as it was.
                         if asked.failed(transport, failed).is_ok() {
                             api.memory().worked(instead, &asked.tried);
@@ -270,7 +286,10 @@ impl PortForwardApi {
             }
             Err(no) => {
                 asked.refused(Transport::WsV4, no)?;
-                self.memory().forget();
+                let mut memory = self.memory();
+                if memory.channel.is_some() {
+                    memory.forget();
+                }
                 Err(asked.rejected())
             }
         }
@@ -313,17 +332,20 @@ impl TransportMemory {
         if fit.is_empty() {
             return Transport::ALL.to_vec();
         }
-        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent));
+        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent(_)));
         fit
     }
 
-    /// Transports with sessions whose rejection is older than [`Config::transport_retry`]. Their time starts again.
+    /// Transports with sessions whose rejection or silence is older than [`Config::transport_retry`]. Their time starts
+    /// again.
     fn due(&mut self, now: Instant, config: &Config) -> Vec<Transport> {
         let sessions = [Transport::Spdy, Transport::SpdyWs];
         let due = sessions
             .into_iter()
             .filter(|t| match &mut self.known[*t as usize] {
-                TransportHealth::Down(at) if now.duration_since(*at) >= config.transport_retry => {
+                TransportHealth::Down(at) | TransportHealth::Silent(at)
+                    if now.duration_since(*at) >= config.transport_retry =>
+                {
                     *at = now;
                     true
                 }
@@ -345,7 +367,7 @@ impl TransportMemory {
             TransportHealth::Fit | TransportHealth::Doubtful
         ) {
             tracing::info!(%transport, "no answer over this transport, it is tried last");
-            self.known[transport as usize] = TransportHealth::Silent;
+            self.known[transport as usize] = TransportHealth::Silent(Instant::now());
         }
     }
 
@@ -365,7 +387,7 @@ impl TransportMemory {
             *known = match known {
                 _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
                 TransportHealth::Fit if failed && !rejection.silent => TransportHealth::Doubtful,
-                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent => {
+                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent(_) => {
                     tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
                     TransportHealth::Down(Instant::now())
                 }
@@ -416,9 +438,13 @@ impl TriedTransports {
 
     /// Notes that the method's verb is not granted. Error: no other verb is left.
     fn forbidden(&mut self, method: &Method, message: String) -> Result<(), ForwardError> {
-        self.verbs.push(verb(method));
+        let verb = verb(method);
+        if !self.verbs.contains(&verb) {
+            self.verbs.push(verb);
+            self.verbs.sort_unstable();
+        }
         self.said = message;
-        if verb(method) == "create" {
+        if verb == "create" {
             return Ok(());
         }
         Err(self.not_granted())

@@ -38,6 +38,7 @@ struct MockState {
     dropped: bool,
     released: bool,
     no_reader: bool,
+    shutdown_asked_for_a_reader: bool,
     drain: Drain,
     wakers: Vec<Waker>,
 }
@@ -149,6 +150,11 @@ impl MockControl {
         self.state().no_reader
     }
 
+    /// Whether a shutdown was asked before it was said that nobody reads.
+    pub(crate) fn shutdown_asked_for_a_reader(&self) -> bool {
+        self.state().shutdown_asked_for_a_reader
+    }
+
     pub(crate) fn dropped(&self) -> bool {
         self.state().dropped
     }
@@ -218,6 +224,7 @@ impl AsyncWrite for Mock {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock().unwrap();
         state.shutdown_asked = true;
+        state.shutdown_asked_for_a_reader |= !state.no_reader;
         if let Some(kind) = state.shutdown_error {
             return Poll::Ready(Err(kind.into()));
         }

@@ -4,7 +4,7 @@
 //!   client ──read──▶ [up]   ──write──▶ upstream
 //!   client ◀─write── [down] ◀──read─── upstream
 //!
-//!   each direction:   Open ──end of file──▶ Ended ──all written──▶ Closing ──shut down──▶ Done
+//!   each direction:   Open ──end of file──▶ Ended ──all written──▶ Delivered ──▶ Closing ──shut down──▶ Done
 //! ```
 //!
 //! A direction does not know the other. This file decides for both: when the relay is over, whose error it
@@ -147,7 +147,7 @@ where
     let mut relay = Relay {
         client,
         upstream,
-        up: Direction::default(),
+        up: Direction::pausing(),
         down: Direction::default(),
         traffic: options.traffic,
         counted: (0, 0),
@@ -196,9 +196,18 @@ struct Relay<C, U> {
 
 impl<C: ClientIo, U: Stream> Relay<C, U> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let up = self.up.poll(cx, &mut self.client, &mut self.upstream);
+        let mut up = self.up.poll(cx, &mut self.client, &mut self.upstream);
         let down = self.down.poll(cx, &mut self.upstream, &mut self.client);
         self.count();
+        if self.up.is_before_shutdown() {
+            // An upstream that is told that nobody reads has nothing to wait for.
+            if !matches!(down, Poll::Ready(Err(_)))
+                && let Poll::Ready(end) = self.poll_gone(cx)
+            {
+                return Poll::Ready(end);
+            }
+            up = self.up.poll(cx, &mut self.client, &mut self.upstream);
+        }
 
         // The client is polled first: when it is gone, the upstream's reaction does not matter.
         let failed = match (up, down) {

@@ -32,13 +32,15 @@ pub(crate) struct SessionView {
 /// The other inputs of the choice.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Demand {
+    /// Sessions of the Pod, open or being opened, including those that take no new connections.
+    pub(crate) held: usize,
     /// Upgrades under way.
     pub(crate) opening: usize,
     /// Other dials that wait for an upgrade.
     pub(crate) waiting: usize,
     /// The limit on all sessions allows one more.
     pub(crate) room: bool,
-    /// How many sessions the Pod may have, not counting busy and suspect ones.
+    /// How many sessions the Pod may have, not counting full, busy and suspect ones.
     pub(crate) allowance: usize,
     /// Connections are opened in quick succession.
     pub(crate) hurried: bool,
@@ -80,12 +82,10 @@ pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> 
     let usable = |v: &&(usize, SessionView)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, SessionView)> = views.iter().copied().enumerate().collect();
 
-    // Busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
-    let joinable = |(_, v): &&(usize, SessionView)| !v.busy && !v.suspect;
-    let counted = views.iter().filter(joinable).count() + opening;
-    let room = demand.room
-        && counted < demand.allowance
-        && views.len() + opening < 2 * config.sessions_per_pod;
+    // Full, busy or suspect sessions do not count towards the allowance; the hard cap is twice `sessions_per_pod`.
+    let counted = views.iter().filter(usable).count() + opening;
+    let room =
+        demand.room && counted < demand.allowance && demand.held < 2 * config.sessions_per_pod;
 
     let free = || views.iter().filter(usable).filter(|(_, v)| v.live == 0);
     if demand.hurried {
@@ -154,6 +154,7 @@ mod tests {
     };
 
     const CALM: Demand = Demand {
+        held: 0,
         opening: 0,
         waiting: 0,
         room: true,
@@ -174,7 +175,8 @@ mod tests {
             upgrades_at_once: 2,
             ..Config::default()
         };
-        let Choice { what, open } = choose(views, demand, &config);
+        let held = views.len() + demand.opening;
+        let Choice { what, open } = choose(views, Demand { held, ..demand }, &config);
         (what, open)
     }
 
@@ -366,6 +368,19 @@ mod tests {
             pick(&[doubtful, live(5)], full),
             (SessionChoice::Share(1), false)
         );
+    }
+
+    #[test]
+    fn full_sessions_do_not_count() {
+        let full = SessionView {
+            full: true,
+            ..live(1)
+        };
+        let second = Demand {
+            allowance: 2,
+            ..CALM
+        };
+        assert_eq!(pick(&[full, full], second), (SessionChoice::Wait, true));
     }
 
     #[test]

@@ -9,14 +9,13 @@ use kubevpn_spdy::{ResetStatus, Session};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tracing::instrument::WithSubscriber as _;
 
 use crate::config::Config;
 use crate::news::{SessionName, SessionNews};
 use crate::pod::PodId;
-use crate::pool::Pool;
 use crate::pool::probe::{PINGS, ProbeVerdict, SessionActivity};
 use crate::pool::state::{PodSessions, SessionEntry, ms};
+use crate::pool::{Pool, spawn};
 use crate::stats::{ConnectionCounters, Epoch, Stats};
 
 const TICK: Duration = Duration::from_secs(1);
@@ -39,18 +38,19 @@ impl Pool {
     /// Starts the keeper if none runs, and wakes it.
     pub(crate) fn start_keeping(self: &Arc<Self>) {
         let mut state = self.state();
-        if state.runtime.is_none() {
-            let runtime = Handle::current();
-            let running = KeeperGuard(Arc::downgrade(self));
-            let keeping = keep(Arc::downgrade(self), self.busy.clone());
-            let keeper = async move {
-                let _running = running;
-                keeping.await;
-            };
-            runtime.spawn(keeper.with_current_subscriber());
-            state.runtime = Some(runtime);
+        let start = state.runtime.is_none() && !state.shut;
+        if start {
+            state.runtime = Some(Handle::current());
         }
         drop(state);
+        if start {
+            let running = KeeperGuard(Arc::downgrade(self));
+            let keeping = keep(Arc::downgrade(self), self.busy.clone());
+            spawn(async move {
+                let _running = running;
+                keeping.await;
+            });
+        }
         self.busy.notify_one();
     }
 
@@ -92,18 +92,28 @@ impl Pool {
     /// Sends the PINGs of a probe.
     fn ping(self: &Arc<Self>, pod: &Arc<PodId>, id: u64, handle: Session, round: u64) {
         tracing::trace!(%pod, session = id, "probing");
-        let (pool, pod) = (Arc::downgrade(self), pod.clone());
-        // The keeper's runtime: a stream may be dropped outside of any.
-        let Some(runtime) = self.state().runtime.clone() else {
-            return;
+        let pinging = PingTask {
+            pool: Arc::downgrade(self),
+            pod: pod.clone(),
+            id,
+            round,
         };
+        let mut state = self.state();
+        if let Some(entry) = state.entry(pod, id) {
+            entry.connections.iter().for_each(|c| c.mark());
+        }
+        // The keeper's runtime: a stream may be dropped outside of any.
+        let runtime = state.runtime.clone();
+        drop(state);
+        let Some(runtime) = runtime else { return };
         runtime.spawn(async move {
+            let PingTask { pool, pod, .. } = &pinging;
             let mut echoes: FuturesUnordered<_> = (0..PINGS).map(|_| handle.ping()).collect();
             // An error means that the session has ended, which is handled elsewhere.
             while let Some(Ok(_)) = echoes.next().await {
                 tracing::trace!(%pod, session = id, round, "echo");
                 match pool.upgrade() {
-                    Some(pool) => pool.echo(&pod, id, round),
+                    Some(pool) => pool.echo(pod, id, round),
                     None => return,
                 }
             }
@@ -167,6 +177,25 @@ impl Pool {
             self.ping(&pod, id, handle, round);
         }
         busy
+    }
+}
+
+/// A round of PINGs. If it is dropped before its echoes have come, because no keeper runs or its runtime has ended, the
+/// round says nothing of the session: the keeper starts another.
+struct PingTask {
+    pool: Weak<Pool>,
+    pod: Arc<PodId>,
+    id: u64,
+    round: u64,
+}
+
+impl Drop for PingTask {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade()
+            && let Some(entry) = pool.state().entry(&self.pod, self.id)
+        {
+            entry.probe.abandon(self.round);
+        }
     }
 }
 
@@ -256,7 +285,9 @@ impl Look<'_> {
             l.asked()
                 .is_some_and(|at| self.now.saturating_sub(at) >= ms(self.config.suspect_after))
         };
-        let due = silent || self.entry.connections.iter().any(overdue);
+        // A suspicion is without a probe if there was no keeper to send it.
+        let suspect = self.entry.probe.is_suspect();
+        let due = silent || suspect || self.entry.connections.iter().any(overdue);
         if self.entry.stalled {
             return None;
         }
@@ -305,6 +336,12 @@ impl Look<'_> {
 
     /// Ends a session that returns nothing, and fails all of its connections.
     fn evict(&mut self) {
+        let failed = |c: &Arc<ConnectionCounters>| c.failed().is_some();
+        let closed = self.entry.retired && !self.entry.handle.is_open();
+        if closed && self.entry.connections.iter().all(failed) {
+            // Its driver has not noticed yet.
+            return;
+        }
         tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.connections.len(), "session is dead");
         self.counts.evicted += 1;
         for connection in &self.entry.connections {

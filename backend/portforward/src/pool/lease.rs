@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Waker;
 
 use kubevpn_spdy::StreamId;
 use tokio::time::Instant;
@@ -119,10 +120,20 @@ impl Lease {
     pub(crate) fn client_ended(&self) {
         let mut state = self.pool.state();
         self.change(&mut state, ConnectionCounters::client_ended);
-        if !self.connection.has_pod_ended() {
+        if !self.connection.has_pod_ended() && !self.connection.is_cut() {
             let lingering = &mut state.pod(&self.pod).lingering;
             lingering.push(self.connection.clone());
             trim(lingering, &self.pool.config);
+        }
+    }
+
+    /// The client has closed, before or after it ended its side: its end is not held back.
+    pub(crate) fn no_reader(&self) {
+        self.connection.cut();
+        if !self.connection.is_live() {
+            let others = |c: &Arc<ConnectionCounters>| !Arc::ptr_eq(c, &self.connection);
+            let mut state = self.pool.state();
+            state.pod(&self.pod).lingering.retain(others);
         }
     }
 
@@ -141,15 +152,22 @@ impl Lease {
         }
     }
 
-    /// Whether the Pod's end, seen now, may be caused by the client's end that was passed on before.
+    /// A waker to note the end of the forward with.
+    pub(crate) fn end_waker(&self) -> Waker {
+        self.connection.clone().into()
+    }
+
+    /// Whether the Pod's end may be caused by the client's end that was passed on before.
     ///
-    /// The container runtime ends a session's stream one second after it has read the client's end: an earlier end is
-    /// the Pod's own. A channel ends with the client's side.
+    /// The container runtime ends a session's stream one second after it has read the client's end: an end that was
+    /// received earlier is the Pod's own, whenever it is read. A channel ends with the client's side.
     pub(crate) fn ended_by_the_clock(&self) -> bool {
         let Some(passed_on) = self.connection.passed_on_at() else {
             return false;
         };
-        let since = self.pool.epoch.now().saturating_sub(passed_on);
+        let ended = self.connection.forward_ended_at();
+        let ended = ended.unwrap_or_else(|| self.pool.epoch.now());
+        let since = ended.saturating_sub(passed_on);
         self.session.is_none() || since >= RUNTIME_CLOCK
     }
 

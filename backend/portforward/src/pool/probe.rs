@@ -131,6 +131,13 @@ impl Probe {
         Some(self.round)
     }
 
+    /// The round's echoes cannot be noted any more, or its PINGs were never sent.
+    pub(crate) fn abandon(&mut self, round: u64) {
+        if round == self.round {
+            self.running = None;
+        }
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
     }

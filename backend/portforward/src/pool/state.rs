@@ -8,6 +8,7 @@ use std::time::Duration;
 use kubevpn_spdy::{ResetStatus, Session};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
@@ -15,7 +16,7 @@ use crate::news::{SessionHealth, SessionState};
 use crate::pod::PodId;
 use crate::pool::choose::SessionView;
 use crate::pool::probe::Probe;
-use crate::stats::{ConnectionCounters, Epoch, Stats};
+use crate::stats::{ConnectionCounters, Stats};
 
 /// How long a spare session is kept after a connection found none free, in milliseconds.
 const SPARE: u64 = 60_000;
@@ -117,7 +118,7 @@ pub(crate) struct SessionEntry {
     pub(crate) transport: Transport,
     /// Its connections, including those that only wait for their end.
     pub(crate) connections: Vec<Arc<ConnectionCounters>>,
-    pub(crate) began: u64,
+    pub(crate) opened: Instant,
     pub(crate) used: u64,
     /// Opened ahead of need, and not used by a connection yet.
     pub(crate) ahead: bool,
@@ -134,6 +135,13 @@ pub(crate) struct SessionEntry {
 
 pub(crate) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn longest_idle<'a>(
+    entries: impl Iterator<Item = &'a mut SessionEntry>,
+) -> Option<&'a mut SessionEntry> {
+    let idle = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
+    entries.filter(idle).min_by_key(|e| e.used)
 }
 
 impl PoolState {
@@ -164,8 +172,16 @@ impl PoolState {
 
     /// The session that was unused for the longest time.
     pub(crate) fn idle(&mut self) -> Option<&mut SessionEntry> {
-        let idle = |e: &&mut SessionEntry| e.connections.is_empty() && !e.retired;
-        self.entries().filter(idle).min_by_key(|e| e.used)
+        longest_idle(self.entries())
+    }
+
+    /// The same of sessions whose end leaves one less beyond the first of each Pod.
+    pub(crate) fn idle_extra(&mut self) -> Option<&mut SessionEntry> {
+        let lasts = |e: &&SessionEntry| !(e.retired && e.connections.is_empty());
+        let spare =
+            |pod: &&mut PodSessions| pod.opening + pod.sessions.iter().filter(lasts).count() > 1;
+        let pods = self.pods.values_mut().filter(spare);
+        longest_idle(pods.flat_map(|pod| &mut pod.sessions))
     }
 
     /// Sessions that were opened ahead, or are being opened so, and that no connection has used yet.
@@ -194,7 +210,7 @@ impl PoolState {
         });
     }
 
-    pub(crate) fn sessions(&self, epoch: Epoch) -> Vec<SessionState> {
+    pub(crate) fn sessions(&self) -> Vec<SessionState> {
         let pods = self.pods.iter();
         let all = pods.flat_map(|(id, pod)| pod.sessions.iter().map(move |entry| (id, entry)));
         let state = |(id, entry): (&Arc<PodId>, &SessionEntry)| SessionState {
@@ -204,7 +220,7 @@ impl PoolState {
             transport: entry.transport,
             connections: entry.connections.len(),
             health: entry.health(),
-            age: epoch.at(entry.began).elapsed(),
+            age: entry.opened.elapsed(),
             silent: entry.handle.stats().last_received.elapsed(),
         };
         all.map(state).collect()
@@ -245,7 +261,7 @@ impl PodSessions {
         &self,
         now: u64,
         config: &Config,
-        heard_since: Option<tokio::time::Instant>,
+        heard_since: Option<Instant>,
     ) -> Vec<(usize, SessionView)> {
         let fit = |e: &&SessionEntry| {
             let open = !e.retired && e.handle.is_open();

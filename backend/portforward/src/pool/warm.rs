@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::pod::{PodId, PodPort, PodSessionState};
-use crate::pool::Pool;
 use crate::pool::state::SessionEntry;
+use crate::pool::{Pool, spawn};
+use crate::transport::BoxFuture;
 
 impl Pool {
     /// Opens a session to the Pod if there is none and none is being opened, within the limits.
@@ -16,18 +17,23 @@ impl Pool {
             return;
         }
         self.start_keeping();
+        let upgrade = self.open_ahead(&id);
+        upgrade.into_iter().for_each(spawn);
+    }
+
+    fn open_ahead(self: &Arc<Self>, id: &Arc<PodId>) -> Option<BoxFuture<()>> {
         let now = self.epoch.now();
         let mut state = self.state();
-        let known = state.pods.get(&id);
+        let known = state.pods.get(id);
         let needless = known.is_some_and(|pod| {
             pod.opening > 0 || pod.is_cold(now) || pod.sessions.iter().any(is_fit)
         });
         let full = state.sessions >= self.config.sessions || state.ahead() >= self.config.ahead;
         if state.shut || needless || full {
-            return;
+            return None;
         }
         tracing::debug!(pod = %id, "opening a session ahead");
-        self.open(&mut state, &id, true);
+        Some(self.open(&mut state, id, true))
     }
 
     /// What a new connection to the Pod would find.

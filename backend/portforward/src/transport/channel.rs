@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -55,8 +55,8 @@ pub(crate) struct WebSocketChannel {
     ended: bool,
     /// We have closed the connection; errors after that do not matter.
     closing: bool,
-    /// A writer waits for room.
-    blocked: bool,
+    /// The writer that waits for room.
+    blocked: Option<Waker>,
     beat: Beat,
 }
 
@@ -89,7 +89,7 @@ impl WebSocketChannel {
             text: ErrorText::default(),
             ended: false,
             closing: false,
-            blocked: false,
+            blocked: None,
             beat: Beat::new(config),
         }
     }
@@ -143,10 +143,11 @@ impl WebSocketChannel {
                 return Poll::Ready(Ok(()));
             }
             if self.poll_message(cx)?.is_pending() {
-                // Sends what a writer left unflushed. A blocked writer is left alone: flushing would replace its waker.
-                if !self.blocked
-                    && let Poll::Ready(Err(error)) = self.poll_flush(cx)
-                {
+                // Sends what a writer left unflushed. A flush replaces the writer's waker, so it is the one of a writer
+                // that waits for room.
+                let blocked = self.blocked.clone();
+                let writer = blocked.as_ref().unwrap_or(cx.waker());
+                if let Poll::Ready(Err(error)) = self.poll_flush(&mut Context::from_waker(writer)) {
                     return Poll::Ready(Err(error));
                 }
                 return self.poll_beat(cx);
@@ -190,7 +191,7 @@ impl WebSocketChannel {
     ) -> Poll<io::Result<usize>> {
         let ws = &mut self.ws;
         let room = Pin::new(&mut *ws).poll_ready(cx);
-        self.blocked = room.is_pending();
+        self.blocked = room.is_pending().then(|| cx.waker().clone());
         ready!(room).map_err(io_error)?;
         let chunk = &buf[..buf.len().min(CHUNK)];
         let mut message = BytesMut::with_capacity(1 + chunk.len());
@@ -203,7 +204,10 @@ impl WebSocketChannel {
     }
 
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.ws).poll_flush(cx).map_err(io_error)
+        ready!(Pin::new(&mut self.ws).poll_flush(cx)).map_err(io_error)?;
+        self.beat.drained();
+        self.blocked.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(()))
     }
 
     /// Closes the connection, which is the only end it has.
@@ -262,7 +266,9 @@ impl WebSocketChannel {
                 if self.closing {
                     // Nothing may follow our close. Its acceptance by the peer is awaited like an answer.
                     self.beat.pinged = Some(Instant::now());
-                } else if let Poll::Ready(sent) = self.poll_ping(cx) {
+                } else if self.blocked.is_none()
+                    && let Poll::Ready(sent) = self.poll_ping(cx)
+                {
                     sent?;
                 } else if self.beat.pinged.is_none() {
                     self.beat.full.get_or_insert_with(Instant::now);
@@ -329,6 +335,14 @@ impl Beat {
         self.pinged = Some(Instant::now());
         self.before_ping = self.written;
         self.full = None;
+    }
+
+    /// The connection has taken everything: the next ping is due as if it had never been full.
+    fn drained(&mut self) {
+        if self.full.take().is_some() {
+            let next = self.next();
+            self.timer.as_mut().reset(next);
+        }
     }
 
     fn next(&self) -> Instant {

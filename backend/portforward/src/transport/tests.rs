@@ -44,6 +44,8 @@ enum Answer {
     Swallow,
     /// An upgrade to another protocol than requested.
     Wrong(&'static str),
+    /// This answer, after so many seconds.
+    Late(u64, &'static Answer),
 }
 
 const FORBIDDEN: Answer = Answer::Status(
@@ -123,8 +125,13 @@ impl Server {
         );
         let form = form(&request);
         self.asked.lock().unwrap().push(FORMS[form]);
-        let answer = self.script.lock().unwrap()[form];
+        let mut answer = self.script.lock().unwrap()[form];
+        while let Answer::Late(after, then) = answer {
+            sleep(Duration::from_secs(after)).await;
+            answer = *then;
+        }
         match answer {
+            Answer::Late(..) => unreachable!("it has come"),
             Answer::Upgrade => Ok(self.upgrade(form, request, true)),
             Answer::Status(status, body) => {
                 let body = Full::new(Bytes::from(body));
@@ -471,6 +478,108 @@ async fn a_handshake_with_a_wrong_key_is_refused() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_slow_transport_is_waited_for_if_the_next_is_refused_for_good() {
+    let slow = Answer::Late(3, &Answer::Upgrade);
+    for refusal in [
+        FORBIDDEN,
+        Answer::Status(429, "later"),
+        Answer::Status(401, ""),
+    ] {
+        let server = Server::new([slow, refusal, refusal, refusal]);
+        dial(&server.forwarder(AUTO), ECHO).await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    }
+    // Of the Pod itself every transport says the same.
+    let server = Server::new([slow, slow, GONE, GONE]);
+    let began = Instant::now();
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::NameNotFound);
+    assert_eq!(began.elapsed(), Config::default().transport_stagger);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_good_is_the_answer_if_the_slow_transport_fails_too() {
+    let cut = Answer::Late(3, &Answer::Cut);
+    let put_off = Answer::Status(429, "later");
+    let server = Server::new([cut, cut, put_off, put_off]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert_eq!(error.refusal(), Refusal::Overloaded, "{error}");
+    let forbidden = Answer::Late(3, &FORBIDDEN);
+    let server = Server::new([forbidden, FORBIDDEN, FORBIDDEN, FORBIDDEN]);
+    let error = dial(&server.forwarder(AUTO), ECHO).await.unwrap_err();
+    assert!(
+        error.to_string().contains(r#"["create", "get"]"#),
+        "{error}"
+    );
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws", "GET spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_never_worked_is_no_reason_to_forget() {
+    let ok = Answer::Upgrade;
+    let server = Server::new([UNKNOWN, UNKNOWN, ok, UNKNOWN]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    // A channel is tried beside the slow upgrade, and refused.
+    server.change([UNKNOWN, UNKNOWN, Answer::Late(6, &Answer::Upgrade), UNKNOWN]);
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws", "GET ws"]);
+    server.change([ok; 4]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_failure_counts_though_another_transport_was_faster() {
+    let ok = Answer::Upgrade;
+    let server = Server::new([Answer::Cut, Answer::Cut, ok, ok]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    server.change([Answer::Late(3, &Answer::Cut), ok, ok, ok]);
+    dial_anew(&forwarder).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    server.change([ok; 4]);
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["GET spdy-ws"]);
+}
+
+/// A session that was opened ahead, and whose line is dead when it is first used.
+async fn dial_on_a_dead_line(server: &Server, forwarder: &Forwarder, uid: &str) {
+    let uid = Some(uid.to_owned());
+    let to = PodPort { uid, ..to(ECHO) };
+    let (swallow, ok) = (Answer::Swallow, Answer::Upgrade);
+    server.change([swallow, swallow, swallow, ok]);
+    forwarder.warm(&to);
+    settle().await;
+    server.change([ok; 4]);
+    server.asked();
+    let mut stream = forwarder.clone().oneshot(to).await.unwrap();
+    echo(&mut stream, b"hello").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_session_without_an_answer_is_not_held_against_its_transport() {
+    let server = Server::new([Answer::Upgrade; 4]);
+    let forwarder = server.forwarder(AUTO);
+    dial_on_a_dead_line(&server, &forwarder, "first").await;
+    assert_eq!(server.asked(), ["POST spdy"]);
+    // A new one is, until the transport is tried again.
+    let (swallow, ok) = (Answer::Swallow, Answer::Upgrade);
+    server.change([swallow, swallow, ok, ok]);
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+    server.change([ok; 4]);
+    advance(Duration::from_secs(601)).await;
+    dial_anew(&forwarder).await.unwrap();
+    settle().await;
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
 // === what a refusal means ===
 
 #[tokio::test(start_paused = true)]
@@ -705,6 +814,62 @@ async fn an_upload_that_the_pod_pauses_is_waited_for_on_a_channel_too() {
         let lost = soon(poll_fn(|cx| channel.poll_data(cx, &mut buf))).await;
         assert_eq!(lost.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_was_full_is_pinged_again_when_it_has_drained() {
+    let config = Config::default();
+    let (near, far) = duplex(1024);
+    let mut channel = WebSocketChannel::new(Box::new(near), &config).await;
+    let mut pod = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+    for message in [[0, 7, 0], [1, 7, 0]] {
+        pod.send(Message::binary(message.to_vec())).await.unwrap();
+    }
+    poll_fn(|cx| {
+        while let Poll::Ready(sent) = channel.poll_write(cx, &[0; 64]) {
+            sent.unwrap();
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let mut buf = [0; 1];
+    let mut buf = ReadBuf::new(&mut buf);
+    let mut read = async |within| {
+        let read = poll_fn(|cx| channel.poll_data(cx, &mut buf));
+        tokio::time::timeout(Duration::from_secs(within), read).await
+    };
+    read(5).await.unwrap_err();
+    // The peer reads on, and answers pings; nothing more is written.
+    let pings = tokio::spawn(async move {
+        let mut pings = 0;
+        while let Some(Ok(message)) = pod.next().await {
+            pings += usize::from(message.is_ping());
+        }
+        pings
+    });
+    let lost = read(400).await;
+    assert!(lost.is_err(), "given up: {lost:?}");
+    drop(channel);
+    assert!(pings.await.unwrap() > 10);
+}
+
+/// After the close nothing may be sent that would be answered.
+#[tokio::test(start_paused = true)]
+async fn a_channel_whose_close_is_not_answered_may_be_cut_short() {
+    let server = Server::new([Answer::Upgrade; 4]);
+    let config = Config {
+        transport: TransportChoice::Only(Transport::WsV4),
+        linger: Duration::from_secs(1),
+        ..Config::default()
+    };
+    let forwarder = Forwarder::new(server.client(), config);
+    let (mut read, mut write) = split(dial(&forwarder, MUTE).await.unwrap());
+    let mut rest = Vec::new();
+    let both = async { tokio::join!(write.shutdown(), read.read_to_end(&mut rest)) };
+    let (shut, got) = soon(both).await;
+    shut.unwrap();
+    let error = got.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
 }
 
 #[tokio::test(start_paused = true)]

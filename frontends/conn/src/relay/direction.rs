@@ -25,6 +25,8 @@ pub(super) struct Direction {
     reading: bool,
     /// Whether something was written since the last flush.
     dirty: bool,
+    /// Whether a poll ends before the shutdown begins, so that the owner can tell the writer first that nobody reads.
+    pauses: bool,
     pub(super) read: u64,
     pub(super) written: u64,
 }
@@ -36,7 +38,9 @@ enum DirectionState {
     Open,
     /// The reader has ended; there may be bytes to write.
     Ended,
-    /// Everything is written and flushed; the shutdown has not finished.
+    /// Everything is written and flushed.
+    Delivered,
+    /// The shutdown has not finished.
     Closing,
     Done,
 }
@@ -58,6 +62,14 @@ pub(super) enum IoOperation {
 type DirectionError = (IoOperation, io::Error);
 
 impl Direction {
+    /// A direction whose poll is pending, without a waker, before the shutdown.
+    pub(super) fn pausing() -> Self {
+        Self {
+            pauses: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether the direction is done.
     pub(super) fn is_done(&self) -> bool {
         self.state == DirectionState::Done
@@ -70,7 +82,13 @@ impl Direction {
 
     /// Whether the reader has ended and the writer has every byte, though perhaps not yet the end.
     pub(super) fn is_delivered(&self) -> bool {
-        matches!(self.state, DirectionState::Closing | DirectionState::Done)
+        use DirectionState::{Closing, Delivered, Done};
+        matches!(self.state, Delivered | Closing | Done)
+    }
+
+    /// Whether everything was delivered and the next poll begins the shutdown.
+    pub(super) fn is_before_shutdown(&self) -> bool {
+        self.state == DirectionState::Delivered
     }
 
     /// Whether the reader will wake us when it has data or an error.
@@ -111,8 +129,12 @@ impl Direction {
                 DirectionState::Open => {}
                 DirectionState::Ended => {
                     ready!(self.flush(cx, writer))?;
-                    self.state = DirectionState::Closing;
+                    self.state = DirectionState::Delivered;
+                    if self.pauses {
+                        return Poll::Pending;
+                    }
                 }
+                DirectionState::Delivered => self.state = DirectionState::Closing,
                 DirectionState::Closing => {
                     let shutdown = Pin::new(&mut *writer).poll_shutdown(cx);
                     ready!(shutdown).map_err(|e| (IoOperation::Write, e))?;

@@ -144,3 +144,46 @@ async fn a_dropped_stream_is_gone_at_once() {
     sleep(2 * S).await;
     assert_eq!(node.forwards(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_ends_in_time_and_is_read_late_is_whole() {
+    let config = Config {
+        linger: 5 * S / 2,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    // The Pod answers and ends after 3 s, within a second of the client's end that it was told of.
+    let mut stream = dial(&pool, SLOW).await.unwrap();
+    stream.write_all(b"ask").await.unwrap();
+    stream.shutdown().await.unwrap();
+    sleep(10 * S).await;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"0123456789");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_known_to_have_closed_takes_no_place_among_those_that_linger() {
+    let config = Config {
+        lingering: 1,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    let mut waiting = dial(&pool, SLOW).await.unwrap();
+    waiting.write_all(b"ask").await.unwrap();
+    assert!(waiting.shutdown().now_or_never().is_none(), "it lingers");
+    let mut closed = dial(&pool, SINK).await.unwrap();
+    closed.no_reader();
+    closed.shutdown().now_or_never().unwrap().unwrap();
+    assert_eq!(pool.stats().lingering, 1);
+    assert!(waiting.shutdown().now_or_never().is_none(), "it still does");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_found_to_have_closed_gives_its_place_back() {
+    let (_node, pool) = TestNode::start(quick());
+    let mut stream = dial(&pool, SINK).await.unwrap();
+    assert!(stream.shutdown().now_or_never().is_none(), "it lingers");
+    stream.no_reader();
+    assert_eq!(pool.stats().lingering, 0);
+}

@@ -235,3 +235,43 @@ fn a_stream_dropped_outside_of_a_runtime_has_its_session_probed() {
     });
     assert_eq!((pool.stats().evicted, node.upgrades()), (0, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_only_session_is_silent_gets_another_at_the_limit() {
+    let config = Config {
+        sessions: 0,
+        ..quick()
+    };
+    let (node, pool) = TestNode::start(config);
+    let _held = open(&pool).await;
+    sleep(20 * S).await;
+    node.link(0).black_hole();
+    open(&pool).await;
+    assert_eq!(node.upgrades(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_without_a_keeper_is_made_up_for() {
+    let (_node, pool) = TestNode::start(quick());
+    let elsewhere = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let elsewhere = tokio::task::spawn_blocking({
+        let pool = pool.clone();
+        move || {
+            elsewhere.block_on(async { pool.start_keeping() });
+            elsewhere
+        }
+    });
+    let elsewhere = elsewhere.await.unwrap();
+    let stream = open(&pool).await;
+    elsewhere.shutdown_background();
+    pool.probe_all();
+    pool.start_keeping();
+    sleep(10 * S).await;
+    assert_eq!(pool.stats().evicted, 0);
+    let suspect = |entry: &mut SessionEntry| entry.probe.is_suspect();
+    assert!(!pool.state().entries().any(suspect), "the PINGs were sent");
+    drop(stream);
+}

@@ -493,3 +493,160 @@ async fn the_pool_ends_with_its_last_user() {
     assert!(gone.upgrade().is_none());
     assert_eq!(node.forwards(), 0);
 }
+
+/// A runtime that has ended drops what is spawned on it at once, on the thread that spawns it.
+#[test]
+fn a_dial_on_a_runtime_that_has_ended_keeps_no_lock() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let handle = runtime.handle().clone();
+    let (_node, pool) = TestNode::start(quick());
+    runtime.shutdown_background();
+    let (done, over) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn({
+        let pool = pool.clone();
+        move || {
+            let _done = done;
+            let _entered = handle.enter();
+            pool.warm(&to(ECHO));
+            let _ = dial(&pool, ECHO).now_or_never();
+        }
+    });
+    let over = over.recv_timeout(10 * S).unwrap_err();
+    assert_eq!(
+        over,
+        std::sync::mpsc::RecvTimeoutError::Disconnected,
+        "it locked itself out"
+    );
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    let state = pool.state();
+    assert_eq!(
+        (state.sessions, state.warming, state.runtime.is_some()),
+        (0, 0, false)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_keeper_is_started_after_shutdown() {
+    let (_node, pool) = TestNode::start(quick());
+    pool.shutdown().await;
+    dial(&pool, ECHO).await.unwrap_err();
+    pool.warm(&to(ECHO));
+    assert!(pool.state().runtime.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_with_full_sessions_gets_another_within_the_limits() {
+    let config = Config {
+        streams_per_session: 1,
+        sessions_per_pod: 2,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(open(&pool).await);
+        sleep(S).await;
+    }
+    let error = dial(&pool, ECHO).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("pod shop/web-0 has 4 sessions open"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_beyond_the_limit_replaces_one_that_counts() {
+    let config = Config {
+        sessions: 1,
+        ..quick()
+    };
+    let (_node, pool) = TestNode::start(config);
+    let held = async |pod| dial::dial(pool.clone(), of(pod, ECHO)).await.unwrap();
+    let firsts = [held("b").await, held("c").await, held("d").await];
+    let mut of_a = vec![held("a").await];
+    drop(firsts);
+    for _ in 0..3 {
+        sleep(S).await;
+        of_a.push(held("a").await);
+    }
+    let extras = pool.state().extras;
+    assert!(extras <= 1, "{extras}");
+    // One that is idle, and not the first of its Pod, is given up for another Pod's second.
+    drop(of_a);
+    sleep(S).await;
+    let _of_e = [held("e").await, held("e").await];
+    settle().await;
+    let state = pool.state();
+    let of_pod = |name: &str| state.pods.iter().find(|(id, _)| id.pod == name).unwrap().1;
+    let counts = ["a", "e"].map(|name| of_pod(name).sessions.len());
+    assert_eq!((counts, state.extras), ([1, 2], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retired_sessions_count_towards_the_limit_of_their_pod() {
+    let (node, pool) = TestNode::start(one_session());
+    let mut held = Vec::new();
+    for n in 0..2 {
+        held.push(open(&pool).await);
+        node.link(n).wedge();
+        pool.probe_all();
+        sleep(quick().probe_timeout + 2 * S).await;
+    }
+    assert_eq!(pool.stats().wedged, 2);
+    let error = dial(&pool, ECHO).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("pod shop/web-0 has 2 sessions open"),
+        "{error}"
+    );
+}
+
+/// A connection whose first read panics.
+struct Panicking;
+
+impl tokio::io::AsyncRead for Panicking {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        panic!("a read that panics");
+    }
+}
+
+impl tokio::io::AsyncWrite for Panicking {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_task_panics_leaves_the_pool() {
+    let (_node, pool) = TestNode::start(quick());
+    let pod = Arc::new(PodId::from(&to(ECHO)));
+    pool.add(&pod, Box::new(Panicking), Transport::Spdy, false);
+    settle().await;
+    assert_eq!(pool.stats().sessions, [0, 0, 0]);
+    open(&pool).await;
+    soon(pool.shutdown()).await;
+}

@@ -57,6 +57,19 @@ async fn a_closed_client_ends_the_relay_at_once() {
     assert!(upstream.has_no_reader() && upstream.shutdown_asked() && upstream.dropped());
 }
 
+/// An upstream that waits for clients that may still read does not make room for this one.
+#[tokio::test(start_paused = true)]
+async fn the_upstream_is_told_that_nobody_reads_before_it_is_shut_down() {
+    let (client, upstream, relayed) = mocks();
+    upstream.hold_shutdown(true);
+    client.give("question");
+    client.close(true);
+    client.end();
+    relayed.await.unwrap();
+    assert_eq!(upstream.written(), b"question");
+    assert!(upstream.shutdown_asked() && !upstream.shutdown_asked_for_a_reader());
+}
+
 /// A program ends its writing before it closes.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_closes_after_its_end_is_noticed() {
