@@ -143,20 +143,5 @@ fn at_least(length: u32, min: u32, frame: &'static str) -> Result<(), WireError>
     }
 }
 
-/// Takes a number off the front of a frame's body.
-fn take_u32(body: &mut &[u8], frame: &'static str) -> Result<u32, WireError> {
-    let Some((number, rest)) = body.split_first_chunk() else {
-        return Err(WireError::Truncated { frame });
-    };
-    *body = rest;
-    Ok(u32::from_be_bytes(*number))
-}
-
-/// Takes a stream id, whose top bit is reserved and not looked at, off the front of a body.
-fn take_id(body: &mut &[u8], frame: &'static str) -> Result<StreamId, WireError> {
-    let id = take_u32(body, frame)? & StreamId::MAX;
-    StreamId::new(id).ok_or(WireError::ZeroStreamId { frame })
-}
-
 #[cfg(test)]
 mod tests;

@@ -19,11 +19,12 @@ mod stream;
 
 use std::collections::{HashMap, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tracing::trace;
 
 pub(crate) use self::outbox::Outbox;
-pub(crate) use self::send::EndTiming;
+pub(crate) use self::state::EndTiming;
+pub(crate) use self::stream::{ReadOutcome, StreamTotals};
 use self::{
     state::{StreamState, StreamTransition},
     stream::StreamEntry,
@@ -84,33 +85,6 @@ pub(crate) enum Event {
     Pong(u32),
     /// The peer takes no new streams.
     GoingAway,
-}
-
-/// Result of a read.
-#[derive(Debug)]
-pub(crate) enum ReadOutcome {
-    Chunk(Bytes),
-    End,
-    Wait,
-}
-
-/// Sums over all streams, kept as they change.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StreamTotals {
-    /// Streams that are not over.
-    pub(crate) live: usize,
-    /// Streams that hold up reading.
-    pub(crate) full: usize,
-    /// Unread payload.
-    pub(crate) buffered: usize,
-    /// Unread payload, including the overhead of small pieces, and what was read of a chunk that has a rest.
-    pub(crate) weight: usize,
-    /// Payload to be sent.
-    pub(crate) queued: usize,
-    /// Streams ever opened by either side.
-    pub(crate) opened: u64,
-    /// Payload discarded because its stream was over.
-    pub(crate) discarded: u64,
 }
 
 /// See the [module](self).

@@ -1,6 +1,10 @@
 //! DATA: bytes of one stream.
 
-use super::{FrameHead, HEAD_LEN, StreamId, WireError};
+use super::{
+    error::WireError,
+    head::{FrameHead, HEAD_LEN},
+    ids::StreamId,
+};
 
 /// The head of a DATA frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, GoAwayStatus, StreamId, WireError, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_u32},
+    ids::{GoAwayStatus, StreamId},
+};
 
 /// The last stream taken, then the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{StreamId, WireError};
+use super::{error::WireError, ids::StreamId};
 
 /// Bytes before a frame's body.
 pub(crate) const HEAD_LEN: usize = 8;
@@ -76,4 +76,19 @@ impl FrameHead {
         let len = len as u32;
         out.put_slice(&Self::Control { kind, flags, len }.to_bytes());
     }
+}
+
+/// Takes a number off the front of a frame's body.
+pub(super) fn take_u32(body: &mut &[u8], frame: &'static str) -> Result<u32, WireError> {
+    let Some((number, rest)) = body.split_first_chunk() else {
+        return Err(WireError::Truncated { frame });
+    };
+    *body = rest;
+    Ok(u32::from_be_bytes(*number))
+}
+
+/// Takes a stream id, whose top bit is reserved and not looked at, off the front of a body.
+pub(super) fn take_id(body: &mut &[u8], frame: &'static str) -> Result<StreamId, WireError> {
+    let id = take_u32(body, frame)? & StreamId::MAX;
+    StreamId::new(id).ok_or(WireError::ZeroStreamId { frame })
 }

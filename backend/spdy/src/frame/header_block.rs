@@ -14,9 +14,9 @@ use bytes::{BufMut, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{
-    WireError,
     dictionary::{DICTIONARY, DICTIONARY_ID},
-    take_u32,
+    error::WireError,
+    head::take_u32,
 };
 
 /// The largest header block, decompressed, in bytes.

@@ -3,7 +3,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, StreamId, WireError, take_id};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_id},
+    ids::StreamId,
+};
 
 /// The stream id, then the header block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

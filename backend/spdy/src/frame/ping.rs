@@ -2,7 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, WireError, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_u32},
+};
 
 /// Odd ids are the client's, even ones the server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

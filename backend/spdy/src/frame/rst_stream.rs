@@ -2,7 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, ResetStatus, StreamId, WireError, take_id, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_id, take_u32},
+    ids::{ResetStatus, StreamId},
+};
 
 /// The stream id, then the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

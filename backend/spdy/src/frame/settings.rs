@@ -2,7 +2,10 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, WireError, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_u32},
+};
 
 /// A count, then as many entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, StreamId, WireError, take_id, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_id, take_u32},
+    ids::StreamId,
+};
 
 /// ```text
 /// |X|           stream id (31)       |

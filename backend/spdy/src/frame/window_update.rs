@@ -3,7 +3,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::{FrameHead, StreamId, WireError, take_u32};
+use super::{
+    error::WireError,
+    head::{FrameHead, take_u32},
+    ids::StreamId,
+};
 
 /// The stream id, then how much larger its window gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

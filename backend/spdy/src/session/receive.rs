@@ -3,7 +3,11 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tracing::trace;
 
-use super::{Event, Machine, StreamState, StreamTransition, stream::StreamEntry};
+use super::{
+    Event, Machine,
+    state::{StreamState, StreamTransition},
+    stream::StreamEntry,
+};
 use crate::{
     error::StreamError,
     frame::{

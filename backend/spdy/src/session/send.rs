@@ -5,7 +5,7 @@ use tracing::trace;
 
 use super::{
     Event, Machine, Outbox,
-    state::{StreamState, StreamTransition},
+    state::{EndTiming, StreamState, StreamTransition},
     stream::StreamEntry,
 };
 use crate::{
@@ -22,14 +22,6 @@ const MAX_GATHERED: usize = 256 * 1024;
 /// Bytes after which no frame is added to one write, so that control frames queued meanwhile wait for
 /// no more than this.
 const BATCH: usize = 128 * 1024;
-
-/// When the end of a stream is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndTiming {
-    Now,
-    /// With the next frames.
-    Soon,
-}
 
 impl StreamEntry {
     /// Queued payload.

@@ -36,6 +36,14 @@ pub(super) enum StreamTransition {
     ReceiveEnd,
 }
 
+/// When the end of a stream is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndTiming {
+    Now,
+    /// With the next frames.
+    Soon,
+}
+
 impl StreamState {
     /// The state after a step, or the status of the reset for a step that is not allowed.
     pub(super) fn after(self, step: StreamTransition) -> Result<Self, ResetStatus> {

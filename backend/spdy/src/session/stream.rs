@@ -4,12 +4,39 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{ReadOutcome, StreamState, StreamTotals};
+use super::state::StreamState;
 use crate::{Config, error::StreamError, frame::Headers};
 
 /// Minimum weight of a chunk against `stream_buffer`, its overhead. Without it, frames of one byte
 /// would take a hundred times the memory for which they count.
 const MIN_WEIGHT: usize = 128;
+
+/// Result of a read.
+#[derive(Debug)]
+pub(crate) enum ReadOutcome {
+    Chunk(Bytes),
+    End,
+    Wait,
+}
+
+/// Sums over all streams, kept as they change.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamTotals {
+    /// Streams that are not over.
+    pub(crate) live: usize,
+    /// Streams that hold up reading.
+    pub(crate) full: usize,
+    /// Unread payload.
+    pub(crate) buffered: usize,
+    /// Unread payload, including the overhead of small pieces, and what was read of a chunk that has a rest.
+    pub(crate) weight: usize,
+    /// Payload to be sent.
+    pub(crate) queued: usize,
+    /// Streams ever opened by either side.
+    pub(crate) opened: u64,
+    /// Payload discarded because its stream was over.
+    pub(crate) discarded: u64,
+}
 
 /// A stream that is not over, or that has a handle.
 #[derive(Debug)]
