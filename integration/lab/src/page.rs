@@ -43,21 +43,21 @@ const PROBE: &str = include_str!("page/probe.js");
 
 /// A screen.
 #[derive(Debug)]
-struct Screen {
+struct BrowserWindow {
     name: &'static str,
     width: u32,
     height: u32,
     scale: f64,
 }
 
-const SCREENS: [Screen; 2] = [
-    Screen {
+const SCREENS: [BrowserWindow; 2] = [
+    BrowserWindow {
         name: "desktop",
         width: 1280,
         height: 800,
         scale: 1.0,
     },
-    Screen {
+    BrowserWindow {
         name: "phone",
         width: 390,
         height: 844,
@@ -213,7 +213,7 @@ async fn look<F: FnMut(&Claim)>(
 }
 
 impl SeenScreen {
-    async fn of(browser: &Browser, screen: &'static Screen, shots: &Path) -> Result<Self> {
+    async fn of(browser: &Browser, screen: &'static BrowserWindow, shots: &Path) -> Result<Self> {
         info!("{}: {} × {}", screen.name, screen.width, screen.height);
         resize(browser, screen).await?;
         let begin = "probe.snapshot().then((seen) => probe.begin(probe.keys(seen)))";
@@ -264,7 +264,7 @@ impl SeenScreen {
     }
 }
 
-async fn resize(browser: &Browser, screen: &Screen) -> Result<()> {
+async fn resize(browser: &Browser, screen: &BrowserWindow) -> Result<()> {
     let metrics = json!({
         "width": screen.width, "height": screen.height, "deviceScaleFactor": screen.scale, "mobile": screen.scale > 1.0,
     });

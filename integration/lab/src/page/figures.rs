@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
-use super::{CONNECTIONS, SPEED, Screen};
+use super::{BrowserWindow, CONNECTIONS, SPEED};
 
 /// A frame that lasts longer is seen as a stutter, in ms.
 const STUTTER: f64 = 50.0;
@@ -54,7 +54,7 @@ pub(super) struct LeastContrast {
 /// The page at one width.
 #[derive(Debug)]
 pub(super) struct SeenScreen {
-    pub(super) screen: &'static Screen,
+    pub(super) screen: &'static BrowserWindow,
     /// Without a stop.
     pub(super) fast: Scrolled,
     /// Page by page.
