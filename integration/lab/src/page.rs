@@ -123,7 +123,7 @@ async fn look<F: FnMut(&Claim)>(
     info!("opening {CONNECTIONS} connections");
     let held = HeldConnections::open(proxy.socks, CONNECTIONS).await?;
     info!("opening the page");
-    browser.open(&proxy.page).await?;
+    open(browser, &proxy.page).await?;
     browser.evaluate(PROBE).await?;
     let live = format!("probe.rows() === '{CONNECTIONS}'");
     browser.until("the rows", &live).await?;
@@ -300,7 +300,7 @@ async fn without_script(
     browser
         .send("Emulation.setScriptExecutionDisabled", disabled)
         .await?;
-    browser.open(page).await?;
+    open(browser, page).await?;
     for (id, _, without) in &mut counts {
         *without = rows(browser, id).await?;
     }
@@ -310,6 +310,14 @@ async fn without_script(
         browser.shoot(&shots.join(file)).await?;
     }
     Ok(counts)
+}
+
+/// Opens the URL with the token, and waits for the page that it goes on to.
+async fn open(browser: &Browser, url: &str) -> Result<()> {
+    browser.open(url).await?;
+    let is_there =
+        "document.getElementById('connections') !== null && document.readyState === 'complete'";
+    browser.until("the status page", is_there).await
 }
 
 async fn rows(browser: &Browser, id: &str) -> Result<usize> {

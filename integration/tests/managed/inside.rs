@@ -64,11 +64,8 @@ async fn page_metrics_and_status_say_the_same() {
     let jar = rig.managed.home().join("cookies");
     let jar = jar.to_str().unwrap();
     let page = async || {
-        get(
-            &pages[0],
-            &["--location", "--cookie-jar", jar, "--cookie", jar],
-        )
-        .await
+        get(&pages[0], &["--cookie-jar", jar]).await;
+        get(&format!("http://{admin}/"), &["--cookie", jar]).await
     };
 
     // Once the ends of the first ones have been seen.

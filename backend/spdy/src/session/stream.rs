@@ -120,7 +120,7 @@ impl StreamEntry {
         totals: &mut StreamTotals,
     ) -> Result<ReadOutcome, StreamError> {
         if let Some(chunk) = self.chunks.front_mut() {
-            let weight = self.begun.unwrap_or(chunk.len().max(MIN_WEIGHT));
+            let weight = self.begun.unwrap_or_else(|| chunk.len().max(MIN_WEIGHT));
             // Split and not advanced: an empty rest would hold the buffer it was read into.
             let read = chunk.split_to(chunk.len().min(most));
             self.buffered -= read.len();
