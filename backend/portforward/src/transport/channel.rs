@@ -146,7 +146,7 @@ impl WebSocketChannel {
                 // Sends what a writer left unflushed. A flush replaces the writer's waker, so it is the one of a writer
                 // that waits for room.
                 let blocked = self.blocked.clone();
-                let writer = blocked.as_ref().unwrap_or(cx.waker());
+                let writer = blocked.as_ref().unwrap_or_else(|| cx.waker());
                 if let Poll::Ready(Err(error)) = self.poll_flush(&mut Context::from_waker(writer)) {
                     return Poll::Ready(Err(error));
                 }

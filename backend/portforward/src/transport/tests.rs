@@ -45,7 +45,7 @@ enum Answer {
     /// An upgrade to another protocol than requested.
     Wrong(&'static str),
     /// This answer, after so many seconds.
-    Late(u64, &'static Answer),
+    Late(u64, &'static Self),
 }
 
 const FORBIDDEN: Answer = Answer::Status(

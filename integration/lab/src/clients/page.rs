@@ -61,7 +61,7 @@ fn table(passages: &[Passage]) -> String {
         let _: std::fmt::Result = writeln!(
             text,
             "| {name} | {listener} | {target} | {result} | `{}` |",
-            table_cell(&client.line)
+            table_cell(client.line)
         );
     }
     text
