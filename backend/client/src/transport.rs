@@ -197,8 +197,6 @@ struct LaneGate {
     /// The last connection is of HTTP/1.1, so that each simultaneous request needs one of its own.
     is_http1: AtomicBool,
     turn: tokio::sync::Mutex<()>,
-    /// Whether the holder of the turn may make a connection.
-    may_connect: AtomicBool,
     failures: Arc<Mutex<ConnectFailures>>,
     /// Lets one lane at a time try an API server after two failed attempts.
     alone: Arc<tokio::sync::Mutex<()>>,
@@ -237,7 +235,7 @@ impl LaneGate {
 
     /// Whether a connection may be made now; otherwise its request has to take its turn.
     fn admits(&self) -> bool {
-        let admitted = self.may_connect.load(Relaxed)
+        let admitted = HAS_TURN.try_with(|()| ()).is_ok()
             || self.open.load(Relaxed) > 0 && self.is_http1.load(Relaxed);
         if !admitted {
             self.is_usable.store(false, Relaxed);
@@ -332,9 +330,8 @@ impl Lane {
         if let Some(until) = rest {
             sleep_until(until).await;
         }
-        let admitted = Admitted::new(gate);
         let mut connection = capture_connection(&mut request);
-        let mut answer = pin!(self.client.request(request));
+        let mut answer = pin!(HAS_TURN.scope((), self.client.request(request)));
         let connected = pin!(connection.wait_for_connection_metadata());
         let answered = match select(&mut answer, connected).await {
             Either::Left((answered, _)) => Some(answered),
@@ -353,29 +350,18 @@ impl Lane {
         match answered {
             Some(answered) => Ok(answered?),
             None => {
-                drop((admitted, turn, alone));
+                drop((turn, alone));
                 Ok(answer.await?)
             }
         }
     }
 }
 
-/// Lets the holder of the turn make a connection until it is dropped.
-struct Admitted<'a>(&'a LaneGate);
-
-impl<'a> Admitted<'a> {
-    fn new(gate: &'a LaneGate) -> Self {
-        gate.may_connect.store(true, Relaxed);
-        Self(gate)
-    }
+tokio::task_local! {
+    /// The request that is polled took its turn. hyper-util calls the connector while it polls the request that needs a
+    /// connection; others that wait in it for one, after GOAWAY, call it at the same time.
+    static HAS_TURN: ();
 }
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        self.0.may_connect.store(false, Relaxed);
-    }
-}
-
 /// Makes the connections of one lane.
 #[derive(Clone)]
 struct LaneConnector {
