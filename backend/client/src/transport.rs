@@ -233,7 +233,8 @@ impl LaneGate {
         self.open.load(Relaxed) > 0 && self.is_usable.load(Relaxed)
     }
 
-    /// Whether a connection may be made now; otherwise its request has to take its turn.
+    /// Whether a connection may be made now. If not, the lane's connection counts as unusable, and the request has to take its
+    /// turn.
     fn admits(&self) -> bool {
         let admitted = HAS_TURN.try_with(|()| ()).is_ok()
             || self.open.load(Relaxed) > 0 && self.is_http1.load(Relaxed);
@@ -358,8 +359,8 @@ impl Lane {
 }
 
 tokio::task_local! {
-    /// The request that is polled took its turn. hyper-util calls the connector while it polls the request that needs a
-    /// connection; others that wait in it for one, after GOAWAY, call it at the same time.
+    /// Set while a request that has its turn is polled. hyper-util calls the connector within that poll. A request without
+    /// its turn for which hyper-util has no connection left, as after GOAWAY, is sent back to take it.
     static HAS_TURN: ();
 }
 /// Makes the connections of one lane.

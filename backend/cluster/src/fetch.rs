@@ -27,10 +27,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Limit on simultaneous calls; further ones wait, within their own time limit.
 const CALLS: usize = 256;
 
-/// Repetitions a second that need no deposit, averaged over [`REPEATED_WITHIN`], and the answered calls that pay for one.
+/// Repetitions a second that need no answered call, averaged over [`REPEATED_WITHIN`], and how many each answered call allows.
 const REPEATED: u32 = 1;
 const REPEATED_WITHIN: Duration = Duration::from_secs(10);
-const PER_REPETITION: f32 = 0.2;
+const PER_ANSWER: f32 = 0.2;
 
 /// Objects per page of a list, and how many pages at most.
 const PAGE: u32 = 500;
@@ -49,7 +49,7 @@ impl LimitedApi {
         Self {
             client,
             calls: Arc::new(Semaphore::new(CALLS)),
-            repetitions: Arc::new(TpsBudget::new(REPEATED_WITHIN, REPEATED, PER_REPETITION)),
+            repetitions: Arc::new(TpsBudget::new(REPEATED_WITHIN, REPEATED, PER_ANSWER)),
         }
     }
 }

@@ -136,7 +136,8 @@ pub struct Config {
     /// Age from which a connection is not short: its session gets no new connections while there is another.
     pub short: Duration,
     /// Limit on sessions of all Pods together, not counting the first of each Pod, which is always allowed. From half of
-    /// the limit on, a Pod gets a second session and no more.
+    /// the limit on, a Pod gets a second session and no more. Beyond the limit, a Pod whose sessions all are going away,
+    /// silent or wedged may open further ones.
     pub sessions: usize,
     /// Limit on sessions that were opened before a connection asked for them and are not used yet.
     pub ahead: usize,

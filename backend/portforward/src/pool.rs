@@ -209,7 +209,7 @@ impl Pool {
         // away, or silent since this dial failed on one of them are not among the views.
         let first = views.is_empty() && pod.opening == 0;
         let demand = Demand {
-            held: pod.sessions(),
+            held: pod.held(),
             opening: if all_failed { 0 } else { pod.opening },
             waiting: pod.waiting - usize::from(ask.waits),
             room: (first || below_limit) && failed == 0,
@@ -240,7 +240,8 @@ impl Pool {
         if open {
             let idle = match () {
                 () if extras >= limit && !first => state.idle_extra(),
-                () if crowded => state.idle(),
+                // The one that was chosen has no connection yet.
+                () if crowded && !matches!(what, SessionChoice::Free(_)) => state.idle(),
                 () => None,
             };
             if let Some(idle) = idle {

@@ -121,8 +121,11 @@ impl PodStream {
         let failed = told.is_some();
         let failure = match self.lease.connection().failed() {
             Some(reason) => Some(aborted(reason)),
-            // A channel that no longer answers after its close has ended by the close.
-            None => told.or_else(|| self.cut_short()).or(failure),
+            None => match &self.carrier {
+                // A channel that no longer answers after its close has ended by the close.
+                Carrier::Channel(_) => told.or_else(|| self.cut_short()).or(failure),
+                Carrier::Pair(_) => told.or(failure).or_else(|| self.cut_short()),
+            },
         };
         self.carrier.over();
         self.lease.pod_ended(failed);
@@ -147,6 +150,10 @@ impl PodStream {
 
     /// Notes when the forward's end comes, however late a slow client reads up to it.
     fn watch_end(&mut self) {
+        // After that the reader itself waits for the error stream, which wakes one task.
+        if !matches!(self.read, ReadState::Open) {
+            return;
+        }
         let waker = self.lease.end_waker();
         if self
             .carrier

@@ -91,8 +91,9 @@ enum TransportHealth {
     Fit,
     /// It failed once, in a way that may have been an accident.
     Doubtful,
-    /// It may never answer: since then, another was faster by much, or a new session received nothing.
-    Silent(Instant),
+    /// Tried last: another was much faster, or a new session received nothing. That an upgrade succeeds is no proof of the
+    /// opposite.
+    Silent,
     /// It is turned down; when it was last found to be.
     Down(Instant),
 }
@@ -227,9 +228,9 @@ impl PortForwardApi {
         let mut before = [TransportHealth::Fit; Transport::ALL.len()];
         for (transport, _) in running {
             let index = *transport as usize;
-            let silent = TransportHealth::Silent(Instant::now());
+            let silent = TransportHealth::Silent;
             before[index] = match std::mem::replace(&mut self.memory().known[index], silent) {
-                TransportHealth::Silent(_) => TransportHealth::Fit,
+                TransportHealth::Silent => TransportHealth::Fit,
                 known => known,
             };
         }
@@ -239,7 +240,12 @@ impl PortForwardApi {
                 match attempted {
                     Ok(_) => api.memory().worked(transport, &[]),
                     Err(failed) => {
-                        api.memory().known[transport as usize] = before[transport as usize];
+                        let mut memory = api.memory();
+                        let known = &mut memory.known[transport as usize];
+                        if matches!(known, TransportHealth::Silent) {
+                            *known = before[transport as usize];
+                        }
+                        drop(memory);
                         // What says nothing of the transport leaves it as it was.
                         if asked.failed(transport, failed).is_ok() {
                             api.memory().worked(instead, &asked.tried);
@@ -274,6 +280,8 @@ impl PortForwardApi {
         tried: Vec<Rejection>,
     ) -> Result<Box<dyn SessionIo>, ForwardError> {
         self.look_again(&pod);
+        // Each transport was tried just now; otherwise what is known of them is older than this dial.
+        let all_failed = !tried.is_empty();
         let mut asked = TriedTransports::new(pod);
         asked.tried = tried;
         let within = self.config.upgrade_timeout;
@@ -287,7 +295,7 @@ impl PortForwardApi {
             Err(no) => {
                 asked.refused(Transport::WsV4, no)?;
                 let mut memory = self.memory();
-                if memory.channel.is_some() {
+                if memory.channel.is_some() || all_failed {
                     memory.forget();
                 }
                 Err(asked.rejected())
@@ -332,20 +340,17 @@ impl TransportMemory {
         if fit.is_empty() {
             return Transport::ALL.to_vec();
         }
-        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent(_)));
+        fit.sort_by_key(|t| matches!(known(t), TransportHealth::Silent));
         fit
     }
 
-    /// Transports with sessions whose rejection or silence is older than [`Config::transport_retry`]. Their time starts
-    /// again.
+    /// Transports with sessions whose rejection is older than [`Config::transport_retry`]. Their time starts again.
     fn due(&mut self, now: Instant, config: &Config) -> Vec<Transport> {
         let sessions = [Transport::Spdy, Transport::SpdyWs];
         let due = sessions
             .into_iter()
             .filter(|t| match &mut self.known[*t as usize] {
-                TransportHealth::Down(at) | TransportHealth::Silent(at)
-                    if now.duration_since(*at) >= config.transport_retry =>
-                {
+                TransportHealth::Down(at) if now.duration_since(*at) >= config.transport_retry => {
                     *at = now;
                     true
                 }
@@ -367,7 +372,7 @@ impl TransportMemory {
             TransportHealth::Fit | TransportHealth::Doubtful
         ) {
             tracing::info!(%transport, "no answer over this transport, it is tried last");
-            self.known[transport as usize] = TransportHealth::Silent(Instant::now());
+            self.known[transport as usize] = TransportHealth::Silent;
         }
     }
 
@@ -387,7 +392,7 @@ impl TransportMemory {
             *known = match known {
                 _ if failed && rejection.status.is_some() && rejection.by_api_server => continue,
                 TransportHealth::Fit if failed && !rejection.silent => TransportHealth::Doubtful,
-                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent(_) => {
+                TransportHealth::Fit | TransportHealth::Doubtful | TransportHealth::Silent => {
                     tracing::info!(refused = %rejection.transport, instead = %transport, "transport turned down");
                     TransportHealth::Down(Instant::now())
                 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 ///
 /// Nothing here is negotiated with the peer: these are our own bounds.
 ///
-/// Received bytes are unread, also those of a stream that has ended, until its [`SpdyStream`](crate::SpdyStream) has returned
-/// all that arrived in one piece. They take at most, in memory,
+/// A received piece counts as unread until the [`SpdyStream`](crate::SpdyStream) has returned all of it, also after the stream
+/// has ended. Unread bytes take at most, in memory,
 ///
 /// * of one session: `session_buffer` + 2 MiB + 256 KiB. Up to 256 KiB are kept as parts of at least 16 KiB of the
 ///   buffers (128 KiB) they were read into, beyond that they are copied; one read may go over the bound.
@@ -24,7 +24,8 @@ pub struct Config {
     /// The same for all streams of the session, ended ones included. A stream may hold no more than the rest of it, so that
     /// the stream with the most unread bytes is the one that stops the reading.
     pub session_buffer: usize,
-    /// The same for all sessions that share it.
+    /// The same for all sessions that share it. Room made by another session is noticed by
+    /// [`Session::stats`](crate::Session::stats) only: call it regularly on each.
     pub unread: Unread,
     /// Queued outgoing bytes above which writers wait, shared evenly by the streams that have some. A stream with
     /// nothing queued may always queue 16 KiB.

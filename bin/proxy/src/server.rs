@@ -190,7 +190,9 @@ impl<C: Connect + Clone + Sync + 'static> Server<C> {
             drained = self.drain.drain(patience) => {
                 tracing::debug!(finished = drained.finished, cut = drained.cut, "ended");
             }
-            () = cut => {}
+            () = cut => {
+                self.drain.drain(Duration::ZERO).await;
+            }
         }
         // The file of a Unix socket is deleted with its listener.
         self.accepting.join_all().await;

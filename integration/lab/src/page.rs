@@ -28,6 +28,7 @@ use self::proxy::{ShownProxy, TrafficCounts};
 use crate::Lab;
 use crate::check::{CheckClaims, Claim};
 use crate::clients::kits::{Kit, Kits};
+use crate::interrupt::undone;
 use crate::process::until;
 
 /// Open connections.
@@ -105,12 +106,12 @@ impl Lab {
         let seen = async {
             let browser = Browser::start(home.path()).await?;
             let seen = look(c, &proxy, &browser, shots).await;
-            browser.end().await?;
-            seen
+            let ended = browser.end().await;
+            let seen = seen?;
+            ended?;
+            Ok(seen)
         };
-        let seen = seen.await;
-        proxy.end().await?;
-        seen
+        undone(seen, proxy.end()).await
     }
 }
 

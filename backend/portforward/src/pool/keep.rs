@@ -336,10 +336,9 @@ impl Look<'_> {
 
     /// Ends a session that returns nothing, and fails all of its connections.
     fn evict(&mut self) {
-        let failed = |c: &Arc<ConnectionCounters>| c.failed().is_some();
-        let closed = self.entry.retired && !self.entry.handle.is_open();
-        if closed && self.entry.connections.iter().all(failed) {
-            // Its driver has not noticed yet.
+        if self.entry.is_over() {
+            // Its driver has not noticed yet, or only the peer has told it to end.
+            self.entry.handle.close();
             return;
         }
         tracing::info!(pod = %self.pod, session = self.entry.id, streams = self.entry.connections.len(), "session is dead");

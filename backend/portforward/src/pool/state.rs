@@ -251,6 +251,15 @@ impl PodSessions {
         self.sessions.len() + self.opening
     }
 
+    /// The same without those of which only the driver is left.
+    pub(crate) fn held(&self) -> usize {
+        self.sessions
+            .iter()
+            .filter(|entry| !entry.is_over())
+            .count()
+            + self.opening
+    }
+
     fn is_unused(&self) -> bool {
         let idle = self.sessions.is_empty() && self.channels.is_empty();
         idle && self.opening == 0 && self.waiting == 0
@@ -344,6 +353,12 @@ impl SessionEntry {
             () if self.probe.is_suspect() => SessionHealth::Suspect,
             () => SessionHealth::Well,
         }
+    }
+
+    /// Whether the session has ended and failed its connections, and only its driver has not noticed yet.
+    pub(crate) fn is_over(&self) -> bool {
+        let failed = |c: &Arc<ConnectionCounters>| c.failed().is_some();
+        self.retired && !self.handle.is_open() && self.connections.iter().all(failed)
     }
 
     /// Retires the session: it takes no new connections from now on.

@@ -26,7 +26,8 @@ impl Pool {
         let mut state = self.state();
         let known = state.pods.get(id);
         let needless = known.is_some_and(|pod| {
-            pod.opening > 0 || pod.is_cold(now) || pod.sessions.iter().any(is_fit)
+            let is_full = pod.held() >= 2 * self.config.sessions_per_pod;
+            pod.opening > 0 || pod.is_cold(now) || is_full || pod.sessions.iter().any(is_fit)
         });
         let full = state.sessions >= self.config.sessions || state.ahead() >= self.config.ahead;
         if state.shut || needless || full {

@@ -173,7 +173,13 @@ pub(crate) async fn read<T: DeserializeOwned>(
 ) -> Result<T, CallError> {
     let body = http_body_util::Limited::new(response.into_body(), MOST_BYTES);
     let body = body.collect().await;
-    let body = body.map_err(|e| CallError::Gone(e.to_string()))?;
+    let body = body.map_err(|e| match e.is::<http_body_util::LengthLimitError>() {
+        true => {
+            let words = "the answer is too large: name fewer connections, or close some";
+            CallError::Failed(ApiError::new(Code::Internal, words))
+        }
+        false => CallError::Gone(e.to_string()),
+    })?;
     serde_json::from_slice(&body.to_bytes()).map_err(|_| {
         CallError::Failed(ApiError::new(
             Code::OtherVersion,

@@ -110,8 +110,14 @@ impl Tap {
             ));
         }
         let ended = out::until_interrupted(follow(tapped.clone(), events, name)).await;
+        let summary = {
+            let mut tapped = lock(&tapped);
+            let summary = tapped.summary();
+            // After Ctrl-C there may be events that were not looked at: the file has as many requests as the summary says.
+            tapped.recording = None;
+            summary
+        };
         if !out::is_hushed() {
-            let summary = lock(&tapped).summary();
             let printed = spawn_blocking(|| summary.into_iter().for_each(out::aside));
             // A full pipe does not delay the end for long.
             let _ = timeout(SUMMARY, printed).await;

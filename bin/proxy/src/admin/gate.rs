@@ -147,7 +147,8 @@ pub(super) fn check_name(headers: &HeaderMap) -> Result<(), Denied> {
     }
     let name = only(headers, HOST.as_str()).map(name).unwrap_or_default();
     let is_name = !name.is_empty() && !name.contains(['.', ':']);
-    let is_internal = name.to_ascii_lowercase().ends_with(".internal");
+    let lower = name.to_ascii_lowercase();
+    let is_internal = lower.ends_with(".internal") || lower.ends_with(".localhost");
     match is_name || is_internal || name.parse::<IpAddr>().is_ok() {
         true => Ok(()),
         false => Err(FOREIGN_NAME),

@@ -317,10 +317,10 @@ fn credentials(out: &mut String, credentials: Option<&CredentialSnapshot>) -> fm
         Some(expires) => {
             let _ = write!(words, ", until {expires}");
         }
-        None => words.push_str(", without an end that is known"),
+        None => words.push_str(", no known expiry"),
     }
     if credentials.renewable {
-        words.push_str("; others are had then");
+        words.push_str("; renewed then");
     }
     writeln!(
         out,

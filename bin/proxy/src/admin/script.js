@@ -177,8 +177,8 @@ function show(snapshot) {
 function credentials(c) {
   const section = $('credentials');
   const by = c.plugin ? ` by ${c.plugin}` : '';
-  const until = c.expires ? `, until ${c.expires}` : ', without an end that is known';
-  const words = `${c.kinds.join(', ') || 'None yet'}${by}${until}${c.renewable ? '; others are had then' : ''}`;
+  const until = c.expires ? `, until ${c.expires}` : ', no known expiry';
+  const words = `${c.kinds.join(', ') || 'None yet'}${by}${until}${c.renewable ? '; renewed then' : ''}`;
   const lines = [element('p', 'none', words)];
   if (c.trouble) lines.push(element('p', 'none bad', c.trouble));
   const said = [...section?.querySelectorAll('p') ?? []].map((line) => line.textContent);

@@ -113,16 +113,30 @@ fn redacted_within(text: &str, depth: usize) -> String {
     let mut shown = String::with_capacity(text.len());
     // Whether the last word is the quoted name of a credential, as in JSON.
     let mut is_named = false;
+    // Whether the value that was replaced last may go on.
+    let mut is_open = false;
     for piece in text.split_inclusive(BETWEEN) {
         let word = piece.trim_end_matches(BETWEEN);
+        let between = &piece[word.len()..];
+        let goes_on = matches!(between, "," | ";" | "'");
+        if is_open {
+            is_open = goes_on;
+            if !goes_on {
+                shown.push_str(between);
+            }
+            is_named = false;
+            continue;
+        }
         if is_named && word.starts_with(':') {
             // Where its value ends is not known without a parser of JSON, and the text may be a part of one.
             return shown + ":" + REDACTED;
         }
         is_named = (is_named && word.is_empty())
             || (piece.ends_with(['"', '\'', '\\']) && is_secret(word));
-        shown.push_str(&parameter(word, depth));
-        shown.push_str(&piece[word.len()..]);
+        let part = parameter(word, depth);
+        is_open = goes_on && part != word;
+        shown.push_str(&part);
+        shown.push_str(between);
     }
     shown
 }
@@ -281,6 +295,18 @@ mod tests {
                 "http://web/?next=REDACTED",
             ),
             ("http://web/?page=2…", "http://web/?page=2…"),
+            (
+                "http://web/?password=s3,cr;et&page=2",
+                "http://web/?password=REDACTED,&page=2",
+            ),
+            (
+                "http://web/?v={%22auth%22:{%22user%22:%22jane%22,%22x%22:%22s3cret%22}}&page=2",
+                "http://web/?v=REDACTED,&page=2",
+            ),
+            (
+                "http://web/?v={%22password%22:%22s3,cret%22}",
+                "http://web/?v=REDACTED,",
+            ),
         ] {
             assert_eq!(redacted(url), shown, "{url}");
         }

@@ -99,7 +99,7 @@ impl<'p> ShownProxy<'p> {
         Ok(serde_json::from_value(status["List"][0]["Traffic"].take())?)
     }
 
-    pub(super) async fn end(self) -> Result<()> {
+    pub(super) async fn end(&self) -> Result<()> {
         match &self.child {
             // It ends with its terminal.
             Some(_) => Ok(()),

@@ -193,6 +193,6 @@ pub(super) fn of_isolated(possible: &Result<(), String>) -> Finding {
             "run --isolated can give a command a network of its own",
         ),
         Err(why) => Finding::warning(TOPIC, why.as_str())
-            .advice("nothing, unless you need run --isolated: see the book's page about it"),
+            .advice("nothing, unless you need run --isolated: see the book's page about one command in the cluster's network"),
     }
 }
