@@ -18,6 +18,10 @@ const LAST_BACK_OFF: Duration = Duration::from_secs(60);
 /// A Pod that accepted a connection this recently normally accepts the next at once.
 const WARM: Duration = Duration::from_secs(60);
 
+/// How many more connections than a Pod without a session another Pod may have for which it is passed over. Of a hundred
+/// connections that come at once, the first session would get all otherwise.
+const PASSED_OVER: usize = 8;
+
 /// Age from which a dropped dial counts as failed.
 pub(super) const SLOW: Duration = Duration::from_secs(1);
 
@@ -80,7 +84,7 @@ impl EndpointHealth {
 
     /// Removes the best endpoint from `left`, and counts a dial on its Pod until the lease is dropped. With `warm`, Pods
     /// that accepted a connection recently come first. If the best Pod has no session and another healthy one has, the other
-    /// is taken, and a session to the best is opened in parallel.
+    /// is taken while it has few connections more, and a session to the best is opened in parallel.
     pub(super) fn take(
         &self,
         left: &mut Vec<Endpoint>,
@@ -101,7 +105,9 @@ impl EndpointHealth {
         let mut best = (0..left.len()).min_by_key(|i| rank(&left[*i]))?;
         let way = |i: usize| ways.to(&left[i].pod);
         if left.len() > 1 && way(best) < PodSessionState::Open {
-            let nearer = |i: &usize| !rank(&left[*i]).0 && way(*i) > way(best);
+            let open = |i: usize| known.pods.get(&left[i].pod).map_or(0, |pod| pod.open);
+            let most = open(best) + PASSED_OVER;
+            let nearer = |i: &usize| !rank(&left[*i]).0 && way(*i) > way(best) && open(*i) <= most;
             let others = (0..left.len()).filter(nearer);
             if let Some(other) = others.min_by_key(|i| (Reverse(way(*i)), rank(&left[*i]))) {
                 if way(other) == PodSessionState::Open {

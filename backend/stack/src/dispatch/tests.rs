@@ -171,6 +171,20 @@ async fn a_pod_with_a_session_serves_while_another_session_is_opened() {
 }
 
 #[tokio::test]
+async fn many_at_once_do_not_all_go_to_the_first_session() {
+    let (leaf, ways) = (Leaf::default(), Open::default());
+    let dial = layer().ahead(ways.clone()).layer(leaf.service());
+    ways.open("a");
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let dial = dial.clone().oneshot(candidates(&["a", "b"]));
+        held.push(dial.await.unwrap());
+    }
+    let (a, b) = (leaf.dials("a"), leaf.dials("b"));
+    assert!(a.abs_diff(b) <= 10, "{a} and {b}");
+}
+
+#[tokio::test]
 async fn a_pod_whose_way_is_being_opened_is_not_given_another_ones_beside() {
     let (leaf, ways) = (Leaf::default(), Open::default());
     let dial = layer().ahead(ways.clone()).layer(leaf.service());
