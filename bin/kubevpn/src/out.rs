@@ -42,7 +42,7 @@ pub(crate) fn json_text(document: &impl Serialize, pretty: bool) -> Result<Strin
         false => serde_json::to_string(document),
     };
     let text = text.map_err(anyhow::Error::from)?;
-    // Those of ASCII are escaped in strings, except for DEL. Line ends between values stay.
+    // serde_json escapes the control characters of ASCII in strings, except for DEL. Line ends between values stay.
     let is_raw = |c: char| c >= '\u{7f}' && drives_terminal(c);
     let escape = |mut text: String, c: char| {
         match is_raw(c) {

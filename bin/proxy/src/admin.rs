@@ -183,14 +183,14 @@ impl Admin {
     }
 }
 
-/// What becomes of a client's one request.
+/// Progress of a client's one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AdminPhase {
-    /// It is not there yet.
+    /// The request has not arrived.
     Waiting,
-    /// It is answered.
+    /// The answer is being made and sent.
     Answering,
-    /// Its answer has no end.
+    /// The answer is a stream without an end.
     Streaming,
 }
 

@@ -342,7 +342,7 @@ impl Lab {
     /// on SIGINT and SIGTERM in a program that is [`interruptible`](crate::interruptible).
     ///
     /// # Errors
-    /// Those of `meanwhile`; a daemon that does not end, or does not come back.
+    /// `meanwhile` fails; the daemon does not end, or does not come back.
     pub async fn without<T>(
         &self,
         daemon: ClusterDaemon,

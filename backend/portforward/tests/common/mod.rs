@@ -215,7 +215,7 @@ pub(crate) async fn stalled_readers_disturb_nobody(cluster: &Config) {
         // A session may be shared until it is noticed that its client does not read. What was read of a piece, and what small
         // pieces cost beyond their bytes, counts towards the bound of 512 KiB as well.
         let held_up = async {
-            while lab.forwarder.stats().unread < n * 500 * 1024 {
+            while lab.forwarder.stats().unread < n * 511 * 1024 {
                 sleep(Duration::from_millis(10)).await;
             }
         };

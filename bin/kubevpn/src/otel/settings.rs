@@ -1,4 +1,4 @@
-//! What the environment says of traces.
+//! Settings of traces, from the environment.
 
 use std::time::Duration;
 

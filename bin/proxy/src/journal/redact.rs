@@ -1,7 +1,7 @@
 //! Credentials in what is shown and recorded of HTTP requests.
 //!
-//! They are known by the names they have, in header fields, in the parameters of URLs and in JSON, and by their place
-//! in front of a host. What stands in a path, or under a name of one's own, is not known as one.
+//! Credentials are recognised by their names, in header fields, in the parameters of URLs and in JSON, and by their place in
+//! front of a host. A credential in a path, or under any other name, is not recognised.
 //!
 //! The work is linear in the length of the text, which a client chooses.
 
@@ -159,7 +159,7 @@ fn without_users(mut rest: &str) -> String {
         let (authority, after) = place.split_at(end.unwrap_or(place.len()));
         match authority.rsplit_once('@') {
             Some((_, host)) => shown.extend([REDACTED, "@", host]),
-            // What follows a password may be cut off with its host.
+            // The end of a password and its host may have been cut off.
             None if authority.ends_with(Exchange::CUT) => shown.push_str(REDACTED),
             None => shown.push_str(authority),
         }

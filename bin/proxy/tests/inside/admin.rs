@@ -401,7 +401,7 @@ async fn probes_answer_no_foreign_name() {
     }
 }
 
-/// What goes through the proxy is told on its console, and on no socket that was asked for.
+/// The journal is served by the proxy's console, and by no socket of `--admin`.
 #[tokio::test]
 async fn unix_socket_has_probes_and_metrics_alone() {
     let directory = tempfile::tempdir().unwrap();

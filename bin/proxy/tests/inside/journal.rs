@@ -276,7 +276,7 @@ async fn heads_are_sent_to_listeners_that_want_them() {
     }
 }
 
-/// What waits for a slow listener is bounded, whatever a client sends.
+/// Events that wait for a slow listener are bounded in bytes, whatever a client sends.
 #[tokio::test]
 async fn long_urls_and_methods_are_cut() {
     let view = view();

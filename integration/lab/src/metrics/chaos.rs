@@ -180,7 +180,7 @@ impl Lab {
     }
 }
 
-/// What the disturbances have changed in the cluster, as it was read there.
+/// Effects of the disturbances, as read from the cluster.
 #[derive(Debug, Default)]
 pub(super) struct ChaosEffects {
     /// UIDs of the Pods that were deleted one by one.

@@ -1,4 +1,4 @@
-//! What a run leaves, and the claims about it.
+//! Claims about a run, and the evidence for them.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -60,7 +60,7 @@ fn variables(connections: &[(SocketAddr, String)]) -> Vec<ProxyVariable> {
         let Ok(url) = value.parse::<Uri>() else {
             continue;
         };
-        if is_unescaped(&value, &url) {
+        if is_unescaped(&value) {
             continue;
         }
         found.push(ProxyVariable {
@@ -73,10 +73,11 @@ fn variables(connections: &[(SocketAddr, String)]) -> Vec<ProxyVariable> {
     found
 }
 
-/// Whether the URL's host is a part of its login, which has a `/`, `?` or `#` that is not percent-encoded.
-fn is_unescaped(value: &str, url: &Uri) -> bool {
-    let host = value.rsplit_once('@').map(|(_, host)| host);
-    host.is_some_and(|host| !host.starts_with(url.host().unwrap_or_default()))
+/// Whether the URL's login has a `/`, `?` or `#` that is not percent-encoded, so that a part of the login is taken for its host.
+fn is_unescaped(value: &str) -> bool {
+    let rest = value.split_once("://").map_or(value, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']);
+    end.is_some_and(|end| rest[end..].contains('@'))
 }
 
 /// The address of a proxy on this machine.
@@ -190,12 +191,18 @@ mod tests {
 
     #[test]
     fn a_part_of_a_password_is_no_host() {
-        let unescaped = |value: &str| is_unescaped(value, &value.parse().unwrap());
-        for value in ["http://u:1/ss@p:3128", "http://u:1?ss@p", "http://pa#ss@p"] {
-            assert!(unescaped(value), "{value}");
+        for value in [
+            "http://u:1/ss@p:3128",
+            "http://u:1?ss@p",
+            "http://pa#ss@p",
+            // The login begins as the host does.
+            "http://pr/ss@proxy",
+            "u:1/ss@p",
+        ] {
+            assert!(is_unescaped(value), "{value}");
         }
-        for value in ["http://u:pa%2Fss@p:3128/", "http://p:3128/a"] {
-            assert!(!unescaped(value), "{value}");
+        for value in ["http://u:pa%2Fss@p:3128/", "http://p:3128/a", "u:p@p:1"] {
+            assert!(!is_unescaped(value), "{value}");
         }
     }
 
