@@ -532,6 +532,20 @@ async fn a_channel_that_never_worked_is_no_reason_to_forget() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn refusals_are_forgotten_when_nothing_is_left() {
+    let ok = Answer::Upgrade;
+    let server = Server::new([UNKNOWN, UNKNOWN, ok, ok]);
+    let forwarder = server.forwarder(AUTO);
+    dial_anew(&forwarder).await.unwrap();
+    // Another network, which passes SPDY alone: no channel ever worked.
+    server.change([ok, ok, UNKNOWN, UNKNOWN]);
+    dial_anew(&forwarder).await.unwrap_err();
+    server.asked();
+    dial_anew(&forwarder).await.unwrap();
+    assert_eq!(server.asked(), ["POST spdy"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_failure_counts_though_another_transport_was_faster() {
     let ok = Answer::Upgrade;
     let server = Server::new([Answer::Cut, Answer::Cut, ok, ok]);
