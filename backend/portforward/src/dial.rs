@@ -1,7 +1,7 @@
 //! From a port to a stream: a session, a pair of streams on it, and the port's fate; else another session.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kubevpn_spdy::{Session, StreamError};
@@ -46,6 +46,7 @@ pub(crate) async fn dial(pool: Arc<Pool>, to: PodPort) -> Result<PodStream, Forw
         pod: &pod,
         to: &to,
         began: Instant::now(),
+        cause: Mutex::default(),
     };
     let dialed = timeout(after, dial.attempts()).await;
     let dialed = dialed.unwrap_or_else(|_| {
@@ -54,6 +55,10 @@ pub(crate) async fn dial(pool: Arc<Pool>, to: PodPort) -> Result<PodStream, Forw
             step: "opening the connection",
             after,
         })
+    });
+    let dialed = dialed.map_err(|error| match error {
+        ForwardError::TimedOut { .. } => dial.cause().take().unwrap_or(error),
+        error => error,
     });
     pool.count_dial(dialed.as_ref().err());
     dialed
@@ -65,6 +70,8 @@ struct Dial<'a> {
     pod: &'a Arc<PodId>,
     to: &'a PodPort,
     began: Instant,
+    /// Error to return instead of [`ForwardError::TimedOut`]: the attempts so far show why there was no answer in time.
+    cause: Mutex<Option<ForwardError>>,
 }
 
 impl Dial<'_> {
@@ -85,7 +92,9 @@ impl Dial<'_> {
             };
             match attempted {
                 Ok(stream) => return Ok(stream),
-                Err(AttemptFailure::Session(error)) if attempt < ATTEMPTS => {
+                Err(AttemptFailure::Session(error))
+                    if attempt < ATTEMPTS && !self.is_silent_everywhere() =>
+                {
                     tracing::debug!(%to, %error, attempt, "trying another session");
                 }
                 // Only channels were tried, because they worked before.
@@ -132,7 +141,13 @@ impl Dial<'_> {
                 });
                 Ok(stream)
             }
-            Ok(Err(tried)) => self.channel(tried).await,
+            Ok(Err(tried)) => {
+                if !tried.is_empty() && tried.iter().all(|r| r.silent) {
+                    let (pod, tried) = (pod.to_string(), tried.clone());
+                    *self.cause() = Some(ForwardError::Rejected { pod, tried });
+                }
+                self.channel(tried).await
+            }
             Err(error) => Err(AttemptFailure::Final(error)),
         }
     }
@@ -163,6 +178,7 @@ impl Dial<'_> {
             // The line of an older session may have died; the next attempt opens one.
             if handle.stats().received == 0 && opened >= self.began {
                 self.pool.opener().unheard(transport);
+                self.note_silent(transport);
             }
             failure
         };
@@ -199,6 +215,34 @@ impl Dial<'_> {
 
     fn config(&self) -> &Arc<Config> {
         self.pool.config()
+    }
+
+    fn cause(&self) -> MutexGuard<'_, Option<ForwardError>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing was received on a session that was opened for this dial.
+    fn note_silent(&self, transport: Transport) {
+        let mut cause = self.cause();
+        match &mut *cause {
+            Some(ForwardError::Silent { transports, .. }) => {
+                if !transports.contains(&transport) {
+                    transports.push(transport);
+                }
+            }
+            _ => {
+                *cause = Some(ForwardError::Silent {
+                    pod: self.pod.to_string(),
+                    transports: vec![transport],
+                });
+            }
+        }
+    }
+
+    /// Whether every transport with sessions was tried, and nothing was received over any.
+    fn is_silent_everywhere(&self) -> bool {
+        let cause = self.cause();
+        matches!(&*cause, Some(silent @ ForwardError::Silent { .. }) if !silent.retryable())
     }
 
     /// Waits for the reply. A session that gives none gets no new connections.

@@ -76,6 +76,19 @@ pub enum ForwardError {
         tried: Vec<Rejection>,
     },
 
+    /// Upgrades were granted, and nothing was received on their connections.
+    #[error(
+        "pod {pod}: upgrades were granted ({}), but nothing was received after them: have proxies before the API server pass \
+         on the bytes that follow a 101 answer, and check the pod's node",
+        names(.transports)
+    )]
+    Silent {
+        /// `namespace/name`.
+        pod: String,
+        /// The transports, in the order in which they were tried.
+        transports: Vec<Transport>,
+    },
+
     /// A step took longer than its limit.
     #[error("pod {pod}: {step} took longer than {} s: try again", .after.as_secs_f32())]
     TimedOut {
@@ -132,7 +145,8 @@ impl Rejection {
     /// `502 Bad Gateway, what was said`
     fn answer(&self) -> String {
         match self.status {
-            Some(status) if self.message.is_empty() => status.to_string(),
+            // Gateways repeat the status as their page.
+            Some(status) if status.to_string().contains(&self.message) => status.to_string(),
             Some(status) => format!("{status}, {}", self.message),
             None => self.message.clone(),
         }
@@ -165,7 +179,7 @@ impl ForwardError {
                 Refusal::Unreachable
             }
             Self::Rejected { .. } | Self::SessionLost { .. } => Refusal::ClusterAway,
-            Self::TimedOut { .. } => Refusal::TimedOut,
+            Self::Silent { .. } | Self::TimedOut { .. } => Refusal::TimedOut,
             Self::Overloaded { .. } | Self::ShutDown => Refusal::Overloaded,
         }
     }
@@ -182,6 +196,8 @@ impl ForwardError {
             | Self::TimedOut { .. }
             | Self::SessionLost { .. }
             | Self::Overloaded { .. } => true,
+            // Two transports that are silent have the way to the API server in common, and not the Pod.
+            Self::Silent { transports, .. } => transports.len() < 2,
             Self::Forbidden { .. } | Self::Api(_) | Self::ShutDown => false,
         }
     }
@@ -205,6 +221,11 @@ impl From<ForwardError> for ConnectError {
     }
 }
 
+fn names(transports: &[Transport]) -> String {
+    let names: Vec<_> = transports.iter().map(|t| t.as_str()).collect();
+    names.join(", ")
+}
+
 /// Each distinct answer once, with the transports that received it.
 fn list(tried: &[Rejection]) -> String {
     let mut answers: Vec<(String, String)> = Vec::new();
@@ -225,8 +246,16 @@ fn advice(tried: &[Rejection]) -> &'static str {
     let stripped = |r: &Rejection| {
         r.status == Some(StatusCode::BAD_REQUEST) && r.message.contains("Upgrade request required")
     };
+    // The node takes it for a channel, whose port is a parameter.
+    let older = |r: &Rejection| {
+        r.transport == Transport::SpdyWs
+            && r.status == Some(StatusCode::BAD_REQUEST)
+            && r.message.contains("query parameter \"port\" is required")
+    };
     if tried.iter().all(stripped) {
         "a gateway before the API server takes upgrades away: have it pass the headers Upgrade and Connection on"
+    } else if tried.iter().all(older) {
+        "the API server is older than Kubernetes 1.31, which has no spdy-ws: use another transport"
     } else {
         "check the pod's node, and proxies before the API server"
     }
@@ -442,22 +471,24 @@ mod tests {
 
     #[test]
     fn one_class_each() {
-        let rejected = |by_api_server| ForwardError::Rejected {
+        let rejected = |by_api_server, message: &str| ForwardError::Rejected {
             pod: "shop/web-0".into(),
             tried: vec![Rejection {
                 transport: Transport::Spdy,
                 status: Some(StatusCode::BAD_GATEWAY),
                 silent: false,
                 by_api_server,
-                message: String::new(),
+                message: message.to_owned(),
             }],
         };
-        assert_eq!(rejected(true).refusal(), Refusal::Unreachable);
-        assert_eq!(rejected(false).refusal(), Refusal::ClusterAway);
-        assert_eq!(
-            rejected(false).to_string(),
-            "no port-forward to pod shop/web-0 (spdy: 502 Bad Gateway): check the pod's node, and proxies before the API server"
-        );
+        assert_eq!(rejected(true, "").refusal(), Refusal::Unreachable);
+        assert_eq!(rejected(false, "").refusal(), Refusal::ClusterAway);
+        for message in ["", "Bad Gateway", "502 Bad Gateway"] {
+            assert_eq!(
+                rejected(false, message).to_string(),
+                "no port-forward to pod shop/web-0 (spdy: 502 Bad Gateway): check the pod's node, and proxies before the API server"
+            );
+        }
         let stripped = |transport| Rejection {
             transport,
             status: Some(StatusCode::BAD_REQUEST),
@@ -473,6 +504,21 @@ mod tests {
             stripped.to_string(),
             "no port-forward to pod shop/web-0 (spdy, spdy-ws, ws: 400 Bad Request, Upgrade request required): a gateway before the API \
              server takes upgrades away: have it pass the headers Upgrade and Connection on"
+        );
+        let older = ForwardError::Rejected {
+            pod: "shop/web-0".into(),
+            tried: vec![Rejection {
+                transport: Transport::SpdyWs,
+                status: Some(StatusCode::BAD_REQUEST),
+                silent: false,
+                by_api_server: false,
+                message: r#"query parameter "port" is required"#.into(),
+            }],
+        };
+        assert_eq!(
+            older.to_string(),
+            "no port-forward to pod shop/web-0 (spdy-ws: 400 Bad Request, query parameter \"port\" is required): the API server is \
+             older than Kubernetes 1.31, which has no spdy-ws: use another transport"
         );
         let forbidden = ForwardError::Forbidden {
             pod: "shop/web-0".into(),

@@ -359,21 +359,22 @@ impl TransportMemory {
         due.collect()
     }
 
-    /// Some gateways answer 101 and pass nothing but WebSocket data. The other transport with sessions, if there is one,
-    /// is tried first from now on.
+    /// Some gateways answer 101 and pass nothing but WebSocket data. The other transport with sessions is tried first from now
+    /// on, unless it was turned down.
     fn unheard(&mut self, transport: Transport) {
         let other = match transport {
             Transport::Spdy => Transport::SpdyWs,
             Transport::SpdyWs => Transport::Spdy,
             Transport::WsV4 => return,
         };
-        if matches!(
-            self.known[other as usize],
-            TransportHealth::Fit | TransportHealth::Doubtful
-        ) {
-            tracing::info!(%transport, "no answer over this transport, it is tried last");
-            self.known[transport as usize] = TransportHealth::Silent;
+        let known = &mut self.known[other as usize];
+        match known {
+            TransportHealth::Down(_) => return,
+            TransportHealth::Silent => *known = TransportHealth::Fit,
+            TransportHealth::Fit | TransportHealth::Doubtful => {}
         }
+        tracing::info!(%transport, "no answer over this transport, it is tried last");
+        self.known[transport as usize] = TransportHealth::Silent;
     }
 
     /// A transport that worked has stopped working: forget all rejections.

@@ -362,8 +362,13 @@ async fn a_middlebox_that_swallows_upgrades_is_avoided_within_a_dial() {
     // All transports are swallowed: an error within the dial's time limit.
     let server = Server::new([hang; 4]);
     let began = Instant::now();
-    dial_anew(&server.forwarder(AUTO)).await.unwrap_err();
+    let error = dial_anew(&server.forwarder(AUTO)).await.unwrap_err();
     assert!(began.elapsed() < Config::default().dial_timeout + Duration::from_millis(100));
+    assert_eq!(
+        error.to_string(),
+        "no port-forward to pod shop/web-0 (spdy, spdy-ws: no answer within 10 s): check the pod's node, and proxies before the API \
+         server"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,6 +384,28 @@ async fn a_middlebox_that_swallows_sessions_is_avoided_within_a_dial() {
         assert!(took < Duration::from_millis(100), "{took:?}");
     }
     assert_eq!(server.asked(), ["GET spdy-ws"; 3]);
+    // Nothing passes at all: each dial tries both transports once.
+    let server = Server::new([swallow; 4]);
+    let forwarder = server.forwarder(AUTO);
+    let limit = 2 * Config::default().reply_timeout;
+    for _ in 0..2 {
+        let began = Instant::now();
+        let error = dial_anew(&forwarder).await.unwrap_err();
+        assert!(began.elapsed() < limit + Duration::from_millis(100));
+        assert_eq!(server.asked(), ["POST spdy", "GET spdy-ws"]);
+        assert_eq!(error.refusal(), Refusal::TimedOut);
+        assert!(!error.retryable(), "another Pod is behind the same gateway");
+        assert_eq!(
+            error.to_string(),
+            "pod shop/web-0: upgrades were granted (spdy, spdy-ws), but nothing was received after them: have proxies before the \
+             API server pass on the bytes that follow a 101 answer, and check the pod's node"
+        );
+    }
+    // A transport that was chosen is the only one that can be named.
+    let spdy = TransportChoice::Only(Transport::Spdy);
+    let error = dial_anew(&server.forwarder(spdy)).await.unwrap_err();
+    assert!(error.retryable(), "it may be this Pod");
+    assert!(error.to_string().contains("granted (spdy), but"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
