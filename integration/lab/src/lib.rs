@@ -75,7 +75,7 @@ pub use self::check::Claim;
 pub use self::clients::{Passage, ProxyPort, TestedClient, write_page};
 pub use self::cluster::{Extent, Lab};
 pub use self::daemon::ClusterDaemon;
-pub use self::hops::{Crossing, Hop, table as hops_table};
+pub use self::hops::{Crossing, Hop, write_hops};
 pub use self::interrupt::{interruptible, undone};
 pub use self::isolated::{IsolatedProgram, ProgramOutcome, write_programs};
 pub use self::line::{Length, LineRelay, round_trip};

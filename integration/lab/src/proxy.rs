@@ -9,13 +9,16 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::command::{command, last_lines, output};
 use crate::process::until;
 
 /// More than the limit of a dial, 30 s: a connection that is not refused by then hangs.
 const LIMIT: Duration = Duration::from_secs(40);
+
+/// Variables, also in lower case, by which clients choose their proxy.
+const PROXY_VARIABLES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
 
 /// One connection.
 #[derive(Debug, Clone)]
@@ -37,7 +40,8 @@ pub(crate) struct ProxyUnderTest {
 }
 
 impl ProxyUnderTest {
-    /// With these flags, and this as `HTTPS_PROXY`. Its log is beside the kubeconfig.
+    /// With these flags, and this as `HTTPS_PROXY`, the only proxy variable of its environment. Its log is beside the
+    /// kubeconfig.
     pub(crate) async fn start(
         kubevpn: &Path,
         kubeconfig: &Path,
@@ -57,15 +61,17 @@ impl ProxyUnderTest {
             .args(flags)
             .args(["--log-format", "json", "--kubeconfig"])
             .arg(kubeconfig)
-            .env_remove("HTTPS_PROXY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(fs::File::create(&log)?)
             .kill_on_drop(true);
+        for name in PROXY_VARIABLES {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
         if let Some(proxy) = environment {
             command.env("HTTPS_PROXY", proxy);
         }
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", kubevpn.display()))?;
@@ -104,10 +110,30 @@ impl ProxyUnderTest {
 
     /// A request over a connection of its own.
     pub(crate) async fn reach(&mut self, url: &str) -> Result<ProxiedConnection> {
+        self.request(url, &[], LIMIT).await
+    }
+
+    /// A request to a Pod of the sample workload that is silent for this long before it answers. The method is POST: the
+    /// proxy would repeat a GET whose connection was cut.
+    pub(crate) async fn reach_silent(
+        &mut self,
+        target: &str,
+        silent: Duration,
+    ) -> Result<ProxiedConnection> {
+        let url = format!("http://{target}/slow?ms={}", silent.as_millis());
+        self.request(&url, &["--data", ""], silent + LIMIT).await
+    }
+
+    async fn request(
+        &mut self,
+        url: &str,
+        arguments: &[&str],
+        limit: Duration,
+    ) -> Result<ProxiedConnection> {
         if let Some(refused) = &self.refused {
             return Ok(refused.clone());
         }
-        let limit = LIMIT.as_secs().to_string();
+        let limit = limit.as_secs().to_string();
         let mut curl = command("curl")?;
         curl.args([
             "-sS",
@@ -119,17 +145,19 @@ impl ProxyUnderTest {
             &self.url(),
         ])
         .args(["-o", "/dev/null", "-w", "%{http_code} %{time_total}"])
+        .args(arguments)
         .arg(url);
+        let begun = Instant::now();
+        self.connections += 1;
         let measured = match output(&mut curl).await {
             Ok(measured) => measured,
             Err(error) => {
                 return Ok(ProxiedConnection {
-                    seconds: LIMIT.as_secs_f64(),
-                    how: Err(format!("hangs: {error:#}")),
+                    seconds: begun.elapsed().as_secs_f64(),
+                    how: Err(format!("no answer: {error:#}")),
                 });
             }
         };
-        self.connections += 1;
         let record = until(Duration::from_secs(10), "the access record", async || {
             Ok(self.records()?.into_iter().nth(self.connections - 1))
         })

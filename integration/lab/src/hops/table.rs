@@ -11,10 +11,18 @@ pub struct Hop {
     pub name: &'static str,
     pub(super) via: HopVia,
     pub(super) to: To,
-    /// How long the hop suffers a connection on which nothing passes.
-    pub(super) cuts: Option<Duration>,
-    /// `None` where connections get through; else words of the sentence that refuses them.
-    pub(super) refused: Option<&'static str>,
+    pub(super) third: Option<Third>,
+    /// The transport that connections take, or words of the sentence that refuses them.
+    pub(super) how: Result<&'static str, &'static str>,
+}
+
+/// The third connection, for hops that limit connections in time.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Third {
+    /// After the hop has cut a silent one; its limit is this.
+    AfterCut(Duration),
+    /// A request that is answered after this long, which is longer than the hop's limit on silence.
+    Silent(Duration),
 }
 
 /// What stands in between.
@@ -171,23 +179,33 @@ macro_rules! caddy {
     };
 }
 
-const fn works(name: &'static str, via: HopVia, to: To) -> Hop {
+const fn works(name: &'static str, via: HopVia, to: To, transport: &'static str) -> Hop {
     Hop {
         name,
         via,
         to,
-        cuts: None,
-        refused: None,
+        third: None,
+        how: Ok(transport),
     }
 }
 
-const fn cuts(name: &'static str, via: HopVia, to: To, after: u64) -> Hop {
+const fn cuts(name: &'static str, via: HopVia, to: To, after: u64, transport: &'static str) -> Hop {
     Hop {
-        name,
-        via,
-        to,
-        cuts: Some(Duration::from_secs(after)),
-        refused: None,
+        third: Some(Third::AfterCut(Duration::from_secs(after))),
+        ..works(name, via, to, transport)
+    }
+}
+
+const fn keeps(
+    name: &'static str,
+    via: HopVia,
+    to: To,
+    silent: u64,
+    transport: &'static str,
+) -> Hop {
+    Hop {
+        third: Some(Third::Silent(Duration::from_secs(silent))),
+        ..works(name, via, to, transport)
     }
 }
 
@@ -196,8 +214,8 @@ const fn refused(name: &'static str, via: HopVia, to: To, sentence: &'static str
         name,
         via,
         to,
-        cuts: None,
-        refused: Some(sentence),
+        third: None,
+        how: Err(sentence),
     }
 }
 
@@ -210,6 +228,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API; }\n  }"
         ),
         PLAIN,
+        "spdy",
     ),
     works(
         "nginx, the same with buffering off",
@@ -217,6 +236,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_buffering off; proxy_request_buffering off; proxy_pass https://API; }\n  }"
         ),
         PLAIN,
+        "spdy",
     ),
     refused(
         "nginx, `proxy_pass` alone",
@@ -235,12 +255,22 @@ pub(super) const HOPS: &[Hop] = &[
         "takes upgrades away",
     ),
     cuts(
-        "nginx, `proxy_read_timeout` 5 s (60 s scaled down)",
+        "nginx, `proxy_read_timeout` 2 s",
         nginx!(
-            "  server { listen 127.0.0.1:PORT;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_read_timeout 5s; proxy_send_timeout 5s; proxy_pass https://API; }\n  }"
+            "  server { listen 127.0.0.1:PORT;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_read_timeout 2s; proxy_send_timeout 2s; proxy_pass https://API; }\n  }"
         ),
         PLAIN,
-        5,
+        2,
+        "spdy",
+    ),
+    keeps(
+        "nginx, `proxy_read_timeout` 60 s, the default; an answer after 65 s",
+        nginx!(
+            "  server { listen 127.0.0.1:PORT;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API; }\n  }"
+        ),
+        PLAIN,
+        65,
+        "spdy",
     ),
     works(
         "nginx, below the path `/k8s/clusters/c-x`",
@@ -248,6 +278,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT;\n    location /k8s/clusters/c-x/ { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API/; }\n  }"
         ),
         To::Http("/k8s/clusters/c-x"),
+        "spdy",
     ),
     works(
         "nginx, TLS ended",
@@ -255,6 +286,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT ssl; ssl_certificate PKI/server.crt; ssl_certificate_key PKI/server.key;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API; }\n  }"
         ),
         To::Https,
+        "spdy",
     ),
     works(
         "nginx, TLS ended, HTTP/2 offered",
@@ -262,6 +294,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT ssl http2; ssl_certificate PKI/server.crt; ssl_certificate_key PKI/server.key;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API; }\n  }"
         ),
         To::Https,
+        "spdy",
     ),
     works(
         "nginx, TLS ended, client certificates demanded",
@@ -269,6 +302,7 @@ pub(super) const HOPS: &[Hop] = &[
             "  server { listen 127.0.0.1:PORT ssl; ssl_certificate PKI/server.crt; ssl_certificate_key PKI/server.key; ssl_client_certificate PKI/ca.crt; ssl_verify_client on;\n    location / { proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; proxy_pass https://API; }\n  }"
         ),
         To::HttpsWithCertificate,
+        "spdy",
     ),
     works(
         "HAProxy, TLS passed through",
@@ -276,6 +310,7 @@ pub(super) const HOPS: &[Hop] = &[
             "frontend f\n  mode tcp\n  bind 127.0.0.1:PORT\n  default_backend b\nbackend b\n  mode tcp\n  server s API\n"
         ),
         To::HttpsWithCertificate,
+        "spdy",
     ),
     works(
         "HAProxy, TLS ended",
@@ -283,6 +318,7 @@ pub(super) const HOPS: &[Hop] = &[
             "frontend f\n  mode http\n  bind 127.0.0.1:PORT ssl crt DIR/server.pem\n  default_backend b\nbackend b\n  mode http\n  server s API ssl verify none crt DIR/admin.pem\n"
         ),
         To::Https,
+        "spdy",
     ),
     works(
         "HAProxy, TLS ended, HTTP/2 offered",
@@ -290,6 +326,7 @@ pub(super) const HOPS: &[Hop] = &[
             "frontend f\n  mode http\n  bind 127.0.0.1:PORT ssl crt DIR/server.pem alpn h2,http/1.1\n  default_backend b\nbackend b\n  mode http\n  server s API ssl verify none crt DIR/admin.pem\n"
         ),
         To::Https,
+        "spdy",
     ),
     refused(
         "HAProxy, HTTP/2 only towards us",
@@ -300,18 +337,25 @@ pub(super) const HOPS: &[Hop] = &[
         "the connection was dropped",
     ),
     cuts(
-        "HAProxy, `timeout tunnel` 5 s",
+        "HAProxy, `timeout tunnel` 2 s",
         haproxy!(
-            "frontend f\n  mode http\n  bind 127.0.0.1:PORT\n  default_backend b\nbackend b\n  mode http\n  timeout tunnel 5s\n  server s API ssl verify none crt DIR/admin.pem\n"
+            "frontend f\n  mode http\n  bind 127.0.0.1:PORT\n  default_backend b\nbackend b\n  mode http\n  timeout tunnel 2s\n  server s API ssl verify none crt DIR/admin.pem\n"
         ),
         PLAIN,
-        5,
+        2,
+        "spdy",
     ),
-    works("Caddy", caddy!("http://127.0.0.1:PORT {\n"), PLAIN),
+    works(
+        "Caddy",
+        caddy!("http://127.0.0.1:PORT {\n"),
+        PLAIN,
+        "spdy-ws",
+    ),
     works(
         "Caddy, TLS ended, HTTP/2 offered",
         caddy!("https://127.0.0.1:PORT {\n  tls PKI/server.crt PKI/server.key\n"),
         To::Https,
+        "spdy-ws",
     ),
     works(
         "stunnel",
@@ -324,6 +368,7 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         PLAIN,
+        "spdy",
     ),
     works(
         "squid, `proxy-url`",
@@ -336,6 +381,7 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::ProxyUrl("http"),
+        "spdy",
     ),
     works(
         "squid, `HTTPS_PROXY`",
@@ -348,6 +394,7 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::Environment,
+        "spdy",
     ),
     works(
         "tinyproxy, `proxy-url`",
@@ -360,6 +407,7 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::ProxyUrl("http"),
+        "spdy",
     ),
     works(
         "tinyproxy, `HTTPS_PROXY`",
@@ -372,19 +420,21 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::Environment,
+        "spdy",
     ),
     cuts(
-        "tinyproxy, `Timeout` 5 s",
+        "tinyproxy, `Timeout` 2 s",
         HopVia::Debian(
             &TINYPROXY,
             &[HopProgram {
                 line: "ROOT/usr/bin/tinyproxy -d -c DIR/config",
-                config: "Port PORT\nListen 127.0.0.1\nTimeout 5\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
+                config: "Port PORT\nListen 127.0.0.1\nTimeout 2\nLogFile \"DIR/log\"\nAllow 127.0.0.1\n",
                 ends: false,
             }],
         ),
         To::ProxyUrl("http"),
-        5,
+        2,
+        "spdy",
     ),
     works(
         "microsocks, `proxy-url` socks5",
@@ -397,6 +447,7 @@ pub(super) const HOPS: &[Hop] = &[
             }],
         ),
         To::ProxyUrl("socks5"),
+        "spdy",
     ),
     works(
         "`ssh -D`, `proxy-url` socks5",
@@ -431,6 +482,7 @@ pub(super) const HOPS: &[Hop] = &[
             ],
         ),
         To::ProxyUrl("socks5"),
+        "spdy",
     ),
     refused(
         "a gateway that takes `Upgrade` away",
@@ -442,7 +494,7 @@ pub(super) const HOPS: &[Hop] = &[
         "a gateway that answers 101 and swallows",
         HopVia::Gateway(Does::Swallows),
         PLAIN,
-        "",
+        "nothing was received after them",
     ),
     refused(
         "a gateway that answers upgrades with 400",
@@ -478,32 +530,45 @@ pub(super) const HOPS: &[Hop] = &[
         "a gateway that answers 101 and swallows SPDY",
         HopVia::Gateway(Does::SwallowsSpdy),
         PLAIN,
+        "spdy-ws",
     ),
     works(
         "a gateway that lets no SPDY through (403)",
         HopVia::Gateway(Does::RefusesSpdy),
         PLAIN,
+        "spdy-ws",
     ),
     cuts(
-        "a gateway that cuts after 5 s of silence (60 s scaled down)",
-        HopVia::Gateway(Does::CutsSilence(Duration::from_secs(5))),
+        "a gateway that cuts after 2 s of silence",
+        HopVia::Gateway(Does::CutsSilence(Duration::from_secs(2))),
         PLAIN,
-        5,
+        2,
+        "spdy",
+    ),
+    keeps(
+        "a gateway that cuts after 60 s of silence; an answer after 65 s",
+        HopVia::Gateway(Does::CutsSilence(Duration::from_secs(60))),
+        PLAIN,
+        65,
+        "spdy",
     ),
     cuts(
         "a gateway that cuts after 8 s (an hour of a token's life)",
         HopVia::Gateway(Does::CutsAfter(Duration::from_secs(8))),
         PLAIN,
         8,
+        "spdy",
     ),
     works(
         "a gateway that writes one byte at a time",
         HopVia::Gateway(Does::Dribbles),
         PLAIN,
+        "spdy",
     ),
     works(
         "a gateway that holds heads back for 3 s",
         HopVia::Gateway(Does::Holds(Duration::from_secs(3))),
         PLAIN,
+        "spdy",
     ),
 ];
