@@ -1,6 +1,6 @@
-//! Debian packages, unpacked and not installed: no service starts, and nothing of the machine changes.
+//! Debian packages: unpacked, so that no service starts and nothing of the machine changes; or installed, where clients are.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::Lab;
 use crate::binaries::{lock, temporary};
-use crate::command::{command, output};
+use crate::command::{BUILD_LIMIT, command, output, output_within};
 
 impl Lab {
     /// These packages' files, under one directory of the cache that is called `name`; unpacked once. What they
@@ -27,7 +27,27 @@ impl Lab {
         self.unpack(name, packages).await
     }
 
-    /// The same for who has locked the cache.
+    /// Installs these packages.
+    ///
+    /// # Errors
+    /// What apt said.
+    pub(crate) async fn install_packages(&self, packages: &[&str]) -> Result<()> {
+        let _lock = self.lock_apt().await?;
+        output(command("apt-get")?.args(["-qq", "update"])).await?;
+        let mut apt = command("apt-get")?;
+        apt.args(["-qq", "install", "-y", "--no-install-recommends"])
+            .args(packages);
+        output_within(BUILD_LIMIT, &mut apt).await.map(drop)
+    }
+
+    /// One apt at a time: another fails at once.
+    async fn lock_apt(&self) -> Result<File> {
+        let cache = self.settings.cache();
+        fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        lock(cache.join("apt.lock")).await
+    }
+
+    /// As [`Lab::debian`], for a caller that holds the cache's lock.
     pub(crate) async fn unpack(&self, name: &str, packages: &[&str]) -> Result<PathBuf> {
         let unpacked = self.settings.cache().join(name);
         if unpacked.exists() {
@@ -46,10 +66,12 @@ impl Lab {
                 .args(packages);
             Ok(apt)
         };
+        let locked = self.lock_apt().await?;
         if output(&mut fetch()?).await.is_err() {
             output(command("apt-get")?.args(["-qq", "update"])).await?; // no lists yet, or old ones
             output(&mut fetch()?).await?;
         }
+        drop(locked);
         for package in fs::read_dir(&fetched)? {
             output(command("dpkg")?.arg("-x").arg(package?.path()).arg(&root)).await?;
         }

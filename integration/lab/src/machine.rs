@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -215,6 +215,15 @@ impl LabMachine {
         output(&mut ip).await.map(drop)
     }
 
+    /// Answers DNS at the far end of its link: every name is unknown there.
+    pub(crate) async fn deny_names(&mut self) -> Result<()> {
+        let address = format!("{}:53", self.host_ip);
+        let socket = UdpSocket::bind(&address).await;
+        let socket = socket.with_context(|| format!("DNS on {address}"))?;
+        self.relay.spawn(no_such_name(socket));
+        Ok(())
+    }
+
     /// Starts a program of it, and waits until this is so.
     pub(crate) async fn start(
         &self,
@@ -329,6 +338,17 @@ async fn relay(listener: TcpListener, to: SocketAddr) {
             }
         });
         while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Answers each query with NXDOMAIN: the query with other flags, RFC 1035 section 4.1.1.
+async fn no_such_name(socket: UdpSocket) {
+    let mut message = [0u8; 512];
+    while let Ok((length, client)) = socket.recv_from(&mut message).await {
+        message[2] |= 0x80; // QR
+        message[3] = 0x83; // RA, and RCODE 3
+        // A client that gets no answer times out.
+        let _ = socket.send_to(&message[..length], client).await;
     }
 }
 

@@ -160,9 +160,7 @@ impl Lab {
             .filter(|program| require(&[program]).is_err())
             .collect();
         if !missing.is_empty() {
-            output(command("apt-get")?.args(["-qq", "update"])).await?;
-            let install = ["-qq", "install", "-y", "--no-install-recommends"];
-            output(command("apt-get")?.args(install).args(&missing)).await?;
+            self.install_packages(&missing).await?;
         }
         let home = self.settings.state().join("terminal");
         fs::create_dir_all(&home)?;

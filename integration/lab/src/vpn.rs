@@ -11,7 +11,8 @@ use tokio::process::Child;
 
 use crate::Lab;
 use crate::binaries::{go_install, lock, publish};
-use crate::command::{BUILD_LIMIT, command, output, output_within};
+use crate::clients::kits::{Kit, Kits};
+use crate::command::{BUILD_LIMIT, FOR_CHECK, command, output, output_within, require};
 use crate::machine::LabMachine;
 use crate::section::table_cell;
 
@@ -25,6 +26,10 @@ const SOCKS: &str = "127.0.0.1:1080";
 const HTTP: &str = "127.0.0.1:3128";
 const DNS_PORT: &str = "5353";
 
+/// Exit codes of curl for a host that cannot be reached: an unknown name (6), no connection (7), a timeout (28), and a
+/// connection that is reset in a TLS handshake (35), before an answer (52) or while one is read (56).
+const UNREACHABLE: [i32; 6] = [6, 7, 28, 35, 52, 56];
+
 /// A VPN as it is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vpn {
@@ -34,7 +39,7 @@ pub enum Vpn {
     SingBoxFakeIp,
     /// The same, which sends names below `cluster.local` to kubevpn's SOCKS listener.
     SingBoxChained,
-    /// wireguard-go, with all routes, and the API server at its other end.
+    /// wireguard-go, with all routes, and the API server and a DNS that knows no name at its other end.
     WireGuard,
     /// OpenVPN, likewise.
     OpenVpn,
@@ -72,6 +77,11 @@ impl Vpn {
         }
     }
 
+    /// Whether its DNS has a made-up address for every name, and not NXDOMAIN.
+    fn has_fake_ip(self) -> bool {
+        matches!(self, Self::SingBoxFakeIp | Self::SingBoxChained)
+    }
+
     /// Of sing-box.
     fn config(self) -> Value {
         let no_such_name = json!({"action": "predefined", "rcode": "NXDOMAIN"});
@@ -90,9 +100,9 @@ impl Vpn {
                     {"type": "fakeip", "tag": "fake", "inet4_range": "198.18.0.0/15"},
                     {"type": "hosts", "tag": "hosts"},
                 ],
-                "rules": match self {
-                    Self::SingBoxFakeIp | Self::SingBoxChained => vec![made_up, no_such_name],
-                    _ => vec![no_such_name],
+                "rules": match self.has_fake_ip() {
+                    true => vec![made_up, no_such_name],
+                    false => vec![no_such_name],
                 },
                 "final": "hosts",
             },
@@ -196,7 +206,7 @@ impl Lab {
     /// Tries all that people use behind one VPN.
     ///
     /// # Errors
-    /// No cluster; a VPN that does not start.
+    /// No cluster; a package that cannot be installed; a VPN that does not start.
     pub async fn vpn(
         &self,
         kubevpn: &Path,
@@ -204,6 +214,11 @@ impl Lab {
         report: impl FnMut(&Claimed),
     ) -> Result<Vec<Claimed>> {
         self.api_ready().await?;
+        require(&FOR_CHECK)?;
+        Kits::new(self).need(Kit::Machine("chromium")).await?;
+        let field = "jsonpath={.spec.clusterIP}";
+        let service = ["get", "service", "productpage", "-o", field];
+        let cluster_ip = self.kubectl(&service).await?;
         let running = self.start_vpn(vpn).await.context(vpn.name())?;
         let machine = &running.machine;
         let mut claims = VpnClaims {
@@ -213,6 +228,9 @@ impl Lab {
         };
         let c = &mut claims;
         let url = format!("http://{NAME}:9080/");
+        let program = kubevpn.display().to_string();
+        c.claim("the VPN's DNS", vpn_dns(machine, vpn).await);
+        c.claim("`check`", checked(machine, &program, vpn).await);
         if vpn != Vpn::SingBoxChained {
             let pod = [
                 "get",
@@ -242,15 +260,12 @@ impl Lab {
             &dns,
         ];
         let proxy = machine.proxy(kubevpn, &flags).await?;
-        let socks5h = format!("socks5h://{SOCKS}");
+        let (socks5h, http) = (format!("socks5h://{SOCKS}"), format!("http://{HTTP}"));
         let through =
             async |proxy: &str, url: &str| answers(machine, &["--proxy", proxy, url]).await;
         c.claim("`proxy-out`, `socks5h://`", through(&socks5h, &url).await);
-        c.claim(
-            "`proxy-out`, HTTP",
-            through(&format!("http://{HTTP}"), &url).await,
-        );
-        c.claim("DNS helper", helper(machine).await);
+        c.claim("`proxy-out`, HTTP", through(&http, &url).await);
+        c.claim("DNS helper", helper(machine, &cluster_ip).await);
         c.claim("PAC file, Chromium", chromium(machine, &url).await);
         if vpn == Vpn::SingBoxFakeIp {
             let refused = through(&format!("socks5://{SOCKS}"), &url).await;
@@ -279,18 +294,38 @@ impl Lab {
         }
         drop(proxy);
         if vpn != Vpn::SingBoxChained {
-            let kubevpn = kubevpn.display().to_string();
-            c.claim("`run`", ran(machine, &[&kubevpn, "run"], &url).await);
+            c.claim("`run`", ran(machine, &[&program, "run"], &url).await);
             c.claim(
                 "`run --isolated`",
-                ran(machine, &[&kubevpn, "run", "--isolated"], &url).await,
+                ran(machine, &[&program, "run", "--isolated"], &url).await,
             );
+            for (what, flag, proxy) in [
+                ("`connect --socks`", "--socks", &socks5h),
+                ("`connect --http`", "--http", &http),
+            ] {
+                let seen = connected(machine, &program, flag, proxy, &url).await;
+                c.claim(what, seen);
+            }
+        }
+        if vpn == Vpn::WireGuard {
             c.claim(
-                "`connect --socks`",
-                connected(machine, &kubevpn, &socks5h, &url).await,
+                "`proxy-out --wait-api`, then the VPN comes up",
+                self.waited(&program, &socks5h, &url).await,
             );
         }
         Ok(claims.all)
+    }
+
+    /// Starts `proxy-out --wait-api` on another machine while its tunnel is away, then makes the tunnel.
+    async fn waited(&self, kubevpn: &str, proxy: &str, url: &str) -> Result<String> {
+        let mut wireguard = self.wireguard(1).await?;
+        wireguard.disconnect().await?;
+        let machine = &wireguard.machine;
+        let line = [kubevpn, "proxy-out", "--wait-api"];
+        let waits = async || Ok(machine.sh("grep -q 'waiting: ' *.log").await.is_ok());
+        let _proxy = machine.start(&line, "`waiting:` in its log", waits).await?;
+        wireguard.connect(self, 2).await?;
+        answers(&wireguard.machine, &["--proxy", proxy, url]).await
     }
 
     async fn start_vpn(&self, vpn: Vpn) -> Result<VpnMachine> {
@@ -320,14 +355,16 @@ impl Lab {
         })
     }
 
-    /// The server's end of a VPN, which is between the machine and the API server; and the machine.
+    /// The server's end of a VPN, which is between the machine and the API server; and the machine, whose DNS is at the
+    /// API server's address.
     async fn ends(&self, number: u8) -> Result<(LabMachine, LabMachine)> {
-        let server = self.machine(number).await?;
+        let mut server = self.machine(number).await?;
+        server.deny_names().await?;
         let machine = self.machine_behind(&server).await?;
         // The way back into the tunnel; it goes with the link.
         let tunnel = format!("{}/29", self.settings.tunnel_net(number, 0));
         output(command("ip")?.args(["route", "replace", &tunnel, "via", server.ip()])).await?;
-        set_dns(&machine, &self.settings.tunnel_net(number, 1)).await?;
+        set_dns(&machine, &self.settings.machine_net(number, 1)).await?;
         Ok((server, machine))
     }
 
@@ -451,27 +488,64 @@ async fn set_dns(machine: &LabMachine, server: &str) -> Result<()> {
         .map(drop)
 }
 
-/// Expects that curl fails; how.
+/// Expects that curl does not reach the host, and returns its message.
 async fn fails(machine: &LabMachine, url: &str) -> Result<String> {
     let curl = ["curl", "-sS", "--max-time", "5", "-o", "/dev/null", url];
     let done = machine.command(&curl)?.output().await?;
     ensure!(!done.status.success(), "it was answered");
-    let said = String::from_utf8_lossy(&done.stderr);
     // curl: (6) Could not resolve host: a.b
-    Ok(said.trim().to_owned())
+    let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+    let code = done.status.code();
+    ensure!(
+        code.is_some_and(|code| UNREACHABLE.contains(&code)),
+        "{}: {said}",
+        done.status
+    );
+    Ok(said)
 }
 
 /// Expects an answer of the sample Service.
 async fn answers(machine: &LabMachine, args: &[&str]) -> Result<String> {
-    let body = machine.curl(args).await?;
+    answered(&machine.curl(args).await?)
+}
+
+/// Expects the sample Service's own answer, which a browser's error page about its host does not contain.
+fn answered(body: &str) -> Result<String> {
     ensure!(
         body.contains(r#""service":"productpage""#),
-        "another answer: {body}"
+        "another answer: {body:.500}"
     );
     Ok("answered".to_owned())
 }
 
-async fn helper(machine: &LabMachine) -> Result<String> {
+/// Expects an answer of the VPN's DNS, which is in `/etc/resolv.conf`: dig fails where none comes.
+async fn vpn_dns(machine: &LabMachine, vpn: Vpn) -> Result<String> {
+    let question = ["dig", "+noall", "+comments", "+answer", "+tries=1", NAME];
+    let answer = output(&mut machine.command(&question)?).await?;
+    let (wanted, seen) = match vpn.has_fake_ip() {
+        true => ("198.18.", "a made-up address"),
+        false => ("status: NXDOMAIN", "NXDOMAIN"),
+    };
+    ensure!(answer.contains(wanted), "it answers {answer}");
+    Ok(seen.to_owned())
+}
+
+/// Expects that `check` finds no problem, names the API server, and warns of made-up addresses where the VPN has them.
+async fn checked(machine: &LabMachine, kubevpn: &str, vpn: Vpn) -> Result<String> {
+    let said = output(&mut machine.command(&[kubevpn, "check"])?).await?;
+    // ok       api-server   https://10.246.0.1:6443 runs v1.34.4; a round trip takes 0.9 ms, …
+    let server = said.lines().find_map(|line| {
+        let (_, text) = line.split_once(" api-server ")?;
+        let (server, _) = text.split_once(';')?;
+        Some(server.trim().to_owned())
+    });
+    let server = server.with_context(|| format!("the API server is not named: {said}"))?;
+    let warns = said.contains("made-up address (fake-ip)");
+    ensure!(warns == vpn.has_fake_ip(), "its line on DNS: {said}");
+    Ok(server)
+}
+
+async fn helper(machine: &LabMachine, cluster_ip: &str) -> Result<String> {
     let question = [
         "dig",
         "+short",
@@ -484,7 +558,10 @@ async fn helper(machine: &LabMachine) -> Result<String> {
     ];
     let answer = output(&mut machine.command(&question)?).await?;
     let address = answer.trim();
-    ensure!(address.starts_with("10."), "it answers {address:?}");
+    ensure!(
+        address == cluster_ip,
+        "it answers {address:?}, not {cluster_ip}"
+    );
     Ok("the Service's ClusterIP".to_owned())
 }
 
@@ -505,9 +582,7 @@ async fn chromium(machine: &LabMachine, url: &str) -> Result<String> {
         url,
     ];
     let mut chromium = machine.command(&line)?;
-    let page = output_within(Duration::from_secs(90), &mut chromium).await?;
-    ensure!(page.contains("productpage"), "another page: {page}");
-    Ok("answered".to_owned())
+    answered(&output_within(Duration::from_secs(90), &mut chromium).await?)
 }
 
 async fn udp(machine: &LabMachine) -> Result<String> {
@@ -520,21 +595,25 @@ async fn udp(machine: &LabMachine) -> Result<String> {
     let log = fs::read_to_string(machine.dir.path().join("sing-box.log"))?;
     let refused = log.lines().rev().find(|line| line.contains("socks"));
     let refused = refused.with_context(|| format!("sing-box says nothing of a refusal: {log}"))?;
-    Ok(refused.rsplit(": ").next().unwrap_or_default().to_owned())
+    let reply = refused.rsplit(": ").next().unwrap_or_default();
+    // RFC 1928 section 6: command not supported.
+    ensure!(reply.ends_with("code=7"), "another reply: {refused}");
+    Ok(reply.to_owned())
 }
 
 async fn ran(machine: &LabMachine, run: &[&str], url: &str) -> Result<String> {
     let line = [run, &["--", "curl", "-sS", "--max-time", "40", url]].concat();
-    let body = output(&mut machine.command(&line)?).await?;
-    ensure!(
-        body.contains(r#""service":"productpage""#),
-        "another answer: {body}"
-    );
-    Ok("answered".to_owned())
+    answered(&output(&mut machine.command(&line)?).await?)
 }
 
-async fn connected(machine: &LabMachine, kubevpn: &str, proxy: &str, url: &str) -> Result<String> {
-    output(&mut machine.command(&[kubevpn, "connect", "--socks"])?).await?;
+async fn connected(
+    machine: &LabMachine,
+    kubevpn: &str,
+    flag: &str,
+    proxy: &str,
+    url: &str,
+) -> Result<String> {
+    output(&mut machine.command(&[kubevpn, "connect", flag])?).await?;
     let answer = answers(machine, &["--proxy", proxy, url]).await;
     output(&mut machine.command(&[kubevpn, "quit"])?).await?;
     answer

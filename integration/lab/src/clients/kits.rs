@@ -186,13 +186,10 @@ impl<'l> Kits<'l> {
                     .iter()
                     .filter(|(program, _)| require(&[*program]).is_err());
                 let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
-                if !packages.is_empty() {
-                    self.run("apt-get", &["-qq", "update"]).await?;
-                    let install = ["-qq", "install", "-y", "--no-install-recommends"];
-                    self.run("apt-get", &[&install[..], &packages].concat())
-                        .await?;
+                match packages.is_empty() {
+                    true => Ok(()),
+                    false => self.lab.install_packages(&packages).await,
                 }
-                Ok(())
             }
             Kit::Guests => {
                 Box::pin(self.install(Kit::Debian)).await?;
@@ -277,9 +274,7 @@ impl<'l> Kits<'l> {
         if !self.has(program).await {
             let renamed = PACKAGES.iter().find(|(name, _)| *name == program);
             let package = renamed.map_or(program, |(_, package)| *package);
-            self.run("apt-get", &["-qq", "update"]).await?;
-            let install = ["-qq", "install", "-y", "--no-install-recommends", package];
-            self.run("apt-get", &install).await?;
+            self.lab.install_packages(&[package]).await?;
         }
         require(&[program])
     }
