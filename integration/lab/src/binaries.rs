@@ -1,7 +1,7 @@
 //! What the cluster is built of: Go programs from `cluster/`, Debian's containerd, and images of our own.
 //! All of it is kept outside the repository, named by the hash of what it was built from.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -316,12 +316,18 @@ pub(crate) fn go_install(to: &Path) -> Result<Command> {
     Ok(go)
 }
 
-/// Waits for whoever else holds it; let go when dropped, or when this process ends.
+/// Waits for the process that holds it, and says so; released when dropped, or when this process ends.
 pub(crate) async fn lock(file: PathBuf) -> Result<File> {
     let locked = tokio::task::spawn_blocking(move || -> Result<File> {
         let lock =
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
-        lock.lock()?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                info!("waiting for another `lab` to release {}", file.display());
+                lock.lock()?;
+            }
+            locked => locked?,
+        }
         Ok(lock)
     });
     locked.await?

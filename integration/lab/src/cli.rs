@@ -159,7 +159,7 @@ pub(crate) enum Command {
         #[arg(long, value_enum, value_name = "VERSION")]
         containerd: Option<Containerd>,
         /// Measure transports too, and write this page's tables of all pairs that were ever run for it
-        #[arg(long)]
+        #[arg(long, conflicts_with = "filters")]
         page: Option<PathBuf>,
         /// Only scenarios whose names contain one of these
         #[arg(value_name = "FILTER")]

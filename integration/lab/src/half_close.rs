@@ -1,4 +1,5 @@
-//! What becomes of an answer when the client ends its side at once, by runtime: through kubectl, which passes the end on.
+//! Answers to a client that ends its side at once, by runtime: through kubectl, which passes the end on. kubectl is of the
+//! cluster's version: 1.30 forwards over SPDY, later versions over SPDY in WebSocket.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::Lab;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The port of a Pod, what is sent before the end, and what a whole answer is.
-const EXCHANGES: [(&str, u16, &str, Whole); 5] = [
+const EXCHANGES: [(&str, u16, &str, Whole); 6] = [
     (
         "300 MB",
         9080,
@@ -44,13 +45,21 @@ const EXCHANGES: [(&str, u16, &str, Whole); 5] = [
         "until the end",
         Whole::Ends("until the end"),
     ),
+    (
+        "a server that listens on the Pod's own address alone",
+        7100,
+        "to the Pod's address",
+        Whole::Echo("to the Pod's address"),
+    ),
 ];
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Whole {
     /// At least, with the head before them.
     Bytes(u64),
     Ends(&'static str),
+    /// The same, of a port that a runtime may refuse.
+    Echo(&'static str),
 }
 
 /// One exchange with a client that ends its side as soon as it has sent.
@@ -58,6 +67,8 @@ enum Whole {
 pub(crate) struct HalfClosed {
     /// In a few words.
     pub(crate) what: &'static str,
+    /// Expected of the answer.
+    expected: Whole,
     /// Whether the answer was whole.
     whole: bool,
     /// Of the answer.
@@ -70,7 +81,7 @@ impl Lab {
     /// Tries all of them.
     pub(crate) async fn half_close(&self) -> Result<Vec<HalfClosed>> {
         let mut all = Vec::new();
-        for (what, port, sent, whole) in EXCHANGES {
+        for (what, port, sent, expected) in EXCHANGES {
             let forward = self.forward(&["deployment/productpage"], port).await?;
             let begun = Instant::now();
             let mut client = TcpStream::connect(("127.0.0.1", forward.port)).await?;
@@ -87,12 +98,13 @@ impl Lab {
                 }
             };
             let ended = timeout(LIMIT, reading).await.is_ok();
-            let whole = match whole {
+            let whole = match expected {
                 Whole::Bytes(n) => bytes >= n,
-                Whole::Ends(text) => end.ends_with(text.as_bytes()),
+                Whole::Ends(text) | Whole::Echo(text) => end.ends_with(text.as_bytes()),
             };
             all.push(HalfClosed {
                 what,
+                expected,
                 whole,
                 bytes,
                 ended: ended.then(|| begun.elapsed()),
@@ -109,10 +121,40 @@ impl HalfClosed {
             || format!("no end in {LIMIT:?}"),
             |ended| format!("{:.1} s", ended.as_secs_f64()),
         );
-        match (self.whole, self.bytes) {
-            (true, _) => format!("whole, {ended}"),
-            (false, 0) => format!("nothing, {ended}"),
-            (false, bytes) => format!("cut after {bytes} bytes, {ended}"),
+        match (self.expected, self.whole, self.bytes) {
+            (Whole::Echo(_), true, _) => "answered".to_owned(),
+            // kubectl gives its client an end without a byte.
+            (Whole::Echo(_), false, 0) if self.ended.is_some() => "refused".to_owned(),
+            (_, true, _) => format!("whole, {ended}"),
+            (_, false, 0) => format!("nothing, {ended}"),
+            (_, false, bytes) => format!("cut after {bytes} bytes, {ended}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_may_be_refused_has_words_of_its_own() {
+        let cell = |expected, whole, bytes, ended: Option<u64>| {
+            let exchange = HalfClosed {
+                what: "",
+                expected,
+                whole,
+                bytes,
+                ended: ended.map(Duration::from_secs),
+            };
+            exchange.short()
+        };
+        assert_eq!(cell(Whole::Echo("x"), true, 1, Some(1)), "answered");
+        assert_eq!(cell(Whole::Echo("x"), false, 0, Some(0)), "refused");
+        assert_eq!(
+            cell(Whole::Echo("x"), false, 0, None),
+            "nothing, no end in 30s"
+        );
+        assert_eq!(cell(Whole::Ends("x"), true, 1, Some(1)), "whole, 1.0 s");
+        assert_eq!(cell(Whole::Ends("x"), false, 0, Some(1)), "nothing, 1.0 s");
     }
 }

@@ -239,7 +239,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
             for versions in &versions {
                 let run =
                     lab::VersionPair::run(versions, ROOT.as_ref(), &filters, measured.as_deref());
-                let pair = run.await?;
+                let pair = run.await;
                 failed += usize::from(!pair.holds());
                 println!("{}", lab::matrix_table(std::slice::from_ref(&pair)));
                 if let Some(page) = &page {
@@ -271,7 +271,7 @@ async fn run(command: Command, lab: Lab) -> Result<ExitCode> {
                 })
                 .await?;
             if let Some(page) = page {
-                lab::write_section(&page, "hops", &lab::hops_table(&crossings))?;
+                lab::write_hops(&page, &crossings)?;
             }
             let failed = crossings
                 .iter()

@@ -1,6 +1,7 @@
 //! Every Kubernetes on every containerd: does it come up, does it do what the lab claims of it, do the scenarios pass,
 //! and what does it answer to upgrades?
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
@@ -16,7 +17,6 @@ use tracing::info;
 
 use crate::cluster::{Extent, Lab};
 use crate::section::{table_cell, write_section};
-use crate::upgrades::UpgradeAnswer;
 use crate::versions::{Containerd, Versions};
 
 /// All scenarios of one pair, on two slow cores.
@@ -30,6 +30,9 @@ pub(crate) type Rows = Vec<(String, String)>;
 pub struct VersionPair {
     /// Which.
     pub versions: Versions,
+    /// The error that ended the run, if one did; what follows is what was seen until then.
+    #[serde(default)]
+    pub failure: Option<String>,
     /// Until every Pod was ready.
     pub up: Duration,
     /// Claims of the lab that hold, and sentences about those that do not.
@@ -51,8 +54,8 @@ pub struct Scenarios {
     pub passed: usize,
     /// Their names.
     pub failed: Vec<String>,
-    /// Not run, each for a reason that its name tells.
-    pub ignored: usize,
+    /// Number of those not run, by reason; the reason is empty where none is given.
+    pub ignored: BTreeMap<String, usize>,
     /// All of them together.
     pub took: Duration,
     /// The filters, if not all were run.
@@ -83,24 +86,48 @@ pub fn pairs(kubernetes: Option<&str>, containerd: Option<Containerd>) -> Result
 }
 
 impl VersionPair {
-    /// Takes down what is up, and brings up and tries this pair; it is left up. Transports are measured with this program,
-    /// which the scenarios build.
-    ///
-    /// # Errors
-    /// A cluster that does not come up; scenarios that cannot be built.
+    fn new(versions: Versions) -> Self {
+        Self {
+            versions,
+            failure: None,
+            up: Duration::ZERO,
+            claims: (0, Vec::new()),
+            scenarios: Scenarios::default(),
+            upgrades: Rows::new(),
+            half_closed: Rows::new(),
+            transports: Rows::new(),
+        }
+    }
+
+    /// Takes down the cluster that is up, brings up this pair and tries it; it is left up. Transports are measured with this
+    /// program, which the scenarios build.
     pub async fn run(
         versions: &Versions,
         root: &Path,
         filters: &[String],
         measured: Option<&Path>,
-    ) -> Result<Self> {
+    ) -> Self {
+        let mut pair = Self::new(versions.clone());
+        if let Err(error) = pair.fill(root, filters, measured).await {
+            pair.failure = Some(format!("{error:#}"));
+        }
+        pair
+    }
+
+    async fn fill(
+        &mut self,
+        root: &Path,
+        filters: &[String],
+        measured: Option<&Path>,
+    ) -> Result<()> {
+        let versions = &self.versions;
         Lab::from_env()?.down().await?;
         let lab = Lab::from_env()?
             .with_versions(Some(versions.kubernetes.clone()), Some(versions.containerd))?;
         lab.build().await?;
         let begun = Instant::now();
         lab.up(Extent::Full).await?;
-        let up = begun.elapsed();
+        self.up = begun.elapsed();
         info!("{versions} is up");
         let claims = lab.check(|_| {}).await?;
         let broken = claims.iter().filter_map(|claim| {
@@ -109,29 +136,29 @@ impl VersionPair {
         });
         let broken: Vec<String> = broken.collect();
         let holding = claims.len() - broken.len();
-        let upgrades = lab.upgrades(None).await?.iter().map(row).collect();
+        info!("{holding} claims hold, {} do not", broken.len());
+        self.claims = (holding, broken);
+        let upgrades = lab.upgrades(None).await?;
+        self.upgrades = upgrades
+            .iter()
+            .map(|answer| (answer.question.clone(), answer.cell()))
+            .collect();
         let half_closed = lab.half_close().await?;
         let half_closed = half_closed.iter().map(|h| (h.what.to_owned(), h.short()));
-        info!("{holding} claims hold, {} do not", broken.len());
-        let scenarios = scenarios(root, filters).await?;
-        let transports = match measured {
-            Some(kubevpn) => lab.transports(kubevpn).await?,
-            None => Rows::new(),
-        };
-        Ok(Self {
-            versions: versions.clone(),
-            up,
-            claims: (holding, broken),
-            scenarios,
-            upgrades,
-            half_closed: half_closed.collect(),
-            transports,
-        })
+        self.half_closed = half_closed.collect();
+        self.scenarios = scenarios(root, filters).await?;
+        if let Some(kubevpn) = measured {
+            self.transports = lab.transports(kubevpn).await?;
+        }
+        Ok(())
     }
 
     /// Whether all that was run passed.
     pub fn holds(&self) -> bool {
-        self.claims.1.is_empty() && self.scenarios.failed.is_empty() && self.scenarios.passed > 0
+        self.failure.is_none()
+            && self.claims.1.is_empty()
+            && self.scenarios.failed.is_empty()
+            && self.scenarios.passed > 0
     }
 }
 
@@ -146,7 +173,9 @@ async fn scenarios(root: &Path, filters: &[String]) -> Result<Scenarios> {
         let run = one_run(root, filter).await?;
         all.passed += run.passed;
         all.failed.extend(run.failed);
-        all.ignored += run.ignored;
+        for (reason, ignored) in run.ignored {
+            *all.ignored.entry(reason).or_default() += ignored;
+        }
         all.took += run.took;
     }
     Ok(all)
@@ -189,10 +218,18 @@ fn read(said: &str) -> Option<Scenarios> {
         let name = line.strip_prefix("test ")?.split_once(" ... FAILED")?.0;
         Some(name.trim().to_owned())
     });
+    let mut ignored = BTreeMap::new();
+    for line in said.lines() {
+        if let Some((name, _)) = line.split_once(" ... ignored") {
+            let reason = name.split_once("(skipped: ").map_or("", |(_, r)| r);
+            let reason = reason.trim().trim_end_matches(')');
+            *ignored.entry(reason.to_owned()).or_default() += 1;
+        }
+    }
     Some(Scenarios {
         passed: count("passed")?,
         failed: failed.collect(),
-        ignored: count("ignored")?,
+        ignored,
         took: Duration::ZERO,
         only: Vec::new(),
     })
@@ -212,14 +249,26 @@ pub fn table(pairs: &[VersionPair]) -> String {
             only,
         } = &pair.scenarios;
         let mut results = format!(
-            "{passed} passed, {} failed, {ignored} ignored",
-            failed.len()
+            "{passed} passed, {} failed, {} ignored",
+            failed.len(),
+            ignored.values().sum::<usize>()
         );
+        let reasons: Vec<String> = ignored
+            .iter()
+            .filter(|(reason, _)| !reason.is_empty())
+            .map(|(reason, ignored)| format!("{ignored}: {}", table_cell(reason)))
+            .collect();
+        if !reasons.is_empty() {
+            let _ = write!(results, " ({})", reasons.join("; "));
+        }
         if !failed.is_empty() {
             let _ = write!(results, ": `{}`", failed.join("`, `"));
         }
         if !only.is_empty() {
             let _ = write!(results, " (of `{}` alone)", only.join("`, `"));
+        }
+        if let Some(failure) = &pair.failure {
+            let _ = write!(results, "; **{}**", table_cell(failure));
         }
         let (holding, broken) = &pair.claims;
         let mut claims = format!("{holding} hold");
@@ -312,20 +361,6 @@ fn header(first: &str, pairs: &[VersionPair]) -> String {
     text
 }
 
-/// The question; status, and the words of an error or the first bytes of a session.
-fn row(answer: &UpgradeAnswer) -> (String, String) {
-    let question = answer.question.clone();
-    let status = answer.status.split(' ').nth(1).unwrap_or("none").to_owned();
-    if answer.rest.is_empty() {
-        return (question, status);
-    }
-    // A Pod's name and uid differ each time.
-    let rest: String = answer.rest.escape_ascii().to_string();
-    let rest: String = rest.chars().take(120).collect();
-    let rest = table_cell(&rest).replace('`', "'");
-    (question, format!("{status} `{rest}`"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,7 +376,8 @@ test e (skipped: no IPv6) ... ignored
 test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
 ";
         let read = read(said).unwrap();
-        assert_eq!((read.passed, read.ignored), (1, 1));
+        assert_eq!(read.passed, 1);
+        assert_eq!(read.ignored, BTreeMap::from([("no IPv6".to_owned(), 1)]));
         assert_eq!(read.failed, ["ws::c::d"]);
         assert_eq!(super::read("error: no such test"), None);
     }
@@ -354,13 +390,10 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let marks = marks.map(|m| format!("<!-- {m}: begin -->\n<!-- {m}: end -->\n"));
         fs::write(&page, marks.concat()).unwrap();
         let run = |versions: &Versions, cell: &str| VersionPair {
-            versions: versions.clone(),
             up: Duration::from_secs(1),
             claims: (17, Vec::new()),
-            scenarios: Scenarios::default(),
             upgrades: vec![("asked".into(), cell.into())],
-            half_closed: Rows::new(),
-            transports: Rows::new(),
+            ..VersionPair::new(versions.clone())
         };
         let all = pairs(None, Some(Containerd::Two)).unwrap();
         for (versions, cell) in [(&all[2], "new"), (&all[0], "gone"), (&all[0], "old")] {
@@ -376,6 +409,18 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
             page.contains("| 1.30.14 | 2.4.2 | 1.0 s | 17 hold |"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn a_pair_that_does_not_come_up_has_a_row() {
+        let versions = pairs(None, None).unwrap().remove(0);
+        let failed = VersionPair {
+            failure: Some("etcd ended:\nexit code 1".into()),
+            ..VersionPair::new(versions)
+        };
+        assert!(!failed.holds());
+        let table = table(&[failed]);
+        assert!(table.contains("**etcd ended: exit code 1**"), "{table}");
     }
 
     #[test]

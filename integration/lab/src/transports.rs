@@ -1,5 +1,6 @@
 //! What a cluster spends on each transport of a port-forward, and which of them `auto` takes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -25,7 +26,7 @@ const DAEMONS: [ClusterDaemon; 3] = [
     ClusterDaemon::Containerd,
 ];
 
-/// Counts WebSockets by who answers them; since Kubernetes 1.36.
+/// Number of WebSocket requests, labelled by the component that answers them (API server or kubelet); since Kubernetes 1.36.
 const METRIC: &str = "apiserver_websocket_streaming_requests_total{";
 
 impl Lab {
@@ -38,6 +39,7 @@ impl Lab {
         if !self.carries_spdy_in_websocket().await? {
             transports.retain(|t| *t != "spdy-ws");
         }
+        let begun = self.websockets().await?;
         let mut rows = Rows::new();
         let mut least = (Duration::MAX, "");
         for transport in transports {
@@ -68,10 +70,19 @@ impl Lab {
         let mut proxy = ProxyUnderTest::start(kubevpn, &kubeconfig, None, &[]).await?;
         let auto = reach(&mut proxy, "/").await?;
         rows.push(("`auto` takes".into(), format!("`{auto}`")));
-        rows.push((
-            "WebSockets are answered by".into(),
-            self.answers_websockets().await?,
-        ));
+        let counted: Vec<String> = self
+            .websockets()
+            .await?
+            .into_iter()
+            .map(|(labels, count)| (count - begun.get(&labels).unwrap_or(&0), labels))
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, labels)| format!("{count} `{labels}`"))
+            .collect();
+        let counted = match counted.is_empty() {
+            true => "no such metric before 1.36".to_owned(),
+            false => counted.join(", "),
+        };
+        rows.push(("WebSockets, by the API server's metric".into(), counted));
         Ok(rows)
     }
 
@@ -88,18 +99,14 @@ impl Lab {
         })
     }
 
-    /// By the API server's own count of the ways that they took.
-    async fn answers_websockets(&self) -> Result<String> {
+    /// Number of WebSockets so far, by the labels of [`METRIC`].
+    async fn websockets(&self) -> Result<BTreeMap<String, u64>> {
         let metrics = self.kubectl(&["get", "--raw", "/metrics"]).await?;
         let counted = metrics.lines().filter_map(|line| {
             let (labels, count) = line.strip_prefix(METRIC)?.rsplit_once("} ")?;
-            (count != "0").then(|| format!("`{labels}`"))
+            Some((labels.to_owned(), count.parse().ok()?))
         });
-        let counted: Vec<String> = counted.collect();
-        Ok(match counted.is_empty() {
-            true => "the API server (nothing is counted)".to_owned(),
-            false => counted.join(", "),
-        })
+        Ok(counted.collect())
     }
 }
 

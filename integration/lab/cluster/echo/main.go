@@ -108,7 +108,7 @@ func main() {
 		go func() { log.Fatal(server.ListenAndServe()) }()
 	}
 	for _, p := range list("TCP_PORTS") { // reads to the end, then answers, then closes: needs half-close
-		serve(p, func(c *net.TCPConn) {
+		serve(":"+p, func(c *net.TCPConn) {
 			b, err := io.ReadAll(c)
 			if err != nil {
 				log.Print("tcp: ", err)
@@ -117,22 +117,25 @@ func main() {
 		})
 	}
 	for _, p := range list("STREAM_PORTS") { // plain echo, byte for byte as it comes
-		serve(p, func(c *net.TCPConn) { io.Copy(c, c) })
+		serve(":"+p, func(c *net.TCPConn) { io.Copy(c, c) })
+	}
+	for _, p := range list("POD_IP_PORTS") { // the same, on the Pod's own address and not on loopback
+		serve(net.JoinHostPort(podIP(), p), func(c *net.TCPConn) { io.Copy(c, c) })
 	}
 	for _, p := range list("GREET_PORTS") { // the server speaks first, then echoes lines
-		serve(p, func(c *net.TCPConn) {
+		serve(":"+p, func(c *net.TCPConn) {
 			fmt.Fprintf(c, "220 %s ready\r\n", host)
 			io.Copy(c, c)
 		})
 	}
 	for _, p := range list("RESET_PORTS") { // takes one byte, then resets the connection
-		serve(p, func(c *net.TCPConn) {
+		serve(":"+p, func(c *net.TCPConn) {
 			c.Read(make([]byte, 1))
 			c.SetLinger(0)
 		})
 	}
 	for _, p := range list("CLOSE_PORTS") { // one HTTP answer, then a close that no field has announced
-		serve(p, func(c *net.TCPConn) {
+		serve(":"+p, func(c *net.TCPConn) {
 			r, err := http.ReadRequest(bufio.NewReader(c))
 			if err != nil {
 				return
@@ -142,7 +145,7 @@ func main() {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		})
 	}
-	log.Printf("echo %s %s http=%v tcp=%v stream=%v greet=%v reset=%v close=%v", host, podIP(), list("PORTS"), list("TCP_PORTS"), list("STREAM_PORTS"), list("GREET_PORTS"), list("RESET_PORTS"), list("CLOSE_PORTS"))
+	log.Printf("echo %s %s http=%v tcp=%v stream=%v podip=%v greet=%v reset=%v close=%v", host, podIP(), list("PORTS"), list("TCP_PORTS"), list("STREAM_PORTS"), list("POD_IP_PORTS"), list("GREET_PORTS"), list("RESET_PORTS"), list("CLOSE_PORTS"))
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
 	<-term
@@ -162,8 +165,8 @@ func podIP() string {
 	return ""
 }
 
-func serve(port string, f func(*net.TCPConn)) {
-	l, err := net.Listen("tcp", ":"+port)
+func serve(addr string, f func(*net.TCPConn)) {
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		log.Fatal(err)
 	}
