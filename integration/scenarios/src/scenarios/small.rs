@@ -65,7 +65,10 @@ async fn check_finds_nothing_missing(cx: Context) -> anyhow::Result<()> {
     // `34+` on some managed clusters.
     let minor: u32 = version.minor.trim_end_matches('+').parse()?;
     for (transport, since) in [("spdy", 0), ("spdy-ws", 31), ("ws", 0)] {
-        anyhow::ensure!(works(transport) == (minor >= since), "{transport}: {document:#}");
+        anyhow::ensure!(
+            works(transport) == (minor >= since),
+            "{transport}: {document:#}"
+        );
     }
     anyhow::ensure!(
         document["target"]["service"] == "default/reviews",
