@@ -57,7 +57,9 @@ pub(crate) async fn dial(pool: Arc<Pool>, to: PodPort) -> Result<PodStream, Forw
         })
     });
     let dialed = dialed.map_err(|error| match error {
-        ForwardError::TimedOut { .. } => dial.cause().take().unwrap_or(error),
+        ForwardError::TimedOut { .. } | ForwardError::SessionLost { .. } => {
+            dial.cause().take().unwrap_or(error)
+        }
         error => error,
     });
     pool.count_dial(dialed.as_ref().err());
@@ -70,7 +72,7 @@ struct Dial<'a> {
     pod: &'a Arc<PodId>,
     to: &'a PodPort,
     began: Instant,
-    /// Error to return instead of [`ForwardError::TimedOut`]: the attempts so far show why there was no answer in time.
+    /// Error to return instead of one that names only the last attempt: what the attempts have in common.
     cause: Mutex<Option<ForwardError>>,
 }
 
@@ -90,11 +92,9 @@ impl Dial<'_> {
             } else {
                 self.channel(Vec::new()).await
             };
-            match attempted {
+            match attempted.map_err(|failure| self.silent_everywhere().unwrap_or(failure)) {
                 Ok(stream) => return Ok(stream),
-                Err(AttemptFailure::Session(error))
-                    if attempt < ATTEMPTS && !self.is_silent_everywhere() =>
-                {
+                Err(AttemptFailure::Session(error)) if attempt < ATTEMPTS => {
                     tracing::debug!(%to, %error, attempt, "trying another session");
                 }
                 // Only channels were tried, because they worked before.
@@ -239,10 +239,11 @@ impl Dial<'_> {
         }
     }
 
-    /// Whether every transport with sessions was tried, and nothing was received over any.
-    fn is_silent_everywhere(&self) -> bool {
-        let cause = self.cause();
-        matches!(&*cause, Some(silent @ ForwardError::Silent { .. }) if !silent.retryable())
+    /// The failure of the dial, if nothing was received over any transport with sessions.
+    fn silent_everywhere(&self) -> Option<AttemptFailure> {
+        let cause = self.cause().clone()?;
+        let is_silent = matches!(cause, ForwardError::Silent { .. });
+        (is_silent && !cause.retryable()).then_some(AttemptFailure::Final(cause))
     }
 
     /// Waits for the reply. A session that gives none gets no new connections.
