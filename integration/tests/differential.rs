@@ -100,8 +100,12 @@ const KNOWN: &[Difference] = &[
 
 pub(crate) async fn same_as_the_clusters_dns() -> anyhow::Result<()> {
     let lab = Lab::attach().await?;
-    let objects = Objects::create(&lab).await?;
-    let compared = compare(&lab, &objects).await;
+    let mut objects = Objects::new();
+    let compared = async {
+        objects.create(&lab).await?;
+        compare(&lab, &objects).await
+    };
+    let compared = compared.await;
     objects.delete(&lab).await?;
     compared
 }

@@ -8,7 +8,7 @@ use kubevpn_spdy::{Session, StreamError};
 use kubevpn_target::BoxError;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::config::{Config, Transport};
+use crate::config::{Config, Transport, TransportChoice};
 use crate::error::{ForwardError, Rejection};
 use crate::fate::Fate;
 use crate::news::SessionNews;
@@ -56,12 +56,7 @@ pub(crate) async fn dial(pool: Arc<Pool>, to: PodPort) -> Result<PodStream, Forw
             after,
         })
     });
-    let dialed = dialed.map_err(|error| match error {
-        ForwardError::TimedOut { .. } | ForwardError::SessionLost { .. } => {
-            dial.cause().take().unwrap_or(error)
-        }
-        error => error,
-    });
+    let dialed = dialed.map_err(|error| dial.explained(error));
     pool.count_dial(dialed.as_ref().err());
     dialed
 }
@@ -72,7 +67,7 @@ struct Dial<'a> {
     pod: &'a Arc<PodId>,
     to: &'a PodPort,
     began: Instant,
-    /// Error to return instead of one that names only the last attempt: what the attempts have in common.
+    /// Failure that the attempts until now have in common.
     cause: Mutex<Option<ForwardError>>,
 }
 
@@ -92,7 +87,7 @@ impl Dial<'_> {
             } else {
                 self.channel(Vec::new()).await
             };
-            match attempted.map_err(|failure| self.silent_everywhere().unwrap_or(failure)) {
+            match attempted.map_err(|failure| self.given_up().unwrap_or(failure)) {
                 Ok(stream) => return Ok(stream),
                 Err(AttemptFailure::Session(error)) if attempt < ATTEMPTS => {
                     tracing::debug!(%to, %error, attempt, "trying another session");
@@ -176,8 +171,11 @@ impl Dial<'_> {
         lease.named(pair.id());
         let unheard = |failure| {
             // The line of an older session may have died; the next attempt opens one.
-            if handle.stats().received == 0 && opened >= self.began {
-                self.pool.opener().unheard(transport);
+            if handle.stats().received == 0
+                && opened >= self.began
+                && self.pool.opener().unheard(transport)
+                && opened.elapsed() >= self.config().probe_timeout
+            {
                 self.note_silent(transport);
             }
             failure
@@ -190,6 +188,7 @@ impl Dial<'_> {
             let mut early = Early::new(&handle, self.config());
             let replied = self.replied(&mut pair, &lease, &handle);
             early.beside(replied).await.map_err(unheard)?;
+            self.pool.opener().heard();
             match pair.fate(&mut early, self.config()).await {
                 Fate::Good => lease.remember(),
                 Fate::Refused => {
@@ -239,11 +238,24 @@ impl Dial<'_> {
         }
     }
 
-    /// The failure of the dial, if nothing was received over any transport with sessions.
-    fn silent_everywhere(&self) -> Option<AttemptFailure> {
+    /// The failure of the dial, if both transports with sessions were silent.
+    fn given_up(&self) -> Option<AttemptFailure> {
         let cause = self.cause().clone()?;
         let is_silent = matches!(cause, ForwardError::Silent { .. });
         (is_silent && !cause.retryable()).then_some(AttemptFailure::Final(cause))
+    }
+
+    /// The failure that the attempts have in common, in place of a limit or of the last attempt's failure.
+    fn explained(&self, error: ForwardError) -> ForwardError {
+        let is_only = matches!(self.config().transport, TransportChoice::Only(_));
+        match (&error, self.cause().take()) {
+            (ForwardError::TimedOut { .. }, Some(cause @ ForwardError::Rejected { .. })) => cause,
+            (
+                ForwardError::TimedOut { .. } | ForwardError::SessionLost { .. },
+                Some(cause @ ForwardError::Silent { .. }),
+            ) if is_only => cause,
+            _ => error,
+        }
     }
 
     /// Waits for the reply. A session that gives none gets no new connections.

@@ -76,7 +76,7 @@ pub enum ForwardError {
         tried: Vec<Rejection>,
     },
 
-    /// Upgrades were granted, and nothing was received on their connections.
+    /// Upgrades were granted, and nothing was received on their connections, nor on any before them.
     #[error(
         "pod {pod}: upgrades were granted ({}), but nothing was received after them: have proxies before the API server pass \
          on the bytes that follow a 101 answer, and check the pod's node",
@@ -145,8 +145,9 @@ impl Rejection {
     /// `502 Bad Gateway, what was said`
     fn answer(&self) -> String {
         match self.status {
-            // Gateways repeat the status as their page.
-            Some(status) if status.to_string().contains(&self.message) => status.to_string(),
+            Some(status) if self.message.is_empty() || repeats(status, &self.message) => {
+                status.to_string()
+            }
             Some(status) => format!("{status}, {}", self.message),
             None => self.message.clone(),
         }
@@ -196,7 +197,7 @@ impl ForwardError {
             | Self::TimedOut { .. }
             | Self::SessionLost { .. }
             | Self::Overloaded { .. } => true,
-            // Two transports that are silent have the way to the API server in common, and not the Pod.
+            // Nothing was ever received on a session of either transport: other Pods are most likely behind the same gateway.
             Self::Silent { transports, .. } => transports.len() < 2,
             Self::Forbidden { .. } | Self::Api(_) | Self::ShutDown => false,
         }
@@ -226,6 +227,11 @@ fn names(transports: &[Transport]) -> String {
     names.join(", ")
 }
 
+/// Whether a page says no more than its status, as those of some gateways.
+fn repeats(status: StatusCode, page: &str) -> bool {
+    status.canonical_reason() == Some(page) || status.to_string() == page
+}
+
 /// Each distinct answer once, with the transports that received it.
 fn list(tried: &[Rejection]) -> String {
     let mut answers: Vec<(String, String)> = Vec::new();
@@ -246,7 +252,7 @@ fn advice(tried: &[Rejection]) -> &'static str {
     let stripped = |r: &Rejection| {
         r.status == Some(StatusCode::BAD_REQUEST) && r.message.contains("Upgrade request required")
     };
-    // The node takes it for a channel, whose port is a parameter.
+    // A kubelet before 1.31 reads the request as one for `v4.channel.k8s.io`, which needs this parameter.
     let older = |r: &Rejection| {
         r.transport == Transport::SpdyWs
             && r.status == Some(StatusCode::BAD_REQUEST)

@@ -56,8 +56,14 @@ pub(crate) trait Opener: Send + Sync + 'static {
         tried: Vec<Rejection>,
     ) -> BoxFuture<Result<Box<dyn SessionIo>, ForwardError>>;
 
-    /// Reports that a new session of this transport ended, or was given up, before a byte was received on it.
-    fn unheard(&self, _transport: Transport) {}
+    /// Reports that a session received something.
+    fn heard(&self) {}
+
+    /// Reports that a new session of this transport ended, or was given up, before a byte was received on it. Returns whether
+    /// that is so of every session until now.
+    fn unheard(&self, _transport: Transport) -> bool {
+        false
+    }
 }
 
 /// Outcome of a request for a session.
@@ -82,6 +88,8 @@ struct TransportMemory {
     known: [TransportHealth; Transport::ALL.len()],
     /// When a channel was last opened.
     channel: Option<Instant>,
+    /// Something was received on a session.
+    heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -326,8 +334,14 @@ impl Opener for PortForwardApi {
         Box::pin(self.clone().ask_channel(pod, port, tried))
     }
 
-    fn unheard(&self, transport: Transport) {
-        self.memory().unheard(transport);
+    fn heard(&self) {
+        self.memory().heard = true;
+    }
+
+    fn unheard(&self, transport: Transport) -> bool {
+        let mut memory = self.memory();
+        memory.unheard(transport);
+        !memory.heard
     }
 }
 
@@ -370,6 +384,8 @@ impl TransportMemory {
         let known = &mut self.known[other as usize];
         match known {
             TransportHealth::Down(_) => return,
+            // One of the two works, and this silence has another cause.
+            TransportHealth::Silent if self.heard => return,
             TransportHealth::Silent => *known = TransportHealth::Fit,
             TransportHealth::Fit | TransportHealth::Doubtful => {}
         }

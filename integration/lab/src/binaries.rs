@@ -323,7 +323,7 @@ pub(crate) async fn lock(file: PathBuf) -> Result<File> {
             File::create(&file).with_context(|| format!("cannot write {}", file.display()))?;
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                info!("waiting for another `lab` to release {}", file.display());
+                info!("waiting for the lock {}", file.display());
                 lock.lock()?;
             }
             locked => locked?,

@@ -35,12 +35,15 @@ impl Lab {
         let _lock = self.lock_apt().await?;
         output(command("apt-get")?.args(["-qq", "update"])).await?;
         let mut apt = command("apt-get")?;
-        apt.args(["-qq", "install", "-y", "--no-install-recommends"])
-            .args(packages);
+        // A fresh Debian runs apt by itself.
+        apt.args(["-qq", "-o", "DPkg::Lock::Timeout=300"])
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive");
         output_within(BUILD_LIMIT, &mut apt).await.map(drop)
     }
 
-    /// One apt at a time: another fails at once.
+    /// Waits for the apt of another `lab`: a second one fails at once.
     async fn lock_apt(&self) -> Result<File> {
         let cache = self.settings.cache();
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;

@@ -58,7 +58,7 @@ enum Whole {
     /// At least, with the head before them.
     Bytes(u64),
     Ends(&'static str),
-    /// The same, of a port that a runtime may refuse.
+    /// Ends with this text; some runtimes refuse the port.
     Echo(&'static str),
 }
 

@@ -219,7 +219,9 @@ impl LabMachine {
     pub(crate) async fn deny_names(&mut self) -> Result<()> {
         let address = format!("{}:53", self.host_ip);
         let socket = UdpSocket::bind(&address).await;
-        let socket = socket.with_context(|| format!("DNS on {address}"))?;
+        let socket = socket.with_context(|| {
+            format!("DNS on {address}: another server of this machine may listen on all addresses")
+        })?;
         self.relay.spawn(no_such_name(socket));
         Ok(())
     }

@@ -157,6 +157,7 @@ impl VersionPair {
     pub fn holds(&self) -> bool {
         self.failure.is_none()
             && self.claims.1.is_empty()
+            && self.upgrades.iter().all(|(_, cell)| cell != "none")
             && self.scenarios.failed.is_empty()
             && self.scenarios.passed > 0
     }
@@ -307,12 +308,12 @@ fn rows_table(first: &str, pairs: &[VersionPair], rows: impl Fn(&VersionPair) ->
     text
 }
 
-/// Puts this pair in the place of an earlier run of it, and writes the page's tables of all pairs that were run. They are
+/// Puts this pair in the place of an earlier run of it, whose tables are kept where a failure left none, and writes the page's tables of all pairs that were run. They are
 /// kept in a directory beside the page that has its name.
 ///
 /// # Errors
 /// A page that cannot be written, or has no place for a table.
-pub fn write_pair(page: &Path, pair: VersionPair) -> Result<()> {
+pub fn write_pair(page: &Path, mut pair: VersionPair) -> Result<()> {
     let file = page.with_extension("").join("pairs.json");
     let mut pairs: Vec<VersionPair> = match fs::read(&file) {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
@@ -321,7 +322,19 @@ pub fn write_pair(page: &Path, pair: VersionPair) -> Result<()> {
             .and_then(|json| Ok(serde_json::from_slice(&json)?))
             .with_context(|| format!("cannot read {}", file.display()))?,
     };
-    pairs.retain(|earlier| earlier.versions != pair.versions);
+    let same = pairs.iter().position(|p| p.versions == pair.versions);
+    let earlier = same.map(|at| pairs.remove(at));
+    if let (Some(earlier), Some(_)) = (earlier, &pair.failure) {
+        for (rows, kept) in [
+            (&mut pair.upgrades, earlier.upgrades),
+            (&mut pair.half_closed, earlier.half_closed),
+            (&mut pair.transports, earlier.transports),
+        ] {
+            if rows.is_empty() {
+                *rows = kept;
+            }
+        }
+    }
     pairs.push(pair);
     pairs.sort_by_key(|pair| pair.versions.age());
     write_section(page, "pairs", &table(&pairs))?;

@@ -74,12 +74,17 @@ impl Lab {
             .websockets()
             .await?
             .into_iter()
-            .map(|(labels, count)| (count - begun.get(&labels).unwrap_or(&0), labels))
+            .map(|(labels, count)| {
+                (
+                    count.saturating_sub(*begun.get(&labels).unwrap_or(&0)),
+                    labels,
+                )
+            })
             .filter(|(count, _)| *count > 0)
             .map(|(count, labels)| format!("{count} `{labels}`"))
             .collect();
         let counted = match counted.is_empty() {
-            true => "no such metric before 1.36".to_owned(),
+            true => "none (it came with 1.36)".to_owned(),
             false => counted.join(", "),
         };
         rows.push(("WebSockets, by the API server's metric".into(), counted));

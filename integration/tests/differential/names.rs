@@ -64,10 +64,19 @@ const PODS: &[&str] = &["web-0", "web-1", "late", "nosuch"];
 const STRAY_ADDRESSES: &[&str] = &["10-244-200-3", "10-1-2-3", "fd00--9", "256-1-1-1", "10-1-2"];
 
 impl Objects {
-    pub(super) async fn create(lab: &Lab) -> anyhow::Result<Self> {
+    /// Two namespaces of this process's own; nothing is created yet.
+    pub(super) fn new() -> Self {
         let id = std::process::id();
-        let (here, there) = (format!("names-a-{id}"), format!("names-b-{id}"));
-        let yaml = OBJECTS.replace("THERE", &there).replace("HERE", &here);
+        Self {
+            here: format!("names-a-{id}"),
+            there: format!("names-b-{id}"),
+            dashed: Vec::new(),
+        }
+    }
+
+    pub(super) async fn create(&mut self, lab: &Lab) -> anyhow::Result<()> {
+        let here = &self.here;
+        let yaml = OBJECTS.replace("THERE", &self.there).replace("HERE", here);
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(yaml.as_bytes())?;
         lab.kubectl(&["apply", "-f", &file.path().display().to_string()])
@@ -75,7 +84,7 @@ impl Objects {
         let ready = [
             "wait",
             "-n",
-            &here,
+            here,
             "pod/web-0",
             "pod/web-1",
             "--for=condition=Ready",
@@ -85,20 +94,20 @@ impl Objects {
         let running = [
             "wait",
             "-n",
-            &here,
+            here,
             "pod/late",
             "--for=jsonpath={.status.phase}=Running",
             "--timeout=60s",
         ];
         lab.kubectl(&running).await?;
         for (service, ready) in [("front", 2), ("set", 2), ("early", 3)] {
-            endpoints(lab, &here, service, ready).await?;
+            endpoints(lab, here, service, ready).await?;
         }
         let ips = [
             "get",
             "pods",
             "-n",
-            &here,
+            here,
             "-o",
             "jsonpath={.items[*].status.podIP}",
         ];
@@ -106,15 +115,11 @@ impl Objects {
         // What CoreDNS learns last. It takes no Service for known before its endpoints are.
         file.reopen()?.set_len(0)?;
         file.reopen()?
-            .write_all(LAST.replace("HERE", &here).as_bytes())?;
+            .write_all(LAST.replace("HERE", here).as_bytes())?;
         lab.kubectl(&["apply", "-f", &file.path().display().to_string()])
             .await?;
-        let dashed = ips.split(' ').map(|ip| ip.replace('.', "-")).collect();
-        Ok(Self {
-            here,
-            there,
-            dashed,
-        })
+        self.dashed = ips.split(' ').map(|ip| ip.replace('.', "-")).collect();
+        Ok(())
     }
 
     /// The name of what was created last.
@@ -128,6 +133,7 @@ impl Objects {
             "namespace",
             &self.here,
             &self.there,
+            "--ignore-not-found",
             "--wait=false",
         ];
         lab.kubectl(&words).await.map(drop)
@@ -312,9 +318,12 @@ async fn endpoints(lab: &Lab, namespace: &str, service: &str, ready: usize) -> a
 /// `HERE` and `THERE` become names of namespaces.
 const OBJECTS: &str = include_str!("objects.yaml");
 
+/// kubectl 1.30 takes a file that begins with a bracket for JSON.
 const LAST: &str = r#"
-{apiVersion: v1, kind: Service, metadata: {name: last, namespace: HERE},
- spec: {clusterIP: None, ports: [{name: http, port: 80}]}}
+apiVersion: v1
+kind: Service
+metadata: {name: last, namespace: HERE}
+spec: {clusterIP: None, ports: [{name: http, port: 80}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice

@@ -401,7 +401,17 @@ async fn a_middlebox_that_swallows_sessions_is_avoided_within_a_dial() {
              API server pass on the bytes that follow a 101 answer, and check the pod's node"
         );
     }
+    // Silence after a session that was heard has another cause: other Pods are tried, and the order stays.
+    let only_ws = [swallow, swallow, ok, ok];
+    let server = Server::new(only_ws);
+    let forwarder = server.forwarder(AUTO);
+    timed(&forwarder).await;
+    server.change([swallow; 4]);
+    assert!(dial_anew(&forwarder).await.unwrap_err().retryable());
+    server.change(only_ws);
+    assert!(timed(&forwarder).await < Duration::from_millis(100));
     // A transport that was chosen is the only one that can be named.
+    let server = Server::new([swallow; 4]);
     let spdy = TransportChoice::Only(Transport::Spdy);
     let error = dial_anew(&server.forwarder(spdy)).await.unwrap_err();
     assert!(error.retryable(), "it may be this Pod");
