@@ -427,7 +427,10 @@ fn judged(claims: &[Claim]) -> ExitCode {
 
 /// Prints how many of all are right and how many are not. None at all is a failure: a name was mistyped.
 fn verdict(all: usize, failed: usize, [right, wrong]: [&str; 2]) -> ExitCode {
-    println!("{} {right}, {failed} {wrong}", all - failed);
+    match all {
+        0 => println!("nothing was tried: no row has a name that begins so"),
+        all => println!("{} {right}, {failed} {wrong}", all - failed),
+    }
     ExitCode::from(u8::from(failed > 0 || all == 0))
 }
 

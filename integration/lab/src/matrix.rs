@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::cluster::{Extent, Lab};
 use crate::section::{table_cell, write_section};
-use crate::versions::{Containerd, Versions};
+use crate::versions::{Containerd, Versions, has_module};
 
 /// All scenarios of one pair, on two slow cores.
 const SCENARIOS: Duration = Duration::from_secs(45 * 60);
@@ -65,9 +65,12 @@ pub struct Scenarios {
 /// All pairs, or those of one Kubernetes or one containerd.
 ///
 /// # Errors
-/// Sources of the lab that cannot be read.
+/// Sources of the lab that cannot be read; a Kubernetes without a module.
 pub fn pairs(kubernetes: Option<&str>, containerd: Option<Containerd>) -> Result<Vec<Versions>> {
     let all = Lab::from_env()?.kubernetes_versions()?;
+    if let Some(kubernetes) = kubernetes {
+        has_module(kubernetes, &all)?;
+    }
     let all = all
         .into_iter()
         .filter(|v| kubernetes.is_none_or(|k| k == v));
@@ -440,6 +443,7 @@ test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     fn pairs_can_be_chosen() {
         assert_eq!(pairs(None, None).unwrap().len(), 6);
         assert_eq!(pairs(Some("1.37.2"), None).unwrap().len(), 2);
+        assert!(pairs(Some("1.29.0"), None).is_err());
         let one = pairs(Some("1.37.2"), Some(Containerd::Two)).unwrap();
         assert_eq!(one[0].to_string(), "Kubernetes 1.37.2, containerd 2.4.2");
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::net::TcpStream;
 
 use crate::Lab;
@@ -120,7 +120,13 @@ impl Lab {
         );
         until(limit, &what, async || {
             let answer = ask().await?;
-            if answer.is_none() && !self.written(daemon)?.iter().any(LabProcess::is_alive) {
+            let started = self.written(daemon)?;
+            ensure!(
+                answer.is_some() || !started.is_empty(),
+                "no cluster is up in {}: cargo run -p lab -- up",
+                self.dir().display()
+            );
+            if answer.is_none() && !started.iter().any(LabProcess::is_alive) {
                 let log = fs::read(self.log_file(daemon)).unwrap_or_default();
                 bail!(
                     "{} ended:\n{}",

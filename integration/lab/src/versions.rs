@@ -143,13 +143,7 @@ impl Lab {
             kubernetes: kubernetes.unwrap_or_else(|| now.kubernetes.clone()),
             containerd: containerd.unwrap_or(now.containerd),
         };
-        let known = self.kubernetes_versions()?;
-        ensure!(
-            known.contains(&wanted.kubernetes),
-            "no module for Kubernetes {}; there are {}",
-            wanted.kubernetes,
-            known.join(", ")
-        );
+        has_module(&wanted.kubernetes, &self.kubernetes_versions()?)?;
         ensure!(
             !up || wanted == now,
             "{now} is up in {}: run `lab down` first",
@@ -173,6 +167,16 @@ impl Lab {
         all.sort_by_key(|version| numbers(version));
         Ok(all)
     }
+}
+
+/// Fails unless this Kubernetes is one of those that can be brought up.
+pub(crate) fn has_module(kubernetes: &str, all: &[String]) -> Result<()> {
+    ensure!(
+        all.iter().any(|known| known == kubernetes),
+        "no module for Kubernetes {kubernetes}; there are {}",
+        all.join(", ")
+    );
+    Ok(())
 }
 
 /// `1.34.4` as numbers, for comparison.
