@@ -207,10 +207,19 @@ impl Pool {
         let all_failed = failed >= self.config.upgrades_at_once;
         // A Pod without a session that takes the connection may always open one. Sessions that are retired, going
         // away, or silent since this dial failed on one of them are not among the views.
-        let first = views.is_empty() && pod.opening == 0;
+        let first = views.is_empty() && pod.opening.is_empty();
+        let is_late = |began: &&Instant| began.elapsed() >= self.config.transport_stagger;
+        let late = || pod.opening.iter().filter(is_late).count();
+        let (opening, late) = match (all_failed, ask.waits) {
+            (true, _) => (0, 0),
+            // A dial that waits has an upgrade, or a share in one, and stays with it.
+            (false, true) => (pod.opening.len(), 0),
+            (false, false) => (pod.opening.len(), late()),
+        };
         let demand = Demand {
             held: pod.held(),
-            opening: if all_failed { 0 } else { pod.opening },
+            opening,
+            late,
             waiting: pod.waiting - usize::from(ask.waits),
             room: (first || below_limit) && failed == 0,
             allowance: match ample {
@@ -328,12 +337,13 @@ impl Pool {
     ) -> BoxFuture<()> {
         state.gain(id);
         state.counts.upgrades += 1;
-        state.pod(id).opening += 1;
-        state.warming += usize::from(ahead);
         let began = Instant::now();
+        state.pod(id).opening.push(began);
+        state.warming += usize::from(ahead);
         let opening = OpeningSession {
             pool: self.clone(),
             pod: id.clone(),
+            began,
             ahead,
             failed: Some(UpgradeFailure::Error(ForwardError::session_lost(
                 id.to_string(),
@@ -536,6 +546,7 @@ impl Drop for DrivenSession {
 struct OpeningSession {
     pool: Arc<Pool>,
     pod: Arc<PodId>,
+    began: Instant,
     ahead: bool,
     failed: Option<UpgradeFailure>,
 }
@@ -550,7 +561,10 @@ impl Drop for OpeningSession {
     fn drop(&mut self) {
         let now = self.pool.epoch.now();
         let mut state = self.pool.state();
-        state.pod(&self.pod).opening -= 1;
+        let opening = &mut state.pod(&self.pod).opening;
+        if let Some(index) = opening.iter().position(|began| *began == self.began) {
+            opening.swap_remove(index);
+        }
         state.lose(&self.pod);
         state.warming -= usize::from(self.ahead);
         let pod = state.pod(&self.pod);

@@ -55,8 +55,8 @@ pub(crate) struct PodSessions {
     pub(crate) sessions: Vec<SessionEntry>,
     /// Connections that are a channel each.
     pub(crate) channels: Vec<Arc<ConnectionCounters>>,
-    /// Upgrades under way.
-    pub(crate) opening: usize,
+    /// Upgrades under way, by when they began.
+    pub(crate) opening: Vec<Instant>,
     /// Dials that wait for a session.
     pub(crate) waiting: usize,
     /// Notified at every change that a waiting dial may use.
@@ -178,8 +178,9 @@ impl PoolState {
     /// The same of sessions whose end leaves one less beyond the first of each Pod.
     pub(crate) fn idle_extra(&mut self) -> Option<&mut SessionEntry> {
         let lasts = |e: &&SessionEntry| !(e.retired && e.connections.is_empty());
-        let spare =
-            |pod: &&mut PodSessions| pod.opening + pod.sessions.iter().filter(lasts).count() > 1;
+        let spare = |pod: &&mut PodSessions| {
+            pod.opening.len() + pod.sessions.iter().filter(lasts).count() > 1
+        };
         let pods = self.pods.values_mut().filter(spare);
         longest_idle(pods.flat_map(|pod| &mut pod.sessions))
     }
@@ -248,7 +249,7 @@ impl PodSessions {
 
     /// Sessions, open or being opened.
     pub(crate) fn sessions(&self) -> usize {
-        self.sessions.len() + self.opening
+        self.sessions.len() + self.opening.len()
     }
 
     /// The same without those of which only the driver is left.
@@ -257,12 +258,12 @@ impl PodSessions {
             .iter()
             .filter(|entry| !entry.is_over())
             .count()
-            + self.opening
+            + self.opening.len()
     }
 
     fn is_unused(&self) -> bool {
         let idle = self.sessions.is_empty() && self.channels.is_empty();
-        idle && self.opening == 0 && self.waiting == 0
+        idle && self.opening.is_empty() && self.waiting == 0
     }
 
     /// The sessions to choose from, by index; only those on which something was received since `since`, if given.

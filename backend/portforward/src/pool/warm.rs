@@ -27,7 +27,10 @@ impl Pool {
         let known = state.pods.get(id);
         let needless = known.is_some_and(|pod| {
             let is_full = pod.held() >= 2 * self.config.sessions_per_pod;
-            pod.opening > 0 || pod.is_cold(now) || is_full || pod.sessions.iter().any(is_fit)
+            !pod.opening.is_empty()
+                || pod.is_cold(now)
+                || is_full
+                || pod.sessions.iter().any(is_fit)
         });
         let full = state.sessions >= self.config.sessions || state.ahead() >= self.config.ahead;
         if state.shut || needless || full {
@@ -42,7 +45,7 @@ impl Pool {
         let state = self.state();
         match state.pods.get(&PodId::from(to)) {
             Some(pod) if pod.sessions.iter().any(is_fit) => PodSessionState::Open,
-            Some(pod) if pod.opening > pod.waiting => PodSessionState::Opening,
+            Some(pod) if pod.opening.len() > pod.waiting => PodSessionState::Opening,
             _ => PodSessionState::Closed,
         }
     }

@@ -371,6 +371,20 @@ async fn a_middlebox_that_swallows_upgrades_is_avoided_within_a_dial() {
     );
 }
 
+/// An upgrade that was sent as the line went away is not answered for 10 s.
+#[tokio::test(start_paused = true)]
+async fn a_dial_after_an_outage_does_not_wait_for_an_upgrade_from_before_it() {
+    let server = Server::new([Answer::Hang; 4]);
+    let forwarder = server.forwarder(AUTO);
+    forwarder.warm(&to(ECHO));
+    sleep(Duration::from_secs(3)).await;
+    server.change([Answer::Upgrade; 4]);
+    let began = Instant::now();
+    let mut stream = dial(&forwarder, ECHO).await.unwrap();
+    echo(&mut stream, b"hello").await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(100));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_middlebox_that_swallows_sessions_is_avoided_within_a_dial() {
     let (ok, swallow) = (Answer::Upgrade, Answer::Swallow);

@@ -141,17 +141,22 @@ fn redacted_within(text: &str, depth: usize) -> String {
     shown
 }
 
-/// Replaces users and passwords in front of hosts.
+/// Replaces users and passwords in front of hosts, also after `\/\/`, as JSON may write the slashes.
 fn without_users(mut rest: &str) -> String {
     let mut shown = String::with_capacity(rest.len());
-    while let Some(at) = rest.find("//") {
+    while let Some(at) = rest.find('/') {
         let (before, place) = rest.split_at(at);
         shown.push_str(before);
         // Others are empty segments of a path.
         let begins = |c| c == ':' || c == '=' || BETWEEN.contains(&c);
         let is_host = shown.chars().next_back().is_none_or(begins);
-        shown.push_str("//");
-        let place = &place[2..];
+        let Some(after) = place[1..].trim_start_matches('\\').strip_prefix('/') else {
+            shown.push('/');
+            rest = &place[1..];
+            continue;
+        };
+        shown.push_str(&place[..place.len() - after.len()]);
+        let place = after;
         let end = match is_host {
             true => place.find(['/', '?', '#', ' ', '"', '<', '>']),
             false => Some(0),
@@ -319,7 +324,7 @@ mod tests {
         let redacting = worker.spawn(|| {
             for unit in [
                 "=", "a=", "a=%", "%3D", "%25", "//", "http://", "a@", "=//", "\"a\":", "[", ".",
-                "eyJ.",
+                "eyJ.", "/", "/\\", "\\/",
             ] {
                 let url = format!("http://web/?{}", unit.repeat(65_000 / unit.len()));
                 let begun = redacted(&url);
@@ -381,6 +386,16 @@ mod tests {
                 r#""{\"auth\":REDACTED"#,
             ),
             ("X-Input", "{'password': 's3cret'}", "{'password':REDACTED"),
+            (
+                "X-Input",
+                r#"{"url":"http:\/\/jane:s3cret@web\/x\/y"}"#,
+                r#"{"url":"http:\/\/REDACTED@web\/x\/y"}"#,
+            ),
+            (
+                "X-Input",
+                r#""{\"url\":\"http:\\\/\\\/jane:s3cret@web\"}""#,
+                r#""{\"url\":\"http:\\\/\\\/REDACTED@web\"}""#,
+            ),
             (
                 "X-Servers",
                 "http://a,http://u:s3cret@b",
