@@ -90,7 +90,8 @@ pub struct Config {
     pub transport: TransportChoice,
     /// How long a transport that was turned down is left out. Afterwards it is tried in parallel with a dial, not before it.
     pub transport_retry: Duration,
-    /// How long an upgrade may be silent before the next transport is tried in parallel.
+    /// How long an upgrade may be silent before the next transport is tried in parallel. A dial that begins later waits for
+    /// another.
     pub transport_stagger: Duration,
     /// How long a dial waits for a session before it tries a channel in parallel.
     pub channel_after: Duration,
@@ -158,7 +159,7 @@ pub struct Config {
     /// session by [`Transport::SpdyWs`], normally of 32 KiB and at most of 4 MiB, in addition to a read buffer of 16 and
     /// 128 KiB.
     pub unread: usize,
-    /// Limit on simultaneous upgrades for one Pod.
+    /// Limit on simultaneous upgrades for one Pod, and on further ones beside those that a new dial does not wait for.
     pub upgrades_at_once: usize,
     /// How long a connection that could share a session waits for one of its own. It does not wait if the fastest of
     /// the last upgrades took longer.

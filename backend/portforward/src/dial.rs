@@ -183,6 +183,7 @@ impl Dial<'_> {
         if good && !fresh {
             let replied = self.replied(&mut pair, &lease, &handle).await;
             replied.map_err(unheard)?;
+            self.pool.opener().heard();
         }
         if !good {
             let mut early = Early::new(&handle, self.config());

@@ -42,7 +42,7 @@ use tracing::instrument::WithSubscriber as _;
 use self::choose::{Choice, Demand, SessionChoice, choose};
 pub(crate) use self::lease::Lease;
 use self::probe::Probe;
-use self::state::{PoolState, SessionEntry, UpgradeFailure};
+use self::state::{FailedUpgrade, PoolState, SessionEntry, UpgradeFailure};
 use crate::config::{Config, Transport};
 use crate::error::{ForwardError, Rejection};
 use crate::news::{SessionName, SessionNews, SessionObserver, SessionState};
@@ -141,6 +141,7 @@ impl Pool {
         let mut ask = SessionSearch {
             port,
             heard_since,
+            asked: Instant::now(),
             failures: None,
             patient: true,
             waits: false,
@@ -201,25 +202,26 @@ impl Pool {
             .views(now, &self.config, ask.heard_since)
             .into_iter()
             .unzip();
+        // The line of an upgrade that had been silent for long when this dial began may be gone: the dial neither waits for it
+        // nor takes its failure for its own, unless it has a session to share meanwhile.
+        let (asked, stagger) = (ask.asked, self.config.transport_stagger);
+        let in_time = |began: &Instant| asked.saturating_duration_since(*began) < stagger;
+        let shares = views.iter().any(|v| !v.full && !v.busy && !v.suspect);
+        let opening = pod.opening.iter().filter(|b| shares || in_time(b)).count();
         // Upgrades failed that this dial, or dials that waited with it, had asked for: at most as many as were under way.
         // The dial does not wait for upgrades that others ask for later.
-        let failed = usize::try_from(pod.failures - since).unwrap_or(usize::MAX);
+        let is_own = |f: &&FailedUpgrade| f.number > since && in_time(&f.began);
+        let mut failures = pod.failed.iter().filter(is_own);
+        let failure = failures.next_back().map(|f| f.why.clone());
+        let failed = usize::from(failure.is_some()) + failures.count();
         let all_failed = failed >= self.config.upgrades_at_once;
         // A Pod without a session that takes the connection may always open one. Sessions that are retired, going
         // away, or silent since this dial failed on one of them are not among the views.
-        let first = views.is_empty() && pod.opening.is_empty();
-        let is_late = |began: &&Instant| began.elapsed() >= self.config.transport_stagger;
-        let late = || pod.opening.iter().filter(is_late).count();
-        let (opening, late) = match (all_failed, ask.waits) {
-            (true, _) => (0, 0),
-            // A dial that waits has an upgrade, or a share in one, and stays with it.
-            (false, true) => (pod.opening.len(), 0),
-            (false, false) => (pod.opening.len(), late()),
-        };
+        let first = views.is_empty() && opening == 0;
+        let is_full = pod.opening.len() >= 2 * self.config.upgrades_at_once;
         let demand = Demand {
             held: pod.held(),
-            opening,
-            late,
+            opening: if all_failed { 0 } else { opening },
             waiting: pod.waiting - usize::from(ask.waits),
             room: (first || below_limit) && failed == 0,
             allowance: match ample {
@@ -232,8 +234,8 @@ impl Pool {
             spare: ample && pod.wants_spare(now),
         };
         let Choice { what, open } = choose(&views, demand, &self.config);
-        if failed > 0 && matches!(what, SessionChoice::Wait | SessionChoice::Full) {
-            match pod.failure.clone() {
+        if matches!(what, SessionChoice::Wait | SessionChoice::Full) {
+            match failure {
                 Some(UpgradeFailure::ChannelsOnly(tried)) => {
                     return Ok(SearchStep::ChannelsOnly(tried));
                 }
@@ -246,7 +248,7 @@ impl Pool {
         if !matches!(what, SessionChoice::Free(_)) && !views.is_empty() {
             pod.want_spare(now);
         }
-        if open {
+        if open && !is_full {
             let idle = match () {
                 () if extras >= limit && !first => state.idle_extra(),
                 // The one that was chosen has no connection yet.
@@ -501,6 +503,8 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 struct SessionSearch {
     port: u16,
     heard_since: Option<Instant>,
+    /// When the dial asked for a session.
+    asked: Instant,
     /// The Pod's failures when the dial first looked.
     failures: Option<u64>,
     patient: bool,
@@ -568,9 +572,16 @@ impl Drop for OpeningSession {
         state.lose(&self.pod);
         state.warming -= usize::from(self.ahead);
         let pod = state.pod(&self.pod);
-        if let Some(failed) = self.failed.take() {
+        if let Some(why) = self.failed.take() {
             pod.failures += 1;
-            pod.failure = Some(failed);
+            if pod.failed.len() >= 2 * self.pool.config.upgrades_at_once {
+                pod.failed.pop_front();
+            }
+            pod.failed.push_back(FailedUpgrade {
+                number: pod.failures,
+                began: self.began,
+                why,
+            });
             if self.ahead {
                 pod.leave_cold(now);
             }

@@ -88,6 +88,8 @@ struct TransportMemory {
     known: [TransportHealth; Transport::ALL.len()],
     /// When a channel was last opened.
     channel: Option<Instant>,
+    /// When a session was last opened.
+    session: Option<Instant>,
     /// Something was received on a session.
     heard: bool,
 }
@@ -166,7 +168,10 @@ impl PortForwardApi {
             match attempted {
                 Ok(io) => {
                     tracing::debug!(pod = %asked.pod, %transport, "session opened");
-                    self.memory().worked(transport, &asked.tried);
+                    let mut memory = self.memory();
+                    memory.worked(transport, &asked.tried);
+                    memory.session = Some(Instant::now());
+                    drop(memory);
                     running.retain(|(_, at)| at.elapsed() >= self.config.transport_stagger);
                     if !running.is_empty() {
                         self.leave(&asked.pod, transport, &running, tried);
@@ -191,7 +196,8 @@ impl PortForwardApi {
             return Err(asked.rejected());
         }
         let mut memory = self.memory();
-        if memory.channel.is_some_and(|at| at >= began) {
+        let since = |at: Option<Instant>| at.is_some_and(|at| at >= began);
+        if since(memory.channel) && !since(memory.session) {
             memory.worked(Transport::WsV4, &asked.tried);
         }
         Ok(OpenedSession::ChannelsOnly(asked.tried))
@@ -395,7 +401,10 @@ impl TransportMemory {
 
     /// A transport that worked has stopped working: forget all rejections.
     fn forget(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            heard: self.heard,
+            ..Self::default()
+        };
     }
 
     /// Only the success of another transport proves that a rejection was about the transport. It does not prove it if the

@@ -34,10 +34,8 @@ pub(crate) struct SessionView {
 pub(crate) struct Demand {
     /// Sessions of the Pod, open or being opened, including those that take no new connections.
     pub(crate) held: usize,
-    /// Upgrades under way.
+    /// Upgrades under way that the dial may wait for.
     pub(crate) opening: usize,
-    /// Those of them that are overdue: their line may be gone, so no dial waits for them alone.
-    pub(crate) late: usize,
     /// Other dials that wait for an upgrade.
     pub(crate) waiting: usize,
     /// The limit on all sessions allows one more.
@@ -77,12 +75,10 @@ pub(crate) enum SessionChoice {
 pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> Choice {
     let Demand {
         opening,
-        late,
         waiting,
         patient,
         ..
     } = demand;
-    let in_time = opening - late;
     let usable = |v: &&(usize, SessionView)| !v.1.full && !v.1.busy && !v.1.suspect;
     let views: Vec<(usize, SessionView)> = views.iter().copied().enumerate().collect();
 
@@ -116,10 +112,9 @@ pub(crate) fn choose(views: &[SessionView], demand: Demand, config: &Config) -> 
     let fewest = |(_, v): &&(usize, SessionView)| (v.live, u64::MAX - v.used);
     let share = views.iter().filter(usable).min_by_key(fewest);
     if room {
-        // One upgrade for each dial that waits, a few at a time, and as many again if those are late.
-        let most = config.upgrades_at_once;
-        let open = in_time <= waiting && in_time < most && opening < 2 * most;
-        let mine = in_time + usize::from(open) > waiting;
+        // One upgrade for each dial that waits, a few at a time.
+        let open = opening <= waiting && opening < config.upgrades_at_once;
+        let mine = opening + usize::from(open) > waiting;
         let what = match share {
             Some(&(index, _)) if !(patient && demand.quick && mine) => SessionChoice::Share(index),
             _ => SessionChoice::Wait,
@@ -161,7 +156,6 @@ mod tests {
     const CALM: Demand = Demand {
         held: 0,
         opening: 0,
-        late: 0,
         waiting: 0,
         room: true,
         allowance: 4,
@@ -189,20 +183,6 @@ mod tests {
     #[test]
     fn the_first_opens_and_waits() {
         assert_eq!(pick(&[], CALM), (SessionChoice::Wait, true));
-    }
-
-    #[test]
-    fn a_late_upgrade_is_not_waited_for_alone() {
-        let opening = |opening, late| Demand {
-            opening,
-            late,
-            ..CALM
-        };
-        assert_eq!(pick(&[], opening(1, 0)), (SessionChoice::Wait, false));
-        assert_eq!(pick(&[], opening(1, 1)), (SessionChoice::Wait, true));
-        assert_eq!(pick(&[], opening(2, 1)), (SessionChoice::Wait, false));
-        // The allowance and twice `upgrades_at_once` limit them all.
-        assert_eq!(pick(&[], opening(4, 4)), (SessionChoice::Wait, false));
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub(crate) struct PoolState {
     pub(crate) shut: bool,
 }
 
+/// An upgrade that failed.
+pub(crate) struct FailedUpgrade {
+    /// Which of the Pod's failures it was.
+    pub(crate) number: u64,
+    pub(crate) began: Instant,
+    pub(crate) why: UpgradeFailure,
+}
+
 /// Sessions and connections of one Pod.
 #[derive(Default)]
 pub(crate) struct PodSessions {
@@ -61,9 +69,9 @@ pub(crate) struct PodSessions {
     pub(crate) waiting: usize,
     /// Notified at every change that a waiting dial may use.
     pub(crate) changed: Arc<Notify>,
-    /// Number of failed upgrades; `failed` is the last failure.
+    /// Number of failed upgrades; `failed` has the last of them.
     pub(crate) failures: u64,
-    pub(crate) failure: Option<UpgradeFailure>,
+    pub(crate) failed: VecDeque<FailedUpgrade>,
     /// Until when one more session than needed is kept.
     spare_until: u64,
     /// Until when no session is opened ahead.

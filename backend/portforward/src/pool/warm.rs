@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::pod::{PodId, PodPort, PodSessionState};
-use crate::pool::state::SessionEntry;
+use crate::pool::state::{PodSessions, SessionEntry};
 use crate::pool::{Pool, spawn};
 use crate::transport::BoxFuture;
 
@@ -43,9 +45,11 @@ impl Pool {
     /// What a new connection to the Pod would find.
     pub(crate) fn way(&self, to: &PodPort) -> PodSessionState {
         let state = self.state();
+        let is_in_time = |began: &&Instant| began.elapsed() < self.config.transport_stagger;
+        let in_time = |pod: &PodSessions| pod.opening.iter().filter(is_in_time).count();
         match state.pods.get(&PodId::from(to)) {
             Some(pod) if pod.sessions.iter().any(is_fit) => PodSessionState::Open,
-            Some(pod) if pod.opening.len() > pod.waiting => PodSessionState::Opening,
+            Some(pod) if in_time(pod) > pod.waiting => PodSessionState::Opening,
             _ => PodSessionState::Closed,
         }
     }

@@ -386,6 +386,36 @@ async fn a_dial_after_an_outage_does_not_wait_for_an_upgrade_from_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upgrade_from_before_an_outage_fails_only_its_own_dials() {
+    const SLOW: Answer = Answer::Late(1, &Answer::Upgrade);
+    let spdy = TransportChoice::Only(Transport::Spdy);
+    for (transport, ends) in [(spdy, 10), (AUTO, 12)] {
+        let server = Server::new([Answer::Hang; 4]);
+        let forwarder = server.forwarder(transport);
+        forwarder.warm(&to(ECHO));
+        // The old upgrade fails while the new one is under way.
+        sleep(Duration::from_millis(ends * 1000 - 500)).await;
+        server.change([SLOW; 4]);
+        server.asked();
+        let began = Instant::now();
+        let mut stream = dial(&forwarder, ECHO).await.unwrap();
+        echo(&mut stream, b"hello").await.unwrap();
+        assert_eq!(server.asked(), ["POST spdy"]);
+        assert!(began.elapsed() < Duration::from_millis(1100));
+    }
+    // A failure of its own ends the dial at once.
+    let server = Server::new([Answer::Hang; 4]);
+    let forwarder = server.forwarder(AUTO);
+    forwarder.warm(&to(ECHO));
+    sleep(Duration::from_secs(3)).await;
+    server.change([GONE; 4]);
+    let began = Instant::now();
+    let error = dial(&forwarder, ECHO).await.unwrap_err();
+    assert!(matches!(error, ForwardError::PodNotFound { .. }), "{error}");
+    assert!(began.elapsed() < Duration::from_millis(100));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_middlebox_that_swallows_sessions_is_avoided_within_a_dial() {
     let (ok, swallow) = (Answer::Upgrade, Answer::Swallow);
     let server = Server::new([swallow, swallow, ok, ok]);

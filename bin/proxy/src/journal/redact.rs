@@ -149,14 +149,12 @@ fn without_users(mut rest: &str) -> String {
         shown.push_str(before);
         // Others are empty segments of a path.
         let begins = |c| c == ':' || c == '=' || BETWEEN.contains(&c);
-        let is_host = shown.chars().next_back().is_none_or(begins);
-        let Some(after) = place[1..].trim_start_matches('\\').strip_prefix('/') else {
-            shown.push('/');
-            rest = &place[1..];
-            continue;
-        };
-        shown.push_str(&place[..place.len() - after.len()]);
-        let place = after;
+        let place = place.trim_start_matches(['/', '\\']);
+        let slashes = &rest[at..rest.len() - place.len()];
+        shown.push_str(slashes);
+        let before = shown[..shown.len() - slashes.len()].chars().next_back();
+        let is_host = slashes.matches('/').count() > 1
+            && (slashes.contains('\\') || before.is_none_or(begins));
         let end = match is_host {
             true => place.find(['/', '?', '#', ' ', '"', '<', '>']),
             false => Some(0),
@@ -271,6 +269,12 @@ mod tests {
                 "http://web/?next=REDACTED",
             ),
             ("http://web//a@b/c", "http://web//a@b/c"),
+            (
+                "http://web/?next=///u:s3cret@h",
+                "http://web/?next=///REDACTED@h",
+            ),
+            (r"x/\//u:s3cret@h", r"x/\//REDACTED@h"),
+            (r"/\//u:s3cret@h", r"/\//REDACTED@h"),
             (
                 r#"http://web/?variables={"user":"jane","password":"s3cret"}&page=2"#,
                 r#"http://web/?variables={"user":"jane","password":REDACTED"#,
