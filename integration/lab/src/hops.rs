@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 use self::gateway::{Does, Gateway};
 use self::table::{HOPS, HopProgram, HopVia, Third, To};
@@ -148,6 +149,8 @@ impl Lab {
             None => {}
             Some(Third::AfterCut(limit)) => {
                 crossing.silent = Some(proxy.reach_silent(PRODUCTPAGE, limit + BEYOND).await?);
+                // Sessions without a connection have been silent for as long, and are cut within this time.
+                sleep(Duration::from_secs(1)).await;
                 let reached = proxy.reach(&format!("http://{PRODUCTPAGE}/")).await?;
                 crossing.reached.push(reached);
             }
