@@ -30,7 +30,7 @@ impl Lab {
     /// Installs these packages.
     ///
     /// # Errors
-    /// What apt said.
+    /// A package that cannot be installed, with apt's message.
     pub(crate) async fn install_packages(&self, packages: &[&str]) -> Result<()> {
         let _lock = self.lock_apt().await?;
         output(command("apt-get")?.args(["-qq", "update"])).await?;
